@@ -1,0 +1,53 @@
+"""lrtune: which learning-rate schedule wins on your task, and by how much.
+
+The public names load on first use, so that ``import lrtune`` brings neither torch nor Optuna.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrtune.errors import InputError
+    from lrtune.run import Run
+    from lrtune.schedule import FAMILIES, Schedule, load
+    from lrtune.search import FamilySampler, Space, suggest
+    from lrtune.tasks import Metric, Split, Task, load_task
+    from lrtune.tuning import tune
+
+_HOMES = {
+    "FAMILIES": "lrtune.schedule",
+    "FamilySampler": "lrtune.search",
+    "InputError": "lrtune.errors",
+    "Metric": "lrtune.tasks",
+    "Run": "lrtune.run",
+    "Schedule": "lrtune.schedule",
+    "Space": "lrtune.search",
+    "Split": "lrtune.tasks",
+    "Task": "lrtune.tasks",
+    "load": "lrtune.schedule",
+    "load_task": "lrtune.tasks",
+    "suggest": "lrtune.search",
+    "tune": "lrtune.tuning",
+}
+
+__all__ = [
+    "FAMILIES",
+    "FamilySampler",
+    "InputError",
+    "Metric",
+    "Run",
+    "Schedule",
+    "Space",
+    "Split",
+    "Task",
+    "load",
+    "load_task",
+    "suggest",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lrtune' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,224 @@
+"""The command line: a thin coat over the library."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lrtune.errors import InputError
+
+app = typer.Typer(
+    help="Which learning-rate schedule wins on your task, and by how much.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="digits, a folder of images, module:function, path.py:function, a study file (.toml)"
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="mlp or cnn; the data's default if not given")]
+Optimizer = Annotated[
+    str | None,
+    typer.Option(help="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"),
+]
+Epochs = Annotated[float | None, typer.Option(help="passes over the training data in one trial")]
+BatchSize = Annotated[int | None, typer.Option(help="samples an update")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")]
+RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
+
+
+def main() -> None:
+    """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours."""
+    try:
+        app()
+    except InputError as error:
+        print(f"lrtune: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def search(
+    task: Target,
+    families: Annotated[str | None, typer.Option(help="names, with commas between")] = None,
+    trials: Annotated[int | None, typer.Option(help="budget in trials [6 a family]")] = None,
+    updates: Annotated[int | None, typer.Option(help="budget in optimizer updates")] = None,
+    time: Annotated[str | None, typer.Option(help="budget in time: 90s, 10m, 1h30m")] = None,
+    epochs: Epochs = None,
+    model: Model = None,
+    optimizer: Optimizer = None,
+    batch_size: BatchSize = None,
+    peak_lr: Annotated[
+        str | None, typer.Option(help="LOW,HIGH; from a range test if not given")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="an Optuna storage URL")] = None,
+    out: Annotated[str | None, typer.Option(help="the run's folder [runs/<study>]")] = None,
+    device: Device = None,
+    seed: Annotated[int | None, typer.Option(help="of the split, the trials, the sampler")] = None,
+) -> None:
+    """Search learning-rate schedules; the same command goes on where it stopped."""
+    from lrtune.config import read_study, validate
+    from lrtune.terminal import search_in_terminal
+
+    given: dict[str, Any] = {
+        "families": families.split(",") if families is not None else None,
+        "trials": trials,
+        "updates": updates,
+        "time": time,
+        "epochs": epochs,
+        "model": model,
+        "optimizer": optimizer,
+        "batch_size": batch_size,
+        "peak_lr": None if peak_lr is None else _pair(peak_lr),
+        "storage": storage,
+        "out": out,
+        "device": device,
+        "seed": seed,
+    }
+    from_file = task.endswith(".toml")
+    keys = read_study(Path(task)) if from_file else {"task": task}
+    keys |= {name: value for name, value in given.items() if value is not None}
+    study = validate(keys, task if from_file else "the command line")
+    try:
+        search_in_terminal(study, shlex.join(["lrtune", *sys.argv[1:]]))
+    except KeyboardInterrupt as error:
+        print("lrtune: stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from error
+
+
+@app.command()
+def families(
+    name: Annotated[str | None, typer.Argument(help="one family; all of them if not given")] = None,
+) -> None:
+    """Show the schedule families, their knobs and ranges, their sources."""
+    from lrtune.errors import nearest
+    from lrtune.schedule import FAMILIES
+    from lrtune.terminal import print_families, print_family
+
+    if name is None:
+        print_families()
+    elif name in FAMILIES:
+        print_family(FAMILIES[name])
+    else:
+        raise InputError(f"family {name!r}: no such family{nearest(name, FAMILIES)}")
+
+
+@app.command()
+def preview(
+    schedules: Annotated[
+        list[str],
+        typer.Argument(help="cosine, cosine:peak_lr=0.1,warmup=0.05, or a best.json; one or more"),
+    ],
+    total: Annotated[int, typer.Option(help="updates")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+) -> None:
+    """Draw schedules: in the terminal, or to a file."""
+    from lrtune.schedule import load, parse
+    from lrtune.terminal import draw
+
+    drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
+    if out is not None:
+        from lrtune.results import rates, save
+
+        print(f"wrote {save.save(rates.preview(drawn, total), out)}")
+        return
+    for schedule in drawn:
+        closed = schedule.closed_loop
+        table = schedule.controller(total).rates if closed else schedule.rates(total)
+        print(schedule)
+        print(draw(table.tolist(), "rate", 0, total))
+        if closed:
+            print("closed loop: drawn as if the validation metric never let it change the rate")
+
+
+@app.command()
+def range_test(
+    task: Annotated[str, typer.Argument(help="as for search, but no study file")],
+    low: Annotated[float, typer.Option(help="first rate")] = 1e-6,
+    high: Annotated[float, typer.Option(help="last rate")] = 10.0,
+    updates: Annotated[int, typer.Option(help="length of the sweep")] = 240,
+    seeds: Annotated[int, typer.Option(help="how many sweeps")] = 3,
+    model: Model = None,
+    optimizer: Optimizer = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+) -> None:
+    """Find the rates that train at all: a sweep from low to high, several seeds."""
+    from lrtune.config import load, validate
+    from lrtune.engine import range_test as sweep
+    from lrtune.run import range_test_json
+    from lrtune.terminal import print_range_test
+    from lrtune.tuning import device_of
+
+    keys = {"task": task, "model": model, "optimizer": optimizer, "batch_size": batch_size}
+    loaded = load(validate(keys, "the command line"))
+    if seeds < 1:
+        raise InputError(f"seeds={seeds}: at least 1")
+    test = sweep(
+        loaded, low=low, high=high, updates=updates, seeds=range(seeds), device=device_of(device)
+    )
+    print_range_test(test)
+    if out is not None:
+        from lrtune.results import rates, save
+
+        print(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write trials.parquet, best.json and report.html again, from what is stored."""
+    from lrtune.run import Run
+
+    opened = Run(run)
+    opened.write()
+    print(f"wrote {opened.folder / 'report.html'}")
+
+
+@app.command()
+def dashboard(
+    run: RunFolder,
+    port: Annotated[int, typer.Option(help="on this machine alone; 0: any that is free")] = 8080,
+) -> None:
+    """Open the run in optuna-dashboard; Ctrl-C ends it."""
+    from lrtune.run import Run
+    from lrtune.terminal import serve_dashboard
+
+    serve_dashboard(Run(run), port)
+
+
+@app.command()
+def export(
+    best: Annotated[Path, typer.Argument(help="a best.json, or a schedule's own JSON")],
+    to: Annotated[str, typer.Option(help="torch")] = "torch",
+    total: Annotated[int | None, typer.Option(help="updates; best.json's own if not given")] = None,
+    out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
+) -> None:
+    """Print a schedule as source code that needs nothing but the framework."""
+    from lrtune.export import export as source_of
+    from lrtune.run import horizon_of
+    from lrtune.schedule import load
+
+    source = source_of(load(best), to=to, total=horizon_of(best) if total is None else total)
+    if out is None:
+        print(source)
+        return
+    try:
+        out.write_text(source, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
+    print(f"wrote {out}")
+
+
+def _pair(text: str) -> list[float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"peak-lr={text!r}: two rates with a comma: 0.001,0.3") from error
+    return [low, high]

@@ -1,0 +1,65 @@
+"""OPTIMIZERS: torch's update rules by name. The rate is the schedule's and never set here."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from lrtune.errors import InputError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: torch's class, what it is given unless told otherwise, and its fast form."""
+
+    make: Callable[..., torch.optim.Optimizer]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
+
+
+OPTIMIZERS: dict[str, Rule] = {
+    "sgd": Rule(torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": Rule(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": Rule(torch.optim.Adam),
+    "adamw": Rule(torch.optim.AdamW),
+    "rmsprop": Rule(torch.optim.RMSprop, fast={"foreach": True}),  # torch has no fused one
+    "adagrad": Rule(torch.optim.Adagrad),
+}
+
+
+def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
+    """The settings in full, for torch's constructor and for the record.
+
+    Raises:
+        InputError: unknown optimizer or setting, or a value that torch refuses.
+    """
+    if name not in OPTIMIZERS:
+        raise InputError(
+            f"optimizer {name!r}: one of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
+        )
+    rule = OPTIMIZERS[name]
+    if "lr" in given:
+        raise InputError(f"optimizer {name}: lr is the schedule's: see peak_lr")
+    known = inspect.signature(rule.make).parameters.keys() - {"params", "lr", *rule.fast}
+    for setting in given:
+        if setting not in known:
+            raise InputError(f"optimizer {name} has no {setting!r}{nearest(setting, known)}")
+    settings = {**rule.settings, **given}
+    try:
+        rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"optimizer {name}: {error}") from error
+    return settings
+
+
+def make_optimizer(
+    name: str, given: Mapping[str, object], model: nn.Module
+) -> torch.optim.Optimizer:
+    """The optimizer of one model, its rate to be set before each update."""
+    rule = OPTIMIZERS[name]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    settings = settings_of(name, given)
+    return rule.make(parameters, lr=0.0, **settings, **rule.fast)

@@ -1,0 +1,18 @@
+"""The one exception that means: the input is wrong, and here is the way out."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line that names it, its value and the way out."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of an error message: which of the names was probably meant, or nothing.
+
+    >>> nearest("cosin", ["cosine", "linear"])
+    "; did you mean 'cosine'?"
+    """
+    matches = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,255 @@
+"""A schedule as stand-alone Python source that needs torch and nothing else."""
+
+from collections.abc import Callable
+from textwrap import indent
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrtune.errors import InputError
+from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.family import Params
+from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD, WORST, Mode
+from lrtune.schedule.schedule import Schedule
+from lrtune.schedule.shapes import pchip
+
+
+def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
+    """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
+
+    Args:
+        schedule: what to write out.
+        total: the number of updates of the whole run, on which its counts depend.
+        mode: for a closed loop: whether the metric is best at its `min` or its `max`.
+
+    Raises:
+        InputError: `total` or `mode` is not admissible.
+    """
+    if mode not in WORST:
+        raise InputError(f"mode={mode!r}: expected 'min' (a loss) or 'max' (an accuracy)")
+    row = FAMILIES[schedule.family]
+    params = schedule.resolve(total)
+    warmup = params.pop("warmup_steps")
+    values = {
+        "peak": params.pop("peak_lr"),
+        "start": schedule.warmup_start,
+        "warmup": warmup,
+        "mode": mode,
+        "worst": f"float('{WORST[mode]}')",
+        "eps": EPS,
+        "threshold": GREEDY_THRESHOLD,
+    }
+    head = HEAD.format(
+        family=row.name, doc=row.doc, source=row.source, total=total, json=schedule.to_json()
+    )
+    if row.closed_loop:
+        template = CLOSED[row.name][warmup > 0]
+        arguments = _arguments({"mode": mode, **params})
+        return head + template.format(**{**values, **params, "arguments": arguments})
+    if row.torch != "LambdaLR" and row.native(params):
+        template = RISE_THEN_NATIVE if warmup else NATIVE
+        return head + template.format(name=row.torch, arguments=_arguments(params), **values)
+    ratio = _ratio(schedule, total, warmup, params)
+    return head + LAMBDA.format(ratio=indent(ratio, "    "), **values)
+
+
+def _ratio(schedule: Schedule, total: int, warmup: int, params: Params) -> str:
+    """The body of `ratio(t)`: the family's formula, else the table."""
+    if schedule.family not in FORMULAS:
+        ratios = (schedule.rates(total) / schedule.peak_lr).tolist()
+        return f"ratios = {ratios}\nreturn ratios[min(t, {total - 1})]"
+    formula = FORMULAS[schedule.family]
+    body = formula.template.format(**formula.values(params))
+    span = f"s = min(t - {warmup}, {total - warmup})\n{body}"
+    if not warmup:
+        return span
+    start = schedule.warmup_start
+    return f"if t < {warmup}:\n    return {start} + (1 - {start}) * t / {warmup}\n{span}"
+
+
+def _arguments(params: Params) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in params.items())
+
+
+class Formula(NamedTuple):
+    """Source that returns a ratio of the peak from s, and the values it is filled in with."""
+
+    template: str
+    values: Callable[[Params], dict[str, Any]] = dict
+
+
+DECAY = {"linear": "1 - v", "cosine": "math.cos(math.pi / 2 * v) ** 2", "sqrt": "1 - math.sqrt(v)"}
+
+FORMULAS: dict[str, Formula] = {
+    "inverse_time": Formula("return 1 / (1 + {decay_rate} * s / {decay_steps})"),
+    "inverse_sqrt": Formula("return math.sqrt({timescale} / (s + {timescale}))"),
+    "polynomial": Formula(
+        "return {end_factor} + (1 - {end_factor}) * (1 - s / {total_iters}) ** {power}"
+    ),
+    "wsd": Formula(
+        "v = max(0, s - ({total_iters} - {decay_steps})) / {decay_steps}\n"
+        "return {end_factor} + (1 - {end_factor}) * ({decay})",
+        lambda p: p | {"decay": DECAY[p["decay_shape"]]},
+    ),
+    "rex": Formula("u = s / {total_iters}\nreturn (1 - u) / (1 - (1 - {beta}) * u)"),
+    "tanh": Formula(
+        "x = {lb} + ({ub} - {lb}) * s / {total_iters}\n"
+        "return {end_factor} + (1 - {end_factor}) / (1 + math.exp(2 * x))"
+    ),
+    "spline": Formula(
+        "cubics = {cubics}  # of the log ratio, piece by piece\n"
+        "x = s / {total_iters} * len(cubics)\n"
+        "piece = min(int(x), len(cubics) - 1)\n"
+        "v = x - piece\n"
+        "c0, c1, c2, c3 = cubics[piece]\n"
+        "return math.exp(c0 + v * (c1 + v * (c2 + v * c3)))",
+        lambda p: p | {"cubics": pchip(np.log(p["ordinates"])).tolist()},
+    ),
+    "custom": Formula(
+        "from {module} import {name}\n\nreturn {name}(min(s, {total} - 1), {total}, **{knobs})",
+        lambda p: p | dict(zip(("module", "name"), p["function"].split(":"), strict=True)),
+    ),
+}
+
+HEAD = '''\
+"""{family}: {doc} ({source}).
+
+For {total} calls of scheduler.step(), one after every optimizer update. Written by lrtune from
+{json}
+"""
+'''
+
+NATIVE = """
+from torch.optim.lr_scheduler import {name}
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = {peak}
+    return {name}(optimizer, {arguments})
+"""
+
+RISE_THEN_NATIVE = """
+from torch.optim.lr_scheduler import {name}, LinearLR, SequentialLR
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = {peak}
+    warmup = LinearLR(optimizer, start_factor={start}, total_iters={warmup})
+    body = {name}(optimizer, {arguments})
+    return SequentialLR(optimizer, [warmup, body], milestones=[{warmup}])
+"""
+
+LAMBDA = '''
+import math
+
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def ratio(t):
+    """The rate of update t over the peak."""
+{ratio}
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = {peak}
+    return LambdaLR(optimizer, ratio)
+'''
+
+PLATEAU = """
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+def make_scheduler(optimizer):
+    # Call scheduler.step(metric) after every validation, and only then.
+    for group in optimizer.param_groups:
+        group["lr"] = {peak}
+    return ReduceLROnPlateau(optimizer, {arguments})
+"""
+
+RISE_THEN_PLATEAU = '''
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+class WarmupThenPlateau(ReduceLROnPlateau):
+    """Call step() after every update and step(metric) after every validation."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer, {arguments})
+        self.update = 0
+        self.rise()
+
+    def step(self, metrics=None):
+        if metrics is None:
+            self.update += 1
+            if self.update <= {warmup}:
+                self.rise()
+        elif self.update >= {warmup}:
+            super().step(metrics)
+
+    def rise(self):
+        for group in self.optimizer.param_groups:
+            group["lr"] = {peak} * ({start} + (1 - {start}) * self.update / {warmup})
+
+
+make_scheduler = WarmupThenPlateau
+'''
+
+GREEDY = '''
+
+class Greedy:
+    """Call step() after every update and step(metric) after every validation."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.update, self.rate, self.best = 0, {peak}, {worst}
+        self.good, self.bad, self.window = 0, 0, []
+        self.apply()
+
+    def step(self, metric=None):
+        if metric is None:
+            self.update += 1
+        elif self.update >= {warmup}:
+            self.validate(float(metric))
+        self.apply()
+
+    def validate(self, metric):
+        self.window = [*self.window, metric][-{smooth}:]
+        average = sum(self.window) / len(self.window)
+        gain = self.best - average if "{mode}" == "min" else average - self.best
+        if gain > {threshold}:
+            self.best, self.good, self.bad = average, self.good + 1, 0
+        else:
+            self.good, self.bad = 0, self.bad + 1
+        if self.good > {patience}:
+            self.good = 0
+            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
+        elif self.bad > {patience}:
+            self.bad = 0
+            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
+
+    def change(self, rate):
+        if abs(rate - self.rate) > {eps}:
+            self.rate = rate
+
+    def apply(self):
+        rising = self.update < {warmup}
+        rise = {start} + (1 - {start}) * self.update / {warmup} if rising else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * rise
+
+    def state_dict(self):
+        return {{key: value for key, value in vars(self).items() if key != "optimizer"}}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+        self.apply()
+
+
+make_scheduler = Greedy
+'''
+
+# family -> without a warmup, with one
+CLOSED = {"plateau": (PLATEAU, RISE_THEN_PLATEAU), "greedy": (GREEDY, GREEDY)}

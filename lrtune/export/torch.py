@@ -1,0 +1,268 @@
+"""Torch schedulers with the rates of a Schedule: torch's own class wherever torch has the family.
+
+What is saved is what was asked for and how far it has come; loading makes the scheduler anew and
+steps it there. So a resumed scheduler is the one that never stopped, whatever the torch version
+that saved it, and whether or not the optimizer's state was restored.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
+
+from lrtune.errors import InputError
+from lrtune.schedule.checks import unknown
+from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.reactive import Mode
+from lrtune.schedule.schedule import Schedule
+
+OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
+
+# Torch's arguments that are absolute rates and may differ between parameter groups.
+PER_GROUP = ("base_lr", "max_lr", "min_lr")
+
+
+def scheduler(
+    schedule: Schedule,
+    optimizer: Optimizer,
+    total: int,
+    *,
+    mode: Mode = "min",
+    on_changed_total: OnChangedTotal = "raise",
+) -> LRScheduler:
+    """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
+
+    Call `step()` after every update. A closed loop also takes `step(metric)` after every
+    validation. The peak replaces the optimizer's own lr; a parameter group with another lr than
+    the optimizer's default keeps its ratio to it, as `group["lr_ratio"]`.
+
+    Args:
+        schedule: what to follow.
+        optimizer: whose rates are set, now and at every step.
+        total: the number of updates of the whole run.
+        mode: for a closed loop: whether the metric is best at its `min` or its `max`.
+        on_changed_total: what `load_state_dict` does with a state saved for another total:
+            `raise` an InputError, or `retarget`: go on at the same update of the new rates.
+
+    Raises:
+        InputError: an argument is not admissible.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.optim import SGD
+        >>> optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> follow = scheduler(Schedule("linear", peak_lr=0.4), optimizer, total=4)
+        >>> for update in range(4):
+        ...     print(round(optimizer.param_groups[0]["lr"], 3))
+        ...     optimizer.step()
+        ...     follow.step()
+        0.4
+        0.3
+        0.2
+        0.1
+    """
+    if on_changed_total not in ("raise", "retarget"):
+        raise unknown("on_changed_total", on_changed_total, ("raise", "retarget"))
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
+    plan = Plan(schedule, total, mode, on_changed_total)
+    return (_closed_loop if schedule.closed_loop else _open_loop)(plan, optimizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a scheduler was asked for."""
+
+    schedule: Schedule
+    total: int
+    mode: Mode
+    on_changed_total: OnChangedTotal
+
+    def state(self, update: int) -> dict[str, Any]:
+        """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
+        schedule = self.schedule.to_dict()
+        return {"schedule": schedule, "total": self.total, "mode": self.mode, "update": update}
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The update that a saved state has come to; InputError if it is not this plan's."""
+        missing = [name for name in self.state(0) if name not in state]
+        if missing:
+            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
+        saved, total, update = (
+            Schedule.from_dict(state["schedule"]),
+            state["total"],
+            state["update"],
+        )
+        if (saved, state["mode"]) != (self.schedule, self.mode):
+            raise InputError(
+                f"state_dict: saved with {saved!r}, mode={state['mode']!r}; this scheduler has "
+                f"{self.schedule!r}, mode={self.mode!r}: make it with the one that was saved"
+            )
+        if total != self.total and self.on_changed_total == "raise":
+            raise InputError(
+                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
+                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
+                f"update {update} of the rates for {self.total}"
+            )
+        if update > self.total:
+            raise InputError(
+                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
+                "make it with a larger total"
+            )
+        return int(update)
+
+    def advance(self, update: int) -> int:
+        """The update after `update`; InputError past the total."""
+        if update >= self.total:
+            raise InputError(
+                f"step() was called more than total={self.total} times: make the scheduler with "
+                "the number of updates of the whole run"
+            )
+        return update + 1
+
+
+class _OpenLoop(LRScheduler):
+    """Before torch's class in the order of inheritance: guards its step, saves the plan."""
+
+    def __init__(self, plan: Plan, optimizer: Optimizer, **arguments: Any) -> None:
+        self.plan = plan
+        super().__init__(optimizer, **arguments)
+
+    def step(self) -> None:  # type: ignore[override]
+        self.plan.advance(self.last_epoch)
+        super().step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.plan.state(self.last_epoch)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        update = self.plan.resume(state_dict)
+        fresh = _open_loop(self.plan, self.optimizer)
+        with warnings.catch_warnings():
+            # torch expects an optimizer.step() before these; it was in the run that was saved.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(update):
+                fresh.step()
+        self.__dict__.update(fresh.__dict__)
+
+
+class _ClosedLoop(LRScheduler):
+    """Before torch's class in the order of inheritance: the rates of a Controller.
+
+    torch's ReduceLROnPlateau steps only on a metric, and its SequentialLR refuses it; here the
+    warmup moves with the updates. Attributes of the machine carry torch's names.
+    """
+
+    def __init__(self, plan: Plan, optimizer: Optimizer, **arguments: Any) -> None:
+        self.plan = plan
+        self.controller = plan.schedule.controller(plan.total, plan.mode)
+        super().__init__(optimizer, **arguments)
+        self.last_epoch = 0
+        self._apply()
+
+    def step(self, metrics: float | Tensor | None = None) -> None:
+        if metrics is None:
+            self.last_epoch = self.plan.advance(self.last_epoch)
+        else:
+            self.controller.observe(self.last_epoch, float(metrics))
+        self._apply()
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.plan.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.last_epoch = self.plan.resume(state_dict)
+        self.controller = self.plan.schedule.controller(self.plan.total, self.plan.mode)
+        for update, metric in state_dict["observed"]:
+            self.controller.observe(update, metric)
+        self._apply()
+
+    def _apply(self) -> None:
+        rate = float(self.controller.rates[min(self.last_epoch, self.plan.total - 1)])
+        for group in self.optimizer.param_groups:
+            _set_lr(group, rate * group["lr_ratio"])
+        self.__dict__.update(asdict(self.controller.state))
+
+
+def _before(mixin: type[Any], base: type[Any]) -> type[Any]:
+    return type(f"Lrtune{base.__name__}", (mixin, base), {})
+
+
+def _open_loop(plan: Plan, optimizer: Optimizer) -> LRScheduler:
+    ratios = _take_groups(optimizer, plan.schedule.peak_lr)
+    base, arguments = _native(plan, optimizer, ratios) or _table(plan)
+    made: LRScheduler = _before(_OpenLoop, base)(plan, optimizer, **arguments)
+    return made
+
+
+def _closed_loop(plan: Plan, optimizer: Optimizer) -> LRScheduler:
+    ratios = _take_groups(optimizer, plan.schedule.peak_lr)
+    base = getattr(lr_scheduler, FAMILIES[plan.schedule.family].torch)
+    params = _per_group(plan.schedule.resolve(plan.total), ratios) | {"mode": plan.mode}
+    taken = {k: v for k, v in params.items() if k in inspect.signature(base).parameters}
+    made: LRScheduler = _before(_ClosedLoop, base)(plan, optimizer, **taken)
+    return made
+
+
+def _native(
+    plan: Plan, optimizer: Optimizer, ratios: list[float]
+) -> tuple[type[LRScheduler], dict[str, Any]] | None:
+    """Torch's class and its arguments; None where it lacks the family or cannot take them."""
+    row = FAMILIES[plan.schedule.family]
+    params = plan.schedule.resolve(plan.total)
+    warmup = params.pop("warmup_steps")
+    del params["peak_lr"]
+    # eta_min is one absolute rate for all groups: it would bend the ratios between them.
+    one_floor = params.get("eta_min", 0) > 0 and set(ratios) != {1.0}
+    if row.torch == "LambdaLR" or not row.native(params) or one_floor:
+        return None
+    base = getattr(lr_scheduler, row.torch)
+    arguments = _per_group(params, ratios)
+    if not warmup:
+        return base, arguments
+    start = plan.schedule.warmup_start
+    rise = LinearLR(optimizer, start_factor=start, total_iters=warmup)
+    parts = [rise, base(optimizer, **arguments)]
+    return SequentialLR, {"schedulers": parts, "milestones": [warmup]}
+
+
+def _table(plan: Plan) -> tuple[type[LRScheduler], dict[str, Any]]:
+    ratios = (plan.schedule.rates(plan.total) / plan.schedule.peak_lr).tolist()
+    return LambdaLR, {"lr_lambda": lambda update: ratios[min(update, plan.total - 1)]}
+
+
+def _per_group(params: dict[str, Any], ratios: list[float]) -> dict[str, Any]:
+    return {
+        name: [value * ratio for ratio in ratios] if name in PER_GROUP else value
+        for name, value in params.items()
+    }
+
+
+def _take_groups(optimizer: Optimizer, peak: float) -> list[float]:
+    """Set every group to its share of the peak; the shares."""
+    default = float(optimizer.defaults["lr"])
+    if default <= 0:
+        raise InputError(
+            f"optimizer: lr={default}: expected a number above 0, to which the lr of each "
+            "parameter group is a ratio (the schedule's peak_lr replaces it)"
+        )
+    for group in optimizer.param_groups:
+        # An earlier scheduler has moved lr and left what it was in initial_lr.
+        own = float(group.pop("initial_lr", group["lr"]))
+        _set_lr(group, peak * group.setdefault("lr_ratio", own / default))
+    return [group["lr_ratio"] for group in optimizer.param_groups]
+
+
+def _set_lr(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):  # captured graphs hold the tensor itself
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -1,0 +1,1 @@
+"""What a search found: tables, figures and one HTML report. Never imports torch."""

@@ -1,0 +1,182 @@
+"""One function per figure: a DataFrame in, a plotly Figure out.
+
+Every function takes the search's `trials` table and, for words and units, the `objective` of
+run.json. A figure with nothing to draw comes back without traces.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from lrtune.results.canvas import (
+    SHADE,
+    axis_title,
+    canvas,
+    log_axis,
+    padded,
+    rounded,
+    safe,
+    value_axis,
+)
+from lrtune.results.palette import GREY, look
+from lrtune.results.rates import preview, range_test, rate_axis, rates_of
+from lrtune.results.save import save
+from lrtune.results.summary import best_of_each, curve_of, ranked
+
+__all__ = ["against_peak", "curves", "preview", "range_test", "save", "wins"]
+
+SHOWN = 6  # families drawn at first; the others wait in the legend
+
+
+def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:
+    """Each family's finished trials in a row of its own, the best family on top."""
+    rows = ranked(trials, objective["direction"])
+    order = list(rows["family"].unique())
+    figure = canvas()
+    for place, family in enumerate(order):
+        of_family = rows[rows["family"] == family]
+        values = of_family["value"].to_numpy(float)
+        colour, _, symbol = look(family)
+        hover = {"name": safe(family), "hovertemplate": "trial %{customdata}: %{x:.4g}"}
+        jitter = 0.16 * np.sin(2.4 * np.arange(values.size))  # spread without chance
+        figure.add_scatter(
+            x=rounded(values),
+            y=rounded(place + jitter, 3),
+            customdata=of_family["number"].tolist(),
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 6, "opacity": 0.65},
+            **hover,
+        )
+        figure.add_scatter(
+            x=rounded(np.quantile(values, [0.25, 0.75])),
+            y=[place, place],
+            mode="lines",
+            line={"color": colour, "width": 3},
+            hoverinfo="skip",
+        )
+        figure.add_scatter(
+            x=rounded(values[:1]),
+            y=[place],
+            customdata=[int(of_family["number"].iloc[0])],
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 12},
+            **hover,
+        )
+    figure.update_xaxes(
+        title_text=axis_title(objective),
+        **value_axis(rows["value"].to_numpy(float)),
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(order))),
+        ticktext=[safe(family) for family in order],
+        range=[len(order) - 0.4, -0.6],
+        showgrid=False,
+        fixedrange=True,
+    )
+    return figure.update_layout(showlegend=False, height=110 + 26 * max(len(order), 3))
+
+
+def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go.Figure:
+    """The best trial of each family: its rate above its validation metric, over updates."""
+    figure = canvas((0.5, 0.5))
+    rates, metrics = [np.empty(0)], [np.empty(0)]
+    for place, (_, trial) in enumerate(best_of_each(trials, objective["direction"]).iterrows()):
+        updates, rate, shape = rates_of(trial, horizon)
+        step = curve_of(trial, "step")
+        metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
+        if place < SHOWN:
+            rates.append(rate)
+            metrics.append(metric[step[: metric.size] >= horizon / 3])
+        colour, dash, symbol = look(trial["family"])
+        shared = {
+            "name": safe(trial["family"]),
+            "legendgroup": safe(trial["family"]),
+            "visible": True if place < SHOWN else "legendonly",
+            "marker": {"color": colour, "symbol": symbol, "size": 5},
+        }
+        line = {"color": colour, "dash": dash, "width": 2}
+        figure.add_scatter(
+            x=updates.astype(int).tolist(),
+            y=rounded(rate),
+            mode="lines",
+            line={**line, "shape": shape},
+            hovertemplate="update %{x}: %{y:.3g}",
+            row=1,
+            col=1,
+            **shared,
+        )
+        figure.add_scatter(
+            x=step[: metric.size].astype(int).tolist(),
+            y=rounded(metric),
+            mode="lines+markers" if metric.size <= 40 else "lines",
+            line=line,
+            hovertemplate="update %{x}: %{y:.4g}",
+            showlegend=False,
+            row=2,
+            col=1,
+            **shared,
+        )
+    figure.update_yaxes(title_text=axis_title(objective), row=2)
+    figure.update_yaxes(range=padded(np.concatenate(metrics)), row=2)
+    figure.update_xaxes(title_text="updates", row=2)
+    rate_axis(figure, np.concatenate(rates))
+    return figure.update_layout(height=640)
+
+
+def against_peak(
+    trials: pd.DataFrame,
+    objective: Mapping[str, Any],
+    bracket: tuple[float, float] | None = None,
+) -> go.Figure:
+    """Value against peak rate, family by family; above it, where trials diverged.
+
+    Args:
+        trials: The search's table.
+        objective: Name, direction and unit of the value.
+        bracket: The rates between which the range test saw the loss fall, to be shaded.
+    """
+    rows = ranked(trials, objective["direction"])
+    figure = canvas((0.07, 0.93), gap=0.02)
+    for place, (family, of_family) in enumerate(rows.groupby("family", sort=False)):
+        colour, _, symbol = look(str(family))
+        figure.add_scatter(
+            x=rounded(of_family["peak_lr"].to_numpy(float)),
+            y=rounded(of_family["value"].to_numpy(float)),
+            customdata=of_family["number"].tolist(),
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
+            name=safe(family),
+            visible=True if place < SHOWN else "legendonly",
+            hovertemplate="trial %{customdata}<br>peak %{x:.3g}: %{y:.4g}",
+            row=2,
+            col=1,
+        )
+    lost = trials[trials["state"] == "diverged"]
+    if rows.empty:
+        return figure
+    figure.add_scatter(
+        x=rounded(lost["peak_lr"].to_numpy(float)),
+        y=[0] * len(lost),
+        customdata=[[int(n), safe(f)] for n, f in zip(lost["number"], lost["family"], strict=True)],
+        mode="markers",
+        marker={"color": GREY, "symbol": "x", "size": 7, "opacity": 0.8},
+        hovertemplate="%{customdata[1]}, trial %{customdata[0]}<br>peak %{x:.3g}<extra></extra>",
+        showlegend=False,
+        row=1,
+        col=1,
+    )
+    if bracket:
+        named = {"name": "bracket", "showlegend": True}
+        figure.add_vrect(*bracket, row=2, col=1, **named, **SHADE)
+    values = rows["value"].to_numpy(float)
+    figure.update_xaxes(**log_axis(trials["peak_lr"].to_numpy(float)))
+    figure.update_xaxes(showgrid=False, row=1)
+    figure.update_xaxes(title_text="peak learning rate", row=2)
+    figure.update_yaxes(
+        tickvals=[0], ticktext=["diverged"], range=[-1, 1], fixedrange=True, row=1, showgrid=False
+    )
+    figure.update_yaxes(title_text=axis_title(objective), **value_axis(values), row=2)
+    return figure.update_layout(height=460, showlegend=True)

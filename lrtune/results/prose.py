@@ -1,0 +1,158 @@
+"""The sentences of the report: who won, by how much, and how far to trust it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrtune.results.canvas import words
+from lrtune.results.markup import (
+    NARROW,
+    Markup,
+    count,
+    join,
+    measured,
+    number,
+    plural,
+    setting,
+    tag,
+    text,
+)
+from lrtune.results.summary import beside, best, best_of_each, by_end, by_family
+from lrtune.schedule import Schedule
+
+BASELINES = ("constant", "cosine")
+
+Run = Mapping[str, Any]
+Metric = Mapping[str, Any]
+
+
+def headline(trials: pd.DataFrame, run: Run) -> Markup:
+    """The answer, its comparison and its caveat, as paragraphs."""
+    winner = best(trials, run["objective"]["direction"])
+    if winner is None:
+        return join(
+            [
+                tag("p", "No winner. ", nothing(trials), css="answer"),
+                tag("p", _way_out(trials, run)),
+            ]
+        )
+    return join(
+        [
+            tag("p", _answer(winner, run), css="answer"),
+            tag("p", join(_comparison(trials, run), " ")),
+            tag("p", caveat(trials, run), css="caveat"),
+        ]
+    )
+
+
+def nothing(trials: pd.DataFrame) -> Markup:
+    """Why there is no winner and nothing to draw."""
+    if trials.empty:
+        return Markup("No trial has ended yet.")
+    ends = by_end(trials)
+    how = ", ".join(f"{n} {end}" for end, n in zip(ends["end"], ends["trials"], strict=True) if n)
+    return Markup(f"None of the {plural(len(trials), 'trial', 'trials')} ran to a value: {how}.")
+
+
+def _way_out(trials: pd.DataFrame, run: Run) -> Markup:
+    """What to try when nothing finished."""
+    if trials.empty:
+        return Markup("")
+    ends = trials["state"].value_counts()
+    if ends.get("diverged", 0) >= len(trials) / 2:
+        low, high = (number(rate, 3) for rate in run["peak_lr"])
+        return join(
+            [Markup("Most trials diverged: search lower peak rates than "), f"{low} to {high}."]
+        )
+    return Markup("The reasons are listed under <a href='#budget'>where the budget went</a>.")
+
+
+def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
+    """Which family and settings, and what they reached."""
+    schedule = Schedule.from_json(winner["schedule"])
+    objective = run["objective"]
+    parts = [f"{words(objective['name'])} {measured(winner['value'], objective)}"]
+    if second := second_metric(run):
+        value = beside(winner, objective["name"], second["name"])
+        if np.isfinite(value):
+            parts.append(f"{words(second['name'])} {measured(value, second)}")
+    knobs = [f"{name} {setting(value, 3)}" for name, value in schedule.to_dict()["knobs"].items()]
+    settings = [f"peak rate {number(schedule.peak_lr, 3)}"]
+    if schedule.warmup:
+        settings.append(f"warmup {number(100 * schedule.warmup, 3)}{NARROW}% of the horizon")
+    return join(
+        [
+            tag("strong", winner["family"]),
+            " won on validation with ",
+            ", ".join(parts),
+            Markup(". <span class='quiet'>Its settings: "),
+            ", ".join([*settings, *knobs]),
+            Markup(".</span>"),
+        ]
+    )
+
+
+def _comparison(trials: pd.DataFrame, run: Run) -> list[Markup]:
+    """The winner beside the runner-up family and the baselines."""
+    objective = run["objective"]
+    top = best_of_each(trials, objective["direction"]).set_index("family")["value"]
+    if len(top) == 1:
+        others = trials["family"].nunique() - 1
+        why = "no other family has a finished trial" if others else "only one family was searched"
+        return [Markup(f"There is no family to compare it with: {why}.")]
+    sentences = [_behind("The runner-up family is ", " with ", top.index[1], top, objective)]
+    for name in BASELINES:
+        if name in top.index[2:]:
+            sentences.append(_behind("The baseline ", " reached ", name, top, objective))
+        elif name in set(trials["family"]) - set(top.index):
+            sentences.append(Markup(f"The baseline {name} has no finished trial."))
+    return sentences
+
+
+def _behind(lead: str, verb: str, family: str, top: "pd.Series[Any]", objective: Metric) -> Markup:
+    """One family's best beside the winner's."""
+    gap = abs(float(top[family]) - float(top.iloc[0]))
+    behind = f"{measured(gap, objective, 2)} behind" if gap else "a tie"
+    reached = measured(top[family], objective)
+    return join([lead, tag("strong", family), f"{verb}{reached}, {behind}."])
+
+
+def caveat(trials: pd.DataFrame, run: Run) -> Markup:
+    """How far the ranking goes, in plain words."""
+    seeds = trials["seed"].unique()
+    once = f"one seed ({seeds[0]})" if len(seeds) == 1 else f"one of {len(seeds)} seeds"
+    tries = by_family(trials, run["objective"]["direction"])["trials"]
+    low, high = tries.min(), tries.max()
+    of = plural(low, "trial", "trials") if low == high else f"between {low} and {high} trials"
+    test = run["task"]["test"]
+    untouched = (
+        f"The test split ({count(test)} samples) has not been touched."
+        if test
+        else "This task has no test split."
+    )
+    return join(
+        [
+            Markup("<strong>A ranking, not yet a verdict.</strong> "),
+            f"Every trial ran once, on {once}, and each family shows the best of {of}. "
+            "How much a result moves from seed to seed was not measured, so a small difference "
+            "between two families may be noise; the best of many also flatters itself on the "
+            f"validation split that chose it. {untouched}",
+        ]
+    )
+
+
+def second_metric(run: Run) -> dict[str, Any] | None:
+    """The metric to print beside the objective, if the task has another."""
+    others = [m for name, m in run["metrics"].items() if name != run["objective"]["name"]]
+    return others[0] if others else None
+
+
+def subtitle(trials: pd.DataFrame, run: Run) -> Markup:
+    """What was searched, on one line."""
+    task = run["task"]
+    tried = plural(len(trials), "trial", "trials")
+    kinds = plural(trials["family"].nunique(), "family", "families")
+    horizon = f"{count(run['horizon'])} updates ({number(run['epochs'], 3)} epochs)"
+    return join([text(task["data"]), text(task["model"]), horizon, f"{tried} of {kinds}"], " · ")

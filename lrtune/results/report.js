@@ -1,0 +1,108 @@
+// Draws the figures from the data beside them, in the page's colours and to its width.
+(() => {
+  "use strict";
+  const narrow = matchMedia("(max-width: 40rem)");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const figures = [...document.querySelectorAll("[data-figure]")];
+  const ink = () => getComputedStyle(document.documentElement).getPropertyValue("--quiet").trim();
+
+  // The legend beside the plot on a wide page, below it on a narrow one.
+  function place(layout, data) {
+    const named = data.filter((t) => t.showlegend !== false).length;
+    if (!narrow.matches || layout.showlegend === false) return { height: layout.height };
+    return {
+      height: layout.height + 20 * Math.ceil(named / 2),
+      legend: {
+        orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom",
+        entrywidth: 0.48, entrywidthmode: "fraction",
+      },
+    };
+  }
+
+  function draw(box) {
+    const spec = JSON.parse(document.getElementById(box.dataset.figure).textContent);
+    const { updatemenus: menus, ...base } = spec.layout;
+    if (menus) {
+      base.margin = { ...base.margin, t: 12 };
+      box.before(toggle(menus[0].buttons, box));
+    }
+    box.draw = () => {
+      const layout = structuredClone({ ...base, ...place(base, spec.data) });
+      layout.font = { ...layout.font, color: ink() };
+      box.style.minHeight = `${layout.height}px`;
+      return Plotly.react(box, spec.data, layout, {
+        responsive: true,
+        displaylogo: false,
+        displayModeBar: false,
+      });
+    };
+    box.draw();
+  }
+
+  function toggle(buttons, box) {
+    const group = document.createElement("div");
+    group.className = "toggle";
+    group.setAttribute("role", "group");
+    group.append(Object.assign(document.createElement("span"), { textContent: "rate axis" }));
+    buttons.forEach(({ label, args }, at) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: label });
+      button.setAttribute("aria-pressed", at === 0);
+      button.addEventListener("click", () => {
+        for (const other of group.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);
+        Plotly.relayout(box, structuredClone(args[0]));
+      });
+      group.append(button);
+    });
+    return group;
+  }
+
+  // Clipboards are closed to pages opened from a file in some browsers: then the old way.
+  async function copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = Object.assign(document.createElement("textarea"), { value: text });
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+  }
+
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.addEventListener("click", async () => {
+      await copy(document.getElementById(button.dataset.copy).textContent);
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    });
+  }
+
+  function sort(table, column, head) {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    const key = (row) => row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
+    const order = (a, b) => {
+      if (key(a) === "" || key(b) === "") return (key(a) === "") - (key(b) === "");
+      const [x, y] = [Number(key(a).replaceAll(",", "")), Number(key(b).replaceAll(",", ""))];
+      const sign = Number.isNaN(x) || Number.isNaN(y) ? key(a).localeCompare(key(b)) : x - y;
+      return down ? -sign : sign;
+    };
+    table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((head, column) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: head.textContent });
+      head.replaceChildren(button);
+      button.addEventListener("click", () => sort(table, column, head));
+    });
+  }
+
+  figures.forEach(draw);
+  const redraw = () => figures.forEach((box) => box.draw());
+  dark.addEventListener("change", redraw);
+  narrow.addEventListener("change", redraw);
+  addEventListener("beforeprint", redraw);
+  addEventListener("afterprint", redraw);
+})();

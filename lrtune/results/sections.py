@@ -1,0 +1,185 @@
+"""The sections of the report that answer: settings, families and figures."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from lrtune.results import figures
+from lrtune.results.canvas import words
+from lrtune.results.markup import (
+    Markup,
+    aligned,
+    code,
+    count,
+    embed,
+    join,
+    measured,
+    number,
+    section,
+    setting,
+    table,
+    tag,
+    text,
+)
+from lrtune.results.palette import look
+from lrtune.results.prose import Run, nothing
+from lrtune.results.summary import best, by_family
+from lrtune.schedule import FAMILIES, Schedule
+
+
+def settings(trials: pd.DataFrame, run: Run) -> Markup:
+    """The winning schedule in the field's terms, and as code to copy."""
+    from lrtune.export.snippet import snippet
+
+    objective, title = run["objective"], "Settings to copy"
+    winner = best(trials, objective["direction"])
+    if winner is None:
+        return section("settings", title, tag("p", nothing(trials)))
+    schedule, horizon = Schedule.from_json(winner["schedule"]), run["horizon"]
+    mode: Literal["min", "max"] = "min" if objective["direction"] == "minimize" else "max"
+    option = f", mode={mode!r}" if schedule.closed_loop else ""
+    load = (
+        "import lrtune\n\n"
+        'schedule = lrtune.load("best.json")  # written beside this report\n'
+        f"scheduler = schedule.torch(optimizer, total={horizon}{option})\n"
+    )
+    return section(
+        "settings",
+        title,
+        tag(
+            "p",
+            f"Trial {winner['number']}. The settings hold for {count(horizon)} updates; the form "
+            "for any horizon counts lengths in fractions of the run and low rates in ratios of "
+            "the peak.",
+        ),
+        _terms(schedule, json.loads(winner["resolved"]), horizon),
+        code("load", load),
+        Markup("<details><summary>As plain torch, without lrtune</summary>"),
+        code("snippet", snippet(schedule, horizon, mode)),
+        Markup("</details><details><summary>As JSON, for lrtune.load</summary>"),
+        code("json", schedule.to_json()),
+        Markup("</details>"),
+    )
+
+
+def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup:
+    """The settings side by side: in the field's terms, for any horizon, and what they mean."""
+    free = {"peak_lr": schedule.peak_lr, **schedule.to_dict()["knobs"]}
+    meaning = {"peak_lr": "the highest rate"}
+    meaning |= {knob.name: knob.doc for knob in FAMILIES[schedule.family].knobs}
+    if schedule.warmup:
+        rise = {"warmup_steps": schedule.warmup, "warmup_start": schedule.warmup_start}
+        free = rise | free
+        resolved = {"warmup_start": schedule.warmup_start, **resolved}
+        meaning |= {"warmup_steps": "fraction of the horizon", "warmup_start": "ratio of the peak"}
+    rows = [
+        (
+            name,
+            setting(resolved[name]) if name in resolved else "",
+            setting(free[name]) if name in free else "",
+            meaning.get(name, ""),
+        )
+        for name in dict.fromkeys(["peak_lr", *free, *resolved])
+    ]
+    return table(
+        ["setting", f"{count(horizon)} updates", "any horizon", "meaning"], rows, numeric=9
+    )
+
+
+def families(trials: pd.DataFrame, run: Run) -> Markup:
+    """How each family did: a table and a figure."""
+    objective = run["objective"]
+    heads = ["family", "best", "median", "middle half", "peak rate", "trial"]
+    rows = []
+    for _, row in by_family(trials, objective["direction"]).iterrows():
+        lost = int(row["diverged"] + row["failed"])
+        half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
+        rows.append(
+            (
+                join([_swatch(row["family"]), text(row["family"])]),
+                tag("strong", measured(row["best"], objective)),
+                aligned(row["median"]),
+                half,
+                number(row["peak_lr"], 3),
+                "–" if pd.isna(row["number"]) else row["number"],
+                row["trials"],
+                row["complete"] + row["stalled"],
+                row["pruned"],
+                lost,
+                count(row["updates"]),
+            )
+        )
+    heads += ["tried", "finished", "pruned", "lost", "updates"]
+    note = (
+        "Each family tuned its own peak rate. Finished: complete or stalled, the trials whose "
+        "value counts. Lost: diverged or failed."
+    )
+    caption = (
+        "A dot is a finished trial, the bar the middle half of them, the large mark the best. "
+        f"{_better(objective).capitalize()} is better."
+    )
+    figure = figures.wins(trials, objective)
+    return section(
+        "families",
+        "Wins per family",
+        tag("p", note),
+        table(heads, rows, css="sortable") if rows else Markup(""),
+        _figure("wins", figure, caption, nothing(trials)),
+    )
+
+
+def _better(objective: Mapping[str, Any]) -> str:
+    return "lower" if objective["direction"] == "minimize" else "higher"
+
+
+def _swatch(family: str) -> Markup:
+    return Markup(f'<i class="swatch" style="background:{look(family).colour}"></i>')
+
+
+def curves(trials: pd.DataFrame, run: Run) -> Markup:
+    """The best trial of each family, rate and metric."""
+    figure = figures.curves(trials, run["objective"], run["horizon"])
+    caption = (
+        "The best trial of each family. The leading families are drawn: a click on the legend "
+        "shows another, a double click isolates it. The metric's axis fits the last two thirds "
+        "of training; a double click on the figure shows all of it."
+    )
+    return section("curves", "Curves", _figure("curves", figure, caption, nothing(trials)))
+
+
+def against_peak(trials: pd.DataFrame, run: Run) -> Markup:
+    """Value against peak rate."""
+    test = run["range_test"] or {}
+    low, high = test.get("base_lr"), test.get("max_lr")
+    bracket = (float(low), float(high)) if low and high else None
+    figure = figures.against_peak(trials, run["objective"], bracket)
+    caption = (
+        f"A dot is a finished trial; {_better(run['objective'])} is better. Crosses are trials "
+        "that diverged, of any family. Pruned trials have no final value and are not shown."
+    )
+    title = "Score against peak rate"
+    return section("peak", title, _figure("against-peak", figure, caption, nothing(trials)))
+
+
+def range_test(run: Run) -> Markup:
+    """The range test, if one was run."""
+    result = run["range_test"]
+    if not result:
+        return Markup("")
+    loss = run["task"]["loss"]
+    unit = run["metrics"].get(loss, {}).get("unit")
+    figure = figures.range_test(result, f"training {words(loss)}" + (f" ({unit})" if unit else ""))
+    none = Markup("The range test recorded no losses.")
+    said = tag("p", result["message"]) if result.get("message") else Markup("")
+    caption = "Loss while the rate grows, before any schedule is tried."
+    return section("range", "Range test", said, _figure("range-test", figure, caption, none))
+
+
+def _figure(name: str, figure: go.Figure, caption: str, otherwise: Markup) -> Markup:
+    """A figure with its caption, or the sentence that says why there is none."""
+    if not any(len(trace.x or ()) for trace in figure.data):
+        return tag("p", otherwise)
+    return tag("figure", embed(name, figure, caption), tag("figcaption", caption))

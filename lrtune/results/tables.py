@@ -1,0 +1,137 @@
+"""The sections of the report that are tables: the budget, the trials, the record."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from lrtune.results.canvas import words
+from lrtune.results.markup import (
+    Markup,
+    count,
+    duration,
+    join,
+    number,
+    plural,
+    section,
+    setting,
+    table,
+    tag,
+)
+from lrtune.results.prose import Run, nothing, second_metric
+from lrtune.results.summary import beside, by_end, ranked, reasons
+
+ROWS = 50  # trials printed; the table of all of them is trials.parquet
+
+
+def budget(trials: pd.DataFrame) -> Markup:
+    """What each way to end cost, and why trials were lost."""
+    title = "Where the budget went"
+    if trials.empty:
+        return section("budget", title, tag("p", nothing(trials)))
+    ends = by_end(trials)
+    total = ends["updates"].sum()
+    rows, bars = [], []
+    for row in ends.to_dict("records"):
+        share = 100 * row["updates"] / total if total else 0.0
+        cost = (count(row["updates"]), f"{share:.0f} %", duration(row["seconds"]))
+        rows.append(
+            (
+                join([Markup(f'<i class="swatch {row["end"]}"></i>'), row["end"]]),
+                row["trials"],
+                *cost,
+            )
+        )
+        bars.append(f'<i class="{row["end"]}" style="flex:{share:.2f}" title="{row["end"]}"></i>')
+    why = reasons(trials)
+    lost = Markup("") if why.empty else _reasons(why)
+    heads = ["ended", "trials", "updates", "share", "time"]
+    return section(
+        "budget",
+        title,
+        tag("p", f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."),
+        Markup(f'<div class="bar" aria-hidden="true">{"".join(bars)}</div>'),
+        table(heads, rows),
+        lost,
+    )
+
+
+def _reasons(why: pd.DataFrame) -> Markup:
+    shown = why.head(20)
+    rows = [(row["end"], row["reason"] or "–", row["trials"]) for row in shown.to_dict("records")]
+    rest = len(why) - len(shown)
+    more = tag("p", f"and {rest} more reasons in trials.parquet") if rest else Markup("")
+    return join(
+        [
+            tag("h3", "Why trials were lost"),
+            table(["ended", "why", "trials"], rows, numeric=2),
+            more,
+        ]
+    )
+
+
+def all_trials(trials: pd.DataFrame, run: Run) -> Markup:
+    """The best trials as a table that sorts, and where the rest is."""
+    objective, second = run["objective"], second_metric(run)
+    best_first = ranked(trials, objective["direction"])
+    others = trials[~trials["number"].isin(best_first["number"])].sort_values("number")
+    shown = pd.concat([best_first, others]).head(ROWS)
+    heads = ["trial", "family", "ended", words(objective["name"])]
+    heads += [words(second["name"])] if second else []
+    rows = [_trial(trial, objective["name"], second) for _, trial in shown.iterrows()]
+    if shown.empty:
+        return section("trials", "All trials", tag("p", nothing(trials)))
+    rest = len(trials) - len(shown)
+    note = (
+        f"The best {len(shown)} of {len(trials)}; all are in " if rest else "The same table is in "
+    )
+    return section(
+        "trials",
+        "All trials",
+        Markup(f"<details><summary>{plural(len(shown), 'trial', 'trials')}, best first</summary>"),
+        table([*heads, "peak rate", "warmup", "updates", "time"], rows, css="sortable", numeric=3),
+        Markup(f"<p>{note}<code>trials.parquet</code>.</p></details>"),
+    )
+
+
+def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]:
+    value = [beside(trial, objective, second["name"])] if second else []
+    figures_of = [trial["value"], *value, trial["peak_lr"], trial["warmup"]]
+    cells = [(number(v), "" if math.isnan(v) else v) for v in map(float, figures_of)]
+    updates, seconds = trial["updates"], float(trial["seconds"])
+    costs: list[object] = [(count(updates), updates), (duration(seconds), seconds)]
+    return [trial["number"], trial["family"], trial["state"], *cells, *costs]
+
+
+def record(run: Run) -> Markup:
+    """Everything needed to run this search again."""
+    task, objective = run["task"], run["objective"]
+    optimizer = dict(run["optimizer"])
+    splits = " · ".join(f"{count(task[part])} {part}" for part in ("train", "val", "test"))
+    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    rows: list[tuple[str, object]] = [
+        ("study", run["study"]),
+        ("task", task["name"]),
+        ("data", task["data"]),
+        ("samples", splits),
+        ("classes", task["classes"]),
+        ("fingerprint", task["fingerprint"]),
+        ("model", f"{task['model']}, {count(task['parameters'])} parameters"),
+        ("loss", words(task["loss"])),
+        ("objective", f"{objective['direction']} {words(objective['name'])} on validation"),
+        ("optimizer", f"{optimizer.pop('name')} ({_pairs(optimizer)})"),
+        ("batch size", task["batch_size"]),
+        ("horizon", f"{count(run['horizon'])} {run['unit']}, {number(run['epochs'], 3)} epochs"),
+        ("peak rates", f"{low} to {high}"),
+        ("families", ", ".join(run["families"])),
+        ("device", run["device"]),
+        ("seed", run["seed"]),
+        ("versions", _pairs(run["versions"])),
+        ("command", tag("code", run["command"])),
+    ]
+    shown = [(name, value) for name, value in rows if value is not None]
+    return section("record", "The record", table(["", ""], shown, css="record", numeric=9))
+
+
+def _pairs(settings: Any) -> str:
+    return ", ".join(f"{name} {setting(value)}" for name, value in settings.items())

@@ -1,0 +1,140 @@
+"""A run: a folder that holds a search and what it found."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from lrtune.engine import RangeTest
+from lrtune.errors import InputError
+from lrtune.schedule import Schedule
+from lrtune.search import frame, open_study, records
+
+FORMAT = 1
+
+
+class Run:
+    """A folder with ``run.json``, the journal, and the results."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a run that exists.
+
+        Raises:
+            InputError: if there is none, or a newer lrtune made it.
+        """
+        self.folder = Path(folder)
+        self.settings = _read_settings(self.folder / "run.json")
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal; optuna-dashboard opens it."""
+        return self.folder / "journal.log"
+
+    @property
+    def storage(self) -> str | Path:
+        """Where the study is kept: the journal, or the URL that was given."""
+        return self.settings["storage"] or self.journal
+
+    def study(self, **kept: Any) -> optuna.Study:
+        """The Optuna study, with a sampler and a pruner where given: Optuna keeps neither."""
+        name, direction = self.settings["study"], self.settings["objective"]["direction"]
+        return open_study(self.storage, name, direction, **kept)
+
+    def trials(self) -> pd.DataFrame:
+        """One row a trial that is over, in the order in which they started."""
+        return frame(records(self.study()))
+
+    def best(self) -> Schedule | None:
+        """The schedule of the best trial so far; None before one is complete."""
+        row = self._best_row(self.trials())
+        return None if row is None else Schedule.from_json(row["schedule"])
+
+    def write(self) -> None:
+        """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
+        from lrtune.results import report
+
+        trials = self.trials()
+        parquet = self.folder / "trials.parquet.part"
+        trials.to_parquet(parquet, index=False)
+        os.replace(parquet, self.folder / "trials.parquet")
+        row = self._best_row(trials)
+        if row is not None:
+            write_json(self.folder / "best.json", self._best_json(row))
+        report.write(self.folder / "report.html", trials, self.settings)
+
+    def _best_row(self, trials: pd.DataFrame) -> "pd.Series[Any] | None":
+        from lrtune.results.summary import best
+
+        return best(trials, self.settings["objective"]["direction"]) if len(trials) else None
+
+    def _best_json(self, row: "pd.Series[Any]") -> dict[str, Any]:
+        metrics = {
+            name.removeprefix("val_"): float(row[name][-1])
+            for name in map(str, row.index)
+            if name.startswith("val_")
+        }
+        kept = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
+        return {
+            "format": FORMAT,
+            "schedule": json.loads(row["schedule"]),
+            "resolved": json.loads(row["resolved"]),
+            "found": {
+                "trial": int(row["number"]),
+                "seed": int(row["seed"]),
+                "split": "val",
+                "metrics": metrics,
+            },
+            **{name: self.settings[name] for name in kept},
+        }
+
+
+def range_test_json(test: RangeTest) -> dict[str, Any]:
+    """A range test as ``run.json`` keeps it and the figure reads it; NaN as null."""
+
+    def curve(values: np.typing.NDArray[np.float64]) -> list[float | None]:
+        return [float(v) if np.isfinite(v) else None for v in values]
+
+    suggestion = dict.fromkeys(("base_lr", "steepest", "valley", "max_lr"))
+    return {
+        **(suggestion if test.suggestion is None else asdict(test.suggestion)),
+        "rates": curve(test.rates),
+        "losses": [curve(losses) for losses in test.smoothed],
+        "message": test.message,
+    }
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+        found = settings["format"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path.parent}: not a run: it has no run.json") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a run's settings: {error}") from error
+    if found != FORMAT:
+        raise InputError(f"{path}: format {found}; this lrtune reads {FORMAT}: upgrade lrtune")
+    return dict(settings)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    os.replace(part, path)
+
+
+def horizon_of(path: Path) -> int:
+    """The horizon that a best.json was found with.
+
+    Raises:
+        InputError: a schedule alone, which fits any horizon.
+    """
+    horizon = json.loads(path.read_text(encoding="utf-8")).get("horizon")
+    if not isinstance(horizon, int):
+        raise InputError(f"{path}: says no horizon: give --total, the number of updates")
+    return horizon

@@ -1,0 +1,135 @@
+"""Families made of other schedules (`sequence`) or of the user's own function (`custom`)."""
+
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from lrtune.errors import InputError
+from lrtune.schedule.family import Array, Family, Knob, Knobs, Params, count
+
+
+def check_sequence(knobs: Knobs, peak: float) -> None:
+    """The cross-knob rules of `sequence`; the knobs are checked one by one before."""
+    parts, milestones = knobs["schedules"], knobs["milestones"]
+    if len(milestones) != len(parts) - 1:
+        raise InputError(
+            f"sequence: milestones={milestones!r}: expected {len(parts) - 1}, one fewer than "
+            f"its {len(parts)} schedules"
+        )
+    for i, part in enumerate(parts):
+        if part.closed_loop:
+            raise InputError(
+                f"sequence: schedules[{i}]={part.family!r}: expected an open-loop family "
+                "(a part ends at a known update)"
+            )
+    highest = max(part.peak_lr for part in parts)
+    if peak != highest:
+        raise InputError(
+            f"sequence: peak_lr={peak!r}: expected {highest!r}, the highest of its parts "
+            "(each part carries its own absolute peak_lr)"
+        )
+
+
+def resolve_sequence(knobs: Knobs, n: int, peak: float) -> Params:
+    """Each part with the updates of its span as its own horizon."""
+    milestones = [count(fraction, n) for fraction in knobs["milestones"]]
+    spans = [b - a for a, b in pairwise([0, *milestones, n])]
+    if min(spans) < 1:
+        raise InputError(
+            f"sequence: total leaves a body of {n} updates, its parts {spans}: expected at least "
+            "1 each; give a larger total or milestones further apart"
+        )
+    return {
+        "milestones": milestones,
+        "schedules": [
+            {"schedule": part.to_dict(), "total": span, "resolved": part.resolve(span)}
+            for part, span in zip(knobs["schedules"], spans, strict=True)
+        ],
+    }
+
+
+def sequence(
+    s: Array, n: int, peak: float, *, schedules: list[Params], milestones: list[int]
+) -> Array:
+    """The parts' rates, end to end."""
+    from lrtune.schedule.schedule import Schedule  # a sequence is made of what it is a row of
+
+    return np.concatenate(
+        [Schedule.from_dict(part["schedule"]).rates(part["total"]) for part in schedules]
+    )
+
+
+def resolve_custom(knobs: Knobs, n: int, peak: float) -> Params:
+    """The function's name and the user's own numbers."""
+    own = {name: value for name, value in knobs.items() if name != "function"}
+    return {"function": knobs["function"], "total": n, "knobs": own}
+
+
+def custom(
+    s: Array, n: int, peak: float, *, function: str, total: int, knobs: dict[str, float]
+) -> Array:
+    """The peak × function(step, total, **knobs), for step = 0 … total - 1."""
+    ratio_of = _load(function)
+    ratios = np.empty(total)
+    for step in range(total):
+        call = f"custom: {function}(step={step}, total={total})"
+        try:
+            ratio = ratio_of(step, total, **knobs)
+        except Exception as error:
+            raise InputError(f"{call} raised {type(error).__name__}: {error}") from error
+        try:
+            ratios[step] = ratio
+        except (TypeError, ValueError):
+            ratios[step] = np.nan
+        if not 0 < ratios[step] <= 1:
+            raise InputError(f"{call} = {ratio!r}: expected a ratio of the peak in (0, 1]")
+    return peak * ratios
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    where = f"custom: function={reference!r}"
+    try:
+        function = getattr(import_module(module), name)
+    except ImportError as error:
+        raise InputError(f"{where}: {error}; put the module on PYTHONPATH") from error
+    except AttributeError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not callable(function):
+        raise InputError(f"{where}: expected a function, got {type(function).__name__}")
+    return function
+
+
+SEQUENCE = Family(
+    "sequence",
+    "schedules one after the other",
+    knobs=(
+        Knob("schedules", 0, 0, "schedules", None, (0, 0), doc="a list of schedules"),
+        Knob(
+            "milestones",
+            *(0, 0, "linear", None, (0.001, 0.999)),
+            length=2,
+            ordered=True,
+            doc="the fractions of the body at which each hands over",
+        ),
+    ),
+    resolve=resolve_sequence,
+    body=sequence,
+    # SequentialLR gives all parts one base rate, and cannot hold another SequentialLR.
+    torch="LambdaLR",
+    source="torch",
+    check=check_sequence,
+)
+
+CUSTOM = Family(
+    "custom",
+    "the user's pure function f(step, total, **knobs) -> ratio of the peak",
+    knobs=(Knob("function", 0, 0, "function", None, (0, 0), doc="the name 'module:function'"),),
+    resolve=resolve_custom,
+    body=custom,
+    torch="LambdaLR",
+    source="the user",
+    extra=Knob("", 0, 0, "linear", None, (-1e300, 1e300), doc="passed on to the function"),
+)

@@ -1,0 +1,229 @@
+"""Schedule: a frozen, horizon-free learning-rate schedule."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from lrtune.errors import InputError
+from lrtune.schedule.checks import integer, number, unknown
+from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.family import Array, Family
+from lrtune.schedule.reactive import Controller, Mode
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+FORMAT = 1
+BELOW_ONE = float(np.nextafter(1, 0))
+# Low enough for anyone, high enough that the deepest schedule does not underflow to zero.
+TINY = 1e-100
+
+
+class Knobs(Mapping[str, Any]):
+    """The settings of a schedule: a read-only mapping that can be hashed."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, Any]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A family, its knobs, a peak and a warmup: the learning rate of every update of any horizon.
+
+    Attributes:
+        family: a name in `FAMILIES`.
+        peak_lr: the highest rate; the only absolute number.
+        warmup: linear rise before the body, as a fraction of the horizon in [0, 1).
+        warmup_start: where the rise starts, as a ratio of the peak in (0, 1].
+        knobs: the family's settings; those not given take their defaults.
+
+    Raises:
+        InputError: a name or a value is not admissible.
+
+    Example:
+        >>> schedule = Schedule("cosine", peak_lr=0.1, warmup=0.25, warmup_start=0.5)
+        >>> schedule.rates(8).round(4).tolist()
+        [0.05, 0.075, 0.1, 0.0933, 0.075, 0.05, 0.025, 0.0067]
+        >>> schedule.resolve(8)
+        {'peak_lr': 0.1, 'warmup_steps': 2, 'T_max': 6, 'eta_min': 0.0}
+        >>> Schedule.from_json(schedule.to_json()) == schedule
+        True
+    """
+
+    family: str
+    peak_lr: float
+    warmup: float = 0.0
+    warmup_start: float = 0.01
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
+            raise unknown("family", self.family, FAMILIES)
+        if not isinstance(self.knobs, Mapping):
+            raise InputError(f"knobs={self.knobs!r}: expected a mapping of names to values")
+        row = FAMILIES[self.family]
+        peak = number("peak_lr", self.peak_lr, TINY, 1 / TINY, "a finite number above 0")
+        warmup = number("warmup", self.warmup, 0, BELOW_ONE, "a fraction of the horizon in [0, 1)")
+        start = number("warmup_start", self.warmup_start, TINY, 1, "a ratio of the peak in (0, 1]")
+        if warmup and not row.takes_warmup:
+            raise InputError(f"{row.name}: warmup={warmup}: expected 0, it has a rise of its own")
+        knobs = Knobs(row.normalise(self.knobs, peak))
+        values = {"peak_lr": peak, "warmup": warmup, "warmup_start": start, "knobs": knobs}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def _row(self) -> Family:
+        return FAMILIES[self.family]
+
+    @property
+    def closed_loop(self) -> bool:
+        """Whether the next rate depends on the validation metric."""
+        return self._row.closed_loop
+
+    def rates(self, total: int) -> Array:
+        """The learning rate of each of `total` updates: float64[total], above 0, at most the peak.
+
+        Raises:
+            InputError: `total` is not a positive int or too short, or the loop is closed.
+        """
+        if self._row.body is None:
+            raise InputError(
+                f"{self.family}: its rates depend on the validation metric; "
+                f"use .controller({total!r})"
+            )
+        warmup, n = self._split(total)
+        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        body = self._row.body(np.arange(n, dtype=np.float64), n, self.peak_lr, **params)
+        return np.concatenate([self._rise(warmup), body])
+
+    def controller(self, total: int, mode: Mode = "min") -> Controller:
+        """The rates of a closed loop, for a metric that is best at its `min` or `max`.
+
+        Raises:
+            InputError: `total` as in `rates`, `mode` is another word, or the loop is open.
+        """
+        if self._row.machine is None:
+            raise InputError(
+                f"{self.family}: its rates are known before training; use .rates({total!r})"
+            )
+        warmup, n = self._split(total)
+        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        table = np.concatenate([self._rise(warmup), np.full(n, self.peak_lr)])
+        return Controller(self._row.machine, params, table, warmup, mode)
+
+    def resolve(self, total: int) -> dict[str, Any]:
+        """The parameters in the field's own terms (torch's, where it has the family); JSON-able."""
+        warmup, n = self._split(total)
+        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        return {"peak_lr": self.peak_lr, "warmup_steps": warmup, **params}
+
+    def torch(self, optimizer: "Optimizer", total: int, **options: Any) -> "LRScheduler":
+        """A torch scheduler with these rates: `lrtune.export.torch.scheduler`, its options too."""
+        from lrtune.export.torch import scheduler  # the one look up the stack; needs torch
+
+        return scheduler(self, optimizer, total, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict` reads it."""
+        return {
+            "format": FORMAT,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "knobs": {name: _plain(value) for name, value in self.knobs.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """The schedule that `to_dict` wrote.
+
+        Raises:
+            InputError: a key is unknown or missing, a value is not admissible, or the format is
+                newer than this lrtune.
+        """
+        if not isinstance(data, Mapping):
+            raise InputError(f"schedule: expected an object, got {type(data).__name__}")
+        check_format(data)
+        names = [f.name for f in fields(cls)]
+        _same_keys("schedule", data, ["format", *names])
+        schedule = cls(**{name: data[name] for name in names})
+        _same_keys(f"{schedule.family}: knobs", data["knobs"], schedule.knobs)
+        return schedule
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The schedule that `to_json` wrote; InputError as `from_dict`, and for broken JSON."""
+        return cls.from_dict(parse_json(text))
+
+    def _split(self, total: int) -> tuple[int, int]:
+        integer("total", total, 1, 2**53, "the number of updates, a whole number above 0")
+        warmup = round(self.warmup * total)
+        if warmup >= total:
+            raise InputError(
+                f"total={total}: warmup={self.warmup:g} leaves no update after it; "
+                "give a larger total or a shorter warmup"
+            )
+        return warmup, int(total) - warmup
+
+    def _rise(self, warmup: int) -> Array:
+        u = np.arange(warmup) / max(1, warmup)
+        return self.peak_lr * (self.warmup_start + (1 - self.warmup_start) * u)
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`, with an InputError that says where the text breaks off."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON (cut short?): {error}") from error
+
+
+def check_format(data: Mapping[str, Any]) -> None:
+    """InputError unless the format is one that this lrtune reads."""
+    version = integer(
+        "format", data.get("format"), 1, 2**53, "the version of the file, a whole number"
+    )
+    if version > FORMAT:
+        raise InputError(
+            f"format {version} is newer than this lrtune reads ({FORMAT}): upgrade lrtune"
+        )
+
+
+def _same_keys(where: str, data: Mapping[str, Any], expected: Any) -> None:
+    keys = dict.fromkeys(expected)
+    for name in data:
+        if name not in keys:
+            raise unknown(f"{where}: key", name, keys)
+    missing = [name for name in keys if name not in data]
+    if missing:
+        raise InputError(f"{where}: key {missing[0]!r} is missing")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Schedule):
+        return value.to_dict()
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,211 @@
+"""The bodies of the open-loop families: (s, n, peak, **params) -> float64[n] rates.
+
+`s` is 0 … n-1, the updates of the body; the other arguments are the resolved parameters, named
+as torch's, so that the counts that are printed and the rates that are used cannot disagree.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from lrtune.schedule.family import Array
+
+
+def constant(s: Array, n: int, peak: float, *, factor: float, total_iters: int) -> Array:
+    """The peak throughout."""
+    return np.full(n, peak * factor)
+
+
+def step(s: Array, n: int, peak: float, *, step_size: int, gamma: float) -> Array:
+    """× gamma every step_size updates."""
+    return peak * gamma ** (s // step_size)
+
+
+def multistep(s: Array, n: int, peak: float, *, milestones: Sequence[int], gamma: float) -> Array:
+    """× gamma at each milestone; twice at one that is there twice, as in torch."""
+    return peak * np.power(gamma, np.searchsorted(milestones, s, side="right"))
+
+
+def exponential(s: Array, n: int, peak: float, *, gamma: float) -> Array:
+    """× gamma every update."""
+    return peak * gamma**s
+
+
+def inverse_time(s: Array, n: int, peak: float, *, decay_rate: float, decay_steps: int) -> Array:
+    """1 / (1 + k·u)."""
+    return peak / (1 + decay_rate * s / decay_steps)
+
+
+def inverse_sqrt(s: Array, n: int, peak: float, *, timescale: float) -> Array:
+    """√(τ / (s + τ)): Vaswani 2017, with a timescale of its own, not the warmup's length."""
+    return peak * np.sqrt(timescale / (s + timescale))
+
+
+def linear(
+    s: Array, n: int, peak: float, *, start_factor: float, end_factor: float, total_iters: int
+) -> Array:
+    """1 + (r-1)·u."""
+    return peak * (start_factor + (end_factor - start_factor) * s / total_iters)
+
+
+def polynomial(
+    s: Array, n: int, peak: float, *, power: float, total_iters: int, end_factor: float = 0.0
+) -> Array:
+    """The floor r + (1-r)·(1-u)^p; torch's PolynomialLR has no r."""
+    return peak * (end_factor + (1 - end_factor) * (1 - s / total_iters) ** power)
+
+
+def _half_cosine(v: Array) -> Array:
+    # ½(1 + cos πv), written as cos² to stay above zero one update before v = 1 at any horizon.
+    return np.cos(np.pi / 2 * v) ** 2
+
+
+def cosine(s: Array, n: int, peak: float, *, T_max: int, eta_min: float) -> Array:
+    """From the peak to eta_min in T_max updates, and up again after those."""
+    return eta_min + (peak - eta_min) * _half_cosine(s / T_max)
+
+
+def cosine_restarts(
+    s: Array, n: int, peak: float, *, T_0: int, T_mult: int, eta_min: float
+) -> Array:
+    """Cosine within cycles of length T_0·T_mult^i (Loshchilov & Hutter 2016)."""
+    starts, lengths = [0], [T_0]
+    while starts[-1] + lengths[-1] < n:
+        starts.append(starts[-1] + lengths[-1])
+        lengths.append(lengths[-1] * T_mult)
+    cycle = np.searchsorted(starts, s, side="right") - 1
+    v = (s - np.array(starts)[cycle]) / np.array(lengths)[cycle]
+    return eta_min + (peak - eta_min) * _half_cosine(v)
+
+
+CYCLE_SCALE: dict[str, Callable[[Array, Array, float], Array]] = {
+    "triangular": lambda cycle, s, gamma: np.ones_like(s),
+    "triangular2": lambda cycle, s, gamma: 0.5**cycle,
+    "exp_range": lambda cycle, s, gamma: gamma**s,
+}
+
+
+def cyclic(
+    s: Array,
+    n: int,
+    peak: float,
+    *,
+    base_lr: float,
+    max_lr: float,
+    step_size_up: int,
+    mode: str,
+    gamma: float,
+    cycle_momentum: bool,
+) -> Array:
+    """Triangles from base_lr to max_lr (Smith 2015), scaled as the mode says."""
+    cycle, phase = np.divmod(s / step_size_up, 2)
+    height = 1 - np.abs(phase - 1)
+    scale = CYCLE_SCALE[mode](cycle, s, gamma)
+    return np.asarray(base_lr + (max_lr - base_lr) * height * scale)
+
+
+ANNEAL: dict[str, Callable[[Array], Array]] = {
+    "cos": lambda v: 1 - _half_cosine(v),
+    "linear": lambda v: v,
+}
+
+
+def one_cycle(
+    s: Array,
+    n: int,
+    peak: float,
+    *,
+    max_lr: float,
+    total_steps: int,
+    pct_start: float,
+    div_factor: float,
+    final_div_factor: float,
+    anneal_strategy: str,
+    cycle_momentum: bool,
+) -> Array:
+    """Torch's OneCycleLR: up to step pct_start·total_steps - 1, then down to the last one."""
+    first = max_lr / div_factor
+    last = first / final_div_factor
+    top = pct_start * total_steps - 1
+    # Where top is 0 torch divides 0 by 0 at s = 0; the rise from `first` has no length then.
+    rise = s / (top or 1)
+    fall = (s - top) / (total_steps - 1 - top)
+    anneal = ANNEAL[anneal_strategy]
+    up = first + (max_lr - first) * anneal(rise)
+    down = max_lr + (last - max_lr) * anneal(fall)
+    return np.where(s <= top, up, down)
+
+
+DECAY: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda v: 1 - v,
+    "cosine": _half_cosine,
+    "sqrt": lambda v: 1 - np.sqrt(v),
+}
+
+
+def wsd(
+    s: Array,
+    n: int,
+    peak: float,
+    *,
+    total_iters: int,
+    decay_steps: int,
+    decay_shape: str,
+    end_factor: float,
+) -> Array:
+    """The peak, then a decay over the last decay_steps (Hu 2024, Hägele 2024)."""
+    v = np.maximum(0, s - (total_iters - decay_steps)) / decay_steps
+    return peak * (end_factor + (1 - end_factor) * DECAY[decay_shape](v))
+
+
+def rex(s: Array, n: int, peak: float, *, beta: float, total_iters: int) -> Array:
+    """(1-u) / (1 - (1-β)·u) (Chen 2021)."""
+    u = s / total_iters
+    return peak * (1 - u) / (1 - (1 - beta) * u)
+
+
+def tanh(
+    s: Array, n: int, peak: float, *, lb: float, ub: float, end_factor: float, total_iters: int
+) -> Array:
+    """The floor r + (1-r)·½(1 - tanh x), x from lb to ub (Hsueh 2018)."""
+    x = lb + (ub - lb) * s / total_iters
+    # ½(1 - tanh x) without the cancellation that makes it 0 from x = 19 on.
+    return peak * (end_factor + (1 - end_factor) / (1 + np.exp(2 * x)))
+
+
+def spline(s: Array, n: int, peak: float, *, ordinates: Sequence[float], total_iters: int) -> Array:
+    """Monotone cubic through evenly spaced ordinates of log rate."""
+    coefficients = pchip(np.log(ordinates))
+    x = s / total_iters * len(coefficients)
+    segment = x.astype(int)
+    v = x - segment
+    c0, c1, c2, c3 = coefficients[segment].T
+    return np.asarray(peak * np.exp(c0 + v * (c1 + v * (c2 + v * c3))))
+
+
+def pchip(y: Array) -> Array:
+    """Monotone cubic interpolation through y at 0, 1, 2, …: (segments, 4) coefficients.
+
+    Row i gives c0 + c1·v + c2·v² + c3·v³ for v in [0, 1] between y[i] and y[i+1]; one or two
+    ordinates are a line in two segments. Fritsch & Carlson 1980, with the end slopes of scipy's
+    PchipInterpolator.
+    """
+    if len(y) < 3:
+        y = np.linspace(y[0], y[-1], 3)
+    delta = np.diff(y)
+    left, right = delta[:-1], delta[1:]
+    same = left * right > 0
+    harmonic = same * 2 * left * right / np.where(same, left + right, 1)
+    first, last = _end(delta[0], delta[1]), _end(delta[-1], delta[-2])
+    slope = np.concatenate([[first], harmonic, [last]])
+    d0, d1 = slope[:-1], slope[1:]
+    return np.stack([y[:-1], d0, 3 * delta - 2 * d0 - d1, d0 + d1 - 2 * delta], axis=1)
+
+
+def _end(near: float, far: float) -> float:
+    slope = (3 * near - far) / 2
+    if slope * near <= 0:
+        return 0.0
+    if near * far < 0 and abs(slope) > 3 * abs(near):
+        return 3 * near
+    return slope

@@ -1,0 +1,43 @@
+"""Ctrl-C while a search runs: heard while trials train, held back while results are stored."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupts:
+    """Inside ``with``, SIGINT and SIGTERM raise KeyboardInterrupt within ``heard()`` alone."""
+
+    def __init__(self) -> None:
+        self._open = False
+        self._pending = False
+        self._before: dict[int, signal.Handlers | int | None] = {}
+
+    def __enter__(self) -> "Interrupts":
+        # Only the main thread may set handlers; elsewhere (a notebook's worker) all stays as it is.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Where the work may be cut short at any point."""
+        if self._pending:
+            raise KeyboardInterrupt
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self._pending = True
+        if self._open:
+            raise KeyboardInterrupt

@@ -1,0 +1,161 @@
+"""The search space: from an Optuna trial to a Schedule."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna import Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from lrtune.errors import InputError, nearest
+from lrtune.schedule import FAMILIES, Knob, Schedule
+
+FAMILY = "family"
+SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Families, and the ranges that they share.
+
+    Each parameter has its family's name in front (``cosine.peak_lr``), so that a joint sampler
+    sees the trials of one family as one space.
+
+    Attributes:
+        families: names of FAMILIES.
+        peak_lr: lowest and highest peak rate, searched on a log scale.
+        warmup: shortest and longest warmup, fractions of the horizon.
+    """
+
+    families: tuple[str, ...] = SEARCHABLE
+    peak_lr: tuple[float, float] = (1e-4, 1.0)
+    warmup: tuple[float, float] = (0.0, 0.2)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched."""
+        if not self.families:
+            raise InputError("families is empty: name at least one")
+        for name in self.families:
+            if name not in FAMILIES:
+                raise InputError(
+                    f"family {name!r}: one of {', '.join(SEARCHABLE)}{nearest(name, FAMILIES)}"
+                )
+            if not FAMILIES[name].searchable:
+                raise InputError(f"family {name!r} has no ranges to search: it is made by hand")
+        if len(set(self.families)) < len(self.families):
+            raise InputError(f"families {', '.join(self.families)}: one of them twice")
+        low, high = self.peak_lr
+        if not 0 < low <= high < float("inf"):
+            raise InputError(f"peak_lr={low!r}, {high!r}: two positive rates, the lower first")
+        low, high = self.warmup
+        if not 0 <= low <= high < 1:
+            raise InputError(f"warmup={low!r}, {high!r}: two fractions in [0, 1), the lower first")
+
+    def distributions(self, family: str) -> dict[str, BaseDistribution]:
+        """The Optuna parameters of one family, ``family`` itself left out."""
+        found: dict[str, BaseDistribution] = {
+            f"{family}.peak_lr": FloatDistribution(*self.peak_lr, log=True)
+        }
+        if FAMILIES[family].takes_warmup:
+            found[f"{family}.warmup"] = FloatDistribution(*self.warmup)
+        for knob in FAMILIES[family].knobs:
+            found |= {f"{family}.{name}": d for name, d in _distributions(knob).items()}
+        return found
+
+    def schedule(self, params: Mapping[str, Any]) -> Schedule:
+        """The schedule that these values of ``distributions`` (and ``family``) stand for."""
+        name = params[FAMILY]
+        own = {key.removeprefix(f"{name}."): value for key, value in params.items()}
+        return Schedule(
+            name,
+            peak_lr=own["peak_lr"],
+            warmup=own.get("warmup", 0.0),
+            knobs={knob.name: _value(knob, own) for knob in FAMILIES[name].knobs},
+        )
+
+
+def suggest(
+    trial: Trial,
+    *,
+    families: Iterable[str] = SEARCHABLE,
+    peak_lr: tuple[float, float] = (1e-4, 1.0),
+    warmup: tuple[float, float] = (0.0, 0.2),
+) -> Schedule:
+    """Suggest a schedule in anyone's Optuna objective.
+
+    Args:
+        trial: of any study, with any sampler.
+        families: which families may be suggested.
+        peak_lr: lowest and highest peak rate.
+        warmup: shortest and longest warmup, fractions of the horizon.
+
+    Returns:
+        The schedule; ``schedule.torch(optimizer, total=steps)`` puts it in a training loop.
+
+    Raises:
+        InputError: unknown family, or an empty range.
+
+    Example:
+        >>> import optuna
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> suggest(study.ask(), families=["cosine", "linear"]).family in ("cosine", "linear")
+        True
+    """
+    return suggest_from(Space(tuple(families), peak_lr, warmup), trial)
+
+
+def suggest_from(space: Space, trial: Trial) -> Schedule:
+    """Suggest a schedule of ``space``."""
+    family = trial.suggest_categorical(FAMILY, space.families)
+    params = {
+        name: _suggest(trial, name, distribution)
+        for name, distribution in space.distributions(family).items()
+    }
+    return space.schedule({FAMILY: family, **params})
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case FloatDistribution():
+            return trial.suggest_float(
+                name, distribution.low, distribution.high, log=distribution.log
+            )
+        case IntDistribution():
+            return trial.suggest_int(name, distribution.low, distribution.high)
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+    raise TypeError(f"{name}: no way to suggest from {distribution}")
+
+
+def _distributions(knob: Knob) -> dict[str, BaseDistribution]:
+    """One Optuna parameter a knob; one an entry for a knob that is a tuple."""
+    match knob.scale:
+        case "choice":
+            one: BaseDistribution = CategoricalDistribution(knob.choices)
+        case "int":
+            one = IntDistribution(int(knob.low), int(knob.high))
+        case scale:
+            one = FloatDistribution(knob.low, knob.high, log=scale == "log")
+    if knob.length == 1:
+        return {knob.name: one}
+    return {f"{knob.name}_{i}": one for i in range(1, knob.length + 1)}
+
+
+def _value(knob: Knob, own: Mapping[str, Any]) -> Any:
+    if knob.length == 1:
+        return own[knob.name]
+    entries = [own[f"{knob.name}_{i}"] for i in range(1, knob.length + 1)]
+    if not knob.ordered:
+        return tuple(entries)
+    # Each entry is a share of what the ones before it left, so that every point of the space is
+    # an ordered tuple and no two points are the same one.
+    place, ordered = 0.0, []
+    for share in entries:
+        place += (1 - place) * share
+        ordered.append(place)
+    return tuple(ordered)

@@ -1,0 +1,202 @@
+"""Storage: open one, and trials as Optuna keeps them to Records and back."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import pandas as pd
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from lrtune.errors import InputError
+from lrtune.schedule import Schedule
+from lrtune.search.space import FAMILY
+from lrtune.tasks.task import Direction
+
+End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
+
+START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
+SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
+RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What was seen at each validation, one entry each."""
+
+    step: list[int] = field(default_factory=list)  # updates done
+    loss: list[float] = field(default_factory=list)  # validation loss
+    train_loss: list[float] = field(default_factory=list)  # mean since the last validation
+    rate: list[float] = field(default_factory=list)  # rate of the last update
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # on the validation split
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One trial as stored.
+
+    Attributes:
+        number: which of the search's trials; a trial repeated after a kill keeps its number.
+        optuna_number: its number in the Optuna study.
+        schedule: what it trained with.
+        params: the Optuna parameters that the schedule came from.
+        state: how it ended.
+        reason: why.
+        value: the objective at its last validation; None unless complete or stalled.
+        curves: what was seen on the way.
+        resolved: the schedule's settings in the field's terms, for this horizon.
+        updates: what it cost, in updates.
+        seconds: what it cost, in seconds of training and validation.
+        seed: of everything random that it met.
+    """
+
+    number: int
+    optuna_number: int
+    schedule: Schedule
+    params: dict[str, Any]
+    state: End
+    reason: str
+    value: float | None
+    curves: Curves
+    resolved: dict[str, Any]
+    updates: int
+    seconds: float
+    seed: int
+
+
+def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
+    """Open or create a study.
+
+    Args:
+        storage: a journal file's path, or any storage URL of Optuna's.
+        name: the study's.
+        direction: of the objective.
+        kept: sampler and pruner, which Optuna does not store.
+
+    Raises:
+        InputError: if the storage cannot be opened.
+    """
+    try:
+        return optuna.create_study(
+            storage=_storage(storage),
+            study_name=name,
+            direction=direction,
+            load_if_exists=True,
+            **kept,
+        )
+    except (OSError, ValueError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(f"storage {storage}: {str(error).splitlines()[0]}") from error
+
+
+def _storage(storage: str | Path) -> BaseStorage | str:
+    if isinstance(storage, Path):
+        return JournalStorage(JournalFileBackend(str(storage)))
+    return storage
+
+
+def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials in the order of their index; of one that was killed and repeated, the repetition."""
+    latest = {
+        (index_of(trial), trial.user_attrs.get(START, {}).get("owner")): trial
+        for trial in study.get_trials(deepcopy=False)
+    }
+    return sorted(latest.values(), key=index_of)
+
+
+def index_of(trial: FrozenTrial) -> int:
+    """Which of the search's trials this is; elsewhere, its number in the study."""
+    return int(trial.user_attrs.get(START, {}).get("index", trial.number))
+
+
+def save_record(trial: optuna.Trial, record: Record) -> None:
+    """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
+    kept = {
+        name: value
+        for name, value in asdict(record).items()
+        if name not in ("number", "optuna_number", "schedule", "params", "value")
+    }
+    trial.set_user_attr(RECORD, _without_nan(kept))
+
+
+def records(study: optuna.Study) -> list[Record]:
+    """Every trial that is over, in the order of their numbers."""
+    return [
+        _record(trial)
+        for trial in unique_trials(study)
+        if trial.state.is_finished() and RECORD in trial.user_attrs
+    ]
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity, and not every storage and browser lets them pass."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _curve(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _curves(kept: dict[str, Any]) -> Curves:
+    metrics = {name: _curve(values) for name, values in kept["metrics"].items()}
+    loss, train_loss = _curve(kept["loss"]), _curve(kept["train_loss"])
+    return Curves(kept["step"], loss, train_loss, kept["rate"], metrics)
+
+
+def _record(trial: FrozenTrial) -> Record:
+    kept = dict(trial.user_attrs[RECORD])
+    return Record(
+        number=index_of(trial),
+        optuna_number=trial.number,
+        schedule=Schedule.from_json(trial.user_attrs[SCHEDULE]),
+        params=trial.params,
+        value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        curves=_curves(kept.pop("curves")),
+        **kept,
+    )
+
+
+# Of every frame; then those of the task's metrics and of the families' knobs.
+COLUMNS = ("number", "optuna_number", "family", "state", "reason", "value", "peak_lr", "warmup")
+COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
+COLUMNS += ("seed",)
+
+
+def frame(found: Iterable[Record]) -> pd.DataFrame:
+    """One row a trial: what ``trials.parquet`` holds and the report reads."""
+    rows = [_row(record) for record in found]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    curves = record.curves
+    knobs = {name: value for name, value in record.params.items() if name != FAMILY}
+    return {
+        "number": record.number,
+        "optuna_number": record.optuna_number,
+        "family": record.schedule.family,
+        "state": record.state,
+        "reason": record.reason,
+        "value": float("nan") if record.value is None else record.value,
+        "peak_lr": record.schedule.peak_lr,
+        "warmup": record.schedule.warmup,
+        "schedule": record.schedule.to_json(),
+        "resolved": json.dumps(record.resolved),
+        "step": curves.step,
+        "loss": curves.loss,
+        "train_loss": curves.train_loss,
+        "rate": curves.rate,
+        **{f"val_{name}": curve for name, curve in curves.metrics.items()},
+        "updates": record.updates,
+        "seconds": record.seconds,
+        "seed": record.seed,
+        **knobs,
+    }

@@ -1,0 +1,18 @@
+"""Tasks: what is trained. Torch, never Optuna."""
+
+from lrtune.tasks.datasets import DATASETS
+from lrtune.tasks.load import load_task
+from lrtune.tasks.models import MODELS
+from lrtune.tasks.task import ACCURACY, CROSS_ENTROPY, MSE, Metric, Split, Task
+
+__all__ = [
+    "ACCURACY",
+    "CROSS_ENTROPY",
+    "DATASETS",
+    "MODELS",
+    "MSE",
+    "Metric",
+    "Split",
+    "Task",
+    "load_task",
+]

@@ -1,0 +1,165 @@
+"""DATASETS: data by name, and image folders."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrtune.errors import InputError
+from lrtune.tasks.models import Normalize
+from lrtune.tasks.task import Split
+
+VALIDATION_SHARE = 0.2  # of the training samples, where the data brings no validation split
+TEST_SHARE = 0.2  # of all samples, where it brings no test split either
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Splits of one data set, and what a model must know of it."""
+
+    name: str
+    source: str
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    prepare: Normalize
+    defaults: dict[str, Any]  # Task fields that suit this data: model, batch_size, epochs
+
+
+def digits(seed: int) -> Data:
+    """scikit-learn's digits: 1,797 grey 8x8 images, 10 classes; needs no download."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    samples = Split(
+        torch.from_numpy(raw.images).to(torch.uint8).unsqueeze(1),
+        torch.from_numpy(raw.target).long(),
+    )
+    rest, test = _split(samples, TEST_SHARE, seed)
+    train, val = _split(rest, VALIDATION_SHARE, seed)
+    return Data(
+        name="digits",
+        source="scikit-learn load_digits",
+        train=train,
+        val=val,
+        test=test,
+        classes=tuple(str(c) for c in range(10)),
+        prepare=_normalize(train.inputs),
+        defaults={"model": "mlp", "batch_size": 32, "epochs": 20.0},
+    )
+
+
+DATASETS: dict[str, Callable[[int], Data]] = {"digits": digits}
+
+
+def image_folder(root: Path, seed: int) -> Data:
+    """Images in torchvision's ``ImageFolder`` layout.
+
+    Args:
+        root: holds ``train/CLASS/*`` and ``test/CLASS/*``, ``val/CLASS/*`` too where there is one;
+            or ``CLASS/*`` alone, which is split in three.
+        seed: of the splits that are made here, stratified by class.
+
+    Raises:
+        InputError: a split with other classes, an empty class, one class, an unreadable image.
+    """
+    parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if parts and "train" not in parts:
+        raise InputError(f"{root}: has {'/ and '.join(parts)}/ but no train/")
+    train, classes = _read_folder(parts.get("train", root))
+    splits = {"train": train}
+    for name in parts.keys() - {"train"}:
+        splits[name], theirs = _read_folder(parts[name])
+        if theirs != classes:
+            odd = sorted(set(theirs) ^ set(classes))
+            raise InputError(f"{root}: train/ and {name}/ differ in their classes: {odd[0]!r}")
+    for name, share in (("test", TEST_SHARE), ("val", VALIDATION_SHARE)):
+        if name not in splits:
+            splits["train"], splits[name] = _split(splits["train"], share, seed)
+    sizes = {tuple(split.inputs.shape[1:]) for split in splits.values()}
+    if len(sizes) > 1:
+        raise InputError(f"{root}: the splits differ in image size: {sorted(sizes)}")
+    return Data(
+        name=root.resolve().name,
+        source=f"image folder {root}",
+        classes=classes,
+        prepare=_normalize(splits["train"].inputs),
+        defaults={"model": "cnn", "batch_size": 128, "epochs": 10.0},
+        **splits,
+    )
+
+
+def _read_folder(folder: Path) -> tuple[Split, tuple[str, ...]]:
+    """Every image under ``folder/CLASS/``, decoded: uint8 (n, 3, height, width)."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        listing = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder}: {str(error).splitlines()[0]}") from error
+    if len(listing.classes) < 2:
+        raise InputError(f"{folder}: a single class ({listing.classes[0]}): nothing to tell apart")
+    with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
+        images = list(pool.map(_read_image, (path for path, _ in listing.samples), chunksize=256))
+    for (path, _), image in zip(listing.samples, images, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{path}: {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{listing.samples[0][0]} {images[0].shape[1]}x{images[0].shape[0]}: "
+                "resize the images to one size"
+            )
+    inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Split(inputs, torch.tensor(listing.targets)), tuple(listing.classes)
+
+
+def _read_image(path: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not a readable image ({error}): mend or remove it") from error
+
+
+def _split(samples: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Cut ``share`` off, every class in proportion."""
+    from sklearn.model_selection import train_test_split
+
+    targets = samples.targets.numpy()
+    rarest = int(np.bincount(targets).min())
+    if rarest < 2:
+        label = int(np.bincount(targets).argmin())
+        raise InputError(f"class {label} has {rarest} sample(s): too few to split")
+    try:
+        keep, cut = train_test_split(
+            np.arange(len(targets)), test_size=share, random_state=seed, stratify=targets
+        )
+    except ValueError as error:
+        raise InputError(f"the data cannot be split by class: {error}") from error
+    return _take(samples, keep), _take(samples, cut)
+
+
+def _take(samples: Split, rows: NDArray[np.int64]) -> Split:
+    index = torch.from_numpy(rows)
+    return Split(samples.inputs[index], samples.targets[index])
+
+
+def _normalize(images: Tensor) -> Normalize:
+    """Zero mean and unit variance per channel, by the training images alone."""
+    # In slices: a float64 copy of a large uint8 tensor would not fit.
+    count = images.numel() / images.shape[1]
+    total, squares = torch.zeros(2, images.shape[1], dtype=torch.float64)
+    for part in images.split(4096):
+        total += part.double().sum((0, 2, 3))
+        squares += part.double().square().sum((0, 2, 3))
+    mean, square = total / count, squares / count
+    std = (square - mean**2).clamp_min(1e-12).sqrt()
+    return Normalize(mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1))

@@ -1,0 +1,129 @@
+"""From the one argument that a user gives to a Task."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from lrtune.errors import InputError, nearest
+from lrtune.tasks.datasets import DATASETS, Data, image_folder
+from lrtune.tasks.models import MODELS
+from lrtune.tasks.task import Task
+
+
+def load_task(
+    what: str,
+    *,
+    model: str | None = None,
+    optimizer: str | None = None,
+    settings: dict[str, object] | None = None,
+    batch_size: int | None = None,
+    epochs: float | None = None,
+    seed: int = 0,
+) -> Task:
+    """Make a task from a name of DATASETS, an image folder or a user's function.
+
+    Args:
+        what: ``digits``; a folder of images; ``module:function`` or ``path.py:function`` whose
+            function takes nothing and returns a Task.
+        model: a name of MODELS; the data's default where None.
+        optimizer: a name of OPTIMIZERS.
+        settings: the optimizer's settings other than the rate.
+        batch_size: samples an update.
+        epochs: passes over the training split.
+        seed: of the splits.
+
+    Raises:
+        InputError: for anything that is not there or does not fit.
+    """
+    given: dict[str, Any] = {
+        "optimizer": optimizer,
+        "settings": settings,
+        "batch_size": batch_size,
+        "epochs": epochs,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if optimizer is not None:
+        given.setdefault("settings", {})  # the task's own settings belong to its own optimizer
+    if ":" in what:
+        if model is not None:
+            raise InputError(f"model={model!r}: {what} brings its own model")
+        task = _users_task(what)
+        return replace(task, **given) if given else task
+    if what in DATASETS:
+        data = DATASETS[what](seed)
+    elif Path(what).is_dir():
+        data = image_folder(Path(what), seed)
+    else:
+        raise InputError(
+            f"task {what!r}: neither a folder of images, nor module:function, nor one of "
+            f"{', '.join(DATASETS)}{nearest(what, DATASETS)}"
+        )
+    return _task(data, model, given)
+
+
+def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
+    defaults = dict(data.defaults)
+    default_model = defaults.pop("model")
+    name = model or default_model
+    if name not in MODELS:
+        raise InputError(f"model {name!r}: one of {', '.join(MODELS)}{nearest(name, MODELS)}")
+    make: Callable[[], nn.Module] = partial(
+        MODELS[name], tuple(data.train.inputs.shape[1:]), len(data.classes)
+    )
+    return Task(
+        name=data.name,
+        data=data.source,
+        train=data.train,
+        val=data.val,
+        test=data.test,
+        prepare=data.prepare,
+        model=make,
+        model_name=name,
+        classes=len(data.classes),
+        **(defaults | given),
+    )
+
+
+def _users_task(what: str) -> Task:
+    where, _, name = what.rpartition(":")
+    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+        raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
+    task = function()
+    if not isinstance(task, Task):
+        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
+    return task
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # so that what it defines can be pickled
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own module comes first
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise  # the module is there; what it imports is not
+        raise InputError(f"{name}: no such module here or among the installed ones") from error
+    finally:
+        sys.path.pop(0)

@@ -1,0 +1,215 @@
+"""What the commands print."""
+
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from lrtune.errors import InputError
+from lrtune.schedule import FAMILIES, Family, Knob
+
+if TYPE_CHECKING:  # these bring torch and Optuna, which most commands do without
+    from lrtune.config import StudyFile
+    from lrtune.engine import RangeTest
+    from lrtune.run import Run
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+TOP = 8  # families in the table at the end
+
+
+def search_in_terminal(study: "StudyFile", command: str) -> None:
+    """Run the search that ``study`` asks for and show how it goes and what came out."""
+    import optuna
+
+    from lrtune.config import load, parse_time
+    from lrtune.display import Display
+    from lrtune.search import SEARCHABLE
+    from lrtune.search.sampler import ROUND
+    from lrtune.tuning import tune
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console = Console(highlight=False)
+    names = tuple(SEARCHABLE if study.families is None else study.families)
+    trials, seconds = study.trials, None if study.time is None else parse_time(study.time)
+    if trials is None and study.updates is None and seconds is None:
+        trials = ROUND * len(names)
+        console.print(f"budget: {trials} trials, {ROUND} a family (--trials, --updates, --time)")
+    task = load(study)
+    console.print(
+        f"{task.name}: {len(task.train.targets):,} training and {len(task.val.targets):,} "
+        f"validation samples, model {task.model_name}, {task.optimizer}, "
+        f"{task.horizon:,} updates a trial"
+    )
+    with Display(console, task.objective.name) as display:
+        run = tune(
+            task,
+            trials=trials,
+            updates=study.updates,
+            seconds=seconds,
+            families=names,
+            peak_lr=study.peak_lr,
+            warmup=study.warmup,
+            seed=study.seed,
+            out=study.out,
+            storage=study.storage,
+            device=study.device,
+            command=command,
+            watch=display,
+            tell=console.print,
+        )
+    print_result(run, console)
+
+
+def print_result(run: "Run", console: Console) -> None:
+    """Who won, by how much over whom, and where it is written."""
+    from lrtune.results.summary import by_family
+
+    objective = run.settings["objective"]
+    best = run.best()
+    if best is None:
+        console.print("no trial reached the end: there is no winner; the report says why")
+    else:
+        families = by_family(run.trials(), objective["direction"])
+        table = Table(
+            title=f"validation {objective['name']} by family, one seed", title_justify="left"
+        )
+        for name in ("family", "best", "median", "trials", "diverged", "best peak_lr"):
+            table.add_column(name, justify="left" if name == "family" else "right")
+        for row in families.head(TOP).to_dict("records"):
+            figures = (f"{row[name]:.4g}" for name in ("best", "median", "trials", "diverged"))
+            table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
+        console.print(table)
+        if len(families) > TOP:
+            console.print(f"and {len(families) - TOP} families more: see the report")
+        console.print(f"winner: {best}", soft_wrap=True)
+        console.print(
+            f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}"
+        )
+    console.print(f"  report:         {run.folder / 'report.html'}", soft_wrap=True)
+
+
+def print_families() -> None:
+    """The table of families."""
+    table = Table()
+    for name in ("family", "shape", "knobs", "torch", "source"):
+        table.add_column(name, overflow="fold")
+    for family in FAMILIES.values():
+        knobs = ", ".join(knob.name for knob in family.knobs)
+        table.add_row(family.name, family.doc, knobs, family.torch, family.source)
+    Console(highlight=False).print(table)
+
+
+def print_family(family: Family) -> None:
+    """One family with its knobs and their ranges."""
+    console = Console(highlight=False)
+    console.print(f"{family.name}: {family.doc}")
+    loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
+    warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
+    console.print(f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
+    if family.knobs:
+        table = Table()
+        for name in ("knob", "default", "searched", "admissible", "what"):
+            table.add_column(name, overflow="fold")
+        for knob in family.knobs:
+            default = "-" if knob.default is None else str(knob.default)
+            table.add_row(knob.name, default, *_ranges(knob), knob.doc)
+        console.print(table)
+
+
+def _ranges(knob: Knob) -> tuple[str, str]:
+    if knob.scale == "choice":
+        return ", ".join(knob.choices), ", ".join(knob.choices)
+    if knob.scale in ("schedules", "function"):
+        return "-", "-"
+    many = f", {knob.length} numbers" if knob.length > 1 else ""
+    low, high = knob.valid
+    return f"{knob.low:g} to {knob.high:g}, {knob.scale}{many}", f"{low:g} to {high:g}"
+
+
+def print_range_test(test: "RangeTest") -> None:
+    """The suggestions, or why there are none, over the curve of the first seed."""
+    import numpy as np
+
+    shown = test.smoothed[0][np.isfinite(test.smoothed[0])]
+    if len(shown):
+        print(
+            draw(
+                shown.tolist(),
+                "loss, rates on a log scale",
+                test.rates[0],
+                test.rates[len(shown) - 1],
+            )
+        )
+    if test.suggestion is None:
+        print(f"no suggestion: {test.message}")
+        return
+    found = test.suggestion
+    print(f"base_lr   {found.base_lr:.3g}   the loss begins to fall")
+    print(f"valley    {found.valley:.3g}   two thirds down the longest fall")
+    print(f"steepest  {found.steepest:.3g}   the loss falls fastest")
+    print(f"max_lr    {found.max_lr:.3g}   the loss begins to rise for good")
+
+
+def draw(
+    values: Sequence[float],
+    what: str,
+    first: float,
+    last: float,
+    width: int = 72,
+    height: int = 12,
+) -> str:
+    """A curve in block characters.
+
+    Args:
+        values: positive, at even distances.
+        what: is drawn.
+        first: label under the first value.
+        last: label under the last value.
+        width: columns.
+        height: rows.
+    """
+    top = max(values)
+    columns = [values[i * len(values) // width] for i in range(width)]
+    levels = [round(value / top * height * 8) for value in columns]
+    lines = [f"{what:>{10 + len(what)}}"]
+    for row in reversed(range(height)):
+        cells = "".join(BLOCKS[min(8, max(0, level - row * 8))] for level in levels)
+        label = {height - 1: f"{top:.3g}", 0: "0"}.get(row, "")
+        lines.append(f"{label:>9} ┤{cells}")
+    ends = f"{first:<{width // 2}.4g}{last:>{width - width // 2}.4g}"
+    return "\n".join([*lines, f"{'':10}└{'─' * width}", f"{'':11}{ends}"])
+
+
+def serve_dashboard(run: "Run", port: int) -> None:
+    """Serve the run's study on loopback until Ctrl-C; optuna-dashboard has no authentication."""
+    run.study()  # a storage that cannot be opened is an error here, not a page that stays empty
+    with socket.socket() as probe:
+        # The server sets this too: a port that was just in use may be taken again at once.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise InputError(
+                f"port={port}: cannot be had ({error}): give another --port"
+            ) from error
+        port = probe.getsockname()[1]
+    print(f"http://127.0.0.1:{port}/   Ctrl-C ends it", flush=True)
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    server = subprocess.Popen(
+        [program, str(run.storage), "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.terminate()
+        server.wait()

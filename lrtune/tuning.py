@@ -1,0 +1,221 @@
+"""tune: a search from a task to its results."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler
+
+from lrtune.engine import SerialPool, range_test
+from lrtune.engine.optimizers import settings_of
+from lrtune.engine.threads import best_threads
+from lrtune.errors import InputError
+from lrtune.run import FORMAT, Run, range_test_json, write_json
+from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space
+from lrtune.tasks import Task, load_task
+
+FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
+AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
+PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+
+
+def tune(
+    task: Task | str,
+    *,
+    trials: int | None = None,
+    updates: int | None = None,
+    seconds: float | None = None,
+    families: Iterable[str] = SEARCHABLE,
+    peak_lr: tuple[float, float] | None = None,
+    warmup: tuple[float, float] = (0.0, 0.2),
+    seed: int = 0,
+    out: str | Path | None = None,
+    storage: str | None = None,
+    device: str | None = None,
+    slots: int = 1,
+    sampler: BaseSampler | None = None,
+    pruner: BasePruner | None = None,
+    command: str = "",
+    watch: Callable[[Board], None] = lambda board: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """Search the learning-rate schedules of a task; called again, go on where it stopped.
+
+    Args:
+        task: a Task, or what ``load_task`` takes.
+        trials: budget in trials; budgets count the whole run, whichever is spent first ends it.
+        updates: budget in optimizer updates over all trials.
+        seconds: budget in seconds of training and validation; a trial under way is finished.
+        families: names of FAMILIES.
+        peak_lr: lowest and highest peak rate; from a range test where None.
+        warmup: shortest and longest warmup, fractions of the horizon.
+        seed: of the trials and the sampler.
+        out: the run's folder; ``runs/<study>`` where None.
+        storage: any Optuna storage URL; a journal in the run's folder where None.
+        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        slots: trials side by side.
+        sampler: any Optuna sampler, in place of FamilySampler.
+        pruner: any Optuna pruner; no pruning where None.
+        command: what the user typed, for the record.
+        watch: called with the Board after each segment.
+        tell: called with a line on what is being done.
+
+    Returns:
+        The run, its files written.
+
+    Raises:
+        InputError: for any mistake in the above, or another search on the same folder.
+        KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
+    """
+    if isinstance(task, str):
+        task = load_task(task)
+    device = device_of(device)
+    budget = Budget(trials, updates, seconds)
+    settings = _settings(task, tuple(families), warmup, seed, storage)
+    folder = Path(out) if out is not None else Path("runs") / settings["study"]
+    with _locked(folder):
+        run = _continued(folder, settings, peak_lr)
+        if run is None:
+            tell(f"range test of {task.name}: which peak rates are worth searching")
+            settings |= _peak_settings(task, peak_lr, device)
+            settings |= {"device": device, "command": command, "owner": os.urandom(8).hex()}
+            settings["threads"] = best_threads(task) if device == "cpu" else None
+            Space(settings["families"], settings["peak_lr"], warmup)  # look before anything is kept
+            write_json(folder / "run.json", settings)
+            run = Run(folder)
+        space = Space(settings["families"], tuple(run.settings["peak_lr"]), warmup)
+        study = run.study(
+            sampler=sampler or FamilySampler(space, seed), pruner=pruner or NopPruner()
+        )
+        if run.settings["threads"] is not None:
+            torch.set_num_threads(run.settings["threads"])
+        pool = SerialPool(task, slots, device)
+        owner = run.settings["owner"]
+        work = Search(study, space, pool, budget, seed=seed, owner=owner, watch=watch)
+        try:
+            work.run()
+        finally:
+            run.write()
+    return run
+
+
+def _settings(
+    task: Task,
+    families: tuple[str, ...],
+    warmup: tuple[float, float],
+    seed: int,
+    storage: str | None,
+) -> dict[str, Any]:
+    """What makes a search this one: everything in here must be the same when it goes on."""
+    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
+    Space(families, warmup=warmup)  # looks at both
+    parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
+    objective, *_ = metrics = [
+        {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
+    ]
+    return {
+        "format": FORMAT,
+        "study": "-".join(parts),
+        "task": {
+            "name": task.name,
+            "data": task.data,
+            "train": len(task.train.targets),
+            "val": len(task.val.targets),
+            "test": 0 if task.test is None else len(task.test.targets),
+            "fingerprint": task.fingerprint,
+            "classes": task.classes,
+            "model": task.model_name,
+            "parameters": task.check_model(),
+            "loss": getattr(task.loss, "__name__", type(task.loss).__name__),
+            "batch_size": task.batch_size,
+        },
+        "horizon": task.horizon,
+        "unit": "updates",
+        "epochs": task.epochs,
+        "validations": task.validations,
+        "objective": objective,
+        "metrics": {m["name"]: m for m in metrics},
+        "optimizer": optimizer,
+        "families": list(families),
+        "warmup": list(warmup),
+        "seed": seed,
+        "storage": storage,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _continued(
+    folder: Path, settings: dict[str, Any], peak_lr: tuple[float, float] | None
+) -> Run | None:
+    """The run in this folder, if there is one and it is the same search."""
+    if not (folder / "run.json").exists():
+        return None
+    run = Run(folder)
+    now = settings | ({} if peak_lr is None else {"peak_lr": list(peak_lr)})
+    for name, value in _flat(json.loads(json.dumps(now))).items():
+        before = _flat(run.settings).get(name)
+        if before != value and not name.startswith("versions."):
+            raise InputError(
+                f"{folder}: was searched with {name}={before!r}, now {name}={value!r}: "
+                "give another --out, or remove the folder to start over"
+            )
+    return run
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _peak_settings(task: Task, given: tuple[float, float] | None, device: str) -> dict[str, Any]:
+    """The peak rates to search, and where they come from."""
+    if given is not None:
+        return {"peak_lr": list(given), "range_test": None}
+    test = range_test(task, device=device)
+    found = test.suggestion
+    peak_lr = (
+        FALLBACK_PEAK_LR
+        if found is None
+        else (AROUND_BRACKET[0] * found.base_lr, AROUND_BRACKET[1] * found.max_lr)
+    )
+    return {"peak_lr": list(peak_lr), "range_test": range_test_json(test)}
+
+
+def device_of(name: str | None) -> str:
+    """The device of this name; CUDA where there is one, else the CPU, where None.
+
+    Raises:
+        InputError: torch has no such device here.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _locked(folder: Path) -> FileLock:
+    """The folder, made if need be and ours until the end; the lock goes with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{folder}: another search is at work here; wait for it") from error
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+    if shutil.disk_usage(folder).free < 2**26:
+        lock.release()
+        raise InputError(f"{folder}: less than 64 MiB free on its disk")
+    return lock

@@ -1,0 +1,81 @@
+"""The source that is written stands alone, and gives the rates of the table."""
+
+import inspect
+
+import numpy as np
+import pytest
+from torch import nn
+from torch.optim import SGD, lr_scheduler
+from torch.optim.lr_scheduler import LambdaLR, SequentialLR
+
+from lrtune.errors import InputError
+from lrtune.export import EXPORTERS, export
+from lrtune.export.snippet import snippet
+from lrtune.schedule import FAMILIES, Schedule
+
+TOTAL = 40
+
+
+def run(source):
+    assert "import lrtune" not in source
+    assert "from lrtune" not in source
+    namespace = {}
+    exec(source, namespace)
+    return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
+
+
+def rates(follow, metrics=None, stepped=True):
+    used = []
+    for update in range(TOTAL):
+        used.append(follow.optimizer.param_groups[0]["lr"])
+        follow.optimizer.step()
+        if stepped:
+            follow.step()
+        if update + 1 in (metrics or {}):
+            follow.step(metrics[update + 1])
+    return used
+
+
+@pytest.mark.parametrize("total", [TOTAL, 97])
+def test_open_loop_gives_the_tables_rates(opened, total):
+    follow = run(export(opened, to="torch", total=total))
+    np.testing.assert_allclose(rates(follow), opened.rates(total)[:TOTAL], rtol=0, atol=1e-12)
+    row = FAMILIES[opened.family]
+    native = row.torch != "LambdaLR" and row.native(opened.resolve(total))
+    body = getattr(lr_scheduler, row.torch) if native else LambdaLR
+    assert type(follow) is (SequentialLR if native and opened.warmup else body)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
+    follow = run(snippet(closed, TOTAL, mode))
+    controller = closed.controller(TOTAL, mode)
+    for update, metric in metrics.items():
+        controller.observe(update, metric)
+    stepped = "metrics" not in inspect.signature(follow.step).parameters or closed.warmup > 0
+    np.testing.assert_allclose(rates(follow, metrics, stepped), controller.rates, atol=1e-12)
+
+
+def test_the_source_says_what_it_is():
+    source = snippet(Schedule("wsd", peak_lr=0.1), 100)
+    assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
+    assert "For 100 calls of scheduler.step(), one after every optimizer update." in source
+    assert Schedule("wsd", peak_lr=0.1).to_json() in source
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: export(s, to="torhc", total=10), "'torhc' is unknown: did you mean 'torch'"),
+        (lambda s: export(s, to="torch", total=0), "total=0"),
+        (lambda s: snippet(s, 10, "low"), "mode='low'"),
+    ],
+)
+def test_misuse_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(Schedule("cosine", peak_lr=0.1))
+
+
+def test_every_target_writes_source():
+    for target in EXPORTERS:
+        compile(export(Schedule("cosine", peak_lr=0.1), to=target, total=10), target, "exec")

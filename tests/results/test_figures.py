@@ -1,0 +1,125 @@
+import re
+import sys
+from itertools import pairwise
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from lrtune.errors import InputError
+from lrtune.results import figures
+from lrtune.results.canvas import thin
+from lrtune.results.palette import LOOKS, look
+from lrtune.schedule import FAMILIES, Schedule
+
+
+def every(trials, run):
+    objective, test = run["objective"], run["range_test"]
+    return {
+        "wins": figures.wins(trials, objective),
+        "curves": figures.curves(trials, objective, run["horizon"]),
+        "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
+        "range_test": figures.range_test(test),
+        "preview": figures.preview([Schedule("cosine", peak_lr=0.1)], 1000),
+    }
+
+
+@pytest.fixture(scope="module")
+def drawn(many):
+    return every(*many)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+def test_every_family_has_a_look_of_its_own():
+    assert set(LOOKS) == set(FAMILIES)
+    assert len(set(LOOKS.values())) == len(LOOKS)
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_looks_stand_out_in_light_and_dark(name):
+    own = luminance(look(name).colour)
+    assert 1.05 / (own + 0.05) >= 2.9
+    assert (own + 0.05) / (luminance("#15171a") + 0.05) >= 3
+
+
+def test_axes_say_what_they_show(drawn):
+    for name, figure in drawn.items():
+        shown = figure.to_dict()["layout"]
+        titles = [axis.get("title", {}).get("text") for key, axis in shown.items() if "axis" in key]
+        assert sum(bool(title) for title in titles) >= 1 + (name != "wins"), name
+
+
+def test_a_family_keeps_its_colour(drawn):
+    for figure in drawn.values():
+        for trace in figure.data:
+            if trace.name in LOOKS:
+                assert LOOKS[trace.name].colour in (trace.line.color, trace.marker.color)
+
+
+def test_curves_show_the_leaders_and_keep_the_rest_in_the_legend(many):
+    trials, run = many
+    figure = figures.curves(trials, run["objective"], run["horizon"])
+    shown = {t.name for t in figure.data if t.visible is True}
+    waiting = {t.name for t in figure.data if t.visible == "legendonly"}
+    assert len(shown) == figures.SHOWN
+    assert shown | waiting == set(trials["family"])
+    for trace in figure.data:
+        assert len(trace.x) == len(trace.y) <= 402
+        assert max(trace.x) <= run["horizon"]
+
+
+def test_figures_with_nothing_to_draw_have_no_traces(many):
+    trials, run = many
+    none = trials[trials["state"] == "diverged"]
+    figures_of = every(none, run)
+    assert not any(figures_of[name].data for name in ("wins", "curves", "against_peak"))
+
+
+@pytest.mark.parametrize("family", [n for n, f in FAMILIES.items() if f.searchable])
+def test_thinned_curves_look_the_same(family):
+    schedule = Schedule(family, peak_lr=0.1)
+    table = np.full(9000, 0.1) if schedule.closed_loop else schedule.rates(9000)
+    at = thin(table)
+    assert at.size <= 402 and at[0] == 0 and at[-1] == 8999
+    joined = np.interp(np.arange(9000), at, table[at])
+    off = np.abs(joined - table) > 0.01 * table.max()
+    assert off.mean() < 0.002
+
+
+def test_preview_tells_twins_apart():
+    twins = [Schedule("cosine", peak_lr=peak) for peak in (0.1, 0.2, 0.3)]
+    figure = figures.preview(twins, 500)
+    assert [t.name for t in figure.data] == ["cosine", "cosine 2", "cosine 3"]
+    dashes = [t.line.dash for t in figure.data]
+    assert all(a != b for a, b in pairwise(dashes))
+    assert len(figures.preview(twins[0], 500).data) == 1
+
+
+@pytest.mark.parametrize("name", ["wins", "curves", "against_peak", "range_test", "preview"])
+def test_png(drawn, tmp_path, name):
+    figure = go.Figure(drawn[name])
+    figure.data[0].name = "5 $ and &lt;b&gt; a_$"
+    path = figures.save(figure, tmp_path / "figure.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_html_stands_alone(drawn, tmp_path):
+    page = figures.save(drawn["preview"], tmp_path / "f.html").read_text(encoding="utf-8")
+    assert not re.search(r'<(script|link)[^>]+(src|href)="?http', page)
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", ""])
+def test_other_files_are_refused(drawn, tmp_path, suffix):
+    with pytest.raises(InputError, match=r"\.html or \.png"):
+        figures.save(drawn["wins"], tmp_path / f"figure{suffix}")
+
+
+def test_png_without_matplotlib_says_what_to_install(drawn, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r'pip install "lrtune\[png\]"'):
+        figures.save(drawn["wins"], tmp_path / "figure.png")

@@ -1,0 +1,157 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from lrtune.results import report
+from lrtune.results.prose import headline
+
+SECTIONS = [
+    "answer",
+    "settings",
+    "families",
+    "curves",
+    "peak",
+    "range",
+    "budget",
+    "trials",
+    "record",
+]
+EVIL = "<script>alert(1)</script> \"q' &amp; مرحبا 🎉 </title><!-- $x$"
+MEGABYTE = 1_000_000
+
+
+class Page(HTMLParser):
+    """The tags, the text and the embedded data of a page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.tags, self.text, self.data = [], [], [], []
+        self.inside = ""
+        self.feed(html)
+        self.words = " ".join("".join(self.text).split())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.inside = attrs.get("type", tag) if tag == "script" else tag
+        if tag == "section":
+            self.ids.append(attrs["id"])
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "application/json":
+            self.data.append(json.loads(data))
+        elif self.inside not in ("script", "style"):
+            self.text.append(data)
+
+
+def test_every_section_of_every_kind_of_search(kind):
+    name, trials, run = kind
+    html = report.render(trials, run)
+    page = Page(html)
+    assert page.ids == SECTIONS
+    assert len(html.encode()) < 8 * MEGABYTE
+    assert len(page.data) == {"many": 4, "one family": 4}.get(name, 1)  # the range test remains
+    assert all(figure["data"] for figure in page.data)
+    assert "nan" not in page.words.lower().split()
+    if name in ("many", "one family"):
+        assert "won on validation" in page.words and "not yet a verdict" in page.words
+        assert "The test split (10,000 samples) has not been touched" in page.words
+    else:
+        assert "No winner." in page.words
+
+
+def test_no_range_test_no_section(many):
+    trials, run = many
+    assert "range" not in Page(report.render(trials, {**run, "range_test": None})).ids
+
+
+def test_page_needs_no_network(many):
+    tags = Page(report.render(*many)).tags
+    assert not any("src" in attrs or tag == "link" for tag, attrs in tags)
+    policy = next(a["content"] for _, a in tags if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_winner_and_runner_up(many, direction):
+    trials, run = many
+    name = {"minimize": "cross_entropy", "maximize": "accuracy"}[direction]
+    objective = run["metrics"][name]
+    if name == "accuracy":
+        last = trials["val_accuracy"].map(lambda curve: curve[-1] if curve else float("nan"))
+        trials = trials.assign(value=last.where(trials["state"].isin(["complete", "stalled"])))
+    finished = trials[trials["state"].isin(["complete", "stalled"])]
+    each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
+    first, second = each.sort_values(ascending=direction == "minimize").index[:2]
+    said = Page(str(headline(trials, {**run, "objective": objective}))).words
+    assert said.startswith(f"{first} won on validation with {name.replace('cross_', 'cross-')}")
+    assert f"The runner-up family is {second} with" in said
+
+
+def test_hostile_names_are_shown_as_text(many, tmp_path):
+    trials, run = many
+    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL}
+    objective = {**run["objective"], "name": EVIL, "unit": EVIL}
+    run = {**run, "study": EVIL + "\ud800", "device": EVIL, "command": EVIL, "task": task}
+    run |= {"objective": objective, "metrics": {EVIL: objective, **run["metrics"]}}
+    run["range_test"] = {**run["range_test"], "message": EVIL}
+    trials = trials.assign(reason=EVIL, **{f"val_{EVIL}": trials["val_cross_entropy"]})
+    trials["family"] = trials["family"].replace("linear", EVIL)
+    html = report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.ids == SECTIONS
+    assert [tag for tag, _ in page.tags].count("script") == 6  # four figures, plotly, ours
+    assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
+    for figure in page.data:
+        shown = json.dumps(figure, ensure_ascii=False)
+        assert "<script" not in shown and "$x$" not in shown
+    assert "&lt;script&gt;" in json.dumps(page.data)
+
+
+def test_long_searches_stay_small(many):
+    trials, run = many
+    grown = pd.concat([trials] * 6, ignore_index=True).assign(number=range(6 * len(trials)))
+    plotly = len(report.get_plotlyjs().encode())
+    assert len(report.render(trials, run).encode()) - plotly < MEGABYTE / 2
+    assert len(report.render(grown, run).encode()) - plotly < MEGABYTE
+
+
+def test_all_trials_names_the_file_with_the_rest(many):
+    trials, run = many
+    words = Page(report.render(trials, run)).words
+    assert f"The best 50 of {len(trials)}; all are in trials.parquet" in words
+
+
+def test_write_is_atomic(many, tmp_path, monkeypatch):
+    trials, run = many
+    path = report.write(tmp_path / "new" / "report.html", trials, run)
+    before = path.read_bytes()
+
+    def fails(*names):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(report.os, "replace", fails)
+    with pytest.raises(OSError, match="disk full"):
+        report.write(path, trials.iloc[:5], run)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_survives_parquet(many, tmp_path):
+    trials, run = many
+    trials.to_parquet(tmp_path / "trials.parquet")
+    again = pd.read_parquet(tmp_path / "trials.parquet")
+    assert report.render(again, run) == report.render(trials, run)
+
+
+def test_missing_metrics_and_curves(many):
+    trials, run = many
+    bare = trials.drop(columns=["val_accuracy", "val_cross_entropy"])
+    words = Page(report.render(bare, run)).words
+    assert re.search(r"won on validation with cross-entropy 0\.\d+\s?nats\.", words)

@@ -1,0 +1,76 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrtune.results.summary import ENDS, beside, best, by_end, by_family, ranked
+
+
+def table(*rows):
+    columns = ["number", "family", "state", "value", "peak_lr", "updates", "seconds", "reason"]
+    filled = [(n, *row, 0.1, 10, 1.0, "") for n, row in enumerate(rows)]
+    return pd.DataFrame(filled, columns=columns)
+
+
+MIXED = table(
+    ("a", "complete", 0.5),
+    ("a", "stalled", 0.3),
+    ("b", "complete", 0.4),
+    ("b", "pruned", 0.1),
+    ("b", "complete", np.nan),
+    ("b", "complete", np.inf),
+    ("c", "diverged", 0.2),
+    ("c", "failed", np.nan),
+)
+
+
+@pytest.mark.parametrize(("direction", "number"), [("minimize", 1), ("maximize", 0)])
+def test_best_counts_finished_finite_trials_only(direction, number):
+    assert best(MIXED, direction)["number"] == number
+
+
+def test_no_winner_without_a_value():
+    assert best(MIXED[MIXED.family == "c"], "minimize") is None
+    assert best(MIXED.iloc[:0], "minimize") is None
+
+
+def test_ties_go_to_the_earlier_trial():
+    tied = table(("a", "complete", 0.3), ("b", "complete", 0.3)).iloc[::-1]
+    assert [*ranked(tied, "minimize")["number"]] == [0, 1]
+    assert [*ranked(tied, "maximize")["number"]] == [0, 1]
+
+
+def test_by_family_puts_the_best_first_and_the_lost_last():
+    families = by_family(MIXED, "minimize").set_index("family")
+    assert [*families.index] == ["a", "b", "c"]
+    assert [*by_family(MIXED, "maximize")["family"]] == ["a", "b", "c"]
+    assert families.loc["a", ["best", "median", "q1", "q3"]].tolist() == pytest.approx(
+        [0.3, 0.4, 0.35, 0.45]
+    )
+    assert (families[[*ENDS]].sum(axis=1) == families["trials"]).all()
+    assert np.isnan(families.loc["c", "best"]) and families.loc["c", "updates"] == 20
+    assert pd.isna(families.loc["c", "number"])
+
+
+def test_by_end_accounts_for_every_update():
+    ends = by_end(MIXED)
+    assert [*ends["end"]] == [*ENDS]
+    assert ends["updates"].sum() == MIXED["updates"].sum()
+    assert ends["trials"].sum() == len(MIXED)
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "expected"),
+    [
+        (0.3, [0.9, 0.3, 0.5], 2.0),  # stalled: its best, not its last
+        (0.3, [0.3, 0.5, 0.3], 3.0),
+        (0.3, [0.3, np.nan], 1.0),
+    ],
+)
+def test_beside_reads_the_validation_that_gave_the_value(value, loss, expected):
+    trial = pd.Series({"value": value, "val_x": loss, "val_y": [1.0, 2.0, 3.0][: len(loss)]})
+    assert beside(trial, "x", "y") == expected
+
+
+@pytest.mark.parametrize("curves", [{}, {"val_x": [], "val_y": []}, {"val_x": [0.3]}])
+def test_beside_is_nan_where_nothing_was_recorded(curves):
+    assert np.isnan(beside(pd.Series({"value": 0.3, **curves}), "x", "y"))

@@ -1,0 +1,80 @@
+"""Random schedules of every family, over all admissible knobs and not only the searched ones."""
+
+import sys
+from types import ModuleType
+
+import pytest
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+
+from lrtune.errors import InputError
+from lrtune.schedule import FAMILIES, Schedule
+
+settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("lrtune")
+
+user = ModuleType("user_shapes")
+user.fall = lambda step, total, slope=0.5: 1 - slope * step / total
+user.rise = lambda step, total: 1 + step
+user.broken = lambda step, total: 1 / step
+user.word = lambda step, total: "high"
+user.nothing = None
+sys.modules["user_shapes"] = user
+
+SIMPLE = [n for n, f in FAMILIES.items() if f.searchable and not f.closed_loop]
+
+
+def values(knob):
+    low, high = knob.valid
+    one = {
+        "linear": lambda: st.floats(low, high),
+        "log": lambda: st.floats(low, high),
+        "int": lambda: st.integers(int(low), min(int(high), 20)),
+        "choice": lambda: st.sampled_from(knob.choices),
+        "function": lambda: st.just("user_shapes:fall"),
+        "schedules": lambda: st.sampled_from(SIMPLE).flatmap(
+            lambda name: st.lists(schedules(name), min_size=2, max_size=3)
+        ),
+    }[knob.scale]()
+    if knob.length == 1:
+        return one
+    many = st.lists(one, min_size=1, max_size=6, unique=knob.ordered)
+    return many.map(sorted) if knob.ordered else many
+
+
+@st.composite
+def schedules(draw, name):
+    family = FAMILIES[name]
+    knobs = {knob.name: draw(values(knob)) for knob in family.knobs}
+    peak = draw(st.floats(1e-6, 10))
+    if "schedules" in knobs:
+        peak = max(part.peak_lr for part in knobs["schedules"])
+        parts = len(knobs["schedules"])
+        knobs["milestones"] = [(i + 1) / parts for i in range(parts - 1)]
+    warmup = draw(st.sampled_from([0, 0.05, 0.5])) if family.takes_warmup else 0
+    try:
+        return Schedule(name, peak, warmup, draw(st.floats(1e-3, 1)), knobs)
+    except InputError as error:
+        assume("T_max" not in str(error))  # the one cross-knob rule of a family drawn freely
+        raise
+
+
+@pytest.fixture(scope="session")
+def draw_schedule():
+    return lambda data, name: data.draw(schedules(name))
+
+
+@pytest.fixture(scope="session")
+def draw_rates():
+    """A schedule, a horizon that is long enough for it, and its rates."""
+
+    def draw(data, name):
+        schedule = data.draw(schedules(name))
+        total = data.draw(st.integers(1, 400))
+        try:
+            return schedule, total, schedule.rates(total)
+        except InputError as error:
+            assume("total" not in str(error))
+            raise
+
+    return draw
