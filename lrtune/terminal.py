@@ -30,7 +30,7 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     from lrtune.config import load, parse_time
     from lrtune.display import Display
     from lrtune.search import SEARCHABLE
-    from lrtune.search.sampler import ROUND
+    from lrtune.search.race import ROUND
     from lrtune.tuning import tune
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

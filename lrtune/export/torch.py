@@ -8,20 +8,18 @@ that saved it, and whether or not the optimizer's state was restored.
 import inspect
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from lrtune.errors import InputError
-from lrtune.schedule.checks import unknown
+from lrtune.export.plan import OnChangedTotal, Plan
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-
-OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
 
 # Torch's arguments that are absolute rates and may differ between parameter groups.
 PER_GROUP = ("base_lr", "max_lr", "min_lr")
@@ -66,64 +64,10 @@ def scheduler(
         0.2
         0.1
     """
-    if on_changed_total not in ("raise", "retarget"):
-        raise unknown("on_changed_total", on_changed_total, ("raise", "retarget"))
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
     plan = Plan(schedule, total, mode, on_changed_total)
     return (_closed_loop if schedule.closed_loop else _open_loop)(plan, optimizer)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a scheduler was asked for."""
-
-    schedule: Schedule
-    total: int
-    mode: Mode
-    on_changed_total: OnChangedTotal
-
-    def state(self, update: int) -> dict[str, Any]:
-        """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
-        schedule = self.schedule.to_dict()
-        return {"schedule": schedule, "total": self.total, "mode": self.mode, "update": update}
-
-    def resume(self, state: Mapping[str, Any]) -> int:
-        """The update that a saved state has come to; InputError if it is not this plan's."""
-        missing = [name for name in self.state(0) if name not in state]
-        if missing:
-            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
-        saved, total, update = (
-            Schedule.from_dict(state["schedule"]),
-            state["total"],
-            state["update"],
-        )
-        if (saved, state["mode"]) != (self.schedule, self.mode):
-            raise InputError(
-                f"state_dict: saved with {saved!r}, mode={state['mode']!r}; this scheduler has "
-                f"{self.schedule!r}, mode={self.mode!r}: make it with the one that was saved"
-            )
-        if total != self.total and self.on_changed_total == "raise":
-            raise InputError(
-                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
-                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
-                f"update {update} of the rates for {self.total}"
-            )
-        if update > self.total:
-            raise InputError(
-                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
-                "make it with a larger total"
-            )
-        return int(update)
-
-    def advance(self, update: int) -> int:
-        """The update after `update`; InputError past the total."""
-        if update >= self.total:
-            raise InputError(
-                f"step() was called more than total={self.total} times: make the scheduler with "
-                "the number of updates of the whole run"
-            )
-        return update + 1
 
 
 class _OpenLoop(LRScheduler):

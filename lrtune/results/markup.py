@@ -128,7 +128,7 @@ def table(
 def _cell(cell: object, numeric: bool) -> Markup:
     shown, key = cell if isinstance(cell, tuple) else (cell, None)
     css = ' class="n"' if numeric else ""
-    sort = "" if key is None else f' data-key="{html.escape(str(key))}"'
+    sort = "" if key is None or key != key else f' data-key="{html.escape(str(key))}"'
     return Markup(f"<td{css}{sort}>{text(shown)}</td>")
 
 

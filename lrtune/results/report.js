@@ -4,7 +4,9 @@
   const narrow = matchMedia("(max-width: 40rem)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const figures = [...document.querySelectorAll("[data-figure]")];
-  const ink = () => getComputedStyle(document.documentElement).getPropertyValue("--quiet").trim();
+  const quiet = () => getComputedStyle(document.documentElement).getPropertyValue("--quiet").trim();
+  let printing = false;
+  const ink = () => (printing ? "#444" : quiet());
 
   // The legend beside the plot on a wide page, below it on a narrow one.
   function place(layout, data) {
@@ -81,7 +83,8 @@
     const down = head.getAttribute("aria-sort") === "ascending";
     const key = (row) => row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
     const order = (a, b) => {
-      if (key(a) === "" || key(b) === "") return (key(a) === "") - (key(b) === "");
+      const none = [key(a) === "–", key(b) === "–"];
+      if (none[0] || none[1]) return none[0] - none[1];
       const [x, y] = [Number(key(a).replaceAll(",", "")), Number(key(b).replaceAll(",", ""))];
       const sign = Number.isNaN(x) || Number.isNaN(y) ? key(a).localeCompare(key(b)) : x - y;
       return down ? -sign : sign;
@@ -103,6 +106,6 @@
   const redraw = () => figures.forEach((box) => box.draw());
   dark.addEventListener("change", redraw);
   narrow.addEventListener("change", redraw);
-  addEventListener("beforeprint", redraw);
-  addEventListener("afterprint", redraw);
+  addEventListener("beforeprint", () => { printing = true; redraw(); });
+  addEventListener("afterprint", () => { printing = false; redraw(); });
 })();

@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 
 from lrtune.errors import InputError
 
+# Plotly 4 has a button that uploads the figure: not for somebody else's results.
+_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
 _MARKERS = {"circle": "o", "diamond": "D", "square": "s", "x": "x"}
@@ -27,7 +29,7 @@ def save(figure: go.Figure, path: str | Path) -> Path:
     path = Path(path)
     match path.suffix.lower():
         case ".html":
-            figure.write_html(path, include_plotlyjs=True, config={"displaylogo": False})
+            figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
         case ".png":
             _png(figure, path)
         case _:

@@ -100,7 +100,7 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         rows.append(
             (
                 join([_swatch(row["family"]), text(row["family"])]),
-                tag("strong", measured(row["best"], objective)),
+                (tag("strong", measured(row["best"], objective)), row["best"]),
                 aligned(row["median"]),
                 half,
                 number(row["peak_lr"], 3),

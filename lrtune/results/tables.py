@@ -1,6 +1,5 @@
 """The sections of the report that are tables: the budget, the trials, the record."""
 
-import math
 from typing import Any
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pandas as pd
 from lrtune.results.canvas import words
 from lrtune.results.markup import (
     Markup,
+    aligned,
     count,
     duration,
     join,
@@ -96,8 +96,8 @@ def all_trials(trials: pd.DataFrame, run: Run) -> Markup:
 
 def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]:
     value = [beside(trial, objective, second["name"])] if second else []
-    figures_of = [trial["value"], *value, trial["peak_lr"], trial["warmup"]]
-    cells = [(number(v), "" if math.isnan(v) else v) for v in map(float, figures_of)]
+    cells: list[object] = [(aligned(v), v) for v in (float(trial["value"]), *value)]
+    cells += [(number(v, 3), v) for v in (float(trial["peak_lr"]), float(trial["warmup"]))]
     updates, seconds = trial["updates"], float(trial["seconds"])
     costs: list[object] = [(count(updates), updates), (duration(seconds), seconds)]
     return [trial["number"], trial["family"], trial["state"], *cells, *costs]

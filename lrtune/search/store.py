@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
 START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
+
+
+KEPT = ("state", "reason", "resolved", "updates", "seconds", "seed")  # of a Record, and its curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +116,17 @@ def index_of(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(START, {}).get("index", trial.number))
 
 
+def was_cut_short(trial: FrozenTrial) -> bool:
+    """Whether it failed because its process ended; then it is repeated, and counts for nothing."""
+    return (
+        trial.state == TrialState.FAIL and trial.user_attrs.get(RECORD, {}).get("state") != "failed"
+    )
+
+
 def save_record(trial: optuna.Trial, record: Record) -> None:
     """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
-    kept = {
-        name: value
-        for name, value in asdict(record).items()
-        if name not in ("number", "optuna_number", "schedule", "params", "value")
-    }
+    kept = {name: getattr(record, name) for name in KEPT}
+    kept["curves"] = {field.name: getattr(record.curves, field.name) for field in fields(Curves)}
     trial.set_user_attr(RECORD, _without_nan(kept))
 
 
@@ -165,7 +172,16 @@ def _record(trial: FrozenTrial) -> Record:
 
 
 # Of every frame; then those of the task's metrics and of the families' knobs.
-COLUMNS = ("number", "optuna_number", "family", "state", "reason", "value", "peak_lr", "warmup")
+COLUMNS: tuple[str, ...] = (
+    "number",
+    "optuna_number",
+    "family",
+    "state",
+    "reason",
+    "value",
+    "peak_lr",
+    "warmup",
+)
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
 COLUMNS += ("seed",)
 

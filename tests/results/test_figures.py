@@ -110,6 +110,7 @@ def test_png(drawn, tmp_path, name):
 
 def test_html_stands_alone(drawn, tmp_path):
     page = figures.save(drawn["preview"], tmp_path / "f.html").read_text(encoding="utf-8")
+    assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in page
     assert not re.search(r'<(script|link)[^>]+(src|href)="?http', page)
 
 

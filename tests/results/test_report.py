@@ -50,6 +50,11 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+@pytest.fixture(scope="module")
+def page(many):
+    return Page(report.render(*many))
+
+
 def test_every_section_of_every_kind_of_search(kind):
     name, trials, run = kind
     html = report.render(trials, run)
@@ -71,8 +76,8 @@ def test_no_range_test_no_section(many):
     assert "range" not in Page(report.render(trials, {**run, "range_test": None})).ids
 
 
-def test_page_needs_no_network(many):
-    tags = Page(report.render(*many)).tags
+def test_page_needs_no_network(page):
+    tags = page.tags
     assert not any("src" in attrs or tag == "link" for tag, attrs in tags)
     policy = next(a["content"] for _, a in tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
@@ -122,10 +127,8 @@ def test_long_searches_stay_small(many):
     assert len(report.render(grown, run).encode()) - plotly < MEGABYTE
 
 
-def test_all_trials_names_the_file_with_the_rest(many):
-    trials, run = many
-    words = Page(report.render(trials, run)).words
-    assert f"The best 50 of {len(trials)}; all are in trials.parquet" in words
+def test_all_trials_names_the_file_with_the_rest(many, page):
+    assert f"The best 50 of {len(many[0])}; all are in trials.parquet" in page.words
 
 
 def test_write_is_atomic(many, tmp_path, monkeypatch):

@@ -1,0 +1,68 @@
+"""Plan: what a scheduler was asked for, and whether a saved state belongs to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from lrtune.errors import InputError
+from lrtune.schedule.checks import unknown
+from lrtune.schedule.reactive import Mode
+from lrtune.schedule.schedule import Schedule
+
+OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a scheduler was asked for."""
+
+    schedule: Schedule
+    total: int
+    mode: Mode
+    on_changed_total: OnChangedTotal
+
+    def __post_init__(self) -> None:
+        if self.on_changed_total not in ("raise", "retarget"):
+            raise unknown("on_changed_total", self.on_changed_total, ("raise", "retarget"))
+
+    def state(self, update: int) -> dict[str, Any]:
+        """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
+        schedule = self.schedule.to_dict()
+        return {"schedule": schedule, "total": self.total, "mode": self.mode, "update": update}
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The update that a saved state has come to; InputError if it is not this plan's."""
+        missing = [name for name in self.state(0) if name not in state]
+        if missing:
+            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
+        saved, total, update = (
+            Schedule.from_dict(state["schedule"]),
+            state["total"],
+            state["update"],
+        )
+        if (saved, state["mode"]) != (self.schedule, self.mode):
+            raise InputError(
+                f"state_dict: saved with {saved!r}, mode={state['mode']!r}; this scheduler has "
+                f"{self.schedule!r}, mode={self.mode!r}: make it with the one that was saved"
+            )
+        if total != self.total and self.on_changed_total == "raise":
+            raise InputError(
+                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
+                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
+                f"update {update} of the rates for {self.total}"
+            )
+        if update > self.total:
+            raise InputError(
+                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
+                "make it with a larger total"
+            )
+        return int(update)
+
+    def advance(self, update: int) -> int:
+        """The update after `update`; InputError past the total."""
+        if update >= self.total:
+            raise InputError(
+                f"step() was called more than total={self.total} times: make the scheduler with "
+                "the number of updates of the whole run"
+            )
+        return update + 1

@@ -1,0 +1,139 @@
+"""The trials of a study by family, read once each: an ask must not cost all of the past."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lrtune.search.race import Standing
+from lrtune.search.space import FAMILY, Space
+from lrtune.search.store import index_of, was_cut_short
+
+REMEMBERED = 100  # trials of a family that its sampler sees, once there are more
+BLOCK = 50  # and the newest ones since, fewer than this
+
+
+@dataclass
+class _Family:
+    """One family's trials in a study of their own, so that any sampler sees one space."""
+
+    direction: StudyDirection
+    space: dict[str, BaseDistribution]
+    study: optuna.Study = field(init=False)
+    ended: list[FrozenTrial] = field(default_factory=list)
+    running: dict[int, FrozenTrial] = field(default_factory=dict)  # by number in the whole study
+
+    def __post_init__(self) -> None:
+        self._rebuild(())
+
+    def start(self, trial: FrozenTrial) -> None:
+        self.running[trial.number] = self._copy(trial)
+        self._numbers[trial.number] = len(self.study.get_trials(deepcopy=False))
+        self.study.add_trial(self.running[trial.number])
+
+    def stop(self, number: int) -> None:
+        del self.running[number]
+        self.study.tell(self._numbers.pop(number), state=TrialState.FAIL)
+
+    def end(self, trial: FrozenTrial) -> None:
+        self.ended.append(self._copy(trial))
+        if len(self.ended) > REMEMBERED and len(self.ended) % BLOCK == 0:
+            self._rebuild(_remembered(self.ended, self.direction))
+        else:
+            self.study.add_trial(self.ended[-1])
+
+    def _rebuild(self, trials: Sequence[FrozenTrial]) -> None:
+        self.study = optuna.create_study(direction=self.direction)
+        self.study.add_trials([*trials, *self.running.values()])
+        self._numbers = {number: len(trials) + i for i, number in enumerate(self.running)}
+
+    def _copy(self, trial: FrozenTrial) -> FrozenTrial:
+        return create_trial(
+            state=trial.state,
+            values=trial.values if trial.state == TrialState.COMPLETE else None,
+            params={name: trial.params[name] for name in self.space},
+            distributions=self.space,
+            intermediate_values=dict(list(trial.intermediate_values.items())[-1:]),
+            constraints=trial.constraints,
+        )
+
+
+class History:
+    """What has happened in a study, by family.
+
+    What it tells is a function of the trials and the order in which they ended alone, so that a
+    search that was stopped is told the same when it goes on.
+    """
+
+    def __init__(self, space: Space) -> None:
+        """Start with nothing read."""
+        self.standings = {family: Standing() for family in space.families}
+        self._space = space
+        self._families: dict[str, _Family] = {}
+        self._read = 0  # trials whose number is below this are known, or in _open
+        self._open: list[int] = []  # numbers of trials that were not over when last seen
+
+    def read(self, study: optuna.Study, asked: int) -> None:
+        """Take in what has happened since the last time; the trial being asked is left out."""
+        if not self._families:
+            self._families = {
+                family: _Family(study.direction, self._space.distributions(family))
+                for family in self._space.families
+            }
+        trials = study.get_trials(deepcopy=False)
+        fresh = [trials[n] for n in (*self._open, *range(self._read, len(trials))) if n != asked]
+        self._read = len(trials)
+        self._open = [asked, *(t.number for t in fresh if not t.state.is_finished())]
+        over = [t for t in fresh if t.state.is_finished()]
+        for trial in sorted(over, key=lambda t: (t.datetime_complete, t.number)):
+            self._end(trial)
+        for trial in sorted(fresh, key=index_of):
+            if trial.state == TrialState.RUNNING:
+                self._start(trial)
+
+    def study_of(self, family: str) -> optuna.Study:
+        """The study that holds this family's trials alone."""
+        return self._families[family].study
+
+    def _start(self, trial: FrozenTrial) -> None:
+        name = self._name_of(trial)
+        if name is not None and trial.number not in self._families[name].running:
+            self.standings[name].started += 1
+            self._families[name].start(trial)
+
+    def _end(self, trial: FrozenTrial) -> None:
+        name = self._name_of(trial)
+        if name is None:
+            return
+        family, standing = self._families[name], self.standings[name]
+        if trial.number in family.running:
+            family.stop(trial.number)
+            standing.started -= 1
+        if was_cut_short(trial):
+            return
+        standing.started += 1
+        score = float("inf")
+        if trial.state == TrialState.COMPLETE:
+            sign = 1 if family.direction == StudyDirection.MINIMIZE else -1
+            score = sign * trial.values[0]
+        standing.add(index_of(trial), score)
+        if trial.state != TrialState.FAIL:
+            family.end(trial)
+
+    def _name_of(self, trial: FrozenTrial) -> str | None:
+        """Its family, once all of the family's knobs are there."""
+        name = trial.params.get(FAMILY)
+        if name not in self._families:
+            return None
+        return name if self._families[name].space.keys() <= trial.params.keys() else None
+
+
+def _remembered(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+    """The newest half of REMEMBERED, and before them the best of what came earlier."""
+    half = REMEMBERED // 2
+    sign = 1 if direction == StudyDirection.MINIMIZE else -1
+    complete = [t for t in trials[:-half] if t.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda t: sign * t.values[0])[:half] + list(trials[-half:])
