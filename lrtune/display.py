@@ -44,9 +44,10 @@ class Display:
             self._start = (now, board.share)
         if self._console.is_terminal:
             self._live.update(self._panel(board))
-        elif now - self._last_line >= QUIET_SECONDS or (board.share >= 1 and not board.running):
+        elif now - self._last_line >= QUIET_SECONDS:
             self._last_line = now
-            self._console.print(f"{board.share:4.0%}  {self._counts(board)}  {self._best(board)}")
+            line = f"{board.share:4.0%}  {self._counts(board)}  {self._best(board)}"
+            self._console.print(line, soft_wrap=True)
 
     def _panel(self, board: Board) -> Group:
         bar = Table.grid(padding=(0, 1))

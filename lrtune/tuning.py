@@ -15,6 +15,7 @@ from optuna.samplers import BaseSampler
 
 from lrtune.engine import SerialPool, range_test
 from lrtune.engine.optimizers import settings_of
+from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.threads import best_threads
 from lrtune.errors import InputError
 from lrtune.run import FORMAT, Run, range_test_json, write_json
@@ -139,7 +140,7 @@ def _settings(
         "horizon": task.horizon,
         "unit": "updates",
         "epochs": task.epochs,
-        "validations": task.validations,
+        "validations": len(task.checkpoints),
         "objective": objective,
         "metrics": {m["name"]: m for m in metrics},
         "optimizer": optimizer,
@@ -180,7 +181,9 @@ def _peak_settings(task: Task, given: tuple[float, float] | None, device: str) -
     """The peak rates to search, and where they come from."""
     if given is not None:
         return {"peak_lr": list(given), "range_test": None}
-    test = range_test(task, device=device)
+    # The three sweeps together cost no more than a trial or so.
+    updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
+    test = range_test(task, updates=updates, device=device)
     found = test.suggestion
     peak_lr = (
         FALLBACK_PEAK_LR

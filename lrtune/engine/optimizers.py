@@ -49,8 +49,8 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
             raise InputError(f"optimizer {name} has no {setting!r}{nearest(setting, known)}")
     settings = {**rule.settings, **given}
     try:
-        rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings)
-    except (ValueError, TypeError) as error:
+        rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **rule.fast)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
 

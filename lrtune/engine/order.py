@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE = range(3)  # streams of one seed
+INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE = range(4)  # streams of one seed
 
 
 def derive(*words: int) -> int:

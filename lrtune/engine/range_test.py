@@ -15,6 +15,7 @@ from lrtune.errors import InputError
 from lrtune.tasks import Task
 
 UPDATES = 240
+FEWEST_UPDATES = 60  # below this the curve of a small sweep says little
 SMOOTHING = 0.25  # standard deviation of the smoothing kernel, decades of the rate
 ONSET = 0.1  # the bracket begins where this share of the fall is done
 BLOW_UP = 0.1  # and ends where this share of the fall is lost again

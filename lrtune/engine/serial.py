@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrtune.engine.optimizers import make_optimizer
-from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, reseed
+from lrtune.engine.order import (
+    INITIAL_WEIGHTS,
+    UPDATE_NOISE,
+    VALIDATION_NOISE,
+    BatchOrder,
+    reseed,
+)
 from lrtune.engine.pool import Progress
 from lrtune.errors import InputError
 from lrtune.tasks import Task
@@ -104,7 +110,7 @@ class SerialPool:
         try:
             if train:
                 losses = self._segment(trial)
-            loss, metrics = self._validate(trial.model)
+            loss, metrics = self._validate(trial)
         except Exception as error:  # whatever a user's model may raise ends this trial alone
             return Progress(
                 slot,
@@ -142,12 +148,15 @@ class SerialPool:
         return loss.detach()
 
     @torch.no_grad()
-    def _validate(self, model: nn.Module) -> tuple[float, dict[str, float]]:
-        model.eval()
+    def _validate(self, trial: _Trial) -> tuple[float, dict[str, float]]:
+        trial.model.eval()
         inputs, targets = self._val
-        with self._autocast():
-            parts = [model(self._prepare(part)) for part in inputs.split(EVALUATION_BATCH)]
-        outputs = torch.cat(parts).float()
+        with self._own_generators(), self._autocast():
+            reseed(self._device, trial.seed, VALIDATION_NOISE, trial.update)
+            parts = [trial.model(self._prepare(part)) for part in inputs.split(EVALUATION_BATCH)]
+        outputs = torch.cat(parts)
+        # Autocast's bfloat16 is scored in float32; a float64 model keeps its digits.
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         metrics = {m.name: float(m.function(outputs, targets)) for m in self.task.metrics}
         return float(self.task.loss(outputs, targets)), metrics
 

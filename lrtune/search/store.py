@@ -184,12 +184,15 @@ COLUMNS: tuple[str, ...] = (
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
 COLUMNS += ("seed",)
+NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds")
 
 
 def frame(found: Iterable[Record]) -> pd.DataFrame:
     """One row a trial: what ``trials.parquet`` holds and the report reads."""
     rows = [_row(record) for record in found]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=COLUMNS)
+    if rows:
+        return pd.DataFrame(rows)
+    return pd.DataFrame(columns=COLUMNS).astype({name: float for name in NUMBERS})
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """DATASETS: data by name, and image folders."""
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from lrtune.errors import InputError
 from lrtune.tasks.models import Normalize
 from lrtune.tasks.task import Split
 
-VALIDATION_SHARE = 0.2  # of the training samples, where the data brings no validation split
-TEST_SHARE = 0.2  # of all samples, where it brings no test split either
+# Where the data brings no test split, or no validation split: this share, but not more than needed
+# to tell two accuracies apart by half a point.
+SPLIT_SHARE = 0.2
+SPLIT_MOST = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,16 @@ def digits(seed: int) -> Data:
         torch.from_numpy(raw.images).to(torch.uint8).unsqueeze(1),
         torch.from_numpy(raw.target).long(),
     )
-    rest, test = _split(samples, TEST_SHARE, seed)
-    train, val = _split(rest, VALIDATION_SHARE, seed)
+    classes = tuple(str(c) for c in range(10))
+    rest, test = _split(samples, seed, classes)
+    train, val = _split(rest, seed, classes)
     return Data(
         name="digits",
         source="scikit-learn load_digits",
         train=train,
         val=val,
         test=test,
-        classes=tuple(str(c) for c in range(10)),
+        classes=classes,
         prepare=_normalize(train.inputs),
         defaults={"model": "mlp", "batch_size": 32, "epochs": 20.0},
     )
@@ -72,20 +76,29 @@ def image_folder(root: Path, seed: int) -> Data:
     """
     parts = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if parts and "train" not in parts:
-        raise InputError(f"{root}: has {'/ and '.join(parts)}/ but no train/")
+        raise InputError(
+            f"{root}: has {'/ and '.join(parts)}/ but no train/: "
+            "give train/CLASS/*, or CLASS/* alone to have it split"
+        )
     train, classes = _read_folder(parts.get("train", root))
     splits = {"train": train}
     for name in parts.keys() - {"train"}:
         splits[name], theirs = _read_folder(parts[name])
         if theirs != classes:
             odd = sorted(set(theirs) ^ set(classes))
-            raise InputError(f"{root}: train/ and {name}/ differ in their classes: {odd[0]!r}")
-    for name, share in (("test", TEST_SHARE), ("val", VALIDATION_SHARE)):
+            raise InputError(
+                f"{root}: train/ and {name}/ differ in their classes: "
+                f"{odd[0]!r} is in one of them only"
+            )
+    for name in ("test", "val"):
         if name not in splits:
-            splits["train"], splits[name] = _split(splits["train"], share, seed)
+            splits["train"], splits[name] = _split(splits["train"], seed, classes)
     sizes = {tuple(split.inputs.shape[1:]) for split in splits.values()}
     if len(sizes) > 1:
-        raise InputError(f"{root}: the splits differ in image size: {sorted(sizes)}")
+        raise InputError(
+            f"{root}: the splits differ in image size: {sorted(sizes)}: "
+            "resize the images to one size"
+        )
     return Data(
         name=root.resolve().name,
         source=f"image folder {root}",
@@ -129,21 +142,30 @@ def _read_image(path: str) -> NDArray[np.uint8]:
         raise InputError(f"{path}: not a readable image ({error}): mend or remove it") from error
 
 
-def _split(samples: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Cut ``share`` off, every class in proportion."""
+def _split(samples: Split, seed: int, classes: tuple[str, ...]) -> tuple[Split, Split]:
+    """Cut a part off, every class in proportion."""
     from sklearn.model_selection import train_test_split
 
     targets = samples.targets.numpy()
     rarest = int(np.bincount(targets).min())
     if rarest < 2:
-        label = int(np.bincount(targets).argmin())
-        raise InputError(f"class {label} has {rarest} sample(s): too few to split")
+        label = classes[int(np.bincount(targets).argmin())]
+        raise InputError(
+            f"class {label!r} has {rarest} sample(s) left: too few to split: "
+            "add more, or bring val/ and test/ yourself"
+        )
     try:
         keep, cut = train_test_split(
-            np.arange(len(targets)), test_size=share, random_state=seed, stratify=targets
+            np.arange(len(targets)),
+            test_size=min(math.ceil(SPLIT_SHARE * len(targets)), SPLIT_MOST),
+            random_state=seed,
+            stratify=targets,
         )
     except ValueError as error:
-        raise InputError(f"the data cannot be split by class: {error}") from error
+        raise InputError(
+            f"the data cannot be split by class: {error}: "
+            "add more samples, or bring val/ and test/ yourself"
+        ) from error
     return _take(samples, keep), _take(samples, cut)
 
 

@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -95,35 +96,49 @@ def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
 
 def _users_task(what: str) -> Task:
     where, _, name = what.rpartition(":")
-    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
-        raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
-    task = function()
+    path = Path(where) if where.endswith(".py") else None
+    with _first_on_path(path.parent if path else Path.cwd()):
+        module = _import_file(path) if path else _import_module(where)
+        function = getattr(module, name, None)
+        if not callable(function):
+            names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+            raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
+        task = function()
     if not isinstance(task, Task):
         raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
     return task
 
 
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Import from the user's folder first, as ``python file.py`` and ``python -m`` do."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"lrtune_user_{path.stem}"  # a user's json.py must not become everyone's json
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # so that what it defines can be pickled
+    sys.modules[name] = module  # dataclasses and pickle look it up there
     spec.loader.exec_module(module)
     return module
 
 
 def _import_module(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own module comes first
+    missing = f"{name}: no such module here or among the installed ones"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(missing)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
+        if error.name != name and not name.startswith(f"{error.name}."):
             raise  # the module is there; what it imports is not
-        raise InputError(f"{name}: no such module here or among the installed ones") from error
-    finally:
-        sys.path.pop(0)
+        raise InputError(missing) from error

@@ -17,6 +17,11 @@ from lrtune.errors import InputError
 
 Direction = Literal["minimize", "maximize"]
 
+# Validations of a trial where none are asked for: as many as cost no more than this share of its
+# training, a backward pass counted as two forward passes, but within these bounds.
+VALIDATION_COST = 0.25
+FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
+
 
 class Split(NamedTuple):
     """Samples and their targets, along the first dimension."""
@@ -60,7 +65,8 @@ class Task:
         settings: the optimizer's settings other than the rate, as torch names them.
         batch_size: samples an update; batches run on across epochs, so none is short.
         epochs: passes over ``train``, not necessarily whole.
-        validations: how many times a trial is validated, evenly spaced, the last at its end.
+        validations: how many times a trial is validated, evenly spaced, the last at its end;
+            where None, 30, or fewer where they would cost much beside the training.
         prepare: turns a stored batch (uint8 images, say) into the model's input, on the device;
             no parameters.
         data: where the data came from, for the record.
@@ -78,7 +84,7 @@ class Task:
     settings: Mapping[str, object] = field(default_factory=dict)
     batch_size: int = 64
     epochs: float = 30.0
-    validations: int = 30
+    validations: int | None = None
     test: Split | None = None
     prepare: nn.Module = field(default_factory=nn.Identity)
     data: str = ""
@@ -91,8 +97,10 @@ class Task:
             split = getattr(self, name)
             if split is not None:
                 _check_split(f"{self.name}: {name}", split, self.classes)
-        for name in ("batch_size", "validations"):
-            value = getattr(self, name)
+        for name, value in (
+            ("batch_size", self.batch_size),
+            ("validations", 1 if self.validations is None else self.validations),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: a whole number of at least 1")
         if not (math.isfinite(self.epochs) and self.epochs > 0):
@@ -118,7 +126,12 @@ class Task:
     @property
     def checkpoints(self) -> NDArray[np.int64]:
         """The updates after which a trial is validated, increasing; the last is the horizon."""
-        even = np.linspace(0, self.horizon, self.validations + 1)[1:]
+        count = self.validations
+        if count is None:
+            training = 3 * self.horizon * self.batch_size
+            affordable = int(VALIDATION_COST * training / len(self.val.targets))
+            count = min(MOST_VALIDATIONS, max(FEWEST_VALIDATIONS, affordable))
+        even = np.linspace(0, self.horizon, count + 1)[1:]
         return np.unique(np.maximum(1, np.round(even)).astype(np.int64))
 
     @cached_property
@@ -160,9 +173,11 @@ class Task:
 def _check_split(name: str, split: Split, classes: int | None) -> None:
     inputs, targets = split
     if len(inputs) != len(targets):
-        raise InputError(f"{name}: {len(inputs)} inputs for {len(targets)} targets")
+        raise InputError(
+            f"{name}: {len(inputs)} inputs for {len(targets)} targets: they go one to one"
+        )
     if len(targets) == 0:
-        raise InputError(f"{name}: no samples")
+        raise InputError(f"{name}: no samples: give it at least one")
     for what, tensor in (("inputs", inputs), ("targets", targets)):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             row = int((~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero()[0])

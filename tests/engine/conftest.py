@@ -1,0 +1,21 @@
+import pytest
+import torch
+from hypothesis import settings
+
+from lrtune.tasks import load_task
+
+settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("lrtune")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return load_task("digits")

@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+from sklearn.datasets import load_digits
+
+settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("lrtune")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pixels():
+    """The digits as PIL takes them: uint8 (n, 8, 8)."""
+    return (load_digits().images * 15).astype(np.uint8)
+
+
+@pytest.fixture
+def write_images(pixels):
+    """Digits, all different, as ``folder/CLASS/*``: a few of each class as JPEG, the rest PNG."""
+    unused = iter(pixels)
+
+    def write(folder, **counts):
+        for name, count in counts.items():
+            (folder / name).mkdir(parents=True)
+            for i in range(count):
+                suffix = "jpg" if i < 2 else "png"
+                Image.fromarray(next(unused)).save(folder / name / f"{i}.{suffix}", quality=100)
+        return folder
+
+    return write

@@ -1,0 +1,137 @@
+"""load_task: names, folders and users' functions; what is given replaces what the data suggests."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from lrtune.errors import InputError
+from lrtune.tasks import Task, load_task
+
+USER = """
+import torch
+from lrtune.tasks import Split, Task
+from neighbour import WIDTH
+
+def make():
+    from neighbour import HALF
+    inputs, targets = torch.arange(80.0).view(20, WIDTH), torch.arange(20) % HALF
+    return Task(
+        name="mine",
+        train=Split(inputs[:10], targets[:10]),
+        val=Split(inputs[10:], targets[10:]),
+        model=lambda: torch.nn.Linear(WIDTH, 2),
+        classes=2,
+        batch_size=5,
+        epochs=3,
+        settings={"momentum": 0.5},
+    )
+
+def count():
+    return 7
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The user's working directory: two modules of theirs and one that does not import."""
+    (tmp_path / "mytask.py").write_text(USER)
+    (tmp_path / "neighbour.py").write_text("WIDTH = 4\nHALF = 2")
+    (tmp_path / "mytask_broken.py").write_text("import mytask_bro")
+    monkeypatch.chdir(tmp_path)
+    path, modules = list(sys.path), set(sys.modules)
+    yield tmp_path
+    assert sys.path == path
+    for name in set(sys.modules) - modules:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("where", ["mytask", "mytask.py", "{}/mytask.py"])
+def test_a_users_function(where, folder):
+    task = load_task(f"{where.format(folder)}:make")
+    assert isinstance(task, Task)
+    assert (task.name, task.batch_size, task.settings) == ("mine", 5, {"momentum": 0.5})
+    assert task.check_model() == 4 * 2 + 2
+
+
+def test_a_file_is_found_and_imports_its_neighbours_from_anywhere(folder, monkeypatch):
+    monkeypatch.chdir("/")
+    assert load_task(f"{folder}/mytask.py:make").name == "mine"
+
+
+def test_a_users_file_does_not_replace_a_module_of_its_name(folder):
+    (folder / "json.py").write_text(USER)
+    assert load_task("json.py:make").name == "mine"
+    assert sys.modules["json"] is json
+
+
+@pytest.mark.parametrize("what", ["digits", "mytask:make"])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"batch_size": 4, "epochs": 1.5}, {"batch_size": 4, "epochs": 1.5}),
+        ({"settings": {"momentum": 0.1}}, {"optimizer": "sgd", "settings": {"momentum": 0.1}}),
+        ({"optimizer": "adam"}, {"optimizer": "adam", "settings": {}}),
+        (
+            {"optimizer": "adam", "settings": {"eps": 0.1}},
+            {"optimizer": "adam", "settings": {"eps": 0.1}},
+        ),
+    ],
+)
+def test_what_is_given_replaces_the_tasks_own(what, given, expected, folder):
+    plain, task = load_task(what), load_task(what, **given)
+    changed = {name: getattr(task, name) for name in expected}
+    assert changed == expected
+    others = {"optimizer", "settings", "batch_size", "epochs"} - set(expected)
+    assert all(getattr(task, name) == getattr(plain, name) for name in others)
+
+
+@pytest.mark.parametrize(("model", "name"), [(None, "mlp"), ("cnn", "cnn")])
+def test_digits(model, name):
+    task = load_task("digits", model=model)
+    assert (task.model_name, task.classes, task.name) == (name, 10, "digits")
+    assert task.check_model() > 1000
+
+
+def test_the_seed_is_the_splits():
+    assert load_task("digits").fingerprint == load_task("digits", seed=0).fingerprint
+    assert load_task("digits", seed=1).fingerprint != load_task("digits").fingerprint
+
+
+def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
+    task = load_task(str(write_images(tmp_path / "pets", ant=10, bee=10)), batch_size=4)
+    assert (task.name, task.classes, task.model_name) == ("pets", 2, "cnn")
+    assert task.check_model() > 1000
+    assert task.prepare(task.train.inputs).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "message"),
+    [
+        ("digit", {}, "task 'digit': neither .*; did you mean 'digits'"),
+        ("digits", {"model": "cn"}, "model 'cn': one of mlp, cnn; did you mean 'cnn'"),
+        ("digits", {"batch_size": 5000}, "batch_size=5000: digits has only 1149 training samples"),
+        ("mytask:mak", {}, "mytask:mak: mytask has no function 'mak'; did you mean 'make'"),
+        ("mytask.py:cuont", {}, "mytask.py has no function 'cuont'; did you mean 'count'"),
+        ("mytask:count", {}, r"mytask:count: returned int, expected lrtune\.Task"),
+        ("mytask:make", {"model": "mlp"}, "model='mlp': mytask:make brings its own model"),
+        ("mytask:make", {"batch_size": 11}, "batch_size=11: mine has only 10"),
+        ("mytsk:make", {}, "mytsk: no such module here or among the installed ones"),
+        ("lrtune.nope:make", {}, r"lrtune\.nope: no such module here"),
+        ("no/mytask.py:make", {}, r"no/mytask\.py: no such file"),
+        (":make", {}, "no such module here"),
+        (".mytask:make", {}, r"\.mytask: no such module here"),
+    ],
+)
+def test_refused(what, given, message, folder):
+    with pytest.raises(InputError, match=message):
+        load_task(what, **given)
+
+
+@pytest.mark.parametrize("where", ["mytask_broken", "mytask_broken.py"])
+def test_a_module_that_fails_to_import_another_says_which(where, folder):
+    """The missing name is the start of the module's own: still not the module that is missing."""
+    with pytest.raises(ModuleNotFoundError, match="'mytask_bro'"):
+        load_task(f"{where}:make")

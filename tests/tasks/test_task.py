@@ -1,0 +1,168 @@
+"""Task: what it refuses, when it is validated, what its fingerprint sees, what fits its model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from torch import nn
+
+from lrtune.errors import InputError
+from lrtune.tasks import MSE, Split, Task
+
+digits = load_digits()
+X, Y = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
+GIVEN = {
+    "name": "toy",
+    "train": Split(X[:300], Y[:300]),
+    "val": Split(X[300:350], Y[300:350]),
+    "test": Split(X[350:400], Y[350:400]),
+    "model": lambda: nn.Linear(64, 10),
+    "classes": 10,
+    "batch_size": 30,
+    "epochs": 2.0,
+}
+TASK = Task(**GIVEN)
+
+
+def with_value(tensor, row, value):
+    changed = tensor.clone()
+    changed[row] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"train": Split(X[:300], Y[:299])},
+            "toy: train: 300 inputs for 299 targets: they go one to one",
+        ),
+        ({"val": Split(X[:0], Y[:0])}, "toy: val: no samples: give it at least one"),
+        (
+            {"test": Split(with_value(X, 7, float("nan")), Y)},
+            "toy: test: inputs .* NaN .* sample 7",
+        ),
+        ({"val": Split(with_value(X, 3, float("inf")), Y)}, "toy: val: inputs .* sample 3"),
+        (
+            {"train": Split(X, with_value(X[:, 0], 5, float("nan"))), "classes": None},
+            "toy: train: targets .* NaN .* sample 5",
+        ),
+        ({"val": Split(X, with_value(Y, 0, 10))}, "toy: val: labels go from 0 to 10; .* 0 to 9"),
+        (
+            {"train": Split(X, with_value(Y, 0, -1))},
+            "toy: train: labels go from -1 to 9; .* 0 to 9",
+        ),
+        ({"train": Split(X[Y == 4], Y[Y == 4])}, r"toy: train: a single class \(4\)"),
+        ({"batch_size": 301}, "batch_size=301: toy has only 300 training samples"),
+        ({"batch_size": 0}, "batch_size=0: a whole number of at least 1"),
+        ({"batch_size": 2.0}, r"batch_size=2\.0: a whole number of at least 1"),
+        ({"batch_size": True}, "batch_size=True: a whole number"),
+        ({"validations": 0}, "validations=0: a whole number of at least 1"),
+        ({"epochs": 0}, "epochs=0: a positive number of passes"),
+        ({"epochs": -1.5}, r"epochs=-1\.5: a positive number"),
+        ({"epochs": float("nan")}, "epochs=nan: a positive number"),
+        ({"epochs": float("inf")}, "epochs=inf: a positive number"),
+        ({"metrics": ()}, "toy: metrics is empty: give at least one Metric"),
+    ],
+)
+def test_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        Task(**GIVEN | change)
+
+
+@given(
+    samples=st.integers(2, 300),
+    batch_size=st.integers(1, 300),
+    epochs=st.floats(0.001, 50),
+    validations=st.integers(1, 200),
+)
+def test_checkpoints_are_even_and_end_at_the_horizon(samples, batch_size, epochs, validations):
+    task = replace(
+        TASK,
+        train=Split(X[:samples], Y[:samples]),
+        batch_size=min(batch_size, samples),
+        epochs=epochs,
+        validations=validations,
+    )
+    # Half an update is what rounding may cost; a trial has at least one.
+    assert abs(task.horizon - max(1, epochs * samples / task.batch_size)) <= 0.5
+    checkpoints = task.checkpoints
+    assert len(checkpoints) == min(validations, task.horizon)
+    ideal = np.linspace(0, task.horizon, len(checkpoints) + 1)[1:]
+    assert np.abs(checkpoints - ideal).max() <= 1
+    assert checkpoints[-1] == task.horizon
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: Split(with_value(split.inputs, -1, 0), split.targets),
+        lambda split: Split(split.inputs, with_value(split.targets, -1, 9 - split.targets[-1])),
+        lambda split: Split(split.inputs.flip(0), split.targets.flip(0)),
+        lambda split: Split(split.inputs.view(-1, 8, 8), split.targets),
+        lambda split: Split(split.inputs.view(torch.int32), split.targets),
+        lambda split: Split(split.inputs[1:], split.targets[1:]),
+    ],
+    ids=["input", "target", "order", "shape", "dtype", "fewer"],
+)
+def test_fingerprint_sees_every_change_of_the_data(name, change):
+    changed = replace(TASK, **{name: change(getattr(TASK, name))})
+    assert changed.fingerprint != TASK.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"train": Split(X[:300].t().contiguous().t(), Y[:300].clone())},
+        {"batch_size": 7, "name": "other", "optimizer": "adam"},
+    ],
+    ids=["storage", "settings"],
+)
+def test_fingerprint_sees_the_data_alone(change):
+    assert replace(TASK, **change).fingerprint == TASK.fingerprint
+
+
+def test_fingerprint_sees_which_split_is_which():
+    swapped = replace(TASK, val=TASK.test, test=TASK.val)
+    without = replace(TASK, test=None)
+    assert len({TASK.fingerprint, swapped.fingerprint, without.fingerprint}) == 3
+
+
+def test_check_model_counts_what_is_trained():
+    model = nn.Sequential(nn.Linear(64, 5), nn.Linear(5, 10))
+    model[0].requires_grad_(False)
+    assert replace(TASK, model=lambda: model).check_model() == 5 * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # The first two labels are 0 and 1: the loss alone does not see that 2 ... 9 are missing.
+        ({"model": lambda: nn.Linear(64, 5)}, "toy: model custom has 5 outputs for 10 classes"),
+        (
+            {"model": lambda: nn.Linear(64, 1), "model_name": "thin"},
+            r"toy: model thin does not fit the data .*Target 1 is out of bounds",
+        ),
+        (
+            {"model": lambda: nn.Linear(63, 10)},
+            r"toy: model custom does not fit the data \(inputs \(2, 64\) torch\.float32\).*63x10",
+        ),
+        ({"model": lambda: nn.Linear(64, 10).double()}, "does not fit the data .*float"),
+        ({"model": nn.Identity, "loss": MSE.function, "classes": None}, "does not fit the data"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+def test_check_model_refuses(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(TASK, **change).check_model()
+
+
+def test_check_model_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    TASK.check_model()
+    assert torch.equal(torch.get_rng_state(), before)
