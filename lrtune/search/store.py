@@ -92,7 +92,7 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
             load_if_exists=True,
             **kept,
         )
-    except (OSError, ValueError, ImportError, optuna.exceptions.StorageInternalError) as error:
+    except Exception as error:  # every backend has errors of its own
         raise InputError(f"storage {storage}: {str(error).splitlines()[0]}") from error
 
 

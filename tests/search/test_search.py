@@ -1,0 +1,235 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.trial import TrialState
+from overhead import IdlePool, idle_task
+
+from lrtune import InputError
+from lrtune.engine import Progress
+from lrtune.search import Budget, FamilySampler, Search, Space, frame, open_study, records
+from lrtune.search.search import FAILURES
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
+TRIALS, VALIDATIONS = 24, 8
+
+
+class SpoiltPool(IdlePool):
+    """Spoils what a pool reports, as ``spoil(progress)`` says."""
+
+    def __init__(self, spoil, slots: int = 1) -> None:
+        super().__init__(idle_task(VALIDATIONS), slots)
+        self.spoil = spoil
+
+    def advance(self) -> list[Progress]:
+        return [self.spoil(progress) for progress in super().advance()]
+
+
+def study_in(folder: Path, pruner=None) -> optuna.Study:
+    sampler = FamilySampler(SPACE, seed=5)
+    return open_study(
+        folder / "journal.log", "s", "minimize", sampler=sampler, pruner=pruner or NopPruner()
+    )
+
+
+def search_in(folder: Path, pool: IdlePool, budget: Budget, pruner=None) -> pd.DataFrame:
+    Search(study_in(folder, pruner), SPACE, pool, budget, seed=5, owner="me").run()
+    return found_in(folder)
+
+
+def found_in(folder: Path) -> pd.DataFrame:
+    return frame(records(study_in(folder)))
+
+
+SAME = ["number", "family", "state", "value", "peak_lr", "schedule", "step", "loss", "rate"]
+
+
+def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(found[SAME], expected[SAME])
+
+
+# What a process does until it is killed at its n-th segment: (folder, slots, n) as arguments.
+DIES = """
+import os, signal, sys
+sys.path[:0] = [{here!r}, {bench!r}]
+from pathlib import Path
+from overhead import IdlePool, idle_task
+from test_search import TRIALS, VALIDATIONS, Budget, search_in
+
+class DyingPool(IdlePool):
+    left = int(sys.argv[3])
+    def advance(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.{signal})
+        return super().advance()
+
+pool = DyingPool(idle_task(VALIDATIONS), int(sys.argv[2]))
+search_in(Path(sys.argv[1]), pool, Budget(trials=TRIALS))
+"""
+
+
+@pytest.mark.parametrize(("killed_by", "slots"), [("SIGKILL", 1), ("SIGKILL", 3), ("SIGTERM", 3)])
+def test_a_killed_search_ends_as_an_unbroken_one(
+    tmp_path: Path, killed_by: str, slots: int
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    budget = Budget(trials=TRIALS)
+    expected = search_in(whole, IdlePool(idle_task(VALIDATIONS), slots), budget)
+    here = Path(__file__).parent
+    bench = here.parents[1] / "scripts" / "bench"
+    code = DIES.format(here=str(here), bench=str(bench), signal=killed_by)
+    for segments in (21, 60 // slots):
+        command = [sys.executable, "-c", code, str(broken), str(slots), str(segments)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        # Python ends by SIGINT where nobody catches a KeyboardInterrupt.
+        by = signal.SIGKILL if killed_by == "SIGKILL" else signal.SIGINT
+        assert ended.returncode == -by, ended.stderr
+        assert 0 < len(found_in(broken)) < TRIALS
+    found = search_in(broken, IdlePool(idle_task(VALIDATIONS), slots), budget)
+    assert list(found["number"]) == list(range(TRIALS))
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_search_that_is_extended_is_one_search(tmp_path: Path, slots: int) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    expected = search_in(tmp_path / "a", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=14))
+    search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=5))
+    found = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=14))
+    assert_same(found, expected)
+    again = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), slots), Budget(trials=14))
+    assert_same(again, expected)  # the budget is spent: nothing is added
+
+
+@pytest.mark.parametrize("field", ["loss", "metric"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_is_told_as_pruned_and_infeasible(
+    tmp_path: Path, field: str, bad: float
+) -> None:
+    def spoil(progress: Progress) -> Progress:
+        if progress.update < 100:
+            return progress
+        metrics = {**progress.metrics, "cross_entropy": bad}
+        loss = bad if field == "loss" else progress.loss
+        return Progress(progress.slot, progress.update, loss, metrics, progress.losses)
+
+    found = search_in(tmp_path, SpoiltPool(spoil), Budget(trials=5))
+    assert set(found["state"]) == {"diverged"}
+    assert (found["updates"] == 100).all()
+    assert found["value"].isna().all()
+    for trial in study_in(tmp_path).trials:
+        assert trial.state == TrialState.PRUNED
+        assert trial.constraints["diverged"] > 0
+        assert all(np.isfinite(v) for v in trial.intermediate_values.values())
+        assert trial.user_attrs["ended"].startswith("diverged: ")
+        json.dumps(trial.user_attrs, allow_nan=False)
+
+
+def test_trial_after_trial_that_fails_ends_the_search(tmp_path: Path) -> None:
+    def spoil(progress: Progress) -> Progress:
+        nothing = np.empty(0)
+        return Progress(progress.slot, 50, math.nan, {}, nothing, 0.0, "ValueError: oh", "trace")
+
+    with pytest.raises(RuntimeError, match="ValueError: oh"):
+        search_in(tmp_path, SpoiltPool(spoil), Budget(trials=9))
+    found = found_in(tmp_path)
+    assert list(found["state"]) == ["failed"] * FAILURES
+    assert found["reason"].str.contains("oh").all()
+
+
+def test_any_pruner_may_be_passed_in(tmp_path: Path) -> None:
+    pruner = MedianPruner(n_startup_trials=4)
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=20), pruner)
+    pruned = found[found["state"] == "pruned"]
+    assert 0 < len(pruned) < 20
+    assert (pruned["reason"] == "by MedianPruner").all()
+    assert (pruned["updates"] < 400).all()
+    assert (found[found["state"] == "complete"]["updates"] == 400).all()
+
+
+def test_the_rates_of_a_closed_loop_are_kept(tmp_path: Path) -> None:
+    def flat(progress: Progress) -> Progress:
+        return Progress(progress.slot, progress.update, 1.0, progress.metrics, progress.losses)
+
+    study = study_in(tmp_path)
+    knobs = {"warmup": 0.0, "patience": 2, "cooldown": 0}
+    study.enqueue_trial({"family": "plateau", **{f"plateau.{k}": v for k, v in knobs.items()}})
+    found = search_in(tmp_path, SpoiltPool(flat), Budget(trials=1))
+    (rates,) = found["rate"]
+    (knobs,) = [json.loads(text)["knobs"] for text in found["schedule"]]
+    # The first validation is the best; three without improvement are one more than patience.
+    assert rates[3] == pytest.approx(found["peak_lr"][0])
+    assert rates[4] == pytest.approx(rates[3] * knobs["factor"])
+
+
+@pytest.mark.parametrize(
+    ("budget", "trials"),
+    [
+        (Budget(trials=7), 7),
+        (Budget(updates=400 * 5), 5),
+        (Budget(updates=400 * 5 + 1), 6),
+        (Budget(trials=3, updates=400 * 50), 3),
+    ],
+)
+@pytest.mark.parametrize("slots", [1, 3])
+def test_budgets(tmp_path: Path, budget: Budget, trials: int, slots: int) -> None:
+    assert len(search_in(tmp_path, IdlePool(idle_task(VALIDATIONS), slots), budget)) == trials
+
+
+@pytest.mark.parametrize("arguments", [{}, {"trials": 0}, {"seconds": -1.0}, {"updates": math.nan}])
+def test_a_budget_that_is_none(arguments: dict) -> None:
+    with pytest.raises(InputError, match=r"budget|positive"):
+        Budget(**arguments)
+
+
+def test_trials_queued_by_somebody_else_are_run(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    study.enqueue_trial({"family": "cosine", "cosine.peak_lr": 0.123})
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=3))
+    assert 0.123 in list(found["peak_lr"])
+
+
+def test_trials_of_another_run_on_the_storage_are_left_alone(tmp_path: Path) -> None:
+    study = study_in(tmp_path)
+    theirs = study.ask()
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=3))
+    assert len(found) == 3
+    assert study.trials[theirs.number].state == TrialState.RUNNING
+
+
+def test_the_board_adds_up(tmp_path: Path) -> None:
+    shares = []
+    search = Search(
+        study_in(tmp_path),
+        SPACE,
+        IdlePool(idle_task(VALIDATIONS), 2),
+        Budget(trials=6),
+        watch=lambda board: shares.append(board.share),
+    )
+    board = search.run()
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert board.trials == sum(board.ended.values()) == 6
+    assert board.updates == 6 * 400
+    assert board.best is not None
+    assert board.best.value == min(r.value for r in records(study_in(tmp_path)) if r.value)
+
+
+def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nosuch://x"):
+        open_study("nosuch://x", "s", "minimize")
+    with pytest.raises(InputError, match="storage"):
+        open_study(f"sqlite:///{os.devnull}/x.db", "s", "minimize")

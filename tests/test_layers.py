@@ -1,0 +1,102 @@
+"""Who may import whom (design.md), read off the syntax trees."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lrtune"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LIBRARY = {"schedule", "tasks", "engine", "search", "results", "export"}
+
+# What a layer must not import: packages of ours, and others.
+FORBIDDEN = {
+    "schedule": {*LIBRARY - {"schedule"}, "torch", "optuna", "pandas", "scipy", "plotly"},
+    "tasks": {"schedule", "engine", "search", "results", "export", "optuna"},
+    "engine": {"schedule", "search", "results", "export", "optuna"},
+    "search": {"results", "export"},
+    "results": {"tasks", "engine", "search", "torch", "optuna"},
+    "export": {"tasks", "engine", "search", "results", "optuna"},
+}
+# The one look upwards, inside the one function that needs it: Schedule.torch.
+UPWARDS = {("schedule/schedule.py", "export")}
+# One file of export is torch's; the rest must do without.
+TORCH_AT_TOP = {"export/torch.py"}
+
+
+def for_types_alone(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether it does so when it is loaded itself."""
+    tree = ast.parse(path.read_text())
+    late, never = (
+        {id(node) for block in ast.walk(tree) if is_one(block) for node in ast.walk(block)}
+        for is_one in (lambda node: isinstance(node, ast.FunctionDef), for_types_alone)
+    )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+        else:
+            continue
+        if id(node) in never:
+            continue
+        yield from ((name, id(node) not in late) for name in names)
+
+
+def part(module: str) -> str:
+    """``lrtune.schedule.family`` -> ``schedule``; others by their own first name."""
+    names = module.split(".")
+    return names[1] if names[0] == "lrtune" and len(names) > 1 else names[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    name = path.relative_to(PACKAGE).as_posix()
+    layer = name.split("/")[0]
+    for module, at_top in imports(path):
+        target = part(module)
+        if target in FORBIDDEN.get(layer, ()):
+            assert not at_top and (name, target) in UPWARDS, f"{name} imports {module}"
+        if layer in ("results", "export") and target == "torch":
+            assert not at_top or name in TORCH_AT_TOP, f"{name} imports torch when loaded"
+        if layer == "schedule" and at_top:
+            allowed = {"numpy", "errors", "schedule", *sys.stdlib_module_names}
+            assert target in allowed, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_public_names_of_others(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            private = [
+                n
+                for n in (*node.module.split("."), *(a.name for a in node.names))
+                if n.startswith("_") and not n.startswith("__")
+            ]
+            assert not private or node.module.startswith("lrtune"), (
+                f"{path}: {node.module} {private}"
+            )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import lrtune",
+        "import lrtune.cli",
+        "import lrtune; lrtune.load; lrtune.Schedule('cosine', peak_lr=0.1).rates(10)",
+    ],
+)
+def test_light_imports(code: str) -> None:
+    check = (
+        f"import sys; {code}; print(*{{'torch', 'optuna', 'pandas', 'plotly'}} & {{*sys.modules}})"
+    )
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
