@@ -222,3 +222,7 @@ def _pair(text: str) -> list[float]:
     except ValueError as error:
         raise InputError(f"peak-lr={text!r}: two rates with a comma: 0.001,0.3") from error
     return [low, high]
+
+
+if __name__ == "__main__":
+    main()

@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from lrtune.errors import InputError
-from lrtune.tasks import DATASETS, load_task
-from lrtune.tasks.datasets import TEST_SHARE, VALIDATION_SHARE, image_folder
+from lrtune.tasks import DATASETS, datasets, load_task
+from lrtune.tasks.datasets import SPLIT_SHARE, image_folder
 
 SPLITS = ("train", "val", "test")
 
@@ -27,13 +27,20 @@ def rows(data):
 @pytest.mark.parametrize("name", DATASETS)
 def test_splits_are_stratified(name):
     data = DATASETS[name](0)
-    share = {"test": TEST_SHARE, "val": (1 - TEST_SHARE) * VALIDATION_SHARE}
+    share = {"test": SPLIT_SHARE, "val": (1 - SPLIT_SHARE) * SPLIT_SHARE}
     share["train"] = 1 - sum(share.values())
     counts = {s: np.bincount(getattr(data, s).targets, minlength=len(data.classes)) for s in SPLITS}
     total = sum(counts.values())
     for split in SPLITS:
         assert abs(counts[split].sum() - share[split] * total.sum()) <= 2
         assert np.abs(counts[split] - share[split] * total).max() <= 2
+
+
+def test_splits_are_no_larger_than_needed(monkeypatch):
+    monkeypatch.setattr(datasets, "SPLIT_MOST", 150)
+    data = DATASETS["digits"](0)
+    assert [len(getattr(data, split).targets) for split in SPLITS] == [1497, 150, 150]
+    assert data.test.targets.bincount().min() >= 14
 
 
 def test_digits_are_all_there_and_in_one_split_each():
@@ -72,6 +79,9 @@ def test_folder_layouts(given, sizes, tmp_path, write_images):
         assert inputs.shape[1:] == (3, 8, 8)
         assert inputs.dtype == torch.uint8
         assert targets.bincount().tolist() == [len(targets) // 2] * 2
+    prepared = data.prepare(data.train.inputs)
+    torch.testing.assert_close(prepared.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(prepared.std((0, 2, 3), correction=0), torch.ones(3))
     assert len(set(chain.from_iterable(rows(data)))) == sum(sizes)  # no image twice
     assert rows(image_folder(tmp_path, seed=0)) == rows(data)
     assert (rows(image_folder(tmp_path, seed=1)) == rows(data)) == (len(given) == 3)
@@ -82,16 +92,17 @@ def test_labels_follow_the_sorted_class_names(tmp_path):
     for split in SPLITS:
         for name, colour in colours.items():
             (tmp_path / split / name).mkdir(parents=True)
-            for suffix in ("png", "jpeg"):
-                path = tmp_path / split / name / f"a.{suffix}"
-                Image.new("RGB", (6, 4), colour).save(path, quality=100)
+            image = Image.new("RGB", (6, 4), colour)
+            image.putpixel((5, 0), (0, 0, 0))  # at the top right
+            image.save(tmp_path / split / name / "a.png")
     data = image_folder(tmp_path, seed=0)
     assert data.classes == ("Cat", "ant", "zebra")
     for split in SPLITS:
         inputs, targets = getattr(data, split)
-        expected = torch.tensor([colours[data.classes[y]] for y in targets])[:, :, None, None]
-        assert inputs.shape == (6, 3, 4, 6)
-        assert (inputs - expected.expand_as(inputs)).abs().max() <= 3  # JPEG is not exact
+        expected = torch.tensor([colours[data.classes[y]] for y in targets])
+        expected = expected[:, :, None, None].repeat(1, 1, 4, 6)
+        expected[:, :, 0, 5] = 0
+        assert torch.equal(inputs.long(), expected)
 
 
 def truncate(path):

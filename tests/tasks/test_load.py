@@ -61,6 +61,12 @@ def test_a_file_is_found_and_imports_its_neighbours_from_anywhere(folder, monkey
     assert load_task(f"{folder}/mytask.py:make").name == "mine"
 
 
+def test_a_users_module_comes_before_an_installed_one(folder):
+    assert "zipapp" not in sys.modules
+    (folder / "zipapp.py").write_text(USER)
+    assert load_task("zipapp:make").name == "mine"
+
+
 def test_a_users_file_does_not_replace_a_module_of_its_name(folder):
     (folder / "json.py").write_text(USER)
     assert load_task("json.py:make").name == "mine"
@@ -95,9 +101,11 @@ def test_digits(model, name):
     assert task.check_model() > 1000
 
 
-def test_the_seed_is_the_splits():
-    assert load_task("digits").fingerprint == load_task("digits", seed=0).fingerprint
-    assert load_task("digits", seed=1).fingerprint != load_task("digits").fingerprint
+def test_the_seed_is_the_splits(tmp_path, write_images):
+    for what in ("digits", str(write_images(tmp_path, ant=25, bee=25))):
+        plain = load_task(what, batch_size=8).fingerprint
+        assert load_task(what, seed=0, batch_size=8).fingerprint == plain
+        assert load_task(what, seed=1, batch_size=8).fingerprint != plain
 
 
 def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):

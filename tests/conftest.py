@@ -1,0 +1,21 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run on digits: eight trials of two families. Read it, never write in it."""
+    import optuna
+
+    import lrtune
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    task = lrtune.load_task("digits", epochs=2)
+    lrtune.tune(task, trials=8, families=["cosine", "constant"], out=folder)
+    yield folder

@@ -1,0 +1,282 @@
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from lrtune import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command: (exit code, stdout, stderr)."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return command
+
+
+def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'task = "digits"\nepochs = 1\nfamilies = ["cosine", "wsd"]\ntrials = 2\n'
+        f'peak_lr = [0.01, 0.2]\noptimizer = "adamw:weight_decay=0.1"\nout = "{tmp_path}/run"\n'
+    )
+    code, out, err = lrtune("search", study, "--trials", 3)
+    assert (code, err) == (0, "")
+    assert "winner: Schedule(" in out and "report.html" in out
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert settings["optimizer"] == {"name": "adamw", "weight_decay": 0.1}
+    assert settings["families"] == ["cosine", "wsd"]
+    assert re.search(r"lrtune search .*study\.toml --trials 3", settings["command"])
+    assert len((tmp_path / "run" / "journal.log").read_text().splitlines()) > 10
+
+
+def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
+    from lrtune.config import load, read_study, validate
+
+    files = sorted((ROOT / "studies").glob("*.toml"))
+    assert files
+    for path in files:
+        assert load(validate(read_study(path), str(path))).horizon > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('task = "digits"\nmodle = "mlp"', "unknown key 'modle'; did you mean 'model'?"),
+        ("epochs = 3", "task is missing"),
+        ('task = "digits"\nepochs = "three"', "epochs='three'"),
+        ('task = "digits"\ntrials = true', "trials=True"),
+        ('task = "digits"\npeak_lr = [0.1]', "peak_lr"),
+        ('task = "digits"\ntime = "10 parsecs"', "time='10 parsecs'"),
+        ('task = "digits"\nfamilies = []', "families is empty"),
+        ('task = "digits"\nmodel = "mpl"', "did you mean 'mlp'?"),
+        ('task = "digits"\noptimizer = "sgd:momentun=0.9"', "did you mean 'momentum'?"),
+        ('task = "digits"\noptimizer = "sgd:lr=0.1"', "peak_lr"),
+        ('task = "digits"\ntrials = 1\nepochs = -1.0', "epochs=-1.0"),
+        ('task = "digits', "not a TOML file"),
+        ("\udcff", "not a TOML file"),
+    ],
+)
+def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, message: str) -> None:
+    study = tmp_path / "study.toml"
+    study.write_bytes(content.encode(errors="surrogateescape"))
+    assert_mistake(lrtune("search", study, "--out", tmp_path / "run"), message)
+    assert not (tmp_path / "run" / "journal.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "digit"], "did you mean 'digits'?"),
+        (["search", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["search", "digits", "--families", "cosin"], "did you mean 'cosine'?"),
+        (["search", "digits", "--families", "custom"], "no ranges to search"),
+        (["search", "digits", "--families", ""], "family ''"),
+        (["search", "digits", "--trials", "0"], "trials=0"),
+        (["search", "digits", "--updates", "-5"], "updates=-5"),
+        (["search", "digits", "--epochs", "0"], "epochs=0.0"),
+        (["search", "digits", "--epochs", "nan"], "epochs=nan"),
+        (["search", "digits", "--peak-lr", "0.1"], "peak-lr='0.1'"),
+        (["search", "digits", "--peak-lr", "0.2,0.1"], "the lower first"),
+        (["search", "digits", "--device", "nosuch"], "device 'nosuch'"),
+        (["search", "digits", "--storage", "nosuch://x", "--trials", "1"], "nosuch://x"),
+        (["families", "cosin"], "did you mean 'cosine'?"),
+        (["preview", "cosin"], "did you mean 'cosine'?"),
+        (["preview", "cosine:eta_mim=0.1"], "did you mean 'eta_min'?"),
+        (["preview", "cosine:eta_min=2"], "eta_min=2"),
+        (["preview", "cosine:peak_lr=nan"], "peak_lr"),
+        (["preview", "cosine", "--total", "0"], "total=0"),
+        (["preview", "cosine", "--total", "-3"], "total=-3"),
+        (["preview", "cosine", "--out", "x.gif"], ".gif"),
+        (["range-test", "digits", "--low", "1"], "the lower first"),
+        (["range-test", "digits", "--low", "1", "--high", "0.1"], "the lower first"),
+        (["range-test", "digits", "--seeds", "0"], "seeds=0"),
+        (["report", "nowhere"], "not a run"),
+        (["dashboard", "nowhere"], "not a run"),
+        (["export", "nowhere.json"], "cannot be read"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    if words[-4:] == ["digits", "--low", "1"]:
+        words = [*words, "--high", "0.5"]
+    monkeypatch.chdir(tmp_path)
+    assert_mistake(lrtune(*words), message)
+
+
+def assert_mistake(ended: tuple[int, str, str], message: str) -> None:
+    code, _, err = ended
+    assert code == 2
+    assert message in err
+    assert err.startswith("lrtune: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 1, "schedule": {"format": 1, "family": "cos', "best.json"),
+        ('{"format": 99, "schedule": {}}', "upgrade lrtune"),
+        ('{"format": 1, "family": "constant", "peak_lr": 0.1}', "best.json"),
+    ],
+)
+def test_a_best_json_that_cannot_be_used(
+    lrtune, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(content)
+    assert_mistake(lrtune("export", path), message)
+
+
+def test_export_prints_code_that_runs(lrtune, run: Path, tmp_path: Path) -> None:
+    import torch
+
+    code, out, _ = lrtune("export", run / "best.json", "--to", "torch", "--total", 50)
+    assert code == 0
+    namespace: dict = {}
+    exec(compile(out, "exported", "exec"), namespace)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = namespace["make_scheduler"](optimizer)
+    assert scheduler.get_last_lr()[0] > 0
+    assert lrtune("export", run / "best.json", "--out", tmp_path / "made.py")[0] == 0
+    assert "def make_scheduler" in (tmp_path / "made.py").read_text()
+
+
+def test_a_schedule_alone_has_no_horizon(lrtune, run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps(json.loads((run / "best.json").read_text())["schedule"]))
+    assert_mistake(lrtune("export", alone), "--total")
+    assert lrtune("export", alone, "--total", 20)[0] == 0
+
+
+def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
+    code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
+    assert code == 0
+    assert out.count("└") == 3
+    for name in ("x.html", "x.png"):
+        assert lrtune("preview", "wsd", "step", "--out", tmp_path / name)[0] == 0
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_families_are_told(lrtune) -> None:
+    from lrtune.schedule import FAMILIES
+
+    _, out, _ = lrtune("families")
+    for name, family in FAMILIES.items():
+        assert name[:10] in out
+        code, one, _ = lrtune("families", name)
+        assert code == 0
+        assert all(knob.name in one for knob in family.knobs)
+
+
+def test_range_test_suggests(lrtune, tmp_path: Path) -> None:
+    code, out, _ = lrtune("range-test", "digits", "--updates", 120, "--out", tmp_path / "r.html")
+    assert code == 0
+    assert re.search(r"base_lr +0\.00\d+", out) and "max_lr" in out
+    assert (tmp_path / "r.html").exists()
+
+
+def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for name in ("report.html", "best.json", "trials.parquet"):
+        (copy / name).unlink()
+    assert lrtune("report", copy)[0] == 0
+    assert (copy / "best.json").read_text() == (run / "best.json").read_text()
+    assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
+
+
+def test_dashboard_serves_the_study_and_ends(run: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[0]
+        assert url == f"http://127.0.0.1:{port}/"
+        studies = json.loads(fetch(f"{url}api/studies"))["study_summaries"]
+        assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)
+
+
+def fetch(url: str) -> bytes:
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.read()
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError(f"{url}: no answer")
+
+
+def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    words = ["search", "digits", "--epochs", "3", "--trials", "12", "--families", "cosine,linear"]
+    words += ["--peak-lr", "0.01,0.1", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "lrtune.cli", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "run" / "journal.log"
+    while not journal.exists() or len(journal.read_text().splitlines()) < 60:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "lrtune: stopped; the same command goes on from here\n"
+    import pandas as pd
+
+    before = pd.read_parquet(tmp_path / "run" / "trials.parquet")
+    assert 0 < len(before) < 12
+    subprocess.run(command, check=True, capture_output=True)
+    after = pd.read_parquet(tmp_path / "run" / "trials.parquet")
+    assert list(after["number"]) == list(range(12))
+    assert list(after["value"][: len(before)]) == list(before["value"])
+
+
+def test_every_command_is_in_the_readme() -> None:
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert len(names) == 7
+    for name in names:
+        assert f"lrtune {name.replace('_', '-')}" in README
+
+
+def test_the_readmes_own_task_trains(tmp_path: Path) -> None:
+    from lrtune import load_task
+
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (source,) = [block for block in blocks if "def make()" in block]
+    (tmp_path / "mytask.py").write_text(source)
+    task = load_task(f"{tmp_path}/mytask.py:make")
+    assert task.name == "mine"
+    assert task.check_model() > 0
+
+
+def test_the_package_names_what_the_readme_installs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "png" in project["optional-dependencies"]
+    for command in re.findall(r"pip install -e '?\.(\[\w+\])?", README):
+        assert command.strip("[]") in {"", *project["optional-dependencies"]}
