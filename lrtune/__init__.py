@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrtune.errors import InputError
     from lrtune.run import Run
-    from lrtune.schedule import FAMILIES, Schedule, load
+    from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import FamilySampler, Space, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
     from lrtune.tuning import tune
@@ -26,6 +26,7 @@ _HOMES = {
     "Task": "lrtune.tasks",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
+    "register": "lrtune.schedule",
     "suggest": "lrtune.search",
     "tune": "lrtune.tuning",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "Task",
     "load",
     "load_task",
+    "register",
     "suggest",
     "tune",
 ]

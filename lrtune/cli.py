@@ -1,11 +1,13 @@
 """The command line: a thin coat over the library."""
 
+import io
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from lrtune.errors import InputError
 
@@ -34,13 +36,29 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")]
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 
 
+INTERRUPTED = 130  # what typer returns after Ctrl-C
+
+
 def main() -> None:
     """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ▁▂▃ shows ???, not an error
     try:
-        app()
-    except InputError as error:
-        print(f"lrtune: {error}", file=sys.stderr)
-        sys.exit(2)
+        code = app(standalone_mode=False)
+    except (InputError, TyperException) as error:
+        said = error.format_message() if isinstance(error, TyperException) else str(error)
+        code = _fail(said, 2)
+    except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
+        code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    if code == INTERRUPTED:
+        _fail("stopped; a search goes on from here with the same command", code)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    print("lrtune:", " ".join(message.split()), file=sys.stderr)
+    return code
 
 
 @app.command()
@@ -67,7 +85,7 @@ def search(
     from lrtune.terminal import search_in_terminal
 
     given: dict[str, Any] = {
-        "families": families.split(",") if families is not None else None,
+        "families": None if families is None else [f.strip() for f in families.split(",")],
         "trials": trials,
         "updates": updates,
         "time": time,
@@ -85,11 +103,7 @@ def search(
     keys = read_study(Path(task)) if from_file else {"task": task}
     keys |= {name: value for name, value in given.items() if value is not None}
     study = validate(keys, task if from_file else "the command line")
-    try:
-        search_in_terminal(study, shlex.join(["lrtune", *sys.argv[1:]]))
-    except KeyboardInterrupt as error:
-        print("lrtune: stopped; the same command goes on from here", file=sys.stderr)
-        raise typer.Exit(130) from error
+    search_in_terminal(study, shlex.join(["lrtune", *sys.argv[1:]]))
 
 
 @app.command()
@@ -126,6 +140,7 @@ def preview(
     if out is not None:
         from lrtune.results import rates, save
 
+        save.check(out)
         print(f"wrote {save.save(rates.preview(drawn, total), out)}")
         return
     for schedule in drawn:
@@ -157,16 +172,18 @@ def range_test(
     from lrtune.terminal import print_range_test
     from lrtune.tuning import device_of
 
+    if out is not None:
+        from lrtune.results import save
+
+        save.check(out)  # before the sweep, not after it
     keys = {"task": task, "model": model, "optimizer": optimizer, "batch_size": batch_size}
     loaded = load(validate(keys, "the command line"))
-    if seeds < 1:
-        raise InputError(f"seeds={seeds}: at least 1")
     test = sweep(
         loaded, low=low, high=high, updates=updates, seeds=range(seeds), device=device_of(device)
     )
     print_range_test(test)
     if out is not None:
-        from lrtune.results import rates, save
+        from lrtune.results import rates
 
         print(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}")
 
@@ -205,6 +222,8 @@ def export(
     from lrtune.run import horizon_of
     from lrtune.schedule import load
 
+    if out is not None and out.exists() and out.samefile(best):
+        raise InputError(f"out={str(out)!r}: is the schedule itself: give another file")
     source = source_of(load(best), to=to, total=horizon_of(best) if total is None else total)
     if out is None:
         print(source)

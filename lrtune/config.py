@@ -12,6 +12,13 @@ from lrtune.errors import InputError, nearest
 if TYPE_CHECKING:
     from lrtune.tasks import Task
 
+EXPECTED = {
+    **dict.fromkeys(("task", "model", "optimizer", "time", "out", "storage", "device"), "a string"),
+    **dict.fromkeys(("batch_size", "trials", "updates", "seed"), "a whole number"),
+    **dict.fromkeys(("peak_lr", "warmup"), "two numbers: [low, high]"),
+    "epochs": "a number",
+    "families": "a list of names",
+}
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -62,8 +69,8 @@ def read_study(path: Path) -> dict[str, Any]:
         InputError: no such file, not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a number too long
         raise InputError(f"{path}: not a TOML file: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
@@ -85,14 +92,14 @@ def validate(keys: dict[str, Any], source: str) -> StudyFile:
         return StudyFile(**keys)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        match first["type"]:
-            case "extra_forbidden":
-                hint = nearest(name, StudyFile.model_fields)
-                raise InputError(f"{source}: unknown key {name!r}{hint}") from error
-            case "missing":
-                raise InputError(f"{source}: {name} is missing") from error
-        raise InputError(f"{source}: {name}={first['input']!r}: {first['msg']}") from error
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            hint = nearest(name, StudyFile.model_fields)
+            raise InputError(f"{source}: unknown key {name!r}{hint}") from error
+        if name not in keys:
+            raise InputError(f"{source}: {name} is missing") from error
+        given = list(keys[name]) if isinstance(keys[name], tuple) else keys[name]
+        raise InputError(f"{source}: {name}={given!r}: expected {EXPECTED[name]}") from error
 
 
 def load(study: StudyFile) -> "Task":
@@ -119,8 +126,9 @@ def parse_time(text: str) -> float:
     >>> parse_time("1h30m")
     5400.0
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(n + u for n, u in parts) != text.replace(" ", ""):
+    packed = text.replace(" ", "")
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", packed)
+    if not parts or "".join(n + u for n, u in parts) != packed:
         raise InputError(f"time={text!r}: a number and a unit: 90s, 10m, 1h30m, 2d")
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
@@ -137,8 +145,10 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise InputError(f"optimizer {text!r}: {part!r}: expected setting=value")
+        if key.strip() in settings:
+            raise InputError(f"optimizer {text!r}: {key.strip()} twice")
         settings[key.strip()] = _value(value.strip(), part)
-    return name, settings
+    return name.strip(), settings
 
 
 def _value(text: str, where: str) -> object:

@@ -13,7 +13,7 @@ import pandas as pd
 from lrtune.engine import RangeTest
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.search import frame, open_study, records
+from lrtune.search import frame, load_study, records
 
 FORMAT = 1
 
@@ -40,10 +40,9 @@ class Run:
         """Where the study is kept: the journal, or the URL that was given."""
         return self.settings["storage"] or self.journal
 
-    def study(self, **kept: Any) -> optuna.Study:
-        """The Optuna study, with a sampler and a pruner where given: Optuna keeps neither."""
-        name, direction = self.settings["study"], self.settings["objective"]["direction"]
-        return open_study(self.storage, name, direction, **kept)
+    def study(self) -> optuna.Study:
+        """The Optuna study, to read."""
+        return load_study(self.storage, self.settings["study"])
 
     def trials(self) -> pd.DataFrame:
         """One row a trial that is over, in the order in which they started."""
@@ -108,17 +107,37 @@ def range_test_json(test: RangeTest) -> dict[str, Any]:
     }
 
 
+# What a run's settings cannot do without.
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions"), dict),
+    **dict.fromkeys(("study", "unit", "device", "command", "owner"), str),
+    **dict.fromkeys(("families", "peak_lr", "warmup"), list),
+    **dict.fromkeys(("horizon", "validations", "seed"), int),
+    "epochs": (int, float),
+    "storage": (str, type(None)),
+    "range_test": (dict, type(None)),
+    "threads": (int, type(None)),
+}
+
+
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(path.read_text())
-        found = settings["format"]
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path.parent}: not a run: it has no run.json") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a run's settings: {error}") from error
-    if found != FORMAT:
-        raise InputError(f"{path}: format {found}; this lrtune reads {FORMAT}: upgrade lrtune")
-    return dict(settings)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as a run's settings: {error}") from error
+    if not isinstance(settings, dict) or type(settings.get("format")) is not int:
+        raise InputError(f"{path}: not a run's settings: it says no format")
+    if settings["format"] != FORMAT:
+        raise InputError(
+            f"{path}: format {settings['format']}: this lrtune reads {FORMAT}: "
+            "use the lrtune that made it, or a newer one"
+        )
+    for name, kind in REQUIRED.items():
+        if name not in settings or not isinstance(settings[name], kind):
+            raise InputError(f"{path}: damaged: {name} is missing or of another type")
+    return settings
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -135,6 +154,6 @@ def horizon_of(path: Path) -> int:
         InputError: a schedule alone, which fits any horizon.
     """
     horizon = json.loads(path.read_text(encoding="utf-8")).get("horizon")
-    if not isinstance(horizon, int):
+    if type(horizon) is not int:
         raise InputError(f"{path}: says no horizon: give --total, the number of updates")
     return horizon

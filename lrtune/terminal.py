@@ -1,9 +1,11 @@
 """What the commands print."""
 
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +25,24 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 TOP = 8  # families in the table at the end
 
 
+def _console() -> Console:
+    return Console(highlight=False, markup=False)  # names are the user's, and never markup
+
+
 def search_in_terminal(study: "StudyFile", command: str) -> None:
     """Run the search that ``study`` asks for and show how it goes and what came out."""
     import optuna
 
     from lrtune.config import load, parse_time
     from lrtune.display import Display
-    from lrtune.search import SEARCHABLE
+    from lrtune.search import SEARCHABLE, Space
     from lrtune.search.race import ROUND
     from lrtune.tuning import tune
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = Console(highlight=False)
+    console = _console()
     names = tuple(SEARCHABLE if study.families is None else study.families)
+    Space(names)  # looks at them before anything is said
     trials, seconds = study.trials, None if study.time is None else parse_time(study.time)
     if trials is None and study.updates is None and seconds is None:
         trials = ROUND * len(names)
@@ -44,7 +51,8 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     console.print(
         f"{task.name}: {len(task.train.targets):,} training and {len(task.val.targets):,} "
         f"validation samples, model {task.model_name}, {task.optimizer}, "
-        f"{task.horizon:,} updates a trial"
+        f"{task.horizon:,} updates a trial",
+        soft_wrap=True,
     )
     with Display(console, task.objective.name) as display:
         run = tune(
@@ -97,17 +105,17 @@ def print_result(run: "Run", console: Console) -> None:
 def print_families() -> None:
     """The table of families."""
     table = Table()
-    for name in ("family", "shape", "knobs", "torch", "source"):
-        table.add_column(name, overflow="fold")
+    for name in ("family", "shape", "knobs", "source"):
+        table.add_column(name, overflow="fold", no_wrap=name == "family")
     for family in FAMILIES.values():
         knobs = ", ".join(knob.name for knob in family.knobs)
-        table.add_row(family.name, family.doc, knobs, family.torch, family.source)
-    Console(highlight=False).print(table)
+        table.add_row(family.name, family.doc, knobs, family.source)
+    _console().print(table)
 
 
 def print_family(family: Family) -> None:
     """One family with its knobs and their ranges."""
-    console = Console(highlight=False)
+    console = _console()
     console.print(f"{family.name}: {family.doc}")
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
@@ -115,7 +123,7 @@ def print_family(family: Family) -> None:
     if family.knobs:
         table = Table()
         for name in ("knob", "default", "searched", "admissible", "what"):
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", no_wrap=name == "knob")
         for knob in family.knobs:
             default = "-" if knob.default is None else str(knob.default)
             table.add_row(knob.name, default, *_ranges(knob), knob.doc)
@@ -199,17 +207,32 @@ def serve_dashboard(run: "Run", port: int) -> None:
                 f"port={port}: cannot be had ({error}): give another --port"
             ) from error
         port = probe.getsockname()[1]
-    print(f"http://127.0.0.1:{port}/   Ctrl-C ends it", flush=True)
+    storage = run.storage.resolve() if isinstance(run.storage, Path) else run.storage
     program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    for number in (
+        signal.SIGTERM,
+        getattr(signal, "SIGHUP", signal.SIGTERM),
+    ):  # the server must not outlive this process
+        signal.signal(number, signal.default_int_handler)
     server = subprocess.Popen(
-        [program, str(run.storage), "--host", "127.0.0.1", "--port", str(port)],
+        [program, str(storage), "--host", "127.0.0.1", "--port", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        server.wait()
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.1)
+        if server.poll() is None:
+            print(f"http://127.0.0.1:{port}/   Ctrl-C ends it", flush=True)
+        if server.wait():
+            raise RuntimeError(f"optuna-dashboard ended with exit code {server.returncode}")
     except KeyboardInterrupt:
         pass
     finally:
         server.terminate()
         server.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

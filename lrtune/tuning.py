@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import optuna
 import torch
 from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, NopPruner
@@ -19,11 +20,14 @@ from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.threads import best_threads
 from lrtune.errors import InputError
 from lrtune.run import FORMAT, Run, range_test_json, write_json
-from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space
+from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
+from lrtune.search.journal import mend
 from lrtune.tasks import Task, load_task
+from lrtune.tasks.load import check_seed
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
+SETTINGS = "lrtune.settings"  # study attribute: what every run on a shared storage must agree on
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 
 
@@ -76,25 +80,33 @@ def tune(
         KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
     """
     if isinstance(task, str):
-        task = load_task(task)
+        task = load_task(task, seed=seed)
     device = device_of(device)
     budget = Budget(trials, updates, seconds)
-    settings = _settings(task, tuple(families), warmup, seed, storage)
+    settings = _settings(task, families, warmup, seed, storage)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with _locked(folder):
+        if (warning := mend(folder / "journal.log")) is not None:
+            tell(warning)
         run = _continued(folder, settings, peak_lr)
         if run is None:
-            tell(f"range test of {task.name}: which peak rates are worth searching")
-            settings |= _peak_settings(task, peak_lr, device)
-            settings |= {"device": device, "command": command, "owner": os.urandom(8).hex()}
-            settings["threads"] = best_threads(task) if device == "cpu" else None
-            Space(settings["families"], settings["peak_lr"], warmup)  # look before anything is kept
-            write_json(folder / "run.json", settings)
+            # The storage first: what cannot be opened must not cost a range test.
+            study = _new_study(folder, settings)
+            shared = study.user_attrs.get(SETTINGS)
+            if shared is not None:
+                _check_same(f"study {settings['study']} in {storage}", settings, peak_lr, shared)
+                peaks = {"peak_lr": shared["peak_lr"], "range_test": None}
+            else:
+                peaks = _peak_settings(task, peak_lr, device, tell)
+                study.set_user_attr(SETTINGS, settings | {"peak_lr": peaks["peak_lr"]})
+            own = {"device": device, "command": command, "owner": os.urandom(8).hex()}
+            threads = best_threads(task) if device == "cpu" else None
+            write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
             run = Run(folder)
-        space = Space(settings["families"], tuple(run.settings["peak_lr"]), warmup)
-        study = run.study(
-            sampler=sampler or FamilySampler(space, seed), pruner=pruner or NopPruner()
-        )
+        study = run.study()
+        space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
+        study.sampler = sampler or FamilySampler(space, seed)
+        study.pruner = pruner or NopPruner()
         if run.settings["threads"] is not None:
             torch.set_num_threads(run.settings["threads"])
         pool = SerialPool(task, slots, device)
@@ -107,16 +119,29 @@ def tune(
     return run
 
 
+def _new_study(folder: Path, settings: dict[str, Any]) -> optuna.Study:
+    where = settings["storage"] or folder / "journal.log"
+    return open_study(where, settings["study"], settings["objective"]["direction"])
+
+
 def _settings(
     task: Task,
-    families: tuple[str, ...],
+    families: Iterable[str],
     warmup: tuple[float, float],
     seed: int,
     storage: str | None,
 ) -> dict[str, Any]:
     """What makes a search this one: everything in here must be the same when it goes on."""
-    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
+    if isinstance(families, str):
+        raise InputError(f"families={families!r}: a list of names")
+    check_seed(seed)
+    families = tuple(families)
     Space(families, warmup=warmup)  # looks at both
+    if round(warmup[1] * task.horizon) >= task.horizon:
+        raise InputError(
+            f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
+        )
+    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
     parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
     objective, *_ = metrics = [
         {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
@@ -159,15 +184,30 @@ def _continued(
     if not (folder / "run.json").exists():
         return None
     run = Run(folder)
-    now = settings | ({} if peak_lr is None else {"peak_lr": list(peak_lr)})
-    for name, value in _flat(json.loads(json.dumps(now))).items():
-        before = _flat(run.settings).get(name)
-        if before != value and not name.startswith("versions."):
-            raise InputError(
-                f"{folder}: was searched with {name}={before!r}, now {name}={value!r}: "
-                "give another --out, or remove the folder to start over"
-            )
+    _check_same(str(folder), settings, peak_lr, run.settings)
     return run
+
+
+# What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
+CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
+
+
+def _check_same(
+    where: str,
+    settings: dict[str, Any],
+    peak_lr: tuple[float, float] | None,
+    before: dict[str, Any],
+) -> None:
+    """Refuse to go on with other settings than a search began with."""
+    given = settings | ({} if peak_lr is None else {"peak_lr": peak_lr})
+    now = _flat(json.loads(json.dumps(given)))  # as it would be read back: tuples are lists
+    then = _flat(before)
+    for name in sorted(now, key=lambda name: name not in CHANGED_FIRST):
+        if then.get(name) != now[name] and not name.startswith("versions."):
+            raise InputError(
+                f"{where}: was searched with {name}={then.get(name)!r}, now {name}={now[name]!r}: "
+                "give another --out (or study), or remove it to start over"
+            )
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -177,10 +217,17 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _peak_settings(task: Task, given: tuple[float, float] | None, device: str) -> dict[str, Any]:
+def _peak_settings(
+    task: Task,
+    given: tuple[float, float] | None,
+    device: str,
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
     """The peak rates to search, and where they come from."""
     if given is not None:
-        return {"peak_lr": list(given), "range_test": None}
+        Space(peak_lr=given)  # looks at it before anything is kept
+        return {"peak_lr": [float(rate) for rate in given], "range_test": None}
+    tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
     test = range_test(task, updates=updates, device=device)
@@ -201,23 +248,29 @@ def device_of(name: str | None) -> str:
     """
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
     return name
 
 
 def _locked(folder: Path) -> FileLock:
     """The folder, made if need be and ours until the end; the lock goes with the process."""
+    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
+        raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout as error:
         raise InputError(f"{folder}: another search is at work here; wait for it") from error
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
+        raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
     if shutil.disk_usage(folder).free < 2**26:
         lock.release()
         raise InputError(f"{folder}: less than 64 MiB free on its disk")

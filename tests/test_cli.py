@@ -92,6 +92,18 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["search", "digits", "--families", "custom"], "no ranges to search"),
         (["search", "digits", "--families", ""], "family ''"),
         (["search", "digits", "--trials", "0"], "trials=0"),
+        (["search", "digits", "--trials", "many"], "--trials"),
+        (["search", "digits", "--nosuch", "1"], "--nosuch"),
+        (["search"], "task"),
+        (["search", "digits", "--seed", "-1"], "seed=-1"),
+        (["search", "digits", "--epochs", "1e12"], "epochs=1000000000000.0"),
+        (["search", "digits", "--out", ""], "out='.'"),
+        (["search", "digits", "--model", ""], "model ''"),
+        (["search", "digits", "--storage", "sqlite://"], "in memory"),
+        (["preview", "cosine", "--total", str(10**12)], "total=1000000000000"),
+        (["preview", "custom:function=os:getpid"], "register"),
+        (["preview", "cosine", "--out", "nowhere/x.html"], "folder that exists"),
+        (["range-test", "digits", "--out", "x.jpg"], ".html or .png"),
         (["search", "digits", "--updates", "-5"], "updates=-5"),
         (["search", "digits", "--epochs", "0"], "epochs=0.0"),
         (["search", "digits", "--epochs", "nan"], "epochs=nan"),
@@ -107,7 +119,6 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["preview", "cosine", "--total", "0"], "total=0"),
         (["preview", "cosine", "--total", "-3"], "total=-3"),
         (["preview", "cosine", "--out", "x.gif"], ".gif"),
-        (["range-test", "digits", "--low", "1"], "the lower first"),
         (["range-test", "digits", "--low", "1", "--high", "0.1"], "the lower first"),
         (["range-test", "digits", "--seeds", "0"], "seeds=0"),
         (["report", "nowhere"], "not a run"),
@@ -118,8 +129,6 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
 def test_mistakes_on_the_command_line(
     lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
-    if words[-4:] == ["digits", "--low", "1"]:
-        words = [*words, "--high", "0.5"]
     monkeypatch.chdir(tmp_path)
     assert_mistake(lrtune(*words), message)
 
@@ -182,7 +191,7 @@ def test_families_are_told(lrtune) -> None:
 
     _, out, _ = lrtune("families")
     for name, family in FAMILIES.items():
-        assert name[:10] in out
+        assert name in out
         code, one, _ = lrtune("families", name)
         assert code == 0
         assert all(knob.name in one for knob in family.knobs)
@@ -205,33 +214,23 @@ def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
     assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
 
 
-def test_dashboard_serves_the_study_and_ends(run: Path) -> None:
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_dashboard_serves_the_study_and_ends(run: Path, ended_by: signal.Signals) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[0]
         assert url == f"http://127.0.0.1:{port}/"
-        studies = json.loads(fetch(f"{url}api/studies"))["study_summaries"]
+        with urllib.request.urlopen(f"{url}api/studies", timeout=30) as answer:
+            studies = json.loads(answer.read())["study_summaries"]
         assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
-    finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(ended_by)
         assert process.wait(timeout=30) == 0
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(url, timeout=5)
-
-
-def fetch(url: str) -> bytes:
-    for _ in range(100):
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return answer.read()
-        except urllib.error.URLError:
-            time.sleep(0.2)
-    raise AssertionError(f"{url}: no answer")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -246,7 +245,7 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "lrtune: stopped; the same command goes on from here\n"
+    assert err == "lrtune: stopped; a search goes on from here with the same command\n"
     import pandas as pd
 
     before = pd.read_parquet(tmp_path / "run" / "trials.parquet")

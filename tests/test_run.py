@@ -105,7 +105,7 @@ def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be a run's folder: Not a directory"):
         lrtune.tune("digits", trials=1, out=tmp_path / "file" / "run")
 
 
@@ -113,9 +113,10 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "not a run"),
-        ("{", "not a run's settings"),
+        ("{", "cannot be read as a run's settings"),
         ("[]", "not a run's settings"),
-        ('{"format": 99}', "upgrade lrtune"),
+        ('{"format": 99}', "format 99"),
+        ('{"format": 1}', "task is missing"),
     ],
 )
 def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> None:

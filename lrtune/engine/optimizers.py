@@ -1,6 +1,7 @@
 """OPTIMIZERS: torch's update rules by name. The rate is the schedule's and never set here."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ class Rule:
     settings: Mapping[str, object] = field(default_factory=dict)
     fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
 
+
+# What the schedule, the task and the engine decide.
+OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
 
 OPTIMIZERS: dict[str, Rule] = {
     "sgd": Rule(torch.optim.SGD, {"momentum": 0.9}),
@@ -43,16 +47,37 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
     rule = OPTIMIZERS[name]
     if "lr" in given:
         raise InputError(f"optimizer {name}: lr is the schedule's: see peak_lr")
-    known = inspect.signature(rule.make).parameters.keys() - {"params", "lr", *rule.fast}
-    for setting in given:
+    known = {
+        setting: parameter.default
+        for setting, parameter in inspect.signature(rule.make).parameters.items()
+        if setting not in OURS
+    }
+    for setting, value in given.items():
         if setting not in known:
-            raise InputError(f"optimizer {name} has no {setting!r}{nearest(setting, known)}")
+            raise InputError(f"optimizer {name} has no {setting!r}{nearest(str(setting), known)}")
+        if not _is_like(value, known[setting]):
+            raise InputError(
+                f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
+            )
     settings = {**rule.settings, **given}
     try:
         rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **rule.fast)
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a setting has the type and the length of torch's own default, and is finite."""
+    if isinstance(default, tuple):
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(default)
+            and all(_is_like(v, d) for v, d in zip(value, default, strict=True))
+        )
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
 def make_optimizer(

@@ -15,6 +15,7 @@ from lrtune.errors import InputError
 from lrtune.tasks import Task
 
 UPDATES = 240
+MOST_UPDATES, MOST_SEEDS = 100_000, 100
 FEWEST_UPDATES = 60  # below this the curve of a small sweep says little
 SMOOTHING = 0.25  # standard deviation of the smoothing kernel, decades of the rate
 ONSET = 0.1  # the bracket begins where this share of the fall is done
@@ -84,10 +85,10 @@ def range_test(
     """
     if not 0 < low < high < float("inf"):
         raise InputError(f"rates from {low!r} to {high!r}: two positive rates, the lower first")
-    if updates < 10:
-        raise InputError(f"updates={updates}: at least 10, to see a curve")
-    if not seeds:
-        raise InputError("seeds is empty: give at least one")
+    if not 10 <= updates <= MOST_UPDATES:
+        raise InputError(f"updates={updates}: from 10, to see a curve, to {MOST_UPDATES:,}")
+    if not 1 <= len(seeds) <= MOST_SEEDS:
+        raise InputError(f"seeds={len(seeds)}: from 1 to {MOST_SEEDS}")
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / len(task.train.targets)
     sweep = replace(task, epochs=epochs, validations=1)

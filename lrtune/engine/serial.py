@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrtune.engine.optimizers import make_optimizer
+from lrtune.engine.optimizers import make_optimizer, settings_of
 from lrtune.engine.order import (
     INITIAL_WEIGHTS,
     UPDATE_NOISE,
@@ -48,6 +48,7 @@ class SerialPool:
             slots: K, at least 1; here they take turns.
             device: as torch names it: cpu, cuda, cuda:1.
         """
+        settings_of(task.optimizer, task.settings)
         if slots < 1:
             raise InputError(f"slots={slots}: at least 1")
         self.task = task

@@ -37,6 +37,18 @@ def save(figure: go.Figure, path: str | Path) -> Path:
     return path
 
 
+def check(path: Path) -> None:
+    """Look whether a figure can be saved there, before one is worked out.
+
+    Raises:
+        InputError: Another suffix than `.html` and `.png`, no such folder, or a folder itself.
+    """
+    if path.suffix.lower() not in (".html", ".png"):
+        raise InputError(f"{path}: a figure is saved as .html or .png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists")
+
+
 def _png(figure: go.Figure, path: Path) -> None:
     """Draw the figure's own lines, markers and bracket with matplotlib."""
     try:

@@ -1,9 +1,10 @@
 """Learning-rate schedules: what they are, their table, how they are written and read."""
 
+from lrtune.schedule.compose import register
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Family, Knob
 from lrtune.schedule.reactive import Controller
 from lrtune.schedule.schedule import Schedule
 from lrtune.schedule.text import load, parse
 
-__all__ = ["FAMILIES", "Controller", "Family", "Knob", "Schedule", "load", "parse"]
+__all__ = ["FAMILIES", "Controller", "Family", "Knob", "Schedule", "load", "parse", "register"]

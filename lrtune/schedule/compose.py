@@ -1,8 +1,8 @@
 """Families made of other schedules (`sequence`) or of the user's own function (`custom`)."""
 
-from importlib import import_module
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def custom(
     s: Array, n: int, peak: float, *, function: str, total: int, knobs: dict[str, float]
 ) -> Array:
     """The peak × function(step, total, **knobs), for step = 0 … total - 1."""
-    ratio_of = _load(function)
+    ratio_of = _registered(function)
     ratios = np.empty(total)
     for step in range(total):
         call = f"custom: {function}(step={step}, total={total})"
@@ -88,18 +88,40 @@ def custom(
     return peak * ratios
 
 
-def _load(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    where = f"custom: function={reference!r}"
-    try:
-        function = getattr(import_module(module), name)
-    except ImportError as error:
-        raise InputError(f"{where}: {error}; put the module on PYTHONPATH") from error
-    except AttributeError as error:
-        raise InputError(f"{where}: {error}") from error
-    if not callable(function):
-        raise InputError(f"{where}: expected a function, got {type(function).__name__}")
+# Files name functions, and only functions that the user's own code has put here are called: a file
+# that could name any function of any module would be a program.
+_REGISTERED: dict[str, Callable[..., float]] = {}
+
+F = TypeVar("F", bound=Callable[..., float])
+
+
+def register(function: F) -> F:
+    """Let `custom` schedules use this function, under its name `module:function`; a decorator.
+
+    Args:
+        function: `f(step, total, **knobs)` -> ratio of the peak, in (0, 1].
+
+    Example:
+        >>> from lrtune.schedule import Schedule
+        >>> @register
+        ... def hump(step, total, low):
+        ...     return max(low, 1 - abs(2 * step / total - 1))
+        >>> knobs = {"function": f"{hump.__module__}:hump", "low": 0.1}
+        >>> Schedule("custom", peak_lr=1.0, knobs=knobs).rates(4).tolist()
+        [0.1, 0.5, 1.0, 0.5]
+    """
+    _REGISTERED[f"{function.__module__}:{function.__qualname__}"] = function
     return function
+
+
+def _registered(reference: str) -> Callable[..., float]:
+    try:
+        return _REGISTERED[reference]
+    except KeyError as error:
+        raise InputError(
+            f"custom: function={reference!r} is not registered: decorate it with "
+            "@lrtune.register and import its module first"
+        ) from error
 
 
 SEQUENCE = Family(

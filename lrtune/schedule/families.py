@@ -11,7 +11,7 @@ from lrtune.errors import InputError
 from lrtune.schedule import compose, reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
 
-TORCH = "torch.optim.lr_scheduler"
+TORCH = "torch"
 
 
 def _floor(name: str) -> Knob:

@@ -47,6 +47,9 @@ class Knobs(Mapping[str, Any]):
         return repr(self._items)
 
 
+MOST = 10**7  # updates of a schedule: its table must fit in memory
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A family, its knobs, a peak and a warmup: the learning rate of every update of any horizon.
@@ -180,7 +183,9 @@ class Schedule:
         return cls.from_dict(parse_json(text))
 
     def _split(self, total: int) -> tuple[int, int]:
-        integer("total", total, 1, 2**53, "the number of updates, a whole number above 0")
+        integer(
+            "total", total, 1, MOST, f"the number of updates, a whole number from 1 to {MOST:,}"
+        )
         warmup = round(self.warmup * total)
         if warmup >= total:
             raise InputError(

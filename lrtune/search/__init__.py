@@ -4,7 +4,7 @@ from lrtune.search.board import Board, Budget
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.search import Search
 from lrtune.search.space import SEARCHABLE, Space, suggest
-from lrtune.search.store import Record, frame, open_study, records
+from lrtune.search.store import Record, frame, load_study, open_study, records
 
 __all__ = [
     "SEARCHABLE",
@@ -15,6 +15,7 @@ __all__ = [
     "Search",
     "Space",
     "frame",
+    "load_study",
     "open_study",
     "records",
     "suggest",

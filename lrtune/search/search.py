@@ -77,11 +77,12 @@ class Search:
             self._resume()
             try:
                 while True:
+                    started = 0
                     for slot in range(self._pool.slots):
                         with interrupts.heard():
                             pass
-                        self._fill(slot)
-                    if not self.board.running and not self._queue:
+                        started += self._fill(slot)
+                    if not (started or self.board.running or self._queue):
                         return self.board
                     with interrupts.heard():
                         reached = self._pool.advance()
@@ -141,17 +142,21 @@ class Search:
         self._next_index = max(self._next_index, 1 + trial.user_attrs[START]["index"])
         return trial
 
-    def _fill(self, slot: int) -> None:
-        """Start a trial in a free slot: one to be repeated that is due, else a new one."""
+    def _fill(self, slot: int) -> bool:
+        """Start a trial in a free slot, one to be repeated that is due or a new one: was there?"""
         if slot in self.board.running:
-            return
+            return False
         own = [t for t in self._queue if t.user_attrs[START]["slot"] % self._pool.slots == slot]
         if own:
-            if own[0].user_attrs[START]["clock"] <= self._clock:
-                self._queue.remove(own[0])
-                self._start(slot, own[0])
+            if own[0].user_attrs[START]["clock"] > self._clock:
+                return False
+            self._queue.remove(own[0])
+            self._start(slot, own[0])
         elif self.board.may_start(len(self._queue)):
             self._start(slot, self._ask(slot))
+        else:
+            return False
+        return True
 
     def _start(self, slot: int, trial: optuna.Trial) -> None:
         schedule = suggest_from(self._space, trial)

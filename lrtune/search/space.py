@@ -16,6 +16,7 @@ from lrtune.errors import InputError, nearest
 from lrtune.schedule import FAMILIES, Knob, Schedule
 
 FAMILY = "family"
+LOWEST_PEAK, HIGHEST_PEAK = 1e-12, 1e6
 SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
 
 
@@ -50,8 +51,11 @@ class Space:
         if len(set(self.families)) < len(self.families):
             raise InputError(f"families {', '.join(self.families)}: one of them twice")
         low, high = self.peak_lr
-        if not 0 < low <= high < float("inf"):
-            raise InputError(f"peak_lr={low!r}, {high!r}: two positive rates, the lower first")
+        if not LOWEST_PEAK <= low <= high <= HIGHEST_PEAK:
+            raise InputError(
+                f"peak_lr={low!r}, {high!r}: two rates from {LOWEST_PEAK} to {HIGHEST_PEAK:g}, "
+                "the lower first"
+            )
         low, high = self.warmup
         if not 0 <= low <= high < 1:
             raise InputError(f"warmup={low!r}, {high!r}: two fractions in [0, 1), the lower first")

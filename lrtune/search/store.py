@@ -72,6 +72,25 @@ class Record:
     seed: int
 
 
+def load_study(storage: str | Path, name: str) -> optuna.Study:
+    """Open a study that exists, to read it; nothing is written.
+
+    Raises:
+        InputError: there is none, or the storage cannot be opened.
+    """
+    lost = InputError(
+        f"storage {storage}: has no study {name!r}: restore it, or remove the run's folder"
+    )
+    if isinstance(storage, Path) and not storage.is_file():
+        raise lost
+    try:
+        return optuna.load_study(storage=_storage(storage), study_name=name)
+    except KeyError as error:
+        raise lost from error
+    except Exception as error:  # every backend has errors of its own
+        raise InputError(f"storage {storage}: {str(error).splitlines()[0]}") from error
+
+
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
     """Open or create a study.
 
@@ -98,7 +117,10 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
 
 def _storage(storage: str | Path) -> BaseStorage | str:
     if isinstance(storage, Path):
-        return JournalStorage(JournalFileBackend(str(storage)))
+        # Absolute, because Optuna's lock is a link to this path as it is written here.
+        return JournalStorage(JournalFileBackend(str(storage.resolve())))
+    if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
+        raise InputError("a database in memory is lost at the end: give a file or a server")
     return storage
 
 

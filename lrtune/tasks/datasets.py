@@ -80,6 +80,9 @@ def image_folder(root: Path, seed: int) -> Data:
             f"{root}: has {'/ and '.join(parts)}/ but no train/: "
             "give train/CLASS/*, or CLASS/* alone to have it split"
         )
+    beside = [name for name in _subfolders(root) if parts and name not in parts]
+    if beside:
+        raise InputError(f"{root}: {beside[0]}/ beside train/: expected train, val and test alone")
     train, classes = _read_folder(parts.get("train", root))
     splits = {"train": train}
     for name in parts.keys() - {"train"}:
@@ -112,24 +115,38 @@ def image_folder(root: Path, seed: int) -> Data:
 def _read_folder(folder: Path) -> tuple[Split, tuple[str, ...]]:
     """Every image under ``folder/CLASS/``, decoded: uint8 (n, 3, height, width)."""
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import IMG_EXTENSIONS
 
+    def is_image(path: str) -> bool:
+        return not Path(path).name.startswith(".") and path.lower().endswith(IMG_EXTENSIONS)
+
+    classes = _subfolders(folder)
+    if not classes:
+        raise InputError(f"{folder}: holds no folders of images, one a class")
+    if len(classes) < 2:
+        raise InputError(f"{folder}: a single class ({classes[0]}): nothing to tell apart")
+    numbers = {name: number for number, name in enumerate(classes)}
     try:
-        listing = ImageFolder(str(folder))
+        samples = ImageFolder.make_dataset(str(folder), numbers, is_valid_file=is_image)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: {str(error).splitlines()[0]}") from error
-    if len(listing.classes) < 2:
-        raise InputError(f"{folder}: a single class ({listing.classes[0]}): nothing to tell apart")
     with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter lock
-        images = list(pool.map(_read_image, (path for path, _ in listing.samples), chunksize=256))
-    for (path, _), image in zip(listing.samples, images, strict=True):
+        images = list(pool.map(_read_image, (path for path, _ in samples), chunksize=256))
+    for (path, _), image in zip(samples, images, strict=True):
         if image.shape != images[0].shape:
             raise InputError(
                 f"{path}: {image.shape[1]}x{image.shape[0]} pixels, "
-                f"{listing.samples[0][0]} {images[0].shape[1]}x{images[0].shape[0]}: "
+                f"{samples[0][0]} {images[0].shape[1]}x{images[0].shape[0]}: "
                 "resize the images to one size"
             )
     inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Split(inputs, torch.tensor(listing.targets)), tuple(listing.classes)
+    return Split(inputs, torch.tensor([number for _, number in samples])), tuple(classes)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names, sorted; hidden ones (.git, .ipynb_checkpoints) are no classes."""
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def _read_image(path: str) -> NDArray[np.uint8]:

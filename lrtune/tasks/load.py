@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,6 +46,7 @@ def load_task(
     Raises:
         InputError: for anything that is not there or does not fit.
     """
+    check_seed(seed)
     given: dict[str, Any] = {
         "optimizer": optimizer,
         "settings": settings,
@@ -54,7 +56,7 @@ def load_task(
     given = {name: value for name, value in given.items() if value is not None}
     if optimizer is not None:
         given.setdefault("settings", {})  # the task's own settings belong to its own optimizer
-    if ":" in what:
+    if ":" in what and not Path(what).is_dir():
         if model is not None:
             raise InputError(f"model={model!r}: {what} brings its own model")
         task = _users_task(what)
@@ -71,10 +73,16 @@ def load_task(
     return _task(data, model, given)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what not every generator takes."""
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed!r}: a whole number from 0 to {2**32 - 1}")
+
+
 def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
     defaults = dict(data.defaults)
     default_model = defaults.pop("model")
-    name = model or default_model
+    name = default_model if model is None else model
     if name not in MODELS:
         raise InputError(f"model {name!r}: one of {', '.join(MODELS)}{nearest(name, MODELS)}")
     make: Callable[[], nn.Module] = partial(
@@ -97,7 +105,7 @@ def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
 def _users_task(what: str) -> Task:
     where, _, name = what.rpartition(":")
     path = Path(where) if where.endswith(".py") else None
-    with _first_on_path(path.parent if path else Path.cwd()):
+    with _first_on_path(path.parent if path else Path.cwd()), _errors_of(what):
         module = _import_file(path) if path else _import_module(where)
         function = getattr(module, name, None)
         if not callable(function):
@@ -107,6 +115,20 @@ def _users_task(what: str) -> Task:
     if not isinstance(task, Task):
         raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
     return task
+
+
+@contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+    """Whatever the user's code raises, in one line that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit() is no task either
+        *_, last = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        said = " ".join(str(error).split())
+        raise InputError(f"{what}: {type(error).__name__}: {said} ({where})") from error
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """Task: what is trained, and how it is judged."""
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ Direction = Literal["minimize", "maximize"]
 # training, a backward pass counted as two forward passes, but within these bounds.
 VALIDATION_COST = 0.25
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
+
+MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
 
 
 class Split(NamedTuple):
@@ -38,6 +39,13 @@ class Metric:
     function: Callable[[Tensor, Tensor], Tensor]
     direction: Direction
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a direction that is none."""
+        if self.direction not in ("minimize", "maximize"):
+            raise InputError(
+                f"metric {self.name}: direction={self.direction!r}: minimize or maximize"
+            )
 
 
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -93,6 +101,9 @@ class Task:
 
     def __post_init__(self) -> None:
         """Look at everything that a wrong data set or setting would break later."""
+        for name, fits, expected in FIELDS:
+            if not fits(getattr(self, name)):
+                raise InputError(f"task: {name}={_short(getattr(self, name))}: expected {expected}")
         for name in ("train", "val", "test"):
             split = getattr(self, name)
             if split is not None:
@@ -103,15 +114,17 @@ class Task:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: a whole number of at least 1")
-        if not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise InputError(f"epochs={self.epochs!r}: a positive number of passes over the data")
+        most = MOST_UPDATES * self.batch_size / len(self.train.targets)
+        if isinstance(self.epochs, bool) or not 0 < self.epochs <= most:
+            raise InputError(
+                f"epochs={self.epochs!r}: a positive number of passes over the data, "
+                f"at most {most:g} here ({MOST_UPDATES:,} updates)"
+            )
         if self.batch_size > len(self.train.targets):
             raise InputError(
                 f"batch_size={self.batch_size}: {self.name} has only "
                 f"{len(self.train.targets)} training samples"
             )
-        if not self.metrics:
-            raise InputError(f"{self.name}: metrics is empty: give at least one Metric")
 
     @property
     def objective(self) -> Metric:
@@ -145,29 +158,88 @@ class Task:
         return digest.hexdigest()
 
     def check_model(self) -> int:
-        """Try the model on a few samples; its number of trainable parameters.
+        """Train on a few samples and validate on a few; the number of trainable parameters.
 
         Raises:
-            InputError: if the model fails on the data, or its outputs do not fit the targets.
+            InputError: model, loss, metrics and data do not fit together.
         """
-        inputs, targets = (tensor[: min(2, self.batch_size)] for tensor in self.train)
         with torch.random.fork_rng(devices=[]):
-            model = self.model().eval()
-        try:
+            model = self._checked("model", self.model)
+            if not isinstance(model, nn.Module):
+                raise InputError(
+                    f"{self.name}: model made {type(model).__name__}, not an nn.Module"
+                )
+            if self._checked("model", self.model) is model:
+                raise InputError(f"{self.name}: model gave the same object twice: make a fresh one")
+            # Two, because batch norm in training has no variance of one.
+            few = min(2, self.batch_size)
+            loss = self._checked("training", lambda: self._loss_of(model.train(), self.train, few))
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                raise InputError(f"{self.name}: loss returned {_short(loss)}, not a scalar tensor")
+            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            if not parameters or not loss.requires_grad:
+                raise InputError(f"{self.name}: nothing to train: no parameter reaches the loss")
             with torch.no_grad():
-                outputs = model(self.prepare(inputs))
-                self.loss(outputs, targets)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InputError(
-                f"{self.name}: model {self.model_name} does not fit the data "
-                f"(inputs {tuple(inputs.shape)} {inputs.dtype}): {str(error).splitlines()[0]}"
-            ) from error
+                self._checked("validation", lambda: self._loss_of(model.eval(), self.val, few))
+                self._checked("metrics", lambda: self._metrics_of(model, few))
+        return parameters
+
+    def _loss_of(self, model: nn.Module, split: Split, samples: int) -> object:
+        outputs = model(self.prepare(split.inputs[:samples]))
         if self.classes is not None and outputs.shape[-1] < self.classes:
+            raise ValueError(f"{outputs.shape[-1]} outputs for {self.classes} classes")
+        return self.loss(outputs, split.targets[:samples])
+
+    def _metrics_of(self, model: nn.Module, samples: int) -> list[float]:
+        outputs = model(self.prepare(self.val.inputs[:samples]))
+        return [float(m.function(outputs, self.val.targets[:samples])) for m in self.metrics]
+
+    def _checked(self, what: str, call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except Exception as error:  # whatever the user's own code may raise
+            said = " ".join(str(error).split())[:300]
+            inputs = self.train.inputs
             raise InputError(
-                f"{self.name}: model {self.model_name} has {outputs.shape[-1]} outputs "
-                f"for {self.classes} classes"
-            )
-        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+                f"{self.name}: {what} fails on the data (model {self.model_name}, inputs "
+                f"{tuple(inputs.shape[1:])} {inputs.dtype}): {type(error).__name__}: {said}"
+            ) from error
+
+
+def _short(value: object) -> str:
+    """A value for an error message: one line, even of a tensor."""
+    return " ".join(repr(value).split())[:200]
+
+
+def _is_split(value: object) -> bool:
+    return (
+        isinstance(value, Split)
+        and all(isinstance(t, Tensor) and t.dim() and t.layout == torch.strided for t in value)
+        and all(t.device.type == "cpu" for t in value)
+    )
+
+
+def _are_metrics(value: object) -> bool:
+    if not (isinstance(value, tuple) and all(isinstance(m, Metric) for m in value)):
+        return False
+    return 0 < len(value) == len({m.name for m in value})
+
+
+# What each field of a Task must be, beyond what the numbers' own checks say.
+FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("name", lambda v: isinstance(v, str) and v.isprintable() and 0 < len(v) <= 80, "a short name"),
+    ("train", _is_split, "a Split of two tensors on the CPU"),
+    ("val", _is_split, "a Split of two tensors on the CPU"),
+    ("test", lambda v: v is None or _is_split(v), "a Split of two tensors on the CPU, or None"),
+    ("model", lambda v: callable(v) and not isinstance(v, nn.Module), "a function that makes one"),
+    ("loss", callable, "a function of (outputs, targets)"),
+    ("metrics", _are_metrics, "a tuple of at least one Metric, each with a name of its own"),
+    ("optimizer", lambda v: isinstance(v, str), "a name"),
+    ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
+    ("prepare", lambda v: isinstance(v, nn.Module), "an nn.Module"),
+    ("epochs", lambda v: isinstance(v, int | float), "a number"),
+    ("classes", lambda v: v is None or type(v) is int, "a whole number, or None"),
+)
 
 
 def _check_split(name: str, split: Split, classes: int | None) -> None:

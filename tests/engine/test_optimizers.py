@@ -46,12 +46,18 @@ def test_settings_are_the_rows_and_the_given(name):
         ("sgd", {"momentum": -1}, "optimizer sgd: .*momentum.* -1"),
         ("nesterov", {"momentum": 0}, "optimizer nesterov: Nesterov momentum requires"),
         ("adam", {"betas": (0.9, 2)}, "optimizer adam: .*beta.* 2"),
-        ("adam", {"betas": (0.9,)}, "optimizer adam: "),
-        ("adamw", {"weight_decay": "much"}, "optimizer adamw: .*str"),
+        (
+            "adam",
+            {"betas": (0.9,)},
+            r"optimizer adam: betas=\(0\.9,\): expected the like of \(0\.9, 0\.999\)",
+        ),
+        ("adamw", {"weight_decay": "much"}, "weight_decay='much': expected the like of 0"),
         ("rmsprop", {"alpha": -1}, "optimizer rmsprop: .*alpha.* -1"),
         ("adagrad", {"lr_decay": -1}, "optimizer adagrad: .*lr_decay.* -1"),
-        ("sgd", {"foreach": True}, "optimizer sgd: .*foreach"),
-        ("adam", {"differentiable": True}, "optimizer adam: .*differentiable"),
+        ("sgd", {"nesterov": 1}, "optimizer sgd: nesterov=1: expected the like of False"),
+        ("sgd", {"momentum": float("nan")}, "momentum=nan: expected the like of 0"),
+        ("sgd", {"foreach": True}, "optimizer sgd has no 'foreach'"),
+        ("adam", {"maximize": True}, "optimizer adam has no 'maximize'"),
     ],
 )
 def test_refused(name, settings, message):

@@ -128,8 +128,9 @@ def test_no_suggestion_and_why(losses, message):
         ({"low": 0.0}, r"rates from 0\.0 to 10\.0: two positive rates"),
         ({"high": float("inf")}, "rates from 1e-06 to inf"),
         ({"low": float("nan")}, "rates from nan"),
-        ({"updates": 9}, "updates=9: at least 10"),
-        ({"seeds": ()}, "seeds is empty: give at least one"),
+        ({"updates": 9}, "updates=9: from 10, to see a curve"),
+        ({"updates": 10**9}, "updates=1000000000: .* to 100,000"),
+        ({"seeds": ()}, "seeds=0: from 1 to 100"),
     ],
 )
 def test_refused(given, message, digits):

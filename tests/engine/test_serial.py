@@ -266,6 +266,11 @@ def test_validations_come_at_the_checkpoints(validations, small):
         (lambda pool: pool.admit(0, np.ones(12), 0), RuntimeError, "slot 0 is occupied: release"),
         (lambda pool: pool.revise(1, np.ones(12)), RuntimeError, "slot 1 is free"),
         (lambda pool: SerialPool(pool.task, 0), InputError, "slots=0: at least 1"),
+        (
+            lambda pool: SerialPool(replace(pool.task, optimizer="sdg")),
+            InputError,
+            "did you mean 'sgd'",
+        ),
     ],
 )
 def test_misuse_is_refused(call, error, message, small):

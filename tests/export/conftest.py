@@ -5,11 +5,13 @@ from types import ModuleType
 
 import pytest
 
-from lrtune.schedule import FAMILIES, Schedule
+from lrtune.schedule import FAMILIES, Schedule, register
 
-user = ModuleType("user_fall")
+user = ModuleType("user_fall")  # the snippet imports it, a schedule finds it registered
 user.fall = lambda step, total, slope: 1 - slope * step / total
+user.fall.__module__, user.fall.__qualname__ = "user_fall", "fall"
 sys.modules["user_fall"] = user
+register(user.fall)
 
 PARTS = [Schedule("cosine", 0.3, 0.2), Schedule("spline", 0.5), Schedule("constant", 0.1)]
 KNOBS = {  # what the defaults do not show

@@ -1,25 +1,24 @@
 """Random schedules of every family, over all admissible knobs and not only the searched ones."""
 
-import sys
-from types import ModuleType
-
 import pytest
 from hypothesis import assume, settings
 from hypothesis import strategies as st
 
 from lrtune.errors import InputError
-from lrtune.schedule import FAMILIES, Schedule
+from lrtune.schedule import FAMILIES, Schedule, register
 
 settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lrtune")
 
-user = ModuleType("user_shapes")
-user.fall = lambda step, total, slope=0.5: 1 - slope * step / total
-user.rise = lambda step, total: 1 + step
-user.broken = lambda step, total: 1 / step
-user.word = lambda step, total: "high"
-user.nothing = None
-sys.modules["user_shapes"] = user
+SHAPES = {
+    "fall": lambda step, total, slope=0.5: 1 - slope * step / total,
+    "rise": lambda step, total: 1 + step,
+    "broken": lambda step, total: 1 / step,
+    "word": lambda step, total: "high",
+}
+for name, shape in SHAPES.items():
+    shape.__module__, shape.__qualname__ = "user_shapes", name
+    register(shape)
 
 SIMPLE = [n for n, f in FAMILIES.items() if f.searchable and not f.closed_loop]
 

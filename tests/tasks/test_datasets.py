@@ -87,6 +87,16 @@ def test_folder_layouts(given, sizes, tmp_path, write_images):
     assert (rows(image_folder(tmp_path, seed=1)) == rows(data)) == (len(given) == 3)
 
 
+def test_hidden_folders_and_files_are_no_data(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    before = image_folder(tmp_path, seed=0)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "cat" / "._0.png").write_text("left by another system")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image either")
+    after = image_folder(tmp_path, seed=0)
+    assert (after.classes, rows(after)) == (("cat", "dog"), rows(before))
+
+
 def test_labels_follow_the_sorted_class_names(tmp_path):
     colours = {"zebra": (200, 10, 60), "ant": (20, 30, 40), "Cat": (90, 0, 250)}
     for split in SPLITS:
@@ -126,6 +136,10 @@ def truncate(path):
             "has val/ and test/ but no train/: .* CLASS/",
         ),
         (
+            lambda r: (r / "val").rename(r / "validation"),
+            "validation/ beside train/: expected train, val and test alone",
+        ),
+        (
             lambda r: Image.new("L", (9, 8)).save(r / "train/dog/big.png"),
             r"train/dog/big\.png: 9x8 pixels, .*train/cat/0\.jpg 8x8: resize",
         ),
@@ -135,7 +149,10 @@ def truncate(path):
         ),
         (lambda r: shutil.rmtree(r), "neither a folder of images"),
         (lambda r: [p.unlink() for p in r.glob("train/*/*")], "/train: Found no valid file"),
-        (lambda r: [shutil.rmtree(p) for p in r.glob("train/*")], "Couldn't find any class folder"),
+        (
+            lambda r: [shutil.rmtree(p) for p in r.glob("train/*")],
+            "/train: holds no folders of images",
+        ),
     ],
 )
 def test_folders_refused(spoil, message, tmp_path, write_images):

@@ -141,5 +141,21 @@ def test_refused(what, given, message, folder):
 @pytest.mark.parametrize("where", ["mytask_broken", "mytask_broken.py"])
 def test_a_module_that_fails_to_import_another_says_which(where, folder):
     """The missing name is the start of the module's own: still not the module that is missing."""
-    with pytest.raises(ModuleNotFoundError, match="'mytask_bro'"):
+    message = r"ModuleNotFoundError: No module named 'mytask_bro' \(mytask_broken\.py, line 1\)"
+    with pytest.raises(InputError, match=message) as caught:
         load_task(f"{where}:make")
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def make():\n    return {}['x']", r"KeyError: 'x' \(faulty\.py, line 2\)"),
+        ("import sys\nsys.exit(3)", r"SystemExit: 3 \(faulty\.py, line 2\)"),
+        ("def make(:", "SyntaxError"),
+    ],
+)
+def test_what_a_users_code_raises_is_named(body, message, folder):
+    (folder / "faulty.py").write_text(body)
+    with pytest.raises(InputError, match=rf"faulty\.py:make: {message}"):
+        load_task("faulty.py:make")

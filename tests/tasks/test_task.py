@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lrtune.errors import InputError
-from lrtune.tasks import MSE, Split, Task
+from lrtune.tasks import MSE, Metric, Split, Task
 
 digits = load_digits()
 X, Y = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
@@ -66,12 +66,26 @@ def with_value(tensor, row, value):
         ({"epochs": -1.5}, r"epochs=-1\.5: a positive number"),
         ({"epochs": float("nan")}, "epochs=nan: a positive number"),
         ({"epochs": float("inf")}, "epochs=inf: a positive number"),
-        ({"metrics": ()}, "toy: metrics is empty: give at least one Metric"),
+        ({"epochs": 1e9}, r"epochs=1000000000\.0: .* at most 1e\+06 here"),
+        ({"epochs": "3"}, "epochs='3': expected a number"),
+        ({"metrics": ()}, r"metrics=\(\): expected a tuple of at least one Metric"),
+        ({"metrics": (MSE, MSE)}, "metrics=.*: expected .* each with a name of its own"),
+        ({"train": (X, Y)}, "train=.*: expected a Split of two tensors on the CPU"),
+        ({"test": Split(X, Y.tolist())}, "test=.*: expected a Split of two tensors .* or None"),
+        ({"model": nn.Linear(64, 10)}, "model=.*: expected a function that makes one"),
+        ({"name": ""}, "name='': expected a short name"),
+        ({"classes": 10.0}, r"classes=10\.0: expected a whole number, or None"),
+        ({"prepare": torch.relu}, r"prepare=.*: expected an nn\.Module"),
     ],
 )
 def test_refused(change, message):
     with pytest.raises(InputError, match=message):
         Task(**GIVEN | change)
+
+
+def test_a_metric_has_a_direction():
+    with pytest.raises(InputError, match="metric f1: direction='up': minimize or maximize"):
+        Metric("f1", torch.dist, "up")
 
 
 @given(
@@ -145,32 +159,47 @@ def test_fingerprint_sees_which_split_is_which():
     assert len({TASK.fingerprint, swapped.fingerprint, without.fingerprint}) == 3
 
 
-def test_check_model_counts_what_is_trained():
+def half_frozen():
     model = nn.Sequential(nn.Linear(64, 5), nn.Linear(5, 10))
     model[0].requires_grad_(False)
-    assert replace(TASK, model=lambda: model).check_model() == 5 * 10 + 10
+    return model
+
+
+def test_check_model_counts_what_is_trained():
+    assert replace(TASK, model=half_frozen).check_model() == 5 * 10 + 10
+
+
+SHARED = nn.Linear(64, 10)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         # The first two labels are 0 and 1: the loss alone does not see that 2 ... 9 are missing.
-        ({"model": lambda: nn.Linear(64, 5)}, "toy: model custom has 5 outputs for 10 classes"),
+        ({"model": lambda: nn.Linear(64, 5)}, "model custom, .*: 5 outputs for 10 classes"),
         (
             {"model": lambda: nn.Linear(64, 1), "model_name": "thin"},
-            r"toy: model thin does not fit the data .*Target 1 is out of bounds",
+            "model thin, .*: 1 outputs for",
         ),
+        ({"model": lambda: nn.Linear(63, 10)}, r"inputs \(64,\) torch\.float32\).*2x64 and 63x10"),
         (
-            {"model": lambda: nn.Linear(63, 10)},
-            r"toy: model custom does not fit the data \(inputs \(2, 64\) torch\.float32\).*63x10",
+            {"model": lambda: nn.Linear(64, 10).double()},
+            "training fails .*but got Float and Double",
         ),
-        ({"model": lambda: nn.Linear(64, 10).double()}, "does not fit the data .*float"),
-        ({"model": nn.Identity, "loss": MSE.function, "classes": None}, "does not fit the data"),
+        ({"model": lambda: {}["net"]}, "model fails on the data .*: KeyError: 'net'"),
+        ({"model": lambda: 3}, r"model made int, not an nn\.Module"),
+        ({"model": lambda: SHARED}, "model gave the same object twice: make a fresh one"),
+        ({"model": nn.Flatten, "classes": 10}, "nothing to train: no parameter reaches the loss"),
+        ({"loss": lambda outputs, targets: outputs}, "loss returned .*, not a scalar tensor"),
+        ({"loss": lambda outputs, targets: 1.0}, r"loss returned 1\.0, not a scalar tensor"),
+        (
+            {"metrics": (Metric("odd", lambda outputs, targets: outputs, "minimize"),)},
+            "metrics fails on the data",
+        ),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
 def test_check_model_refuses(change, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"toy: .*{message}"):
         replace(TASK, **change).check_model()
 
 
