@@ -159,7 +159,7 @@ def print_range_test(test: "RangeTest") -> None:
         return
     found = test.suggestion
     print(f"base_lr   {found.base_lr:.3g}   the loss begins to fall")
-    print(f"valley    {found.valley:.3g}   two thirds down the longest fall")
+    print(f"valley    {found.valley:.3g}   half-way down the longest fall")
     print(f"steepest  {found.steepest:.3g}   the loss falls fastest")
     print(f"max_lr    {found.max_lr:.3g}   the loss begins to rise for good")
 

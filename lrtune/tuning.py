@@ -1,10 +1,8 @@
 """tune: a search from a task to its results."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,18 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import SerialPool, range_test
-from lrtune.engine.optimizers import settings_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.threads import best_threads
 from lrtune.errors import InputError
-from lrtune.run import FORMAT, Run, range_test_json, write_json
+from lrtune.identity import check_same, settings_for
+from lrtune.run import Run, range_test_json, write_json
 from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
 from lrtune.search.journal import mend
 from lrtune.tasks import Task, load_task
-from lrtune.tasks.load import check_seed
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
 SETTINGS = "lrtune.settings"  # study attribute: what every run on a shared storage must agree on
-PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 
 
 def tune(
@@ -83,32 +79,32 @@ def tune(
         task = load_task(task, seed=seed)
     device = device_of(device)
     budget = Budget(trials, updates, seconds)
-    settings = _settings(task, families, warmup, seed, storage)
+    settings = settings_for(task, families, warmup, seed, storage)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with _locked(folder):
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         run = _continued(folder, settings, peak_lr)
         if run is None:
+            threads = best_threads(task) if device == "cpu" else None
+            _use_threads(threads)
             # The storage first: what cannot be opened must not cost a range test.
             study = _new_study(folder, settings)
             shared = study.user_attrs.get(SETTINGS)
             if shared is not None:
-                _check_same(f"study {settings['study']} in {storage}", settings, peak_lr, shared)
+                check_same(f"study {settings['study']} in {storage}", settings, peak_lr, shared)
                 peaks = {"peak_lr": shared["peak_lr"], "range_test": None}
             else:
                 peaks = _peak_settings(task, peak_lr, device, tell)
                 study.set_user_attr(SETTINGS, settings | {"peak_lr": peaks["peak_lr"]})
             own = {"device": device, "command": command, "owner": os.urandom(8).hex()}
-            threads = best_threads(task) if device == "cpu" else None
             write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
             run = Run(folder)
         study = run.study()
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
         study.sampler = sampler or FamilySampler(space, seed)
         study.pruner = pruner or NopPruner()
-        if run.settings["threads"] is not None:
-            torch.set_num_threads(run.settings["threads"])
+        _use_threads(run.settings["threads"])
         pool = SerialPool(task, slots, device)
         owner = run.settings["owner"]
         work = Search(study, space, pool, budget, seed=seed, owner=owner, watch=watch)
@@ -119,62 +115,14 @@ def tune(
     return run
 
 
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def _new_study(folder: Path, settings: dict[str, Any]) -> optuna.Study:
     where = settings["storage"] or folder / "journal.log"
     return open_study(where, settings["study"], settings["objective"]["direction"])
-
-
-def _settings(
-    task: Task,
-    families: Iterable[str],
-    warmup: tuple[float, float],
-    seed: int,
-    storage: str | None,
-) -> dict[str, Any]:
-    """What makes a search this one: everything in here must be the same when it goes on."""
-    if isinstance(families, str):
-        raise InputError(f"families={families!r}: a list of names")
-    check_seed(seed)
-    families = tuple(families)
-    Space(families, warmup=warmup)  # looks at both
-    if round(warmup[1] * task.horizon) >= task.horizon:
-        raise InputError(
-            f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
-        )
-    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
-    parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
-    objective, *_ = metrics = [
-        {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
-    ]
-    return {
-        "format": FORMAT,
-        "study": "-".join(parts),
-        "task": {
-            "name": task.name,
-            "data": task.data,
-            "train": len(task.train.targets),
-            "val": len(task.val.targets),
-            "test": 0 if task.test is None else len(task.test.targets),
-            "fingerprint": task.fingerprint,
-            "classes": task.classes,
-            "model": task.model_name,
-            "parameters": task.check_model(),
-            "loss": getattr(task.loss, "__name__", type(task.loss).__name__),
-            "batch_size": task.batch_size,
-        },
-        "horizon": task.horizon,
-        "unit": "updates",
-        "epochs": task.epochs,
-        "validations": len(task.checkpoints),
-        "objective": objective,
-        "metrics": {m["name"]: m for m in metrics},
-        "optimizer": optimizer,
-        "families": list(families),
-        "warmup": list(warmup),
-        "seed": seed,
-        "storage": storage,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
 
 
 def _continued(
@@ -184,37 +132,8 @@ def _continued(
     if not (folder / "run.json").exists():
         return None
     run = Run(folder)
-    _check_same(str(folder), settings, peak_lr, run.settings)
+    check_same(str(folder), settings, peak_lr, run.settings)
     return run
-
-
-# What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
-CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
-
-
-def _check_same(
-    where: str,
-    settings: dict[str, Any],
-    peak_lr: tuple[float, float] | None,
-    before: dict[str, Any],
-) -> None:
-    """Refuse to go on with other settings than a search began with."""
-    given = settings | ({} if peak_lr is None else {"peak_lr": peak_lr})
-    now = _flat(json.loads(json.dumps(given)))  # as it would be read back: tuples are lists
-    then = _flat(before)
-    for name in sorted(now, key=lambda name: name not in CHANGED_FIRST):
-        if then.get(name) != now[name] and not name.startswith("versions."):
-            raise InputError(
-                f"{where}: was searched with {name}={then.get(name)!r}, now {name}={now[name]!r}: "
-                "give another --out (or study), or remove it to start over"
-            )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _peak_settings(

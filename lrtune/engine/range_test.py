@@ -32,7 +32,7 @@ class Suggestion:
     Attributes:
         base_lr: where the loss begins to fall: the lower end of the bracket.
         steepest: where it falls fastest per decade.
-        valley: two thirds down its longest fall (fastai's ``valley``).
+        valley: half-way along its longest decreasing subsequence from there (fastai's valley).
         max_lr: where it begins to rise for good: the upper end of the bracket.
     """
 
@@ -154,8 +154,9 @@ def _suggest(log: Array, smoothed: Array) -> Suggestion | None:
     risen = np.nonzero(curve[bottom:] > curve[bottom] + BLOW_UP * fall)[0]
     top = bottom + int(risen[0]) if len(risen) else end - 1
     steepest = int(np.gradient(curve, log)[: bottom + 1].argmin())
-    descent = _longest_fall(curve)
-    valley = descent[len(descent) * 2 // 3]
+    # From the onset: before it, a long drift of no consequence would count as the fall.
+    descent = _longest_fall(curve[onset:])
+    valley = onset + descent[len(descent) // 2]
     rates = [float(10.0 ** log[i]) for i in (onset, steepest, valley, top)]
     return Suggestion(*rates)
 

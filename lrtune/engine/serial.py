@@ -126,6 +126,8 @@ class SerialPool:
         return Progress(slot, trial.update, loss, metrics, losses, seconds)
 
     def _segment(self, trial: _Trial) -> NDArray[np.float64]:
+        if trial.update == self.task.horizon:
+            raise RuntimeError("the trial is over: release its slot")
         stop = int(self._checkpoints[np.searchsorted(self._checkpoints, trial.update, "right")])
         trial.model.train()
         losses = []

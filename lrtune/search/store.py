@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 from lrtune.search.space import FAMILY
-from lrtune.tasks.task import Direction
+from lrtune.tasks.metrics import Direction
 
 End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
 

@@ -2,8 +2,10 @@
 
 from lrtune.tasks.datasets import DATASETS
 from lrtune.tasks.load import load_task
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, MSE, Metric
 from lrtune.tasks.models import MODELS
-from lrtune.tasks.task import ACCURACY, CROSS_ENTROPY, MSE, Metric, Split, Task
+from lrtune.tasks.split import Split
+from lrtune.tasks.task import Task
 
 __all__ = [
     "ACCURACY",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrtune.errors import InputError
 from lrtune.tasks.models import Normalize
-from lrtune.tasks.task import Split
+from lrtune.tasks.split import Split
 
 # Where the data brings no test split, or no validation split: this share, but not more than needed
 # to tell two accuracies apart by half a point.

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError
-
-Direction = Literal["minimize", "maximize"]
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, Metric, are_metrics
+from lrtune.tasks.split import Split, check_split, is_split
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
@@ -22,39 +22,6 @@ VALIDATION_COST = 0.25
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
-
-
-class Split(NamedTuple):
-    """Samples and their targets, along the first dimension."""
-
-    inputs: Tensor  # (n, ...), any dtype
-    targets: Tensor  # (n, ...)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure over a whole split: ``function(outputs, targets)`` is a scalar tensor."""
-
-    name: str
-    function: Callable[[Tensor, Tensor], Tensor]
-    direction: Direction
-    unit: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse a direction that is none."""
-        if self.direction not in ("minimize", "maximize"):
-            raise InputError(
-                f"metric {self.name}: direction={self.direction!r}: minimize or maximize"
-            )
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == targets).float().mean()
-
-
-CROSS_ENTROPY = Metric("cross_entropy", F.cross_entropy, "minimize", "nats")
-ACCURACY = Metric("accuracy", _accuracy, "maximize", "fraction")
-MSE = Metric("mse", F.mse_loss, "minimize", "squared target units")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +74,7 @@ class Task:
         for name in ("train", "val", "test"):
             split = getattr(self, name)
             if split is not None:
-                _check_split(f"{self.name}: {name}", split, self.classes)
+                check_split(f"{self.name}: {name}", split, self.classes)
         for name, value in (
             ("batch_size", self.batch_size),
             ("validations", 1 if self.validations is None else self.validations),
@@ -211,55 +178,18 @@ def _short(value: object) -> str:
     return " ".join(repr(value).split())[:200]
 
 
-def _is_split(value: object) -> bool:
-    return (
-        isinstance(value, Split)
-        and all(isinstance(t, Tensor) and t.dim() and t.layout == torch.strided for t in value)
-        and all(t.device.type == "cpu" for t in value)
-    )
-
-
-def _are_metrics(value: object) -> bool:
-    if not (isinstance(value, tuple) and all(isinstance(m, Metric) for m in value)):
-        return False
-    return 0 < len(value) == len({m.name for m in value})
-
-
 # What each field of a Task must be, beyond what the numbers' own checks say.
 FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("name", lambda v: isinstance(v, str) and v.isprintable() and 0 < len(v) <= 80, "a short name"),
-    ("train", _is_split, "a Split of two tensors on the CPU"),
-    ("val", _is_split, "a Split of two tensors on the CPU"),
-    ("test", lambda v: v is None or _is_split(v), "a Split of two tensors on the CPU, or None"),
+    ("train", is_split, "a Split of two tensors on the CPU"),
+    ("val", is_split, "a Split of two tensors on the CPU"),
+    ("test", lambda v: v is None or is_split(v), "a Split of two tensors on the CPU, or None"),
     ("model", lambda v: callable(v) and not isinstance(v, nn.Module), "a function that makes one"),
     ("loss", callable, "a function of (outputs, targets)"),
-    ("metrics", _are_metrics, "a tuple of at least one Metric, each with a name of its own"),
+    ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
     ("optimizer", lambda v: isinstance(v, str), "a name"),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
     ("prepare", lambda v: isinstance(v, nn.Module), "an nn.Module"),
     ("epochs", lambda v: isinstance(v, int | float), "a number"),
     ("classes", lambda v: v is None or type(v) is int, "a whole number, or None"),
 )
-
-
-def _check_split(name: str, split: Split, classes: int | None) -> None:
-    inputs, targets = split
-    if len(inputs) != len(targets):
-        raise InputError(
-            f"{name}: {len(inputs)} inputs for {len(targets)} targets: they go one to one"
-        )
-    if len(targets) == 0:
-        raise InputError(f"{name}: no samples: give it at least one")
-    for what, tensor in (("inputs", inputs), ("targets", targets)):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            row = int((~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero()[0])
-            raise InputError(f"{name}: {what} hold NaN or infinity, first in sample {row}")
-    if classes is not None:
-        low, high = int(targets.min()), int(targets.max())
-        if low < 0 or high >= classes:
-            raise InputError(
-                f"{name}: labels go from {low} to {high}; {classes} classes are numbered "
-                f"0 to {classes - 1}"
-            )
-        if name.endswith("train") and len(targets.unique()) < 2:
-            raise InputError(f"{name}: a single class ({low}): nothing to tell apart")

@@ -60,7 +60,7 @@ def test_a_known_valley(begin, bottom, rise):
     tenth = begin + 0.1 * (bottom - begin)
     for lr, expected in [
         (found.base_lr, tenth),
-        (found.valley, begin + (bottom - begin) * 2 / 3),
+        (found.valley, (tenth + bottom) / 2),
         (found.max_lr, rise + 0.2),
     ]:
         assert np.log10(lr) == pytest.approx(expected, abs=0.3)

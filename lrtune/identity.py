@@ -1,0 +1,97 @@
+"""What makes a search this one and no other: as run.json keeps it, and compared when it goes on."""
+
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from lrtune.engine.optimizers import settings_of
+from lrtune.errors import InputError
+from lrtune.run import FORMAT
+from lrtune.search import Space
+from lrtune.tasks import Task
+from lrtune.tasks.load import check_seed
+
+PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+
+
+def settings_for(
+    task: Task,
+    families: Iterable[str],
+    warmup: tuple[float, float],
+    seed: int,
+    storage: str | None,
+) -> dict[str, Any]:
+    """What makes a search this one: everything in here must be the same when it goes on."""
+    if isinstance(families, str):
+        raise InputError(f"families={families!r}: a list of names")
+    check_seed(seed)
+    families = tuple(families)
+    Space(families, warmup=warmup)  # looks at both
+    if round(warmup[1] * task.horizon) >= task.horizon:
+        raise InputError(
+            f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
+        )
+    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
+    parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
+    objective, *_ = metrics = [
+        {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
+    ]
+    return {
+        "format": FORMAT,
+        "study": "-".join(parts),
+        "task": {
+            "name": task.name,
+            "data": task.data,
+            "train": len(task.train.targets),
+            "val": len(task.val.targets),
+            "test": 0 if task.test is None else len(task.test.targets),
+            "fingerprint": task.fingerprint,
+            "classes": task.classes,
+            "model": task.model_name,
+            "parameters": task.check_model(),
+            "loss": getattr(task.loss, "__name__", type(task.loss).__name__),
+            "batch_size": task.batch_size,
+        },
+        "horizon": task.horizon,
+        "unit": "updates",
+        "epochs": task.epochs,
+        "validations": len(task.checkpoints),
+        "objective": objective,
+        "metrics": {m["name"]: m for m in metrics},
+        "optimizer": optimizer,
+        "families": list(families),
+        "warmup": list(warmup),
+        "seed": seed,
+        "storage": storage,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+# What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
+CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
+
+
+def check_same(
+    where: str,
+    settings: dict[str, Any],
+    peak_lr: tuple[float, float] | None,
+    before: dict[str, Any],
+) -> None:
+    """Refuse to go on with other settings than a search began with."""
+    given = settings | ({} if peak_lr is None else {"peak_lr": peak_lr})
+    now = _flat(json.loads(json.dumps(given)))  # as it would be read back: tuples are lists
+    then = _flat(before)
+    for name in sorted(now, key=lambda name: name not in CHANGED_FIRST):
+        if then.get(name) != now[name] and not name.startswith("versions."):
+            raise InputError(
+                f"{where}: was searched with {name}={then.get(name)!r}, now {name}={now[name]!r}: "
+                "give another --out (or study), or remove it to start over"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
