@@ -22,7 +22,7 @@ app = typer.Typer(
 Target = Annotated[
     str,
     typer.Argument(
-        help="digits, a folder of images, module:function, path.py:function, a study file (.toml)"
+        help="digits, a folder of images, a table, file.py:function, a study file (.toml)"
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="mlp or cnn; the data's default if not given")]
@@ -32,6 +32,8 @@ Optimizer = Annotated[
 ]
 Epochs = Annotated[float | None, typer.Option(help="passes over the training data in one trial")]
 BatchSize = Annotated[int | None, typer.Option(help="samples an update")]
+TargetColumn = Annotated[str | None, typer.Option("--target", help="of a table: what to predict")]
+Kind = Annotated[str | None, typer.Option(help="of a table: classification or regression")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")]
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 
@@ -72,6 +74,11 @@ def search(
     model: Model = None,
     optimizer: Optimizer = None,
     batch_size: BatchSize = None,
+    target: TargetColumn = None,
+    kind: Kind = None,
+    metric: Annotated[
+        str | None, typer.Option(help="what to improve: accuracy, macro_f1, ... [the loss]")
+    ] = None,
     peak_lr: Annotated[
         str | None, typer.Option(help="LOW,HIGH; from a range test if not given")
     ] = None,
@@ -91,6 +98,9 @@ def search(
         "time": time,
         "epochs": epochs,
         "model": model,
+        "target": target,
+        "kind": kind,
+        "metric": metric,
         "optimizer": optimizer,
         "batch_size": batch_size,
         "peak_lr": None if peak_lr is None else _pair(peak_lr),
@@ -162,6 +172,8 @@ def range_test(
     model: Model = None,
     optimizer: Optimizer = None,
     batch_size: BatchSize = None,
+    target: TargetColumn = None,
+    kind: Kind = None,
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
 ) -> None:
@@ -176,7 +188,8 @@ def range_test(
         from lrtune.results import save
 
         save.check(out)  # before the sweep, not after it
-    keys = {"task": task, "model": model, "optimizer": optimizer, "batch_size": batch_size}
+    keys: dict[str, Any] = {"task": task, "model": model, "optimizer": optimizer}
+    keys |= {"batch_size": batch_size, "target": target, "kind": kind}
     loaded = load(validate(keys, "the command line"))
     test = sweep(
         loaded, low=low, high=high, updates=updates, seeds=range(seeds), device=device_of(device)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from lrtune.tasks import Task
 
 EXPECTED = {
-    **dict.fromkeys(("task", "model", "optimizer", "time", "out", "storage", "device"), "a string"),
+    **dict.fromkeys(("task", "model", "target", "kind", "metric", "optimizer"), "a string"),
+    **dict.fromkeys(("time", "out", "storage", "device"), "a string"),
     **dict.fromkeys(("batch_size", "trials", "updates", "seed"), "a whole number"),
     **dict.fromkeys(("peak_lr", "warmup"), "two numbers: [low, high]"),
     "epochs": "a number",
@@ -28,6 +29,9 @@ class StudyFile(BaseModel):
     Attributes:
         task: a data set by name, a folder of images, ``module:function``, ``path.py:function``.
         model: a name of MODELS.
+        target: of a table: the column to predict.
+        kind: of a table: classification or regression.
+        metric: a name of METRICS, for the search to improve.
         optimizer: a name of OPTIMIZERS, with settings where wanted: ``sgd:momentum=0.95``.
         batch_size: samples an update.
         epochs: passes over the training split.
@@ -47,6 +51,9 @@ class StudyFile(BaseModel):
 
     task: str
     model: str | None = None
+    target: str | None = None
+    kind: str | None = None
+    metric: str | None = None
     optimizer: str | None = None
     batch_size: int | None = None
     epochs: float | None = None
@@ -112,6 +119,9 @@ def load(study: StudyFile) -> "Task":
     return load_task(
         study.task,
         model=study.model,
+        target=study.target,
+        kind=study.kind,
+        metric=study.metric,
         optimizer=name,
         settings=settings,
         batch_size=study.batch_size,

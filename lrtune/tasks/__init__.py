@@ -2,17 +2,15 @@
 
 from lrtune.tasks.datasets import DATASETS
 from lrtune.tasks.load import load_task
-from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, MSE, Metric
+from lrtune.tasks.metrics import METRICS, Metric
 from lrtune.tasks.models import MODELS
 from lrtune.tasks.split import Split
 from lrtune.tasks.task import Task
 
 __all__ = [
-    "ACCURACY",
-    "CROSS_ENTROPY",
     "DATASETS",
+    "METRICS",
     "MODELS",
-    "MSE",
     "Metric",
     "Split",
     "Task",

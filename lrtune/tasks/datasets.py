@@ -1,11 +1,9 @@
 """DATASETS: data by name, and image folders."""
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrtune.errors import InputError
+from lrtune.tasks.data import Data, split_size
 from lrtune.tasks.models import Normalize
 from lrtune.tasks.split import Split
-
-# Where the data brings no test split, or no validation split: this share, but not more than needed
-# to tell two accuracies apart by half a point.
-SPLIT_SHARE = 0.2
-SPLIT_MOST = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Splits of one data set, and what a model must know of it."""
-
-    name: str
-    source: str
-    train: Split
-    val: Split
-    test: Split
-    classes: tuple[str, ...]
-    prepare: Normalize
-    defaults: dict[str, Any]  # Task fields that suit this data: model, batch_size, epochs
+from lrtune.tasks.tables import embedded
 
 
 def digits(seed: int) -> Data:
@@ -60,7 +41,12 @@ def digits(seed: int) -> Data:
     )
 
 
-DATASETS: dict[str, Callable[[int], Data]] = {"digits": digits}
+DATASETS: dict[str, Callable[[int], Data]] = {
+    "digits": digits,
+    "breast_cancer": partial(embedded, "breast_cancer", "load_breast_cancer"),
+    "diabetes": partial(embedded, "diabetes", "load_diabetes"),
+    "wine": partial(embedded, "wine", "load_wine"),
+}
 
 
 def image_folder(root: Path, seed: int) -> Data:
@@ -174,7 +160,7 @@ def _split(samples: Split, seed: int, classes: tuple[str, ...]) -> tuple[Split, 
     try:
         keep, cut = train_test_split(
             np.arange(len(targets)),
-            test_size=min(math.ceil(SPLIT_SHARE * len(targets)), SPLIT_MOST),
+            test_size=split_size(len(targets)),
             random_state=seed,
             stratify=targets,
         )

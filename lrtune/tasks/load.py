@@ -14,17 +14,26 @@ from types import ModuleType
 from typing import Any
 
 from torch import nn
+from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
-from lrtune.tasks.datasets import DATASETS, Data, image_folder
-from lrtune.tasks.models import MODELS
+from lrtune.tasks.data import Data
+from lrtune.tasks.datasets import DATASETS, image_folder
+from lrtune.tasks.metrics import METRICS, Metric
+from lrtune.tasks.models import MODELS, Scalar
+from lrtune.tasks.tables import table_file
 from lrtune.tasks.task import Task
+
+TABLES = (".csv", ".csv.gz", ".parquet")
 
 
 def load_task(
     what: str,
     *,
     model: str | None = None,
+    target: str | None = None,
+    kind: str | None = None,
+    metric: str | None = None,
     optimizer: str | None = None,
     settings: dict[str, object] | None = None,
     batch_size: int | None = None,
@@ -37,6 +46,9 @@ def load_task(
         what: ``digits``; a folder of images; ``module:function`` or ``path.py:function`` whose
             function takes nothing and returns a Task.
         model: a name of MODELS; the data's default where None.
+        target: of a table: the column to predict.
+        kind: of a table: classification or regression; told from the target where None.
+        metric: a name of METRICS, for the search to improve; the loss where None.
         optimizer: a name of OPTIMIZERS.
         settings: the optimizer's settings other than the rate.
         batch_size: samples an update.
@@ -56,21 +68,27 @@ def load_task(
     given = {name: value for name, value in given.items() if value is not None}
     if optimizer is not None:
         given.setdefault("settings", {})  # the task's own settings belong to its own optimizer
-    if ":" in what and not Path(what).is_dir():
-        if model is not None:
-            raise InputError(f"model={model!r}: {what} brings its own model")
+    is_table = what.lower().endswith(TABLES)
+    if not is_table and (target or kind):
+        raise InputError(f"target={target!r}, kind={kind!r}: {what} is not a table ({TABLES})")
+    if ":" in what and not Path(what).exists():
+        for name, value in (("model", model), ("metric", metric)):
+            if value is not None:
+                raise InputError(f"{name}={value!r}: {what} brings its own {name}")
         task = _users_task(what)
         return replace(task, **given) if given else task
     if what in DATASETS:
         data = DATASETS[what](seed)
+    elif is_table:
+        data = table_file(Path(what), target, kind, seed)
     elif Path(what).is_dir():
         data = image_folder(Path(what), seed)
     else:
         raise InputError(
-            f"task {what!r}: neither a folder of images, nor module:function, nor one of "
+            f"task {what!r}: neither a folder of images, nor a table, nor module:function, nor of "
             f"{', '.join(DATASETS)}{nearest(what, DATASETS)}"
         )
-    return _task(data, model, given)
+    return _task(data, model, metric, given)
 
 
 def check_seed(seed: int) -> None:
@@ -79,15 +97,21 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed={seed!r}: a whole number from 0 to {2**32 - 1}")
 
 
-def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
+def _task(data: Data, model: str | None, metric: str | None, given: dict[str, Any]) -> Task:
     defaults = dict(data.defaults)
     default_model = defaults.pop("model")
     name = default_model if model is None else model
     if name not in MODELS:
         raise InputError(f"model {name!r}: one of {', '.join(MODELS)}{nearest(name, MODELS)}")
-    make: Callable[[], nn.Module] = partial(
-        MODELS[name], tuple(data.train.inputs.shape[1:]), len(data.classes)
-    )
+    shape = tuple(data.train.inputs.shape[1:])
+    if name == "cnn" and len(shape) != 3:
+        raise InputError(f"model 'cnn': takes images, not samples of {shape}: give --model mlp")
+    make: Callable[[], nn.Module]
+    if data.classes is None:
+        make = partial(Scalar, partial(MODELS[name], shape, 1))
+    else:
+        make = partial(MODELS[name], shape, len(data.classes))
+    kind = "regression" if data.classes is None else "classification"
     return Task(
         name=data.name,
         data=data.source,
@@ -97,9 +121,23 @@ def _task(data: Data, model: str | None, given: dict[str, Any]) -> Task:
         prepare=data.prepare,
         model=make,
         model_name=name,
-        classes=len(data.classes),
+        loss=F.mse_loss if data.classes is None else F.cross_entropy,
+        metrics=_metrics(kind, metric),
+        classes=None if data.classes is None else len(data.classes),
         **(defaults | given),
     )
+
+
+def _metrics(kind: str, objective: str | None) -> tuple[Metric, ...]:
+    """The objective first, then the kind's first two, which every report shows."""
+    known = METRICS[kind]
+    if objective is not None and objective not in known:
+        hint = nearest(objective, known)
+        raise InputError(f"metric {objective!r}: {kind} has {', '.join(known)}{hint}")
+    names = [*([objective] if objective else []), *list(known)[:2]]
+    if kind == "regression":
+        names.append("r2")
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def _users_task(what: str) -> Task:

@@ -52,4 +52,17 @@ class Normalize(nn.Module):
         return (inputs.to(mean.dtype) - mean) / std
 
 
+class Scalar(nn.Module):
+    """A model of one output, as a number a sample: (n, 1) -> (n,)."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.model = make()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (n, ...) -> float (n,)."""
+        outputs: Tensor = self.model(inputs)
+        return outputs.squeeze(-1)
+
+
 MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}

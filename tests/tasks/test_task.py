@@ -11,7 +11,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lrtune.errors import InputError
-from lrtune.tasks import MSE, Metric, Split, Task
+from lrtune.tasks import Metric, Split, Task
+from lrtune.tasks.metrics import MSE
 
 digits = load_digits()
 X, Y = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
