@@ -69,7 +69,9 @@ def search(
     families: Annotated[str | None, typer.Option(help="names, with commas between")] = None,
     trials: Annotated[int | None, typer.Option(help="budget in trials [6 a family]")] = None,
     updates: Annotated[int | None, typer.Option(help="budget in optimizer updates")] = None,
-    time: Annotated[str | None, typer.Option(help="budget in time: 90s, 10m, 1h30m")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="budget in time of training: 90s, 10m, 1h30m")
+    ] = None,
     epochs: Epochs = None,
     model: Model = None,
     optimizer: Optimizer = None,

@@ -21,6 +21,7 @@ def settings_for(
     warmup: tuple[float, float],
     seed: int,
     storage: str | None,
+    device: str,
 ) -> dict[str, Any]:
     """What makes a search this one: everything in here must be the same when it goes on."""
     if isinstance(families, str):
@@ -63,6 +64,7 @@ def settings_for(
         "families": list(families),
         "warmup": list(warmup),
         "seed": seed,
+        "device": device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
         "storage": storage,
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -81,12 +83,14 @@ def check_same(
     """Refuse to go on with other settings than a search began with."""
     given = settings | ({} if peak_lr is None else {"peak_lr": peak_lr})
     now = _flat(json.loads(json.dumps(given)))  # as it would be read back: tuples are lists
-    then = _flat(before)
-    for name in sorted(now, key=lambda name: name not in CHANGED_FIRST):
-        if then.get(name) != now[name] and not name.startswith("versions."):
+    then = _flat({name: before.get(name) for name in given})
+    for name in sorted(
+        now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
+    ):
+        if then.get(name) != now.get(name) and not name.startswith("versions."):
             raise InputError(
-                f"{where}: was searched with {name}={then.get(name)!r}, now {name}={now[name]!r}: "
-                "give another --out (or study), or remove it to start over"
+                f"{where}: was searched with {name}={then.get(name)!r}, "
+                f"now {name}={now.get(name)!r}: give another --out, or remove it to start over"
             )
 
 

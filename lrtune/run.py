@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+from sqlalchemy.engine import make_url
 
 from lrtune.engine import RangeTest
 from lrtune.errors import InputError
@@ -64,7 +65,16 @@ class Run:
         row = self._best_row(trials)
         if row is not None:
             write_json(self.folder / "best.json", self._best_json(row))
-        report.write(self.folder / "report.html", trials, self.settings)
+        report.write(self.folder / "report.html", trials, self._settings_to_show())
+
+    def _settings_to_show(self) -> dict[str, Any]:
+        """Without the password of a storage: the report is passed on."""
+        url = self.settings["storage"]
+        if url is None:
+            return self.settings
+        hidden = make_url(url).render_as_string(hide_password=True)
+        command = self.settings["command"].replace(url, hidden)
+        return self.settings | {"storage": hidden, "command": command}
 
     def _best_row(self, trials: pd.DataFrame) -> "pd.Series[Any] | None":
         from lrtune.results.summary import best
@@ -73,7 +83,7 @@ class Run:
 
     def _best_json(self, row: "pd.Series[Any]") -> dict[str, Any]:
         metrics = {
-            name.removeprefix("val_"): float(row[name][-1])
+            name.removeprefix("val_"): float(row[name][-1]) if np.isfinite(row[name][-1]) else None
             for name in map(str, row.index)
             if name.startswith("val_")
         }

@@ -1,6 +1,7 @@
 """What the commands print."""
 
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -208,7 +209,10 @@ def serve_dashboard(run: "Run", port: int) -> None:
             ) from error
         port = probe.getsockname()[1]
     storage = run.storage.resolve() if isinstance(run.storage, Path) else run.storage
-    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    beside = Path(sys.executable).with_name("optuna-dashboard")
+    program = str(beside) if beside.exists() else shutil.which("optuna-dashboard")
+    if program is None:
+        raise InputError("optuna-dashboard is not installed here: pip install optuna-dashboard")
     for number in (
         signal.SIGTERM,
         getattr(signal, "SIGHUP", signal.SIGTERM),

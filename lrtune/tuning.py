@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
-SETTINGS = "lrtune.settings"  # study attribute: what every run on a shared storage must agree on
+LEAST_FREE = 64 << 20  # bytes
+OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 
 def tune(
@@ -79,8 +81,9 @@ def tune(
         task = load_task(task, seed=seed)
     device = device_of(device)
     budget = Budget(trials, updates, seconds)
-    settings = settings_for(task, families, warmup, seed, storage)
+    settings = settings_for(task, families, warmup, seed, storage, device)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
+    threads_before = torch.get_num_threads()
     with _locked(folder):
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
@@ -90,17 +93,18 @@ def tune(
             _use_threads(threads)
             # The storage first: what cannot be opened must not cost a range test.
             study = _new_study(folder, settings)
-            shared = study.user_attrs.get(SETTINGS)
-            if shared is not None:
-                check_same(f"study {settings['study']} in {storage}", settings, peak_lr, shared)
-                peaks = {"peak_lr": shared["peak_lr"], "range_test": None}
-            else:
-                peaks = _peak_settings(task, peak_lr, device, tell)
-                study.set_user_attr(SETTINGS, settings | {"peak_lr": peaks["peak_lr"]})
-            own = {"device": device, "command": command, "owner": os.urandom(8).hex()}
+            if storage is not None and OWNER in study.user_attrs:
+                raise InputError(
+                    f"storage {storage}: its study {settings['study']} belongs to another run: "
+                    "give that run's --out to go on with it, or another --storage"
+                )
+            peaks = _peak_settings(task, peak_lr, device, tell)
+            own = {"command": command, "owner": os.urandom(8).hex()}
             write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
             run = Run(folder)
         study = run.study()
+        if OWNER not in study.user_attrs:
+            study.set_user_attr(OWNER, run.settings["owner"])
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
         study.sampler = sampler or FamilySampler(space, seed)
         study.pruner = pruner or NopPruner()
@@ -111,6 +115,7 @@ def tune(
         try:
             work.run()
         finally:
+            torch.set_num_threads(threads_before)
             run.write()
     return run
 
@@ -177,7 +182,8 @@ def device_of(name: str | None) -> str:
     return name
 
 
-def _locked(folder: Path) -> FileLock:
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     """The folder, made if need be and ours until the end; the lock goes with the process."""
     if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
         raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
@@ -190,7 +196,9 @@ def _locked(folder: Path) -> FileLock:
     except (OSError, ValueError) as error:
         why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
         raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
-    if shutil.disk_usage(folder).free < 2**26:
+    try:
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        yield
+    finally:
         lock.release()
-        raise InputError(f"{folder}: less than 64 MiB free on its disk")
-    return lock

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ import lrtune
 from lrtune import InputError, Run
 from lrtune.engine import SerialPool
 from lrtune.schedule import Schedule
+
+THREADS = torch.get_num_threads()
 
 
 def again(run: Path, folder: Path, **changes: object) -> Run:
@@ -48,7 +52,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     schedule = lrtune.load(run / "best.json")
     assert schedule == Schedule.from_json(best["schedule"]) == Run(run).best()
     task = lrtune.load_task("digits", epochs=2)
-    torch.set_num_threads(json.loads((run / "run.json").read_text())["threads"])
+    assert json.loads((run / "run.json").read_text())["threads"] == torch.get_num_threads() == 1
     pool = SerialPool(task)
     pool.admit(0, schedule.rates(task.horizon), seed=0)
     for _ in task.checkpoints:
@@ -87,6 +91,14 @@ def test_another_search_is_refused_in_the_same_folder(
     assert "--out" in str(error.value)
     kept = tmp_path / "copy" / "journal.log"
     assert kept.read_bytes() == (run / "journal.log").read_bytes()
+
+
+def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
+    arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1)}
+    decayed = lrtune.load_task("digits", epochs=1, optimizer="sgd", settings={"weight_decay": 0.1})
+    lrtune.tune(decayed, out=tmp_path, **arguments)
+    with pytest.raises(InputError, match=r"optimizer\.weight_decay=0\.1, now .*=None"):
+        lrtune.tune(lrtune.load_task("digits", epochs=1), out=tmp_path, **arguments)
 
 
 def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
@@ -145,3 +157,96 @@ def test_a_search_on_another_storage(tmp_path: Path) -> None:
     found = lrtune.tune(task, trials=3, out=tmp_path / "run", **arguments)
     assert len(found.trials()) == 3
     assert not (tmp_path / "run" / "journal.log").exists()
+    with pytest.raises(InputError, match="belongs to another run"):
+        lrtune.tune(task, trials=4, out=tmp_path / "other", **arguments)
+    assert len(found.trials()) == 3
+
+
+def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
+    found = Run(shutil.copytree(run, tmp_path / "copy"))
+    url = "mysql://me:secret@host/db"
+    found.settings |= {"storage": url, "command": f"lrtune search digits --storage {url}"}
+    assert "secret" not in json.dumps(found._settings_to_show())
+
+
+def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", epochs=1)
+    nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
+    task = replace(task, metrics=(*task.metrics, nan))
+    arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1)}
+    found = lrtune.tune(task, trials=1, out=tmp_path, **arguments)
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["found"]["metrics"]["nan"] is None
+    assert found.best() is not None and (tmp_path / "report.html").exists()
+
+
+DAMAGES = {
+    "a torn last line": lambda content: content[:-20],
+    "no newline at the end": lambda content: content[:-1],
+    "blank lines": lambda content: content + b"\n\n",
+    "a torn line in the middle": lambda content: torn_before_the_end(content),
+}
+
+
+def torn_before_the_end(content: bytes) -> bytes:
+    """Half of a line, and then two whole ones, as when a disk is full for a moment."""
+    *before, torn, one, two = content.splitlines(keepends=True)
+    return b"".join([*before, torn[: len(torn) // 2], one, two])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    journal = folder / "journal.log"
+    torn = DAMAGES[damage](journal.read_bytes())
+    journal.write_bytes(torn)
+    told: list[str] = []
+    task = lrtune.load_task("digits", epochs=2)
+    arguments = {"trials": 8, "families": ["cosine", "constant"], "out": folder}
+    found = lrtune.tune(task, tell=told.append, **arguments).trials()
+    before = pd.read_parquet(run / "trials.parquet")
+    assert list(found["number"]) == list(range(8))
+    assert list(found["value"]) == list(before["value"])
+    assert "damaged" in told[0]
+    (kept,) = folder.glob("journal.log.damaged-*")
+    assert kept.read_bytes() == torn
+
+
+def test_a_journal_that_is_none(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "copy" / "journal.log").write_text("hello\n")
+    with pytest.raises(InputError, match="not an Optuna journal"):
+        again_in(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("use", [lambda r: r.trials(), lambda r: r.write(), lambda r: r.study()])
+def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "journal.log").unlink()
+    with pytest.raises(InputError, match="restore it"):
+        use(Run(folder))
+    with pytest.raises(InputError, match="restore it"):
+        again_in(folder)
+    assert not (folder / "journal.log").exists()
+    assert len(pd.read_parquet(folder / "trials.parquet")) == 8
+
+
+def again_in(folder: Path) -> Run:
+    task = lrtune.load_task("digits", epochs=2)
+    return lrtune.tune(task, trials=9, families=["cosine", "constant"], out=folder)
+
+
+def test_a_lock_left_by_a_killed_process(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    lock = folder / "journal.log.lock"
+    lock.symlink_to("nowhere")
+    os.utime(lock, (1, 1), follow_symlinks=False)
+    assert len(again_in(folder).trials()) == 9
+
+
+def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    again(run, tmp_path / "copy", trials=9)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == THREADS

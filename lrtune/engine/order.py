@@ -24,7 +24,7 @@ def reseed(device: torch.device, *words: int) -> None:
     seed = derive(*words)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        torch.cuda.default_generators[device.index].manual_seed(seed)
 
 
 class BatchOrder:

@@ -54,6 +54,8 @@ class SerialPool:
         self.task = task
         self.slots = slots
         self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
         self._prepare = deepcopy(task.prepare).to(self._device)
         self._train, self._val = (
             [tensor.to(self._device) for tensor in split] for split in (task.train, task.val)

@@ -5,9 +5,11 @@ import time
 import torch
 
 from lrtune.engine.serial import SerialPool
+from lrtune.errors import InputError
 from lrtune.tasks import Task
 
 REPEATS = 5
+LONG = 1.0  # seconds
 WORTH = 1.25  # speed-up below which a second core is better left to others
 
 
@@ -28,6 +30,10 @@ def best_threads(task: Task) -> int:
             for threads in seconds:
                 torch.set_num_threads(threads)
                 seconds[threads] = min(seconds[threads], _time_updates(pool))
+            if sum(seconds.values()) > LONG:  # updates this long are timed well enough by one try
+                break
+    except Exception as error:  # whatever the user's model may raise at its full batch size
+        raise InputError(f"{task.name}: training fails: {type(error).__name__}: {error}") from error
     finally:
         torch.set_num_threads(most)
     return most if seconds[1] > WORTH * seconds[most] else 1

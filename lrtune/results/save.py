@@ -27,13 +27,14 @@ def save(figure: go.Figure, path: str | Path) -> Path:
         InputError: Any other suffix, or matplotlib is missing.
     """
     path = Path(path)
-    match path.suffix.lower():
-        case ".html":
+    check(path)
+    try:
+        if path.suffix.lower() == ".html":
             figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
-        case ".png":
+        else:
             _png(figure, path)
-        case _:
-            raise InputError(f"{path}: a figure is saved as .html or .png")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -39,13 +39,13 @@ def settings(trials: pd.DataFrame, run: Run) -> Markup:
     if winner is None:
         return section("settings", title, tag("p", nothing(trials)))
     schedule, horizon = Schedule.from_json(winner["schedule"]), run["horizon"]
-    mode: Literal["min", "max"] = "min" if objective["direction"] == "minimize" else "max"
-    option = f", mode={mode!r}" if schedule.closed_loop else ""
     load = (
         "import lrtune\n\n"
         'schedule = lrtune.load("best.json")  # written beside this report\n'
-        f"scheduler = schedule.torch(optimizer, total={horizon}{option})\n"
+        f"scheduler = schedule.torch(optimizer, total={horizon})\n"
     )
+    if schedule.closed_loop:  # the search fed it the validation loss, whatever the objective was
+        load += "# scheduler.step() after each update, scheduler.step(loss) after each validation\n"
     return section(
         "settings",
         title,
@@ -58,7 +58,7 @@ def settings(trials: pd.DataFrame, run: Run) -> Markup:
         _terms(schedule, json.loads(winner["resolved"]), horizon),
         code("load", load),
         Markup("<details><summary>As plain torch, without lrtune</summary>"),
-        code("snippet", snippet(schedule, horizon, mode)),
+        code("snippet", snippet(schedule, horizon)),
         Markup("</details><details><summary>As JSON, for lrtune.load</summary>"),
         code("json", schedule.to_json()),
         Markup("</details>"),

@@ -30,35 +30,44 @@ class _Family:
         self._rebuild(())
 
     def start(self, trial: FrozenTrial) -> None:
-        self.running[trial.number] = self._copy(trial)
-        self._numbers[trial.number] = len(self.study.get_trials(deepcopy=False))
-        self.study.add_trial(self.running[trial.number])
+        copy = self._copy(trial)
+        if copy is not None:
+            self._numbers[trial.number] = len(self.study.get_trials(deepcopy=False))
+            self.running[trial.number] = copy
+            self.study.add_trial(copy)
 
     def stop(self, number: int) -> None:
-        del self.running[number]
-        self.study.tell(self._numbers.pop(number), state=TrialState.FAIL)
+        if self.running.pop(number, None) is not None:
+            self.study.tell(self._numbers.pop(number), state=TrialState.FAIL)
 
     def end(self, trial: FrozenTrial) -> None:
-        self.ended.append(self._copy(trial))
+        copy = self._copy(trial)
+        if copy is None:
+            return
+        self.ended.append(copy)
         if len(self.ended) > REMEMBERED and len(self.ended) % BLOCK == 0:
             self._rebuild(_remembered(self.ended, self.direction))
         else:
-            self.study.add_trial(self.ended[-1])
+            self.study.add_trial(copy)
 
     def _rebuild(self, trials: Sequence[FrozenTrial]) -> None:
         self.study = optuna.create_study(direction=self.direction)
         self.study.add_trials([*trials, *self.running.values()])
         self._numbers = {number: len(trials) + i for i, number in enumerate(self.running)}
 
-    def _copy(self, trial: FrozenTrial) -> FrozenTrial:
-        return create_trial(
-            state=trial.state,
-            values=trial.values if trial.state == TrialState.COMPLETE else None,
-            params={name: trial.params[name] for name in self.space},
-            distributions=self.space,
-            intermediate_values=dict(list(trial.intermediate_values.items())[-1:]),
-            constraints=trial.constraints,
-        )
+    def _copy(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """The trial in this space; None if it lies outside, as one queued by hand may."""
+        try:
+            return create_trial(
+                state=trial.state,
+                values=trial.values if trial.state == TrialState.COMPLETE else None,
+                params={name: trial.params[name] for name in self.space},
+                distributions=self.space,
+                intermediate_values=dict(list(trial.intermediate_values.items())[-1:]),
+                constraints=trial.constraints,
+            )
+        except ValueError:
+            return None
 
 
 class History:
@@ -73,6 +82,7 @@ class History:
         self.standings = {family: Standing() for family in space.families}
         self._space = space
         self._families: dict[str, _Family] = {}
+        self._started: dict[int, str] = {}  # number -> family, of trials that run
         self._read = 0  # trials whose number is below this are known, or in _open
         self._open: list[int] = []  # numbers of trials that were not over when last seen
 
@@ -100,7 +110,8 @@ class History:
 
     def _start(self, trial: FrozenTrial) -> None:
         name = self._name_of(trial)
-        if name is not None and trial.number not in self._families[name].running:
+        if name is not None and trial.number not in self._started:
+            self._started[trial.number] = name
             self.standings[name].started += 1
             self._families[name].start(trial)
 
@@ -109,7 +120,7 @@ class History:
         if name is None:
             return
         family, standing = self._families[name], self.standings[name]
-        if trial.number in family.running:
+        if self._started.pop(trial.number, None) is not None:
             family.stop(trial.number)
             standing.started -= 1
         if was_cut_short(trial):

@@ -10,17 +10,21 @@ from lrtune.errors import InputError
 STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
 
 
-def mend(path: Path) -> str | None:
+def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
     """Make a journal readable again; call it only while no search writes to it.
 
     Removes the lock of a process that was killed while it held it. Cuts off the journal from the
     first line that is not whole, which a full disk leaves; what was there is kept beside it.
 
+    Args:
+        path: of the journal.
+        stale_seconds: how old a lock must be to be nobody's.
+
     Returns:
         What was cut, for the user to know; None where nothing was.
     """
     lock = path.with_name(f"{path.name}.lock")
-    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > STALE_SECONDS:
+    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > stale_seconds:
         lock.unlink()
     if not path.exists():
         return None
@@ -30,7 +34,7 @@ def mend(path: Path) -> str | None:
         return None
     if whole == 0:
         raise InputError(f"{path}: not an Optuna journal: restore it, or remove the run's folder")
-    damaged = path.with_name(f"{path.name}.damaged")
+    damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")  # none before it is lost
     damaged.write_bytes(content)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content[:whole])

@@ -10,9 +10,11 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.search.history import History
-from lrtune.search.race import ROUND, next_family
+from lrtune.search.race import next_family
 from lrtune.search.space import FAMILY, Space
 from lrtune.search.store import index_of
+
+STARTUP = 4  # trials of a family drawn at random before TPE has something to go by
 
 
 class _JointTPE(TPESampler):
@@ -27,14 +29,14 @@ class _JointTPE(TPESampler):
 
 
 def _tpe(seed: int) -> BaseSampler:
-    return _JointTPE(seed=seed, n_startup_trials=ROUND, constant_liar=True)
+    return _JointTPE(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
 
 
 class FamilySampler(BaseSampler):
     """Families in equal shares, then a race; inside a family, knobs jointly from its own trials.
 
-    What it draws is a function of (seed, index of the trial, the trials told so far), so a search
-    that was stopped goes on as if it had not been.
+    What it draws is a function of (seed, index of the trial, the trials that run, those told so
+    far and their order), so a search that was stopped goes on as if it had not been.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.engine import Pool, Progress
 from lrtune.search.board import Board, Budget, Running
@@ -61,6 +61,7 @@ class Search:
         self._minimize = self._objective.direction == "minimize"
         self._failures = 0
         self._clock = 0  # segments since the start
+        self._stopped = 0  # the clock at which an earlier session stopped
         self._queue: list[optuna.Trial] = []  # to be repeated, in the order of their index
         self.board = Board(budget)
 
@@ -82,7 +83,8 @@ class Search:
                         with interrupts.heard():
                             pass
                         started += self._fill(slot)
-                    if not (started or self.board.running or self._queue):
+                    due = self._queue and self.board.may_start(queued=0)
+                    if not (started or self.board.running or due):
                         return self.board
                     with interrupts.heard():
                         reached = self._pool.advance()
@@ -113,18 +115,21 @@ class Search:
     def _resume(self) -> None:
         """Take up again what was cut short, to start when and where it did.
 
-        Every trial of an unbroken search starts at a known segment. Starting the repeated ones at
-        the same distance from each other, and nothing new in their slots before them, makes the
-        search ask the same questions with the same answers known.
+        Every trial of an unbroken search starts at a known segment. The repeated ones start at
+        the same distance from each other, and nothing new starts before the segment at which the
+        search stopped: so it asks the same questions with the same answers known.
         """
         self._repeat_what_was_cut_short()
-        indices = [index_of(trial) for trial in unique_trials(self._study)]
-        self._next_index = 1 + max(indices, default=-1)
+        trials = unique_trials(self._study)
+        self._next_index = 1 + max(map(index_of, trials), default=-1)
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        self._queue = [self._ask(slot=0) for _ in waiting]
+        self._queue = [self._ask(slot=index % self._pool.slots) for index in range(len(waiting))]
         self._queue.sort(key=lambda trial: trial.user_attrs[START]["index"])
-        if self._queue:
-            self._clock = self._queue[0].user_attrs[START]["clock"]
+        for trial in self._queue:
+            suggest_from(self._space, trial)  # from here on its parameters are its own
+        self._stopped = max((_end_of(trial) for trial in trials), default=0)
+        clocks = [trial.user_attrs[START]["clock"] for trial in self._queue]
+        self._clock = min([*clocks, self._stopped])
 
     def _ask(self, slot: int) -> optuna.Trial:
         """A trial from Optuna that says from its first moment on which one it is."""
@@ -148,14 +153,15 @@ class Search:
             return False
         own = [t for t in self._queue if t.user_attrs[START]["slot"] % self._pool.slots == slot]
         if own:
-            if own[0].user_attrs[START]["clock"] > self._clock:
+            due = own[0].user_attrs[START]["clock"] <= self._clock
+            if not (due and self.board.may_start(queued=0)):
                 return False
             self._queue.remove(own[0])
             self._start(slot, own[0])
-        elif self.board.may_start(len(self._queue)):
-            self._start(slot, self._ask(slot))
-        else:
+            return True
+        if self._clock < self._stopped or not self.board.may_start(len(self._queue)):
             return False
+        self._start(slot, self._ask(slot))
         return True
 
     def _start(self, slot: int, trial: optuna.Trial) -> None:
@@ -249,3 +255,11 @@ class Search:
     @property
     def _pruner_name(self) -> str:
         return type(self._study.pruner).__name__
+
+
+def _end_of(trial: FrozenTrial) -> int:
+    """The segment at which a trial ended, counted from the start of the search; 0 if it did not."""
+    if RECORD not in trial.user_attrs or START not in trial.user_attrs:
+        return 0
+    segments = len(trial.user_attrs[RECORD]["curves"]["step"])
+    return int(trial.user_attrs[START]["clock"]) + segments

@@ -88,7 +88,7 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
     except KeyError as error:
         raise lost from error
     except Exception as error:  # every backend has errors of its own
-        raise InputError(f"storage {storage}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"storage {storage}: {_first_line(error)}") from error
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
@@ -112,7 +112,11 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
             **kept,
         )
     except Exception as error:  # every backend has errors of its own
-        raise InputError(f"storage {storage}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"storage {storage}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _storage(storage: str | Path) -> BaseStorage | str:

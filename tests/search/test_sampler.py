@@ -97,9 +97,12 @@ def test_pruned_diverged_failed_and_running_trials_are_known() -> None:
 
 def test_a_family_that_is_given_is_kept() -> None:
     study = optuna.create_study(sampler=FamilySampler(SPACE))
+    run(study, 40)
     study.enqueue_trial({"family": "rex"})
-    schedule = suggest_from(SPACE, study.ask())
-    assert schedule.family == "rex"
+    trial = study.ask()
+    assert suggest_from(SPACE, trial).family == "rex"
+    # All of its knobs were drawn together, and not one by one as for unknown parameters.
+    assert set(trial.params) - {"family"} == set(trial.relative_params) - {"family"}
 
 
 def test_any_sampler_may_draw_the_knobs() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from overhead import IdlePool, idle_task
 from lrtune import InputError
 from lrtune.engine import Progress
 from lrtune.search import Budget, FamilySampler, Search, Space, frame, open_study, records
+from lrtune.search.journal import mend
 from lrtune.search.search import FAILURES
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -58,47 +60,64 @@ def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found[SAME], expected[SAME])
 
 
-# What a process does until it is killed at its n-th segment: (folder, slots, n) as arguments.
+# A process that is killed as it stores its n-th entry: (folder, slots, n) as arguments.
 DIES = """
 import os, signal, sys
 sys.path[:0] = [{here!r}, {bench!r}]
 from pathlib import Path
-from overhead import IdlePool, idle_task
-from test_search import TRIALS, VALIDATIONS, Budget, search_in
+from optuna.storages.journal import JournalFileBackend
+from test_search import TRIALS, Budget, EdgyPool, search_in
 
-class DyingPool(IdlePool):
-    left = int(sys.argv[3])
-    def advance(self):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.{signal})
-        return super().advance()
+left, append = int(sys.argv[3]), JournalFileBackend.append_logs
 
-pool = DyingPool(idle_task(VALIDATIONS), int(sys.argv[2]))
-search_in(Path(sys.argv[1]), pool, Budget(trials=TRIALS))
+def append_logs(self, logs):
+    global left
+    left -= 1
+    append(self, logs)
+    if left == 0:
+        os.kill(os.getpid(), signal.{signal})
+
+JournalFileBackend.append_logs = append_logs
+search_in(Path(sys.argv[1]), EdgyPool(int(sys.argv[2])), Budget(trials=TRIALS))
 """
 
 
-@pytest.mark.parametrize(("killed_by", "slots"), [("SIGKILL", 1), ("SIGKILL", 3), ("SIGTERM", 3)])
+class EdgyPool(SpoiltPool):
+    """Every third trial or so diverges on the way, so that slots fall out of step."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(self.diverge, slots)
+
+    def diverge(self, progress: Progress) -> Progress:
+        early = 10 + int(1e6 * self._rates[progress.slot][20]) % 900
+        return replace(progress, loss=math.nan) if progress.update > early else progress
+
+
+@pytest.mark.parametrize(
+    ("killed_by", "slots", "entries"),
+    [("SIGKILL", 1, (41, 90)), ("SIGKILL", 3, (77, 78, 120)), ("SIGTERM", 3, (100, 61))],
+)
 def test_a_killed_search_ends_as_an_unbroken_one(
-    tmp_path: Path, killed_by: str, slots: int
+    tmp_path: Path, killed_by: str, slots: int, entries: tuple[int, ...]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
     budget = Budget(trials=TRIALS)
-    expected = search_in(whole, IdlePool(idle_task(VALIDATIONS), slots), budget)
+    expected = search_in(whole, EdgyPool(slots), budget)
+    assert set(expected["state"]) == {"complete", "diverged"}
     here = Path(__file__).parent
     bench = here.parents[1] / "scripts" / "bench"
     code = DIES.format(here=str(here), bench=str(bench), signal=killed_by)
-    for segments in (21, 60 // slots):
-        command = [sys.executable, "-c", code, str(broken), str(slots), str(segments)]
+    for entry in entries:
+        command = [sys.executable, "-c", code, str(broken), str(slots), str(entry)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         # Python ends by SIGINT where nobody catches a KeyboardInterrupt.
         by = signal.SIGKILL if killed_by == "SIGKILL" else signal.SIGINT
         assert ended.returncode == -by, ended.stderr
-        assert 0 < len(found_in(broken)) < TRIALS
-    found = search_in(broken, IdlePool(idle_task(VALIDATIONS), slots), budget)
+        assert len(found_in(broken)) < TRIALS
+        mend(broken / "journal.log", stale_seconds=0)
+    found = search_in(broken, EdgyPool(slots), budget)
     assert list(found["number"]) == list(range(TRIALS))
     assert_same(found, expected)
 
@@ -201,6 +220,23 @@ def test_trials_queued_by_somebody_else_are_run(tmp_path: Path) -> None:
     study.enqueue_trial({"family": "cosine", "cosine.peak_lr": 0.123})
     found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=3))
     assert 0.123 in list(found["peak_lr"])
+
+
+def test_a_trial_queued_outside_the_space_is_run_and_does_no_harm(tmp_path: Path) -> None:
+    study_in(tmp_path).enqueue_trial({"family": "cosine", "cosine.peak_lr": 5.0})
+    with pytest.warns(UserWarning, match="out of range"):
+        found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=12))
+    assert 5.0 in list(found["peak_lr"])
+    assert len(search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=14))) == 14
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_queued_trials_count_in_the_budget(tmp_path: Path, slots: int) -> None:
+    for _ in range(6):
+        study_in(tmp_path).enqueue_trial({"family": "wsd"})
+    pool = IdlePool(idle_task(VALIDATIONS), slots)
+    assert len(search_in(tmp_path, pool, Budget(trials=3))) == 3
+    assert list(search_in(tmp_path, pool, Budget(trials=7))["family"][:6]) == ["wsd"] * 6
 
 
 def test_trials_of_another_run_on_the_storage_are_left_alone(tmp_path: Path) -> None:
