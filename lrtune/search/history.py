@@ -86,7 +86,7 @@ class History:
         self._read = 0  # trials whose number is below this are known, or in _open
         self._open: list[int] = []  # numbers of trials that were not over when last seen
 
-    def read(self, study: optuna.Study, asked: int) -> None:
+    def read(self, study: optuna.Study, asked: int | None = None) -> None:
         """Take in what has happened since the last time; the trial being asked is left out."""
         if not self._families:
             self._families = {
@@ -96,7 +96,9 @@ class History:
         trials = study.get_trials(deepcopy=False)
         fresh = [trials[n] for n in (*self._open, *range(self._read, len(trials))) if n != asked]
         self._read = len(trials)
-        self._open = [asked, *(t.number for t in fresh if not t.state.is_finished())]
+        self._open = [t.number for t in fresh if not t.state.is_finished()]
+        if asked is not None:
+            self._open.append(asked)
         over = [t for t in fresh if t.state.is_finished()]
         for trial in sorted(over, key=lambda t: (t.datetime_complete, t.number)):
             self._end(trial)

@@ -54,6 +54,20 @@ class FamilySampler(BaseSampler):
         self._knobs = knobs
         self._history = History(space)
 
+    def draw(
+        self, study: optuna.Study, index: int
+    ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """Parameters and their distributions for a trial that does not exist yet.
+
+        Adding the trial with them costs one entry of a journal, where suggesting them one by one
+        costs one each.
+        """
+        self._history.read(study)
+        family = next_family(self._history.standings)
+        knobs = self._space.distributions(family)
+        params = {FAMILY: family, **self._draw_knobs(family, knobs, index)}
+        return params, {FAMILY: CategoricalDistribution(self._space.families), **knobs}
+
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
@@ -74,11 +88,7 @@ class FamilySampler(BaseSampler):
         """The family chosen and all its knobs at once."""
         knobs = {name: d for name, d in search_space.items() if name != FAMILY}
         family = next(iter(knobs)).partition(".")[0]
-        own = self._history.study_of(family)
-        own.sampler = self._knobs(self._seed_of(trial))
-        asked = own.ask(knobs)
-        own.tell(asked, state=TrialState.FAIL)  # forgotten here; read again when it is seen to run
-        return {FAMILY: family, **asked.params}
+        return {FAMILY: family, **self._draw_knobs(family, knobs, index_of(trial))}
 
     def sample_independent(
         self,
@@ -88,8 +98,18 @@ class FamilySampler(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """For parameters outside the space, such as others in a user's own objective."""
-        sampler = RandomSampler(seed=self._seed_of(trial) ^ sum(param_name.encode()))
+        seed = self._seed_of(index_of(trial)) ^ sum(param_name.encode())
+        sampler = RandomSampler(seed=seed)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _seed_of(self, trial: FrozenTrial) -> int:
-        return int(np.random.SeedSequence([self._seed, index_of(trial)]).generate_state(1)[0])
+    def _draw_knobs(
+        self, family: str, knobs: dict[str, BaseDistribution], index: int
+    ) -> dict[str, Any]:
+        own = self._history.study_of(family)
+        own.sampler = self._knobs(self._seed_of(index))
+        asked = own.ask(knobs)
+        own.tell(asked, state=TrialState.FAIL)  # forgotten here; read again when it is seen to run
+        return asked.params
+
+    def _seed_of(self, index: int) -> int:
+        return int(np.random.SeedSequence([self._seed, index]).generate_state(1)[0])

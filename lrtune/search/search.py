@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.engine import Pool, Progress
 from lrtune.search.board import Board, Budget, Running
 from lrtune.search.interrupt import Interrupts
+from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import Space, suggest_from
 from lrtune.search.stopping import DIVERGENCE_FACTOR, diverged
 from lrtune.search.store import (
@@ -140,12 +142,27 @@ class Search:
             "owner": self._owner,
         }
         if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            self._study.enqueue_trial({}, user_attrs={START: start})
+            self._add(start)
         trial = self._study.ask()
         if START not in trial.user_attrs:  # queued by somebody else, from the dashboard say
             trial.set_user_attr(START, start)
         self._next_index = max(self._next_index, 1 + trial.user_attrs[START]["index"])
         return trial
+
+    def _add(self, start: dict[str, Any]) -> None:
+        """A new trial, in a single entry of the storage where the sampler is ours."""
+        if not isinstance(self._study.sampler, FamilySampler):
+            self._study.enqueue_trial({}, user_attrs={START: start})
+            return
+        params, distributions = self._study.sampler.draw(self._study, start["index"])
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params=params,
+                distributions=distributions,
+                user_attrs={START: start, SCHEDULE: self._space.schedule(params).to_json()},
+            )
+        )
 
     def _fill(self, slot: int) -> bool:
         """Start a trial in a free slot, one to be repeated that is due or a new one: was there?"""
@@ -166,7 +183,8 @@ class Search:
 
     def _start(self, slot: int, trial: optuna.Trial) -> None:
         schedule = suggest_from(self._space, trial)
-        trial.set_user_attr(SCHEDULE, schedule.to_json())
+        if SCHEDULE not in trial.user_attrs:
+            trial.set_user_attr(SCHEDULE, schedule.to_json())
         horizon = self._pool.task.horizon
         controller = schedule.controller(horizon, mode="min") if schedule.closed_loop else None
         rates = schedule.rates(horizon) if controller is None else controller.rates
