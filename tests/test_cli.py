@@ -263,15 +263,47 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"lrtune {name.replace('_', '-')}" in README
 
 
+def readme_block(word: str) -> str:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (block,) = [block for block in blocks if word in block]
+    return block
+
+
 def test_the_readmes_own_task_trains(tmp_path: Path) -> None:
     from lrtune import load_task
 
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (source,) = [block for block in blocks if "def make()" in block]
-    (tmp_path / "mytask.py").write_text(source)
+    (tmp_path / "mytask.py").write_text(readme_block("def make()"))
     task = load_task(f"{tmp_path}/mytask.py:make")
     assert task.name == "mine"
     assert task.check_model() > 0
+
+
+def test_the_readmes_training_loop_follows_the_schedule(run: Path) -> None:
+    import torch
+
+    source = readme_block("lrtune.load").replace("runs/digits-mlp-sgd-718", str(run))
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    used: list[float] = []
+    optimizer.register_step_pre_hook(lambda *_: used.append(optimizer.param_groups[0]["lr"]))
+    names: dict = {"optimizer": optimizer, "steps": 20, "batches": range(20)}
+    exec(compile(source, "README", "exec"), names)
+    assert used == pytest.approx(names["schedule"].rates(20), rel=1e-12)
+
+
+def test_the_readmes_own_shape() -> None:
+    names: dict = {"__name__": "readme"}
+    exec(compile(readme_block("lrtune.register"), "README", "exec"), names)
+    assert names["schedule"].rates(4) == pytest.approx([0.001, 0.05, 0.1, 0.05])
+
+
+def test_the_readmes_own_study() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names: dict = {"train": lambda schedule: abs(schedule.rates(10).mean() - 0.1)}
+    exec(compile(readme_block("lrtune.suggest"), "README", "exec"), names)
+    assert len(names["study"].trials) == 60
+    assert names["study"].best_value < 0.02
 
 
 def test_the_package_names_what_the_readme_installs() -> None:
