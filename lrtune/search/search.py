@@ -85,8 +85,9 @@ class Search:
                         with interrupts.heard():
                             pass
                         started += self._fill(slot)
-                    due = self._queue and self.board.may_start(queued=0)
-                    if not (started or self.board.running or due):
+                    later = self._queue or self._clock < self._stopped
+                    waits = later and self.board.may_start(queued=0)
+                    if not (started or self.board.running or waits):
                         return self.board
                     with interrupts.heard():
                         reached = self._pool.advance()

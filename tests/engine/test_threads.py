@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lrtune.engine import SerialPool, threads
+from lrtune.errors import InputError
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_one_thread_is_not_measured(digits, cost):
 def test_threads_are_restored_after_an_error(digits, cost):
     cost[2] = 1.0  # measuring one thread raises
     torch.set_num_threads(2)
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="digits: training fails: KeyError"):
         threads.best_threads(digits)
     assert torch.get_num_threads() == 2
 
