@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.engine import Pool, Progress
@@ -61,6 +62,8 @@ class Search:
         self._watch = watch
         self._objective = pool.task.objective
         self._minimize = self._objective.direction == "minimize"
+        # Asking a pruner that never prunes reads the storage again each time, for nothing.
+        self._may_prune = not isinstance(study.pruner, NopPruner)
         self._failures = 0
         self._clock = 0  # segments since the start
         self._stopped = 0  # the clock at which an earlier session stopped
@@ -213,7 +216,7 @@ class Search:
         running.trial.report(value, progress.update)
         if progress.update == len(running.rates):
             return self._end(running, "complete", "reached the horizon", progress)
-        if running.trial.should_prune():
+        if self._may_prune and running.trial.should_prune():
             return self._end(running, "pruned", f"by {self._pruner_name}", progress)
         if running.controller is not None:
             running.controller.observe(progress.update, progress.loss)

@@ -12,6 +12,7 @@ import platform
 import statistics
 import tempfile
 import time
+from bisect import bisect_right
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ class IdlePool:
     def __init__(self, task: Task, slots: int = 1) -> None:
         self.task = task
         self.slots = slots
+        self._checkpoints = task.checkpoints.tolist()
         self._rates: dict[int, np.ndarray] = {}
         self._updates: dict[int, int] = {}
 
@@ -42,9 +44,9 @@ class IdlePool:
         self._rates[slot] = rates
 
     def advance(self) -> list[Progress]:
-        checkpoints = self.task.checkpoints
+        checkpoints = self._checkpoints
         return [
-            self._progress(slot, int(checkpoints[np.searchsorted(checkpoints, update, "right")]))
+            self._progress(slot, checkpoints[bisect_right(checkpoints, update)])
             for slot, update in sorted(self._updates.items())
         ]
 
