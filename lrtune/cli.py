@@ -9,8 +9,12 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from lrtune.config import StudyFile, read_study
 from lrtune.errors import InputError
+from lrtune.flags import with_options
+from lrtune.options import TaskOptions, validate
 
+WHAT = "a data set's name, a folder of images, a table, a text, file.py:function"
 app = typer.Typer(
     help="Which learning-rate schedule wins on your task, and by how much.",
     no_args_is_help=True,
@@ -19,22 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Target = Annotated[
-    str,
-    typer.Argument(
-        help="digits, a folder of images, a table, file.py:function, a study file (.toml)"
-    ),
-]
-Model = Annotated[str | None, typer.Option(help="mlp or cnn; the data's default if not given")]
-Optimizer = Annotated[
-    str | None,
-    typer.Option(help="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"),
-]
-Epochs = Annotated[float | None, typer.Option(help="passes over the training data in one trial")]
-BatchSize = Annotated[int | None, typer.Option(help="samples an update")]
-TargetColumn = Annotated[str | None, typer.Option("--target", help="of a table: what to predict")]
-Kind = Annotated[str | None, typer.Option(help="of a table: classification or regression")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")]
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 
 
@@ -64,57 +52,17 @@ def _fail(message: str, code: int) -> int:
 
 
 @app.command()
+@with_options(StudyFile)
 def search(
-    task: Target,
-    families: Annotated[str | None, typer.Option(help="names, with commas between")] = None,
-    trials: Annotated[int | None, typer.Option(help="budget in trials [6 a family]")] = None,
-    updates: Annotated[int | None, typer.Option(help="budget in optimizer updates")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="budget in time of training: 90s, 10m, 1h30m")
-    ] = None,
-    epochs: Epochs = None,
-    model: Model = None,
-    optimizer: Optimizer = None,
-    batch_size: BatchSize = None,
-    target: TargetColumn = None,
-    kind: Kind = None,
-    metric: Annotated[
-        str | None, typer.Option(help="what to improve: accuracy, macro_f1, ... [the loss]")
-    ] = None,
-    peak_lr: Annotated[
-        str | None, typer.Option(help="LOW,HIGH; from a range test if not given")
-    ] = None,
-    storage: Annotated[str | None, typer.Option(help="an Optuna storage URL")] = None,
-    out: Annotated[str | None, typer.Option(help="the run's folder [runs/<study>]")] = None,
-    device: Device = None,
-    seed: Annotated[int | None, typer.Option(help="of the split, the trials, the sampler")] = None,
+    what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
+    **given: Any,
 ) -> None:
     """Search learning-rate schedules; the same command goes on where it stopped."""
-    from lrtune.config import read_study, validate
     from lrtune.terminal import search_in_terminal
 
-    given: dict[str, Any] = {
-        "families": None if families is None else [f.strip() for f in families.split(",")],
-        "trials": trials,
-        "updates": updates,
-        "time": time,
-        "epochs": epochs,
-        "model": model,
-        "target": target,
-        "kind": kind,
-        "metric": metric,
-        "optimizer": optimizer,
-        "batch_size": batch_size,
-        "peak_lr": None if peak_lr is None else _pair(peak_lr),
-        "storage": storage,
-        "out": out,
-        "device": device,
-        "seed": seed,
-    }
-    from_file = task.endswith(".toml")
-    keys = read_study(Path(task)) if from_file else {"task": task}
-    keys |= {name: value for name, value in given.items() if value is not None}
-    study = validate(keys, task if from_file else "the command line")
+    from_file = what.endswith(".toml")
+    keys = read_study(Path(what)) if from_file else {"task": what}
+    study = validate(StudyFile, keys | given, what if from_file else "the command line")
     search_in_terminal(study, shlex.join(["lrtune", *sys.argv[1:]]))
 
 
@@ -165,24 +113,21 @@ def preview(
 
 
 @app.command()
+@with_options(TaskOptions, but=("epochs", "ema"))
 def range_test(
-    task: Annotated[str, typer.Argument(help="as for search, but no study file")],
+    task: Annotated[str, typer.Argument(help=WHAT)],
     low: Annotated[float, typer.Option(help="first rate")] = 1e-6,
     high: Annotated[float, typer.Option(help="last rate")] = 10.0,
     updates: Annotated[int, typer.Option(help="length of the sweep")] = 240,
     seeds: Annotated[int, typer.Option(help="how many sweeps")] = 3,
-    model: Model = None,
-    optimizer: Optimizer = None,
-    batch_size: BatchSize = None,
-    target: TargetColumn = None,
-    kind: Kind = None,
-    device: Device = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
     out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+    **given: Any,
 ) -> None:
     """Find the rates that train at all: a sweep from low to high, several seeds."""
-    from lrtune.config import load, validate
     from lrtune.engine import range_test as sweep
     from lrtune.run import range_test_json
+    from lrtune.tasks import load_task
     from lrtune.terminal import print_range_test
     from lrtune.tuning import device_of
 
@@ -190,11 +135,13 @@ def range_test(
         from lrtune.results import save
 
         save.check(out)  # before the sweep, not after it
-    keys: dict[str, Any] = {"task": task, "model": model, "optimizer": optimizer}
-    keys |= {"batch_size": batch_size, "target": target, "kind": kind}
-    loaded = load(validate(keys, "the command line"))
     test = sweep(
-        loaded, low=low, high=high, updates=updates, seeds=range(seeds), device=device_of(device)
+        load_task(task, **given),
+        low=low,
+        high=high,
+        updates=updates,
+        seeds=range(seeds),
+        device=device_of(device),
     )
     print_range_test(test)
     if out is not None:
@@ -248,14 +195,6 @@ def export(
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     print(f"wrote {out}")
-
-
-def _pair(text: str) -> list[float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f"peak-lr={text!r}: two rates with a comma: 0.001,0.3") from error
-    return [low, high]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from torch import nn
+
 from lrtune.engine.optimizers import settings_of
 from lrtune.errors import InputError
 from lrtune.run import FORMAT
@@ -44,15 +46,21 @@ def settings_for(
         "task": {
             "name": task.name,
             "data": task.data,
-            "train": len(task.train.targets),
-            "val": len(task.val.targets),
-            "test": 0 if task.test is None else len(task.test.targets),
+            "train": task.train.samples,
+            "val": task.val.samples,
+            "test": 0 if task.test is None else task.test.samples,
             "fingerprint": task.fingerprint,
             "classes": task.classes,
             "model": task.model_name,
             "parameters": task.check_model(),
-            "loss": getattr(task.loss, "__name__", type(task.loss).__name__),
+            "loss": _name(task.loss),
             "batch_size": task.batch_size,
+            "groups": None if task.groups is None else _name(task.groups),
+            "augment": list(task.augment),
+            "clip_norm": task.clip_norm,
+            "ema": task.ema,
+            "precision": task.precision or "by device",
+            "notes": list(task.notes),
         },
         "horizon": task.horizon,
         "unit": "updates",
@@ -68,6 +76,11 @@ def settings_for(
         "storage": storage,
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def _name(part: object) -> str:
+    """Of a user's function, of a module with its settings."""
+    return repr(part) if isinstance(part, nn.Module) else getattr(part, "__name__", str(type(part)))
 
 
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.

@@ -50,11 +50,13 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
         console.print(f"budget: {trials} trials, {ROUND} a family (--trials, --updates, --time)")
     task = load(study)
     console.print(
-        f"{task.name}: {len(task.train.targets):,} training and {len(task.val.targets):,} "
+        f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
         f"validation samples, model {task.model_name}, {task.optimizer}, "
         f"{task.horizon:,} updates a trial",
         soft_wrap=True,
     )
+    for note in task.notes:
+        console.print(f"  {note}", soft_wrap=True)
     with Display(console, task.objective.name) as display:
         run = tune(
             task,

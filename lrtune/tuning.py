@@ -21,10 +21,11 @@ from lrtune.identity import check_same, settings_for
 from lrtune.run import Run, range_test_json, write_json
 from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
 from lrtune.search.journal import mend
-from lrtune.tasks import Task, load_task
+from lrtune.tasks import Stream, Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
+SHARING = 4  # trials that share each batch of a stream
 LEAST_FREE = 64 << 20  # bytes
 OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
@@ -42,7 +43,7 @@ def tune(
     out: str | Path | None = None,
     storage: str | None = None,
     device: str | None = None,
-    slots: int = 1,
+    slots: int | None = None,
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
     command: str = "",
@@ -63,7 +64,7 @@ def tune(
         out: the run's folder; ``runs/<study>`` where None.
         storage: any Optuna storage URL; a journal in the run's folder where None.
         device: as torch names it; CUDA where there is one, else the CPU, where None.
-        slots: trials side by side.
+        slots: trials side by side; where None, 4 if they share a stream of data, else 1.
         sampler: any Optuna sampler, in place of FamilySampler.
         pruner: any Optuna pruner; no pruning where None.
         command: what the user typed, for the record.
@@ -80,6 +81,8 @@ def tune(
     if isinstance(task, str):
         task = load_task(task, seed=seed)
     device = device_of(device)
+    if slots is None:
+        slots = SHARING if isinstance(task.train, Stream) else 1
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
@@ -99,9 +102,15 @@ def tune(
                     "give that run's --out to go on with it, or another --storage"
                 )
             peaks = _peak_settings(task, peak_lr, device, tell)
-            own = {"command": command, "owner": os.urandom(8).hex()}
+            own: dict[str, Any] = {"command": command, "owner": os.urandom(8).hex()}
+            pool = SerialPool(task, slots, device)
+            own |= {"placement": pool.placement}
             write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
             run = Run(folder)
+        else:
+            pool = SerialPool(task, slots, device)
+        for split, placement in pool.placement.items():
+            tell(f"{split}: {placement}")
         study = run.study()
         if OWNER not in study.user_attrs:
             study.set_user_attr(OWNER, run.settings["owner"])
@@ -109,7 +118,6 @@ def tune(
         study.sampler = sampler or FamilySampler(space, seed)
         study.pruner = pruner or NopPruner()
         _use_threads(run.settings["threads"])
-        pool = SerialPool(task, slots, device)
         owner = run.settings["owner"]
         work = Search(study, space, pool, budget, seed=seed, owner=owner, watch=watch)
         try:

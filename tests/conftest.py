@@ -3,8 +3,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
+
+settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("lrtune")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lrtune.errors import InputError, nearest
+from lrtune.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,23 @@ def _is_like(value: object, default: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
-def make_optimizer(
-    name: str, given: Mapping[str, object], model: nn.Module
-) -> torch.optim.Optimizer:
-    """The optimizer of one model, its rate to be set before each update."""
-    rule = OPTIMIZERS[name]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    settings = settings_of(name, given)
-    return rule.make(parameters, lr=0.0, **settings, **rule.fast)
+def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of one model, the rate of each group to be set before each update.
+
+    Every group has its ``lr_ratio``: what the schedule's rate is multiplied by there.
+    """
+    rule = OPTIMIZERS[task.optimizer]
+    if task.groups is None:
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.parameters() if p.requires_grad]}
+        ]
+    else:
+        groups = [dict(group) for group in task.groups(model)]
+    settings = settings_of(task.optimizer, task.settings)
+    for group in groups:
+        if "lr" in group:
+            raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
+        own = {name: value for name, value in group.items() if name not in ("params", "lr_ratio")}
+        settings_of(task.optimizer, own)
+        group.setdefault("lr_ratio", 1.0)
+    return rule.make(groups, lr=0.0, **settings, **rule.fast)

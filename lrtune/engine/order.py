@@ -7,7 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE = range(4)  # streams of one seed
+# Streams of one seed.
+INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE, SAMPLE_NOISE = range(5)
 
 
 def derive(*words: int) -> int:

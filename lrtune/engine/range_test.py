@@ -90,8 +90,8 @@ def range_test(
     if not 1 <= len(seeds) <= MOST_SEEDS:
         raise InputError(f"seeds={len(seeds)}: from 1 to {MOST_SEEDS}")
     rates = np.geomspace(low, high, updates)
-    epochs = updates * task.batch_size / len(task.train.targets)
-    sweep = replace(task, epochs=epochs, validations=1)
+    epochs = updates * task.batch_size / task.train.samples
+    sweep = replace(task, epochs=epochs, validations=1, ema=None)
     pool = SerialPool(sweep, len(seeds), device)
     for slot, seed in enumerate(seeds):
         pool.admit(slot, rates, seed)

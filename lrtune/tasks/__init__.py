@@ -4,7 +4,7 @@ from lrtune.tasks.datasets import DATASETS
 from lrtune.tasks.load import load_task
 from lrtune.tasks.metrics import METRICS, Metric
 from lrtune.tasks.models import MODELS
-from lrtune.tasks.split import Split
+from lrtune.tasks.split import Split, Stream
 from lrtune.tasks.task import Task
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "MODELS",
     "Metric",
     "Split",
+    "Stream",
     "Task",
     "load_task",
 ]

@@ -1,10 +1,11 @@
-"""METRICS: what a validation measures, and which way is better."""
+"""Losses, and METRICS: what a validation measures, and which way is better."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError
@@ -14,23 +15,74 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A figure over a whole split; ``function(outputs, targets)`` gives a number or a scalar."""
+    """A figure over a split.
+
+    Attributes:
+        name: as reports show it.
+        function: ``function(outputs, targets)`` -> a number or a scalar tensor.
+        direction: which way is better.
+        unit: of the figure.
+        over: ``split``: the function sees the outputs for all samples at once; ``batch``: it is a
+            mean over samples, so that batches are enough, and the outputs need not be kept.
+    """
 
     name: str
-    function: Callable[[Tensor, Tensor], Tensor | float]
+    function: Callable[[Any, Any], Tensor | float]
     direction: Direction
     unit: str = ""
+    over: Literal["split", "batch"] = "split"
 
     def __post_init__(self) -> None:
-        """Refuse a direction that is none."""
+        """Refuse a direction or a range that is none."""
+        if self.over not in ("split", "batch"):
+            raise InputError(f"metric {self.name}: over={self.over!r}: split or batch")
         if self.direction not in ("minimize", "maximize"):
             raise InputError(
                 f"metric {self.name}: direction={self.direction!r}: minimize or maximize"
             )
 
 
+class CrossEntropy(nn.Module):
+    """The loss of class targets, in nats: labels (n,) or tokens (n, t) of any integer type."""
+
+    weight: Tensor | None
+
+    def __init__(self, label_smoothing: float = 0.0, weight: Tensor | None = None) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("weight", weight)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Outputs (n, classes) or (n, t, classes) -> the mean."""
+        return F.cross_entropy(
+            outputs.flatten(0, -2),
+            targets.flatten().long(),
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def extra_repr(self) -> str:
+        """What the record says of it."""
+        parts = [f"label_smoothing={self.label_smoothing:g}"] if self.label_smoothing else []
+        return ", ".join([*parts, *(["class weights"] if self.weight is not None else [])])
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over samples and tokens, nats; no smoothing, no weights."""
+    return F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long())
+
+
+def bits_per_character(tokens_a_character: float = 1.0) -> Metric:
+    """Cross-entropy of a text in bits a character, whatever the tokens are."""
+
+    def bits(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets) * (tokens_a_character / math.log(2))
+
+    return Metric("bits_per_character", bits, "minimize", "bits", "batch")
+
+
 def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == targets).float().mean()
+    return (outputs.argmax(-1) == targets).double().mean()
 
 
 def _macro_f1(outputs: Tensor, targets: Tensor) -> float:
@@ -45,8 +97,8 @@ def _roc_auc(outputs: Tensor, targets: Tensor) -> float:
     if outputs.shape[-1] != 2:
         raise InputError(f"metric roc_auc: takes two classes, not {outputs.shape[-1]}")
     scores = outputs[:, 1] - outputs[:, 0]
-    if not bool(scores.isfinite().all()):
-        return float("nan")  # scikit-learn raises; a diverged model is not an error
+    if not bool(scores.isfinite().all()) or bool((targets == targets[0]).all()):
+        return float("nan")  # scikit-learn raises or warns; a diverged model is not an error
     return float(roc_auc_score(targets.cpu(), scores.cpu()))
 
 
@@ -54,21 +106,19 @@ def _r2(outputs: Tensor, targets: Tensor) -> Tensor:
     return 1 - F.mse_loss(outputs, targets) / targets.var(correction=0)
 
 
-CROSS_ENTROPY = Metric("cross_entropy", F.cross_entropy, "minimize", "nats")
-ACCURACY = Metric("accuracy", _accuracy, "maximize")
+CROSS_ENTROPY = Metric("cross_entropy", cross_entropy, "minimize", "nats", "batch")
+ACCURACY = Metric("accuracy", _accuracy, "maximize", over="batch")
 MACRO_F1 = Metric("macro_f1", _macro_f1, "maximize")
 ROC_AUC = Metric("roc_auc", _roc_auc, "maximize")
-MSE = Metric("mse", F.mse_loss, "minimize")
-MAE = Metric("mae", F.l1_loss, "minimize")
+MSE = Metric("mse", F.mse_loss, "minimize", over="batch")
+MAE = Metric("mae", F.l1_loss, "minimize", over="batch")
 R2 = Metric("r2", _r2, "maximize")
 
 # What may be asked for, by the kind of task; the first is the objective if nothing is.
-METRICS: dict[str, dict[str, Metric]] = {
-    kind: {metric.name: metric for metric in metrics}
-    for kind, metrics in {
-        "classification": (CROSS_ENTROPY, ACCURACY, MACRO_F1, ROC_AUC),
-        "regression": (MSE, MAE, R2),
-    }.items()
+METRICS: dict[str, tuple[Metric, ...]] = {
+    "classification": (CROSS_ENTROPY, ACCURACY, MACRO_F1, ROC_AUC),
+    "regression": (MSE, R2, MAE),
+    "text": (CROSS_ENTROPY, bits_per_character(), ACCURACY),
 }
 
 

@@ -1,9 +1,14 @@
-"""MODELS: a sound default per kind of data."""
+"""MODELS: a sound default per kind of data, and a few larger ones; model_maker: from a name."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from lrtune.errors import InputError, nearest
+from lrtune.tasks.transformer import transformer
+from lrtune.tasks.vision import resnet9, torchvision_model, torchvision_names, vit_tiny
 
 
 def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -65,4 +70,58 @@ class Scalar(nn.Module):
         return outputs.squeeze(-1)
 
 
-MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {"mlp": mlp, "cnn": cnn}
+MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet9": resnet9,
+    "vit_tiny": vit_tiny,
+    "transformer": transformer,
+}
+
+
+def model_maker(name: str, shape: tuple[int, ...], outputs: int) -> Callable[[], nn.Module]:
+    """A picklable function that makes fresh models, never pretrained.
+
+    Args:
+        name: a row of MODELS or a classifier of ``torchvision.models``.
+        shape: of one sample, without the batch.
+        outputs: how many: classes, characters, or 1.
+
+    Raises:
+        InputError: for an unknown name, or a model that does not take such samples.
+    """
+    if name in MODELS:
+        make = partial(MODELS[name], shape, outputs)
+    else:
+        known = torchvision_names()
+        if name not in known:
+            hint = nearest(name, [*MODELS, *known])
+            which = f"one of {', '.join(MODELS)}, or a classifier of torchvision.models"
+            raise InputError(f"model {name!r}: {which}{hint}")
+        make = partial(torchvision_model, name, shape, outputs)
+    if name == "transformer":
+        if len(shape) != 1 or outputs < 2:
+            what = f"samples of {shape}" if len(shape) != 1 else "numbers"
+            raise InputError(f"model {name!r}: takes text, not {what}")
+    elif name != "mlp":
+        if len(shape) != 3:
+            way_out = "give --model mlp"
+            raise InputError(f"model {name!r}: takes images, not samples of {shape}: {way_out}")
+        _try_on(name, shape, make)
+    return make
+
+
+def _try_on(name: str, shape: tuple[int, ...], make: Callable[[], nn.Module]) -> None:
+    """One forward pass on the meta device, where it costs neither memory nor arithmetic."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            try:
+                with torch.device("meta"):
+                    model = make()
+            except NotImplementedError:  # regnet computes its widths with tensors
+                model = make().to("meta")
+            model.eval()(torch.zeros(2, *shape, device="meta"))
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        size = "x".join(map(str, shape))
+        raise InputError(f"model {name!r}: does not take images of {size}: {first}") from error

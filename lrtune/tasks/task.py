@@ -1,7 +1,9 @@
 """Task: what is trained, and how it is judged."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError
+from lrtune.tasks.augment import augment, check_augment
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, Metric, are_metrics
-from lrtune.tasks.split import Split, check_split, is_split
+from lrtune.tasks.split import Split, Stream, check_labels, check_split, is_split, spread
+from lrtune.tasks.stream import hold
+from lrtune.tasks.tree import leaves
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
@@ -22,6 +27,7 @@ VALIDATION_COST = 0.25
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
+CHECKED = 256  # validation samples that the metrics are tried on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +36,8 @@ class Task:
 
     Attributes:
         name: a short name; run folders and Optuna studies are named after it.
-        train: what the updates see.
+        train: what the updates see: tensors (Split), or any map-style data set of (input, target),
+            kept in memory where it fits and streamed where it does not or draws at random.
         val: what the search judges by.
         test: what only a verdict looks at; None where there is none.
         model: makes one fresh model; weights come from torch's global generator.
@@ -38,31 +45,46 @@ class Task:
         metrics: computed on ``val`` at each validation; the first one is the objective.
         optimizer: a name of ``lrtune.engine.OPTIMIZERS``.
         settings: the optimizer's settings other than the rate, as torch names them.
+        groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
+            own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
         batch_size: samples an update; batches run on across epochs, so none is short.
         epochs: passes over ``train``, not necessarily whole.
         validations: how many times a trial is validated, evenly spaced, the last at its end;
             where None, 30, or fewer where they would cost much beside the training.
         prepare: turns a stored batch (uint8 images, say) into the model's input, on the device;
-            no parameters.
+            no parameters; in training mode for updates alone.
+        augment: names of AUGMENTATIONS, applied in training after ``prepare``.
+        clip_norm: gradients longer than this are shortened to it.
+        ema: validate an exponential moving average of the weights, this share of the run long.
+        precision: float32 or bfloat16 (autocast); where None, bfloat16 on CUDA alone.
+        memory: bytes of data kept in memory; half of what is free where None.
         data: where the data came from, for the record.
+        notes: what was done to the data, for the record.
         model_name: for the record.
         classes: number of classes where targets are classes, else None.
     """
 
     name: str
-    train: Split
-    val: Split
+    train: Any  # a Split or a Stream, once made
+    val: Any
     model: Callable[[], nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     metrics: tuple[Metric, ...] = (CROSS_ENTROPY, ACCURACY)
     optimizer: str = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
+    groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None
     batch_size: int = 64
     epochs: float = 30.0
     validations: int | None = None
-    test: Split | None = None
+    test: Any = None
     prepare: nn.Module = field(default_factory=nn.Identity)
+    augment: tuple[str, ...] = ()
+    clip_norm: float | None = None
+    ema: float | None = None
+    precision: str | None = None
+    memory: int | None = None
     data: str = ""
+    notes: tuple[str, ...] = ()
     model_name: str = "custom"
     classes: int | None = None
 
@@ -71,27 +93,53 @@ class Task:
         for name, fits, expected in FIELDS:
             if not fits(getattr(self, name)):
                 raise InputError(f"task: {name}={_short(getattr(self, name))}: expected {expected}")
-        for name in ("train", "val", "test"):
-            split = getattr(self, name)
-            if split is not None:
-                check_split(f"{self.name}: {name}", split, self.classes)
+        self._hold()
+        for name, split in self.splits.items():
+            check_split(f"{self.name}: {name}", split)
+        if self.classes is not None:
+            check_labels(self.name, self.classes, self.splits)
+        check_augment(self.augment, self.sample_shape)
         for name, value in (
             ("batch_size", self.batch_size),
             ("validations", 1 if self.validations is None else self.validations),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r}: a whole number of at least 1")
-        most = MOST_UPDATES * self.batch_size / len(self.train.targets)
+        most = MOST_UPDATES * self.batch_size / self.train.samples
         if isinstance(self.epochs, bool) or not 0 < self.epochs <= most:
             raise InputError(
                 f"epochs={self.epochs!r}: a positive number of passes over the data, "
                 f"at most {most:g} here ({MOST_UPDATES:,} updates)"
             )
-        if self.batch_size > len(self.train.targets):
+        if self.batch_size > self.train.samples:
             raise InputError(
                 f"batch_size={self.batch_size}: {self.name} has only "
-                f"{len(self.train.targets)} training samples"
+                f"{self.train.samples} training samples"
             )
+
+    def _hold(self) -> None:
+        """Read the user's own data sets, the small ones first: they are read most often."""
+        left = self.memory
+        for name in ("val", "test", "train"):
+            dataset = getattr(self, name)
+            if dataset is None or is_split(dataset):
+                continue
+            split, _ = hold(f"{self.name}: {name}", dataset, left)
+            object.__setattr__(self, name, split)
+            if left is not None and isinstance(split, Split):
+                left -= split.samples * split.sample_bytes
+
+    @property
+    def splits(self) -> dict[str, Split | Stream]:
+        """Those that there are, train first."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in parts.items() if split is not None}
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one stored input; empty where an input is several tensors."""
+        inputs = self.train.take([0]).inputs
+        return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
 
     @property
     def objective(self) -> Metric:
@@ -101,7 +149,7 @@ class Task:
     @property
     def horizon(self) -> int:
         """Updates of one full trial."""
-        return max(1, round(self.epochs * len(self.train.targets) / self.batch_size))
+        return max(1, round(self.epochs * int(self.train.samples) / self.batch_size))
 
     @property
     def checkpoints(self) -> NDArray[np.int64]:
@@ -109,7 +157,7 @@ class Task:
         count = self.validations
         if count is None:
             training = 3 * self.horizon * self.batch_size
-            affordable = int(VALIDATION_COST * training / len(self.val.targets))
+            affordable = int(VALIDATION_COST * training / self.val.samples)
             count = min(MOST_VALIDATIONS, max(FEWEST_VALIDATIONS, affordable))
         even = np.linspace(0, self.horizon, count + 1)[1:]
         return np.unique(np.maximum(1, np.round(even)).astype(np.int64))
@@ -118,10 +166,10 @@ class Task:
     def fingerprint(self) -> str:
         """Hash of every sample and target of every split: another data set, another hash."""
         digest = hashlib.blake2b(digest_size=8)
-        for split in (self.train, self.val, self.test):
-            for tensor in split or ():
-                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for split in self.splits.values():
+            kinds = [(str(leaf.dtype), *leaf.shape[1:]) for leaf in leaves(split.take([0]))]
+            digest.update(f"{split.samples} {kinds}".encode())
+            digest.update(split.hashes.tobytes())
         return digest.hexdigest()
 
     def check_model(self) -> int:
@@ -140,36 +188,57 @@ class Task:
                 raise InputError(f"{self.name}: model gave the same object twice: make a fresh one")
             # Two, because batch norm in training has no variance of one.
             few = min(2, self.batch_size)
-            loss = self._checked("training", lambda: self._loss_of(model.train(), self.train, few))
+            prepare = deepcopy(self.prepare).train()
+            loss = self._checked("training", lambda: self._loss_of(model.train(), prepare, few))
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 raise InputError(f"{self.name}: loss returned {_short(loss)}, not a scalar tensor")
             parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             if not parameters or not loss.requires_grad:
                 raise InputError(f"{self.name}: nothing to train: no parameter reaches the loss")
             with torch.no_grad():
-                self._checked("validation", lambda: self._loss_of(model.eval(), self.val, few))
-                self._checked("metrics", lambda: self._metrics_of(model, few))
+                self._try_metrics(model.eval(), prepare.eval())
         return parameters
 
-    def _loss_of(self, model: nn.Module, split: Split, samples: int) -> object:
-        outputs = model(self.prepare(split.inputs[:samples]))
+    def _loss_of(self, model: nn.Module, prepare: nn.Module, samples: int) -> object:
+        inputs, targets = self.train.take(range(samples))
+        inputs, parts = augment(self.augment, prepare(inputs), targets)
+        outputs = model(inputs)
         if self.classes is not None and outputs.shape[-1] < self.classes:
             raise ValueError(f"{outputs.shape[-1]} outputs for {self.classes} classes")
-        return self.loss(outputs, split.targets[:samples])
+        losses = [(weight, self.loss(outputs, targets)) for weight, targets in parts]
+        odd = [loss for _, loss in losses if not isinstance(loss, Tensor)]
+        return odd[0] if odd else sum(weight * loss for weight, loss in losses)
 
-    def _metrics_of(self, model: nn.Module, samples: int) -> list[float]:
-        outputs = model(self.prepare(self.val.inputs[:samples]))
-        return [float(m.function(outputs, self.val.targets[:samples])) for m in self.metrics]
+    def _try_metrics(self, model: nn.Module, prepare: nn.Module) -> None:
+        inputs, targets = self.val.take(spread(self.val.samples, CHECKED))
+        outputs = self._checked("validation", lambda: model(prepare(inputs)))
+        functions = {"loss": self.loss} | {f"metric {m.name}": m.function for m in self.metrics}
+        judged = ("loss", f"metric {self.objective.name}")
+        for name, function in functions.items():
+
+            def figure(name: str = name, function: Callable[[Any, Any], Any] = function) -> None:
+                value = function(outputs, targets)
+                if isinstance(value, Tensor) and value.numel() != 1:
+                    raise ValueError(f"returned a tensor {tuple(value.shape)}, not one number")
+                if name in judged and not math.isfinite(value):
+                    raise ValueError(
+                        f"{float(value)} on {len(next(leaves(targets)))} samples of val, "
+                        "untrained: expected a finite number"
+                    )
+
+            self._checked(name, figure)
 
     def _checked(self, what: str, call: Callable[[], object]) -> object:
         try:
             return call()
         except Exception as error:  # whatever the user's own code may raise
             said = " ".join(str(error).split())[:300]
-            inputs = self.train.inputs
+            inputs = [
+                (tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves(self.train.take([0])[0])
+            ]
             raise InputError(
                 f"{self.name}: {what} fails on the data (model {self.model_name}, inputs "
-                f"{tuple(inputs.shape[1:])} {inputs.dtype}): {type(error).__name__}: {said}"
+                f"{' and '.join(f'{s} {d}' for s, d in inputs)}): {type(error).__name__}: {said}"
             ) from error
 
 
@@ -178,18 +247,37 @@ def _short(value: object) -> str:
     return " ".join(repr(value).split())[:200]
 
 
+def _is_data(value: object) -> bool:
+    if isinstance(value, tuple | str | Mapping | Tensor):
+        return is_split(value)
+    return is_split(value) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
+
+
+def _is_positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf  # type: ignore[operator]
+
+
+A_SPLIT = "a Split of tensors on the CPU, or a map-style data set"
+
 # What each field of a Task must be, beyond what the numbers' own checks say.
 FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("name", lambda v: isinstance(v, str) and v.isprintable() and 0 < len(v) <= 80, "a short name"),
-    ("train", is_split, "a Split of two tensors on the CPU"),
-    ("val", is_split, "a Split of two tensors on the CPU"),
-    ("test", lambda v: v is None or is_split(v), "a Split of two tensors on the CPU, or None"),
+    ("train", _is_data, A_SPLIT),
+    ("val", _is_data, A_SPLIT),
+    ("test", lambda v: v is None or _is_data(v), f"{A_SPLIT}, or None"),
     ("model", lambda v: callable(v) and not isinstance(v, nn.Module), "a function that makes one"),
     ("loss", callable, "a function of (outputs, targets)"),
     ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
     ("optimizer", lambda v: isinstance(v, str), "a name"),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
     ("prepare", lambda v: isinstance(v, nn.Module), "an nn.Module"),
+    ("groups", lambda v: v is None or callable(v), "a function of the model, or None"),
+    ("clip_norm", lambda v: v is None or _is_positive(v), "a positive number, or None"),
+    ("ema", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),
+    ("precision", lambda v: v in (None, "float32", "bfloat16"), "float32, bfloat16 or None"),
+    ("memory", lambda v: v is None or (type(v) is int and v > 0), "a number of bytes, or None"),
+    ("augment", lambda v: isinstance(v, tuple), "a tuple of names"),
     ("epochs", lambda v: isinstance(v, int | float), "a number"),
     ("classes", lambda v: v is None or type(v) is int, "a whole number, or None"),
 )

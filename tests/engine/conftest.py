@@ -1,11 +1,7 @@
 import pytest
 import torch
-from hypothesis import settings
 
 from lrtune.tasks import load_task
-
-settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("lrtune")
 
 
 @pytest.fixture(autouse=True)

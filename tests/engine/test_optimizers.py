@@ -24,10 +24,11 @@ def test_every_row_trains(name, digits):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_settings_are_the_rows_and_the_given(name):
+def test_settings_are_the_rows_and_the_given(name, digits):
+    task = replace(digits, optimizer=name, settings={"weight_decay": 0.125}, groups=None)
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
-    (group,) = make_optimizer(name, {"weight_decay": 0.125}, model).param_groups
+    (group,) = make_optimizer(task, model).param_groups
     expected = {**OPTIMIZERS[name].settings, "weight_decay": 0.125}
     assert {setting: group[setting] for setting in expected} == expected
     assert settings_of(name, {"weight_decay": 0.125}) == expected

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.errors import InputError
-from lrtune.tasks import MODELS, Split
+from lrtune.tasks import MODELS
 
 CUDA = [
     pytest.mark.gpu,
@@ -72,8 +72,9 @@ MAKERS = {"dropout": dropout, "cnn": lambda: MODELS["cnn"]((1, 8, 8), 10), "nois
 @pytest.fixture(scope="module")
 def small(digits):
     """12 updates in four segments."""
-    val = Split(*(tensor[:100] for tensor in digits.val))
-    return replace(digits, model=dropout, val=val, epochs=12 * 32 / 1149, validations=4)
+    return replace(
+        digits, model=dropout, val=digits.val.part(0, 100), epochs=12 * 32 / 1149, validations=4
+    )
 
 
 def numbers(progress):
@@ -100,6 +101,7 @@ def test_the_same_as_plain_pytorch(name, digits):
     task = replace(
         digits,
         optimizer=name,
+        groups=None,
         model=lambda: dropout().double(),
         prepare=deepcopy(digits.prepare).double(),
         val=digits.train,  # more than one evaluation batch
@@ -118,7 +120,7 @@ def test_the_same_as_plain_pytorch(name, digits):
     def validation(update):
         model.eval()
         outputs = model(x)
-        accuracy = (outputs.argmax(1) == y).float().mean()
+        accuracy = (outputs.argmax(1) == y).double().mean()
         loss = F.cross_entropy(outputs, y).item()
         return [update, loss, loss, accuracy.item()]
 

@@ -1,14 +1,11 @@
 """Random schedules of every family, over all admissible knobs and not only the searched ones."""
 
 import pytest
-from hypothesis import assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule, register
-
-settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("lrtune")
 
 SHAPES = {
     "fall": lambda step, total, slope=0.5: 1 - slope * step / total,

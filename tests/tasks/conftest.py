@@ -1,20 +1,7 @@
 import numpy as np
 import pytest
-import torch
-from hypothesis import settings
 from PIL import Image
 from sklearn.datasets import load_digits
-
-settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("lrtune")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

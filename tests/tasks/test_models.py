@@ -1,20 +1,232 @@
-"""MODELS and Normalize: outputs per class, for small and large images; every weight is used."""
+"""MODELS, model_maker and Normalize: what each model takes and gives, and that it learns."""
+
+import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from lrtune import InputError
 from lrtune.tasks import MODELS, load_task
+from lrtune.tasks.models import model_maker
+from lrtune.tasks.transformer import transformer
+
+IMAGE_MODELS = [name for name in MODELS if name != "transformer"]
+SMALL_TORCHVISION = ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_0"]
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 24), (3, 32, 32)])
+def batch(name: str) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
+    """Shape of a sample, inputs and targets (of seven classes)."""
+    generator = torch.Generator().manual_seed(0)
+    if name == "transformer":
+        tokens = torch.randint(7, (4, 13), generator=generator, dtype=torch.uint8)
+        return (12,), tokens[:, :-1], tokens[:, 1:].long()
+    return (3, 16, 16), torch.randn(6, 3, 16, 16, generator=generator), torch.arange(6)
+
+
+def loss_of(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model(inputs).flatten(0, -2), targets.flatten())
+
+
+def seeded(make) -> nn.Module:
+    torch.manual_seed(0)
+    return make()
+
+
+def first_convolution(model: nn.Module) -> nn.Conv2d:
+    return next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 24), (1, 28, 28), (3, 32, 32)])
 def test_one_output_a_class(name, shape):
     model = MODELS[name](shape, 7)
     outputs = model(torch.rand(5, *shape))
     assert outputs.shape == (5, 7)
     F.cross_entropy(outputs, torch.arange(5)).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_a_batch_by_heart(name):
+    shape, inputs, targets = batch(name)
+    model = seeded(model_maker(name, shape, 7))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    before = loss_of(model, inputs, targets).item()
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss_of(model, inputs, targets).backward()
+        optimizer.step()
+    assert loss_of(model, inputs, targets).item() < 0.6 * before
+
+
+@pytest.mark.parametrize("name", [*MODELS, "mobilenet_v3_small"])
+def test_a_maker_survives_pickle_and_follows_the_seed(name):
+    shape, _, _ = batch(name)
+    make = model_maker(name, shape, 7)
+    models = [seeded(make), seeded(pickle.loads(pickle.dumps(make))), make()]
+    weights = [nn.utils.parameters_to_vector(model.parameters()) for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("name", ["resnet9", "vit_tiny", "resnet18", "regnet_y_400mf"])
+def test_making_a_maker_draws_nothing(name):
+    state = torch.get_rng_state()
+    model_maker(name, (3, 32, 32), 10)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("resnet9", 6.57), ("vit_tiny", 2.69), ("transformer", 0.80)]
+)
+def test_sizes_are_as_documented(name, millions):
+    model = MODELS[name]((128,) if name == "transformer" else (3, 32, 32), 10)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.02)
+
+
+@pytest.mark.parametrize("side", [8, 28, 32, 64, 96, 224])
+def test_the_vits_tokens_are_at_most_256(side):
+    with torch.device("meta"):
+        (positions,) = [
+            p for n, p in MODELS["vit_tiny"]((3, side, side), 10).named_parameters() if "pos" in n
+        ]
+    assert 16 <= len(positions) <= 256
+
+
+class TestTransformer:
+    @pytest.fixture
+    def model(self) -> nn.Module:
+        """With attention that prefers some tokens, as no fresh model's does."""
+        model = seeded(lambda: transformer((16,), 11)).eval()
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2:
+                weight.data *= 20 if "qkv" in name else 4
+        return model
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+    def test_tokens_of_any_integer_dtype(self, model, dtype):
+        tokens = torch.arange(10).repeat(2, 1)
+        assert torch.equal(model(tokens.to(dtype)), model(tokens))
+        assert model(tokens).shape == (2, 10, 11)
+
+    def test_no_token_sees_a_later_one(self, model):
+        tokens = torch.arange(10).repeat(2, 1)
+        tokens[1, 6:] = 10
+        first, second = model(tokens)
+        torch.testing.assert_close(first[:6], second[:6], atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(first[6:], second[6:])
+
+    def test_distances_count_and_nothing_else_of_positions(self, model):
+        """Rotary: the same tokens give the same logits wherever they stand, but not reversed."""
+        tokens = torch.arange(11)[None]
+        expected = model(tokens)
+        tables = {name: model.get_buffer(name).clone() for name in ("cos", "sin")}
+        for name, table in tables.items():
+            model.get_buffer(name)[:11] = table[5:]
+        torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=1e-4)
+        for name, table in tables.items():
+            model.get_buffer(name)[:11] = table[:11].flip(0)
+        assert (model(tokens) - expected).abs().max() > 1e-2
+
+    def test_more_than_the_context(self, model):
+        with pytest.raises(ValueError, match="17 tokens: the context is 16"):
+            model(torch.zeros(1, 17, dtype=torch.long))
+
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of sdpa on CPU
+    def test_several_sets_of_weights_at_once(self, model):
+        other = transformer((16,), 11)
+        stacked = {
+            name: torch.stack([weight.detach(), other.get_parameter(name).detach()])
+            for name, weight in model.named_parameters()
+        }
+        tokens = torch.arange(10)[None]
+        both = torch.func.vmap(lambda w: torch.func.functional_call(model, w, (tokens,)))(stacked)
+        torch.testing.assert_close(
+            both, torch.stack([model(tokens), other(tokens)]), atol=1e-4, rtol=1e-4
+        )
+
+
+class TestTorchvision:
+    @pytest.mark.parametrize("name", SMALL_TORCHVISION)
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_small_images(self, name, channels):
+        model = seeded(model_maker(name, (channels, 32, 32), 7))
+        outputs = model(torch.rand(2, channels, 32, 32))
+        assert outputs.shape == (2, 7)
+        assert first_convolution(model).stride == (1, 1)
+
+    @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet121", "vit_b_16"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_large_ones_fit_without_memory(self, name, channels):
+        shape = (channels, 64, 64)
+        make = model_maker(name, shape, 7)
+        with torch.device("meta"):
+            model = make()
+            assert model(torch.zeros(2, *shape)).shape == (2, 7)  # in training, and no tuple
+
+    @pytest.mark.parametrize(("name", "pool"), [("resnet18", "maxpool"), ("densenet121", "pool0")])
+    def test_the_stem_of_cifar(self, name, pool):
+        with torch.device("meta"):
+            small = model_maker(name, (3, 64, 64), 10)()
+            large = model_maker(name, (3, 96, 96), 10)()
+        assert first_convolution(small).kernel_size == (3, 3)
+        assert first_convolution(large).kernel_size == (7, 7)
+        pools = [dict(getattr(m, "features", m).named_children())[pool] for m in (small, large)]
+        assert isinstance(pools[0], nn.Identity)
+        assert isinstance(pools[1], nn.MaxPool2d)
+
+    def test_patches_stay(self):
+        with torch.device("meta"):
+            model = model_maker("convnext_tiny", (3, 32, 32), 10)()
+        assert first_convolution(model).stride == (4, 4)
+
+    @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
+    def test_a_fresh_convolution_starts_as_torchvisions_own(self, name):
+        shape = (3, 96, 96)
+        own = first_convolution(seeded(model_maker(name, shape, 10))).weight
+        fresh = first_convolution(seeded(model_maker(name, (6, 96, 96), 10))).weight
+        fan_in = 0.5**0.5 if name.startswith("densenet") else 1.0  # twice the channels
+        assert fresh.std().item() == pytest.approx(fan_in * own.std().item(), rel=0.05)
+        assert fresh.shape[1] == 6
+        assert fresh.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "outputs", "match"),
+    [
+        (
+            "resnet81",
+            (3, 32, 32),
+            10,
+            r"one of mlp, .*torchvision\.models; did you mean 'resnet18'",
+        ),
+        ("cnn", (64,), 10, r"'cnn': takes images, not samples of \(64,\): give --model mlp$"),
+        ("resnet18", (64,), 10, r"'resnet18': takes images, not samples of \(64,\)"),
+        (
+            "transformer",
+            (3, 32, 32),
+            10,
+            r"'transformer': takes text, not samples of \(3, 32, 32\)",
+        ),
+        ("transformer", (8,), 1, "'transformer': takes text, not numbers"),
+        ("resnet9", (3, 4, 4), 10, "'resnet9': does not take images of 3x4x4: "),
+        (
+            "vit_tiny",
+            (3, 31, 31),
+            10,
+            "3x31x31: no patch cuts the sides evenly, into 16 to 256",
+        ),
+        ("vit_b_16", (3, 40, 40), 10, "3x40x40: Input shape indivisible by patch size"),
+        ("inception_v3", (3, 32, 32), 10, "'inception_v3': does not take images of 3x32x32: "),
+        ("maxvit_t", (3, 32, 32), 10, "'maxvit_t': does not take images of 3x32x32: "),
+    ],
+)
+def test_refusals_are_one_line(name, shape, outputs, match):
+    with pytest.raises(InputError, match=match) as caught:
+        model_maker(name, shape, outputs)
+    assert "\n" not in str(caught.value)
 
 
 def test_normalize_is_by_the_training_images_alone():

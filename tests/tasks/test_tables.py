@@ -1,13 +1,19 @@
+"""Tables: what a model sees of them, what is noted, and what is refused."""
+
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from lrtune import InputError, load_task
-from lrtune.tasks.tables import _three_parts, table
+from lrtune.options import TaskOptions
+from lrtune.tasks.data import Data, cut
+from lrtune.tasks.tables import embedded, table, table_file
 
 
 def mixed(rows: int = 200) -> pd.DataFrame:
@@ -28,20 +34,35 @@ def mixed(rows: int = 200) -> pd.DataFrame:
     return frame
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet"])
-def test_a_table_from_a_file_trains(tmp_path: Path, name: str) -> None:
+def of(frame: pd.DataFrame, target: str = "y", kind: str | None = None) -> Data:
+    return table(frame, target, kind, 0, "t", "t")
+
+
+def written(path: Path, content: bytes | str, target: str | None = "y") -> Data:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return table_file(path, TaskOptions(target=target))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "t.csv"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet", "T.PARQUET"])
+def test_a_table_from_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     frame = mixed()
-    frame.to_parquet(path) if name.endswith("parquet") else frame.to_csv(path, index=False)
-    task = load_task(str(path), target="bought")
-    assert task.classes == 2
-    assert task.check_model() > 0
-    assert sum(len(s.targets) for s in (task.train, task.val, task.test)) == len(frame)
+    frame.to_parquet(path) if "arquet" in name.lower() else frame.to_csv(path, index=False)
+    data = table_file(path, TaskOptions(target="bought"))
+    assert (data.name, data.source) == ("t-csv" if "gz" in name else path.stem, f"table {path}")
+    assert (data.kind, data.outputs) == ("classification", 2)
+    assert sum(split.samples for split in (data.train, data.val, data.test)) == len(frame)
+    assert data.notes[0] == "left out, one value throughout: same"
 
 
 def test_nothing_is_learnt_from_the_other_splits() -> None:
     frame = mixed()
-    first = table(frame, "bought", None, 0, "t", "t")
+    first = of(frame, "bought")
     columns = first.train.inputs.shape[1]
     numbers = first.train.inputs[:, :2]  # age, day; standardised on the training rows alone
     torch.testing.assert_close(numbers.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
@@ -49,82 +70,306 @@ def test_nothing_is_learnt_from_the_other_splits() -> None:
     assert bool(torch.isfinite(first.test.inputs).all())
     # age, its holes, day; town in four (one for the holes); member in two; the constant is gone.
     assert columns == 3 + 4 + 2
-    targets = (frame["bought"] == "yes").to_numpy(np.int64)
-    _, val, test = _three_parts(targets, "classification", 0, "t")
+    labels = (frame["bought"] == "yes").to_numpy(np.int64)
+    rows, test = cut("t", np.arange(len(frame)), labels, 0)
+    train, val = cut("t", rows, labels, 0)
+    np.testing.assert_array_equal(first.train.targets, labels[train])
     elsewhere = frame.copy()
     elsewhere.loc[[*val, *test], "age"] = 1e6
-    again = table(elsewhere, "bought", None, 0, "t", "t")
+    again = of(elsewhere, "bought")
     torch.testing.assert_close(again.train.inputs, first.train.inputs)
     assert again.test.inputs.max() > 1e4
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "classes"),
+    ("values", "kind", "outputs"),
     [
         (["a", "b"], None, 2),
         ([0, 1], None, 2),
         ([True, False], None, 2),
-        (list(range(30)), None, None),
-        ([0.5, 1.5, 2.5], None, None),
-        ([1, 2, 3], "regression", None),
+        (list(range(12)), None, 12),
+        (list(range(30)), None, 1),
+        ([0.5, 1.5, 2.5], None, 1),
+        ([1, 2, 3], "regression", 1),
         ([0.5, 1.5], "classification", 2),
+        (["1", "2", "3+"], None, 3),
     ],
 )
-def test_kind_is_told_from_the_target(values: list, kind: str | None, classes: int | None) -> None:
+def test_kind_is_told_from_the_target(values: list, kind: str | None, outputs: int) -> None:
     frame = pd.DataFrame({"x": np.arange(300.0), "y": (values * 300)[:300]})
-    data = table(frame, "y", kind, 0, "t", "t")
-    assert (None if data.classes is None else len(data.classes)) == classes
+    data = of(frame, kind=kind)
+    assert data.outputs == outputs
+    assert data.kind == ("classification" if outputs > 1 else "regression")
+
+
+def test_classes_are_numbered_in_their_order() -> None:
+    numbers = np.arange(240) % 12  # as words, 10 and 11 would come before 2
+    data = of(pd.DataFrame({"x": numbers * 1.5, "y": numbers}))
+    order = data.train.inputs[:, 0].argsort()
+    assert bool((data.train.targets[order].diff() >= 0).all())
+    assert data.train.targets.unique().tolist() == list(range(12))
 
 
 def test_regression_targets_are_standardised_on_the_training_rows() -> None:
-    task = load_task("diabetes")
-    assert task.objective.name == "mse"
-    assert [metric.name for metric in task.metrics] == ["mse", "mae", "r2"]
-    assert task.train.targets.mean() == pytest.approx(0, abs=1e-5)
-    assert task.train.targets.std(correction=0) == pytest.approx(1, abs=1e-4)
-    assert len(task.train.targets) + len(task.val.targets) + len(task.test.targets) == len(
+    data = embedded("diabetes", "load_diabetes", TaskOptions())
+    assert {metric.name: metric.unit for metric in data.metrics} == {
+        "mse": "variances",
+        "r2": "",
+        "mae": "standard deviations",
+    }
+    assert data.train.targets.mean() == pytest.approx(0, abs=1e-5)
+    assert data.train.targets.std(correction=0) == pytest.approx(1, abs=1e-4)
+    assert sum(split.samples for split in (data.train, data.val, data.test)) == len(
         load_diabetes().target
     )
 
 
 def test_the_tables_of_scikit_learn_keep_their_classes_in_proportion() -> None:
     share = load_breast_cancer().target.mean()
-    task = load_task("breast_cancer")
-    for split in (task.train, task.val, task.test):
+    data = embedded("breast_cancer", "load_breast_cancer", TaskOptions())
+    for split in (data.train, data.val, data.test):
         assert split.targets.double().mean() == pytest.approx(share, abs=0.01)
+
+
+def test_another_target_of_a_table_of_scikit_learn() -> None:
+    data = embedded("wine", "load_wine", TaskOptions(target="alcohol"))
+    assert (data.kind, data.train.inputs.shape[1]) == (
+        "regression",
+        # The other 12 features, and the class.
+        load_wine().data.shape[1],
+    )
+
+
+@pytest.mark.parametrize("task", ["breast_cancer", "diabetes", "wine"])
+def test_every_table_of_scikit_learn_is_a_task(task: str) -> None:
+    assert load_task(task).check_model() > 0
+
+
+def test_a_batch_is_no_more_than_there_is() -> None:
+    data = of(pd.DataFrame({"x": np.arange(10) % 7, "y": np.arange(10) % 2}))
+    assert data.defaults["batch_size"] == data.train.samples == 6
+    assert of(mixed(), "bought").defaults["batch_size"] == 32
+
+
+def test_small_tables_are_decayed_more() -> None:
+    def decay(rows: int) -> float:
+        frame = pd.DataFrame({"x": np.arange(float(rows)), "y": np.arange(rows) / 7})
+        settings = of(frame).defaults["settings"]
+        return settings["weight_decay"]
+
+    assert decay(500) > decay(1000)
+
+
+def test_what_is_left_out_or_filled_is_noted() -> None:
+    rows = 200
+    frame = pd.DataFrame(
+        {
+            "Unnamed: 0": np.arange(rows)[::-1],
+            "id": [f"customer {i}" for i in range(rows)],
+            "same": "x",
+            "none": np.nan,
+            "parts": [[1, 2]] * rows,
+            "x": np.arange(rows) % 17 / 3,
+            "word": [f"w{i % 90}" for i in range(rows)],
+            "y": np.arange(rows) % 2,
+        }
+    )
+    for i in range(7):
+        frame[f"z{i}"] = np.where(np.arange(rows) < i + 1, np.nan, frame["x"])
+    frame.loc[:3, "word"] = None
+    data = of(frame)
+    assert data.notes[:8] == (
+        "left out, row numbers: Unnamed: 0",
+        "left out, another text in nearly every row: id",
+        "left out, one value throughout: same, none",
+        "left out, lists, records or bytes: parts",
+        "z0: 1 missing, median + indicator",
+        "z1: 2 missing, median + indicator",
+        "z2: 3 missing, median + indicator",
+        "z3: 4 missing, median + indicator",
+    )
+    assert data.notes[8:10] == (
+        "z4: 5 missing, median + indicator",
+        "3 more columns with missing values",
+    )
+    assert data.notes[10].startswith("over 64 categories, the rarest are one: word (")
+    assert len(data.notes) == 11
+
+
+def test_nothing_to_note() -> None:
+    data = of(pd.DataFrame({"x": np.arange(50) % 7 / 2, "y": np.arange(50) % 2}))
+    assert data.notes == ()
+
+
+def test_times_and_decimals_are_numbers(tmp_path: Path) -> None:
+    days = pd.date_range("2026-01-01", periods=100)
+    stamps = days.to_series().mask(np.arange(100) % 10 == 0).to_numpy()
+    table_ = pa.table(
+        {
+            "stamp": pa.array(stamps),
+            "date": pa.array([day.date() for day in days]),
+            "span": pa.array((days - days[0]).to_pytimedelta().tolist()),
+            "price": pa.array([f"{i}.50" for i in range(100)]).cast(pa.decimal128(8, 2)),
+            "y": pa.array(np.arange(100) / 7),
+        }
+    )
+    pq.write_table(table_, tmp_path / "t.parquet")
+    data = table_file(tmp_path / "t.parquet", TaskOptions(target="y"))
+    assert data.notes == ("stamp: 10 missing, median + indicator",)
+    inputs, targets = data.train
+    torch.testing.assert_close(inputs[:, 1], targets)  # date, span and price: y's own line
+    torch.testing.assert_close(inputs[:, 2], targets)
+    torch.testing.assert_close(inputs[:, 3], targets)
+    there = inputs[:, 4] < 0  # the indicator of a missing stamp
+    assert np.corrcoef(inputs[there, 0], targets[there])[0, 1] == pytest.approx(1)
+    assert inputs[:, 0].abs().max() < 3  # a missing one is no day in 1677
+
+
+def test_an_index_of_a_parquet_file_is_noted(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(50) % 7, "y": np.arange(50) % 2})
+    frame.set_index(pd.Index(range(5, 55), name="id")).to_parquet(tmp_path / "t.parquet")
+    data = table_file(tmp_path / "t.parquet", TaskOptions(target="y"))
+    assert data.notes == ("left out, the index: id",)
+
+
+def test_a_line_that_ends_in_a_comma_shifts_nothing(path: Path) -> None:
+    lines = "".join(f"{i % 7},{i % 2},\n" for i in range(50))
+    data = written(path, "\ufeffx,y\n" + lines)
+    assert (data.kind, data.outputs, data.notes) == ("classification", 2, ())
+
+
+CELLS = "".join(f"{i % 7},{i % 2}\n" for i in range(50))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty: expected a line of column names, and rows"),
+        (b"\n\n", "empty: expected a line of column names"),
+        ("x,y\n", "0 rows: expected 10 or more: add some"),
+        ("x,y\n1,2\n", "1 rows: expected 10 or more"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "a PNG image, no text"),
+        (b"PK\x03\x04\x14\0", "a zip archive .as xlsx and docx are., no text"),
+        ("x,y\n".encode("utf-16"), "UTF-16 .iconv -f utf-16"),
+        (b"x\0,y\n", "no text: NUL byte at position 1"),
+        (b"x,y\ncaf\xe9,1\n", "not UTF-8: byte 0xe9: convert it .iconv -f latin1 -t utf-8"),
+        (b"x\xe9,y\n1,1\n", "not UTF-8: byte 0xe9: convert it"),
+        (b'x,y\n"1', "cannot be read as a table: Error tokenizing.*: expected CSV"),
+        ("x,x,y\n1,2,3\n", "two columns are called 'x': rename one"),
+        ('x,"a, b",y,"a, b"\n1,2,3,4\n', "two columns are called 'a, b'"),
+        ("x,y\n1,2,3\n", "rows of more fields than the first line has names .2.: name every"),
+        ("x;y\n1;2\n", "no column 'y', only 'x;y': separate columns by commas"),
+        ("x,y\n" + CELLS + "n/a?,1\n", "column x: 'n/a[?]' in row 51, among numbers: mend it"),
+        ("x,y\n" + CELLS + '"12,5",1\n', "column x: '12,5' in row 51, among numbers: mend it"),
+        ("x,y\n" + CELLS + ",1\n-inf,1\n", "column x: -inf in row 52: expected a finite number"),
+        ("x,y\n" + CELLS + "1e300,1\n", "column x: 1e[+]300 in row 51: expected a finite"),
+        ("y\n" + "a\nb\n" * 10, "a target alone: nothing to learn"),
+        ("x,y\n" + "1,a\n1,b\n" * 10, "left out, one value throughout: x: nothing to learn"),
+    ],
+)
+def test_files_with_a_mistake(path: Path, content: bytes | str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        written(path, content)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_decimal_commas_throughout_are_numbers_too() -> None:
+    frame = pd.DataFrame({"x": [f"{i},5" for i in range(50)], "y": np.arange(50) % 2})
+    with pytest.raises(InputError, match="column x: '0,5' in row 1, among numbers: mend it, or em"):
+        of(frame)
+
+
+def test_words_that_are_numbers_in_part_stay_words() -> None:
+    frame = pd.DataFrame({"x": ["12", "14b", "c", "7"] * 25, "y": np.arange(100) % 2})
+    assert of(frame).train.inputs.shape[1] == 4
+
+
+def test_a_cut_gzip_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    mixed(2000).to_csv(path, index=False)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        table_file(path, TaskOptions(target="bought"))
+
+
+@pytest.mark.parametrize("name", ["none.csv", "none.csv.gz", "none.parquet"])
+def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: cannot be read as a table: .*(No such|[Nn]ot)"):
+        table_file(tmp_path / name, TaskOptions(target="y"))
+
+
+def test_parquet_files_with_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.write_bytes(b"x,y\n1,2\n")
+    with pytest.raises(InputError, match=r"cannot be read as a table: .*: expected Parquet"):
+        table_file(path, TaskOptions(target="y"))
+    pq.write_table(pa.table([pa.array([1, 2])] * 2, names=["x", "x"]), path)
+    with pytest.raises(InputError, match="two columns are called 'x': rename one"):
+        table_file(path, TaskOptions(target="x"))
 
 
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        ({}, {}, "give --target, one of age, town"),
         ({}, {"target": "boght"}, "no column 'boght'; did you mean 'bought'"),
-        ({}, {"target": "town"}, "town is missing in 23 rows"),
-        ({}, {"target": "same"}, "single class"),
-        ({}, {"target": "bought", "kind": "regression"}, "holds no numbers"),
-        ({}, {"target": "bought", "kind": "ranking"}, "classification or regression"),
-        ({}, {"target": "bought", "metric": "r2"}, "metric 'r2': classification has"),
-        ({}, {"target": "bought", "model": "cnn"}, "takes images"),
-        ({"bought": ["a"] * 199 + ["b"]}, {"target": "bought"}, "cannot be split"),
-        ({"bought": [1e400] + [0.5] * 199}, {"target": "bought"}, "infinity"),
-        ({"bought": [0.5] * 200}, {"target": "bought"}, "0.5 in every row"),
+        ({}, {"target": "town"}, "town is missing in 23 rows: fill or drop them"),
+        (
+            {},
+            {"target": "same"},
+            "same has a single class .1.: nothing to tell apart: give another",
+        ),
+        ({}, {"target": "bought", "kind": "regression"}, "bought holds no numbers .'.*' in row 1"),
+        ({}, {"target": "bought", "kind": "ranking"}, "'ranking': expected classification or reg"),
+        ({"bought": ["a"] * 199 + ["b"]}, {"target": "bought"}, "class 'b' has 1 sample left"),
+        (
+            {"bought": [f"{i}th" for i in range(200)]},
+            {"target": "bought"},
+            "bought has 200 different values in 200 rows: nothing can be learnt: give another",
+        ),
+        (
+            {"bought": np.arange(200)},
+            {"target": "bought", "kind": "classification"},
+            "200 different values in 200 rows: .*, or --kind regression for a number",
+        ),
+        (
+            {"bought": [*np.arange(199.0), "n/a?"]},
+            {"target": "bought"},
+            "column bought: 'n/a[?]' in row 200, among numbers: mend it, or drop the row",
+        ),
+        (
+            {"bought": [1e400] + [0.5] * 199},
+            {"target": "bought"},
+            "column bought: inf in row 1: expected a finite number: mend it, or drop the row",
+        ),
+        (
+            {"bought": [0.5] * 200},
+            {"target": "bought"},
+            "bought is 0.5 in every row of training: nothing to learn: give another --target",
+        ),
     ],
 )
-def test_tables_with_a_mistake(tmp_path: Path, change: dict, arguments: dict, message: str) -> None:
-    path = tmp_path / "t.parquet"
-    mixed().assign(**change).to_parquet(path)
+def test_targets_with_a_mistake(change: dict, arguments: dict, message: str) -> None:
+    frame = mixed().assign(**{k: pd.Series(v, dtype=object) for k, v in change.items()})
+    frame = frame.infer_objects()
+    with pytest.raises(InputError, match=message) as error:
+        of(frame, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_no_target(path: Path) -> None:
+    with pytest.raises(InputError, match="give --target, one of x, y"):
+        written(path, "x,y\n1,2\n", target=None)
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "message"),
+    [
+        ("breast_cancer", {"metric": "r2"}, "metric 'r2'"),
+        ("breast_cancer", {"model": "cnn"}, "takes images"),
+        ("digits", {"target": "x"}, "target='x'"),
+    ],
+)
+def test_options_that_do_not_fit(what: str, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_task(str(path), **arguments)
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1'])
-def test_files_that_are_no_tables(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "t.csv"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        load_task(str(path), target="b")
-
-
-def test_a_target_for_what_is_no_table() -> None:
-    with pytest.raises(InputError, match="is not a table"):
-        load_task("digits", target="x")
+        load_task(what, **arguments)

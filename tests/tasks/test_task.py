@@ -71,11 +71,27 @@ def with_value(tensor, row, value):
         ({"epochs": "3"}, "epochs='3': expected a number"),
         ({"metrics": ()}, r"metrics=\(\): expected a tuple of at least one Metric"),
         ({"metrics": (MSE, MSE)}, "metrics=.*: expected .* each with a name of its own"),
-        ({"train": (X, Y)}, "train=.*: expected a Split of two tensors on the CPU"),
-        ({"test": Split(X, Y.tolist())}, "test=.*: expected a Split of two tensors .* or None"),
+        ({"train": (X, Y)}, "train=.*: expected a Split of tensors on the CPU, or a map-style"),
+        ({"test": Split(X, Y.tolist())}, "test=.*: expected a Split of tensors .* or None"),
         ({"model": nn.Linear(64, 10)}, "model=.*: expected a function that makes one"),
         ({"name": ""}, "name='': expected a short name"),
         ({"classes": 10.0}, r"classes=10\.0: expected a whole number, or None"),
+        (
+            {
+                "test": Split(X[Y < 5], with_value(Y[Y < 5], 3, 7)),
+                "train": Split(X[Y < 5], Y[Y < 5]),
+            },
+            "toy: val: class 5 is not in the training split: add samples of it there",
+        ),
+        ({"train": Split(X, X[:, 0])}, "targets are no whole numbers, but classes=10"),
+        ({"clip_norm": 0}, "clip_norm=0: expected a positive number, or None"),
+        ({"ema": 1.5}, r"ema=1\.5: expected a share of the run, 0 to 1"),
+        ({"precision": "half"}, "precision='half': expected float32, bfloat16 or None"),
+        ({"memory": -1}, "memory=-1: expected a number of bytes, or None"),
+        ({"groups": 3}, "groups=3: expected a function of the model, or None"),
+        ({"augment": "flip"}, "augment='flip': expected a tuple of names"),
+        ({"augment": ("flip",)}, r"augment 'flip': takes images, not samples of \(64,\)"),
+        ({"augment": ("flop",)}, "augment 'flop': one of .*did you mean 'flip'"),
         ({"prepare": torch.relu}, r"prepare=.*: expected an nn\.Module"),
     ],
 )
@@ -99,6 +115,7 @@ def test_checkpoints_are_even_and_end_at_the_horizon(samples, batch_size, epochs
     task = replace(
         TASK,
         train=Split(X[:samples], Y[:samples]),
+        classes=None,
         batch_size=min(batch_size, samples),
         epochs=epochs,
         validations=validations,
@@ -195,8 +212,13 @@ SHARED = nn.Linear(64, 10)
         ({"loss": lambda outputs, targets: 1.0}, r"loss returned 1\.0, not a scalar tensor"),
         (
             {"metrics": (Metric("odd", lambda outputs, targets: outputs, "minimize"),)},
-            "metrics fails on the data",
+            r"metric odd fails on .*: returned a tensor \(50, 10\), not one number",
         ),
+        (
+            {"metrics": (Metric("odd", lambda o, t: o.log().mean(), "minimize"),)},
+            "metric odd fails on .*: nan on 50 samples of val, untrained: expected a finite",
+        ),
+        ({"loss": lambda o, t: (o.sum(), t)}, "loss returned .*, not a scalar tensor"),
     ],
 )
 def test_check_model_refuses(change, message):

@@ -1,0 +1,36 @@
+"""The exponential moving average of a model's weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class Average:
+    """Weights and floating-point buffers, averaged over about the last ``length`` updates.
+
+    Free of the bias towards the initial weights: after t updates the newest weights count
+    (1 - d) / (1 - d**t) with d = 1 - 1 / length, as in Adam (Kingma & Ba 2015, section 3).
+    """
+
+    def __init__(self, model: nn.Module, length: float) -> None:
+        self._decay = 1 - 1 / max(1.0, length)
+        self._updates = 0
+        self._averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with averaged weights."""
+        averaged: nn.Module = self._averaged.module
+        return averaged
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after an update."""
+        self._updates += 1
+        self._averaged.update_parameters(model)
+
+    def _mix(self, averaged: Any, current: Any, _: object) -> None:
+        newest = (1 - self._decay) / (1 - self._decay**self._updates)
+        mix: Callable[..., None] = get_ema_multi_avg_fn(1 - newest)
+        mix(averaged, current, self._updates)

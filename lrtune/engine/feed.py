@@ -1,0 +1,130 @@
+"""Feeds: the batches of a split on the device, from memory or from a stream read ahead."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lrtune.engine.order import SAMPLE_NOISE, BatchOrder, derive
+from lrtune.tasks import Split, Task
+from lrtune.tasks.memory import room, size
+from lrtune.tasks.split import Stream, batches
+from lrtune.tasks.stream import read_splits, worker_count
+from lrtune.tasks.tree import tree_map
+
+EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
+EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point
+LIVE = 4  # streams kept open between segments
+
+
+class Feed(Protocol):
+    """Batches of one split."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether a batch is dear enough to be read once for all trials that are in step."""
+
+    @property
+    def placement(self) -> str:
+        """Where the data is and why, for a person."""
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """The batches of updates ``start ... stop - 1``, a function of the seed and the update."""
+
+    def whole(self) -> Iterator[Split]:
+        """The split once, in order."""
+
+
+def feed(split: Split | Stream, task: Task, device: torch.device) -> Feed:
+    """The feed that suits where the data is."""
+    if isinstance(split, Split):
+        return Resident(split, task, device)
+    return Streamed(split, task, device)
+
+
+class Resident:
+    """Data in memory in its compact type: the device's, or the host's where that is too small."""
+
+    shared = False
+
+    def __init__(self, split: Split, task: Task, device: torch.device) -> None:
+        self._device = device
+        whole = split.samples * split.sample_bytes
+        space = room(device, task.memory)
+        fits = device.type == "cpu" or whole <= space
+        home = device if fits else torch.device("cpu")
+
+        def placed(tensor: Tensor) -> Tensor:
+            return tensor.to(home) if fits else tensor.contiguous().pin_memory()
+
+        self._split = Split(*tree_map(placed, tuple(split)))
+        self._order = BatchOrder(split.samples, task.batch_size, home)
+        self._part = _evaluation_batch(split)
+        self.placement = f"{size(whole)} in memory" + (
+            "" if fits else f" of the host: {device} has room for {size(space)}"
+        )
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """See Feed."""
+        for update in range(start, stop):
+            yield _to(self._split.take(self._order.batch(seed, update)), self._device)
+
+    def whole(self) -> Iterator[Split]:
+        """See Feed."""
+        for start in range(0, self._split.samples, self._part):
+            yield _to(self._split.part(start, start + self._part), self._device)
+
+
+class Streamed:
+    """A data set read by worker processes, batch after batch in the order of the updates."""
+
+    shared = True
+
+    def __init__(self, stream: Stream, task: Task, device: torch.device) -> None:
+        self._stream = stream
+        self._device = device
+        self._horizon = task.horizon
+        self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"))
+        self._part = _evaluation_batch(stream)
+        largest = max(self._part, task.batch_size) * stream.sample_bytes
+        self._workers = worker_count(largest)
+        self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
+        whole = size(stream.samples * stream.sample_bytes)
+        self.placement = f"{whole} streamed by {self._workers} worker(s)"
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """See Feed."""
+        # A stream goes on where the last segment left it: starting workers takes a while.
+        stream = self._live.pop((seed, start), None) or self._open(seed, start)
+        for _ in range(start, stop):
+            yield _to(next(stream), self._device)
+        if stop < self._horizon:
+            self._live[seed, stop] = stream
+            if len(self._live) > LIVE:
+                del self._live[next(iter(self._live))]
+
+    def whole(self) -> Iterator[Split]:
+        """See Feed."""
+        plan = ((part[0], part) for part in batches(self._stream.samples, self._part))
+        for part in read_splits(self._stream, plan, self._workers, pin=self._pin):
+            yield _to(part, self._device)
+
+    def _open(self, seed: int, start: int) -> Iterator[Split]:
+        plan = (
+            (derive(seed, SAMPLE_NOISE, update), self._order.batch(seed, update).tolist())
+            for update in range(start, self._horizon)
+        )
+        return read_splits(self._stream, plan, self._workers, pin=self._pin)
+
+    @property
+    def _pin(self) -> bool:
+        return self._device.type == "cuda"
+
+
+def _evaluation_batch(split: Split | Stream) -> int:
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BYTES // max(1, split.sample_bytes)))
+
+
+def _to(batch: Split, device: torch.device) -> Split:
+    return Split(*tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))

@@ -1,0 +1,126 @@
+"""What a user may say of a task: the same words in Python, in a study file, on the command line."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lrtune.errors import InputError, nearest
+
+
+class TaskOptions(BaseModel):
+    """The options of ``load_task``; each is a study file's key and an option of ``search``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str | None = Field(
+        None, description="mlp, cnn, resnet9, ..., or one of torchvision [suits the data]"
+    )
+    metric: str | None = Field(
+        None, description="what to improve: accuracy, macro_f1, ... [the loss]"
+    )
+    optimizer: str | None = Field(
+        None, description="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"
+    )
+    batch_size: int | None = Field(None, description="samples an update")
+    epochs: float | None = Field(None, description="passes over the training data in one trial")
+    target: str | None = Field(None, description="of a table: the column to predict")
+    kind: str | None = Field(None, description="of a table: classification or regression")
+    data_root: str = Field("data", description="where torchvision's data sets lie [data]")
+    download: bool = Field(False, description="fetch a torchvision data set that is not there")
+    image_size: int | None = Field(None, description="bring images to this many pixels a side")
+    skip_bad: bool = Field(False, description="leave out images that cannot be read")
+    tokens: str | None = Field(None, description="of a text: char or byte [char]")
+    context: int | None = Field(None, description="of a text: tokens a sample [128]")
+    memory: str | None = Field(
+        None, description="data kept in memory: 500MB, 2GB [half of what is free]"
+    )
+    augment: list[str] | None = Field(
+        None, description="of images: flip, crop, cutout, mixup, with commas"
+    )
+    label_smoothing: float | None = Field(None, description="of class targets, 0 to below 1")
+    class_weights: str | None = Field(None, description="balanced: rare classes weigh more")
+    clip_norm: float | None = Field(None, description="longest gradient, by its norm")
+    ema: float | None = Field(
+        None, description="validate averaged weights; the average's length, a share of the run"
+    )
+    precision: str | None = Field(None, description="float32 or bfloat16 [bfloat16 on CUDA]")
+    seed: int = Field(0, description="of the splits, the trials, the sampler")
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+# What a value of another type should have been.
+EXPECTED: dict[object, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of names",
+    tuple[float, float]: "two numbers: [low, high]",
+}
+
+
+def validate(model: type[Model], keys: dict[str, Any], source: str) -> Model:
+    """Look at every key and value.
+
+    Args:
+        model: what the keys are.
+        keys: as a user gave them.
+        source: what to name in an error: the study file, or "the command line".
+
+    Raises:
+        InputError: the first key that is unknown, missing or of another type.
+    """
+    # TOML has arrays, and no tuples; strict validation tells them apart.
+    pairs = {n for n, field in model.model_fields.items() if plain(field.annotation) not in LISTS}
+    keys = {k: tuple(v) if isinstance(v, list) and k in pairs else v for k, v in keys.items()}
+    try:
+        return model(**keys)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            hint = nearest(name, model.model_fields)
+            raise InputError(f"{source}: unknown key {name!r}{hint}") from error
+        if name not in keys:
+            raise InputError(f"{source}: {name} is missing") from error
+        given = list(keys[name]) if isinstance(keys[name], tuple) else keys[name]
+        expected = EXPECTED[plain(model.model_fields[name].annotation)]
+        raise InputError(f"{source}: {name}={given!r}: expected {expected}") from error
+
+
+LISTS = (list[str],)
+
+
+def plain(annotation: Any) -> Any:
+    """The type without ``| None``."""
+    kinds = [kind for kind in getattr(annotation, "__args__", ()) if kind is not type(None)]
+    return kinds[0] if type(None) in getattr(annotation, "__args__", ()) else annotation
+
+
+def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
+    """Name and settings from ``adamw:weight_decay=0.1,betas=0.9/0.95``.
+
+    >>> parse_optimizer("adamw:weight_decay=0.1,betas=0.9/0.95")
+    ('adamw', {'weight_decay': 0.1, 'betas': (0.9, 0.95)})
+    """
+    name, _, rest = text.partition(":")
+    settings: dict[str, object] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"optimizer {text!r}: {part!r}: expected setting=value")
+        if key.strip() in settings:
+            raise InputError(f"optimizer {text!r}: {key.strip()} twice")
+        settings[key.strip()] = _value(value.strip(), part)
+    return name.strip(), settings
+
+
+def _value(text: str, where: str) -> object:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        numbers = tuple(float(part) for part in text.split("/"))
+    except ValueError as error:
+        raise InputError(f"{where!r}: a number, true, false or numbers with / between") from error
+    return numbers if len(numbers) > 1 else numbers[0]

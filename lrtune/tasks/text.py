@@ -1,0 +1,199 @@
+"""Texts: a file as a language model, of characters or of bytes."""
+
+import re
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lrtune.errors import InputError
+from lrtune.options import TaskOptions
+from lrtune.tasks.data import Data
+from lrtune.tasks.metrics import METRICS, bits_per_character
+from lrtune.tasks.split import Split
+
+Tokens = NDArray[np.uint8] | NDArray[np.int32]
+
+CONTEXT = 128
+TOKENS = {"char": "characters", "byte": "bytes"}
+ENDS = (0.9, 0.95)  # of train, of val; test is the rest
+AT_ONCE = 1 << 22  # characters: a code point is four bytes, and an index eight
+
+# First bytes of files that are taken for text by mistake, as their formats give them.
+BINARIES = {
+    b"PK\x03\x04": "a zip archive (as xlsx and docx are)",
+    b"\x1f\x8b": "gzip-compressed",
+    b"BZh91AY&SY": "bzip2-compressed",
+    b"\xfd7zXZ\0": "xz-compressed",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"%PDF-": "a PDF document",
+    b"PAR1\x15": "a Parquet table",
+    b"SQLite format 3": "an SQLite database",
+    b"\xd0\xcf\x11\xe0": "an old Office document (xls, doc)",
+    b"\xff\xfe": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
+    b"\xfe\xff": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
+}
+
+
+def text_file(path: Path, options: TaskOptions) -> Data:
+    """A text as a language model: each token from those before it.
+
+    The first 90 % of the tokens are train, the next 5 % val, the last 5 % test. Each is cut into
+    windows of ``context`` tokens; the targets are the tokens one further on.
+
+    Args:
+        path: UTF-8; anything where the tokens are bytes.
+        options: ``tokens`` and ``context``.
+
+    Returns:
+        Inputs and targets (windows, context): uint8 up to 256 distinct tokens, else int32.
+
+    Raises:
+        InputError: a file that cannot be read, that is no text, or that is too short.
+    """
+    tokens = "char" if options.tokens is None else options.tokens
+    context = CONTEXT if options.context is None else options.context
+    if tokens not in TOKENS:
+        raise InputError(f"tokens={tokens!r}: expected char or byte")
+    if context < 2:
+        raise InputError(f"context={context}: tokens a sample: expected 2 or more")
+    raw = _read(path)
+    metrics, notes = METRICS["text"], list[str]()
+    if tokens == "char":
+        numbers, outputs, notes = _characters(decode(path, raw, ", or give --tokens byte"))
+    else:
+        numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
+        bits = bits_per_character(_bytes_a_character(raw))
+        metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
+    train, val, test = _windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}")
+    return Data(
+        name=slug(path),
+        source=f"text {path}, {TOKENS[tokens]}",
+        kind="text",
+        metrics=metrics,
+        train=train,
+        val=val,
+        test=test,
+        outputs=outputs,
+        defaults={
+            "model": "transformer",
+            "optimizer": "adamw",
+            "settings": {"betas": (0.9, 0.95), "weight_decay": 0.1},
+            "batch_size": min(64, train.samples),
+            "epochs": 24.0,
+            "clip_norm": 1.0,
+        },
+        notes=tuple(notes),
+    )
+
+
+def slug(path: Path) -> str:
+    """The name of a task from its file."""
+    return re.sub(r"[^\w-]+", "-", path.stem)
+
+
+def decode(path: Path, raw: bytes, way_out: str = "") -> str:
+    """Text from its bytes, line ends as they are, without the byte order mark.
+
+    Args:
+        path: what to name in an error.
+        raw: UTF-8.
+        way_out: beside a conversion to UTF-8: the end of the message.
+
+    Raises:
+        InputError: other encodings, and what is no text at all.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        refuse_binaries(path, raw)
+        raise InputError(
+            f"{path}: not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}: convert "
+            f"it (iconv -f latin1 -t utf-8, if that is what it is){way_out}"
+        ) from error
+    if "\0" in text:
+        refuse_binaries(path, raw)
+    return text.removeprefix("\ufeff")
+
+
+def refuse_binaries(path: Path, raw: bytes) -> None:
+    """Refuse bytes that are another format's, or hold a NUL: the first few tell."""
+    for start, what in BINARIES.items():
+        if raw.startswith(start):
+            raise InputError(f"{path}: {what}, no text: expected UTF-8")
+    if b"\0" in raw:
+        position = raw.index(b"\0")
+        raise InputError(f"{path}: no text: NUL byte at position {position}: expected UTF-8")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
+    if not raw:
+        raise InputError(f"{path}: empty: expected a text")
+    return raw
+
+
+def _characters(text: str) -> tuple[Tokens, int, list[str]]:
+    """Tokens, how many distinct ones there are, and notes."""
+    end = _bounds(len(text))[1]
+    in_train, anywhere = _seen(text, end), _seen(text, len(text))
+    known = int(in_train.sum())
+    unknown = int((anywhere & ~in_train).sum())
+    outputs = known + (unknown > 0)
+    number = np.full(len(in_train), outputs - 1, np.uint8 if outputs <= 256 else np.int32)
+    number[in_train] = np.arange(known)
+    tokens = np.concatenate([number[points] for points in _code_points(text, len(text))])
+    if not unknown:
+        return tokens, outputs, []
+    are = "character of val and test is" if unknown == 1 else "characters of val and test are"
+    return tokens, outputs, [f"{unknown} {are} not in train: one token for all of them"]
+
+
+def _seen(text: str, end: int) -> NDArray[np.bool_]:
+    """Of each code point, whether it occurs before this position."""
+    seen = np.zeros(sys.maxunicode + 1, np.bool_)
+    for points in _code_points(text, end):
+        seen[points] = True
+    return seen
+
+
+def _code_points(text: str, end: int) -> Iterator[NDArray[np.uint32]]:
+    for start in range(0, end, AT_ONCE):
+        part = text[start : min(start + AT_ONCE, end)]
+        yield np.frombuffer(part.encode("utf-32-le"), np.uint32)
+
+
+def _bytes_a_character(raw: bytes) -> float:
+    """Of the validation part: the bits of a byte model become bits a character with it."""
+    _, start, end, _ = _bounds(len(raw))
+    return (end - start) / max(1, len(raw[start:end].decode(errors="replace")))
+
+
+def _bounds(tokens: int) -> tuple[int, int, int, int]:
+    """Where train, val and test start, and the end."""
+    train, val = (round(share * tokens) for share in ENDS)
+    return 0, train, val, tokens
+
+
+def _windows(numbers: Tokens, context: int, source: str) -> list[Split]:
+    """Train, val and test as views of the tokens, each token one time an input."""
+    spans = list(pairwise(_bounds(len(numbers))))
+    shortest = min(end - start for start, end in spans)
+    if shortest <= context:
+        fits = f"--context {shortest - 1}, or " if shortest > 2 else ""
+        raise InputError(
+            f"{source}, {shortest} in the shortest split: a sample takes context + 1 = "
+            f"{context + 1}: give {fits}a longer text"
+        )
+    parts = (torch.from_numpy(numbers[start:end]) for start, end in spans)
+    windows = (part.unfold(0, context + 1, context) for part in parts)  # (windows, context + 1)
+    return [Split(each[:, :-1], each[:, 1:]) for each in windows]

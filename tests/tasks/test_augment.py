@@ -1,0 +1,169 @@
+"""Augmentation: what each does to a batch, by the generator alone and never in place."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from lrtune import InputError
+from lrtune.tasks.augment import AUGMENTATIONS, NAMES, augment, check_augment
+
+SHAPES = [(1, 8, 8), (3, 32, 32), (2, 16, 24)]
+shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))
+
+
+def batch(shape=(3, 32, 32), count=64) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, *shape, generator=generator) + 10, torch.arange(count)
+
+
+def seeded(seed, names, inputs, targets):
+    torch.manual_seed(seed)
+    return augment(names, inputs, targets)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_generator_decides_and_the_batch_stays(name, shape, dtype):
+    inputs, targets = batch(shape)
+    inputs = inputs.to(dtype)
+    kept = inputs.clone(), targets.clone()
+    first, again, other = (seeded(seed, (name,), inputs, targets)[0] for seed in (3, 3, 4))
+    assert first.shape == inputs.shape
+    assert first.dtype == dtype
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(inputs, kept[0])
+    assert torch.equal(targets, kept[1])
+
+
+def test_flip_mirrors_about_half_and_does_no_more():
+    inputs, targets = batch((2, 4, 6), count=1000)
+    outputs, _ = seeded(0, ("flip",), inputs, targets)
+    mirrored = (outputs == inputs.flip(-1)).flatten(1).all(1)
+    same = (outputs == inputs).flatten(1).all(1)
+    assert bool((mirrored ^ same).all())
+    assert 430 < mirrored.sum() < 570  # 4.4 standard deviations
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_is_a_window_of_the_padded_image(shape):
+    inputs, targets = batch(shape, count=200)
+    _, height, width = shape
+    pad_h, pad_w = height // 8, width // 8
+    padded = F.pad(inputs, (pad_w, pad_w, pad_h, pad_h), mode="reflect")
+    outputs, _ = seeded(0, ("crop",), inputs, targets)
+    found = [
+        {
+            (top, left)
+            for top in range(2 * pad_h + 1)
+            for left in range(2 * pad_w + 1)
+            if torch.equal(image, wide[:, top : top + height, left : left + width])
+        }
+        for image, wide in zip(outputs, padded, strict=True)
+    ]
+    assert all(len(windows) == 1 for windows in found)
+    tops, lefts = zip(*(windows.pop() for windows in found), strict=True)
+    assert set(tops) == set(range(2 * pad_h + 1))  # both borders are reached
+    assert set(lefts) == set(range(2 * pad_w + 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cutout_zeros_one_whole_square_an_image(shape):
+    inputs, targets = batch(shape, count=300)
+    side = min(shape[1:]) // 4
+    outputs, _ = seeded(0, ("cutout",), inputs, targets)
+    zero = outputs == 0
+    assert torch.equal(torch.where(zero, inputs, outputs), inputs)
+    assert bool((zero == zero[:, :1]).all())  # the same in every channel
+    rows, columns = zero[:, 0].any(2), zero[:, 0].any(1)
+    assert bool((rows.sum(1) == side).all())
+    assert bool((columns.sum(1) == side).all())
+    assert bool((zero[:, 0].sum((1, 2)) == side**2).all())
+    assert bool(rows.any(0).all())  # every place is reached
+    assert bool(columns.any(0).all())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_mixups_inputs_are_the_combination_that_its_weights_say(seed, count):
+    inputs, targets = batch((1, 4, 4), count)
+    outputs, ((kept, own), (rest, others)) = seeded(seed, ("mixup",), inputs, targets)
+    assert 0 <= kept <= 1
+    assert kept + rest == 1
+    torch.testing.assert_close(outputs, kept * inputs[own] + rest * inputs[others])
+    assert sorted(others.tolist()) == list(range(count))
+    assert count == 1 or not bool((own == others).any())
+
+
+def test_mixups_proportion_is_beta():
+    inputs, targets = batch((1, 1, 1), count=2)
+    torch.manual_seed(0)
+    drawn = torch.tensor([float(augment(("mixup",), inputs, targets)[1][0][0]) for _ in range(800)])
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.06)
+    assert drawn.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # 1 / (4 (2 alpha + 1))
+
+
+def test_without_mixup_there_is_one_target():
+    inputs, targets = batch()
+    assert augment((), inputs, targets) == (inputs, [(1.0, targets)])
+    assert augment(("flip", "crop"), inputs, targets)[1] == [(1.0, targets)]
+
+
+def test_names_apply_in_their_order():
+    """Cutout before mixup leaves no zeros; after it, it does."""
+    inputs, targets = batch()
+    for seed in range(3):
+        first, _ = seeded(seed, ("cutout", "mixup"), inputs, targets)
+        last, _ = seeded(seed, ("mixup", "cutout"), inputs, targets)
+        assert (last == 0).sum() == len(inputs) * 3 * 8 * 8
+        assert (first == 0).sum() < (last == 0).sum()
+
+
+@given(shapes, st.permutations(NAMES))
+def test_any_image_and_order_keeps_shape_and_stays_finite(shape, names):
+    inputs, targets = batch(shape, count=3)
+    check_augment(tuple(names), shape)
+    outputs, parts = augment(tuple(names), inputs, targets)
+    assert outputs.shape == inputs.shape
+    assert bool(outputs.isfinite().all())
+    assert sum(float(weight) for weight, _ in parts) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_channels_last_changes_nothing(name):
+    inputs, targets = batch()
+    dense = inputs.to(memory_format=torch.channels_last)
+    plain, _ = seeded(0, (name,), inputs, targets)
+    assert torch.equal(seeded(0, (name,), dense, targets)[0], plain)
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "match"),
+    [
+        (
+            ("flpi",),
+            (3, 8, 8),
+            "augment 'flpi': one of flip, crop, cutout, mixup; did you mean 'flip'",
+        ),
+        (("flip", "crop", "flip"), (3, 8, 8), "augment 'flip': given 2 times"),
+        (("mixup",), (64,), r"augment 'mixup': takes images, not samples of \(64,\)"),
+    ],
+)
+def test_refusals(names, shape, match):
+    with pytest.raises(InputError, match=match):
+        check_augment(names, shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_waits_for_the_device():
+    inputs, targets = (x.to("cuda") for x in batch())
+    seeded(0, NAMES, inputs, targets)  # the first call sets kernels up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        outputs, _ = augment(NAMES, inputs, targets)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert outputs.device == inputs.device

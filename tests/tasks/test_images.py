@@ -1,0 +1,275 @@
+"""Image folders: layouts, what is refused, what is changed and said, memory and streams."""
+
+import shutil
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import default_collate
+from torchvision import transforms
+
+from lrtune.errors import InputError
+from lrtune.options import TaskOptions
+from lrtune.tasks import images
+from lrtune.tasks.images import image_folder
+from lrtune.tasks.split import Split, Stream
+
+SPLITS = ("train", "val", "test")
+
+
+def rows(data):
+    """Every sample with its label, as bytes; one list a split."""
+    return [
+        sorted(x.numpy().tobytes() + bytes([y]) for x, y in zip(*getattr(data, split), strict=True))
+        for split in SPLITS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "sizes"),
+    [
+        ({"": 25}, (32, 8, 10)),
+        ({"train": 20, "test": 5}, (32, 8, 10)),
+        ({"train": 20, "val": 6}, (32, 12, 8)),
+        ({"train": 20, "val": 6, "test": 5}, (40, 12, 10)),
+    ],
+    ids=["flat", "train-test", "train-val", "train-val-test"],
+)
+def test_folder_layouts(given, sizes, tmp_path, write_images):
+    for split, count in given.items():
+        write_images(tmp_path / split, cat=count, dog=count)
+    data = image_folder(tmp_path, TaskOptions())
+    assert tuple(len(getattr(data, split).targets) for split in SPLITS) == sizes
+    for split in SPLITS:
+        inputs, targets = getattr(data, split)
+        assert inputs.shape[1:] == (3, 8, 8)
+        assert inputs.dtype == torch.uint8
+        assert targets.bincount().tolist() == [len(targets) // 2] * 2
+    prepared = data.prepare(data.train.inputs)
+    torch.testing.assert_close(prepared.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(prepared.std((0, 2, 3), correction=0), torch.ones(3))
+    assert len(set(chain.from_iterable(rows(data)))) == sum(sizes)  # no image twice
+    assert rows(image_folder(tmp_path, TaskOptions())) == rows(data)
+    assert (rows(image_folder(tmp_path, TaskOptions(seed=1))) == rows(data)) == (len(given) == 3)
+
+
+def test_hidden_folders_and_files_are_no_data(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    before = image_folder(tmp_path, TaskOptions())
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "cat" / "._0.png").write_text("left by another system")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image either")
+    after = image_folder(tmp_path, TaskOptions())
+    assert (after.outputs, rows(after)) == (2, rows(before))
+
+
+def test_labels_follow_the_sorted_class_names(tmp_path):
+    colours = {"zebra": (200, 10, 60), "ant": (20, 30, 40), "Cat": (90, 0, 250)}
+    for split in SPLITS:
+        for name, colour in colours.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            image = Image.new("RGB", (6, 4), colour)
+            image.putpixel((5, 0), (0, 0, 0))  # at the top right
+            image.save(tmp_path / split / name / "a.png")
+    data = image_folder(tmp_path, TaskOptions())
+    names = ("Cat", "ant", "zebra")
+    for split in SPLITS:
+        inputs, targets = getattr(data, split)
+        expected = torch.tensor([colours[names[y]] for y in targets])
+        expected = expected[:, :, None, None].repeat(1, 1, 4, 6)
+        expected[:, :, 0, 5] = 0
+        assert torch.equal(inputs.long(), expected)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: (r / "train/eel").mkdir(), "/train: Found no valid file for the classes eel"),
+        (
+            lambda r: (r / "test/dog/x.png").write_text("hello"),
+            r"test/dog/x\.png: .* mend or remove it, .*--skip-bad",
+        ),
+        (lambda r: truncate(r / "train/cat/1.jpg"), r"cat/1\.jpg: not a readable image .*truncat"),
+        (lambda r: truncate(r / "train/cat/9.png"), r"cat/9\.png: not a readable image .*truncat"),
+        (lambda r: shutil.rmtree(r / "train/dog"), r"/train: a single class \(cat\)"),
+        (
+            lambda r: (r / "test/dog").rename(r / "test/fox"),
+            "train/ and test/ differ in their classes: 'dog' is in one of them only",
+        ),
+        (
+            lambda r: (r / "train").rename(r / "training"),
+            "has val/ and test/ but no train/: .* CLASS/",
+        ),
+        (
+            lambda r: (r / "val").rename(r / "validation"),
+            "validation/ beside train/: expected train, val and test alone",
+        ),
+        (
+            lambda r: Image.new("L", (9, 8)).save(r / "train/dog/big.png"),
+            r"train/dog/big\.png: 9x8 pixels, .*train/cat/0\.jpg 8x8: resize",
+        ),
+        (
+            lambda r: [Image.new("L", (8, 9)).save(p) for p in r.glob("val/*/*")],
+            r"val/cat/0\.jpg: 8x9 pixels, .*train/cat/0\.jpg 8x8: resize .*--image-size N",
+        ),
+        (lambda r: [p.unlink() for p in r.glob("train/*/*")], "/train: Found no valid file"),
+        (
+            lambda r: [shutil.rmtree(p) for p in r.glob("train/*")],
+            "/train: holds no folders of images",
+        ),
+    ],
+)
+def test_folders_refused(spoil, message, tmp_path, write_images):
+    for split in SPLITS:
+        write_images(tmp_path / split, cat=10, dog=10)
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message):
+        image_folder(tmp_path, TaskOptions())
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"cat": 30, "dog": 1}, r"class 'dog' has 1 sample.*: too few to split: add .* val "),
+        ({"cat": 3, "dog": 3, "eel": 3}, "too few samples to split: .*: add .* val "),
+    ],
+)
+def test_too_few_samples_to_split(counts, message, tmp_path, write_images):
+    with pytest.raises(InputError, match=message):
+        image_folder(write_images(tmp_path, **counts), TaskOptions())
+
+
+@pytest.mark.parametrize("layout", [{""}, {"train", "test"}, set(SPLITS)], ids=len)
+def test_streamed_equals_resident(layout, tmp_path, write_images):
+    for split in layout:
+        write_images(tmp_path / split, cat=25, dog=25)
+    resident = image_folder(tmp_path, TaskOptions())
+    streamed = image_folder(tmp_path, TaskOptions(memory="1KB"))
+    for split in SPLITS:
+        here, there = getattr(resident, split), getattr(streamed, split)
+        assert (type(here), type(there)) == (Split, Stream)
+        assert there.samples == here.samples
+        assert there.sample_bytes == here.sample_bytes
+        for one, same in zip(there.take(range(there.samples)), here, strict=True):
+            assert torch.equal(one, same)
+        assert np.array_equal(there.hashes, here.hashes)
+        assert torch.equal(there.labels, here.labels)
+    assert torch.equal(streamed.prepare.mean, resident.prepare.mean)
+    assert torch.equal(streamed.prepare.std, resident.prepare.std)
+    assert streamed.notes == resident.notes
+
+
+def test_one_memory_limit_for_all_splits(tmp_path, write_images):
+    for split in SPLITS:
+        write_images(tmp_path / split, cat=20, dog=20)  # 40 images of 200 bytes
+    data = image_folder(tmp_path, TaskOptions(memory="17KB"))
+    assert [type(getattr(data, split)) for split in SPLITS] == [Stream, Split, Split]
+    data = image_folder(tmp_path, TaskOptions(memory="25KB"))
+    assert [type(getattr(data, split)) for split in SPLITS] == [Split] * 3
+
+
+def test_statistics_of_a_stream_are_from_a_spread_share(tmp_path, write_images, monkeypatch):
+    monkeypatch.setattr("lrtune.tasks.parts.MEASURED", 8)
+    write_images(tmp_path, cat=25, dog=25)
+    data = image_folder(tmp_path, TaskOptions(memory="1KB"))
+    some = data.train.take(np.linspace(0, data.train.samples - 1, 8).round().astype(int))
+    mean = some.inputs.double().mean((0, 2, 3)).float()
+    torch.testing.assert_close(data.prepare.mean.flatten(), mean)
+
+
+@pytest.mark.parametrize("memory", [None, "1KB"])
+def test_bad_images_are_left_out_where_asked(memory, tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    (tmp_path / "cat" / "3.png").write_text("hello")
+    truncate(tmp_path / "dog" / "7.png")
+    with pytest.raises(InputError, match=r"cat/3\.png: not a readable image .*--skip-bad"):
+        image_folder(tmp_path, TaskOptions(memory=memory))
+    data = image_folder(tmp_path, TaskOptions(memory=memory, skip_bad=True))
+    assert sum(getattr(data, split).samples for split in SPLITS) == 48
+    (note,) = [note for note in data.notes if "left out" in note]
+    assert note.startswith("2 of 50 images left out: cannot be read (first: ")
+    assert "cat/3.png: not a readable image (cannot identify" in note
+
+
+def test_skipping_spares_no_other_size(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    Image.new("L", (9, 8)).save(tmp_path / "cat" / "7.png")
+    with pytest.raises(InputError, match=r"cat/7\.png: 9x8 pixels, .*--image-size N"):
+        image_folder(tmp_path, TaskOptions(skip_bad=True))
+
+
+def photo(width, height):
+    """Not symmetric, with sharp edges."""
+    rng = np.random.default_rng(width)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_image_size_is_torchvisions_resize_and_centre_crop(tmp_path):
+    sizes = [(17, 31), (40, 20), (12, 12), (9, 14)]
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            photo(*sizes[i % 4]).save(tmp_path / name / f"{i:02}.png")
+    data = image_folder(tmp_path, TaskOptions(image_size=12))
+    assert data.notes == ("all images resized to 12x12 pixels",)
+    practice = transforms.Compose([transforms.Resize(12), transforms.CenterCrop(12)])
+    expected = default_collate(
+        [torch.from_numpy(np.array(practice(photo(*size)))).permute(2, 0, 1) for size in sizes]
+    )
+    seen = torch.cat([getattr(data, split).inputs for split in SPLITS])
+    assert seen.shape == (40, 3, 12, 12)
+    for one in expected:
+        assert (seen == one).flatten(1).all(1).sum() == 10
+
+
+@pytest.mark.parametrize("side", [0, -1, 4097])
+def test_image_sizes_refused(side, tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    with pytest.raises(InputError, match=f"image_size={side}: .* from 1 to 4096"):
+        image_folder(tmp_path, TaskOptions(image_size=side))
+
+
+def test_an_image_size_that_all_have_changes_nothing(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    same = image_folder(tmp_path, TaskOptions(image_size=8))
+    assert rows(same) == rows(image_folder(tmp_path, TaskOptions()))
+    assert same.notes == ("50 of 50 images made RGB (L 50)",)
+
+
+def test_modes_made_rgb_are_counted(tmp_path):
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "cat").mkdir()
+    modes = ["L", "RGBA", "P", "1", "CMYK", "LA", *["L"] * 9, *["RGB"] * 25]
+    for i, mode in enumerate(modes):
+        image = photo(8, 8).convert(mode)
+        if mode == "P":
+            image.info["transparency"] = bytes(range(256))  # PIL warns of it
+        file = tmp_path / ("cat", "dog")[i % 2] / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}"
+        image.save(file)
+    data = image_folder(tmp_path, TaskOptions())
+    assert data.notes == ("15 of 40 images made RGB (L 10, 1 1, CMYK 1, LA 1, P 1, RGBA 1)",)
+    assert data.train.inputs.shape[1:] == (3, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_8_bits_are_refused_not_clipped(dtype, tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(dtype)).save(
+        tmp_path / "cat" / "deep.tif"
+    )
+    with pytest.raises(InputError, match=r"cat/deep\.tif: more than 8 bits .*: save"):
+        image_folder(tmp_path, TaskOptions())
+
+
+def test_what_a_folder_brings(tmp_path, write_images):
+    write_images(tmp_path / "pets", cat=25, dog=25)
+    data = image_folder(tmp_path / "pets", TaskOptions())
+    assert (data.name, data.kind, data.outputs) == ("pets", "classification", 2)
+    assert data.defaults == images.DEFAULTS
+    assert [metric.name for metric in data.metrics][:2] == ["cross_entropy", "accuracy"]

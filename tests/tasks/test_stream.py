@@ -1,0 +1,229 @@
+"""hold: what is kept, what is streamed, what is refused, and what is left alone."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from lrtune.errors import InputError
+from lrtune.tasks import stream
+from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.stream import BadSample, hold, read_splits
+
+BIG = 10**9
+
+
+class Rows(Dataset):
+    """``function(row)`` for each row."""
+
+    def __init__(self, count, function):
+        self.count, self.function = count, function
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, row):
+        return self.function(row)
+
+
+def plain(row):
+    return torch.tensor([row, 2 * row], dtype=torch.float32), row % 3
+
+
+def nested(row):
+    return {"a": torch.tensor([row]), "b": (torch.tensor(row / 7), row)}, torch.tensor([row, 0])
+
+
+def drawing(row):
+    """From each of the generators that data sets draw from."""
+    draws = [torch.rand(()).item(), random.random(), np.random.rand()]
+    return torch.tensor([row, *draws]), row % 2
+
+
+def bad_threes(row):
+    if row % 3 == 0:
+        raise BadSample(f"file {row}: not a readable image")
+    return plain(row)
+
+
+def same(one, other):
+    """Both splits hold the same bits."""
+    return np.array_equal(one.hashes, other.hashes) and one.samples == other.samples
+
+
+@pytest.mark.parametrize("function", [plain, nested])
+def test_kept_where_it_fits_else_streamed(function):
+    dataset = Rows(200, function)
+    kept, _ = hold("x", dataset, BIG)
+    streamed, _ = hold("x", dataset, 100)
+    assert (type(kept), type(streamed)) == (Split, Stream)
+    assert same(kept, streamed)
+    assert kept.sample_bytes == streamed.sample_bytes
+    exact = 200 * kept.sample_bytes
+    assert isinstance(hold("x", dataset, exact)[0], Split)
+    assert isinstance(hold("x", dataset, exact - 1)[0], Stream)
+    rows = [7, 3, 199]
+    assert np.array_equal(streamed.take(rows).hashes, kept.take(rows).hashes)
+
+
+def test_labels_are_kept_where_they_are_whole_numbers():
+    assert hold("x", Rows(100, plain), 1)[0].labels.tolist() == [row % 3 for row in range(100)]
+    assert hold("x", Rows(100, lambda row: (plain(row)[0], row / 2)), 1)[0].labels is None
+
+
+def test_workers_change_nothing(monkeypatch):
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy: 2)
+    dataset = Rows(stream.FEW + 70, plain)
+    drawn = Rows(stream.FEW + 70, drawing)
+    with_workers = [hold("x", dataset, BIG)[0], hold("x", dataset, 1)[0], hold("x", drawn, BIG)[0]]
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy: 0)
+    without = [hold("x", dataset, BIG)[0], hold("x", dataset, 1)[0], hold("x", drawn, BIG)[0]]
+    assert all(same(one, other) for one, other in zip(with_workers, without, strict=True))
+    assert torch.equal(with_workers[0].inputs, torch.stack([plain(r)[0] for r in range(2070)]))
+
+
+def test_a_random_data_set_is_streamed_and_follows_the_seeds():
+    split, _ = hold("x", Rows(40, drawing), BIG)
+    assert isinstance(split, Stream)
+    assert same(split, hold("x", Rows(40, drawing), BIG)[0])
+    plan = [(seed, [3, 1, 2]) for seed in (5, 5, 6)]
+    first, again, other = (batch.inputs for batch in read_splits(split, plan, 0))
+    assert torch.equal(first, again)
+    assert torch.equal(first[:, 0], other[:, 0])
+    assert (first[:, 1:] != other[:, 1:]).all()
+    for one, there in zip(read_splits(split, plan, 1), (first, again, other), strict=True):
+        assert torch.equal(one.inputs, there)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_callers_generators_are_left_alone(workers, monkeypatch):
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy: workers)
+    monkeypatch.setattr(stream, "FEW", 10)
+
+    def seed():
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
+
+    def draw():
+        return torch.rand(3).tolist(), random.random(), np.random.rand(3).tolist()
+
+    seed()
+    expected = draw()
+    seed()
+    hold("x", Rows(100, drawing), BIG)
+    assert draw() == expected
+
+
+@pytest.mark.parametrize("memory", [BIG, 1])
+def test_bad_samples(memory):
+    dataset = Rows(100, bad_threes)
+    with pytest.raises(InputError, match=r"^file 0: not a readable .*: mend or remove it, .*-skip"):
+        hold("x", dataset, memory)
+    split, bad = hold("x", dataset, memory, skip_bad=True)
+    good = [row for row in range(100) if row % 3]
+    assert split.take(range(len(good))).inputs[:, 0].tolist() == good
+    assert split.samples == len(split.hashes) == len(split.labels) == len(good)
+    assert bad == [f"file {row}: not a readable image" for row in range(0, 100, 3)]
+
+
+def test_a_whole_batch_of_bad_samples_is_left_out():
+    def function(row):
+        if 64 <= row < 140:
+            raise BadSample(f"file {row}")
+        return plain(row)
+
+    split, bad = hold("x", Rows(200, function), BIG, skip_bad=True)
+    assert (split.samples, len(bad)) == (124, 76)
+
+
+def failing(error):
+    def function(row):
+        if row == 70:
+            raise error
+        return plain(row)
+
+    return function
+
+
+def odd(value):
+    return lambda row: value if row == 70 else plain(row)
+
+
+NAN = torch.tensor([1.0, float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (failing(KeyError("age")), "x: sample 70: KeyError: 'age'"),
+        (failing(OSError("no such\nfile")), "x: sample 70: OSError: no such file"),
+        (failing(InputError("a.png: 9x8 pixels")), r"x: a\.png: 9x8 pixels"),
+        (odd(3), r"x: sample 70: TypeError: int, expected a pair \(input, target\)"),
+        (odd((1, 2, 3)), r"x: sample 70: TypeError: tuple, expected a pair"),
+        (odd((NAN, 0)), "x: inputs hold NaN or infinity, sample 70"),
+        (odd((torch.zeros(3), 0)), "x: samples 64 to 99: RuntimeError: stack expects"),
+        (odd((object(), 0)), "x: samples 64 to 99: "),
+        (
+            lambda row: (torch.zeros(2 if row < 64 else 3), 0),
+            r"x: samples from 64 on are .*\(3,\).*, the first .*\(2,\).*: bring them to one shape",
+        ),
+        (
+            lambda row: (torch.zeros(2), 0 if row < 64 else 0.5),
+            r"x: samples from 64 on are .*float64.*, the first .*int64.*: bring them to one shape",
+        ),
+        (lambda row: bad_threes(0), "x: none of 8 samples can be read: file 0: not a readable"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_refused(function, message, workers, monkeypatch):
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy: workers)
+    monkeypatch.setattr(stream, "FEW", 10)
+    with pytest.raises(InputError, match=f"^{message}") as caught:
+        hold("x", Rows(100, function), BIG)
+    assert "\n" not in str(caught.value)
+
+
+class Iterated(IterableDataset):
+    def __iter__(self):
+        return iter([plain(0)])
+
+
+@pytest.mark.parametrize("dataset", [Iterated(), iter([plain(0)]), 3, None])
+def test_only_map_style_data_sets_are_taken(dataset):
+    name = type(dataset).__name__
+    with pytest.raises(InputError, match=f"x: {name} is not a map-style data set: it needs __len"):
+        hold("x", dataset, BIG)
+
+
+def test_an_empty_data_set_is_refused():
+    with pytest.raises(InputError, match="x: no samples: give it at least one"):
+        hold("x", Rows(0, plain), BIG)
+
+
+def test_data_that_changed_is_an_error():
+    count = [0]
+
+    def function(row):
+        if count[0] and row == 5:
+            raise BadSample("file 5: gone")
+        return plain(row)
+
+    split, _ = hold("x", Rows(10, function), 1)
+    count[0] = 1
+    with pytest.raises(RuntimeError, match="the data has changed: file 5: gone"):
+        list(read_splits(split, [(0, [4, 5])], 0))
+
+
+def test_torchs_own_data_sets_are_taken():
+    inputs, targets = torch.randn(30, 2), torch.arange(30)
+    split, _ = hold("x", TensorDataset(inputs, targets), BIG)
+    assert torch.equal(split.inputs, inputs)
+    assert torch.equal(split.targets, targets)
+
+
+@pytest.mark.parametrize(("size", "samples"), [(1, 64), (1 << 20, 64), (10 << 20, 6), (1 << 30, 1)])
+def test_large_samples_are_read_a_few_at_a_time(size, samples):
+    assert stream.read_size(size) == samples
