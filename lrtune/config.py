@@ -19,9 +19,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 class StudyFile(TaskOptions):
     """The keys of a study file; each is an option of ``lrtune search``."""
 
-    task: str = Field(
-        description="what to search on; given here, it comes before the study file's"
-    )
+    task: str = Field(description="what to search on; given here, it comes before the study file's")
     families: list[str] | None = Field(None, description="names, with commas between [all]")
     peak_lr: tuple[float, float] | None = Field(None, description="LOW,HIGH [from a range test]")
     warmup: tuple[float, float] = Field(

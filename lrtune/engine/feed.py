@@ -9,8 +9,9 @@ from torch import Tensor
 from lrtune.engine.order import SAMPLE_NOISE, BatchOrder, derive
 from lrtune.tasks import Split, Task
 from lrtune.tasks.memory import room, size
+from lrtune.tasks.reading import worker_count
 from lrtune.tasks.split import Stream, batches
-from lrtune.tasks.stream import read_splits, worker_count
+from lrtune.tasks.stream import read_splits
 from lrtune.tasks.tree import tree_map
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lrtune.errors import InputError
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.split import Rows, Split, Stream
 
 Kind = Literal["classification", "regression", "text"]
 
@@ -19,9 +19,6 @@ Kind = Literal["classification", "regression", "text"]
 # to tell two accuracies apart by half a point.
 SPLIT_SHARE = 0.2
 SPLIT_MOST = 5000
-
-
-Rows = NDArray[np.int64]
 
 
 def split_size(samples: int) -> int:

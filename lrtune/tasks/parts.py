@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from lrtune.options import TaskOptions
-from lrtune.tasks.data import Rows, cut
+from lrtune.tasks.data import cut
 from lrtune.tasks.memory import parse_size, room
 from lrtune.tasks.models import Normalize
 from lrtune.tasks.pictures import Images
-from lrtune.tasks.split import Split, Stream, batches, spread
-from lrtune.tasks.stream import FEW, hold, read_size, read_splits, worker_count
+from lrtune.tasks.reading import worker_count
+from lrtune.tasks.split import Rows, Split, Stream, batches, spread
+from lrtune.tasks.stream import FEW, hold, read_size, read_splits
 
 SPLITS = ("train", "val", "test")
 MEASURED = 10_000  # samples of a Stream that the statistics are taken from

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrtune.errors import InputError
+from lrtune.tasks.reading import BadSample
 from lrtune.tasks.split import batches, spread
-from lrtune.tasks.stream import BadSample
 
 Mode = Literal["L", "RGB"]
 

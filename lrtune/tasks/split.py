@@ -14,6 +14,7 @@ from lrtune.errors import InputError
 from lrtune.tasks.tree import Tree, leaves, tree_map
 
 Hashes = NDArray[np.uint64]
+Rows = NDArray[np.int64]
 
 HASHED_AT_ONCE = 64 << 20  # bytes
 
@@ -70,7 +71,7 @@ class Stream:
     """
 
     dataset: Any
-    rows: NDArray[np.int64]
+    rows: Rows
     hashes: Hashes
     labels: Tensor | None
     sample_bytes: int
@@ -86,7 +87,7 @@ class Stream:
         return Split(*default_collate([tuple(self.dataset[int(row)]) for row in chosen]))
 
 
-def spread(samples: int, most: int) -> NDArray[np.int64]:
+def spread(samples: int, most: int) -> Rows:
     """At most so many rows, evenly spaced over all of them."""
     return np.unique(np.linspace(0, samples - 1, min(most, samples)).round().astype(np.int64))
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from lrtune.errors import InputError, nearest
 from lrtune.options import TaskOptions
 from lrtune.tasks.columns import as_numbers, encode
-from lrtune.tasks.data import Data, Kind, Rows, cut
+from lrtune.tasks.data import Data, Kind, cut
 from lrtune.tasks.metrics import METRICS, Metric
-from lrtune.tasks.split import Split
+from lrtune.tasks.split import Rows, Split
 from lrtune.tasks.text import refuse_binaries, slug
 
 if TYPE_CHECKING:

@@ -3,21 +3,20 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError
-from lrtune.tasks.augment import augment, check_augment
+from lrtune.tasks.augment import check_augment
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, Metric, are_metrics
-from lrtune.tasks.split import Split, Stream, check_labels, check_split, is_split, spread
+from lrtune.tasks.rehearsal import rehearse, short
+from lrtune.tasks.split import Split, Stream, check_labels, check_split, is_split
 from lrtune.tasks.stream import hold
 from lrtune.tasks.tree import leaves
 
@@ -27,7 +26,6 @@ VALIDATION_COST = 0.25
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
-CHECKED = 256  # validation samples that the metrics are tried on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +90,7 @@ class Task:
         """Look at everything that a wrong data set or setting would break later."""
         for name, fits, expected in FIELDS:
             if not fits(getattr(self, name)):
-                raise InputError(f"task: {name}={_short(getattr(self, name))}: expected {expected}")
+                raise InputError(f"task: {name}={short(getattr(self, name))}: expected {expected}")
         self._hold()
         for name, split in self.splits.items():
             check_split(f"{self.name}: {name}", split)
@@ -178,73 +176,7 @@ class Task:
         Raises:
             InputError: model, loss, metrics and data do not fit together.
         """
-        with torch.random.fork_rng(devices=[]):
-            model = self._checked("model", self.model)
-            if not isinstance(model, nn.Module):
-                raise InputError(
-                    f"{self.name}: model made {type(model).__name__}, not an nn.Module"
-                )
-            if self._checked("model", self.model) is model:
-                raise InputError(f"{self.name}: model gave the same object twice: make a fresh one")
-            # Two, because batch norm in training has no variance of one.
-            few = min(2, self.batch_size)
-            prepare = deepcopy(self.prepare).train()
-            loss = self._checked("training", lambda: self._loss_of(model.train(), prepare, few))
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                raise InputError(f"{self.name}: loss returned {_short(loss)}, not a scalar tensor")
-            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            if not parameters or not loss.requires_grad:
-                raise InputError(f"{self.name}: nothing to train: no parameter reaches the loss")
-            with torch.no_grad():
-                self._try_metrics(model.eval(), prepare.eval())
-        return parameters
-
-    def _loss_of(self, model: nn.Module, prepare: nn.Module, samples: int) -> object:
-        inputs, targets = self.train.take(range(samples))
-        inputs, parts = augment(self.augment, prepare(inputs), targets)
-        outputs = model(inputs)
-        if self.classes is not None and outputs.shape[-1] < self.classes:
-            raise ValueError(f"{outputs.shape[-1]} outputs for {self.classes} classes")
-        losses = [(weight, self.loss(outputs, targets)) for weight, targets in parts]
-        odd = [loss for _, loss in losses if not isinstance(loss, Tensor)]
-        return odd[0] if odd else sum(weight * loss for weight, loss in losses)
-
-    def _try_metrics(self, model: nn.Module, prepare: nn.Module) -> None:
-        inputs, targets = self.val.take(spread(self.val.samples, CHECKED))
-        outputs = self._checked("validation", lambda: model(prepare(inputs)))
-        functions = {"loss": self.loss} | {f"metric {m.name}": m.function for m in self.metrics}
-        judged = ("loss", f"metric {self.objective.name}")
-        for name, function in functions.items():
-
-            def figure(name: str = name, function: Callable[[Any, Any], Any] = function) -> None:
-                value = function(outputs, targets)
-                if isinstance(value, Tensor) and value.numel() != 1:
-                    raise ValueError(f"returned a tensor {tuple(value.shape)}, not one number")
-                if name in judged and not math.isfinite(value):
-                    raise ValueError(
-                        f"{float(value)} on {len(next(leaves(targets)))} samples of val, "
-                        "untrained: expected a finite number"
-                    )
-
-            self._checked(name, figure)
-
-    def _checked(self, what: str, call: Callable[[], object]) -> object:
-        try:
-            return call()
-        except Exception as error:  # whatever the user's own code may raise
-            said = " ".join(str(error).split())[:300]
-            inputs = [
-                (tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves(self.train.take([0])[0])
-            ]
-            raise InputError(
-                f"{self.name}: {what} fails on the data (model {self.model_name}, inputs "
-                f"{' and '.join(f'{s} {d}' for s, d in inputs)}): {type(error).__name__}: {said}"
-            ) from error
-
-
-def _short(value: object) -> str:
-    """A value for an error message: one line, even of a tensor."""
-    return " ".join(repr(value).split())[:200]
+        return rehearse(self)
 
 
 def _is_data(value: object) -> bool:

@@ -9,8 +9,9 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from lrtune.errors import InputError
 from lrtune.tasks import stream
+from lrtune.tasks.reading import BadSample
 from lrtune.tasks.split import Split, Stream
-from lrtune.tasks.stream import BadSample, hold, read_splits
+from lrtune.tasks.stream import hold, read_splits
 
 BIG = 10**9
 

@@ -1,0 +1,107 @@
+"""A rehearsal: what a user's model, loss and metrics make of a few samples, before any search."""
+
+import math
+from collections.abc import Callable
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lrtune.errors import InputError
+from lrtune.tasks.augment import augment
+from lrtune.tasks.split import Rows, Split, Stream, spread
+from lrtune.tasks.tree import concat, leaves
+
+if TYPE_CHECKING:
+    from lrtune.tasks.task import Task
+
+CHECKED = 256  # validation samples that the metrics are tried on,
+AT_ONCE = 32
+
+
+def rehearse(task: "Task") -> int:
+    """Train on two samples and validate on some; the number of trainable parameters.
+
+    Raises:
+        InputError: model, loss, metrics and data do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = _tried(task, "model", task.model)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{task.name}: model made {type(model).__name__}, not an nn.Module")
+        if _tried(task, "model", task.model) is model:
+            raise InputError(f"{task.name}: model gave the same object twice: make a fresh one")
+        prepare = deepcopy(task.prepare)
+        loss = _tried(task, "training", lambda: _loss(task, model.train(), prepare.train()))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise InputError(f"{task.name}: loss returned {short(loss)}, not a scalar tensor")
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if not parameters or not loss.requires_grad:
+            raise InputError(f"{task.name}: nothing to train: no parameter reaches the loss")
+        with torch.no_grad():
+            _try_metrics(task, model.eval(), prepare.eval())
+    return parameters
+
+
+def short(value: object) -> str:
+    """A value for an error message: one line, even of a tensor."""
+    return " ".join(repr(value).split())[:200]
+
+
+def _loss(task: "Task", model: nn.Module, prepare: nn.Module) -> object:
+    # Two samples, because batch norm in training has no variance of one.
+    inputs, targets = task.train.take(range(min(2, task.batch_size)))
+    inputs, parts = augment(task.augment, prepare(inputs), targets)
+    outputs = model(inputs)
+    if task.classes is not None and outputs.shape[-1] < task.classes:
+        raise ValueError(f"{outputs.shape[-1]} outputs for {task.classes} classes")
+    losses = [(weight, task.loss(outputs, targets)) for weight, targets in parts]
+    odd = [loss for _, loss in losses if not isinstance(loss, Tensor)]
+    return odd[0] if odd else sum(weight * loss for weight, loss in losses)
+
+
+def _try_metrics(task: "Task", model: nn.Module, prepare: nn.Module) -> None:
+    rows = _telling(task.val)
+    parts = [task.val.take(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
+    outputs = _tried(
+        task, "validation", lambda: concat([model(prepare(part.inputs)) for part in parts])
+    )
+    targets = concat([part.targets for part in parts])
+    functions = {"loss": task.loss} | {f"metric {m.name}": m.function for m in task.metrics}
+    judged = ("loss", f"metric {task.objective.name}")
+    for name, function in functions.items():
+
+        def figure(name: str = name, function: Callable[[Any, Any], Any] = function) -> None:
+            value = function(outputs, targets)
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"returned a tensor {tuple(value.shape)}, not one number")
+            if name in judged and not math.isfinite(value):
+                raise ValueError(
+                    f"{float(value)} on {len(rows)} samples of val, untrained: "
+                    "expected a finite number"
+                )
+
+        _tried(task, name, figure)
+
+
+def _telling(split: Split | Stream) -> Rows:
+    """Rows spread over a split, and one of each class: without it, some metrics are undefined."""
+    rows = spread(split.samples, CHECKED)
+    labels = split.labels
+    if labels is not None and labels.dim() == 1:
+        rows = np.union1d(rows, np.unique(labels.numpy(), return_index=True)[1])
+    return rows
+
+
+def _tried(task: "Task", what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # whatever the user's own code may raise
+        said = " ".join(str(error).split())[:300]
+        inputs = [(tuple(leaf.shape[1:]), leaf.dtype) for leaf in leaves(task.train.take([0])[0])]
+        raise InputError(
+            f"{task.name}: {what} fails on the data (model {task.model_name}, inputs "
+            f"{' and '.join(f'{s} {d}' for s, d in inputs)}): {type(error).__name__}: {said}"
+        ) from error
