@@ -109,8 +109,7 @@ def tune(
             run = Run(folder)
         else:
             pool = SerialPool(task, slots, device)
-        for split, placement in pool.placement.items():
-            tell(f"{split}: {placement}")
+        tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
         if OWNER not in study.user_attrs:
             study.set_user_attr(OWNER, run.settings["owner"])

@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and
 
 settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lrtune")
+
+
+@pytest.fixture
+def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a command: (exit code, stdout, stderr)."""
+    from lrtune import cli
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -18,21 +18,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.fixture
-def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command: (exit code, stdout, stderr)."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            sys.exit(0)
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return command
-
-
 def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
