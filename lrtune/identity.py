@@ -1,13 +1,16 @@
 """What makes a search this one and no other: as run.json keeps it, and compared when it goes on."""
 
+import hashlib
 import json
 from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import nn
 
-from lrtune.engine.optimizers import settings_of
+from lrtune.engine.optimizers import make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.run import FORMAT
 from lrtune.search import Space
@@ -52,7 +55,8 @@ def settings_for(
             "fingerprint": task.fingerprint,
             "classes": task.classes,
             "model": task.model_name,
-            "parameters": task.check_model(),
+            "parameters": _rehearsed(task),
+            "prepare": _state(task.prepare),
             "loss": _name(task.loss),
             "batch_size": task.batch_size,
             "groups": None if task.groups is None else _name(task.groups),
@@ -78,9 +82,28 @@ def settings_for(
     }
 
 
+def _rehearsed(task: Task) -> int:
+    parameters = task.check_model()
+    with torch.random.fork_rng(devices=[]):
+        make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
+    return parameters
+
+
 def _name(part: object) -> str:
     """Of a user's function, of a module with its settings."""
+    if isinstance(part, partial):
+        return f"{_name(part.func)}({', '.join(map(repr, [*part.args, *part.keywords.items()]))})"
     return repr(part) if isinstance(part, nn.Module) else getattr(part, "__name__", str(type(part)))
+
+
+def _state(module: nn.Module) -> str:
+    """A module in one line: what it says of itself, and a hash of what it holds."""
+    digest = hashlib.blake2b(digest_size=4)
+    held = [(n, v) for n, v in vars(module).items() if isinstance(v, int | float | str | tuple)]
+    digest.update(repr(held).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
+    return f"{' '.join(repr(module).split())} {digest.hexdigest()}"
 
 
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
@@ -101,6 +124,11 @@ def check_same(
         now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
     ):
         if then.get(name) != now.get(name) and not name.startswith("versions."):
+            if name == "task.fingerprint":
+                raise InputError(
+                    f"{where}: the data has changed since (fingerprint {then.get(name)}, now "
+                    f"{now.get(name)}): give another --out, or bring the data back"
+                )
             raise InputError(
                 f"{where}: was searched with {name}={then.get(name)!r}, "
                 f"now {name}={now.get(name)!r}: give another --out, or remove it to start over"

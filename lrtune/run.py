@@ -122,7 +122,7 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions", "placement"), dict),
     **dict.fromkeys(("study", "unit", "device", "command", "owner"), str),
     **dict.fromkeys(("families", "peak_lr", "warmup"), list),
-    **dict.fromkeys(("horizon", "validations", "seed"), int),
+    **dict.fromkeys(("horizon", "validations", "seed", "slots"), int),
     "epochs": (int, float),
     "storage": (str, type(None)),
     "range_test": (dict, type(None)),

@@ -81,8 +81,6 @@ def tune(
     if isinstance(task, str):
         task = load_task(task, seed=seed)
     device = device_of(device)
-    if slots is None:
-        slots = SHARING if isinstance(task.train, Stream) else 1
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
@@ -91,6 +89,9 @@ def tune(
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         run = _continued(folder, settings, peak_lr)
+        if slots is None:
+            fresh = SHARING if isinstance(task.train, Stream) else 1
+            slots = fresh if run is None else run.settings["slots"]
         if run is None:
             threads = best_threads(task) if device == "cpu" else None
             _use_threads(threads)
@@ -104,7 +105,7 @@ def tune(
             peaks = _peak_settings(task, peak_lr, device, tell)
             own: dict[str, Any] = {"command": command, "owner": os.urandom(8).hex()}
             pool = SerialPool(task, slots, device)
-            own |= {"placement": pool.placement}
+            own |= {"placement": pool.placement, "slots": slots}
             write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
             run = Run(folder)
         else:

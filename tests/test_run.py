@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from torch.nn import functional as F
 
 import lrtune
 from lrtune import InputError, Run
 from lrtune.engine import SerialPool
 from lrtune.schedule import Schedule
+from lrtune.tasks.models import Normalize
 
 THREADS = torch.get_num_threads()
 
@@ -104,8 +107,36 @@ def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
 def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
     task = lrtune.load_task("digits", epochs=2)
     task.train.inputs[0, 0, 0, 0] += 1
-    with pytest.raises(InputError, match="fingerprint"):
+    with pytest.raises(InputError, match=r"the data has changed since \(fingerprint .*, now .*\)"):
         again(run, tmp_path / "copy", task=task)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"clip_norm": 1.0}, r"task\.clip_norm=None, now"),
+        ({"ema": 0.1}, r"task\.ema=None, now"),
+        ({"precision": "bfloat16"}, r"task\.precision='by device', now"),
+        ({"augment": ("crop",)}, r"task\.augment=\[\], now"),
+        ({"groups": None}, r"task\.groups='decay_matrices', now"),
+        ({"loss": partial(F.cross_entropy, label_smoothing=0.1)}, r"task\.loss=.*0\.1"),
+        ({"prepare": Normalize(torch.zeros(1), torch.ones(1))}, r"task\.prepare="),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_another_training_is_another_search(
+    run: Path, tmp_path: Path, change: dict, name: str
+) -> None:
+    task = replace(lrtune.load_task("digits", epochs=2), **change)
+    with pytest.raises(InputError, match=name):
+        again(run, tmp_path / "copy", task=task)
+
+
+def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
+    task = replace(lrtune.load_task("digits", epochs=1), groups=lambda model: [])
+    with pytest.raises(InputError, match="digits: groups: ValueError: optimizer got an empty"):
+        lrtune.tune(task, trials=1, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ class Average:
         self._averaged.update_parameters(model)
 
     def _mix(self, averaged: Any, current: Any, _: object) -> None:
+        if not averaged[0].is_floating_point():  # an index or a count has no mean
+            for ours, theirs in zip(averaged, current, strict=True):
+                ours.copy_(theirs)
+            return
         newest = (1 - self._decay) / (1 - self._decay**self._updates)
         mix: Callable[..., None] = get_ema_multi_avg_fn(1 - newest)
         mix(averaged, current, self._updates)

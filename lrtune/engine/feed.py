@@ -12,11 +12,10 @@ from lrtune.tasks.memory import room, size
 from lrtune.tasks.reading import worker_count
 from lrtune.tasks.split import Stream, batches
 from lrtune.tasks.stream import read_splits
-from lrtune.tasks.tree import tree_map
+from lrtune.tasks.tree import leaves, tree_map
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
 EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point
-LIVE = 4  # streams kept open between segments
 
 
 class Feed(Protocol):
@@ -36,12 +35,15 @@ class Feed(Protocol):
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
 
+    def forget(self, seed: int, update: int) -> None:
+        """No trial goes on from here."""
 
-def feed(split: Split | Stream, task: Task, device: torch.device) -> Feed:
+
+def feed(split: Split | Stream, task: Task, device: torch.device, slots: int = 1) -> Feed:
     """The feed that suits where the data is."""
     if isinstance(split, Split):
-        return Resident(split, task, device)
-    return Streamed(split, task, device)
+        return Resident(split, task, device, slots)
+    return Streamed(split, task, device, slots)
 
 
 class Resident:
@@ -49,19 +51,15 @@ class Resident:
 
     shared = False
 
-    def __init__(self, split: Split, task: Task, device: torch.device) -> None:
+    def __init__(self, split: Split, task: Task, device: torch.device, slots: int) -> None:
         self._device = device
         whole = split.samples * split.sample_bytes
-        space = room(device, task.memory)
+        space = room(device, None)
         fits = device.type == "cpu" or whole <= space
         home = device if fits else torch.device("cpu")
-
-        def placed(tensor: Tensor) -> Tensor:
-            return tensor.to(home) if fits else tensor.contiguous().pin_memory()
-
-        self._split = Split(*tree_map(placed, tuple(split)))
-        self._order = BatchOrder(split.samples, task.batch_size, home)
-        self._part = _evaluation_batch(split)
+        self._split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
+        self._order = BatchOrder(split.samples, task.batch_size, home, slots)
+        self._part = _evaluation_batch(split, task)
         self.placement = f"{size(whole)} in memory" + (
             "" if fits else f" of the host: {device} has room for {size(space)}"
         )
@@ -76,18 +74,21 @@ class Resident:
         for start in range(0, self._split.samples, self._part):
             yield _to(self._split.part(start, start + self._part), self._device)
 
+    def forget(self, seed: int, update: int) -> None:
+        """See Feed: there is nothing to forget."""
+
 
 class Streamed:
     """A data set read by worker processes, batch after batch in the order of the updates."""
 
     shared = True
 
-    def __init__(self, stream: Stream, task: Task, device: torch.device) -> None:
+    def __init__(self, stream: Stream, task: Task, device: torch.device, slots: int) -> None:
         self._stream = stream
         self._device = device
         self._horizon = task.horizon
-        self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"))
-        self._part = _evaluation_batch(stream)
+        self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
+        self._part = _evaluation_batch(stream, task)
         largest = max(self._part, task.batch_size) * stream.sample_bytes
         self._workers = worker_count(largest)
         self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
@@ -98,12 +99,14 @@ class Streamed:
         """See Feed."""
         # A stream goes on where the last segment left it: starting workers takes a while.
         stream = self._live.pop((seed, start), None) or self._open(seed, start)
-        for _ in range(start, stop):
-            yield _to(next(stream), self._device)
-        if stop < self._horizon:
-            self._live[seed, stop] = stream
-            if len(self._live) > LIVE:
-                del self._live[next(iter(self._live))]
+        for update, batch in zip(range(start, stop), stream, strict=False):
+            if update + 1 == stop < self._horizon:
+                self._live[seed, stop] = stream  # before the last batch: a caller may stop at it
+            yield _to(batch, self._device)
+
+    def forget(self, seed: int, update: int) -> None:
+        """See Feed: its workers end."""
+        self._live.pop((seed, update), None)
 
     def whole(self) -> Iterator[Split]:
         """See Feed."""
@@ -123,9 +126,17 @@ class Streamed:
         return self._device.type == "cuda"
 
 
-def _evaluation_batch(split: Split | Stream) -> int:
-    return min(EVALUATION_BATCH, max(1, EVALUATION_BYTES // max(1, split.sample_bytes)))
+def _evaluation_batch(split: Split | Stream, task: Task) -> int:
+    targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
+    largest = max(1, split.sample_bytes, 4 * targets * (task.classes or 1))  # the logits, float32
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BYTES // largest))
 
 
 def _to(batch: Split, device: torch.device) -> Split:
-    return Split(*tree_map(lambda tensor: tensor.to(device, non_blocking=True), tuple(batch)))
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(device, non_blocking=True)
+
+    return Split(*tree_map(moved, tuple(batch)))

@@ -85,19 +85,33 @@ def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
     Every group has its ``lr_ratio``: what the schedule's rate is multiplied by there.
+
+    Raises:
+        InputError: the task's groups are none.
     """
     rule = OPTIMIZERS[task.optimizer]
-    if task.groups is None:
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in model.parameters() if p.requires_grad]}
-        ]
-    else:
-        groups = [dict(group) for group in task.groups(model)]
     settings = settings_of(task.optimizer, task.settings)
+    try:
+        groups = _groups(task, model)
+        return rule.make(groups, lr=0.0, **settings, **rule.fast)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the user's function may raise, or torch of its groups
+        said = " ".join(str(error).split())
+        raise InputError(f"{task.name}: groups: {type(error).__name__}: {said}") from error
+
+
+def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
+    if task.groups is None:
+        free = [p for p in model.parameters() if p.requires_grad]
+        return [{"params": free, "lr_ratio": 1.0}]
+    groups = [{"lr_ratio": 1.0, **group} for group in task.groups(model)]
     for group in groups:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
+        ratio = group["lr_ratio"]
+        if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
+            raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
         own = {name: value for name, value in group.items() if name not in ("params", "lr_ratio")}
         settings_of(task.optimizer, own)
-        group.setdefault("lr_ratio", 1.0)
-    return rule.make(groups, lr=0.0, **settings, **rule.fast)
+    return groups

@@ -35,12 +35,12 @@ class BatchOrder:
     no sample is left out.
     """
 
-    def __init__(self, samples: int, batch_size: int, device: torch.device) -> None:
+    def __init__(self, samples: int, batch_size: int, device: torch.device, slots: int = 1) -> None:
         self._samples = samples
         self._batch_size = batch_size
         self._device = device
-        # Two epochs of a few seeds: what slots that train side by side need at one time.
-        self._permutation = lru_cache(maxsize=64)(self._draw)
+        # Two epochs a slot, which may all be at different points: that is all that is needed.
+        self._permutation = lru_cache(maxsize=2 * slots)(self._draw)
 
     def _draw(self, seed: int, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(derive(seed, EPOCH_ORDER, epoch))

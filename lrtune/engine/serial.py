@@ -21,7 +21,7 @@ from lrtune.engine.pool import Progress
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.augment import augment
-from lrtune.tasks.tree import Tree, concat, leaves, tree_map
+from lrtune.tasks.tree import Tree, concat, laid_out, leaves, tree_map
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _Trial:
     seed: int
     update: int = 0
     # Of the present segment:
-    losses: list[Tensor] = field(default_factory=list)
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
     error: str | None = None
     traceback: str = ""
@@ -46,6 +46,8 @@ class _Trial:
         """An error of the user's model becomes this trial's end and nobody else's."""
         try:
             yield
+        except InputError:  # the data's fault, not the trial's: all of the search stops
+            raise
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
             self.traceback = traceback.format_exc()
@@ -73,8 +75,8 @@ class SerialPool:
         self._prepare = deepcopy(task.prepare).to(self._device)
         loss = task.loss
         self._loss = deepcopy(loss).to(self._device) if isinstance(loss, nn.Module) else loss
-        self._val = feed(task.val, task, self._device)  # first: it is read more often
-        self._train = feed(task.train, task, self._device)
+        self._val = feed(task.val, task, self._device, slots)  # first: it is read more often
+        self._train = feed(task.train, task, self._device, slots)
         self.placement = {"train": self._train.placement, "val": self._val.placement}
         self._checkpoints = task.checkpoints
         self._trials: list[_Trial | None] = [None] * slots
@@ -105,7 +107,10 @@ class SerialPool:
 
     def release(self, slot: int) -> None:
         """See Pool."""
-        self._trials[slot] = None
+        trial, self._trials[slot] = self._trials[slot], None
+        others = {(other.seed, other.update) for other in self._trials if other is not None}
+        if trial is not None and (trial.seed, trial.update) not in others:
+            self._train.forget(trial.seed, trial.update)
 
     def try_updates(self, count: int) -> None:
         """Train a throw-away trial for ``count`` updates at rate zero, to see what they take."""
@@ -119,8 +124,7 @@ class SerialPool:
         with self._own_generators():
             reseed(self._device, seed, INITIAL_WEIGHTS)
             model = self.task.model().to(self._device).train()
-        if _is_convolutional(model):
-            model = model.to(memory_format=torch.channels_last)
+            model = model.to(memory_format=self.task.layout)
         share = self.task.ema
         average = None if share is None else Average(model, share * self.task.horizon)
         return _Trial(slot, model, make_optimizer(self.task, model), average, rates, seed)
@@ -144,37 +148,33 @@ class SerialPool:
         for trial in group:
             trial.model.train()
             trial.error = None
+            # Room for all: a small tensor kept from each step would lie between the large ones
+            # that come and go, and no gap would ever fit the next one.
+            trial.losses = torch.empty(stop - start, dtype=torch.float64, device=self._device)
         with self._own_generators():
-            self._train_on(group, self._train.updates(seed, start, stop), stop - start)
+            for done, batch in enumerate(self._train.updates(seed, start, stop)):
+                alive = [trial for trial in group if trial.error is None]
+                if not alive:
+                    break
+                for trial in alive:
+                    with trial.guarded():
+                        trial.losses[done] = self._step(trial, batch)
+                        trial.update += 1
         for trial in group:
             trial.seconds = (time.perf_counter() - began) / len(group)
-
-    def _train_on(self, group: list[_Trial], batches: Iterator[Split], updates: int) -> None:
-        for _ in range(updates):
-            alive = [trial for trial in group if trial.error is None]
-            if not alive:
-                break
-            try:
-                batch = next(batches)
-            except Exception as error:  # a data set that cannot be read any more ends them all
-                for trial in alive:
-                    trial.error, trial.traceback = str(error), traceback.format_exc()
-                break
-            for trial in alive:
-                with trial.guarded():
-                    trial.losses.append(self._step(trial, batch))
-                    trial.update += 1
 
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         with self._autocast():
             inputs = self._prepare(batch.inputs)
             inputs, parts = augment(self.task.augment, inputs, batch.targets)
-            outputs = trial.model(tree_map(_channels_last, inputs))
-            loss = self._loss(outputs, parts[0][1])
+            outputs = trial.model(laid_out(inputs, self.task.layout))
+            losses = [self._loss(outputs, targets) for _, targets in parts]
+            loss = losses[0]
             if len(parts) > 1:  # mixed targets
-                losses = [weight * self._loss(outputs, targets) for weight, targets in parts]
-                loss = torch.stack(losses).sum()
+                loss = torch.stack(
+                    [w * one for (w, _), one in zip(parts, losses, strict=True)]
+                ).sum()
         for group in trial.optimizer.param_groups:
             group["lr"] = trial.rates[trial.update] * group["lr_ratio"]
         trial.optimizer.zero_grad()
@@ -190,7 +190,7 @@ class SerialPool:
         """Validate, and tell of the segment."""
         start = time.perf_counter()
         loss, metrics = float("nan"), dict[str, float]()
-        losses = torch.stack(trial.losses).double().cpu().numpy() if trial.losses else np.empty(0)
+        losses = trial.losses.cpu().numpy()
         if trial.error is None:
             with trial.guarded():
                 loss, metrics = self._validate(trial)
@@ -205,7 +205,7 @@ class SerialPool:
             trial.error,
             trial.traceback,
         )
-        trial.losses, trial.seconds = [], 0.0
+        trial.seconds = 0.0
         return told
 
     @torch.no_grad()
@@ -224,7 +224,7 @@ class SerialPool:
             for inputs, targets in self._val.whole():
                 with self._autocast():
                     outputs = tree_map(
-                        _exact, model(tree_map(_channels_last, self._prepare(inputs)))
+                        _exact, model(laid_out(self._prepare(inputs), self.task.layout))
                     )
                 count = len(next(leaves(targets)))
                 samples += count
@@ -247,17 +247,6 @@ class SerialPool:
     def _own_generators(self) -> AbstractContextManager[object]:
         """Whatever is drawn inside leaves the caller's generators as they were."""
         return torch.random.fork_rng([self._device] if self._device.type == "cuda" else [])
-
-
-def _is_convolutional(model: nn.Module) -> bool:
-    """Whether there are 2-D kernels, and nothing that has no such layout."""
-    dims = {parameter.dim() for parameter in model.parameters()}
-    return 4 in dims and max(dims) == 4
-
-
-def _channels_last(inputs: Tensor) -> Tensor:
-    """Images in the layout that convolutions are fastest in, on a CPU as on a GPU."""
-    return inputs.to(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
 def _exact(outputs: Tensor) -> Tensor:

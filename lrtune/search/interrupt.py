@@ -1,5 +1,6 @@
 """Ctrl-C while a search runs: heard while trials train, held back while results are stored."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ class Interrupts:
         self._open = False
         self._pending = False
         self._before: dict[int, signal.Handlers | int | None] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> "Interrupts":
         # Only the main thread may set handlers; elsewhere (a notebook's worker) all stays as it is.
@@ -37,7 +39,13 @@ class Interrupts:
         finally:
             self._open = False
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker that reads data has this handler too. The terminal's Ctrl-C is not for it:
+            # it ends with us, and by SIGTERM.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
         self._pending = True
         if self._open:
             raise KeyboardInterrupt

@@ -5,9 +5,6 @@ no class), Omniglot, LFWPeople and LFWPairs (their test split has other classes)
 (patches in pairs), CLEVRClassification (counts of objects, and none in its test split), FakeData
 (noise), and LSUN (a class is a database file, and none is labelled in its test split). The rest
 hold boxes, masks, captions, flows, depths or videos.
-
-SUN397 and INaturalist are listed in the order of the file system: where a split is cut off here,
-it is another one on another copy of the data.
 """
 
 from importlib.util import find_spec
@@ -18,7 +15,7 @@ from lrtune.errors import InputError
 from lrtune.options import TaskOptions
 from lrtune.tasks.data import Data
 from lrtune.tasks.images import check_classes, image_data
-from lrtune.tasks.pictures import Source
+from lrtune.tasks.pictures import Files, Source
 
 # The recipe of the model: David Page, "How to train your ResNet" (2018).
 SMALL_PHOTOS: dict[str, Any] = {
@@ -29,6 +26,10 @@ SMALL_PHOTOS: dict[str, Any] = {
     "epochs": 24.0,
     "augment": ("flip", "crop"),
 }
+
+# Where torchvision lists the files in the order of the file system: paths in the place of images,
+# to be sorted, lest a split that is cut off here be another one on another copy of the data.
+PATHS: dict[str, Any] = {"loader": str}
 
 # How torchvision says that files are missing, beside FileNotFoundError.
 MISSING = ("not found", "does not exist", "not present")
@@ -96,7 +97,9 @@ CATALOG: dict[str, Entry] = {
         by_hand="image-net.org/challenges/LSVRC/2012/2012-downloads.php",
     ),
     "imagenette": Entry("Imagenette", **_split("train", "val")),
-    "inaturalist": Entry("INaturalist", {"version": "2021_train_mini"}, {"version": "2021_valid"}),
+    "inaturalist": Entry(
+        "INaturalist", {"version": "2021_train_mini", **PATHS}, {"version": "2021_valid", **PATHS}
+    ),
     "kmnist": Entry("KMNIST", **TRAIN_TEST),
     "mnist": Entry("MNIST", **TRAIN_TEST),
     "oxfordiiitpet": Entry("OxfordIIITPet", **_split("trainval", test="test")),
@@ -111,7 +114,7 @@ CATALOG: dict[str, Entry] = {
         by_hand="github.com/pytorch/vision/issues/7545",
     ),
     "stl10": Entry("STL10", **_split("train", test="test")),
-    "sun397": Entry("SUN397"),
+    "sun397": Entry("SUN397", PATHS),
     # Digits: a mirrored one is no digit.
     "svhn": Entry(
         "SVHN", **_split("train", test="test"), defaults={**SMALL_PHOTOS, "augment": ("crop",)}
@@ -141,10 +144,7 @@ def torchvision_data(name: str, options: TaskOptions) -> Data:
     named = {part: theirs for part, theirs in classes.items() if theirs is not None}
     if "train" in named:
         check_classes(name, named)
-    sources = {
-        part: Source(dataset, f"{name} {part}", f"{name} {part}: sample {{}}".format)
-        for part, dataset in datasets.items()
-    }
+    sources = {part: _source(dataset, f"{name} {part}") for part, dataset in datasets.items()}
     return image_data(
         name,
         f"torchvision {entry.cls}",
@@ -185,6 +185,14 @@ def _open(name: str, entry: Entry, given: dict[str, Any], options: TaskOptions) 
         raise InputError(
             f"{name}: cannot be read from {root}/: {said}: remove it there and fetch it again"
         ) from error
+
+
+def _source(dataset: Any, name: str) -> Source:
+    if getattr(dataset, "loader", None) is not PATHS["loader"]:
+        return Source(dataset, name, f"{name}: sample {{}}".format)
+    pairs = sorted(dataset[row] for row in range(len(dataset)))
+    files = Files([path for path, _ in pairs], [label for _, label in pairs])
+    return Source(files, name, files.where)
 
 
 def _classes(dataset: Any) -> list[str] | None:

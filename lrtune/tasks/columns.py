@@ -54,7 +54,9 @@ def encode(
             ("words", one_hot, list(words)),
         ]
     )
-    plain = pd.DataFrame(numbers | words)
+    # Centred before: StandardScaler takes large numbers that differ little for a constant.
+    centred = {name: column - _centre(column.iloc[train]) for name, column in numbers.items()}
+    plain = pd.DataFrame(centred | words)
     encoder.fit(plain.iloc[train])
     crowded = {name: words[name].iloc[train].nunique() for name in words}
     notes = [*left_out, *_missing(features, numbers, words), *_merged(crowded)]
@@ -87,6 +89,11 @@ def as_numbers(column: "pd.Series[Any]", source: str, way_out: str) -> "pd.Serie
             f"finite number: {way_out}"
         )
     return values
+
+
+def _centre(column: "pd.Series[Any]") -> float:
+    """The median, as of what is missing; 0 where all is."""
+    return float(column.median()) if column.notna().any() else 0.0
 
 
 def _refuse_text_among_numbers(column: "pd.Series[Any]", source: str, way_out: str) -> None:

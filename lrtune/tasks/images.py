@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lrtune.tasks.pictures import (
     check_size,
     headers,
 )
+from lrtune.tasks.split import Split, Stream, check_labels
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
 
@@ -48,12 +50,18 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
         raise InputError(f"{root}: {beside[0]}/ beside train/: expected train, val and test alone")
     parts = parts or {"train": root}
     classes = {name: _classes(folder) for name, folder in parts.items()}
-    files = {name: _files(folder, classes[name]) for name, folder in parts.items()}
+    others = Counter[str]()
+    files = {name: _files(folder, classes[name], others) for name, folder in parts.items()}
     check_classes(str(root), classes)
     sources = {name: Source(files[name], str(parts[name]), files[name].where) for name in parts}
-    return image_data(
+    data = image_data(
         root.resolve().name, f"image folder {root}", sources, classes["train"], options, mode="RGB"
     )
+    if not others:
+        return data
+    are = "file" if others.total() == 1 else "files"
+    note = f"{others.total():,} other {are} left out ({_each(others)})"
+    return replace(data, notes=(note, *data.notes))
 
 
 def image_data(
@@ -76,6 +84,10 @@ def image_data(
         options: ``image_size``, ``skip_bad``, ``memory``, ``seed``.
         mode: of the stored images; where None, grey if all are, else RGB.
         defaults: Task fields, beside DEFAULTS.
+
+    Raises:
+        InputError: an unreadable image, a class without a readable one, a label of no class,
+            images of different sizes or of more than 8 bits.
     """
     check_side(options.image_size)
     found = {part: headers(one.dataset) for part, one in sources.items()}
@@ -85,8 +97,11 @@ def image_data(
     like = _check(sources, found, options.image_size)
     images = {part: Images(one, mode, options.image_size, like) for part, one in sources.items()}
     held, bad = hold_all(images, options)
-    splits = three_parts(sources["train"].name, held, options.seed, classes or ())
     outputs = len(classes) if classes else 1 + max(int(labels(s).max()) for s in held.values())
+    if bad:
+        _check_classes_left(sources, held, classes or list(map(str, range(outputs))))
+    check_labels(name, outputs, held)
+    splits = three_parts(sources["train"].name, held, options.seed, classes or ())
     count = sum(map(len, images.values()))
     notes = _changes(found, count, mode, options.image_size)
     if bad:
@@ -133,6 +148,20 @@ def _check(
     return like
 
 
+def _check_classes_left(
+    sources: dict[str, Source], held: dict[str, Split | Stream], classes: Sequence[str]
+) -> None:
+    """Refuse to leave out all images of a class."""
+    for part, split in held.items():
+        there = set(labels(split).tolist())
+        lost = [name for number, name in enumerate(classes) if number not in there]
+        if lost:
+            raise InputError(
+                f"{sources[part].name}: class {lost[0]!r} has no readable image: mend some, or "
+                "remove the class"
+            )
+
+
 def _changes(
     found: dict[str, dict[int, Header]], count: int, mode: Mode, side: int | None
 ) -> list[str]:
@@ -140,29 +169,44 @@ def _changes(
     others = Counter(h.mode for h in every if h.of_file and h.mode != mode)
     notes = []
     if others:
-        each = ", ".join(
-            f"{theirs} {n:,}"
-            for theirs, n in sorted(others.items(), key=lambda one: (-one[1], one[0]))
-        )
         made = "RGB" if mode == "RGB" else "grey"
-        notes.append(f"{others.total():,} of {count:,} images made {made} ({each})")
+        notes.append(f"{others.total():,} of {count:,} images made {made} ({_each(others)})")
     if side is not None and any(header.size != (side, side) for header in every):
-        notes.append(f"all images resized to {side}x{side} pixels")
+        oblong = any(header.size[0] != header.size[1] for header in every)
+        centre = ", and the centre cut out" if oblong else ""
+        notes.append(f"all images resized to {side}x{side} pixels{centre}")
     return notes
 
 
-def _files(folder: Path, classes: list[str]) -> Files:
+def _each(counts: Counter[str]) -> str:
+    """The most frequent first."""
+    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return ", ".join(f"{name} {n:,}" for name, n in ordered)
+
+
+def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
+    """The images of a split; the files that are none, hidden ones apart, are added to others."""
     from torchvision.datasets import ImageFolder
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     def is_image(path: str) -> bool:
-        return not Path(path).name.startswith(".") and path.lower().endswith(IMG_EXTENSIONS)
+        if any(name.startswith(".") for name in Path(path).relative_to(folder).parts):
+            return False
+        found = path.lower().endswith(IMG_EXTENSIONS)
+        if not found:
+            others[Path(path).suffix.lower() or "no extension"] += 1
+        return found
 
     numbers = {name: number for number, name in enumerate(classes)}
-    try:
-        samples = ImageFolder.make_dataset(str(folder), numbers, is_valid_file=is_image)
-    except FileNotFoundError as error:
-        raise InputError(f"{folder}: {str(error).splitlines()[0]}") from error
+    samples = ImageFolder.make_dataset(
+        str(folder), numbers, is_valid_file=is_image, allow_empty=True
+    )
+    empty = sorted(set(classes) - {classes[label] for _, label in samples})
+    if empty:
+        raise InputError(
+            f"{folder}: class {empty[0]!r} holds no images: expected files in "
+            f"{', '.join(IMG_EXTENSIONS)}"
+        )
     return Files([path for path, _ in samples], [label for _, label in samples])
 
 

@@ -6,16 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
 from lrtune.options import TaskOptions, parse_optimizer, validate
+from lrtune.tasks.catalog import torchvision_data
 from lrtune.tasks.data import Data
-from lrtune.tasks.datasets import DATASETS
+from lrtune.tasks.datasets import DATASETS, digits
 from lrtune.tasks.images import image_folder
-from lrtune.tasks.memory import parse_size
-from lrtune.tasks.metrics import CrossEntropy, Metric
+from lrtune.tasks.memory import LIMIT, parse_size
+from lrtune.tasks.metrics import ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
 from lrtune.tasks.tables import embedded, table_file
 from lrtune.tasks.task import Task
@@ -23,17 +25,24 @@ from lrtune.tasks.text import text_file
 from lrtune.tasks.user import users_task
 
 TABLES = (".csv", ".csv.gz", ".parquet")
-OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "memory", "seed")
+TABBED = (".tsv", ".tsv.gz")
+OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed")
 OURS = ("model", "metric", *OPTIMIZER)
+CLASSES = (*OURS, "label_smoothing", "class_weights")
+FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory")
 # The options that mean something, by what is asked for.
 OPTIONS = {
-    "a function of yours": OPTIMIZER,
-    "a table": (*OURS, "target", "kind", "label_smoothing", "class_weights"),
-    "an image data set": (
-        *(*OURS, "data_root", "download", "image_size", "skip_bad"),
-        *("augment", "label_smoothing", "class_weights"),
-    ),
+    "a function of yours": (*OPTIMIZER, "memory"),
+    "a table": (*CLASSES, "target", "kind"),
+    "scikit-learn's digits": (*CLASSES, "augment"),
+    "a folder of images": FOLDER,
+    "a data set of torchvision": (*FOLDER, "data_root", "download"),
     "a text": (*OURS, "tokens", "context", "label_smoothing"),
+}
+NAMED: dict[Any, str] = {
+    digits: "scikit-learn's digits",
+    embedded: "a table",
+    torchvision_data: "a data set of torchvision",
 }
 
 
@@ -53,8 +62,12 @@ def load_task(what: str, **options: Any) -> Task:
     check_seed(given.seed)
     if ":" in what and not Path(what).exists():
         _check_given(given, what, "a function of yours")
-        task = users_task(what)
         changed = _changed(given)
+        token = LIMIT.set(changed.get("memory"))  # the Task reads its data while it is built
+        try:
+            task = users_task(what)
+        finally:
+            LIMIT.reset(token)
         return replace(task, **changed) if changed else task
     return _task(_read(what, given), given)
 
@@ -69,15 +82,16 @@ def _read(what: str, given: TaskOptions) -> Data:
     path = Path(what)
     if what in DATASETS:
         make = DATASETS[what]
-        is_table = isinstance(make, partial) and make.func is embedded
-        _check_given(given, what, "a table" if is_table else "an image data set")
+        _check_given(given, what, NAMED[make.func if isinstance(make, partial) else make])
         return make(given)
     if what.lower().endswith(TABLES):
         _check_given(given, what, "a table")
         return table_file(path, given)
-    if path.is_dir():
-        _check_given(given, what, "an image data set")
+    if what and path.is_dir():  # the path of nothing is here
+        _check_given(given, what, "a folder of images")
         return image_folder(path, given)
+    if what.lower().endswith(TABBED):
+        raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.is_file():
         _check_given(given, what, "a text")
         return text_file(path, given)
@@ -101,7 +115,9 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
     names = ("batch_size", "epochs", "clip_norm", "ema", "precision")
     changed = {name: getattr(given, name) for name in names}
     changed["memory"] = None if given.memory is None else parse_size(given.memory)
-    changed["augment"] = None if given.augment is None else tuple(given.augment)
+    if given.augment is not None:
+        # --augment "" is the way to say: none.
+        changed["augment"] = () if given.augment == [""] else tuple(given.augment)
     changed = {name: value for name, value in changed.items() if value is not None}
     if given.optimizer is not None:
         # The task's own settings belong to its own optimizer.
@@ -111,10 +127,11 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
 
 def _task(data: Data, given: TaskOptions) -> Task:
     defaults = dict(data.defaults)
+    defaults["batch_size"] = min(defaults["batch_size"], data.train.samples)
     name = defaults.pop("model")
     name = name if given.model is None else given.model
-    inputs = data.train.take([0]).inputs
-    model = model_maker(name, tuple(inputs.shape[1:]), data.outputs)
+    inputs = data.train.first.inputs
+    model = model_maker(name, tuple(inputs.shape[1:]), data.outputs, kind=data.kind)
     return Task(
         name=data.name,
         data=data.source,
@@ -125,6 +142,8 @@ def _task(data: Data, given: TaskOptions) -> Task:
         prepare=data.prepare,
         model=partial(Scalar, model) if data.kind == "regression" else model,
         model_name=name,
+        # Convolutions are faster in it, on a CPU as on a GPU.
+        layout=torch.contiguous_format if name in ("mlp", "transformer") else torch.channels_last,
         groups=decay_matrices,
         loss=_loss(data, given),
         metrics=_metrics(data, given.metric),
@@ -167,5 +186,7 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
     if objective is not None and objective not in known:
         hint = nearest(objective, known)
         raise InputError(f"metric {objective!r}: {data.kind} has {', '.join(known)}{hint}")
+    if objective == ROC_AUC.name and data.outputs != 2:
+        raise InputError(f"metric {objective}: takes two classes, not {data.outputs}")
     names = [*([objective] if objective else []), *list(known)[:2]]
     return tuple(known[name] for name in dict.fromkeys(names))

@@ -1,6 +1,7 @@
 """How much memory there is for data, and how much of it a user allows."""
 
 import re
+from contextvars import ContextVar
 from pathlib import Path
 
 import psutil
@@ -16,13 +17,17 @@ CGROUPS = (
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
+# What a user allows, while a task is built that does not say so itself.
+LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+
 
 def room(device: torch.device, limit: int | None) -> int:
     """Bytes of data that may be kept on a device: the user's limit, else half of what is free."""
     if limit is not None:
         return limit
     if device.type == "cuda":
-        return int(SHARE * torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(SHARE * (torch.cuda.mem_get_info(device)[0] + cached))
     return int(SHARE * min(psutil.virtual_memory().available, *_containers()))
 
 

@@ -34,6 +34,8 @@ class Metric:
 
     def __post_init__(self) -> None:
         """Refuse a direction or a range that is none."""
+        if not (isinstance(self.name, str) and self.name.isprintable() and self.name):
+            raise InputError(f"metric: name={self.name!r}: expected a name")
         if self.over not in ("split", "batch"):
             raise InputError(f"metric {self.name}: over={self.over!r}: split or batch")
         if self.direction not in ("minimize", "maximize"):

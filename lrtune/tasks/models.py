@@ -79,13 +79,16 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 }
 
 
-def model_maker(name: str, shape: tuple[int, ...], outputs: int) -> Callable[[], nn.Module]:
+def model_maker(
+    name: str, shape: tuple[int, ...], outputs: int, *, kind: str = "classification"
+) -> Callable[[], nn.Module]:
     """A picklable function that makes fresh models, never pretrained.
 
     Args:
         name: a row of MODELS or a classifier of ``torchvision.models``.
         shape: of one sample, without the batch.
         outputs: how many: classes, characters, or 1.
+        kind: of the data, as ``Data.kind``: text is for the transformer, and for it alone.
 
     Raises:
         InputError: for an unknown name, or a model that does not take such samples.
@@ -99,10 +102,11 @@ def model_maker(name: str, shape: tuple[int, ...], outputs: int) -> Callable[[],
             which = f"one of {', '.join(MODELS)}, or a classifier of torchvision.models"
             raise InputError(f"model {name!r}: {which}{hint}")
         make = partial(torchvision_model, name, shape, outputs)
-    if name == "transformer":
-        if len(shape) != 1 or outputs < 2:
-            what = f"samples of {shape}" if len(shape) != 1 else "numbers"
-            raise InputError(f"model {name!r}: takes text, not {what}")
+    if kind == "text":
+        if name != "transformer":
+            raise InputError(f"model {name!r}: does not read text: give --model transformer")
+    elif name == "transformer":
+        raise InputError(f"model {name!r}: reads text, not samples of {shape}: give --model mlp")
     elif name != "mlp":
         if len(shape) != 3:
             way_out = "give --model mlp"

@@ -1,8 +1,9 @@
 """Images with labels, as PIL reads them: their headers, and their pixels as uint8 tensors."""
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ PEEKED = 64  # images that are looked at, where a look means decoding
 LARGEST_SIDE = 4096  # px
 # What PIL raises for a broken file: it depends on the format, and on how far PIL got.
 UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, struct.error),
+    *(OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error),
     Image.DecompressionBombError,
 )
 
@@ -86,16 +87,14 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.source.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        try:
+        where = self.source.where(row)
+        with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
             image, label = self.source.dataset[row]
-            with image:
-                one = _fit(_convert(image, self.mode), self.side)
-                pixels = np.atleast_3d(np.array(one))
-        except UNREADABLE as error:
-            said = " ".join(str(error).split())
-            raise BadSample(f"{self.source.where(row)}: not a readable image ({said})") from error
+        with _readable(where, *UNREADABLE, IndexError), image:
+            one = _fit(_convert(image, self.mode), self.side)
+            pixels = np.atleast_3d(np.array(one))
         if self.like is not None:
-            check_size(self.source.where(row), one.size, *self.like)
+            check_size(where, one.size, *self.like)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
         return tensor, int(label)
 
@@ -132,6 +131,15 @@ def headers(dataset: Any) -> dict[int, Header]:
     return _headers(dataset, range(len(dataset))) if any(h.of_file for h in few.values()) else few
 
 
+@contextmanager
+def _readable(where: str, *unreadable: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except unreadable as error:
+        said = " ".join(str(error).split())
+        raise BadSample(f"{where}: not a readable image ({said})") from error
+
+
 def _headers(dataset: Any, rows: Sequence[int]) -> dict[int, Header]:
     def look(some: list[int]) -> list[Header | None]:
         return [_header(dataset, rows[i]) for i in some]
@@ -146,7 +154,7 @@ def _headers(dataset: Any, rows: Sequence[int]) -> dict[int, Header]:
 def _header(dataset: Any, row: int) -> Header | None:
     try:
         image, _ = dataset[row]
-    except UNREADABLE:
+    except Exception:  # of the image or of the data set: the pass that decodes says which
         return None
     with image:
         return Header(image.mode, image.size, isinstance(image, ImageFile.ImageFile))

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lrtune.errors import InputError
 from lrtune.tasks.split import Split
+from lrtune.tasks.tree import leaves
 
 MOST_WORKERS = 8
 
@@ -57,9 +59,14 @@ class _Reader(Dataset[Read]):
         if not samples:
             return Read(None, [], bad)
         try:
-            return Read(Split(*default_collate(samples)), good, bad)
+            batch = Split(*default_collate(samples))
         except Exception as error:
             return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {_said(error)}")
+        odd = [leaf for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
+        if odd:
+            what = f"{type(odd[0]).__name__} {str(odd[0])[:40]!r}"
+            return Read(None, [], [], f"sample {rows[0]}: holds a {what}, expected numbers")
+        return Read(batch, good, bad)
 
 
 def read(
@@ -73,7 +80,7 @@ def read(
         workers: processes; 0: here.
         pin: batches in page-locked memory, for a GPU.
     """
-    yield from DataLoader(
+    loader = DataLoader(
         _Reader(dataset),
         batch_size=None,
         sampler=plan,
@@ -83,6 +90,10 @@ def read(
         pin_memory=pin,
         generator=torch.Generator(),  # the loader draws too: not from the caller's
     )
+    try:
+        yield from loader
+    except RuntimeError as error:  # of a worker that was killed, or has no memory left
+        raise InputError(f"the data cannot be read: {_said(error)}") from error
 
 
 def worker_count(batch_bytes: int, busy: int = 1) -> int:

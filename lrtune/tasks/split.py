@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from lrtune.errors import InputError
 from lrtune.tasks.tree import Tree, leaves, tree_map
@@ -17,6 +16,7 @@ Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
 
 HASHED_AT_ONCE = 64 << 20  # bytes
+STIR = np.uint64(0xFF51AFD7ED558CCD)  # of MurmurHash3's finalizer
 
 
 class Split(NamedTuple):
@@ -31,9 +31,14 @@ class Split(NamedTuple):
         return len(next(leaves(self)))
 
     @property
+    def first(self) -> "Split":
+        """The first sample, as a batch of one."""
+        return self.part(0, 1)
+
+    @property
     def sample_bytes(self) -> int:
         """Of one sample with its target."""
-        return sum(leaf.nbytes for leaf in leaves(self.take([0])))
+        return sum(leaf.nbytes for leaf in leaves(self.first))
 
     @property
     def hashes(self) -> Hashes:
@@ -66,25 +71,28 @@ class Stream:
         dataset: ``dataset[row]`` is an (input, target), as ``default_collate`` takes them.
         rows: int64 (n,): which of its samples belong to this split, in order.
         hashes: uint64 (n,): see row_hashes.
-        labels: int64 (n,) where each target is one whole number, else None.
-        sample_bytes: of one sample with its target.
+        labels: (n,) where each target is one whole number, the distinct ones (1, k) where it is
+            several, else None.
+        first: the first good sample, as a batch of one.
+        draws: whether a sample is another one when it is read under another seed.
     """
 
     dataset: Any
     rows: Rows
     hashes: Hashes
     labels: Tensor | None
-    sample_bytes: int
+    first: Split
+    draws: bool
 
     @property
     def samples(self) -> int:
         """How many."""
         return len(self.rows)
 
-    def take(self, rows: Any) -> Split:
-        """The samples of these rows: read now."""
-        chosen = self.rows[np.asarray(rows)]
-        return Split(*default_collate([tuple(self.dataset[int(row)]) for row in chosen]))
+    @property
+    def sample_bytes(self) -> int:
+        """Of one sample with its target."""
+        return self.first.sample_bytes
 
 
 def spread(samples: int, most: int) -> Rows:
@@ -95,13 +103,17 @@ def spread(samples: int, most: int) -> Rows:
 def row_hashes(split: Split) -> Hashes:
     """A number for each sample, uint64 (n,): a changed bit, another number.
 
-    A dot product of the sample's 64-bit words with fixed odd numbers, modulo 2**64: one pass at
-    the speed of memory, in any order of the samples. It tells a change, not a forgery.
+    A dot product of the sample's stirred 64-bit words with fixed odd numbers, modulo 2**64: one
+    pass at the speed of memory. It tells a change, not a forgery.
     """
     total = np.zeros(split.samples, dtype=np.uint64)
     for number, leaf in enumerate(leaves(split)):
         flat = leaf.detach().contiguous().reshape(len(leaf), -1).view(torch.uint8).numpy()
         words = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 8))).view(np.uint64)
+        # Top bits alone, as signs are, would cancel in pairs: stir each word first.
+        words ^= words >> np.uint64(32)
+        words *= STIR
+        words ^= words >> np.uint64(29)
         odd = np.random.default_rng(number).integers(2**63, size=words.shape[1], dtype=np.uint64)
         total += words @ (2 * odd + 1)
     return total
@@ -133,6 +145,20 @@ def check_split(name: str, split: Split | Stream) -> None:
     bad = not_finite(split)
     if bad is not None:
         raise InputError(f"{name}: {bad[0]} hold NaN or infinity, first in sample {bad[1]}")
+
+
+def check_alike(task: str, val: Split | Stream, test: Split | Stream | None) -> None:
+    """Refuse a test split that the model will not take: nobody tries it before the end."""
+    if test is None:
+        return
+    ours, theirs = (
+        [(str(leaf.dtype), tuple(leaf.shape[1:])) for leaf in leaves(split.first)]
+        for split in (val, test)
+    )
+    if ours != theirs:
+        raise InputError(
+            f"{task}: a sample of val is {ours}, one of test {theirs}: make them alike"
+        )
 
 
 def not_finite(split: Split) -> tuple[str, int] | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lrtune.errors import InputError, nearest
 from lrtune.options import TaskOptions
-from lrtune.tasks.columns import as_numbers, encode
+from lrtune.tasks.columns import NESTED, as_numbers, encode
 from lrtune.tasks.data import Data, Kind, cut
 from lrtune.tasks.metrics import METRICS, Metric
 from lrtune.tasks.split import Rows, Split
@@ -48,6 +48,8 @@ def table_file(path: Path, options: TaskOptions) -> Data:
         frame, notes = _parquet(path) if is_parquet else (_csv(path), [])
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x}: convert it (iconv -f "
@@ -112,7 +114,7 @@ def table(
             "model": "mlp",
             "optimizer": "adamw",
             "settings": {"weight_decay": 3.0 if len(train) < FEW_ROWS else 1.0},
-            "batch_size": min(32, len(train)),
+            "batch_size": 32,
             "epochs": 30.0,
         },
         notes=(*notes, *done),
@@ -171,6 +173,11 @@ def _check(frame: "pd.DataFrame", target: str, source: str) -> None:
     missing = int(frame[target].isna().sum())
     if missing:
         raise InputError(f"{source}: {target} is missing in {missing} rows: fill or drop them")
+    if isinstance(frame[target].iloc[0], NESTED):
+        raise InputError(
+            f"{source}: {target} holds lists, records or bytes: expected numbers or words: give "
+            "another --target"
+        )
 
 
 def _targets(
@@ -221,12 +228,14 @@ def _labels(target: "pd.Series[Any]", source: str) -> tuple[NDArray[np.int64], l
 
 
 def _standardised(numbers: NDArray[np.float64], train: Rows, name: str) -> NDArray[np.float32]:
-    mean, scale = numbers[train].mean(), numbers[train].std()
+    first = numbers[train[0]]
+    centred = numbers - first  # exact where all are nearly the same
+    mean, scale = centred[train].mean(), centred[train].std()
     if scale == 0:
         raise InputError(
-            f"{name} is {mean:g} in every row of training: nothing to learn: give another --target"
+            f"{name} is {first:g} in every row of training: nothing to learn: give another --target"
         )
-    standard: NDArray[np.float32] = ((numbers - mean) / scale).astype(np.float32)
+    standard: NDArray[np.float32] = ((centred - mean) / scale).astype(np.float32)
     return standard
 
 

@@ -8,17 +8,26 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError
 from lrtune.tasks.augment import check_augment
+from lrtune.tasks.memory import LIMIT
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, Metric, are_metrics
 from lrtune.tasks.rehearsal import rehearse, short
-from lrtune.tasks.split import Split, Stream, check_labels, check_split, is_split
+from lrtune.tasks.split import (
+    Split,
+    Stream,
+    check_alike,
+    check_labels,
+    check_split,
+    is_split,
+)
 from lrtune.tasks.stream import hold
-from lrtune.tasks.tree import leaves
+from lrtune.tasks.tree import keys, leaves
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
@@ -58,6 +67,7 @@ class Task:
         memory: bytes of data kept in memory; half of what is free where None.
         data: where the data came from, for the record.
         notes: what was done to the data, for the record.
+        layout: of images and of kernels; torch.channels_last where the model runs in it.
         model_name: for the record.
         classes: number of classes where targets are classes, else None.
     """
@@ -83,6 +93,7 @@ class Task:
     memory: int | None = None
     data: str = ""
     notes: tuple[str, ...] = ()
+    layout: torch.memory_format = torch.contiguous_format
     model_name: str = "custom"
     classes: int | None = None
 
@@ -94,6 +105,7 @@ class Task:
         self._hold()
         for name, split in self.splits.items():
             check_split(f"{self.name}: {name}", split)
+        check_alike(self.name, self.val, self.test)
         if self.classes is not None:
             check_labels(self.name, self.classes, self.splits)
         check_augment(self.augment, self.sample_shape)
@@ -117,7 +129,7 @@ class Task:
 
     def _hold(self) -> None:
         """Read the user's own data sets, the small ones first: they are read most often."""
-        left = self.memory
+        left = LIMIT.get() if self.memory is None else self.memory
         for name in ("val", "test", "train"):
             dataset = getattr(self, name)
             if dataset is None or is_split(dataset):
@@ -136,7 +148,7 @@ class Task:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Of one stored input; empty where an input is several tensors."""
-        inputs = self.train.take([0]).inputs
+        inputs = self.train.first.inputs
         return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
 
     @property
@@ -165,8 +177,8 @@ class Task:
         """Hash of every sample and target of every split: another data set, another hash."""
         digest = hashlib.blake2b(digest_size=8)
         for split in self.splits.values():
-            kinds = [(str(leaf.dtype), *leaf.shape[1:]) for leaf in leaves(split.take([0]))]
-            digest.update(f"{split.samples} {kinds}".encode())
+            kinds = [(str(leaf.dtype), *leaf.shape[1:]) for leaf in leaves(split.first)]
+            digest.update(f"{split.samples} {keys(tuple(split.first))} {kinds}".encode())
             digest.update(split.hashes.tobytes())
         return digest.hexdigest()
 
@@ -185,6 +197,12 @@ def _is_data(value: object) -> bool:
     return is_split(value) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
 
 
+def is_name(value: object) -> bool:
+    """Whether a run's folder can be called so."""
+    fits = isinstance(value, str) and value.isprintable() and 0 < len(value) <= 80
+    return fits and not value.startswith(".") and not set(value) & {"/", "\\"}  # type: ignore[attr-defined,call-overload]
+
+
 def _is_positive(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 < value < math.inf  # type: ignore[operator]
@@ -194,7 +212,8 @@ A_SPLIT = "a Split of tensors on the CPU, or a map-style data set"
 
 # What each field of a Task must be, beyond what the numbers' own checks say.
 FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("name", lambda v: isinstance(v, str) and v.isprintable() and 0 < len(v) <= 80, "a short name"),
+    ("name", is_name, "a short name without / or \\"),
+    ("model_name", is_name, "a short name without / or \\"),
     ("train", _is_data, A_SPLIT),
     ("val", _is_data, A_SPLIT),
     ("test", lambda v: v is None or _is_data(v), f"{A_SPLIT}, or None"),
@@ -203,7 +222,14 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
     ("optimizer", lambda v: isinstance(v, str), "a name"),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
-    ("prepare", lambda v: isinstance(v, nn.Module), "an nn.Module"),
+    (
+        "prepare",
+        lambda v: isinstance(v, nn.Module) and not list(v.parameters()),
+        "an nn.Module without parameters",
+    ),
+    ("data", lambda v: isinstance(v, str), "a string"),
+    ("notes", lambda v: isinstance(v, tuple), "a tuple of strings"),
+    ("layout", lambda v: isinstance(v, torch.memory_format), "a torch.memory_format"),
     ("groups", lambda v: v is None or callable(v), "a function of the model, or None"),
     ("clip_norm", lambda v: v is None or _is_positive(v), "a positive number, or None"),
     ("ema", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),

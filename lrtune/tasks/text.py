@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import AnyStr
 
 import numpy as np
 import torch
@@ -66,8 +67,11 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     raw = _read(path)
     metrics, notes = METRICS["text"], list[str]()
     if tokens == "char":
-        numbers, outputs, notes = _characters(decode(path, raw, ", or give --tokens byte"))
+        text = decode(path, raw, ", or give --tokens byte")
+        _check_content(path, text, "character")
+        numbers, outputs, notes = _characters(text)
     else:
+        _check_content(path, raw, "byte")
         numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
         bits = bits_per_character(_bytes_a_character(raw))
         metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
@@ -85,8 +89,8 @@ def text_file(path: Path, options: TaskOptions) -> Data:
             "model": "transformer",
             "optimizer": "adamw",
             "settings": {"betas": (0.9, 0.95), "weight_decay": 0.1},
-            "batch_size": min(64, train.samples),
-            "epochs": 24.0,
+            "batch_size": 64,
+            "epochs": 10.0,
             "clip_norm": 1.0,
         },
         notes=tuple(notes),
@@ -134,12 +138,16 @@ def refuse_binaries(path: Path, raw: bytes) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        raw = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
-    if not raw:
+
+
+def _check_content(path: Path, text: AnyStr, token: str) -> None:
+    if not text:
         raise InputError(f"{path}: empty: expected a text")
-    return raw
+    if text.count(text[:1]) == len(text):
+        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
 
 
 def _characters(text: str) -> tuple[Tokens, int, list[str]]:

@@ -26,6 +26,20 @@ def tree_map(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return _zip(lambda tensors: function(tensors[0]), [tree])
 
 
+def keys(tree: Tree) -> Any:
+    """The tree's form: the same where the same names and places hold tensors."""
+    if isinstance(tree, Mapping):
+        return {str(name): keys(branch) for name, branch in tree.items()}
+    return [keys(branch) for branch in tree] if isinstance(tree, tuple | list) else "tensor"
+
+
+def laid_out(tree: Tree, layout: torch.memory_format) -> Tree:
+    """The same tree, its batches of images in this layout."""
+    if layout == torch.contiguous_format:
+        return tree
+    return tree_map(lambda t: t.to(memory_format=layout) if t.dim() == 4 else t, tree)
+
+
 def concat(trees: Sequence[Tree]) -> Tree:
     """Trees of batches as the tree of one batch, joined along the first dimension."""
     return trees[0] if len(trees) == 1 else _zip(torch.cat, trees)

@@ -1,10 +1,10 @@
 """Does memory stay bounded? A data set larger than ``--limit`` is trained on, and watched.
 
-    python scripts/bench/streaming.py --gigabytes 4 --limit 500MB
+    python scripts/bench/streaming.py --gigabytes 2 --limit 200MB
 
 A child process trains one epoch on made-up images that exist nowhere at once; this one adds up the
-memory of it and of its workers (proportional set size, where shared pages count once), four times
-a second. The same model on a data set of a hundredth of that size is the comparison.
+memory of it and of its workers (proportional set size, where shared pages count once), once a
+second. The same model on a data set of a hundredth of that size is the comparison.
 """
 
 import argparse
@@ -36,13 +36,14 @@ class Made(Dataset):
         return self._samples
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        pixels = np.random.default_rng(row).integers(0, 200, (3, SIDE, SIDE), dtype=np.uint8)
-        return torch.from_numpy(pixels + np.uint8(20 * (row % 2))), row % 2
+        noise = np.frombuffer(np.random.default_rng(row).bytes(3 * SIDE * SIDE), np.uint8)
+        pixels = (noise >> 1) + np.uint8(20 * (row % 2))
+        return torch.from_numpy(pixels).view(3, SIDE, SIDE), row % 2
 
 
 class Scale(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float() / 128 - 1
+        return images.float() / 64 - 1
 
 
 def small() -> nn.Module:
@@ -89,7 +90,7 @@ def watch(samples: int, limit: int) -> int:
             peak = max(peak, sum(one.memory_full_info().pss for one in family))
         except psutil.Error:  # one of them has just ended
             pass
-        time.sleep(0.25)
+        time.sleep(1)
     if process.returncode:
         raise SystemExit(process.returncode)
     return peak
@@ -97,8 +98,8 @@ def watch(samples: int, limit: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--limit", type=parse_size, default=parse_size("500MB"))
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--limit", type=parse_size, default=parse_size("200MB"))
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:

@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
+from lrtune.engine.feed import Streamed
+from lrtune.errors import InputError
 from lrtune.tasks import Split, Stream
 
 
@@ -78,6 +80,37 @@ def test_trials_in_step_share_each_batch(here, small, late):
     assert pairs.read == streams * 12 * 32
 
 
+def test_a_stream_stays_open_from_segment_to_segment(here, small, monkeypatch):
+    opened = []
+    real = Streamed._open
+    monkeypatch.setattr(
+        Streamed, "_open", lambda self, *where: opened.append(where) or real(self, *where)
+    )
+    task = replace(small, train=Pairs(small.train), memory=1000)
+    pool = SerialPool(task, 2)
+    pool.admit(0, np.full(12, 0.1), seed=1)
+    pool.advance()
+    pool.admit(1, np.full(12, 0.1), seed=1)
+    pool.advance()
+    assert opened == [(1, 0), (1, 0)]
+    assert list(pool._train._live) == [(1, 6), (1, 3)]
+    pool.release(1)
+    assert list(pool._train._live) == [(1, 6)]  # nobody goes on from there: its workers end
+    for _ in range(2):
+        pool.advance()
+    assert len(opened) == 2 and not pool._train._live
+
+
+def test_what_a_sample_draws_is_by_seed_and_update(here, small):
+    """All rows alike, so that nothing but the drawing tells two batches apart."""
+    alike = Split(torch.zeros_like(small.train.inputs), small.train.targets)
+    task = replace(small, train=Pairs(alike, noise=1.0))
+    feed = SerialPool(task)._train
+    one, two = (torch.stack([b.inputs for b in feed.updates(seed, 0, 3)]) for seed in (1, 2))
+    assert len({one[0].sum().item(), one[1].sum().item(), two[0].sum().item()}) == 3
+    assert torch.equal(next(feed.updates(1, 2, 3)).inputs, one[2])
+
+
 def test_a_data_set_that_augments_does_so_by_seed_and_update(here, small):
     noisy = replace(small, train=Pairs(small.train, noise=1.0))
     assert isinstance(noisy.train, Stream)  # though it would fit
@@ -88,7 +121,7 @@ def test_a_data_set_that_augments_does_so_by_seed_and_update(here, small):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_data_set_that_breaks_ends_its_trials_with_its_words(here, small):
+def test_a_data_set_that_breaks_ends_the_search_with_its_words(here, small):
     pairs = Pairs(small.train)
     task = replace(small, train=pairs, memory=1000)
     pool = SerialPool(task, 2)
@@ -96,10 +129,8 @@ def test_a_data_set_that_breaks_ends_its_trials_with_its_words(here, small):
         pool.admit(slot, np.full(12, 0.1), seed=1)
     pool.advance()
     pairs.split = pairs.split.part(0, 10)  # the file has been cut short
-    for progress in pool.advance():
-        assert "the data has changed: sample " in progress.error
-        assert "IndexError" in progress.error
-        assert progress.update == 3
+    with pytest.raises(InputError, match=r"the data has changed: sample .* IndexError"):
+        pool.advance()
 
 
 def test_where_the_data_is_is_said(small):

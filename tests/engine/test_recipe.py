@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import SerialPool
+from lrtune.engine.average import Average
 from lrtune.engine.optimizers import make_optimizer
+from lrtune.engine.order import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CROSS_ENTROPY
@@ -82,6 +84,26 @@ def test_validation_is_of_the_averaged_weights(small):
         assert told[count].loss == pytest.approx(expected.item(), rel=1e-4)
 
 
+class Indexed(nn.Module):
+    """With an index as a buffer: its mean would be another index."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.register_buffer("index", torch.arange(64).flip(0))
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1)[:, self.index])
+
+
+def test_whole_numbers_are_not_averaged():
+    model = Indexed()
+    average = Average(model, length=7)
+    for _ in range(60):
+        average.update(model)
+    assert torch.equal(average.model.index, model.index)
+
+
 def test_averaging_leaves_the_training_as_it_is(small):
     plain, told = states(small, np.full(6, 0.1))
     averaged, others = states(replace(small, ema=0.5), np.full(6, 0.1))
@@ -130,18 +152,46 @@ def zero():
     return layer
 
 
-def test_mixed_targets_weigh_as_their_inputs(small):
-    """A loss that is linear in the target: mixing can be checked without knowing the mixture."""
+def test_mixed_targets_weigh_as_their_inputs(digits):
+    """Every pixel holds the target: the mixed inputs tell what the mixed targets must be."""
+    inputs = digits.train.targets.float()[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
 
-    def against(outputs, targets):
-        return (outputs.mean(1) - targets.float()).mean()
+    def squared(outputs, targets):  # a sample at a time: linear in the weights of the targets
+        return outputs.mul(targets[:, None].float()).mean()
 
-    task = replace(small, loss=against, augment=("mixup",), batch_size=1149, validations=6)
-    mixed = states(replace(task, epochs=6), np.zeros(6))[1]
-    plain = states(replace(task, epochs=6, augment=()), np.zeros(6))[1]
-    for a, b in zip(mixed[1:], plain[1:], strict=True):
-        # Batch norm sees other inputs, so the outputs' mean is not linear: it is zero, plus bias.
-        assert a.losses == pytest.approx(b.losses, abs=0.05)
+    task = replace(
+        digits,
+        train=Split(inputs, digits.train.targets),
+        prepare=nn.Identity(),
+        model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)),
+        classes=None,
+        metrics=(Metric("mean", lambda o, t: o.mean(), "minimize"),),
+        loss=squared,
+        augment=("mixup",),
+        epochs=6 * 32 / 1149,
+        validations=1,
+    )
+    seen = []
+
+    def watched(outputs, targets):
+        seen.append((outputs.detach().clone(), targets.clone()))
+        return squared(outputs, targets)
+
+    pool = SerialPool(replace(task, loss=watched))
+    pool.admit(0, np.zeros(6), seed=0)
+    seen.clear()
+    (told,) = pool.advance()
+    torch.manual_seed(derive(0, INITIAL_WEIGHTS))
+    model = task.model()
+    for update, loss in enumerate(told.losses):
+        (outputs, kept), (_, rolled) = seen[2 * update : 2 * update + 2]
+        assert torch.equal(rolled, kept.roll(1, 0))
+        pixel = (outputs - model[1].bias) / model[1].weight.sum()  # the mixed targets
+        mixed = pixel.squeeze(1)
+        weight = ((mixed - rolled) / (kept - rolled))[kept != rolled]
+        torch.testing.assert_close(weight, weight.mean().expand_as(weight), atol=1e-2, rtol=0)
+        expected = (outputs.squeeze(1) * mixed).mean().item()
+        assert loss == pytest.approx(expected, rel=1e-2)
 
 
 def test_groups_have_their_own_rate_and_settings(small):
@@ -155,6 +205,13 @@ def test_groups_have_their_own_rate_and_settings(small):
 
     task = replace(small, groups=groups, settings={"momentum": 0.0})
     weights, _ = states(replace(task, validations=6), np.full(6, 0.1))
+    first, whole = (
+        states(replace(task, groups=g, validations=6), np.full(6, 0.1))[0][0]["1.weight"]
+        for g in (groups, None)
+    )
+    torch.manual_seed(derive(3, INITIAL_WEIGHTS))
+    start = net()[1].weight
+    torch.testing.assert_close(first - start, 0.5 * (whole - start))
     assert torch.equal(weights[0]["3.weight"], weights[-1]["3.weight"])
     assert not torch.equal(weights[0]["1.weight"], weights[-1]["1.weight"])
     optimizer = make_optimizer(task, net())
@@ -165,6 +222,9 @@ def test_groups_have_their_own_rate_and_settings(small):
     ("group", "message"),
     [
         ({"lr": 0.1}, "lr is the schedule's: give lr_ratio"),
+        ({"lr_ratio": float("nan")}, "lr_ratio=nan: a finite number from 0"),
+        ({"lr_ratio": "2"}, "lr_ratio='2': a finite number from 0"),
+        ({"params": 3}, "digits: groups: TypeError: "),
         ({"weigth_decay": 0.1}, "has no 'weigth_decay'; did you mean 'weight_decay'"),
     ],
 )

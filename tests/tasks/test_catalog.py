@@ -17,6 +17,7 @@ from lrtune.options import TaskOptions
 from lrtune.tasks import DATASETS
 from lrtune.tasks.catalog import CATALOG
 from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.stream import take
 
 SPLITS = ("train", "val", "test")
 
@@ -117,6 +118,10 @@ def mnist(tmp_path):
     return tmp_path
 
 
+def everything(split):
+    return split if isinstance(split, Split) else take(split, range(split.samples))
+
+
 @pytest.mark.parametrize(("memory", "kind"), [(None, Split), ("1KB", Stream)])
 def test_mnist_from_its_files(memory, kind, mnist):
     raw = load_digits()
@@ -128,11 +133,11 @@ def test_mnist_from_its_files(memory, kind, mnist):
     parts = {split: getattr(data, split) for split in SPLITS}
     assert all(isinstance(part, kind) for part in parts.values())
     assert [part.samples for part in parts.values()] == [1200, 300, 297]
-    test = parts["test"].take(range(297))
+    test = everything(parts["test"])
     assert test.inputs.shape == (297, 1, 8, 8)  # grey stays grey
     assert np.array_equal(test.inputs[:, 0].numpy(), raw.images[1500:])
     assert np.array_equal(test.targets.numpy(), raw.target[1500:])
-    train = parts["train"].take(range(1200))
+    train = everything(parts["train"])
     prepared = data.prepare(train.inputs)
     assert abs(prepared.mean()) < 1e-5
     assert train.targets.bincount().min() >= 110  # in proportion
@@ -149,6 +154,22 @@ def test_broken_files_are_named(mnist):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"^mnist: cannot be read from .* fetch it again"):
         DATASETS["mnist"](TaskOptions(data_root=str(mnist)))
+
+
+@pytest.mark.parametrize("memory", [None, "1KB"])
+def test_labels_of_no_class_are_named(memory, mnist):
+    file = mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + bytes([77]))
+    with pytest.raises(InputError, match="train: labels go from 0 to 77; 10 classes are numbered"):
+        DATASETS["mnist"](TaskOptions(data_root=str(mnist), memory=memory))
+
+
+def test_missing_labels_are_no_unreadable_images(mnist):
+    file = mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    file.write_bytes(idx(load_digits().target[:1400]))
+    with pytest.raises(InputError, match=r"^mnist train: sample 14\d\d: IndexError: ") as caught:
+        DATASETS["mnist"](TaskOptions(data_root=str(mnist), skip_bad=True))
+    assert "\n" not in str(caught.value)
 
 
 def test_classes_without_names_are_counted(tmp_path):
@@ -190,7 +211,7 @@ def test_files_of_a_catalog_set_are_scanned(caltech):
     assert data.outputs == 2
     assert data.notes == (
         "6 of 60 images made RGB (L 6)",
-        "all images resized to 8x8 pixels",
+        "all images resized to 8x8 pixels, and the centre cut out",
     )
     assert data.train.inputs.dtype == torch.uint8
     assert [getattr(data, split).samples for split in SPLITS] == [38, 10, 12]
@@ -202,3 +223,23 @@ def test_files_of_a_catalog_set_are_scanned(caltech):
         DATASETS["caltech101"](TaskOptions(**given, image_size=8))
     data = DATASETS["caltech101"](TaskOptions(**given, image_size=8, skip_bad=True))
     assert data.notes[-1].startswith("1 of 60 images left out: cannot be read (first: caltech101")
+
+
+def test_the_order_of_the_file_system_makes_no_other_split(tmp_path, monkeypatch):
+    folder = tmp_path / "SUN397"
+    names = ["/a/abbey", "/b/bar/indoor"]
+    for number, name in enumerate(names):
+        (folder / name[1:]).mkdir(parents=True)
+        for i in range(25):
+            shade = Image.new("L", (8, 8), 100 * number + i)
+            shade.save(folder / name[1:] / f"sun_{i:02}.jpg", quality=100)
+    (folder / "ClassName.txt").write_text("\n".join(names))
+    paths = sorted(folder.rglob("sun_*.jpg"))
+    found = []
+    for listed in (paths, paths[::-1]):
+        monkeypatch.setattr("pathlib.Path.rglob", lambda folder, pattern, listed=listed: listed)
+        found.append(DATASETS["sun397"](TaskOptions(data_root=str(tmp_path))))
+    shades = found[0].train.inputs[:, 0, 0, 0]
+    assert found[0].outputs == 2
+    assert torch.equal(found[0].train.targets, (shades >= 100).long())
+    assert torch.equal(found[1].train.inputs, found[0].train.inputs)

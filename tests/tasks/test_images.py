@@ -15,6 +15,7 @@ from lrtune.options import TaskOptions
 from lrtune.tasks import images
 from lrtune.tasks.images import image_folder
 from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.stream import take
 
 SPLITS = ("train", "val", "test")
 
@@ -60,9 +61,23 @@ def test_hidden_folders_and_files_are_no_data(tmp_path, write_images):
     before = image_folder(tmp_path, TaskOptions())
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "cat" / "._0.png").write_text("left by another system")
-    (tmp_path / "cat" / "notes.txt").write_text("not an image either")
+    (tmp_path / "cat" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(tmp_path / "cat" / "3.png", tmp_path / "cat" / ".ipynb_checkpoints")
     after = image_folder(tmp_path, TaskOptions())
-    assert (after.outputs, rows(after)) == (2, rows(before))
+    assert (after.outputs, rows(after), after.notes) == (2, rows(before), before.notes)
+
+
+def test_other_files_are_left_out_and_counted(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    before = image_folder(tmp_path, TaskOptions())
+    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    one = image_folder(tmp_path, TaskOptions())
+    assert one.notes == ("1 other file left out (.txt 1)", *before.notes)
+    for name in ("a.gif", "b.GIF", "README"):
+        (tmp_path / "dog" / name).write_text("no image either")
+    after = image_folder(tmp_path, TaskOptions())
+    assert after.notes[0] == "4 other files left out (.gif 2, .txt 1, no extension 1)"
+    assert rows(after) == rows(before)
 
 
 def test_labels_follow_the_sorted_class_names(tmp_path):
@@ -90,7 +105,10 @@ def truncate(path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: (r / "train/eel").mkdir(), "/train: Found no valid file for the classes eel"),
+        (
+            lambda r: (r / "train/eel").mkdir(),
+            r"/train: class 'eel' holds no images: expected files in \.jpg, .*\.webp",
+        ),
         (
             lambda r: (r / "test/dog/x.png").write_text("hello"),
             r"test/dog/x\.png: .* mend or remove it, .*--skip-bad",
@@ -118,7 +136,7 @@ def truncate(path):
             lambda r: [Image.new("L", (8, 9)).save(p) for p in r.glob("val/*/*")],
             r"val/cat/0\.jpg: 8x9 pixels, .*train/cat/0\.jpg 8x8: resize .*--image-size N",
         ),
-        (lambda r: [p.unlink() for p in r.glob("train/*/*")], "/train: Found no valid file"),
+        (lambda r: [p.unlink() for p in r.glob("train/*/*")], "/train: class 'cat' holds no im"),
         (
             lambda r: [shutil.rmtree(p) for p in r.glob("train/*")],
             "/train: holds no folders of images",
@@ -156,7 +174,7 @@ def test_streamed_equals_resident(layout, tmp_path, write_images):
         assert (type(here), type(there)) == (Split, Stream)
         assert there.samples == here.samples
         assert there.sample_bytes == here.sample_bytes
-        for one, same in zip(there.take(range(there.samples)), here, strict=True):
+        for one, same in zip(take(there, range(there.samples)), here, strict=True):
             assert torch.equal(one, same)
         assert np.array_equal(there.hashes, here.hashes)
         assert torch.equal(there.labels, here.labels)
@@ -178,7 +196,7 @@ def test_statistics_of_a_stream_are_from_a_spread_share(tmp_path, write_images, 
     monkeypatch.setattr("lrtune.tasks.parts.MEASURED", 8)
     write_images(tmp_path, cat=25, dog=25)
     data = image_folder(tmp_path, TaskOptions(memory="1KB"))
-    some = data.train.take(np.linspace(0, data.train.samples - 1, 8).round().astype(int))
+    some = take(data.train, np.linspace(0, data.train.samples - 1, 8).round().astype(int))
     mean = some.inputs.double().mean((0, 2, 3)).float()
     torch.testing.assert_close(data.prepare.mean.flatten(), mean)
 
@@ -195,6 +213,17 @@ def test_bad_images_are_left_out_where_asked(memory, tmp_path, write_images):
     (note,) = [note for note in data.notes if "left out" in note]
     assert note.startswith("2 of 50 images left out: cannot be read (first: ")
     assert "cat/3.png: not a readable image (cannot identify" in note
+
+
+@pytest.mark.parametrize("part", SPLITS)
+def test_skipping_leaves_out_no_class(part, tmp_path, write_images):
+    for split in SPLITS:
+        write_images(tmp_path / split, cat=10, dog=10)
+    for file in (tmp_path / part / "dog").iterdir():
+        truncate(file)
+    message = f"/{part}: class 'dog' has no readable image: mend some, or remove the class"
+    with pytest.raises(InputError, match=message):
+        image_folder(tmp_path, TaskOptions(skip_bad=True))
 
 
 def test_skipping_spares_no_other_size(tmp_path, write_images):
@@ -217,7 +246,7 @@ def test_image_size_is_torchvisions_resize_and_centre_crop(tmp_path):
         for i in range(20):
             photo(*sizes[i % 4]).save(tmp_path / name / f"{i:02}.png")
     data = image_folder(tmp_path, TaskOptions(image_size=12))
-    assert data.notes == ("all images resized to 12x12 pixels",)
+    assert data.notes == ("all images resized to 12x12 pixels, and the centre cut out",)
     practice = transforms.Compose([transforms.Resize(12), transforms.CenterCrop(12)])
     expected = default_collate(
         [torch.from_numpy(np.array(practice(photo(*size)))).permute(2, 0, 1) for size in sizes]
@@ -240,6 +269,13 @@ def test_an_image_size_that_all_have_changes_nothing(tmp_path, write_images):
     same = image_folder(tmp_path, TaskOptions(image_size=8))
     assert rows(same) == rows(image_folder(tmp_path, TaskOptions()))
     assert same.notes == ("50 of 50 images made RGB (L 50)",)
+
+
+def test_nothing_is_cut_off_square_images(tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    assert image_folder(tmp_path, TaskOptions(image_size=6)).notes[-1] == (
+        "all images resized to 6x6 pixels"
+    )
 
 
 def test_modes_made_rgb_are_counted(tmp_path):

@@ -2,12 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lrtune.errors import InputError
-from lrtune.tasks import Task, load_task
+from lrtune.tasks import DATASETS, Task, load_task
+from lrtune.tasks.datasets import digits
+from lrtune.tasks.load import NAMED
 
 USER = """
 import torch
@@ -39,6 +42,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "mytask.py").write_text(USER)
     (tmp_path / "neighbour.py").write_text("WIDTH = 4\nHALF = 2")
     (tmp_path / "mytask_broken.py").write_text("import mytask_bro")
+    (tmp_path / "images" / "ant").mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("abcdefghij" * 100)
     monkeypatch.chdir(tmp_path)
     path, modules = list(sys.path), set(sys.modules)
     yield tmp_path
@@ -136,14 +141,34 @@ def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
         ("mytsk:make", {}, "mytsk: no such module here or among the installed ones"),
         ("lrtune.nope:make", {}, r"lrtune\.nope: no such module here"),
         ("no/mytask.py:make", {}, r"no/mytask\.py: no such file"),
-        ("digits", {"target": "x"}, "target='x': digits is an image data set: this is for a table"),
-        ("wine", {"augment": ["flip"]}, "wine is a table: this is for an image data set"),
+        ("digits", {"target": "x"}, "target='x': digits is scikit-learn's digits: this is for a t"),
+        ("wine", {"augment": ["flip"]}, "wine is a table: this is for scikit-learn's digits or a"),
+        (
+            "wine",
+            {"memory": "1GB"},
+            "memory='1GB': wine is a table: this is for a function of yours or a folder of images "
+            "or a data set of torchvision$",
+        ),
+        ("digits", {"memory": "1GB"}, "memory='1GB': digits is scikit-learn's digits"),
+        ("digits", {"skip_bad": True}, "skip_bad=True: digits is scikit-learn's digits"),
+        ("digits", {"image_size": 8}, "image_size=8: digits is scikit-learn's digits"),
+        ("digits", {"data_root": "x"}, "this is for a data set of torchvision$"),
+        ("images", {"download": True}, "images is a folder of images: this is for a data set of t"),
+        ("images", {"data_root": "x"}, "images is a folder of images: this is for a data set of t"),
+        ("a.txt", {"memory": "1GB"}, r"memory='1GB': a\.txt is a text"),
+        ("a.tsv", {}, r"^a\.tsv: a table with tabs: save it as \.csv$"),
+        ("a.tsv.gz", {}, r"^a\.tsv\.gz: a table with tabs: save it as \.csv$"),
+        ("", {}, "task '': neither a folder of images, nor a table"),
+        ("digits", {"metric": "roc_auc"}, "^metric roc_auc: takes two classes, not 10$"),
+        ("wine", {"metric": "roc_auc"}, "^metric roc_auc: takes two classes, not 3$"),
+        ("wine", {"model": "transformer"}, r"'transformer': reads text, not samples of \(13,\)"),
+        ("a.txt", {"model": "mlp", "context": 9}, "'mlp': does not read text: give --model trans"),
         ("wine", {"nosuch": 1}, "wine: unknown key 'nosuch'"),
         ("wine", {"clip_norm": "long"}, "wine: clip_norm='long': expected a number"),
         ("wine", {"label_smoothing": 1.0}, r"label_smoothing=1\.0: from 0 to below 1"),
         ("diabetes", {"label_smoothing": 0.1}, "label_smoothing=0.1: diabetes is a regression"),
         ("wine", {"class_weights": "odd"}, "class_weights='odd': balanced, or nothing"),
-        ("wine", {"memory": "much"}, "memory='much': a number and a unit: 500MB, 2GB"),
+        ("mytask:make", {"memory": "much"}, "memory='much': a number and a unit: 500MB, 2GB"),
         (":make", {}, "no such module here"),
         (".mytask:make", {}, r"\.mytask: no such module here"),
     ],
@@ -151,6 +176,39 @@ def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
 def test_refused(what, given, message, folder):
     with pytest.raises(InputError, match=message):
         load_task(what, **given)
+
+
+def test_a_default_batch_is_no_more_than_there_is(folder, write_images):
+    task = load_task(str(write_images(folder / "pets", ant=10, bee=10)))
+    assert task.batch_size == task.train.samples == 12
+    rows = "".join(f"{i % 7},{i % 2}\n" for i in range(10))
+    (folder / "t.csv").write_text("x,y\n" + rows)
+    assert load_task("t.csv", target="y").batch_size == 6
+    assert load_task("a.txt", context=49).batch_size == 18
+    with pytest.raises(InputError, match=r"batch_size=7: t has only 6 training samples"):
+        load_task("t.csv", target="y", batch_size=7)
+
+
+@pytest.mark.parametrize("given", [[], [""]])
+def test_no_augmentation_of_what_has_one_by_default(given, monkeypatch):
+    def augmented(options):
+        data = digits(options)
+        return replace(data, defaults={**data.defaults, "augment": ("crop",)})
+
+    monkeypatch.setitem(DATASETS, "digits", augmented)
+    monkeypatch.setitem(NAMED, augmented, "scikit-learn's digits")
+    assert load_task("digits").augment == ("crop",)
+    assert load_task("digits", augment=given).augment == ()
+
+
+def test_the_memory_of_a_users_function_is_known_while_it_runs(folder):
+    (folder / "limited.py").write_text(
+        "from lrtune.tasks.memory import LIMIT\nfrom mytask import make as plain\n"
+        "def make():\n    assert LIMIT.get() == 2000, LIMIT.get()\n    return plain()"
+    )
+    assert load_task("limited.py:make", memory="2KB").memory == 2000
+    with pytest.raises(InputError, match="AssertionError: None"):
+        load_task("limited.py:make")
 
 
 @pytest.mark.parametrize("where", ["mytask_broken", "mytask_broken.py"])

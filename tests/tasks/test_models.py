@@ -1,6 +1,7 @@
 """MODELS, model_maker and Normalize: what each model takes and gives, and that it learns."""
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ def batch(name: str) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
         tokens = torch.randint(7, (4, 13), generator=generator, dtype=torch.uint8)
         return (12,), tokens[:, :-1], tokens[:, 1:].long()
     return (3, 16, 16), torch.randn(6, 3, 16, 16, generator=generator), torch.arange(6)
+
+
+def maker(name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
+    kind = "text" if name == "transformer" else "classification"
+    return model_maker(name, shape, 7, kind=kind)
 
 
 def loss_of(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -51,7 +57,7 @@ def test_one_output_a_class(name, shape):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_learns_a_batch_by_heart(name):
     shape, inputs, targets = batch(name)
-    model = seeded(model_maker(name, shape, 7))
+    model = seeded(maker(name, shape))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     before = loss_of(model, inputs, targets).item()
     for _ in range(15):
@@ -64,7 +70,7 @@ def test_every_model_learns_a_batch_by_heart(name):
 @pytest.mark.parametrize("name", [*MODELS, "mobilenet_v3_small"])
 def test_a_maker_survives_pickle_and_follows_the_seed(name):
     shape, _, _ = batch(name)
-    make = model_maker(name, shape, 7)
+    make = maker(name, shape)
     models = [seeded(make), seeded(pickle.loads(pickle.dumps(make))), make()]
     weights = [nn.utils.parameters_to_vector(model.parameters()) for model in models]
     assert torch.equal(weights[0], weights[1])
@@ -208,9 +214,9 @@ class TestTorchvision:
             "transformer",
             (3, 32, 32),
             10,
-            r"'transformer': takes text, not samples of \(3, 32, 32\)",
+            r"'transformer': reads text, not samples of \(3, 32, 32\): give --model mlp$",
         ),
-        ("transformer", (8,), 1, "'transformer': takes text, not numbers"),
+        ("transformer", (8,), 10, r"'transformer': reads text, not samples of \(8,\): give --m"),
         ("resnet9", (3, 4, 4), 10, "'resnet9': does not take images of 3x4x4: "),
         (
             "vit_tiny",
@@ -227,6 +233,13 @@ def test_refusals_are_one_line(name, shape, outputs, match):
     with pytest.raises(InputError, match=match) as caught:
         model_maker(name, shape, outputs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet18"])
+def test_text_is_for_the_transformer(name):
+    match = f"^model '{name}': does not read text: give --model transformer$"
+    with pytest.raises(InputError, match=match):
+        model_maker(name, (128,), 65, kind="text")
 
 
 def test_normalize_is_by_the_training_images_alone():

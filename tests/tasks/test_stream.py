@@ -11,7 +11,7 @@ from lrtune.errors import InputError
 from lrtune.tasks import stream
 from lrtune.tasks.reading import BadSample
 from lrtune.tasks.split import Split, Stream
-from lrtune.tasks.stream import hold, read_splits
+from lrtune.tasks.stream import hold, read_splits, take
 
 BIG = 10**9
 
@@ -66,7 +66,7 @@ def test_kept_where_it_fits_else_streamed(function):
     assert isinstance(hold("x", dataset, exact)[0], Split)
     assert isinstance(hold("x", dataset, exact - 1)[0], Stream)
     rows = [7, 3, 199]
-    assert np.array_equal(streamed.take(rows).hashes, kept.take(rows).hashes)
+    assert np.array_equal(take(streamed, rows).hashes, kept.take(rows).hashes)
 
 
 def test_labels_are_kept_where_they_are_whole_numbers():
@@ -75,11 +75,11 @@ def test_labels_are_kept_where_they_are_whole_numbers():
 
 
 def test_workers_change_nothing(monkeypatch):
-    monkeypatch.setattr(stream, "worker_count", lambda size, busy: 2)
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy=1: 2)
     dataset = Rows(stream.FEW + 70, plain)
     drawn = Rows(stream.FEW + 70, drawing)
     with_workers = [hold("x", dataset, BIG)[0], hold("x", dataset, 1)[0], hold("x", drawn, BIG)[0]]
-    monkeypatch.setattr(stream, "worker_count", lambda size, busy: 0)
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy=1: 0)
     without = [hold("x", dataset, BIG)[0], hold("x", dataset, 1)[0], hold("x", drawn, BIG)[0]]
     assert all(same(one, other) for one, other in zip(with_workers, without, strict=True))
     assert torch.equal(with_workers[0].inputs, torch.stack([plain(r)[0] for r in range(2070)]))
@@ -100,7 +100,7 @@ def test_a_random_data_set_is_streamed_and_follows_the_seeds():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_callers_generators_are_left_alone(workers, monkeypatch):
-    monkeypatch.setattr(stream, "worker_count", lambda size, busy: workers)
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy=1: workers)
     monkeypatch.setattr(stream, "FEW", 10)
 
     def seed():
@@ -125,7 +125,9 @@ def test_bad_samples(memory):
         hold("x", dataset, memory)
     split, bad = hold("x", dataset, memory, skip_bad=True)
     good = [row for row in range(100) if row % 3]
-    assert split.take(range(len(good))).inputs[:, 0].tolist() == good
+    rows = list(range(len(good)))
+    some = take(split, rows) if isinstance(split, Stream) else split.take(rows)
+    assert some.inputs[:, 0].tolist() == good
     assert split.samples == len(split.hashes) == len(split.labels) == len(good)
     assert bad == [f"file {row}: not a readable image" for row in range(0, 100, 3)]
 
@@ -175,12 +177,12 @@ NAN = torch.tensor([1.0, float("nan")])
             lambda row: (torch.zeros(2), 0 if row < 64 else 0.5),
             r"x: samples from 64 on are .*float64.*, the first .*int64.*: bring them to one shape",
         ),
-        (lambda row: bad_threes(0), "x: none of 8 samples can be read: file 0: not a readable"),
+        (lambda row: bad_threes(0), "x: none of 64 samples can be read: file 0: not a readable"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
 def test_refused(function, message, workers, monkeypatch):
-    monkeypatch.setattr(stream, "worker_count", lambda size, busy: workers)
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy=1: workers)
     monkeypatch.setattr(stream, "FEW", 10)
     with pytest.raises(InputError, match=f"^{message}") as caught:
         hold("x", Rows(100, function), BIG)
@@ -214,8 +216,59 @@ def test_data_that_changed_is_an_error():
 
     split, _ = hold("x", Rows(10, function), 1)
     count[0] = 1
-    with pytest.raises(RuntimeError, match="the data has changed: file 5: gone"):
+    with pytest.raises(InputError, match="the data has changed: file 5: gone"):
         list(read_splits(split, [(0, [4, 5])], 0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_became_another_is_an_error(workers):
+    dataset = Rows(10, plain)
+    split, _ = hold("x", dataset, 1)
+    dataset.function = lambda row: plain(row if row != 7 else 8)
+    plan = [(0, [1, 2]), (0, [3, 9]), (0, [8, 7])]
+    batches = read_splits(split, plan, workers)
+    assert next(batches).inputs[:, 0].tolist() == [1, 2]
+    next(batches)
+    with pytest.raises(InputError, match="the data has changed: sample 7 is another one than at"):
+        next(batches)
+
+
+def test_a_data_set_with_a_generator_of_its_own_is_refused():
+    own = np.random.default_rng(0)
+    dataset = Rows(10, lambda row: (torch.tensor(own.random()), 0))
+    with pytest.raises(InputError, match="x: samples draw from a generator of their own"):
+        hold("x", dataset, BIG)
+
+
+@pytest.mark.parametrize("sample", [("cat", 0), (torch.zeros(2), "cat"), ({"path": "a.png"}, 0)])
+def test_words_are_no_numbers(sample):
+    with pytest.raises(InputError, match=r"x: sample 0: holds a str '(cat|a\.png)', expected numb"):
+        hold("x", Rows(3, lambda row: sample), BIG)
+
+
+def test_a_file_that_the_data_set_opens_is_not_shared_by_the_workers(tmp_path, monkeypatch):
+    """Seek and read in two processes at once would mix their places up."""
+    monkeypatch.setattr(stream, "worker_count", lambda size, busy=1: 2)
+    path = tmp_path / "numbers"
+    np.arange(4000, dtype=np.int64).tofile(path)
+
+    class Lazy:
+        file = None
+
+        def __call__(self, row):
+            self.file = self.file or path.open("rb", buffering=0)
+            self.file.seek(8 * row)
+            return torch.tensor(np.frombuffer(self.file.read(8), np.int64).copy()), 0
+
+    opened = Lazy()
+    split, _ = hold("x", Rows(4000, opened), BIG)
+    assert opened.file is None  # in this process, from which the workers are made
+    assert torch.equal(split.inputs[:, 0], torch.arange(4000))
+
+
+def test_masks_are_known_by_their_distinct_values():
+    split, _ = hold("x", Rows(200, lambda row: (torch.zeros(1), torch.tensor([row % 3, 7]))), 1)
+    assert split.labels.tolist() == [[0, 1, 2, 7]]
 
 
 def test_torchs_own_data_sets_are_taken():

@@ -145,10 +145,21 @@ def test_every_table_of_scikit_learn_is_a_task(task: str) -> None:
     assert load_task(task).check_model() > 0
 
 
-def test_a_batch_is_no_more_than_there_is() -> None:
-    data = of(pd.DataFrame({"x": np.arange(10) % 7, "y": np.arange(10) % 2}))
-    assert data.defaults["batch_size"] == data.train.samples == 6
-    assert of(mixed(), "bought").defaults["batch_size"] == 32
+def test_large_numbers_that_differ_little() -> None:
+    """Of 2**53 and up, float64 has the even ones: StandardScaler takes them for a constant."""
+    numbers = np.arange(200)
+    frame = pd.DataFrame({"x": 2**53 + 2 * numbers, "y": numbers % 2, "z": numbers / 7})
+    frame["empty"] = np.where(numbers < 1, 1.0, np.nan)
+    inputs = of(frame).train.inputs
+    torch.testing.assert_close(inputs[:, 0], inputs[:, 1])
+    torch.testing.assert_close(inputs[:, 0].std(correction=0), torch.tensor(1.0))
+    assert bool(torch.isfinite(inputs).all())
+
+
+def test_a_target_of_large_numbers_that_differ_little() -> None:
+    numbers = np.arange(200)
+    targets = of(pd.DataFrame({"x": numbers, "y": 2**53 + 2.0 * numbers})).train.targets
+    torch.testing.assert_close(targets.std(correction=0), torch.tensor(1.0))
 
 
 def test_small_tables_are_decayed_more() -> None:
@@ -295,7 +306,7 @@ def test_a_cut_gzip_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["none.csv", "none.csv.gz", "none.parquet"])
 def test_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name}: cannot be read as a table: .*(No such|[Nn]ot)"):
+    with pytest.raises(InputError, match=f"{name}: no such file$"):
         table_file(tmp_path / name, TaskOptions(target="y"))
 
 
@@ -346,6 +357,12 @@ def test_parquet_files_with_a_mistake(tmp_path: Path) -> None:
             {"bought": [0.5] * 200},
             {"target": "bought"},
             "bought is 0.5 in every row of training: nothing to learn: give another --target",
+        ),
+        ({"bought": [0.1] * 200}, {"target": "bought"}, "bought is 0.1 in every row of training"),
+        (
+            {"bought": [[1, 2]] * 200},
+            {"target": "bought"},
+            "bought holds lists, records or bytes: expected numbers or words: give another --targ",
         ),
     ],
 )

@@ -75,6 +75,15 @@ def with_value(tensor, row, value):
         ({"test": Split(X, Y.tolist())}, "test=.*: expected a Split of tensors .* or None"),
         ({"model": nn.Linear(64, 10)}, "model=.*: expected a function that makes one"),
         ({"name": ""}, "name='': expected a short name"),
+        ({"name": "../x"}, r"name='\.\./x': expected a short name without / or "),
+        ({"name": ".x"}, r"name='\.x': expected a short name"),
+        ({"model_name": 3}, "model_name=3: expected a short name"),
+        ({"notes": "abc"}, "notes='abc': expected a tuple of strings"),
+        ({"prepare": nn.Linear(2, 2)}, "prepare=Linear.*: expected an nn.Module without param"),
+        (
+            {"test": Split(X[350:400, :3], Y[350:400])},
+            r"toy: a sample of val is .*\(64,\).*, one of test .*\(3,\).*: make them alike",
+        ),
         ({"classes": 10.0}, r"classes=10\.0: expected a whole number, or None"),
         (
             {
@@ -155,8 +164,37 @@ def test_validations_by_default_cost_little_beside_the_training(epochs, held_out
     ids=["input", "target", "order", "shape", "dtype", "fewer"],
 )
 def test_fingerprint_sees_every_change_of_the_data(name, change):
-    changed = replace(TASK, **{name: change(getattr(TASK, name))})
-    assert changed.fingerprint != TASK.fingerprint
+    plain = replace(TASK, test=None) if name == "val" else TASK
+    if name == "test":
+        plain = replace(TASK, val=TASK.test, test=None)  # val and test must be alike
+        name = "val"
+    changed = replace(plain, **{name: change(getattr(plain, name))})
+    assert changed.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[:, [0, 3, 2, 1, *range(4, 64)]],
+        lambda x: torch.where(torch.arange(64) % 4 == 1, -x, x),
+        lambda x: (-x.double()).float(),
+    ],
+    ids=["columns swapped", "some negated", "all negated"],
+)
+def test_fingerprint_sees_signs(change):
+    """Of plus and minus one, the two differ in the highest bit of a number alone."""
+    signs = torch.where(X[:300] > 4, 1.0, -1.0)
+    signs[:, 1], signs[:, 3] = 1.0, -1.0
+    one, other = (replace(TASK, train=Split(x, Y[:300])) for x in (signs, change(signs)))
+    assert one.fingerprint != other.fingerprint
+
+
+def test_fingerprint_sees_names():
+    def named(first, second):
+        split = Split({first: X[:300], second: X[:300].flip(0)}, Y[:300])
+        return replace(TASK, train=split).fingerprint
+
+    assert named("a", "b") != named("b", "a")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +257,15 @@ SHARED = nn.Linear(64, 10)
             "metric odd fails on .*: nan on 50 samples of val, untrained: expected a finite",
         ),
         ({"loss": lambda o, t: (o.sum(), t)}, "loss returned .*, not a scalar tensor"),
+        ({"loss": lambda o, t: o.sum()[None]}, "loss returned .*, not a scalar tensor"),
+        (
+            {"loss": lambda o, t: nn.functional.mse_loss(o[:, :1], t.float())},
+            "training fails on .* Using a target size",
+        ),
+        (
+            {"model": lambda: nn.Sequential(nn.Hardtanh(0, 1, inplace=True), nn.Linear(64, 10))},
+            "training fails on .* changes its batch in place",
+        ),
     ],
 )
 def test_check_model_refuses(change, message):

@@ -124,6 +124,9 @@ def test_bytes_are_taken_as_they_are(path: Path) -> None:
     ("content", "options", "message"),
     [
         (b"", {}, "empty: expected a text"),
+        (b"\xef\xbb\xbf", {}, "empty: expected a text"),
+        ("a" * 900, {}, r"one character \('a'\) throughout: nothing to learn"),
+        (b"a" * 900, {"tokens": "byte"}, r"one byte \(b'a'\) throughout: nothing to learn"),
         ("abc" * 500, {"tokens": "word"}, "tokens='word': expected char or byte"),
         ("abc" * 500, {"context": 1}, "context=1: tokens a sample: expected 2 or more"),
         (
@@ -155,7 +158,7 @@ def test_texts_with_a_mistake(path: Path, content: object, options: dict, messag
 def test_the_context_that_the_message_gives_fits(path: Path) -> None:
     data = load(path, "ab" * 500, context=49)
     assert data.val.samples == 1
-    assert data.defaults["batch_size"] == data.train.samples == 18
+    assert data.train.samples == 18
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
