@@ -100,7 +100,8 @@ def print_result(run: "Run", console: Console) -> None:
             console.print(f"and {len(families) - TOP} families more: see the report")
         console.print(f"winner: {best}", soft_wrap=True)
         console.print(
-            f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}"
+            f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}",
+            soft_wrap=True,
         )
     console.print(f"  report:         {run.folder / 'report.html'}", soft_wrap=True)
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
+
+# A job in a shell's background has Ctrl-C ignored, and would hand that on to what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lrtune")

@@ -216,14 +216,17 @@ def test_dashboard_serves_the_study_and_ends(run: Path, ended_by: signal.Signals
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[0]
-        assert url == f"http://127.0.0.1:{port}/"
-        with urllib.request.urlopen(f"{url}api/studies", timeout=30) as answer:
-            studies = json.loads(answer.read())["study_summaries"]
-        assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
-        process.send_signal(ended_by)
-        assert process.wait(timeout=30) == 0
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[0]
+            assert url == f"http://127.0.0.1:{port}/"
+            with urllib.request.urlopen(f"{url}api/studies", timeout=30) as answer:
+                studies = json.loads(answer.read())["study_summaries"]
+            assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
+            process.send_signal(ended_by)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.terminate()  # leaving the block waits for it
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 

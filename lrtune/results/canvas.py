@@ -60,7 +60,7 @@ def words(name: str) -> str:
         >>> words("cross_entropy")
         'cross-entropy'
     """
-    return "cross-entropy" if name == "cross_entropy" else name.replace("_", " ")
+    return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
 
 
 def axis_title(metric: Mapping[str, Any]) -> str:

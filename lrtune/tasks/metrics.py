@@ -63,10 +63,10 @@ class CrossEntropy(nn.Module):
             label_smoothing=self.label_smoothing,
         )
 
-    def extra_repr(self) -> str:
-        """What the record says of it."""
+    def __repr__(self) -> str:
         parts = [f"label_smoothing={self.label_smoothing:g}"] if self.label_smoothing else []
-        return ", ".join([*parts, *(["class weights"] if self.weight is not None else [])])
+        parts += ["class weights"] if self.weight is not None else []
+        return "cross_entropy" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def test_class_weights_balance_the_classes() -> None:
     task = load_task("breast_cancer", class_weights="balanced")
     counts = task.train.targets.bincount()
     assert (task.loss.weight * counts).tolist() == pytest.approx([task.train.samples / 2] * 2)
-    assert repr(task.loss) == "CrossEntropy(class weights)"
+    assert repr(task.loss) == "cross_entropy (class weights)"
 
 
 def test_the_metric_asked_for_is_the_objective() -> None:
