@@ -56,7 +56,7 @@ class Resident:
         whole = split.samples * split.sample_bytes
         space = room(device, None)
         fits = device.type == "cpu" or whole <= space
-        home = device if fits else torch.device("cpu")
+        self._home = home = device if fits else torch.device("cpu")
         self._split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
         self._order = BatchOrder(split.samples, task.batch_size, home, slots)
         self._part = _evaluation_batch(split, task)
@@ -67,7 +67,8 @@ class Resident:
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
         """See Feed."""
         for update in range(start, stop):
-            yield _to(self._split.take(self._order.batch(seed, update)), self._device)
+            batch = self._split.take(self._order.batch(seed, update))
+            yield batch if self._home == self._device else _to(batch, self._device)
 
     def whole(self) -> Iterator[Split]:
         """See Feed."""

@@ -56,7 +56,10 @@ class Split(NamedTuple):
     def take(self, rows: Any) -> "Split":
         """The samples of these rows: a list or an index tensor."""
         index = torch.as_tensor(rows)
-        return Split(*tree_map(lambda tensor: tensor[index.to(tensor.device)], tuple(self)))
+        inputs, targets = self
+        if isinstance(inputs, Tensor) and isinstance(targets, Tensor):  # once an update: be quick
+            return Split(inputs[index], targets[index])
+        return Split(*tree_map(lambda tensor: tensor[index], (inputs, targets)))
 
     def part(self, start: int, stop: int) -> "Split":
         """The samples ``start ... stop - 1``, without a copy."""
