@@ -12,11 +12,14 @@ class Average:
 
     Free of the bias towards the initial weights: after t updates the newest weights count
     (1 - d) / (1 - d**t) with d = 1 - 1 / length, as in Adam (Kingma & Ba 2015, section 3).
+
+    Attributes:
+        updates: t, how many have been taken in.
     """
 
     def __init__(self, model: nn.Module, length: float) -> None:
         self._decay = 1 - 1 / max(1.0, length)
-        self._updates = 0
+        self.updates = 0
         self._averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
 
     @property
@@ -27,7 +30,7 @@ class Average:
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights after an update."""
-        self._updates += 1
+        self.updates += 1
         self._averaged.update_parameters(model)
 
     def _mix(self, averaged: Any, current: Any, _: object) -> None:
@@ -35,6 +38,6 @@ class Average:
             for ours, theirs in zip(averaged, current, strict=True):
                 ours.copy_(theirs)
             return
-        newest = (1 - self._decay) / (1 - self._decay**self._updates)
+        newest = (1 - self._decay) / (1 - self._decay**self.updates)
         mix: Callable[..., None] = get_ema_multi_avg_fn(1 - newest)
-        mix(averaged, current, self._updates)
+        mix(averaged, current, self.updates)

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lrtune.tasks import Task
 
@@ -32,6 +33,26 @@ class Progress:
     seconds: float = 0.0
     error: str | None = None
     traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a trial is after an update: it goes on from here in any slot of any Pool.
+
+    Nothing random is in it: all that a trial will draw follows from its seed and its update.
+
+    Attributes:
+        seed: of everything random that the trial meets.
+        update: updates done.
+        rates: float64 (horizon,).
+        tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
+            ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
+    """
+
+    seed: int
+    update: int
+    rates: NDArray[np.float64]
+    tensors: dict[str, Tensor]
 
 
 class Pool(Protocol):
@@ -66,3 +87,36 @@ class Pool(Protocol):
 
     def release(self, slot: int) -> None:
         """Free a slot."""
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """Copy the trial in a slot, between two segments."""
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """Put a trial in a free slot, to go on where the snapshot was taken."""
+
+
+def fork(pool: Pool, source: int, target: int, rates: NDArray[np.float64]) -> None:
+    """Copy the trial in one slot to a free one, to go on with other rates.
+
+    Args:
+        pool: of both slots.
+        source: the trial that is copied; it goes on as it was.
+        target: a free slot.
+        rates: (horizon,), equal to the source's for the updates done, so that the copy is exactly
+            what a trial of these rates would be by now.
+    """
+    trunk = pool.snapshot(source)
+    pool.restore(target, branch(trunk, rates))
+
+
+def branch(trunk: Snapshot, rates: NDArray[np.float64]) -> Snapshot:
+    """The snapshot of a trial of these rates, from one whose rates were the same so far."""
+    if not np.array_equal(trunk.rates[: trunk.update], rates[: trunk.update]):
+        raise ValueError(f"the rates differ within the {trunk.update} updates that are done")
+    return Snapshot(trunk.seed, trunk.update, rates, trunk.tensors)
+
+
+def free(slot: int, occupied: bool) -> None:
+    """Refuse a slot that is taken."""
+    if occupied:
+        raise RuntimeError(f"slot {slot} is occupied: release it first")

@@ -93,19 +93,19 @@ def test_a_stream_stays_open_from_segment_to_segment(here, small, monkeypatch):
     pool.admit(1, np.full(12, 0.1), seed=1)
     pool.advance()
     assert opened == [(1, 0), (1, 0)]
-    assert list(pool._train._live) == [(1, 6), (1, 3)]
+    assert list(pool.setup.train._live) == [(1, 6), (1, 3)]
     pool.release(1)
-    assert list(pool._train._live) == [(1, 6)]  # nobody goes on from there: its workers end
+    assert list(pool.setup.train._live) == [(1, 6)]  # nobody goes on from there: its workers end
     for _ in range(2):
         pool.advance()
-    assert len(opened) == 2 and not pool._train._live
+    assert len(opened) == 2 and not pool.setup.train._live
 
 
 def test_what_a_sample_draws_is_by_seed_and_update(here, small):
     """All rows alike, so that nothing but the drawing tells two batches apart."""
     alike = Split(torch.zeros_like(small.train.inputs), small.train.targets)
     task = replace(small, train=Pairs(alike, noise=1.0))
-    feed = SerialPool(task)._train
+    feed = SerialPool(task).setup.train
     one, two = (torch.stack([b.inputs for b in feed.updates(seed, 0, 3)]) for seed in (1, 2))
     assert len({one[0].sum().item(), one[1].sum().item(), two[0].sum().item()}) == 3
     assert torch.equal(next(feed.updates(1, 2, 3)).inputs, one[2])
