@@ -1,8 +1,9 @@
 """The trial engine: K trials of one Task at once. Torch, never Optuna or schedules."""
 
+from lrtune.engine.fused import FusedPool
 from lrtune.engine.optimizers import OPTIMIZERS
 from lrtune.engine.pool import Pool, Progress
 from lrtune.engine.range_test import RangeTest, range_test
 from lrtune.engine.serial import SerialPool
 
-__all__ = ["OPTIMIZERS", "Pool", "Progress", "RangeTest", "SerialPool", "range_test"]
+__all__ = ["OPTIMIZERS", "FusedPool", "Pool", "Progress", "RangeTest", "SerialPool", "range_test"]

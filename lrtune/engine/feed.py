@@ -1,6 +1,6 @@
 """Feeds: the batches of a split on the device, from memory or from a stream read ahead."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -12,10 +12,14 @@ from lrtune.tasks.memory import room, size
 from lrtune.tasks.reading import worker_count
 from lrtune.tasks.split import Stream, batches
 from lrtune.tasks.stream import read_splits
-from lrtune.tasks.tree import leaves, tree_map
+from lrtune.tasks.tree import leaves, stack, tree_map
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
+INDICES_AT_ONCE = 1 << 22
 EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point
+
+
+Span = tuple[int, int, int]  # seed, first update, one past the last
 
 
 class Feed(Protocol):
@@ -31,6 +35,12 @@ class Feed(Protocol):
 
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
         """The batches of updates ``start ... stop - 1``, a function of the seed and the update."""
+
+    def together(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """The batches of several trials, tensors (trials, batch, ...), update after update.
+
+        As many as the longest span has; a shorter one ends with copies of its last batch.
+        """
 
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
@@ -70,6 +80,27 @@ class Resident:
             batch = self._split.take(self._order.batch(seed, update))
             yield batch if self._home == self._device else _to(batch, self._device)
 
+    def together(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """See Feed."""
+        longest = max(stop - start for _, start, stop in spans)
+        block = max(1, INDICES_AT_ONCE // (len(spans) * self._order.batch_size))
+        for first in range(0, longest, block):
+            table = self._indices(spans, range(first, min(first + block, longest)))
+            for rows in table.unbind(1):
+                batch = self._split.take(rows)
+                yield batch if self._home == self._device else _to(batch, self._device)
+
+    def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
+        """int64 (trials, updates, batch), of these updates counted from the start of each span."""
+        found = {}
+        for seed, start, stop in set(spans):
+            last = max(1, stop - start) - 1
+            first, end = min(updates.start, last), min(updates.stop, last + 1)
+            own = self._order.batches(seed, start + first, start + end)
+            missing = len(updates) - len(own)
+            found[seed, start, stop] = torch.cat([own, own[-1:].expand(missing, -1)])
+        return torch.stack([found[span] for span in spans])
+
     def whole(self) -> Iterator[Split]:
         """See Feed."""
         for start in range(0, self._split.samples, self._part):
@@ -104,6 +135,15 @@ class Streamed:
             if update + 1 == stop < self._horizon:
                 self._live[seed, stop] = stream  # before the last batch: a caller may stop at it
             yield _to(batch, self._device)
+
+    def together(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """See Feed."""
+        streams = {span: self.updates(*span) for span in set(spans)}
+        latest: dict[Span, Split] = {}
+        for _ in range(max(stop - start for _, start, stop in spans)):
+            for span, stream in streams.items():
+                latest[span] = next(stream, latest.get(span))  # type: ignore[arg-type]
+            yield Split(*stack([tuple(latest[span]) for span in spans]))
 
     def forget(self, seed: int, update: int) -> None:
         """See Feed: its workers end."""

@@ -37,7 +37,7 @@ class BatchOrder:
 
     def __init__(self, samples: int, batch_size: int, device: torch.device, slots: int = 1) -> None:
         self._samples = samples
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._device = device
         # Two epochs a slot, which may all be at different points: that is all that is needed.
         self._permutation = lru_cache(maxsize=2 * slots)(self._draw)
@@ -48,10 +48,18 @@ class BatchOrder:
 
     def batch(self, seed: int, update: int) -> Tensor:
         """Indices int64 (batch_size,) of the samples of one update, on the device."""
-        epoch, start = divmod(update * self._batch_size, self._samples)
-        stop = start + self._batch_size
+        epoch, start = divmod(update * self.batch_size, self._samples)
+        stop = start + self.batch_size
         head = self._permutation(seed, epoch)[start:stop]
         if stop <= self._samples:
             return head
         # A batch is never larger than the data, so it touches two epochs at most.
         return torch.cat([head, self._permutation(seed, epoch + 1)[: stop - self._samples]])
+
+    def batches(self, seed: int, start: int, stop: int) -> Tensor:
+        """Indices int64 (stop - start, batch_size) of several updates in a row."""
+        first, last = start * self.batch_size, stop * self.batch_size
+        epochs = range(first // self._samples, (last - 1) // self._samples + 1)
+        run = torch.cat([self._permutation(seed, epoch) for epoch in epochs])
+        offset = epochs.start * self._samples
+        return run[first - offset : last - offset].view(-1, self.batch_size)

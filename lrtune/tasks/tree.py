@@ -45,6 +45,11 @@ def concat(trees: Sequence[Tree]) -> Tree:
     return trees[0] if len(trees) == 1 else _zip(torch.cat, trees)
 
 
+def stack(trees: Sequence[Tree]) -> Tree:
+    """Trees of one form as one, stacked along a new first dimension."""
+    return _zip(torch.stack, trees)
+
+
 def _zip(function: Callable[[list[Tensor]], Tensor], trees: Sequence[Tree]) -> Tree:
     first = trees[0]
     if isinstance(first, Mapping):
