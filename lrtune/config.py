@@ -28,6 +28,8 @@ class StudyFile(TaskOptions):
     trials: int | None = Field(None, description="budget in trials [6 a family]")
     updates: int | None = Field(None, description="budget in optimizer updates")
     time: str | None = Field(None, description="budget in time of training: 90s, 10m, 1h30m")
+    engine: str = Field("auto", description="auto, serial or fused [auto: the fastest here]")
+    slots: int | None = Field(None, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
     device: str | None = Field(None, description="cpu, cuda, cuda:1 [CUDA where there is one]")

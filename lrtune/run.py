@@ -119,14 +119,14 @@ def range_test_json(test: RangeTest) -> dict[str, Any]:
 
 # What a run's settings cannot do without.
 REQUIRED: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions", "placement"), dict),
+    **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions"), dict),
+    **dict.fromkeys(("placement", "engine"), dict),
     **dict.fromkeys(("study", "unit", "device", "command", "owner"), str),
     **dict.fromkeys(("families", "peak_lr", "warmup"), list),
-    **dict.fromkeys(("horizon", "validations", "seed", "slots"), int),
+    **dict.fromkeys(("horizon", "validations", "seed"), int),
     "epochs": (int, float),
     "storage": (str, type(None)),
     "range_test": (dict, type(None)),
-    "threads": (int, type(None)),
 }
 
 

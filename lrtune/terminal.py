@@ -70,6 +70,8 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
             out=study.out,
             storage=study.storage,
             device=study.device,
+            engine=study.engine,
+            slots=study.slots,
             command=command,
             watch=display,
             tell=console.print,

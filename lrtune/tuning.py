@@ -1,9 +1,11 @@
 """tune: a search from a task to its results."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,19 @@ from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
-from lrtune.engine import SerialPool, range_test
+from lrtune.engine import Choice, Pool, choose, make_pool, range_test
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
-from lrtune.engine.threads import best_threads
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.run import Run, range_test_json, write_json
 from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
 from lrtune.search.journal import mend
-from lrtune.tasks import Stream, Task, load_task
+from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
-SHARING = 4  # trials that share each batch of a stream
 LEAST_FREE = 64 << 20  # bytes
+CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
 OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 
@@ -43,6 +44,7 @@ def tune(
     out: str | Path | None = None,
     storage: str | None = None,
     device: str | None = None,
+    engine: str = "auto",
     slots: int | None = None,
     sampler: BaseSampler | None = None,
     pruner: BasePruner | None = None,
@@ -64,7 +66,8 @@ def tune(
         out: the run's folder; ``runs/<study>`` where None.
         storage: any Optuna storage URL; a journal in the run's folder where None.
         device: as torch names it; CUDA where there is one, else the CPU, where None.
-        slots: trials side by side; where None, 4 if they share a stream of data, else 1.
+        engine: auto, serial or fused: what trains; auto takes what is measured to be fastest.
+        slots: trials side by side; measured too where None.
         sampler: any Optuna sampler, in place of FamilySampler.
         pruner: any Optuna pruner; no pruning where None.
         command: what the user typed, for the record.
@@ -84,17 +87,11 @@ def tune(
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
-    threads_before = torch.get_num_threads()
-    with _locked(folder):
+    with _locked(folder), _own_threads():
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         run = _continued(folder, settings, peak_lr)
-        if slots is None:
-            fresh = SHARING if isinstance(task.train, Stream) else 1
-            slots = fresh if run is None else run.settings["slots"]
         if run is None:
-            threads = best_threads(task) if device == "cpu" else None
-            _use_threads(threads)
             # The storage first: what cannot be opened must not cost a range test.
             study = _new_study(folder, settings)
             if storage is not None and OWNER in study.user_attrs:
@@ -102,14 +99,15 @@ def tune(
                     f"storage {storage}: its study {settings['study']} belongs to another run: "
                     "give that run's --out to go on with it, or another --storage"
                 )
-            peaks = _peak_settings(task, peak_lr, device, tell)
+        pool, choice = _pool(task, run, budget, device, engine, slots, tell)
+        if choice.threads is not None:
+            torch.set_num_threads(choice.threads)
+        if run is None:
+            peaks = _peak_settings(task, peak_lr, device, choice, tell)
             own: dict[str, Any] = {"command": command, "owner": os.urandom(8).hex()}
-            pool = SerialPool(task, slots, device)
-            own |= {"placement": pool.placement, "slots": slots}
-            write_json(folder / "run.json", settings | peaks | own | {"threads": threads})
+            own |= {"placement": pool.placement, "engine": choice.to_json()}
+            write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
-        else:
-            pool = SerialPool(task, slots, device)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
         if OWNER not in study.user_attrs:
@@ -117,20 +115,56 @@ def tune(
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
         study.sampler = sampler or FamilySampler(space, seed)
         study.pruner = pruner or NopPruner()
-        _use_threads(run.settings["threads"])
-        owner = run.settings["owner"]
-        work = Search(study, space, pool, budget, seed=seed, owner=owner, watch=watch)
+        work = Search(
+            study,
+            space,
+            pool,
+            budget,
+            seed=seed,
+            owner=run.settings["owner"],
+            checkpoint=folder / CHECKPOINT,
+            watch=watch,
+            tell=tell,
+        )
         try:
             work.run()
         finally:
-            torch.set_num_threads(threads_before)
             run.write()
     return run
 
 
-def _use_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _pool(
+    task: Task,
+    run: Run | None,
+    budget: Budget,
+    device: str,
+    engine: str,
+    slots: int | None,
+    tell: Callable[[str], None],
+) -> tuple[Pool, Choice]:
+    """What trains: as the run had it, or the fastest."""
+    if run is not None and engine == "auto" and slots is None:
+        choice = Choice(**run.settings["engine"])
+        return make_pool(task, choice, device, tell), choice
+    tell("engine: which one trains fastest here")
+    counts = [math.inf if budget.updates is None else budget.updates]
+    counts.append(math.inf if budget.trials is None else budget.trials * task.horizon)
+    seconds = math.inf if budget.seconds is None else budget.seconds
+    choice, pool = choose(
+        task, device, engine=engine, slots=slots, updates=min(counts), seconds=seconds
+    )
+    tell(f"engine: {choice}")
+    return pool, choice
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """torch's number of threads is the caller's again at the end."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _new_study(folder: Path, settings: dict[str, Any]) -> optuna.Study:
@@ -153,6 +187,7 @@ def _peak_settings(
     task: Task,
     given: tuple[float, float] | None,
     device: str,
+    choice: Choice,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """The peak rates to search, and where they come from."""
@@ -162,7 +197,11 @@ def _peak_settings(
     tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-    test = range_test(task, updates=updates, device=device)
+
+    def make(sweep: Task, seeds: int, device: str) -> Pool:
+        return make_pool(sweep, replace(choice, slots=seeds, compiled=False), device)
+
+    test = range_test(task, updates=updates, device=device, make=make)
     found = test.suggestion
     peak_lr = (
         FALLBACK_PEAK_LR

@@ -70,6 +70,10 @@ class Pool(Protocol):
     def slots(self) -> int:
         """K."""
 
+    @property
+    def placement(self) -> dict[str, str]:
+        """Where the data is and why, for a person, by split."""
+
     def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
         """Put a fresh trial in a free slot and validate it untrained.
 

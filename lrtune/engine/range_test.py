@@ -4,12 +4,13 @@ Everything is computed against the logarithm of the rate: against the rate itsel
 rates look steep only because the axis is stretched there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrtune.engine.pool import Pool
 from lrtune.engine.serial import SerialPool
 from lrtune.errors import InputError
 from lrtune.tasks import Task
@@ -69,6 +70,7 @@ def range_test(
     updates: int = UPDATES,
     seeds: Sequence[int] = (0, 1, 2),
     device: str = "cpu",
+    make: Callable[[Task, int, str], Pool] = SerialPool,
 ) -> RangeTest:
     """Train from scratch under an exponentially rising rate, once a seed.
 
@@ -79,6 +81,7 @@ def range_test(
         updates: length of the sweep.
         seeds: one sweep each.
         device: as torch names it.
+        make: of a task, slots and a device, the pool that trains the sweeps side by side.
 
     Raises:
         InputError: an empty range or sweep; a model that cannot be trained.
@@ -92,7 +95,7 @@ def range_test(
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / task.train.samples
     sweep = replace(task, epochs=epochs, validations=1, ema=None)
-    pool = SerialPool(sweep, len(seeds), device)
+    pool = make(sweep, len(seeds), device)
     for slot, seed in enumerate(seeds):
         pool.admit(slot, rates, seed)
     reached = pool.advance()

@@ -132,12 +132,20 @@ def record(run: Run) -> Markup:
         ("peak rates", f"{low} to {high}"),
         ("families", ", ".join(run["families"])),
         ("device", run["device"]),
+        ("engine", _engine(run["engine"])),
         ("seed", run["seed"]),
         ("versions", _pairs(run["versions"])),
         ("command", tag("code", run["command"])),
     ]
     shown = [(name, value) for name, value in rows if value is not None]
     return section("record", "The record", table(["", ""], shown, css="record", numeric=9))
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    parts = [engine["name"], f"{engine['slots']} at once"]
+    parts += ["compiled"] if engine["compiled"] else []
+    parts += [f"{engine['threads']} CPU threads"] if engine["threads"] else []
+    return f"{', '.join(parts)}: {engine['why']}"
 
 
 def _pairs(settings: Any) -> str:

@@ -1,0 +1,305 @@
+"""Which pool serves a task: tried out and measured, once a search."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from lrtune.engine.fused import FusedPool
+from lrtune.engine.pool import Pool
+from lrtune.engine.rows import Unfit
+from lrtune.engine.serial import SerialPool
+from lrtune.errors import InputError
+from lrtune.tasks import Stream, Task
+from lrtune.tasks.memory import room
+
+Engine = Literal["serial", "fused"]
+ENGINES = ("auto", "serial", "fused")
+
+SHARING = 4  # trials that share each batch of a stream
+TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
+MANY = 10_000  # trials, where there is no end to them
+WAVES = 4  # the fewest times that all slots are filled: a sampler learns from wave to wave
+BRIEF = 3.0  # seconds of a whole search, of which there is nothing to save
+LONG = 0.05  # seconds of an update on a CPU, beyond which there is no overhead to share
+SPENT = 0.05  # seconds that one measurement should take
+HOPELESS = 3.0  # times the best so far
+WORTH = 1.25  # speed-up below which a second core is better left to others
+# Compiling: seconds that it takes and share of the time that it saves, as long as nothing else is
+# known. On two cores 7 to 30 s and 0.3 to 0.7 were seen.
+COMPILING, SAVED = {"cpu": 20.0, "cuda": 40.0}, 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pool, and why it is this one.
+
+    Attributes:
+        name: serial or fused.
+        slots: K.
+        compiled: whether through ``torch.compile``.
+        threads: of the CPU; None on other devices.
+        why: one sentence.
+        figures: seconds an update of one trial, of all that was timed.
+    """
+
+    name: Engine
+    slots: int
+    compiled: bool = False
+    threads: int | None = None
+    why: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{_label(self)}: {self.why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json; what could not run has no figure."""
+        figures = {name: v if v == v else None for name, v in self.figures.items()}
+        return {**asdict(self), "figures": figures}
+
+
+def make_pool(
+    task: Task, choice: Choice, device: str, tell: Callable[[str], None] = lambda line: None
+) -> Pool:
+    """The pool that was chosen."""
+    if choice.name == "serial":
+        return SerialPool(task, choice.slots, device, compiled=choice.compiled)
+    try:
+        return FusedPool(task, choice.slots, device, compiled=choice.compiled, tell=tell)
+    except Unfit as why:
+        raise InputError(f"{task.name}: --engine fused: {why}: use --engine serial") from why
+
+
+def choose(
+    task: Task,
+    device: str = "cpu",
+    *,
+    engine: str = "auto",
+    slots: int | None = None,
+    updates: float = math.inf,
+    seconds: float = math.inf,
+) -> tuple[Choice, Pool]:
+    """Time the pools that may serve a task and take the fastest.
+
+    Args:
+        task: what is trained.
+        device: as torch names it.
+        engine: auto, serial or fused: which pools may be taken.
+        slots: K; the best one where None.
+        updates: about how many the search will make, all trials together: what measuring and
+            compiling have to be worth.
+        seconds: about how long it will train.
+
+    Raises:
+        InputError: an unknown engine, slots below 1, a model that cannot be trained or that the
+            fused pool was asked for and cannot run.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: one of {', '.join(ENGINES)}")
+    if slots is not None and slots < 1:
+        raise InputError(f"slots={slots}: at least 1")
+    return _Contest(task, device, engine, slots, updates, seconds).winner()
+
+
+class _Contest:
+    """The candidates, timed one after the other on the way to the fastest."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: str,
+        engine: str,
+        slots: int | None,
+        updates: float,
+        seconds: float,
+    ) -> None:
+        self._task = task
+        self._device = device
+        self._kind = torch.device(device).type
+        self._engine = engine
+        self._slots = slots
+        self._updates = updates
+        self._seconds = seconds
+        self._figures: dict[str, float] = {}
+        self._best: tuple[float, Choice, Pool] | None = None
+        self._why_serial = ""
+        self._compiling = COMPILING[self._kind]
+
+    def winner(self) -> tuple[Choice, Pool]:
+        most = torch.get_num_threads()
+        try:
+            for threads in self._threads(most):
+                if self._best is not None and self._leading * self._work < BRIEF:
+                    break
+                if threads is not None:
+                    torch.set_num_threads(threads)
+                self._eager(threads)
+            best = self._leader.threads
+            if best is not None:
+                torch.set_num_threads(best)
+            self._compiled(best)
+        finally:
+            torch.set_num_threads(most)
+        assert self._best is not None
+        seconds, choice, pool = self._best
+        return Choice(
+            **{**asdict(choice), "why": self._why(seconds), "figures": self._figures}
+        ), pool
+
+    def _threads(self, most: int) -> list[int | None]:
+        """One thread first: it is what a crowded machine can always give."""
+        if self._kind != "cpu":
+            return [None]
+        return [1] if most == 1 else [1, most]
+
+    def _eager(self, threads: int | None) -> None:
+        """Serial, then fused."""
+        if self._engine != "fused":
+            slots = self._slots or (SHARING if isinstance(self._task.train, Stream) else 1)
+            self._try(Choice("serial", slots, threads=threads))
+        if self._engine == "auto" and self._leading * self._work < BRIEF:
+            self._why_serial = f"the search takes {self._leading * self._work:.1f} s as it is"
+        if self._engine == "serial" or self._why_serial:
+            return
+        if self._engine == "auto" and isinstance(self._task.train, Stream):
+            self._why_serial = "the data is streamed"
+            return
+        if self._engine == "auto" and self._kind == "cpu" and self._leading > LONG:
+            self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
+            return
+        for slots in self._sizes():
+            if not self._try(Choice("fused", slots, threads=threads)):
+                break
+
+    def _compiled(self, threads: int | None) -> None:
+        """Compile as long as it should save more than it takes."""
+        leader = self._leader
+        sizes = [leader.slots] + ([s for s in self._sizes() if s != leader.slots])
+        saved = SAVED
+        for slots in sizes if leader.name == "fused" else [leader.slots]:
+            if saved * self._leading * self._work < self._compiling:
+                return
+            began = time.perf_counter()
+            if not self._try(Choice(leader.name, slots, compiled=True, threads=threads)):
+                return
+            self._compiling = time.perf_counter() - began
+            saved = SAVED / 2  # of another size, less is to be hoped for
+
+    def _sizes(self) -> list[int]:
+        """Trials at once: such that the last wave of a search is as full as the first."""
+        if self._slots is not None:
+            return [self._slots]
+        trials = math.ceil(min(MANY, self._work / self._task.horizon))
+        found = set()
+        for size in TOGETHER[self._kind]:
+            size = max(1, min(size, trials // WAVES, self._room()))
+            found.add(math.ceil(trials / math.ceil(trials / size)))
+        return sorted(found - {1}) or [2]
+
+    @property
+    def _work(self) -> float:
+        """Updates that the search will make, as far as one can tell."""
+        return min(self._updates, self._seconds / self._leading if self._best else math.inf)
+
+    def _room(self) -> int:
+        """Trials whose state fits the memory: weights, gradients, optimizer and copies."""
+        with torch.random.fork_rng(devices=[]):
+            weights = sum(p.nbytes for p in self._task.model().parameters())
+        return max(1, room(torch.device(self._device), None) // (10 * weights + 1))
+
+    def _try(self, choice: Choice) -> bool:
+        """Time a candidate; whether it could be."""
+        label = _label(choice)
+        pool: Pool
+        try:
+            if choice.name == "serial":
+                pool = SerialPool(self._task, choice.slots, self._device, compiled=choice.compiled)
+            else:
+                pool = FusedPool(self._task, choice.slots, self._device, compiled=choice.compiled)
+            together = 1 if choice.name == "serial" else choice.slots
+            hopeless = HOPELESS * together * self._leading if self._best else math.inf
+            seconds = time_updates(pool, hopeless) / together
+        except InputError:
+            raise
+        except Exception as error:  # whatever model, compiler or memory may raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if isinstance(error, Unfit):
+                said = str(error)
+                if self._engine == "fused":
+                    raise InputError(
+                        f"{self._task.name}: --engine fused: {said}: use --engine serial"
+                    ) from error
+            elif choice.name == "serial" and not choice.compiled:
+                raise InputError(f"{self._task.name}: training fails: {said}") from error
+            self._figures[label] = math.nan
+            if choice.name == "fused" and not choice.compiled and not self._fused_ran:
+                self._why_serial = said
+            return False
+        self._figures[label] = seconds
+        needed = WORTH if self._crowds(choice) else 1.0
+        if self._best is None or needed * seconds < self._best[0]:
+            self._best = seconds, choice, pool
+        return True
+
+    @property
+    def _fused_ran(self) -> bool:
+        return any(name.startswith("fused") and v == v for name, v in self._figures.items())
+
+    def _crowds(self, choice: Choice) -> bool:
+        return self._best is not None and choice.threads != self._leader.threads
+
+    @property
+    def _leader(self) -> Choice:
+        assert self._best is not None
+        return self._best[1]
+
+    @property
+    def _leading(self) -> float:
+        assert self._best is not None
+        return self._best[0]
+
+    def _why(self, seconds: float) -> str:
+        if self._why_serial:
+            return self._why_serial
+        timed = sorted((figure, name) for name, figure in self._figures.items() if figure == figure)
+        if len(timed) < 2:
+            return "as asked"
+        others = ", ".join(f"{name} {1e6 * figure:,.0f}" for figure, name in timed[1:])
+        return f"{1e6 * seconds:,.0f} µs an update of a trial ({others})"
+
+
+def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:
+    """Seconds of one update of all that train together, the best of a few tries.
+
+    Args:
+        pool: no trial is in it.
+        hopeless: seconds beyond which there is no second try.
+    """
+    pool.try_updates(1)
+    began = time.perf_counter()
+    pool.try_updates(2)
+    best = (time.perf_counter() - began) / 2
+    if best > hopeless:
+        return best
+    count = int(min(SPENT / best, 50))
+    if count > 2:
+        for _ in range(3):
+            began = time.perf_counter()
+            pool.try_updates(count)
+            best = min(best, (time.perf_counter() - began) / count)
+    return best
+
+
+def _label(choice: Choice) -> str:
+    parts: list[str] = [choice.name]
+    if choice.name == "fused":
+        parts.append(f"{choice.slots} at once")
+    if choice.compiled:
+        parts.append("compiled")
+    if choice.threads is not None:
+        parts.append(f"{choice.threads} thread{'s'[: choice.threads > 1]}")
+    return " ".join(parts)

@@ -1,0 +1,148 @@
+"""choose: the pool that is measured to be fastest, by a clock of the test's."""
+
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrtune.engine import SerialPool, choose, make_pool
+from lrtune.engine.choose import Choice
+from lrtune.errors import InputError
+from tests.engine.test_feed import Pairs
+
+contest = import_module("lrtune.engine.choose")
+
+
+class Dropping(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.1))
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Milliseconds an update of a trial by (engine, slots, compiled, threads); what was asked."""
+    table, asked = {}, []
+
+    def time_updates(pool, hopeless):
+        fused = not isinstance(pool, SerialPool)
+        compiled = (pool._update != pool._run) if fused else pool._forward.__name__ != "_forward"
+        key = ("fused" if fused else "serial", pool.slots, compiled, torch.get_num_threads())
+        asked.append(key)
+        return 1e-3 * table[key] * (pool.slots if fused else 1)
+
+    monkeypatch.setattr(contest, "time_updates", time_updates)
+    torch.set_num_threads(2)
+    return table, asked
+
+
+def serial(one, two):
+    return {("serial", 1, False, 1): one, ("serial", 1, False, 2): two}
+
+
+def test_a_brief_search_is_not_measured_further(digits, timed):
+    table, asked = timed
+    table.update(serial(1.0, 0.1))
+    choice, pool = choose(digits, updates=2000)
+    assert asked == [("serial", 1, False, 1)]
+    assert (choice.name, choice.slots, choice.threads) == ("serial", 1, 1)
+    assert str(choice) == "serial 1 thread: the search takes 2.0 s as it is"
+    assert isinstance(pool, SerialPool)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [(1.0, 0.5, 2), (1.0, 0.7, 2), (1.0, 0.9, 1), (1.0, 1.0, 1), (1.0, 50.0, 1)],
+)
+def test_a_second_thread_must_be_worth_it(one, two, expected, digits, timed):
+    timed[0].update(serial(one, two))
+    choice, _ = choose(digits, engine="serial", updates=10_000)
+    assert choice.threads == expected
+    assert torch.get_num_threads() == 2
+
+
+def test_the_fastest_number_of_trials_in_even_waves(digits, timed):
+    table, asked = timed
+    table.update(serial(1.0, 1.0))
+    for slots, cost in ((8, 0.4), (27, 0.3)):  # 108 trials: 14 waves of 8, 4 of 27
+        table.update({("fused", slots, False, threads): cost for threads in (1, 2)})
+    choice, pool = choose(digits, updates=108 * digits.horizon)
+    assert (choice.name, choice.slots, choice.compiled) == ("fused", 27, False)
+    assert pool.slots == 27
+    assert "300 µs an update of a trial" in choice.why
+    assert "serial 1 thread 1,000" in choice.why
+    assert choice.to_json()["figures"]["fused 8 at once 1 thread"] == pytest.approx(4e-4)
+    assert not any(compiled for _, _, compiled, _ in asked)
+
+
+@pytest.mark.parametrize(("trials", "worth"), [(100, False), (2000, True)])
+def test_compiling_must_be_worth_it(trials, worth, digits, timed):
+    table, asked = timed
+    table.update(serial(1.0, 1.0))
+    for slots in (8, 25, 32):
+        table.update({("fused", slots, False, n): 0.1 for n in (1, 2)})
+        table.update({("fused", slots, True, n): 0.05 for n in (1, 2)})
+    choice, _ = choose(digits, updates=trials * digits.horizon)
+    assert any(compiled for _, _, compiled, _ in asked) == choice.compiled == worth
+
+
+def test_a_model_that_cannot_run_together_is_served_serially(digits, timed):
+    timed[0].update(serial(1.0, 1.0))
+    task = replace(digits, model=Dropping)
+    choice, _ = choose(task, updates=10_000)
+    assert choice.name == "serial"
+    assert "draws random numbers" in choice.why
+    with pytest.raises(InputError, match=r"--engine fused: .*draws.*: use --engine serial"):
+        choose(task, engine="fused", updates=10_000)
+    with pytest.raises(InputError, match=r"--engine fused: .*draws.*: use --engine serial"):
+        make_pool(task, Choice("fused", 2), "cpu")
+
+
+def test_a_long_update_has_no_overhead_to_share(digits, timed):
+    timed[0].update(serial(70.0, 60.0))
+    choice, _ = choose(digits, updates=100)
+    assert choice.name == "serial"
+    assert choice.why == "an update takes 70 ms, most of it work"
+
+
+def test_a_stream_is_shared_by_four(digits, timed):
+    table, _ = timed
+    table.update({("serial", 4, False, n): 1.0 for n in (1, 2)})
+    task = replace(digits, train=Pairs(digits.train), memory=1000)
+    choice, _ = choose(task, updates=10_000)
+    assert (choice.name, choice.slots, choice.why) == ("serial", 4, "the data is streamed")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"engine": "fast"}, "engine 'fast': one of auto, serial, fused"),
+        ({"slots": 0}, "slots=0: at least 1"),
+    ],
+)
+def test_bad_wishes(given, message, digits):
+    with pytest.raises(InputError, match=message):
+        choose(digits, **given)
+
+
+def test_a_model_that_cannot_be_trained(digits):
+    def loss(outputs, targets):
+        raise ValueError("no\nloss")
+
+    torch.set_num_threads(2)
+    with pytest.raises(InputError, match="digits: training fails: ValueError: no loss"):
+        choose(replace(digits, loss=loss))
+    assert torch.get_num_threads() == 2
+
+
+def test_measuring_leaves_no_trace(digits):
+    before = torch.get_rng_state()
+    choice, pool = choose(digits, engine="fused", slots=3, updates=10_000)
+    assert torch.equal(torch.get_rng_state(), before)
+    rates = np.full(digits.horizon, 0.1)
+    fresh = make_pool(digits, choice, "cpu")
+    for used in (pool, fresh):
+        used.admit(0, rates, seed=1)
+    assert pool.advance()[0].loss == fresh.advance()[0].loss
