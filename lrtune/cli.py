@@ -126,10 +126,10 @@ def range_test(
 ) -> None:
     """Find the rates that train at all: a sweep from low to high, several seeds."""
     from lrtune.engine import range_test as sweep
+    from lrtune.pools import device_of
     from lrtune.run import range_test_json
     from lrtune.tasks import load_task
     from lrtune.terminal import print_range_test
-    from lrtune.tuning import device_of
 
     if out is not None:
         from lrtune.results import save

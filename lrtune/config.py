@@ -32,7 +32,9 @@ class StudyFile(TaskOptions):
     slots: int | None = Field(None, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1 [CUDA where there is one]")
+    device: str | None = Field(
+        None, description="cpu, cuda, or several: cuda:0,cuda:1 [CUDA where there is one]"
+    )
 
 
 def read_study(path: Path) -> dict[str, Any]:

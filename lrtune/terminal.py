@@ -81,14 +81,15 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
 
 def print_result(run: "Run", console: Console) -> None:
     """Who won, by how much over whom, and where it is written."""
-    from lrtune.results.summary import by_family
+    from lrtune.results.summary import by_family, saved
 
     objective = run.settings["objective"]
     best = run.best()
     if best is None:
         console.print("no trial reached the end: there is no winner; the report says why")
     else:
-        families = by_family(run.trials(), objective["direction"])
+        trials = run.trials()
+        families = by_family(trials, objective["direction"])
         table = Table(
             title=f"validation {objective['name']} by family, one seed", title_justify="left"
         )
@@ -100,6 +101,8 @@ def print_result(run: "Run", console: Console) -> None:
         console.print(table)
         if len(families) > TOP:
             console.print(f"and {len(families) - TOP} families more: see the report")
+        if saved(trials):
+            console.print(saved(trials), soft_wrap=True)
         console.print(f"winner: {best}", soft_wrap=True)
         console.print(
             f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}",

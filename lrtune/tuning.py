@@ -1,6 +1,5 @@
 """tune: a search from a task to its results."""
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +14,12 @@ from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
-from lrtune.engine import Choice, Pool, choose, make_pool, range_test
+from lrtune.engine import Choice, range_test
+from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
+from lrtune.pools import choose_pool, devices_of, maker, own_threads, spread
 from lrtune.run import Run, range_test_json, write_json
 from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
 from lrtune.search.journal import mend
@@ -65,7 +66,8 @@ def tune(
         seed: of the trials and the sampler.
         out: the run's folder; ``runs/<study>`` where None.
         storage: any Optuna storage URL; a journal in the run's folder where None.
-        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        device: as torch names it, several with commas between; CUDA where there is one, else the
+            CPU, where None.
         engine: auto, serial or fused: what trains; auto takes what is measured to be fastest.
         slots: trials side by side; measured too where None.
         sampler: any Optuna sampler, in place of FamilySampler.
@@ -83,11 +85,12 @@ def tune(
     """
     if isinstance(task, str):
         task = load_task(task, seed=seed)
-    device = device_of(device)
+    devices = devices_of(device)
+    device = devices[0]
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
-    with _locked(folder), _own_threads():
+    with _locked(folder), own_threads():
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         run = _continued(folder, settings, peak_lr)
@@ -99,7 +102,11 @@ def tune(
                     f"storage {storage}: its study {settings['study']} belongs to another run: "
                     "give that run's --out to go on with it, or another --storage"
                 )
-        pool, choice = _pool(task, run, budget, device, engine, slots, tell)
+        if run is not None and engine == "auto" and slots is None:
+            choice = Choice(**run.settings["engine"])
+            pool = spread(task, choice, devices, tell)
+        else:
+            pool, choice = choose_pool(task, budget, devices, engine, slots, tell)
         if choice.threads is not None:
             torch.set_num_threads(choice.threads)
         if run is None:
@@ -129,42 +136,10 @@ def tune(
         try:
             work.run()
         finally:
+            if isinstance(pool, SpreadPool):
+                pool.close()
             run.write()
     return run
-
-
-def _pool(
-    task: Task,
-    run: Run | None,
-    budget: Budget,
-    device: str,
-    engine: str,
-    slots: int | None,
-    tell: Callable[[str], None],
-) -> tuple[Pool, Choice]:
-    """What trains: as the run had it, or the fastest."""
-    if run is not None and engine == "auto" and slots is None:
-        choice = Choice(**run.settings["engine"])
-        return make_pool(task, choice, device, tell), choice
-    tell("engine: which one trains fastest here")
-    counts = [math.inf if budget.updates is None else budget.updates]
-    counts.append(math.inf if budget.trials is None else budget.trials * task.horizon)
-    seconds = math.inf if budget.seconds is None else budget.seconds
-    choice, pool = choose(
-        task, device, engine=engine, slots=slots, updates=min(counts), seconds=seconds
-    )
-    tell(f"engine: {choice}")
-    return pool, choice
-
-
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """torch's number of threads is the caller's again at the end."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _new_study(folder: Path, settings: dict[str, Any]) -> optuna.Study:
@@ -197,10 +172,7 @@ def _peak_settings(
     tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-
-    def make(sweep: Task, seeds: int, device: str) -> Pool:
-        return make_pool(sweep, replace(choice, slots=seeds, compiled=False), device)
-
+    make = maker(replace(choice, compiled=False))
     test = range_test(task, updates=updates, device=device, make=make)
     found = test.suggestion
     peak_lr = (
@@ -209,24 +181,6 @@ def _peak_settings(
         else (AROUND_BRACKET[0] * found.base_lr, AROUND_BRACKET[1] * found.max_lr)
     )
     return {"peak_lr": list(peak_lr), "range_test": range_test_json(test)}
-
-
-def device_of(name: str | None) -> str:
-    """The device of this name; CUDA where there is one, else the CPU, where None.
-
-    Raises:
-        InputError: torch has no such device here.
-    """
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
-    return name
 
 
 @contextmanager

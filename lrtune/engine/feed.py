@@ -141,8 +141,7 @@ class Streamed:
         streams = {span: self.updates(*span) for span in set(spans)}
         latest: dict[Span, Split] = {}
         for _ in range(max(stop - start for _, start, stop in spans)):
-            for span, stream in streams.items():
-                latest[span] = next(stream, latest.get(span))  # type: ignore[arg-type]
+            latest |= {span: batch for span in streams if (batch := next(streams[span], None))}
             yield Split(*stack([tuple(latest[span]) for span in spans]))
 
     def forget(self, seed: int, update: int) -> None:

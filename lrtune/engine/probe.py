@@ -5,24 +5,26 @@ buffer reassigned rather than changed in place). So two trials run together once
 evaluation, and everything is compared with plain autograd.
 """
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from lrtune.engine.order import UPDATE_NOISE, reseed
+from lrtune.engine.batches import together
 from lrtune.engine.program import Program
-from lrtune.engine.rows import Layout, Rows, Unfit, empty_rows, load_model
+from lrtune.engine.reasons import no_slow_loops, reason
+from lrtune.engine.rows import Layout, Rows, Tensors, Unfit, empty_rows, load, tensors_of
 from lrtune.engine.setup import Parts, Setup
+from lrtune.errors import InputError
 from lrtune.tasks import Split
-from lrtune.tasks.tree import Tree, laid_out, leaves, stack, tree_map
+from lrtune.tasks.tree import Tree, laid_out, leaves, tree_map
 
 SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
-CLOSE = 1e-3  # relative; rounding in float32 stays well below, errors are of order one
 TRIALS = 2
+CLOSE = 1e-3  # relative; rounding in float32 stays well below, errors are of order one
+ROUNDING = 1e-5  # of the whole gradient: a part that is smaller than this is as good as zero
 
 
 @dataclass(frozen=True)
@@ -39,40 +41,50 @@ class Fit:
     draws: bool
 
 
-def probe(setup: Setup, model: nn.Module) -> Fit:
+def probe(setup: Setup) -> Fit:
     """Run two trials together and apart.
-
-    Args:
-        setup: the task on its device.
-        model: one of the task's; it is left as it was.
 
     Raises:
         Unfit: they differ, or they cannot run together.
+        InputError: the data cannot be read.
     """
-    with setup.training(), _full_precision(setup):
-        batches = _batches(setup)
-        draws = _draws_before_the_model(setup, batches[0])
-        ready = [setup.inputs(batch) for batch in batches]
-        models = [setup.model(seed) for seed in range(TRIALS)]
-        layout = Layout(setup.task, model, _reached(setup, setup.model(0), *ready[0]))
-        rows = empty_rows(layout, models[0], TRIALS, None)
-        for row, one in enumerate(models):
-            load_model(rows, layout, row, one)
-        apart = [_plain(setup, layout, *pair) for pair in zip(models, ready, strict=True)]
-        program = Program(setup, layout, setup.model(0), prepared=draws)
-        with _no_slow_loops():
-            given = ready if draws else [(b.inputs, [(1.0, b.targets)]) for b in batches]
-            gradients, losses = _tried(lambda: _together(program, rows, given))
-            judged = [setup.prepare(batch.inputs) for batch in batches[:1]]
-            outputs = _tried(lambda: program.outputs(rows.weights, rows.buffers, judged[0], TRIALS))
-        for row, (loss, gradient) in enumerate(apart):
-            _compare("its loss", losses[row], loss)
-            _compare("its gradient", gradients[row], gradient)
-            for name, tensor in models[row].named_buffers():
-                _compare(f"its buffer {name}", rows.buffers[name][row], tensor)
-            expected = _evaluated(setup, models[row], judged[0])
-            for ours, theirs in zip(leaves(outputs), leaves(expected), strict=True):
-                _compare("its output in evaluation", ours[row], theirs)
+    try:
+        with setup.training(), _full_precision(setup):
+            return _probe(setup)
+    except (Unfit, InputError):
+        raise
+    except Exception as error:  # whatever a user's model may raise, and vmap of it
+        raise Unfit(reason(error)) from error
+
+
+def _probe(setup: Setup) -> Fit:
+    batches = _batches(setup)
+    draws = _draws_before_the_model(setup, batches[0])
+    ready = [setup.inputs(batch) for batch in batches]
+    models = [setup.model(seed) for seed in range(TRIALS)]
+    fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
+    alone = [_alone(setup, model, *own) for model, own in zip(models, ready, strict=True)]
+    layout = Layout(setup.task, models[0], set(alone[0].gradients))
+    rows = empty_rows(layout, models[0], TRIALS, None)
+    for row, tensors in enumerate(fresh):
+        load(rows, layout, row, tensors)
+    again = rows.map(torch.clone)
+    program = Program(setup, layout, prepared=draws, autocast=nullcontext)
+    given = together(ready if draws else [(b.inputs, [(1.0, b.targets)]) for b in batches])
+    seen = setup.prepare(batches[0].inputs)
+    with no_slow_loops(), torch.no_grad():
+        gradients, losses = program.gradients(rows, *given)
+        _compare("its loss the second time", program.gradients(again, *given)[1], losses)
+        trained = rows.map(torch.clone)
+        outputs = program.outputs(rows.weights, rows.buffers, tree_map(torch.clone, seen), TRIALS)
+    for row, model in enumerate(models):
+        _compare("its loss", losses[row], alone[row].loss)
+        _compare_gradients(layout.named(gradients[row]), alone[row].gradients)
+        _compare_buffers(trained, row, model)
+        expected = _evaluated(setup, model, tree_map(torch.clone, seen))
+        for ours, theirs in zip(leaves(outputs), leaves(expected), strict=True):
+            _compare("its output in evaluation", ours[row], theirs)
+        _compare_buffers(rows, row, model)
     return Fit(layout, draws)
 
 
@@ -84,98 +96,127 @@ def _batches(setup: Setup) -> list[Split]:
 
 
 def _draws_before_the_model(setup: Setup, batch: Split) -> bool:
-    if setup.task.augment:
-        return True
-    with _watched(setup) as drew:
-        setup.prepare(batch.inputs)
-    return bool(drew)
+    before = _generators(setup)
+    setup.prepare(batch.inputs)
+    return bool(setup.task.augment) or before != _generators(setup)
 
 
-def _reached(setup: Setup, model: nn.Module, inputs: Tree, parts: Parts) -> set[str]:
-    """The parameters that have a gradient."""
-    with _watched(setup) as drew:
-        setup.loss_of(model(laid_out(inputs, setup.task.layout)), parts).backward()
-    if drew:
-        raise Unfit("it draws random numbers, as dropout does, which are each trial's own")
-    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+@dataclass(frozen=True)
+class _Alone:
+    """What plain autograd makes of one batch."""
+
+    loss: Tensor
+    gradients: Tensors  # by parameter, of those that the loss reaches
 
 
-def _plain(
-    setup: Setup, layout: Layout, model: nn.Module, ready: tuple[Tree, Parts]
-) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of one trial alone; its buffers are changed."""
-    inputs, parts = ready
+def _alone(setup: Setup, model: nn.Module, inputs: Tree, parts: Parts) -> _Alone:
+    """Loss and gradients; refused if anything changes but buffers, and they in place."""
+    generators, numbers, buffers = _generators(setup), _numbers(model), dict(model.named_buffers())
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     loss = setup.loss_of(model(laid_out(inputs, setup.task.layout)), parts)
-    parameters = dict(model.named_parameters())
-    own = [parameters[column.name] for column in layout.columns]
-    gradients = torch.autograd.grad(loss, own)
-    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
-
-
-@torch.no_grad()
-def _together(
-    program: Program, rows: Rows, given: list[tuple[Tree, Parts]]
-) -> tuple[Tensor, Tensor]:
-    inputs = stack([inputs for inputs, _ in given])
-    parts: Parts = [
-        (torch.stack([torch.as_tensor(w) for w, _ in part]), stack([t for _, t in part]))
-        for part in zip(*(parts for _, parts in given), strict=True)
-    ]
-    return program.gradients(rows, inputs, parts)
+    loss.backward()
+    if generators != _generators(setup):
+        raise Unfit(f"{_who_draws(setup, model, inputs)} draws random numbers, each trial its own")
+    for name, number in _numbers(model).items():
+        if numbers.get(name) != number:
+            raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
+    for name, buffer in model.named_buffers():
+        if buffer is not buffers.get(name):
+            raise Unfit(f"its forward puts a new tensor in place of its buffer {name}")
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if not torch.equal(weight, weights[name]):
+            raise Unfit(f"its forward changes its parameter {name}")
+        if weight.grad is not None:
+            if weight.grad.layout != torch.strided:
+                raise Unfit(f"the gradient of {name} is sparse")
+            gradients[name] = weight.grad
+    return _Alone(loss.detach(), gradients)
 
 
 @torch.no_grad()
 def _evaluated(setup: Setup, model: nn.Module, inputs: Tree) -> Tree:
-    with _watched(setup) as drew:
-        outputs = model.eval()(laid_out(inputs, setup.task.layout))
-    if drew:
-        raise Unfit("it draws random numbers in evaluation, which are each trial's own")
+    before, generators = tree_map(torch.clone, inputs), _generators(setup)
+    model.eval()
+    outputs = model(laid_out(inputs, setup.task.layout))
+    if generators != _generators(setup):
+        raise Unfit(f"{_who_draws(setup, model, inputs)} draws random numbers in evaluation")
+    if not all(map(torch.equal, leaves(before), leaves(inputs))):
+        raise Unfit("its forward changes its input in place, which is for other trials too")
     return outputs
 
 
-def _compare(what: str, ours: Tensor, theirs: Tensor) -> None:
+def _who_draws(setup: Setup, model: nn.Module, inputs: Tree) -> str:
+    """The innermost of a model's modules that draws, or the loss."""
+    states: list[list[bytes]] = []
+    found: list[str] = []
+
+    def enter(*_: object) -> None:
+        states.append(_generators(setup))
+
+    def leave(module: nn.Module, *_: object) -> None:
+        if states.pop() != _generators(setup):
+            found.append(type(module).__name__)
+
+    hooks = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
+    model(laid_out(inputs, setup.task.layout))
+    for hook in hooks:
+        hook.remove()
+    return f"its {found[0]}" if found else "the loss"
+
+
+def _numbers(model: nn.Module) -> dict[str, object]:
+    """What a module holds beside tensors and other modules, by name."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def _compare_gradients(ours: Tensors, theirs: Tensors) -> None:
+    """Parameter by parameter: one that is wrong may be a small part of the whole."""
+    whole = torch.stack([gradient.norm() for gradient in theirs.values()]).norm().item()
+    for name, gradient in ours.items():
+        _compare(f"the gradient of {name}", gradient, theirs[name], ROUNDING * whole)
+
+
+def _compare_buffers(rows: Rows, row: int, model: nn.Module) -> None:
+    for name, buffer in model.named_buffers():
+        _compare(f"its buffer {name}", rows.buffers[name][row], buffer)
+
+
+def _compare(what: str, ours: Tensor, theirs: Tensor, rounding: float = 1e-7) -> None:
     ours, theirs = ours.double(), theirs.double()
-    if not (ours - theirs).norm() <= CLOSE * theirs.norm() + 1e-7:
+    if not (ours - theirs).norm() <= CLOSE * theirs.norm() + rounding:
         raise Unfit(f"{what} comes out otherwise when several trials run together")
 
 
-def _tried(call):  # type: ignore[no-untyped-def]
-    try:
-        return call()
-    except Unfit:
-        raise
-    except Exception as error:  # whatever vmap may not like of a user's model
-        said = " ".join(str(error).split())
-        raise Unfit(f"several trials cannot run together: {said[:200]}") from error
-
-
-@contextmanager
-def _no_slow_loops() -> Iterator[None]:
-    """Where ``vmap`` has no rule for an operation it says so and loops over the trials."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*batching rule.*")
-        yield
-
-
-@contextmanager
-def _watched(setup: Setup) -> Iterator[list[str]]:
-    """Tells afterwards, by a list that is not empty, whether a generator was drawn from."""
-    drew: list[str] = []
-    reseed(setup.device, 0, UPDATE_NOISE, 0)
-    before = _generators(setup)
-    yield drew
-    if any(not torch.equal(a, b) for a, b in zip(before, _generators(setup), strict=True)):
-        drew.append("drew")
-
-
-def _generators(setup: Setup) -> list[Tensor]:
+def _generators(setup: Setup) -> list[bytes]:
     states = [torch.get_rng_state()]
     if setup.device.type == "cuda":
         states.append(torch.cuda.get_rng_state(setup.device))
-    return states
+    return [state.numpy().tobytes() for state in states]
 
 
 @contextmanager
 def _full_precision(setup: Setup) -> Iterator[None]:
-    with torch.autocast(setup.device.type, enabled=False):
-        yield
+    """No rounding to bfloat16 or, on CUDA, TF32, beside which an error could hide."""
+    cudnn = torch.backends.cudnn
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(setup.device.type, enabled=False),
+            cudnn.flags(
+                enabled=cudnn.enabled,
+                benchmark=False,
+                deterministic=cudnn.deterministic,
+                allow_tf32=False,
+            ),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)

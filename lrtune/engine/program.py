@@ -1,11 +1,11 @@
 """Program: what one update, and one look at validation data, is for many trials at once."""
 
-from contextlib import nullcontext
-from copy import deepcopy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,27 +18,33 @@ from lrtune.tasks.tree import Tree
 class Program:
     """One model run with the weights of many; the model's own weights are never looked at."""
 
-    def __init__(self, setup: Setup, layout: Layout, model: nn.Module, *, prepared: bool) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        layout: Layout,
+        *,
+        prepared: bool,
+        autocast: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> None:
         """Make the program.
 
         Args:
             setup: the task on its device.
-            layout: of its parameters.
-            model: one of the task's.
+            layout: of the model's parameters.
             prepared: whether batches come prepared and augmented; else that is done here.
+            autocast: the precision, if not the task's.
         """
         self._setup = setup
         self._layout = layout
-        self._trained = model.train()
-        self._judged = deepcopy(model).eval()
+        self._trained = setup.model(seed=0)
+        self._judged = setup.model(seed=0).eval()
         self._prepared = prepared
-        task = setup.task
-        self._clip_norm = task.clip_norm
-        self._decay = None if task.ema is None else 1 - 1 / max(1.0, task.ema * task.horizon)
+        self._autocast = autocast or setup.autocast
+        self._clip_norm = setup.task.clip_norm
 
     @torch.no_grad()
     def update(
-        self, rows: Rows, inputs: Tree, parts: Parts, rates: Tensor, updates: Tensor
+        self, rows: Rows, inputs: Tree, parts: Parts, rates: Tensor, newest: Tensor
     ) -> Tensor:
         """One update of every row, in place.
 
@@ -47,13 +53,12 @@ class Program:
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
             rates: (K, 1).
-            updates: (K, 1), with this one.
+            newest: (K, 1), what the new weights count in the average; for nothing without ``ema``.
 
         Returns:
             The losses (K,) before the update.
         """
-        with self._setup.autocast():
-            gradients, losses = self.gradients(rows, inputs, parts)
+        gradients, losses = self.gradients(rows, inputs, parts)
         if self._clip_norm is not None:
             norms = gradients.norm(dim=1, keepdim=True)
             gradients = gradients * (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
@@ -67,14 +72,13 @@ class Program:
                     settings,
                     rates * settings["lr_ratio"],
                 )
-        if self._decay is not None:
-            newest = (1 - self._decay) / (1 - self._decay**updates)
-            self._mix(rows, newest)
+        if rows.average:
+            _mix(rows, newest)
         return losses
 
     def gradients(self, rows: Rows, inputs: Tree, parts: Parts) -> tuple[Tensor, Tensor]:
         """Gradients (K, n) and losses (K,) of every row; buffers change as the model says."""
-        with self._attention():
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no batched form
             gradients, losses = vmap(grad_and_value(self._loss))(
                 rows.weights, rows.buffers, inputs, parts
             )
@@ -93,30 +97,26 @@ class Program:
 
         def run(row: Tensor, buffers: Tensors, inputs: Tree) -> Any:
             held = {**self._layout.named(row), **buffers}
-            return functional_call(self._judged, held, (inputs,))
+            with self._autocast():
+                return functional_call(self._judged, held, (inputs,))
 
-        with self._setup.autocast(), self._attention():
+        with sdpa_kernel(SDPBackend.MATH):
             return vmap(run, in_dims=(0, 0, None), chunk_size=at_once)(weights, buffers, inputs)
 
     def _loss(self, row: Tensor, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
-        if not self._prepared:
-            inputs = self._setup.prepare(inputs)
-        outputs = functional_call(self._trained, {**self._layout.named(row), **buffers}, (inputs,))
-        return self._setup.loss_of(outputs, parts)
+        held = {**self._layout.named(row), **buffers}
+        with self._autocast():  # but not around the backward pass, which follows the forward one
+            if not self._prepared:
+                inputs = self._setup.prepare(inputs)
+            return self._setup.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
-    def _mix(self, rows: Rows, newest: Tensor) -> None:
-        """See Average."""
-        rows.average["weights"].copy_(rows.average["weights"].lerp(rows.weights, newest))
-        for name, mean in rows.average["buffers"].items():
-            current = rows.buffers[name]
-            if mean.is_floating_point():
-                share = newest.view(-1, *[1] * (mean.dim() - 1)).to(mean.dtype)
-                mean.copy_(mean.lerp(current, share))
-            else:
-                mean.copy_(current)
 
-    def _attention(self) -> Any:
-        """CUDA's attention kernels have no rule for many models at once: the plain one has."""
-        if self._setup.device.type == "cuda":
-            return sdpa_kernel(SDPBackend.MATH)
-        return nullcontext()
+def _mix(rows: Rows, newest: Tensor) -> None:
+    """See Average."""
+    rows.average["weights"].lerp_(rows.weights, newest)
+    for name, mean in rows.average["buffers"].items():
+        current = rows.buffers[name]
+        if mean.is_floating_point():
+            mean.lerp_(current, newest.view(-1, *[1] * (mean.dim() - 1)).to(mean.dtype))
+        else:
+            mean.copy_(current)

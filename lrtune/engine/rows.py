@@ -62,20 +62,34 @@ class Layout:
         for number, group in enumerate(make_optimizer(task, model).param_groups):
             first = stop
             for parameter in group["params"]:
+                if parameter not in names:
+                    raise Unfit(f"group {number} of groups holds what is no parameter of the model")
                 if names[parameter] in reached:
                     start, stop = stop, stop + parameter.numel()
                     column = Column(names[parameter], parameter.shape, start, stop, number)
                     self.columns.append(column)
             settings = {name: value for name, value in group.items() if name != "params"}
             if settings.get("dampening"):
-                raise Unfit("dampening treats the first update otherwise than the rest")
+                raise Unfit("with dampening, SGD's first update is of another kind than the rest")
             self.groups.append((settings, first, stop))
             self.begins.append(fresh_state(settings, make))
         self.width = stop
-        kinds = {parameter.dtype for parameter, name in names.items() if name in reached}
-        if len(kinds) != 1:
-            raise Unfit(f"its parameters are of several types ({', '.join(map(str, kinds))})")
-        (self.dtype,) = kinds
+        self.dtype = self._check(task, {name: p.dtype for p, name in names.items()}, reached)
+
+    def _check(self, task: Task, kinds: dict[str, torch.dtype], reached: set[str]) -> torch.dtype:
+        """The one type of all that is trained."""
+        ours = {column.name for column in self.columns}
+        others = sorted(reached - ours)
+        if others and task.clip_norm is not None:
+            raise Unfit(
+                f"the clipped norm is of all gradients, but {others[0]} is in none of the groups"
+            )
+        found = sorted({str(kinds[name]).removeprefix("torch.") for name in ours})
+        if len(found) != 1:
+            raise Unfit(f"its parameters are of several types: {', '.join(found)}")
+        if found[0] not in ("float32", "float64"):
+            raise Unfit(f"its parameters are {found[0]}: only float32 and float64 can be")
+        return kinds[ours.pop()]
 
     def named(self, row: Tensor) -> Tensors:
         """The weights of a row (width,) by name, in their shapes."""
@@ -128,7 +142,9 @@ def empty_rows(layout: Layout, model: nn.Module, rows: int, ema: float | None) -
     trained = {column.name for column in layout.columns}
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     buffers = {
-        name: tensor.detach().expand(rows, *tensor.shape).clone(memory_format=CONTIGUOUS)
+        name: tensor.detach()
+        .expand(rows, *tensor.shape)
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in held.items()
         if name not in trained
     }
@@ -143,14 +159,10 @@ def empty_rows(layout: Layout, model: nn.Module, rows: int, ema: float | None) -
     return own
 
 
-CONTIGUOUS = torch.contiguous_format
-
-
-@torch.no_grad()
-def load_model(rows: Rows, layout: Layout, row: int, model: nn.Module) -> None:
-    """Put a fresh model in a row: its average is itself, its optimizer knows nothing yet."""
+def tensors_of(model: nn.Module) -> Tensors:
+    """A fresh model as a Snapshot has it: its average is itself, its optimizer knows nothing."""
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    load(rows, layout, row, {f"weights/{name}": tensor for name, tensor in held.items()})
+    return {f"weights/{name}": tensor.detach() for name, tensor in held.items()}
 
 
 @torch.no_grad()

@@ -30,9 +30,11 @@ class Setup:
             raise InputError(f"slots={slots}: at least 1")
         self.task = task
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            self.device = torch.device("cpu")  # cpu:0 is the same one, but not equal to it
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.prepare = deepcopy(task.prepare).to(self.device)
+        self.prepare = deepcopy(task.prepare).to(self.device).eval()
         loss = task.loss
         self.loss = deepcopy(loss).to(self.device) if isinstance(loss, nn.Module) else loss
         self.val = feed(task.val, task, self.device, slots)  # first: it is read more often

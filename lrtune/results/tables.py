@@ -19,7 +19,7 @@ from lrtune.results.markup import (
     tag,
 )
 from lrtune.results.prose import Run, nothing, second_metric
-from lrtune.results.summary import beside, by_end, ranked, reasons
+from lrtune.results.summary import beside, by_end, ranked, reasons, saved
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 
@@ -49,7 +49,11 @@ def budget(trials: pd.DataFrame) -> Markup:
     return section(
         "budget",
         title,
-        tag("p", f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."),
+        tag(
+            "p",
+            f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time. "
+            f"{saved(trials)}",
+        ),
         Markup(f'<div class="bar" aria-hidden="true">{"".join(bars)}</div>'),
         table(heads, rows),
         lost,

@@ -1,10 +1,11 @@
 """The search: Optuna asks, a Pool trains, Optuna is told."""
 
 from lrtune.search.board import Board, Budget
+from lrtune.search.record import Record
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.search import Search
 from lrtune.search.space import SEARCHABLE, Space, suggest
-from lrtune.search.store import Record, frame, load_study, open_study, records
+from lrtune.search.store import frame, load_study, open_study, records
 
 __all__ = [
     "SEARCHABLE",

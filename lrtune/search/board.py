@@ -3,14 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numpy as np
-import optuna
-from numpy.typing import NDArray
-
-from lrtune.engine import Progress
 from lrtune.errors import InputError
-from lrtune.schedule import Controller, Schedule
-from lrtune.search.store import Curves, Record
+from lrtune.search.record import Record
+from lrtune.search.running import Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +35,6 @@ class Budget:
         """How much of it is spent, 0 ... 1."""
         spent = ((trials, self.trials), (updates, self.updates), (seconds, self.seconds))
         return min(1.0, max(done / limit for done, limit in spent if limit is not None))
-
-
-@dataclass(slots=True)
-class Running:
-    """A trial in a slot."""
-
-    trial: optuna.Trial
-    schedule: Schedule
-    rates: NDArray[np.float64]  # (horizon,)
-    controller: Controller | None  # of a closed loop
-    untrained: Progress
-    seconds: float
-    curves: Curves = field(default_factory=Curves)
-    updates: int = 0
-
-    def note(self, progress: Progress) -> None:
-        """Append a validation to the curves."""
-        self.curves.step.append(progress.update)
-        self.curves.loss.append(progress.loss)
-        self.curves.train_loss.append(float(progress.losses.mean()))
-        self.curves.rate.append(float(self.rates[progress.update - 1]))
-        for name, value in progress.metrics.items():
-            self.curves.metrics.setdefault(name, []).append(value)
 
 
 @dataclass
@@ -96,7 +68,7 @@ class Board:
     def share(self) -> float:
         """How much of the budget is spent, 0 ... 1, trials under way counted in part."""
         parts = [r.updates / len(r.rates) for r in self.running.values()]
-        updates = sum(r.updates for r in self.running.values())
+        updates = sum(r.spent for r in self.running.values())
         seconds = sum(r.seconds for r in self.running.values())
         return self.budget.share(
             self.trials + sum(parts), self.updates + updates, self.seconds + seconds
@@ -104,7 +76,7 @@ class Board:
 
     def may_start(self, queued: int) -> bool:
         """Whether the budget has room for one more; those under way or queued count as whole."""
-        whole = sum(len(r.rates) for r in self.running.values())
+        whole = sum(len(r.rates) - r.forked for r in self.running.values())
         seconds = sum(r.seconds for r in self.running.values())
         trials = self.trials + len(self.running) + queued
         return self.budget.share(trials, self.updates + whole, self.seconds + seconds) < 1

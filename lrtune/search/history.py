@@ -8,7 +8,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lrtune.search.race import Standing
+from lrtune.search.peak import BRANCHES, FLAT, Peak, Peaks
+from lrtune.search.race import Standing, still_racing
 from lrtune.search.space import FAMILY, Space
 from lrtune.search.store import index_of, was_cut_short
 
@@ -40,15 +41,17 @@ class _Family:
         if self.running.pop(number, None) is not None:
             self.study.tell(self._numbers.pop(number), state=TrialState.FAIL)
 
-    def end(self, trial: FrozenTrial) -> None:
+    def end(self, trial: FrozenTrial) -> bool:
+        """Take in a trial that is over: does it lie in this space?"""
         copy = self._copy(trial)
         if copy is None:
-            return
+            return False
         self.ended.append(copy)
         if len(self.ended) > REMEMBERED and len(self.ended) % BLOCK == 0:
             self._rebuild(_remembered(self.ended, self.direction))
         else:
             self.study.add_trial(copy)
+        return True
 
     def _rebuild(self, trials: Sequence[FrozenTrial]) -> None:
         self.study = optuna.create_study(direction=self.direction)
@@ -81,6 +84,7 @@ class History:
         """Start with nothing read."""
         self.standings = {family: Standing() for family in space.families}
         self._space = space
+        self._peaks = Peaks()
         self._families: dict[str, _Family] = {}
         self._started: dict[int, str] = {}  # number -> family, of trials that run
         self._read = 0  # trials whose number is below this are known, or in _open
@@ -105,6 +109,12 @@ class History:
         for trial in sorted(fresh, key=index_of):
             if trial.state == TrialState.RUNNING:
                 self._start(trial)
+
+    @property
+    def peak(self) -> Peak | None:
+        """Where the flat families are settled, while there are trials to be drawn there."""
+        racing = still_racing(self.standings)
+        return self._peaks.settled if any(name in BRANCHES for name in racing) else None
 
     def study_of(self, family: str) -> optuna.Study:
         """The study that holds this family's trials alone."""
@@ -133,8 +143,11 @@ class History:
             sign = 1 if family.direction == StudyDirection.MINIMIZE else -1
             score = sign * trial.values[0]
         standing.add(index_of(trial), score)
-        if trial.state != TrialState.FAIL:
-            family.end(trial)
+        if trial.state == TrialState.FAIL or not family.end(trial):
+            return
+        if trial.state == TrialState.COMPLETE and name in FLAT:
+            peak = Peak(trial.params[f"{name}.peak_lr"], trial.params[f"{name}.warmup"])
+            self._peaks.add(score, index_of(trial), peak)
 
     def _name_of(self, trial: FrozenTrial) -> str | None:
         """Its family, once all of the family's knobs are there."""

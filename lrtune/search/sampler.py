@@ -10,6 +10,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.search.history import History
+from lrtune.search.peak import BRANCHES, Peak
 from lrtune.search.race import next_family
 from lrtune.search.space import FAMILY, Space
 from lrtune.search.store import index_of
@@ -60,13 +61,21 @@ class FamilySampler(BaseSampler):
         """Parameters and their distributions for a trial that does not exist yet.
 
         Adding the trial with them costs one entry of a journal, where suggesting them one by one
-        costs one each.
+        costs one each. Once the peak of the flat families is settled, those that end in drops or
+        a decay are drawn there, so that a search can train what they share once.
         """
         self._history.read(study)
         family = next_family(self._history.standings)
         knobs = self._space.distributions(family)
         params = {FAMILY: family, **self._draw_knobs(family, knobs, index)}
+        if family in BRANCHES and (peak := self.peak) is not None:
+            params |= {f"{family}.peak_lr": peak.peak_lr, f"{family}.warmup": peak.warmup}
         return params, {FAMILY: CategoricalDistribution(self._space.families), **knobs}
+
+    @property
+    def peak(self) -> Peak | None:
+        """Where the flat families were settled at the last draw."""
+        return self._history.peak
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial

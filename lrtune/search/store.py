@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -15,61 +15,26 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
+from lrtune.search.record import Curves, Record
 from lrtune.search.space import FAMILY
 from lrtune.tasks.metrics import Direction
 
-End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
-
-START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
+# Trial attribute: {"index", "slot", "clock", "owner"}; of those that our sampler drew, "trunk" (a
+# Mark or None) and "forked" too.
+START = "lrtune.start"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
 
 
-KEPT = ("state", "reason", "resolved", "updates", "seconds", "seed")  # of a Record, and its curves
-
-
-@dataclass(frozen=True, slots=True)
-class Curves:
-    """What was seen at each validation, one entry each."""
-
-    step: list[int] = field(default_factory=list)  # updates done
-    loss: list[float] = field(default_factory=list)  # validation loss
-    train_loss: list[float] = field(default_factory=list)  # mean since the last validation
-    rate: list[float] = field(default_factory=list)  # rate of the last update
-    metrics: dict[str, list[float]] = field(default_factory=dict)  # on the validation split
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One trial as stored.
-
-    Attributes:
-        number: which of the search's trials; a trial repeated after a kill keeps its number.
-        optuna_number: its number in the Optuna study.
-        schedule: what it trained with.
-        params: the Optuna parameters that the schedule came from.
-        state: how it ended.
-        reason: why.
-        value: the objective at its last validation; None unless complete or stalled.
-        curves: what was seen on the way.
-        resolved: the schedule's settings in the field's terms, for this horizon.
-        updates: what it cost, in updates.
-        seconds: what it cost, in seconds of training and validation.
-        seed: of everything random that it met.
-    """
-
-    number: int
-    optuna_number: int
-    schedule: Schedule
-    params: dict[str, Any]
-    state: End
-    reason: str
-    value: float | None
-    curves: Curves
-    resolved: dict[str, Any]
-    updates: int
-    seconds: float
-    seed: int
+KEPT = (
+    "state",
+    "reason",
+    "resolved",
+    "updates",
+    "seconds",
+    "seed",
+    "forked",
+)  # of a Record, and its curves
 
 
 def load_study(storage: str | Path, name: str) -> optuna.Study:
@@ -209,8 +174,8 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("seed",)
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds")
+COLUMNS += ("seed", "forked")
+NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", "forked")
 
 
 def frame(found: Iterable[Record]) -> pd.DataFrame:
@@ -243,5 +208,6 @@ def _row(record: Record) -> dict[str, Any]:
         "updates": record.updates,
         "seconds": record.seconds,
         "seed": record.seed,
+        "forked": record.forked,
         **knobs,
     }

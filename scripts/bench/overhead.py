@@ -20,6 +20,7 @@ import optuna
 import torch
 
 from lrtune.engine import Progress
+from lrtune.engine.pool import Snapshot
 from lrtune.search import Budget, FamilySampler, Search, Space, frame, open_study, records
 from lrtune.tasks import Split, Task
 
@@ -52,6 +53,12 @@ class IdlePool:
 
     def release(self, slot: int) -> None:
         del self._rates[slot], self._updates[slot]
+
+    def snapshot(self, slot: int) -> Snapshot:
+        return Snapshot(0, self._updates[slot], self._rates[slot].copy(), {})
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        self._rates[slot], self._updates[slot] = snapshot.rates, snapshot.update
 
     def _progress(self, slot: int, update: int) -> Progress:
         start, self._updates[slot] = self._updates[slot], update

@@ -1,96 +1,35 @@
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
-import pandas as pd
 import pytest
-from optuna.pruners import MedianPruner, NopPruner
+from idle import (
+    SPACE,
+    TRIALS,
+    VALIDATIONS,
+    EdgyPool,
+    SpoiltPool,
+    assert_same,
+    flat,
+    found_in,
+    killed,
+    search_in,
+    study_in,
+)
+from optuna.pruners import MedianPruner
 from optuna.trial import TrialState
 from overhead import IdlePool, idle_task
 
 from lrtune import InputError
 from lrtune.engine import Progress
-from lrtune.search import Budget, FamilySampler, Search, Space, frame, open_study, records
+from lrtune.search import Budget, Search, open_study, records
 from lrtune.search.journal import mend
 from lrtune.search.search import FAILURES
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
-TRIALS, VALIDATIONS = 24, 8
-
-
-class SpoiltPool(IdlePool):
-    """Spoils what a pool reports, as ``spoil(progress)`` says."""
-
-    def __init__(self, spoil, slots: int = 1) -> None:
-        super().__init__(idle_task(VALIDATIONS), slots)
-        self.spoil = spoil
-
-    def advance(self) -> list[Progress]:
-        return [self.spoil(progress) for progress in super().advance()]
-
-
-def study_in(folder: Path, pruner=None) -> optuna.Study:
-    sampler = FamilySampler(SPACE, seed=5)
-    return open_study(
-        folder / "journal.log", "s", "minimize", sampler=sampler, pruner=pruner or NopPruner()
-    )
-
-
-def search_in(folder: Path, pool: IdlePool, budget: Budget, pruner=None) -> pd.DataFrame:
-    Search(study_in(folder, pruner), SPACE, pool, budget, seed=5, owner="me").run()
-    return found_in(folder)
-
-
-def found_in(folder: Path) -> pd.DataFrame:
-    return frame(records(study_in(folder)))
-
-
-SAME = ["number", "family", "state", "value", "peak_lr", "schedule", "step", "loss", "rate"]
-
-
-def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(found[SAME], expected[SAME])
-
-
-# A process that is killed as it stores its n-th entry: (folder, slots, n) as arguments.
-DIES = """
-import os, signal, sys
-sys.path[:0] = [{here!r}, {bench!r}]
-from pathlib import Path
-from optuna.storages.journal import JournalFileBackend
-from test_search import TRIALS, Budget, EdgyPool, search_in
-
-left, append = int(sys.argv[3]), JournalFileBackend.append_logs
-
-def append_logs(self, logs):
-    global left
-    left -= 1
-    append(self, logs)
-    if left == 0:
-        os.kill(os.getpid(), signal.{signal})
-
-JournalFileBackend.append_logs = append_logs
-search_in(Path(sys.argv[1]), EdgyPool(int(sys.argv[2])), Budget(trials=TRIALS))
-"""
-
-
-class EdgyPool(SpoiltPool):
-    """Every third trial or so diverges on the way, so that slots fall out of step."""
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(self.diverge, slots)
-
-    def diverge(self, progress: Progress) -> Progress:
-        early = 10 + int(1e6 * self._rates[progress.slot][20]) % 900
-        return replace(progress, loss=math.nan) if progress.update > early else progress
 
 
 @pytest.mark.parametrize(
@@ -106,15 +45,8 @@ def test_a_killed_search_ends_as_an_unbroken_one(
     budget = Budget(trials=TRIALS)
     expected = search_in(whole, EdgyPool(slots), budget)
     assert set(expected["state"]) == {"complete", "diverged"}
-    here = Path(__file__).parent
-    bench = here.parents[1] / "scripts" / "bench"
-    code = DIES.format(here=str(here), bench=str(bench), signal=killed_by)
     for entry in entries:
-        command = [sys.executable, "-c", code, str(broken), str(slots), str(entry)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        # Python ends by SIGINT where nobody catches a KeyboardInterrupt.
-        by = signal.SIGKILL if killed_by == "SIGKILL" else signal.SIGINT
-        assert ended.returncode == -by, ended.stderr
+        killed(broken, slots, killed_by, entry, checkpoints=False, at="entry")
         assert len(found_in(broken)) < TRIALS
         mend(broken / "journal.log", stale_seconds=0)
     found = search_in(broken, EdgyPool(slots), budget)
@@ -181,9 +113,6 @@ def test_any_pruner_may_be_passed_in(tmp_path: Path) -> None:
 
 
 def test_the_rates_of_a_closed_loop_are_kept(tmp_path: Path) -> None:
-    def flat(progress: Progress) -> Progress:
-        return Progress(progress.slot, progress.update, 1.0, progress.metrics, progress.losses)
-
     study = study_in(tmp_path)
     knobs = {"warmup": 0.0, "patience": 2, "cooldown": 0}
     study.enqueue_trial({"family": "plateau", **{f"plateau.{k}": v for k, v in knobs.items()}})

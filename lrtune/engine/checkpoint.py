@@ -1,0 +1,123 @@
+"""Checkpoints: Snapshots in one safetensors file, written whole or not at all; never pickle."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lrtune.engine.pool import Snapshot
+from lrtune.errors import InputError
+
+FORMAT = 1
+RATES = "rates"  # no name of a Snapshot's tensors: those have a slash in them
+Note = dict[str, Any]  # what JSON can hold
+
+
+def save(path: Path, snapshots: Mapping[int, Snapshot], notes: Mapping[int, Note]) -> None:
+    """Write a checkpoint in place of the one before, which is lost only once this one is whole.
+
+    Args:
+        path: of the file; a ``.part`` beside it is used on the way.
+        snapshots: by any number, of a slot say.
+        notes: what else is to be known of each, under the same numbers.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+        KeyError, RuntimeError: a tensor of a kind that the format does not have, a sparse one say.
+    """
+    tensors: dict[str, Tensor] = {}
+    for number, snapshot in snapshots.items():
+        tensors[f"{number}/{RATES}"] = torch.from_numpy(snapshot.rates)
+        tensors |= {f"{number}/{name}": tensor for name, tensor in snapshot.tensors.items()}
+    tensors = _apart(tensors)
+    trials = {
+        number: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[number]}
+        for number, snapshot in snapshots.items()
+    }
+    content = json.dumps(trials)
+    metadata = {"format": str(FORMAT), "trials": content, "crc32": _checksum(content, tensors)}
+    part = path.with_name(f"{path.name}.part")
+    try:
+        save_file(tensors, part, metadata)
+        _to_disk(part)
+        os.replace(part, path)
+        _to_disk(path.parent)
+    except SafetensorError as error:  # its way to say that the system said no
+        raise OSError(f"{path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[int, tuple[Snapshot, Note]]:
+    """Read a checkpoint: each Snapshot and its note, by number.
+
+    Raises:
+        InputError: the file is damaged, of another format, or cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as a checkpoint: {error}") from error
+    if metadata.get("format") != str(FORMAT):
+        raise InputError(
+            f"{path}: a checkpoint of format {metadata.get('format')}: this lrtune reads {FORMAT}"
+        )
+    content = metadata.get("trials", "")
+    if _checksum(content, tensors) != metadata.get("crc32"):
+        raise InputError(f"{path}: damaged: it is not what was written")
+    found: dict[int, tuple[Snapshot, Note]] = {}
+    for number, kept in json.loads(content).items():
+        start = f"{number}/"
+        own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        rates = own.pop(RATES).numpy()
+        found[int(number)] = (Snapshot(kept["seed"], kept["update"], rates, own), kept["note"])
+    return found
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each in memory of its own, as the format wants it: what shares some is copied."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        if whole.untyped_storage().data_ptr() in seen:
+            whole = whole.clone()
+        seen.add(whole.untyped_storage().data_ptr())
+        found[name] = whole
+    return found
+
+
+def _checksum(content: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in the file: a disk may return other bits than it was given."""
+    return str(_crc32((content.encode(), *_bytes(tensors))))
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> Iterable[memoryview]:
+    for name in sorted(tensors):
+        yield memoryview(name.encode())
+        yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
+
+
+def _crc32(parts: Iterable[bytes | memoryview]) -> int:
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return total
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,270 @@
+"""MatrixPool: all slots as one batched program on a matrix of weights, a row a trial."""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrtune.engine.average import newest_share
+from lrtune.engine.batches import prepared, stored
+from lrtune.engine.feed import Span
+from lrtune.engine.judge import Figures, attempt, is_out_of_memory, judge
+from lrtune.engine.pool import Progress, Snapshot, free
+from lrtune.engine.probe import probe
+from lrtune.engine.program import Program
+from lrtune.engine.rows import Rows, Tensors, empty_rows, load, save, tensors_of
+from lrtune.engine.setup import Setup
+from lrtune.engine.sizes import Sizes
+from lrtune.errors import InputError
+from lrtune.tasks import Task
+from lrtune.tasks.tree import Tree
+
+REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
+
+
+class Broken(Exception):
+    """The program failed, and not for want of memory; all trials are as they were before."""
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What occupies a slot, beside its row."""
+
+    slot: int
+    rates: NDArray[np.float64]
+    seed: int
+    update: int = 0
+
+
+class MatrixPool:
+    """The Pool as one program.
+
+    Occupied rows are always the first ones. They are trained ``width`` at a time: all at once,
+    until memory runs out. What goes wrong in a program goes wrong for all trials in it; they are
+    then set back to the last validation.
+    """
+
+    def __init__(
+        self, task: Task, slots: int, device: str, compiled: bool, tell: Callable[[str], None]
+    ) -> None:
+        """See FusedPool."""
+        self.setup = Setup(task, slots, device)
+        self.task = task
+        self.slots = slots
+        self.width = slots
+        self._tell = tell
+        fit = probe(self.setup)
+        self._layout = fit.layout
+        self._batches = prepared if fit.draws else stored
+        self._program = Program(self.setup, fit.layout, prepared=fit.draws)
+        self._update: Callable[..., Tensor] = self._run
+        self._sizes: Sizes | None = None
+        if compiled:
+            self._update = torch.compile(self._run, dynamic=False)
+            self._sizes = Sizes()
+        self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, task.ema)
+        self._trials: list[_Trial] = []  # by row
+        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(self.setup.model(seed)))
+        self._untrained: dict[int, Figures] = {}  # by seed
+
+    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+        """See Pool."""
+        began = time.perf_counter()
+        self._put(_Trial(slot, rates.copy(), seed), self._fresh(seed))
+        if seed not in self._untrained:
+            row = self._row(slot)
+            found = attempt(lambda: self._judge(row, row + 1)[0])
+            if isinstance(found, Exception):
+                return _failed(slot, 0, found, time.perf_counter() - began)
+            self._untrained[seed] = found
+        loss, metrics = self._untrained[seed]
+        return Progress(slot, 0, loss, dict(metrics), seconds=time.perf_counter() - began)
+
+    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
+        """See Pool."""
+        self.setup.check_rates(rates)
+        self._trials[self._row(slot)].rates = rates.copy()
+
+    def advance(self) -> list[Progress]:
+        """See Pool.
+
+        Raises:
+            Broken: the program failed.
+        """
+        stops = [self.setup.end_of_segment(trial.update) for trial in self._trials]
+        while stops:
+            try:
+                with self._undone_by_errors():
+                    return self._segment(stops)
+            except InputError:  # the data's fault, not the program's: all of the search stops
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise Broken from error
+                if self.width == 1:
+                    raise
+            self._halve()  # out here: the error holds on to the memory
+        return []
+
+    def release(self, slot: int) -> None:
+        """See Pool."""
+        if slot not in self.occupied:
+            return
+        row, last = self._row(slot), len(self._trials) - 1
+        gone, self._trials[row] = self._trials[row], self._trials[last]
+        self._trials.pop()
+        if row != last:
+            self._rows.paste(row, self._rows.map(lambda tensor: tensor[last]))
+        if all((t.seed, t.update) != (gone.seed, gone.update) for t in self._trials):
+            self.setup.train.forget(gone.seed, gone.update)
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """See Pool."""
+        row = self._row(slot)
+        trial = self._trials[row]
+        tensors = save(self._rows, self._layout, row)
+        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors)
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """See Pool."""
+        rates = snapshot.rates.copy()
+        self._put(_Trial(slot, rates, snapshot.seed, snapshot.update), snapshot.tensors)
+
+    @property
+    def occupied(self) -> list[int]:
+        """The slots with a trial."""
+        return [trial.slot for trial in self._trials]
+
+    def try_updates(self, count: int) -> None:
+        """Train throw-away trials in all rows for ``count`` updates at rate zero."""
+        if self._trials:
+            raise RuntimeError("there are trials in the pool, whose rows this needs")
+        for row in range(self.width):
+            load(self._rows, self._layout, row, self._fresh(0))
+        nothing = _Trial(0, np.zeros(max(count, self.task.horizon)), seed=0)
+        self._train(0, [nothing] * self.width, [count] * self.width)
+        self.setup.train.forget(0, count)
+
+    def _put(self, trial: _Trial, tensors: Tensors) -> None:
+        if trial.slot not in range(self.slots):
+            raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
+        free(trial.slot, trial.slot in self.occupied)
+        self.setup.check_rates(trial.rates)
+        load(self._rows, self._layout, len(self._trials), tensors)
+        self._trials.append(trial)
+
+    def _row(self, slot: int) -> int:
+        if slot not in self.occupied:
+            raise RuntimeError(f"slot {slot} is free: there is no trial in it")
+        return self.occupied.index(slot)
+
+    @contextmanager
+    def _undone_by_errors(self) -> Iterator[None]:
+        before = self._rows.part(0, len(self._trials)).map(torch.clone)
+        try:
+            yield
+        except BaseException:  # Ctrl-C too: what is saved after it must be whole
+            self._rows.paste(slice(0, len(self._trials)), before)
+            raise
+
+    def _segment(self, stops: list[int]) -> list[Progress]:
+        began = time.perf_counter()
+        curves: list[NDArray[np.float64]] = []
+        figures: list[Figures | Exception] = []
+        for start in range(0, len(stops), self.width):
+            some = slice(start, start + self.width)
+            curves += self._train(start, self._trials[some], stops[some])
+        for start in range(0, len(stops), self.width):
+            figures += self._judge(start, min(start + self.width, len(stops)))
+        seconds = (time.perf_counter() - began) / len(stops)
+        reached = []
+        for trial, stop, curve, found in zip(self._trials, stops, curves, figures, strict=True):
+            trial.update = stop
+            if isinstance(found, Exception):
+                reached.append(_failed(trial.slot, stop, found, seconds))
+            else:
+                told = Progress(trial.slot, stop, *found, losses=curve, seconds=seconds)
+                reached.append(told)
+        return sorted(reached, key=lambda progress: progress.slot)
+
+    def _train(
+        self, start: int, trials: Sequence[_Trial], stops: Sequence[int]
+    ) -> list[NDArray[np.float64]]:
+        """Train the trials of some rows, the first of which is ``start``, up to these updates.
+
+        Returns:
+            Training losses, float64 (updates,) of each trial.
+        """
+        spans = [(t.seed, t.update, stop) for t, stop in zip(trials, stops, strict=True)]
+        lengths = [stop - first for _, first, stop in spans]
+        size = self._size(start, spans)
+        spans += spans[:1] * (size - len(spans))  # idle rows
+        rates, newest = self._tables(trials, spans, max(lengths))
+        rows = self._rows.part(start, start + size)
+        losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
+        began = time.perf_counter()
+        first = 0.0
+        with self.setup.training():
+            for done, (inputs, parts) in enumerate(self._batches(self.setup, spans)):
+                with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
+                    losses[done] = self._update(rows.tree, inputs, parts, rates[done], newest[done])
+                first = first or time.perf_counter() - began
+        if self._sizes is not None:
+            rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
+            self._sizes.took(size, first, rest)
+        table = losses.cpu().numpy()
+        return [table[:length, row].copy() for row, length in enumerate(lengths)]
+
+    def _size(self, start: int, spans: Sequence[Span]) -> int:
+        """How many rows to run: those that are needed, but a compiled program has its sizes."""
+        if self._sizes is None:
+            return len(spans)
+        left = max(self.task.horizon - first for _, first, _ in spans)
+        return self._sizes.fit(len(spans), min(self.width, self.slots - start), left)
+
+    def _tables(
+        self, trials: Sequence[_Trial], spans: Sequence[Span], longest: int
+    ) -> tuple[Tensor, Tensor]:
+        """Of each update (longest, rows, 1): rates, and what it counts in the average."""
+        rates = np.zeros((longest, len(spans), 1))
+        for row, (trial, (_, first, stop)) in enumerate(zip(trials, spans, strict=False)):
+            rates[: stop - first, row, 0] = trial.rates[first:stop]
+        updates = np.array([first for _, first, _ in spans]) + np.arange(1, longest + 1)[:, None]
+        newest = newest_share((self.task.ema or 0.0) * self.task.horizon, updates)[:, :, None]
+        like: dict[str, Any] = {"dtype": self._layout.dtype, "device": self.setup.device}
+        return torch.as_tensor(rates, **like), torch.as_tensor(newest, **like)
+
+    def _run(self, tree: Tree, *given: Any) -> Tensor:
+        return self._program.update(Rows(*tree), *given)
+
+    def _judge(self, start: int, stop: int) -> list[Figures | Exception]:
+        return judge(self.setup, self._program, self._rows.part(start, stop), self.width)
+
+    def _halve(self) -> None:
+        self.width = -(-self.width // 2)
+        if self.setup.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
+
+
+@contextmanager
+def _kept(rows: Rows, over: list[int]) -> Iterator[None]:
+    """Leave some rows as they are: those of trials that have reached their validation."""
+    held = rows.map(lambda tensor: tensor[over]) if over else None
+    yield
+    if held is not None:
+        rows.paste(over, held)
+
+
+def _failed(slot: int, update: int, error: Exception, seconds: float) -> Progress:
+    told = "".join(traceback.format_exception(error))
+    message = f"{type(error).__name__}: {error}"
+    return Progress(slot, update, float("nan"), {}, np.empty(0), seconds, message, told)

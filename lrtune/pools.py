@@ -1,0 +1,105 @@
+"""Pools for a search: which one, on which devices, with how many threads."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from lrtune.engine import Choice, Pool, choose, make_pool
+from lrtune.engine.child import Make
+from lrtune.engine.devices import SpreadPool
+from lrtune.errors import InputError
+from lrtune.search import Budget
+from lrtune.tasks import Task
+
+
+def choose_pool(
+    task: Task,
+    budget: Budget,
+    devices: tuple[str, ...],
+    engine: str,
+    slots: int | None,
+    tell: Callable[[str], None],
+) -> tuple[Pool, Choice]:
+    """What trains fastest on these devices, and why; see ``lrtune.engine.choose``."""
+    tell("engine: which one trains fastest here")
+    counts = [math.inf if budget.updates is None else budget.updates]
+    counts.append(math.inf if budget.trials is None else budget.trials * task.horizon)
+    seconds = math.inf if budget.seconds is None else budget.seconds
+    count = len(devices)
+    if slots is not None and 0 < slots < count:
+        raise InputError(f"slots={slots}: at least one for each of {count} devices")
+    choice, pool = choose(
+        task,
+        devices[0],
+        engine=engine,
+        slots=None if slots is None else slots // count,
+        updates=min(counts) / count,
+        seconds=seconds / count,
+    )
+    if count > 1:
+        del pool  # it has its device's memory
+        torch.cuda.empty_cache()
+        threads = None if choice.threads is None else max(1, choice.threads // count)
+        choice = replace(choice, slots=slots or count * choice.slots, threads=threads)
+        pool = spread(task, choice, devices, tell)
+    tell(f"engine: {choice}")
+    return pool, choice
+
+
+def spread(
+    task: Task, choice: Choice, devices: tuple[str, ...], tell: Callable[[str], None]
+) -> Pool:
+    """The pool that was chosen, over all devices."""
+    if len(devices) == 1:
+        return make_pool(task, choice, devices[0], tell)
+    return SpreadPool(task, choice.slots, devices, maker(choice), threads=choice.threads)
+
+
+def maker(choice: Choice) -> Make:
+    """Makes such pools, with any number of slots, for any device."""
+
+    def make(task: Task, slots: int, device: str) -> Pool:
+        return make_pool(task, replace(choice, slots=slots), device)
+
+    return make  # a closure: sent by value, so that no process has to import Optuna
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """The number of torch's threads is the caller's again at the end."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def devices_of(names: str | None) -> tuple[str, ...]:
+    """The devices of these names, with commas between; see device_of."""
+    if names is None:
+        return (device_of(None),)
+    devices = tuple(device_of(name.strip()) for name in names.split(","))
+    if len({name.partition(":")[0] for name in devices}) > 1:
+        raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")
+    return devices
+
+
+def device_of(name: str | None) -> str:
+    """The device of this name; CUDA where there is one, else the CPU, where None.
+
+    Raises:
+        InputError: torch has no such device here.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
+    return name

@@ -1,0 +1,79 @@
+"""Record: one trial as stored, and its Curves."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrtune.engine import Progress
+from lrtune.schedule import Schedule
+
+End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
+Mark: TypeAlias = tuple[float, float, int]  # of a trunk: peak_lr, warmup, first trial's index
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What was seen at each validation, one entry each."""
+
+    step: list[int] = field(default_factory=list)  # updates done
+    loss: list[float] = field(default_factory=list)  # validation loss
+    train_loss: list[float] = field(default_factory=list)  # mean since the last validation
+    rate: list[float] = field(default_factory=list)  # rate of the last update
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # on the validation split
+
+    def add(self, progress: Progress, rates: NDArray[np.float64]) -> None:
+        """Append a validation of a trial of these rates."""
+        self.step.append(progress.update)
+        self.loss.append(progress.loss)
+        self.train_loss.append(float(progress.losses.mean()))
+        self.rate.append(float(rates[progress.update - 1]))
+        for name, value in progress.metrics.items():
+            self.metrics.setdefault(name, []).append(value)
+
+    def until(self, update: int) -> "Curves":
+        """A copy of what was seen up to this update."""
+        n = sum(step <= update for step in self.step)
+        return Curves(
+            self.step[:n],
+            self.loss[:n],
+            self.train_loss[:n],
+            self.rate[:n],
+            {name: values[:n] for name, values in self.metrics.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One trial as stored.
+
+    Attributes:
+        number: which of the search's trials; a trial repeated after a kill keeps its number.
+        optuna_number: its number in the Optuna study.
+        schedule: what it trained with.
+        params: the Optuna parameters that the schedule came from.
+        state: how it ended.
+        reason: why.
+        value: the objective at its last validation; None unless complete or stalled.
+        curves: what was seen on the way; of a fork, from the start of what it shares on.
+        resolved: the schedule's settings in the field's terms, for this horizon.
+        updates: what it cost, in updates: those that it trained itself.
+        seconds: what it cost, in seconds of training and validation.
+        seed: of everything random that it met.
+        forked: updates before those, which another trial had trained for it.
+    """
+
+    number: int
+    optuna_number: int
+    schedule: Schedule
+    params: dict[str, Any]
+    state: End
+    reason: str
+    value: float | None
+    curves: Curves
+    resolved: dict[str, Any]
+    updates: int
+    seconds: float
+    seed: int
+    forked: int = 0

@@ -1,0 +1,123 @@
+"""Running: a trial in a slot, and how one is noted down to go on later."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+
+from lrtune.engine import Progress
+from lrtune.engine.checkpoint import Note
+from lrtune.engine.pool import Snapshot
+from lrtune.schedule import Controller, Schedule
+from lrtune.search.record import Curves, End, Mark, Record
+from lrtune.search.store import START
+from lrtune.search.trunk import Kept, mark_in
+
+
+@dataclass(slots=True)
+class Running:
+    """A trial in a slot."""
+
+    trial: optuna.Trial
+    schedule: Schedule
+    rates: NDArray[np.float64]  # (horizon,)
+    controller: Controller | None  # of a closed loop
+    untrained: Progress
+    seconds: float
+    curves: Curves = field(default_factory=Curves)
+    updates: int = 0  # done, by itself or by the trial that it is a fork of
+    forked: int = 0  # of these, done by that one
+
+    @property
+    def spent(self) -> int:
+        """Updates that this trial has cost."""
+        return self.updates - self.forked
+
+    @property
+    def mark(self) -> Mark | None:
+        """The trunk that it was asked for with."""
+        return mark_in(self.trial.user_attrs[START])
+
+    @property
+    def index(self) -> int:
+        """Which of the search's trials this is."""
+        return int(self.trial.user_attrs[START]["index"])
+
+    def observe(self, update: int, loss: float) -> bool:
+        """Let a closed loop see a validation: is it one?"""
+        if self.controller is None:
+            return False
+        self.controller.observe(update, loss)
+        self.rates = self.controller.rates
+        return True
+
+    def record(self, state: End, reason: str, value: float | None, seed: int) -> Record:
+        """What is stored of a trial that is over."""
+        return Record(
+            number=self.index,
+            optuna_number=self.trial.number,
+            schedule=self.schedule,
+            params=self.trial.params,
+            state=state,
+            reason=reason,
+            value=value,
+            curves=self.curves,
+            resolved=self.schedule.resolve(len(self.rates)),
+            updates=self.spent,
+            seconds=self.seconds,
+            seed=seed,
+            forked=self.forked,
+        )
+
+
+def rates_of(schedule: Schedule, horizon: int) -> tuple[NDArray[np.float64], Controller | None]:
+    """The rates that a trial starts with, and what will change them in a closed loop."""
+    if not schedule.closed_loop:
+        return schedule.rates(horizon), None
+    controller = schedule.controller(horizon, mode="min")
+    return controller.rates, controller
+
+
+def note_of(running: Running) -> Note:
+    """What a Snapshot does not know of a trial, as JSON can hold it."""
+    untrained = running.untrained
+    return {
+        "seconds": running.seconds,
+        "forked": running.forked,
+        "untrained": {"loss": untrained.loss, "metrics": untrained.metrics},
+        "curves": asdict(running.curves),
+    }
+
+
+def taken_up(
+    trial: optuna.Trial, schedule: Schedule, snapshot: Snapshot, note: dict[str, Any]
+) -> Running | None:
+    """A trial as it was when it was noted down; None if the rates are not those of its schedule."""
+    rates, controller = rates_of(schedule, len(snapshot.rates))
+    running = Running(
+        trial,
+        schedule,
+        rates,
+        controller,
+        untrained=Progress(0, 0, **note["untrained"]),
+        seconds=note["seconds"],
+        curves=Curves(**note["curves"]),
+        updates=snapshot.update,
+        forked=note["forked"],
+    )
+    curves = running.curves
+    for update, loss in zip(curves.step, curves.loss, strict=True):
+        running.observe(update, loss)
+    return running if np.array_equal(running.rates, snapshot.rates) else None
+
+
+def fork_of(kept: Kept, trial: optuna.Trial, schedule: Schedule) -> Running:
+    """A trial that starts where another one was."""
+    update = kept.snapshot.update
+    rates = schedule.rates(len(kept.snapshot.rates))
+    curves = kept.curves.until(update)
+    return Running(
+        trial, schedule, rates, None, kept.untrained, 0.0, curves, updates=update, forked=update
+    )

@@ -1,0 +1,74 @@
+"""Starter: a trial into a slot, from the checkpoint, from the trunk or from scratch."""
+
+from collections.abc import Callable
+
+import optuna
+
+from lrtune.engine import Pool
+from lrtune.engine.pool import branch
+from lrtune.schedule import Schedule
+from lrtune.search.keeper import Keeper
+from lrtune.search.running import Running, fork_of, rates_of, taken_up
+from lrtune.search.store import START
+from lrtune.search.trunk import Trunk, mark_in
+
+
+class Starter:
+    """What has been trained of a trial is not trained again."""
+
+    def __init__(
+        self, pool: Pool, keeper: Keeper, trunk: Trunk, seed: int, tell: Callable[[str], None]
+    ) -> None:
+        """Know where trials may come from.
+
+        Args:
+            pool: that trains them.
+            keeper: of the checkpoint.
+            trunk: from which trials fork.
+            seed: of those that start from scratch.
+            tell: called with a line where a checkpoint is of no use.
+        """
+        self._pool = pool
+        self._keeper = keeper
+        self._trunk = trunk
+        self._seed = seed
+        self._tell = tell
+
+    def start(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
+        """Put a trial in a free slot, as far trained as can be."""
+        return (
+            self._from_checkpoint(slot, trial, schedule)
+            or self._from_trunk(slot, trial, schedule)
+            or self._from_scratch(slot, trial, schedule)
+        )
+
+    def _from_checkpoint(
+        self, slot: int, trial: optuna.Trial, schedule: Schedule
+    ) -> Running | None:
+        index = trial.user_attrs[START]["index"]
+        kept = self._keeper.take(index)
+        if kept is None:
+            return None
+        running = taken_up(trial, schedule, *kept)
+        try:
+            if running is None:
+                raise ValueError("its rates are not those of its schedule")
+            self._pool.restore(slot, kept[0])
+        except (KeyError, RuntimeError, ValueError) as error:  # another model, say
+            self._tell(f"trial {index} starts from scratch: {error}")
+            return None
+        return running
+
+    def _from_trunk(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running | None:
+        start = trial.user_attrs[START]
+        kept = self._trunk.at(mark_in(start), start.get("forked", 0))
+        if kept is None:
+            return None
+        running = fork_of(kept, trial, schedule)
+        self._pool.restore(slot, branch(kept.snapshot, running.rates))
+        return running
+
+    def _from_scratch(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
+        rates, controller = rates_of(schedule, self._pool.task.horizon)
+        untrained = self._pool.admit(slot, rates, self._seed)
+        return Running(trial, schedule, rates, controller, untrained, untrained.seconds)

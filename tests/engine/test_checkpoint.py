@@ -1,0 +1,133 @@
+"""Checkpoints: what is read is what was written, or is refused."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lrtune import InputError
+from lrtune.engine import SerialPool
+from lrtune.engine.checkpoint import load, save
+from lrtune.engine.pool import Snapshot, branch
+
+NOTE = {"clock": 3, "curves": {"loss": [0.1, float("inf")]}}
+
+
+def snapshot(**tensors: torch.Tensor) -> Snapshot:
+    return Snapshot(
+        7, 4, np.linspace(0.1, 1e-3, 9), {f"weights/{k}": v for k, v in tensors.items()}
+    )
+
+
+def kinds() -> Snapshot:
+    """Tensors of every layout that a model may have."""
+    matrix = torch.arange(12.0).reshape(3, 4)
+    return snapshot(
+        whole=matrix,
+        again=matrix,
+        row=matrix[1],
+        turned=matrix.T,
+        strided=torch.arange(6)[::2],
+        scalar=torch.tensor(3.5, dtype=torch.float64),
+        empty=torch.empty(0, 5),
+        empty_too=torch.empty(0),
+        half=torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        conjugate=torch.tensor([1 + 2j]).conj(),
+        flags=torch.tensor([True, False]),
+        channels_last=torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    )
+
+
+def assert_same(found: Snapshot, expected: Snapshot) -> None:
+    assert (found.seed, found.update) == (expected.seed, expected.update)
+    assert np.array_equal(found.rates, expected.rates)
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=0, atol=0)
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    trunk = kinds()
+    other = branch(trunk, np.concatenate([trunk.rates[:4], np.full(5, 1e-4)]))  # shares its tensors
+    save(path, {2: trunk, 10: other}, {2: NOTE, 10: {}})
+    found = load(path)
+    assert list(found) == [2, 10]
+    assert_same(found[2][0], trunk)
+    assert_same(found[10][0], other)
+    assert found[2][1] == NOTE
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_an_empty_checkpoint(tmp_path: Path) -> None:
+    save(tmp_path / "c", {}, {})
+    assert load(tmp_path / "c") == {}
+
+
+@pytest.mark.parametrize("ema", [None, 0.1])
+def test_a_trial_goes_on_from_a_file(tmp_path: Path, digits, ema: float | None) -> None:
+    task = replace(digits, val=digits.val.part(0, 100), epochs=12 * 32 / 1149, validations=4)
+    task = replace(task, optimizer="adamw", settings={}, ema=ema)
+    pool = SerialPool(task, 2)
+    pool.admit(0, np.linspace(1e-2, 1e-3, 12), seed=3)
+    pool.advance()
+    save(tmp_path / "c", {0: pool.snapshot(0)}, {0: NOTE})
+    pool.restore(1, load(tmp_path / "c")[0][0])
+    for _ in range(3):
+        one, other = pool.advance()
+        assert (one.update, one.loss, one.metrics) == (other.update, other.loss, other.metrics)
+        assert np.array_equal(one.losses, other.losses)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.02, 0.3, 0.7, 0.999])
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_damage_is_refused(tmp_path: Path, place: float, damage: str) -> None:
+    path = tmp_path / "c.safetensors"
+    save(path, {0: kinds()}, {0: NOTE})
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 0x10
+    path.write_bytes(content[:at] if damage == "cut" else content)
+    with pytest.raises(InputError, match=r"c\.safetensors"):
+        load(path)
+
+
+def test_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "c.safetensors"
+    monkeypatch.setattr("lrtune.engine.checkpoint.FORMAT", 2)
+    save(path, {0: kinds()}, {0: NOTE})
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="format 2: this lrtune reads 1"):
+        load(path)
+
+
+def test_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "none")
+
+
+def test_the_one_before_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "c.safetensors"
+    save(path, {0: kinds()}, {0: NOTE})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save(path, {0: kinds(), 1: kinds()}, {0: NOTE, 1: NOTE})
+    assert list(load(path)) == [0]
+    assert os.listdir(tmp_path) == [path.name]
+    with pytest.raises(OSError, match="No such file"):
+        save(tmp_path / "nowhere" / "c", {0: kinds()}, {0: NOTE})
+
+
+def test_a_kind_of_tensor_that_cannot_be_kept(tmp_path: Path) -> None:
+    with pytest.raises((KeyError, RuntimeError)):
+        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3).to_sparse())}, {0: NOTE})
+    with pytest.raises((KeyError, RuntimeError)):
+        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3, dtype=torch.complex128))}, {0: NOTE})
+    assert os.listdir(tmp_path) == []

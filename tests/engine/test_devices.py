@@ -1,0 +1,314 @@
+"""SpreadPool: what one pool gives, from a process a device; and none of them is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from lrtune.engine import SerialPool
+from lrtune.engine.devices import SpreadPool
+from lrtune.engine.pool import fork
+from lrtune.errors import InputError
+
+RATES = np.linspace(0.1, 0.01, 12)
+SPOILED, ERROR = np.append(RATES[:4], np.full(8, 1e9)), np.append(RATES[:4], np.full(8, 1e39))
+
+
+class Touchy(nn.Module):
+    """Blames the data for large weights, and raises where they are no longer finite."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.Dropout(), nn.ReLU()
+        )
+        self.last = nn.Linear(width, 10)
+
+    def forward(self, x):
+        largest = self.last.weight.abs().max()
+        if largest > 1e3:
+            if not torch.isfinite(largest):
+                raise OverflowError("weights are gone")
+            raise InputError("the data has changed: sample 3")
+        return self.last(self.inner(x))
+
+
+@pytest.fixture(scope="module")
+def task(digits):
+    """12 updates in four segments; the model is a lambda."""
+    model = lambda: Touchy(32)  # noqa: E731
+    return replace(
+        digits, model=model, optimizer="adam", settings={}, epochs=12 * 32 / 1149, validations=4
+    )
+
+
+@pytest.fixture(scope="module")
+def shared(task):
+    with SpreadPool(task, 3, ("cpu", "cpu"), threads=1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool(shared):
+    """Slots 0 and 1 of one process, 2 of another, all free."""
+    yield shared
+    for slot in range(3):
+        shared.release(slot)
+
+
+def numbers(progress):
+    losses = progress.losses if progress.update else []
+    return [progress.slot, progress.update, progress.loss, *progress.metrics.values(), *losses]
+
+
+def processes():
+    """Those that serve devices, and what they have started."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def a_search(pool):
+    """Trials that come, go, change and move, in numbers."""
+    told = [pool.admit(slot, RATES * (slot + 1), seed=slot % 2) for slot in (2, 0, 1)]
+    told += pool.advance()
+    pool.revise(2, np.append(RATES[:3], RATES[3:] / 2))
+    pool.release(1)
+    told += pool.advance()
+    fork(pool, 0, 1, np.append(RATES[:6], RATES[6:] * 2))
+    told += pool.advance()
+    pool.release(0)
+    fork(pool, 2, 0, np.append(RATES[:3], RATES[3:] / 2))
+    told += pool.advance()
+    for slot in range(3):
+        pool.release(slot)
+    return [numbers(progress) for progress in told]
+
+
+def test_the_same_as_one_pool(pool, task):
+    told = a_search(pool)
+    assert told == a_search(SerialPool(task, 3))
+    copied, original = told[-3], told[-1]
+    assert (copied[0], copied[1:]) == (0, original[1:])  # moved to another process
+    assert (pool.slots, pool.task) == (3, task)
+    assert pool.placement == SerialPool(task, 1).placement
+    assert pool.advance() == []
+
+
+def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
+    told = []
+    for one in (pool, SerialPool(task, 3)):
+        for slot, rates in enumerate([RATES, RATES, ERROR]):
+            one.admit(slot, rates, seed=1)
+        told.append([progress for _ in range(3) for progress in one.advance()])
+    ours, theirs = told
+    assert [(p.slot, p.update, p.error) for p in ours] == [
+        (p.slot, p.update, p.error) for p in theirs
+    ]
+    assert [p.error for p in ours[3:6]] == [None, None, "OverflowError: weights are gone"]
+    assert "in forward" in ours[5].traceback
+    assert [numbers(p) for p in ours if p.slot < 2] == [numbers(p) for p in theirs if p.slot < 2]
+
+
+def test_wrong_data_is_told_as_such(pool):
+    pool.admit(0, RATES, seed=1)
+    pool.admit(2, SPOILED, seed=1)
+    pool.advance()
+    with pytest.raises(InputError, match=r"^the data has changed: sample 3$"):
+        pool.advance()
+    pool.release(2)
+    assert pool.admit(2, RATES, seed=1).error is None  # what waited on the pipes is forgotten
+    assert [(p.slot, p.update) for p in pool.advance()] == [(0, 9), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda pool: pool.admit(2, np.ones(11), 0),
+            RuntimeError,
+            r"of cpu:\n(.*\n)+.*\(11,\), ex",
+        ),
+        (lambda pool: pool.snapshot(1), RuntimeError, "slot 1 is free"),
+        (lambda pool: pool.admit(3, RATES, 0), IndexError, "slot 3: there are 0 to 2"),
+        (lambda pool: pool.admit(-1, RATES, 0), IndexError, "slot -1"),
+        (lambda pool: SpreadPool(pool.task, 1, ["cpu", "cpu"]), InputError, "one for each of 2"),
+        (lambda pool: SpreadPool(pool.task, 1, []), InputError, "one for each of 0"),
+        (
+            lambda pool: SpreadPool(replace(pool.task, groups=Locked()), 1, ["cpu"]),
+            InputError,
+            "digits: cannot be sent .* cannot pickle '_thread.lock'",
+        ),
+        (
+            lambda pool: SpreadPool(replace(pool.task, optimizer="sdg"), 1, ["cpu"]),
+            InputError,
+            "did you mean 'sgd'",
+        ),
+    ],
+)
+def test_misuse_is_refused(call, error, message, pool):
+    pool.admit(0, RATES, seed=0)
+    before = processes()
+    with pytest.raises(error, match=message):
+        call(pool)
+    assert processes() == before
+    assert [progress.slot for progress in pool.advance()] == [0]
+
+
+class Locked:
+    """Cannot leave its process."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self, model):
+        return [{"params": model.parameters()}]
+
+
+class Pairs(Dataset):
+    """A split as a data set that is streamed, because it draws."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return self.split.samples
+
+    def __getitem__(self, row):
+        return self.split.inputs[row] + torch.rand(()), self.split.targets[row]
+
+
+def threads_told(task, slots, device):
+    """A Pool that says how many threads and slots it was given, and takes long to train."""
+    task = replace(task, model=lambda: Slow(Touchy(32)))
+    pool = SerialPool(task, slots, device)
+    pool.placement = {"train": f"{torch.get_num_threads()} threads, {slots} slots"}
+    return pool
+
+
+class Slow(nn.Sequential):
+    def forward(self, x):
+        time.sleep(0.1 * self.training)
+        return super().forward(x)
+
+
+def test_a_process_that_is_killed_is_named(task):
+    before = processes()
+    task = replace(task, train=Pairs(task.train))
+    pool = SpreadPool(task, 3, ("cpu", "cpu"), threads_told, threads=2)
+    assert pool.placement == {"train": "2 threads, 2 slots; 2 threads, 1 slots"}
+    first, second = sorted(set(processes()) - set(before), key=lambda process: process.pid)
+    for slot in (1, 2):
+        pool.admit(slot, RATES, seed=0)
+    pool.advance()
+    assert first.children() and second.children()  # they read the data
+    threading.Timer(0.15, first.kill).start()
+    with pytest.raises(
+        RuntimeError, match=r"^cpu: its process has ended: exit code -9 \(SIGKILL\)$"
+    ):
+        pool.advance()
+    with pytest.raises(RuntimeError, match=r"^cpu: its process has ended"):
+        pool.admit(0, RATES, seed=0)
+    assert pool.snapshot(2).update == 6
+    assert {p for p in processes() if p not in before} == {second, *second.children()}
+    pool.close()
+    assert processes() == before
+    pool.close()
+    with pytest.raises(RuntimeError, match="cpu: the pool is closed"):
+        pool.snapshot(2)
+
+
+# Not a module that may be imported twice: it has no `if __name__ == "__main__"`.
+SCRIPT = """
+import sys, time
+import numpy as np
+import psutil
+from dataclasses import replace
+from torch import nn
+from lrtune.engine.devices import SpreadPool
+from lrtune.tasks import load_task
+
+class Slow(nn.Sequential):
+    def forward(self, x):
+        time.sleep(0.1 * self.training)
+        return super().forward(x)
+
+task = load_task(sys.argv[1])  # its folder is on the path no longer
+parts = task.model
+task = replace(task, model=lambda: Slow(parts()))
+rates = np.full(task.horizon, 0.1)
+pool = SpreadPool(task, 2, ("cpu", "cpu"))
+for slot in range(2):
+    pool.admit(slot, rates, seed=slot)
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+try:
+    pool.advance()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print([pool.snapshot(slot).update for slot in range(2)], flush=True)
+for slot in range(2):
+    pool.release(slot)
+    print(pool.admit(slot, rates, seed=0).update, flush=True)
+pool.advance()
+"""
+TASK = """
+from dataclasses import replace
+from layers.linear import Net
+from lrtune.tasks import load_task
+
+def task():
+    return replace(load_task("digits"), epochs=15 * 32 / 1149, validations=1, model=lambda: Net(8))
+"""
+LAYERS = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, width):
+        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10))
+"""
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path: Path):
+    user = tmp_path / "user"
+    (user / "layers").mkdir(parents=True)  # without an __init__.py
+    (user / "layers" / "linear.py").write_text(LAYERS)
+    (user / "my.py").write_text(TASK)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", f"{user / 'my.py'}:task"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    with parent:
+        assert parent.stdout is not None and parent.stderr is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2, parent.stderr.read()
+        time.sleep(0.3)
+        for group in (parent.pid, *children):  # a terminal's Ctrl-C, and one sent to each by hand
+            os.killpg(group, signal.SIGINT)
+        told = [parent.stdout.readline().strip() for _ in range(4)]
+        assert told == ["interrupted", "[15, 15]", "0", "0"], parent.stderr.read()
+        assert not any(gone(pid) for pid in children)
+        parent.kill()
+        parent.wait()
+        since = time.monotonic()
+        while not all(gone(pid) for pid in children):
+            time.sleep(0.01)
+            assert time.monotonic() - since < 1  # and not after their segment
+        assert parent.stderr.read() == ""
