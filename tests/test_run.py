@@ -55,7 +55,8 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     schedule = lrtune.load(run / "best.json")
     assert schedule == Schedule.from_json(best["schedule"]) == Run(run).best()
     task = lrtune.load_task("digits", epochs=2)
-    assert json.loads((run / "run.json").read_text())["engine"]["threads"] == torch.get_num_threads() == 1
+    engine = json.loads((run / "run.json").read_text())["engine"]
+    assert engine["threads"] == torch.get_num_threads() == 1
     pool = SerialPool(task)
     pool.admit(0, schedule.rates(task.horizon), seed=0)
     for _ in task.checkpoints:

@@ -265,11 +265,15 @@ class _Contest:
     def _why(self, seconds: float) -> str:
         if self._why_serial:
             return self._why_serial
-        timed = sorted((figure, name) for name, figure in self._figures.items() if figure == figure)
-        if len(timed) < 2:
+        if len(self._figures) == 1:
             return "as asked"
-        others = ", ".join(f"{name} {1e6 * figure:,.0f}" for figure, name in timed[1:])
-        return f"{1e6 * seconds:,.0f} µs an update of a trial ({others})"
+        other = "serial" if self._leader.name == "fused" else "fused"
+        rivals = [(v, name) for name, v in self._figures.items() if name.startswith(other)]
+        said = f"{1e6 * seconds:,.0f} µs an update of a trial"
+        if rivals:  # a figure that is none is never the least
+            figure, name = min(rivals, key=lambda rival: (rival[0] != rival[0], rival[0]))
+            said += f", {name} {1e6 * figure:,.0f}"
+        return said
 
 
 def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:

@@ -38,6 +38,7 @@ class FusedPool:
         """
         self.task = task
         self.slots = slots
+        self.compiled = compiled
         self._tell = tell
         self._pool: MatrixPool | SerialPool = MatrixPool(task, slots, device, compiled, tell)
         self.placement = self.setup.placement

@@ -44,7 +44,8 @@ def judge(setup: Setup, program: Program, rows: Rows, width: int) -> list[Figure
                     error = attempt(partial(tally.add, _row(outputs, row), targets))
                     if error is not None:
                         errors[row] = error
-    return [errors.get(row) or attempt(tally.figures) for row, tally in enumerate(tallies)]
+    figures = [attempt(tally.figures) for tally in tallies]
+    return [errors.get(row, found) for row, found in enumerate(figures)]
 
 
 def _row(tree: Tree, row: int) -> Tree:

@@ -22,7 +22,7 @@ from lrtune.engine.probe import probe
 from lrtune.engine.program import Program
 from lrtune.engine.rows import Rows, Tensors, empty_rows, load, save, tensors_of
 from lrtune.engine.setup import Setup
-from lrtune.engine.sizes import Sizes
+from lrtune.engine.sizes import Sizes, compile_apart
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.tree import Tree
@@ -65,11 +65,8 @@ class MatrixPool:
         self._layout = fit.layout
         self._batches = prepared if fit.draws else stored
         self._program = Program(self.setup, fit.layout, prepared=fit.draws)
-        self._update: Callable[..., Tensor] = self._run
-        self._sizes: Sizes | None = None
-        if compiled:
-            self._update = torch.compile(self._run, dynamic=False)
-            self._sizes = Sizes()
+        self._sizes = Sizes() if compiled else None
+        self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
         self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, task.ema)
         self._trials: list[_Trial] = []  # by row
         self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(self.setup.model(seed)))
@@ -209,13 +206,14 @@ class MatrixPool:
         spans += spans[:1] * (size - len(spans))  # idle rows
         rates, newest = self._tables(trials, spans, max(lengths))
         rows = self._rows.part(start, start + size)
+        update = self._update(size)
         losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
         began = time.perf_counter()
         first = 0.0
         with self.setup.training():
             for done, (inputs, parts) in enumerate(self._batches(self.setup, spans)):
                 with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
-                    losses[done] = self._update(rows.tree, inputs, parts, rates[done], newest[done])
+                    losses[done] = update(rows.tree, inputs, parts, rates[done], newest[done])
                 first = first or time.perf_counter() - began
         if self._sizes is not None:
             rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
@@ -242,8 +240,15 @@ class MatrixPool:
         like: dict[str, Any] = {"dtype": self._layout.dtype, "device": self.setup.device}
         return torch.as_tensor(rates, **like), torch.as_tensor(newest, **like)
 
-    def _run(self, tree: Tree, *given: Any) -> Tensor:
-        return self._program.update(Rows(*tree), *given)
+    def _update(self, size: int) -> Callable[..., Tensor]:
+        """``Program.update`` for so many rows, given as a tree."""
+        if size not in self._updates:
+
+            def update(tree: Tree, *given: Any) -> Tensor:
+                return self._program.update(Rows(*tree), *given)
+
+            self._updates[size] = update if self._sizes is None else compile_apart(update)
+        return self._updates[size]
 
     def _judge(self, start: int, stop: int) -> list[Figures | Exception]:
         return judge(self.setup, self._program, self._rows.part(start, stop), self.width)

@@ -114,8 +114,8 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         )
     heads += ["tried", "finished", "pruned", "lost", "updates"]
     note = (
-        "Each family tuned its own peak rate. Finished: complete or stalled, the trials whose "
-        "value counts. Lost: diverged or failed."
+        "Each family tuned its own peak rate (what forks shared one). Finished: complete or "
+        "stalled, the trials whose value counts. Lost: diverged or failed."
     )
     caption = (
         "A dot is a finished trial, the bar the middle half of them, the large mark the best. "

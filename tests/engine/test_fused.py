@@ -15,7 +15,7 @@ from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
 from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.engine.pool import fork
 from lrtune.engine.program import Program
-from lrtune.engine.sizes import Sizes
+from lrtune.engine.sizes import Sizes, compile_apart
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split, transformer
 from lrtune.tasks.augment import augment
@@ -201,10 +201,10 @@ def three_ways(task, slots=3, slot=1, seed=5):
 def test_fused_is_serial_is_plain_pytorch(optimizer, model, base, monkeypatch):
     task = replace(base, optimizer=optimizer)
     if model == "transformer":
-        task = texts(task, reader(monkeypatch))
+        task = replace(texts(task, reader(monkeypatch)), batch_size=8, epochs=50 * 8 / 240)
     elif model == "cnn":
         task = replace(task, model=lambda: cnn().double())
-    three_ways(task)
+    three_ways(task, slots=2)
 
 
 def three_channels(task, batch):
@@ -285,7 +285,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
 def test_every_setting(change, base):
-    three_ways(replace(base, model=lambda: cnn().double(), **change), slots=2)
+    task = replace(base, model=lambda: cnn().double(), epochs=14 * BATCH / 240)
+    three_ways(replace(task, **change), slots=2)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -472,7 +473,7 @@ def test_not_even_one_fits(base, monkeypatch):
 
 @pytest.mark.parametrize("at", [1, 5, 30])
 def test_whatever_else_goes_wrong_the_trials_go_on_serially(at, base, monkeypatch):
-    task = replace(base, model=lambda: cnn().double(), ema=0.3, augment=("mixup",))
+    task = replace(base, ema=0.3, augment=("mixup",))
     rates = falling(task)
     told = []
     pool = FusedPool(task, 3, tell=told.append)
@@ -647,22 +648,35 @@ def test_a_compiled_program_shrinks_at_the_tail(base, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr("lrtune.engine.sizes.WORTH_COMPILING", 0.0)
     sizes: list[int] = []
-    task = replace(base, model=lambda: cnn().double(), ema=0.3, epochs=8 * BATCH / 240)
+    task = replace(base, ema=0.3, clip_norm=0.5, epochs=8 * BATCH / 240)
     rates = falling(task)
     pool = FusedPool(task, 4, compiled=True)
     matrix = pool._pool
     update = matrix._update
-    matrix._update = lambda tree, *given: sizes.append(len(tree[0])) or update(tree, *given)
+    matrix._update = lambda size: sizes.append(size) or update(size)
     curves = [numbers(pool.admit(slot, rates / (1 + slot), slot)) for slot in range(4)]
     for gone in (1, 3, 0, None):
         for progress in pool.advance():
             curves[progress.slot] += numbers(progress)
         if gone is not None:
             pool.release(gone)
-    assert sizes == [4, 4, 4, 4, 2, 2, 1, 1]
+    assert sizes == [4, 4, 2, 1]
     for slot, curve in enumerate(curves):
         expected = alone(task, rates / (1 + slot), slot)
         np.testing.assert_allclose(curve, expected[: len(curve)], rtol=1e-9)
+
+
+def test_no_program_uses_up_what_another_may_compile(monkeypatch):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for size in range(2, 14):
+        compile_apart(lambda tensor: tensor + 1)(torch.zeros(size))
+        assert len(graphs) == size - 1
 
 
 @pytest.mark.parametrize(
