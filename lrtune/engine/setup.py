@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lrtune.engine.allocator import keep_memory
 from lrtune.engine.feed import feed
 from lrtune.engine.optimizers import settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
@@ -39,6 +40,8 @@ class Setup:
         self.loss = deepcopy(loss).to(self.device) if isinstance(loss, nn.Module) else loss
         self.val = feed(task.val, task, self.device, slots)  # first: it is read more often
         self.train = feed(task.train, task, self.device, slots)
+        if self.device.type == "cpu" and not self.train.shared:
+            keep_memory()  # a stream's user has said how much there is to be
         self.placement = {"train": self.train.placement, "val": self.val.placement}
 
     @cached_property
