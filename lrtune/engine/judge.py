@@ -26,10 +26,11 @@ def judge(setup: Setup, program: Program, rows: Rows, width: int) -> list[Figure
         rows: K of them; their averages are judged where there are any.
         width: how many trials may train at once: that much memory there is.
     """
-    weights, buffers = rows.weights, rows.buffers
+    models = {**rows.weights, **rows.buffers}
     if rows.average:
-        weights, buffers = rows.average["weights"], rows.average["buffers"]
-    tallies = [Tally(setup) for _ in weights]
+        models = {**rows.average["weights"], **rows.average["buffers"]}
+    count = len(next(iter(models.values())))
+    tallies = [Tally(setup) for _ in range(count)]
     errors: dict[int, Exception] = {}
     with setup.own_generators():
         for stored, targets in setup.val.whole():
@@ -38,7 +39,7 @@ def judge(setup: Setup, program: Program, rows: Rows, width: int) -> list[Figure
             # Without gradients an activation is soon forgotten: twice the samples of an update.
             samples = 2 * width * setup.task.batch_size
             at_once = max(1, samples // len(next(leaves(targets))))
-            outputs = program.outputs(weights, buffers, inputs, min(len(weights), at_once))
+            outputs = program.outputs(models, inputs, min(count, at_once))
             for row, tally in enumerate(tallies):
                 if row not in errors:
                     error = attempt(partial(tally.add, _row(outputs, row), targets))

@@ -1,4 +1,4 @@
-"""MatrixPool: all slots as one batched program on a matrix of weights, a row a trial."""
+"""MatrixPool: all slots as one batched program on stacked weights, a row a trial."""
 
 import time
 import traceback
@@ -127,7 +127,7 @@ class MatrixPool:
         """See Pool."""
         row = self._row(slot)
         trial = self._trials[row]
-        tensors = save(self._rows, self._layout, row)
+        tensors = save(self._rows, row)
         return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
@@ -231,12 +231,12 @@ class MatrixPool:
     def _tables(
         self, trials: Sequence[_Trial], spans: Sequence[Span], longest: int
     ) -> tuple[Tensor, Tensor]:
-        """Of each update (longest, rows, 1): rates, and what it counts in the average."""
-        rates = np.zeros((longest, len(spans), 1))
+        """Of each update (longest, rows): rates, and what it counts in the average."""
+        rates = np.zeros((longest, len(spans)))
         for row, (trial, (_, first, stop)) in enumerate(zip(trials, spans, strict=False)):
-            rates[: stop - first, row, 0] = trial.rates[first:stop]
+            rates[: stop - first, row] = trial.rates[first:stop]
         updates = np.array([first for _, first, _ in spans]) + np.arange(1, longest + 1)[:, None]
-        newest = newest_share((self.task.ema or 0.0) * self.task.horizon, updates)[:, :, None]
+        newest = newest_share((self.task.ema or 0.0) * self.task.horizon, updates)
         like: dict[str, Any] = {"dtype": self._layout.dtype, "device": self.setup.device}
         return torch.as_tensor(rates, **like), torch.as_tensor(newest, **like)
 

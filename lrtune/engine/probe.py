@@ -76,10 +76,12 @@ def _probe(setup: Setup) -> Fit:
         gradients, losses = program.gradients(rows, *given)
         _compare("its loss the second time", program.gradients(again, *given)[1], losses)
         trained = rows.map(torch.clone)
-        outputs = program.outputs(rows.weights, rows.buffers, tree_map(torch.clone, seen), TRIALS)
+        outputs = program.outputs(
+            {**rows.weights, **rows.buffers}, tree_map(torch.clone, seen), TRIALS
+        )
     for row, model in enumerate(models):
         _compare("its loss", losses[row], alone[row].loss)
-        _compare_gradients(layout.named(gradients[row]), alone[row].gradients)
+        _compare_gradients({n: g[row] for n, g in gradients.items()}, alone[row].gradients)
         _compare_buffers(trained, row, model)
         expected = _evaluated(setup, model, tree_map(torch.clone, seen))
         for ours, theirs in zip(leaves(outputs), leaves(expected), strict=True):

@@ -52,32 +52,25 @@ class Program:
             rows: K of them.
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
-            rates: (K, 1).
-            newest: (K, 1), what the new weights count in the average; for nothing without ``ema``.
+            rates: (K,).
+            newest: (K,), what the new weights count in the average; for nothing without ``ema``.
 
         Returns:
             The losses (K,) before the update.
         """
         gradients, losses = self.gradients(rows, inputs, parts)
         if self._clip_norm is not None:
-            norms = gradients.norm(dim=1, keepdim=True)
-            gradients = gradients * (self._clip_norm / (norms + 1e-6)).clamp(max=1.0)
-        for (settings, start, stop), state in zip(self._layout.groups, rows.states, strict=True):
-            if stop > start:
-                step_rows(
-                    self._layout.rule,
-                    rows.weights[:, start:stop],
-                    gradients[:, start:stop],
-                    state,
-                    settings,
-                    rates * settings["lr_ratio"],
-                )
+            gradients = _clipped(gradients, self._clip_norm)
+        for name, weights in rows.weights.items():
+            settings = self._layout.settings[name]
+            own = _column(rates * settings["lr_ratio"], weights)
+            step_rows(self._layout.rule, weights, gradients[name], rows.states[name], settings, own)
         if rows.average:
             _mix(rows, newest)
         return losses
 
-    def gradients(self, rows: Rows, inputs: Tree, parts: Parts) -> tuple[Tensor, Tensor]:
-        """Gradients (K, n) and losses (K,) of every row; buffers change as the model says."""
+    def gradients(self, rows: Rows, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
+        """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no batched form
             gradients, losses = vmap(grad_and_value(self._loss))(
                 rows.weights, rows.buffers, inputs, parts
@@ -85,38 +78,47 @@ class Program:
         return gradients, losses
 
     @torch.no_grad()
-    def outputs(self, weights: Tensor, buffers: Tensors, inputs: Tree, at_once: int) -> Tree:
+    def outputs(self, models: Tensors, inputs: Tree, at_once: int) -> Tree:
         """What K models say of the same inputs, in evaluation mode: tensors (K, n, ...).
 
         Args:
-            weights: (K, n).
-            buffers: (K, ...).
+            models: weights and buffers (K, ...).
             inputs: as the model takes them.
             at_once: how many models run together.
         """
 
-        def run(row: Tensor, buffers: Tensors, inputs: Tree) -> Any:
-            held = {**self._layout.named(row), **buffers}
+        def run(held: Tensors, inputs: Tree) -> Any:
             with self._autocast():
                 return functional_call(self._judged, held, (inputs,))
 
         with sdpa_kernel(SDPBackend.MATH):
-            return vmap(run, in_dims=(0, 0, None), chunk_size=at_once)(weights, buffers, inputs)
+            return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
-    def _loss(self, row: Tensor, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
-        held = {**self._layout.named(row), **buffers}
+    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
+        held = {**weights, **buffers}
         with self._autocast():  # but not around the backward pass, which follows the forward one
             if not self._prepared:
                 inputs = self._setup.prepare(inputs)
             return self._setup.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
+def _clipped(gradients: Tensors, longest: float) -> Tensors:
+    """As ``clip_grad_norm_``, each row for itself."""
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
+    shares = (longest / (norms + 1e-6)).clamp(max=1.0)
+    return {name: g * _column(shares, g) for name, g in gradients.items()}
+
+
+def _column(rows: Tensor, like: Tensor) -> Tensor:
+    """A number a row (K,), to go with (K, ...)."""
+    return rows.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
+
+
 def _mix(rows: Rows, newest: Tensor) -> None:
     """See Average."""
-    rows.average["weights"].lerp_(rows.weights, newest)
-    for name, mean in rows.average["buffers"].items():
-        current = rows.buffers[name]
-        if mean.is_floating_point():
-            mean.lerp_(current, newest.view(-1, *[1] * (mean.dim() - 1)).to(mean.dtype))
-        else:
-            mean.copy_(current)
+    for kind, current in (("weights", rows.weights), ("buffers", rows.buffers)):
+        for name, mean in rows.average[kind].items():
+            if mean.is_floating_point():
+                mean.lerp_(current[name], _column(newest, mean))
+            else:
+                mean.copy_(current[name])

@@ -1,9 +1,9 @@
-"""torch's update rules on a matrix of which each row is a trial with a rate of its own.
+"""torch's update rules on stacked weights, of which each row is a trial with a rate of its own.
 
 All rules of OPTIMIZERS work element by element and move by an amount proportional to the rate. So
-one step of the whole matrix at rate 1, scaled row by row, is a step of each row at its own rate;
-what torch counts in a scalar (Adam's step, for its bias correction) is a column here. The rules
-are torch.optim's own functions; ``differentiable`` makes them take such columns for scalars.
+one step of all of them at rate 1, scaled row by row, is a step of each row at its own rate; what
+torch counts in a scalar (Adam's step, for its bias correction) is a number a row here. The rules
+are torch.optim's own functions; ``differentiable`` makes them take tensors for scalars.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-State = dict[str, Tensor]  # by torch's names: (K, n), and step (K, 1)
+State = dict[str, Tensor]  # by torch's names: (K, ...), and step (K, 1, ...)
 Settings = Mapping[str, Any]  # a parameter group of torch's
 Rule = Callable[[Tensor, Tensor, State, Settings], None]
 
@@ -34,11 +34,11 @@ def step_rows(
 
     Args:
         rule: of RULES.
-        weights: (K, n).
-        gradients: (K, n).
+        weights: (K, ...).
+        gradients: (K, ...).
         state: of the optimizer, as ``fresh_state`` begins it.
         settings: of the optimizer.
-        rates: (K, 1).
+        rates: (K, 1, ...).
     """
     before = weights.clone()
     rule(weights, gradients, state, settings)
