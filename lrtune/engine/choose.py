@@ -29,8 +29,8 @@ SPENT = 0.05  # seconds that one measurement should take
 HOPELESS = 3.0  # times the best so far
 WORTH = 1.25  # speed-up below which a second core is better left to others
 # Compiling: seconds that it takes and share of the time that it saves, as long as nothing else is
-# known. On two cores 7 to 30 s and 0.3 to 0.7 were seen.
-COMPILING, SAVED = {"cpu": 20.0, "cuda": 40.0}, 0.4
+# known. On two idle cores 7 to 15 s and 0.3 to 0.7 were seen for small models.
+COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
 
 
 @dataclass(frozen=True, slots=True)

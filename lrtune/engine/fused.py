@@ -5,15 +5,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lrtune.engine.matrix import Broken, MatrixPool
 from lrtune.engine.pool import Progress, Snapshot
 from lrtune.engine.serial import SerialPool
 from lrtune.engine.setup import Setup
+from lrtune.engine.stacked import Broken, StackedPool
 from lrtune.tasks import Task
 
 
 class FusedPool:
-    """A MatrixPool; where its program fails, its trials go on in a SerialPool."""
+    """A StackedPool; where its program fails, its trials go on in a SerialPool."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class FusedPool:
         self.slots = slots
         self.compiled = compiled
         self._tell = tell
-        self._pool: MatrixPool | SerialPool = MatrixPool(task, slots, device, compiled, tell)
+        self._pool: StackedPool | SerialPool = StackedPool(task, slots, device, compiled, tell)
         self.placement = self.setup.placement
 
     @property
@@ -51,7 +51,7 @@ class FusedPool:
     @property
     def width(self) -> int:
         """How many trials are trained at once."""
-        return self._pool.width if isinstance(self._pool, MatrixPool) else 1
+        return self._pool.width if isinstance(self._pool, StackedPool) else 1
 
     def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
         """See Pool."""
@@ -87,7 +87,7 @@ class FusedPool:
         self._pool.try_updates(count)
 
     def _one_by_one(self) -> SerialPool:
-        assert isinstance(self._pool, MatrixPool)
+        assert isinstance(self._pool, StackedPool)
         taken = {slot: self._pool.snapshot(slot) for slot in self._pool.occupied}
         serial = SerialPool(self.task, self.slots, str(self.setup.device))
         for slot, snapshot in taken.items():

@@ -1,4 +1,4 @@
-"""MatrixPool: all slots as one batched program on stacked weights, a row a trial."""
+"""StackedPool: all slots as one batched program on stacked weights, a row a trial."""
 
 import time
 import traceback
@@ -44,7 +44,7 @@ class _Trial:
     update: int = 0
 
 
-class MatrixPool:
+class StackedPool:
     """The Pool as one program.
 
     Occupied rows are always the first ones. They are trained ``width`` at a time: all at once,
