@@ -74,10 +74,10 @@ class Case(NamedTuple):
 
 CASES = {
     "digits-mlp-16": Case("digits", "mlp", 16, Size(None, 8, 128), Size(None, 4, 512)),
-    "digits-mlp-128": Case("digits", "mlp", 128, Size(None, 16, 256), Size(None, 16, 512)),
-    "digits-cnn-16": Case("digits", "cnn", 16, Size(360, 8, 128), Size(None, 2, 512)),
-    "digits-cnn-128": Case("digits", "cnn", 128, Size(None, 6, 128), Size(None, 8, 512)),
-    "cifar-cnn": Case("images", "cnn", 128, Size(40, 2, 8), Size(500, 2, 128)),
+    "digits-mlp-128": Case("digits", "mlp", 128, Size(None, 16, 512), Size(None, 16, 512)),
+    "digits-cnn-16": Case("digits", "cnn", 16, Size(400, 2, 32), Size(None, 2, 512)),
+    "digits-cnn-128": Case("digits", "cnn", 128, Size(100, 3, 16), Size(None, 8, 512)),
+    "cifar-cnn": Case("images", "cnn", 128, Size(15, 1, 4), Size(500, 2, 128)),
     "cifar-resnet9": Case("images", "resnet9", 128, Size(6, 1, 2), Size(150, 2, 32)),
     "cifar-resnet18": Case("images", "resnet18", 128, Size(6, 1, 2), Size(100, 2, 16)),
     "cifar-vit-tiny": Case("images", "vit_tiny", 128, Size(10, 1, 2), Size(200, 2, 64)),
