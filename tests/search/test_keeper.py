@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,9 @@ from idle import (
 from optuna.pruners import SuccessiveHalvingPruner
 from overhead import idle_task
 
-from lrtune.engine import Progress, SerialPool
+from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.checkpoint import load
+from lrtune.engine.program import Program
 from lrtune.search import Budget, Search, keeper
 from lrtune.search.journal import mend
 from lrtune.tasks import Task, load_task
@@ -210,23 +212,24 @@ import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 import torch
-from lrtune.engine import SerialPool
+from lrtune.engine import {make}
 import idle, test_keeper
 
 torch.set_num_threads(1)
-left, step = {updates}, SerialPool._step
+owner, name = test_keeper.STEPS[{make}]
+left, step = {updates}, getattr(owner, name)
 
-def counted(self, trial, batch):
+def counted(*given):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, trial, batch)
+    return step(*given)
 
-SerialPool._step = counted
+setattr(owner, name, counted)
 idle.checkpoint_every_segment()
 folder = Path({folder!r})
-pool = SerialPool(test_keeper.small_task(), {slots})
+pool = {make}(test_keeper.small_task(), {slots})
 idle.search_in(folder, pool, idle.Budget(trials=3), checkpoint=folder / idle.CHECKPOINT)
 """
 
@@ -237,34 +240,48 @@ def small_task() -> Task:
     return replace(digits, val=digits.val.part(0, 100), epochs=40 * 32 / 1149, validations=8)
 
 
-@pytest.mark.parametrize(("slots", "updates"), [(1, 40 + 23), (2, 2 * 20 + 3)])
+# What trains: of one trial after the other, of all at once.
+STEPS: dict[Any, tuple[Any, str]] = {
+    SerialPool: (SerialPool, "_step"),
+    FusedPool: (Program, "update"),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "slots", "updates", "left"),  # killed before that step; steps that are left
+    [
+        (SerialPool, 1, 40 + 23, 20 + 40),
+        (SerialPool, 2, 2 * 20 + 3, 3 * 40 - 2 * 20),
+        (FusedPool, 2, 23, 20 + 40),
+    ],
+)
 def test_a_trial_killed_within_a_segment_goes_on_from_the_last_one(
-    tmp_path: Path, slots: int, updates: int, monkeypatch
+    tmp_path: Path, make: Any, slots: int, updates: int, left: int, monkeypatch
 ) -> None:
     torch.set_num_threads(1)
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
-    steps, step = [], SerialPool._step
-    monkeypatch.setattr(SerialPool, "_step", lambda *a: (steps.append(1), step(*a))[1])
+    owner, name = STEPS[make]
+    steps, step = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a: (steps.append(1), step(*a))[1])
     budget = Budget(trials=3)
-    expected = search_in(tmp_path / "whole", SerialPool(small_task(), slots), budget)
-    assert len(steps) == 3 * 40
+    expected = search_in(tmp_path / "whole", make(small_task(), slots), budget)
+    assert len(steps) == (3 if make is SerialPool else 2) * 40
 
     folder = tmp_path / "broken"
     code = SECONDS_LONG.format(
         path=[str(Path(__file__).parent), str(Path(idle_task.__code__.co_filename).parent)],
+        make=make.__name__,
         updates=updates,
         folder=str(folder),
         slots=slots,
     )
     dies(code, "SIGKILL")
     kept = load(folder / CHECKPOINT)
-    done = sum(snapshot.update for snapshot, _ in kept.values())
-    assert done == (20 if slots == 1 else 40)
+    assert [snapshot.update for snapshot, _ in kept.values()] == [20] * slots
     steps.clear()
     mend(folder / "journal.log", stale_seconds=0)
-    pool = SerialPool(small_task(), slots)
+    pool = make(small_task(), slots)
     found = search_in(folder, pool, budget, checkpoint=folder / CHECKPOINT)
     assert_same(found, expected)
-    over = 1 if slots == 1 else 0  # trials, when it was killed
-    assert len(steps) == 40 * (3 - over) - done
+    assert len(steps) == left
