@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Choice, range_test
+from lrtune.engine.choose import check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError
@@ -86,6 +87,7 @@ def tune(
     if isinstance(task, str):
         task = load_task(task, seed=seed)
     devices = devices_of(device)
+    check_wishes(engine, slots)
     device = devices[0]
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)

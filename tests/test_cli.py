@@ -105,6 +105,8 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["search", "digits", "--peak-lr", "0.1"], "peak-lr='0.1'"),
         (["search", "digits", "--peak-lr", "0.2,0.1"], "the lower first"),
         (["search", "digits", "--device", "nosuch"], "device 'nosuch'"),
+        (["search", "digits", "--engine", "fuse"], "engine 'fuse': one of auto, serial, fused"),
+        (["search", "digits", "--slots", "0"], "slots=0: at least 1"),
         (["search", "digits", "--storage", "nosuch://x", "--trials", "1"], "nosuch://x"),
         (["families", "cosin"], "did you mean 'cosine'?"),
         (["preview", "cosin"], "did you mean 'cosine'?"),

@@ -12,7 +12,7 @@ from lrtune.engine.fused import FusedPool
 from lrtune.engine.pool import Pool
 from lrtune.engine.rows import Unfit
 from lrtune.engine.serial import SerialPool
-from lrtune.errors import InputError
+from lrtune.errors import InputError, nearest
 from lrtune.tasks import Stream, Task
 from lrtune.tasks.memory import room
 
@@ -98,11 +98,22 @@ def choose(
         InputError: an unknown engine, slots below 1, a model that cannot be trained or that the
             fused pool was asked for and cannot run.
     """
+    check_wishes(engine, slots)
+    return _Contest(task, device, engine, slots, updates, seconds).winner()
+
+
+def check_wishes(engine: str, slots: int | None) -> None:
+    """Refuse what no task can be served with.
+
+    Raises:
+        InputError: an unknown engine, slots below 1.
+    """
     if engine not in ENGINES:
-        raise InputError(f"engine {engine!r}: one of {', '.join(ENGINES)}")
+        raise InputError(
+            f"engine {engine!r}: one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}"
+        )
     if slots is not None and slots < 1:
         raise InputError(f"slots={slots}: at least 1")
-    return _Contest(task, device, engine, slots, updates, seconds).winner()
 
 
 class _Contest:
