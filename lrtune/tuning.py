@@ -88,6 +88,8 @@ def tune(
         task = load_task(task, seed=seed)
     devices = devices_of(device)
     check_wishes(engine, slots)
+    if peak_lr is not None:
+        Space(peak_lr=peak_lr)  # looks at it before anything is kept
     device = devices[0]
     budget = Budget(trials, updates, seconds)
     settings = settings_for(task, families, warmup, seed, storage, device)
@@ -169,7 +171,6 @@ def _peak_settings(
 ) -> dict[str, Any]:
     """The peak rates to search, and where they come from."""
     if given is not None:
-        Space(peak_lr=given)  # looks at it before anything is kept
         return {"peak_lr": [float(rate) for rate in given], "range_test": None}
     tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.

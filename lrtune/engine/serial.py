@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from lrtune.engine.average import Average
+from lrtune.engine.compiling import compiled as compile_it
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
@@ -75,7 +76,7 @@ class SerialPool:
         self._forward = _forward
         if compiled:
             mode = "reduce-overhead" if self._device.type == "cuda" else None
-            self._forward = torch.compile(_forward, mode=mode, dynamic=False)
+            self._forward = compile_it(_forward, mode)
         self._trials: list[_Trial | None] = [None] * slots
 
     def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:

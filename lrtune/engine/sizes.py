@@ -1,10 +1,5 @@
 """Sizes: how many rows a program runs where each number of them has to be compiled first."""
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
-
 WORTH_COMPILING = 2.0  # a smaller program must save this many times what compiling it takes
 
 
@@ -37,13 +32,3 @@ class Sizes:
         if size not in self._pace:
             self._compiling = max(self._compiling, first)
         self._pace[size] = rest
-
-
-def compile_apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile`` with a count of its own.
-
-    PyTorch counts by the code how often it compiles, and after eight times runs it uncompiled:
-    all pools of a process together would soon be there. So the code becomes a copy.
-    """
-    function.__code__ = function.__code__.replace()
-    return torch.compile(function, dynamic=False)

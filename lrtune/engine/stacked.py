@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lrtune.engine.average import newest_share
 from lrtune.engine.batches import prepared, stored
+from lrtune.engine.compiling import compiled_apart
 from lrtune.engine.feed import Span
 from lrtune.engine.judge import Figures, attempt, is_out_of_memory, judge
 from lrtune.engine.pool import Progress, Snapshot, free
@@ -22,7 +23,7 @@ from lrtune.engine.probe import probe
 from lrtune.engine.program import Program
 from lrtune.engine.rows import Rows, Tensors, empty_rows, load, save, tensors_of
 from lrtune.engine.setup import Setup
-from lrtune.engine.sizes import Sizes, compile_apart
+from lrtune.engine.sizes import Sizes
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.tree import Tree
@@ -247,7 +248,7 @@ class StackedPool:
             def update(tree: Tree, *given: Any) -> Tensor:
                 return self._program.update(Rows(*tree), *given)
 
-            self._updates[size] = update if self._sizes is None else compile_apart(update)
+            self._updates[size] = update if self._sizes is None else compiled_apart(update)
         return self._updates[size]
 
     def _judge(self, start: int, stop: int) -> list[Figures | Exception]:

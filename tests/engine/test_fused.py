@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
+from lrtune.engine.compiling import compiled_apart
 from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.engine.pool import fork
 from lrtune.engine.program import Program
-from lrtune.engine.sizes import Sizes, compile_apart
+from lrtune.engine.sizes import Sizes
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split, transformer
 from lrtune.tasks.augment import augment
@@ -675,7 +676,7 @@ def test_no_program_uses_up_what_another_may_compile(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     for size in range(2, 14):
-        compile_apart(lambda tensor: tensor + 1)(torch.zeros(size))
+        compiled_apart(lambda tensor: tensor + 1)(torch.zeros(size))
         assert len(graphs) == size - 1
 
 
