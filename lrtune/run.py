@@ -11,7 +11,7 @@ import optuna
 import pandas as pd
 from sqlalchemy.engine import make_url
 
-from lrtune.engine import RangeTest
+from lrtune.engine import Choice, RangeTest
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 from lrtune.search import frame, load_study, records
@@ -40,6 +40,18 @@ class Run:
     def storage(self) -> str | Path:
         """Where the study is kept: the journal, or the URL that was given."""
         return self.settings["storage"] or self.journal
+
+    @property
+    def choice(self) -> Choice:
+        """The pool that trained it.
+
+        Raises:
+            InputError: run.json does not say.
+        """
+        try:
+            return Choice.from_json(self.settings["engine"])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.folder / 'run.json'}: damaged: engine: {error}") from error
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""

@@ -106,11 +106,14 @@ def tune(
                     f"storage {storage}: its study {settings['study']} belongs to another run: "
                     "give that run's --out to go on with it, or another --storage"
                 )
-        if run is not None and engine == "auto" and slots is None:
-            choice = Choice(**run.settings["engine"])
+        choice = None if run is None else run.choice
+        if choice is not None and choice.grants(engine, slots):
             pool = spread(task, choice, devices, tell)
         else:
             pool, choice = choose_pool(task, budget, devices, engine, slots, tell)
+            if run is not None:
+                write_json(folder / "run.json", run.settings | {"engine": choice.to_json()})
+                run = Run(folder)
         if choice.threads is not None:
             torch.set_num_threads(choice.threads)
         if run is None:

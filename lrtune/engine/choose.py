@@ -56,6 +56,25 @@ class Choice:
     def __str__(self) -> str:
         return f"{_label(self)}: {self.why}"
 
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> "Choice":
+        """As ``to_json`` gave it.
+
+        Raises:
+            TypeError: a field is missing, unknown or of another type.
+            ValueError: no such pool.
+        """
+        choice = cls(**kept)
+        if choice.name not in ENGINES[1:] or type(choice.slots) is not int or choice.slots < 1:
+            raise ValueError(f"{choice.name!r} of {choice.slots!r} slots is none")
+        if type(choice.compiled) is not bool or type(choice.threads) not in (int, type(None)):
+            raise TypeError(f"compiled={choice.compiled!r}, threads={choice.threads!r}")
+        return choice
+
+    def grants(self, engine: str, slots: int | None) -> bool:
+        """Whether this is what is wished for: an engine or auto, a number of slots or None."""
+        return engine in ("auto", self.name) and slots in (None, self.slots)
+
     def to_json(self) -> dict[str, Any]:
         """For run.json; what could not run has no figure."""
         figures = {name: v if v == v else None for name, v in self.figures.items()}
@@ -149,6 +168,10 @@ class _Contest:
                 if threads is not None:
                     torch.set_num_threads(threads)
                 self._eager(threads)
+            if self._best is None:
+                raise InputError(
+                    f"{self._task.name}: --engine fused: {self._why_serial}: use --engine serial"
+                )
             best = self._leader.threads
             if best is not None:
                 torch.set_num_threads(best)

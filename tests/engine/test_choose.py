@@ -145,3 +145,32 @@ def test_measuring_leaves_no_trace(digits):
     for used in (pool, fresh):
         used.admit(0, rates, seed=1)
     assert pool.advance()[0].loss == fresh.advance()[0].loss
+
+
+@pytest.mark.parametrize(
+    ("engine", "slots", "granted"),
+    [("auto", None, True), ("fused", 8, True), ("auto", 4, False), ("serial", None, False)],
+)
+def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for(engine, slots, granted):
+    choice = Choice("fused", 8, compiled=True, threads=2, why="w", figures={"serial": float("nan")})
+    again = Choice.from_json(choice.to_json())
+    assert again.grants(engine, slots) == granted
+    assert again.figures == {"serial": None}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"name": "fast"}, {"slots": 0}, {"slots": "8"}, {"compiled": 1}, {"threads": 1.5}, {"x": 1}],
+)
+def test_a_damaged_choice_is_refused(damage):
+    with pytest.raises((TypeError, ValueError)):
+        Choice.from_json(Choice("fused", 8).to_json() | damage)
+
+
+def test_no_candidate_that_runs(digits, monkeypatch):
+    def time_updates(pool, hopeless):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(contest, "time_updates", time_updates)
+    with pytest.raises(InputError, match="--engine fused: OutOfMemoryError: full: use --engine"):
+        choose(digits, engine="fused", updates=10_000)
