@@ -77,6 +77,18 @@ def test_a_larger_budget_adds_to_a_run(run: Path, tmp_path: Path) -> None:
     assert list(found["value"][:8]) == list(before["value"])
 
 
+def test_the_engine_is_the_runs_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    before = Run(run).choice
+    same = {"engine": before.name, "slots": before.slots, "tell": told.append}
+    assert again(run, tmp_path / "same", **same).choice == before
+    assert not [line for line in told if line.startswith("engine")]
+    other = {"engine": "fused", "slots": 2, "tell": told.append}
+    after = again(run, tmp_path / "other", **other).choice
+    assert (after.name, after.slots) == ("fused", 2)
+    assert [line for line in told if line.startswith("engine: fused 2 at once")]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
