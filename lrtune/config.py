@@ -28,6 +28,20 @@ class StudyFile(TaskOptions):
     trials: int | None = Field(None, description="budget in trials [6 a family]")
     updates: int | None = Field(None, description="budget in optimizer updates")
     time: str | None = Field(None, description="budget in time of training: 90s, 10m, 1h30m")
+    pruner: str = Field(
+        "schedule", description="schedule, halving, hyperband, median or none [schedule]"
+    )
+    no_prune: bool = Field(False, description="train every trial to its end")
+    epsilon: float | None = Field(
+        None, description="end a trial that wins with less than this probability [0.2]"
+    )
+    patience: int | None = Field(
+        None, description="validations without gain that make a plateau, 0: none do [a fifth]"
+    )
+    min_delta: float | None = Field(None, description="the least gain, a share [0.002]")
+    audit: float | None = Field(
+        None, description="share of the trials to be pruned that go on, as a check [0.03]"
+    )
     engine: str = Field("auto", description="auto, serial or fused [auto: the fastest here]")
     slots: int | None = Field(None, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
@@ -58,6 +72,16 @@ def load(study: StudyFile) -> "Task":
     options = {name: getattr(study, name) for name in TaskOptions.model_fields}
     given = study.model_fields_set & options.keys()
     return load_task(study.task, **{name: options[name] for name in given})
+
+
+def stopping(study: StudyFile) -> dict[str, Any]:
+    """What ``tune`` is told of ending trials early: only what was asked for."""
+    if study.no_prune:
+        if study.model_fields_set & {"pruner", "patience"}:
+            raise InputError("no_prune: trains every trial to its end: leave out pruner, patience")
+        return {"pruner": "none", "patience": 0}
+    names = {"pruner", "epsilon", "patience", "min_delta", "audit"} & study.model_fields_set
+    return {name: getattr(study, name) for name in names}
 
 
 def parse_time(text: str) -> float:

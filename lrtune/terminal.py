@@ -34,7 +34,7 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     """Run the search that ``study`` asks for and show how it goes and what came out."""
     import optuna
 
-    from lrtune.config import load, parse_time
+    from lrtune.config import load, parse_time, stopping
     from lrtune.display import Display
     from lrtune.search import SEARCHABLE, Space
     from lrtune.search.race import ROUND
@@ -72,6 +72,7 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
             device=study.device,
             engine=study.engine,
             slots=study.slots,
+            **stopping(study),
             command=command,
             watch=display,
             tell=console.print,

@@ -4,14 +4,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
 from filelock import FileLock, Timeout
-from optuna.pruners import BasePruner, NopPruner
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Choice, range_test
@@ -22,8 +22,20 @@ from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.pools import choose_pool, devices_of, maker, own_threads, spread
 from lrtune.run import Run, range_test_json, write_json
-from lrtune.search import SEARCHABLE, Board, Budget, FamilySampler, Search, Space, open_study
+from lrtune.search import (
+    SEARCHABLE,
+    Board,
+    Budget,
+    FamilySampler,
+    Rules,
+    Search,
+    Space,
+    make_pruner,
+    open_study,
+)
 from lrtune.search.journal import mend
+from lrtune.search.pruner import EPSILON
+from lrtune.search.referee import AUDITED, MIN_DELTA, PATIENCE
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
@@ -49,7 +61,11 @@ def tune(
     engine: str = "auto",
     slots: int | None = None,
     sampler: BaseSampler | None = None,
-    pruner: BasePruner | None = None,
+    pruner: BasePruner | str = "schedule",
+    epsilon: float = EPSILON,
+    patience: int | None = None,
+    min_delta: float = MIN_DELTA,
+    audit: float = AUDITED,
     command: str = "",
     watch: Callable[[Board], None] = lambda board: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -72,7 +88,13 @@ def tune(
         engine: auto, serial or fused: what trains; auto takes what is measured to be fastest.
         slots: trials side by side; measured too where None.
         sampler: any Optuna sampler, in place of FamilySampler.
-        pruner: any Optuna pruner; no pruning where None.
+        pruner: a name of ``lrtune.search.PRUNERS`` or any Optuna pruner; it sees the better of
+            the current and the averaged weights.
+        epsilon: of the schedule pruner: it ends a trial that wins with less than this probability.
+        patience: validations without a gain that make a plateau; a fifth of them where None; no
+            trial stalls where 0.
+        min_delta: the least gain, as a share of the value.
+        audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
         command: what the user typed, for the record.
         watch: called with the Board after each segment.
         tell: called with a line on what is being done.
@@ -92,7 +114,16 @@ def tune(
         Space(peak_lr=peak_lr)  # looks at it before anything is kept
     device = devices[0]
     budget = Budget(trials, updates, seconds)
+    count = len(task.checkpoints)
+    if patience is None:
+        patience = max(1, round(PATIENCE * count))
+    rules = Rules(patience, min_delta, audit)
+    called = pruner if isinstance(pruner, str) else type(pruner).__name__
+    if isinstance(pruner, str):
+        pruner = make_pruner(pruner, task.horizon, max(1, task.horizon // count), epsilon)
+    stopping = {"pruner": called, "epsilon": epsilon, **asdict(rules)}
     settings = settings_for(task, families, warmup, seed, storage, device)
+    settings |= {"stopping": stopping}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with _locked(folder), own_threads():
         if (warning := mend(folder / "journal.log")) is not None:
@@ -128,12 +159,13 @@ def tune(
             study.set_user_attr(OWNER, run.settings["owner"])
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
         study.sampler = sampler or FamilySampler(space, seed)
-        study.pruner = pruner or NopPruner()
+        study.pruner = pruner
         work = Search(
             study,
             space,
             pool,
             budget,
+            rules=rules,
             seed=seed,
             owner=run.settings["owner"],
             checkpoint=folder / CHECKPOINT,

@@ -3,29 +3,49 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
-def newest_share(length: float, updates: Any) -> Any:
-    """What the weights after update t count in an average over about ``length`` updates.
+def newest_shares(
+    length: float, checkpoints: NDArray[np.int64], stride: int
+) -> NDArray[np.float64]:
+    """What the weights after each update count in an average over about ``length`` updates.
 
-    (1 - d) / (1 - d**t) with d = 1 - 1 / length: without bias towards the initial weights, as in
-    Adam (Kingma & Ba 2015, section 3).
+    After the n-th look (1 - d) / (1 - d**n) with d = (1 - 1 / length)**stride: without bias towards
+    the initial weights, as in Adam (Kingma & Ba 2015, section 3). Looks are counted from each
+    validation on, so that trials that are trained together are looked at together.
 
     Args:
         length: in updates.
-        updates: t from 1, a number or an array of them.
+        checkpoints: (validations,) increasing, the last is the horizon.
+        stride: every which update is looked at; at least one before each validation is.
+
+    Returns:
+        (horizon,), 0 where the weights are not looked at.
     """
-    decay = 1 - 1 / max(1.0, length)
-    return (1 - decay) / (1 - decay**updates)
+    lengths = np.diff(checkpoints, prepend=0)
+    starts = np.repeat(checkpoints - lengths, lengths)
+    place = np.arange(1, checkpoints[-1] + 1) - starts  # in the segment, from 1
+    looked = place % min(stride, lengths.min()) == 0
+    decay = (1 - 1 / max(1.0, length)) ** min(stride, lengths.min())
+    shares = (1 - decay) / (1 - decay ** np.maximum(1, looked.cumsum()))
+    return np.where(looked, shares, 0.0)
 
 
 class Average:
-    """Weights and floating-point buffers, averaged over about the last ``length`` updates."""
+    """Weights and floating-point buffers, averaged over the last updates."""
 
-    def __init__(self, model: nn.Module, length: float) -> None:
-        self._length = length
+    def __init__(self, model: nn.Module, shares: NDArray[np.float64]) -> None:
+        """Begin with the model as it is.
+
+        Args:
+            model: whose weights are averaged.
+            shares: (horizon,), see ``newest_shares``.
+        """
+        self._shares = shares
         self._updates = 0
         self._averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
 
@@ -37,7 +57,7 @@ class Average:
 
     @property
     def updates(self) -> int:
-        """How many have been taken in."""
+        """How many there have been."""
         return self._updates
 
     @updates.setter
@@ -46,16 +66,16 @@ class Average:
         self._averaged.n_averaged.fill_(count)
 
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after an update."""
+        """Take in the weights after an update, if this one is looked at."""
         self._updates += 1
-        self._averaged.update_parameters(model)
+        if self._shares[self._updates - 1]:
+            self._averaged.update_parameters(model)
 
     def _mix(self, averaged: Any, current: Any, _: object) -> None:
         if not averaged[0].is_floating_point():  # an index or a count has no mean
             for ours, theirs in zip(averaged, current, strict=True):
                 ours.copy_(theirs)
             return
-        mix: Callable[..., None] = get_ema_multi_avg_fn(
-            1 - newest_share(self._length, self._updates)
-        )
+        share = float(self._shares[self._updates - 1])
+        mix: Callable[..., None] = get_ema_multi_avg_fn(1 - share)
         mix(averaged, current, self._updates)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ MANY = 10_000  # trials, where there is no end to them
 WAVES = 4  # the fewest times that all slots are filled: a sampler learns from wave to wave
 BRIEF = 3.0  # seconds of a whole search, of which there is nothing to save
 LONG = 0.05  # seconds of an update on a CPU, beyond which there is no overhead to share
-SPENT = 0.05  # seconds that one measurement should take
+SPENT, TRIES = 0.05, 5  # seconds that one try should take, and how many there are if they do
 HOPELESS = 3.0  # times the best so far
 WORTH = 1.25  # speed-up below which a second core is better left to others
 # Compiling: seconds that it takes and share of the time that it saves, as long as nothing else is
@@ -311,25 +312,23 @@ class _Contest:
 
 
 def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:
-    """Seconds of one update of all that train together, the best of a few tries.
+    """Seconds of one update of all that train together, the median of a few tries.
 
     Args:
         pool: no trial is in it.
         hopeless: seconds beyond which there is no second try.
     """
     pool.try_updates(1)
-    began = time.perf_counter()
-    pool.try_updates(2)
-    best = (time.perf_counter() - began) / 2
-    if best > hopeless:
-        return best
-    count = int(min(SPENT / best, 50))
-    if count > 2:
-        for _ in range(3):
-            began = time.perf_counter()
-            pool.try_updates(count)
-            best = min(best, (time.perf_counter() - began) / count)
-    return best
+    found: list[float] = []
+    count = 2
+    while len(found) < TRIES and (not found or count * sum(found) < TRIES * SPENT):
+        began = time.perf_counter()
+        pool.try_updates(count)
+        found.append((time.perf_counter() - began) / count)
+        if found[0] > hopeless:
+            break
+        count = max(1, min(50, int(SPENT / found[0])))
+    return median(found)
 
 
 def _label(choice: Choice) -> str:

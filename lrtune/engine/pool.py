@@ -1,5 +1,6 @@
 """The Pool: K slots that train K trials of one Task, a segment at a time."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +20,7 @@ class Progress:
         update: updates done so far.
         loss: the task's loss on the validation split; may be non-finite.
         metrics: the task's metrics on the validation split, by name; may be non-finite.
+        averaged: the objective there of the averaged weights; NaN where they are not judged beside.
         losses: float64 (updates since the last validation,): training loss of each.
         seconds: what this took, this slot's share alone.
         error: why the trial cannot go on (the user's model raised, say), else None.
@@ -29,6 +31,7 @@ class Progress:
     update: int
     loss: float
     metrics: dict[str, float]
+    averaged: float = math.nan
     losses: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     seconds: float = 0.0
     error: str | None = None

@@ -65,7 +65,7 @@ def _probe(setup: Setup) -> Fit:
     fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
     alone = [_alone(setup, model, *own) for model, own in zip(models, ready, strict=True)]
     layout = Layout(setup.task, models[0], set(alone[0].gradients))
-    rows = empty_rows(layout, models[0], TRIALS, None)
+    rows = empty_rows(layout, models[0], TRIALS, averaged=False)
     for row, tensors in enumerate(fresh):
         load(rows, layout, row, tensors)
     again = rows.map(torch.clone)

@@ -43,9 +43,7 @@ class Program:
         self._clip_norm = setup.task.clip_norm
 
     @torch.no_grad()
-    def update(
-        self, rows: Rows, inputs: Tree, parts: Parts, rates: Tensor, newest: Tensor
-    ) -> Tensor:
+    def update(self, rows: Rows, inputs: Tree, parts: Parts, rates: Tensor) -> Tensor:
         """One update of every row, in place.
 
         Args:
@@ -53,7 +51,6 @@ class Program:
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
             rates: (K,).
-            newest: (K,), what the new weights count in the average; for nothing without ``ema``.
 
         Returns:
             The losses (K,) before the update.
@@ -65,8 +62,6 @@ class Program:
             settings = self._layout.settings[name]
             own = _column(rates * settings["lr_ratio"], weights)
             step_rows(self._layout.rule, weights, gradients[name], rows.states[name], settings, own)
-        if rows.average:
-            _mix(rows, newest)
         return losses
 
     def gradients(self, rows: Rows, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
@@ -114,8 +109,9 @@ def _column(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
 
 
-def _mix(rows: Rows, newest: Tensor) -> None:
-    """See Average."""
+@torch.no_grad()
+def mix(rows: Rows, newest: Tensor) -> None:
+    """Take the weights into their averages, newest (K,) says with what share; see Average."""
     for kind, current in (("weights", rows.weights), ("buffers", rows.buffers)):
         for name, mean in rows.average[kind].items():
             if mean.is_floating_point():

@@ -94,7 +94,7 @@ def range_test(
         raise InputError(f"seeds={len(seeds)}: from 1 to {MOST_SEEDS}")
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / task.train.samples
-    sweep = replace(task, epochs=epochs, validations=1, ema=None)
+    sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None)
     pool = make(sweep, len(seeds), device)
     for slot, seed in enumerate(seeds):
         pool.admit(slot, rates, seed)

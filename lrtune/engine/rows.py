@@ -81,7 +81,7 @@ class Rows:
         weights: by name (K, ...): the parameters that are trained.
         buffers: by name (K, ...): everything else that a model holds.
         states: of the optimizer, of each parameter, by torch's names (K, ...).
-        average: weights and buffers, averaged; empty where the task has no ``ema``.
+        average: weights and buffers, averaged; empty where none are averaged.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Rows:
             ours[rows] = theirs
 
 
-def empty_rows(layout: Layout, model: nn.Module, rows: int, ema: float | None) -> Rows:
+def empty_rows(layout: Layout, model: nn.Module, rows: int, averaged: bool) -> Rows:
     """Room for trials, each as a fresh optimizer and this model would have it."""
 
     def repeated(tensor: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def empty_rows(layout: Layout, model: nn.Module, rows: int, ema: float | None) -
             for kind, value in layout.begins[name].items()
         }
     own = Rows(weights, held, states, {})
-    if ema is not None:
+    if averaged:
         own.average = tree_map(torch.clone, {"weights": weights, "buffers": held})
     return own
 

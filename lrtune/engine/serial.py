@@ -1,5 +1,6 @@
 """SerialPool: one slot after the other. Runs any model."""
 
+import math
 import time
 import traceback
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from lrtune.engine.compiling import compiled as compile_it
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
-from lrtune.engine.setup import Parts, Setup, Tally
+from lrtune.engine.setup import Parts, Setup
+from lrtune.engine.tally import Figures, Scorer, Tally, figures_of
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
-from lrtune.tasks.tree import Tree, laid_out
+from lrtune.tasks.metrics import Metric
+from lrtune.tasks.tree import Tree, laid_out, tree_map
 
 
 @dataclass(slots=True)
@@ -138,14 +141,15 @@ class SerialPool:
     def try_updates(self, count: int) -> None:
         """Train a throw-away trial for ``count`` updates at rate zero, to see what they take."""
         trial = self._fresh(0, [0.0] * count, seed=0)
+        trial.average = None  # which has no more updates than the horizon
         with self.setup.training():
             for trial.update, batch in enumerate(self.setup.train.updates(0, 0, count)):
                 self._step(trial, batch)
 
     def _fresh(self, slot: int, rates: list[float], seed: int) -> _Trial:
         model = self.setup.model(seed)
-        share = self.task.ema
-        average = None if share is None else Average(model, share * self.task.horizon)
+        newest = self.setup.newest
+        average = None if newest is None else Average(model, newest)
         return _Trial(slot, model, make_optimizer(self.task, model), average, rates, seed)
 
     def _occupant(self, slot: int) -> _Trial:
@@ -204,17 +208,16 @@ class SerialPool:
     def _progress(self, trial: _Trial) -> Progress:
         """Validate, and tell of the segment."""
         start = time.perf_counter()
-        loss, metrics = float("nan"), dict[str, float]()
+        figures = Figures(math.nan, {}, math.nan)
         losses = trial.losses.cpu().numpy()
         if trial.error is None:
             with trial.guarded():
-                loss, metrics = self._validate(trial)
+                figures = self._validate(trial)
         seconds = trial.seconds + time.perf_counter() - start
         told = Progress(
             trial.slot,
             trial.update,
-            loss,
-            metrics,
+            *figures,
             losses if trial.error is None else np.empty(0),
             seconds,
             trial.error,
@@ -224,19 +227,28 @@ class SerialPool:
         return told
 
     @torch.no_grad()
-    def _validate(self, trial: _Trial) -> tuple[float, dict[str, float]]:
-        """The loss and the metrics on val, of the averaged weights where there are any."""
-        setup = self.setup
-        model = trial.model if trial.average is None else trial.average.model
-        model.eval()
-        tally = Tally(setup)
+    def _validate(self, trial: _Trial) -> Figures:
+        """What is measured on val of the current weights, and beside it of the averaged ones."""
+        setup, average = self.setup, trial.average
+        judged: list[tuple[nn.Module, tuple[Metric, ...]]] = [(trial.model, setup.measured)]
+        if average is not None and self.task.ema is not None:
+            judged = [(average.model, setup.measured)]
+        elif average is not None:
+            judged.append((average.model, (self.task.objective,)))
+        tallies = [(model.eval(), Tally(metrics, Scorer())) for model, metrics in judged]
         with setup.own_generators():
             reseed(self._device, trial.seed, VALIDATION_NOISE, trial.update)
-            for inputs, targets in setup.val.whole():
+            for stored, targets in setup.val.whole():
                 with setup.autocast():
-                    outputs = model(laid_out(setup.prepare(inputs), self.task.layout))
-                tally.add(outputs, targets)
-        return tally.figures()
+                    inputs = laid_out(setup.prepare(stored), self.task.layout)
+                for model, tally in tallies:
+                    with setup.autocast():
+                        outputs = model(inputs)
+                    tally.add(tree_map(lambda tensor: tensor[None], outputs), targets)
+        figures = figures_of(self.task, *(tally.figures()[0] for _, tally in tallies))
+        if isinstance(figures, Exception):
+            raise figures
+        return figures
 
 
 def _forward(setup: Setup, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:

@@ -1,6 +1,6 @@
 """Setup: a task on its device, and what every Pool does alike with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from functools import cached_property
@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrtune.engine.allocator import keep_memory
+from lrtune.engine.average import newest_shares
 from lrtune.engine.feed import feed
 from lrtune.engine.optimizers import settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.augment import augment
-from lrtune.tasks.tree import Tree, concat, leaves, tree_map
+from lrtune.tasks.metrics import Metric
+from lrtune.tasks.tree import Tree
 
+LOOKS = 8  # at the weights, within the length of an average that nobody asked to be exact
 Parts = list[tuple[Tensor | float, Tree]]  # weights, and the targets that they belong to
 
 
@@ -48,6 +51,22 @@ class Setup:
     def checkpoints(self) -> NDArray[np.int64]:
         """As the task's."""
         return self.task.checkpoints
+
+    @cached_property
+    def newest(self) -> NDArray[np.float64] | None:
+        """(horizon,) See ``newest_shares``; None where no weights are averaged."""
+        share = self.task.ema or self.task.average
+        if share is None:
+            return None
+        length = share * self.task.horizon
+        stride = 1 if self.task.ema else max(1, int(length / LOOKS))
+        return newest_shares(length, self.checkpoints, stride)
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """The loss, and the task's metrics."""
+        loss = Metric("loss", self.loss, "minimize", over="batch")
+        return loss, *self.task.metrics
 
     def end_of_segment(self, update: int) -> int:
         """The next validation after this update.
@@ -102,41 +121,3 @@ class Setup:
         """Refuse a table of another length than the horizon."""
         if rates.shape != (self.task.horizon,):
             raise ValueError(f"rates has shape {rates.shape}, expected ({self.task.horizon},)")
-
-
-class Tally:
-    """The loss and the metrics of one trial over a split, batch by batch."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._metrics = setup.task.metrics
-        self._by_batch: dict[str, Callable[[Tree, Tree], Tensor | float]] = {"": setup.loss}
-        self._by_batch |= {m.name: m.function for m in self._metrics if m.over == "batch"}
-        self._by_split = {m.name: m.function for m in self._metrics if m.over == "split"}
-        self._sums = dict.fromkeys(self._by_batch, torch.zeros((), dtype=torch.float64))
-        self._kept: list[tuple[Tree, Tree]] = []
-        self._samples = 0
-
-    def add(self, outputs: Tree, targets: Tree) -> None:
-        """Take in a batch."""
-        outputs = tree_map(_exact, outputs)
-        count = len(next(leaves(targets)))
-        self._samples += count
-        for name, function in self._by_batch.items():
-            figure = torch.as_tensor(function(outputs, targets), dtype=torch.float64)
-            self._sums[name] = self._sums[name].to(figure.device) + count * figure
-        if self._by_split:
-            self._kept.append((outputs, targets))
-
-    def figures(self) -> tuple[float, dict[str, float]]:
-        """The loss, and the metrics in the task's order."""
-        means = {name: float(total) / self._samples for name, total in self._sums.items()}
-        if self._by_split:
-            means |= {name: float(f(*concat(self._kept))) for name, f in self._by_split.items()}
-        return means[""], {m.name: means[m.name] for m in self._metrics}
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
-    if not outputs.is_floating_point():
-        return outputs
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrtune.engine.average import newest_share
 from lrtune.engine.batches import prepared, stored
 from lrtune.engine.compiling import compiled_apart
 from lrtune.engine.feed import Span
-from lrtune.engine.judge import Figures, attempt, is_out_of_memory, judge
+from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
-from lrtune.engine.program import Program
+from lrtune.engine.program import Program, mix
 from lrtune.engine.rows import Rows, Tensors, empty_rows, load, save, tensors_of
 from lrtune.engine.setup import Setup
 from lrtune.engine.sizes import Sizes
+from lrtune.engine.tally import Figures, Scorer, attempt, is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.tree import Tree
@@ -68,7 +68,9 @@ class StackedPool:
         self._program = Program(self.setup, fit.layout, prepared=fit.draws)
         self._sizes = Sizes() if compiled else None
         self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
-        self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, task.ema)
+        averaged = self.setup.newest is not None
+        self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, averaged)
+        self._scorer = Scorer()
         self._trials: list[_Trial] = []  # by row
         self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(self.setup.model(seed)))
         self._untrained: dict[int, Figures] = {}  # by seed
@@ -83,8 +85,7 @@ class StackedPool:
             if isinstance(found, Exception):
                 return _failed(slot, 0, found, time.perf_counter() - began)
             self._untrained[seed] = found
-        loss, metrics = self._untrained[seed]
-        return Progress(slot, 0, loss, dict(metrics), seconds=time.perf_counter() - began)
+        return Progress(slot, 0, *self._untrained[seed], seconds=time.perf_counter() - began)
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
         """See Pool."""
@@ -206,6 +207,7 @@ class StackedPool:
         size = self._size(start, spans)
         spans += spans[:1] * (size - len(spans))  # idle rows
         rates, newest = self._tables(trials, spans, max(lengths))
+        looked = newest.any(1).tolist()
         rows = self._rows.part(start, start + size)
         update = self._update(size)
         losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
@@ -214,7 +216,9 @@ class StackedPool:
         with self.setup.training():
             for done, (inputs, parts) in enumerate(self._batches(self.setup, spans)):
                 with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
-                    losses[done] = update(rows.tree, inputs, parts, rates[done], newest[done])
+                    losses[done] = update(rows.tree, inputs, parts, rates[done])
+                    if looked[done]:
+                        mix(rows, newest[done])
                 first = first or time.perf_counter() - began
         if self._sizes is not None:
             rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
@@ -233,11 +237,12 @@ class StackedPool:
         self, trials: Sequence[_Trial], spans: Sequence[Span], longest: int
     ) -> tuple[Tensor, Tensor]:
         """Of each update (longest, rows): rates, and what it counts in the average."""
-        rates = np.zeros((longest, len(spans)))
+        rates, newest = np.zeros((2, longest, len(spans)))
         for row, (trial, (_, first, stop)) in enumerate(zip(trials, spans, strict=False)):
             rates[: stop - first, row] = trial.rates[first:stop]
-        updates = np.array([first for _, first, _ in spans]) + np.arange(1, longest + 1)[:, None]
-        newest = newest_share((self.task.ema or 0.0) * self.task.horizon, updates)
+            if self.setup.newest is not None:
+                shares = self.setup.newest[first:stop]  # fewer, where updates are only tried
+                newest[: len(shares), row] = shares
         like: dict[str, Any] = {"dtype": self._layout.dtype, "device": self.setup.device}
         return torch.as_tensor(rates, **like), torch.as_tensor(newest, **like)
 
@@ -252,7 +257,8 @@ class StackedPool:
         return self._updates[size]
 
     def _judge(self, start: int, stop: int) -> list[Figures | Exception]:
-        return judge(self.setup, self._program, self._rows.part(start, stop), self.width)
+        rows = self._rows.part(start, stop)
+        return judge(self.setup, self._program, rows, self.width, self._scorer)
 
     def _halve(self) -> None:
         self.width = -(-self.width // 2)
@@ -273,4 +279,4 @@ def _kept(rows: Rows, over: list[int]) -> Iterator[None]:
 def _failed(slot: int, update: int, error: Exception, seconds: float) -> Progress:
     told = "".join(traceback.format_exception(error))
     message = f"{type(error).__name__}: {error}"
-    return Progress(slot, update, float("nan"), {}, np.empty(0), seconds, message, told)
+    return Progress(slot, update, float("nan"), {}, seconds=seconds, error=message, traceback=told)

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import Space, suggest_from
-from lrtune.search.store import RECORD, SCHEDULE, START, index_of, unique_trials
+from lrtune.search.store import AUDIT, RECORD, SCHEDULE, START, index_of, unique_trials
 from lrtune.search.trunk import Trunk
 
 
@@ -117,7 +117,10 @@ class Lineup:
             if start.get("owner") != self._owner or not (running or lost):
                 continue
             if trial.number in latest:
-                self._study.enqueue_trial(trial.params, user_attrs={START: start})
+                kept = {START: {**start, "survived": trial.last_step or 0}}
+                if AUDIT in trial.user_attrs:
+                    kept[AUDIT] = trial.user_attrs[AUDIT]
+                self._study.enqueue_trial(trial.params, user_attrs=kept)
             if running:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 

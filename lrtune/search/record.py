@@ -14,6 +14,15 @@ Mark: TypeAlias = tuple[float, float, int]  # of a trunk: peak_lr, warmup, first
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a trial ended, why, and the figures behind that."""
+
+    state: End
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Curves:
     """What was seen at each validation, one entry each."""
 
@@ -22,6 +31,7 @@ class Curves:
     train_loss: list[float] = field(default_factory=list)  # mean since the last validation
     rate: list[float] = field(default_factory=list)  # rate of the last update
     metrics: dict[str, list[float]] = field(default_factory=dict)  # on the validation split
+    averaged: list[float] = field(default_factory=list)  # the objective of the averaged weights
 
     def add(self, progress: Progress, rates: NDArray[np.float64]) -> None:
         """Append a validation of a trial of these rates."""
@@ -31,6 +41,7 @@ class Curves:
         self.rate.append(float(rates[progress.update - 1]))
         for name, value in progress.metrics.items():
             self.metrics.setdefault(name, []).append(value)
+        self.averaged.append(progress.averaged)
 
     def until(self, update: int) -> "Curves":
         """A copy of what was seen up to this update."""
@@ -41,6 +52,7 @@ class Curves:
             self.train_loss[:n],
             self.rate[:n],
             {name: values[:n] for name, values in self.metrics.items()},
+            self.averaged[:n],
         )
 
 
@@ -55,7 +67,10 @@ class Record:
         params: the Optuna parameters that the schedule came from.
         state: how it ended.
         reason: why.
-        value: the objective at its last validation; None unless complete or stalled.
+        evidence: the figures behind that: of the forecast, see Decision.
+        audit: of a trial that was to be pruned and trained on, to see whether that would have been
+            right: ``update`` and the figures of the forecast; None of others.
+        value: the objective at its last validation, of a stalled trial the best; else None.
         curves: what was seen on the way; of a fork, from the start of what it shares on.
         resolved: the schedule's settings in the field's terms, for this horizon.
         updates: what it cost, in updates: those that it trained itself.
@@ -77,3 +92,5 @@ class Record:
     seconds: float
     seed: int
     forked: int = 0
+    evidence: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] | None = None

@@ -1,5 +1,6 @@
 """Running: a trial in a slot, and how one is noted down to go on later."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +12,16 @@ from lrtune.engine import Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Controller, Schedule
-from lrtune.search.record import Curves, End, Mark, Record
+from lrtune.search.record import Curves, Ending, Mark, Record
 from lrtune.search.store import START
 from lrtune.search.trunk import Kept, mark_in
+
+
+def better(value: float, averaged: float, minimize: bool) -> float:
+    """The better of a value and that of the averaged weights, which may be NaN."""
+    if not math.isfinite(averaged):
+        return value
+    return min(value, averaged) if minimize else max(value, averaged)
 
 
 @dataclass(slots=True)
@@ -29,6 +37,7 @@ class Running:
     curves: Curves = field(default_factory=Curves)
     updates: int = 0  # done, by itself or by the trial that it is a fork of
     forked: int = 0  # of these, done by that one
+    audit: dict[str, Any] | None = None  # see Record
 
     @property
     def spent(self) -> int:
@@ -53,15 +62,22 @@ class Running:
         self.rates = self.controller.rates
         return True
 
-    def record(self, state: End, reason: str, value: float | None, seed: int) -> Record:
+    def signals(self, objective: str, minimize: bool) -> list[float]:
+        """At each validation the better of current and averaged weights."""
+        seen = zip(self.curves.metrics.get(objective, ()), self.curves.averaged, strict=True)
+        return [better(value, averaged, minimize) for value, averaged in seen]
+
+    def record(self, ending: Ending, value: float | None, seed: int) -> Record:
         """What is stored of a trial that is over."""
         return Record(
             number=self.index,
             optuna_number=self.trial.number,
             schedule=self.schedule,
             params=self.trial.params,
-            state=state,
-            reason=reason,
+            state=ending.state,
+            reason=ending.reason,
+            evidence=ending.evidence,
+            audit=self.audit,
             value=value,
             curves=self.curves,
             resolved=self.schedule.resolve(len(self.rates)),

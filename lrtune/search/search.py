@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-from optuna.pruners import NopPruner
 from optuna.trial import TrialState
 
 from lrtune.engine import Pool, Progress
@@ -13,11 +12,12 @@ from lrtune.search.board import Board, Budget
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
-from lrtune.search.record import End
+from lrtune.search.record import End, Ending
+from lrtune.search.referee import Referee, Rules
 from lrtune.search.running import Running
 from lrtune.search.space import Space, suggest_from
 from lrtune.search.start import Starter
-from lrtune.search.stopping import DIVERGENCE_FACTOR, diverged
+from lrtune.search.stopping import DIVERGENCE_FACTOR
 from lrtune.search.store import SCHEDULE, records, save_record, unique_trials
 from lrtune.search.trunk import Trunk, latest_mark, members_among
 
@@ -33,6 +33,7 @@ class Search:
         space: families and ranges.
         pool: what trains.
         budget: when to stop.
+        rules: when a trial ends early, beside the study's pruner.
         seed: of every trial's weights and batches: one for all, so that they are compared in pairs.
         owner: marks this run's trials in a storage that others may share.
         checkpoint: a file to keep trials under way in, so that those that a kill cuts short go on
@@ -48,6 +49,7 @@ class Search:
         pool: Pool,
         budget: Budget,
         *,
+        rules: Rules = Rules(),  # noqa: B008 - frozen
         seed: int = 0,
         owner: str = "",
         checkpoint: Path | None = None,
@@ -61,8 +63,7 @@ class Search:
         self._watch = watch
         self._objective = pool.task.objective
         self._minimize = self._objective.direction == "minimize"
-        # Asking a pruner that never prunes reads the storage again each time, for nothing.
-        self._may_prune = not isinstance(study.pruner, NopPruner)
+        self._referee = Referee(study, pool.task, rules, seed)
         self._failures = 0
         self._trunk = Trunk(pool, seed)
         self._lineup = Lineup(study, space, pool.slots, owner, self._trunk)
@@ -79,6 +80,7 @@ class Search:
         """
         for record in records(self._study):
             self.board.add(record, self._minimize)
+            self._referee.remember(record.state, record.audit is not None)
         lineup, running = self._lineup, self.board.running
         with Interrupts() as interrupts:
             lineup.take_up()
@@ -132,14 +134,9 @@ class Search:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
         self.board.running[slot] = running = self._starter.start(slot, trial, schedule)
         if running.untrained.error is not None:
-            return self._end(running, "failed", running.untrained.error, running.untrained)
-        # What was seen of it before is told again, for to Optuna this is a new trial.
-        seen = running.curves.metrics.get(self._objective.name, ())
-        for update, value in zip(running.curves.step, seen, strict=True):
-            trial.report(value, update)
-            if self._may_prune:
-                trial.should_prune()  # it went on then; some pruners note down that it may
-        return None
+            failed = Ending("failed", running.untrained.error)
+            return self._end(running, failed, running.untrained)
+        return self._referee.take_up(running)
 
     def _take(self, progress: Progress) -> None:
         """A slot has reached a validation: report it, and end the trial if it is to end."""
@@ -147,19 +144,11 @@ class Search:
         running.seconds += progress.seconds
         running.updates = progress.update
         if progress.error is not None:
-            return self._end(running, "failed", progress.error, progress)
-        value = progress.metrics[self._objective.name]
+            return self._end(running, Ending("failed", progress.error), progress)
         running.curves.add(progress, running.rates)
-        why = diverged(running.curves.loss, running.untrained.loss)
-        if why is None and not math.isfinite(value):
-            why = f"{self._objective.name} is {value}"
-        if why is not None:
-            return self._end(running, "diverged", why, progress)
-        running.trial.report(value, progress.update)
-        if progress.update == len(running.rates):
-            return self._end(running, "complete", "reached the horizon", progress)
-        if self._may_prune and running.trial.should_prune():
-            return self._end(running, "pruned", f"by {self._pruner_name}", progress)
+        ending = self._referee.ending(running, progress)
+        if ending is not None:
+            return self._end(running, ending, progress)
         if running.observe(progress.update, progress.loss):
             self._pool.revise(progress.slot, running.rates)
         elif self._trunk.mark is not None:
@@ -168,28 +157,36 @@ class Search:
             )
         return None
 
-    def _end(self, running: Running, state: End, reason: str, progress: Progress) -> None:
+    def _end(self, running: Running, ending: Ending, progress: Progress) -> None:
         """Store the record, tell Optuna, free the slot."""
-        trial = running.trial
-        objective = progress.metrics.get(self._objective.name, math.nan)
-        value = objective if state == "complete" else None
-        record = running.record(state, reason, value, self._seed)
+        trial, state = running.trial, ending.state
+        value = self._value(running, ending)
+        record = running.record(ending, value, self._seed)
         save_record(trial, record)
-        trial.set_user_attr("ended", f"{state}: {reason}")
+        trial.set_user_attr("ended", f"{state}: {ending.reason}")
         if state == "diverged":
             # Optuna ranks infeasible trials by this: the later, the less bad.
             trial.set_constraint(DIVERGED, 2 - running.updates / len(running.rates))
             trial.report(self._worst(running.untrained), progress.update)
-        if state == "complete":
-            self._study.tell(trial, objective)
+        if value is not None:
+            self._study.tell(trial, value)
         else:
             told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
             self._study.tell(trial, state=told)
         del self.board.running[progress.slot]
         self._pool.release(progress.slot)
         self.board.add(record, self._minimize)
+        self._referee.remember(state, record.audit is not None)
         self._watch(self.board)
         self._stop_if_nothing_works(state, progress)
+
+    def _value(self, running: Running, ending: Ending) -> float | None:
+        """The objective at the end; of a trial that has stalled, the best on the way."""
+        if ending.state not in ("complete", "stalled"):
+            return None
+        seen = running.curves.metrics[self._objective.name]
+        best = min(seen) if self._minimize else max(seen)
+        return seen[-1] if ending.state == "complete" else best
 
     def _worst(self, untrained: Progress) -> float:
         """A finite stand-in for the value of a trial that has none, no better than untrained."""
@@ -205,7 +202,3 @@ class Search:
                 f"{FAILURES} trials running failed, the last with {progress.error}\n"
                 f"{progress.traceback}"
             )
-
-    @property
-    def _pruner_name(self) -> str:
-        return type(self._study.pruner).__name__

@@ -23,6 +23,8 @@ from lrtune.tasks.metrics import Direction
 # Mark or None) and "forked" too.
 START = "lrtune.start"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
+AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
+AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
 
 
@@ -34,6 +36,8 @@ KEPT = (
     "seconds",
     "seed",
     "forked",
+    "evidence",
+    "audit",
 )  # of a Record, and its curves
 
 
@@ -146,7 +150,8 @@ def _curve(values: list[float | None]) -> list[float]:
 def _curves(kept: dict[str, Any]) -> Curves:
     metrics = {name: _curve(values) for name, values in kept["metrics"].items()}
     loss, train_loss = _curve(kept["loss"]), _curve(kept["train_loss"])
-    return Curves(kept["step"], loss, train_loss, kept["rate"], metrics)
+    averaged = _curve(kept["averaged"])
+    return Curves(kept["step"], loss, train_loss, kept["rate"], metrics, averaged)
 
 
 def _record(trial: FrozenTrial) -> Record:
@@ -174,7 +179,7 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("seed", "forked")
+COLUMNS += ("averaged", "seed", "forked", "evidence", "audit")
 NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", "forked")
 
 
@@ -204,10 +209,13 @@ def _row(record: Record) -> dict[str, Any]:
         "loss": curves.loss,
         "train_loss": curves.train_loss,
         "rate": curves.rate,
+        "averaged": curves.averaged,
         **{f"val_{name}": curve for name, curve in curves.metrics.items()},
         "updates": record.updates,
         "seconds": record.seconds,
         "seed": record.seed,
         "forked": record.forked,
+        "evidence": json.dumps(record.evidence),
+        "audit": None if record.audit is None else json.dumps(record.audit),
         **knobs,
     }

@@ -31,7 +31,7 @@ from lrtune.tasks.tree import keys, leaves
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
-VALIDATION_COST = 0.25
+VALIDATION_COST = 0.1
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
@@ -63,6 +63,8 @@ class Task:
         augment: names of AUGMENTATIONS, applied in training after ``prepare``.
         clip_norm: gradients longer than this are shortened to it.
         ema: validate an exponential moving average of the weights, this share of the run long.
+        average: without ``ema``, judge such an average beside the weights, for the rules that end
+            trials early; None where nothing is averaged.
         precision: float32 or bfloat16 (autocast); where None, bfloat16 on CUDA alone.
         memory: bytes of data kept in memory; half of what is free where None.
         data: where the data came from, for the record.
@@ -89,6 +91,7 @@ class Task:
     augment: tuple[str, ...] = ()
     clip_norm: float | None = None
     ema: float | None = None
+    average: float | None = 0.05
     precision: str | None = None
     memory: int | None = None
     data: str = ""
@@ -233,6 +236,7 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("groups", lambda v: v is None or callable(v), "a function of the model, or None"),
     ("clip_norm", lambda v: v is None or _is_positive(v), "a positive number, or None"),
     ("ema", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),
+    ("average", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),
     ("precision", lambda v: v in (None, "float32", "bfloat16"), "float32, bfloat16 or None"),
     ("memory", lambda v: v is None or (type(v) is int and v > 0), "a number of bytes, or None"),
     ("augment", lambda v: isinstance(v, tuple), "a tuple of names"),

@@ -68,7 +68,7 @@ class IdlePool:
         if update:
             loss = 0.1 + 0.2 * math.log(rates.mean() / 0.02) ** 2 + 2 * rates[-1] + 1 / update
         metrics = {"cross_entropy": loss, "accuracy": math.exp(-loss)}
-        return Progress(slot, update, loss, metrics, np.full(update - start, loss))
+        return Progress(slot, update, loss, metrics, losses=np.full(update - start, loss))
 
 
 def idle_task(validations: int = REPORTS) -> Task:

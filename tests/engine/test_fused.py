@@ -97,7 +97,9 @@ def texts(task, make):
 
 def numbers(progress):
     assert progress.error is None
-    return [progress.update, progress.loss, *progress.metrics.values(), *progress.losses]
+    averaged = [] if np.isnan(progress.averaged) else [progress.averaged]
+    figures = [progress.loss, *progress.metrics.values(), *averaged]
+    return [progress.update, *figures, *progress.losses]
 
 
 def train(pool, slot, rates, seed):
@@ -143,9 +145,13 @@ def plainly(task, rates, seed):
         with torch.no_grad():
             outputs = judged(task.prepare(inputs))
             metrics = [float(metric.function(outputs, targets)) for metric in task.metrics]
-            return [update, float(task.loss(outputs, targets)), *metrics]
+            beside = []
+            if task.ema is None and task.average is not None:
+                outputs_of_mean = mean.eval()(task.prepare(inputs))
+                beside = [float(task.objective.function(outputs_of_mean, targets))]
+            return [update, float(task.loss(outputs, targets)), *metrics, *beside]
 
-    curve, losses = validation(0), []
+    curve, losses, looks = validation(0), [], 0
     for update, rate in enumerate(rates):
         inputs, targets = task.train.take(order.batch(seed, update))
         torch.manual_seed(derive(seed, UPDATE_NOISE, update))
@@ -159,9 +165,14 @@ def plainly(task, rates, seed):
         if task.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
         optimizer.step()
-        if task.ema is not None:
-            decay = 1 - 1 / (task.ema * task.horizon)
-            newest = (1 - decay) / (1 - decay ** (update + 1))
+        length = max(1.0, (task.ema or task.average or 0) * task.horizon)
+        segments = np.diff(task.checkpoints, prepend=0)
+        stride = 1 if task.ema else int(np.clip(length / 8, 1, segments.min()))
+        begun = max([0, *(c for c in task.checkpoints if c <= update)])
+        if (task.ema or task.average) and (update + 1 - begun) % stride == 0:
+            looks += 1
+            decay = (1 - 1 / length) ** stride
+            newest = (1 - decay) / (1 - decay**looks)
             current = model.state_dict()
             for name, tensor in mean.state_dict().items():
                 if tensor.is_floating_point():
@@ -598,7 +609,7 @@ def test_validation_takes_no_more_memory_than_training(base, monkeypatch):
     monkeypatch.setattr(Program, "outputs", outputs)
     all_curves(pool, falling(task))
     segments = [one for one in seen if one[0] > 1]
-    assert segments == [(3, 1, 240)] * 8
+    assert segments == [(3, 1, 240)] * 16  # the weights, and their averages
     assert all(at_once == 1 or at_once * n <= 2 * 6 * BATCH for _, at_once, n in seen)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import SerialPool
-from lrtune.engine.average import Average
+from lrtune.engine.average import Average, newest_shares
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
@@ -98,7 +98,7 @@ class Indexed(nn.Module):
 
 def test_whole_numbers_are_not_averaged():
     model = Indexed()
-    average = Average(model, length=7)
+    average = Average(model, newest_shares(7, np.array([60]), 1))
     for _ in range(60):
         average.update(model)
     assert torch.equal(average.model.index, model.index)

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_divergence_is_told_as_pruned_and_infeasible(
             return progress
         metrics = {**progress.metrics, "cross_entropy": bad}
         loss = bad if field == "loss" else progress.loss
-        return Progress(progress.slot, progress.update, loss, metrics, progress.losses)
+        return replace(progress, loss=loss, metrics=metrics)
 
     found = search_in(tmp_path, SpoiltPool(spoil), Budget(trials=5))
     assert set(found["state"]) == {"diverged"}
@@ -92,8 +93,8 @@ def test_divergence_is_told_as_pruned_and_infeasible(
 
 def test_trial_after_trial_that_fails_ends_the_search(tmp_path: Path) -> None:
     def spoil(progress: Progress) -> Progress:
-        nothing = np.empty(0)
-        return Progress(progress.slot, 50, math.nan, {}, nothing, 0.0, "ValueError: oh", "trace")
+        error, told = "ValueError: oh", "trace"
+        return Progress(progress.slot, 50, math.nan, {}, error=error, traceback=told)
 
     with pytest.raises(RuntimeError, match="ValueError: oh"):
         search_in(tmp_path, SpoiltPool(spoil), Budget(trials=9))

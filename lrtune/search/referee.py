@@ -1,0 +1,134 @@
+"""Referee: whether a trial ends at a validation, and how."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import optuna
+from optuna.pruners import NopPruner
+
+from lrtune.engine import Progress
+from lrtune.errors import InputError
+from lrtune.search.forecast import Scale
+from lrtune.search.pruner import SchedulePruner
+from lrtune.search.record import Ending
+from lrtune.search.running import Running
+from lrtune.search.stopping import diverged, stalled
+from lrtune.search.store import AUDIT, START
+from lrtune.tasks import Task
+
+PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/pruning.py``
+MIN_DELTA = 0.002
+AUDITED = 0.03
+AUDITED_FIRST = 10  # one of the first trials to be pruned is audited, if there are so many
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a trial ends before its horizon, beside the pruner's rule.
+
+    Attributes:
+        patience: validations without an improvement, after which a trial may be stalled; 0: never.
+        min_delta: the least improvement, as a share of the value.
+        audit: share of the trials to be pruned that are trained to the end instead.
+    """
+
+    patience: int = 0
+    min_delta: float = MIN_DELTA
+    audit: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if type(self.patience) is not int or self.patience < 0:
+            raise InputError(f"patience={self.patience!r}: a number of validations, 0 for no limit")
+        if not 0 <= self.min_delta < 1:
+            raise InputError(f"min_delta={self.min_delta!r}: a share of the value in [0, 1)")
+        if not 0 <= self.audit <= 1:
+            raise InputError(f"audit={self.audit!r}: a share of the pruned trials, 0 to 1")
+
+
+class Referee:
+    """Divergence, the horizon, the pruner, the plateau: in this order."""
+
+    def __init__(self, study: optuna.Study, task: Task, rules: Rules, seed: int) -> None:
+        self._study = study
+        self._objective = task.objective.name
+        self._minimize = task.objective.direction == "minimize"
+        self._rules = rules
+        self._seed = seed
+        # Asking a pruner that never prunes reads the storage again each time, for nothing.
+        self._may_prune = not isinstance(study.pruner, NopPruner)
+        self._unsound = 0  # trials that were to be pruned
+        self._audited = 0  # of these
+
+    def remember(self, state: str, audited: bool) -> None:
+        """Count a trial that is over."""
+        self._unsound += state == "pruned" or audited
+        self._audited += audited
+
+    def take_up(self, running: Running) -> None:
+        """Tell Optuna again what was seen before of a trial, for to Optuna it is a new one."""
+        running.audit = running.trial.user_attrs.get(AUDIT)
+        signals = running.signals(self._objective, self._minimize)
+        for update, signal in zip(running.curves.step, signals, strict=True):
+            running.trial.report(signal, update)
+            if self._may_prune:
+                running.trial.should_prune()  # it went on then; some pruners note that it may
+
+    def ending(self, running: Running, progress: Progress) -> Ending | None:
+        """Report a validation, which is in the trial's curves; None where it goes on."""
+        value = progress.metrics[self._objective]
+        why = diverged(running.curves.loss, running.untrained.loss)
+        if why is None and not math.isfinite(value):
+            why = f"{self._objective} is {value}"
+        if why is not None:
+            return Ending("diverged", why)
+        signals = running.signals(self._objective, self._minimize)
+        running.trial.report(signals[-1], progress.update)
+        if progress.update == len(running.rates):
+            return Ending("complete", "reached the horizon")
+        if running.audit is not None:
+            return None
+        return self._pruned(running) or self._stalled(running, signals)
+
+    def _pruned(self, running: Running) -> Ending | None:
+        # A trial that a kill cut short and that starts anew went on here, with less known.
+        survived = running.trial.user_attrs[START].get("survived", 0)
+        if not self._may_prune or running.updates < survived:
+            return None
+        if not running.trial.should_prune():
+            return None
+        pruner = self._study.pruner
+        ending = Ending("pruned", f"by {type(pruner).__name__}")
+        if isinstance(pruner, SchedulePruner):
+            decision = asdict(pruner.decisions[running.trial.number])
+            del decision["prune"]
+            ending = Ending("pruned", decision.pop("reason"), decision)
+        if not self._audits(running.index):
+            return ending
+        running.audit = {"update": running.updates, "reason": ending.reason, **ending.evidence}
+        running.trial.set_user_attr(AUDIT, running.audit)
+        return None
+
+    def _audits(self, index: int) -> bool:
+        """Whether this trial is trained to the end all the same: drawn by seed and index."""
+        if self._rules.audit == 0:
+            return False
+        first = int(np.random.default_rng([self._seed]).integers(AUDITED_FIRST))
+        if self._audited == 0 and self._unsound >= first:
+            return True
+        draw = np.random.default_rng([self._seed, index]).random()
+        return bool(draw < self._rules.audit)
+
+    def _stalled(self, running: Running, signals: list[float]) -> Ending | None:
+        if self._rules.patience == 0:
+            return None
+        rates, update = running.rates, running.updates
+        why = stalled(
+            Scale.of(np.array(signals), self._minimize).to(np.array(signals)).tolist(),
+            None if running.controller is not None else rates[update - 1 :],
+            float(rates[update:].sum() / rates.sum()),
+            patience=self._rules.patience,
+            min_delta=self._rules.min_delta,
+        )
+        return None if why is None else Ending("stalled", why)
