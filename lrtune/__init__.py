@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lrtune.errors import InputError
     from lrtune.run import Run
     from lrtune.schedule import FAMILIES, Schedule, load, register
-    from lrtune.search import FamilySampler, Space, suggest
+    from lrtune.search import FamilySampler, SchedulePruner, Space, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
     from lrtune.tuning import tune
 
@@ -21,12 +21,14 @@ _HOMES = {
     "Metric": "lrtune.tasks",
     "Run": "lrtune.run",
     "Schedule": "lrtune.schedule",
+    "SchedulePruner": "lrtune.search",
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
     "Task": "lrtune.tasks",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
     "register": "lrtune.schedule",
+    "report": "lrtune.search",
     "suggest": "lrtune.search",
     "tune": "lrtune.tuning",
 }
@@ -38,12 +40,14 @@ __all__ = [
     "Metric",
     "Run",
     "Schedule",
+    "SchedulePruner",
     "Space",
     "Split",
     "Task",
     "load",
     "load_task",
     "register",
+    "report",
     "suggest",
     "tune",
 ]

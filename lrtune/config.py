@@ -76,11 +76,12 @@ def load(study: StudyFile) -> "Task":
 
 def stopping(study: StudyFile) -> dict[str, Any]:
     """What ``tune`` is told of ending trials early: only what was asked for."""
-    if study.no_prune:
-        if study.model_fields_set & {"pruner", "patience"}:
-            raise InputError("no_prune: trains every trial to its end: leave out pruner, patience")
-        return {"pruner": "none", "patience": 0}
     names = {"pruner", "epsilon", "patience", "min_delta", "audit"} & study.model_fields_set
+    if study.no_prune:
+        if names:
+            said = ", ".join(sorted(names))
+            raise InputError(f"no_prune: trains every trial to its end: leave out {said}")
+        return {"pruner": "none", "patience": 0}
     return {name: getattr(study, name) for name in names}
 
 

@@ -11,6 +11,8 @@ from rich.text import Text
 
 from lrtune.search import Board, Record
 
+ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
+ENDS |= {"diverged": "diverged", "failed": "failed"}
 QUIET_SECONDS = 10.0  # between two lines where the output is not a terminal
 
 
@@ -67,8 +69,7 @@ class Display:
         )
 
     def _counts(self, board: Board) -> str:
-        ends = {"complete": "done", "pruned": "pruned", "diverged": "diverged", "failed": "failed"}
-        parts = [f"{board.ended[end]} {word}" for end, word in ends.items()]
+        parts = [f"{board.ended[end]} {word}" for end, word in ENDS.items()]
         return "trials  " + ", ".join([*parts, f"{len(board.running)} running"])
 
     def _best(self, board: Board) -> str:
@@ -87,12 +88,13 @@ class Display:
 
 def describe(record: Record, objective: str) -> str:
     """A trial in one line: family, value, the other metrics, peak rate, number."""
-    others = [
-        f"{name} {curve[-1]:.4g}"
-        for name, curve in record.curves.metrics.items()
-        if name != objective and curve
-    ]
-    figures = ", ".join([f"{objective} {record.value:.4g}", *others])
+    metrics, value = record.curves.metrics, record.value
+    assert value is not None
+    own = metrics[objective]
+    # A stalled trial's value is its best, not its last.
+    at = min(reversed(range(len(own))), key=lambda i: abs(own[i] - value))
+    others = [f"{name} {curve[at]:.4g}" for name, curve in metrics.items() if name != objective]
+    figures = ", ".join([f"{objective} {value:.4g}", *others])
     where = f"peak_lr {record.schedule.peak_lr:.3g}, trial {record.number}"
     return f"{record.schedule.family}: {figures}  ({where})"
 

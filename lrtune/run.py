@@ -94,11 +94,11 @@ class Run:
         return best(trials, self.settings["objective"]["direction"]) if len(trials) else None
 
     def _best_json(self, row: "pd.Series[Any]") -> dict[str, Any]:
-        metrics = {
-            name.removeprefix("val_"): float(row[name][-1]) if np.isfinite(row[name][-1]) else None
-            for name in map(str, row.index)
-            if name.startswith("val_")
-        }
+        from lrtune.results.summary import beside
+
+        own = self.settings["objective"]["name"]
+        seen = {name: beside(row, own, name) for name in self.settings["metrics"]}
+        metrics = {name: value if np.isfinite(value) else None for name, value in seen.items()}
         kept = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
         return {
             "format": FORMAT,

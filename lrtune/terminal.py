@@ -82,33 +82,37 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
 
 def print_result(run: "Run", console: Console) -> None:
     """Who won, by how much over whom, and where it is written."""
-    from lrtune.results.summary import by_family, saved
+    from lrtune.results.early import spared
+    from lrtune.results.summary import by_end, by_family, saved
 
     objective = run.settings["objective"]
-    best = run.best()
+    best, trials = run.best(), run.trials()
     if best is None:
         console.print("no trial reached the end: there is no winner; the report says why")
     else:
-        trials = run.trials()
         families = by_family(trials, objective["direction"])
         table = Table(
             title=f"validation {objective['name']} by family, one seed", title_justify="left"
         )
-        for name in ("family", "best", "median", "trials", "diverged", "best peak_lr"):
+        shown = ("best", "median", "trials", "pruned", "diverged")
+        for name in ("family", *shown, "best peak_lr"):
             table.add_column(name, justify="left" if name == "family" else "right")
         for row in families.head(TOP).to_dict("records"):
-            figures = (f"{row[name]:.4g}" for name in ("best", "median", "trials", "diverged"))
+            figures = (f"{row[name]:.4g}" for name in shown)
             table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
         console.print(table)
         if len(families) > TOP:
             console.print(f"and {len(families) - TOP} families more: see the report")
-        if saved(trials):
-            console.print(saved(trials), soft_wrap=True)
         console.print(f"winner: {best}", soft_wrap=True)
         console.print(
             f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}",
             soft_wrap=True,
         )
+    ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
+    console.print(f"trials: {', '.join(ended)}", soft_wrap=True)
+    for said in (spared(trials, run.settings["horizon"]), saved(trials)):
+        if said:
+            console.print(said, soft_wrap=True)
     console.print(f"  report:         {run.folder / 'report.html'}", soft_wrap=True)
 
 

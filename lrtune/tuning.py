@@ -35,7 +35,7 @@ from lrtune.search import (
 )
 from lrtune.search.journal import mend
 from lrtune.search.pruner import EPSILON
-from lrtune.search.referee import AUDITED, MIN_DELTA, PATIENCE
+from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
@@ -91,8 +91,8 @@ def tune(
         pruner: a name of ``lrtune.search.PRUNERS`` or any Optuna pruner; it sees the better of
             the current and the averaged weights.
         epsilon: of the schedule pruner: it ends a trial that wins with less than this probability.
-        patience: validations without a gain that make a plateau; a fifth of them where None; no
-            trial stalls where 0.
+        patience: validations without a gain that make a plateau; a fifth of them, at least 3,
+            where None; no trial stalls where 0.
         min_delta: the least gain, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
         command: what the user typed, for the record.
@@ -116,12 +116,13 @@ def tune(
     budget = Budget(trials, updates, seconds)
     count = len(task.checkpoints)
     if patience is None:
-        patience = max(1, round(PATIENCE * count))
+        patience = max(LEAST_PATIENCE, round(PATIENCE * count))
     rules = Rules(patience, min_delta, audit)
     called = pruner if isinstance(pruner, str) else type(pruner).__name__
     if isinstance(pruner, str):
         pruner = make_pruner(pruner, task.horizon, max(1, task.horizon // count), epsilon)
-    stopping = {"pruner": called, "epsilon": epsilon, **asdict(rules)}
+    asked = epsilon if called == "schedule" else None  # a pruner has its own settings
+    stopping = {"pruner": called, "epsilon": asked, **asdict(rules)}
     settings = settings_for(task, families, warmup, seed, storage, device)
     settings |= {"stopping": stopping}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]

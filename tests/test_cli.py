@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 import signal
@@ -10,6 +11,7 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lrtune import cli
@@ -32,6 +34,24 @@ def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) 
     assert settings["families"] == ["cosine", "wsd"]
     assert re.search(r"lrtune search .*study\.toml --trials 3", settings["command"])
     assert len((tmp_path / "run" / "journal.log").read_text().splitlines()) > 10
+
+
+def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
+    words = ["search", "digits", "--epochs", 1, "--trials", 2, "--families", "cosine,linear"]
+    words += ["--peak-lr", "0.01,0.2", "--engine", "serial"]
+    code, out, err = lrtune(*words, "--out", tmp_path / "off", "--no-prune")
+    assert (code, err) == (0, "")
+    assert "trials: 2 complete, 0 stalled, 0 pruned, 0 diverged, 0 failed\n" in out
+    kept = json.loads((tmp_path / "off" / "run.json").read_text())["stopping"]
+    assert (kept["pruner"], kept["patience"]) == ("none", 0)
+    assert "no pruner; no trial stalls" in (tmp_path / "off" / "report.html").read_text()
+    given = {"pruner": "median", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    code, out, err = lrtune(*words, "--out", tmp_path / "on", *options)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "on" / "run.json").read_text())["stopping"] == given
+    code, out, err = lrtune(*words, "--out", tmp_path / "on")
+    assert code == 2 and "was searched with stopping." in err
 
 
 def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
@@ -67,6 +87,9 @@ def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
         ('task = "digits"\noptimizer = "sgd:momentun=0.9"', "did you mean 'momentum'?"),
         ('task = "digits"\noptimizer = "sgd:lr=0.1"', "peak_lr"),
         ('task = "digits"\ntrials = 1\nepochs = -1.0', "epochs=-1.0"),
+        ('task = "digits"\nprunner = "none"', "did you mean 'pruner'?"),
+        ('task = "digits"\npatience = 2.5', "patience=2.5: expected a whole number"),
+        ('task = "digits"\nno_prune = true\npruner = "halving"', "leave out pruner, patience"),
         ('task = "digits', "not a TOML file"),
         ("\udcff", "not a TOML file"),
     ],
@@ -107,6 +130,21 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["search", "digits", "--device", "nosuch"], "device 'nosuch'"),
         (["search", "digits", "--engine", "fuse"], "engine 'fuse': one of auto, serial, fused"),
         (["search", "digits", "--slots", "0"], "slots=0: at least 1"),
+        (["search", "digits", "--pruner", "medain"], "pruner 'medain': one of schedule, halving"),
+        (["search", "digits", "--pruner", "medain"], "did you mean 'median'?"),
+        (["search", "digits", "--epsilon", "0"], "epsilon=0.0: a probability"),
+        (["search", "digits", "--epsilon", "1.5"], "epsilon=1.5"),
+        (["search", "digits", "--epsilon", "nan"], "epsilon=nan"),
+        (["search", "digits", "--epsilon", "small"], "--epsilon"),
+        (["search", "digits", "--patience", "-1"], "patience=-1: a number of validations"),
+        (["search", "digits", "--patience", "2.5"], "--patience"),
+        (["search", "digits", "--min-delta", "1"], "min_delta=1.0: a share of the value"),
+        (["search", "digits", "--min-delta", "-0.1"], "min_delta=-0.1"),
+        (["search", "digits", "--min-delta", "nan"], "min_delta=nan"),
+        (["search", "digits", "--audit", "3"], "audit=3.0: a share of the pruned trials"),
+        (["search", "digits", "--audit", "nan"], "audit=nan"),
+        (["search", "digits", "--no-prune", "--pruner", "median"], "no_prune: trains every trial"),
+        (["search", "digits", "--no-prune", "--patience", "3"], "leave out pruner, patience"),
         (["search", "digits", "--storage", "nosuch://x", "--trials", "1"], "nosuch://x"),
         (["families", "cosin"], "did you mean 'cosine'?"),
         (["preview", "cosin"], "did you mean 'cosine'?"),
@@ -253,7 +291,7 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     subprocess.run(command, check=True, capture_output=True)
     after = pd.read_parquet(tmp_path / "run" / "trials.parquet")
     assert list(after["number"]) == list(range(12))
-    assert list(after["value"][: len(before)]) == list(before["value"])
+    np.testing.assert_array_equal(after["value"][: len(before)], before["value"])
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -301,9 +339,35 @@ def test_the_readmes_own_study() -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names: dict = {"train": lambda schedule: abs(schedule.rates(10).mean() - 0.1)}
-    exec(compile(readme_block("lrtune.suggest"), "README", "exec"), names)
+    exec(compile(readme_block("lrtune.FamilySampler"), "README", "exec"), names)
     assert len(names["study"].trials) == 60
     assert names["study"].best_value < 0.02
+
+
+def test_the_readmes_own_study_with_our_pruner() -> None:
+    import optuna
+
+    def train_and_validate(schedule):
+        rates = schedule.rates(1000)
+        for step in range(50, 1001, 50):
+            loss = abs(math.log10(schedule.peak_lr) + 1) + rates[step - 1] + 1 / step
+            yield step, loss, loss - rates[step - 1] / 2
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names: dict = {"train_and_validate": train_and_validate}
+    exec(compile(readme_block("lrtune.SchedulePruner"), "README", "exec"), names)
+    states = [trial.state.name for trial in names["study"].trials]
+    assert len(states) == 40 and {*states} == {"COMPLETE", "PRUNED"}
+
+
+def test_the_options_of_early_stopping_are_in_the_readme() -> None:
+    from lrtune.search import PRUNERS
+
+    part = README[README.index("## Early stopping") : README.index("## Commands")]
+    for option in ("pruner", "no-prune", "epsilon", "patience", "min-delta", "audit"):
+        assert f"`--{option}" in part
+    assert all(f"`{name}`" in part for name in PRUNERS)
+    assert (ROOT / re.search(r"`(studies/\S+\.py)`", part)[1]).exists()
 
 
 def test_the_package_names_what_the_readme_installs() -> None:

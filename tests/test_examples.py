@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 import lrtune
 
@@ -48,3 +49,16 @@ def test_fine_tuning_a_frozen_backbone(
     head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
     assert run.settings["task"]["parameters"] == head
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+
+
+def test_the_pruner_in_a_study_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(EXAMPLES / "plain_optuna.py"))
+    study = example["main"](trials=10)
+    pruned = study.get_trials(states=(TrialState.PRUNED,))
+    assert pruned
+    assert all(trial.last_step < example["UPDATES"] for trial in pruned)
+    for trial in pruned:
+        decision = study.pruner.decisions[trial.number]
+        assert decision.prune and decision.best > 0.999 * study.best_value
+    assert study.best_value < 0.3  # an untrained network's is 2.3
+    assert f"best {study.best_value:.4f}" in capsys.readouterr().out

@@ -113,14 +113,19 @@ def duration(seconds: float) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], css: str = "", numeric: int = 1
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    css: str = "",
+    numeric: int = 1,
+    until: int | None = None,
 ) -> Markup:
-    """A table in a box that scrolls by itself; columns from `numeric` on are set right-aligned.
+    """A table in a box that scrolls by itself; columns from `numeric` to `until` right-aligned.
 
     A cell is text, Markup, or a (shown, sort key) pair.
     """
-    head = join(tag("th", h, css="n" if i >= numeric else "") for i, h in enumerate(heads))
-    body = join(tag("tr", join(_cell(c, i >= numeric) for i, c in enumerate(row))) for row in rows)
+    right = range(len(heads))[numeric:until]
+    head = join(tag("th", h, css="n" if i in right else "") for i, h in enumerate(heads))
+    body = join(tag("tr", join(_cell(c, i in right) for i, c in enumerate(row))) for row in rows)
     inner = tag("thead", tag("tr", head)) + tag("tbody", body)
     return tag("div", tag("table", Markup(inner), css=css), css="scroll")
 
@@ -153,6 +158,13 @@ def embed(name: str, figure: go.Figure, label: str) -> Markup:
         f'aria-label="{html.escape(label)}" style="min-height:{height}px"></div>'
         f'<script type="application/json" id="{name}-data">{harmless(figure.to_json())}</script>'
     )
+
+
+def show(name: str, figure: go.Figure, caption: str, otherwise: Markup) -> Markup:
+    """A figure with its caption, or the sentence that says why there is none."""
+    if not any(len(trace.x or ()) for trace in figure.data):
+        return tag("p", otherwise)
+    return tag("figure", embed(name, figure, caption), tag("figcaption", caption))
 
 
 def harmless(json_text: str) -> str:

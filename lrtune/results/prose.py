@@ -66,7 +66,10 @@ def _way_out(trials: pd.DataFrame, run: Run) -> Markup:
         return join(
             [Markup("Most trials diverged: search lower peak rates than "), f"{low} to {high}."]
         )
-    return Markup("The reasons are listed under <a href='#budget'>where the budget went</a>.")
+    where = "<a href='#budget'>where the budget went</a>"
+    if ends.get("pruned", 0):
+        where += " and <a href='#stopping'>early stopping</a>"
+    return Markup(f"The reasons are listed under {where}.")
 
 
 def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
@@ -89,8 +92,21 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
             ", ".join(parts),
             Markup(". <span class='quiet'>Its settings: "),
             ", ".join([*settings, *knobs]),
-            Markup(".</span>"),
+            Markup("."),
+            _stopped(winner, run),
+            Markup("</span>"),
         ]
+    )
+
+
+def _stopped(winner: "pd.Series[Any]", run: Run) -> str:
+    """Where the winner was stopped, if it was: its value is then not that of the last update."""
+    if winner["state"] != "stalled":
+        return ""
+    done = int(winner["updates"]) + int(winner.get("forked", 0))
+    return (
+        f" It was stopped after {count(done)} of {count(run['horizon'])} updates, where it no "
+        "longer improved; this is its best validation."
     )
 
 

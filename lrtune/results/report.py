@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from lrtune.results import sections, tables
+from lrtune.results import sections, stopping, tables
 from lrtune.results.markup import Markup, join, tag
 from lrtune.results.prose import Run, headline, subtitle
 
@@ -37,6 +37,7 @@ def render(trials: pd.DataFrame, run: Run) -> str:
             sections.against_peak(trials, run),
             sections.range_test(run),
             tables.budget(trials),
+            stopping.stopping(trials, run),
             tables.all_trials(trials, run),
             tables.record(run),
         ]

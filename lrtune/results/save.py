@@ -15,6 +15,7 @@ _CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
 _DASHES: dict[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _DASHES |= {"longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 1, 3))}
 _MARKERS = {"circle": "o", "diamond": "D", "square": "s", "x": "x"}
+_MARKERS |= {"triangle-up": "^", "star": "*"}
 
 
 def save(figure: go.Figure, path: str | Path) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from lrtune.results import figures
 from lrtune.results.canvas import words
@@ -14,12 +13,12 @@ from lrtune.results.markup import (
     aligned,
     code,
     count,
-    embed,
     join,
     measured,
     number,
     section,
     setting,
+    show,
     table,
     tag,
     text,
@@ -114,9 +113,15 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         )
     heads += ["tried", "finished", "pruned", "lost", "updates"]
     note = (
-        "Each family tuned its own peak rate (what forks shared one). Finished: complete or "
-        "stalled, the trials whose value counts. Lost: diverged or failed."
+        "Each family tuned its own peak rate; where flat beginnings were shared, those families "
+        "came to use one. Finished: complete or stalled, the trials whose value counts. Lost: "
+        "diverged or failed."
     )
+    if (trials["state"] == "pruned").any():
+        note += (
+            " Medians and halves are of the finished trials alone: what was pruned was mostly "
+            "worse."
+        )
     caption = (
         "A dot is a finished trial, the bar the middle half of them, the large mark the best. "
         f"{_better(objective).capitalize()} is better."
@@ -127,7 +132,7 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         "Wins per family",
         tag("p", note),
         table(heads, rows, css="sortable") if rows else Markup(""),
-        _figure("wins", figure, caption, nothing(trials)),
+        show("wins", figure, caption, nothing(trials)),
     )
 
 
@@ -145,9 +150,10 @@ def curves(trials: pd.DataFrame, run: Run) -> Markup:
     caption = (
         "The best trial of each family. The leading families are drawn: a click on the legend "
         "shows another, a double click isolates it. The metric's axis fits the last two thirds "
-        "of training; a double click on the figure shows all of it."
+        "of training; a double click on the figure shows all of it. A trial that stalled ends "
+        "where it was stopped."
     )
-    return section("curves", "Curves", _figure("curves", figure, caption, nothing(trials)))
+    return section("curves", "Curves", show("curves", figure, caption, nothing(trials)))
 
 
 def against_peak(trials: pd.DataFrame, run: Run) -> Markup:
@@ -161,7 +167,7 @@ def against_peak(trials: pd.DataFrame, run: Run) -> Markup:
         "that diverged, of any family. Pruned trials have no final value and are not shown."
     )
     title = "Score against peak rate"
-    return section("peak", title, _figure("against-peak", figure, caption, nothing(trials)))
+    return section("peak", title, show("against-peak", figure, caption, nothing(trials)))
 
 
 def range_test(run: Run) -> Markup:
@@ -175,11 +181,4 @@ def range_test(run: Run) -> Markup:
     none = Markup("The range test recorded no losses.")
     said = tag("p", result["message"]) if result.get("message") else Markup("")
     caption = "Loss while the rate grows, before any schedule is tried."
-    return section("range", "Range test", said, _figure("range-test", figure, caption, none))
-
-
-def _figure(name: str, figure: go.Figure, caption: str, otherwise: Markup) -> Markup:
-    """A figure with its caption, or the sentence that says why there is none."""
-    if not any(len(trace.x or ()) for trace in figure.data):
-        return tag("p", otherwise)
-    return tag("figure", embed(name, figure, caption), tag("figcaption", caption))
+    return section("range", "Range test", said, show("range-test", figure, caption, none))

@@ -19,6 +19,7 @@ from lrtune.results.markup import (
     tag,
 )
 from lrtune.results.prose import Run, nothing, second_metric
+from lrtune.results.stopping import in_words
 from lrtune.results.summary import beside, by_end, ranked, reasons, saved
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
@@ -137,12 +138,17 @@ def record(run: Run) -> Markup:
         ("families", ", ".join(run["families"])),
         ("device", run["device"]),
         ("engine", _engine(run["engine"])),
+        ("early stopping", _stopping(run)),
         ("seed", run["seed"]),
         ("versions", _pairs(run["versions"])),
         ("command", tag("code", run["command"])),
     ]
     shown = [(name, value) for name, value in rows if value is not None]
     return section("record", "The record", table(["", ""], shown, css="record", numeric=9))
+
+
+def _stopping(run: Run) -> str | None:
+    return in_words(run["stopping"], run["validations"]) if "stopping" in run else None
 
 
 def _engine(engine: dict[str, Any]) -> str:

@@ -11,10 +11,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lrtune.search.peak import BRANCHES, FLAT, Peak, Peaks
 from lrtune.search.race import Standing, still_racing
 from lrtune.search.space import FAMILY, Space
-from lrtune.search.store import index_of, was_cut_short
+from lrtune.search.store import forecast_of, index_of, was_cut_short
 
 REMEMBERED = 100  # trials of a family that its sampler sees, once there are more
 BLOCK = 50  # and the newest ones since, fewer than this
+
+
+ENDS = ("low", "high")  # of a forecast's interval
 
 
 @dataclass
@@ -59,11 +62,17 @@ class _Family:
         self._numbers = {number: len(trials) + i for i, number in enumerate(self.running)}
 
     def _copy(self, trial: FrozenTrial) -> FrozenTrial | None:
-        """The trial in this space; None if it lies outside, as one queued by hand may."""
+        """The trial in this space; None if it lies outside, as one queued by hand may.
+
+        A pruned trial counts with the value that it would have ended with: what Optuna knows of it
+        otherwise is how long it lived.
+        """
+        seen = forecast_of(trial)
+        complete = trial.state == TrialState.COMPLETE
         try:
             return create_trial(
-                state=trial.state,
-                values=trial.values if trial.state == TrialState.COMPLETE else None,
+                state=trial.state if seen is None else TrialState.COMPLETE,
+                values=trial.values if complete else None if seen is None else [seen["final"]],
                 params={name: trial.params[name] for name in self.space},
                 distributions=self.space,
                 intermediate_values=dict(list(trial.intermediate_values.items())[-1:]),
@@ -138,11 +147,17 @@ class History:
         if was_cut_short(trial):
             return
         standing.started += 1
-        score = float("inf")
+        sign = 1 if family.direction == StudyDirection.MINIMIZE else -1
+        score, seen = float("inf"), forecast_of(trial)
         if trial.state == TrialState.COMPLETE:
-            sign = 1 if family.direction == StudyDirection.MINIMIZE else -1
             score = sign * trial.values[0]
-        standing.add(index_of(trial), score)
+            standing.add(index_of(trial), score)
+        elif seen is None:
+            standing.add(index_of(trial), score)
+        else:
+            standing.add(
+                index_of(trial), sign * seen["final"], *sorted(sign * seen[p] for p in ENDS)
+            )
         if trial.state == TrialState.FAIL or not family.end(trial):
             return
         if trial.state == TrialState.COMPLETE and name in FLAT:

@@ -7,8 +7,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.search.sampler import FamilySampler
-from lrtune.search.space import Space, suggest_from
-from lrtune.search.store import AUDIT, RECORD, SCHEDULE, START, index_of, unique_trials
+from lrtune.search.space import SCHEDULE, Space, suggest_from
+from lrtune.search.store import AUDIT, RECORD, START, index_of, unique_trials
 from lrtune.search.trunk import Trunk
 
 
@@ -109,7 +109,11 @@ class Lineup:
 
     def _repeat_what_was_cut_short(self) -> None:
         """Queue again what this run left unfinished, whichever moment it was killed at."""
-        latest = {trial.number for trial in unique_trials(self._study)}
+        unique = unique_trials(self._study)
+        latest = {trial.number for trial in unique}
+        ended = {
+            (trial.user_attrs[START]["slot"], _end_of(trial)) for trial in unique if _end_of(trial)
+        }
         for trial in self._study.get_trials(deepcopy=False):
             start = trial.user_attrs.get(START, {})
             running = trial.state == TrialState.RUNNING
@@ -117,7 +121,7 @@ class Lineup:
             if start.get("owner") != self._owner or not (running or lost):
                 continue
             if trial.number in latest:
-                kept = {START: {**start, "survived": trial.last_step or 0}}
+                kept = {START: {**start, "survived": _survived(trial, ended)}}
                 if AUDIT in trial.user_attrs:
                     kept[AUDIT] = trial.user_attrs[AUDIT]
                 self._study.enqueue_trial(trial.params, user_attrs=kept)
@@ -166,6 +170,19 @@ class Lineup:
 def _start(trial: optuna.Trial) -> dict[str, Any]:
     found: dict[str, Any] = trial.user_attrs[START]
     return found
+
+
+def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
+    """A trial that was cut short was not to be pruned at reports before this update.
+
+    Nor at the last one, if a trial in a later slot ended in that segment: then slots had been
+    looked at up to there. If none did, no more is known than was then, and the answer is the same.
+    """
+    start, last = trial.user_attrs[START], trial.last_step or 0
+    forked = start.get("forked", 0)
+    clock = start["clock"] + sum(1 for step in trial.intermediate_values if step > forked)
+    decided = any(slot > start["slot"] and end == clock for slot, end in ended)
+    return last + 1 if decided else last
 
 
 def _end_of(trial: FrozenTrial) -> int:

@@ -21,13 +21,17 @@ from lrtune.errors import InputError, nearest
 from lrtune.schedule import Schedule
 from lrtune.search.forecast import FEATURES, Forecast, Scale, features, forecast
 from lrtune.search.running import better
-from lrtune.search.store import AVERAGED, SCHEDULE, START
+from lrtune.search.space import SCHEDULE
+from lrtune.search.store import AVERAGED, START
 
 Array = NDArray[np.float64]
 
 EPSILON = 0.2  # of these and the next two, see ``scripts/bench/pruning.py``
 STARTUP = 5  # trials that must be over
 WARMUP = 0.1  # of the run, in which no trial ends
+# A family's first trial is judged by this share of epsilon, and all of them the more carefully the
+# fewer trials are known: with so many known, by half of it.
+FIRST, CAUTION = 0.25, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,10 @@ class SchedulePruner(BasePruner):
         self._startup = startup
         self._warmup = warmup
         self._study = ""
+        self._open: set[int] = set()  # numbers of trials that were not over when last seen
+        self._read_to = 0  # trials whose number is below this are known, or open
+        self._families: dict[int, str] = {}  # by number
         self._known: dict[int, _Curve] = {}  # by number, of complete trials
-        self._families: set[str] = set()  # that have a complete trial
         self._at: dict[int, _Known] = {}  # by step
         self._warned = False
 
@@ -136,75 +142,102 @@ class SchedulePruner(BasePruner):
         """
         step = trial.last_step
         schedule = schedule_of(trial)
-        if step is None or schedule is None:
-            return Decision(False, "nothing reported" if step is None else "no schedule")
-        if not 0 < step <= self._total:
-            raise InputError(f"step {step}: expected an update from 1 to total={self._total}")
+        if not step or schedule is None:
+            return Decision(False, "no schedule" if step else "nothing reported after an update")
+        self._check(step)
+        value = trial.intermediate_values[step]
+        if not np.isfinite(value):
+            return Decision(True, f"the value is {value}")
         self._warn(trial)
         if step < self._warmup * self._total or step == self._total:
             return Decision(False, "at the beginning or at the end")
-        self._read(study)
-        if self._first_of_family(study, trial, schedule.family):
-            return Decision(False, f"no trial of {schedule.family} is complete")
+        trials = self._read(study)
+        epsilon = self._epsilon
+        if self._is_first(trials, trial, schedule.family):
+            epsilon *= FIRST
         known = self._known_at(step)
-        if len(known.finals) < self._startup:
-            return Decision(False, f"{len(known.finals)} trials are complete")
+        count = len(known.finals)
+        if count < self._startup:
+            return Decision(False, f"{count} trials are complete")
+        epsilon *= count / (count + CAUTION)
         minimize = study.direction == StudyDirection.MINIMIZE
-        value = trial.intermediate_values[step]
         finals = np.array([curve.final for curve in self._known.values()])
-        shown = np.array(known.shown)
+        # Sums must not depend on the order in which trials were read.
+        shown, aims = np.array(known.shown), np.array(known.finals)
+        order = np.lexsort([*shown.T, aims])
+        shown, aims = shown[order], aims[order]
         scale = Scale.of(np.concatenate([finals, shown[:, 0], [value]]), minimize)
         ahead = features(rates_ahead(schedule, self._total), [step])[0]
-        gains = scale.to(np.array(known.finals)) - scale.to(shown[:, 0])
+        gains = scale.to(aims) - scale.to(shown[:, 0])
         found = forecast(gains, shown[:, 1:], float(scale.to(value)), ahead)
-        return self._judge(found, scale, finals, ahead, len(gains))
+        return self._judge(found, scale, finals, ahead, epsilon, count)
 
     def _judge(
-        self, found: Forecast, scale: Scale, finals: Array, ahead: Array, trials: int
+        self,
+        found: Forecast,
+        scale: Scale,
+        finals: Array,
+        ahead: Array,
+        epsilon: float,
+        trials: int,
     ) -> Decision:
-        place = float(scale.to(finals).min())
-        chance = found.below(place)
-        final, best = scale.back(found.mean), scale.back(place)
+        best = float(finals.min() if scale.sign > 0 else finals.max())
+        chance = found.below(float(scale.to(best)))
+        final = scale.back(found.mean)
         low, high = (scale.back(found.quantile(p)) for p in (0.05, 0.95))
         return Decision(
-            chance < self._epsilon,
+            chance < epsilon,
             f"would end at about {final:.4g} ({low:.4g} to {high:.4g}), the best at {best:.4g}: "
-            f"beats it with probability {chance:.2g}, and {self._epsilon:g} is asked for",
+            f"beats it with probability {chance:.2g}, and {epsilon:.2g} is asked for",
             final,
             low,
             high,
             best,
             chance,
-            self._epsilon,
+            epsilon,
             dict(zip(FEATURES, ahead.tolist(), strict=True)),
             trials,
         )
 
-    def _read(self, study: optuna.Study) -> None:
-        """Take in the trials that are over; of another study, from the first one on."""
+    def _check(self, step: int) -> None:
+        if step > self._total:
+            raise InputError(f"step {step}: expected an update, at most total={self._total}")
+
+    def _read(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Take in the trials that are new or over; of another study, from the first one on."""
         if study.study_name != self._study:
             self._study = study.study_name
-            self._known, self._at, self._families = {}, {}, set()
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            if trial.number in self._known:
+            self._families, self._open, self._read_to = {}, set(), 0
+            self._known, self._at = {}, {}
+        trials = study.get_trials(deepcopy=False)
+        self._open.update(range(self._read_to, len(trials)))
+        self._read_to = len(trials)
+        for trial in (trials[number] for number in sorted(self._open)):
+            over = trial.state.is_finished()
+            if trial.number in self._families and not over:
                 continue
+            self._open -= {trial.number} if over else set()
             schedule = schedule_of(trial)
-            reported = {s: v for s, v in trial.intermediate_values.items() if s > 0}
-            if schedule is None or not reported:
-                continue
-            steps = np.array(sorted(reported))
-            values = np.array([reported[step] for step in steps])
-            final = float(trial.values[0])
-            if np.isfinite(values).all() and np.isfinite(final):
-                ahead = features(rates_ahead(schedule, self._total), steps)
-                shown = np.column_stack([values, ahead])
-                self._known[trial.number] = _Curve(steps, shown, final)
-                self._families.add(schedule.family)
+            if schedule is not None:
+                self._families[trial.number] = schedule.family
+                if trial.state == TrialState.COMPLETE:
+                    self._learn(trial, schedule)
+        return trials
+
+    def _learn(self, trial: FrozenTrial, schedule: Schedule) -> None:
+        """Keep what a complete trial showed on its way."""
+        steps = np.array(sorted(step for step in trial.intermediate_values if step > 0))
+        self._check(int(steps.max(initial=1)))
+        values = np.array([trial.intermediate_values[step] for step in steps])
+        final = float(trial.values[0])
+        if len(steps) and np.isfinite(values).all() and np.isfinite(final):
+            ahead = features(rates_ahead(schedule, self._total), steps)
+            self._known[trial.number] = _Curve(steps, np.column_stack([values, ahead]), final)
 
     def _known_at(self, step: int) -> "_Known":
         """The complete trials as they were after so many updates; each is looked at once."""
         known = self._at.setdefault(step, _Known())
-        for number in self._known.keys() - known.seen:
+        for number in sorted(self._known.keys() - known.seen):
             curve = self._known[number]
             known.seen.add(number)
             if curve.steps[0] <= step <= curve.steps[-1]:
@@ -212,13 +245,11 @@ class SchedulePruner(BasePruner):
                 known.finals.append(curve.final)
         return known
 
-    def _first_of_family(self, study: optuna.Study, trial: FrozenTrial, family: str) -> bool:
-        """Whether no trial of the family is complete, and this is the first of those that run."""
-        if family in self._families:
-            return False
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    def _is_first(self, trials: list[FrozenTrial], trial: FrozenTrial, family: str) -> bool:
+        """Whether no trial of its family came before it, those aside that failed."""
         return not any(
-            other.number < trial.number and family_of(other) == family for other in running
+            name == family and n < trial.number and trials[n].state != TrialState.FAIL
+            for n, name in self._families.items()
         )
 
     def _warn(self, trial: FrozenTrial) -> None:
@@ -265,12 +296,6 @@ def schedule_of(trial: FrozenTrial) -> Schedule | None:
     """The schedule that a trial carries."""
     text = trial.user_attrs.get(SCHEDULE)
     return None if text is None else Schedule.from_json(text)
-
-
-def family_of(trial: FrozenTrial) -> str | None:
-    """The family of its schedule."""
-    schedule = schedule_of(trial)
-    return None if schedule is None else schedule.family
 
 
 def rates_ahead(schedule: Schedule, total: int) -> Array:

@@ -11,7 +11,7 @@ from lrtune.engine import Progress
 from lrtune.errors import InputError
 from lrtune.search.forecast import Scale
 from lrtune.search.pruner import SchedulePruner
-from lrtune.search.record import Ending
+from lrtune.search.record import Ending, Record
 from lrtune.search.running import Running
 from lrtune.search.stopping import diverged, stalled
 from lrtune.search.store import AUDIT, START
@@ -20,6 +20,7 @@ from lrtune.tasks import Task
 PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/pruning.py``
 MIN_DELTA = 0.002
 AUDITED = 0.03
+LEAST_PATIENCE = 3  # validations, where there are few
 AUDITED_FIRST = 10  # one of the first trials to be pruned is audited, if there are so many
 
 
@@ -58,17 +59,24 @@ class Referee:
         self._seed = seed
         # Asking a pruner that never prunes reads the storage again each time, for nothing.
         self._may_prune = not isinstance(study.pruner, NopPruner)
-        self._unsound = 0  # trials that were to be pruned
-        self._audited = 0  # of these
+        self._unsound = 0  # trials pruned
+        self._audited: set[int] = set()  # those that were to be, and are trained on
+        self._best: float | None = None  # final value
 
-    def remember(self, state: str, audited: bool) -> None:
+    def remember(self, record: Record) -> None:
         """Count a trial that is over."""
-        self._unsound += state == "pruned" or audited
-        self._audited += audited
+        self._unsound += record.state == "pruned"
+        if record.audit is not None:
+            self._audited.add(record.number)
+        if record.value is not None:
+            known = [value for value in (self._best, record.value) if value is not None]
+            self._best = min(known) if self._minimize else max(known)
 
     def take_up(self, running: Running) -> None:
         """Tell Optuna again what was seen before of a trial, for to Optuna it is a new one."""
         running.audit = running.trial.user_attrs.get(AUDIT)
+        if running.audit is not None:
+            self._audited.add(running.index)
         signals = running.signals(self._objective, self._minimize)
         for update, signal in zip(running.curves.step, signals, strict=True):
             running.trial.report(signal, update)
@@ -106,7 +114,9 @@ class Referee:
             ending = Ending("pruned", decision.pop("reason"), decision)
         if not self._audits(running.index):
             return ending
-        running.audit = {"update": running.updates, "reason": ending.reason, **ending.evidence}
+        evidence = {"best": self._best, **ending.evidence}
+        running.audit = {"update": running.updates, "reason": ending.reason, **evidence}
+        self._audited.add(running.index)
         running.trial.set_user_attr(AUDIT, running.audit)
         return None
 
@@ -115,7 +125,7 @@ class Referee:
         if self._rules.audit == 0:
             return False
         first = int(np.random.default_rng([self._seed]).integers(AUDITED_FIRST))
-        if self._audited == 0 and self._unsound >= first:
+        if not self._audited and self._unsound >= first:
             return True
         draw = np.random.default_rng([self._seed, index]).random()
         return bool(draw < self._rules.audit)

@@ -15,10 +15,10 @@ from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
 from lrtune.search.referee import Referee, Rules
 from lrtune.search.running import Running
-from lrtune.search.space import Space, suggest_from
+from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.start import Starter
 from lrtune.search.stopping import DIVERGENCE_FACTOR
-from lrtune.search.store import SCHEDULE, records, save_record, unique_trials
+from lrtune.search.store import records, save_record, unique_trials
 from lrtune.search.trunk import Trunk, latest_mark, members_among
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
@@ -80,7 +80,7 @@ class Search:
         """
         for record in records(self._study):
             self.board.add(record, self._minimize)
-            self._referee.remember(record.state, record.audit is not None)
+            self._referee.remember(record)
         lineup, running = self._lineup, self.board.running
         with Interrupts() as interrupts:
             lineup.take_up()
@@ -176,7 +176,7 @@ class Search:
         del self.board.running[progress.slot]
         self._pool.release(progress.slot)
         self.board.add(record, self._minimize)
-        self._referee.remember(state, record.audit is not None)
+        self._referee.remember(record)
         self._watch(self.board)
         self._stop_if_nothing_works(state, progress)
 

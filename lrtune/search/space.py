@@ -16,6 +16,7 @@ from lrtune.errors import InputError, nearest
 from lrtune.schedule import FAMILIES, Knob, Schedule
 
 FAMILY = "family"
+SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 LOWEST_PEAK, HIGHEST_PEAK = 1e-12, 1e6
 SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
 
@@ -99,7 +100,8 @@ def suggest(
         warmup: shortest and longest warmup, fractions of the horizon.
 
     Returns:
-        The schedule; ``schedule.torch(optimizer, total=steps)`` puts it in a training loop.
+        The schedule; ``schedule.torch(optimizer, total=steps)`` puts it in a training loop. The
+        trial carries it too, which is what ``SchedulePruner`` reads.
 
     Raises:
         InputError: unknown family, or an empty range.
@@ -110,7 +112,9 @@ def suggest(
         >>> suggest(study.ask(), families=["cosine", "linear"]).family in ("cosine", "linear")
         True
     """
-    return suggest_from(Space(tuple(families), peak_lr, warmup), trial)
+    schedule = suggest_from(Space(tuple(families), peak_lr, warmup), trial)
+    trial.set_user_attr(SCHEDULE, schedule.to_json())
+    return schedule
 
 
 def suggest_from(space: Space, trial: Trial) -> Schedule:

@@ -57,7 +57,7 @@ def stalled(
     before, recent = min(signal[:-patience]), min(signal[-patience:])
     if recent < before + math.log1p(-min_delta):
         return None
-    said = f"no better by {min_delta:.1%} in {patience} validations"
+    said = f"no better by {min_delta:.1%} in {patience} validation{'s'[: patience > 1]}"
     if left < LEFT:
         return f"{said}, and {left:.1%} of all rates left"
     if ahead is None:

@@ -16,13 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves, Record
-from lrtune.search.space import FAMILY
+from lrtune.search.space import FAMILY, SCHEDULE
 from lrtune.tasks.metrics import Direction
 
 # Trial attribute: {"index", "slot", "clock", "owner"}; of those that our sampler drew, "trunk" (a
 # Mark or None) and "forked" too.
 START = "lrtune.start"
-SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
@@ -109,6 +108,14 @@ def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
 def index_of(trial: FrozenTrial) -> int:
     """Which of the search's trials this is; elsewhere, its number in the study."""
     return int(trial.user_attrs.get(START, {}).get("index", trial.number))
+
+
+def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    """What a pruned trial would have ended with; None of others, and of other pruners."""
+    if trial.state != TrialState.PRUNED:
+        return None
+    evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
+    return evidence if evidence.get("final") is not None else None
 
 
 def was_cut_short(trial: FrozenTrial) -> bool:

@@ -14,7 +14,8 @@ from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Schedule
 from lrtune.search.peak import Peak
 from lrtune.search.record import Curves, Mark
-from lrtune.search.store import RECORD, SCHEDULE, START, index_of
+from lrtune.search.space import SCHEDULE
+from lrtune.search.store import RECORD, START, index_of
 
 ROOM = 1 << 30  # bytes of memory for snapshots; where they need more, only every n-th is kept
 

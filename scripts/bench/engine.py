@@ -361,6 +361,8 @@ def tuned(work: Work, folder: Path, engine: str, slots: int | None) -> tuple[Clo
         device=work.device,
         engine=engine,
         slots=slots,
+        pruner="none",
+        patience=0,
         watch=clock.watch,
     )
     chosen = run.settings.get("engine")

@@ -234,10 +234,10 @@ def three_channels(task, batch):
     )
 
 
-def test_resnet18(base):
-    """A few updates: it takes long. With 50, and with adamw, the same was seen."""
+@pytest.mark.parametrize("updates", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_resnet18(base, updates):
     task = three_channels(base, batch=8)
-    task = replace(task, epochs=2 * 8 / 240, validations=1, clip_norm=5.0, ema=0.5)
+    task = replace(task, epochs=updates * 8 / 240, validations=1, clip_norm=5.0, ema=0.5)
     rates = falling(task) / 10
     pool = FusedPool(task, 2)
     pool.admit(0, rates, 3)

@@ -16,11 +16,14 @@ SECTIONS = [
     "peak",
     "range",
     "budget",
+    "stopping",
     "trials",
     "record",
 ]
 EVIL = "<script>alert(1)</script> \"q' &amp; مرحبا 🎉 </title><!-- $x$"
 MEGABYTE = 1_000_000
+# Figures of each kind of search; where nothing ended there is the range test alone.
+SHOWN = {"many": 5, "one family": 5, "none complete": 2, "no trials": 1}
 
 
 class Page(HTMLParser):
@@ -61,7 +64,7 @@ def test_every_section_of_every_kind_of_search(kind):
     page = Page(html)
     assert page.ids == SECTIONS
     assert len(html.encode()) < 8 * MEGABYTE
-    assert len(page.data) == {"many": 4, "one family": 4}.get(name, 1)  # the range test remains
+    assert len(page.data) == SHOWN[name]
     assert all(figure["data"] for figure in page.data)
     assert "nan" not in page.words.lower().split()
     if name in ("many", "one family"):
@@ -111,7 +114,7 @@ def test_hostile_names_are_shown_as_text(many, tmp_path):
     html = report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8")
     page = Page(html)
     assert page.ids == SECTIONS
-    assert [tag for tag, _ in page.tags].count("script") == 6  # four figures, plotly, ours
+    assert [tag for tag, _ in page.tags].count("script") == 7  # five figures, plotly, ours
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)
@@ -158,3 +161,18 @@ def test_missing_metrics_and_curves(many):
     bare = trials.drop(columns=["val_accuracy", "val_cross_entropy"])
     words = Page(report.render(bare, run)).words
     assert re.search(r"won on validation with cross-entropy 0\.\d+\s?nats\.", words)
+
+
+def test_a_winner_that_stalled_says_where(many):
+    trials, run = many
+    stalled = trials[trials["state"] == "stalled"]
+    words = Page(str(headline(stalled, run))).words
+    assert "It was stopped after 2,700 of 3,600 updates, where it no longer improved" in words
+    assert "It was stopped" not in Page(str(headline(trials.drop(stalled.index), run))).words
+
+
+def test_the_record_says_how_trials_are_stopped(many):
+    trials, run = many
+    rules = {"pruner": "none", "epsilon": 0.2, "patience": 4, "min_delta": 0.01, "audit": 0.0}
+    run = {**run, "stopping": rules, "validations": 20}
+    assert "no pruner; a trial stalls after 4 of 20" in Page(report.render(trials, run)).words
