@@ -19,7 +19,15 @@ from optuna.trial import TrialState, create_trial
 
 import lrtune
 from lrtune import InputError, Schedule, SchedulePruner
-from lrtune.search.pruner import PRUNERS, Decision, make_pruner, rates_ahead
+from lrtune.search.pruner import (
+    CAUTION,
+    EPSILON,
+    FIRST,
+    PRUNERS,
+    Decision,
+    make_pruner,
+    rates_ahead,
+)
 from lrtune.search.space import SCHEDULE
 from lrtune.search.store import AVERAGED
 
@@ -302,20 +310,22 @@ def test_at_its_end_no_trial_is_pruned() -> None:
     assert not made.asked(TOTAL, cosine(), 1e3).prune
 
 
-def test_only_the_first_trial_of_a_family_that_has_finished_none_is_spared() -> None:
+def test_the_first_trial_of_a_family_is_given_a_better_chance() -> None:
     made = bench(cosine)
-    first = made.run_up_to(200, wsd(), skill=1e3)
-    second = made.run_up_to(200, wsd(), skill=1e3)
-    for _ in range(2):
-        assert not made.decide(first).prune
-        assert "wsd" in made.decide(first).reason
-        assert made.decide(second).prune
-    made.study.tell(first, state=TrialState.FAIL)  # then the second is the first of those that run
-    assert not made.decide(second).prune
-    third = made.run_up_to(200, wsd(), skill=1e3)
-    assert made.decide(third).prune
-    made.study.tell(third, 300.0)
-    assert made.decide(second).prune  # one is complete
+    first, second = (made.run_up_to(200, wsd()) for _ in range(2))
+    whole = made.decide(second).threshold
+    assert made.decide(first).threshold == pytest.approx(FIRST * whole)
+    made.study.tell(first, state=TrialState.FAIL)  # then the second is the first
+    assert made.decide(second).threshold == pytest.approx(FIRST * whole)
+    third = made.run_up_to(200, wsd())
+    made.study.tell(second, state=TrialState.PRUNED)  # it had its chance
+    assert made.decide(third).threshold == pytest.approx(whole)
+
+
+def test_the_fewer_trials_are_known_the_more_careful() -> None:
+    few, many = bench(cosine), bench(cosine, wsd)
+    thresholds = [made.asked(200, cosine()).threshold for made in (few, many)]
+    assert thresholds == [pytest.approx(EPSILON * n / (n + CAUTION)) for n in (6, 12)]
 
 
 def test_a_finished_trial_counts_as_far_as_it_was_reported() -> None:
@@ -369,7 +379,8 @@ def test_epsilon_does_decide() -> None:
 def test_a_decision_says_what_it_rests_on() -> None:
     made = bench(cosine, wsd)
     decision = made.asked(200, cosine(), skill=3)
-    assert decision.prune and decision.threshold == 0.2 and decision.trials == 12
+    assert decision.prune and decision.probability < decision.threshold < EPSILON
+    assert decision.trials == 12
     finals = [trial.value for trial in made.study.get_trials(states=(TrialState.COMPLETE,))]
     assert decision.best == pytest.approx(min(finals))
     assert decision.best < decision.low < decision.final < decision.high

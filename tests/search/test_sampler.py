@@ -12,6 +12,7 @@ from lrtune.search import FamilySampler, Space
 from lrtune.search.history import BLOCK, REMEMBERED
 from lrtune.search.race import ROUND
 from lrtune.search.space import suggest_from
+from lrtune.search.store import RECORD
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space(("cosine", "linear", "constant", "rex"), peak_lr=(1e-3, 1.0))
@@ -110,3 +111,25 @@ def test_any_sampler_may_draw_the_knobs() -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler)
     run(study, 40)
     assert study.trials[-1].params["family"] in ("constant", "rex")  # the worst, now the best
+
+
+def test_a_pruned_trial_counts_with_what_it_would_have_ended_with() -> None:
+    """Half are pruned, with a forecast: the sampler learns from them as from others."""
+
+    def known(forecast: bool) -> list[float]:
+        study = optuna.create_study(sampler=FamilySampler(Space(("cosine",), peak_lr=(1e-3, 1.0))))
+        for number in range(60):
+            trial = study.ask()
+            peak = suggest_from(Space(("cosine",), peak_lr=(1e-3, 1.0)), trial).peak_lr
+            value = abs(math.log10(peak / 0.1))
+            if number % 2:
+                study.tell(trial, value)
+                continue
+            figures = {"final": value, "low": value / 2, "high": 2 * value} if forecast else {}
+            trial.set_user_attr(RECORD, {"state": "pruned", "evidence": figures})
+            trial.report(3.0, 10)
+            study.tell(trial, state=TrialState.PRUNED)
+        own = study.sampler._history.study_of("cosine").get_trials()
+        return [t.value for t in own if t.state == TrialState.COMPLETE]
+
+    assert len(known(True)) > 1.8 * len(known(False))
