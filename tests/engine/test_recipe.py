@@ -294,3 +294,30 @@ def test_inputs_outputs_and_targets_may_be_trees(digits):
     _, told = states(task, np.full(task.horizon, 1e-2))
     assert told[-1].metrics["total"] < told[0].metrics["total"]
     assert told[-1].loss == pytest.approx(told[-1].metrics["total"])
+
+
+def test_weights_are_looked_at_from_each_validation_on():
+    shares = newest_shares(40, np.array([10, 21, 30]), 5)
+    assert (np.flatnonzero(shares) + 1).tolist() == [5, 10, 15, 20, 26]
+    decay = (1 - 1 / 40) ** 5
+    looks = np.arange(1, 6)
+    np.testing.assert_allclose(shares[shares > 0], (1 - decay) / (1 - decay**looks))
+
+
+def test_each_segment_is_looked_at_however_short():
+    shares = newest_shares(400, np.array([3, 6, 9]), 50)
+    assert (np.flatnonzero(shares) + 1).tolist() == [3, 6, 9]
+
+
+def test_the_average_is_judged_beside_the_weights(small):
+    """With ema its value is the objective; without, it is told beside, and changes nothing."""
+    bare, told = states(replace(small, validations=6, average=None), np.full(6, 0.3))
+    beside, others = states(replace(small, validations=6, average=0.5), np.full(6, 0.3))
+    for name, tensor in bare[-1].items():
+        assert torch.equal(beside[-1][name], tensor)
+    assert [one.loss for one in told] == [one.loss for one in others]
+    assert all(np.isnan(one.averaged) for one in told)
+    _, by_ema = states(replace(small, validations=6, ema=0.5), np.full(6, 0.3))
+    assert [one.averaged for one in others[1:]] == pytest.approx(
+        [one.metrics[small.objective.name] for one in by_ema[1:]]
+    )
