@@ -82,6 +82,8 @@ def stopping(study: StudyFile) -> dict[str, Any]:
             said = ", ".join(sorted(names))
             raise InputError(f"no_prune: trains every trial to its end: leave out {said}")
         return {"pruner": "none", "patience": 0}
+    if "epsilon" in names and study.pruner != "schedule":
+        raise InputError(f"epsilon: {study.pruner} takes none: leave it out, or the pruner")
     return {name: getattr(study, name) for name in names}
 
 

@@ -45,7 +45,7 @@ def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "off" / "run.json").read_text())["stopping"]
     assert (kept["pruner"], kept["patience"]) == ("none", 0)
     assert "no pruner; no trial stalls" in (tmp_path / "off" / "report.html").read_text()
-    given = {"pruner": "median", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
+    given = {"pruner": "schedule", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     code, out, err = lrtune(*words, "--out", tmp_path / "on", *options)
     assert (code, err) == (0, "")
@@ -89,7 +89,7 @@ def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
         ('task = "digits"\ntrials = 1\nepochs = -1.0', "epochs=-1.0"),
         ('task = "digits"\nprunner = "none"', "did you mean 'pruner'?"),
         ('task = "digits"\npatience = 2.5', "patience=2.5: expected a whole number"),
-        ('task = "digits"\nno_prune = true\npruner = "halving"', "leave out pruner, patience"),
+        ('task = "digits"\nno_prune = true\npruner = "halving"', "leave out pruner"),
         ('task = "digits', "not a TOML file"),
         ("\udcff", "not a TOML file"),
     ],
@@ -144,7 +144,8 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["search", "digits", "--audit", "3"], "audit=3.0: a share of the pruned trials"),
         (["search", "digits", "--audit", "nan"], "audit=nan"),
         (["search", "digits", "--no-prune", "--pruner", "median"], "no_prune: trains every trial"),
-        (["search", "digits", "--no-prune", "--patience", "3"], "leave out pruner, patience"),
+        (["search", "digits", "--no-prune", "--patience", "3"], "leave out patience"),
+        (["search", "digits", "--pruner", "median", "--epsilon", "0.1"], "median takes none"),
         (["search", "digits", "--storage", "nosuch://x", "--trials", "1"], "nosuch://x"),
         (["families", "cosin"], "did you mean 'cosine'?"),
         (["preview", "cosin"], "did you mean 'cosine'?"),
