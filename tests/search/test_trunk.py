@@ -136,12 +136,15 @@ def test_what_is_shared_is_trained_again_only_where_a_trial_may_fork(tmp_path: P
             self.advanced += 1
             return super().advance()
 
-    found = search_in(tmp_path, plain(), BUDGET, space=FLATS)
-    assert found["forked"].iloc[-1] > 0
+    (tmp_path / "whole").mkdir()
+    whole = search_in(tmp_path / "whole", plain(), BUDGET, space=FLATS)
+    last = int(whole.index[whole["forked"] > 0][-1])
+    found = search_in(tmp_path, plain(), Budget(trials=last), space=FLATS)
     pool = Counting(lambda progress: progress)
-    search_in(tmp_path, pool, BUDGET, space=FLATS)
+    search_in(tmp_path, pool, Budget(trials=last), space=FLATS)
     assert pool.advanced == 0
-    more = search_in(tmp_path, pool, Budget(trials=TRIALS + 1), space=FLATS)
+    more = search_in(tmp_path, pool, Budget(trials=last + 1), space=FLATS)
+    assert more["forked"].iloc[-1] > 0
     own = sum(step > more["forked"].iloc[-1] for step in more["step"].iloc[-1])
     trunk_length = max(found["forked"])
     assert pool.advanced >= own + sum(step <= trunk_length for step in more["step"].iloc[-1])
