@@ -26,7 +26,7 @@ from lrtune.search.store import AVERAGED, START
 
 Array = NDArray[np.float64]
 
-EPSILON = 0.3  # of these and the next two, see ``scripts/bench/pruning.py``
+EPSILON = 0.2  # of these and the next two, see ``scripts/bench/pruning.py``
 STARTUP = 5  # trials that must be over
 WARMUP = 0.1  # of the run, in which no trial ends
 # A family's first trial is judged by this share of epsilon, and all of them the more carefully the

@@ -100,7 +100,6 @@ POLICIES |= {
     )
     for name, epsilon in OURS.items()
 }
-WORTH = 0.05  # of the updates, for one percent of loss: what ε is chosen by
 
 
 def load(path: Path) -> tuple[int, list[Run]]:
@@ -123,7 +122,7 @@ def replay(
         Updates of each, and those that reached their end.
     """
     pruner = policy.make(horizon, horizon // 30)
-    study = optuna.create_study(pruner=pruner)
+    study = optuna.create_study(study_name="replay", pruner=pruner)  # Hyperband draws by the name
     spent: list[int] = []
     ended: list[Run] = []
     for run in runs:
@@ -173,21 +172,20 @@ def measure(task: str, name: str, order: int, folder: Path) -> dict[str, object]
     }
 
 
-def left_out(found: pd.DataFrame) -> pd.DataFrame:
-    """Each task with the ε that does best on all the others."""
-    ours = found[found["policy"].isin(list(OURS))].assign(policy=lambda f: f["policy"].astype(str))
-    score = (ours["regret"] * WORTH + ours["spent"]).groupby([ours["policy"], ours["task"]]).mean()
+def left_out(means: pd.DataFrame) -> pd.DataFrame:
+    """Each task with the ε that finds the best within a budget on all the others."""
+    ours = means[means["policy"].isin(list(OURS))]
     parts = []
     for task in ours["task"].unique():
-        others = score.drop(index=task, level="task").groupby("policy").mean()
+        others = ours[ours["task"] != task].groupby("policy")["budget"].mean()
         parts.append(ours[(ours["task"] == task) & (ours["policy"] == others.idxmin())])
     return pd.concat(parts).assign(policy="SchedulePruner, ε by leaving one out")
 
 
-def table(found: pd.DataFrame) -> pd.DataFrame:
-    """Means over the orders; then mean and worst of the tasks."""
-    by_task = found.groupby(["policy", "task"], sort=False)[["spent", "regret", "kept", "budget"]]
-    means = by_task.mean().astype(float)
+def table(means: pd.DataFrame) -> pd.DataFrame:
+    """Mean and worst of the tasks, each a mean over orders."""
+    if set(OURS) <= set(means["policy"]):
+        means = pd.concat([means, left_out(means)])
     group = means.groupby("policy", sort=False)
     return pd.DataFrame(
         {
@@ -198,7 +196,7 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
             f"budget {BUDGET}, regret %": group["budget"].mean(),
             "worst ": group["budget"].max(),
         }
-    )
+    ).reset_index()
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -249,7 +247,7 @@ def plateaus(task: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--curves", type=Path, default=CURVES)
-    parser.add_argument("--only", help=f"of {', '.join(POLICIES)}")
+    parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "pruning.json")
@@ -259,23 +257,25 @@ def main() -> None:
     work = list(product(tasks, names, range(args.orders)))
     with ProcessPoolExecutor(args.jobs) as pool:
         done = pool.map(partial(measure, folder=args.curves), *zip(*work, strict=True), chunksize=8)
-        found = pd.DataFrame(list(done))
-    if set(OURS) <= set(names):
-        found = pd.concat([found, left_out(found)], ignore_index=True)
-    print(markdown(table(found).reset_index()))
+        found = pd.DataFrame(list(done)).astype({"kept": float})
+    columns = ["spent", "regret", "kept", "budget"]
+    means = found.groupby(["policy", "task"], sort=False)[columns].mean().reset_index()
+    if args.only and args.out.exists():  # what is there and was not run stays
+        before = pd.DataFrame(json.loads(args.out.read_text())["policies"])
+        means = pd.concat([before[~before["policy"].isin(names)], means])
+    order = {name: number for number, name in enumerate(POLICIES)}
+    means = means.sort_values("policy", key=lambda policy: policy.map(order), kind="stable")
     stops = pd.DataFrame([plateaus(task, args.curves) for task in tasks])
-    print(markdown(stops))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    by_task = found.groupby(["policy", "task"], sort=False)[
-        ["spent", "regret", "kept", "budget"]
-    ].mean()
     content = {
         "trials": TRIALS,
         "orders": args.orders,
-        "policies": json.loads(by_task.reset_index().to_json(orient="records")),
+        "policies": json.loads(means.to_json(orient="records")),
         "plateaus": json.loads(stops.to_json(orient="records")),
     }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(content, indent=1) + "\n")
+    print(markdown(table(means)))
+    print(markdown(stops))
 
 
 if __name__ == "__main__":
