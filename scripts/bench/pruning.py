@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 import pandas as pd
+from matplotlib.figure import Figure
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -199,6 +200,31 @@ def table(means: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def draw(found: pd.DataFrame, path: Path) -> None:
+    """Spent against regret, a point a policy."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(
+        xlabel="share of all updates spent", ylabel="regret, % of the final loss", xlim=(0.15, 1.1)
+    )
+    axes.grid(alpha=0.3)
+    for row in found.itertuples():
+        ours = row.policy in OURS
+        seen = "averaged" in row.policy
+        color = "tab:blue" if ours else "tab:green" if seen else "tab:gray"
+        axes.plot(row.spent, found.loc[row.Index, "regret %"], "o", color=color)
+        axes.annotate(
+            row.policy,
+            (row.spent, found.loc[row.Index, "regret %"]),
+            textcoords="offset points",
+            xytext=(6, 4),
+            fontsize=8,
+        )
+    ours = found[found["policy"].isin(list(OURS))]
+    axes.plot(ours["spent"], ours["regret %"], color="tab:blue", alpha=0.5)
+    figure.savefig(path, dpi=110)
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A table, numbers with three digits."""
     rows = [list(frame), ["---"] * len(frame.columns)]
@@ -274,6 +300,7 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(content, indent=1) + "\n")
+    draw(table(means), args.out.with_suffix(".png"))
     print(markdown(table(means)))
     print(markdown(stops))
 
