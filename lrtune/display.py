@@ -90,10 +90,7 @@ def describe(record: Record, objective: str) -> str:
     """A trial in one line: family, value, the other metrics, peak rate, number."""
     metrics, value = record.curves.metrics, record.value
     assert value is not None
-    own = metrics[objective]
-    # A stalled trial's value is its best, not its last.
-    at = min(reversed(range(len(own))), key=lambda i: abs(own[i] - value))
-    others = [f"{name} {curve[at]:.4g}" for name, curve in metrics.items() if name != objective]
+    others = [f"{name} {curve[-1]:.4g}" for name, curve in metrics.items() if name != objective]
     figures = ", ".join([f"{objective} {value:.4g}", *others])
     where = f"peak_lr {record.schedule.peak_lr:.3g}, trial {record.number}"
     return f"{record.schedule.family}: {figures}  ({where})"

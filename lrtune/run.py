@@ -96,8 +96,7 @@ class Run:
     def _best_json(self, row: "pd.Series[Any]") -> dict[str, Any]:
         from lrtune.results.summary import beside
 
-        own = self.settings["objective"]["name"]
-        seen = {name: beside(row, own, name) for name in self.settings["metrics"]}
+        seen = {name: beside(row, name) for name in self.settings["metrics"]}
         metrics = {name: value if np.isfinite(value) else None for name, value in seen.items()}
         kept = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
         return {

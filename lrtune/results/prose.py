@@ -78,7 +78,7 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
     objective = run["objective"]
     parts = [f"{words(objective['name'])} {measured(winner['value'], objective)}"]
     if second := second_metric(run):
-        value = beside(winner, objective["name"], second["name"])
+        value = beside(winner, second["name"])
         if np.isfinite(value):
             parts.append(f"{words(second['name'])} {measured(value, second)}")
     knobs = [f"{name} {setting(value, 3)}" for name, value in schedule.to_dict()["knobs"].items()]
@@ -100,13 +100,13 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
 
 
 def _stopped(winner: "pd.Series[Any]", run: Run) -> str:
-    """Where the winner was stopped, if it was: its value is then not that of the last update."""
+    """Where the winner was stopped, if it was: its value is that of there."""
     if winner["state"] != "stalled":
         return ""
     done = int(winner["updates"]) + int(winner.get("forked", 0))
     return (
         f" It was stopped after {count(done)} of {count(run['horizon'])} updates, where it no "
-        "longer improved; this is its best validation."
+        "longer improved."
     )
 
 

@@ -103,17 +103,10 @@ def reasons(trials: pd.DataFrame) -> pd.DataFrame:
     return counts.sort_values("trials", ascending=False, kind="stable", ignore_index=True)
 
 
-def beside(trial: "pd.Series[Any]", objective: str, metric: str) -> float:
-    """Another metric at the validation that gave the trial its value; NaN if not recorded.
-
-    A complete trial's value is its last one, a stalled trial's its best: so the validation is the
-    last one whose objective is nearest the value.
-    """
-    curve, other = curve_of(trial, f"val_{objective}"), curve_of(trial, f"val_{metric}")
-    distance = np.abs(curve[: other.size] - float(trial["value"]))
-    if not np.isfinite(distance).any():
-        return float("nan")
-    return float(other[np.flatnonzero(distance == np.nanmin(distance))[-1]])
+def beside(trial: "pd.Series[Any]", metric: str) -> float:
+    """A metric at the trial's last validation, which gave it its value; NaN if not recorded."""
+    curve = curve_of(trial, f"val_{metric}")
+    return float(curve[-1]) if curve.size else float("nan")
 
 
 def curve_of(trial: "pd.Series[Any]", column: str) -> "np.ndarray[Any, np.dtype[np.float64]]":

@@ -100,7 +100,7 @@ def all_trials(trials: pd.DataFrame, run: Run) -> Markup:
 
 
 def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]:
-    value = [beside(trial, objective, second["name"])] if second else []
+    value = [beside(trial, second["name"])] if second else []
     cells: list[object] = [(aligned(v), v) for v in (float(trial["value"]), *value)]
     cells += [(number(v, 3), v) for v in (float(trial["peak_lr"]), float(trial["warmup"]))]
     updates, seconds = trial["updates"], float(trial["seconds"])

@@ -70,7 +70,7 @@ class Record:
         evidence: the figures behind that: of the forecast, see Decision.
         audit: of a trial that was to be pruned and trained on, to see whether that would have been
             right: ``update`` and the figures of the forecast; None of others.
-        value: the objective at its last validation, of a stalled trial the best; else None.
+        value: the objective at its last validation; None unless complete or stalled.
         curves: what was seen on the way; of a fork, from the start of what it shares on.
         resolved: the schedule's settings in the field's terms, for this horizon.
         updates: what it cost, in updates: those that it trained itself.

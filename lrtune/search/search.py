@@ -181,12 +181,15 @@ class Search:
         self._stop_if_nothing_works(state, progress)
 
     def _value(self, running: Running, ending: Ending) -> float | None:
-        """The objective at the end; of a trial that has stalled, the best on the way."""
+        """The objective at the end, also of a trial that has stalled.
+
+        Its best on the way would be the best of many noisy figures, beside which a trial that is
+        judged at its end alone looks worse than it is: searches then chose such trials, and fresh
+        seeds did not confirm them (``scripts/bench/live.py``).
+        """
         if ending.state not in ("complete", "stalled"):
             return None
-        seen = running.curves.metrics[self._objective.name]
-        best = min(seen) if self._minimize else max(seen)
-        return seen[-1] if ending.state == "complete" else best
+        return running.curves.metrics[self._objective.name][-1]
 
     def _worst(self, untrained: Progress) -> float:
         """A finite stand-in for the value of a trial that has none, no better than untrained."""

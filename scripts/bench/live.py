@@ -4,7 +4,7 @@
 
 Three tasks, five master seeds, the updates of 20 whole trainings each; the same sampler with each
 pruner. What each search calls best is trained again with three fresh seeds, a winner that had
-stalled up to where it was best. Optuna's pruners see the current weights' values, as people use
+stalled up to where it was stopped. Optuna's pruners see the current weights' values, as people use
 them.
 """
 
@@ -74,9 +74,7 @@ def search(name: str, pruner: str, seed: int, args: argparse.Namespace) -> dict[
         trials, best = run.trials(), run.best()
     assert best is not None
     row = trials.loc[trials["value"].idxmin()]
-    # A trial that has stalled is used as it was at its best.
-    curve = row[f"val_{task.objective.name}"]
-    place = int(np.argmin(curve)) if row["state"] == "stalled" else len(curve) - 1
+    place = len(row["step"]) - 1
     pool = SerialPool(replace(task, average=None))
     finals = [trained(pool, best, fresh)[place].loss for fresh in FRESH]
     return {
@@ -118,13 +116,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", required=True, help="tiny Shakespeare")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", help="of lrtune, none, ...; results that are there stay")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "live.json")
     args = parser.parse_args()
     names = ("lrtune", "none", "Optuna median", "Optuna Hyperband")
+    names = tuple(args.only.split(",")) if args.only else names
     work = [*zip(*product(CHOSEN, names, range(args.seeds)), strict=True)]
     with ProcessPoolExecutor(args.jobs) as pool:
         found = list(pool.map(partial(search, args=args), *work))
+    if args.only and args.out.exists():
+        before = json.loads(args.out.read_text())
+        found += [one for one in before if one["pruner"] not in names]
     args.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(pd.DataFrame(found)))
 

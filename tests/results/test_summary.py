@@ -58,19 +58,10 @@ def test_by_end_accounts_for_every_update():
     assert ends["trials"].sum() == len(MIXED)
 
 
-@pytest.mark.parametrize(
-    ("value", "loss", "expected"),
-    [
-        (0.3, [0.9, 0.3, 0.5], 2.0),  # stalled: its best, not its last
-        (0.3, [0.3, 0.5, 0.3], 3.0),
-        (0.3, [0.3, np.nan], 1.0),
-    ],
-)
-def test_beside_reads_the_validation_that_gave_the_value(value, loss, expected):
-    trial = pd.Series({"value": value, "val_x": loss, "val_y": [1.0, 2.0, 3.0][: len(loss)]})
-    assert beside(trial, "x", "y") == expected
+def test_beside_reads_the_last_validation():
+    assert beside(pd.Series({"val_x": [0.9, 0.3, 0.5], "val_y": [1.0, 2.0, 3.0]}), "y") == 3.0
 
 
-@pytest.mark.parametrize("curves", [{}, {"val_x": [], "val_y": []}, {"val_x": [0.3]}])
+@pytest.mark.parametrize("curves", [{}, {"val_y": []}, {"val_x": [0.3]}])
 def test_beside_is_nan_where_nothing_was_recorded(curves):
-    assert np.isnan(beside(pd.Series({"value": 0.3, **curves}), "x", "y"))
+    assert np.isnan(beside(pd.Series({"value": 0.3, **curves}), "y"))
