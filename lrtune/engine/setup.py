@@ -21,7 +21,7 @@ from lrtune.tasks.augment import augment
 from lrtune.tasks.metrics import Metric
 from lrtune.tasks.tree import Tree
 
-LOOKS = 8  # at the weights, within the length of an average that nobody asked to be exact
+LOOKS = 4  # at the weights, within the length of an average that nobody asked to be exact
 Parts = list[tuple[Tensor | float, Tree]]  # weights, and the targets that they belong to
 
 

@@ -1,76 +1,82 @@
-"""What does the averaged signal cost a search? The same search with it and without, in turn.
+"""What does the averaged signal cost? The same trials with it and without, a segment each in turn.
 
-    python scripts/bench/averaging.py --images CIFAR_FOLDER --text tinyshakespeare.txt
+    python scripts/bench/averaging.py
 
-Without pruning, at the default validations; seconds of a whole search from its first validation to
-its last, the ratio of each pair, medians of five.
+Seconds of a segment, training and validation at the default interval, of a pool with the average
+over one without; Optuna's part of a search, which both have, is left out. Medians over a trial's
+segments, and quartiles.
 """
 
 import argparse
 import json
-import tempfile
+import time
 from dataclasses import replace
-from statistics import median
-from typing import Any
+from pathlib import Path
 
-import optuna
-from engine import CASES, RESULTS, Clock, Size, shortened, task_of
+import numpy as np
+import torch
 
-from lrtune.tasks import Task
-from lrtune.tuning import tune
+from lrtune.engine import Pool, SerialPool
+from lrtune.engine.fused import FusedPool
+from lrtune.tasks import Task, load_task
 
-CHOSEN = ("digits-mlp-16", "digits-mlp-128", "digits-cnn-128", "cifar-cnn")
+RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
+ROWS = {  # model, batch size, trials together (1: serial), compiled, most segments
+    "digits-mlp-16, fused": ("mlp", 16, 32, False, 30),
+    "digits-mlp-16, fused, compiled": ("mlp", 16, 32, True, 30),
+    "digits-mlp-128, fused, compiled": ("mlp", 128, 32, True, 30),
+    "digits-mlp-128, serial": ("mlp", 128, 1, False, 30),
+    "digits-cnn-128, serial": ("cnn", 128, 1, False, 30),
+    "digits-cnn-16, fused": ("cnn", 16, 8, False, 6),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--images", help="CIFAR-10 as a folder of images")
-    parser.add_argument("--text", help="tiny Shakespeare")
-    parser.add_argument("--only", default=",".join(CHOSEN), help=f"of {','.join(CASES)}")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", help="; between, of " + "; ".join(ROWS))
     args = parser.parse_args()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     out = RESULTS / f"averaging-{args.device}.json"
     rows = json.loads(out.read_text()) if out.exists() else {}
-    for name in args.only.split(","):
-        size: Size = getattr(CASES[name], args.device)
-        task = task_of(CASES[name], args)
-        task = task if size.updates is None else shortened(task, size.updates)
-        ratios, choice = [], {}
-        for _ in range(args.repeats):
-            bare, choice = rate(replace(task, average=None), name, size, args, choice)
-            averaged, choice = rate(task, name, size, args, choice)
-            ratios.append(bare / averaged)
-            print(
-                f"{name}: {ratios[-1]:.3f} {choice.get('name')} {choice.get('slots')}", flush=True
-            )
-        rows[name] = {"cost": [ratio - 1 for ratio in ratios], "engine": choice}
+    for name in args.only.split(";") if args.only else ROWS:
+        model, batch, trials, compiled, most = ROWS[name]
+        task = load_task("digits", model=model, batch_size=batch)
+        pools = [
+            made(replace(task, average=average), trials, args.device, compiled)
+            for average in (None, task.average)
+        ]
+        ratios = []
+        for segment in range(min(most, len(task.checkpoints) - 1) + 1):
+            bare, averaged = (seconds(pool) for pool in pools)
+            if segment:  # the first compiles
+                ratios.append(averaged / bare)
+        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]) - 1
+        rows[name] = {
+            "cost": middle,
+            "quartiles": [low, high],
+            "segments": len(ratios),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
         out.write_text(json.dumps(rows, indent=1) + "\n")
-    for name, row in rows.items():
-        low, high = min(row["cost"]), max(row["cost"])
-        print(f"{name}: {median(row['cost']):+.1%} ({low:+.1%} to {high:+.1%})")
+        print(f"{name}: {middle:+.1%} ({low:+.1%} to {high:+.1%})", flush=True)
 
 
-def rate(
-    task: Task, name: str, size: Size, args: argparse.Namespace, choice: dict[str, Any]
-) -> tuple[float, dict[str, Any]]:
-    """Updates a second, and the engine: what the first search has chosen serves all."""
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        run = tune(
-            task,
-            trials=size.auto,
-            peak_lr=CASES[name].peak_lr,
-            out=folder,
-            device=args.device,
-            engine=choice.get("name", "auto"),
-            slots=choice.get("slots"),
-            pruner="none",
-            patience=0,
-            watch=clock.watch,
-        )
-    return clock.rates()["steady"], run.settings["engine"]
+def made(task: Task, trials: int, device: str, compiled: bool) -> Pool:
+    """A pool full of trials."""
+    pool: Pool = SerialPool(task, 1, device)
+    if trials > 1:
+        pool = FusedPool(task, trials, device, compiled=compiled)
+    for slot in range(trials):
+        pool.admit(slot, np.full(task.horizon, 0.001 * (1 + slot)), seed=0)
+    return pool
+
+
+def seconds(pool: Pool) -> float:
+    """Of one segment of all trials."""
+    began = time.perf_counter()
+    pool.advance()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def plainly(task, rates, seed):
         optimizer.step()
         length = max(1.0, (task.ema or task.average or 0) * task.horizon)
         segments = np.diff(task.checkpoints, prepend=0)
-        stride = 1 if task.ema else int(np.clip(length / 8, 1, segments.min()))
+        stride = 1 if task.ema else int(np.clip(length / 4, 1, segments.min()))
         begun = max([0, *(c for c in task.checkpoints if c <= update)])
         if (task.ema or task.average) and (update + 1 - begun) % stride == 0:
             looks += 1
