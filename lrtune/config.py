@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,9 @@ def load(study: StudyFile) -> "Task":
 
     options = {name: getattr(study, name) for name in TaskOptions.model_fields}
     given = study.model_fields_set & options.keys()
-    return load_task(study.task, **{name: options[name] for name in given})
+    task = load_task(study.task, **{name: options[name] for name in given})
+    # What would end no trial is not worth a second set of weights and a second look at the data.
+    return replace(task, average=None) if study.no_prune else task
 
 
 def stopping(study: StudyFile) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from lrtune import cli
@@ -44,6 +45,8 @@ def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
     assert "trials: 2 complete, 0 stalled, 0 pruned, 0 diverged, 0 failed\n" in out
     kept = json.loads((tmp_path / "off" / "run.json").read_text())["stopping"]
     assert (kept["pruner"], kept["patience"]) == ("none", 0)
+    for curve in pd.read_parquet(tmp_path / "off" / "trials.parquet")["averaged"]:
+        assert pd.isna(curve).all()  # nothing to look at it, so nothing is averaged
     assert "no pruner; no trial stalls" in (tmp_path / "off" / "report.html").read_text()
     given = {"pruner": "schedule", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
@@ -285,7 +288,6 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "lrtune: stopped; a search goes on from here with the same command\n"
-    import pandas as pd
 
     before = pd.read_parquet(tmp_path / "run" / "trials.parquet")
     assert 0 < len(before) < 12

@@ -28,7 +28,8 @@ class Scorer:
     """Metrics of K trials on the same targets: in one go where that gives the same."""
 
     def __init__(self) -> None:
-        self._together: dict[Metric, bool] = {}  # whether vmap is right; unknown where missing
+        # By the function's identity, for not all can be hashed: whether vmap is right.
+        self._together: dict[int, bool] = {}
 
     def rows(
         self, metric: Metric, outputs: Tree, targets: Tree, errors: dict[int, Exception]
@@ -41,13 +42,13 @@ class Scorer:
             targets: tensors (n, ...).
             errors: where what the metric raises is put, by trial.
         """
-        count = len(next(leaves(outputs)))
-        if count > 1 and self._together.get(metric, True):
+        count, key = len(next(leaves(outputs))), id(metric.function)
+        if count > 1 and self._together.get(key, True):
             found = _vmapped(metric, outputs, targets)
-            if metric not in self._together:
+            if key not in self._together:
                 alone = self._one_by_one(metric, outputs, targets, errors)
                 # Rounding differs; what is wrong differs by more than that.
-                self._together[metric] = found is not None and torch.allclose(
+                self._together[key] = found is not None and torch.allclose(
                     found, alone, rtol=1e-4, atol=1e-6, equal_nan=True
                 )
                 return alone

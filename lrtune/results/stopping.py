@@ -131,9 +131,9 @@ def _wrong(found: pd.DataFrame) -> str:
     return f"{who} would have been the best so far{by}{most}"
 
 
-def _percent(share: object, digits: int = 3) -> str:
+def _percent(share: float, digits: int = 3) -> str:
     """A share as a percentage; what is too small to matter as less than that."""
-    percent = 100 * float(share)  # type: ignore[arg-type]
+    percent = 100 * share
     if 0 < percent < 0.01:
         return f"under 0.01{NARROW}%"
     return f"{number(percent, digits)}{NARROW}%"

@@ -129,5 +129,6 @@ class Scale:
         return found
 
     def back(self, place: float) -> float:
-        """A place on the scale as a value."""
-        return float(self.sign * (np.exp(place) - self.room + self.origin))
+        """A place on the scale as a value, infinite where it is beyond all numbers."""
+        with np.errstate(over="ignore"):
+            return float(self.sign * (np.exp(place) - self.room + self.origin))

@@ -48,6 +48,9 @@ class Rules:
             raise InputError(f"audit={self.audit!r}: a share of the pruned trials, 0 to 1")
 
 
+NEVER = Rules()
+
+
 class Referee:
     """Divergence, the horizon, the pruner, the plateau: in this order."""
 
@@ -59,13 +62,13 @@ class Referee:
         self._seed = seed
         # Asking a pruner that never prunes reads the storage again each time, for nothing.
         self._may_prune = not isinstance(study.pruner, NopPruner)
-        self._unsound = 0  # trials pruned
+        self._prunings = 0  # trials pruned
         self._audited: set[int] = set()  # those that were to be, and are trained on
         self._best: float | None = None  # final value
 
     def remember(self, record: Record) -> None:
         """Count a trial that is over."""
-        self._unsound += record.state == "pruned"
+        self._prunings += record.state == "pruned"
         if record.audit is not None:
             self._audited.add(record.number)
         if record.value is not None:
@@ -125,7 +128,7 @@ class Referee:
         if self._rules.audit == 0:
             return False
         first = int(np.random.default_rng([self._seed]).integers(AUDITED_FIRST))
-        if not self._audited and self._unsound >= first:
+        if not self._audited and self._prunings >= first:
             return True
         draw = np.random.default_rng([self._seed, index]).random()
         return bool(draw < self._rules.audit)

@@ -13,7 +13,7 @@ from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
-from lrtune.search.referee import Referee, Rules
+from lrtune.search.referee import NEVER, Referee, Rules
 from lrtune.search.running import Running
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.start import Starter
@@ -49,7 +49,7 @@ class Search:
         pool: Pool,
         budget: Budget,
         *,
-        rules: Rules = Rules(),  # noqa: B008 - frozen
+        rules: Rules = NEVER,
         seed: int = 0,
         owner: str = "",
         checkpoint: Path | None = None,

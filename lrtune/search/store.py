@@ -115,7 +115,8 @@ def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
     if trial.state != TrialState.PRUNED:
         return None
     evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
-    return evidence if evidence.get("final") is not None else None
+    known = all(evidence.get(name) is not None for name in ("final", "low", "high"))
+    return evidence if known else None  # what is infinite is stored as None
 
 
 def was_cut_short(trial: FrozenTrial) -> bool:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -47,6 +48,18 @@ def test_rows_are_as_each_alone(metric: Metric) -> None:
     scorer = Scorer()
     for _ in range(3):  # the first time both ways are tried
         assert rows(metric, scorer) == pytest.approx(alone(metric))
+
+
+def test_a_function_that_cannot_be_hashed() -> None:
+    @dataclass
+    class Scaled:
+        factor: float
+
+        def __call__(self, outputs, targets):
+            return self.factor * outputs.mean()
+
+    metric = Metric("scaled", Scaled(2.0), "minimize")
+    assert rows(metric) == pytest.approx(alone(metric))
 
 
 def test_what_can_be_is_computed_in_one_go() -> None:

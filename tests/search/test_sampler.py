@@ -113,6 +113,18 @@ def test_any_sampler_may_draw_the_knobs() -> None:
     assert study.trials[-1].params["family"] in ("constant", "rex")  # the worst, now the best
 
 
+def test_a_forecast_beyond_all_numbers_counts_as_none() -> None:
+    study = optuna.create_study(sampler=FamilySampler(SPACE))
+    for _ in range(len(SPACE.families) * ROUND + 1):
+        trial = study.ask()
+        suggest_from(SPACE, trial)
+        figures = {"final": 3.0, "low": 0.1, "high": None}  # as an infinite one is stored
+        trial.set_user_attr(RECORD, {"state": "pruned", "evidence": figures})
+        study.tell(trial, state=TrialState.PRUNED)
+    standings = study.sampler._history.standings.values()
+    assert all(outcome.value == math.inf for s in standings for outcome in s.outcomes)
+
+
 def test_a_pruned_trial_counts_with_what_it_would_have_ended_with() -> None:
     """Half are pruned, with a forecast: the sampler learns from them as from others."""
 
