@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrtune.confirm import confirm
     from lrtune.errors import InputError
+    from lrtune.results.verdict import Plan
     from lrtune.run import Run
     from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import FamilySampler, SchedulePruner, Space, report, suggest
@@ -19,12 +21,14 @@ _HOMES = {
     "FamilySampler": "lrtune.search",
     "InputError": "lrtune.errors",
     "Metric": "lrtune.tasks",
+    "Plan": "lrtune.results.verdict",
     "Run": "lrtune.run",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
     "Task": "lrtune.tasks",
+    "confirm": "lrtune.confirm",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
     "register": "lrtune.schedule",
@@ -38,12 +42,14 @@ __all__ = [
     "FamilySampler",
     "InputError",
     "Metric",
+    "Plan",
     "Run",
     "Schedule",
     "SchedulePruner",
     "Space",
     "Split",
     "Task",
+    "confirm",
     "load",
     "load_task",
     "register",

@@ -25,6 +25,11 @@ app = typer.Typer(
 
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 
+Seeds = Annotated[int | None, typer.Option(help="fresh seeds of each finalist at first [5]")]
+MaxSeeds = Annotated[int | None, typer.Option(help="of those that cannot be told apart [20]")]
+Indifference = Annotated[float | None, typer.Option(help="a difference that does not matter")]
+Goal = Annotated[str | None, typer.Option(help="to be reached soonest: 0.95, accuracy=0.95")]
+
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -148,6 +153,35 @@ def range_test(
         from lrtune.results import rates
 
         print(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}")
+
+
+@app.command()
+def confirm(
+    run: RunFolder,
+    seeds: Seeds = None,
+    max_seeds: MaxSeeds = None,
+    indifference: Indifference = None,
+    goal: Goal = None,
+    total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1")] = None,
+) -> None:
+    """Train the best of each family again on fresh seeds, and say which wins."""
+    from lrtune.verdicts import confirm_in_terminal
+
+    confirm_in_terminal(run, (seeds, max_seeds, indifference, goal), total, device)
+
+
+@app.command()
+def verdict(
+    run: RunFolder,
+    total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
+    indifference: Indifference = None,
+    goal: Goal = None,
+) -> None:
+    """Print the verdict; for another horizon, what is known of it."""
+    from lrtune.verdicts import show_verdict
+
+    show_verdict(run, total, indifference, goal)
 
 
 @app.command()

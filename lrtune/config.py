@@ -12,6 +12,7 @@ from lrtune.errors import InputError
 from lrtune.options import TaskOptions
 
 if TYPE_CHECKING:
+    from lrtune.results.verdict import Plan
     from lrtune.tasks import Task
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -42,6 +43,18 @@ class StudyFile(TaskOptions):
     min_delta: float | None = Field(None, description="the least gain, a share [0.002]")
     audit: float | None = Field(
         None, description="share of the trials to be pruned that go on, as a check [0.03]"
+    )
+    no_prior: bool = Field(False, description="do not try first what won on other tasks")
+    no_confirm: bool = Field(False, description="search only: no finals, no verdict")
+    seeds: int | None = Field(None, description="fresh seeds of each finalist at first [5]")
+    max_seeds: int | None = Field(
+        None, description="fresh seeds of those that cannot be told apart, at most [20]"
+    )
+    indifference: float | None = Field(
+        None, description="a difference that does not matter, in the metric's unit"
+    )
+    goal: str | None = Field(
+        None, description="to be reached soonest: 0.95 or accuracy=0.95 [where constant ends]"
     )
     engine: str = Field("auto", description="auto, serial or fused [auto: the fastest here]")
     slots: int | None = Field(None, description="trials side by side [the fastest number]")
@@ -88,6 +101,36 @@ def stopping(study: StudyFile) -> dict[str, Any]:
     if "epsilon" in names and study.pruner != "schedule":
         raise InputError(f"epsilon: {study.pruner} takes none: leave it out, or the pruner")
     return {name: getattr(study, name) for name in names}
+
+
+def plan_of(
+    metric: str,
+    seeds: int | None = None,
+    max_seeds: int | None = None,
+    indifference: float | None = None,
+    goal: str | None = None,
+) -> "Plan":
+    """How a verdict is to be reached; ``metric`` is the one of a goal that names none."""
+    from lrtune.results.contest import FIRST, MOST
+    from lrtune.results.verdict import Plan
+
+    first = FIRST if seeds is None else seeds
+    most = max(MOST, first) if max_seeds is None else max_seeds
+    target = None if goal is None else parse_goal(goal, metric)
+    return Plan(first, most, indifference, target)
+
+
+def parse_goal(text: str, metric: str) -> tuple[str, float]:
+    """A metric and its value.
+
+    >>> parse_goal("accuracy=0.95", "cross_entropy"), parse_goal("0.2", "cross_entropy")
+    (('accuracy', 0.95), ('cross_entropy', 0.2))
+    """
+    name, equals, value = text.rpartition("=")
+    try:
+        return name if equals else metric, float(value)
+    except ValueError as error:
+        raise InputError(f"goal={text!r}: a number, or a metric and one: accuracy=0.95") from error
 
 
 def parse_time(text: str) -> float:

@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from lrtune.confirm import Tally
 from lrtune.search import Board, Record
 
 ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
@@ -84,6 +85,50 @@ class Display:
             return "time left: measuring"
         left = (time.monotonic() - began) / done * (1 - board.share)
         return f"{clock(left)} left"
+
+
+class FinalsDisplay:
+    """Shows how far the finals are: in place on a terminal, as a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._round: tuple[int, int, int] | None = None  # which round this is
+        self._began = self._last_line = 0.0
+        self._live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "FinalsDisplay":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def __call__(self, tally: Tally) -> None:
+        """Show the finals as they are now."""
+        now, this = time.monotonic(), (tally.families, tally.seeds, tally.jobs)
+        if this != self._round:
+            self._round, self._began = this, now
+        share = tally.done / tally.jobs
+        spent = now - self._began
+        left = f"{clock(spent / share * (1 - share))} left" if share > 0.02 else "measuring"
+        said = (
+            f"finals  {int(tally.done)} of {tally.jobs} trainings, {tally.families} families "
+            f"up to {tally.seeds} seeds"
+        )
+        if self._console.is_terminal:
+            bar = Table.grid(padding=(0, 1))
+            progress = ProgressBar(total=1.0, completed=share, width=30)
+            bar.add_row(progress, f"{share:.0%}", Text(left, style="dim"))
+            self._live.update(Group(bar, Text(said)))
+        elif now - self._last_line >= QUIET_SECONDS:
+            self._last_line = now
+            self._console.print(f"{share:4.0%}  {said}, {left}", soft_wrap=True)
 
 
 def describe(record: Record, objective: str) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,19 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+from filelock import FileLock, Timeout
 from sqlalchemy.engine import make_url
 
 from lrtune.engine import Choice, RangeTest
 from lrtune.errors import InputError
+from lrtune.results.verdict import read_verdict
 from lrtune.schedule import Schedule
 from lrtune.search import frame, load_study, records
+from lrtune.search.finals import read_finals
 
 FORMAT = 1
+LEAST_FREE = 64 << 20  # bytes
+VERDICT, FINALS = "verdict.json", "finals.jsonl"
 
 
 class Run:
@@ -61,10 +69,38 @@ class Run:
         """One row a trial that is over, in the order in which they started."""
         return frame(records(self.study()))
 
+    def finals(self) -> pd.DataFrame:
+        """One row a final that is over, see ``lrtune.search.finals.read_finals``."""
+        return read_finals(self.folder / FINALS)
+
+    def verdict(self, total: int | None = None) -> dict[str, Any] | None:
+        """The verdict on a horizon, the search's own where None; None before there is one."""
+        path = self._verdict_path(total or self.settings["horizon"])
+        if not path.exists():
+            return None
+        return read_verdict(path.read_text(encoding="utf-8"), str(path))
+
+    @property
+    def horizons(self) -> list[int]:
+        """The horizons on which there is a verdict."""
+        names = [path.stem.rpartition("-")[2] for path in self.folder.glob("verdict-*.json")]
+        others = [int(name) for name in names if name.isdecimal()]
+        own = [self.settings["horizon"]] if (self.folder / VERDICT).exists() else []
+        return sorted(own + others)
+
+    def write_verdict(self, verdict: dict[str, Any]) -> None:
+        """Keep a verdict, and what follows from it."""
+        write_json(self._verdict_path(verdict["horizon"]), verdict)
+        self.write()
+
+    def _verdict_path(self, horizon: int) -> Path:
+        own = horizon == self.settings["horizon"]
+        return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
+
     def best(self) -> Schedule | None:
-        """The schedule of the best trial so far; None before one is complete."""
-        row = self._best_row(self.trials())
-        return None if row is None else Schedule.from_json(row["schedule"])
+        """The verdict's winner, or before one the schedule of the best trial, if there is any."""
+        found = self._best_json(self.trials())
+        return None if found is None else Schedule.from_dict(found["schedule"])
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
@@ -74,10 +110,11 @@ class Run:
         parquet = self.folder / "trials.parquet.part"
         trials.to_parquet(parquet, index=False)
         os.replace(parquet, self.folder / "trials.parquet")
-        row = self._best_row(trials)
-        if row is not None:
-            write_json(self.folder / "best.json", self._best_json(row))
-        report.write(self.folder / "report.html", trials, self._settings_to_show())
+        best = self._best_json(trials)
+        if best is not None:
+            write_json(self.folder / "best.json", best)
+        page, shown = self.folder / "report.html", self._settings_to_show()
+        report.write(page, trials, shown, self.verdict(), self.finals())
 
     def _settings_to_show(self) -> dict[str, Any]:
         """Without the password of a storage: the report is passed on."""
@@ -88,14 +125,20 @@ class Run:
         command = self.settings["command"].replace(url, hidden)
         return self.settings | {"storage": hidden, "command": command}
 
-    def _best_row(self, trials: pd.DataFrame) -> "pd.Series[Any] | None":
-        from lrtune.results.summary import best
+    def _best_json(self, trials: pd.DataFrame) -> dict[str, Any] | None:
+        """The winner and how sure it is."""
+        from lrtune.results.answer import short
+        from lrtune.results.summary import beside, best
 
-        return best(trials, self.settings["objective"]["direction"]) if len(trials) else None
-
-    def _best_json(self, row: "pd.Series[Any]") -> dict[str, Any]:
-        from lrtune.results.summary import beside
-
+        if trials.empty:
+            return None
+        verdict = self.verdict()
+        settled = verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
+        row = best(trials, self.settings["objective"]["direction"])
+        if verdict is not None and settled:
+            row = trials[trials["number"] == verdict["families"][0]["trial"]].iloc[0]
+        if row is None:
+            return None
         seen = {name: beside(row, name) for name in self.settings["metrics"]}
         metrics = {name: value if np.isfinite(value) else None for name, value in seen.items()}
         kept = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
@@ -109,6 +152,7 @@ class Run:
                 "split": "val",
                 "metrics": metrics,
             },
+            "verdict": None if verdict is None else short(verdict),
             **{name: self.settings[name] for name in kept},
         }
 
@@ -178,3 +222,25 @@ def horizon_of(path: Path) -> int:
     if type(horizon) is not int:
         raise InputError(f"{path}: says no horizon: give --total, the number of updates")
     return horizon
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The folder, made if need be and ours until the end; the lock goes with the process."""
+    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
+        raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{folder}: another lrtune is at work here; wait for it") from error
+    except (OSError, ValueError) as error:
+        why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
+        raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
+    try:
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        yield
+    finally:
+        lock.release()

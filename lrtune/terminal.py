@@ -18,6 +18,8 @@ from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Family, Knob
 
 if TYPE_CHECKING:  # these bring torch and Optuna, which most commands do without
+    from pandas import DataFrame
+
     from lrtune.config import StudyFile
     from lrtune.engine import RangeTest
     from lrtune.run import Run
@@ -26,7 +28,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 TOP = 8  # families in the table at the end
 
 
-def _console() -> Console:
+def console_of() -> Console:
+    """Where commands print."""
     return Console(highlight=False, markup=False)  # names are the user's, and never markup
 
 
@@ -34,14 +37,16 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     """Run the search that ``study`` asks for and show how it goes and what came out."""
     import optuna
 
-    from lrtune.config import load, parse_time, stopping
-    from lrtune.display import Display
+    from lrtune.config import load, parse_time, plan_of, stopping
+    from lrtune.confirm import confirm
+    from lrtune.display import Display, FinalsDisplay
     from lrtune.search import SEARCHABLE, Space
+    from lrtune.search.prior import published
     from lrtune.search.race import ROUND
     from lrtune.tuning import tune
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    console = _console()
+    console = console_of()
     names = tuple(SEARCHABLE if study.families is None else study.families)
     Space(names)  # looks at them before anything is said
     trials, seconds = study.trials, None if study.time is None else parse_time(study.time)
@@ -57,6 +62,9 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     )
     for note in task.notes:
         console.print(f"  {note}", soft_wrap=True)
+    plan = plan_of(
+        task.objective.name, study.seeds, study.max_seeds, study.indifference, study.goal
+    )
     with Display(console, task.objective.name) as display:
         run = tune(
             task,
@@ -73,36 +81,33 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
             engine=study.engine,
             slots=study.slots,
             **stopping(study),
+            prior=None if study.no_prior else published(),
+            asked=study.model_dump(exclude_unset=True),
             command=command,
             watch=display,
             tell=console.print,
         )
+    if run.best() is not None and not study.no_confirm:
+        with FinalsDisplay(console) as finals:
+            confirm(run, task, plan=plan, device=study.device, watch=finals, tell=console.print)
     print_result(run, console)
 
 
 def print_result(run: "Run", console: Console) -> None:
     """Who won, by how much over whom, and where it is written."""
     from lrtune.results.early import spared
-    from lrtune.results.summary import by_end, by_family, saved
+    from lrtune.results.summary import by_end, saved
 
-    objective = run.settings["objective"]
-    best, trials = run.best(), run.trials()
+    best, trials, verdict = run.best(), run.trials(), run.verdict()
+    if verdict is not None:
+        from lrtune.verdicts import print_verdict
+
+        print_verdict(verdict, console)
+    elif best is not None:
+        _print_ranking(run, trials, console)
     if best is None:
         console.print("no trial reached the end: there is no winner; the report says why")
     else:
-        families = by_family(trials, objective["direction"])
-        table = Table(
-            title=f"validation {objective['name']} by family, one seed", title_justify="left"
-        )
-        shown = ("best", "median", "trials", "pruned", "diverged")
-        for name in ("family", *shown, "best peak_lr"):
-            table.add_column(name, justify="left" if name == "family" else "right")
-        for row in families.head(TOP).to_dict("records"):
-            figures = (f"{row[name]:.4g}" for name in shown)
-            table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
-        console.print(table)
-        if len(families) > TOP:
-            console.print(f"and {len(families) - TOP} families more: see the report")
         console.print(f"winner: {best}", soft_wrap=True)
         console.print(
             f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}",
@@ -116,6 +121,24 @@ def print_result(run: "Run", console: Console) -> None:
     console.print(f"  report:         {run.folder / 'report.html'}", soft_wrap=True)
 
 
+def _print_ranking(run: "Run", trials: "DataFrame", console: Console) -> None:
+    """The families as the search alone ranks them."""
+    from lrtune.results.summary import by_family
+
+    objective = run.settings["objective"]
+    families = by_family(trials, objective["direction"])
+    table = Table(title=f"validation {objective['name']} by family, one seed", title_justify="left")
+    shown = ("best", "median", "trials", "pruned", "diverged")
+    for name in ("family", *shown, "best peak_lr"):
+        table.add_column(name, justify="left" if name == "family" else "right")
+    for row in families.head(TOP).to_dict("records"):
+        figures = (f"{row[name]:.4g}" for name in shown)
+        table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
+    console.print(table)
+    if len(families) > TOP:
+        console.print(f"and {len(families) - TOP} families more: see the report")
+
+
 def print_families() -> None:
     """The table of families."""
     table = Table()
@@ -124,12 +147,12 @@ def print_families() -> None:
     for family in FAMILIES.values():
         knobs = ", ".join(knob.name for knob in family.knobs)
         table.add_row(family.name, family.doc, knobs, family.source)
-    _console().print(table)
+    console_of().print(table)
 
 
 def print_family(family: Family) -> None:
     """One family with its knobs and their ranges."""
-    console = _console()
+    console = console_of()
     console.print(f"{family.name}: {family.doc}")
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"

@@ -1,16 +1,13 @@
 """tune: a search from a task to its results."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
-from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
@@ -21,7 +18,7 @@ from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.pools import choose_pool, devices_of, maker, own_threads, spread
-from lrtune.run import Run, range_test_json, write_json
+from lrtune.run import Run, locked, range_test_json, write_json
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -34,13 +31,13 @@ from lrtune.search import (
     open_study,
 )
 from lrtune.search.journal import mend
+from lrtune.search.prior import Prior
 from lrtune.search.pruner import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
-LEAST_FREE = 64 << 20  # bytes
 CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
 OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
@@ -66,6 +63,8 @@ def tune(
     patience: int | None = None,
     min_delta: float = MIN_DELTA,
     audit: float = AUDITED,
+    prior: Prior | None = None,
+    asked: dict[str, Any] | None = None,
     command: str = "",
     watch: Callable[[Board], None] = lambda board: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -95,6 +94,8 @@ def tune(
             where None; no trial stalls where 0.
         min_delta: the least gain, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
+        prior: what won on other tasks, tried first after a range test; nothing where None.
+        asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
         watch: called with the Board after each segment.
         tell: called with a line on what is being done.
@@ -121,12 +122,12 @@ def tune(
     called = pruner if isinstance(pruner, str) else type(pruner).__name__
     if isinstance(pruner, str):
         pruner = make_pruner(pruner, task.horizon, max(1, task.horizon // count), epsilon)
-    asked = epsilon if called == "schedule" else None  # a pruner has its own settings
-    stopping = {"pruner": called, "epsilon": asked, **asdict(rules)}
+    least = epsilon if called == "schedule" else None  # other pruners have their own settings
+    stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
     settings = settings_for(task, families, warmup, seed, storage, device)
-    settings |= {"stopping": stopping}
+    settings |= {"stopping": stopping, "prior": prior is not None}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
-    with _locked(folder), own_threads():
+    with locked(folder), own_threads():
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         run = _continued(folder, settings, peak_lr)
@@ -151,6 +152,7 @@ def tune(
         if run is None:
             peaks = _peak_settings(task, peak_lr, device, choice, tell)
             own: dict[str, Any] = {"command": command, "owner": os.urandom(8).hex()}
+            own |= {"asked": asked}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
@@ -159,7 +161,8 @@ def tune(
         if OWNER not in study.user_attrs:
             study.set_user_attr(OWNER, run.settings["owner"])
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
-        study.sampler = sampler or FamilySampler(space, seed)
+        known = prior if run.settings["range_test"] else None  # it places peaks by the bracket
+        study.sampler = sampler or FamilySampler(space, seed, prior=known)
         study.pruner = pruner
         work = Search(
             study,
@@ -220,25 +223,3 @@ def _peak_settings(
         else (AROUND_BRACKET[0] * found.base_lr, AROUND_BRACKET[1] * found.max_lr)
     )
     return {"peak_lr": list(peak_lr), "range_test": range_test_json(test)}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder, made if need be and ours until the end; the lock goes with the process."""
-    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
-        raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"{folder}: another search is at work here; wait for it") from error
-    except (OSError, ValueError) as error:
-        why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
-        raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
-    try:
-        if shutil.disk_usage(folder).free < LEAST_FREE:
-            raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
-        yield
-    finally:
-        lock.release()

@@ -102,6 +102,11 @@ class SpreadPool:
             reached += [replace(p, slot=starts[answer] + p.slot) for p in answer.result()]
         return sorted(reached, key=lambda progress: progress.slot)
 
+    def examine(self, slot: int) -> Progress:
+        """See Pool."""
+        found: Progress = self._do(slot, "examine")
+        return replace(found, slot=slot)
+
     def release(self, slot: int) -> None:
         """See Pool."""
         self._do(slot, "release")

@@ -70,6 +70,10 @@ class FusedPool:
         self._pool = self._one_by_one()
         return self._pool.advance()
 
+    def examine(self, slot: int) -> Progress:
+        """See Pool."""
+        return self._pool.examine(slot)
+
     def release(self, slot: int) -> None:
         """See Pool."""
         self._pool.release(slot)

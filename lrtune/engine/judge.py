@@ -2,6 +2,7 @@
 
 import torch
 
+from lrtune.engine.feed import Feed
 from lrtune.engine.program import Program
 from lrtune.engine.rows import Rows, Tensors
 from lrtune.engine.setup import Setup
@@ -12,12 +13,13 @@ from lrtune.tasks.tree import leaves
 
 @torch.no_grad()
 def judge(
-    setup: Setup, program: Program, rows: Rows, width: int, scorer: Scorer
+    setup: Setup, split: Feed, program: Program, rows: Rows, width: int, scorer: Scorer
 ) -> list[Figures | Exception]:
-    """Loss and metrics of each row on val, or what the task's own functions raise of it.
+    """Loss and metrics of each row, or what the task's own functions raise of it.
 
     Args:
         setup: the task on its device.
+        split: what they are judged on.
         program: of its model.
         rows: K of them.
         width: how many trials may train at once: that much memory there is.
@@ -26,7 +28,7 @@ def judge(
     judged = [(models, Tally(metrics, scorer)) for models, metrics in _judged(setup, rows)]
     count = len(next(iter(judged[0][0].values())))
     with setup.own_generators():
-        for stored, targets in setup.val.whole():
+        for stored, targets in split.whole():
             with setup.autocast():
                 inputs = setup.prepare(stored)
             # Without gradients an activation is soon forgotten: twice the samples of an update.

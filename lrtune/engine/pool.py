@@ -92,6 +92,9 @@ class Pool(Protocol):
     def advance(self) -> list[Progress]:
         """Train every occupied slot up to its own next validation."""
 
+    def examine(self, slot: int) -> Progress:
+        """Judge the trial in a slot on the test split, or on validation where there is none."""
+
     def release(self, slot: int) -> None:
         """Free a slot."""
 

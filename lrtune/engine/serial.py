@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from lrtune.engine.average import Average
 from lrtune.engine.compiling import compiled as compile_it
+from lrtune.engine.feed import Feed
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
@@ -101,6 +102,10 @@ class SerialPool:
             self._train_segment(group)
             reached += [self._progress(trial) for trial in group]
         return sorted(reached, key=lambda progress: progress.slot)
+
+    def examine(self, slot: int) -> Progress:
+        """See Pool."""
+        return self._progress(self._occupant(slot), self.setup.test)
 
     def release(self, slot: int) -> None:
         """See Pool."""
@@ -205,14 +210,14 @@ class SerialPool:
             trial.average.update(trial.model)
         return loss.detach()
 
-    def _progress(self, trial: _Trial) -> Progress:
-        """Validate, and tell of the segment."""
+    def _progress(self, trial: _Trial, split: Feed | None = None) -> Progress:
+        """Validate, or judge on another split, and tell of the segment."""
         start = time.perf_counter()
         figures = Figures(math.nan, {}, math.nan)
         losses = trial.losses.cpu().numpy()
         if trial.error is None:
             with trial.guarded():
-                figures = self._validate(trial)
+                figures = self._judge(trial, split or self.setup.val)
         seconds = trial.seconds + time.perf_counter() - start
         told = Progress(
             trial.slot,
@@ -227,8 +232,8 @@ class SerialPool:
         return told
 
     @torch.no_grad()
-    def _validate(self, trial: _Trial) -> Figures:
-        """What is measured on val of the current weights, and beside it of the averaged ones."""
+    def _judge(self, trial: _Trial, split: Feed) -> Figures:
+        """What is measured of the current weights, and beside it of the averaged ones."""
         setup, average = self.setup, trial.average
         judged: list[tuple[nn.Module, tuple[Metric, ...]]] = [(trial.model, setup.measured)]
         if average is not None and self.task.ema is not None:
@@ -238,7 +243,7 @@ class SerialPool:
         tallies = [(model.eval(), Tally(metrics, Scorer())) for model, metrics in judged]
         with setup.own_generators():
             reseed(self._device, trial.seed, VALIDATION_NOISE, trial.update)
-            for stored, targets in setup.val.whole():
+            for stored, targets in split.whole():
                 with setup.autocast():
                     inputs = laid_out(setup.prepare(stored), self.task.layout)
                 for model, tally in tallies:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrtune.engine.allocator import keep_memory
 from lrtune.engine.average import newest_shares
-from lrtune.engine.feed import feed
+from lrtune.engine.feed import Feed, feed
 from lrtune.engine.optimizers import settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
 from lrtune.errors import InputError
@@ -51,6 +51,12 @@ class Setup:
     def checkpoints(self) -> NDArray[np.int64]:
         """As the task's."""
         return self.task.checkpoints
+
+    @cached_property
+    def test(self) -> Feed:
+        """The test split; validation where there is none."""
+        split = self.task.test
+        return self.val if split is None else feed(split, self.task, self.device, slots=1)
 
     @cached_property
     def newest(self) -> NDArray[np.float64] | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lrtune.engine.batches import prepared, stored
 from lrtune.engine.compiling import compiled_apart
-from lrtune.engine.feed import Span
+from lrtune.engine.feed import Feed, Span
 from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
@@ -112,6 +112,17 @@ class StackedPool:
                     raise
             self._halve()  # out here: the error holds on to the memory
         return []
+
+    def examine(self, slot: int) -> Progress:
+        """See Pool."""
+        began = time.perf_counter()
+        row = self._row(slot)
+        update = self._trials[row].update
+        found = attempt(lambda: self._judge(row, row + 1, self.setup.test)[0])
+        seconds = time.perf_counter() - began
+        if isinstance(found, Exception):
+            return _failed(slot, update, found, seconds)
+        return Progress(slot, update, *found, seconds=seconds)
 
     def release(self, slot: int) -> None:
         """See Pool."""
@@ -256,9 +267,10 @@ class StackedPool:
             self._updates[size] = update if self._sizes is None else compiled_apart(update)
         return self._updates[size]
 
-    def _judge(self, start: int, stop: int) -> list[Figures | Exception]:
+    def _judge(self, start: int, stop: int, split: Feed | None = None) -> list[Figures | Exception]:
         rows = self._rows.part(start, stop)
-        return judge(self.setup, self._program, rows, self.width, self._scorer)
+        split = split or self.setup.val
+        return judge(self.setup, split, self._program, rows, self.width, self._scorer)
 
     def _halve(self) -> None:
         self.width = -(-self.width // 2)

@@ -8,9 +8,10 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from lrtune.schedule import Schedule
 from lrtune.search.peak import BRANCHES, FLAT, Peak, Peaks
 from lrtune.search.race import Standing, still_racing
-from lrtune.search.space import FAMILY, Space
+from lrtune.search.space import FAMILY, SCHEDULE, SPLINE, Space
 from lrtune.search.store import forecast_of, index_of, was_cut_short
 
 REMEMBERED = 100  # trials of a family that its sampler sees, once there are more
@@ -92,6 +93,8 @@ class History:
     def __init__(self, space: Space) -> None:
         """Start with nothing read."""
         self.standings = {family: Standing() for family in space.families}
+        self.leader: Schedule | None = None  # of the open loops of named shape
+        self._least = float("inf")  # its score
         self._space = space
         self._peaks = Peaks()
         self._families: dict[str, _Family] = {}
@@ -160,6 +163,10 @@ class History:
             )
         if trial.state == TrialState.FAIL or not family.end(trial):
             return
+        if score < self._least and name != SPLINE and SCHEDULE in trial.user_attrs:
+            leader = Schedule.from_json(trial.user_attrs[SCHEDULE])
+            if not leader.closed_loop:
+                self._least, self.leader = score, leader
         if trial.state == TrialState.COMPLETE and name in FLAT:
             peak = Peak(trial.params[f"{name}.peak_lr"], trial.params[f"{name}.warmup"])
             self._peaks.add(score, index_of(trial), peak)
@@ -170,6 +177,13 @@ class History:
         if name not in self._families:
             return None
         return name if self._families[name].space.keys() <= trial.params.keys() else None
+
+
+def racing(study: optuna.Study, space: Space) -> list[str]:
+    """The families that have not dropped out of a study's race."""
+    history = History(space)
+    history.read(study)
+    return still_racing(history.standings)
 
 
 def _remembered(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:

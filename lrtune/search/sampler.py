@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.search.history import History
 from lrtune.search.peak import BRANCHES, Peak
-from lrtune.search.race import next_family
-from lrtune.search.space import FAMILY, Space
+from lrtune.search.prior import Prior
+from lrtune.search.race import ROUND, next_family
+from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
 from lrtune.search.store import index_of
 
 STARTUP = 4  # trials of a family drawn at random before TPE has something to go by
@@ -36,12 +37,19 @@ def _tpe(seed: int) -> BaseSampler:
 class FamilySampler(BaseSampler):
     """Families in equal shares, then a race; inside a family, knobs jointly from its own trials.
 
+    Once in a round the free-form spline is given the shape of the best trial so far, from where
+    its own trials go on: it is to show what any shape could still win.
+
     What it draws is a function of (seed, index of the trial, the trials that run, those told so
     far and their order), so a search that was stopped goes on as if it had not been.
     """
 
     def __init__(
-        self, space: Space, seed: int = 0, knobs: Callable[[int], BaseSampler] = _tpe
+        self,
+        space: Space,
+        seed: int = 0,
+        knobs: Callable[[int], BaseSampler] = _tpe,
+        prior: Prior | None = None,
     ) -> None:
         """Make a sampler for one study.
 
@@ -49,10 +57,12 @@ class FamilySampler(BaseSampler):
             space: the families and ranges that are searched.
             seed: of all draws.
             knobs: makes the sampler of a family's knobs from a seed; any Optuna sampler will do.
+            prior: says each family's first trial; none where None.
         """
         self._space = space
         self._seed = seed
         self._knobs = knobs
+        self._prior = prior
         self._history = History(space)
 
     def draw(
@@ -114,6 +124,13 @@ class FamilySampler(BaseSampler):
     def _draw_knobs(
         self, family: str, knobs: dict[str, BaseDistribution], index: int
     ) -> dict[str, Any]:
+        started, leader = self._history.standings[family].started, self._history.leader
+        if self._prior is not None and started == 0:
+            first = self._prior.draw(family, knobs)
+            if first is not None:
+                return first
+        if family == SPLINE and started % ROUND == STARTUP and leader is not None:
+            return as_spline(leader, knobs)
         own = self._history.study_of(family)
         own.sampler = self._knobs(self._seed_of(index))
         asked = own.ask(knobs)

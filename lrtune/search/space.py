@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from optuna import Trial
 from optuna.distributions import (
     BaseDistribution,
@@ -17,6 +18,7 @@ from lrtune.schedule import FAMILIES, Knob, Schedule
 
 FAMILY = "family"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
+SPLINE = "spline"  # the family that may have any shape
 LOWEST_PEAK, HIGHEST_PEAK = 1e-12, 1e6
 SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
 
@@ -115,6 +117,21 @@ def suggest(
     schedule = suggest_from(Space(tuple(families), peak_lr, warmup), trial)
     trial.set_user_attr(SCHEDULE, schedule.to_json())
     return schedule
+
+
+def as_spline(schedule: Schedule, knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The parameters of the spline that is most like an open-loop schedule, within the ranges."""
+    total = 1000
+    warmup = round(schedule.warmup * total)
+    body = schedule.rates(total)[warmup:] / schedule.peak_lr
+    count = sum(name.startswith(f"{SPLINE}.ordinates") for name in knobs)
+    places = np.linspace(0, len(body) - 1, count).round().astype(int)
+    values = {f"{SPLINE}.ordinates_{i}": float(body[p]) for i, p in enumerate(places, 1)}
+    values |= {f"{SPLINE}.peak_lr": schedule.peak_lr, f"{SPLINE}.warmup": schedule.warmup}
+    return {
+        name: min(max(values[name], d.low), d.high)  # type: ignore[attr-defined]
+        for name, d in knobs.items()
+    }
 
 
 def suggest_from(space: Space, trial: Trial) -> Schedule:

@@ -130,7 +130,7 @@ def save_record(trial: optuna.Trial, record: Record) -> None:
     """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
     kept = {name: getattr(record, name) for name in KEPT}
     kept["curves"] = {field.name: getattr(record.curves, field.name) for field in fields(Curves)}
-    trial.set_user_attr(RECORD, _without_nan(kept))
+    trial.set_user_attr(RECORD, without_nan(kept))
 
 
 def records(study: optuna.Study) -> list[Record]:
@@ -142,12 +142,12 @@ def records(study: optuna.Study) -> list[Record]:
     ]
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN and no infinity, and not every storage and browser lets them pass."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

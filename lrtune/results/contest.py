@@ -1,0 +1,343 @@
+"""Contest: which of several contenders is the best, from paired scores that come seed by seed.
+
+All contenders are tried on the same seeds. They are looked at after 5, 10, 20, ... seeds; who is
+clearly worse than the best gets no more. That a look may come early, that there are several, that
+several contenders are compared, and that the best was picked by the same data, is all paid for: of
+contenders that are equal in truth, one is called the winner in at most ``ALPHA`` of all contests.
+
+Sources: boundaries of the shape of Wang and Tsiatis (1987) for the looks; Holm's step-down (1979)
+over all pairs of those still in; the best against the second at no further price (Gutmann and
+Maymin 1987, Hung and Fithian 2019); paired t-tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
+from scipy.optimize import brentq
+
+Array: TypeAlias = NDArray[np.float64]
+
+ALPHA = 0.05
+POWER = (
+    0.8  # with which a gap as large as the one seen is to be found by the seeds said to be needed
+)
+FIRST, MOST = 5, 20  # seeds
+INDIFFERENCE = 0.1  # of the standard deviation between seeds, where no difference was named
+SHAPE = 0.25  # of the boundary: 0 is O'Brien and Fleming's, 0.5 Pocock's
+DRAWS = 20_000  # of the means, for the probability to be the best
+SMALL = 30  # fewer seeds than this: t, not the bootstrap
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a contender did.
+
+    Attributes:
+        seeds: on how many it was tried.
+        lost: on how many of these it has no score: its training diverged or failed.
+        mean: of its scores; NaN without any.
+        low: lower end of the mean's 95 % interval; NaN with fewer than two.
+        high: upper end.
+        sd: standard deviation between seeds; NaN with fewer than two.
+        place: winner, tied (with the best), behind, or lost.
+        gap: to the best on their common seeds, in the metric's unit; 0 of the best itself, else
+            positive where it is worse.
+        gap_low: lower end of its 95 % interval, for this comparison alone.
+        gap_high: upper end.
+        p: that it is as good as the best, adjusted for the others; of the look at which it was left
+            behind or else of the last.
+        best: the probability that its true mean is the best.
+    """
+
+    seeds: int
+    lost: int
+    mean: float
+    low: float
+    high: float
+    sd: float
+    place: str
+    gap: float
+    gap_low: float
+    gap_high: float
+    p: float
+    best: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A contest as it stands.
+
+    Attributes:
+        standings: by contender, the best first, those with lost seeds last.
+        why: "separated", "settled" (the tied differ by less than ``indifference`` for all that is
+            known), "open" (neither, and the seeds are used up), "alone" (nobody to compare with),
+            "lost" (nobody has a score on every seed), or "more" (more seeds may tell).
+        seeds: how many those that are still in were tried on.
+        indifference: a difference that does not matter, in the metric's unit.
+        wanted: seeds that a next look needs, by contender; empty unless ``why`` is "more".
+        needed: seeds that would separate the two best at the gap seen, with a power of 80 %; None
+            where there is no gap, or none to ask about.
+        settling: seeds that would settle it as a tie at that gap; None where it is larger than
+            what does not matter.
+    """
+
+    standings: dict[str, Standing]
+    why: str
+    seeds: int
+    indifference: float
+    wanted: dict[str, int] = field(default_factory=dict)
+    needed: int | None = None
+    settling: int | None = None
+
+    @property
+    def tied(self) -> list[str]:
+        """The winner alone, or those that cannot be told apart from the best."""
+        return [name for name, s in self.standings.items() if s.place in ("winner", "tied")]
+
+
+def looks(first: int, most: int) -> tuple[int, ...]:
+    """Numbers of seeds at which a contest is looked at.
+
+    Example:
+        >>> looks(5, 20)
+        (5, 10, 20)
+    """
+    found = [min(first, most)]
+    while found[-1] < most:
+        found.append(min(most, 2 * found[-1]))
+    return tuple(found)
+
+
+def levels(at: tuple[int, ...], alpha: float = ALPHA) -> tuple[float, ...]:
+    """The two-sided level of each look, so that one of them errs with at most ``alpha``.
+
+    They add up to ``alpha``. Levels from the joint distribution of normal means would be a little
+    higher, but Student's t at few seeds, and levels shared out among pairs, depend less on each
+    other from look to look than that supposes.
+
+    Example:
+        >>> [round(level, 4) for level in levels((5, 10, 20))]
+        [0.0029, 0.0122, 0.035]
+    """
+    shape = (np.array(at) / at[-1]) ** (SHAPE - 0.5)
+
+    def shared(scale: float) -> Array:
+        return 2 * special.ndtr(-scale * shape)
+
+    scale = brentq(lambda scale: shared(scale).sum() - alpha, 0, 10)
+    return tuple(shared(scale).tolist())
+
+
+def contest(
+    scores: Mapping[str, Sequence[float]],
+    *,
+    minimize: bool,
+    first: int = FIRST,
+    most: int = MOST,
+    indifference: float | None = None,
+    draws: int = DRAWS,
+) -> Result:
+    """Who is the best, as far as these scores tell.
+
+    Args:
+        scores: by contender, of the 1st, 2nd, ... seed; non-finite where a training was lost. The
+            seeds are the same for all, but those left behind may have fewer.
+        minimize: whether the lower score is the better one.
+        first: seeds before the first look.
+        most: seeds at most.
+        indifference: a difference that does not matter, in the metric's unit; a tenth of the
+            standard deviation between seeds where None.
+        draws: of the means, for the probability to be the best.
+    """
+    sign = 1.0 if minimize else -1.0
+    table = {name: sign * np.asarray(values, np.float64) for name, values in scores.items()}
+    sound = {name: values for name, values in table.items() if np.isfinite(values).all()}
+    at = looks(first, most)
+    each = levels(at)
+    state = _State(list(sound), "open" if sound else "lost", each[-1])
+    for look, level in zip(at, each, strict=True):
+        if state.why != "open" or (state.seen and len(state.alive) == 1):
+            break
+        _look(state, sound, look, level, indifference)
+    if state.why == "open" and len(state.alive) == 1:
+        state.why = "alone"
+    return _result(table, sound, state, sign, draws)
+
+
+@dataclass(slots=True)
+class _State:
+    """Of a contest between two looks."""
+
+    alive: list[str]
+    why: str
+    level: float  # of the last look
+    seen: int = 0
+    delta: float = 0.0
+    p_values: dict[str, float] = field(default_factory=dict)
+    wanted: int = 0
+
+
+def _look(
+    state: _State, sound: Mapping[str, Array], look: int, level: float, given: float | None
+) -> None:
+    """Look at those still in after so many seeds."""
+    if min(len(sound[name]) for name in state.alive) < look:
+        state.why, state.wanted = "more", look
+        return
+    state.seen = look
+    now = {name: sound[name][:look] for name in state.alive}
+    state.delta = _indifference(given, list(now.values()))
+    if len(now) == 1:
+        return
+    state.alive, tested = _left(now, level)
+    state.p_values |= tested
+    if len(state.alive) == 1:
+        state.why = "separated"
+    elif _settled({name: now[name] for name in state.alive}, state.delta, level):
+        state.why = "settled"
+
+
+def _left(scores: Mapping[str, Array], level: float) -> tuple[list[str], dict[str, float]]:
+    """Those that are not worse than the best, and the adjusted p-value of each of the others."""
+    best = min(scores, key=lambda name: scores[name].mean())
+    raw = {name: paired_p(values - scores[best]) for name, values in scores.items() if name != best}
+    tested, before = {best: 1.0}, 0.0
+    for left, name in zip(range(len(scores), 1, -1), sorted(raw, key=raw.__getitem__), strict=True):
+        # The best was picked by the data: any pair of those left might have been the one tested.
+        before = max(before, min(1.0, raw[name] * left * (left - 1) / 2))
+        # That it beats all of them is one claim, and costs no more than its weakest part.
+        tested[name] = min(before, max(raw.values()))
+    return [name for name in scores if tested[name] > level], tested
+
+
+def paired_p(differences: Array) -> float:
+    """Two-sided p-value of Student's paired t-test; 1 where nothing differs."""
+    if len(differences) < 2 or not differences.any():
+        return 1.0
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    if error <= 1e-12 * abs(differences.mean()):
+        return 0.0
+    return float(2 * special.stdtr(len(differences) - 1, -abs(differences.mean() / error)))
+
+
+def interval(values: Array, level: float = ALPHA) -> tuple[float, float]:
+    """Of the mean, 95 %: Student's, or the bootstrap's (BCa) where there are many; NaN for one."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if len(values) < SMALL or not np.ptp(values):
+        mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
+        reach = special.stdtrit(len(values) - 1, 1 - level / 2) * error
+        return float(mean - reach), float(mean + reach)
+    found = stats.bootstrap((values,), np.mean, confidence_level=1 - level, rng=0)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _settled(scores: Mapping[str, Array], delta: float, level: float) -> bool:
+    """Whether none of them is further from the best than what does not matter."""
+    best = min(scores.values(), key=lambda values: values.mean())
+    reaches = [max(map(abs, interval(values - best, level))) for values in scores.values()]
+    return max(reaches) <= delta
+
+
+def _indifference(given: float | None, scores: Sequence[Array]) -> float:
+    if given is not None:
+        return given
+    several = [values.std(ddof=1) for values in scores if len(values) > 1]
+    return INDIFFERENCE * float(np.median(several)) if several else 0.0
+
+
+def _result(
+    table: Mapping[str, Array],
+    sound: Mapping[str, Array],
+    state: _State,
+    sign: float,
+    draws: int,
+) -> Result:
+    common = {name: sound[name][: state.seen] for name in state.alive if state.seen}
+    best = min(common, key=lambda name: common[name].mean(), default=None)
+    chances = _chances(sound, draws)
+    standings = {}
+    for name, values in table.items():
+        kept = values[np.isfinite(values)]
+        place = "behind" if name in sound else "lost"
+        if name in state.alive:
+            place = "winner" if len(state.alive) == 1 else "tied"
+        gap = (float("nan"),) * 3
+        if best is not None and name in sound:
+            shared = min(len(values), state.seen)
+            gap = _around(values[:shared] - sound[best][:shared])
+        mean, *ends = _around(kept)
+        low, high = sorted(sign * end for end in ends)
+        standings[name] = Standing(
+            len(values),
+            len(values) - len(kept),
+            sign * mean,
+            low,
+            high,
+            float(kept.std(ddof=1)) if len(kept) > 1 else float("nan"),
+            place,
+            *gap,
+            p=state.p_values.get(name, float("nan")),
+            best=chances.get(name, 0.0),
+        )
+    ranks = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}
+
+    def rank(name: str) -> tuple[float, ...]:
+        one = standings[name]
+        return ranks[one.place], *np.nan_to_num((one.gap, sign * one.mean), nan=np.inf)
+
+    order = sorted(standings, key=rank)
+    return Result(
+        {name: standings[name] for name in order},
+        state.why,
+        state.seen,
+        state.delta,
+        dict.fromkeys(state.alive, state.wanted) if state.why == "more" else {},
+        *_seeds_needed([common[name] for name in order if name in common], state),
+    )
+
+
+def _around(values: Array) -> tuple[float, float, float]:
+    """The mean and the ends of its interval."""
+    return (float(values.mean()) if len(values) else float("nan"), *interval(values))
+
+
+def _chances(scores: Mapping[str, Array], draws: int) -> dict[str, float]:
+    """The probability that each mean is the best of all, given the scores.
+
+    Means are drawn as multivariate t around those seen, which makes the difference of any two that
+    of the paired t-test. Each seed is weighed the same for all, so that what they have in common
+    cancels.
+    """
+    counts = sorted({len(values) for values in scores.values()})
+    if not counts or counts[0] < 2:
+        return dict.fromkeys(scores, float("nan"))
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((draws, counts[-1]))
+    widths = {n: 1 / np.sqrt(n * generator.chisquare(n - 1, draws)) for n in counts}
+    means = np.empty((len(scores), draws))
+    for row, values in enumerate(scores.values()):
+        count, mean = len(values), values.mean()
+        means[row] = mean + widths[count] * (weights[:, :count] @ (values - mean))
+    wins = means == means.min(0)
+    return dict(zip(scores, (wins / wins.sum(0)).mean(1).tolist(), strict=True))
+
+
+def _seeds_needed(tied: Sequence[Array], state: _State) -> tuple[int | None, int | None]:
+    """To separate the two best of those tied, and to settle that they are."""
+    if len(tied) < 2 or len(tied[0]) < 2:
+        return None, None
+    apart = tied[1] - tied[0]
+    gap, sd = abs(float(apart.mean())), float(apart.std(ddof=1))
+    outer = -special.ndtri(state.level / 2)
+    needed = settling = None
+    if gap > 0:
+        normal = ((outer + special.ndtri(POWER)) * sd / gap) ** 2
+        needed = int(np.ceil(normal + outer**2 / 2))  # Guenther (1981): what t needs on top
+    if gap < state.delta:
+        settling = int(np.ceil((outer * sd / (state.delta - gap)) ** 2))
+    return needed, settling

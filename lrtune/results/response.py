@@ -1,0 +1,117 @@
+"""How a family's score answers to its peak rate: from the search's own trials."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrtune.results.early import figures_in
+from lrtune.results.summary import RANKED
+
+FEWEST = 6  # trials with a value
+LEAST_SPREAD = 2.0  # factor between the lowest and the highest peak
+DRAWS = 4000
+LEVEL = 0.9  # of the intervals: trials are few
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A parabola over the logarithm of the peak.
+
+    Attributes:
+        family: whose trials.
+        trials: how many had a value, those that were pruned with their forecast.
+        peak_lr: where it is best; None where no optimum is seen within the trials.
+        low: lower end of its 90 % interval.
+        high: upper end.
+        factor: how far the peak may be off, either way, before the score is worse by ``amount``.
+        factor_low: lower end of its 90 % interval.
+        factor_high: upper end; infinite where the trials would allow for no effect at all.
+        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; None if none.
+        why: why there is no optimum; empty where there is one.
+    """
+
+    family: str
+    trials: int
+    peak_lr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    factor: float | None = None
+    factor_low: float | None = None
+    factor_high: float | None = None
+    diverged_from: float | None = None
+    why: str = ""
+
+
+def response(
+    trials: pd.DataFrame, family: str, objective: Mapping[str, Any], amount: float
+) -> Response:
+    """Fit one family.
+
+    Args:
+        trials: the search's table.
+        family: whose.
+        objective: name and direction of the value.
+        amount: how much worse is worse, in the metric's unit, above 0.
+    """
+    own = trials[trials["family"] == family]
+    peaks, values = _seen(own)
+    if len(peaks) < FEWEST:
+        return Response(family, len(peaks), why=f"{len(peaks)} trials have a value: too few")
+    if peaks.max() < LEAST_SPREAD * peaks.min():
+        return Response(family, len(peaks), why="all its peaks were about the same")
+    minimize = objective["direction"] == "minimize"
+    logarithmic = minimize and bool((values > 0).all())
+    if logarithmic:  # a loss far off must not outweigh those near the optimum
+        places = np.log(values)
+        reach = float(np.log1p(amount / values.min()))
+    else:
+        places, reach = (values if minimize else -values), amount
+    x = np.log(peaks)
+    centre = float(x.mean())
+    design = np.stack([np.ones_like(x), x - centre, (x - centre) ** 2], axis=1)
+    found, *_ = np.linalg.lstsq(design, places, rcond=None)
+    freedom = len(x) - 3
+    residual = places - design @ found
+    covariance = np.linalg.pinv(design.T @ design) * (residual @ residual) / freedom
+    optimum = centre - found[1] / (2 * found[2]) if found[2] > 0 else np.inf
+    if not x.min() <= optimum <= x.max():
+        return Response(family, len(x), why="no optimum within the peaks that were tried")
+    generator = np.random.default_rng(0)
+    width = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))[:, None]
+    noise = generator.multivariate_normal(np.zeros(3), covariance, DRAWS) * width
+    drawn = found + noise
+    curvature = np.maximum(drawn[:, 2], 1e-12)
+    tails = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+    spots = np.where(drawn[:, 2] > 0, centre - drawn[:, 1] / (2 * curvature), np.nan)
+    spots = np.clip(spots[np.isfinite(spots)], x.min(), x.max())
+    factors = np.minimum(np.sqrt(reach / curvature), 50.0)
+    low, high = np.exp(np.quantile(spots, tails))
+    narrow, wide = np.exp(np.quantile(factors, tails))
+    lost = own.loc[own["state"] == "diverged", "peak_lr"]
+    above = lost[lost > np.exp(optimum)]
+    return Response(
+        family,
+        len(x),
+        float(np.exp(optimum)),
+        float(low),
+        float(high),
+        float(np.exp(np.sqrt(reach / found[2]))),
+        float(narrow),
+        float(wide) if wide < np.exp(49.0) else float("inf"),
+        float(above.min()) if len(above) else None,
+    )
+
+
+def _seen(own: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Peaks and values: final ones, and what the pruned would have come to."""
+    final = own[own["state"].isin(RANKED)]
+    pruned = own[own["state"] == "pruned"]
+    forecasts = [figures_in(text).get("final") for text in pruned["evidence"]]
+    guessed = pd.Series(forecasts, index=pruned.index, dtype=float)
+    peaks = pd.concat([final["peak_lr"], pruned["peak_lr"]]).to_numpy(float)
+    values = pd.concat([final["value"], guessed]).to_numpy(float)
+    known = np.isfinite(values)
+    return peaks[known], values[known]

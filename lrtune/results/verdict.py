@@ -1,0 +1,340 @@
+"""The verdict: which schedule wins on a task, and how sure that is.
+
+It is a function of what was found: the finals (whole trainings on fresh seeds, all families on the
+same ones, judged on the test split) and, for what only the search knows, its trials.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrtune.errors import InputError
+from lrtune.results.contest import FIRST, MOST, Result, Standing, contest
+from lrtune.results.response import response
+from lrtune.schedule import Schedule
+
+FORMAT = 1
+ANCHOR, CEILING = "constant", "spline"  # families: what needs no shape, and what may have any
+WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a verdict is reached.
+
+    Attributes:
+        seeds: of each finalist before the first look.
+        max_seeds: of those that cannot be told apart.
+        indifference: a difference that does not matter, in the objective's unit; where None, a
+            tenth of the standard deviation between seeds.
+        target: a metric's name and the value to be reached as soon as possible; where None, what
+            constant reaches in the end.
+    """
+
+    seeds: int = FIRST
+    max_seeds: int = MOST
+    indifference: float | None = None
+    target: tuple[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        for name in ("seeds", "max_seeds"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name}={value!r}: a whole number of at least 1")
+        if self.max_seeds < self.seeds:
+            raise InputError(f"max_seeds={self.max_seeds}: at least as many as seeds, {self.seeds}")
+        if self.indifference is not None and not 0 <= self.indifference < math.inf:
+            raise InputError(f"indifference={self.indifference!r}: 0 or more, in the metric's unit")
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A family's best configuration, as the search found it.
+
+    Attributes:
+        family: its name.
+        schedule: what is trained.
+        trial: which of the search's it was.
+        value: its validation score there; None where it was pruned and has none.
+        role: racing, anchor or ceiling: why it is here.
+        params: the parameters that the search drew for it, without the family's prefix.
+    """
+
+    family: str
+    schedule: Schedule
+    trial: int
+    value: float | None
+    role: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def standing(
+    finals: pd.DataFrame,
+    finalists: Sequence[Finalist],
+    objective: Mapping[str, Any],
+    seeds: Sequence[int],
+    plan: Plan,
+) -> Result:
+    """The contest as it stands; its ``wanted`` says what to train next.
+
+    Args:
+        finals: see ``lrtune.search.finals.read_finals``; of one horizon.
+        finalists: who takes part.
+        objective: name and direction.
+        seeds: in their order; those that a finalist has not been trained on end its scores.
+        plan: how many, and what does not matter.
+    """
+    return contest(
+        {f.family: _scores(finals, f, objective["name"], seeds) for f in finalists},
+        minimize=objective["direction"] == "minimize",
+        first=plan.seeds,
+        most=plan.max_seeds,
+        indifference=plan.indifference,
+    )
+
+
+def _own(finals: pd.DataFrame, finalist: Finalist, seeds: Sequence[int]) -> pd.DataFrame:
+    """Its finals in the order of the seeds, up to the first that is missing."""
+    mine = finals[finals["schedule"] == finalist.schedule.to_json()]
+    mine = mine.drop_duplicates("seed", keep="last").set_index("seed")
+    done = [seed in mine.index for seed in seeds]
+    known = list(seeds)[: done.index(False)] if False in done else list(seeds)
+    return mine.loc[known]
+
+
+def _scores(
+    finals: pd.DataFrame, finalist: Finalist, metric: str, seeds: Sequence[int]
+) -> list[float]:
+    own = _own(finals, finalist, seeds)
+    return own[metric].astype(float).tolist() if metric in own else [math.nan] * len(own)
+
+
+def verdict(
+    trials: pd.DataFrame,
+    finals: pd.DataFrame,
+    finalists: Sequence[Finalist],
+    run: Mapping[str, Any],
+    seeds: Sequence[int],
+    plan: Plan,
+) -> dict[str, Any]:
+    """Everything that can be said, as ``verdict.json`` holds it.
+
+    Args:
+        trials: the search's table.
+        finals: all of one horizon.
+        finalists: who took part.
+        run: the run's settings.
+        seeds: of the finals, in their order.
+        plan: how it was to be reached.
+    """
+    objective = run["objective"]
+    result = standing(finals, finalists, objective, seeds, plan)
+    by_name = {finalist.family: finalist for finalist in finalists}
+    own = {name: _own(finals, finalist, seeds) for name, finalist in by_name.items()}
+    horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
+    rows = [
+        _row(by_name[name], one, own[name], run, horizon) for name, one in result.standings.items()
+    ]
+    searched = set(trials["family"])
+    kept = ("study", "task", "unit", "objective", "optimizer", "versions", "seed")
+    target = _target(plan, own, objective, run)
+    amount = _amount(result)
+    found: dict[str, Any] = plain(
+        {
+            "format": FORMAT,
+            **{name: run[name] for name in kept},
+            "horizon": horizon,
+            "searched_horizon": run["horizon"],
+            "split": finals["split"].iloc[-1] if len(finals) else None,
+            "plan": asdict(plan),
+            "answer": {
+                "place": _place(result),
+                "families": result.tied,
+                "why": result.why,
+                "seeds": result.seeds,
+                "indifference": result.indifference,
+                "needed": result.needed,
+                "settling": result.settling,
+            },
+            "families": rows,
+            "absent": _absent(trials, searched - set(by_name)),
+            "quickest": _quickest(own, target, run),
+            "amount": amount,
+            "response": [
+                asdict(response(trials, name, objective, amount)) if amount else {"family": name}
+                for name in result.standings
+            ],
+            "ceiling": _against(result, CEILING),
+            "anchor": _against(result, ANCHOR),
+            "peaks": _interval_of_peaks(run),
+        }
+    )
+    return found
+
+
+def _place(result: Result) -> str:
+    if result.why in ("lost", "more"):
+        return {"lost": "none", "more": "unfinished"}[result.why]
+    return "winner" if len(result.tied) == 1 else "tie"
+
+
+def _row(
+    finalist: Finalist, one: Standing, own: pd.DataFrame, run: Mapping[str, Any], horizon: int
+) -> dict[str, Any]:
+    """A family: what the search said of it, and what the finals say."""
+    name = run["objective"]["name"]
+    ends = [curve[-1] for curve in own[f"val_{name}"] if len(curve)] if len(own) else []
+    others = {m: _mean(own[m]) for m in run["metrics"] if m != name and m in own}
+    reasons = own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
+    return {
+        "family": finalist.family,
+        "role": finalist.role,
+        "schedule": finalist.schedule.to_dict(),
+        "resolved": finalist.schedule.resolve(horizon),
+        "params": dict(finalist.params),
+        "trial": finalist.trial,
+        "searched": finalist.value,
+        "validation": _mean(ends),
+        "metrics": others,
+        "reasons": reasons,
+        **asdict(one),
+    }
+
+
+def _mean(values: Any) -> float:
+    seen = np.asarray(values, np.float64)
+    return float(seen.mean()) if seen.size else math.nan
+
+
+def _absent(trials: pd.DataFrame, names: set[str]) -> list[dict[str, Any]]:
+    """Families that were searched and are not among the finalists, and why."""
+    absent = []
+    for name in sorted(names):
+        states = trials.loc[trials["family"] == name, "state"]
+        lost = len(states) and states.isin(("diverged", "failed")).all()
+        absent.append({"family": name, "why": "diverged" if lost else "dropped out"})
+    return absent
+
+
+def _target(
+    plan: Plan,
+    own: Mapping[str, pd.DataFrame],
+    objective: Mapping[str, Any],
+    run: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    if plan.target is not None:
+        name, value = plan.target
+        if name not in run["metrics"]:
+            raise InputError(f"target: metric {name!r}: one of {', '.join(run['metrics'])}")
+        return {"metric": run["metrics"][name], "value": value, "from": None}
+    name = objective["name"]
+    ends = [c[-1] for c in own[ANCHOR][f"val_{name}"] if len(c)] if len(own.get(ANCHOR, ())) else []
+    if not ends or not np.isfinite(ends).all():
+        return None
+    return {"metric": dict(objective), "value": _mean(ends), "from": ANCHOR}
+
+
+def _quickest(
+    own: Mapping[str, pd.DataFrame], target: dict[str, Any] | None, run: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Updates to the target, on the validation curves of the finals."""
+    if target is None:
+        return None
+    name, minimize = target["metric"]["name"], target["metric"]["direction"] == "minimize"
+    reached = {
+        family: [_reached(row, name, target["value"], minimize) for _, row in rows.iterrows()]
+        for family, rows in own.items()
+    }
+    seen = min((len(updates) for updates in reached.values() if updates), default=0)
+    if not seen:
+        return None
+    # One look at all seeds that everybody has: no seed was added for this question.
+    cut = {family: updates[:seen] for family, updates in reached.items() if updates}
+    found = contest(cut, minimize=True, first=seen, most=seen)
+    rows = [
+        {
+            "family": family,
+            "place": one.place,
+            "reached": one.seeds - one.lost,
+            "seeds": one.seeds,
+            "updates": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "p": one.p,
+        }
+        for family, one in found.standings.items()
+    ]
+    return {**target, "families": rows, "tied": found.tied}
+
+
+def _reached(row: "pd.Series[Any]", metric: str, value: float, minimize: bool) -> float:
+    curve = np.asarray(row.get(f"val_{metric}", ()), np.float64)
+    there = curve <= value if minimize else curve >= value
+    return float(row["step"][int(there.argmax())]) if there.any() else math.nan
+
+
+def _amount(result: Result) -> float | None:
+    """What a score must be worse by to be noticed."""
+    tied = [result.standings[name].sd for name in result.tied]
+    known = [sd for sd in tied if math.isfinite(sd) and sd > 0]
+    return WORSE * float(np.median(known)) if known else None
+
+
+def _against(result: Result, family: str) -> dict[str, Any] | None:
+    """A family beside the best; None where one of the two is not known."""
+    one, tied = result.standings.get(family), result.tied
+    if one is None or not tied or not math.isfinite(one.gap):
+        return None
+    found = {"family": family, "best": tied[0], "place": one.place}
+    return found | {name: getattr(one, name) for name in ("gap", "gap_low", "gap_high")}
+
+
+def _interval_of_peaks(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What was searched, and whether a range test said so."""
+    test = run.get("range_test") or {}
+    return {
+        "searched": run["peak_lr"],
+        "base_lr": test.get("base_lr"),
+        "max_lr": test.get("max_lr"),
+    }
+
+
+def plain(value: Any) -> Any:
+    """As JSON can hold it: what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def plan_in(verdict: Mapping[str, Any]) -> Plan:
+    """How it was reached."""
+    kept = dict(verdict["plan"])
+    target = kept.pop("target")
+    return Plan(**kept, target=None if target is None else (target[0], target[1]))
+
+
+def read_verdict(text: str, where: str) -> dict[str, Any]:
+    """A verdict that was written.
+
+    Raises:
+        InputError: it is not one, or a newer lrtune wrote it.
+    """
+    try:
+        found = json.loads(text)
+        version = found["format"]
+        found["answer"]["place"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: not a verdict of lrtune: {error}") from error
+    if version != FORMAT:
+        raise InputError(f"{where}: a verdict of format {version}: this lrtune reads {FORMAT}")
+    return dict(found)

@@ -1,0 +1,303 @@
+"""Finals: schedules trained again, in full, on seeds that the search never saw."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lrtune.engine import Pool, Progress
+from lrtune.engine.checkpoint import load, save
+from lrtune.engine.pool import Snapshot
+from lrtune.errors import InputError
+from lrtune.schedule import Controller, Schedule
+from lrtune.search.interrupt import Interrupts
+from lrtune.search.keeper import due
+from lrtune.search.record import Curves
+from lrtune.search.running import rates_of
+from lrtune.search.stopping import diverged
+from lrtune.search.store import without_nan
+
+FINALS = 0x46494E41  # what sets the seeds of finals apart from all others
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training to be done."""
+
+    schedule: Schedule
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One training that is over.
+
+    Attributes:
+        schedule: what it trained with.
+        seed: of everything random that it met.
+        horizon: updates of the whole training.
+        state: complete, diverged or failed.
+        reason: why.
+        split: what ``metrics`` were measured on: test, or val where there is no test split.
+        metrics: at the end; empty unless complete.
+        curves: on the validation split, on the way.
+        updates: done.
+        seconds: of training and validation.
+    """
+
+    schedule: Schedule
+    seed: int
+    horizon: int
+    state: str
+    reason: str
+    split: str
+    metrics: dict[str, float]
+    curves: Curves
+    updates: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of the log."""
+        kept = {name: getattr(self, name) for name in self.__slots__}
+        kept |= {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
+        found: dict[str, Any] = without_nan(kept)
+        return found
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A job in a slot."""
+
+    job: Job
+    rates: NDArray[np.float64]
+    controller: Controller | None
+    untrained: float  # validation loss
+    curves: Curves = field(default_factory=Curves)
+    seconds: float = 0.0
+
+    def observe(self, update: int, loss: float) -> bool:
+        """Let a closed loop see a validation: is it one?"""
+        if self.controller is None:
+            return False
+        self.controller.observe(update, loss)
+        self.rates = self.controller.rates
+        return True
+
+
+def final_seeds(seed: int, count: int) -> list[int]:
+    """Seeds for finals: the same first ones for any count, none of them the search's own."""
+    found: list[int] = []
+    for number in range(count + 1):
+        drawn = int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
+        if drawn != seed:
+            found.append(drawn)
+    return found[:count]
+
+
+def train_finals(
+    pool: Pool,
+    jobs: Iterable[Job],
+    ended: Callable[[Final], None],
+    *,
+    checkpoint: Path | None = None,
+    watch: Callable[[float], None] = lambda under_way: None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Train all of these to the end, as many at once as the pool has slots.
+
+    Args:
+        pool: with all slots free.
+        jobs: in the order in which they are to start.
+        ended: called with each that is over.
+        checkpoint: where those under way are kept in case this process ends, and taken up from.
+        watch: called after each segment with what is done of those under way, in trainings.
+        tell: called with a line where a checkpoint is of no use.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; what is under way is kept.
+    """
+    queue, running = list(jobs), dict[int, _Trial]()
+    kept = _Kept(checkpoint, tell)
+    with Interrupts() as interrupts:
+        while queue or running:
+            for slot in range(pool.slots):
+                if queue and slot not in running:
+                    with interrupts.heard():
+                        running[slot] = kept.take(pool, slot, queue[0]) or _admitted(
+                            pool, slot, queue[0]
+                        )
+                    queue.pop(0)
+            with interrupts.heard():
+                reached = pool.advance()
+            for progress in reached:
+                trial = running[progress.slot]
+                final = _over(pool, trial, progress)
+                if final is not None:
+                    del running[progress.slot]
+                    pool.release(progress.slot)
+                    ended(final)
+            watch(sum(trial.curves.step[-1] for trial in running.values()) / pool.task.horizon)
+            with interrupts.heard():
+                kept.save_if_due(pool, running)
+    kept.remove()
+
+
+def _admitted(pool: Pool, slot: int, job: Job) -> _Trial:
+    rates, controller = rates_of(job.schedule, pool.task.horizon)
+    untrained = pool.admit(slot, rates, job.seed)
+    return _Trial(job, rates, controller, untrained.loss, seconds=untrained.seconds)
+
+
+def _over(pool: Pool, trial: _Trial, progress: Progress) -> Final | None:
+    """Take in a validation; the training's result, if it is over."""
+    trial.seconds += progress.seconds
+    objective, horizon = pool.task.objective.name, pool.task.horizon
+    if progress.error is not None:
+        return _final(pool, trial, progress, "failed", progress.error)
+    trial.curves.add(progress, trial.rates)
+    why = diverged(trial.curves.loss, trial.untrained)
+    if why is None and not math.isfinite(progress.metrics[objective]):
+        why = f"{objective} is {progress.metrics[objective]}"
+    if why is not None:
+        return _final(pool, trial, progress, "diverged", why)
+    if progress.update < horizon:
+        if trial.observe(progress.update, progress.loss):
+            pool.revise(progress.slot, trial.rates)
+        return None
+    judged = pool.examine(progress.slot)
+    trial.seconds += judged.seconds
+    if judged.error is not None:
+        return _final(pool, trial, progress, "failed", judged.error)
+    if not math.isfinite(judged.metrics[objective]):
+        why = f"{objective} is {judged.metrics[objective]} at the end"
+        return _final(pool, trial, progress, "diverged", why)
+    return _final(pool, trial, progress, "complete", "reached the horizon", judged.metrics)
+
+
+def _final(
+    pool: Pool,
+    trial: _Trial,
+    progress: Progress,
+    state: str,
+    reason: str,
+    metrics: dict[str, float] | None = None,
+) -> Final:
+    return Final(
+        trial.job.schedule,
+        trial.job.seed,
+        pool.task.horizon,
+        state,
+        reason,
+        "val" if pool.task.test is None else "test",
+        metrics or {},
+        trial.curves,
+        progress.update,
+        trial.seconds,
+    )
+
+
+class _Kept:
+    """Those under way, in a file, now and then."""
+
+    def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._last, self._cost = time.monotonic(), 0.0
+        self._found: list[tuple[Snapshot, dict[str, Any]]] = []
+        if path is not None and path.exists():
+            try:
+                self._found = list(load(path).values())
+            except InputError as error:
+                tell(f"{error}: what it held starts from scratch")
+
+    def take(self, pool: Pool, slot: int, job: Job) -> _Trial | None:
+        """Put this job in a slot as it was; None if it was not kept."""
+        for snapshot, note in self._found:
+            rates, controller = rates_of(job.schedule, pool.task.horizon)
+            if note["schedule"] != job.schedule.to_json() or snapshot.seed != job.seed:
+                continue
+            curves = Curves(**note["curves"])
+            trial = _Trial(job, rates, controller, note["untrained"], curves, note["seconds"])
+            for update, loss in zip(curves.step, curves.loss, strict=True):
+                trial.observe(update, loss)
+            if not np.array_equal(trial.rates, snapshot.rates):
+                continue
+            try:
+                pool.restore(slot, snapshot)
+            except (KeyError, RuntimeError, ValueError):  # another model, say
+                continue
+            return trial
+        return None
+
+    def save_if_due(self, pool: Pool, running: dict[int, _Trial]) -> None:
+        """Between two segments."""
+        began = time.monotonic()
+        if self._path is None or not running or not due(began - self._last, self._cost):
+            return
+        notes = {
+            slot: {
+                "schedule": trial.job.schedule.to_json(),
+                "untrained": trial.untrained,
+                "curves": asdict(trial.curves),
+                "seconds": trial.seconds,
+            }
+            for slot, trial in running.items()
+        }
+        try:
+            save(self._path, {slot: pool.snapshot(slot) for slot in running}, notes)
+        except (OSError, KeyError, RuntimeError) as error:
+            self._path = None
+            self._tell(f"no more checkpoints: {error}")
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+    def remove(self) -> None:
+        """Nothing is left to go on with."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def append_final(path: Path, final: Final) -> None:
+    """Add a line to the log of finals, whole and on the disk."""
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as log:
+        log.write(("\n" if torn else "") + json.dumps(final.to_json()) + "\n")
+
+
+def read_finals(path: Path) -> pd.DataFrame:
+    """The log as a table, one row a training; a line that a kill tore is left out.
+
+    Returns:
+        Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
+        ``reason``, ``split``, ``updates``, ``seconds``, ``step``, ``rate``, ``M`` of each metric
+        (NaN unless complete) and ``val_M``, its curve on validation.
+    """
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(_row(json.loads(line)))
+        except json.JSONDecodeError:
+            continue
+    return pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+
+
+COLUMNS: Sequence[str] = ("family", "schedule", "peak_lr", "seed", "horizon", "state", "reason")
+COLUMNS = (*COLUMNS, "split", "updates", "seconds", "step", "rate")
+
+
+def _row(kept: dict[str, Any]) -> dict[str, Any]:
+    schedule, curves = Schedule.from_dict(kept["schedule"]), kept["curves"]
+    found = {name: kept[name] for name in COLUMNS if name in kept}
+    found |= {"family": schedule.family, "peak_lr": schedule.peak_lr}
+    found |= {"schedule": schedule.to_json(), "step": curves["step"], "rate": curves["rate"]}
+    for name, curve in curves["metrics"].items():
+        found[name] = kept["metrics"].get(name, math.nan)
+        found[f"val_{name}"] = [math.nan if value is None else value for value in curve]
+    return found

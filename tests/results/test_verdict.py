@@ -1,0 +1,246 @@
+"""The verdict on made-up finals: places, targets, robustness, words, other horizons."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrtune.errors import InputError
+from lrtune.results.answer import answer, quickest, sentences, short, why
+from lrtune.results.finalists import pick
+from lrtune.results.horizons import outlook
+from lrtune.results.response import response
+from lrtune.results.verdict import Finalist, Plan, plan_in, read_verdict, standing, verdict
+from lrtune.schedule import Schedule
+
+LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
+ACCURACY = {"name": "accuracy", "direction": "maximize", "unit": None}
+RUN = {
+    "study": "s",
+    "task": {"name": "digits", "model": "mlp", "data": "", "test": 10},
+    "unit": "updates",
+    "objective": LOSS,
+    "metrics": {"cross_entropy": LOSS, "accuracy": ACCURACY},
+    "optimizer": {"name": "sgd"},
+    "versions": {},
+    "seed": 0,
+    "horizon": 100,
+    "peak_lr": [0.01, 1.0],
+    "range_test": {"base_lr": 0.02, "max_lr": 0.5},
+}
+SEEDS = list(range(100, 120))
+
+
+def finalist(family: str, value: float = 0.3) -> Finalist:
+    return Finalist(family, Schedule(family, peak_lr=0.1), 1, value, "racing")
+
+
+def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: int = 100):
+    """Of each family a level, and noise of its own around it; curves fall to it in ten steps."""
+    random = np.random.default_rng(0)
+    rows = []
+    for family, level in levels.items():
+        for seed in SEEDS[:seeds]:
+            score = level + sd * random.standard_normal()
+            lost = math.isnan(score)
+            curve = [score + 0.1 * (10 - i) for i in range(1, 11)]
+            rows.append(
+                {
+                    "family": family,
+                    "schedule": Schedule(family, peak_lr=0.1).to_json(),
+                    "seed": seed,
+                    "horizon": horizon,
+                    "state": "diverged" if lost else "complete",
+                    "reason": "loss is nan" if lost else "reached the horizon",
+                    "split": "test",
+                    "step": list(range(10, 101, 10)),
+                    "cross_entropy": score,
+                    "accuracy": 1 - score,
+                    "val_cross_entropy": curve,
+                    "val_accuracy": [1 - value for value in curve],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def searched(peaks: dict[float, float], family: str = "cosine") -> pd.DataFrame:
+    """Trials of one family: value by peak; NaN diverged."""
+    rows = [
+        {
+            "number": number,
+            "family": family,
+            "peak_lr": peak,
+            "value": value,
+            "state": "diverged" if math.isnan(value) else "complete",
+            "evidence": "{}",
+            "schedule": Schedule(family, peak_lr=peak).to_json(),
+            f"{family}.peak_lr": peak,
+        }
+        for number, (peak, value) in enumerate(peaks.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def judge(levels: dict[str, float], plan: Plan | None = None, run=RUN, **kept):
+    who = [finalist(family) for family in levels]
+    table = finals(levels, **kept)
+    return verdict(searched({0.1: 0.3}), table, who, run, SEEDS, plan or Plan())
+
+
+def test_a_clear_winner_after_the_first_look() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4, "wsd": 0.5})
+    assert found["answer"]["place"] == "winner" and found["answer"]["why"] == "separated"
+    assert [row["family"] for row in found["families"]] == ["cosine", "constant", "wsd"]
+    assert "cosine wins" in answer(found) and "constant is 0.3" in answer(found)
+    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_tie_asks_for_seeds_then_says_how_many_would_do() -> None:
+    levels = {"cosine": 0.1, "linear": 0.101, "constant": 0.5}
+    unfinished = judge(levels)
+    assert unfinished["answer"]["place"] == "unfinished"
+    who = [finalist(family) for family in levels]
+    asked = standing(finals(levels), who, LOSS, SEEDS, Plan())
+    assert asked.wanted == {"cosine": 10, "linear": 10}
+    found = judge(levels, seeds=20)
+    assert found["answer"]["place"] == "tie"
+    assert set(found["answer"]["families"]) == {"cosine", "linear"}
+    assert "cannot be told apart" in answer(found) and "the 20 seeds that were allowed" in why(found)
+    assert found["answer"]["needed"] > 20
+    settled = judge(levels, Plan(indifference=0.1))
+    assert settled["answer"]["why"] == "settled" and "does not matter" in why(settled)
+
+
+def test_maximised_metrics_are_ranked_the_other_way() -> None:
+    run = RUN | {"objective": ACCURACY}
+    found = judge({"cosine": 0.1, "constant": 0.4}, run=run)
+    assert found["answer"]["families"] == ["cosine"]
+    assert found["families"][0]["mean"] == pytest.approx(0.9, abs=0.02)
+    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
+
+
+def test_finals_that_diverge() -> None:
+    found = judge({"cosine": math.nan, "constant": 0.4})
+    assert found["answer"]["families"] == ["constant"] and found["answer"]["why"] == "alone"
+    assert "cosine on 5 of 5 seeds" in answer(found)
+    none = judge({"cosine": math.nan, "constant": math.nan})
+    assert none["answer"]["place"] == "none" and answer(none).startswith("No winner")
+    assert none["families"][0]["reasons"] == ["loss is nan"]
+
+
+def test_one_family_and_one_seed() -> None:
+    one = judge({"cosine": 0.1})
+    assert one["answer"]["why"] == "alone" and "nothing to compare" in answer(one)
+    single = judge({"cosine": 0.1, "linear": 0.3}, Plan(1, 1), seeds=1)
+    assert single["answer"]["place"] == "tie" and "1 fresh seed." in answer(single)
+    assert single["families"][0]["low"] is None and sentences(single)
+
+
+def test_fewest_updates_to_a_target() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4})
+    target = found["quickest"]
+    assert target["from"] == "constant" and target["value"] == pytest.approx(0.4, abs=0.02)
+    assert target["tied"] == ["cosine"] and target["families"][0]["updates"] == 72
+    plan = Plan(target=("accuracy", 0.85))
+    found = judge({"cosine": 0.1, "constant": 0.4}, plan)
+    assert [row["reached"] for row in found["quickest"]["families"]] == [5, 0]
+    assert "accuracy 0.8500" in quickest(found)
+    nobody = judge({"cosine": 0.1, "constant": 0.4}, Plan(target=("accuracy", 0.99)))
+    assert "no family reached it on every seed" in quickest(nobody)
+    with pytest.raises(InputError, match="metric 'f1': one of cross_entropy, accuracy"):
+        judge({"cosine": 0.1}, Plan(target=("f1", 1.0)))
+    assert "name it" in quickest(judge({"cosine": 0.1, "linear": 0.4}))
+
+
+def test_how_far_the_peak_may_be_off() -> None:
+    peaks = np.geomspace(0.01, 1.0, 9)
+    parabola = {float(p): 0.2 * math.exp(0.5 * math.log(p / 0.1) ** 2) for p in peaks}
+    amount = 0.2 * (math.exp(0.5 * math.log(3) ** 2) - 1)  # at a factor of three, by construction
+    found = response(searched(parabola | {2.0: math.nan, 0.001: math.nan}), "cosine", LOSS, amount)
+    assert found.peak_lr == pytest.approx(0.1, rel=1e-3)
+    assert found.factor == pytest.approx(3.0, rel=1e-3)
+    assert found.low <= found.peak_lr <= found.high
+    assert found.diverged_from == 2.0
+    few = response(searched(dict(list(parabola.items())[:4])), "cosine", LOSS, amount)
+    assert few.factor is None and "too few" in few.why
+    rising = {float(p): 0.2 + 0.1 * math.log(p / 0.005) for p in peaks}
+    assert "no optimum" in response(searched(rising), "cosine", LOSS, amount).why
+    same = {0.1 + i * 1e-4: 0.2 for i in range(8)}
+    assert "about the same" in response(searched(same), "cosine", LOSS, amount).why
+
+
+def test_who_comes_to_the_finals() -> None:
+    table = pd.concat(
+        [
+            searched({0.1: 0.3, 0.2: 0.2}, "cosine"),
+            searched({0.1: 0.4}, "constant"),
+            searched({0.1: 0.25}, "linear"),
+            searched({0.1: 0.35}, "spline"),
+            searched({0.1: math.nan}, "wsd"),
+            searched({0.1: math.nan, 0.3: math.nan}, "step").assign(
+                state="pruned", evidence=['{"final": 0.5}', '{"final": 0.4}']
+            ),
+            searched({0.1: math.nan}, "rex").assign(state="pruned"),
+        ],
+        ignore_index=True,
+    ).assign(val_cross_entropy=[[0.9, 0.8]] * 9)
+    racing = ["linear", "step", "wsd", "rex"]
+    found = {f.family: f for f in pick(table, racing, LOSS)}
+    assert list(found) == ["cosine", "linear", "spline", "constant", "step", "rex"]
+    assert found["cosine"].schedule.peak_lr == 0.2 and found["cosine"].role == "anchor"
+    assert found["constant"].role == "anchor" and found["spline"].role == "ceiling"
+    assert found["step"].schedule.peak_lr == 0.3 and found["step"].value is None
+    assert found["cosine"].params == {"peak_lr": 0.2}
+    assert pick(searched({0.1: math.nan}), ["cosine"], LOSS) == []
+
+
+def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:
+    table = finals({"cosine": 0.1, "constant": 0.4})
+    other = Schedule("cosine", peak_lr=0.3).to_json()
+    table.loc[(table["family"] == "cosine") & (table["seed"] == SEEDS[2]), "schedule"] = other
+    who = [finalist("cosine"), finalist("constant")]
+    found = standing(table, who, LOSS, SEEDS, Plan())
+    assert found.standings["cosine"].seeds == 2 and found.why == "more"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"seeds": 0}, "seeds=0: a whole number of at least 1"),
+        ({"seeds": 8, "max_seeds": 4}, "max_seeds=4: at least as many as seeds, 8"),
+        ({"indifference": -1.0}, "indifference=-1.0: 0 or more"),
+        ({"indifference": math.inf}, "indifference=inf: 0 or more"),
+    ],
+)
+def test_plans_that_make_no_sense(plan: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan(**plan)
+
+
+def test_a_verdict_is_read_again() -> None:
+    plan = Plan(3, 12, 0.01, ("accuracy", 0.9))
+    found = judge({"cosine": 0.1, "constant": 0.4}, plan)
+    assert read_verdict(json.dumps(found), "here") == found
+    assert plan_in(found) == plan
+    assert short(found)["sentence"] == answer(found)
+    for text in ("", "[]", "{}", '{"format": 1, "answer": 3}'):
+        with pytest.raises(InputError, match="here: not a verdict of lrtune"):
+            read_verdict(text, "here")
+    with pytest.raises(InputError, match="format 9: this lrtune reads 1"):
+        read_verdict(json.dumps(found | {"format": 9}), "here")
+
+
+def test_other_horizons() -> None:
+    levels = {"cosine": 0.1, "linear": 0.2, "wsd": 0.3, "constant": 0.4}
+    short_one = judge(levels, horizon=100)
+    alike = judge(levels, horizon=400)
+    other = judge(dict(zip(levels, (0.4, 0.3, 0.2, 0.1), strict=True)), horizon=400)
+    assert "not known" in outlook([short_one], 300)
+    assert "is expected to hold" in outlook([alike, short_one], 300)
+    assert "is not expected to hold" in outlook([short_one, other], 300)
+    assert "Further out nothing is known" in outlook([short_one, alike], 900)
+    assert "shorter than any tried" in outlook([short_one, alike], 10)
+    assert "no finals yet" in outlook([], 10)

@@ -1,0 +1,191 @@
+"""Finals: each job once, on its own seed, whatever happens meanwhile."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from idle import VALIDATIONS
+from overhead import IdlePool, idle_task
+
+from lrtune.engine import FusedPool, Progress, SerialPool
+from lrtune.engine.pool import Snapshot
+from lrtune.schedule import Schedule
+from lrtune.search import finals
+from lrtune.search.finals import (
+    Final,
+    Job,
+    append_final,
+    final_seeds,
+    read_finals,
+    train_finals,
+)
+from lrtune.tasks import load_task
+
+COSINE = Schedule("cosine", peak_lr=0.05)
+PLATEAU = Schedule("plateau", peak_lr=0.05, knobs={"patience": 1, "factor": 0.5, "threshold": 0.9})
+HOT = Schedule("constant", peak_lr=0.9)
+
+
+class SeededPool(IdlePool):
+    """Scores differ by seed; a peak of 0.9 diverges; stops where it is told to."""
+
+    def __init__(self, slots: int, stop_after: int = 10**9) -> None:
+        super().__init__(replace(idle_task(VALIDATIONS), average=None), slots)
+        self.seeds: dict[int, int] = {}
+        self.admitted: list[tuple[float, int]] = []
+        self.left = stop_after
+
+    def admit(self, slot: int, rates: np.ndarray, seed: int) -> Progress:
+        self.seeds[slot] = seed
+        self.admitted.append((float(rates.max()), seed))
+        return super().admit(slot, rates, seed)
+
+    def advance(self) -> list[Progress]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().advance()
+
+    def snapshot(self, slot: int) -> Snapshot:
+        kept = super().snapshot(slot)
+        return replace(kept, seed=self.seeds[slot], tensors={"weights/none": torch.zeros(3)})
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        self.seeds[slot] = snapshot.seed
+        super().restore(slot, snapshot)
+
+    def examine(self, slot: int) -> Progress:
+        assert self._updates[slot] == self.task.horizon
+        score = float(self._rates[slot].mean()) + self.seeds[slot] / 1000
+        return Progress(slot, 400, score, {"cross_entropy": score, "accuracy": 1 - score})
+
+
+def jobs(*schedules: Schedule, seeds: int = 3) -> list[Job]:
+    return [Job(schedule, seed) for seed in range(seeds) for schedule in schedules]
+
+
+def trained(pool: IdlePool, todo: list[Job], **kept: object) -> list[Final]:
+    found: list[Final] = []
+    train_finals(pool, todo, found.append, **kept)
+    return found
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7])
+def test_every_job_once_whatever_the_slots(slots: int) -> None:
+    pool = SeededPool(slots)
+    found = trained(pool, jobs(COSINE, PLATEAU, HOT))
+    assert {(f.schedule, f.seed) for f in found} == {
+        (job.schedule, job.seed) for job in jobs(COSINE, PLATEAU, HOT)
+    }
+    for final in found:
+        if final.schedule == HOT:
+            assert (final.state, final.metrics) == ("diverged", {})
+            assert final.updates < final.horizon and "untrained" in final.reason
+        else:
+            used = final.curves.rate
+            assert final.state == "complete" and final.split == "val"
+            assert len(used) == VALIDATIONS and final.updates == final.horizon == 400
+    of_cosine = sorted((f.seed, f.metrics["cross_entropy"]) for f in found if f.schedule == COSINE)
+    mean = COSINE.rates(400).mean()
+    assert [score for _, score in of_cosine] == pytest.approx([mean + s / 1000 for s in range(3)])
+
+
+def test_a_closed_loop_follows_the_validation_of_its_own_training() -> None:
+    alone = trained(SeededPool(1), jobs(PLATEAU))
+    beside = trained(SeededPool(5), jobs(COSINE, PLATEAU, HOT))
+    rates = [f.curves.rate for f in alone]
+    assert rates == [f.curves.rate for f in beside if f.schedule == PLATEAU]
+    assert len(set(rates[0])) > 1  # no gain is as large as the threshold: it falls
+
+
+@pytest.mark.parametrize("after", [1, 5, 12])
+def test_what_was_under_way_goes_on(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finals, "due", lambda since, cost: True)
+    whole = trained(SeededPool(2), jobs(COSINE, PLATEAU))
+    path = tmp_path / "finals.safetensors"
+    stopped, before = SeededPool(2, stop_after=after), list[Final]()
+    with pytest.raises(KeyboardInterrupt):
+        train_finals(stopped, jobs(COSINE, PLATEAU), before.append, checkpoint=path)
+    done = {(f.schedule, f.seed) for f in before}
+    rest = [job for job in jobs(COSINE, PLATEAU) if (job.schedule, job.seed) not in done]
+    pool = SeededPool(2)
+    later = trained(pool, rest, checkpoint=path)
+    kept = [(f.schedule.family, f.seed, f.metrics, f.curves.rate) for f in before + later]
+    assert sorted(kept, key=str) == sorted(
+        ((f.schedule.family, f.seed, f.metrics, f.curves.rate) for f in whole), key=str
+    )
+    assert len(pool.admitted) == len(rest) - (2 if path_was_used(after) else 0)
+    assert not path.exists()
+
+
+def path_was_used(after: int) -> bool:
+    """Whether two trainings were under way at the last checkpoint."""
+    return after % VALIDATIONS != 1 or after == 1
+
+
+def test_a_damaged_checkpoint_is_told_and_costs_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "finals.safetensors"
+    path.write_bytes(b"nonsense")
+    told: list[str] = []
+    found = trained(SeededPool(2), jobs(COSINE), checkpoint=path, tell=told.append)
+    assert len(found) == 3 and "starts from scratch" in told[0]
+
+
+def test_the_log_survives_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "finals.jsonl"
+    assert read_finals(path).empty and "horizon" in read_finals(path)
+    found = trained(SeededPool(2), jobs(COSINE, HOT))
+    append_final(path, found[0])
+    with path.open("a") as log:
+        log.write('{"schedule": {"fam')  # killed here
+    for final in found[1:]:
+        append_final(path, final)
+    table = read_finals(path)
+    assert list(table["seed"]) == [f.seed for f in found]
+    assert list(table["family"]) == [f.schedule.family for f in found]
+    assert table["cross_entropy"].isna().tolist() == [f.state == "diverged" for f in found]
+    assert all(len(row.val_cross_entropy) == len(row.step) for row in table.itertuples())
+
+
+def test_seeds_are_fresh_and_the_first_stay_the_first() -> None:
+    for seed in (0, 1, 12345):
+        many = final_seeds(seed, 50)
+        assert len(set(many)) == 50 and seed not in many
+        assert final_seeds(seed, 5) == many[:5]
+    assert not set(final_seeds(0, 50)) & set(final_seeds(1, 50))
+
+
+@pytest.mark.parametrize("make", [SerialPool, FusedPool])
+def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
+    task = replace(load_task("digits", epochs=0.5), validations=2, average=None)
+    as_val = replace(task, val=task.test)
+    rates = np.full(task.horizon, 0.05)
+    pool, other = make(task, 2), make(as_val, 2)
+    for one in (pool, other):
+        one.admit(0, rates, seed=3)
+        one.admit(1, rates / 2, seed=4)
+    pool.advance(), other.advance()
+    seen = [pool.examine(slot) for slot in (0, 1)]
+    assert [s.update for s in seen] == [task.checkpoints[0]] * 2
+    after, expected = pool.advance(), other.advance()
+    judged = [pool.examine(slot) for slot in (0, 1)]
+    for one, same in zip(judged, expected, strict=True):
+        assert one.metrics == pytest.approx(same.metrics, rel=1e-5)
+    assert [j.metrics for j in judged] != [a.metrics for a in after]
+    straight = make(task, 2)
+    straight.admit(0, rates, seed=3)
+    straight.admit(1, rates / 2, seed=4)
+    straight.advance()
+    assert [p.metrics for p in straight.advance()] == [p.metrics for p in after]
+
+
+def test_examine_without_a_test_split_judges_on_validation() -> None:
+    task = replace(load_task("digits", epochs=0.2), validations=1, test=None)
+    pool = SerialPool(task)
+    pool.admit(0, np.full(task.horizon, 0.05), seed=0)
+    reached = pool.advance()
+    assert pool.examine(0).metrics == reached[0].metrics
