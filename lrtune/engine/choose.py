@@ -203,7 +203,7 @@ class _Contest:
         if self._engine == "auto" and isinstance(self._task.train, Stream):
             self._why_serial = "the data is streamed"
             return
-        if self._engine == "auto" and self._kind == "cpu" and self._leading > LONG:
+        if self._engine == "auto" and self._is_long:
             self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
             return
         for slots in self._sizes():
@@ -214,7 +214,7 @@ class _Contest:
         """Compile as long as it should save more than it takes."""
         leader = self._leader
         sizes = [leader.slots] + ([s for s in self._sizes() if s != leader.slots])
-        saved = SAVED
+        saved = SAVED / 5 if self._is_long else SAVED
         for slots in sizes if leader.name == "fused" else [leader.slots]:
             if saved * self._leading * self._work < self._compiling:
                 return
@@ -275,10 +275,15 @@ class _Contest:
                 self._why_serial = said
             return False
         self._figures[label] = seconds
-        needed = WORTH if self._crowds(choice) else 1.0
+        needed = WORTH if self._crowds(choice) and not self._is_long else 1.0
         if self._best is None or needed * seconds < self._best[0]:
             self._best = seconds, choice, pool
         return True
+
+    @property
+    def _is_long(self) -> bool:
+        """Whether an update is nearly all arithmetic: more cores help it, and little else does."""
+        return self._kind == "cpu" and self._best is not None and self._leading > LONG
 
     @property
     def _fused_ran(self) -> bool:

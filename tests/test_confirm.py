@@ -1,0 +1,165 @@
+"""From a search to a verdict: finals on real data, resumed, at another horizon, by the command."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import lrtune as package
+from lrtune import InputError, Plan, Run
+from lrtune.confirm import confirm
+from lrtune.search import finals
+from lrtune.tasks import Task
+
+PLAN = Plan(seeds=2, max_seeds=4)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return package.load_task("digits", epochs=2)
+
+
+@pytest.fixture(scope="module")
+def confirmed(run: Path, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The session's run with its finals. Read it, never write in it."""
+    folder = tmp_path_factory.mktemp("confirmed") / "run"
+    shutil.copytree(run, folder)
+    confirm(folder, task, plan=PLAN)
+    return Run(folder)
+
+
+def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
+    confirmed: Run, task: Task
+) -> None:
+    table = confirmed.finals()
+    assert set(table["family"]) == {"cosine", "constant"}
+    assert set(table["split"]) == {"test"} and set(table["horizon"]) == {task.horizon}
+    seeds = [set(own["seed"]) for _, own in table.groupby("family")]
+    assert seeds[0] == seeds[1] and len(seeds[0]) in (2, 4)
+    assert not seeds[0] & set(confirmed.trials()["seed"])
+    assert not table.duplicated(["schedule", "seed"]).any()
+    assert (table["cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
+
+
+def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
+    verdict, best = confirmed.verdict(), json.loads((confirmed.folder / "best.json").read_text())
+    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
+    first = verdict["families"][0]
+    means = confirmed.finals().groupby("family")["cross_entropy"].mean()
+    assert first["mean"] == pytest.approx(means.min()) and first["family"] == means.idxmin()
+    assert best["schedule"] == first["schedule"]
+    assert best["verdict"]["families"] == verdict["answer"]["families"]
+    assert first["family"] in best["verdict"]["sentence"]
+    assert package.load(confirmed.folder / "best.json") == confirmed.best()
+
+
+def test_confirmed_again_nothing_is_trained_and_nothing_changes(
+    confirmed: Run, task: Task, tmp_path: Path
+) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(confirmed.folder, folder)
+    told: list[str] = []
+    found = confirm(folder, task, plan=PLAN, tell=told.append)
+    assert told == [] and found == confirmed.verdict()
+
+
+def test_after_a_stop_only_the_rest_is_trained(
+    run: Path, confirmed: Run, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    append, left = finals.append_final, 2
+
+    def stops(path: Path, final: finals.Final) -> None:
+        nonlocal left
+        append(path, final)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrtune.confirm.append_final", stops)
+    with pytest.raises(KeyboardInterrupt):
+        confirm(folder, task, plan=PLAN)
+    assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
+    monkeypatch.undo()
+    found = confirm(folder, task, plan=PLAN)
+    kept, whole = found["families"], confirmed.verdict()["families"]
+    assert [row["family"] for row in kept] == [row["family"] for row in whole]
+    assert [row["mean"] for row in kept] == pytest.approx([row["mean"] for row in whole], rel=1e-3)
+
+
+def test_another_horizon_has_a_verdict_of_its_own(
+    confirmed: Run, task: Task, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(confirmed.folder, folder)
+    found = confirm(folder, task, plan=Plan(2, 2), total=30)
+    again = Run(folder)
+    assert found["horizon"] == 30 and again.horizons == [30, task.horizon]
+    assert again.verdict(30) == found and again.verdict() == confirmed.verdict()
+    steps = again.finals().groupby("horizon")["step"].agg(lambda steps: steps.iloc[0][-1])
+    assert steps.to_dict() == {30: 30, task.horizon: task.horizon}
+
+
+def test_another_task_or_nothing_to_confirm(run: Path, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"was searched with task.batch_size=32"):
+        confirm(run, replace(task, batch_size=16))
+    with pytest.raises(InputError, match="total=0: a number of updates"):
+        confirm(run, task, total=0)
+    lost = package.tune(task, trials=2, families=["constant"], peak_lr=(900, 1000), out=tmp_path)
+    with pytest.raises(InputError, match="there is nothing to confirm"):
+        confirm(lost, task)
+
+
+def test_finals_that_all_diverge_are_no_winner(
+    run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    monkeypatch.setattr("lrtune.search.finals.diverged", lambda losses, untrained: "by decree")
+    found = confirm(folder, task, plan=PLAN)
+    assert found["answer"]["place"] == "none"
+    assert all(row["reasons"] == ["by decree"] for row in found["families"])
+    before = json.loads((run / "best.json").read_text())
+    best = json.loads((folder / "best.json").read_text())
+    assert best["schedule"] == before["schedule"]
+    assert best["verdict"]["sentence"].startswith("No winner")
+
+
+def test_the_commands(lrtune, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["digits", "--epochs", "1", "--families", "cosine,constant", "--trials", "4"]
+    code, out, _ = lrtune(
+        "search", *words, "--seeds", 2, "--max-seeds", 2, "--goal", "accuracy=0.8", "--out", folder
+    )
+    assert code == 0 and "finals: 2 families up to 2 fresh seeds, 4 trainings" in out
+    assert "Fewest updates to accuracy 0.8000" in out and "search's best trial" in out
+    assert pd.read_json(folder / "finals.jsonl", lines=True)["horizon"].eq(36).all()
+    code, out, _ = lrtune("verdict", folder, "--goal", "0.7")
+    assert code == 0 and "cross-entropy 0.7000" in out
+    code, out, _ = lrtune("verdict", folder, "--total", 72)
+    assert code == 0 and "is not known; the settings are stretched" in out
+    code, out, _ = lrtune("confirm", folder, "--total", 18, "--max-seeds", 2)
+    assert code == 0 and "18 updates" in out
+    code, out, _ = lrtune("verdict", folder, "--total", 72)
+    assert code == 0 and "longer than any tried (18 and 36)" in out
+    code, _, err = lrtune("verdict", folder, "--goal", "f1=0.7")
+    assert code == 2 and "metric 'f1': one of cross_entropy, accuracy" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("verdict", "RUN"), "has no verdict yet: lrtune confirm"),
+        (("confirm", "RUN"), "was made from Python, with a task of its own"),
+        (("confirm", "nowhere"), "not a run: it has no run.json"),
+        (("search", "digits", "--goal", "high"), "goal='high': a number, or a metric and one"),
+        (("search", "digits", "--seeds", "9", "--max-seeds", "4"), "at least as many as seeds, 9"),
+    ],
+)
+def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:
+    code, _, err = lrtune(*(run if word == "RUN" else word for word in words))
+    assert code == 2 and message in err
