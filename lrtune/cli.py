@@ -185,6 +185,25 @@ def verdict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="runs with a verdict, verdicts, or folders of them", metavar="RUN"),
+    ],
+    out: Annotated[Path, typer.Option(help="a folder for the page and the table")] = Path(
+        "compare"
+    ),
+) -> None:
+    """Which schedules win across tasks: a table of wins, from the verdicts of several runs."""
+    from lrtune.results import compare
+
+    found = compare.write(runs, out)
+    print(compare.markdown(found.table, found.wins))
+    print("\n".join(found.sentences))
+    print(f"wrote {found.page} and {found.page.with_suffix('.parquet').name}")
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write trials.parquet, best.json and report.html again, from what is stored."""
     from lrtune.run import Run

@@ -1,41 +1,49 @@
-"""confirm: from a search to a verdict, by finals on fresh seeds."""
+"""confirm: from a search to a verdict, by qualifiers and finals on fresh seeds."""
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
+from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.pools import devices_of, own_threads, spread
-from lrtune.results.contest import Result
-from lrtune.results.finalists import pick
+from lrtune.results.finalists import QUALIFYING_SEEDS, candidates, mean_of, qualified
+from lrtune.results.markup import plural
 from lrtune.results.verdict import Finalist, Plan, standing, verdict
-from lrtune.run import FINALS, Run, locked
+from lrtune.run import FINALS, QUALIFIERS, Run, locked
 from lrtune.search import Space
-from lrtune.search.finals import Final, Job, append_final, final_seeds, train_finals
+from lrtune.search.finals import (
+    Final,
+    Job,
+    append_final,
+    final_seeds,
+    qualifying_seeds,
+    read_finals,
+    train_finals,
+)
 from lrtune.search.history import racing
 from lrtune.tasks import Task
-
-CHECKPOINT = "finals.safetensors"  # in the run's folder, while finals are under way
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How the finals stand, for whoever watches.
+    """How they stand, for whoever watches.
 
     Attributes:
-        families: that are trained now.
-        seeds: up to which.
-        done: trainings that are over, those under way in part.
+        stage: qualifiers or finals.
+        done: trainings of this round that are over, those under way in part.
         jobs: trainings in this round.
     """
 
-    families: int
-    seeds: int
+    stage: str
     done: float
     jobs: int
 
@@ -50,10 +58,11 @@ def confirm(
     watch: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train the best configuration of each family again, on fresh seeds, and judge on test.
+    """Train the best configurations of each family again, on fresh seeds, and judge on test.
 
-    Seeds are added until a winner is separated, the tie is settled, or they are used up. Called
-    again, it goes on where it stopped.
+    First the few best of each family against each other, on validation: qualifiers. Then the
+    families, on test: finals. Seeds are added until a winner is separated, the tie is settled, or
+    they are used up. Called again, it goes on where it stopped.
 
     Args:
         run: a search, or its folder.
@@ -77,21 +86,31 @@ def confirm(
     _check(run, task, device)
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
     with locked(run.folder), own_threads():
-        finalists = finalists_of(run)
-        if not finalists:
+        if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
-        _Finals(run, task, finalists, plan, watch, tell).train(devices_of(device))
+        with _Work(run, task, devices_of(device), watch, tell) as work:
+            if task.horizon == run.settings["horizon"]:
+                work.qualify()
+            work.decide(finalists_of(run), plan)
         found = judged(run, plan, task.horizon)
         run.write_verdict(found)
     return found
 
 
 def finalists_of(run: Run) -> list[Finalist]:
-    """Who takes part, as the search stands."""
-    study = run.study()
+    """Who takes part, as search and qualifiers stand."""
+    objective = run.settings["objective"]
+    return qualified(_candidates(run), run.qualifiers(), objective, _qualifying(run))
+
+
+def _candidates(run: Run) -> list[Finalist]:
     settings = run.settings
     space = Space(tuple(settings["families"]), tuple(settings["peak_lr"]))
-    return pick(run.trials(), racing(study, space), settings["objective"])
+    return candidates(run.trials(), racing(run.study(), space), settings["objective"])
+
+
+def _qualifying(run: Run) -> list[int]:
+    return qualifying_seeds(run.settings["seed"], QUALIFYING_SEEDS)
 
 
 def judged(run: Run, plan: Plan, horizon: int) -> dict[str, Any]:
@@ -99,90 +118,117 @@ def judged(run: Run, plan: Plan, horizon: int) -> dict[str, Any]:
     finals = run.finals()
     seeds = final_seeds(run.settings["seed"], plan.max_seeds)
     of_horizon = finals[finals["horizon"] == horizon]
-    return verdict(run.trials(), of_horizon, finalists_of(run), run.settings, seeds, plan)
+    found = verdict(run.trials(), of_horizon, finalists_of(run), run.settings, seeds, plan)
+    return found | {"bias": _bias(run)}
 
 
-class _Finals:
-    """The finals of one horizon."""
+def _bias(run: Run) -> dict[str, Any] | None:
+    """The search's best trial, and what it came to in the qualifiers."""
+    first = next((one for one in _candidates(run) if one.value is not None), None)
+    objective, seeds = run.settings["objective"], _qualifying(run)
+    again = None if first is None else mean_of(first, run.qualifiers(), objective, seeds)
+    if first is None or again is None or not math.isfinite(again):
+        return None
+    return {
+        "family": first.family,
+        "trial": first.trial,
+        "searched": first.value,
+        "again": again,
+        "seeds": len(seeds),
+    }
+
+
+class _Work:
+    """Trainings of one run at one horizon, in a pool that is made when it is needed."""
 
     def __init__(
         self,
         run: Run,
         task: Task,
-        finalists: list[Finalist],
-        plan: Plan,
+        devices: tuple[str, ...],
         watch: Callable[[Tally], None],
         tell: Callable[[str], None],
     ) -> None:
         self._run = run
         self._task = task
-        self._finalists = finalists
-        self._plan = plan
+        self._devices = devices
         self._watch = watch
         self._tell = tell
-        self._seeds = final_seeds(run.settings["seed"], plan.max_seeds)
+        self._pool: Pool | None = None
 
-    def train(self, devices: tuple[str, ...]) -> None:
-        """Until no more seeds are wanted."""
-        jobs = self._jobs()
-        if not jobs:
-            return
-        choice = self._run.choice
-        if choice.threads is not None:
-            torch.set_num_threads(choice.threads)
-        pool = spread(self._task, choice, devices, self._tell)
-        try:
-            while jobs:
-                self._train_round(pool, jobs)
-                jobs = self._jobs()
-        finally:
-            if isinstance(pool, SpreadPool):
-                pool.close()
+    def __enter__(self) -> "_Work":
+        return self
 
-    def _train_round(self, pool: Any, jobs: list[Job]) -> None:
-        families = len({job.schedule.family for job in jobs})
-        seeds = max(self._standing().wanted.values())
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._pool, SpreadPool):
+            self._pool.close()
+
+    def qualify(self) -> None:
+        """Let each family's first few meet, where there are several; and the best of all."""
+        found, seeds = _candidates(self._run), _qualifying(self._run)
+        counts = Counter(one.family for one in found)
+        several = [f for f, count in counts.items() if count > 1 or f == found[0].family]
+        meeting = [one for one in found if one.family in several]
+        jobs = self._missing(meeting, seeds, dict.fromkeys(several, len(seeds)), QUALIFIERS)
+        if jobs:
+            said = f"qualifiers: {len(meeting)} configurations of {len(several)} families"
+            self._train(jobs, QUALIFIERS, len(seeds), said)
+
+    def decide(self, finalists: list[Finalist], plan: Plan) -> None:
+        """Finals, until no more seeds are wanted."""
+        seeds = final_seeds(self._run.settings["seed"], plan.max_seeds)
+        while True:
+            finals = self._of_horizon(FINALS)
+            objective = self._run.settings["objective"]
+            wanted = standing(finals, finalists, objective, seeds, plan).wanted
+            jobs = self._missing(finalists, seeds, wanted, FINALS)
+            if not jobs:
+                return
+            self._train(jobs, FINALS, max(wanted.values()), f"finals: {len(wanted)} families")
+
+    def _of_horizon(self, log: str) -> pd.DataFrame:
+        found = read_finals(self._run.folder / log)
+        return found[found["horizon"] == self._task.horizon]
+
+    def _missing(
+        self, who: list[Finalist], seeds: list[int], wanted: Mapping[str, int], log: str
+    ) -> list[Job]:
+        """What is wanted and not there, seed by seed: so a stop leaves whole comparisons."""
+        own = self._of_horizon(log)
+        there = set(zip(own["schedule"], own["seed"], strict=True))
+        return [
+            Job(one.schedule, seed)
+            for number, seed in enumerate(seeds)
+            for one in who
+            if number < wanted.get(one.family, 0) and (one.schedule.to_json(), seed) not in there
+        ]
+
+    def _train(self, jobs: list[Job], log: str, seeds: int, said: str) -> None:
         self._tell(
-            f"finals: {families} families up to {seeds} fresh seeds, {len(jobs)} trainings of "
-            f"{self._task.horizon:,} updates"
+            f"{said} up to {plural(seeds, 'fresh seed', 'fresh seeds')}, "
+            f"{plural(len(jobs), 'training', 'trainings')} of {self._task.horizon:,} updates"
         )
-        done = 0
+        if self._pool is None:
+            choice = self._run.choice
+            if choice.threads is not None:
+                torch.set_num_threads(choice.threads)
+            self._pool = spread(self._task, choice, self._devices, self._tell)
+        done, path = 0, self._run.folder / log
 
         def ended(final: Final) -> None:
             nonlocal done
             done += 1
-            append_final(self._run.folder / FINALS, final)
+            append_final(path, final)
 
         train_finals(
-            pool,
+            self._pool,
             jobs,
             ended,
-            checkpoint=self._run.folder / CHECKPOINT,
-            watch=lambda under_way: self._watch(
-                Tally(families, seeds, done + under_way, len(jobs))
-            ),
+            examined=log == FINALS,
+            checkpoint=path.with_suffix(".safetensors"),
+            watch=lambda under_way: self._watch(Tally(path.stem, done + under_way, len(jobs))),
             tell=self._tell,
         )
-
-    def _standing(self) -> Result:
-        finals = self._run.finals()
-        own = finals[finals["horizon"] == self._task.horizon]
-        objective = self._run.settings["objective"]
-        return standing(own, self._finalists, objective, self._seeds, self._plan)
-
-    def _jobs(self) -> list[Job]:
-        """What is wanted and not there, seed by seed: so a stop leaves whole comparisons."""
-        wanted = self._standing().wanted
-        finals = self._run.finals()
-        own = finals[finals["horizon"] == self._task.horizon]
-        there = set(zip(own["schedule"], own["seed"], strict=True))
-        return [
-            Job(finalist.schedule, seed)
-            for number, seed in enumerate(self._seeds)
-            for finalist in self._finalists
-            if number < wanted.get(finalist.family, 0)
-            and (finalist.schedule.to_json(), seed) not in there
-        ]
 
 
 def _check(run: Run, task: Task, device: str | None) -> None:

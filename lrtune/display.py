@@ -92,7 +92,7 @@ class FinalsDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._round: tuple[int, int, int] | None = None  # which round this is
+        self._round: tuple[str, int] | None = None  # which one this is
         self._began = self._last_line = 0.0
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
@@ -111,16 +111,13 @@ class FinalsDisplay:
 
     def __call__(self, tally: Tally) -> None:
         """Show the finals as they are now."""
-        now, this = time.monotonic(), (tally.families, tally.seeds, tally.jobs)
+        now, this = time.monotonic(), (tally.stage, tally.jobs)
         if this != self._round:
             self._round, self._began = this, now
         share = tally.done / tally.jobs
         spent = now - self._began
         left = f"{clock(spent / share * (1 - share))} left" if share > 0.02 else "measuring"
-        said = (
-            f"finals  {int(tally.done)} of {tally.jobs} trainings, {tally.families} families "
-            f"up to {tally.seeds} seeds"
-        )
+        said = f"{tally.stage}  {int(tally.done)} of {tally.jobs} trainings"
         if self._console.is_terminal:
             bar = Table.grid(padding=(0, 1))
             progress = ProgressBar(total=1.0, completed=share, width=30)

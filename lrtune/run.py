@@ -24,7 +24,7 @@ from lrtune.search.finals import read_finals
 
 FORMAT = 1
 LEAST_FREE = 64 << 20  # bytes
-VERDICT, FINALS = "verdict.json", "finals.jsonl"
+VERDICT, FINALS, QUALIFIERS = "verdict.json", "finals.jsonl", "qualifiers.jsonl"
 
 
 class Run:
@@ -72,6 +72,10 @@ class Run:
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.finals.read_finals``."""
         return read_finals(self.folder / FINALS)
+
+    def qualifiers(self) -> pd.DataFrame:
+        """One row a qualifier that is over, as the finals; judged on validation."""
+        return read_finals(self.folder / QUALIFIERS)
 
     def verdict(self, total: int | None = None) -> dict[str, Any] | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""

@@ -44,6 +44,23 @@ def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
     assert (table["cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
 
 
+def test_the_best_of_each_family_qualified_on_validation(confirmed: Run) -> None:
+    table = confirmed.qualifiers()
+    assert (
+        set(table["split"]) == {"val"} and table.groupby("schedule")["seed"].nunique().eq(3).all()
+    )
+    assert (table["cross_entropy"] == table["val_cross_entropy"].map(lambda v: v[-1])).all()
+    assert not set(table["seed"]) & (set(confirmed.finals()["seed"]) | {0})
+    means = table.groupby(["family", "schedule"])["cross_entropy"].mean()
+    best = {means[family].idxmin() for family in table["family"].unique()}
+    assert best <= set(confirmed.finals()["schedule"])
+    bias = confirmed.verdict()["bias"]
+    assert bias["searched"] == confirmed.trials()["value"].min()
+    searched = confirmed.trials().set_index("number").loc[bias["trial"], "schedule"]
+    own = table[table["schedule"] == searched]
+    assert bias["again"] == pytest.approx(own["cross_entropy"].mean())
+
+
 def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
     verdict, best = confirmed.verdict(), json.loads((confirmed.folder / "best.json").read_text())
     assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
@@ -71,7 +88,7 @@ def test_after_a_stop_only_the_rest_is_trained(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    append, left = finals.append_final, 2
+    append, left = finals.append_final, len(confirmed.qualifiers()) + 2
 
     def stops(path: Path, final: finals.Final) -> None:
         nonlocal left
@@ -123,9 +140,8 @@ def test_finals_that_all_diverge_are_no_winner(
     found = confirm(folder, task, plan=PLAN)
     assert found["answer"]["place"] == "none"
     assert all(row["reasons"] == ["by decree"] for row in found["families"])
-    before = json.loads((run / "best.json").read_text())
     best = json.loads((folder / "best.json").read_text())
-    assert best["schedule"] == before["schedule"]
+    assert package.load(folder / "best.json") == Run(run).best()
     assert best["verdict"]["sentence"].startswith("No winner")
 
 
@@ -135,7 +151,11 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
     code, out, _ = lrtune(
         "search", *words, "--seeds", 2, "--max-seeds", 2, "--goal", "accuracy=0.8", "--out", folder
     )
-    assert code == 0 and "finals: 2 families up to 2 fresh seeds, 4 trainings" in out
+    assert (
+        code == 0
+        and "finals: 2 families up to 2 fresh seeds, 4 trainings" in out
+        and "qualifiers" in out
+    )
     assert "Fewest updates to accuracy 0.8000" in out and "search's best trial" in out
     assert pd.read_json(folder / "finals.jsonl", lines=True)["horizon"].eq(36).all()
     code, out, _ = lrtune("verdict", folder, "--goal", "0.7")

@@ -83,16 +83,15 @@ def why(verdict: Verdict) -> str:
 
 def bias(verdict: Verdict) -> str:
     """How much the search flattered its best trial."""
-    rows = [r for r in verdict["families"] if r["searched"] is not None and r["validation"]]
-    if not rows:
+    found = verdict.get("bias")
+    if found is None:
         return ""
-    best = min(rows, key=lambda row: _sign(verdict) * row["searched"])
-    shift = _sign(verdict) * (best["validation"] - best["searched"])
-    tone = "worse" if shift > 0 else "better"
+    shift = _sign(verdict) * (found["again"] - found["searched"])
     return (
-        f"The search's best trial, {best['family']}, had {_value(verdict, best['searched'])} on "
-        f"validation; trained again on fresh seeds it has {_value(verdict, best['validation'])} "
-        f"there, {_value(verdict, abs(shift))} {tone}."
+        f"The search's best trial, of {found['family']}, had {_value(verdict, found['searched'])} "
+        f"on validation; trained again on {plural(found['seeds'], 'fresh seed', 'fresh seeds')} it "
+        f"has {_value(verdict, found['again'])} there, {_value(verdict, abs(shift))} "
+        f"{'worse' if shift > 0 else 'better'}."
     )
 
 
@@ -100,7 +99,10 @@ def quickest(verdict: Verdict) -> str:
     """Who needs the fewest updates to the target."""
     found = verdict["quickest"]
     if found is None:
-        return "Fewest updates to a target: constant has no finals to set one; name it: --target."
+        return (
+            "Fewest updates to a target: constant was not trained to the end on every seed to set "
+            "one; name it: --target."
+        )
     name, value = words(found["metric"]["name"]), aligned(found["value"])
     unit = found["metric"].get("unit")
     target = f"{name} {value}{' ' + unit if unit else ''}"
@@ -124,12 +126,14 @@ def robust(verdict: Verdict) -> str:
     """Whose peak rate may be off furthest."""
     rows = [row for row in verdict["response"] if row.get("factor")]
     amount = verdict["amount"]
-    if amount is None or not rows:
-        return "How far the peak rate may be off: too few trials of any family to say."
+    if amount is None:
+        return "How far the peak rate may be off: not known, as how much a score varies is not."
+    if not rows:
+        return "How far the peak rate may be off: no optimum is seen in the trials of any family."
     rows.sort(key=lambda row: -row["factor"])
     said = [
         f"{row['family']} by a factor {number(row['factor'], 2)} "
-        f"({number(row['factor_low'], 2)} to {number(row['factor_high'], 2)})"
+        f"({number(row['factor_low'], 2)} {_up_to(row['factor_high'])})"
         for row in rows[:3]
     ]
     return (
@@ -138,20 +142,33 @@ def robust(verdict: Verdict) -> str:
     )
 
 
+def _up_to(high: float | None) -> str:
+    """The upper end of an interval that may have none."""
+    return "or more" if high is None else f"to {number(high, 2)}"
+
+
 def ceiling(verdict: Verdict) -> str:
     """What any shape could still win."""
     found = verdict["ceiling"]
     if found is None:
-        return "What any other shape could win is not known: the free-form spline has no finals."
-    if found["best"] == found["family"]:
+        return (
+            "What any other shape could win is not known: the free-form spline has no finals, or "
+            "lost some."
+        )
+    if found["best"] == found["family"] and found["place"] == "winner":
         return (
             "The free-form spline is itself the best: no named family has the shape that it found."
         )
-    gap = _value(verdict, found["gap"])
-    reach = _range(verdict, found["gap_low"], found["gap_high"])
+    more = "It has more to tune, so with few trials that is no proof."
+    if found["place"] == "tied":
+        return (
+            "The free-form spline, which may take any shape, cannot be told apart from the best: "
+            f"no better shape was found. {more}"
+        )
+    gap, reach = _value(verdict, found["gap"]), _reach(verdict, found)
     return (
-        f"The free-form spline, which may take any shape, is {gap} behind {found['best']} "
-        f"({reach}): no better shape was found. It has more to tune, so with few trials that is no proof."
+        f"The free-form spline, which may take any shape, is {gap} behind {found['best']}{reach}: "
+        f"no better shape was found. {more}"
     )
 
 
@@ -160,11 +177,14 @@ def anchor(verdict: Verdict) -> str:
     found = verdict["anchor"]
     if found is None or found["best"] == found["family"]:
         return ""
-    reach = _range(verdict, found["gap_low"], found["gap_high"])
-    return (
-        f"Shape alone, each family at its own best peak: {found['best']} is "
-        f"{_value(verdict, found['gap'])} better than tuned constant ({reach})."
-    )
+    gap, reach = _value(verdict, found["gap"]), _reach(verdict, found)
+    lead = "Shape alone, each family at its own best peak:"
+    if found["place"] == "tied":
+        return (
+            f"{lead} {found['best']} cannot be told apart from tuned constant; the gap is "
+            f"{gap}{reach}."
+        )
+    return f"{lead} {found['best']} is {gap} better than tuned constant{reach}."
 
 
 def sentences(verdict: Verdict) -> list[str]:
@@ -192,13 +212,20 @@ def _value(verdict: Verdict, value: float | None) -> str:
     unit = verdict["objective"].get("unit")
     if value is None:
         return "–"
-    return f"{number(value, 3 if abs(value) < 1000 else 5)}{' ' + unit if unit else ''}"
+    return f"{number(value, 3)}{' ' + unit if unit else ''}"
 
 
 def _interval(verdict: Verdict, row: Mapping[str, Any]) -> str:
     if row["low"] is None:
         return ""
     return f" (95 % interval {_range(verdict, row['low'], row['high'])})"
+
+
+def _reach(verdict: Verdict, found: Mapping[str, Any]) -> str:
+    """The interval of a gap in parentheses, if there is one."""
+    if found["gap_low"] is None:
+        return ""
+    return f" ({_range(verdict, found['gap_low'], found['gap_high'])})"
 
 
 def _range(verdict: Verdict, low: float | None, high: float | None) -> str:

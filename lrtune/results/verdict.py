@@ -189,8 +189,9 @@ def _row(
 ) -> dict[str, Any]:
     """A family: what the search said of it, and what the finals say."""
     name = run["objective"]["name"]
-    ends = [curve[-1] for curve in own[f"val_{name}"] if len(curve)] if len(own) else []
-    others = {m: _mean(own[m]) for m in run["metrics"] if m != name and m in own}
+    whole = own[own["state"] == "complete"]
+    ends = [curve[-1] for curve in whole[f"val_{name}"]] if len(whole) else []
+    others = {m: _mean(whole[m]) for m in run["metrics"] if m != name and m in whole}
     reasons = own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
     return {
         "family": finalist.family,
@@ -233,10 +234,10 @@ def _target(
         if name not in run["metrics"]:
             raise InputError(f"target: metric {name!r}: one of {', '.join(run['metrics'])}")
         return {"metric": run["metrics"][name], "value": value, "from": None}
-    name = objective["name"]
-    ends = [c[-1] for c in own[ANCHOR][f"val_{name}"] if len(c)] if len(own.get(ANCHOR, ())) else []
-    if not ends or not np.isfinite(ends).all():
+    anchor = own.get(ANCHOR)
+    if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
         return None
+    ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
     return {"metric": dict(objective), "value": _mean(ends), "from": ANCHOR}
 
 
@@ -333,7 +334,7 @@ def read_verdict(text: str, where: str) -> dict[str, Any]:
         found = json.loads(text)
         version = found["format"]
         found["answer"]["place"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{where}: not a verdict of lrtune: {error}") from error
     if version != FORMAT:
         raise InputError(f"{where}: a verdict of format {version}: this lrtune reads {FORMAT}")

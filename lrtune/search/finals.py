@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lrtune.search.running import rates_of
 from lrtune.search.stopping import diverged
 from lrtune.search.store import without_nan
 
-FINALS = 0x46494E41  # what sets the seeds of finals apart from all others
+FINALS, QUALIFIERS = 0x46494E41, 0x5155414C  # what sets their seeds apart from all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,18 @@ class _Trial:
 
 def final_seeds(seed: int, count: int) -> list[int]:
     """Seeds for finals: the same first ones for any count, none of them the search's own."""
+    return _drawn(FINALS, seed, count)
+
+
+def qualifying_seeds(seed: int, count: int) -> list[int]:
+    """Seeds for qualifiers, none of them a search's or a final's."""
+    return _drawn(QUALIFIERS, seed, count)
+
+
+def _drawn(stage: int, seed: int, count: int) -> list[int]:
     found: list[int] = []
     for number in range(count + 1):
-        drawn = int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
+        drawn = int(np.random.SeedSequence([stage, seed, number]).generate_state(1)[0])
         if drawn != seed:
             found.append(drawn)
     return found[:count]
@@ -106,6 +115,7 @@ def train_finals(
     jobs: Iterable[Job],
     ended: Callable[[Final], None],
     *,
+    examined: bool = True,
     checkpoint: Path | None = None,
     watch: Callable[[float], None] = lambda under_way: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -116,6 +126,7 @@ def train_finals(
         pool: with all slots free.
         jobs: in the order in which they are to start.
         ended: called with each that is over.
+        examined: judge them on the test split; else by their last validation.
         checkpoint: where those under way are kept in case this process ends, and taken up from.
         watch: called after each segment with what is done of those under way, in trainings.
         tell: called with a line where a checkpoint is of no use.
@@ -138,7 +149,7 @@ def train_finals(
                 reached = pool.advance()
             for progress in reached:
                 trial = running[progress.slot]
-                final = _over(pool, trial, progress)
+                final = _over(pool, trial, progress, examined)
                 if final is not None:
                     del running[progress.slot]
                     pool.release(progress.slot)
@@ -155,7 +166,7 @@ def _admitted(pool: Pool, slot: int, job: Job) -> _Trial:
     return _Trial(job, rates, controller, untrained.loss, seconds=untrained.seconds)
 
 
-def _over(pool: Pool, trial: _Trial, progress: Progress) -> Final | None:
+def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Final | None:
     """Take in a validation; the training's result, if it is over."""
     trial.seconds += progress.seconds
     objective, horizon = pool.task.objective.name, pool.task.horizon
@@ -171,14 +182,16 @@ def _over(pool: Pool, trial: _Trial, progress: Progress) -> Final | None:
         if trial.observe(progress.update, progress.loss):
             pool.revise(progress.slot, trial.rates)
         return None
-    judged = pool.examine(progress.slot)
+    judged = pool.examine(progress.slot) if examined else replace(progress, seconds=0.0)
     trial.seconds += judged.seconds
     if judged.error is not None:
         return _final(pool, trial, progress, "failed", judged.error)
     if not math.isfinite(judged.metrics[objective]):
         why = f"{objective} is {judged.metrics[objective]} at the end"
         return _final(pool, trial, progress, "diverged", why)
-    return _final(pool, trial, progress, "complete", "reached the horizon", judged.metrics)
+    split = "test" if examined and pool.task.test is not None else "val"
+    final = _final(pool, trial, progress, "complete", "reached the horizon")
+    return replace(final, metrics=judged.metrics, split=split)
 
 
 def _final(
@@ -187,7 +200,6 @@ def _final(
     progress: Progress,
     state: str,
     reason: str,
-    metrics: dict[str, float] | None = None,
 ) -> Final:
     return Final(
         trial.job.schedule,
@@ -195,8 +207,8 @@ def _final(
         pool.task.horizon,
         state,
         reason,
-        "val" if pool.task.test is None else "test",
-        metrics or {},
+        "val",
+        {},
         trial.curves,
         progress.update,
         trial.seconds,

@@ -9,7 +9,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.results.answer import answer, quickest, sentences, short, why
-from lrtune.results.finalists import pick
+from lrtune.results.finalists import candidates, qualified
 from lrtune.results.horizons import outlook
 from lrtune.results.response import response
 from lrtune.results.verdict import Finalist, Plan, plan_in, read_verdict, standing, verdict
@@ -108,7 +108,9 @@ def test_a_tie_asks_for_seeds_then_says_how_many_would_do() -> None:
     found = judge(levels, seeds=20)
     assert found["answer"]["place"] == "tie"
     assert set(found["answer"]["families"]) == {"cosine", "linear"}
-    assert "cannot be told apart" in answer(found) and "the 20 seeds that were allowed" in why(found)
+    assert "cannot be told apart" in answer(found) and "the 20 seeds that were allowed" in why(
+        found
+    )
     assert found["answer"]["needed"] > 20
     settled = judge(levels, Plan(indifference=0.1))
     assert settled["answer"]["why"] == "settled" and "does not matter" in why(settled)
@@ -188,13 +190,32 @@ def test_who_comes_to_the_finals() -> None:
         ignore_index=True,
     ).assign(val_cross_entropy=[[0.9, 0.8]] * 9)
     racing = ["linear", "step", "wsd", "rex"]
-    found = {f.family: f for f in pick(table, racing, LOSS)}
+    several = candidates(table, racing, LOSS)
+    assert [one.family for one in several].count("cosine") == 2
+    none = pd.DataFrame({"schedule": [], "seed": []})
+    found = {f.family: f for f in qualified(several, none, LOSS, [1])}
     assert list(found) == ["cosine", "linear", "spline", "constant", "step", "rex"]
     assert found["cosine"].schedule.peak_lr == 0.2 and found["cosine"].role == "anchor"
     assert found["constant"].role == "anchor" and found["spline"].role == "ceiling"
     assert found["step"].schedule.peak_lr == 0.3 and found["step"].value is None
     assert found["cosine"].params == {"peak_lr": 0.2}
-    assert pick(searched({0.1: math.nan}), ["cosine"], LOSS) == []
+    assert candidates(searched({0.1: math.nan}), ["cosine"], LOSS) == []
+
+
+def test_the_best_of_the_qualifiers_goes_on() -> None:
+    several = candidates(searched({0.1: 0.2, 0.2: 0.3, 0.4: 0.4, 0.8: 0.5}), ["cosine"], LOSS)
+    assert [one.value for one in several] == [0.2, 0.3, 0.4]
+    rows = [
+        {"schedule": one.schedule.to_json(), "seed": seed, "cross_entropy": value + seed / 100}
+        for one, value in zip(several, (0.5, 0.3, 0.4), strict=True)
+        for seed in (1, 2)
+    ]
+    table = pd.DataFrame(rows)
+    assert qualified(several, table, LOSS, [1, 2]) == [several[1]]
+    assert qualified(several, table, ACCURACY | {"name": "cross_entropy"}, [1, 2]) == [several[0]]
+    assert qualified(several, table[:-1], LOSS, [1, 2]) == [several[0]]  # one is missing
+    table.loc[2, "cross_entropy"] = math.nan  # one was lost
+    assert qualified(several, table, LOSS, [1, 2]) == [several[2]]
 
 
 def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:
