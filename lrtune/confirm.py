@@ -124,10 +124,14 @@ def judged(run: Run, plan: Plan, horizon: int) -> dict[str, Any]:
 
 def _bias(run: Run) -> dict[str, Any] | None:
     """The search's best trial, and what it came to in the qualifiers."""
-    first = next((one for one in _candidates(run) if one.value is not None), None)
     objective, seeds = run.settings["objective"], _qualifying(run)
-    again = None if first is None else mean_of(first, run.qualifiers(), objective, seeds)
-    if first is None or again is None or not math.isfinite(again):
+    known = [one for one in _candidates(run) if one.value is not None]
+    if not known:
+        return None
+    sign = 1 if objective["direction"] == "minimize" else -1
+    first = min(known, key=lambda one: sign * (one.value or 0.0))
+    again = mean_of(first, run.qualifiers(), objective, seeds)
+    if again is None or not math.isfinite(again):
         return None
     return {
         "family": first.family,

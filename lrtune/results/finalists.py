@@ -26,7 +26,7 @@ def candidates(
 ) -> list[Finalist]:
     """Up to QUALIFYING configurations of each family, the most promising families and ones first.
 
-    Trials without a value of their own come last, by their forecast or their last value; a family
+    A pruned trial counts by its forecast; without one, it comes last, by its last value. A family
     whose every trial diverged or failed sends none.
 
     Args:
@@ -34,9 +34,8 @@ def candidates(
         racing: families that have not dropped out; the anchors and the ceiling come anyway.
         objective: name and direction.
     """
-    direction = objective["direction"]
     invited = [*racing, *ANCHORS, CEILING]
-    order = pd.concat([ranked(trials, direction), _hopes(trials, objective)])
+    order = _promising(trials, objective)
     order = order[order["family"].isin(invited)]
     places = {family: place for place, family in enumerate(order["family"].unique())}
     chosen = order.groupby("family", sort=False).head(QUALIFYING)
@@ -96,18 +95,21 @@ def _finalist(trial: "pd.Series[Any]", racing: Sequence[str]) -> Finalist:
     return Finalist(family, schedule, int(trial["number"]), value, role, params)
 
 
-def _hopes(trials: pd.DataFrame, objective: Mapping[str, Any]) -> pd.DataFrame:
-    """The pruned trials, those that promised most first."""
+def _promising(trials: pd.DataFrame, objective: Mapping[str, Any]) -> pd.DataFrame:
+    """The trials that had a value or would have, the best first; last those that only began."""
+    direction = objective["direction"]
+    whole = ranked(trials, direction).assign(hope=lambda rows: rows["value"])
     pruned = trials[trials["state"] == "pruned"]
-    hopes = [_hope(trial, objective["name"]) for _, trial in pruned.iterrows()]
-    ascending = objective["direction"] == "minimize"
-    order = pruned.assign(hope=hopes).sort_values("hope", ascending=ascending, kind="stable")
-    return order.drop(columns="hope")
+    forecasts = [figures_in(cell).get("final") for cell in pruned["evidence"]]
+    pruned = pruned.assign(hope=np.array(forecasts, np.float64))
+    begun = pruned[pruned["hope"].isna()]
+    begun = begun.assign(hope=[_last(trial, objective["name"]) for _, trial in begun.iterrows()])
+    parts = [pd.concat([whole, pruned[pruned["hope"].notna()]]), begun]
+    ascending = direction == "minimize"
+    ordered = [part.sort_values("hope", ascending=ascending, kind="stable") for part in parts]
+    return pd.concat(ordered).drop(columns="hope")
 
 
-def _hope(trial: "pd.Series[Any]", metric: str) -> float:
-    forecast = figures_in(trial["evidence"]).get("final")
-    if forecast is not None:
-        return float(forecast)
+def _last(trial: "pd.Series[Any]", metric: str) -> float:
     curve = curve_of(trial, f"val_{metric}")
     return float(curve[-1]) if curve.size else float("nan")
