@@ -1,5 +1,6 @@
 """From a search to a verdict: finals on real data, resumed, at another horizon, by the command."""
 
+import html
 import json
 import shutil
 from dataclasses import replace
@@ -42,6 +43,13 @@ def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
     assert not seeds[0] & set(confirmed.trials()["seed"])
     assert not table.duplicated(["schedule", "seed"]).any()
     assert (table["cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
+
+
+def test_the_report_shows_the_verdict(confirmed: Run) -> None:
+    page = (confirmed.folder / "report.html").read_text()
+    best = confirmed.best()
+    assert 'id="finals"' in page and best is not None
+    assert html.escape(best.to_json()) in page
 
 
 def test_the_best_of_each_family_qualified_on_validation(confirmed: Run) -> None:

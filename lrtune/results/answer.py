@@ -181,8 +181,8 @@ def anchor(verdict: Verdict) -> str:
     lead = "Shape alone, each family at its own best peak:"
     if found["place"] == "tied":
         return (
-            f"{lead} {found['best']} cannot be told apart from tuned constant; the gap is "
-            f"{gap}{reach}."
+            f"{lead} {found['best']} cannot be told apart from tuned constant; taken alone, the "
+            f"gap is {gap}{reach}."
         )
     return f"{lead} {found['best']} is {gap} better than tuned constant{reach}."
 

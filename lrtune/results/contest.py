@@ -46,7 +46,8 @@ class Standing:
         place: winner, tied (with the best), behind, or lost.
         gap: to the best on their common seeds, in the metric's unit; 0 of the best itself, else
             positive where it is worse.
-        gap_low: lower end of its 95 % interval, for this comparison alone.
+        gap_low: lower end of its 95 % interval, as if this comparison were the only one and the
+            best had been named beforehand.
         gap_high: upper end.
         p: that it is as good as the best, adjusted for the others; of the look at which it was left
             behind or else of the last.

@@ -16,19 +16,17 @@ from lrtune.results.canvas import (
     axis_title,
     canvas,
     log_axis,
-    padded,
     rounded,
     safe,
     value_axis,
 )
+from lrtune.results.courses import SHOWN, curves
 from lrtune.results.palette import GREY, look
-from lrtune.results.rates import preview, range_test, rate_axis, rates_of
+from lrtune.results.rates import preview, range_test
 from lrtune.results.save import save
-from lrtune.results.summary import best_of_each, curve_of, ranked
+from lrtune.results.summary import ranked
 
 __all__ = ["against_peak", "curves", "preview", "range_test", "save", "wins"]
-
-SHOWN = 6  # families drawn at first; the others wait in the legend
 
 
 def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:
@@ -77,53 +75,6 @@ def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:
         fixedrange=True,
     )
     return figure.update_layout(showlegend=False, height=110 + 26 * max(len(order), 3))
-
-
-def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go.Figure:
-    """The best trial of each family: its rate above its validation metric, over updates."""
-    figure = canvas((0.5, 0.5))
-    rates, metrics = [np.empty(0)], [np.empty(0)]
-    for place, (_, trial) in enumerate(best_of_each(trials, objective["direction"]).iterrows()):
-        updates, rate, shape = rates_of(trial, horizon)
-        step = curve_of(trial, "step")
-        metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
-        if place < SHOWN:
-            rates.append(rate)
-            metrics.append(metric[step[: metric.size] >= horizon / 3])
-        colour, dash, symbol = look(trial["family"])
-        shared = {
-            "name": safe(trial["family"]),
-            "legendgroup": safe(trial["family"]),
-            "visible": True if place < SHOWN else "legendonly",
-            "marker": {"color": colour, "symbol": symbol, "size": 5},
-        }
-        line = {"color": colour, "dash": dash, "width": 2}
-        figure.add_scatter(
-            x=updates.astype(int).tolist(),
-            y=rounded(rate),
-            mode="lines",
-            line={**line, "shape": shape},
-            hovertemplate="update %{x}: %{y:.3g}",
-            row=1,
-            col=1,
-            **shared,
-        )
-        figure.add_scatter(
-            x=step[: metric.size].astype(int).tolist(),
-            y=rounded(metric),
-            mode="lines+markers" if metric.size <= 40 else "lines",
-            line=line,
-            hovertemplate="update %{x}: %{y:.4g}",
-            showlegend=False,
-            row=2,
-            col=1,
-            **shared,
-        )
-    figure.update_yaxes(title_text=axis_title(objective), row=2)
-    figure.update_yaxes(range=padded(np.concatenate(metrics)), row=2)
-    figure.update_xaxes(title_text="updates", row=2)
-    rate_axis(figure, np.concatenate(rates))
-    return figure.update_layout(height=640)
 
 
 def against_peak(

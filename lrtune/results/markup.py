@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from lrtune.results.palette import look
+
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -55,7 +57,7 @@ def number(value: object, digits: int = 4) -> str:
     amount = float(value)  # type: ignore[arg-type]
     if not np.isfinite(amount):
         return "–"
-    return f"{amount:,.0f}" if abs(amount) >= 10**digits else f"{amount:.{digits}g}"
+    return f"{amount:,.0f}" if abs(amount) >= 10**digits - 0.5 else f"{amount:.{digits}g}"
 
 
 def setting(value: object, digits: int = 4) -> object:
@@ -76,7 +78,7 @@ def count(value: float) -> str:
         >>> count(12345)
         '12,345'
     """
-    return f"{int(value):,}"
+    return f"{round(value):,}"
 
 
 def aligned(value: float, digits: int = 4) -> str:
@@ -86,7 +88,7 @@ def aligned(value: float, digits: int = 4) -> str:
         >>> aligned(0.33)
         '0.3300'
     """
-    plain = not np.isfinite(value) or abs(value) >= 10 ** (digits - 1)
+    plain = not np.isfinite(value) or abs(value) >= 10 ** (digits - 1) - 0.05
     return number(value, digits) if plain else f"{value:#.{digits}g}"
 
 
@@ -140,6 +142,16 @@ def _cell(cell: object, numeric: bool) -> Markup:
 def section(name: str, title: str, *parts: object) -> Markup:
     """A section of the page, with its anchor."""
     return Markup(f'<section id="{name}"><h2>{html.escape(title)}</h2>{join(parts)}</section>')
+
+
+def stacked(above: object, below: str) -> Markup:
+    """What a cell says, and below it, smaller, what that rests on, if anything."""
+    return join([above, tag("small", below)]) if below else text(above)
+
+
+def swatch(family: str) -> Markup:
+    """A family's colour, to stand before its name."""
+    return Markup(f'<i class="swatch" style="background:{look(family).colour}"></i>')
 
 
 def code(name: str, source: str) -> Markup:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.results.answer import Verdict, answer, sentences
 from lrtune.results.canvas import words
 from lrtune.results.markup import (
     NARROW,
@@ -26,23 +27,63 @@ BASELINES = ("constant", "cosine")
 
 Run = Mapping[str, Any]
 Metric = Mapping[str, Any]
+Row = Mapping[str, Any]  # of a verdict's families
 
 
-def headline(trials: pd.DataFrame, run: Run) -> Markup:
-    """The answer, its comparison and its caveat, as paragraphs."""
+def headline(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
+    """The answer and what it rests on, as paragraphs: the verdict's, or the search's ranking."""
+    if verdict is not None and decided(verdict):
+        return _confirmed(trials, verdict)
+    said = Markup("") if verdict is None else tag("p", answer(verdict), css="answer")
     winner = best(trials, run["objective"]["direction"])
     if winner is None:
         return join(
             [
-                tag("p", "No winner. ", nothing(trials), css="answer"),
+                said or tag("p", "No winner. ", nothing(trials), css="answer"),
                 tag("p", _way_out(trials, run)),
             ]
         )
+    ranking = tag("p", join(_comparison(trials, run), " "))
+    if verdict is not None:
+        lead = f"In the search, where each trial ran once, {_on_one_seed(trials)}: "
+        return join([said, tag("p", lead, _answer(winner, run)), ranking])
     return join(
         [
             tag("p", _answer(winner, run), css="answer"),
-            tag("p", join(_comparison(trials, run), " ")),
+            ranking,
             tag("p", caveat(trials, run), css="caveat"),
+        ]
+    )
+
+
+def decided(verdict: Verdict) -> bool:
+    """Whether it names a winner, or several that cannot be told apart."""
+    return verdict["answer"]["place"] in ("winner", "tie")
+
+
+def _confirmed(trials: pd.DataFrame, verdict: Verdict) -> Markup:
+    """What the finals say."""
+    first, *others = sentences(verdict)
+    best_row = verdict["families"][0]
+    schedule = Schedule.from_dict(best_row["schedule"])
+    settings = f"The settings of {best_row['family']}: {_settings(schedule)}."
+    newer = len(trials) - verdict.get("trials", len(trials))
+    since = (
+        f"The search has gone on since, by {plural(newer, 'trial', 'trials')}: lrtune confirm "
+        "takes in what is better."
+    )
+    return join(
+        [
+            tag(
+                "p",
+                first,
+                Markup("<span class='quiet'>"),
+                settings,
+                Markup("</span>"),
+                css="answer",
+            ),
+            tag("ul", *(tag("li", sentence) for sentence in others)),
+            tag("p", since, css="caveat") if newer > 0 else Markup(""),
         ]
     )
 
@@ -81,22 +122,27 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
         value = beside(winner, second["name"])
         if np.isfinite(value):
             parts.append(f"{words(second['name'])} {measured(value, second)}")
-    knobs = [f"{name} {setting(value, 3)}" for name, value in schedule.to_dict()["knobs"].items()]
-    settings = [f"peak rate {number(schedule.peak_lr, 3)}"]
-    if schedule.warmup:
-        settings.append(f"warmup {number(100 * schedule.warmup, 3)}{NARROW}% of the horizon")
     return join(
         [
             tag("strong", winner["family"]),
             " won on validation with ",
             ", ".join(parts),
             Markup(". <span class='quiet'>Its settings: "),
-            ", ".join([*settings, *knobs]),
+            _settings(schedule),
             Markup("."),
             _stopped(winner, run),
             Markup("</span>"),
         ]
     )
+
+
+def _settings(schedule: Schedule) -> str:
+    """A schedule's settings on a line."""
+    knobs = [f"{name} {setting(value, 3)}" for name, value in schedule.to_dict()["knobs"].items()]
+    shown = [f"peak rate {number(schedule.peak_lr, 3)}"]
+    if schedule.warmup:
+        shown.append(f"warmup {number(100 * schedule.warmup, 3)}{NARROW}% of the horizon")
+    return ", ".join([*shown, *knobs])
 
 
 def _stopped(winner: "pd.Series[Any]", run: Run) -> str:
@@ -137,8 +183,6 @@ def _behind(lead: str, verb: str, family: str, top: "pd.Series[Any]", objective:
 
 def caveat(trials: pd.DataFrame, run: Run) -> Markup:
     """How far the ranking goes, in plain words."""
-    seeds = trials["seed"].unique()
-    once = f"one seed ({seeds[0]})" if len(seeds) == 1 else f"one of {len(seeds)} seeds"
     tries = by_family(trials, run["objective"]["direction"])["trials"]
     low, high = tries.min(), tries.max()
     of = plural(low, "trial", "trials") if low == high else f"between {low} and {high} trials"
@@ -151,12 +195,18 @@ def caveat(trials: pd.DataFrame, run: Run) -> Markup:
     return join(
         [
             Markup("<strong>A ranking, not yet a verdict.</strong> "),
-            f"Every trial ran once, on {once}, and each family shows the best of {of}. "
-            "How much a result moves from seed to seed was not measured, so a small difference "
-            "between two families may be noise; the best of many also flatters itself on the "
-            f"validation split that chose it. {untouched}",
+            f"Every trial ran once, {_on_one_seed(trials)}, and each family shows the best of "
+            f"{of}. How much a result moves from seed to seed was not measured, so a small "
+            "difference between two families may be noise; the best of many also flatters itself "
+            f"on the validation split that chose it. {untouched}",
         ]
     )
+
+
+def _on_one_seed(trials: pd.DataFrame) -> str:
+    """Of which seed a trial is."""
+    seeds = trials["seed"].unique()
+    return f"on one seed ({seeds[0]})" if len(seeds) == 1 else f"on one of {len(seeds)} seeds"
 
 
 def second_metric(run: Run) -> dict[str, Any] | None:

@@ -9,20 +9,30 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from lrtune.results import sections, stopping, tables
+from lrtune.results.answer import Verdict
+from lrtune.results.finals import standings
 from lrtune.results.markup import Markup, join, tag
 from lrtune.results.prose import Run, headline, subtitle
+from lrtune.results.questions import target
 
 _POLICY = (  # the page loads nothing: all that it needs is in it
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
 
 
-def render(trials: pd.DataFrame, run: Run) -> str:
+def render(
+    trials: pd.DataFrame,
+    run: Run,
+    verdict: Verdict | None = None,
+    finals: pd.DataFrame | None = None,
+) -> str:
     """The report as one HTML page.
 
     Args:
         trials: The search's table, one row a trial.
         run: What was searched (run.json).
+        verdict: What the finals said (verdict.json), if there were any.
+        finals: Those that it is of, one row a training; needed where there is a verdict.
 
     Returns:
         HTML with everything inline: style, plotly and data.
@@ -30,11 +40,12 @@ def render(trials: pd.DataFrame, run: Run) -> str:
     body = join(
         [
             tag("header", tag("h1", run["study"]), tag("p", subtitle(trials, run), css="quiet")),
-            Markup(f'<section id="answer">{headline(trials, run)}</section>'),
-            sections.settings(trials, run),
+            Markup(f'<section id="answer">{headline(trials, run, verdict)}</section>'),
+            sections.settings(trials, run, verdict),
+            *_verdict(verdict, finals, run),
             sections.families(trials, run),
             sections.curves(trials, run),
-            sections.against_peak(trials, run),
+            sections.against_peak(trials, run, verdict),
             sections.range_test(run),
             tables.budget(trials),
             stopping.stopping(trials, run),
@@ -55,11 +66,23 @@ def render(trials: pd.DataFrame, run: Run) -> str:
     )
 
 
-def write(path: str | Path, trials: pd.DataFrame, run: Run) -> Path:
+def _verdict(verdict: Verdict | None, finals: pd.DataFrame | None, run: Run) -> list[Markup]:
+    if verdict is None or finals is None:
+        return []
+    return [standings(verdict, finals, run), target(verdict)]
+
+
+def write(
+    path: str | Path,
+    trials: pd.DataFrame,
+    run: Run,
+    verdict: Verdict | None = None,
+    finals: pd.DataFrame | None = None,
+) -> Path:
     """Write the report in one step: a reader meets the old page or the new one, never half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    page = render(trials, run)
+    page = render(trials, run, verdict, finals)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:

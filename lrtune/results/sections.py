@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lrtune.results import figures
+from lrtune.results.answer import Verdict
 from lrtune.results.canvas import words
 from lrtune.results.markup import (
     Markup,
@@ -19,25 +20,26 @@ from lrtune.results.markup import (
     section,
     setting,
     show,
+    swatch,
     table,
     tag,
     text,
 )
-from lrtune.results.palette import look
-from lrtune.results.prose import Run, nothing
+from lrtune.results.prose import Run, decided, nothing
+from lrtune.results.questions import responses
 from lrtune.results.summary import best, by_family
 from lrtune.schedule import FAMILIES, Schedule
 
 
-def settings(trials: pd.DataFrame, run: Run) -> Markup:
+def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
     """The winning schedule in the field's terms, and as code to copy."""
     from lrtune.export.snippet import snippet
 
-    objective, title = run["objective"], "Settings to copy"
-    winner = best(trials, objective["direction"])
-    if winner is None:
+    title, horizon = "Settings to copy", run["horizon"]
+    found = _to_copy(trials, run, verdict)
+    if found is None:
         return section("settings", title, tag("p", nothing(trials)))
-    schedule, horizon = Schedule.from_json(winner["schedule"]), run["horizon"]
+    schedule, resolved, where = found
     load = (
         "import lrtune\n\n"
         'schedule = lrtune.load("best.json")  # written beside this report\n'
@@ -50,11 +52,11 @@ def settings(trials: pd.DataFrame, run: Run) -> Markup:
         title,
         tag(
             "p",
-            f"Trial {winner['number']}. The settings hold for {count(horizon)} updates; the form "
+            f"{where} The settings hold for {count(horizon)} updates; the form "
             "for any horizon counts lengths in fractions of the run and low rates in ratios of "
             "the peak.",
         ),
-        _terms(schedule, json.loads(winner["resolved"]), horizon),
+        _terms(schedule, resolved, horizon),
         code("load", load),
         Markup("<details><summary>As plain torch, without lrtune</summary>"),
         code("snippet", snippet(schedule, horizon)),
@@ -62,6 +64,23 @@ def settings(trials: pd.DataFrame, run: Run) -> Markup:
         code("json", schedule.to_json()),
         Markup("</details>"),
     )
+
+
+def _to_copy(
+    trials: pd.DataFrame, run: Run, verdict: Verdict | None
+) -> tuple[Schedule, dict[str, Any], str] | None:
+    """The schedule that best.json holds, its settings at the horizon, and where it is from."""
+    if verdict is not None and decided(verdict):
+        row = verdict["families"][0]
+        whose = f"{row['family']}, trial {row['trial']}"
+        if verdict["answer"]["place"] == "tie":
+            whose += ", the best on average of those that cannot be told apart"
+        return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."
+    winner = best(trials, run["objective"]["direction"])
+    if winner is None:
+        return None
+    resolved = json.loads(winner["resolved"])
+    return Schedule.from_json(winner["schedule"]), resolved, f"Trial {winner['number']}."
 
 
 def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup:
@@ -98,7 +117,7 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
         rows.append(
             (
-                join([_swatch(row["family"]), text(row["family"])]),
+                join([swatch(row["family"]), text(row["family"])]),
                 (tag("strong", measured(row["best"], objective)), row["best"]),
                 aligned(row["median"]),
                 half,
@@ -129,7 +148,7 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
     figure = figures.wins(trials, objective)
     return section(
         "families",
-        "Wins per family",
+        "Families in the search",
         tag("p", note),
         table(heads, rows, css="sortable") if rows else Markup(""),
         show("wins", figure, caption, nothing(trials)),
@@ -140,23 +159,21 @@ def _better(objective: Mapping[str, Any]) -> str:
     return "lower" if objective["direction"] == "minimize" else "higher"
 
 
-def _swatch(family: str) -> Markup:
-    return Markup(f'<i class="swatch" style="background:{look(family).colour}"></i>')
-
-
 def curves(trials: pd.DataFrame, run: Run) -> Markup:
     """The best trial of each family, rate and metric."""
     figure = figures.curves(trials, run["objective"], run["horizon"])
     caption = (
-        "The best trial of each family. The leading families are drawn: a click on the legend "
-        "shows another, a double click isolates it. The metric's axis fits the last two thirds "
-        "of training; a double click on the figure shows all of it. A trial that stalled ends "
-        "where it was stopped."
+        "The best trial of each family in the search. The leading families are drawn: a click on "
+        "the legend shows another, a double click isolates it. The metric's axis fits the last "
+        "two thirds of training; a double click on the figure shows all of it. A trial that "
+        "stalled ends where it was stopped."
     )
-    return section("curves", "Curves", show("curves", figure, caption, nothing(trials)))
+    return section(
+        "curves", "Curves in the search", show("curves", figure, caption, nothing(trials))
+    )
 
 
-def against_peak(trials: pd.DataFrame, run: Run) -> Markup:
+def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
     """Value against peak rate."""
     test = run["range_test"] or {}
     low, high = test.get("base_lr"), test.get("max_lr")
@@ -167,7 +184,8 @@ def against_peak(trials: pd.DataFrame, run: Run) -> Markup:
         "that diverged, of any family. Pruned trials have no final value and are not shown."
     )
     title = "Score against peak rate"
-    return section("peak", title, show("against-peak", figure, caption, nothing(trials)))
+    drawn = show("against-peak", figure, caption, nothing(trials))
+    return section("peak", title, drawn, Markup("") if verdict is None else responses(verdict))
 
 
 def range_test(run: Run) -> Markup:

@@ -5,10 +5,13 @@ have a value that counts: a pruned trial's last value comes from earlier in trai
 with nothing.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from lrtune.schedule import Schedule
 
 RANKED = ("complete", "stalled")
 ENDS = ("complete", "stalled", "pruned", "diverged", "failed")
@@ -115,3 +118,15 @@ def curve_of(trial: "pd.Series[Any]", column: str) -> "np.ndarray[Any, np.dtype[
     if not isinstance(values, (list, tuple, np.ndarray)):
         return np.empty(0)
     return np.asarray(values, dtype=np.float64)
+
+
+def finals_of(finals: pd.DataFrame, row: Mapping[str, Any], horizon: int) -> pd.DataFrame:
+    """A finalist's finals, one row a seed.
+
+    Args:
+        finals: see ``lrtune.search.finals.read_finals``.
+        row: its own of the verdict's ``families``.
+        horizon: the verdict's.
+    """
+    own = finals["schedule"] == Schedule.from_dict(row["schedule"]).to_json()
+    return finals[own & (finals["horizon"] == horizon)].drop_duplicates("seed", keep="last")

@@ -151,6 +151,7 @@ def verdict(
             **{name: run[name] for name in kept},
             "horizon": horizon,
             "searched_horizon": run["horizon"],
+            "trials": len(trials),
             "split": finals["split"].iloc[-1] if len(finals) else None,
             "plan": asdict(plan),
             "answer": {

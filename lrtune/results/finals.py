@@ -1,0 +1,226 @@
+"""The section of the report on the finals: who is how far behind the best."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrtune.results.answer import Verdict
+from lrtune.results.canvas import words
+from lrtune.results.courses import finals_curves
+from lrtune.results.gaps import gaps
+from lrtune.results.markup import (
+    Markup,
+    aligned,
+    count,
+    duration,
+    join,
+    measured,
+    number,
+    plural,
+    section,
+    show,
+    stacked,
+    swatch,
+    table,
+    tag,
+    text,
+)
+from lrtune.results.prose import Row, Run, second_metric
+from lrtune.schedule import Schedule
+
+ROLES = {
+    "anchor": "out of the race in the search, trained again for comparison",
+    "ceiling": "free in its shape: what any other could still win",
+}
+ABSENT = {
+    "dropped out": "out of the race in the search",
+    "diverged": "no trial that did not diverge or fail",
+}
+NOTE = (
+    "Each interval holds for its own row alone. Places come from a stricter test, which pays for "
+    "comparing all pairs of families, for having picked the best by the same scores, and for "
+    "looking several times; p pays for the first two of these."
+)
+ONE_SEED = "One seed says nothing about how much a score moves: no intervals, and no test."
+
+
+def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
+    """Every finalist beside the best: a table, the gaps, the curves; nothing without finalists.
+
+    Args:
+        verdict: the verdict.
+        finals: see ``lrtune.search.finals.read_finals``.
+        run: what was searched (run.json).
+    """
+    if not verdict["families"]:
+        return Markup("")
+    alone = Markup("There is no second finalist with a score on every seed: no gap to show.")
+    none = Markup("No final was trained to its end.")
+    return section(
+        "finals",
+        "Finals",
+        tag("p", _what(verdict, finals)),
+        _table(verdict, run),
+        tag("p", NOTE if _several(verdict) else ONE_SEED, css="note"),
+        _lost(verdict),
+        _absent(verdict),
+        show("gaps", gaps(verdict, finals), _of_gaps(verdict), alone),
+        show("finals-curves", finals_curves(verdict, finals), _of_curves(verdict), none),
+    )
+
+
+def _several(verdict: Verdict) -> bool:
+    """Whether there is more than one seed, and so an interval."""
+    return any(row["low"] is not None for row in verdict["families"])
+
+
+def _of_gaps(verdict: Verdict) -> str:
+    """The caption of the gaps."""
+    families, delta = verdict["families"], verdict["answer"]["indifference"]
+    said = [f"How much worse each finalist is than {families[0]['family']}, on the same seeds."]
+    if _several(verdict):
+        said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
+    if {row["place"] for row in families} >= {"tied", "behind"}:
+        said.append("Above the dotted line: those that cannot be told apart from the best.")
+    if delta:
+        least = measured(delta, verdict["objective"], 2)
+        said.append(f"Grey: differences up to {least}, taken not to matter.")
+    return " ".join(said)
+
+
+def _of_curves(verdict: Verdict) -> str:
+    """The caption of the curves."""
+    said = ["The finals on the validation split."]
+    if _several(verdict):
+        said.append("A line is the mean of the seeds, in a band from the lowest to the highest.")
+    if any(Schedule.from_dict(row["schedule"]).closed_loop for row in verdict["families"]):
+        said.append("The rates of a closed loop are those of one seed.")
+    said.append("A click on the legend shows or hides a family.")
+    return " ".join(said)
+
+
+def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
+    """What was trained, and on what it was judged."""
+    own = finals[finals["horizon"] == verdict["horizon"]]
+    judged = (
+        "judged on the test split, which the search never saw"
+        if verdict["split"] == "test"
+        else "judged on the validation split, since there is no test split"
+    )
+    trainings = plural(len(own), "training", "trainings")
+    return (
+        "One configuration of each family, the best of its first few in qualifiers, trained again "
+        f"in full on fresh seeds, the same for all, and {judged}. {trainings} of up to "
+        f"{count(verdict['horizon'])} updates in {duration(own['seconds'].sum())} of training time."
+    )
+
+
+def _table(verdict: Verdict, run: Run) -> Markup:
+    objective, second = verdict["objective"], second_metric(run)
+    on_test = verdict["split"] == "test"
+    split = "test" if on_test else "validation"
+    heads = ["family", "place", _head(split, objective), "seeds", "behind by", "p (Holm)"]
+    heads += ["chance to be best", "validation, search"]
+    heads += ["validation, finals"] if on_test else []
+    heads += [_head(split, second)] if second else []
+    families, rows = verdict["families"], []
+    means = _ranged(families, "mean", "low", "high")
+    behind = _ranged(families, "gap", "gap_low", "gap_high")
+    for at, row in enumerate(families):
+        leads = at == 0 and row["gap"] is not None
+        cells: list[object] = [
+            stacked(join([swatch(row["family"]), text(row["family"])]), _role(row)),
+            _place(verdict, row),
+            means[at],
+            row["seeds"],
+            "–" if leads else behind[at],
+            "–" if leads else (_small(row["p"], "< 0.001", 0.001), row["p"]),
+            (_chance(row), row["best"]),
+            _aligned(row["searched"]),
+        ]
+        cells += [_aligned(row["validation"])] if on_test else []
+        cells += [_aligned(row["metrics"].get(second["name"]))] if second else []
+        rows.append(cells)
+    return table(heads, rows, css="sortable finals", numeric=2)
+
+
+def _head(split: str, metric: Mapping[str, Any]) -> str:
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    return f"{split} {words(metric['name'])}{unit}"
+
+
+def _role(row: Row) -> str:
+    return "" if row["role"] == "racing" else row["role"]
+
+
+def _place(verdict: Verdict, row: Row) -> Markup:
+    place = row["place"]
+    if verdict["answer"]["place"] == "unfinished" and place in ("winner", "tied"):
+        place = "still in"
+    below = f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}" if row["lost"] else ""
+    return stacked(place, below)
+
+
+def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
+    """A column of values above their intervals, as exact as most of these allow."""
+    known = [row for row in rows if row[low] is not None and row[high] > row[low]]
+    middle = float(np.median([row[high] - row[low] for row in known])) / 2 if known else 0.0
+    digits = max(0, 1 - math.floor(math.log10(middle))) if middle else None
+    cells: list[object] = []
+    for row in rows:
+        if row[value] is None:
+            cells.append("–")
+            continue
+        ends = [_fixed(row[end], digits) for end in (low, high)] if row in known else []
+        cells.append((stacked(_fixed(row[value], digits), " to ".join(ends)), row[value]))
+    return cells
+
+
+def _fixed(value: float, digits: int | None) -> str:
+    """With that many decimals, where they are known."""
+    if digits is None:
+        return aligned(value)
+    return f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero
+
+
+def _aligned(value: float | None) -> str:
+    return "–" if value is None else aligned(value)
+
+
+def _small(value: float | None, less: str, least: float) -> str:
+    return less if value is not None and value < least else number(value, 2)
+
+
+def _chance(row: Row) -> str:
+    known = row["best"] is not None and row["place"] != "lost"
+    return _small(100 * row["best"], "< 1", 1) + " %" if known else "–"
+
+
+def _lost(verdict: Verdict) -> Markup:
+    """Why those that were lost were."""
+    lost = [row for row in verdict["families"] if row["lost"]]
+    rows = [
+        tag("li", tag("strong", row["family"]), f": {'; '.join(row['reasons'])}") for row in lost
+    ]
+    if not rows:
+        return Markup("")
+    return join(
+        [
+            tag("p", "Lost on a seed or more, and why; the scores are of the other seeds:"),
+            tag("ul", *rows),
+        ]
+    )
+
+
+def _absent(verdict: Verdict) -> Markup:
+    """Who is not among the finalists, and what the roles mean."""
+    roles = {row["role"] for row in verdict["families"]}
+    said = [f"{role.capitalize()}: {why}." for role, why in ROLES.items() if role in roles]
+    for why, meaning in ABSENT.items():
+        names = [gone["family"] for gone in verdict["absent"] if gone["why"] == why]
+        if names:
+            said.append(f"Not in the finals: {', '.join(names)} ({meaning}).")
+    return tag("p", " ".join(said)) if said else Markup("")

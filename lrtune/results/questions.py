@@ -1,0 +1,94 @@
+"""The verdict's other questions: who is there first, and how far the peak rate may be off."""
+
+from lrtune.results.answer import Verdict, quickest
+from lrtune.results.markup import (
+    Markup,
+    count,
+    join,
+    measured,
+    number,
+    section,
+    stacked,
+    swatch,
+    table,
+    tag,
+    text,
+)
+from lrtune.results.prose import Row
+
+
+def target(verdict: Verdict) -> Markup:
+    """Updates to the target, family by family; nothing where there is no target."""
+    found = verdict["quickest"]
+    if found is None:
+        return Markup("")
+    rows = [
+        (
+            join([swatch(row["family"]), text(row["family"])]),
+            "–" if row["place"] == "lost" else row["place"],
+            (f"{row['reached']} of {row['seeds']}", row["reached"]),
+            "–" if row["updates"] is None else (count(row["updates"]), row["updates"]),
+            "–" if row["low"] is None else f"{count(row['low'])} to {count(row['high'])}",
+        )
+        for row in found["families"]
+    ]
+    note = (
+        "On the validation curves of the finals, so to the validation after it was reached; only "
+        "families that reached it on every seed are compared. A mean of fewer seeds is of those "
+        "alone."
+    )
+    heads = ["family", "place", "seeds that reached it", "updates, mean", "95 % interval"]
+    return section(
+        "target",
+        "Fewest updates",
+        tag("p", quickest(verdict)),
+        table(heads, rows, css="sortable", numeric=2),
+        tag("p", note, css="note"),
+    )
+
+
+def responses(verdict: Verdict) -> Markup:
+    """How far each finalist's peak may be off, from the search's trials."""
+    amount = verdict["amount"]
+    if amount is None:
+        return Markup("")
+    rows = []
+    for row in verdict["response"]:
+        known = row["peak_lr"] is not None
+        rows.append(
+            (
+                join([swatch(row["family"]), text(row["family"])]),
+                _peak(row) if known else "–",
+                _factor(row) if known else "–",
+                number(row["diverged_from"], 3),
+                row["trials"],
+                row["why"],
+            )
+        )
+    note = (
+        "A parabola over the logarithm of the peak, fitted to the search's trials of each "
+        "finalist. Off by: the factor, either way, before the score is "
+        f"{measured(amount, verdict['objective'], 2)} worse, twice the standard deviation between "
+        "seeds. Intervals hold with 90 %."
+    )
+    heads = ["family", "best peak rate", "off by", "diverged from", "trials", ""]
+    return join(
+        [
+            tag("h3", "How far the peak may be off"),
+            tag("p", note),
+            table(heads, rows, css="why", numeric=1, until=5),
+        ]
+    )
+
+
+def _peak(row: Row) -> object:
+    ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
+    return stacked(number(row["peak_lr"], 3), ends), row["peak_lr"]
+
+
+def _factor(row: Row) -> object:
+    high = row["factor_high"]
+    ends = (
+        f"{number(row['factor_low'], 2)} {'or more' if high is None else f'to {number(high, 2)}'}"
+    )
+    return stacked(number(row["factor"], 2), ends), row["factor"]
