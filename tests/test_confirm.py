@@ -42,7 +42,7 @@ def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
     assert seeds[0] == seeds[1] and len(seeds[0]) in (2, 4)
     assert not seeds[0] & set(confirmed.trials()["seed"])
     assert not table.duplicated(["schedule", "seed"]).any()
-    assert (table["cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
+    assert (table["final_cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
 
 
 def test_the_report_shows_the_verdict(confirmed: Run) -> None:
@@ -57,23 +57,23 @@ def test_the_best_of_each_family_qualified_on_validation(confirmed: Run) -> None
     assert (
         set(table["split"]) == {"val"} and table.groupby("schedule")["seed"].nunique().eq(3).all()
     )
-    assert (table["cross_entropy"] == table["val_cross_entropy"].map(lambda v: v[-1])).all()
+    assert (table["final_cross_entropy"] == table["val_cross_entropy"].map(lambda v: v[-1])).all()
     assert not set(table["seed"]) & (set(confirmed.finals()["seed"]) | {0})
-    means = table.groupby(["family", "schedule"])["cross_entropy"].mean()
+    means = table.groupby(["family", "schedule"])["final_cross_entropy"].mean()
     best = {means[family].idxmin() for family in table["family"].unique()}
     assert best <= set(confirmed.finals()["schedule"])
     bias = confirmed.verdict()["bias"]
     assert bias["searched"] == confirmed.trials()["value"].min()
     searched = confirmed.trials().set_index("number").loc[bias["trial"], "schedule"]
     own = table[table["schedule"] == searched]
-    assert bias["again"] == pytest.approx(own["cross_entropy"].mean())
+    assert bias["again"] == pytest.approx(own["final_cross_entropy"].mean())
 
 
 def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
     verdict, best = confirmed.verdict(), json.loads((confirmed.folder / "best.json").read_text())
     assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
     first = verdict["families"][0]
-    means = confirmed.finals().groupby("family")["cross_entropy"].mean()
+    means = confirmed.finals().groupby("family")["final_cross_entropy"].mean()
     assert first["mean"] == pytest.approx(means.min()) and first["family"] == means.idxmin()
     assert best["schedule"] == first["schedule"]
     assert best["verdict"]["families"] == verdict["answer"]["families"]

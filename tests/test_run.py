@@ -157,7 +157,7 @@ def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
 def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(run, folder)
-    with FileLock(folder / "lock"), pytest.raises(InputError, match="another search"):
+    with FileLock(folder / "lock"), pytest.raises(InputError, match="another lrtune"):
         lrtune.tune(lrtune.load_task("digits", epochs=2), trials=9, out=folder)
 
 

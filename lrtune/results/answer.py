@@ -9,7 +9,7 @@ from lrtune.results.markup import aligned, count, number, plural
 Verdict = Mapping[str, Any]
 WHY_OPEN = {
     "settled": "whatever is between them is smaller than {delta}, which does not matter",
-    "open": "the {seeds} that were allowed are used up",
+    "open": "{seeds} were allowed, and they are used up",
 }
 
 

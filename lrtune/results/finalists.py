@@ -81,7 +81,7 @@ def mean_of(
     mine = mine[mine["seed"].isin(seeds)].drop_duplicates("seed")
     if len(mine) < len(seeds):
         return None
-    name = objective["name"]
+    name = f"final_{objective['name']}"
     return float(mine[name].mean(skipna=False)) if name in mine else float("nan")
 
 

@@ -52,7 +52,8 @@ def gaps(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
 
 def paired(verdict: Verdict, finals: pd.DataFrame, row: Row, best: Row) -> Array:
     """How much worse one is than the other on each seed that both have a score of."""
-    name, direction = verdict["objective"]["name"], verdict["objective"]["direction"]
+    name = f"final_{verdict['objective']['name']}"
+    direction = verdict["objective"]["direction"]
     if name not in finals:
         return np.empty(0)
     one, other = (

@@ -26,9 +26,10 @@ class Response:
         peak_lr: where it is best; None where no optimum is seen within the trials.
         low: lower end of its 90 % interval.
         high: upper end.
-        factor: how far the peak may be off, either way, before the score is worse by ``amount``.
+        factor: how far the peak may be off, either way, before the score is worse by ``amount``;
+            no more than was tried.
         factor_low: lower end of its 90 % interval.
-        factor_high: upper end; infinite where the trials would allow for no effect at all.
+        factor_high: upper end; infinite where it lies beyond what was tried.
         diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; None if none.
         why: why there is no optimum; empty where there is one.
     """
@@ -90,6 +91,10 @@ def response(
     factors = np.minimum(np.sqrt(reach / curvature), 50.0)
     low, high = np.exp(np.quantile(spots, tails))
     narrow, wide = np.exp(np.quantile(factors, tails))
+    # Beyond the peaks that were tried, nothing was seen.
+    seen = float(max(peaks.max() / np.exp(optimum), np.exp(optimum) / peaks.min()))
+    factor = float(np.exp(np.sqrt(reach / found[2])))
+    open_end = factor > seen or wide > seen
     lost = own.loc[own["state"] == "diverged", "peak_lr"]
     above = lost[lost > np.exp(optimum)]
     return Response(
@@ -98,9 +103,9 @@ def response(
         float(np.exp(optimum)),
         float(low),
         float(high),
-        float(np.exp(np.sqrt(reach / found[2]))),
-        float(narrow),
-        float(wide) if wide < np.exp(49.0) else float("inf"),
+        min(factor, seen),
+        min(float(narrow), seen),
+        float("inf") if open_end else float(wide),
         float(above.min()) if len(above) else None,
     )
 

@@ -33,7 +33,7 @@ class Plan:
         indifference: a difference that does not matter, in the objective's unit; where None, a
             tenth of the standard deviation between seeds.
         target: a metric's name and the value to be reached as soon as possible; where None, what
-            constant reaches in the end.
+            constant reaches in the end on every seed.
     """
 
     seeds: int = FIRST
@@ -112,7 +112,8 @@ def _scores(
     finals: pd.DataFrame, finalist: Finalist, metric: str, seeds: Sequence[int]
 ) -> list[float]:
     own = _own(finals, finalist, seeds)
-    return own[metric].astype(float).tolist() if metric in own else [math.nan] * len(own)
+    name = f"final_{metric}"
+    return own[name].astype(float).tolist() if name in own else [math.nan] * len(own)
 
 
 def verdict(
@@ -192,7 +193,8 @@ def _row(
     name = run["objective"]["name"]
     whole = own[own["state"] == "complete"]
     ends = [curve[-1] for curve in whole[f"val_{name}"]] if len(whole) else []
-    others = {m: _mean(whole[m]) for m in run["metrics"] if m != name and m in whole}
+    measured = [m for m in run["metrics"] if m != name and f"final_{m}" in whole]
+    others = {m: _mean(whole[f"final_{m}"]) for m in measured}
     reasons = own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
     return {
         "family": finalist.family,
@@ -239,7 +241,8 @@ def _target(
     if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
         return None
     ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
-    return {"metric": dict(objective), "value": _mean(ends), "from": ANCHOR}
+    worst = max(ends) if objective["direction"] == "minimize" else min(ends)
+    return {"metric": dict(objective), "value": worst, "from": ANCHOR}
 
 
 def _quickest(
@@ -276,6 +279,8 @@ def _quickest(
 
 
 def _reached(row: "pd.Series[Any]", metric: str, value: float, minimize: bool) -> float:
+    if row["state"] != "complete":
+        return math.nan
     curve = np.asarray(row.get(f"val_{metric}", ()), np.float64)
     there = curve <= value if minimize else curve >= value
     return float(row["step"][int(there.argmax())]) if there.any() else math.nan

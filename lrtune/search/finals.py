@@ -173,7 +173,9 @@ def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Fina
     if progress.error is not None:
         return _final(pool, trial, progress, "failed", progress.error)
     trial.curves.add(progress, trial.rates)
-    why = diverged(trial.curves.loss, trial.untrained)
+    losses = trial.curves.loss
+    # At the end there is no second look at what might have been a spike.
+    why = diverged(losses if progress.update < horizon else losses + losses[-1:], trial.untrained)
     if why is None and not math.isfinite(progress.metrics[objective]):
         why = f"{objective} is {progress.metrics[objective]}"
     if why is not None:
@@ -288,8 +290,8 @@ def read_finals(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
-        ``reason``, ``split``, ``updates``, ``seconds``, ``step``, ``rate``, ``M`` of each metric
-        (NaN unless complete) and ``val_M``, its curve on validation.
+        ``reason``, ``split``, ``updates``, ``seconds``, ``step``, ``rate``, ``final_M`` of each
+        metric (NaN unless complete) and ``val_M``, its curve on validation.
     """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -310,6 +312,6 @@ def _row(kept: dict[str, Any]) -> dict[str, Any]:
     found |= {"family": schedule.family, "peak_lr": schedule.peak_lr}
     found |= {"schedule": schedule.to_json(), "step": curves["step"], "rate": curves["rate"]}
     for name, curve in curves["metrics"].items():
-        found[name] = kept["metrics"].get(name, math.nan)
+        found[f"final_{name}"] = kept["metrics"].get(name, math.nan)
         found[f"val_{name}"] = [math.nan if value is None else value for value in curve]
     return found

@@ -58,7 +58,10 @@ class _Family:
         return True
 
     def _rebuild(self, trials: Sequence[FrozenTrial]) -> None:
+        told = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # of studies that nobody else sees
         self.study = optuna.create_study(direction=self.direction)
+        optuna.logging.set_verbosity(told)
         self.study.add_trials([*trials, *self.running.values()])
         self._numbers = {number: len(trials) + i for i, number in enumerate(self.running)}
 

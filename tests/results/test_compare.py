@@ -77,7 +77,7 @@ def judged(shifts, direction="minimize", lost=()):
             final = {"family": family, "schedule": schedule.to_json(), "seed": seed}
             final |= {"state": "diverged" if bad else "complete", "reason": "", "split": "test"}
             final |= {"horizon": 100, "step": [100], "val_loss": [score]}
-            finals.append(final | {"loss": float("nan") if bad else score})
+            finals.append(final | {"final_loss": float("nan") if bad else score})
     run = {"study": "s", "task": {"name": "t", "model": "m"}, "unit": "updates", "seed": 3}
     run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
     run |= {"horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}

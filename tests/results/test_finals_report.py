@@ -64,8 +64,8 @@ def final(finalist, seed, level, split, lost):
         "seconds": 4.0,
         "step": STEPS[: len(loss)],
         "rate": [0.1] * len(loss),
-        "cross_entropy": math.nan if lost else score,
-        "accuracy": math.nan if lost else 100 * math.exp(-score),
+        "final_cross_entropy": math.nan if lost else score,
+        "final_accuracy": math.nan if lost else 100 * math.exp(-score),
         "val_cross_entropy": loss.tolist(),
         "val_accuracy": (100 * np.exp(-loss)).tolist(),
     }
@@ -238,7 +238,7 @@ def test_gaps_without_intervals_or_rivals(many):
         _, _, found, finals = make(kind, *many)
         assert not gaps(found, finals).data
     _, _, found, finals = make("winner", *many)
-    bare = gaps(found, finals.iloc[:0].drop(columns="cross_entropy"))
+    bare = gaps(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
     assert [len(trace.x) for trace in bare.data if trace.mode == "lines"] == [2] * 4
 
 
@@ -274,7 +274,9 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(many):
     found["objective"] |= {"name": EVIL, "unit": EVIL}
     found["absent"] = [{"family": EVIL, "why": "diverged"}]
     found["families"][0] |= {"reasons": [EVIL], "lost": 1}
-    finals = finals.rename(columns={"cross_entropy": EVIL, "val_cross_entropy": f"val_{EVIL}"})
+    finals = finals.rename(
+        columns={"final_cross_entropy": f"final_{EVIL}", "val_cross_entropy": f"val_{EVIL}"}
+    )
     page = Page(report.render(trials, {**run, "study": EVIL}, found, finals))
     assert page.ids == WITH_FINALS
     assert [tag for tag, _ in page.tags].count("script") == SHOWN["many"] + 2 + 2

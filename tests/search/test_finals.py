@@ -147,7 +147,7 @@ def test_the_log_survives_a_torn_line(tmp_path: Path) -> None:
     table = read_finals(path)
     assert list(table["seed"]) == [f.seed for f in found]
     assert list(table["family"]) == [f.schedule.family for f in found]
-    assert table["cross_entropy"].isna().tolist() == [f.state == "diverged" for f in found]
+    assert table["final_cross_entropy"].isna().tolist() == [f.state == "diverged" for f in found]
     assert all(len(row.val_cross_entropy) == len(row.step) for row in table.itertuples())
 
 

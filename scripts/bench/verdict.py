@@ -1,0 +1,185 @@
+"""How often is the verdict wrong? Whole searches whose truth is known, simulated.
+
+    python scripts/bench/verdict.py [--searches 1000] [--seed 0] [--out [JSON]]
+
+Each family is tried so many times and judged on validation; its best trial goes to the finals,
+where ``contest`` says how many seeds are trained. The unit is a score's standard deviation between
+seeds; lower is better. Prints a table, in per cent of the searches:
+
+    winner: one is declared, where the search's best trial would always name one
+    right: the one that is truly best is declared, and where several are, none
+    wrong: declared, and not among the truly best
+    left out: at least one of the truly best families is neither winner nor tied
+    finalist left out: the truly best finalist is neither; it differs where trials fall short
+    seeds: trained, a family
+    best trial right: the best trial on validation is of the one family that is truly best
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrtune.results.contest import FIRST, MOST, Result, contest
+
+RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
+TRIALS = 20
+
+Array = NDArray[np.float64]
+Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
+
+
+def normal(generator: np.random.Generator, size: tuple[int, ...]) -> Array:
+    return generator.standard_normal(size)
+
+
+def heavy(generator: np.random.Generator, size: tuple[int, ...]) -> Array:
+    """Student's t, 3 degrees of freedom."""
+    return generator.standard_t(3, size) / np.sqrt(3)
+
+
+def skewed(generator: np.random.Generator, size: tuple[int, ...]) -> Array:
+    """Log-normal."""
+    return (generator.lognormal(size=size) - np.exp(0.5)) / np.sqrt((np.e - 1) * np.e)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is true of the families.
+
+    Attributes:
+        true: score of each family's best configuration.
+        noise: of mean 0 and standard deviation 1.
+        correlation: of two families on the same seed.
+        sd: of the noise, by family, or one for all.
+        trials: of each family, or one number for all.
+        short: by how much the average trial falls short of its family's best (exponential).
+    """
+
+    true: tuple[float, ...]
+    noise: Noise = normal
+    correlation: float = 0.0
+    sd: tuple[float, ...] | float = 1.0
+    trials: tuple[int, ...] | int = TRIALS
+    short: float = 0.0
+
+
+def ahead(by: float) -> tuple[float, ...]:
+    """The winner, the second, and four that are 1 further."""
+    return (0, by, *[by + 1] * 4)
+
+
+FAR = (0.0, 0.0, *[3.0] * 4)
+NOISY = (3.0, *[1.0] * 5)
+SCENARIOS = {
+    "2 equal": Scenario((0,) * 2),
+    "6 equal": Scenario((0,) * 6),
+    "18 equal": Scenario((0,) * 18),
+    "2 equal, correlation 0.5": Scenario((0,) * 2, correlation=0.5),
+    "2 equal, 4 are 3 sd behind": Scenario(FAR),
+    "2 equal, 4 behind, correlation 0.5": Scenario(FAR, correlation=0.5),
+    "2 equal, heavy tails": Scenario((0,) * 2, heavy),
+    "6 equal, heavy tails": Scenario((0,) * 6, heavy),
+    "2 equal, skewed": Scenario((0,) * 2, skewed),
+    "6 equal, skewed": Scenario((0,) * 6, skewed),
+    "2 equal, one 3 times as noisy": Scenario((0,) * 2, sd=NOISY[:2]),
+    "6 equal, one 3 times as noisy": Scenario((0,) * 6, sd=NOISY),
+    "6 equal, skewed, one 3 times as noisy": Scenario((0,) * 6, skewed, sd=NOISY),
+    "2 equal, one has 10 times the trials": Scenario((0,) * 2, trials=(200, 20)),
+    "6 equal, one has 10 times the trials": Scenario((0,) * 6, trials=(200, *[20] * 5)),
+    **{
+        f"{by} sd ahead, {name}": Scenario(ahead(by), noise, correlation)
+        for by in (0.25, 0.5, 1, 2)
+        for name, noise, correlation in (
+            ("correlation 0", normal, 0.0),
+            ("correlation 0.5", normal, 0.5),
+            ("heavy tails", heavy, 0.0),
+            ("heavy tails, correlation 0.5", heavy, 0.5),
+        )
+    },
+    "1 sd ahead of all 5": Scenario((0, *[1] * 5)),
+    "6 equal, trials fall short by 1 sd": Scenario((0,) * 6, short=1.0),
+    "6 equal, short, 10 times the trials": Scenario((0,) * 6, trials=(200, *[20] * 5), short=1.0),
+    "1 sd ahead, trials fall short by 1 sd": Scenario(ahead(1), short=1.0),
+}
+
+
+def search(scenario: Scenario, generator: np.random.Generator) -> tuple[Array, int]:
+    """True score of each family's finalist, and the family of the best trial."""
+    families = len(scenario.true)
+    trials = np.broadcast_to(scenario.trials, families)
+    sds = np.broadcast_to(scenario.sd, families)
+    finalists, validated = [], []
+    for true, sd, count in zip(scenario.true, sds, trials, strict=True):
+        scores = true + scenario.short * generator.standard_exponential(count)
+        seen = scores + sd * scenario.noise(generator, (count,))
+        finalists.append(scores[seen.argmin()])
+        validated.append(seen.min())
+    return np.array(finalists), int(np.argmin(validated))
+
+
+def finals(
+    scenario: Scenario, finalists: Array, generator: np.random.Generator
+) -> tuple[Result, dict[str, int]]:
+    """The contest when it has ended, and the seeds that each family was trained on."""
+    common = scenario.noise(generator, (1, MOST))
+    own = scenario.noise(generator, (len(finalists), MOST))
+    noise = np.sqrt(scenario.correlation) * common + np.sqrt(1 - scenario.correlation) * own
+    scores = finalists[:, None] + np.reshape(scenario.sd, (-1, 1)) * noise
+    trained = {str(family): FIRST for family in range(len(finalists))}
+    while True:
+        told = {name: scores[int(name), :seeds] for name, seeds in trained.items()}
+        result = contest(told, minimize=True, draws=1)
+        if not result.wanted:
+            return result, trained
+        trained |= result.wanted
+
+
+def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -> dict[str, float]:
+    """Shares of the searches, as the module says, and mean seeds."""
+    best = {family for family, true in enumerate(scenario.true) if true == min(scenario.true)}
+    found = []
+    for _ in range(searches):
+        finalists, named = search(scenario, generator)
+        result, trained = finals(scenario, finalists, generator)
+        tied = {int(family) for family in result.tied}
+        winner = len(tied) == 1
+        found.append(
+            {
+                "winner": winner,
+                "right": tied == best if len(best) == 1 else not winner,
+                "wrong": winner and not tied <= best,
+                "left out": not best <= tied,
+                "finalist left out": not {*np.flatnonzero(finalists == finalists.min())} <= tied,
+                "seeds": np.mean([*trained.values()]),
+                "best trial right": best == {named},
+            }
+        )
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--searches", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdict.json")
+    args = parser.parse_args()
+    rows = {}
+    for number, (name, scenario) in enumerate(SCENARIOS.items()):
+        generator = np.random.default_rng((args.seed, number))
+        rows[name] = row = measure(scenario, args.searches, generator)
+        if not number:
+            print("| families |", " | ".join(row), "|\n|---|" + "---:|" * len(row))
+        cells = [f"{v:.1f}" if k == "seeds" else f"{100 * v:.1f} %" for k, v in row.items()]
+        print(f"| {name} |", " | ".join(cells), "|", flush=True)
+    if args.out:
+        kept = {"searches": args.searches, "seed": args.seed, "scenarios": rows}
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
