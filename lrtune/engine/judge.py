@@ -2,40 +2,48 @@
 
 import torch
 
-from lrtune.engine.feed import Feed
+from lrtune.engine.blocks import Blocks
 from lrtune.engine.program import Program
 from lrtune.engine.rows import Rows, Tensors
 from lrtune.engine.setup import Setup
-from lrtune.engine.tally import Figures, Scorer, Tally, figures_of
+from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import leaves
+from lrtune.tasks.tree import leaves, tree_map
 
 
 @torch.no_grad()
 def judge(
-    setup: Setup, split: Feed, program: Program, rows: Rows, width: int, scorer: Scorer
+    setup: Setup,
+    program: Program,
+    rows: Rows,
+    width: int,
+    scorer: Scorer,
+    blocks: Blocks | None = None,
 ) -> list[Figures | Exception]:
-    """Loss and metrics of each row, or what the task's own functions raise of it.
+    """Loss and metrics of each row on val, or what the task's own functions raise of it.
 
     Args:
         setup: the task on its device.
-        split: what they are judged on.
         program: of its model.
         rows: K of them.
         width: how many trials may train at once: that much memory there is.
         scorer: of the task's metrics.
+        blocks: where there are, the row is one alone and is judged on the test split.
     """
     judged = [(models, Tally(metrics, scorer)) for models, metrics in _judged(setup, rows)]
     count = len(next(iter(judged[0][0].values())))
     with setup.own_generators():
-        for stored, targets in split.whole():
+        for stored, targets in (setup.val if blocks is None else setup.test).whole():
             with setup.autocast():
                 inputs = setup.prepare(stored)
             # Without gradients an activation is soon forgotten: twice the samples of an update.
             samples = 2 * width * setup.task.batch_size
             at_once = max(1, samples // len(next(leaves(targets))))
             for models, tally in judged:
-                tally.add(program.outputs(models, inputs, min(count, at_once)), targets)
+                outputs = program.outputs(models, inputs, min(count, at_once))
+                tally.add(outputs, targets)
+                if blocks is not None and tally is judged[0][1]:
+                    blocks.add(tree_map(lambda tensor: exact(tensor[0]), outputs), targets)
     found = zip(*(tally.figures() for _, tally in judged), strict=True)
     return [figures_of(setup.task, *figures) for figures in found]
 

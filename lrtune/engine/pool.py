@@ -23,6 +23,7 @@ class Progress:
         averaged: the objective there of the averaged weights; NaN where they are not judged beside.
         losses: float64 (updates since the last validation,): training loss of each.
         seconds: what this took, this slot's share alone.
+        blocks: of ``examine``: the objective on the parts of the split, see ``Blocks``.
         error: why the trial cannot go on (the user's model raised, say), else None.
         traceback: of that error.
     """
@@ -34,6 +35,7 @@ class Progress:
     averaged: float = math.nan
     losses: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     seconds: float = 0.0
+    blocks: list[float] = field(default_factory=list)
     error: str | None = None
     traceback: str = ""
 

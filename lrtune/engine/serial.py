@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from lrtune.engine.average import Average
+from lrtune.engine.blocks import Blocks
 from lrtune.engine.compiling import compiled as compile_it
-from lrtune.engine.feed import Feed
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.setup import Parts, Setup
-from lrtune.engine.tally import Figures, Scorer, Tally, figures_of
+from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.metrics import Metric
@@ -105,7 +105,9 @@ class SerialPool:
 
     def examine(self, slot: int) -> Progress:
         """See Pool."""
-        return self._progress(self._occupant(slot), self.setup.test)
+        blocks = self.setup.blocks()
+        told = self._progress(self._occupant(slot), blocks)
+        return replace(told, blocks=blocks.scores() if told.error is None else [])
 
     def release(self, slot: int) -> None:
         """See Pool."""
@@ -210,14 +212,14 @@ class SerialPool:
             trial.average.update(trial.model)
         return loss.detach()
 
-    def _progress(self, trial: _Trial, split: Feed | None = None) -> Progress:
-        """Validate, or judge on another split, and tell of the segment."""
+    def _progress(self, trial: _Trial, blocks: Blocks | None = None) -> Progress:
+        """Validate, or judge on the test split, and tell of the segment."""
         start = time.perf_counter()
         figures = Figures(math.nan, {}, math.nan)
         losses = trial.losses.cpu().numpy()
         if trial.error is None:
             with trial.guarded():
-                figures = self._judge(trial, split or self.setup.val)
+                figures = self._judge(trial, blocks)
         seconds = trial.seconds + time.perf_counter() - start
         told = Progress(
             trial.slot,
@@ -225,15 +227,18 @@ class SerialPool:
             *figures,
             losses if trial.error is None else np.empty(0),
             seconds,
-            trial.error,
-            trial.traceback,
+            error=trial.error,
+            traceback=trial.traceback,
         )
         trial.seconds = 0.0
         return told
 
     @torch.no_grad()
-    def _judge(self, trial: _Trial, split: Feed) -> Figures:
-        """What is measured of the current weights, and beside it of the averaged ones."""
+    def _judge(self, trial: _Trial, blocks: Blocks | None) -> Figures:
+        """What is measured of the current weights, and beside it of the averaged ones.
+
+        On the validation split, or where there are blocks on the test split.
+        """
         setup, average = self.setup, trial.average
         judged: list[tuple[nn.Module, tuple[Metric, ...]]] = [(trial.model, setup.measured)]
         if average is not None and self.task.ema is not None:
@@ -243,13 +248,15 @@ class SerialPool:
         tallies = [(model.eval(), Tally(metrics, Scorer())) for model, metrics in judged]
         with setup.own_generators():
             reseed(self._device, trial.seed, VALIDATION_NOISE, trial.update)
-            for stored, targets in split.whole():
+            for stored, targets in (setup.val if blocks is None else setup.test).whole():
                 with setup.autocast():
                     inputs = laid_out(setup.prepare(stored), self.task.layout)
                 for model, tally in tallies:
                     with setup.autocast():
                         outputs = model(inputs)
                     tally.add(tree_map(lambda tensor: tensor[None], outputs), targets)
+                    if blocks is not None and tally is tallies[0][1]:
+                        blocks.add(tree_map(exact, outputs), targets)
         figures = figures_of(self.task, *(tally.figures()[0] for _, tally in tallies))
         if isinstance(figures, Exception):
             raise figures

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lrtune.engine.allocator import keep_memory
 from lrtune.engine.average import newest_shares
+from lrtune.engine.blocks import Blocks
 from lrtune.engine.feed import Feed, feed
 from lrtune.engine.optimizers import settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
@@ -57,6 +58,11 @@ class Setup:
         """The test split; validation where there is none."""
         split = self.task.test
         return self.val if split is None else feed(split, self.task, self.device, slots=1)
+
+    def blocks(self) -> Blocks:
+        """For the objective on the test split."""
+        split = self.task.val if self.task.test is None else self.task.test
+        return Blocks(self.task.objective, split.samples)
 
     @cached_property
     def newest(self) -> NDArray[np.float64] | None:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrtune.engine.batches import prepared, stored
+from lrtune.engine.blocks import Blocks
 from lrtune.engine.compiling import compiled_apart
-from lrtune.engine.feed import Feed, Span
+from lrtune.engine.feed import Span
 from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
@@ -116,13 +117,13 @@ class StackedPool:
     def examine(self, slot: int) -> Progress:
         """See Pool."""
         began = time.perf_counter()
-        row = self._row(slot)
+        row, blocks = self._row(slot), self.setup.blocks()
         update = self._trials[row].update
-        found = attempt(lambda: self._judge(row, row + 1, self.setup.test)[0])
+        found = attempt(lambda: self._judge(row, row + 1, blocks)[0])
         seconds = time.perf_counter() - began
         if isinstance(found, Exception):
             return _failed(slot, update, found, seconds)
-        return Progress(slot, update, *found, seconds=seconds)
+        return Progress(slot, update, *found, seconds=seconds, blocks=blocks.scores())
 
     def release(self, slot: int) -> None:
         """See Pool."""
@@ -267,10 +268,11 @@ class StackedPool:
             self._updates[size] = update if self._sizes is None else compiled_apart(update)
         return self._updates[size]
 
-    def _judge(self, start: int, stop: int, split: Feed | None = None) -> list[Figures | Exception]:
+    def _judge(
+        self, start: int, stop: int, blocks: Blocks | None = None
+    ) -> list[Figures | Exception]:
         rows = self._rows.part(start, stop)
-        split = split or self.setup.val
-        return judge(self.setup, split, self._program, rows, self.width, self._scorer)
+        return judge(self.setup, self._program, rows, self.width, self._scorer, blocks)
 
     def _halve(self) -> None:
         self.width = -(-self.width // 2)

@@ -90,7 +90,7 @@ class Tally:
 
     def add(self, outputs: Tree, targets: Tree) -> None:
         """Take in a batch: outputs (K, n, ...), targets (n, ...)."""
-        outputs = tree_map(_exact, outputs)
+        outputs = tree_map(exact, outputs)
         count = len(next(leaves(targets)))
         self._samples += count
         for number, metric in enumerate(self._metrics):
@@ -151,7 +151,7 @@ def _row(tree: Tree, row: int) -> Tree:
     return tree_map(lambda tensor: tensor[row], tree)
 
 
-def _exact(outputs: Tensor) -> Tensor:
+def exact(outputs: Tensor) -> Tensor:
     """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
     if not outputs.is_floating_point():
         return outputs

@@ -4,8 +4,8 @@ All contenders are tried on the same seeds. They are looked at after 5, 10, 20, 
 clearly worse than the best gets no more. That a look may come early, that there are several, that
 several contenders are compared, and that the best was picked by the same data, is all paid for: of
 contenders that are equal in truth, one is called the winner in at most ``ALPHA`` of all contests.
-That holds for differences that are not strongly skewed: of log-normal scores one of which varies
-three times as much, it was 6 % (``scripts/bench/verdict.py``).
+That holds for differences that are not strongly skewed: of two log-normal scores one of which
+varies three times as much, it was 13 % (``scripts/bench/verdict.py``).
 
 Sources: boundaries of the shape of Wang and Tsiatis (1987) for the looks; Holm's step-down (1979)
 over all pairs of those still in; the best against the second at no further price (Gutmann and

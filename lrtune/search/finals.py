@@ -50,6 +50,7 @@ class Final:
         curves: on the validation split, on the way.
         updates: done.
         seconds: of training and validation.
+        blocks: the objective on the parts of the test split; none of a qualifier.
     """
 
     schedule: Schedule
@@ -62,6 +63,7 @@ class Final:
     curves: Curves
     updates: int
     seconds: float
+    blocks: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As a line of the log."""
@@ -193,7 +195,7 @@ def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Fina
         return _final(pool, trial, progress, "diverged", why)
     split = "test" if examined and pool.task.test is not None else "val"
     final = _final(pool, trial, progress, "complete", "reached the horizon")
-    return replace(final, metrics=judged.metrics, split=split)
+    return replace(final, metrics=judged.metrics, split=split, blocks=judged.blocks)
 
 
 def _final(
@@ -290,7 +292,7 @@ def read_finals(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
-        ``reason``, ``split``, ``updates``, ``seconds``, ``step``, ``rate``, ``final_M`` of each
+        ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``, ``final_M`` of each
         metric (NaN unless complete) and ``val_M``, its curve on validation.
     """
     rows = []
@@ -303,7 +305,7 @@ def read_finals(path: Path) -> pd.DataFrame:
 
 
 COLUMNS: Sequence[str] = ("family", "schedule", "peak_lr", "seed", "horizon", "state", "reason")
-COLUMNS = (*COLUMNS, "split", "updates", "seconds", "step", "rate")
+COLUMNS = (*COLUMNS, "split", "updates", "seconds", "blocks", "step", "rate")
 
 
 def _row(kept: dict[str, Any]) -> dict[str, Any]:

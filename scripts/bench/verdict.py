@@ -88,6 +88,7 @@ SCENARIOS = {
     "6 equal, skewed": Scenario((0,) * 6, skewed),
     "2 equal, one 3 times as noisy": Scenario((0,) * 2, sd=NOISY[:2]),
     "6 equal, one 3 times as noisy": Scenario((0,) * 6, sd=NOISY),
+    "2 equal, skewed, one 3 times as noisy": Scenario((0,) * 2, skewed, sd=NOISY[:2]),
     "6 equal, skewed, one 3 times as noisy": Scenario((0,) * 6, skewed, sd=NOISY),
     "2 equal, one has 10 times the trials": Scenario((0,) * 2, trials=(200, 20)),
     "6 equal, one has 10 times the trials": Scenario((0,) * 6, trials=(200, *[20] * 5)),
