@@ -8,6 +8,8 @@ from lrtune.results.markup import aligned, count, number, plural
 
 Verdict = Mapping[str, Any]
 WHY_OPEN = {
+    "samples": "they would hardly help: the doubt that is left lies in the {samples} samples that "
+    "{split} has",
     "settled": "whatever is between them is smaller than {delta}, which does not matter",
     "open": "{seeds} were allowed, and they are used up",
 }
@@ -67,7 +69,11 @@ def why(verdict: Verdict) -> str:
         return ""
     delta = f"{_value(verdict, found['indifference'])} of {_metric(verdict)}"
     seeds = plural(found["seeds"], "seed", "seeds")
-    said = WHY_OPEN[found["why"]].format(delta=delta, seeds=seeds)
+    test = verdict["task"]["test"]
+    samples, split = (test, "the test split") if test else (verdict["task"]["val"], "validation")
+    said = WHY_OPEN[found["why"]].format(
+        delta=delta, seeds=seeds, samples=count(samples), split=split
+    )
     sentences = [f"No more seeds were added, because {said}."]
     if found["why"] == "open" and found["needed"] is not None:
         sentences.append(

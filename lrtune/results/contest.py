@@ -14,14 +14,12 @@ Maymin 1987, Hung and Fithian 2019); paired t-tests.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 from scipy.optimize import brentq
 
-Array: TypeAlias = NDArray[np.float64]
+from lrtune.results.paired import Array, Sample, interval, paired_p
 
 ALPHA = 0.05
 POWER = (
@@ -31,7 +29,7 @@ FIRST, MOST = 5, 20  # seeds
 INDIFFERENCE = 0.1  # of the standard deviation between seeds, where no difference was named
 SHAPE = 0.25  # of the boundary: 0 is O'Brien and Fleming's, 0.5 Pocock's
 DRAWS = 20_000  # of the means, for the probability to be the best
-SMALL = 30  # fewer seeds than this: t, not the bootstrap
+ENOUGH = 0.25  # of the samples' variance: where seeds add no more, more of them would hardly help
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +75,15 @@ class Result:
     Attributes:
         standings: by contender, the best first, those with lost seeds last.
         why: "separated", "settled" (the tied differ by less than ``indifference`` for all that is
-            known), "open" (neither, and the seeds are used up), "alone" (nobody to compare with),
+            known), "samples" (what doubt is left is in the split's samples, so more seeds would not
+            help), "open" (neither, and the seeds are used up), "alone" (nobody to compare with),
             "lost" (nobody has a score on every seed), or "more" (more seeds may tell).
         seeds: how many those that are still in were tried on.
         indifference: a difference that does not matter, in the metric's unit.
         wanted: seeds that a next look needs, by contender; empty unless ``why`` is "more".
         needed: seeds that would separate the two best at the gap seen, with a power of 80 %; None
-            where there is no gap, or none to ask about.
-        settling: seeds that would settle it as a tie at that gap; None where it is larger than
-            what does not matter.
+            where no number would, or there is nothing to ask about.
+        settling: seeds that would settle it as a tie at that gap; None where no number would.
     """
 
     standings: dict[str, Standing]
@@ -139,6 +137,7 @@ def contest(
     scores: Mapping[str, Sequence[float]],
     *,
     minimize: bool,
+    blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
     first: int = FIRST,
     most: int = MOST,
     indifference: float | None = None,
@@ -150,6 +149,8 @@ def contest(
         scores: by contender, of the 1st, 2nd, ... seed; non-finite where a training was lost. The
             seeds are the same for all, but those left behind may have fewer.
         minimize: whether the lower score is the better one.
+        blocks: by contender, for each of these seeds the scores on the parts of the split, the same
+            for all; then it counts too that another split might have favoured others.
         first: seeds before the first look.
         most: seeds at most.
         indifference: a difference that does not matter, in the metric's unit; a tenth of the
@@ -157,8 +158,9 @@ def contest(
         draws: of the means, for the probability to be the best.
     """
     sign = 1.0 if minimize else -1.0
-    table = {name: sign * np.asarray(values, np.float64) for name, values in scores.items()}
-    sound = {name: values for name, values in table.items() if np.isfinite(values).all()}
+    parts = blocks or {}
+    table = {name: Sample.of(seen, parts.get(name, ()), sign) for name, seen in scores.items()}
+    sound = {name: one for name, one in table.items() if np.isfinite(one.values).all()}
     at = looks(first, most)
     each = levels(at)
     state = _State(list(sound), "open" if sound else "lost", each[-1])
@@ -185,29 +187,39 @@ class _State:
 
 
 def _look(
-    state: _State, sound: Mapping[str, Array], look: int, level: float, given: float | None
+    state: _State, sound: Mapping[str, Sample], look: int, level: float, given: float | None
 ) -> None:
     """Look at those still in after so many seeds."""
     if min(len(sound[name]) for name in state.alive) < look:
         state.why, state.wanted = "more", look
         return
     state.seen = look
-    now = {name: sound[name][:look] for name in state.alive}
-    state.delta = _indifference(given, list(now.values()))
+    now = {name: sound[name].first(look) for name in state.alive}
+    state.delta = _indifference(given, now)
     if len(now) == 1:
         return
     state.alive, tested = _left(now, level)
     state.p_values |= tested
     if len(state.alive) == 1:
         state.why = "separated"
-    elif _settled({name: now[name] for name in state.alive}, state.delta, level):
+        return
+    apart = _apart({name: now[name] for name in state.alive})
+    if all(max(map(abs, interval(one, level))) <= state.delta for one in apart):
         state.why = "settled"
+    elif all(b and a <= ENOUGH * b for a, b in (one.variances for one in apart)):
+        state.why = "samples"
 
 
-def _left(scores: Mapping[str, Array], level: float) -> tuple[list[str], dict[str, float]]:
+def _apart(scores: Mapping[str, Sample]) -> list[Sample]:
+    """What each of the others is worse than the best."""
+    best = min(scores, key=lambda name: scores[name].mean)
+    return [one - scores[best] for name, one in scores.items() if name != best]
+
+
+def _left(scores: Mapping[str, Sample], level: float) -> tuple[list[str], dict[str, float]]:
     """Those that are not worse than the best, and the adjusted p-value of each of the others."""
-    best = min(scores, key=lambda name: scores[name].mean())
-    raw = {name: paired_p(values - scores[best]) for name, values in scores.items() if name != best}
+    best = min(scores, key=lambda name: scores[name].mean)
+    raw = {name: paired_p(one - scores[best]) for name, one in scores.items() if name != best}
     tested, before = {best: 1.0}, 0.0
     for left, name in zip(range(len(scores), 1, -1), sorted(raw, key=raw.__getitem__), strict=True):
         # The best was picked by the data: any pair of those left might have been the one tested.
@@ -217,71 +229,43 @@ def _left(scores: Mapping[str, Array], level: float) -> tuple[list[str], dict[st
     return [name for name in scores if tested[name] > level], tested
 
 
-def paired_p(differences: Array) -> float:
-    """Two-sided p-value of Student's paired t-test; 1 where nothing differs."""
-    if len(differences) < 2 or not differences.any():
-        return 1.0
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    if error <= 1e-12 * abs(differences.mean()):
-        return 0.0
-    return float(2 * special.stdtr(len(differences) - 1, -abs(differences.mean() / error)))
-
-
-def interval(values: Array, level: float = ALPHA) -> tuple[float, float]:
-    """Of the mean, 95 %: Student's, or the bootstrap's (BCa) where there are many; NaN for one."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    if len(values) < SMALL or not np.ptp(values):
-        mean, error = values.mean(), values.std(ddof=1) / np.sqrt(len(values))
-        reach = special.stdtrit(len(values) - 1, 1 - level / 2) * error
-        return float(mean - reach), float(mean + reach)
-    found = stats.bootstrap((values,), np.mean, confidence_level=1 - level, rng=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def _settled(scores: Mapping[str, Array], delta: float, level: float) -> bool:
-    """Whether none of them is further from the best than what does not matter."""
-    best = min(scores.values(), key=lambda values: values.mean())
-    reaches = [max(map(abs, interval(values - best, level))) for values in scores.values()]
-    return max(reaches) <= delta
-
-
-def _indifference(given: float | None, scores: Sequence[Array]) -> float:
+def _indifference(given: float | None, scores: Mapping[str, Sample]) -> float:
     if given is not None:
         return given
-    several = [values.std(ddof=1) for values in scores if len(values) > 1]
+    several = [one.values.std(ddof=1) for one in scores.values() if len(one) > 1]
     return INDIFFERENCE * float(np.median(several)) if several else 0.0
 
 
 def _result(
-    table: Mapping[str, Array],
-    sound: Mapping[str, Array],
+    table: Mapping[str, Sample],
+    sound: Mapping[str, Sample],
     state: _State,
     sign: float,
     draws: int,
 ) -> Result:
-    common = {name: sound[name][: state.seen] for name in state.alive if state.seen}
-    best = min(common, key=lambda name: common[name].mean(), default=None)
+    common = {name: sound[name].first(state.seen) for name in state.alive if state.seen}
+    best = min(common, key=lambda name: common[name].mean, default=None)
     chances = _chances(sound, draws)
     standings = {}
-    for name, values in table.items():
-        kept = values[np.isfinite(values)]
+    for name, one in table.items():
+        finite = np.isfinite(one.values)
+        kept = Sample(one.values[finite], one.blocks[finite])
         place = "behind" if name in sound else "lost"
         if name in state.alive:
             place = "winner" if len(state.alive) == 1 else "tied"
         gap = (float("nan"),) * 3
         if best is not None and name in sound:
-            shared = min(len(values), state.seen)
-            gap = _around(values[:shared] - sound[best][:shared])
+            shared = min(len(one), state.seen)
+            gap = _around(one.first(shared) - sound[best].first(shared))
         mean, *ends = _around(kept)
         low, high = sorted(sign * end for end in ends)
         standings[name] = Standing(
-            len(values),
-            len(values) - len(kept),
+            len(one),
+            len(one) - len(kept),
             sign * mean,
             low,
             high,
-            float(kept.std(ddof=1)) if len(kept) > 1 else float("nan"),
+            float(kept.values.std(ddof=1)) if len(kept) > 1 else float("nan"),
             place,
             *gap,
             p=state.p_values.get(name, float("nan")),
@@ -290,8 +274,8 @@ def _result(
     ranks = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}
 
     def rank(name: str) -> tuple[float, ...]:
-        one = standings[name]
-        return ranks[one.place], *np.nan_to_num((one.gap, sign * one.mean), nan=np.inf)
+        found = standings[name]
+        return ranks[found.place], *np.nan_to_num((found.gap, sign * found.mean), nan=np.inf)
 
     order = sorted(standings, key=rank)
     return Result(
@@ -304,43 +288,53 @@ def _result(
     )
 
 
-def _around(values: Array) -> tuple[float, float, float]:
+def _around(sample: Sample) -> tuple[float, float, float]:
     """The mean and the ends of its interval."""
-    return (float(values.mean()) if len(values) else float("nan"), *interval(values))
+    return (sample.mean, *interval(sample))
 
 
-def _chances(scores: Mapping[str, Array], draws: int) -> dict[str, float]:
+def _chances(scores: Mapping[str, Sample], draws: int) -> dict[str, float]:
     """The probability that each mean is the best of all, given the scores.
 
     Means are drawn as multivariate t around those seen, which makes the difference of any two that
-    of the paired t-test. Each seed is weighed the same for all, so that what they have in common
-    cancels.
+    of the paired t-test. Each seed, and each part of the split, is weighed the same for all, so
+    that what they have in common cancels.
     """
-    counts = sorted({len(values) for values in scores.values()})
+    counts = sorted({len(one) for one in scores.values()})
     if not counts or counts[0] < 2:
         return dict.fromkeys(scores, float("nan"))
     generator = np.random.default_rng(0)
     weights = generator.standard_normal((draws, counts[-1]))
     widths = {n: 1 / np.sqrt(n * generator.chisquare(n - 1, draws)) for n in counts}
+    parts = max(one.blocks.shape[1] for one in scores.values())
+    drawn = generator.standard_normal((draws, parts))
     means = np.empty((len(scores), draws))
-    for row, values in enumerate(scores.values()):
-        count, mean = len(values), values.mean()
-        means[row] = mean + widths[count] * (weights[:, :count] @ (values - mean))
+    for row, one in enumerate(scores.values()):
+        means[row] = one.mean + widths[len(one)] * (
+            weights[:, : len(one)] @ (one.values - one.mean)
+        )
+        if one.blocks.shape[1] > 1:
+            columns = one.blocks.mean(0)
+            means[row] += drawn @ (columns - columns.mean()) / np.sqrt(parts * (parts - 1))
     wins = means == means.min(0)
     return dict(zip(scores, (wins / wins.sum(0)).mean(1).tolist(), strict=True))
 
 
-def _seeds_needed(tied: Sequence[Array], state: _State) -> tuple[int | None, int | None]:
+def _seeds_needed(tied: Sequence[Sample], state: _State) -> tuple[int | None, int | None]:
     """To separate the two best of those tied, and to settle that they are."""
     if len(tied) < 2 or len(tied[0]) < 2:
         return None, None
     apart = tied[1] - tied[0]
-    gap, sd = abs(float(apart.mean())), float(apart.std(ddof=1))
+    samples = apart.variances[1]
+    gap, sd = abs(apart.mean), float(apart.values.std(ddof=1))
     outer = -special.ndtri(state.level / 2)
     needed = settling = None
-    if gap > 0:
-        normal = ((outer + special.ndtri(POWER)) * sd / gap) ** 2
+    # What the samples leave in doubt stays, however many the seeds.
+    left = gap**2 - (outer + special.ndtri(POWER)) ** 2 * samples
+    if gap > 0 and left > 0:
+        normal = ((outer + special.ndtri(POWER)) * sd) ** 2 / left
         needed = int(np.ceil(normal + outer**2 / 2))  # Guenther (1981): what t needs on top
-    if gap < state.delta:
-        settling = int(np.ceil((outer * sd / (state.delta - gap)) ** 2))
+    left = (state.delta - gap) ** 2 - outer**2 * samples
+    if gap < state.delta and left > 0:
+        settling = int(np.ceil((outer * sd) ** 2 / left))
     return needed, settling

@@ -90,9 +90,11 @@ def standing(
         seeds: in their order; those that a finalist has not been trained on end its scores.
         plan: how many, and what does not matter.
     """
+    own = {one.family: _own(finals, one, seeds) for one in finalists}
     return contest(
-        {f.family: _scores(finals, f, objective["name"], seeds) for f in finalists},
+        {family: _scores(rows, objective["name"]) for family, rows in own.items()},
         minimize=objective["direction"] == "minimize",
+        blocks={family: _blocks(rows) for family, rows in own.items()},
         first=plan.seeds,
         most=plan.max_seeds,
         indifference=plan.indifference,
@@ -108,12 +110,15 @@ def _own(finals: pd.DataFrame, finalist: Finalist, seeds: Sequence[int]) -> pd.D
     return mine.loc[known]
 
 
-def _scores(
-    finals: pd.DataFrame, finalist: Finalist, metric: str, seeds: Sequence[int]
-) -> list[float]:
-    own = _own(finals, finalist, seeds)
+def _scores(own: pd.DataFrame, metric: str) -> list[float]:
     name = f"final_{metric}"
     return own[name].astype(float).tolist() if name in own else [math.nan] * len(own)
+
+
+def _blocks(own: pd.DataFrame) -> list[list[float]]:
+    """Of each final the objective on the parts of the split; empty where that is not known."""
+    cells = own["blocks"] if "blocks" in own else [None] * len(own)
+    return [cell if isinstance(cell, list) else [] for cell in cells]
 
 
 def verdict(

@@ -292,8 +292,8 @@ def read_finals(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
-        ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``, ``final_M`` of each
-        metric (NaN unless complete) and ``val_M``, its curve on validation.
+        ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``,
+        ``final_M`` of each metric (NaN unless complete) and ``val_M``, its curve on validation.
     """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():

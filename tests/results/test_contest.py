@@ -3,10 +3,15 @@ import pytest
 from scipy import stats
 
 from lrtune.results import contest as module
-from lrtune.results.contest import ALPHA, contest, interval, levels, looks, paired_p
+from lrtune.results.contest import ALPHA, contest, levels, looks
+from lrtune.results.paired import Sample, interval, paired_p
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 ZIGZAG = np.tile([1.0, -1.0], 20)  # mean 0
+
+
+def alone(values):
+    return Sample.of(values, (), 1.0)
 
 
 def drawn(means, seeds=20, seed=0, sd=1.0):
@@ -78,7 +83,7 @@ def test_the_looks_together_err_with_less_than_alpha():
 @pytest.mark.parametrize("gap", [0.0, 0.5, -3.0])
 def test_paired_p_is_that_of_scipy(seeds, gap):
     one, other = drawn([0, gap], seeds).values()
-    assert paired_p(other - one) == pytest.approx(stats.ttest_rel(other, one).pvalue)
+    assert paired_p(alone(other - one)) == pytest.approx(stats.ttest_rel(other, one).pvalue)
 
 
 @pytest.mark.parametrize(
@@ -86,22 +91,22 @@ def test_paired_p_is_that_of_scipy(seeds, gap):
     [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)],
 )
 def test_paired_p_without_a_spread(differences, p):
-    assert paired_p(np.array(differences)) == pytest.approx(p)
+    assert paired_p(alone(differences)) == pytest.approx(p)
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 29])
 def test_the_interval_of_few_is_students(seeds):
     values = drawn([3], seeds)["a"]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((expected.low, expected.high))
+    assert interval(alone(values)) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_interval_of_many_is_near_students_and_of_one_unknown():
     values = drawn([3], 100)["a"]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((expected.low, expected.high), abs=0.03)
-    assert np.isnan(interval(values[:1])).all()
-    assert interval(np.full(40, 0.1)) == pytest.approx((0.1, 0.1))
+    assert interval(alone(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert np.isnan(interval(alone(values[:1]))).all()
+    assert interval(alone(np.full(40, 0.1))) == pytest.approx((0.1, 0.1))
 
 
 def test_holms_step_down_by_hand():

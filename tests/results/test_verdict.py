@@ -108,9 +108,7 @@ def test_a_tie_asks_for_seeds_then_says_how_many_would_do() -> None:
     found = judge(levels, seeds=20)
     assert found["answer"]["place"] == "tie"
     assert set(found["answer"]["families"]) == {"cosine", "linear"}
-    assert "cannot be told apart" in answer(found) and "20 seeds were allowed" in why(
-        found
-    )
+    assert "cannot be told apart" in answer(found) and "20 seeds were allowed" in why(found)
     assert found["answer"]["needed"] > 20
     settled = judge(levels, Plan(indifference=0.1))
     assert settled["answer"]["why"] == "settled" and "does not matter" in why(settled)
