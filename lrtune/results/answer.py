@@ -80,11 +80,22 @@ def why(verdict: Verdict) -> str:
             f"To separate the first two at the gap seen, about {count(found['needed'])} seeds "
             "would be needed."
         )
+    elif found["why"] == "open" and _apart(verdict):
+        sentences.append(
+            f"At the gap seen, no number of seeds would separate the first two: {split} has only "
+            f"{count(samples)} samples."
+        )
     if found["why"] == "open" and found["settling"] is not None:
         sentences.append(
             f"To call them equal within {delta}, about {count(found['settling'])} would be."
         )
     return " ".join(sentences)
+
+
+def _apart(verdict: Verdict) -> bool:
+    """Whether there is a gap between the first two, and an interval around it."""
+    second = verdict["families"][1]
+    return bool(second["gap"]) and second["gap_low"] is not None
 
 
 def bias(verdict: Verdict) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lrtune.engine.blocks import BLOCKS
 from lrtune.results.contest import FIRST, MOST, Result, contest
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
@@ -57,6 +58,8 @@ class Scenario:
         correlation: of two families on the same seed.
         sd: of the noise, by family, or one for all.
         trials: of each family, or one number for all.
+        split: standard deviation of what this test split gives or takes from a family.
+        counted: whether the contest sees the scores on the split's parts.
         short: by how much the average trial falls short of its family's best (exponential).
     """
 
@@ -65,6 +68,8 @@ class Scenario:
     correlation: float = 0.0
     sd: tuple[float, ...] | float = 1.0
     trials: tuple[int, ...] | int = TRIALS
+    split: float = 0.0
+    counted: bool = True
     short: float = 0.0
 
 
@@ -103,6 +108,10 @@ SCENARIOS = {
         )
     },
     "1 sd ahead of all 5": Scenario((0, *[1] * 5)),
+    "2 equal, but for the split (0.5 sd)": Scenario((0,) * 2, split=0.5),
+    "6 equal, but for the split (0.5 sd)": Scenario((0,) * 6, split=0.5),
+    "2 equal, the split not counted": Scenario((0,) * 2, split=0.5, counted=False),
+    "2 sd ahead, the split moves by 0.5 sd": Scenario(ahead(2), split=0.5),
     "6 equal, trials fall short by 1 sd": Scenario((0,) * 6, short=1.0),
     "6 equal, short, 10 times the trials": Scenario((0,) * 6, trials=(200, *[20] * 5), short=1.0),
     "1 sd ahead, trials fall short by 1 sd": Scenario(ahead(1), short=1.0),
@@ -131,13 +140,22 @@ def finals(
     own = scenario.noise(generator, (len(finalists), MOST))
     noise = np.sqrt(scenario.correlation) * common + np.sqrt(1 - scenario.correlation) * own
     scores = finalists[:, None] + np.reshape(scenario.sd, (-1, 1)) * noise
+    parts = on_parts(scenario, scores, generator) if scenario.split else scores[..., None]
     trained = {str(family): FIRST for family in range(len(finalists))}
     while True:
-        told = {name: scores[int(name), :seeds] for name, seeds in trained.items()}
-        result = contest(told, minimize=True, draws=1)
+        seen = {name: parts[int(name), :seeds] for name, seeds in trained.items()}
+        told = {name: scores.mean(1) for name, scores in seen.items()}
+        result = contest(told, minimize=True, blocks=seen if scenario.counted else None, draws=1)
         if not result.wanted:
             return result, trained
         trained |= result.wanted
+
+
+def on_parts(scenario: Scenario, scores: Array, generator: np.random.Generator) -> Array:
+    """(families, seeds, BLOCKS) scores on the parts of a split: what is a part's own, and more."""
+    shape = (*scores.shape, BLOCKS)
+    own = generator.standard_normal((shape[0], 1, BLOCKS)) * scenario.split * np.sqrt(BLOCKS)
+    return scores[..., None] + own + generator.standard_normal(shape)
 
 
 def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -> dict[str, float]:

@@ -175,6 +175,8 @@ def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
     judged = [pool.examine(slot) for slot in (0, 1)]
     for one, same in zip(judged, expected, strict=True):
         assert one.metrics == pytest.approx(same.metrics, rel=1e-5)
+        assert len(one.blocks) == 20  # of 18 of the 360 test samples each
+        assert np.mean(one.blocks) == pytest.approx(one.metrics["cross_entropy"], rel=1e-5)
     assert [j.metrics for j in judged] != [a.metrics for a in after]
     straight = make(task, 2)
     straight.admit(0, rates, seed=3)
