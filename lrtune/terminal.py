@@ -38,7 +38,7 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     import optuna
 
     from lrtune.config import load, parse_time, plan_of, stopping
-    from lrtune.confirm import confirm
+    from lrtune.confirm import confirm, finalists_of
     from lrtune.display import Display, FinalsDisplay
     from lrtune.search import SEARCHABLE, Space
     from lrtune.search.prior import published
@@ -87,7 +87,7 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
             watch=display,
             tell=console.print,
         )
-    if run.best() is not None and not study.no_confirm:
+    if not study.no_confirm and finalists_of(run):
         with FinalsDisplay(console) as finals:
             confirm(run, task, plan=plan, device=study.device, watch=finals, tell=console.print)
     print_result(run, console)
@@ -108,7 +108,8 @@ def print_result(run: "Run", console: Console) -> None:
     if best is None:
         console.print("no trial reached the end: there is no winner; the report says why")
     else:
-        console.print(f"winner: {best}", soft_wrap=True)
+        tie = verdict is not None and verdict["answer"]["place"] == "tie"
+        console.print(f"{'first of the tie' if tie else 'winner'}: {best}", soft_wrap=True)
         console.print(
             f"  its torch code: lrtune export {shlex.quote(str(run.folder / 'best.json'))}",
             soft_wrap=True,

@@ -98,7 +98,7 @@ def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     for name in ("family", "", "score", "95 % interval", "behind", "best", "seeds"):
         table.add_column(name, justify="left" if name in ("family", "") else "right")
     for row in verdict["families"]:
-        ends = f"{number(row['low'])} to {number(row['high'])}"
+        ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
         chance = "–" if row["best"] is None else f"{row['best']:.0%}"
         gap = "" if row["gap"] == 0 else number(row["gap"], 3)
         seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"

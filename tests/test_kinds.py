@@ -77,6 +77,7 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     make, options, source, notes = CASES[case]
     words = ["search", make(tmp_path), *options, "--epochs", 1, "--trials", 2]
     words += ["--families", "cosine,constant", "--peak-lr", "0.001,0.01", "--out", tmp_path / "r"]
+    words += ["--seeds", 2, "--max-seeds", 2]
     code, _, err = lrtune(*words)
     assert (code, err) == (0, "")
     task = json.loads((tmp_path / "r" / "run.json").read_text())["task"]
@@ -85,6 +86,9 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     splits = [f"{task[name]:,} {name}" for name in ("train", "val", "test")]
     for said in [source, task["fingerprint"], *splits, *notes]:
         assert said in record, said
+    verdict = json.loads((tmp_path / "r" / "verdict.json").read_text())
+    assert verdict["split"] == "test" and verdict["answer"]["place"] in ("winner", "tie")
+    assert [row["seeds"] for row in verdict["families"]] == [2, 2]
     code, _, err = lrtune(*words, "--seed", 1)
     assert code == 2
     assert "seed=0, now seed=1" in err
