@@ -41,6 +41,7 @@ NOTE = (
     "mean. Lower is better with ↓, higher with ↑. By: how much worse, on the same seeds."
 )
 FIXED = "\N{NO-BREAK SPACE}"
+SHOWN = 3  # of those tied
 FAR = 10.0  # standard deviations: from here on, a gap's cell is of full colour
 
 
@@ -83,7 +84,7 @@ def _task(rows: pd.DataFrame, label: str) -> list[str]:
     behind = rows[rows["place"] == "behind"]
     winner, score, follows = "none: all lost seeds", "–", ["–", "–"]
     if top:
-        winner = ", ".join(top) + (" (tie)" if len(top) > 1 else "")
+        winner = top[0] if len(top) == 1 else f"{_short(top)} (tie)"
         score = measured(best["mean"], best) + _ends(aligned(best["low"]), aligned(best["high"]))
     if not behind.empty:
         row = behind.sort_values("rank", kind="stable").iloc[0]
@@ -99,6 +100,18 @@ def _task(rows: pd.DataFrame, label: str) -> list[str]:
         score,
         *follows,
     ]
+
+
+def _short(names: list[str]) -> str:
+    """Names, the first ones of many.
+
+    Example:
+        >>> _short(["rex", "wsd", "step", "tanh", "linear"])
+        'rex, wsd, step and 2 more'
+    """
+    if len(names) <= SHOWN + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
 
 
 def _ends(low: str, high: str) -> str:
