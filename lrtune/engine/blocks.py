@@ -6,12 +6,16 @@ from torch import Tensor
 from lrtune.tasks.metrics import Metric
 from lrtune.tasks.tree import Tree, concat, leaves, tree_map
 
-BLOCKS = 20  # parts, of neighbouring samples
+BLOCKS = 20  # parts
 LEAST = 5  # samples of a part
 
 
 class Blocks:
     """One trial's metric, batch by batch in the order of the samples.
+
+    Which sample belongs to which part is drawn, the same in every run: files often come class by
+    class. But where a sample has many targets, as a piece of text has, those of a part are
+    neighbours, for neighbours are alike.
 
     A metric of single samples has a mean on each part. Of one that needs all of them, R² say, the
     jackknife gives what each part adds: as many times the whole as there are parts, less the rest
@@ -27,23 +31,27 @@ class Blocks:
         """
         self._metric = metric
         self._count = min(BLOCKS, samples // LEAST)
-        self._samples = samples
+        self._parts = torch.arange(samples) * self._count // samples  # of each sample
         self._seen = 0
         self._sums = [0.0] * self._count
         self._kept: list[tuple[Tree, Tree]] = []
 
     def add(self, outputs: Tree, targets: Tree) -> None:
         """Take in a batch: outputs and targets (n, ...)."""
-        size = len(next(leaves(targets)))
+        first = next(leaves(targets))
+        size = len(first)
+        if not self._seen and first.numel() == size:
+            order = torch.Generator().manual_seed(0)
+            self._parts = self._parts[torch.randperm(len(self._parts), generator=order)]
         if self._metric.over == "split":
             self._kept.append((outputs, targets))
-        for block in range(self._count) if self._metric.over == "batch" else ():
-            start, stop = (max(0, min(size, end - self._seen)) for end in self._ends(block))
-            if start < stop:
-                rows = slice(start, stop)
+        else:
+            here = self._parts[self._seen : self._seen + size]
+            for part in here.unique().tolist():
+                rows = (here == part).nonzero().flatten()
+                whole = int((self._parts == part).sum())
                 score = self._score(_rows(outputs, rows), _rows(targets, rows))
-                first, last = self._ends(block)
-                self._sums[block] += score * (stop - start) / (last - first)
+                self._sums[part] += score * len(rows) / whole
         self._seen += size
 
     def scores(self) -> list[float]:
@@ -54,22 +62,15 @@ class Blocks:
             return self._sums
         outputs, targets = concat(self._kept)
         whole, found = self._score(outputs, targets), []
-        for block in range(self._count):
-            first, last = self._ends(block)
-            kept = torch.cat([torch.arange(first), torch.arange(last, self._samples)])
+        for part in range(self._count):
+            kept = (self._parts != part).nonzero().flatten()
             rest = self._score(_rows(outputs, kept), _rows(targets, kept))
             found.append(self._count * whole - (self._count - 1) * rest)
         return found
-
-    def _ends(self, block: int) -> tuple[int, int]:
-        return (
-            block * self._samples // self._count,
-            (block + 1) * self._samples // self._count,
-        )
 
     def _score(self, outputs: Tree, targets: Tree) -> float:
         return float(self._metric.function(outputs, targets))
 
 
-def _rows(tree: Tree, rows: slice | Tensor) -> Tree:
-    return tree_map(lambda tensor: tensor[rows], tree)
+def _rows(tree: Tree, rows: Tensor) -> Tree:
+    return tree_map(lambda tensor: tensor[rows.to(tensor.device)], tree)

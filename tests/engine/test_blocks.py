@@ -1,12 +1,13 @@
 """Blocks: means on the parts of a split, whatever the batches; the jackknife of what is no mean."""
 
-import itertools
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from lrtune.engine.blocks import BLOCKS, LEAST, Blocks
-from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, R2
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, R2, Metric
 
 
 def scored(metric, outputs, targets, batch):
@@ -22,22 +23,39 @@ def classes():
     return torch.randn(403, 5), torch.randint(5, (403,))
 
 
-@pytest.mark.parametrize("batch", [1, 7, 100, 403])
-@pytest.mark.parametrize("metric", [ACCURACY, CROSS_ENTROPY])
-def test_means_on_the_parts_whatever_the_batches(classes, metric, batch):
+@pytest.mark.parametrize("metric", [ACCURACY, CROSS_ENTROPY, replace(ACCURACY, over="split")])
+def test_the_same_whatever_the_batches_and_the_whole_is_their_mean(classes, metric):
     outputs, targets = classes
-    ends = [i * 403 // BLOCKS for i in range(BLOCKS + 1)]
-    expected = [
-        float(metric.function(outputs[a:b], targets[a:b])) for a, b in itertools.pairwise(ends)
-    ]
-    assert scored(metric, outputs, targets, batch) == pytest.approx(expected, abs=1e-5)
+    whole = scored(metric, outputs, targets, 403)
+    assert len(whole) == BLOCKS and len(set(whole)) > 5
+    assert sum(whole) / BLOCKS == pytest.approx(float(metric.function(outputs, targets)), abs=0.01)
+    for batch in (1, 7, 100):
+        assert scored(metric, outputs, targets, batch) == pytest.approx(whole, abs=1e-5)
 
 
 def test_the_jackknife_of_a_mean_is_that_mean(classes):
     outputs, targets = classes[0][:400], classes[1][:400]
-    whole = CROSS_ENTROPY.__class__("same", CROSS_ENTROPY.function, "minimize", over="split")
     means = scored(CROSS_ENTROPY, outputs, targets, 100)
-    assert scored(whole, outputs, targets, 100) == pytest.approx(means, abs=1e-4)
+    jackknife = scored(replace(CROSS_ENTROPY, over="split"), outputs, targets, 100)
+    assert jackknife == pytest.approx(means, abs=1e-4)
+
+
+def test_files_that_come_class_by_class_make_no_difference():
+    """The spread of the parts is that of drawn samples, though each class scores otherwise."""
+    targets = torch.arange(10).repeat_interleave(100)
+    right = torch.rand(1000, generator=torch.Generator().manual_seed(0)) < targets / 10
+    outputs = F.one_hot(torch.where(right, targets, (targets + 1) % 10), 10).float()
+    scores = torch.tensor(scored(ACCURACY, outputs, targets, 128))
+    rate = float(scores.mean())
+    expected = (rate * (1 - rate) / 1000) ** 0.5
+    assert float(scores.std()) / BLOCKS**0.5 == pytest.approx(expected, rel=0.35)
+
+
+def test_parts_of_a_text_are_neighbours():
+    metric = Metric("level", lambda outputs, targets: outputs.mean(), "minimize", over="batch")
+    levels = torch.arange(400.0)[:, None].expand(-1, 8)
+    ends = scored(metric, levels, torch.zeros(400, 8), 64)
+    assert ends == pytest.approx([9.5 + 20 * part for part in range(BLOCKS)])
 
 
 def test_the_jackknife_tells_the_error_of_r2():
@@ -54,8 +72,7 @@ def test_the_jackknife_tells_the_error_of_r2():
 
 
 def test_too_few_samples_for_two_parts():
-    assert (
-        scored(ACCURACY, torch.zeros(2 * LEAST - 1, 2), torch.zeros(2 * LEAST - 1).long(), 4) == []
-    )
-    few = scored(ACCURACY, torch.zeros(2 * LEAST, 2), torch.zeros(2 * LEAST).long(), 4)
-    assert few == [1.0, 1.0]
+    none = 2 * LEAST - 1
+    assert scored(ACCURACY, torch.zeros(none, 2), torch.zeros(none).long(), 4) == []
+    few = 2 * LEAST
+    assert scored(ACCURACY, torch.zeros(few, 2), torch.zeros(few).long(), 4) == [1.0, 1.0]
