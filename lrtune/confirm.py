@@ -20,15 +20,8 @@ from lrtune.results.markup import plural
 from lrtune.results.verdict import Finalist, Plan, standing, verdict
 from lrtune.run import FINALS, QUALIFIERS, Run, locked
 from lrtune.search import Space
-from lrtune.search.finals import (
-    Final,
-    Job,
-    append_final,
-    final_seeds,
-    qualifying_seeds,
-    read_finals,
-    train_finals,
-)
+from lrtune.search.final import Final, append_final, read_finals
+from lrtune.search.finals import Job, final_seeds, qualifying_seeds, train_finals
 from lrtune.search.history import racing
 from lrtune.tasks import Task
 

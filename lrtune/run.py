@@ -20,7 +20,7 @@ from lrtune.errors import InputError
 from lrtune.results.verdict import read_verdict
 from lrtune.schedule import Schedule
 from lrtune.search import frame, load_study, records
-from lrtune.search.finals import read_finals
+from lrtune.search.final import read_finals
 
 FORMAT = 1
 LEAST_FREE = 64 << 20  # bytes
@@ -70,7 +70,7 @@ class Run:
         return frame(records(self.study()))
 
     def finals(self) -> pd.DataFrame:
-        """One row a final that is over, see ``lrtune.search.finals.read_finals``."""
+        """One row a final that is over, see ``lrtune.search.final.read_finals``."""
         return read_finals(self.folder / FINALS)
 
     def qualifiers(self) -> pd.DataFrame:

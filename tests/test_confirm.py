@@ -12,7 +12,7 @@ import pytest
 import lrtune as package
 from lrtune import InputError, Plan, Run
 from lrtune.confirm import confirm
-from lrtune.search import finals
+from lrtune.search import final as log
 from lrtune.tasks import Task
 
 PLAN = Plan(seeds=2, max_seeds=4)
@@ -96,9 +96,9 @@ def test_after_a_stop_only_the_rest_is_trained(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    append, left = finals.append_final, len(confirmed.qualifiers()) + 2
+    append, left = log.append_final, len(confirmed.qualifiers()) + 2
 
-    def stops(path: Path, final: finals.Final) -> None:
+    def stops(path: Path, final: log.Final) -> None:
         nonlocal left
         append(path, final)
         left -= 1

@@ -52,7 +52,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
 
     Args:
         verdict: the verdict.
-        finals: see ``lrtune.search.finals.read_finals``.
+        finals: see ``lrtune.search.final.read_finals``.
         run: what was searched (run.json).
     """
     if not verdict["families"]:

@@ -15,11 +15,12 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.results.contest import FIRST, MOST, Result, Standing, contest
+from lrtune.results.quickest import ANCHOR, quickest, target_of
 from lrtune.results.response import response
 from lrtune.schedule import Schedule
 
 FORMAT = 1
-ANCHOR, CEILING = "constant", "spline"  # families: what needs no shape, and what may have any
+CEILING = "spline"  # the family that may have any shape; ANCHOR has none
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 
 
@@ -84,7 +85,7 @@ def standing(
     """The contest as it stands; its ``wanted`` says what to train next.
 
     Args:
-        finals: see ``lrtune.search.finals.read_finals``; of one horizon.
+        finals: see ``lrtune.search.final.read_finals``; of one horizon.
         finalists: who takes part.
         objective: name and direction.
         seeds: in their order; those that a finalist has not been trained on end its scores.
@@ -149,7 +150,7 @@ def verdict(
     ]
     searched = set(trials["family"])
     kept = ("study", "task", "unit", "objective", "optimizer", "versions", "seed")
-    target = _target(plan, own, objective, run)
+    target = target_of(plan.target, own, run)
     amount = _amount(result)
     found: dict[str, Any] = plain(
         {
@@ -171,7 +172,7 @@ def verdict(
             },
             "families": rows,
             "absent": _absent(trials, searched - set(by_name)),
-            "quickest": _quickest(own, target, run),
+            "quickest": quickest(own, target),
             "amount": amount,
             "response": [
                 asdict(response(trials, name, objective, amount)) if amount else {"family": name}
@@ -229,66 +230,6 @@ def _absent(trials: pd.DataFrame, names: set[str]) -> list[dict[str, Any]]:
         lost = len(states) and states.isin(("diverged", "failed")).all()
         absent.append({"family": name, "why": "diverged" if lost else "dropped out"})
     return absent
-
-
-def _target(
-    plan: Plan,
-    own: Mapping[str, pd.DataFrame],
-    objective: Mapping[str, Any],
-    run: Mapping[str, Any],
-) -> dict[str, Any] | None:
-    if plan.target is not None:
-        name, value = plan.target
-        if name not in run["metrics"]:
-            raise InputError(f"target: metric {name!r}: one of {', '.join(run['metrics'])}")
-        return {"metric": run["metrics"][name], "value": value, "from": None}
-    anchor = own.get(ANCHOR)
-    if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
-        return None
-    ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
-    worst = max(ends) if objective["direction"] == "minimize" else min(ends)
-    return {"metric": dict(objective), "value": worst, "from": ANCHOR}
-
-
-def _quickest(
-    own: Mapping[str, pd.DataFrame], target: dict[str, Any] | None, run: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Updates to the target, on the validation curves of the finals."""
-    if target is None:
-        return None
-    name, minimize = target["metric"]["name"], target["metric"]["direction"] == "minimize"
-    reached = {
-        family: [_reached(row, name, target["value"], minimize) for _, row in rows.iterrows()]
-        for family, rows in own.items()
-    }
-    seen = min((len(updates) for updates in reached.values() if updates), default=0)
-    if not seen:
-        return None
-    # One look at all seeds that everybody has: no seed was added for this question.
-    cut = {family: updates[:seen] for family, updates in reached.items() if updates}
-    found = contest(cut, minimize=True, first=seen, most=seen)
-    rows = [
-        {
-            "family": family,
-            "place": one.place,
-            "reached": one.seeds - one.lost,
-            "seeds": one.seeds,
-            "updates": one.mean,
-            "low": one.low,
-            "high": one.high,
-            "p": one.p,
-        }
-        for family, one in found.standings.items()
-    ]
-    return {**target, "families": rows, "tied": found.tied}
-
-
-def _reached(row: "pd.Series[Any]", metric: str, value: float, minimize: bool) -> float:
-    if row["state"] != "complete":
-        return math.nan
-    curve = np.asarray(row.get(f"val_{metric}", ()), np.float64)
-    there = curve <= value if minimize else curve >= value
-    return float(row["step"][int(there.argmax())]) if there.any() else math.nan
 
 
 def _amount(result: Result) -> float | None:

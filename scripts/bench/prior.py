@@ -20,7 +20,8 @@ import optuna
 from lrtune.confirm import finalists_of
 from lrtune.engine import FusedPool
 from lrtune.schedule import Schedule
-from lrtune.search.finals import Final, Job, train_finals
+from lrtune.search.final import Final
+from lrtune.search.finals import Job, train_finals
 from lrtune.search.prior import published
 from lrtune.tasks import Task, load_task
 from lrtune.tuning import tune

@@ -13,14 +13,8 @@ from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Schedule
 from lrtune.search import finals
-from lrtune.search.finals import (
-    Final,
-    Job,
-    append_final,
-    final_seeds,
-    read_finals,
-    train_finals,
-)
+from lrtune.search.final import Final, append_final, read_finals
+from lrtune.search.finals import Job, final_seeds, train_finals
 from lrtune.tasks import load_task
 
 COSINE = Schedule("cosine", peak_lr=0.05)

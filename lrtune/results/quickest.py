@@ -1,0 +1,84 @@
+"""Fewest updates: which family reaches a target soonest, on the validation curves of the finals."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lrtune.errors import InputError
+from lrtune.results.contest import contest
+
+ANCHOR = "constant"  # the family whose end is the target where none was named
+
+Finals = Mapping[str, pd.DataFrame]  # of each family its own
+
+
+def target_of(
+    asked: tuple[str, float] | None, own: Finals, run: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """What is to be reached: the metric, its value, and whose end that is.
+
+    Args:
+        asked: a metric's name and a value; where None, what ANCHOR reaches on every seed.
+        own: the finals.
+        run: the run's settings.
+
+    Returns:
+        None where nothing was asked and ANCHOR has no finals, or lost one.
+
+    Raises:
+        InputError: a metric that the run does not have.
+    """
+    if asked is not None:
+        name, value = asked
+        if name not in run["metrics"]:
+            raise InputError(f"target: metric {name!r}: one of {', '.join(run['metrics'])}")
+        return {"metric": run["metrics"][name], "value": value, "from": None}
+    anchor, objective = own.get(ANCHOR), run["objective"]
+    if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
+        return None
+    ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
+    worst = max(ends) if objective["direction"] == "minimize" else min(ends)
+    return {"metric": dict(objective), "value": worst, "from": ANCHOR}
+
+
+def quickest(own: Finals, target: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Updates to the target, the fewest first; those that missed it on a seed are out of it."""
+    if target is None:
+        return None
+    name, minimize = target["metric"]["name"], target["metric"]["direction"] == "minimize"
+    reached = {
+        family: [_reached(row, name, target["value"], minimize) for _, row in rows.iterrows()]
+        for family, rows in own.items()
+        if len(rows)
+    }
+    if not reached:
+        return None
+    # One look at all seeds that everybody has: no seed was added for this question.
+    seen = min(map(len, reached.values()))
+    cut = {family: updates[:seen] for family, updates in reached.items()}
+    found = contest(cut, minimize=True, first=seen, most=seen)
+    rows = [
+        {
+            "family": family,
+            "place": one.place,
+            "reached": one.seeds - one.lost,
+            "seeds": one.seeds,
+            "updates": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "p": one.p,
+        }
+        for family, one in found.standings.items()
+    ]
+    return {**target, "families": rows, "tied": found.tied}
+
+
+def _reached(row: "pd.Series[Any]", metric: str, value: float, minimize: bool) -> float:
+    if row["state"] != "complete":
+        return math.nan
+    curve = np.asarray(row.get(f"val_{metric}", ()), np.float64)
+    there = curve <= value if minimize else curve >= value
+    return float(row["step"][int(there.argmax())]) if there.any() else math.nan

@@ -1,0 +1,91 @@
+"""Final: one whole training on a fresh seed, and the log of them."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lrtune.schedule import Schedule
+from lrtune.search.record import Curves
+from lrtune.search.store import without_nan
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One training that is over.
+
+    Attributes:
+        schedule: what it trained with.
+        seed: of everything random that it met.
+        horizon: updates of the whole training.
+        state: complete, diverged or failed.
+        reason: why.
+        split: what ``metrics`` were measured on: test, or val where there is no test split.
+        metrics: at the end; empty unless complete.
+        curves: on the validation split, on the way.
+        updates: done.
+        seconds: of training and validation.
+        blocks: the objective on the parts of the test split; none of a qualifier.
+    """
+
+    schedule: Schedule
+    seed: int
+    horizon: int
+    state: str
+    reason: str
+    split: str
+    metrics: dict[str, float]
+    curves: Curves
+    updates: int
+    seconds: float
+    blocks: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of the log."""
+        kept = {name: getattr(self, name) for name in self.__slots__}
+        kept |= {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
+        found: dict[str, Any] = without_nan(kept)
+        return found
+
+
+def append_final(path: Path, final: Final) -> None:
+    """Add a line to the log of finals, whole and on the disk."""
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as log:
+        log.write(("\n" if torn else "") + json.dumps(final.to_json()) + "\n")
+
+
+def read_finals(path: Path) -> pd.DataFrame:
+    """The log as a table, one row a training; a line that a kill tore is left out.
+
+    Returns:
+        Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
+        ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``,
+        ``final_M`` of each metric (NaN unless complete) and ``val_M``, its curve on validation.
+    """
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(_row(json.loads(line)))
+        except json.JSONDecodeError:
+            continue
+    return pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
+
+
+COLUMNS: Sequence[str] = ("family", "schedule", "peak_lr", "seed", "horizon", "state", "reason")
+COLUMNS = (*COLUMNS, "split", "updates", "seconds", "blocks", "step", "rate")
+
+
+def _row(kept: dict[str, Any]) -> dict[str, Any]:
+    schedule, curves = Schedule.from_dict(kept["schedule"]), kept["curves"]
+    found = {name: kept[name] for name in COLUMNS if name in kept}
+    found |= {"family": schedule.family, "peak_lr": schedule.peak_lr}
+    found |= {"schedule": schedule.to_json(), "step": curves["step"], "rate": curves["rate"]}
+    for name, curve in curves["metrics"].items():
+        found[f"final_{name}"] = kept["metrics"].get(name, math.nan)
+        found[f"val_{name}"] = [math.nan if value is None else value for value in curve]
+    return found
