@@ -16,18 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import special
-from scipy.optimize import brentq
 
-from lrtune.results.paired import Array, Sample, interval, paired_p
+from lrtune.results.looks import levels, looks
+from lrtune.results.odds import odds, seeds_needed
+from lrtune.results.paired import Sample, interval, paired_p
 
-ALPHA = 0.05
-POWER = (
-    0.8  # with which a gap as large as the one seen is to be found by the seeds said to be needed
-)
 FIRST, MOST = 5, 20  # seeds
 INDIFFERENCE = 0.1  # of the standard deviation between seeds, where no difference was named
-SHAPE = 0.25  # of the boundary: 0 is O'Brien and Fleming's, 0.5 Pocock's
 DRAWS = 20_000  # of the means, for the probability to be the best
 ENOUGH = 0.25  # of the samples' variance: where seeds add no more, more of them would hardly help
 
@@ -98,39 +93,6 @@ class Result:
     def tied(self) -> list[str]:
         """The winner alone, or those that cannot be told apart from the best."""
         return [name for name, s in self.standings.items() if s.place in ("winner", "tied")]
-
-
-def looks(first: int, most: int) -> tuple[int, ...]:
-    """Numbers of seeds at which a contest is looked at.
-
-    Example:
-        >>> looks(5, 20)
-        (5, 10, 20)
-    """
-    found = [min(first, most)]
-    while found[-1] < most:
-        found.append(min(most, 2 * found[-1]))
-    return tuple(found)
-
-
-def levels(at: tuple[int, ...], alpha: float = ALPHA) -> tuple[float, ...]:
-    """The two-sided level of each look, so that one of them errs with at most ``alpha``.
-
-    They add up to ``alpha``. Levels from the joint distribution of normal means would be a little
-    higher, but Student's t at few seeds, and levels shared out among pairs, depend less on each
-    other from look to look than that supposes.
-
-    Example:
-        >>> [round(level, 4) for level in levels((5, 10, 20))]
-        [0.0029, 0.0122, 0.035]
-    """
-    shape = (np.array(at) / at[-1]) ** (SHAPE - 0.5)
-
-    def shared(scale: float) -> Array:
-        return 2 * special.ndtr(-scale * shape)
-
-    scale = brentq(lambda scale: shared(scale).sum() - alpha, 0, 10)
-    return tuple(shared(scale).tolist())
 
 
 def contest(
@@ -245,7 +207,7 @@ def _result(
 ) -> Result:
     common = {name: sound[name].first(state.seen) for name in state.alive if state.seen}
     best = min(common, key=lambda name: common[name].mean, default=None)
-    chances = _chances(sound, draws)
+    chances = odds(sound, draws)
     standings = {}
     for name, one in table.items():
         finite = np.isfinite(one.values)
@@ -284,57 +246,10 @@ def _result(
         state.seen,
         state.delta,
         dict.fromkeys(state.alive, state.wanted) if state.why == "more" else {},
-        *_seeds_needed([common[name] for name in order if name in common], state),
+        *seeds_needed([common[name] for name in order if name in common], state.level, state.delta),
     )
 
 
 def _around(sample: Sample) -> tuple[float, float, float]:
     """The mean and the ends of its interval."""
     return (sample.mean, *interval(sample))
-
-
-def _chances(scores: Mapping[str, Sample], draws: int) -> dict[str, float]:
-    """The probability that each mean is the best of all, given the scores.
-
-    Means are drawn as multivariate t around those seen, which makes the difference of any two that
-    of the paired t-test. Each seed, and each part of the split, is weighed the same for all, so
-    that what they have in common cancels.
-    """
-    counts = sorted({len(one) for one in scores.values()})
-    if not counts or counts[0] < 2:
-        return dict.fromkeys(scores, float("nan"))
-    generator = np.random.default_rng(0)
-    weights = generator.standard_normal((draws, counts[-1]))
-    widths = {n: 1 / np.sqrt(n * generator.chisquare(n - 1, draws)) for n in counts}
-    parts = max(one.blocks.shape[1] for one in scores.values())
-    drawn = generator.standard_normal((draws, parts))
-    means = np.empty((len(scores), draws))
-    for row, one in enumerate(scores.values()):
-        means[row] = one.mean + widths[len(one)] * (
-            weights[:, : len(one)] @ (one.values - one.mean)
-        )
-        if one.blocks.shape[1] > 1:
-            columns = one.blocks.mean(0)
-            means[row] += drawn @ (columns - columns.mean()) / np.sqrt(parts * (parts - 1))
-    wins = means == means.min(0)
-    return dict(zip(scores, (wins / wins.sum(0)).mean(1).tolist(), strict=True))
-
-
-def _seeds_needed(tied: Sequence[Sample], state: _State) -> tuple[int | None, int | None]:
-    """To separate the two best of those tied, and to settle that they are."""
-    if len(tied) < 2 or len(tied[0]) < 2:
-        return None, None
-    apart = tied[1] - tied[0]
-    samples = apart.variances[1]
-    gap, sd = abs(apart.mean), float(apart.values.std(ddof=1))
-    outer = -special.ndtri(state.level / 2)
-    needed = settling = None
-    # What the samples leave in doubt stays, however many the seeds.
-    left = gap**2 - (outer + special.ndtri(POWER)) ** 2 * samples
-    if gap > 0 and left > 0:
-        normal = ((outer + special.ndtri(POWER)) * sd) ** 2 / left
-        needed = int(np.ceil(normal + outer**2 / 2))  # Guenther (1981): what t needs on top
-    left = (state.delta - gap) ** 2 - outer**2 * samples
-    if gap < state.delta and left > 0:
-        settling = int(np.ceil((outer * sd) ** 2 / left))
-    return needed, settling

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrtune.results import contest as module
-from lrtune.results.contest import ALPHA, contest, levels, looks
+from lrtune.results import looks as module
+from lrtune.results.contest import contest
+from lrtune.results.looks import ALPHA, levels, looks
 from lrtune.results.paired import Sample, interval, paired_p
 
 NAMES = ("a", "b", "c", "d", "e", "f")
