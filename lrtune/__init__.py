@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.confirm import confirm
+    from lrtune.confirmation import confirm
     from lrtune.errors import InputError
     from lrtune.results.verdict import Plan
     from lrtune.run import Run
@@ -28,7 +28,7 @@ _HOMES = {
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
     "Task": "lrtune.tasks",
-    "confirm": "lrtune.confirm",
+    "confirm": "lrtune.confirmation",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
     "register": "lrtune.schedule",

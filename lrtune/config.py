@@ -1,5 +1,6 @@
 """What a user asks of a search: from the command line, from a study file (TOML), or both."""
 
+import math
 import re
 import tomllib
 from dataclasses import replace
@@ -127,10 +128,14 @@ def parse_goal(text: str, metric: str) -> tuple[str, float]:
     (('accuracy', 0.95), ('cross_entropy', 0.2))
     """
     name, equals, value = text.rpartition("=")
+    wrong = InputError(f"goal={text!r}: a number, or a metric and one: accuracy=0.95")
     try:
-        return name if equals else metric, float(value)
+        number = float(value)
     except ValueError as error:
-        raise InputError(f"goal={text!r}: a number, or a metric and one: accuracy=0.95") from error
+        raise wrong from error
+    if not math.isfinite(number) or (equals and not name):
+        raise wrong
+    return name if equals else metric, number
 
 
 def parse_time(text: str) -> float:

@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lrtune.confirm import Tally
+from lrtune.confirmation import Tally
 from lrtune.search import Board, Record
 
 ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
@@ -93,7 +93,7 @@ class FinalsDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._round: tuple[str, int] | None = None  # which one this is
-        self._began = self._last_line = 0.0
+        self._began = self._last_line = self._done = 0.0
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "FinalsDisplay":
@@ -112,8 +112,9 @@ class FinalsDisplay:
     def __call__(self, tally: Tally) -> None:
         """Show the finals as they are now."""
         now, this = time.monotonic(), (tally.stage, tally.jobs)
-        if this != self._round:
+        if this != self._round or tally.done < self._done:
             self._round, self._began = this, now
+        self._done = tally.done
         share = tally.done / tally.jobs
         spent = now - self._began
         left = f"{clock(spent / share * (1 - share))} left" if share > 0.02 else "measuring"

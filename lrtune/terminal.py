@@ -38,8 +38,9 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     import optuna
 
     from lrtune.config import load, parse_time, plan_of, stopping
-    from lrtune.confirm import confirm, finalists_of
+    from lrtune.confirmation import confirm, finalists_of
     from lrtune.display import Display, FinalsDisplay
+    from lrtune.results.quickest import check_target
     from lrtune.search import SEARCHABLE, Space
     from lrtune.search.prior import published
     from lrtune.search.race import ROUND
@@ -65,6 +66,8 @@ def search_in_terminal(study: "StudyFile", command: str) -> None:
     plan = plan_of(
         task.objective.name, study.seeds, study.max_seeds, study.indifference, study.goal
     )
+    if plan.target is not None:
+        check_target(plan.target, [metric.name for metric in task.metrics])
     with Display(console, task.objective.name) as display:
         run = tune(
             task,

@@ -161,7 +161,8 @@ def tune(
         if OWNER not in study.user_attrs:
             study.set_user_attr(OWNER, run.settings["owner"])
         space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
-        known = prior if run.settings["range_test"] else None  # it places peaks by the bracket
+        bracket = (run.settings["range_test"] or {}).get("base_lr")
+        known = None if bracket is None else prior  # it places peaks by the bracket
         study.sampler = sampler or FamilySampler(space, seed, prior=known)
         study.pruner = pruner
         work = Search(

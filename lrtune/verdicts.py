@@ -1,5 +1,6 @@
 """What the commands do and print that have to do with verdicts."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lrtune.config import StudyFile, load, parse_goal, plan_of
-from lrtune.confirm import confirm, judged
+from lrtune.confirmation import confirm, judged
 from lrtune.display import FinalsDisplay
 from lrtune.errors import InputError
 from lrtune.options import validate
@@ -18,7 +19,7 @@ from lrtune.results.answer import sentences
 from lrtune.results.canvas import words
 from lrtune.results.horizons import agreement, outlook
 from lrtune.results.markup import number
-from lrtune.results.verdict import plan_in
+from lrtune.results.verdict import finalists_in, plan_in
 from lrtune.run import Run
 from lrtune.terminal import console_of
 
@@ -64,13 +65,15 @@ def show_verdict(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console, run = console_of(), Run(folder)
     horizon = run.settings["horizon"] if total is None else total
-    others = [v for h in run.horizons if h != horizon and (v := run.verdict(h)) is not None]
-    found = run.verdict(horizon)
+    told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
+    found = told.pop(horizon, None)
+    others = [v for v in told.values() if v["answer"]["place"] in ("winner", "tie")]
+    where = shlex.quote(str(folder))
     if found is None and not others:
-        raise InputError(f"{folder}: has no verdict yet: lrtune confirm {folder}")
+        raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
     if found is None:
         console.print(outlook(others, horizon), soft_wrap=True)
-        console.print(f"lrtune confirm {folder} --total {horizon} finds out", soft_wrap=True)
+        console.print(f"lrtune confirm {where} --total {horizon} finds out", soft_wrap=True)
         best = run.best()
         assert best is not None
         console.print(f"the winner so far, stretched to it: {best}", soft_wrap=True)
@@ -81,9 +84,12 @@ def show_verdict(
         plan = replace(plan, indifference=indifference)
     if goal is not None:
         plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
-    print_verdict(judged(run, plan, horizon), console)
-    for other in others:
-        console.print(agreement(found, other), soft_wrap=True)
+    if plan != plan_in(found):
+        found = judged(run, plan, horizon, finalists_in(found))
+    print_verdict(found, console)
+    if found["answer"]["place"] in ("winner", "tie"):
+        for other in others:
+            console.print(agreement(found, other), soft_wrap=True)
 
 
 def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import lrtune as package
 from lrtune import InputError, Plan, Run
-from lrtune.confirm import confirm
+from lrtune.confirmation import confirm
 from lrtune.search import final as log
 from lrtune.tasks import Task
 
@@ -105,7 +105,7 @@ def test_after_a_stop_only_the_rest_is_trained(
         if left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrtune.confirm.append_final", stops)
+    monkeypatch.setattr("lrtune.confirmation.append_final", stops)
     with pytest.raises(KeyboardInterrupt):
         confirm(folder, task, plan=PLAN)
     assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
@@ -174,7 +174,7 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
     assert code == 0 and "18 updates" in out
     code, out, _ = lrtune("verdict", folder, "--total", 72)
     assert code == 0 and "longer than any tried (18 and 36)" in out
-    code, _, err = lrtune("verdict", folder, "--goal", "f1=0.7")
+    code, _, err = lrtune("confirm", folder, "--goal", "f1=0.7")
     assert code == 2 and "metric 'f1': one of cross_entropy, accuracy" in err
 
 
@@ -185,6 +185,9 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
         (("confirm", "RUN"), "was made from Python, with a task of its own"),
         (("confirm", "nowhere"), "not a run: it has no run.json"),
         (("search", "digits", "--goal", "high"), "goal='high': a number, or a metric and one"),
+        (("search", "digits", "--goal", "nan"), "goal='nan': a number, or a metric and one"),
+        (("search", "digits", "--goal", "=1"), "goal='=1': a number, or a metric and one"),
+        (("search", "digits", "--goal", "f1=1"), "metric 'f1': one of cross_entropy, accuracy"),
         (("search", "digits", "--seeds", "9", "--max-seeds", "4"), "at least as many as seeds, 9"),
     ],
 )

@@ -100,3 +100,11 @@ def test_light_imports(code: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_no_public_name_is_a_module_of_the_same_name():
+    """Else importing the module anywhere would put it in the place of what it is named after."""
+    import lrtune
+
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert not modules & set(lrtune.__all__)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lrtune.engine.tally import attempt
 from lrtune.tasks.metrics import Metric
 from lrtune.tasks.tree import Tree, concat, leaves, tree_map
 
@@ -14,8 +15,8 @@ class Blocks:
     """One trial's metric, batch by batch in the order of the samples.
 
     Which sample belongs to which part is drawn, the same in every run: files often come class by
-    class. But where a sample has many targets, as a piece of text has, those of a part are
-    neighbours, for neighbours are alike.
+    class. But where a sample has many classes to predict, as a piece of text has, those of a
+    part are neighbours, for neighbours are alike.
 
     A metric of single samples has a mean on each part. Of one that needs all of them, R² say, the
     jackknife gives what each part adds: as many times the whole as there are parts, less the rest
@@ -38,28 +39,37 @@ class Blocks:
 
     def add(self, outputs: Tree, targets: Tree) -> None:
         """Take in a batch: outputs and targets (n, ...)."""
+        if self._count < 2:
+            return
         first = next(leaves(targets))
         size = len(first)
-        if not self._seen and first.numel() == size:
+        if not self._seen and (first.numel() == size or first.is_floating_point()):
             order = torch.Generator().manual_seed(0)
             self._parts = self._parts[torch.randperm(len(self._parts), generator=order)]
         if self._metric.over == "split":
             self._kept.append((outputs, targets))
-        else:
-            here = self._parts[self._seen : self._seen + size]
-            for part in here.unique().tolist():
-                rows = (here == part).nonzero().flatten()
-                whole = int((self._parts == part).sum())
-                score = self._score(_rows(outputs, rows), _rows(targets, rows))
-                self._sums[part] += score * len(rows) / whole
+        elif isinstance(attempt(lambda: self._sum_up(outputs, targets, size)), Exception):
+            self._count = 0
         self._seen += size
 
+    def _sum_up(self, outputs: Tree, targets: Tree, size: int) -> None:
+        here = self._parts[self._seen : self._seen + size]
+        for part in here.unique().tolist():
+            rows = (here == part).nonzero().flatten()
+            whole = int((self._parts == part).sum())
+            score = self._score(_rows(outputs, rows), _rows(targets, rows))
+            self._sums[part] += score * len(rows) / whole
+
     def scores(self) -> list[float]:
-        """One a part; none where there are too few samples for two of them."""
+        """One a part; none where there are too few samples, or the metric cannot be of a part."""
         if self._count < 2:
             return []
         if self._metric.over == "batch":
             return self._sums
+        found = attempt(self._jackknife)
+        return [] if isinstance(found, Exception) else found
+
+    def _jackknife(self) -> list[float]:
         outputs, targets = concat(self._kept)
         whole, found = self._score(outputs, targets), []
         for part in range(self._count):

@@ -118,7 +118,7 @@ def quickest(verdict: Verdict) -> str:
     if found is None:
         return (
             "Fewest updates to a target: constant was not trained to the end on every seed to set "
-            "one; name it: --target."
+            "one; name it: --goal."
         )
     name, value = words(found["metric"]["name"]), aligned(found["value"])
     unit = found["metric"].get("unit")

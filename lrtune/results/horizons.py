@@ -34,7 +34,8 @@ def outlook(verdicts: Sequence[Mapping[str, Any]], total: int) -> str:
         where = "longer" if below else "shorter"
         return (
             f"{said}, {where} than any tried ({listed([count(h) for h in horizons])}). "
-            f"{agreement(*[v for _, v in known[:2]])} Further out nothing is known."
+            f"{agreement(*[v for _, v in (known[-2:] if below else known[:2])])} "
+            "Further out nothing is known."
         )
     (first, one), (second, other) = below[-1], above[0]
     return f"{said}, which lies between {count(first)} and {count(second)}. {agreement(one, other)}"

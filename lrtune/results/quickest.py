@@ -32,16 +32,20 @@ def target_of(
         InputError: a metric that the run does not have.
     """
     if asked is not None:
-        name, value = asked
-        if name not in run["metrics"]:
-            raise InputError(f"target: metric {name!r}: one of {', '.join(run['metrics'])}")
-        return {"metric": run["metrics"][name], "value": value, "from": None}
+        check_target(asked, list(run["metrics"]))
+        return {"metric": run["metrics"][asked[0]], "value": asked[1], "from": None}
     anchor, objective = own.get(ANCHOR), run["objective"]
     if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
         return None
     ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
     worst = max(ends) if objective["direction"] == "minimize" else min(ends)
     return {"metric": dict(objective), "value": worst, "from": ANCHOR}
+
+
+def check_target(asked: tuple[str, float], metrics: list[str]) -> None:
+    """Refuse a metric that is not measured."""
+    if asked[0] not in metrics:
+        raise InputError(f"goal: metric {asked[0]!r}: one of {', '.join(metrics)}")
 
 
 def quickest(own: Finals, target: dict[str, Any] | None) -> dict[str, Any] | None:

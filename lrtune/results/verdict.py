@@ -52,6 +52,8 @@ class Plan:
             raise InputError(f"max_seeds={self.max_seeds}: at least as many as seeds, {self.seeds}")
         if self.indifference is not None and not 0 <= self.indifference < math.inf:
             raise InputError(f"indifference={self.indifference!r}: 0 or more, in the metric's unit")
+        if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
+            raise InputError(f"target={self.target!r}: a metric's name and a number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def verdict(
             "horizon": horizon,
             "searched_horizon": run["horizon"],
             "trials": len(trials),
-            "split": finals["split"].iloc[-1] if len(finals) else None,
+            "split": "test" if run["task"]["test"] else "val",
             "plan": asdict(plan),
             "answer": {
                 "place": _place(result),
@@ -267,6 +269,21 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
+    """Who took part."""
+    return [
+        Finalist(
+            row["family"],
+            Schedule.from_dict(row["schedule"]),
+            row["trial"],
+            row["searched"],
+            row["role"],
+            row["params"],
+        )
+        for row in verdict["families"]
+    ]
 
 
 def plan_in(verdict: Mapping[str, Any]) -> Plan:

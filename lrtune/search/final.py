@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -54,9 +55,14 @@ class Final:
 
 def append_final(path: Path, final: Final) -> None:
     """Add a line to the log of finals, whole and on the disk."""
-    torn = path.exists() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as log:
-        log.write(("\n" if torn else "") + json.dumps(final.to_json()) + "\n")
+    line = json.dumps(final.to_json()).encode() + b"\n"
+    with path.open("ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            line = line if log.read() == b"\n" else b"\n" + line  # the last one was torn
+        log.write(line)
+        log.flush()
+        os.fsync(log.fileno())
 
 
 def read_finals(path: Path) -> pd.DataFrame:

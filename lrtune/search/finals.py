@@ -94,7 +94,8 @@ def train_finals(
         tell: called with a line where a checkpoint is of no use.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; what is under way is kept.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; what is under way is kept as it was at the last
+            checkpoint.
     """
     queue, running = list(jobs), dict[int, _Trial]()
     kept = _Kept(checkpoint, tell)

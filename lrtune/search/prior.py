@@ -67,6 +67,8 @@ def settings_in(verdict: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
         verdict: as ``verdict.json`` has it.
         task: a name for it.
     """
+    if verdict["peaks"]["base_lr"] is None:
+        return []  # there is no bracket by which a peak could be placed elsewhere
     low, high = map(math.log, verdict["peaks"]["searched"])
     found = []
     for row in verdict["families"]:

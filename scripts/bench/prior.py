@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from lrtune.confirm import finalists_of
+from lrtune.confirmation import finalists_of
 from lrtune.engine import FusedPool
 from lrtune.schedule import Schedule
 from lrtune.search.final import Final

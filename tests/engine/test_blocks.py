@@ -54,7 +54,7 @@ def test_files_that_come_class_by_class_make_no_difference():
 def test_parts_of_a_text_are_neighbours():
     metric = Metric("level", lambda outputs, targets: outputs.mean(), "minimize", over="batch")
     levels = torch.arange(400.0)[:, None].expand(-1, 8)
-    ends = scored(metric, levels, torch.zeros(400, 8), 64)
+    ends = scored(metric, levels, torch.zeros(400, 8).long(), 64)
     assert ends == pytest.approx([9.5 + 20 * part for part in range(BLOCKS)])
 
 
@@ -69,6 +69,18 @@ def test_the_jackknife_tells_the_error_of_r2():
         errors.append(float(scores.std() / BLOCKS**0.5))
         found.append(float(R2.function(outputs, targets)))
     assert sum(errors) / 200 == pytest.approx(float(torch.tensor(found).std()), rel=0.33)
+
+
+def test_a_metric_that_cannot_be_of_a_part_loses_the_parts_alone():
+    def whole_alone(outputs, targets):
+        if len(targets) < 300:
+            raise ValueError("only one class present")
+        return outputs.mean()
+
+    for over in ("batch", "split"):
+        metric = Metric("picky", whole_alone, "minimize", over=over)
+        assert scored(metric, torch.rand(310, 2), torch.zeros(310), 310) == []
+    assert scored(ACCURACY, torch.zeros(3, 2), torch.zeros(3).long(), 3) == []
 
 
 def test_too_few_samples_for_two_parts():

@@ -265,5 +265,7 @@ def test_other_horizons() -> None:
     assert "is expected to hold" in outlook([alike, short_one], 300)
     assert "is not expected to hold" in outlook([short_one, other], 300)
     assert "Further out nothing is known" in outlook([short_one, alike], 900)
+    middle = judge(levels, horizon=200)
+    assert "is not expected to hold" in outlook([short_one, middle, other], 900)
     assert "shorter than any tried" in outlook([short_one, alike], 10)
     assert "no finals yet" in outlook([], 10)

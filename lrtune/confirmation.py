@@ -17,6 +17,7 @@ from lrtune.identity import check_same, settings_for
 from lrtune.pools import devices_of, own_threads, spread
 from lrtune.results.finalists import QUALIFYING_SEEDS, candidates, mean_of, qualified
 from lrtune.results.markup import plural
+from lrtune.results.quickest import check_target
 from lrtune.results.verdict import Finalist, Plan, standing, verdict
 from lrtune.run import FINALS, QUALIFIERS, Run, locked
 from lrtune.search import Space
@@ -77,8 +78,10 @@ def confirm(
     run = run if isinstance(run, Run) else Run(run)
     plan = plan or Plan()
     _check(run, task, device)
+    if plan.target is not None:
+        check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
-    with locked(run.folder), own_threads():
+    with locked(run.folder.resolve()), own_threads():
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         with _Work(run, task, devices_of(device), watch, tell) as work:
@@ -98,7 +101,8 @@ def finalists_of(run: Run) -> list[Finalist]:
 
 def _candidates(run: Run) -> list[Finalist]:
     settings = run.settings
-    space = Space(tuple(settings["families"]), tuple(settings["peak_lr"]))
+    ranges = (tuple(settings[name]) for name in ("families", "peak_lr", "warmup"))
+    space = Space(*ranges)
     return candidates(run.trials(), racing(run.study(), space), settings["objective"])
 
 
@@ -106,12 +110,15 @@ def _qualifying(run: Run) -> list[int]:
     return qualifying_seeds(run.settings["seed"], QUALIFYING_SEEDS)
 
 
-def judged(run: Run, plan: Plan, horizon: int) -> dict[str, Any]:
-    """The verdict on the finals that there are."""
+def judged(
+    run: Run, plan: Plan, horizon: int, finalists: list[Finalist] | None = None
+) -> dict[str, Any]:
+    """The verdict on the finals that there are; on those of today's finalists where None."""
     finals = run.finals()
     seeds = final_seeds(run.settings["seed"], plan.max_seeds)
     of_horizon = finals[finals["horizon"] == horizon]
-    found = verdict(run.trials(), of_horizon, finalists_of(run), run.settings, seeds, plan)
+    who = finalists_of(run) if finalists is None else finalists
+    found = verdict(run.trials(), of_horizon, who, run.settings, seeds, plan)
     return found | {"bias": _bias(run)}
 
 
@@ -209,6 +216,7 @@ class _Work:
             choice = self._run.choice
             if choice.threads is not None:
                 torch.set_num_threads(choice.threads)
+            choice = replace(choice, slots=max(choice.slots, len(self._devices)))
             self._pool = spread(self._task, choice, self._devices, self._tell)
         done, path = 0, self._run.folder / log
 
@@ -222,7 +230,7 @@ class _Work:
             jobs,
             ended,
             examined=log == FINALS,
-            checkpoint=path.with_suffix(".safetensors"),
+            checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
             watch=lambda under_way: self._watch(Tally(path.stem, done + under_way, len(jobs))),
             tell=self._tell,
         )
