@@ -69,7 +69,8 @@ def publish(name: str, study: str, run: Path, task: str | None) -> None:
 
 
 def readme_table() -> str:
-    found = table(find_verdicts([RESULTS / f"{name}.json" for name in STUDIES]))
+    there = [path for name in STUDIES if (path := RESULTS / f"{name}.json").exists()]
+    found = table(find_verdicts(there))
     return markdown(found, wins(found))
 
 
