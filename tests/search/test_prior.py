@@ -71,12 +71,14 @@ def test_a_verdict_adds_its_finalists_but_those_lost() -> None:
     row = {"family": "cosine", "place": "tied", "schedule": schedule.to_dict()}
     row["params"] = {"peak_lr": 0.01, "warmup": 0.1, "T_max": 1.0, "eta_min": 0.01}
     lost = {**row, "family": "step", "place": "lost"}
-    verdict = {"peaks": {"searched": [1e-3, 0.1]}, "families": [row, lost]}
+    verdict = {"peaks": {"searched": [1e-3, 0.1], "base_lr": 0.004}, "families": [row, lost]}
     (setting,) = settings_in(verdict, "here")
     assert setting == {
         **{"task": "here", "family": "cosine", "place": pytest.approx(0.5)},
         **{"warmup": 0.1, "T_max": 1.0, "eta_min": 0.01},
     }
+    verdict["peaks"]["base_lr"] = None  # nothing says where a peak lies
+    assert settings_in(verdict, "here") == []
 
 
 def test_what_is_shipped_is_what_was_published() -> None:
