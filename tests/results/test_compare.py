@@ -78,7 +78,12 @@ def judged(shifts, direction="minimize", lost=()):
             final |= {"state": "diverged" if bad else "complete", "reason": "", "split": "test"}
             final |= {"horizon": 100, "step": [100], "val_loss": [score]}
             finals.append(final | {"final_loss": float("nan") if bad else score})
-    run = {"study": "s", "task": {"name": "t", "model": "m"}, "unit": "updates", "seed": 3}
+    run = {
+        "study": "s",
+        "task": {"name": "t", "model": "m", "test": 10},
+        "unit": "updates",
+        "seed": 3,
+    }
     run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
     run |= {"horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
