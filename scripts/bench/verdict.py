@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdict.json")
+    parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdicts.json")
     args = parser.parse_args()
     rows = {}
     for number, (name, scenario) in enumerate(SCENARIOS.items()):
