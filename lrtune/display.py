@@ -2,6 +2,7 @@
 
 import time
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,17 +18,15 @@ ENDS |= {"diverged": "diverged", "failed": "failed"}
 QUIET_SECONDS = 10.0  # between two lines where the output is not a terminal
 
 
-class Display:
-    """Shows a Board: in place on a terminal, as a line now and then elsewhere."""
+class _Shown:
+    """In place on a terminal, as a line now and then elsewhere."""
 
-    def __init__(self, console: Console, objective: str) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._objective = objective
-        self._start: tuple[float, float] | None = None  # (time, share spent before)
         self._last_line = 0.0
         self._live = Live(console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -39,6 +38,15 @@ class Display:
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+
+class Display(_Shown):
+    """Shows a Board."""
+
+    def __init__(self, console: Console, objective: str) -> None:
+        super().__init__(console)
+        self._objective = objective
+        self._start: tuple[float, float] | None = None  # (time, share spent before)
 
     def __call__(self, board: Board) -> None:
         """Show the board as it is now."""
@@ -87,27 +95,13 @@ class Display:
         return f"{clock(left)} left"
 
 
-class FinalsDisplay:
-    """Shows how far the finals are: in place on a terminal, as a line now and then elsewhere."""
+class FinalsDisplay(_Shown):
+    """Shows how far qualifiers and finals are."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
+        super().__init__(console)
         self._round: tuple[str, int] | None = None  # which one this is
-        self._began = self._last_line = self._done = 0.0
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> "FinalsDisplay":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
+        self._began = self._done = 0.0
 
     def __call__(self, tally: Tally) -> None:
         """Show the finals as they are now."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves
 from lrtune.search.store import without_nan
@@ -68,6 +69,9 @@ def append_final(path: Path, final: Final) -> None:
 def read_finals(path: Path) -> pd.DataFrame:
     """The log as a table, one row a training; a line that a kill tore is left out.
 
+    Raises:
+        InputError: a line is whole, but not one of ours.
+
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
         ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``,
@@ -79,6 +83,10 @@ def read_finals(path: Path) -> pd.DataFrame:
             rows.append(_row(json.loads(line)))
         except json.JSONDecodeError:
             continue
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(
+                f"{path}: damaged: remove it, and its trainings are repeated"
+            ) from error
     return pd.DataFrame(rows, columns=None if rows else list(COLUMNS))
 
 

@@ -55,7 +55,7 @@ class Prior:
 
 @cache
 def published() -> Prior:
-    """The prior that comes with lrtune; see ``scripts/publish``."""
+    """The prior that comes with lrtune; see ``scripts/publish.py``."""
     text = resources.files("lrtune.search").joinpath("prior.json").read_text(encoding="utf-8")
     return Prior(tuple(json.loads(text)))
 

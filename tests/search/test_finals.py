@@ -11,6 +11,7 @@ from overhead import IdlePool, idle_task
 
 from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.pool import Snapshot
+from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 from lrtune.search import finals
 from lrtune.search.final import Final, append_final, read_finals
@@ -143,6 +144,16 @@ def test_the_log_survives_a_torn_line(tmp_path: Path) -> None:
     assert list(table["family"]) == [f.schedule.family for f in found]
     assert table["final_cross_entropy"].isna().tolist() == [f.state == "diverged" for f in found]
     assert all(len(row.val_cross_entropy) == len(row.step) for row in table.itertuples())
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"schedule": {"family": "cosine"}}'])
+def test_a_log_that_is_not_ours_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "finals.jsonl"
+    append_final(path, trained(SeededPool(1), jobs(COSINE, seeds=1))[0])
+    with path.open("a") as log:
+        log.write(line + "\n")
+    with pytest.raises(InputError, match=r"finals.jsonl: damaged: remove it"):
+        read_finals(path)
 
 
 def test_seeds_are_fresh_and_the_first_stay_the_first() -> None:
