@@ -3,14 +3,15 @@
 The public names load on first use, so that ``import lrtune`` brings neither torch nor Optuna.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrtune.confirmation import confirm
     from lrtune.errors import InputError
-    from lrtune.results.verdict import Plan
-    from lrtune.run import Run
+    from lrtune.results.plan import Plan
+    from lrtune.run import open
     from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import FamilySampler, SchedulePruner, Space, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
@@ -21,8 +22,7 @@ _HOMES = {
     "FamilySampler": "lrtune.search",
     "InputError": "lrtune.errors",
     "Metric": "lrtune.tasks",
-    "Plan": "lrtune.results.verdict",
-    "Run": "lrtune.run",
+    "Plan": "lrtune.results.plan",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
     "Space": "lrtune.search",
@@ -31,6 +31,7 @@ _HOMES = {
     "confirm": "lrtune.confirmation",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
+    "open": "lrtune.run",
     "register": "lrtune.schedule",
     "report": "lrtune.search",
     "suggest": "lrtune.search",
@@ -43,7 +44,6 @@ __all__ = [
     "InputError",
     "Metric",
     "Plan",
-    "Run",
     "Schedule",
     "SchedulePruner",
     "Space",
@@ -52,6 +52,7 @@ __all__ = [
     "confirm",
     "load",
     "load_task",
+    "open",
     "register",
     "report",
     "suggest",
@@ -62,4 +63,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lrtune' has no attribute {name!r}")
+    # Optuna brings tqdm, which asks every notebook for ipywidgets; nothing here needs them.
+    warnings.filterwarnings("ignore", "IProgress not found")
     return getattr(import_module(_HOMES[name]), name)

@@ -13,6 +13,7 @@ from lrtune.config import StudyFile, read_study
 from lrtune.errors import InputError
 from lrtune.flags import with_options
 from lrtune.options import TaskOptions, validate
+from lrtune.screen.console import harmless
 
 WHAT = "a data set's name, a folder of images, a table, a text, file.py:function"
 app = typer.Typer(
@@ -29,13 +30,23 @@ Seeds = Annotated[int | None, typer.Option(help="fresh seeds of each finalist at
 MaxSeeds = Annotated[int | None, typer.Option(help="of those that cannot be told apart [20]")]
 Indifference = Annotated[float | None, typer.Option(help="a difference that does not matter")]
 Goal = Annotated[str | None, typer.Option(help="to be reached soonest: 0.95, accuracy=0.95")]
-
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="also write the finalists for TensorBoard")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print the result alone")]
+Json = Annotated[
+    bool, typer.Option("--json", help="one JSON object a line on stdout, see the README")
+]
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
+FOUND = 3  # doctor: something is wrong with what was looked at
 
 
 def main() -> None:
-    """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours."""
+    """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours.
+
+    doctor ends with 3 where it finds something wrong.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ▁▂▃ shows ???, not an error
@@ -52,7 +63,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print("lrtune:", " ".join(message.split()), file=sys.stderr)
+    print("lrtune:", harmless(" ".join(message.split())), file=sys.stderr)
     return code
 
 
@@ -60,15 +71,23 @@ def _fail(message: str, code: int) -> int:
 @with_options(StudyFile)
 def search(
     what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
+    quiet: Quiet = False,
+    json: Json = False,
     **given: Any,
 ) -> None:
     """Search learning-rate schedules; the same command goes on where it stopped."""
-    from lrtune.terminal import search_in_terminal
+    from lrtune.screen.search import listening
+    from lrtune.screen.search import search as begin
 
     from_file = what.endswith(".toml")
     keys = read_study(Path(what)) if from_file else {"task": what}
     study = validate(StudyFile, keys | given, what if from_file else "the command line")
-    search_in_terminal(study, shlex.join(["lrtune", *sys.argv[1:]]))
+    with listening(quiet, json) as listener:
+        begin(study, _command(), listener)
+
+
+def _command() -> str:
+    return shlex.join(["lrtune", *sys.argv[1:]])
 
 
 @app.command()
@@ -78,7 +97,7 @@ def families(
     """Show the schedule families, their knobs and ranges, their sources."""
     from lrtune.errors import nearest
     from lrtune.schedule import FAMILIES
-    from lrtune.terminal import print_families, print_family
+    from lrtune.screen.families import print_families, print_family
 
     if name is None:
         print_families()
@@ -97,24 +116,18 @@ def preview(
     total: Annotated[int, typer.Option(help="updates")] = 1000,
     out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
 ) -> None:
-    """Draw schedules: in the terminal, or to a file."""
+    """Draw schedules side by side: in the terminal, or to a file."""
     from lrtune.schedule import load, parse
-    from lrtune.terminal import draw
+    from lrtune.screen.preview import print_schedules
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
         from lrtune.results import rates, save
 
         save.check(out)
-        print(f"wrote {save.save(rates.preview(drawn, total), out)}")
+        print(harmless(f"wrote {save.save(rates.preview(drawn, total), out)}"))
         return
-    for schedule in drawn:
-        closed = schedule.closed_loop
-        table = schedule.controller(total).rates if closed else schedule.rates(total)
-        print(schedule)
-        print(draw(table.tolist(), "rate", 0, total))
-        if closed:
-            print("closed loop: drawn as if the validation metric never let it change the rate")
+    print_schedules(drawn, total)
 
 
 @app.command()
@@ -132,9 +145,9 @@ def range_test(
     """Find the rates that train at all: a sweep from low to high, several seeds."""
     from lrtune.engine import range_test as sweep
     from lrtune.pools import device_of
-    from lrtune.run import range_test_json
+    from lrtune.screen.preview import print_range_test
+    from lrtune.settings import range_test_json
     from lrtune.tasks import load_task
-    from lrtune.terminal import print_range_test
 
     if out is not None:
         from lrtune.results import save
@@ -152,7 +165,7 @@ def range_test(
     if out is not None:
         from lrtune.results import rates
 
-        print(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}")
+        print(harmless(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}"))
 
 
 @app.command()
@@ -164,11 +177,29 @@ def confirm(
     goal: Goal = None,
     total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1")] = None,
+    tensorboard: Tensorboard = False,
+    quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Train the best of each family again on fresh seeds, and say which wins."""
-    from lrtune.verdicts import confirm_in_terminal
+    from lrtune.screen.search import finals, listening
 
-    confirm_in_terminal(run, (seeds, max_seeds, indifference, goal), total, device)
+    asked = (seeds, max_seeds, indifference, goal)
+    with listening(quiet, json) as listener:
+        finals(run, asked, total, device, tensorboard, _command(), listener)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    json: Annotated[
+        bool, typer.Option("--json", help="what best.json and verdict.json hold, as JSON")
+    ] = False,
+) -> None:
+    """Print the result of a run again, as `lrtune search` did."""
+    from lrtune.screen.result import show
+
+    show(run, json)
 
 
 @app.command()
@@ -179,7 +210,7 @@ def verdict(
     goal: Goal = None,
 ) -> None:
     """Print the verdict; for another horizon, what is known of it."""
-    from lrtune.verdicts import show_verdict
+    from lrtune.screen.verdict import show_verdict
 
     show_verdict(run, total, indifference, goal)
 
@@ -198,31 +229,39 @@ def compare(
     from lrtune.results import compare
 
     found = compare.write(runs, out)
-    print(compare.markdown(found.table, found.wins))
-    print("\n".join(found.sentences))
-    print(f"wrote {found.page} and {found.page.with_suffix('.parquet').name}")
+    for line in (*compare.markdown(found.table, found.wins).split("\n"), *found.sentences):
+        print(harmless(line))
+    print(harmless(f"wrote {found.page} and {found.page.with_suffix('.parquet').name}"))
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     """Write trials.parquet, best.json and report.html again, from what is stored."""
     from lrtune.run import Run
 
     opened = Run(run)
+    events = opened.write_tensorboard() if tensorboard else None
     opened.write()
-    print(f"wrote {opened.folder / 'report.html'}")
+    print(harmless(f"wrote {opened.folder / 'report.html'}"))
+    if events is not None:
+        print(harmless(f"wrote {events}: tensorboard --logdir {shlex.quote(str(events))}"))
+    elif tensorboard:
+        print("nothing for TensorBoard: no trial came to a value")
 
 
 @app.command()
 def dashboard(
     run: RunFolder,
-    port: Annotated[int, typer.Option(help="on this machine alone; 0: any that is free")] = 8080,
+    port: Annotated[
+        int | None, typer.Option(help="on this machine alone; 0: any that is free [8080 or any]")
+    ] = None,
+    look: Annotated[bool, typer.Option("--open/--no-open", help="the browser")] = True,
 ) -> None:
     """Open the run in optuna-dashboard; Ctrl-C ends it."""
+    from lrtune.dashboard import serve
     from lrtune.run import Run
-    from lrtune.terminal import serve_dashboard
 
-    serve_dashboard(Run(run), port)
+    serve(Run(run), port, look)
 
 
 @app.command()
@@ -233,8 +272,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
     """Print a schedule as source code that needs nothing but the framework."""
+    from lrtune.best import horizon_of
     from lrtune.export import export as source_of
-    from lrtune.run import horizon_of
     from lrtune.schedule import load
 
     if out is not None and out.exists() and out.samefile(best):
@@ -247,7 +286,28 @@ def export(
         out.write_text(source, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from error
-    print(f"wrote {out}")
+    print(harmless(f"wrote {out}"))
+
+
+@app.command()
+def doctor(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            help="trainer_state.json, CSV, JSON lines, TensorBoard events, a checkpoint, a script, "
+            "a config; a folder",
+            metavar="SCRIPT|CONFIG|CHECKPOINT|LOG",
+        ),
+    ],
+    total: Annotated[int | None, typer.Option(help="updates of the run, if not in there")] = None,
+    warmup: Annotated[int | None, typer.Option(help="updates that the warmup was to take")] = None,
+    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+) -> None:
+    """Say what is wrong with the learning rates of a training run; exit code 3 if something is."""
+    from lrtune.screen.doctor import diagnose
+
+    if diagnose(what, total, warmup, out):
+        raise typer.Exit(FOUND)
 
 
 if __name__ == "__main__":

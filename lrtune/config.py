@@ -13,7 +13,7 @@ from lrtune.errors import InputError
 from lrtune.options import TaskOptions
 
 if TYPE_CHECKING:
-    from lrtune.results.verdict import Plan
+    from lrtune.results.plan import Plan
     from lrtune.tasks import Task
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -61,6 +61,7 @@ class StudyFile(TaskOptions):
     slots: int | None = Field(None, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
+    tensorboard: bool = Field(False, description="also write the finalists for TensorBoard")
     device: str | None = Field(
         None, description="cpu, cuda, or several: cuda:0,cuda:1 [CUDA where there is one]"
     )
@@ -113,7 +114,7 @@ def plan_of(
 ) -> "Plan":
     """How a verdict is to be reached; ``metric`` is the one of a goal that names none."""
     from lrtune.results.contest import FIRST, MOST
-    from lrtune.results.verdict import Plan
+    from lrtune.results.plan import Plan
 
     first = FIRST if seeds is None else seeds
     most = max(MOST, first) if max_seeds is None else max_seeds

@@ -1,11 +1,9 @@
 """confirm: from a search to a verdict, by qualifiers and finals on fresh seeds."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,32 +12,19 @@ from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
+from lrtune.judgement import candidates_of, finalists_of, judged, qualifying_of
+from lrtune.locking import locked
+from lrtune.notebook import Verdict
 from lrtune.pools import devices_of, own_threads, spread
-from lrtune.results.finalists import QUALIFYING_SEEDS, candidates, mean_of, qualified
 from lrtune.results.markup import plural
+from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
-from lrtune.results.verdict import Finalist, Plan, standing, verdict
-from lrtune.run import FINALS, QUALIFIERS, Run, locked
-from lrtune.search import Space
-from lrtune.search.final import Final, append_final, read_finals
-from lrtune.search.finals import Job, final_seeds, qualifying_seeds, train_finals
-from lrtune.search.history import racing
+from lrtune.results.verdict import standing
+from lrtune.run import FINALS, QUALIFIERS, Run
+from lrtune.search.final import read_finals
+from lrtune.search.finals import Job, final_seeds, train_finals
+from lrtune.tally import Round, Tally
 from lrtune.tasks import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """How they stand, for whoever watches.
-
-    Attributes:
-        stage: qualifiers or finals.
-        done: trainings of this round that are over, those under way in part.
-        jobs: trainings in this round.
-    """
-
-    stage: str
-    done: float
-    jobs: int
 
 
 def confirm(
@@ -51,7 +36,7 @@ def confirm(
     device: str | None = None,
     watch: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> Verdict:
     """Train the best configurations of each family again, on fresh seeds, and judge on test.
 
     First the few best of each family against each other, on validation: qualifiers. Then the
@@ -93,55 +78,6 @@ def confirm(
     return found
 
 
-def finalists_of(run: Run) -> list[Finalist]:
-    """Who takes part, as search and qualifiers stand."""
-    objective = run.settings["objective"]
-    return qualified(_candidates(run), run.qualifiers(), objective, _qualifying(run))
-
-
-def _candidates(run: Run) -> list[Finalist]:
-    settings = run.settings
-    ranges = (tuple(settings[name]) for name in ("families", "peak_lr", "warmup"))
-    space = Space(*ranges)
-    return candidates(run.trials(), racing(run.study(), space), settings["objective"])
-
-
-def _qualifying(run: Run) -> list[int]:
-    return qualifying_seeds(run.settings["seed"], QUALIFYING_SEEDS)
-
-
-def judged(
-    run: Run, plan: Plan, horizon: int, finalists: list[Finalist] | None = None
-) -> dict[str, Any]:
-    """The verdict on the finals that there are; on those of today's finalists where None."""
-    finals = run.finals()
-    seeds = final_seeds(run.settings["seed"], plan.max_seeds)
-    of_horizon = finals[finals["horizon"] == horizon]
-    who = finalists_of(run) if finalists is None else finalists
-    found = verdict(run.trials(), of_horizon, who, run.settings, seeds, plan)
-    return found | {"bias": _bias(run)}
-
-
-def _bias(run: Run) -> dict[str, Any] | None:
-    """The search's best trial, and what it came to in the qualifiers."""
-    objective, seeds = run.settings["objective"], _qualifying(run)
-    known = [one for one in _candidates(run) if one.value is not None]
-    if not known:
-        return None
-    sign = 1 if objective["direction"] == "minimize" else -1
-    first = min(known, key=lambda one: sign * (one.value or 0.0))
-    again = mean_of(first, run.qualifiers(), objective, seeds)
-    if again is None or not math.isfinite(again):
-        return None
-    return {
-        "family": first.family,
-        "trial": first.trial,
-        "searched": first.value,
-        "again": again,
-        "seeds": len(seeds),
-    }
-
-
 class _Work:
     """Trainings of one run at one horizon, in a pool that is made when it is needed."""
 
@@ -169,14 +105,14 @@ class _Work:
 
     def qualify(self) -> None:
         """Let each family's first few meet, where there are several; and the best of all."""
-        found, seeds = _candidates(self._run), _qualifying(self._run)
+        found, seeds = candidates_of(self._run), qualifying_of(self._run)
         counts = Counter(one.family for one in found)
         several = [f for f, count in counts.items() if count > 1 or f == found[0].family]
         meeting = [one for one in found if one.family in several]
         jobs = self._missing(meeting, seeds, dict.fromkeys(several, len(seeds)), QUALIFIERS)
         if jobs:
             said = f"qualifiers: {len(meeting)} configurations of {len(several)} families"
-            self._train(jobs, QUALIFIERS, len(seeds), said)
+            self._train(jobs, QUALIFIERS, meeting, len(seeds), said)
 
     def decide(self, finalists: list[Finalist], plan: Plan) -> None:
         """Finals, until no more seeds are wanted."""
@@ -188,7 +124,8 @@ class _Work:
             jobs = self._missing(finalists, seeds, wanted, FINALS)
             if not jobs:
                 return
-            self._train(jobs, FINALS, max(wanted.values()), f"finals: {len(wanted)} families")
+            said = f"finals: {len(wanted)} families"
+            self._train(jobs, FINALS, finalists, max(wanted.values()), said)
 
     def _of_horizon(self, log: str) -> pd.DataFrame:
         found = read_finals(self._run.folder / log)
@@ -207,7 +144,7 @@ class _Work:
             if number < wanted.get(one.family, 0) and (one.schedule.to_json(), seed) not in there
         ]
 
-    def _train(self, jobs: list[Job], log: str, seeds: int, said: str) -> None:
+    def _train(self, jobs: list[Job], log: str, who: list[Finalist], seeds: int, said: str) -> None:
         self._tell(
             f"{said} up to {plural(seeds, 'fresh seed', 'fresh seeds')}, "
             f"{plural(len(jobs), 'training', 'trainings')} of {self._task.horizon:,} updates"
@@ -218,20 +155,16 @@ class _Work:
                 torch.set_num_threads(choice.threads)
             choice = replace(choice, slots=max(choice.slots, len(self._devices)))
             self._pool = spread(self._task, choice, self._devices, self._tell)
-        done, path = 0, self._run.folder / log
-
-        def ended(final: Final) -> None:
-            nonlocal done
-            done += 1
-            append_final(path, final)
-
+        path = self._run.folder / log
+        objective, known = self._task.objective.name, self._of_horizon(log)
+        under_way = Round(path, jobs, who, known, objective, self._watch)
         train_finals(
             self._pool,
             jobs,
-            ended,
+            under_way.ended,
             examined=log == FINALS,
             checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
-            watch=lambda under_way: self._watch(Tally(path.stem, done + under_way, len(jobs))),
+            watch=under_way.watch,
             tell=self._tell,
         )
 

@@ -8,6 +8,15 @@ class InputError(ValueError):
     """A mistake in what the user gave: one line that names it, its value and the way out."""
 
 
+def as_utf8(message: str) -> str:
+    r"""What an exception said, as files can hold it: in names of files there may be halves.
+
+    >>> as_utf8("a\udcff")
+    'a\\udcff'
+    """
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message: which of the names was probably meant, or nothing.
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from lrtune.engine.optimizers import make_optimizer, settings_of
 from lrtune.errors import InputError
-from lrtune.run import FORMAT
 from lrtune.search import Space
+from lrtune.settings import FORMAT
 from lrtune.tasks import Task
 from lrtune.tasks.load import check_seed
 

@@ -12,13 +12,14 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Choice, range_test
-from lrtune.engine.choose import check_wishes
+from lrtune.engine.choice import check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
+from lrtune.locking import locked
 from lrtune.pools import choose_pool, devices_of, maker, own_threads, spread
-from lrtune.run import Run, locked, range_test_json, write_json
+from lrtune.run import Run
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -34,6 +35,7 @@ from lrtune.search.journal import mend
 from lrtune.search.prior import Prior
 from lrtune.search.pruner import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
+from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
@@ -125,7 +127,7 @@ def tune(
     least = epsilon if called == "schedule" else None  # other pruners have their own settings
     stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
     settings = settings_for(task, families, warmup, seed, storage, device)
-    settings |= {"stopping": stopping, "prior": prior is not None}
+    settings |= {"stopping": stopping, "prior": None if prior is None else str(prior)}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder), own_threads():
         if (warning := mend(folder / "journal.log")) is not None:

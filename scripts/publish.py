@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from lrtune.results.compare import find_verdicts, markdown, table, wins
-from lrtune.run import write_json
 from lrtune.search.prior import settings_in
+from lrtune.settings import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "results"

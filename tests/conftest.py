@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+sys.path.insert(0, str(Path(__file__).parent))  # hostile.py, for all
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
 
 # A job in a shell's background has Ctrl-C ignored, and would hand that on to what it starts.

@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 
 import lrtune as package
-from lrtune import InputError, Plan, Run
+from lrtune import InputError, Plan
 from lrtune.confirmation import confirm
+from lrtune.judgement import judged
+from lrtune.results.answer import sentences
+from lrtune.run import Run
 from lrtune.search import final as log
 from lrtune.tasks import Task
 
@@ -89,6 +92,9 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     told: list[str] = []
     found = confirm(folder, task, plan=PLAN, tell=told.append)
     assert told == [] and found == confirmed.verdict()
+    assert found["earlier"] == []
+    fewer = judged(Run(folder), Plan(2, 3), task.horizon)
+    assert fewer["earlier"] == [4] and "judged before with at most 4 seeds" in str(sentences(fewer))
 
 
 def test_after_a_stop_only_the_rest_is_trained(
@@ -105,7 +111,7 @@ def test_after_a_stop_only_the_rest_is_trained(
         if left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrtune.confirmation.append_final", stops)
+    monkeypatch.setattr("lrtune.tally.append_final", stops)
     with pytest.raises(KeyboardInterrupt):
         confirm(folder, task, plan=PLAN)
     assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None

@@ -8,12 +8,13 @@ import pytest
 from optuna.trial import TrialState
 
 import lrtune
+from lrtune.run import Run
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {"families": ["cosine", "constant"], "peak_lr": (1e-3, 1e-2), "trials": 2}
 
 
-def searched(name: str, folder: Path, epochs: float) -> lrtune.Run:
+def searched(name: str, folder: Path, epochs: float) -> Run:
     task = lrtune.load_task(f"{EXAMPLES / name}.py:make", epochs=epochs)
     return lrtune.tune(task, out=folder / name, **TWO)
 

@@ -13,9 +13,12 @@ from filelock import FileLock
 from torch.nn import functional as F
 
 import lrtune
-from lrtune import InputError, Run
+from lrtune import InputError
 from lrtune.engine import SerialPool
+from lrtune.run import Run
 from lrtune.schedule import Schedule
+from lrtune.search.prior import Prior, published
+from lrtune.settings import without_password
 from lrtune.tasks.models import Normalize
 
 THREADS = torch.get_num_threads()
@@ -55,7 +58,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     trials = pd.read_parquet(run / "trials.parquet")
     best = trials.loc[trials["value"].idxmin()]
     schedule = lrtune.load(run / "best.json")
-    assert schedule == Schedule.from_json(best["schedule"]) == Run(run).best()
+    assert schedule == Schedule.from_json(best["schedule"]) == lrtune.open(run).best()
     task = lrtune.load_task("digits", epochs=2)
     engine = json.loads((run / "run.json").read_text())["engine"]
     assert engine["threads"] == torch.get_num_threads() == 1
@@ -67,8 +70,9 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
 
 
 def test_a_run_that_is_complete_stays_as_it_is(run: Path, tmp_path: Path) -> None:
-    before = (run / "journal.log").read_bytes()
     found = again(run, tmp_path / "copy")
+    before = (found.folder / "journal.log").read_bytes()  # its note says where the report is now
+    assert len(again_in(found.folder, trials=8).trials()) == 8
     assert (found.folder / "journal.log").read_bytes() == before
 
 
@@ -81,7 +85,7 @@ def test_a_larger_budget_adds_to_a_run(run: Path, tmp_path: Path) -> None:
 
 def test_the_engine_is_the_runs_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
     told: list[str] = []
-    before = Run(run).choice
+    before = lrtune.open(run).choice
     same = {"engine": before.name, "slots": before.slots, "tell": told.append}
     assert again(run, tmp_path / "same", **same).choice == before
     assert not [line for line in told if line.startswith("engine")]
@@ -109,6 +113,19 @@ def test_another_search_is_refused_in_the_same_folder(
     assert "--out" in str(error.value)
     kept = tmp_path / "copy" / "journal.log"
     assert kept.read_bytes() == (run / "journal.log").read_bytes()
+
+
+@pytest.mark.parametrize("other", [None, published().without(["digits-mlp"])])
+def test_another_prior_is_another_search(tmp_path: Path, other: Prior | None) -> None:
+    arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1), "out": tmp_path}
+    task = lrtune.load_task("digits", epochs=1)
+    lrtune.tune(task, prior=published(), **arguments)
+    kept = json.loads((tmp_path / "run.json").read_text())["prior"]
+    assert kept == str(published()) and f"{len(published().settings)} settings of" in kept
+    with pytest.raises(InputError, match=r"was searched with prior='\d+ settings of") as error:
+        lrtune.tune(task, prior=other, **arguments)
+    assert f"now prior={None if other is None else str(other)!r}" in str(error.value)
+    lrtune.tune(task, prior=published(), **arguments)
 
 
 def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
@@ -181,7 +198,7 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=message):
-        Run(tmp_path)
+        lrtune.open(tmp_path)
 
 
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
@@ -209,10 +226,10 @@ def test_a_search_on_another_storage(tmp_path: Path) -> None:
 
 
 def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
-    found = Run(shutil.copytree(run, tmp_path / "copy"))
+    found = lrtune.open(shutil.copytree(run, tmp_path / "copy"))
     url = "mysql://me:secret@host/db"
     found.settings |= {"storage": url, "command": f"lrtune search digits --storage {url}"}
-    assert "secret" not in json.dumps(found._settings_to_show())
+    assert "secret" not in json.dumps(without_password(found.settings))
 
 
 def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
@@ -271,16 +288,16 @@ def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use)
     folder = shutil.copytree(run, tmp_path / "copy")
     (folder / "journal.log").unlink()
     with pytest.raises(InputError, match="restore it"):
-        use(Run(folder))
+        use(lrtune.open(folder))
     with pytest.raises(InputError, match="restore it"):
         again_in(folder)
     assert not (folder / "journal.log").exists()
     assert len(pd.read_parquet(folder / "trials.parquet")) == 8
 
 
-def again_in(folder: Path) -> Run:
+def again_in(folder: Path, trials: int = 9) -> Run:
     task = lrtune.load_task("digits", epochs=2)
-    return lrtune.tune(task, trials=9, families=["cosine", "constant"], out=folder)
+    return lrtune.tune(task, trials=trials, families=["cosine", "constant"], out=folder)
 
 
 def test_a_lock_left_by_a_killed_process(run: Path, tmp_path: Path) -> None:

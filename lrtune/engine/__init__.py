@@ -1,6 +1,7 @@
 """The trial engine: K trials of one Task at once. Torch, never Optuna or schedules."""
 
-from lrtune.engine.choose import Choice, choose, make_pool
+from lrtune.engine.choice import Choice, make_pool
+from lrtune.engine.choose import choose
 from lrtune.engine.fused import FusedPool
 from lrtune.engine.optimizers import OPTIMIZERS
 from lrtune.engine.pool import Pool, Progress

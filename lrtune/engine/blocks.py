@@ -31,6 +31,12 @@ class Blocks:
             samples: of the split.
         """
         self._metric = metric
+        self._samples = samples
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from the first sample on, whatever there was before."""
+        samples = self._samples
         self._count = min(BLOCKS, samples // LEAST)
         self._parts = torch.arange(samples) * self._count // samples  # of each sample
         self._seen = 0

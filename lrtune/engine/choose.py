@@ -2,23 +2,19 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from statistics import median
-from typing import Any, Literal
 
 import torch
 
+from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.fused import FusedPool
 from lrtune.engine.pool import Pool
 from lrtune.engine.rows import Unfit
 from lrtune.engine.serial import SerialPool
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError
 from lrtune.tasks import Stream, Task
 from lrtune.tasks.memory import room
-
-Engine = Literal["serial", "fused"]
-ENGINES = ("auto", "serial", "fused")
 
 SHARING = 4  # trials that share each batch of a stream
 TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
@@ -32,66 +28,6 @@ WORTH = 1.25  # speed-up below which a second core is better left to others
 # Compiling: seconds that it takes and share of the time that it saves, as long as nothing else is
 # known. On two idle cores 7 to 15 s and 0.3 to 0.7 were seen for small models.
 COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A pool, and why it is this one.
-
-    Attributes:
-        name: serial or fused.
-        slots: K.
-        compiled: whether through ``torch.compile``.
-        threads: of the CPU; None on other devices.
-        why: one sentence.
-        figures: seconds an update of one trial, of all that was timed.
-    """
-
-    name: Engine
-    slots: int
-    compiled: bool = False
-    threads: int | None = None
-    why: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{_label(self)}: {self.why}"
-
-    @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> "Choice":
-        """As ``to_json`` gave it.
-
-        Raises:
-            TypeError: a field is missing, unknown or of another type.
-            ValueError: no such pool.
-        """
-        choice = cls(**kept)
-        if choice.name not in ENGINES[1:] or type(choice.slots) is not int or choice.slots < 1:
-            raise ValueError(f"{choice.name!r} of {choice.slots!r} slots is none")
-        if type(choice.compiled) is not bool or type(choice.threads) not in (int, type(None)):
-            raise TypeError(f"compiled={choice.compiled!r}, threads={choice.threads!r}")
-        return choice
-
-    def grants(self, engine: str, slots: int | None) -> bool:
-        """Whether this is what is wished for: an engine or auto, a number of slots or None."""
-        return engine in ("auto", self.name) and slots in (None, self.slots)
-
-    def to_json(self) -> dict[str, Any]:
-        """For run.json; what could not run has no figure."""
-        figures = {name: v if v == v else None for name, v in self.figures.items()}
-        return {**asdict(self), "figures": figures}
-
-
-def make_pool(
-    task: Task, choice: Choice, device: str, tell: Callable[[str], None] = lambda line: None
-) -> Pool:
-    """The pool that was chosen."""
-    if choice.name == "serial":
-        return SerialPool(task, choice.slots, device, compiled=choice.compiled)
-    try:
-        return FusedPool(task, choice.slots, device, compiled=choice.compiled, tell=tell)
-    except Unfit as why:
-        raise InputError(f"{task.name}: --engine fused: {why}: use --engine serial") from why
 
 
 def choose(
@@ -120,20 +56,6 @@ def choose(
     """
     check_wishes(engine, slots)
     return _Contest(task, device, engine, slots, updates, seconds).winner()
-
-
-def check_wishes(engine: str, slots: int | None) -> None:
-    """Refuse what no task can be served with.
-
-    Raises:
-        InputError: an unknown engine, slots below 1.
-    """
-    if engine not in ENGINES:
-        raise InputError(
-            f"engine {engine!r}: one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}"
-        )
-    if slots is not None and slots < 1:
-        raise InputError(f"slots={slots}: at least 1")
 
 
 class _Contest:
@@ -181,9 +103,7 @@ class _Contest:
             torch.set_num_threads(most)
         assert self._best is not None
         seconds, choice, pool = self._best
-        return Choice(
-            **{**asdict(choice), "why": self._why(seconds), "figures": self._figures}
-        ), pool
+        return replace(choice, why=self._why(seconds), figures=self._figures), pool
 
     def _threads(self, most: int) -> list[int | None]:
         """One thread first: it is what a crowded machine can always give."""
@@ -248,7 +168,7 @@ class _Contest:
 
     def _try(self, choice: Choice) -> bool:
         """Time a candidate; whether it could be."""
-        label = _label(choice)
+        label = choice.label
         pool: Pool
         try:
             if choice.name == "serial":
@@ -334,14 +254,3 @@ def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> fl
             break
         count = max(1, min(50, int(SPENT / found[0])))
     return median(found)
-
-
-def _label(choice: Choice) -> str:
-    parts: list[str] = [choice.name]
-    if choice.name == "fused":
-        parts.append(f"{choice.slots} at once")
-    if choice.compiled:
-        parts.append("compiled")
-    if choice.threads is not None:
-        parts.append(f"{choice.threads} thread{'s'[: choice.threads > 1]}")
-    return " ".join(parts)

@@ -1,12 +1,13 @@
 """Feeds: the batches of a split on the device, from memory or from a stream read ahead."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from lrtune.engine.order import SAMPLE_NOISE, BatchOrder, derive
+from lrtune.engine.tally import is_out_of_memory
 from lrtune.tasks import Split, Task
 from lrtune.tasks.memory import room, size
 from lrtune.tasks.reading import worker_count
@@ -15,10 +16,11 @@ from lrtune.tasks.stream import read_splits
 from lrtune.tasks.tree import leaves, stack, tree_map
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
-INDICES_AT_ONCE = 1 << 22
 EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point
+INDICES_AT_ONCE = 1 << 22
+BYTES_AT_ONCE = 1 << 20  # of samples: little enough to be in a cache when their update comes
 
-
+T = TypeVar("T")
 Span = tuple[int, int, int]  # seed, first update, one past the last
 
 
@@ -45,6 +47,9 @@ class Feed(Protocol):
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
 
+    def halve(self) -> bool:
+        """Let the batches of ``whole`` be half as large; False where they are single samples."""
+
     def forget(self, seed: int, update: int) -> None:
         """No trial goes on from here."""
 
@@ -56,12 +61,35 @@ def feed(split: Split | Stream, task: Task, device: torch.device, slots: int = 1
     return Streamed(split, task, device, slots)
 
 
-class Resident:
+def over(split: Feed, run: Callable[[], T]) -> T:
+    """Do what takes in the whole split; where memory runs out, again with fewer samples at once."""
+    while True:
+        try:
+            return run()
+        except Exception as error:
+            if not is_out_of_memory(error) or not split.halve():
+                raise
+
+
+class _Whole:
+    """How large the batches of a whole split are."""
+
+    def __init__(self, split: Split | Stream, task: Task) -> None:
+        self._part = min(_evaluation_batch(split, task), max(1, split.samples))
+
+    def halve(self) -> bool:
+        """See Feed."""
+        before, self._part = self._part, max(1, self._part // 2)
+        return self._part < before
+
+
+class Resident(_Whole):
     """Data in memory in its compact type: the device's, or the host's where that is too small."""
 
     shared = False
 
     def __init__(self, split: Split, task: Task, device: torch.device, slots: int) -> None:
+        super().__init__(split, task)
         self._device = device
         whole = split.samples * split.sample_bytes
         space = room(device, None)
@@ -69,7 +97,6 @@ class Resident:
         self._home = home = device if fits else torch.device("cpu")
         self._split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
         self._order = BatchOrder(split.samples, task.batch_size, home, slots)
-        self._part = _evaluation_batch(split, task)
         self.placement = f"{size(whole)} in memory" + (
             "" if fits else f" of the host: {device} has room for {size(space)}"
         )
@@ -83,15 +110,18 @@ class Resident:
     def together(self, spans: Sequence[Span]) -> Iterator[Split]:
         """See Feed."""
         longest = max(stop - start for _, start, stop in spans)
-        block = max(1, INDICES_AT_ONCE // (len(spans) * self._order.batch_size))
+        samples = len(spans) * self._order.batch_size  # of an update
+        block = max(1, INDICES_AT_ONCE // samples)
+        some = max(1, BYTES_AT_ONCE // (samples * max(1, self._split.sample_bytes)))
         for first in range(0, longest, block):
             table = self._indices(spans, range(first, min(first + block, longest)))
-            for rows in table.unbind(1):
-                batch = self._split.take(rows)
-                yield batch if self._home == self._device else _to(batch, self._device)
+            for rows in table.split(some):
+                taken = self._split.take(rows)
+                batches = taken if self._home == self._device else _to(taken, self._device)
+                yield from (_one(batches, number) for number in range(len(rows)))
 
     def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
-        """int64 (trials, updates, batch), of these updates counted from the start of each span."""
+        """int64 (updates, trials, batch), of these updates counted from the start of each span."""
         found = {}
         for seed, start, stop in set(spans):
             last = max(1, stop - start) - 1
@@ -99,7 +129,7 @@ class Resident:
             own = self._order.batches(seed, start + first, start + end)
             missing = len(updates) - len(own)
             found[seed, start, stop] = torch.cat([own, own[-1:].expand(missing, -1)])
-        return torch.stack([found[span] for span in spans])
+        return torch.stack([found[span] for span in spans], dim=1)
 
     def whole(self) -> Iterator[Split]:
         """See Feed."""
@@ -110,17 +140,17 @@ class Resident:
         """See Feed: there is nothing to forget."""
 
 
-class Streamed:
+class Streamed(_Whole):
     """A data set read by worker processes, batch after batch in the order of the updates."""
 
     shared = True
 
     def __init__(self, stream: Stream, task: Task, device: torch.device, slots: int) -> None:
+        super().__init__(stream, task)
         self._stream = stream
         self._device = device
         self._horizon = task.horizon
         self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
-        self._part = _evaluation_batch(stream, task)
         largest = max(self._part, task.batch_size) * stream.sample_bytes
         self._workers = worker_count(largest)
         self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
@@ -170,6 +200,10 @@ def _evaluation_batch(split: Split | Stream, task: Task) -> int:
     targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
     largest = max(1, split.sample_bytes, 4 * targets * (task.classes or 1))  # the logits, float32
     return min(EVALUATION_BATCH, max(1, EVALUATION_BYTES // largest))
+
+
+def _one(batches: Split, number: int) -> Split:
+    return Split(*tree_map(lambda tensor: tensor[number], tuple(batches)))
 
 
 def _to(batch: Split, device: torch.device) -> Split:

@@ -30,6 +30,8 @@ def judge(
         scorer: of the task's metrics.
         blocks: where there are, the row is one alone and is judged on the test split.
     """
+    if blocks is not None:
+        blocks.begin()
     judged = [(models, Tally(metrics, scorer)) for models, metrics in _judged(setup, rows)]
     count = len(next(iter(judged[0][0].values())))
     with setup.own_generators():

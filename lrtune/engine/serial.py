@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from lrtune.engine.average import Average
 from lrtune.engine.blocks import Blocks
 from lrtune.engine.compiling import compiled as compile_it
+from lrtune.engine.feed import over
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
@@ -152,6 +153,8 @@ class SerialPool:
         with self.setup.training():
             for trial.update, batch in enumerate(self.setup.train.updates(0, 0, count)):
                 self._step(trial, batch)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # until then updates are only queued
 
     def _fresh(self, slot: int, rates: list[float], seed: int) -> _Trial:
         model = self.setup.model(seed)
@@ -219,7 +222,8 @@ class SerialPool:
         losses = trial.losses.cpu().numpy()
         if trial.error is None:
             with trial.guarded():
-                figures = self._judge(trial, blocks)
+                split = self.setup.val if blocks is None else self.setup.test
+                figures = over(split, lambda: self._judge(trial, blocks))
         seconds = trial.seconds + time.perf_counter() - start
         told = Progress(
             trial.slot,
@@ -240,6 +244,8 @@ class SerialPool:
         On the validation split, or where there are blocks on the test split.
         """
         setup, average = self.setup, trial.average
+        if blocks is not None:
+            blocks.begin()
         judged: list[tuple[nn.Module, tuple[Metric, ...]]] = [(trial.model, setup.measured)]
         if average is not None and self.task.ema is not None:
             judged = [(average.model, setup.measured)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from lrtune.engine.batches import prepared, stored
 from lrtune.engine.blocks import Blocks
 from lrtune.engine.compiling import compiled_apart
-from lrtune.engine.feed import Span
+from lrtune.engine.feed import Span, over
 from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
@@ -219,23 +219,24 @@ class StackedPool:
         size = self._size(start, spans)
         spans += spans[:1] * (size - len(spans))  # idle rows
         rates, newest = self._tables(trials, spans, max(lengths))
-        looked = newest.any(1).tolist()
         rows = self._rows.part(start, start + size)
         update = self._update(size)
         losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
         began = time.perf_counter()
         first = 0.0
+        batches = self._batches(self.setup, spans)
+        tables = zip(batches, rates, newest, newest.any(1).tolist(), losses, strict=True)
         with self.setup.training():
-            for done, (inputs, parts) in enumerate(self._batches(self.setup, spans)):
+            for done, ((inputs, parts), rate, share, looked, loss) in enumerate(tables):
                 with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
-                    losses[done] = update(rows.tree, inputs, parts, rates[done])
-                    if looked[done]:
-                        mix(rows, newest[done])
+                    loss.copy_(update(rows.tree, inputs, parts, rate))
+                    if looked:
+                        mix(rows, share)
                 first = first or time.perf_counter() - began
+        table = losses.cpu().numpy()  # where work is only queued, it is done by now
         if self._sizes is not None:
             rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
             self._sizes.took(size, first, rest)
-        table = losses.cpu().numpy()
         return [table[:length, row].copy() for row, length in enumerate(lengths)]
 
     def _size(self, start: int, spans: Sequence[Span]) -> int:
@@ -271,8 +272,14 @@ class StackedPool:
     def _judge(
         self, start: int, stop: int, blocks: Blocks | None = None
     ) -> list[Figures | Exception]:
-        rows = self._rows.part(start, stop)
-        return judge(self.setup, self._program, rows, self.width, self._scorer, blocks)
+        setup, rows = self.setup, self._rows.part(start, stop)
+
+        def judged() -> list[Figures | Exception]:
+            return judge(setup, self._program, rows, self.width, self._scorer, blocks)
+
+        if stop - start > 1:  # fewer rows come before fewer samples: see _halve
+            return judged()
+        return over(setup.val if blocks is None else setup.test, judged)
 
     def _halve(self) -> None:
         self.width = -(-self.width // 2)

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 SHADE: dict[str, Any] = {"fillcolor": "rgba(128,128,128,0.14)", "line_width": 0, "layer": "below"}
+LABEL = 48  # characters: names come from anyone's files, and a longer label leaves no plot
 INK, GRID = "#757575", "rgba(128,128,128,0.22)"  # readable on white and on a dark page
 
 _AXIS = {
@@ -21,7 +22,7 @@ _AXIS = {
     "title": {"standoff": 8, "font": {"size": 13}},
     "tickformat": "~g",
 }
-_TEMPLATE = go.layout.Template(
+TEMPLATE = go.layout.Template(
     layout={
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -38,6 +39,8 @@ _TEMPLATE = go.layout.Template(
 
 def canvas(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
     """An empty figure of panels one above the other that share their x axis."""
+    if len(heights) == 1:
+        return go.Figure(layout={"template": TEMPLATE})
     figure = make_subplots(
         rows=len(heights),
         cols=1,
@@ -45,12 +48,82 @@ def canvas(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
         vertical_spacing=gap,
         row_heights=list(heights),
     )
-    return figure.update_layout(template=_TEMPLATE)
+    return figure.update_layout(template=TEMPLATE)
+
+
+def linked(gap: float = 0.06) -> go.Figure:
+    """An empty figure of two panels on one x axis, so that a hover reads off both at once.
+
+    The upper panel's traces are on axis `y`, the lower one's on `y2`.
+    """
+    figure = canvas()
+    figure.update_layout(
+        hovermode="x unified",
+        hoversubplots="axis",
+        hoverlabel={"font": {"size": 12}, "namelength": -1},
+        yaxis={"domain": [0.5 + gap / 2, 1]},
+        yaxis2={"domain": [0, 0.5 - gap / 2], "anchor": "x"},
+    )
+    spike = {"spikemode": "across", "spikethickness": 1, "spikecolor": INK, "spikedash": "dot"}
+    return figure.update_xaxes(anchor="y2", showspikes=True, spikesnap="cursor", **spike)
+
+
+WIDE, NARROW_PAGE = 3, 2  # panels beside each other
+PANEL = 215  # pixels of a row of panels
+
+
+def panels(amount: int) -> dict[str, dict[str, Any]]:
+    """The layout of panels side by side that share their y axis.
+
+    What is otherwise on a narrow page lies in `meta.narrow`, for the report's script.
+    """
+    layout = _grid(amount, WIDE) | {"meta": {"narrow": _grid(amount, NARROW_PAGE)}}
+    for place in range(amount):
+        x, y = axes_of(place)
+        layout[x] |= {"anchor": y.replace("axis", "")}
+        layout[y] |= {"anchor": x.replace("axis", ""), **({"matches": "y"} if place else {})}
+    return layout
+
+
+def axes_of(place: int) -> tuple[str, str]:
+    """The names of a panel's two axes in the layout.
+
+    Example:
+        >>> axes_of(0), axes_of(1)
+        (('xaxis', 'yaxis'), ('xaxis2', 'yaxis2'))
+    """
+    number = "" if place == 0 else str(place + 1)
+    return f"xaxis{number}", f"yaxis{number}"
+
+
+def _grid(amount: int, columns: int) -> dict[str, Any]:
+    """Where panels lie, row by row, and the height of all."""
+    rows = -(-amount // columns) or 1
+    beside, below = 0.05, 70 / (PANEL * rows)  # of the figure, between panels: room for titles
+    wide, tall = (1 - beside * (columns - 1)) / columns, (1 - below * (rows - 1)) / rows
+    layout: dict[str, Any] = {"height": PANEL * rows + 40}
+    for place in range(amount):
+        row, column = divmod(place, columns)
+        x, y = axes_of(place)
+        left, top = column * (wide + beside), 1 - row * (tall + below)
+        layout[x] = {"domain": [round(left, 4), round(left + wide, 4)]}
+        layout[y] = {
+            "domain": [round(max(top - tall, 0.0), 4), round(top, 4)],
+            "showticklabels": column == 0,
+        }
+    return layout
 
 
 def safe(text: object) -> str:
-    """Text as plotly shall show it: plotly reads a little HTML, and TeX, in every label."""
-    return html.escape(str(text), quote=False).replace("$", "&#36;")
+    """Text as plotly shall show it: plotly reads a little HTML, and TeX, in every label.
+
+    Example:
+        >>> safe("<b>")
+        '&lt;b&gt;'
+    """
+    shown = " ".join(str(text).split())
+    shown = shown if len(shown) <= LABEL else f"{shown[: LABEL - 1]}…"
+    return html.escape(shown, quote=False).replace("$", "&#36;")
 
 
 def words(name: str) -> str:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,10 @@ import pandas as pd
 from scipy import stats
 
 from lrtune.errors import InputError
+from lrtune.results import page
 from lrtune.results.comparison import markdown, render
+from lrtune.results.kept import read_verdict
 from lrtune.results.ranks import TASK, sentences, wins
-from lrtune.results.verdict import read_verdict
 
 __all__ = ["Comparison", "find_verdicts", "markdown", "render", "sentences", "table", "wins"]
 __all__ += ["write"]
@@ -211,19 +210,6 @@ def write(paths: Iterable[str | Path], out: str | Path) -> Comparison:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out={str(out)!r}: cannot be a folder: {error.strerror}") from error
-    _replace(out / "compare.parquet", rows.to_parquet(index=False))
-    _replace(out / "compare.html", render(rows, won, said).encode())
+    page.replace(out / "compare.parquet", rows.to_parquet(index=False))
+    page.replace(out / "compare.html", render(rows, won, said).encode())
     return Comparison(rows, won, said, out / "compare.html")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """A reader meets the old file or the new one, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp made it for its owner alone
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

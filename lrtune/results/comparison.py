@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 
 import numpy as np
 import pandas as pd
 
+from lrtune.results import page
 from lrtune.results.canvas import words
 from lrtune.results.markup import (
     Markup,
@@ -23,16 +23,6 @@ from lrtune.results.markup import (
 )
 from lrtune.results.markup import table as grid
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'"
-_STYLE = """
-.tasks td { white-space: normal; }
-.tasks td:first-child { min-width: 9rem; }
-.gaps td { padding: 0; vertical-align: middle; }
-.gaps td:first-child { padding: .35rem .8rem .35rem 0; }
-.gaps th { white-space: normal; vertical-align: bottom; padding: .35rem .5rem; }
-.gaps th:first-child { padding-left: 0; }
-.gap { display: block; padding: .35rem .5rem; min-width: 4.5rem; }
-"""
 HEADS = ["task", "metric", "split", "updates", "seeds"]
 HEADS += ["winner", "score (95 %)", "next behind", "by (95 %)"]
 FAMILY_HEADS = ["family", "tasks", "wins", "ties", "losses", "mean rank", "against the first"]
@@ -160,20 +150,7 @@ def render(table: pd.DataFrame, wins: pd.DataFrame, sentences: Sequence[str]) ->
             _sources(verdicts),
         ]
     )
-    return "".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark"><title>Across tasks – lrtune</title>',
-            f"<style>{_resource('report.css')}{_STYLE}</style></head>",
-            f"<body><main>{body}</main><script>{_resource('report.js')}</script></body></html>\n",
-        ]
-    )
-
-
-def _resource(name: str) -> str:
-    return resources.files("lrtune.results").joinpath(name).read_text(encoding="utf-8")
+    return page.shell("Across tasks", body)
 
 
 def _by_task(verdicts: Sequence[tuple[str, pd.DataFrame]]) -> Markup:

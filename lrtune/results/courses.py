@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.canvas import Array, axis_title, canvas, padded, rounded, safe
+from lrtune.results.canvas import Array, axis_title, linked, padded, rounded, safe
 from lrtune.results.palette import look
 from lrtune.results.rates import rate_axis, rates_of
 from lrtune.results.summary import best_of_each, curve_of, finals_of
@@ -25,7 +25,7 @@ class Course:
         rates: updates, the rates there, and how to join them.
         step: updates of the validations.
         metric: there.
-        band: the lowest and the highest of several trainings, there.
+        band: there, between which the middle half of several trainings lies.
     """
 
     family: str
@@ -49,6 +49,9 @@ def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> 
 def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure:
     """The finalists: their rates above their validation metric, the mean of the seeds in a band.
 
+    The band holds the middle half of the seeds: from the lowest to the highest, bands would hide
+    each other.
+
     Trainings that were lost are left out; the rates of a closed loop are those of one seed.
     """
     objective, horizon = verdict["objective"], verdict["horizon"]
@@ -60,64 +63,65 @@ def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure
             continue
         metrics = np.stack([curve_of(one, f"val_{objective['name']}") for _, one in own.iterrows()])
         first = own.iloc[0]
-        band = (metrics.min(0), metrics.max(0)) if len(metrics) > 1 else None
+        low, high = np.quantile(metrics, [0.25, 0.75], axis=0)
+        band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
         several.append(Course(row["family"], rates, step, metrics.mean(0), band))
     return _courses(several, objective, horizon)
 
 
 def _courses(several: Sequence[Course], objective: Mapping[str, Any], horizon: int) -> go.Figure:
-    figure = canvas((0.5, 0.5))
+    figure = linked()
     rates, metrics = [np.empty(0)], [np.empty(0)]
     for place, course in enumerate(several):
-        updates, rate, shape = course.rates
         if place < SHOWN:
-            rates.append(rate)
+            rates.append(course.rates[1])
             metrics.append(course.metric[course.step >= horizon / 3])
             metrics += [end[-1:] for end in course.band or ()]
-        colour, dash, symbol = look(course.family)
-        shared: dict[str, Any] = {
-            "name": safe(course.family),
-            "legendgroup": safe(course.family),
-            "visible": True if place < SHOWN else "legendonly",
-        }
-        line = {"color": colour, "dash": dash, "width": 2}
-        figure.add_scatter(
-            x=updates.astype(int).tolist(),
-            y=rounded(rate),
-            mode="lines",
-            line={**line, "shape": shape},
-            hovertemplate="update %{x}: %{y:.3g}",
-            row=1,
-            col=1,
-            **shared,
-        )
-        shared |= {"showlegend": False, "row": 2, "col": 1}
-        step = course.step.astype(int).tolist()
-        if course.band:
-            low, high = course.band
-            figure.add_scatter(
-                x=[*step, *step[::-1]],
-                y=rounded(np.r_[low, high[::-1]]),
-                mode="lines",
-                line={"width": 0},
-                fill="toself",
-                fillcolor=colour,
-                opacity=0.14,
-                hoverinfo="skip",
-                **shared,
-            )
-        figure.add_scatter(
-            x=step,
-            y=rounded(course.metric),
-            mode="lines+markers" if len(step) <= 40 else "lines",
-            line=line,
-            marker={"color": colour, "symbol": symbol, "size": 5},
-            hovertemplate="update %{x}: %{y:.4g}",
-            **shared,
-        )
-    figure.update_yaxes(title_text=axis_title(objective), row=2)
-    figure.update_yaxes(range=padded(np.concatenate(metrics)), row=2)
-    figure.update_xaxes(title_text="updates", row=2)
+        _course(figure, course, "legendonly" if place >= SHOWN else True)
+    title = axis_title(objective)
+    figure.update_layout(yaxis2={"title_text": title, "range": padded(np.concatenate(metrics))})
+    hover = {"unifiedhovertitle_text": "update %{x:,d}"}
+    figure.update_xaxes(title_text="updates", hoverformat=",d", **hover)
     rate_axis(figure, np.concatenate(rates))
-    return figure.update_layout(height=640)
+    return figure.update_layout(height=640, showlegend=True)
+
+
+def _course(figure: go.Figure, course: Course, visible: bool | str) -> None:
+    colour, dash, symbol = look(course.family)
+    name, step = safe(course.family), course.step.astype(int).tolist()
+    shared: dict[str, Any] = {"name": name, "legendgroup": name, "visible": visible}
+    line = {"color": colour, "dash": dash, "width": 2}
+    updates, rate, shape = course.rates
+    figure.add_scatter(
+        x=updates.astype(int).tolist(),
+        y=rounded(rate),
+        mode="lines",
+        line={**line, "shape": shape},
+        hoverinfo="none",  # said beside the metric: one line a family
+        **shared,
+    )
+    shared |= {"showlegend": False, "yaxis": "y2"}
+    if course.band:
+        low, high = course.band
+        figure.add_scatter(
+            x=[*step, *step[::-1]],
+            y=rounded(np.r_[low, high[::-1]]),
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.14,
+            hoverinfo="skip",
+            **shared,
+        )
+    figure.add_scatter(
+        x=step,
+        y=rounded(course.metric),
+        mode="lines+markers" if len(step) <= 40 else "lines",
+        line=line,
+        marker={"color": colour, "symbol": symbol, "size": 5},
+        customdata=rounded(np.interp(course.step - 1, updates, rate), 3) if updates.size else None,
+        hovertemplate="%{y:.4g} at rate %{customdata:.3g}",
+        **shared,
+    )

@@ -20,13 +20,16 @@ from lrtune.results.canvas import (
     safe,
     value_axis,
 )
-from lrtune.results.courses import SHOWN, curves
+from lrtune.results.courses import SHOWN, curves, finals_curves
 from lrtune.results.palette import GREY, look
 from lrtune.results.rates import preview, range_test
 from lrtune.results.save import save
+from lrtune.results.slices import landscape, slices
 from lrtune.results.summary import ranked
+from lrtune.results.timeline import timeline
 
-__all__ = ["against_peak", "curves", "preview", "range_test", "save", "wins"]
+__all__ = ["against_peak", "curves", "finals_curves", "landscape", "preview", "range_test"]
+__all__ += ["save", "slices", "timeline", "wins"]
 
 
 def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:

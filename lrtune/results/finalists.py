@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from lrtune.results.early import figures_in
+from lrtune.results.kept import plain
+from lrtune.results.plan import Finalist
 from lrtune.results.summary import curve_of, ranked
-from lrtune.results.verdict import Finalist, plain
 from lrtune.schedule import Schedule
 
 ANCHORS = ("constant", "cosine")  # against which any other family is read

@@ -95,7 +95,9 @@ def _of_curves(verdict: Verdict) -> str:
     """The caption of the curves."""
     said = ["The finals on the validation split."]
     if _several(verdict):
-        said.append("A line is the mean of the seeds, in a band from the lowest to the highest.")
+        said.append(
+            "A line is the mean of the seeds, in a band that holds the middle half of them."
+        )
     if any(Schedule.from_dict(row["schedule"]).closed_loop for row in verdict["families"]):
         said.append("The rates of a closed loop are those of one seed.")
     said.append("A click on the legend shows or hides a family.")

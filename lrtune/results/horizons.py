@@ -5,8 +5,8 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from lrtune.results.answer import listed
 from lrtune.results.markup import count
+from lrtune.results.wording import listed
 
 FEWEST = 3  # families, for a correlation of ranks
 

@@ -13,6 +13,9 @@ from lrtune.results.palette import look
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
+LONGEST = 2000  # characters of a text that are shown: names come from anyone's files
+
+
 class Markup(str):
     """HTML that we wrote ourselves; everything else is text."""
 
@@ -26,7 +29,19 @@ def text(value: object) -> Markup:
         >>> text("<b>")
         '<bdi>&lt;b&gt;</bdi>'
     """
-    return value if isinstance(value, Markup) else Markup(f"<bdi>{html.escape(str(value))}</bdi>")
+    if isinstance(value, Markup):
+        return value
+    return Markup(f"<bdi>{html.escape(limited(str(value)))}</bdi>")
+
+
+def limited(text: str, most: int = LONGEST) -> str:
+    """A text, the beginning of a very long one.
+
+    Example:
+        >>> limited("abcdef", 3)
+        'abc… (6 characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:

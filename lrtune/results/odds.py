@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
+from lrtune.results.looks import Look
 from lrtune.results.paired import Sample
 
 POWER = 0.8  # with which a gap as large as the one seen is to be found
@@ -37,23 +38,21 @@ def odds(scores: Mapping[str, Sample], draws: int) -> dict[str, float]:
     return dict(zip(scores, (wins / wins.sum(0)).mean(1).tolist(), strict=True))
 
 
-def seeds_needed(
-    tied: Sequence[Sample], level: float, delta: float
-) -> tuple[int | None, int | None]:
-    """To separate the two best of those tied, and to settle that they are."""
+def seeds_needed(tied: Sequence[Sample], look: Look, delta: float) -> tuple[int | None, int | None]:
+    """To separate the two best of those tied, and to settle that they are, at such a look."""
     if len(tied) < 2 or len(tied[0]) < 2:
         return None, None
     apart = tied[1] - tied[0]
     samples = apart.variances[1]
-    gap, sd = abs(apart.mean), float(apart.values.std(ddof=1))
-    outer = -special.ndtri(level / 2)
+    gap, sd = abs(apart.mean), apart.variance**0.5
+    apart_at, alike_at = (-special.ndtri(level / 2) for level in (look.winner, look.behind))
     needed = settling = None
     # What the samples leave in doubt stays, however many the seeds.
-    left = gap**2 - (outer + special.ndtri(POWER)) ** 2 * samples
+    left = gap**2 - (apart_at + special.ndtri(POWER)) ** 2 * samples
     if gap > 0 and left > 0:
-        normal = ((outer + special.ndtri(POWER)) * sd) ** 2 / left
-        needed = int(np.ceil(normal + outer**2 / 2))  # Guenther (1981): what t needs on top
-    left = (delta - gap) ** 2 - outer**2 * samples
+        normal = ((apart_at + special.ndtri(POWER)) * sd) ** 2 / left
+        needed = int(np.ceil(normal + apart_at**2 / 2))  # Guenther (1981): what t needs on top
+    left = (delta - gap) ** 2 - alike_at**2 * samples
     if gap < delta and left > 0:
-        settling = int(np.ceil((outer * sd) ** 2 / left))
+        settling = int(np.ceil((alike_at * sd) ** 2 / left))
     return needed, settling

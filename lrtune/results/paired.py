@@ -56,7 +56,15 @@ class Sample:
     @property
     def mean(self) -> float:
         """Over the seeds; NaN of none."""
-        return float(self.values.mean()) if len(self) else float("nan")
+        return float(self.values.sum()) / len(self) if len(self) else float("nan")
+
+    @property
+    def variance(self) -> float:
+        """Between seeds, of one score; NaN of fewer than two."""
+        if len(self) < 2:
+            return float("nan")
+        off = self.values - self.mean
+        return float(off @ off) / (len(self) - 1)
 
     @property
     def variances(self) -> tuple[float, float]:
@@ -64,7 +72,7 @@ class Sample:
         seeds, parts = self.blocks.shape
         if seeds < 2:
             return float("nan"), 0.0
-        own = float(self.values.var(ddof=1)) / len(self)
+        own = self.variance / len(self)
         if parts < 2:
             return own, 0.0
         columns = self.blocks.mean(0)

@@ -1,6 +1,7 @@
 """The verdict's other questions: who is there first, and how far the peak rate may be off."""
 
-from lrtune.results.answer import Verdict, quickest
+from lrtune.results.answer import Verdict
+from lrtune.results.asides import quickest
 from lrtune.results.markup import (
     Markup,
     count,

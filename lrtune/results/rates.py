@@ -95,12 +95,12 @@ def rates_of(trial: "pd.Series[Any]", horizon: int) -> tuple[Array, Array, str]:
 def rate_axis(figure: go.Figure, rates: Array) -> None:
     """A log axis of rates for the top panel, with buttons to make it linear and back."""
     top = float(rates.max(initial=0.0))
-    figure.update_yaxes(title_text="learning rate", type="log", row=1)
+    figure.update_layout(yaxis={"title_text": "learning rate", "type": "log"})
     if not np.isfinite(top) or top <= 0:
         return
     shown = np.maximum(rates, top * 10**-DECADES)
     log = log_axis(shown) | {"range": padded(shown, "log")}
-    figure.update_yaxes(**log, row=1)
+    figure.update_layout(yaxis=log)
     linear = {"yaxis.type": "linear", "yaxis.range": [0, 1.06 * top], "yaxis.dtick": None}
     kinds = {"log": {f"yaxis.{k}": v for k, v in log.items()}, "linear": linear}
     buttons = [

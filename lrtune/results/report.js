@@ -4,9 +4,18 @@
   const narrow = matchMedia("(max-width: 40rem)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const figures = [...document.querySelectorAll("[data-figure]")];
-  const quiet = () => getComputedStyle(document.documentElement).getPropertyValue("--quiet").trim();
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   let printing = false;
-  const ink = () => (printing ? "#444" : quiet());
+  const ink = () => (printing ? "#444" : colour("quiet"));
+
+  // What the figure itself says of a narrow page: where its panels lie, and how high it is.
+  function fit(layout) {
+    if (!narrow.matches) return layout;
+    for (const [name, value] of Object.entries(layout.meta?.narrow ?? {})) {
+      layout[name] = typeof value === "object" ? { ...layout[name], ...value } : value;
+    }
+    return layout;
+  }
 
   // The legend beside the plot on a wide page, below it on a narrow one.
   function place(layout, data) {
@@ -29,8 +38,15 @@
       box.before(toggle(menus[0].buttons, box));
     }
     box.draw = () => {
-      const layout = structuredClone({ ...base, ...place(base, spec.data) });
+      if (box.closest("[hidden]")) return undefined; // drawn when it is chosen: now it has no width
+      const fitted = fit(structuredClone(base));
+      const layout = { ...fitted, ...place(fitted, spec.data) };
       layout.font = { ...layout.font, color: ink() };
+      layout.paper_bgcolor = printing ? "#fff" : colour("page");
+      layout.hoverlabel = {
+        ...layout.hoverlabel, bgcolor: colour("box"), bordercolor: colour("line"),
+        font: { size: 12, color: colour("ink") },
+      };
       box.style.minHeight = `${layout.height}px`;
       return Plotly.react(box, spec.data, layout, {
         responsive: true,
@@ -100,6 +116,18 @@
       head.replaceChildren(button);
       button.addEventListener("click", () => sort(table, column, head));
     });
+  }
+
+  for (const select of document.querySelectorAll(".choose select")) {
+    const choose = () => {
+      for (const { value } of select.options) {
+        const part = document.getElementById(value);
+        part.hidden = value !== select.value;
+        if (!part.hidden) for (const box of part.querySelectorAll("[data-figure]")) box.draw?.();
+      }
+    };
+    select.addEventListener("change", choose);
+    choose(); // a browser may keep what was chosen before a reload
   }
 
   figures.forEach(draw);

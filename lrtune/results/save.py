@@ -74,7 +74,8 @@ def _png(figure: go.Figure, path: Path) -> None:
         for shape in layout.get("shapes", []):
             if shape.get("yref") == f"y{number} domain":
                 _shade(panel, shape)
-        _axes(panel, layout.get(f"xaxis{number}", {}), layout[name])
+        x = layout.get(f"xaxis{number}") or layout.get("xaxis", {})  # panels may share one
+        _axes(panel, x if name == names[-1] else {**x, "title": {}}, layout[name])
         if layout.get("showlegend", True) and panel.get_legend_handles_labels()[1]:
             panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     page.savefig(path, dpi=150)

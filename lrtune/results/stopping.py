@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from lrtune.results.answer import Verdict
 from lrtune.results.early import (
     RULES,
     at_most,
@@ -16,6 +17,7 @@ from lrtune.results.early import (
     spared,
 )
 from lrtune.results.ends import ends
+from lrtune.results.hindsight import hindsight
 from lrtune.results.markup import (
     NARROW,
     Markup,
@@ -29,6 +31,7 @@ from lrtune.results.markup import (
     tag,
 )
 from lrtune.results.prose import Run, nothing
+from lrtune.results.summary import saved
 
 SHOWN, MOST = 40, 400  # rows of the table, at first and at most
 NOTE = (
@@ -38,7 +41,12 @@ NOTE = (
 FEW = 20  # audited trials, below which their share says little
 
 
-def stopping(trials: pd.DataFrame, run: Run) -> Markup:
+def stopping(
+    trials: pd.DataFrame,
+    run: Run,
+    verdict: Verdict | None = None,
+    finals: pd.DataFrame | None = None,
+) -> Markup:
     """What ended early, why, what that saved, and how often it was wrong."""
     title = "Early stopping"
     if trials.empty:
@@ -52,10 +60,12 @@ def stopping(trials: pd.DataFrame, run: Run) -> Markup:
     if not figure.data:
         return section("stopping", title, tag("p", "No trial was ended early."))
     said = spared(trials, run["horizon"]) or "No trial was ended early."
+    back = [] if verdict is None or finals is None else hindsight(trials, verdict, finals)
     return section(
         "stopping",
         title,
-        tag("p", join([said, *_checks(trials, run)], " ")),
+        tag("p", join([" ".join(filter(None, (said, saved(trials)))), *_checks(trials, run)], " ")),
+        tag("p", join(back, " ")) if back else Markup(""),
         show("ends", figure, caption, nothing(trials)),
         _table(trials, run),
     )
@@ -147,7 +157,11 @@ def _table(trials: pd.DataFrame, run: Run) -> Markup:
     if listed.empty:
         return Markup("")
     facts = audits(trials, run["objective"]["direction"]).set_index("number")
-    rows = [_row(trial, run["horizon"], facts) for _, trial in listed.head(MOST).iterrows()]
+    shown = listed.head(MOST)
+    rows = [
+        _row(trial, done, run["horizon"], facts)
+        for trial, done in zip(shown.to_dict("records"), reached(shown), strict=True)
+    ]
     forecast = (listed["state"].eq("pruned") | is_audited(listed)).any()
     note = tag("p", NOTE) if forecast else Markup("")
     parts = [tag("h3", "Which trials, and why"), note, _rows(rows[:SHOWN])]
@@ -164,8 +178,7 @@ def _rows(rows: Iterable[list[object]]) -> Markup:
     return table(heads, rows, css="sortable why", numeric=3, until=4)
 
 
-def _row(trial: "pd.Series[Any]", horizon: int, facts: pd.DataFrame) -> list[object]:
-    done = int(reached(pd.DataFrame([trial])).iloc[0])
+def _row(trial: Mapping[Any, Any], done: int, horizon: int, facts: pd.DataFrame) -> list[object]:
     audit = figures_in(trial.get("audit"))
     state = f"{trial['state']}, checked" if audit else trial["state"]
     shown = f"{count(done)} ({100 * done / horizon:.0f}{NARROW}%)"
@@ -173,7 +186,7 @@ def _row(trial: "pd.Series[Any]", horizon: int, facts: pd.DataFrame) -> list[obj
     return [trial["number"], trial["family"], state, (shown, done), why]
 
 
-def _reason(trial: "pd.Series[Any]") -> str:
+def _reason(trial: Mapping[Any, Any]) -> str:
     found = figures_in(trial.get("evidence"))
     if trial["state"] == "pruned" and found.get("final") is not None:
         return _forecast(found)
@@ -194,14 +207,14 @@ def _forecast(found: Mapping[str, Any]) -> str:
     return f"{said}; {chance} chance to beat {number(found['best'], 3)}"
 
 
-def _audit(audit: Mapping[str, Any], trial: "pd.Series[Any]", facts: pd.DataFrame) -> str:
+def _audit(audit: Mapping[str, Any], trial: Mapping[Any, Any], facts: pd.DataFrame) -> str:
     """What was forecast of an audited trial, and what it ended with."""
     why = str(audit.get("reason") or "–") if audit.get("final") is None else _forecast(audit)
     after = f"to be pruned after {count(audit['update'])}: " if audit.get("update") else ""
     return f"{after}{why}. {_outcome(trial, facts)}"
 
 
-def _outcome(trial: "pd.Series[Any]", facts: pd.DataFrame) -> str:
+def _outcome(trial: Mapping[Any, Any], facts: pd.DataFrame) -> str:
     if trial["number"] not in facts.index:
         return "It failed, which says nothing"
     fact = facts.loc[trial["number"]]

@@ -15,17 +15,19 @@ from lrtune.results.markup import (
     plural,
     section,
     setting,
+    show,
     table,
     tag,
 )
 from lrtune.results.prose import Run, nothing, second_metric
 from lrtune.results.stopping import in_words
 from lrtune.results.summary import beside, by_end, ranked, reasons, saved
+from lrtune.results.timeline import timeline
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 
 
-def budget(trials: pd.DataFrame) -> Markup:
+def budget(trials: pd.DataFrame, run: Run) -> Markup:
     """What each way to end cost, and why trials were lost."""
     title = "Where the budget went"
     if trials.empty:
@@ -47,6 +49,12 @@ def budget(trials: pd.DataFrame) -> Markup:
     why = reasons(trials)
     lost = Markup("") if why.empty else _reasons(why)
     heads = ["ended", "trials", "updates", "share", "time"]
+    caption = (
+        "The trials one behind the other, as they were started. Above: what each finished trial "
+        "reached, in its family's colour, and the best so far. Below: how the trials ended that "
+        "the updates went to."
+    )
+    figure = timeline(trials, run["objective"])
     return section(
         "budget",
         title,
@@ -57,6 +65,9 @@ def budget(trials: pd.DataFrame) -> Markup:
         ),
         Markup(f'<div class="bar" aria-hidden="true">{"".join(bars)}</div>'),
         table(heads, rows),
+        show(
+            "timeline", figure, caption, Markup("No update was trained, so there is no timeline.")
+        ),
         lost,
     )
 
@@ -138,6 +149,7 @@ def record(run: Run) -> Markup:
         ("families", ", ".join(run["families"])),
         ("device", run["device"]),
         ("engine", _engine(run["engine"])),
+        ("engines timed", _timed(run["engine"])),
         ("early stopping", _stopping(run)),
         ("seed", run["seed"]),
         ("versions", _pairs(run["versions"])),
@@ -156,6 +168,13 @@ def _engine(engine: dict[str, Any]) -> str:
     parts += ["compiled"] if engine["compiled"] else []
     parts += [f"{engine['threads']} CPU threads"] if engine["threads"] else []
     return f"{', '.join(parts)}: {engine['why']}"
+
+
+def _timed(engine: dict[str, Any]) -> str | None:
+    """What the choice rests on, the quickest first."""
+    known = {name: v for name, v in engine.get("figures", {}).items() if v is not None}
+    said = [f"{name} {count(1e6 * known[name])}" for name in sorted(known, key=known.__getitem__)]
+    return f"µs an update of a trial: {', '.join(said)}" if said else None
 
 
 def _pairs(settings: Any) -> str:

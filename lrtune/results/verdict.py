@@ -4,77 +4,23 @@ It is a function of what was found: the finals (whole trainings on fresh seeds, 
 same ones, judged on the test split) and, for what only the search knows, its trials.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lrtune.errors import InputError
-from lrtune.results.contest import FIRST, MOST, Result, Standing, contest
+from lrtune.results.contest import contest
+from lrtune.results.kept import FORMAT, plain
+from lrtune.results.outcome import Result, Standing
+from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import ANCHOR, quickest, target_of
 from lrtune.results.response import response
-from lrtune.schedule import Schedule
 
-FORMAT = 1
 CEILING = "spline"  # the family that may have any shape; ANCHOR has none
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a verdict is reached.
-
-    Attributes:
-        seeds: of each finalist before the first look.
-        max_seeds: of those that cannot be told apart.
-        indifference: a difference that does not matter, in the objective's unit; where None, a
-            tenth of the standard deviation between seeds.
-        target: a metric's name and the value to be reached as soon as possible; where None, what
-            constant reaches in the end on every seed.
-    """
-
-    seeds: int = FIRST
-    max_seeds: int = MOST
-    indifference: float | None = None
-    target: tuple[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        for name in ("seeds", "max_seeds"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name}={value!r}: a whole number of at least 1")
-        if self.max_seeds < self.seeds:
-            raise InputError(f"max_seeds={self.max_seeds}: at least as many as seeds, {self.seeds}")
-        if self.indifference is not None and not 0 <= self.indifference < math.inf:
-            raise InputError(f"indifference={self.indifference!r}: 0 or more, in the metric's unit")
-        if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
-            raise InputError(f"target={self.target!r}: a metric's name and a number")
-
-
-@dataclass(frozen=True, slots=True)
-class Finalist:
-    """A family's best configuration, as the search found it.
-
-    Attributes:
-        family: its name.
-        schedule: what is trained.
-        trial: which of the search's it was.
-        value: its validation score there; None where it was pruned and has none.
-        role: racing, anchor or ceiling: why it is here.
-        params: the parameters that the search drew for it, without the family's prefix.
-    """
-
-    family: str
-    schedule: Schedule
-    trial: int
-    value: float | None
-    role: str
-    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 def standing(
@@ -258,53 +204,3 @@ def _interval_of_peaks(run: Mapping[str, Any]) -> dict[str, Any]:
         "base_lr": test.get("base_lr"),
         "max_lr": test.get("max_lr"),
     }
-
-
-def plain(value: Any) -> Any:
-    """As JSON can hold it: what is not finite is null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
-    """Who took part."""
-    return [
-        Finalist(
-            row["family"],
-            Schedule.from_dict(row["schedule"]),
-            row["trial"],
-            row["searched"],
-            row["role"],
-            row["params"],
-        )
-        for row in verdict["families"]
-    ]
-
-
-def plan_in(verdict: Mapping[str, Any]) -> Plan:
-    """How it was reached."""
-    kept = dict(verdict["plan"])
-    target = kept.pop("target")
-    return Plan(**kept, target=None if target is None else (target[0], target[1]))
-
-
-def read_verdict(text: str, where: str) -> dict[str, Any]:
-    """A verdict that was written.
-
-    Raises:
-        InputError: it is not one, or a newer lrtune wrote it.
-    """
-    try:
-        found = json.loads(text)
-        version = found["format"]
-        found["answer"]["place"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{where}: not a verdict of lrtune: {error}") from error
-    if version != FORMAT:
-        raise InputError(f"{where}: a verdict of format {version}: this lrtune reads {FORMAT}")
-    return dict(found)

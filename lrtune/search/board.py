@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from math import isfinite
 
 from lrtune.errors import InputError
 from lrtune.search.record import Record
@@ -39,40 +40,72 @@ class Budget:
 
 @dataclass
 class Board:
-    """The search as it stands, for whoever watches."""
+    """The search as it stands, for whoever watches.
+
+    Attributes:
+        budget: of the whole run.
+        minimize: whether the lower value is the better one.
+        racing: families that may still be given trials.
+        running: by slot.
+        ended: trials by how they ended.
+        by_family: the same, family by family.
+        bests: the best trial of each family that has a value.
+        last: the trial that ended last; None before the first of this session.
+        trials: that are over.
+        updates: of trials that are over.
+        seconds: of trials that are over.
+    """
 
     budget: Budget
-    running: dict[int, Running] = field(default_factory=dict)  # by slot
-    ended: Counter[str] = field(default_factory=Counter)  # trials by how they ended
-    by_family: Counter[str] = field(default_factory=Counter)  # trials by family
-    best: Record | None = None
-    trials: int = 0  # that are over
-    updates: int = 0  # of trials that are over
-    seconds: float = 0.0  # of trials that are over
+    minimize: bool = True
+    racing: list[str] = field(default_factory=list)
+    running: dict[int, Running] = field(default_factory=dict)
+    ended: Counter[str] = field(default_factory=Counter)
+    by_family: dict[str, Counter[str]] = field(default_factory=dict)
+    bests: dict[str, Record] = field(default_factory=dict)
+    last: Record | None = None
+    trials: int = 0
+    updates: int = 0
+    seconds: float = 0.0
 
-    def add(self, record: Record, minimize: bool) -> None:
+    def add(self, record: Record) -> None:
         """Count a trial that is over."""
+        family = record.schedule.family
         self.ended[record.state] += 1
-        self.by_family[record.schedule.family] += 1
+        self.by_family.setdefault(family, Counter())[record.state] += 1
         self.trials += 1
         self.updates += record.updates
         self.seconds += record.seconds
-        if record.value is not None and (
-            self.best is None
-            or self.best.value is None
-            or (record.value < self.best.value if minimize else record.value > self.best.value)
-        ):
-            self.best = record
+        if record.value is None or not isfinite(record.value):
+            return
+        known = self.bests.get(family)
+        if known is None or self.loss_of(record) < self.loss_of(known):
+            self.bests[family] = record
+
+    def loss_of(self, record: Record) -> float:
+        """The value of a trial that has one, the lower the better."""
+        assert record.value is not None
+        return record.value if self.minimize else -record.value
+
+    @property
+    def best(self) -> Record | None:
+        """The best trial; the first of equals."""
+        return min(self.bests.values(), key=lambda r: (self.loss_of(r), r.number), default=None)
+
+    @property
+    def spent(self) -> tuple[float, float, float]:
+        """Trials, updates and seconds so far, of trials under way in part."""
+        under_way = self.running.values()
+        return (
+            self.trials + sum(r.updates / len(r.rates) for r in under_way),
+            self.updates + sum(r.spent for r in under_way),
+            self.seconds + sum(r.seconds for r in under_way),
+        )
 
     @property
     def share(self) -> float:
-        """How much of the budget is spent, 0 ... 1, trials under way counted in part."""
-        parts = [r.updates / len(r.rates) for r in self.running.values()]
-        updates = sum(r.spent for r in self.running.values())
-        seconds = sum(r.seconds for r in self.running.values())
-        return self.budget.share(
-            self.trials + sum(parts), self.updates + updates, self.seconds + seconds
-        )
+        """How much of the budget is spent, 0 ... 1."""
+        return self.budget.share(*self.spent)
 
     def may_start(self, queued: int) -> bool:
         """Whether the budget has room for one more; those under way or queued count as whole."""

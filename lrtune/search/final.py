@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, as_utf8
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves
 from lrtune.search.store import without_nan
@@ -75,7 +75,8 @@ def read_finals(path: Path) -> pd.DataFrame:
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
         ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``,
-        ``final_M`` of each metric (NaN unless complete) and ``val_M``, its curve on validation.
+        ``train_loss``, ``final_M`` of each metric (NaN unless complete) and ``val_M``, its curve
+        on validation.
     """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -91,15 +92,21 @@ def read_finals(path: Path) -> pd.DataFrame:
 
 
 COLUMNS: Sequence[str] = ("family", "schedule", "peak_lr", "seed", "horizon", "state", "reason")
-COLUMNS = (*COLUMNS, "split", "updates", "seconds", "blocks", "step", "rate")
+COLUMNS = (*COLUMNS, "split", "updates", "seconds", "blocks", "step", "rate", "train_loss")
 
 
 def _row(kept: dict[str, Any]) -> dict[str, Any]:
     schedule, curves = Schedule.from_dict(kept["schedule"]), kept["curves"]
     found = {name: kept[name] for name in COLUMNS if name in kept}
     found |= {"family": schedule.family, "peak_lr": schedule.peak_lr}
+    found["reason"] = as_utf8(kept["reason"])
     found |= {"schedule": schedule.to_json(), "step": curves["step"], "rate": curves["rate"]}
+    found["train_loss"] = _with_nan(curves["train_loss"])
     for name, curve in curves["metrics"].items():
         found[f"final_{name}"] = kept["metrics"].get(name, math.nan)
-        found[f"val_{name}"] = [math.nan if value is None else value for value in curve]
+        found[f"val_{name}"] = _with_nan(curve)
     return found
+
+
+def _with_nan(curve: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in curve]

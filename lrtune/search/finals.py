@@ -19,7 +19,7 @@ from lrtune.search.final import Final
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import due
 from lrtune.search.record import Curves
-from lrtune.search.running import rates_of
+from lrtune.search.running import Observer, rates_of
 from lrtune.search.stopping import diverged
 
 FINALS, QUALIFIERS = 0x46494E41, 0x5155414C  # what sets their seeds apart from all others
@@ -34,7 +34,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class _Trial:
+class _Trial(Observer):
     """A job in a slot."""
 
     job: Job
@@ -43,14 +43,6 @@ class _Trial:
     untrained: float  # validation loss
     curves: Curves = field(default_factory=Curves)
     seconds: float = 0.0
-
-    def observe(self, update: int, loss: float) -> bool:
-        """Let a closed loop see a validation: is it one?"""
-        if self.controller is None:
-            return False
-        self.controller.observe(update, loss)
-        self.rates = self.controller.rates
-        return True
 
 
 def final_seeds(seed: int, count: int) -> list[int]:

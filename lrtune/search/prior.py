@@ -1,5 +1,6 @@
 """Prior: settings that won on other tasks, tried first on a new one."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,12 @@ class Prior:
     """
 
     settings: tuple[Mapping[str, Any], ...]
+
+    def __str__(self) -> str:
+        """How much it holds, and a fingerprint of that: as run.json keeps it."""
+        digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=4)
+        tasks = {one["task"] for one in self.settings}
+        return f"{len(self.settings)} settings of {len(tasks)} tasks, {digest.hexdigest()}"
 
     def without(self, tasks: Iterable[str]) -> "Prior":
         """What the other tasks say."""

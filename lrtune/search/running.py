@@ -24,8 +24,23 @@ def better(value: float, averaged: float, minimize: bool) -> float:
     return min(value, averaged) if minimize else max(value, averaged)
 
 
+class Observer:
+    """What has rates that a closed loop may change."""
+
+    rates: NDArray[np.float64]  # (horizon,)
+    controller: Controller | None  # of a closed loop
+
+    def observe(self, update: int, loss: float) -> bool:
+        """Let a closed loop see a validation: is it one?"""
+        if self.controller is None:
+            return False
+        self.controller.observe(update, loss)
+        self.rates = self.controller.rates
+        return True
+
+
 @dataclass(slots=True)
-class Running:
+class Running(Observer):
     """A trial in a slot."""
 
     trial: optuna.Trial
@@ -53,14 +68,6 @@ class Running:
     def index(self) -> int:
         """Which of the search's trials this is."""
         return int(self.trial.user_attrs[START]["index"])
-
-    def observe(self, update: int, loss: float) -> bool:
-        """Let a closed loop see a validation: is it one?"""
-        if self.controller is None:
-            return False
-        self.controller.observe(update, loss)
-        self.rates = self.controller.rates
-        return True
 
     def signals(self, objective: str, minimize: bool) -> list[float]:
         """At each validation the better of current and averaged weights."""

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtune.search.history import History
 from lrtune.search.peak import BRANCHES, Peak
 from lrtune.search.prior import Prior
-from lrtune.search.race import ROUND, next_family
+from lrtune.search.race import ROUND, next_family, still_racing
 from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
 from lrtune.search.store import index_of
 
@@ -83,6 +83,11 @@ class FamilySampler(BaseSampler):
         return params, {FAMILY: CategoricalDistribution(self._space.families), **knobs}
 
     @property
+    def racing(self) -> list[str]:
+        """The families that had not dropped out at the last draw."""
+        return still_racing(self._history.standings)
+
+    @property
     def peak(self) -> Peak | None:
         """Where the flat families were settled at the last draw."""
         return self._history.peak
@@ -138,4 +143,6 @@ class FamilySampler(BaseSampler):
         return asked.params
 
     def _seed_of(self, index: int) -> int:
-        return int(np.random.SeedSequence([self._seed, index]).generate_state(1)[0])
+        # A prior is made of what these very draws found elsewhere: it must not be drawn again.
+        salt = 0 if self._prior is None else 1
+        return int(np.random.SeedSequence([self._seed, index, salt]).generate_state(1)[0])

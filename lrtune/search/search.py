@@ -15,6 +15,7 @@ from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
 from lrtune.search.referee import NEVER, Referee, Rules
 from lrtune.search.running import Running
+from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.start import Starter
 from lrtune.search.stopping import DIVERGENCE_FACTOR
@@ -69,7 +70,8 @@ class Search:
         self._lineup = Lineup(study, space, pool.slots, owner, self._trunk)
         self._keeper = Keeper(checkpoint, owner, tell)
         self._starter = Starter(pool, self._keeper, self._trunk, seed, tell)
-        self.board = Board(budget)
+        racing = list(space.families)
+        self.board = Board(budget, self._minimize, racing)
 
     def run(self) -> Board:
         """Search until the budget is spent.
@@ -79,7 +81,7 @@ class Search:
             RuntimeError: when trial after trial fails.
         """
         for record in records(self._study):
-            self.board.add(record, self._minimize)
+            self.board.add(record)
             self._referee.remember(record)
         lineup, running = self._lineup, self.board.running
         with Interrupts() as interrupts:
@@ -125,6 +127,8 @@ class Search:
             if trial is not None:
                 self._start(slot, trial)
                 started = True
+        if started and isinstance(self._study.sampler, FamilySampler):
+            self.board.racing = self._study.sampler.racing
         waits = self._lineup.waits and self.board.may_start(queued=0)
         return started or bool(self.board.running) or waits
 
@@ -175,7 +179,8 @@ class Search:
             self._study.tell(trial, state=told)
         del self.board.running[progress.slot]
         self._pool.release(progress.slot)
-        self.board.add(record, self._minimize)
+        self.board.add(record)
+        self.board.last = record
         self._referee.remember(record)
         self._watch(self.board)
         self._stop_if_nothing_works(state, progress)

@@ -9,11 +9,11 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, as_utf8
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves, Record
 from lrtune.search.space import FAMILY, SCHEDULE
@@ -25,7 +25,7 @@ START = "lrtune.start"
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
-
+RESOLVED = "resolved"  # trial attribute: the schedule's settings, for people to read
 
 KEPT = (
     "state",
@@ -52,7 +52,7 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
     if isinstance(storage, Path) and not storage.is_file():
         raise lost
     try:
-        return optuna.load_study(storage=_storage(storage), study_name=name)
+        return optuna.load_study(storage=open_storage(storage), study_name=name)
     except KeyError as error:
         raise lost from error
     except Exception as error:  # every backend has errors of its own
@@ -73,7 +73,7 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
     """
     try:
         return optuna.create_study(
-            storage=_storage(storage),
+            storage=open_storage(storage),
             study_name=name,
             direction=direction,
             load_if_exists=True,
@@ -87,13 +87,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _storage(storage: str | Path) -> BaseStorage | str:
+def open_storage(storage: str | Path) -> BaseStorage:
+    """Open a journal file by its path, or a database by its URL."""
     if isinstance(storage, Path):
         # Absolute, because Optuna's lock is a link to this path as it is written here.
         return JournalStorage(JournalFileBackend(str(storage.resolve())))
     if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
         raise InputError("a database in memory is lost at the end: give a file or a server")
-    return storage
+    return RDBStorage(storage)
 
 
 def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -131,6 +132,20 @@ def save_record(trial: optuna.Trial, record: Record) -> None:
     kept = {name: getattr(record, name) for name in KEPT}
     kept["curves"] = {field.name: getattr(record.curves, field.name) for field in fields(Curves)}
     trial.set_user_attr(RECORD, without_nan(kept))
+    said = (f"{name} {_short(value)}" for name, value in record.resolved.items())
+    trial.set_user_attr(RESOLVED, ", ".join(said))
+
+
+def _short(value: Any) -> str:
+    """A setting at four digits; of several, all.
+
+    Example:
+        >>> _short([0.123456, 1.0])
+        '[0.1235, 1]'
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(_short(entry) for entry in value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def records(study: optuna.Study) -> list[Record]:
@@ -207,7 +222,7 @@ def _row(record: Record) -> dict[str, Any]:
         "optuna_number": record.optuna_number,
         "family": record.schedule.family,
         "state": record.state,
-        "reason": record.reason,
+        "reason": as_utf8(record.reason),
         "value": float("nan") if record.value is None else record.value,
         "peak_lr": record.schedule.peak_lr,
         "warmup": record.schedule.warmup,

@@ -23,6 +23,7 @@ from lrtune.tasks.pictures import (
     headers,
 )
 from lrtune.tasks.split import Split, Stream, check_labels
+from lrtune.tasks.text import slug
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
 
@@ -55,7 +56,12 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     check_classes(str(root), classes)
     sources = {name: Source(files[name], str(parts[name]), files[name].where) for name in parts}
     data = image_data(
-        root.resolve().name, f"image folder {root}", sources, classes["train"], options, mode="RGB"
+        slug(root.resolve().name),
+        f"image folder {root}",
+        sources,
+        classes["train"],
+        options,
+        mode="RGB",
     )
     if not others:
         return data

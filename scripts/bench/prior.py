@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import optuna
 
-from lrtune.confirmation import finalists_of
 from lrtune.engine import FusedPool
+from lrtune.judgement import finalists_of
 from lrtune.schedule import Schedule
 from lrtune.search.final import Final
 from lrtune.search.finals import Job, train_finals

@@ -1,6 +1,6 @@
 """How often is the verdict wrong? Whole searches whose truth is known, simulated.
 
-    python scripts/bench/verdict.py [--searches 1000] [--seed 0] [--out [JSON]]
+    python scripts/bench/verdict.py [--searches 1000] [--seed 0] [--only ROW] [--out [JSON]]
 
 Each family is tried so many times and judged on validation; its best trial goes to the finals,
 where ``contest`` says how many seeds are trained. The unit is a score's standard deviation between
@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.engine.blocks import BLOCKS
-from lrtune.results.contest import FIRST, MOST, Result, contest
+from lrtune.results.contest import FIRST, MOST, contest
+from lrtune.results.outcome import Result
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 TRIALS = 20
@@ -185,13 +186,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=SCENARIOS, metavar="ROW", help="of the table")
     parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdicts.json")
     args = parser.parse_args()
+    if args.only and args.out:
+        parser.error("--out is for the whole table")
     rows = {}
     for number, (name, scenario) in enumerate(SCENARIOS.items()):
+        if args.only not in (None, name):
+            continue
         generator = np.random.default_rng((args.seed, number))
         rows[name] = row = measure(scenario, args.searches, generator)
-        if not number:
+        if len(rows) == 1:
             print("| families |", " | ".join(row), "|\n|---|" + "---:|" * len(row))
         cells = [f"{v:.1f}" if k == "seeds" else f"{100 * v:.1f} %" for k, v in row.items()]
         print(f"| {name} |", " | ".join(cells), "|", flush=True)

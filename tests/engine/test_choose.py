@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool, choose, make_pool
-from lrtune.engine.choose import Choice
+from lrtune.engine.choice import Choice
 from lrtune.errors import InputError
 from tests.engine.test_feed import Pairs
 

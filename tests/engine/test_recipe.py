@@ -1,4 +1,4 @@
-"""Clipping, averaging, augmentation, parameter groups, precision: each against plain PyTorch."""
+"""Clipping, parameter groups, precision, metrics, trees: each against plain PyTorch."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -10,42 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import SerialPool
-from lrtune.engine.average import Average, newest_shares
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CROSS_ENTROPY
-
-
-def net():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
-
-
-@pytest.fixture(scope="module")
-def small(digits):
-    """Six updates in three segments."""
-    return replace(
-        digits, model=net, val=digits.val.part(0, 60), epochs=6 * 32 / 1149, validations=3
-    )
-
-
-def states(task, rates, seed=3):
-    """The weights after every segment, and the progress of each."""
-    made = []
-
-    def model():
-        made.append(task.model())
-        return made[-1]
-
-    pool = SerialPool(replace(task, model=model))
-    told = [pool.admit(0, rates, seed)]
-    weights = []
-    while told[-1].update < task.horizon:
-        told += pool.advance()
-        assert told[-1].error is None
-        weights.append({name: t.clone() for name, t in made[-1].state_dict().items()})
-    return weights, told
+from tests.engine.trials import net, states
 
 
 def test_long_gradients_are_shortened(small):
@@ -63,72 +33,6 @@ def test_short_gradients_are_left_alone(small):
     clipped, _ = states(replace(small, clip_norm=1e6), np.full(6, 0.1))
     for name, tensor in plain[-1].items():
         torch.testing.assert_close(clipped[-1][name], tensor)
-
-
-def test_validation_is_of_the_averaged_weights(small):
-    """By hand: the mean of the weights after each update, weighted d**age, bias divided out."""
-    task = replace(small, validations=6, ema=0.5)
-    weights, told = states(task, np.full(6, 0.3))
-    decay = 1 - 1 / (0.5 * 6)
-    for count in range(1, 7):
-        ages = torch.tensor([decay ** (count - 1 - i) for i in range(count)])
-        model = net()
-        mean = {
-            name: sum(a * w[name] for a, w in zip(ages / ages.sum(), weights, strict=False))
-            for name, tensor in weights[0].items()
-            if tensor.is_floating_point()
-        }
-        model.load_state_dict(mean, strict=False)
-        inputs, targets = task.val
-        expected = F.cross_entropy(model.eval()(task.prepare(inputs)), targets)
-        assert told[count].loss == pytest.approx(expected.item(), rel=1e-4)
-
-
-class Indexed(nn.Module):
-    """With an index as a buffer: its mean would be another index."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-        self.register_buffer("index", torch.arange(64).flip(0))
-
-    def forward(self, inputs):
-        return self.layer(inputs.flatten(1)[:, self.index])
-
-
-def test_whole_numbers_are_not_averaged():
-    model = Indexed()
-    average = Average(model, newest_shares(7, np.array([60]), 1))
-    for _ in range(60):
-        average.update(model)
-    assert torch.equal(average.model.index, model.index)
-
-
-def test_averaging_leaves_the_training_as_it_is(small):
-    plain, told = states(small, np.full(6, 0.1))
-    averaged, others = states(replace(small, ema=0.5), np.full(6, 0.1))
-    for name, tensor in plain[-1].items():
-        assert torch.equal(averaged[-1][name], tensor)
-    assert told[-1].loss != others[-1].loss
-
-
-def test_augmentation_is_a_function_of_seed_and_update(small):
-    task = replace(small, augment=("crop", "cutout"))
-    runs = [states(task, np.full(6, 0.1), seed)[1] for seed in (3, 3, 4)]
-    losses = [np.concatenate([p.losses for p in told]) for told in runs]
-    assert (losses[0] == losses[1]).all()
-    assert (losses[0] != losses[2]).all()
-    plain = np.concatenate([p.losses for p in states(small, np.full(6, 0.1))[1]])
-    assert (losses[0] != plain).all()
-
-
-def test_validation_is_never_augmented(small):
-    """Untrained, both see the same."""
-    plain, other = (
-        states(replace(small, augment=names), np.zeros(6))[1][0].loss
-        for names in ((), ("crop", "cutout", "mixup"))
-    )
-    assert plain == other
 
 
 class ModeSeen(nn.Module):
@@ -150,48 +54,6 @@ def zero():
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def test_mixed_targets_weigh_as_their_inputs(digits):
-    """Every pixel holds the target: the mixed inputs tell what the mixed targets must be."""
-    inputs = digits.train.targets.float()[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
-
-    def squared(outputs, targets):  # a sample at a time: linear in the weights of the targets
-        return outputs.mul(targets[:, None].float()).mean()
-
-    task = replace(
-        digits,
-        train=Split(inputs, digits.train.targets),
-        prepare=nn.Identity(),
-        model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 1)),
-        classes=None,
-        metrics=(Metric("mean", lambda o, t: o.mean(), "minimize"),),
-        loss=squared,
-        augment=("mixup",),
-        epochs=6 * 32 / 1149,
-        validations=1,
-    )
-    seen = []
-
-    def watched(outputs, targets):
-        seen.append((outputs.detach().clone(), targets.clone()))
-        return squared(outputs, targets)
-
-    pool = SerialPool(replace(task, loss=watched))
-    pool.admit(0, np.zeros(6), seed=0)
-    seen.clear()
-    (told,) = pool.advance()
-    torch.manual_seed(derive(0, INITIAL_WEIGHTS))
-    model = task.model()
-    for update, loss in enumerate(told.losses):
-        (outputs, kept), (_, rolled) = seen[2 * update : 2 * update + 2]
-        assert torch.equal(rolled, kept.roll(1, 0))
-        pixel = (outputs - model[1].bias) / model[1].weight.sum()  # the mixed targets
-        mixed = pixel.squeeze(1)
-        weight = ((mixed - rolled) / (kept - rolled))[kept != rolled]
-        torch.testing.assert_close(weight, weight.mean().expand_as(weight), atol=1e-2, rtol=0)
-        expected = (outputs.squeeze(1) * mixed).mean().item()
-        assert loss == pytest.approx(expected, rel=1e-2)
 
 
 def test_groups_have_their_own_rate_and_settings(small):
@@ -294,30 +156,3 @@ def test_inputs_outputs_and_targets_may_be_trees(digits):
     _, told = states(task, np.full(task.horizon, 1e-2))
     assert told[-1].metrics["total"] < told[0].metrics["total"]
     assert told[-1].loss == pytest.approx(told[-1].metrics["total"])
-
-
-def test_weights_are_looked_at_from_each_validation_on():
-    shares = newest_shares(40, np.array([10, 21, 30]), 5)
-    assert (np.flatnonzero(shares) + 1).tolist() == [5, 10, 15, 20, 26]
-    decay = (1 - 1 / 40) ** 5
-    looks = np.arange(1, 6)
-    np.testing.assert_allclose(shares[shares > 0], (1 - decay) / (1 - decay**looks))
-
-
-def test_each_segment_is_looked_at_however_short():
-    shares = newest_shares(400, np.array([3, 6, 9]), 50)
-    assert (np.flatnonzero(shares) + 1).tolist() == [3, 6, 9]
-
-
-def test_the_average_is_judged_beside_the_weights(small):
-    """With ema its value is the objective; without, it is told beside, and changes nothing."""
-    bare, told = states(replace(small, validations=6, average=None), np.full(6, 0.3))
-    beside, others = states(replace(small, validations=6, average=0.5), np.full(6, 0.3))
-    for name, tensor in bare[-1].items():
-        assert torch.equal(beside[-1][name], tensor)
-    assert [one.loss for one in told] == [one.loss for one in others]
-    assert all(np.isnan(one.averaged) for one in told)
-    _, by_ema = states(replace(small, validations=6, ema=0.5), np.full(6, 0.3))
-    assert [one.averaged for one in others[1:]] == pytest.approx(
-        [one.metrics[small.objective.name] for one in by_ema[1:]]
-    )

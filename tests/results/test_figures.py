@@ -11,6 +11,7 @@ from lrtune.results import figures
 from lrtune.results.canvas import thin
 from lrtune.results.palette import LOOKS, look
 from lrtune.schedule import FAMILIES, Schedule
+from tests.results.conftest import search
 
 
 def every(trials, run):
@@ -21,6 +22,9 @@ def every(trials, run):
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
         "range_test": figures.range_test(test),
         "preview": figures.preview([Schedule("cosine", peak_lr=0.1)], 1000),
+        "slices": figures.slices(trials, "wsd", objective),
+        "landscape": figures.landscape(trials, "wsd", objective),
+        "timeline": figures.timeline(trials, objective),
     }
 
 
@@ -77,7 +81,9 @@ def test_figures_with_nothing_to_draw_have_no_traces(many):
     trials, run = many
     none = trials[trials["state"] == "diverged"]
     figures_of = every(none, run)
-    assert not any(figures_of[name].data for name in ("wins", "curves", "against_peak"))
+    empty = ("wins", "curves", "against_peak", "slices", "landscape")
+    assert not any(figures_of[name].data for name in empty)
+    assert not figures.timeline(trials.iloc[:0], run["objective"]).data
 
 
 @pytest.mark.parametrize("family", [n for n, f in FAMILIES.items() if f.searchable])
@@ -100,7 +106,10 @@ def test_preview_tells_twins_apart():
     assert len(figures.preview(twins[0], 500).data) == 1
 
 
-@pytest.mark.parametrize("name", ["wins", "curves", "against_peak", "range_test", "preview"])
+PICTURES = ["wins", "curves", "against_peak", "range_test", "preview"]
+
+
+@pytest.mark.parametrize("name", PICTURES)
 def test_png(drawn, tmp_path, name):
     figure = go.Figure(drawn[name])
     figure.data[0].name = "5 $ and &lt;b&gt; a_$"
@@ -124,3 +133,91 @@ def test_png_without_matplotlib_says_what_to_install(drawn, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r'pip install "lrtune\[png\]"'):
         figures.save(drawn["wins"], tmp_path / "figure.png")
+
+
+def test_a_hover_reads_off_both_panels_of_the_curves(drawn):
+    figure = drawn["curves"]
+    assert figure.layout.hovermode == "x unified" and figure.layout.hoversubplots == "axis"
+    assert {trace.xaxis for trace in figure.data} <= {None, "x"}
+    rates = {trace.name: trace for trace in figure.data if trace.yaxis != "y2"}
+    for trace in (trace for trace in figure.data if trace.yaxis == "y2"):
+        above = rates[trace.name]
+        read = np.interp(np.array(trace.x) - 1, above.x, above.y)
+        if above.line.shape == "linear":
+            assert np.allclose(trace.customdata, read, rtol=0.01)
+        assert len(trace.customdata) == len(trace.x)
+
+
+def test_slices_show_every_knob_that_was_tried(many):
+    trials, run = many
+    figure = figures.slices(trials, "wsd", run["objective"])
+    own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])]
+    assert [t.name for t in figure.data] == [
+        "peak_lr",
+        "warmup",
+        "decay",
+        "decay_shape",
+        "end_factor",
+    ]
+    for trace in figure.data:
+        assert list(trace.customdata) == own["number"].tolist()
+        assert np.allclose(trace.y, own["value"], rtol=1e-4)
+    assert np.allclose(figure.data[0].x, own["peak_lr"], rtol=1e-4)
+    assert figure.layout.xaxis4.type == "category"
+    best = trials.loc[own["value"].idxmin(), "number"]
+    sizes = dict(zip(figure.data[0].customdata, figure.data[0].marker.size, strict=True))
+    assert max(sizes, key=sizes.get) == best
+    places = [figure.layout[f"xaxis{n}"].domain for n in ("", 2, 3, 4, 5)]
+    narrow = figure.layout.meta["narrow"]
+    assert (
+        len(set(places)) == 3 and len({str(narrow[f"xaxis{n}"]["domain"]) for n in ("", 2, 3)}) == 2
+    )
+
+
+def test_pruned_trials_are_drawn_open_where_they_were_forecast(many):
+    trials, run = many
+    pruned = trials["state"] == "pruned"
+    trials = trials.assign(evidence=np.where(pruned, '{"final": 0.5}', "{}"))
+    family = trials.loc[pruned, "family"].iloc[0]
+    trace = figures.slices(trials, family, run["objective"]).data[0]
+    shown = dict(zip(trace.customdata, zip(trace.y, trace.marker.symbol, strict=True), strict=True))
+    for number in trials.loc[pruned & (trials["family"] == family), "number"]:
+        assert shown[number] == (0.5, f"{look(family).symbol}-open")
+    finished = trials["state"].isin(["complete", "stalled"]) & (trials["family"] == family)
+    assert all(shown[n][1] == look(family).symbol for n in trials.loc[finished, "number"])
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_a_landscape_is_shaded_only_among_enough_trials(many, direction):
+    objective = {**many[1]["objective"], "direction": direction}
+    few = figures.landscape(many[0], "wsd", objective)
+    assert [trace.type for trace in few.data] == ["scatter"]
+    trials = search(["wsd"], 80)
+    figure = figures.landscape(trials, "wsd", objective)
+    shade, points = figure.data
+    assert shade.type == "contour"
+    known = np.isfinite(shade.z)
+    assert known.any() and not known.all()
+    ends = points.marker.cmin, points.marker.cmax
+    assert shade.z[known].min() >= ends[0] - 1e-6 and shade.z[known].max() <= ends[1] + 1e-6
+    strong = points.marker.colorscale[0 if direction == "minimize" else -1][1]
+    assert strong.endswith("0.95)")  # the best in the family's full colour
+    ticks = points.marker.colorbar.ticktext
+    assert ticks[-1 if direction == "minimize" else 0].endswith("or worse")
+
+
+def test_the_timeline_accounts_for_every_update(many):
+    trials, run = many
+    figure = figures.timeline(trials, run["objective"])
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert np.allclose(sum(np.array(bar.y) for bar in bars), 100, atol=0.5)
+    width = trials["updates"].sum() / len(bars[0].x)
+    for bar in bars:
+        spent = trials.loc[trials["state"] == bar.name, "updates"].sum()
+        assert sum(bar.y) / 100 * width == pytest.approx(spent, rel=0.01)
+    best = next(trace for trace in figure.data if trace.name == "best so far")
+    values = trials.loc[trials["state"].isin(["complete", "stalled"]), "value"]
+    assert np.all(np.diff(best.y) <= 0) and best.y[-1] == pytest.approx(values.min(), rel=1e-4)
+    rising = figures.timeline(trials, {**run["objective"], "direction": "maximize"})
+    best = next(trace for trace in rising.data if trace.name == "best so far")
+    assert best.y[-1] == pytest.approx(values.max(), rel=1e-4)

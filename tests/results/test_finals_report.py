@@ -14,9 +14,10 @@ from lrtune.results.courses import finals_curves
 from lrtune.results.finals import standings
 from lrtune.results.gaps import gaps, paired
 from lrtune.results.palette import LOOKS
+from lrtune.results.plan import Finalist, Plan
 from lrtune.results.questions import responses, target
 from lrtune.results.summary import best_of_each
-from lrtune.results.verdict import Finalist, Plan, verdict
+from lrtune.results.verdict import verdict
 from lrtune.schedule import Schedule
 from tests.results.conftest import HORIZON, STEPS
 from tests.results.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page
@@ -253,7 +254,9 @@ def test_curves_of_the_finals(many):
         _, band, mean = (trace for trace in figure.data if trace.name == family)
         curves = np.stack(own["val_cross_entropy"])
         assert np.allclose(mean.y, curves.mean(0), rtol=1e-3) and list(mean.x) == STEPS
-        assert np.allclose(band.y[:20], curves.min(0), rtol=1e-3)
+        quarter, most = np.quantile(curves, [0.25, 0.75], axis=0)
+        assert np.allclose(band.y[:20], quarter, rtol=1e-3)
+        assert np.allclose(band.y[20:], most[::-1], rtol=1e-3)
         assert band.fill == "toself" and len(band.x) == 40
     _, _, found, finals = make("lost", *many)
     assert {trace.name for trace in finals_curves(found, finals).data} == set(KINDS["lost"])

@@ -2,11 +2,17 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from lrtune.results.contest import contest
 from lrtune.results.paired import Sample, interval, paired_p
+from tests.results.contests import drawn
 
 PARTS = 20
+
+
+def alone(values):
+    return Sample.of(values, (), 1.0)
 
 
 def crossed(mean, seeds, between, parts, cell, random, count=20):
@@ -82,3 +88,33 @@ def test_a_difference_on_every_part_is_found():
     found = contest(scores, minimize=True, blocks=blocks)
     assert found.tied == ["a"] and found.why == "separated"
     assert found.standings["a"].high - found.standings["a"].low > 2  # of the score itself
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+@pytest.mark.parametrize("gap", [0.0, 0.5, -3.0])
+def test_paired_p_is_that_of_scipy(seeds, gap):
+    one, other = drawn([0, gap], seeds).values()
+    assert paired_p(alone(other - one)) == pytest.approx(stats.ttest_rel(other, one).pvalue)
+
+
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)],
+)
+def test_paired_p_without_a_spread(differences, p):
+    assert paired_p(alone(differences)) == pytest.approx(p)
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 29])
+def test_the_interval_of_few_is_students(seeds):
+    values = drawn([3], seeds)["a"]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval(alone(values)) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_interval_of_many_is_near_students_and_of_one_unknown():
+    values = drawn([3], 100)["a"]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval(alone(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert np.isnan(interval(alone(values[:1]))).all()
+    assert interval(alone(np.full(40, 0.1))) == pytest.approx((0.1, 0.1))

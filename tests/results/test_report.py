@@ -6,7 +6,12 @@ import pandas as pd
 import pytest
 
 from lrtune.results import report
+from lrtune.results.canvas import LABEL
+from lrtune.results.inside import inside
+from lrtune.results.markup import LONGEST
 from lrtune.results.prose import headline
+from lrtune.results.summary import by_family
+from tests.results.conftest import search
 
 SECTIONS = [
     "answer",
@@ -14,6 +19,7 @@ SECTIONS = [
     "families",
     "curves",
     "peak",
+    "inside",
     "range",
     "budget",
     "stopping",
@@ -22,8 +28,9 @@ SECTIONS = [
 ]
 EVIL = "<script>alert(1)</script> \"q' &amp; مرحبا 🎉 </title><!-- $x$"
 MEGABYTE = 1_000_000
-# Figures of each kind of search; where nothing ended there is the range test alone.
-SHOWN = {"many": 5, "one family": 5, "none complete": 2, "no trials": 1}
+# Figures of each kind of search, two of them a family; where nothing ended there are the range
+# test, how trials ended and what the updates went to.
+SHOWN = {"many": 6 + 2 * 18, "one family": 6 + 2, "none complete": 3, "no trials": 1}
 
 
 class Page(HTMLParser):
@@ -114,7 +121,7 @@ def test_hostile_names_are_shown_as_text(many, tmp_path):
     html = report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8")
     page = Page(html)
     assert page.ids == SECTIONS
-    assert [tag for tag, _ in page.tags].count("script") == 7  # five figures, plotly, ours
+    assert [tag for tag, _ in page.tags].count("script") == SHOWN["many"] + 2  # plotly, and ours
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)
@@ -142,7 +149,7 @@ def test_write_is_atomic(many, tmp_path, monkeypatch):
     def fails(*names):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report.os, "replace", fails)
+    monkeypatch.setattr("lrtune.results.page.os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         report.write(path, trials.iloc[:5], run)
     assert path.read_bytes() == before
@@ -176,3 +183,47 @@ def test_the_record_says_how_trials_are_stopped(many):
     rules = {"pruner": "none", "epsilon": 0.2, "patience": 4, "min_delta": 0.01, "audit": 0.0}
     run = {**run, "stopping": rules, "validations": 20}
     assert "no pruner; a trial stalls after 4 of 20" in Page(report.render(trials, run)).words
+
+
+LONG = "<i>ß</i>" + "W" * 10_000
+
+
+def test_very_long_names_are_cut(many):
+    trials, run = many
+    objective = {**run["objective"], "name": LONG, "unit": LONG}
+    task = {**run["task"], "name": LONG, "notes": [LONG], "loss": LONG}
+    run = {**run, "study": LONG, "task": task, "objective": objective}
+    run["metrics"] = {LONG: objective}
+    columns = {"val_cross_entropy": f"val_{LONG}"}
+    page = Page(report.render(trials.assign(reason=LONG).rename(columns=columns), run))
+    assert page.ids == SECTIONS
+    assert "W" * (LONGEST + 1) not in page.words and f"({len(LONG):,} characters)" in page.words
+    for figure in page.data:
+        assert "W" * LABEL not in json.dumps(figure) and "<i>" not in json.dumps(figure)
+
+
+def test_one_family_is_shown_at_a_time_the_best_first(many, page):
+    trials, run = many
+    order = by_family(trials, run["objective"]["direction"])["family"].tolist()
+    choices = [attrs["value"] for tag, attrs in page.tags if tag == "option"]
+    parts = {
+        a["id"]: "hidden" in a for t, a in page.tags if t == "div" and "inside" in a.get("id", "")
+    }
+    assert choices == list(parts) == [f"inside-{place}" for place in range(len(order))]
+    assert [name for name, hidden in parts.items() if not hidden] == ["inside-0"]
+    assert f"{order[0]}: 10 trials" in page.words
+
+
+def test_what_mattered_is_said_or_why_not(many):
+    said = Page(str(inside(*many))).words
+    finished = many[0][many[0]["family"] == "wsd"]["state"].isin(["complete", "stalled"]).sum()
+    assert f"That cannot be said of this family: {finished} finished, and at least 15" in said
+    grown = search(["cosine"], 60)
+    said = Page(str(inside(grown, many[1]))).words
+    assert "Functional analysis of variance" in said and "knobexplains by itself (%)" in said
+
+
+def test_engines_that_were_timed_are_in_the_record(page):
+    assert (
+        "µs an update of a trial: fused 27 at once compiled 51, serial 1 thread 1,172" in page.words
+    )

@@ -8,11 +8,14 @@ import pandas as pd
 import pytest
 
 from lrtune.errors import InputError
-from lrtune.results.answer import answer, quickest, sentences, short, why
+from lrtune.results.answer import answer, sentences, short, why
+from lrtune.results.asides import quickest
 from lrtune.results.finalists import candidates, qualified
 from lrtune.results.horizons import outlook
+from lrtune.results.kept import read_verdict
+from lrtune.results.plan import Finalist, Plan, plan_in
 from lrtune.results.response import response
-from lrtune.results.verdict import Finalist, Plan, plan_in, read_verdict, standing, verdict
+from lrtune.results.verdict import standing, verdict
 from lrtune.schedule import Schedule
 
 LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
@@ -260,7 +263,7 @@ def test_other_horizons() -> None:
     levels = {"cosine": 0.1, "linear": 0.2, "wsd": 0.3, "constant": 0.4}
     short_one = judge(levels, horizon=100)
     alike = judge(levels, horizon=400)
-    other = judge(dict(zip(levels, (0.4, 0.3, 0.2, 0.1), strict=True)), horizon=400)
+    other = judge(dict(zip(levels, (0.4, 0.3, 0.2, 0.1), strict=True)), horizon=400, seeds=10)
     assert "not known" in outlook([short_one], 300)
     assert "is expected to hold" in outlook([alike, short_one], 300)
     assert "is not expected to hold" in outlook([short_one, other], 300)
@@ -269,3 +272,33 @@ def test_other_horizons() -> None:
     assert "is not expected to hold" in outlook([short_one, middle, other], 900)
     assert "shorter than any tried" in outlook([short_one, alike], 10)
     assert "no finals yet" in outlook([], 10)
+
+
+def test_who_was_left_behind_by_another_is_said() -> None:
+    """linear loses to cosine on five seeds; on the next ones wsd is the best, with wide noise."""
+    table = finals({"cosine": 0.1, "linear": 0.4, "wsd": 0.1}, seeds=20)
+    score = table["final_cross_entropy"].copy()
+    wsd = (table["family"] == "wsd").to_numpy()
+    score[wsd] = np.array([0.2, 0.6, -0.1, 0.4, 0.1, *[-0.5, -0.4, -0.6] * 5])
+    table["final_cross_entropy"] = score
+    early = (table["family"] != "linear") | table["seed"].isin(SEEDS[:5])
+    who = [finalist(family) for family in ("cosine", "linear", "wsd")]
+    found = verdict(searched({0.1: 0.3}), table[early], who, RUN, SEEDS, Plan())
+    linear = next(row for row in found["families"] if row["family"] == "linear")
+    assert found["families"][0]["family"] == "wsd"
+    assert (linear["place"], linear["rival"]) == ("behind", "cosine")
+    assert linear["gap_low"] < 0 < linear["gap_high"]
+    said = "linear was left behind after 5 seeds by cosine, the best at that time"
+    assert any(sentence.startswith(said) for sentence in sentences(found))
+    clear = judge({"cosine": 0.1, "linear": 0.4})
+    assert not any("left behind" in sentence for sentence in sentences(clear))
+
+
+def test_a_second_test_is_said() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4})
+    assert not any("judged before" in sentence for sentence in sentences(found))
+    said = sentences(found | {"earlier": [5, 10]})
+    assert (
+        "It was judged before with at most 5 and 10 seeds: of equals, each of these 3 tests may "
+        "name a winner in up to 5 %, together in up to 15 %." in said
+    )

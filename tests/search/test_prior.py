@@ -46,9 +46,9 @@ def test_the_first_trial_of_a_family_is_the_middle_of_what_won() -> None:
     assert (first.warmup, first.knobs["decay"], first.knobs["decay_shape"]) == (0.05, 0.4, "sqrt")
 
 
-def test_other_families_and_other_trials_are_drawn_as_without_it() -> None:
+def test_what_it_does_not_say_is_drawn_but_never_what_it_was_made_of() -> None:
     found, without = first_of(SPACE, ELSEWHERE), first_of(SPACE, None)
-    assert found["cosine"] == without["cosine"] and found["wsd"] != without["wsd"]
+    assert not set(found.values()) & set(without.values())
     assert first_of(SPACE, ELSEWHERE, seed=7)["wsd"] == found["wsd"]
 
 
@@ -56,8 +56,7 @@ def test_a_task_can_be_left_out() -> None:
     one = ELSEWHERE.without(["b", "c"])
     assert [setting["task"] for setting in one.settings] == ["a"]
     assert first_of(SPACE, one)["wsd"].knobs["decay_shape"] == "linear"
-    none = first_of(SPACE, ELSEWHERE.without(["a", "b", "c"]))
-    assert none == first_of(SPACE, None)
+    assert not ELSEWHERE.without(["a", "b", "c"]).settings
 
 
 def test_it_stays_within_the_ranges_searched() -> None:

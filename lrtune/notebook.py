@@ -1,0 +1,191 @@
+"""What a notebook shows of a run: the answer in words, the families as a table, the figures."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from lrtune.errors import InputError
+from lrtune.results import ends, figures, gaps, markup
+from lrtune.results.answer import sentences
+from lrtune.results.canvas import words
+from lrtune.results.markup import Markup, aligned, join, number, tag
+from lrtune.results.palette import look
+from lrtune.results.prose import decided, headline, nothing, subtitle
+from lrtune.results.summary import best, by_family
+
+if TYPE_CHECKING:
+    from lrtune.run import Run
+
+
+class Verdict(dict[str, Any]):
+    """``verdict.json``, which prints as what it says.
+
+    Its keys are described in ``lrtune.results.verdict``.
+    """
+
+    @property
+    def sentences(self) -> list[str]:
+        """What it says, the answer first."""
+        return sentences(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences)
+
+    def _repr_html_(self) -> str:
+        first, *others = self.sentences
+        rest = tag("ul", *(tag("li", sentence) for sentence in others)) if others else Markup("")
+        return join([tag("p", tag("strong", first)), rest, _finalists(self)])
+
+
+class Figures:
+    """The figures of a run as plotly Figures, which show themselves in a notebook.
+
+    Where there is nothing to draw, the figure says why.
+    """
+
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._objective = run.settings["objective"]
+        self._horizon = run.settings["horizon"]
+
+    def __repr__(self) -> str:
+        named = {name: member for name, member in vars(Figures).items() if name[0] != "_"}
+        lines = (f"{name:<14} {(one.__doc__ or '').splitlines()[0]}" for name, one in named.items())
+        return "\n".join(["The figures of a run:", *lines])
+
+    def wins(self) -> go.Figure:
+        """Each family's finished trials in a row of its own, the best family on top."""
+        trials = self._run.trials()
+        return _or_say(figures.wins(trials, self._objective), nothing(trials))
+
+    def curves(self) -> go.Figure:
+        """The best trial of each family: its rate above its validation metric."""
+        trials = self._run.trials()
+        return _or_say(figures.curves(trials, self._objective, self._horizon), nothing(trials))
+
+    def against_peak(self) -> go.Figure:
+        """Value against peak rate, family by family, and the range test's bracket."""
+        trials, test = self._run.trials(), self._run.settings["range_test"] or {}
+        low, high = test.get("base_lr"), test.get("max_lr")
+        bracket = (low, high) if low and high else None
+        figure = figures.against_peak(trials, self._objective, bracket)
+        return _or_say(figure, nothing(trials))
+
+    def range_test(self) -> go.Figure:
+        """The range test's losses, and the bracket that was read off them."""
+        test = self._run.settings["range_test"] or {"rates": [], "losses": []}
+        why = "The peak rates were given: no range test was made."
+        return _or_say(figures.range_test(test), why)
+
+    def ends(self) -> go.Figure:
+        """How far each trial was trained, and how it ended."""
+        trials = self._run.trials()
+        why = "Every trial was trained to its end." if len(trials) else nothing(trials)
+        return _or_say(ends.ends(trials, self._objective, self._horizon), why)
+
+    def timeline(self) -> go.Figure:
+        """Where the budget went: scores, and updates by how trials ended, over updates spent."""
+        trials = self._run.trials()
+        return _or_say(figures.timeline(trials, self._objective), "No update was trained.")
+
+    def slices(self, family: str) -> go.Figure:
+        """Of one family: value against each of its knobs."""
+        figure = figures.slices(self._trials_of(family), family, self._objective)
+        return _or_say(figure, f"No two trials of {family} with a score differ in a knob.")
+
+    def landscape(self, family: str) -> go.Figure:
+        """Of one family: value over the two knobs that mattered most."""
+        figure = figures.landscape(self._trials_of(family), family, self._objective)
+        return _or_say(figure, f"Too few trials of {family} have a score.")
+
+    def gaps(self, total: int | None = None) -> go.Figure:
+        """The finals: how far each finalist is behind the best; of another horizon with total."""
+        why = "There is no second finalist with a score on every seed."
+        return _or_say(gaps.gaps(self._verdict(total), self._run.finals()), why)
+
+    def finals_curves(self, total: int | None = None) -> go.Figure:
+        """The finals: rates above the validation metric; of another horizon with total."""
+        figure = figures.finals_curves(self._verdict(total), self._run.finals())
+        return _or_say(figure, "No final was trained to its end.")
+
+    def _trials_of(self, family: str) -> pd.DataFrame:
+        """All trials, once it is sure that some are of this family."""
+        trials = self._run.trials()
+        known = sorted(set(trials["family"]))
+        if family not in known:
+            raise InputError(f"family {family!r}: has no trials here; there are {known}")
+        return trials
+
+    def _verdict(self, total: int | None) -> Verdict:
+        found = self._run.verdict(total)
+        if found is None:
+            where = "" if total is None else f" on {total} updates"
+            raise InputError(f"{self._run.folder}: has no verdict{where} yet: lrtune.confirm")
+        return found
+
+
+def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> Markup:
+    """The answer in words and the table of families, as HTML."""
+    objective = settings["objective"]
+    title = join([tag("strong", settings["study"]), subtitle(trials, settings)], " · ")
+    if verdict is not None and decided(verdict):
+        newer = max(0, len(trials) - verdict["trials"])
+        since = tag("p", f"{newer} trials ended after this verdict.") if newer else Markup("")
+        return join([tag("p", title), Markup(verdict._repr_html_()), since])
+    known = best(trials, objective["direction"]) is not None
+    answer = headline(trials, settings, verdict) if known else tag("p", nothing(trials))
+    return join([tag("p", title), answer, _families(trials, objective)])
+
+
+def _finalists(verdict: Mapping[str, Any]) -> Markup:
+    """The finals as a table."""
+    split = "test" if verdict["split"] == "test" else "validation"
+    score = f"{split} {words(verdict['objective']['name'])}"
+    rows = []
+    for row in verdict["families"]:
+        reach = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
+        mean = "–" if row["mean"] is None else aligned(row["mean"])
+        gap = number(row["gap"], 3) if row["gap"] else "–"
+        left = (_coloured(row["family"]), _left(row["place"]))
+        rows.append([*left, mean, reach, gap, row["seeds"]])
+    heads = [_left("family"), _left("place"), score, "95 % interval", "behind by", "seeds"]
+    return markup.table(heads, rows, numeric=2) if rows else Markup("")
+
+
+def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Markup:
+    """The search as a table."""
+    counts = ("trials", "pruned", "diverged")
+    rows = [
+        [
+            _coloured(row["family"]),
+            *(aligned(row[name]) for name in ("best", "median")),
+            number(row["peak_lr"], 3),
+            *(row[name] for name in counts),
+        ]
+        for row in by_family(trials, objective["direction"]).to_dict("records")
+    ]
+    name = words(objective["name"])
+    heads = [_left("family"), f"best validation {name}", "median", "its peak rate", *counts]
+    return markup.table(heads, rows) if rows else Markup("")
+
+
+def _coloured(family: str) -> Markup:
+    """A family's name behind a dot in its colour, which needs no style sheet."""
+    return _left(join([Markup(f'<span style="color:{look(family).colour}">●</span> '), family]))
+
+
+def _left(cell: object) -> Markup:
+    """A cell of words: notebooks align all of them to the right."""
+    return Markup(f'<div style="text-align:left">{markup.text(cell)}</div>')
+
+
+def _or_say(figure: go.Figure, why: str) -> go.Figure:
+    """The figure, or in its place the sentence that says why there is nothing to draw."""
+    if any(len(trace.x or ()) for trace in figure.data):
+        return figure
+    figure = go.Figure(layout={"template": figure.layout.template, "height": 120})
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
+    where = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
+    return figure.add_annotation(text=str(why), **where)

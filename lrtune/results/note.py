@@ -1,0 +1,135 @@
+"""The note of a study in Markdown: what optuna-dashboard shows of the answer."""
+
+import re
+from collections.abc import Iterable, Sequence
+from html.parser import HTMLParser
+
+import pandas as pd
+
+from lrtune.results.answer import Verdict
+from lrtune.results.markup import aligned, count, number
+from lrtune.results.prose import Run, decided, headline, subtitle
+from lrtune.results.summary import by_family
+
+LONGEST = 300  # characters of somebody's name: the note is sent at every poll
+SENTENCE = 1000  # characters of ours, with theirs in it
+WRITTEN = "*lrtune writes this note again with the report. What is below this line stays.*"
+
+_MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!$&:@])")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_AROUND = {"p": "\n\n", "ul": "\n\n", "li": "\n- ", "br": "\n", "span": " "}
+
+
+def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -> str:
+    """The answer in words, the families, and how to get all of it again.
+
+    Args:
+        trials: The search's table, one row a trial.
+        run: What was searched (run.json), without passwords.
+        verdict: What the finals said, if there were any.
+        report: Where the report is.
+    """
+    parts = [
+        f"# {plain(run['study'])}",
+        _markdown(subtitle(trials, run)),
+        _markdown(headline(trials, run, verdict)),
+        "## Families",
+        _families(trials, run, verdict),
+        "## The command that made it",
+        _fenced(run["command"]),
+        f"The whole report: {plain(report)}",
+        "---",
+        WRITTEN,
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def beside_theirs(ours: str, there: str) -> str:
+    """Our note, and below it what somebody has written into the one that is there."""
+    _, mark, below = there.partition(WRITTEN)
+    theirs = below if mark else there
+    return f"{ours}\n\n{theirs.strip()}" if theirs.strip() else ours
+
+
+def plain(value: object, longest: int = LONGEST) -> str:
+    r"""Any value as Markdown that shows it as it is, cut where it is very long.
+
+    Example:
+        >>> print(plain("a_b <i>"))
+        a\_b \<i\>
+    """
+    text = _clean(str(value))
+    if len(text) > longest:
+        text = f"{text[:longest]}… ({count(len(text))} characters)"
+    return _MARKS.sub(r"\\\1", text)
+
+
+def _clean(text: str) -> str:
+    """Text on a line that any storage takes and that turns no other text around."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _OPEN_BIDI.sub("", _CONTROLS.sub(" ", text))
+
+
+class _Reader(HTMLParser):
+    """Our own markup, read into Markdown; the text in it is text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.parts.append("**" if tag == "strong" else _AROUND.get(tag, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.parts.append("**" if tag == "strong" else "")
+
+    def handle_data(self, data: str) -> None:
+        self.parts.append(plain(data, SENTENCE))
+
+
+def _markdown(markup: str) -> str:
+    reader = _Reader()
+    reader.feed(markup)
+    reader.close()
+    return "".join(reader.parts).strip()
+
+
+def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
+    if verdict is not None and decided(verdict):
+        heads = ("family", "place", "mean", "95 % interval", "seeds", "peak rate")
+        return _table(heads, (_finalist(row) for row in verdict["families"]))
+    table = by_family(trials, run["objective"]["direction"])
+    heads = ("family", "best", "median", "trials", "diverged", "peak rate")
+    names = ["family", "best", "median", "trials", "diverged", "peak_lr"]
+    rows = table[names].itertuples(index=False) if len(table) else ()
+    return _table(
+        heads,
+        ([name, _value(best), _value(median), *rest] for name, best, median, *rest in rows),
+    )
+
+
+def _finalist(row: Verdict) -> list[object]:
+    lost = row["mean"] is None
+    ends = ("–", "–") if row["low"] is None else (_value(row["low"]), _value(row["high"]))
+    reach = "–" if row["low"] is None else " to ".join(ends)
+    mean = "–" if lost else _value(row["mean"])
+    return [row["family"], row["place"], mean, reach, row["seeds"], row["schedule"]["peak_lr"]]
+
+
+def _value(value: float) -> str:
+    return aligned(value) if value == value else "–"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, [":--", *["--:"] * (len(heads) - 1)]]
+    lines += [[plain(number(cell, 3)) for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if len(lines) > 2 else ""
+
+
+def _fenced(text: str) -> str:
+    """Text as a block of code, in a fence that it does not hold itself."""
+    text = _clean(text)
+    runs = [len(run) for run in re.findall("`+", text)]
+    fence = "`" * max(3, *(length + 1 for length in runs), 0)
+    return f"{fence}\n{text}\n{fence}"

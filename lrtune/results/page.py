@@ -1,0 +1,55 @@
+"""A page that needs nothing else, not even a network; and a file written whole or not at all."""
+
+import html
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from lrtune.results.markup import Markup, limited
+
+_POLICY = (  # the page loads nothing: all that it needs is in it
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def shell(title: str, body: Markup, scripts: str = "") -> str:
+    """A page around its content.
+
+    Args:
+        title: what the browser's tab says.
+        body: the content.
+        scripts: JavaScript that the page's own needs.
+
+    Returns:
+        HTML with everything inline.
+    """
+    return "".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{html.escape(limited(title))} – lrtune</title>",
+            f"<style>{_resource('report.css')}</style></head><body><main>{body}</main>",
+            f"<script>{scripts}</script>" if scripts else "",
+            f"<script>{_resource('report.js')}</script></body></html>\n",
+        ]
+    )
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file in one step: a reader meets the old one or the new one, never half."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)  # mkstemp made it for its owner alone
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _resource(name: str) -> str:
+    return resources.files("lrtune.results").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Plan and finalists: how a verdict is to be reached, and between whom; as a verdict keeps them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lrtune.errors import InputError
+from lrtune.results.contest import FIRST, MOST
+from lrtune.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a verdict is reached.
+
+    Attributes:
+        seeds: of each finalist before the first look.
+        max_seeds: of those that cannot be told apart.
+        indifference: a difference that does not matter, in the objective's unit; where None, a
+            tenth of the standard deviation between seeds.
+        target: a metric's name and the value to be reached as soon as possible; where None, what
+            constant reaches in the end on every seed.
+    """
+
+    seeds: int = FIRST
+    max_seeds: int = MOST
+    indifference: float | None = None
+    target: tuple[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        for name in ("seeds", "max_seeds"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise InputError(f"{name}={value!r}: a whole number of at least 1")
+        if self.max_seeds < self.seeds:
+            raise InputError(f"max_seeds={self.max_seeds}: at least as many as seeds, {self.seeds}")
+        if self.indifference is not None and not 0 <= self.indifference < math.inf:
+            raise InputError(f"indifference={self.indifference!r}: 0 or more, in the metric's unit")
+        if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
+            raise InputError(f"target={self.target!r}: a metric's name and a number")
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A family's best configuration, as the search found it.
+
+    Attributes:
+        family: its name.
+        schedule: what is trained.
+        trial: which of the search's it was.
+        value: its validation score there; None where it was pruned and has none.
+        role: racing, anchor or ceiling: why it is here.
+        params: the parameters that the search drew for it, without the family's prefix.
+    """
+
+    family: str
+    schedule: Schedule
+    trial: int
+    value: float | None
+    role: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
+    """Who took part."""
+    return [
+        Finalist(
+            row["family"],
+            Schedule.from_dict(row["schedule"]),
+            row["trial"],
+            row["searched"],
+            row["role"],
+            row["params"],
+        )
+        for row in verdict["families"]
+    ]
+
+
+def plan_in(verdict: Mapping[str, Any]) -> Plan:
+    """How it was reached."""
+    kept = dict(verdict["plan"])
+    target = kept.pop("target")
+    return Plan(**kept, target=None if target is None else (target[0], target[1]))

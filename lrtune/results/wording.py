@@ -1,0 +1,53 @@
+"""Wording: values, intervals and names as the sentences of a verdict have them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lrtune.results.canvas import words
+from lrtune.results.markup import number
+
+
+def split_of(verdict: Mapping[str, Any]) -> str:
+    return "the test split" if verdict["split"] == "test" else "validation (there is no test split)"
+
+
+def metric_of(verdict: Mapping[str, Any]) -> str:
+    return words(verdict["objective"]["name"])
+
+
+def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
+    unit = verdict["objective"].get("unit")
+    if value is None:
+        return "–"
+    return f"{number(value, 3)}{' ' + unit if unit else ''}"
+
+
+def interval_of(verdict: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    if row["low"] is None:
+        return ""
+    return f" (95 % interval {range_of(verdict, row['low'], row['high'])})"
+
+
+def reach_of(verdict: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The interval of a gap in parentheses, if there is one."""
+    if found["gap_low"] is None:
+        return ""
+    return f" ({range_of(verdict, found['gap_low'], found['gap_high'])})"
+
+
+def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) -> str:
+    """Two values, their unit once."""
+    unit = verdict["objective"].get("unit")
+    ends = ("–" if end is None else number(end, 3) for end in (low, high))
+    return f"{' to '.join(ends)}{' ' + unit if unit else ''}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas and an "and".
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,1 @@
+"""What the commands print: the terminal while they work, their result, lines for a script."""

@@ -1,0 +1,179 @@
+"""Events: one line of JSON each, for scripts and logs."""
+
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+from lrtune.results.kept import plain
+from lrtune.screen.console import console_of, say
+from lrtune.screen.pace import Pace
+from lrtune.search import Board
+from lrtune.tally import Tally
+from lrtune.tasks import Task
+
+if TYPE_CHECKING:
+    from lrtune.run import Run
+    from lrtune.search import Record
+    from lrtune.search.final import Final
+
+PROGRESS_SECONDS = 1.0  # between two events of progress
+
+# What each event holds beside "event" and "time" (ISO 8601, UTC). A number that is not finite, or
+# not known, is null.
+FIELDS = {
+    "started": "command task samples model optimizer objective horizon seed families budget",
+    "progress": "stage share done seconds_left per_minute running ends racing best",
+    "trial": "number family state reason value metrics schedule updates seconds",
+    "final": "stage family seed state reason split metrics schedule updates seconds",
+    "verdict": "place families sentences standings",
+    "finished": "run horizon trials winner files",
+}
+FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
+
+
+class Events:
+    """Writes events; what is for a person goes to stderr."""
+
+    def __init__(self, out: TextIO) -> None:
+        """Write to this stream; whatever else is printed until ``close`` goes to stderr."""
+        self._out = out
+        self._stdout, sys.stdout = sys.stdout, sys.stderr  # a task of the user's own may print
+        self._console = console_of(stderr=True)
+        self._pace: Pace | None = None
+        self._stage = ""
+        self._told: Record | None = None
+        self._last = 0.0
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """Say what is trained, and what for."""
+        objective = task.objective
+        self._emit(
+            "started",
+            task=task.name,
+            samples={"train": task.train.samples, "val": task.val.samples}
+            | {"test": None if task.test is None else task.test.samples},
+            model=task.model_name,
+            optimizer=task.optimizer,
+            objective={"name": objective.name, "direction": objective.direction},
+            horizon=task.horizon,
+            **facts,
+        )
+
+    def tell(self, line: str) -> None:
+        """Say it to the person."""
+        say(self._console, line)
+
+    def search(self, board: Board) -> None:
+        """Say which trial ended, and now and then how it goes."""
+        if board.last is not None and board.last is not self._told:
+            self._told = board.last
+            self._trial(board.last)
+        pace = self._begun("search", board.share, board.trials)
+        if not self._due(pace):
+            return
+        best = board.best
+        self._emit(
+            "progress",
+            stage="search",
+            share=board.share,
+            done=board.trials,
+            seconds_left=pace.left(board.share),
+            per_minute=pace.per_minute(board.trials),
+            running=len(board.running),
+            ends=dict(board.ended),
+            racing=board.racing,
+            best=best
+            and {"family": best.schedule.family, "trial": best.number, "value": best.value},
+        )
+
+    def finals(self, tally: Tally) -> None:
+        """Say which trainings ended, and now and then how it goes."""
+        for final in tally.over:
+            self._final(tally.stage, final)
+        share = tally.done / tally.jobs
+        pace = self._begun(tally.stage, share, 0)
+        if not self._due(pace):
+            return
+        self._emit(
+            "progress",
+            stage=tally.stage,
+            share=share,
+            done=int(tally.done),
+            seconds_left=pace.left(share),
+            per_minute=pace.per_minute(int(tally.done)),
+            running=None,
+            ends=None,
+            racing=[one.schedule.family for one in tally.contenders if one.wanted],
+            best=None,
+        )
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """Say the verdict, if there is one, and where everything is."""
+        from lrtune.results.answer import sentences
+        from lrtune.results.summary import by_end
+
+        verdict = run.verdict(total)
+        if verdict is not None:
+            kept = ("family", "place", "mean", "low", "high", "gap", "best", "seeds", "lost")
+            rows = [{name: row[name] for name in kept} for row in verdict["families"]]
+            found = {name: verdict["answer"][name] for name in ("place", "families")}
+            self._emit("verdict", **found, sentences=sentences(verdict), standings=rows)
+        best, ended = run.best(), by_end(run.trials()).to_dict("records")
+        self._emit(
+            "finished",
+            run=str(run.folder),
+            horizon=run.settings["horizon"] if total is None else total,
+            trials={row["end"]: row["trials"] for row in ended},
+            winner=best and best.to_dict(),
+            files={n: str(run.folder / n) for n in FILES if (run.folder / n).exists()},
+        )
+
+    def close(self) -> None:
+        """Give stdout back."""
+        sys.stdout = self._stdout
+
+    def _trial(self, record: "Record") -> None:
+        metrics = {name: curve[-1] for name, curve in record.curves.metrics.items()}
+        self._emit(
+            "trial",
+            **{name: getattr(record, name) for name in ("number", "state", "reason", "value")},
+            family=record.schedule.family,
+            metrics=metrics,
+            schedule=record.schedule.to_dict(),
+            updates=record.updates,
+            seconds=record.seconds,
+        )
+
+    def _final(self, stage: str, final: "Final") -> None:
+        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
+        self._emit(
+            "final",
+            stage=stage,
+            family=final.schedule.family,
+            schedule=final.schedule.to_dict(),
+            **{name: getattr(final, name) for name in names},
+        )
+
+    def _begun(self, stage: str, share: float, trials: int) -> Pace:
+        """The pace of this stage, from its first event on."""
+        if self._pace is None or stage != self._stage:
+            self._stage, self._pace = stage, Pace(share, trials)
+        return self._pace
+
+    def _due(self, pace: Pace) -> bool:
+        now = pace.began + pace.seconds
+        due = now - self._last >= PROGRESS_SECONDS
+        self._last = now if due else self._last
+        return due
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        """One line: the fields of this event, in their order."""
+        names = FIELDS[event].split()
+        assert fields.keys() == set(names), fields.keys() ^ set(names)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        ordered = {name: fields[name] for name in names}
+        line = json.dumps(plain({"event": event, "time": now, **ordered}), allow_nan=False)
+        self._out.write(f"{line}\n")
+        self._out.flush()

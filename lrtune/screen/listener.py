@@ -1,0 +1,184 @@
+"""Listeners: what a command tells while it works, and to whom: a person, a script, or nobody."""
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+
+from lrtune.screen.block import Block
+from lrtune.screen.console import is_live, say
+from lrtune.screen.pace import Pace, clock
+from lrtune.screen.panel import Panel
+from lrtune.screen.standings import finals, race
+from lrtune.search import Board
+from lrtune.tally import Tally
+from lrtune.tasks import Task
+
+if TYPE_CHECKING:
+    from lrtune.run import Run
+
+LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
+DRAWN_SECONDS = 0.1  # between two pictures of the board: it changes more often than is seen
+ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
+ENDS |= {"diverged": "diverged", "failed": "failed"}
+
+
+class Listener(Protocol):
+    """Who is told."""
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """The data are there, and the work begins."""
+
+    def tell(self, line: str) -> None:
+        """A line on what is being done."""
+
+    def search(self, board: Board) -> None:
+        """The search as it stands, after each segment and each trial's end."""
+
+    def finals(self, tally: Tally) -> None:
+        """Qualifiers or finals as they stand, after each segment."""
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """All is written; the verdict is on this horizon, the search's own where None."""
+
+    def close(self) -> None:
+        """Nothing more comes, whatever the reason."""
+
+
+class Quiet:
+    """Prints the result, and nothing before it."""
+
+    def __init__(self, console: Console) -> None:
+        """Print on this console."""
+        self._console = console
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """Say nothing."""
+
+    def tell(self, line: str) -> None:
+        """Say nothing."""
+
+    def search(self, board: Board) -> None:
+        """Say nothing."""
+
+    def finals(self, tally: Tally) -> None:
+        """Say nothing."""
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """Print what came out."""
+        from lrtune.screen.result import print_result, print_verdict
+
+        verdict = run.verdict(total)
+        if total is None or verdict is None:
+            print_result(run, self._console)
+        else:
+            print_verdict(verdict, self._console)
+
+    def close(self) -> None:
+        """Nothing is left to take away."""
+
+
+class Screen(Quiet):
+    """Draws how things stand in place on a terminal, and as a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        """Print on this console."""
+        super().__init__(console)
+        self._block = Block(console)
+        self._pace: Pace | None = None
+        self._round: tuple[str, int] | None = None
+        self._last = -LINE_SECONDS
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """Remember what is compared."""
+        objective = task.objective
+        self._objective = objective.name
+        self._minimize = objective.direction == "minimize"
+        self._value = objective.name.replace("_", "-")
+        self._judged = "test" if task.test is not None else "validation"
+        self._better = "lower" if self._minimize else "higher"
+
+    def tell(self, line: str) -> None:
+        """Print it above what is drawn."""
+        say(self._console, line)
+
+    def search(self, board: Board) -> None:
+        """Draw the race."""
+        if self._pace is None:
+            self._pace = Pace(board.share, board.trials)
+        if not self._due():
+            return
+        left = _left(self._pace.left(board.share))
+        counts = [spent(board, self._pace), ends(board)]
+        rows = race(board, self._objective)
+        if is_live(self._console):
+            said = (
+                f"best of each family: validation {self._value}, one seed; {self._better} is better"
+            )
+            panel = Panel(board.share, left, [*counts, said], rows, "best", "trials")
+            self._block.show(panel)
+            return
+        best = rows[0] if rows and board.best else None
+        leader = "" if best is None else f"; best: {best.family}, {self._value} {best.value:.4g}"
+        self.tell(f"{board.share:4.0%}  {counts[0]}, {left}{leader}")
+
+    def finals(self, tally: Tally) -> None:
+        """Draw how the configurations stand."""
+        share, this = tally.done / tally.jobs, (tally.stage, tally.jobs)
+        if self._round != this:
+            self._round, self._pace = this, Pace(share)
+        if not self._due():
+            return
+        assert self._pace is not None
+        left = _left(self._pace.left(share))
+        said = f"{tally.stage}  {int(tally.done)} of {tally.jobs} trainings"
+        rows = finals(tally, self._minimize)
+        if is_live(self._console):
+            split = self._judged if tally.stage == "finals" else "validation"
+            on = f"so far: {split} {self._value}, mean over seeds; {self._better} is better"
+            self._block.show(Panel(share, left, [said, on], rows, "mean", "seeds"))
+        else:
+            self.tell(f"{share:4.0%}  {said}, {left}")
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """Put the result in the place of what was drawn."""
+        self.close()
+        super().finished(run, total)
+
+    def close(self) -> None:
+        """Take away what is drawn."""
+        self._block.close()
+
+    def _due(self) -> bool:
+        """Whether it is time for the next picture, or the next line."""
+        now = time.monotonic()
+        due = now - self._last >= (DRAWN_SECONDS if is_live(self._console) else LINE_SECONDS)
+        self._last = now if due else self._last
+        return due
+
+
+def spent(board: Board, pace: Pace) -> str:
+    """The budget, and how fast it goes."""
+    _, updates, seconds = board.spent
+    budget, said = board.budget, []
+    if budget.trials is not None:
+        said.append(f"{board.trials:,} of {budget.trials:,} trials")
+    if budget.updates is not None:
+        said.append(f"{updates:,.0f} of {budget.updates:,} updates")
+    if budget.seconds is not None:
+        said.append(f"{clock(seconds)} of {clock(budget.seconds)}")
+    if budget.trials is None:
+        said.append(f"{board.trials:,} trials")
+    speed = pace.per_minute(board.trials)
+    return ", ".join([*said, f"{speed:.3g} a minute"] if speed else said)
+
+
+def ends(board: Board) -> str:
+    """How the trials ended."""
+    parts = [f"{board.ended[end]} {word}" for end, word in ENDS.items() if board.ended[end]]
+    return ", ".join([*parts, f"{len(board.running)} running"])
+
+
+def _left(seconds: float | None) -> str:
+    return "time left: measuring" if seconds is None else f"{clock(seconds)} left"

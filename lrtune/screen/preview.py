@@ -1,0 +1,48 @@
+"""``lrtune preview`` and ``lrtune range-test`` in the terminal."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrtune.results.palette import look
+from lrtune.schedule import Schedule
+from lrtune.screen.console import console_of, say
+from lrtune.screen.plot import Curve, plot
+
+if TYPE_CHECKING:  # brings torch
+    from lrtune.engine import RangeTest
+
+
+def print_schedules(schedules: Sequence[Schedule], total: int) -> None:
+    """Draw them side by side, and say what they are."""
+    console = console_of()
+    several, curves = len(schedules) > 1, []
+    for number, schedule in enumerate(schedules, 1):
+        closed = schedule.closed_loop
+        table = schedule.controller(total).rates if closed else schedule.rates(total)
+        title = f"{number}: {schedule.family}" if several else schedule.family
+        curves.append(Curve(title, table.tolist(), look(schedule.family).colour))
+    plot(console, curves, "learning rate over updates", 0, total)
+    for number, schedule in enumerate(schedules, 1):
+        say(console, f"{number}: {schedule}" if several else schedule)
+    if any(schedule.closed_loop for schedule in schedules):
+        names = ", ".join(dict.fromkeys(s.family for s in schedules if s.closed_loop))
+        say(console, f"{names}: drawn as if the validation metric never let it change the rate")
+
+
+def print_range_test(test: "RangeTest") -> None:
+    """The suggestions, or why there are none, under the curve of the first seed."""
+    console = console_of()
+    shown = test.smoothed[0][np.isfinite(test.smoothed[0])]
+    if len(shown):
+        ends = float(test.rates[0]), float(test.rates[len(shown) - 1])
+        plot(console, [Curve("first seed", shown.tolist())], "loss over rate, log scale", *ends)
+    if test.suggestion is None:
+        say(console, f"no suggestion: {test.message}")
+        return
+    found = test.suggestion
+    say(console, f"base_lr   {found.base_lr:.3g}   the loss begins to fall")
+    say(console, f"valley    {found.valley:.3g}   half-way down the longest fall")
+    say(console, f"steepest  {found.steepest:.3g}   the loss falls fastest")
+    say(console, f"max_lr    {found.max_lr:.3g}   the loss begins to rise for good")

@@ -1,0 +1,97 @@
+"""What came out of a run: the verdict or the ranking, the winner, where it is written."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pandas import DataFrame
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+
+from lrtune.best import best_json
+from lrtune.results.answer import sentences
+from lrtune.results.canvas import words
+from lrtune.results.early import spared
+from lrtune.results.markup import number
+from lrtune.results.summary import by_end, by_family, saved
+from lrtune.run import Run
+from lrtune.screen.console import console_of, copyable, say
+
+TOP = 8  # families in the ranking
+
+
+def show(folder: Path, as_json: bool) -> None:
+    """Print the result of a run again: as ``lrtune search`` did, or as JSON."""
+    run, console = Run(folder), console_of()
+    if not as_json:
+        print_result(run, console)
+        return
+    found = best_json(run.trials(), run.settings, run.verdict())
+    print(json.dumps({"run": str(folder), "best": found, "verdict": run.verdict()}, indent=2))
+
+
+def print_result(run: Run, console: Console) -> None:
+    """Who won, by how much over whom, and where it is written."""
+    best, trials, verdict = run.best(), run.trials(), run.verdict()
+    if verdict is not None:
+        print_verdict(verdict, console)
+    elif best is not None:
+        _print_ranking(run, trials, console)
+    if best is None:
+        say(console, "no trial reached the end: there is no winner; the report says why")
+    else:
+        tie = verdict is not None and verdict["answer"]["place"] == "tie"
+        say(console, f"{'first of the tie' if tie else 'winner'}: {best}")
+    ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
+    say(console, f"trials: {', '.join(ended)}")
+    for said in (spared(trials, run.settings["horizon"]), saved(trials)):
+        if said:
+            say(console, said)
+    copyable(console, f"report: {run.folder / 'report.html'}")
+    if best is not None:
+        where = shlex.quote(str(run.folder / "best.json"))
+        copyable(console, f"torch code: lrtune export {where}")
+
+
+def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
+    """The families as the search alone ranks them."""
+    objective = run.settings["objective"]
+    families = by_family(trials, objective["direction"])
+    shown = ("best", "median", "trials", "pruned", "diverged")
+    table = table_of("family", *shown, "best peak_lr")
+    for row in families.head(TOP).to_dict("records"):
+        figures = (f"{row[name]:.4g}" for name in shown)
+        table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
+    say(console, f"validation {words(objective['name'])} by family, one seed")
+    console.print(table)
+    if len(families) > TOP:
+        say(console, f"and {len(families) - TOP} families more: see the report")
+
+
+def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
+    """The finalists, and the verdict in words."""
+    objective = verdict["objective"]
+    unit = f", {objective['unit']}" if objective.get("unit") else ""
+    table = table_of("family", "", "score", "95 % interval", "behind", "best", "seeds")
+    for row in verdict["families"]:
+        ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
+        chance = "–" if row["best"] is None else f"{row['best']:.0%}"
+        gap = "" if row["gap"] == 0 else number(row["gap"], 3)
+        seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
+        table.add_row(row["family"], row["place"], number(row["mean"]), ends, gap, chance, seeds)
+    what = f"{verdict['split']} {words(objective['name'])}{unit}"
+    say(console, f"finals: {what}, {verdict['horizon']:,} updates")
+    console.print(table)
+    for sentence in sentences(verdict):
+        say(console, sentence)
+
+
+def table_of(*names: str) -> Table:
+    """An empty table; all but the first column and those without a name hold figures."""
+    table = Table()
+    for name in names:
+        justify: JustifyMethod = "left" if name in (names[0], "") else "right"
+        table.add_column(name, justify=justify, no_wrap=name == names[0])
+    return table

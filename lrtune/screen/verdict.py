@@ -1,0 +1,50 @@
+"""``lrtune verdict``: what is known, of the horizon searched or of another."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+
+from lrtune.config import parse_goal
+from lrtune.errors import InputError
+from lrtune.judgement import judged
+from lrtune.results.horizons import agreement, outlook
+from lrtune.results.plan import finalists_in, plan_in
+from lrtune.run import Run
+from lrtune.screen.console import console_of, copyable, say
+from lrtune.screen.result import print_verdict
+
+
+def show_verdict(
+    folder: Path, total: int | None, indifference: float | None, goal: str | None
+) -> None:
+    """Print the verdict, judged anew if asked for; or what is expected of another horizon."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    console, run = console_of(), Run(folder)
+    horizon = run.settings["horizon"] if total is None else total
+    told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
+    found = told.pop(horizon, None)
+    others = [v for v in told.values() if v["answer"]["place"] in ("winner", "tie")]
+    where = shlex.quote(str(folder))
+    if found is None and not others:
+        raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
+    if found is None:
+        say(console, outlook(others, horizon))
+        copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
+        best = run.best()
+        assert best is not None
+        say(console, f"the winner so far, stretched to it: {best}")
+        say(console, f"  {best.resolve(horizon)}")
+        return
+    plan = plan_in(found)
+    if indifference is not None:
+        plan = replace(plan, indifference=indifference)
+    if goal is not None:
+        plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
+    if plan != plan_in(found):
+        found = judged(run, plan, horizon, finalists_in(found))
+    print_verdict(found, console)
+    if found["answer"]["place"] in ("winner", "tie"):
+        for other in others:
+            say(console, agreement(found, other))

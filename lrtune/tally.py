@@ -1,0 +1,101 @@
+"""How qualifiers and finals stand while they are trained, for whoever watches."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lrtune.results.plan import Finalist
+from lrtune.schedule import Schedule
+from lrtune.search.final import Final, append_final
+from lrtune.search.finals import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A configuration that takes part.
+
+    Attributes:
+        schedule: what is trained.
+        scores: of its trainings so far, by seed; NaN where one was lost.
+        wanted: whether it is trained in this round.
+    """
+
+    schedule: Schedule
+    scores: dict[int, float]
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """A round of trainings as it stands.
+
+    Attributes:
+        stage: qualifiers or finals.
+        done: trainings of this round that are over, those under way in part.
+        jobs: trainings in this round.
+        contenders: all of them, in the order in which the search ranks them.
+        over: trainings that ended since the last time.
+    """
+
+    stage: str
+    done: float
+    jobs: int
+    contenders: Sequence[Contender] = ()
+    over: Sequence[Final] = ()
+
+
+class Round:
+    """Writes each training of a round to its log, and tells how they stand."""
+
+    def __init__(
+        self,
+        log: Path,
+        jobs: Sequence[Job],
+        who: Sequence[Finalist],
+        known: pd.DataFrame,
+        objective: str,
+        watch: Callable[[Tally], None],
+    ) -> None:
+        """Nothing is trained yet.
+
+        Args:
+            log: of the trainings.
+            jobs: those of this round.
+            who: takes part, in this round or in one before.
+            known: trainings that are over, see ``lrtune.search.final.read_finals``.
+            objective: what is compared.
+            watch: called with each Tally.
+        """
+        self._log = log
+        self._jobs = len(jobs)
+        self._objective = objective
+        self._watch = watch
+        self._done: list[Final] = []
+        self._told = 0
+        wanted = {job.schedule.to_json() for job in jobs}
+        self._contenders = {
+            key: Contender(one.schedule, {}, key in wanted)
+            for one in who
+            for key in (one.schedule.to_json(),)
+        }
+        for row in known.to_dict("records"):
+            if row["schedule"] in self._contenders:
+                score = row.get(f"final_{objective}", math.nan)
+                self._contenders[row["schedule"]].scores[row["seed"]] = score
+
+    def ended(self, final: Final) -> None:
+        """Take in a training that is over."""
+        append_final(self._log, final)
+        self._done.append(final)
+        score = final.metrics.get(self._objective, math.nan)
+        self._contenders[final.schedule.to_json()].scores[final.seed] = score
+
+    def watch(self, under_way: float) -> None:
+        """Tell how they stand, with so many trainings under way."""
+        over, self._told = self._done[self._told :], len(self._done)
+        done = len(self._done) + under_way
+        contenders = list(self._contenders.values())
+        self._watch(Tally(self._log.stem, done, self._jobs, contenders, over))

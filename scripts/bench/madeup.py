@@ -1,0 +1,129 @@
+"""A run of many trials, its trainer made up: all the rest is what `lrtune search` does.
+
+The report's benchmark writes its page, the browser's tests look at it.
+"""
+
+import math
+from bisect import bisect_right
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import lrtune
+from lrtune.confirmation import confirm
+from lrtune.engine import Choice, Progress
+from lrtune.engine.pool import Snapshot
+from lrtune.results.plan import Plan
+from lrtune.run import Run
+from lrtune.search.store import START
+from lrtune.tasks import Task
+
+VALIDATIONS, SLOTS = 25, 16
+FLOOR, UNTRAINED, TOO_HIGH = 0.3, 2.3, 0.2  # losses; above this peak rate training may diverge
+PARTS = 20  # of the test split
+ERROR = "RuntimeError: out of memory"
+
+
+class MadeUpPool:
+    """Losses that fall with the sum of the rates, to a floor that the present rate lifts."""
+
+    placement: dict[str, str] = {"train": "made up", "val": "made up"}  # noqa: RUF012
+
+    slots = SLOTS
+
+    def __init__(self, task: Task, error: str) -> None:
+        self.task = task
+        self._error = error
+        self._checkpoints = task.checkpoints.tolist()
+        self._trials: dict[int, Snapshot] = {}
+
+    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+        return self._at(slot, Snapshot(seed, 0, rates, {"none": torch.zeros(1)}), 0)
+
+    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
+        before = self._trials[slot]
+        self._trials[slot] = Snapshot(before.seed, before.update, rates, before.tensors)
+
+    def advance(self) -> list[Progress]:
+        ends = self._checkpoints
+        return [
+            self._at(slot, trial, ends[bisect_right(ends, trial.update)])
+            for slot, trial in sorted(self._trials.items())
+        ]
+
+    def examine(self, slot: int) -> Progress:
+        trial = self._trials[slot]
+        return self._at(slot, trial, trial.update)
+
+    def release(self, slot: int) -> None:
+        del self._trials[slot]
+
+    def snapshot(self, slot: int) -> Snapshot:
+        return self._trials[slot]
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        self._trials[slot] = snapshot
+
+    def _at(self, slot: int, trial: Snapshot, update: int) -> Progress:
+        """The validation at an update, where the trial then is."""
+        rates = trial.rates[:update]
+        self._trials[slot] = Snapshot(trial.seed, update, trial.rates, trial.tensors)
+        key = int(1e9 * float(trial.rates.max()))
+        noise = np.random.default_rng([trial.seed, update, key])
+        loss = UNTRAINED
+        if update:
+            left = math.exp(-rates.sum() / (0.01 * len(trial.rates)))
+            loss = FLOOR + (UNTRAINED - FLOOR) * left + 0.3 * float(rates[-1]) ** 0.5
+            loss *= 1 + 0.01 * noise.standard_normal()
+        if rates.max(initial=0.0) > TOO_HIGH * (1 + noise.random()):
+            loss = math.nan
+        lost = key % 29 == 0 and update > len(trial.rates) / 4
+        return Progress(
+            slot,
+            update,
+            loss,
+            {"cross_entropy": loss, "accuracy": math.exp(-loss / 3)},
+            averaged=loss * 0.99,
+            losses=np.full(update - trial.update, 0.9 * loss),
+            seconds=1e-4 * (update - trial.update),
+            blocks=(loss * (1 + 0.02 * noise.standard_normal(PARTS))).tolist(),
+            error=self._error if lost else None,
+        )
+
+
+def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **options: Any) -> Run:
+    """A run on digits, with finals.
+
+    Args:
+        folder: the run's.
+        trials: that are searched.
+        times: how often each is then in the storage, for a long search in a short time.
+        error: of those that fail.
+        options: of ``tune``; the task too, if it is another.
+    """
+    task = options.pop("task", None)
+    task = task or replace(lrtune.load_task("digits", epochs=10), validations=VALIDATIONS)
+    choice = Choice("serial", SLOTS, threads=1, why="made up")
+    searching, confirming = MadeUpPool(task, error), MadeUpPool(task, error)
+    with (
+        patch("lrtune.tuning.choose_pool", lambda *_: (searching, choice)),
+        patch("lrtune.confirmation.spread", lambda *_: confirming),
+    ):
+        run = lrtune.tune(task, trials=trials, out=folder, **options)
+        _repeat(run, times)
+        confirm(run, task, plan=Plan(seeds=3, max_seeds=3))
+    return run
+
+
+def _repeat(run: Run, times: int) -> None:
+    study = run.study()
+    trials = study.trials
+    for again in range(1, times):
+        for trial in trials:
+            trial.user_attrs[START]["index"] = again * len(trials) + trial.number
+        study.add_trials(trials)

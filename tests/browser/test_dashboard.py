@@ -1,0 +1,113 @@
+"""optuna-dashboard as `lrtune dashboard` opens it, in Chromium."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from hostile import HIT, NAMES
+
+from lrtune.dashboard import app_of, publish
+from lrtune.loopback import server_of
+from lrtune.results.posters import posters
+from lrtune.run import Run
+from lrtune.search.store import open_storage
+
+pytestmark = pytest.mark.browser
+
+DRAWN = """() => Object.fromEntries(
+    [...document.querySelectorAll("[id^='user-defined-plot:']")]
+        .filter((plot) => plot.querySelector(".main-svg"))
+        .map((plot) => [plot.id.split(":")[1], plot.data.length]))"""
+
+
+@pytest.fixture(scope="module")
+def served(chromium_path: str, digits: Path) -> Iterator[str]:
+    """The address of the study's page, as the command says it."""
+    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(digits)]
+    command += ["--port", "0", "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[0]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_study_page_draws_the_figures(
+    served: str, digits: Path, page_at, faults: list[str], scheme: str
+) -> None:
+    run = Run(digits)
+    page = page_at(scheme=scheme)
+    page.goto(served)
+    page.wait_for_function(f"Object.keys(({DRAWN})()).length === 3")
+    drawn = posters(run.trials(), run.settings, run.verdict(), run.finals())
+    assert page.evaluate(DRAWN) == {name: len(figure.data) for name, figure in drawn.items()}
+    assert "lrtune." not in page.inner_text("body")
+    assert faults == []
+
+
+def test_the_note_is_read(served: str, digits: Path, page_at, faults: list[str]) -> None:
+    page = page_at()
+    page.goto(f"{served}/note")
+    page.get_by_role("heading", name="Families").wait_for()
+    said = page.inner_text("body")
+    assert Run(digits).verdict()["families"][0]["family"] in said
+    assert "\\" not in said and "**" not in said
+    assert page.locator("table tr").count() == 1 + len(Run(digits).verdict()["families"])
+    assert faults == []
+
+
+def test_a_trial_says_what_it_was(served: str, digits: Path, page_at, faults: list[str]) -> None:
+    first = Run(digits).trials().iloc[0]
+    page = page_at()
+    page.goto(f"{served}/trials?numbers=0")
+    page.get_by_role("heading", name="Trial 0").wait_for()
+    page.locator("strong", has_text=first["family"]).wait_for()
+    said = page.inner_text("body")
+    assert "resolved peak_lr" in said and f"ended {first['state']}" in said
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert faults == []
+
+
+@pytest.fixture(scope="module")
+def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]:
+    """Studies of all hostile names in one storage, in the order of NAMES."""
+    run, storage = Run(digits), open_storage(tmp_path_factory.mktemp("hostile") / "journal.log")
+    trials, finals, verdict = run.trials(), run.finals(), run.verdict()
+    assert verdict is not None
+    for name in NAMES.values():
+        objective = {**run.settings["objective"], "unit": name}
+        task = {**run.settings["task"], "data": name, "model": name}
+        settings = {**run.settings, "study": name, "task": task, "command": name}
+        settings["objective"] = objective
+        study = optuna.create_study(storage=storage, study_name=name)
+        found = {**verdict, "study": name, "objective": objective}
+        publish(study, trials, settings, found, finals, Path("report.html"))
+    with server_of(app_of(storage, {}), 0, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/dashboard/studies"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("place", range(len(NAMES)), ids=list(NAMES))
+def test_names_are_text(hostile: str, page_at, faults: list[str], place: int) -> None:
+    page = page_at()
+    page.goto(f"{hostile}/{place}")
+    page.wait_for_function(f"Object.keys(({DRAWN})()).length === 3")
+    assert page.evaluate(HIT) == []
+    page.goto(f"{hostile}/{place}/note")
+    page.get_by_role("heading", name="Families").wait_for()
+    assert page.evaluate(HIT) == []
+    begin = " ".join(list(NAMES.values())[place].split())[:12]
+    if begin.isprintable() and begin.isascii():
+        assert begin in page.locator("h1", has_not_text="lrtune").all_inner_texts()[0]
+    assert page.locator("h1").count() == 1
+    assert faults == []

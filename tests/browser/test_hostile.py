@@ -1,0 +1,142 @@
+"""Names from anyone's files, in the pages: they are shown as text, and nothing of them happens."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hostile import HIT, NAMES, SHORT
+from looks import WIDE, opened
+
+from lrtune.results.markup import LONGEST
+
+pytestmark = pytest.mark.browser
+FILE = SHORT.replace("'", "") + "\udcff"  # the last one is no UTF-8
+
+
+def plain(text: str) -> str:
+    """As a page has it: lone surrogates written out, white space and direction marks aside."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return " ".join(re.sub(r"[\u2066-\u2069\u202a-\u202e]", "", text).split())
+
+
+def given(name: str) -> str:
+    """As much of a name as is shown in any case."""
+    return plain(name[: LONGEST // 4])
+
+
+def shown(page) -> str:
+    return plain(page.evaluate("document.querySelector('main').textContent"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose task, metrics, notes and errors bear such names."""
+    from madeup import madeup
+
+    import lrtune
+
+    task = lrtune.load_task("digits", epochs=4)
+    first, *others = task.metrics
+    every = " / ".join(name for key, name in NAMES.items() if key != "long")
+    task = replace(
+        task,
+        name=SHORT,
+        model_name=SHORT,
+        data=every,
+        notes=tuple(NAMES.values()),
+        metrics=(replace(first, unit=every), *(replace(m, name=SHORT) for m in others)),
+    )
+    folder = tmp_path_factory.mktemp("hostile") / FILE
+    options = {"families": ["cosine", "constant", "wsd"], "peak_lr": (0.002, 0.3)}
+    run = madeup(folder, 60, task=task, error=every, command=every, **options)
+    assert "failed" in set(run.trials()["state"])
+    return folder
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_report(hostile: Path, page_at, faults, width: int) -> None:
+    page = opened(page_at(width), hostile / "report.html")
+    said = shown(page)
+    for name in (*NAMES.values(), SHORT):
+        assert given(name) in said
+    assert page.title().startswith(SHORT)
+    assert page.evaluate(HIT) == [] and faults == []
+    assert page.evaluate(WIDE) <= 0
+
+
+def test_the_snippets_are_code(hostile: Path) -> None:
+    import lrtune
+    from lrtune.export.snippet import snippet
+
+    found = json.loads((hostile / "best.json").read_text())
+    assert found["task"]["notes"] == list(NAMES.values())
+    compile(snippet(lrtune.load(hostile / "best.json"), found["horizon"]), "snippet", "exec")
+
+
+def test_the_comparison(lrtune, digits: Path, tmp_path: Path, page_at, faults) -> None:
+    verdict = json.loads((digits / "verdict.json").read_text())
+    for key, name in NAMES.items():
+        folder = tmp_path / "verdicts" / (re.sub(r"[/\x00]", "", name)[:60])
+        folder.mkdir(parents=True, exist_ok=True) if key != "surrogate" else None
+        if not folder.is_dir():
+            folder = tmp_path / "verdicts" / FILE
+            folder.mkdir()
+        task = verdict["task"] | {"name": name, "model": SHORT}
+        changed = verdict | {"task": task, "study": name, "seed": len(key)}
+        changed["objective"] = verdict["objective"] | {"unit": name}
+        (folder / "verdict.json").write_text(json.dumps(changed))
+    code, out, err = lrtune("compare", tmp_path / "verdicts", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
+    page = opened(page_at(390), tmp_path / "out" / "compare.html")
+    said = shown(page)
+    for name in NAMES.values():
+        assert given("".join(c if c.isprintable() else " " for c in name)) in said
+    assert page.evaluate(HIT) == [] and faults == []
+    assert page.evaluate(WIDE) <= 0
+
+
+def test_a_table_with_such_columns_and_classes(lrtune, tmp_path: Path, page_at, faults) -> None:
+    draw = np.random.default_rng(0)
+    names = [name for key, name in NAMES.items() if key not in ("surrogate", "lines")]
+    frame = pd.DataFrame({name: draw.normal(size=120) for name in names})
+    frame[NAMES["tags"]] = 1.0  # of columns without a use, and with gaps, the notes tell
+    frame.loc[3:9, NAMES["endings"]] = np.nan
+    frame[SHORT] = draw.choice([NAMES["quotes"], NAMES["long"], NAMES["markup"]], 120)
+    folder = tmp_path / FILE
+    folder.mkdir()
+    frame.to_csv(folder / f"{FILE}.csv", index=False)
+    words = ["search", folder / f"{FILE}.csv", "--target", SHORT, "--epochs", 1, "--trials", 2]
+    words += ["--families", "cosine", "--peak-lr", "0.001,0.01", "--engine", "serial"]
+    code, _, err = lrtune(*words, "--no-confirm", "--out", folder / "run")
+    assert (code, err) == (0, "")
+    page = opened(page_at(390), folder / "run" / "report.html")
+    said = shown(page)
+    assert plain(NAMES["tags"]) in said and plain(NAMES["endings"]) in said
+    assert plain(SHORT.replace("'", "")) in said  # of the file
+    assert page.evaluate(HIT) == [] and faults == []
+    assert page.evaluate(WIDE) <= 0
+
+
+def test_images_in_such_folders(lrtune, tmp_path: Path, page_at, faults) -> None:
+    from PIL import Image
+
+    classes = [NAMES[key].replace("/", "")[:50] for key in ("tags", "quotes", "right to left")]
+    for kind in classes:
+        folder = tmp_path / FILE / kind
+        folder.mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (8, 8), 10 * number).save(folder / f"{FILE}{number}.png")
+        (folder / f"{SHORT}.png").write_bytes(b"none")
+    words = ["search", tmp_path / FILE, "--skip-bad", "--epochs", 1, "--trials", 2]
+    words += ["--families", "cosine", "--peak-lr", "0.001,0.01", "--engine", "serial"]
+    code, _, err = lrtune(*words, "--no-confirm", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    page = opened(page_at(390), tmp_path / "run" / "report.html")
+    assert plain(f"{SHORT}.png") in shown(page)
+    assert page.evaluate(HIT) == [] and faults == []
+    assert page.evaluate(WIDE) <= 0

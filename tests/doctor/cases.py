@@ -1,0 +1,253 @@
+"""Runs that went wrong and runs that did not, each made by a framework, and what is to be said."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import frameworks as made
+from torch.optim import lr_scheduler as torchs
+
+import lrtune
+
+
+class Broken(NamedTuple):
+    """A log, the name of what is wrong, words of what is seen, and options of the command."""
+
+    log: Callable[[Path], Path]
+    finding: str
+    words: str
+    options: Mapping[str, int] = MappingProxyType({})
+
+
+def cosine(total: int, **more: Any) -> made.Make:
+    return lambda optimizer: torchs.CosineAnnealingLR(optimizer, T_max=total, **more)
+
+
+def warm_cosine(warmup: int, total: int) -> made.Make:
+    def make(optimizer: Any) -> Any:
+        rise = torchs.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+        fall = torchs.CosineAnnealingLR(optimizer, T_max=total - warmup)
+        return torchs.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+    return make
+
+
+def of(name: str, *args: Any, **kwargs: Any) -> made.Make:
+    return lambda optimizer: getattr(torchs, name)(optimizer, *args, **kwargs)
+
+
+def of_transformers(name: str, *args: Any, **kwargs: Any) -> made.Make:
+    def make(optimizer: Any) -> Any:
+        import transformers
+
+        return getattr(transformers, name)(optimizer, *args, **kwargs)
+
+    return make
+
+
+def ours(family: str, total: int) -> made.Make:
+    return lambda optimizer: lrtune.Schedule(family, peak_lr=0.1, warmup=0.1).torch(
+        optimizer, total=total
+    )
+
+
+def linear_to(total: int) -> made.Make:
+    return lambda optimizer: torchs.LambdaLR(optimizer, lambda step: 1 - step / total)
+
+
+def not_a_number(step: int) -> float:
+    return math.nan if step == 40 else 1 / (1 + step)
+
+
+def plateau(folder: Path) -> Path:
+    optimizer = made.optimizer_of(0.1)
+    follow = torchs.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    losses = [1, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.49, 0.49, 0.4]
+    return made.as_jsonl(folder, made.step_through(follow, losses, per=7))
+
+
+def hf(**arguments: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.huggingface(folder, **arguments)
+
+
+def pl(make: made.Make, interval: str | None, **more: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.lightning(folder, make, interval, **more) / "metrics.csv"
+
+
+def pl_checkpoint(make: made.Make, interval: str | None) -> Callable[[Path], Path]:
+    return lambda folder: made.lightning(folder, make, interval) / "last.ckpt"
+
+
+def torch_csv(make: made.Make, updates: int, **more: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.as_csv(folder, made.used(make, updates, **more))
+
+
+def torch_jsonl(make: made.Make, updates: int, **more: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.as_jsonl(folder, made.used(make, updates, **more))
+
+
+def tensorboard(
+    make: made.Make, updates: int, cut: int | None = None, **more: Any
+) -> Callable[[Path], Path]:
+    return lambda folder: made.as_events(folder, made.used(make, updates, **more), cut)
+
+
+def checkpoint(make: made.Make, steps: int, **more: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.as_checkpoint(folder, make, steps, **more)
+
+
+def accelerated(make: made.Make, updates: int, **more: Any) -> Callable[[Path], Path]:
+    return lambda folder: made.as_events(folder, made.accelerate(make, updates, **more))
+
+
+LINEAR = "get_linear_schedule_with_warmup"
+
+BROKEN: dict[str, Broken] = {
+    "torch: cosine stepped past T_max, its checkpoint": Broken(
+        checkpoint(cosine(50), 80), "overshoot", "rises again"
+    ),
+    "torch: cosine for 200 in a run of 300": Broken(
+        torch_csv(cosine(200), 300), "overshoot", "update 200 of 300"
+    ),
+    "Trainer: linear schedule for half the run": Broken(
+        hf(make=of_transformers(LINEAR, 3, 30)), "overshoot", "update 30 of 60"
+    ),
+    "Trainer: linear schedule for four times the run": Broken(
+        hf(make=of_transformers(LINEAR, 0, 240)), "never-annealed", "about 240 updates"
+    ),
+    "Trainer: cosine for four times the run": Broken(
+        hf(make=of_transformers("get_cosine_schedule_with_warmup", 4, 240)),
+        "never-annealed",
+        "about 240 updates",
+    ),
+    "Trainer: resumed without scheduler.pt": Broken(
+        hf(stop=30, forget=True, lr_scheduler_type="cosine", warmup_steps=6),
+        "jump",
+        "warmed up a second time",
+    ),
+    "Trainer: warmup longer than the run": Broken(
+        hf(lr_scheduler_type="constant_with_warmup", warmup_steps=500),
+        "warmup-unfinished",
+        "rises throughout",
+    ),
+    "Lightning: cosine for epochs, stepped per batch": Broken(
+        pl(cosine(6), "step"), "wrong-unit", "for 6 steps, but 60 were made"
+    ),
+    "Lightning: the same, its checkpoint": Broken(
+        pl_checkpoint(cosine(6), "step"), "wrong-unit", "number of epochs (6)"
+    ),
+    "Lightning: cosine for updates, stepped per epoch": Broken(
+        pl(cosine(60), None), "wrong-unit", "once in 10 updates"
+    ),
+    "Lightning: OneCycleLR with the default interval": Broken(
+        pl(of("OneCycleLR", 0.1, total_steps=60), None), "wrong-unit", "once in 10 updates"
+    ),
+    "torch: StepLR for epochs, stepped per batch": Broken(
+        tensorboard(of("StepLR", 10, 0.1), 300), "wrong-unit", "ten-millionth"
+    ),
+    "torch: ExponentialLR for epochs, stepped per batch, its checkpoint": Broken(
+        checkpoint(of("ExponentialLR", 0.9), 2000), "wrong-unit", "ten-millionth"
+    ),
+    "torch: a lambda below zero": Broken(
+        torch_csv(linear_to(80), 120), "negative", "from update 81 on"
+    ),
+    "torch: a lambda that is not a number": Broken(
+        torch_jsonl(of("LambdaLR", not_a_number), 60), "not-finite", "nan at update 40"
+    ),
+    "torch: resumed without the scheduler's state, two event files": Broken(
+        tensorboard(cosine(100), 100, cut=60, resume=60), "jump", "update 60"
+    ),
+    "torch: resumed without its warmup cosine": Broken(
+        torch_csv(warm_cosine(10, 100), 100, resume=55), "jump", "warmed up a second time"
+    ),
+    "torch: eta_min above the rate": Broken(
+        checkpoint(cosine(50, eta_min=0.5), 50), "eta-min-above-peak", "eta_min is 0.5"
+    ),
+    "torch: the rate is zero": Broken(
+        torch_csv(cosine(50), 50, lr=0.0), "zero-rate", "zero at all"
+    ),
+    "Accelerate: prepared, four processes, totals of one": Broken(
+        accelerated(warm_cosine(40, 400), 400, processes=4), "overshoot", "update 100 of 400"
+    ),
+    "Accelerate: the same, the warmup": Broken(
+        accelerated(warm_cosine(40, 400), 400, processes=4),
+        "warmup-scaled",
+        "10 updates and 40 were meant",
+        {"warmup": 40},
+    ),
+    "Accelerate: totals for four processes, not prepared": Broken(
+        accelerated(warm_cosine(160, 1600), 400, processes=4, prepared=False),
+        "warmup-scaled",
+        "160 updates and 40 were meant: 4 times as long",
+        {"warmup": 40},
+    ),
+    "Accelerate: totals for four processes, not prepared, never annealed": Broken(
+        accelerated(warm_cosine(80, 1600), 400, processes=4, prepared=False),
+        "never-annealed",
+        "1,600 updates",
+    ),
+    "lrtune: stopped early, by the total that is given": Broken(
+        checkpoint(ours("linear", 1000), 400),
+        "never-annealed",
+        "1,000 updates",
+        {"total": 400},
+    ),
+}
+
+SOUND: dict[str, Callable[[Path], Path]] = {
+    "Trainer: linear": hf(),
+    "Trainer: cosine with warmup": hf(lr_scheduler_type="cosine", warmup_steps=6),
+    "Trainer: cosine with warmup, seldom logged": hf(
+        lr_scheduler_type="cosine", warmup_steps=6, every=7
+    ),
+    "Trainer: constant with warmup": hf(lr_scheduler_type="constant_with_warmup", warmup_steps=6),
+    "Trainer: constant": hf(lr_scheduler_type="constant"),
+    "Trainer: cosine with restarts": hf(
+        lr_scheduler_type="cosine_with_restarts", lr_scheduler_kwargs={"num_cycles": 3}
+    ),
+    "Trainer: warmup, stable, decay": hf(
+        lr_scheduler_type="warmup_stable_decay",
+        warmup_steps=6,
+        lr_scheduler_kwargs={"num_decay_steps": 20},
+    ),
+    "Trainer: inverse square root": hf(lr_scheduler_type="inverse_sqrt", warmup_steps=6),
+    "Trainer: polynomial": hf(lr_scheduler_type="polynomial"),
+    "Trainer: cosine to a floor": hf(
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}
+    ),
+    "Trainer: resumed with its scheduler": hf(stop=30, lr_scheduler_type="cosine", warmup_steps=6),
+    "Lightning: OneCycleLR per step": pl(of("OneCycleLR", 0.1, total_steps=60), "step"),
+    "Lightning: cosine per epoch": pl(cosine(6), "epoch"),
+    "Lightning: cosine per epoch, its checkpoint": pl_checkpoint(cosine(6), "epoch"),
+    "Lightning: OneCycleLR, its checkpoint": pl_checkpoint(
+        of("OneCycleLR", 0.1, total_steps=60), "step"
+    ),
+    "torch: cosine": torch_csv(cosine(200), 200),
+    "torch: cosine with warmup, two event files": tensorboard(warm_cosine(10, 100), 100, cut=60),
+    "torch: warm restarts": tensorboard(of("CosineAnnealingWarmRestarts", 20), 130),
+    "torch: warm restarts, each twice as long": torch_csv(
+        of("CosineAnnealingWarmRestarts", 20, 2), 200
+    ),
+    "torch: triangles": tensorboard(of("CyclicLR", 0.01, 0.1, 25), 320),
+    "torch: triangles that shrink": torch_csv(
+        of("CyclicLR", 0.01, 0.1, 25, mode="triangular2"), 320
+    ),
+    "torch: StepLR per epoch": torch_csv(of("StepLR", 3, 0.1), 120, every=10),
+    "torch: MultiStepLR": torch_jsonl(of("MultiStepLR", [60, 90]), 120),
+    "torch: ExponentialLR per epoch": torch_csv(of("ExponentialLR", 0.9), 200, every=10),
+    "torch: ExponentialLR": torch_csv(of("ExponentialLR", 0.98), 200),
+    "torch: constant": torch_csv(of("ConstantLR", 1.0), 50),
+    "torch: plateau": plateau,
+    "torch: a checkpoint half-way": checkpoint(warm_cosine(10, 100), 50),
+    "torch: a checkpoint at the end": checkpoint(cosine(100), 100),
+    "torch: OneCycleLR, its checkpoint": checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60),
+    "Accelerate: prepared, four processes, totals of four": accelerated(
+        warm_cosine(160, 1600), 400, processes=4
+    ),
+    "lrtune: wsd": torch_csv(ours("wsd", 300), 300),
+    "lrtune: rex": torch_jsonl(ours("rex", 300), 300),
+    "lrtune: spline": torch_csv(ours("spline", 300), 300),
+    "lrtune: a checkpoint": checkpoint(ours("cosine", 200), 120),
+}

@@ -1,0 +1,205 @@
+"""Every broken run is told by its fault, every sound one is left in peace."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import BROKEN, SOUND, Broken, checkpoint, hf, of, torch_csv
+
+from lrtune.doctor import Case, examine, findings
+from lrtune.doctor.columns import read_csv
+from lrtune.errors import InputError
+from lrtune.schedule import FAMILIES, Schedule
+
+
+def cases_of(path: Path, **options: int) -> list[Case]:
+    found = examine(path, **options)
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_run_is_told(broken: Broken, log_of) -> None:
+    (case,) = cases_of(log_of(broken.log), **broken.options)
+    found = {one.name: one for one in findings(case)}
+    assert broken.finding in found, found
+    assert broken.words in found[broken.finding].seen
+    others = {"never-annealed", "overshoot"} if broken.options else set()
+    assert set(found) <= {broken.finding, *others}
+
+
+@pytest.mark.parametrize("make", SOUND.values(), ids=SOUND)
+def test_a_sound_run_is_left_in_peace(make, log_of) -> None:
+    (case,) = cases_of(log_of(make))
+    assert findings(case) == []
+
+
+FITTED = {
+    "Trainer: linear": "linear",
+    "Trainer: cosine with warmup": "cosine",
+    "Trainer: cosine with warmup, seldom logged": "cosine",
+    "Trainer: constant with warmup": "constant",
+    "Trainer: cosine with restarts": "cosine_restarts",
+    "Trainer: warmup, stable, decay": "wsd",
+    "Trainer: inverse square root": "inverse_sqrt",
+    "Lightning: OneCycleLR per step": "one_cycle",
+    "Lightning: cosine per epoch": "cosine",
+    "torch: warm restarts": "cosine_restarts",
+    "torch: triangles": "cyclic",
+    "torch: triangles that shrink": "cyclic",
+    "torch: StepLR per epoch": "step",
+    "torch: MultiStepLR": "multistep",
+    "torch: ExponentialLR": "exponential",
+    "torch: plateau": "multistep",
+    "lrtune: rex": "rex",
+    "lrtune: wsd": "wsd",
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_the_family_is_found_with_settings_that_give_its_rates(name: str, log_of) -> None:
+    (case,) = cases_of(log_of(SOUND[name]))
+    fit = case.known
+    assert fit is not None and fit.family == FITTED[name] and fit.schedule is not None
+    rates = fit.schedule.rates(fit.total)
+    at = (case.log.at[case.log.at % case.per == 0] / case.per) if case.by_step else case.log.at
+    used = case.log.rates[case.log.at % case.per == 0] if case.by_step else case.log.rates
+    inside = at < fit.total
+    assert np.abs(rates[at[inside].astype(int)] - used[inside]).max() < 5e-3 * fit.peak
+
+
+@pytest.mark.parametrize(
+    "family", [name for name, row in FAMILIES.items() if row.body and row.searchable]
+)
+def test_no_schedule_of_ours_is_called_broken(family: str, tmp_path: Path) -> None:
+    warmup = 0.1 if FAMILIES[family].takes_warmup else 0.0
+    rates = Schedule(family, peak_lr=0.1, warmup=warmup).rates(250)
+    path = tmp_path / "log.csv"
+    path.write_text("step,lr\n" + "\n".join(f"{i},{rate:.6g}" for i, rate in enumerate(rates)))
+    (case,) = cases_of(path)
+    assert findings(case) == []
+
+
+def test_a_checkpoint_gives_the_rates_that_torch_used(log_of) -> None:
+    import frameworks
+
+    for make in (
+        of("CosineAnnealingLR", 40),
+        of("CosineAnnealingWarmRestarts", 7, 2),
+        of("OneCycleLR", 0.3, total_steps=60, three_phase=True),
+        of("CyclicLR", 0.01, 0.1, 5, 9, mode="triangular2"),
+        of("StepLR", 9, 0.3),
+        of("MultiStepLR", [9, 9, 30]),
+        of("LinearLR", 0.1, total_iters=9),
+        of("PolynomialLR", 50, 2.0),
+        of("ExponentialLR", 0.97),
+        of("ConstantLR", 0.1, 9),
+    ):
+        (case,) = cases_of(log_of(checkpoint(make, 50)))
+        np.testing.assert_allclose(case.log.rates, frameworks.used(make, 50), rtol=1e-6, atol=1e-12)
+
+
+def test_what_a_state_does_not_keep_is_said(log_of) -> None:
+    (case,) = cases_of(log_of(checkpoint(of("ReduceLROnPlateau"), 0)))
+    assert "keeps no more than its last rate" in case.log.notes[0]
+
+
+def test_a_checkpoint_of_several_processes(log_of, tmp_path: Path) -> None:
+    import frameworks
+
+    path = frameworks.as_checkpoint(tmp_path, of("CosineAnnealingLR", 400), 200, global_step=50)
+    (case,) = cases_of(path)
+    (one,) = findings(case)
+    assert one.name == "stepped-too-often" and "200 steps in 50 updates: 4 for each" in one.seen
+
+
+def test_a_folder_is_searched(log_of) -> None:
+    folder = log_of(SOUND["Trainer: linear"])
+    (case,) = cases_of(folder.parent)
+    assert case.log.total == 60 and "trainer_state.json" in case.log.notes[-1]
+
+
+def test_groups_that_differ_by_a_factor_are_one_case(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    rows = "\n".join(f"{i},{1 - i / 50},{0.1 * (1 - i / 50)},{0.5}" for i in range(50))
+    path.write_text(f"step,lr-SGD/pg1,lr-SGD/pg2,lr-Adam\n{rows}\n")
+    first, second = read_csv(path)
+    assert first.notes == ("lr-SGD/pg2 is the same × 0.1",) and second.name == "lr-Adam"
+
+
+def test_a_log_that_goes_back_was_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    steps = [*range(60), *range(40, 100)]
+    path.write_text("step,lr\n" + "\n".join(f"{i},{1 - i / 100}" for i in steps))
+    (case,) = cases_of(path)
+    assert len(case.log.at) == 100 and "went back from step 59 to 40" in case.log.notes[0]
+    assert findings(case) == []
+
+
+def pickled(folder: Path) -> Path:
+    import torch
+
+    path = folder / "whole.pt"
+    torch.save({"model": torch.nn.Linear(1, 1)}, path)
+    return path
+
+
+def two_runs(folder: Path) -> Path:
+    import frameworks
+
+    for name in ("a", "b"):
+        frameworks.as_events(folder / name, [0.1] * 5)
+    return folder
+
+
+def text(name: str, content: str):
+    def write(folder: Path) -> Path:
+        (folder / name).write_text(content)
+        return folder / name
+
+    return write
+
+
+BAD = {
+    "nothing there": (lambda folder: folder / "none.csv", "No such file"),
+    "an empty file": (text("log.csv", ""), "is empty"),
+    "an empty folder": (lambda folder: folder, "no trainer_state.json"),
+    "no rates": (text("log.csv", "step,loss\n1,2\n"), "no column of learning rates"),
+    "no rows": (text("log.csv", "step,lr\n"), "no column of learning rates"),
+    "words": (text("log.csv", "step,lr\n1,fast\n"), "row 1: lr='fast'"),
+    "cut JSON": (text("trainer_state.json", '{"log_history": [{"step": 1,'), "cut short?"),
+    "cut JSON lines": (text("log.jsonl", '{"lr": 1}\n{"lr'), "line 2 is not JSON"),
+    "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
+    "a pickle": (pickled, "runs nobody's code"),
+    "no checkpoint": (text("x.pt", "hello"), "refuses it"),
+    "no events": (text("events.out.tfevents.1", "hello"), ""),
+    "two runs": (two_runs, "holds 2 runs"),
+    "two runs in a file": (
+        text("log.csv", "step,lr\n0,1\n1,1\n2,1\n0,1\n1,1\n"),
+        "two runs in one log",
+    ),
+    "bytes": (lambda f: (f / "x").write_bytes(b"\x00\x01\xff") and f / "x", "no log that is known"),
+    "latin-1": (
+        lambda f: (f / "x.csv").write_bytes(b"lr\n\xff\n") and f / "x.csv",
+        "is not text",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_read(make, message: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    with pytest.raises(InputError) as error:
+        examine(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_the_command(lrtune, log_of, tmp_path: Path) -> None:
+    broken = log_of(torch_csv(of("CosineAnnealingLR", 200), 300))
+    code, out, _ = lrtune("doctor", broken, "--out", tmp_path / "x.html")
+    assert code == 3 and "overshoot" in out and "to do: make it for 300 updates" in out
+    assert (tmp_path / "x.html").stat().st_size > 1000
+    code, out, _ = lrtune("doctor", log_of(hf()))
+    assert code == 0 and "nothing wrong was found" in out and "best fit: linear" in out
+    code, _, err = lrtune("doctor", tmp_path / "none.csv")
+    assert code == 2 and "No such file" in err

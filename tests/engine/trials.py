@@ -1,0 +1,169 @@
+"""Trials trained in a pool, and by a plain loop, as numbers that can be compared."""
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from lrtune.engine import SerialPool
+from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.tasks.augment import augment
+
+BATCH = 16
+PLAIN = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "nesterov": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+RATE = {"sgd": 0.05, "nesterov": 0.05}
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def cnn():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+
+
+def falling(task):
+    return np.geomspace(1, 0.1, task.horizon) * RATE.get(task.optimizer, 5e-3)
+
+
+def numbers(progress):
+    assert progress.error is None
+    averaged = [] if np.isnan(progress.averaged) else [progress.averaged]
+    figures = [progress.loss, *progress.metrics.values(), *averaged]
+    return [progress.update, *figures, *progress.losses]
+
+
+def train(pool, slot, rates, seed):
+    """A trial from its admission to its end, in numbers; the other slots go round and round."""
+    curve = numbers(pool.admit(slot, rates, seed))
+    while True:
+        for progress in pool.advance():
+            if progress.slot == slot:
+                curve += numbers(progress)
+                if progress.update == pool.task.horizon:
+                    return np.array(curve)
+            elif progress.update == pool.task.horizon:
+                pool.release(progress.slot)
+                pool.admit(progress.slot, rates * 0.7, seed + progress.slot + 1)
+
+
+def crowded(pool, slot, rates, seed):
+    """The same in a slot used before, out of step with its neighbours, which have other seeds."""
+    for other in range(pool.slots):
+        pool.admit(other, rates * 0.5, other)
+    pool.advance()
+    pool.release(slot)
+    return train(pool, slot, rates, seed)
+
+
+def alone(task, rates, seed):
+    return train(SerialPool(task), 0, rates, seed)
+
+
+def plainly(task, rates, seed):
+    """The same by a loop as people write it."""
+    torch.manual_seed(derive(seed, INITIAL_WEIGHTS))
+    model = task.model()
+    mean = deepcopy(model)
+    groups = [{"params": list(model.parameters())}] if task.groups is None else task.groups(model)
+    ratios = [group.pop("lr_ratio", 1.0) for group in groups]
+    optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
+    order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
+
+    def validation(update):
+        judged = (model if task.ema is None else mean).eval()
+        inputs, targets = task.val
+        with torch.no_grad():
+            outputs = judged(task.prepare(inputs))
+            metrics = [float(metric.function(outputs, targets)) for metric in task.metrics]
+            beside = []
+            if task.ema is None and task.average is not None:
+                outputs_of_mean = mean.eval()(task.prepare(inputs))
+                beside = [float(task.objective.function(outputs_of_mean, targets))]
+            return [update, float(task.loss(outputs, targets)), *metrics, *beside]
+
+    curve, losses, looks = validation(0), [], 0
+    for update, rate in enumerate(rates):
+        inputs, targets = task.train.take(order.batch(seed, update))
+        torch.manual_seed(derive(seed, UPDATE_NOISE, update))
+        inputs, parts = augment(task.augment, task.prepare(inputs), targets)
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group["lr"] = rate * ratio
+        optimizer.zero_grad()
+        outputs = model.train()(inputs)
+        loss = sum(weight * task.loss(outputs, part) for weight, part in parts)
+        loss.backward()
+        if task.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        optimizer.step()
+        length = max(1.0, (task.ema or task.average or 0) * task.horizon)
+        segments = np.diff(task.checkpoints, prepend=0)
+        stride = 1 if task.ema else int(np.clip(length / 4, 1, segments.min()))
+        begun = max([0, *(c for c in task.checkpoints if c <= update)])
+        if (task.ema or task.average) and (update + 1 - begun) % stride == 0:
+            looks += 1
+            decay = (1 - 1 / length) ** stride
+            newest = (1 - decay) / (1 - decay**looks)
+            current = model.state_dict()
+            for name, tensor in mean.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor += newest * (current[name] - tensor)
+        losses.append(loss.item())
+        if update + 1 in task.checkpoints:
+            curve += [*validation(update + 1), *losses]
+            losses = []
+    return np.array(curve)
+
+
+def same(*curves):
+    for curve in curves[1:]:
+        np.testing.assert_allclose(curve, curves[0], rtol=1e-9)
+
+
+def all_curves(pool, rates):
+    curves = [numbers(pool.admit(slot, rates / (1 + slot), slot)) for slot in range(pool.slots)]
+    for _ in range(4):
+        for progress in pool.advance():
+            curves[progress.slot] += numbers(progress)
+    return np.array(curves)
+
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
+
+
+def states(task, rates, seed=3):
+    """The weights after every segment, and the progress of each."""
+    made = []
+
+    def model():
+        made.append(task.model())
+        return made[-1]
+
+    pool = SerialPool(replace(task, model=model))
+    told = [pool.admit(0, rates, seed)]
+    weights = []
+    while told[-1].update < task.horizon:
+        told += pool.advance()
+        assert told[-1].error is None
+        weights.append({name: t.clone() for name, t in made[-1].state_dict().items()})
+    return weights, told

@@ -1,0 +1,19 @@
+import pytest
+from hostile import NAMES
+
+from lrtune.results.note import LONGEST, note, plain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_markdown(many, name: str) -> None:
+    trials, run = many
+    hostile = NAMES[name]
+    task = {**run["task"], "data": hostile, "model": hostile}
+    said = note(trials, {**run, "study": hostile, "task": task, "command": hostile}, None, hostile)
+    said.encode()
+    prose, fence = said.split("```", 1)[0], said[said.index("```") :]
+    for mark in "<>`[]":  # of those alone that begin an element or a link
+        assert prose.replace(f"\\{mark}", "").count(mark) == 0
+    assert len(plain(hostile)) <= 2 * LONGEST + 40
+    assert "\n#" not in plain(hostile) and "\u202e" not in said
+    assert fence.count("\n") >= 2

@@ -1,0 +1,105 @@
+"""A search for scripts and logs: events, the result alone, and the result again."""
+
+import json
+import math
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from lrtune.screen.events import FIELDS, Events
+
+WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
+WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--seeds", 2, "--max-seeds", 2]
+
+
+def strict(constant: str) -> float:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def read(out: str) -> list[dict]:
+    return [json.loads(line, parse_constant=strict) for line in out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("events") / "run"
+
+
+def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> None:
+    code, out, err = lrtune(*WORDS, "--out", folder, "--json")
+    assert code == 0 and "digits: 1,149 training" in err and "finals: 2 families" in err
+    events = read(out)
+    for event in events:
+        assert list(event) == ["event", "time", *FIELDS[event["event"]].split()]
+        assert datetime.fromisoformat(event["time"]).utcoffset() is not None
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "started" and kinds[-2:] == ["verdict", "finished"]
+    by_kind = {kind: [e for e in events if e["event"] == kind] for kind in FIELDS}
+    assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": None, "seconds": None}
+    assert sorted(e["number"] for e in by_kind["trial"]) == [0, 1, 2]
+    assert all(e["schedule"]["family"] == e["family"] for e in by_kind["trial"])
+    finals = [e for e in by_kind["final"] if e["stage"] == "finals"]
+    assert len(finals) == 4 and {e["split"] for e in finals} == {"test"}
+    assert {e["stage"] for e in by_kind["progress"]} >= {"search", "finals"}
+    assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
+    last = events[-1]
+    assert last["winner"] == json.loads((folder / "best.json").read_text())["schedule"]
+    assert last["trials"]["complete"] + last["trials"]["stalled"] + last["trials"]["pruned"] == 3
+    assert all(Path(path).exists() for path in last["files"].values())
+    assert {"best.json", "verdict.json", "report.html"} <= set(last["files"])
+
+    code, quiet, err = lrtune(*WORDS, "--out", folder, "--quiet")  # nothing is left to be done
+    assert (code, err) == (0, "")
+    assert quiet.startswith("finals: test cross-entropy") and "training and" not in quiet
+    assert lrtune("show", folder) == (0, quiet, "")
+    code, out, _ = lrtune(*WORDS, "--out", folder)
+    assert out.endswith(quiet) and len(out) > len(quiet)
+
+
+def test_the_result_as_one_document(lrtune, folder: Path) -> None:
+    code, out, err = lrtune("show", folder, "--json")
+    assert (code, err) == (0, "")
+    shown = json.loads(out, parse_constant=strict)
+    assert list(shown) == ["run", "best", "verdict"]
+    for name in ("best", "verdict"):
+        assert shown[name] == json.loads((folder / f"{name}.json").read_text())
+
+
+def test_finals_as_events(lrtune, folder: Path) -> None:
+    code, out, _ = lrtune(
+        "confirm", folder, "--total", 20, "--seeds", 2, "--max-seeds", 2, "--json"
+    )
+    events = read(out)
+    assert code == 0 and events[-1]["horizon"] == 20
+    assert sum(event["event"] == "final" for event in events) == 4
+    code, out, _ = lrtune("confirm", folder, "--total", 20, "--quiet")
+    assert code == 0 and out.startswith("finals: test cross-entropy, nats, 20 updates")
+
+
+def test_mistakes_go_to_stderr(lrtune, tmp_path: Path) -> None:
+    for words, said in (
+        (["search", "digit", "--json"], "did you mean 'digits'?"),
+        ([*WORDS, "--out", tmp_path / "x", "--json", "--quiet"], "--quiet and --json"),
+        (["show", tmp_path, "--json"], "not a run"),
+        (["confirm", tmp_path, "--quiet"], "not a run"),
+    ):
+        code, out, err = lrtune(*words)
+        assert (code, out) == (2, "") and said in err
+        assert err.splitlines()[-1].startswith("lrtune: ")
+
+
+def test_what_else_is_printed_goes_to_stderr_and_numbers_are_finite(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    events = Events(sys.stdout)
+    print("a task of the user's own")
+    events._emit("verdict", place="\x1b[31m", families=[], sentences=["é\n"], standings=[math.nan])
+    events.close()
+    print("after")
+    out, err = capsys.readouterr()
+    line, after = out.splitlines()
+    assert "user's own" in err and after == "after"
+    assert line.isascii() and "\x1b" not in line
+    assert json.loads(line)["standings"] == [None]

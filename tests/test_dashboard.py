@@ -1,0 +1,230 @@
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from optuna_dashboard import get_note
+
+from lrtune.dashboard import PUBLISHED, app_of, publish
+from lrtune.errors import InputError
+from lrtune.loopback import server_of
+from lrtune.results.note import WRITTEN, beside_theirs
+from lrtune.run import Run
+from lrtune.search.store import RECORD, RESOLVED, START, open_storage
+
+SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Run:
+    shutil.copytree(run, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def call(app, path: str, method: str = "GET", **headers: str) -> tuple[str, bytes]:
+    """Status and body of an app's answer."""
+    said: list[str] = []
+    environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": ""}
+    environ |= {"wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "SERVER_NAME": "127.0.0.1"}
+    environ |= {"SERVER_PORT": "1", "wsgi.url_scheme": "http", **headers}
+    body = b"".join(app(environ, lambda status, _, *more: said.append(status)))
+    return said[-1], body
+
+
+def detail(run: Run) -> dict:
+    app = app_of(open_storage(run.storage), {run.study().study_name: "validation loss"})
+    return json.loads(call(app, "/api/studies/0")[1])
+
+
+def again(run: Run, trials: pd.DataFrame | None = None) -> None:
+    page = run.folder / "report.html"
+    known = run.trials() if trials is None else trials
+    publish(run.study(), known, run.settings, run.verdict(), run.finals(), page)
+
+
+def test_a_search_leaves_note_and_figures(run: Path) -> None:
+    found = detail(Run(run))
+    said = found["note"]["body"]
+    assert said.startswith("# digits-mlp-sgd-72") and "won on validation" in said
+    assert "| cosine |" in said and "| constant |" in said
+    assert "report.html" in said and said.endswith(WRITTEN)
+    figures = {one["id"]: one["graph_object"] for one in found["plotly_graph_objects"]}
+    assert set(figures) == {"lrtune-families", "lrtune-peaks", "lrtune-curves"}
+    for text in figures.values():
+        assert json.loads(text)["data"]
+        assert "bdata" not in text  # numbers as plotly.js of any age reads them
+    assert sum(map(len, figures.values())) + len(said) < 40_000
+
+
+def test_written_again_nothing_piles_up(copy: Run) -> None:
+    again(copy)  # the report is elsewhere now
+    before = copy.journal.read_bytes()
+    again(copy)
+    assert copy.journal.read_bytes() == before
+    first = detail(copy)
+    again(copy, copy.trials().head(4))
+    second = detail(copy)
+    ids = [{one["id"] for one in found["plotly_graph_objects"]} for found in (first, second)]
+    assert ids[0] == ids[1]
+    assert second["note"]["body"] != first["note"]["body"]
+    assert second["note"]["body"].count(WRITTEN) == 1
+    assert "4 trials" in second["note"]["body"]
+
+
+def test_what_somebody_wrote_stays(copy: Run) -> None:
+    from optuna_dashboard import save_note
+
+    save_note(copy.study(), f"{get_note(copy.study())}\n\nMine: try wd 0.")
+    again(copy, copy.trials().head(4))
+    assert get_note(copy.study()).endswith(f"{WRITTEN}\n\nMine: try wd 0.")
+    assert beside_theirs("new", "only theirs") == "new\n\nonly theirs"
+
+
+def test_a_storage_that_cannot_be_written_keeps_the_report(
+    copy: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(optuna.storages.JournalStorage, "set_study_system_attr", fails)
+    copy.study().set_user_attr(PUBLISHED, "older")
+    (copy.folder / "report.html").unlink()
+    copy.write()
+    assert (copy.folder / "report.html").exists()
+    assert "note was not written: read-only" in caplog.text
+
+
+def test_people_see_what_is_for_people(copy: Run) -> None:
+    study, found = copy.study(), detail(copy)
+    assert {START, RECORD} <= study.trials[0].user_attrs.keys()
+    assert {entry["key"] for entry in found["union_user_attrs"]} == {"ended", RESOLVED}
+    assert {entry["key"] for entry in found["user_attrs"]} == {"report"}
+    assert found["objective_names"] == ["validation loss"]
+    for trial in found["trials"]:
+        known = {entry["key"]: entry["value"] for entry in trial["user_attrs"]}
+        assert known.keys() == {"ended", RESOLVED}
+        assert known[RESOLVED].startswith("peak_lr 0.") and "warmup_steps" in known[RESOLVED]
+        assert trial["note"]["body"].startswith(("**cosine**", "**constant**"))
+        assert trial["intermediate_values"]
+
+
+def test_a_trial_that_diverged_is_infeasible(copy: Run) -> None:
+    trial = copy.study().ask()
+    trial.set_user_attr("ended", "diverged: loss is nan")
+    trial.set_constraint("diverged", 1.5)
+    copy.study().tell(trial.number, state=optuna.trial.TrialState.PRUNED)
+    trials = detail(copy)["trials"]
+    assert trials[-1]["constraints"] == [1.0]
+    for one in trials:
+        ended = next(entry["value"] for entry in one["user_attrs"] if entry["key"] == "ended")
+        assert one["constraints"] == [1.0] * ended.startswith("diverged")
+
+
+HOSTS = {
+    "127.0.0.1:80": "200",
+    "localhost:9000": "200",
+    "evil.example:80": "403",
+    "": "403",
+    "[": "403",
+}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_only_this_machines_pages_are_answered(run: Path, host: str) -> None:
+    with server_of(app_of(open_storage(Run(run).storage), {}), 0, 0) as server:
+        app = server.get_app()
+    assert call(app, "/api/meta", HTTP_HOST=host)[0].startswith(HOSTS[host])
+
+
+@pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://127.0.0.1:81"])
+def test_another_sites_page_cannot_delete_a_study(copy: Run, origin: str) -> None:
+    with server_of(app_of(open_storage(copy.storage), {}), 0, 0) as server:
+        app = server.get_app()
+    headers = {"HTTP_HOST": "127.0.0.1:80", "HTTP_ORIGIN": origin}
+    assert call(app, "/api/studies/0", "DELETE", **headers)[0].startswith("403")
+    assert len(copy.study().trials) == 8
+
+
+def test_a_port_that_is_taken(run: Path) -> None:
+    app = app_of(open_storage(Run(run).storage), {})
+    with server_of(app, 0, 0) as first:
+        taken = first.server_port
+        with server_of(app, None, taken) as second:
+            assert second.server_port != taken
+        with pytest.raises(InputError, match=f"port={taken}: cannot be had"):
+            server_of(app, taken, 0)
+    with server_of(app, None, taken) as third:
+        assert third.server_port == taken
+
+
+def started(run: Path, *words: str, **env: str) -> tuple[subprocess.Popen[str], str]:
+    """The command, and the address that it says."""
+    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), *words]
+    kept = {name: value for name, value in os.environ.items() if name not in SCREEN} | env
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kept
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().split()[0]
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_serves_and_ends(run: Path, ended_by: signal.Signals) -> None:
+    process, address = started(run, "--port", "0", "--no-open")
+    with process:
+        try:
+            base = address.partition("/dashboard/studies/0")[0]
+            with urllib.request.urlopen(f"{base}/api/studies", timeout=30) as answer:
+                studies = json.loads(answer.read())["study_summaries"]
+            assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert b"<title>" in answer.read()
+            process.send_signal(ended_by)
+            assert process.wait(timeout=30) == 0
+            assert process.stdout is not None and process.stdout.read() == ""
+        finally:
+            process.kill()  # leaving the block waits for it
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(base.rpartition(":")[2]))) != 0
+
+
+@pytest.mark.parametrize("browser", ["there", "absent", "fails"])
+def test_the_browser_is_opened(run: Path, tmp_path: Path, browser: str) -> None:
+    opened = tmp_path / "opened"
+    script = tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$1" > "{opened}.part" && mv "{opened}.part" "{opened}"\n')
+    script.chmod(0o755)
+    env = {
+        "there": {"BROWSER": f"{script} %s"},
+        "absent": {},
+        "fails": {"BROWSER": f"{tmp_path}/nowhere %s"},
+    }[browser]
+    process, address = started(run, "--port", "0", **env)
+    with process:
+        try:
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                assert answer.status == 200
+            while browser == "there" and not opened.exists():
+                time.sleep(0.05)
+            assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 0
+    if browser == "there":
+        assert opened.read_text().strip() == address
+
+
+def test_what_cannot_be_opened_is_said(lrtune, copy: Run) -> None:
+    copy.journal.unlink()
+    code, out, err = lrtune("dashboard", copy.folder, "--no-open")
+    assert (code, out) == (2, "") and "has no study" in err

@@ -1,0 +1,171 @@
+"""What a notebook shows of a run."""
+
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from plotly.graph_objects import Figure
+
+import lrtune
+from lrtune.notebook import Figures, Verdict, summary
+from lrtune.results.answer import sentences
+from lrtune.run import Run
+from tests.results.conftest import make as searched
+from tests.results.test_finals_report import KINDS, make
+
+EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
+OF_FINALS = {"gaps", "finals_curves"}
+OF_A_FAMILY = {"slices", "landscape"}
+NAMES = sorted(name for name in vars(Figures) if name[0] != "_")
+
+
+@pytest.fixture(scope="module")
+def many():
+    """(trials, run) of a search over every family."""
+    return searched("many")
+
+
+class Made(Run):
+    """A run whose tables were made up."""
+
+    def __init__(self, trials, settings, verdict=None, finals=None):
+        self.folder, self.settings = Path("made"), settings
+        self._tables = trials, None if verdict is None else Verdict(verdict), finals
+
+    def trials(self):
+        return self._tables[0]
+
+    def verdict(self, total=None):
+        return self._tables[1]
+
+    def finals(self):
+        return self._tables[2]
+
+
+def drawn(run: Run, name: str) -> Figure:
+    family = next(iter(run.trials()["family"]), "cosine")
+    return getattr(run.figures, name)(*([family] if name in OF_A_FAMILY else []))
+
+
+@pytest.mark.parametrize("kind", ["winner", "none", "one family", "one seed"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_of_every_kind_of_run_draws_or_says_why(many, kind, name) -> None:
+    figure = drawn(Made(*make(kind, *many)), name)
+    said = [note.text for note in figure.layout.annotations]
+    assert any(len(trace.x or ()) for trace in figure.data) or (len(said) == 1 and said[0])
+    if kind == "winner" and name != "ends":
+        assert figure.data
+
+
+@pytest.mark.parametrize("kind", ["none complete", "no trials"])
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OF_FINALS))
+def test_a_search_without_a_value_has_no_empty_figure(kind: str, name: str) -> None:
+    run = Made(*searched(kind))
+    if kind == "no trials" and name in OF_A_FAMILY:
+        with pytest.raises(lrtune.InputError, match="'cosine': has no trials here"):
+            drawn(run, name)
+        return
+    figure = drawn(run, name)
+    assert any(len(trace.x or ()) for trace in figure.data) or figure.layout.annotations[0].text
+
+
+def test_the_list_of_figures_names_them_all(many) -> None:
+    listed = repr(Made(*many).figures).splitlines()[1:]
+    assert sorted(line.split()[0] for line in listed) == NAMES
+    assert all(len(line) <= 100 for line in listed)
+
+
+def test_figures_of_finals_that_there_are_not(run: Path) -> None:
+    for name in OF_FINALS:
+        with pytest.raises(lrtune.InputError, match="has no verdict yet"):
+            drawn(lrtune.open(run), name)
+    with pytest.raises(lrtune.InputError, match="has no verdict on 5 updates yet"):
+        lrtune.open(run).figures.gaps(total=5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_shows_its_answer_and_its_families(many, kind: str) -> None:
+    trials, settings, verdict, finals = make(kind, *many)
+    run = Made(trials, settings, verdict, finals)
+    page = run._repr_html_()
+    assert sentences(verdict)[0].partition(" (")[0] in re.sub("<[^>]*>", "", page)
+    shown = re.findall(r"●</span> <bdi>(\w+)</bdi>", page)
+    decided = verdict["answer"]["place"] in ("winner", "tie")
+    assert set(shown) == set(KINDS[kind]) if decided else set(shown) >= set(KINDS[kind])
+    assert repr(run.verdict()).splitlines() == run.verdict().sentences == sentences(verdict)
+
+
+def test_what_came_after_the_verdict_is_said(many) -> None:
+    trials, settings, verdict, finals = make("winner", *many)
+    assert "after this verdict" not in summary(trials, settings, Verdict(verdict))
+    older = Verdict(verdict | {"trials": len(trials) - 3})
+    assert "3 trials ended after this verdict" in summary(trials, settings, older)
+    assert Made(trials, settings, older, finals).newer_trials() == 3
+    assert Made(trials, settings).newer_trials() == 0
+
+
+def test_text_of_others_is_shown_as_text(many) -> None:
+    trials, settings, verdict, _ = make("lost", *many)
+    settings = {**settings, "study": EVIL, "task": {**settings["task"], "data": EVIL}}
+    for found in (None, Verdict(verdict)):
+        page = summary(trials.assign(family=EVIL) if found is None else trials, settings, found)
+        assert "<script" not in page and "<img" not in page and "&lt;" in page
+
+
+def test_a_notebook_is_given_html_and_a_console_words(run: Path, tmp_path: Path) -> None:
+    opened = lrtune.open(run)
+    assert eval(repr(opened), {"lrtune": lrtune}).folder == run
+    assert "A ranking, not yet a verdict" in opened._repr_html_()
+    bundle = opened.figures.wins()._repr_mimebundle_()
+    assert isinstance(bundle, dict)
+
+
+def test_the_example_of_open_runs(run: Path, many, tmp_path: Path) -> None:
+    folder, (_, _, verdict, _) = tmp_path / "run", make("winner", *many)
+    shutil.copytree(run, folder)
+    settings = json.loads((run / "run.json").read_text())
+    verdict["families"][0]["trial"] = 0
+    (folder / "verdict.json").write_text(json.dumps(verdict | {"horizon": settings["horizon"]}))
+    example = inspect.getdoc(lrtune.open).split("::\n", 1)[1].split("\nArgs:")[0]
+    source = textwrap.dedent(example).replace("runs/digits-mlp-sgd-718", str(folder))
+    names: dict[str, Any] = {}
+    exec(source, names)
+    assert names["run"].folder == folder
+    assert names["run"].verdict().sentences[0] == sentences(verdict)[0]
+    assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 8
+
+
+def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypatch) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    code, out, err = lrtune("report", copy, "--tensorboard")
+    assert (code, err) == (0, "") and f"tensorboard --logdir {copy / 'tensorboard'}" in out
+    assert {path.name for path in copy.glob("tensorboard/*/")} >= {"cosine", "constant"}
+    monkeypatch.setattr("lrtune.results.tensorboard.find_spec", lambda name: None)
+    words = ["search", "digits", "--trials", 1, "--out", tmp_path / "new", "--tensorboard"]
+    for command in (words, ["report", copy, "--tensorboard"]):
+        code, _, err = lrtune(*command)
+        assert code == 2 and "pip install 'lrtune[tensorboard]'" in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_search_and_its_finals_for_tensorboard(lrtune, tmp_path: Path) -> None:
+    study, folder = tmp_path / "study.toml", tmp_path / "run"
+    study.write_text(
+        'task = "digits"\nepochs = 1\nfamilies = ["cosine", "constant"]\ntrials = 2\nseeds = 2\n'
+        f'max_seeds = 2\npeak_lr = [0.01, 0.2]\nengine = "serial"\nout = "{folder}"\n'
+        "tensorboard = true\nno_confirm = true\n"
+    )
+    code, out, err = lrtune("search", study)
+    assert (code, err) == (0, "") and str(folder / "tensorboard") in out
+    assert len(list(folder.glob("tensorboard/*/trial-*"))) == 2
+    code, out, err = lrtune("confirm", folder)
+    assert (code, err) == (0, "")
+    finals = [json.loads(line) for line in (folder / "finals.jsonl").read_text().splitlines()]
+    written = {f"{p.parent.name}/{p.name}" for p in folder.glob("tensorboard/*/*-*")}
+    assert written == {f"{one['schedule']['family']}/seed-{one['seed']}" for one in finals}
