@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrtune.confirmation import confirm
-    from lrtune.errors import InputError
+    from lrtune.errors import InputError, ScheduleWarning
     from lrtune.results.plan import Plan
     from lrtune.run import open
     from lrtune.schedule import FAMILIES, Schedule, load, register
@@ -25,6 +25,7 @@ _HOMES = {
     "Plan": "lrtune.results.plan",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
+    "ScheduleWarning": "lrtune.errors",
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
     "Task": "lrtune.tasks",
@@ -46,6 +47,7 @@ __all__ = [
     "Plan",
     "Schedule",
     "SchedulePruner",
+    "ScheduleWarning",
     "Space",
     "Split",
     "Task",

@@ -28,6 +28,9 @@ class StudyFile(TaskOptions):
     warmup: tuple[float, float] = Field(
         (0.0, 0.2), description="LOW,HIGH: shortest and longest, fractions of the run [0,0.2]"
     )
+    cycle_momentum: bool = Field(
+        False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
+    )
     trials: int | None = Field(None, description="budget in trials [6 a family]")
     updates: int | None = Field(None, description="budget in optimizer updates")
     time: str | None = Field(None, description="budget in time of training: 90s, 10m, 1h30m")

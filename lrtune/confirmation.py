@@ -176,6 +176,7 @@ def _check(run: Run, task: Task, device: str | None) -> None:
         task,
         kept["families"],
         tuple(kept["warmup"]),
+        kept["cycle_momentum"],
         kept["seed"],
         kept["storage"],
         devices_of(device)[0],

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is the way out."""
+"""The one exception that means: the input is wrong, and here is the way out; and one warning."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class InputError(ValueError):
     """A mistake in what the user gave: one line that names it, its value and the way out."""
+
+
+class ScheduleWarning(UserWarning):
+    """A training loop steps a scheduler otherwise than it was made for; said once, never fatal."""
 
 
 def as_utf8(message: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrtune.engine.optimizers import make_optimizer, settings_of
+from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.search import Space
 from lrtune.settings import FORMAT
@@ -24,6 +24,7 @@ def settings_for(
     task: Task,
     families: Iterable[str],
     warmup: tuple[float, float],
+    cycle_momentum: bool,
     seed: int,
     storage: str | None,
     device: str,
@@ -33,7 +34,9 @@ def settings_for(
         raise InputError(f"families={families!r}: a list of names")
     check_seed(seed)
     families = tuple(families)
-    Space(families, warmup=warmup)  # looks at both
+    Space(families, warmup=warmup, cycle_momentum=cycle_momentum)  # looks at all three
+    if cycle_momentum:
+        check_momentum(task.optimizer)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -75,6 +78,7 @@ def settings_for(
         "optimizer": optimizer,
         "families": list(families),
         "warmup": list(warmup),
+        "cycle_momentum": cycle_momentum,
         "seed": seed,
         "device": device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
         "storage": storage,

@@ -9,7 +9,6 @@ from lrtune.results.finalists import QUALIFYING_SEEDS, candidates, mean_of, qual
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.verdict import verdict
 from lrtune.run import Run
-from lrtune.search import Space
 from lrtune.search.finals import final_seeds, qualifying_seeds
 from lrtune.search.history import racing
 
@@ -22,10 +21,7 @@ def finalists_of(run: Run) -> list[Finalist]:
 
 def candidates_of(run: Run) -> list[Finalist]:
     """The first few of each family, who meet in the qualifiers."""
-    settings = run.settings
-    ranges = (tuple(settings[name]) for name in ("families", "peak_lr", "warmup"))
-    space = Space(*ranges)
-    return candidates(run.trials(), racing(run.study(), space), settings["objective"])
+    return candidates(run.trials(), racing(run.study(), run.space), run.settings["objective"])
 
 
 def qualifying_of(run: Run) -> list[int]:

@@ -12,7 +12,7 @@ from lrtune.errors import InputError
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
-from lrtune.search import frame, load_study, records
+from lrtune.search import Space, frame, load_study, records
 from lrtune.search.final import read_finals
 from lrtune.settings import read_settings, without_password, write_json
 
@@ -56,6 +56,14 @@ class Run:
             return Choice.from_json(self.settings["engine"])
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.folder / 'run.json'}: damaged: engine: {error}") from error
+
+    @property
+    def space(self) -> Space:
+        """What was searched."""
+        families, peak_lr, warmup = (
+            tuple(self.settings[name]) for name in ("families", "peak_lr", "warmup")
+        )
+        return Space(families, peak_lr, warmup, self.settings["cycle_momentum"])
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""

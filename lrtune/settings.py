@@ -67,7 +67,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name, kind in REQUIRED.items():
         if name not in settings or not isinstance(settings[name], kind):
             raise InputError(f"{path}: damaged: {name} is missing or of another type")
-    return settings
+    return {"cycle_momentum": False} | settings  # which runs do not say from before it was there
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

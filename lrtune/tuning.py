@@ -53,6 +53,7 @@ def tune(
     families: Iterable[str] = SEARCHABLE,
     peak_lr: tuple[float, float] | None = None,
     warmup: tuple[float, float] = (0.0, 0.2),
+    cycle_momentum: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
     storage: str | None = None,
@@ -81,6 +82,7 @@ def tune(
         families: names of FAMILIES.
         peak_lr: lowest and highest peak rate; from a range test where None.
         warmup: shortest and longest warmup, fractions of the horizon.
+        cycle_momentum: whether one_cycle and cyclic also cycle the momentum, as torch's do.
         seed: of the trials and the sampler.
         out: the run's folder; ``runs/<study>`` where None.
         storage: any Optuna storage URL; a journal in the run's folder where None.
@@ -126,7 +128,7 @@ def tune(
         pruner = make_pruner(pruner, task.horizon, max(1, task.horizon // count), epsilon)
     least = epsilon if called == "schedule" else None  # other pruners have their own settings
     stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
-    settings = settings_for(task, families, warmup, seed, storage, device)
+    settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
     settings |= {"stopping": stopping, "prior": None if prior is None else str(prior)}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder), own_threads():
@@ -162,7 +164,7 @@ def tune(
         study = run.study()
         if OWNER not in study.user_attrs:
             study.set_user_attr(OWNER, run.settings["owner"])
-        space = Space(tuple(run.settings["families"]), tuple(run.settings["peak_lr"]), warmup)
+        space = run.space
         bracket = (run.settings["range_test"] or {}).get("base_lr")
         known = None if bracket is None else prior  # it places peaks by the bracket
         study.sampler = sampler or FamilySampler(space, seed, prior=known)

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_every_command_is_in_the_readme() -> None:
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         assert f"lrtune {name.replace('_', '-')}" in README
 

@@ -90,7 +90,7 @@ def jump(case: Case) -> Finding | None:
     around = np.maximum(np.abs(np.r_[step[0], step[:-1]]), np.abs(np.r_[step[1:], step[-1]]))
     before = np.maximum.accumulate(y)[:-1]
     sudden = np.abs(step) > np.maximum(0.05 * top, 4 * around)
-    cut = y[:-1] > 0.05 * before  # what had come down to nothing has begun anew as planned
+    cut = y[:-1] > 0.12 * before  # what had come down to nothing has begun anew as planned
     up = sudden & (step > 0) & cut & (before > 1.2 * y[:-1])
     after = np.maximum.accumulate(y[::-1])[::-1][1:]
     # Down to where a warmup begins, and up with it: steep, so that only what was before counts.

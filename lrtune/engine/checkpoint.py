@@ -16,7 +16,7 @@ from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
 
 FORMAT = 1
-RATES = "rates"  # no name of a Snapshot's tensors: those have a slash in them
+RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
 Note = dict[str, Any]  # what JSON can hold
 
 
@@ -35,6 +35,8 @@ def save(path: Path, snapshots: Mapping[int, Snapshot], notes: Mapping[int, Note
     tensors: dict[str, Tensor] = {}
     for number, snapshot in snapshots.items():
         tensors[f"{number}/{RATES}"] = torch.from_numpy(snapshot.rates)
+        if snapshot.momenta is not None:
+            tensors[f"{number}/{MOMENTA}"] = torch.from_numpy(snapshot.momenta)
         tensors |= {f"{number}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
@@ -78,8 +80,10 @@ def load(path: Path) -> dict[int, tuple[Snapshot, Note]]:
     for number, kept in json.loads(content).items():
         start = f"{number}/"
         own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-        rates = own.pop(RATES).numpy()
-        found[int(number)] = (Snapshot(kept["seed"], kept["update"], rates, own), kept["note"])
+        rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
+        moved = None if momenta is None else momenta.numpy()
+        snapshot = Snapshot(kept["seed"], kept["update"], rates, own, moved)
+        found[int(number)] = (snapshot, kept["note"])
     return found
 
 

@@ -85,9 +85,15 @@ class SpreadPool:
         """End the processes; more than once does no harm."""
         self._finalizer()
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
         """See Pool."""
-        untrained: Progress = self._do(slot, "admit", rates, seed)
+        untrained: Progress = self._do(slot, "admit", rates, seed, momenta)
         return replace(untrained, slot=slot)
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:

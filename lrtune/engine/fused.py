@@ -53,9 +53,15 @@ class FusedPool:
         """How many trials are trained at once."""
         return self._pool.width if isinstance(self._pool, StackedPool) else 1
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
         """See Pool."""
-        return self._pool.admit(slot, rates, seed)
+        return self._pool.admit(slot, rates, seed, momenta)
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
         """See Pool."""

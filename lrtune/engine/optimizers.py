@@ -15,11 +15,15 @@ from lrtune.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: torch's class, what it is given unless told otherwise, and its fast form."""
+    """One row: torch's class, what it is given unless told otherwise, and its fast form.
+
+    ``cycled`` is the setting that a momentum cycle moves, None where there is none.
+    """
 
     make: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, object] = field(default_factory=dict)
     fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
+    cycled: str | None = "momentum"
 
 
 # What the schedule, the task and the engine decide.
@@ -28,10 +32,10 @@ OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "different
 OPTIMIZERS: dict[str, Rule] = {
     "sgd": Rule(torch.optim.SGD, {"momentum": 0.9}),
     "nesterov": Rule(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-    "adam": Rule(torch.optim.Adam),
-    "adamw": Rule(torch.optim.AdamW),
+    "adam": Rule(torch.optim.Adam, cycled="betas"),
+    "adamw": Rule(torch.optim.AdamW, cycled="betas"),
     "rmsprop": Rule(torch.optim.RMSprop, fast={"foreach": True}),  # torch has no fused one
-    "adagrad": Rule(torch.optim.Adagrad),
+    "adagrad": Rule(torch.optim.Adagrad, cycled=None),
 }
 
 
@@ -66,6 +70,29 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
+
+
+def check_momentum(name: str) -> None:
+    """Refuse an optimizer that has no momentum to cycle."""
+    if OPTIMIZERS[name].cycled is None:
+        others = ", ".join(other for other, rule in OPTIMIZERS.items() if rule.cycled)
+        raise InputError(
+            f"optimizer {name} has no momentum to cycle: take one of {others}, or do without "
+            "cycle_momentum (of a schedule: without base_momentum and max_momentum)"
+        )
+
+
+def momentum_of(settings: Mapping[str, Any]) -> float:
+    """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
+    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+
+
+def set_momentum(group: dict[str, Any], value: float) -> None:
+    """As torch's OneCycleLR and CyclicLR set it."""
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value
 
 
 def _is_like(value: object, default: object) -> bool:

@@ -1,7 +1,7 @@
 """The Pool: K slots that train K trials of one Task, a segment at a time."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -52,12 +52,14 @@ class Snapshot:
         rates: float64 (horizon,).
         tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
             ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
+        momenta: float64 (horizon,), or None: see ``Pool.admit``.
     """
 
     seed: int
     update: int
     rates: NDArray[np.float64]
     tensors: dict[str, Tensor]
+    momenta: NDArray[np.float64] | None = None
 
 
 class Pool(Protocol):
@@ -79,13 +81,23 @@ class Pool(Protocol):
     def placement(self) -> dict[str, str]:
         """Where the data is and why, for a person, by split."""
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
         """Put a fresh trial in a free slot and validate it untrained.
 
         Args:
             slot: 0 ... K-1.
             rates: (horizon,) learning rate of each update.
             seed: of everything random that the trial meets.
+            momenta: (horizon,) momentum, or Adam's beta1, of each update; None: the optimizer's.
+
+        Raises:
+            InputError: there are momenta, and the optimizer has no momentum.
         """
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
@@ -125,7 +137,7 @@ def branch(trunk: Snapshot, rates: NDArray[np.float64]) -> Snapshot:
     """The snapshot of a trial of these rates, from one whose rates were the same so far."""
     if not np.array_equal(trunk.rates[: trunk.update], rates[: trunk.update]):
         raise ValueError(f"the rates differ within the {trunk.update} updates that are done")
-    return Snapshot(trunk.seed, trunk.update, rates, trunk.tensors)
+    return replace(trunk, rates=rates)
 
 
 def free(slot: int, occupied: bool) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lrtune.engine.optimizers import momentum_of
 from lrtune.engine.rows import Layout, Rows, Tensors
 from lrtune.engine.rules import step_rows
 from lrtune.engine.setup import Parts, Setup
@@ -43,7 +44,14 @@ class Program:
         self._clip_norm = setup.task.clip_norm
 
     @torch.no_grad()
-    def update(self, rows: Rows, inputs: Tree, parts: Parts, rates: Tensor) -> Tensor:
+    def update(
+        self,
+        rows: Rows,
+        inputs: Tree,
+        parts: Parts,
+        rates: Tensor,
+        momenta: Tensor | None = None,
+    ) -> Tensor:
         """One update of every row, in place.
 
         Args:
@@ -51,6 +59,7 @@ class Program:
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
             rates: (K,).
+            momenta: (K,), NaN where it is the optimizer's own; None where all are.
 
         Returns:
             The losses (K,) before the update.
@@ -61,7 +70,12 @@ class Program:
         for name, weights in rows.weights.items():
             settings = self._layout.settings[name]
             own = _column(rates * settings["lr_ratio"], weights)
-            step_rows(self._layout.rule, weights, gradients[name], rows.states[name], settings, own)
+            moved = None
+            if momenta is not None:
+                given = torch.where(momenta.isnan(), momentum_of(settings), momenta)
+                moved = _column(given, weights)
+            state = rows.states[name]
+            step_rows(self._layout.rule, weights, gradients[name], state, settings, own, moved)
         return losses
 
     def gradients(self, rows: Rows, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:

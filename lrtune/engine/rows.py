@@ -135,6 +135,14 @@ def empty_rows(layout: Layout, model: nn.Module, rows: int, averaged: bool) -> R
     return own
 
 
+def add_momentum(rows: Rows, layout: Layout) -> None:
+    """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
+    for name, state in rows.states.items():
+        if "momentum" in layout.settings[name] and "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(rows.weights[name])
+            layout.begins[name]["momentum_buffer"] = 0.0
+
+
 def tensors_by_name(model: nn.Module) -> Tensors:
     """All that a model holds."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

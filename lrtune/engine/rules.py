@@ -19,7 +19,7 @@ from torch.optim.sgd import sgd
 
 State = dict[str, Tensor]  # by torch's names: (K, ...), and step (K, 1, ...)
 Settings = Mapping[str, Any]  # a parameter group of torch's
-Rule = Callable[[Tensor, Tensor, State, Settings], None]
+Rule = Callable[[Tensor, Tensor, State, Settings, Tensor | None], None]
 
 
 def step_rows(
@@ -29,6 +29,7 @@ def step_rows(
     state: State,
     settings: Settings,
     rates: Tensor,
+    momenta: Tensor | None = None,
 ) -> None:
     """One update of every row, in place.
 
@@ -39,9 +40,10 @@ def step_rows(
         state: of the optimizer, as ``fresh_state`` begins it.
         settings: of the optimizer.
         rates: (K, 1, ...).
+        momenta: (K, 1, ...) in place of the settings' own momentum, or beta1.
     """
     before = weights.clone()
-    rule(weights, gradients, state, settings)
+    rule(weights, gradients, state, settings, momenta)
     weights.copy_(torch.lerp(before, weights, rates))
 
 
@@ -69,27 +71,59 @@ def _of(names: set[str], settings: Settings) -> dict[str, Any]:
     return {**own, "foreach": False, "maximize": False, "lr": 1.0}
 
 
-def _sgd(weights: Tensor, gradients: Tensor, state: State, settings: Settings) -> None:
-    sgd([weights], [gradients], [state.get("momentum_buffer")], **_of(SGD, settings))
+class _Each:
+    """A number a row, where torch does arithmetic with one for all: what its Adam does to beta1."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __rsub__(self, one: float) -> Tensor:
+        return one - self.rows
+
+    def __pow__(self, step: Tensor) -> Tensor:
+        return torch.pow(self.rows, step)
 
 
-def _adam(weights: Tensor, gradients: Tensor, state: State, settings: Settings) -> None:
+def _sgd(
+    weights: Tensor, gradients: Tensor, state: State, settings: Settings, momenta: Tensor | None
+) -> None:
+    given = _of(SGD, settings)
+    if momenta is None:
+        sgd([weights], [gradients], [state.get("momentum_buffer")], **given)
+        return
+    buffer = state["momentum_buffer"].mul_(momenta)
+    sgd([weights], [gradients], [buffer], **given | {"momentum": 1.0})
+    if settings["nesterov"]:  # which looks ahead by momentum × buffer, and not by all of it
+        weights.add_((1 - momenta) * buffer)
+
+
+def _adam(
+    weights: Tensor, gradients: Tensor, state: State, settings: Settings, momenta: Tensor | None
+) -> None:
     beta1, beta2 = settings["betas"]
+    beta1 = beta1 if momenta is None else _Each(momenta)
     largest = [state["max_exp_avg_sq"]] if settings["amsgrad"] else []
     averages = [state["exp_avg"]], [state["exp_avg_sq"]], largest
     given = _of(ADAM, settings) | {"beta1": beta1, "beta2": beta2} | _as_columns(weights)
     adam([weights], [gradients], *averages, [state["step"]], **given)
 
 
-def _rmsprop(weights: Tensor, gradients: Tensor, state: State, settings: Settings) -> None:
-    means = [state["grad_avg"]] if settings["centered"] else []
-    buffers = [state["momentum_buffer"]] if settings["momentum"] else []
-    averages = [state["square_avg"]], means, buffers
+def _rmsprop(
+    weights: Tensor, gradients: Tensor, state: State, settings: Settings, momenta: Tensor | None
+) -> None:
     given = _of(RMSPROP, settings) | _as_columns(weights)
+    if momenta is not None:
+        state["momentum_buffer"].mul_(momenta)
+        given["momentum"] = 1.0
+    means = [state["grad_avg"]] if settings["centered"] else []
+    buffers = [state["momentum_buffer"]] if given["momentum"] else []
+    averages = [state["square_avg"]], means, buffers
     rmsprop([weights], [gradients], *averages, [state["step"]], **given)
 
 
-def _adagrad(weights: Tensor, gradients: Tensor, state: State, settings: Settings) -> None:
+def _adagrad(
+    weights: Tensor, gradients: Tensor, state: State, settings: Settings, momenta: Tensor | None
+) -> None:
     before = weights.clone()
     uncounted = torch.zeros(())  # without lr_decay, the number of steps has no say
     given = _of(ADAGRAD, settings) | {"lr_decay": 0.0}

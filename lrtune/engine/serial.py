@@ -18,7 +18,7 @@ from lrtune.engine.average import Average
 from lrtune.engine.blocks import Blocks
 from lrtune.engine.compiling import compiled as compile_it
 from lrtune.engine.feed import over
-from lrtune.engine.optimizers import make_optimizer
+from lrtune.engine.optimizers import make_optimizer, set_momentum
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.setup import Parts, Setup
@@ -39,6 +39,7 @@ class _Trial:
     average: Average | None
     rates: list[float]
     seed: int
+    momenta: NDArray[np.float64] | None = None
     update: int = 0
     # Of the present segment:
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -84,11 +85,19 @@ class SerialPool:
             self._forward = compile_it(_forward, mode)
         self._trials: list[_Trial | None] = [None] * slots
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
         """See Pool."""
         free(slot, self._trials[slot] is not None)
         self.setup.check_rates(rates)
+        self.setup.check_momenta(momenta)
         trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed)
+        trial.momenta = momenta
         return self._progress(trial)
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
@@ -128,15 +137,16 @@ class SerialPool:
         if trial.average is not None:
             found |= {f"average/{name}": tensor for name, tensor in _tensors(trial.average.model)}
         kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items()}
-        return Snapshot(trial.seed, trial.update, np.array(trial.rates), kept)
+        return Snapshot(trial.seed, trial.update, np.array(trial.rates), kept, trial.momenta)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         free(slot, self._trials[slot] is not None)
         self.setup.check_rates(snapshot.rates)
+        self.setup.check_momenta(snapshot.momenta)
         trial = self._fresh(slot, snapshot.rates.tolist(), snapshot.seed)
-        trial.update = snapshot.update
+        trial.update, trial.momenta = snapshot.update, snapshot.momenta
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
         _restore_optimizer(trial, snapshot.tensors)
@@ -206,6 +216,8 @@ class SerialPool:
             loss = self._forward(self.setup, trial.model, inputs, parts)
         for group in trial.optimizer.param_groups:
             group["lr"] = trial.rates[trial.update] * group["lr_ratio"]
+            if trial.momenta is not None:
+                set_momentum(group, float(trial.momenta[trial.update]))
         trial.optimizer.zero_grad()
         loss.backward()
         if self.task.clip_norm is not None:

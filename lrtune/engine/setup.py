@@ -14,7 +14,7 @@ from lrtune.engine.allocator import keep_memory
 from lrtune.engine.average import newest_shares
 from lrtune.engine.blocks import Blocks
 from lrtune.engine.feed import Feed, feed
-from lrtune.engine.optimizers import settings_of
+from lrtune.engine.optimizers import check_momentum, settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
@@ -133,3 +133,11 @@ class Setup:
         """Refuse a table of another length than the horizon."""
         if rates.shape != (self.task.horizon,):
             raise ValueError(f"rates has shape {rates.shape}, expected ({self.task.horizon},)")
+
+    def check_momenta(self, momenta: NDArray[np.float64] | None) -> None:
+        """The same of a momentum cycle, and refuse any where the optimizer has no momentum."""
+        if momenta is None:
+            return
+        check_momentum(self.task.optimizer)
+        if momenta.shape != (self.task.horizon,):
+            raise ValueError(f"momenta has shape {momenta.shape}, expected ({self.task.horizon},)")

@@ -4,7 +4,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +20,10 @@ from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
 from lrtune.engine.program import Program, mix
-from lrtune.engine.rows import Rows, Tensors, empty_rows, load, save, tensors_of
+from lrtune.engine.rows import Rows, Tensors, add_momentum, empty_rows, load, save, tensors_of
 from lrtune.engine.setup import Setup
 from lrtune.engine.sizes import Sizes
+from lrtune.engine.tables import Trial, tables
 from lrtune.engine.tally import Figures, Scorer, attempt, is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Task
@@ -34,16 +34,6 @@ REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a
 
 class Broken(Exception):
     """The program failed, and not for want of memory; all trials are as they were before."""
-
-
-@dataclass(slots=True)
-class _Trial:
-    """What occupies a slot, beside its row."""
-
-    slot: int
-    rates: NDArray[np.float64]
-    seed: int
-    update: int = 0
 
 
 class StackedPool:
@@ -72,14 +62,20 @@ class StackedPool:
         averaged = self.setup.newest is not None
         self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, averaged)
         self._scorer = Scorer()
-        self._trials: list[_Trial] = []  # by row
+        self._trials: list[Trial] = []  # by row
         self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(self.setup.model(seed)))
         self._untrained: dict[int, Figures] = {}  # by seed
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
         """See Pool."""
         began = time.perf_counter()
-        self._put(_Trial(slot, rates.copy(), seed), self._fresh(seed))
+        self._put(Trial(slot, rates.copy(), seed, momenta=momenta), self._fresh(seed))
         if seed not in self._untrained:
             row = self._row(slot)
             found = attempt(lambda: self._judge(row, row + 1)[0])
@@ -142,12 +138,12 @@ class StackedPool:
         row = self._row(slot)
         trial = self._trials[row]
         tensors = save(self._rows, row)
-        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors)
+        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors, trial.momenta)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
-        rates = snapshot.rates.copy()
-        self._put(_Trial(slot, rates, snapshot.seed, snapshot.update), snapshot.tensors)
+        rates, momenta = snapshot.rates.copy(), snapshot.momenta
+        self._put(Trial(slot, rates, snapshot.seed, snapshot.update, momenta), snapshot.tensors)
 
     @property
     def occupied(self) -> list[int]:
@@ -160,15 +156,18 @@ class StackedPool:
             raise RuntimeError("there are trials in the pool, whose rows this needs")
         for row in range(self.width):
             load(self._rows, self._layout, row, self._fresh(0))
-        nothing = _Trial(0, np.zeros(max(count, self.task.horizon)), seed=0)
+        nothing = Trial(0, np.zeros(max(count, self.task.horizon)), seed=0)
         self._train(0, [nothing] * self.width, [count] * self.width)
         self.setup.train.forget(0, count)
 
-    def _put(self, trial: _Trial, tensors: Tensors) -> None:
+    def _put(self, trial: Trial, tensors: Tensors) -> None:
         if trial.slot not in range(self.slots):
             raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
         free(trial.slot, trial.slot in self.occupied)
         self.setup.check_rates(trial.rates)
+        self.setup.check_momenta(trial.momenta)
+        if trial.momenta is not None:
+            add_momentum(self._rows, self._layout)
         load(self._rows, self._layout, len(self._trials), tensors)
         self._trials.append(trial)
 
@@ -207,7 +206,7 @@ class StackedPool:
         return sorted(reached, key=lambda progress: progress.slot)
 
     def _train(
-        self, start: int, trials: Sequence[_Trial], stops: Sequence[int]
+        self, start: int, trials: Sequence[Trial], stops: Sequence[int]
     ) -> list[NDArray[np.float64]]:
         """Train the trials of some rows, the first of which is ``start``, up to these updates.
 
@@ -218,20 +217,21 @@ class StackedPool:
         lengths = [stop - first for _, first, stop in spans]
         size = self._size(start, spans)
         spans += spans[:1] * (size - len(spans))  # idle rows
-        rates, newest = self._tables(trials, spans, max(lengths))
+        like = {"dtype": self._layout.dtype, "device": self.setup.device}
+        told = tables(trials, stops, size, self.setup.newest, like)
         rows = self._rows.part(start, start + size)
         update = self._update(size)
         losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
         began = time.perf_counter()
         first = 0.0
         batches = self._batches(self.setup, spans)
-        tables = zip(batches, rates, newest, newest.any(1).tolist(), losses, strict=True)
         with self.setup.training():
-            for done, ((inputs, parts), rate, share, looked, loss) in enumerate(tables):
+            updates = enumerate(zip(batches, told, losses, strict=True))
+            for done, ((inputs, parts), own, loss) in updates:
                 with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
-                    loss.copy_(update(rows.tree, inputs, parts, rate))
-                    if looked:
-                        mix(rows, share)
+                    loss.copy_(update(rows.tree, inputs, parts, own.rates, own.momenta))
+                    if own.looks:
+                        mix(rows, own.newest)
                 first = first or time.perf_counter() - began
         table = losses.cpu().numpy()  # where work is only queued, it is done by now
         if self._sizes is not None:
@@ -245,19 +245,6 @@ class StackedPool:
             return len(spans)
         left = max(self.task.horizon - first for _, first, _ in spans)
         return self._sizes.fit(len(spans), min(self.width, self.slots - start), left)
-
-    def _tables(
-        self, trials: Sequence[_Trial], spans: Sequence[Span], longest: int
-    ) -> tuple[Tensor, Tensor]:
-        """Of each update (longest, rows): rates, and what it counts in the average."""
-        rates, newest = np.zeros((2, longest, len(spans)))
-        for row, (trial, (_, first, stop)) in enumerate(zip(trials, spans, strict=False)):
-            rates[: stop - first, row] = trial.rates[first:stop]
-            if self.setup.newest is not None:
-                shares = self.setup.newest[first:stop]  # fewer, where updates are only tried
-                newest[: len(shares), row] = shares
-        like: dict[str, Any] = {"dtype": self._layout.dtype, "device": self.setup.device}
-        return torch.as_tensor(rates, **like), torch.as_tensor(newest, **like)
 
     def _update(self, size: int) -> Callable[..., Tensor]:
         """``Program.update`` for so many rows, given as a tree."""

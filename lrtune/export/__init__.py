@@ -1,21 +1,29 @@
-"""EXPORTERS: a schedule as source code for a training framework."""
+"""EXPORTERS: a schedule as source code for a training framework, or as a table."""
 
 from importlib import import_module
 
 from lrtune.schedule.checks import unknown
 from lrtune.schedule.schedule import Schedule
 
-# target -> module:function, (schedule, total) -> source
+# target -> module:function, (schedule, total) -> text. None needs the framework to write for it.
 EXPORTERS: dict[str, str] = {
     "torch": "lrtune.export.snippet:snippet",
+    "lightning": "lrtune.export.lightning:lightning",
+    "huggingface": "lrtune.export.huggingface:huggingface",
+    "timm": "lrtune.export.timm:timm",
+    "keras": "lrtune.export.keras:keras",
+    "optax": "lrtune.export.optax:optax",
+    "csv": "lrtune.export.table:csv",
+    "json": "lrtune.export.table:as_json",
 }
 
 
 def export(schedule: Schedule, *, to: str, total: int) -> str:
-    """Stand-alone source code of `schedule` for a run of `total` updates.
+    """`schedule` for a run of `total` updates, as stand-alone source code or as a table.
 
     Raises:
-        InputError: `to` is not in `EXPORTERS`, or `total` is not admissible.
+        InputError: `to` is not in `EXPORTERS` or cannot hold the family, or `total` is not
+            admissible.
 
     Example:
         >>> from lrtune.schedule import Schedule
@@ -26,5 +34,5 @@ def export(schedule: Schedule, *, to: str, total: int) -> str:
     if to not in EXPORTERS:
         raise unknown("export target", to, EXPORTERS)
     module, _, function = EXPORTERS[to].partition(":")
-    source: str = getattr(import_module(module), function)(schedule, total)
-    return source
+    text: str = getattr(import_module(module), function)(schedule, total)
+    return text

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from lrtune.errors import InputError
 from lrtune.schedule.checks import unknown
@@ -10,6 +10,7 @@ from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
 
 OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
+Unit: TypeAlias = Literal["update", "epoch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,13 @@ class Plan:
     schedule: Schedule
     total: int
     mode: Mode
+    unit: Unit
     on_changed_total: OnChangedTotal
 
     def __post_init__(self) -> None:
-        if self.on_changed_total not in ("raise", "retarget"):
-            raise unknown("on_changed_total", self.on_changed_total, ("raise", "retarget"))
+        for name, words in (("unit", Unit), ("on_changed_total", OnChangedTotal)):
+            if getattr(self, name) not in get_args(words):
+                raise unknown(name, getattr(self, name), get_args(words))
 
     def state(self, update: int) -> dict[str, Any]:
         """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
@@ -57,12 +60,3 @@ class Plan:
                 "make it with a larger total"
             )
         return int(update)
-
-    def advance(self, update: int) -> int:
-        """The update after `update`; InputError past the total."""
-        if update >= self.total:
-            raise InputError(
-                f"step() was called more than total={self.total} times: make the scheduler with "
-                "the number of updates of the whole run"
-            )
-        return update + 1

@@ -17,6 +17,8 @@ from lrtune.schedule.shapes import pchip
 def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
     """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
+    Stepped past the total, it keeps the rate of the last update.
+
     Args:
         schedule: what to write out.
         total: the number of updates of the whole run, on which its counts depend.
@@ -38,6 +40,7 @@ def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
         "worst": f"float('{WORST[mode]}')",
         "eps": EPS,
         "threshold": GREEDY_THRESHOLD,
+        "last": total - 1,
     }
     head = HEAD.format(
         family=row.name, doc=row.doc, source=row.source, total=total, json=schedule.to_json()
@@ -55,16 +58,26 @@ def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
 
 def _ratio(schedule: Schedule, total: int, warmup: int, params: Params) -> str:
     """The body of `ratio(t)`: the family's formula, else the table."""
-    if schedule.family not in FORMULAS:
-        ratios = (schedule.rates(total) / schedule.peak_lr).tolist()
-        return f"ratios = {ratios}\nreturn ratios[min(t, {total - 1})]"
-    formula = FORMULAS[schedule.family]
-    body = formula.template.format(**formula.values(params))
-    span = f"s = min(t - {warmup}, {total - warmup})\n{body}"
+    if schedule.family in FORMULAS:
+        formula = FORMULAS[schedule.family]
+        body = formula.template.format(**formula.values(params))
+    else:
+        body = _table((schedule.rates(total)[warmup:] / schedule.peak_lr).tolist())
+    span = f"s = min(t - {warmup}, {total - warmup - 1})\n{body}"
     if not warmup:
         return span
     start = schedule.warmup_start
     return f"if t < {warmup}:\n    return {start} + (1 - {start}) * t / {warmup}\n{span}"
+
+
+def _table(ratios: list[float]) -> str:
+    """Code that looks up `s`: where the ratio changes, if it seldom does."""
+    changes = {s: ratio for s, ratio in enumerate(ratios) if not s or ratio != ratios[s - 1]}
+    if 2 * len(changes) > len(ratios):
+        return f"ratios = {ratios}\nreturn ratios[s]"
+    return (
+        f"ratios = {changes}  # from an update on\nreturn ratios[max(r for r in ratios if r <= s)]"
+    )
 
 
 def _arguments(params: Params) -> str:
@@ -106,7 +119,7 @@ FORMULAS: dict[str, Formula] = {
         lambda p: p | {"cubics": pchip(np.log(p["ordinates"])).tolist()},
     ),
     "custom": Formula(
-        "from {module} import {name}\n\nreturn {name}(min(s, {total} - 1), {total}, **{knobs})",
+        "from {module} import {name}\n\nreturn {name}(s, {total}, **{knobs})",
         lambda p: p | dict(zip(("module", "name"), p["function"].split(":"), strict=True)),
     ),
 }
@@ -119,18 +132,34 @@ For {total} calls of scheduler.step(), one after every optimizer update. Written
 """
 '''
 
-NATIVE = """
+NATIVE = '''
 from torch.optim.lr_scheduler import {name}
+
+
+class Held{name}({name}):
+    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
+
+    def step(self):
+        if self.last_epoch < {last}:
+            super().step()
 
 
 def make_scheduler(optimizer):
     for group in optimizer.param_groups:
         group["lr"] = {peak}
-    return {name}(optimizer, {arguments})
-"""
+    return Held{name}(optimizer, {arguments})
+'''
 
-RISE_THEN_NATIVE = """
+RISE_THEN_NATIVE = '''
 from torch.optim.lr_scheduler import {name}, LinearLR, SequentialLR
+
+
+class HeldSequentialLR(SequentialLR):
+    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
+
+    def step(self):
+        if self.last_epoch < {last}:
+            super().step()
 
 
 def make_scheduler(optimizer):
@@ -138,8 +167,8 @@ def make_scheduler(optimizer):
         group["lr"] = {peak}
     warmup = LinearLR(optimizer, start_factor={start}, total_iters={warmup})
     body = {name}(optimizer, {arguments})
-    return SequentialLR(optimizer, [warmup, body], milestones=[{warmup}])
-"""
+    return HeldSequentialLR(optimizer, [warmup, body], milestones=[{warmup}])
+'''
 
 LAMBDA = '''
 import math
@@ -239,6 +268,9 @@ class Greedy:
         rise = {start} + (1 - {start}) * self.update / {warmup} if rising else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rise
+
+    def get_last_lr(self):
+        return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self):
         return {{key: value for key, value in vars(self).items() if key != "optimizer"}}

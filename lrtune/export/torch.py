@@ -3,6 +3,9 @@
 What is saved is what was asked for and how far it has come; loading makes the scheduler anew and
 steps it there. So a resumed scheduler is the one that never stopped, whatever the torch version
 that saved it, and whether or not the optimizer's state was restored.
+
+From the total on the rate is held at that of the last update: torch's own classes would rise again
+(cosine), restart, fall below zero (a linear one_cycle) or raise in the middle of a run.
 """
 
 import inspect
@@ -16,7 +19,8 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from lrtune.errors import InputError
-from lrtune.export.plan import OnChangedTotal, Plan
+from lrtune.export.plan import OnChangedTotal, Plan, Unit
+from lrtune.export.watch import Watch
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
@@ -31,19 +35,26 @@ def scheduler(
     total: int,
     *,
     mode: Mode = "min",
+    unit: Unit = "update",
     on_changed_total: OnChangedTotal = "raise",
 ) -> LRScheduler:
     """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
 
-    Call `step()` after every update. A closed loop also takes `step(metric)` after every
-    validation. The peak replaces the optimizer's own lr; a parameter group with another lr than
-    the optimizer's default keeps its ratio to it, as `group["lr_ratio"]`.
+    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`.
+    A closed loop also takes `step(metric)` after every validation. The peak replaces the
+    optimizer's own lr; a parameter group with another lr than the optimizer's default keeps its
+    ratio to it, as `group["lr_ratio"]`.
+
+    A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
+    and an `lrtune.ScheduleWarning` says once what does not fit (`warnings.simplefilter("error",
+    lrtune.ScheduleWarning)` makes it an error). So does a run that ends long before the total.
 
     Args:
         schedule: what to follow.
         optimizer: whose rates are set, now and at every step.
-        total: the number of updates of the whole run.
+        total: the number of updates of the whole run: of calls of `step()`.
         mode: for a closed loop: whether the metric is best at its `min` or its `max`.
+        unit: `epoch` if `step()` is called once an epoch; `total` then counts epochs.
         on_changed_total: what `load_state_dict` does with a state saved for another total:
             `raise` an InputError, or `retarget`: go on at the same update of the new rates.
 
@@ -66,33 +77,45 @@ def scheduler(
     """
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
-    plan = Plan(schedule, total, mode, on_changed_total)
-    return (_closed_loop if schedule.closed_loop else _open_loop)(plan, optimizer)
+    watch = Watch(Plan(schedule, total, mode, unit, on_changed_total))
+    made = (_closed_loop if schedule.closed_loop else _open_loop)(watch, optimizer)
+    watch.follow(optimizer)
+    return made
 
 
 class _OpenLoop(LRScheduler):
     """Before torch's class in the order of inheritance: guards its step, saves the plan."""
 
-    def __init__(self, plan: Plan, optimizer: Optimizer, **arguments: Any) -> None:
-        self.plan = plan
+    def __init__(self, watch: Watch, optimizer: Optimizer, **arguments: Any) -> None:
+        self.watch = watch
         super().__init__(optimizer, **arguments)
 
     def step(self) -> None:  # type: ignore[override]
-        self.plan.advance(self.last_epoch)
-        super().step()
+        if self.last_epoch < 0:  # torch's own, in the constructor
+            super().step()
+            return
+        self._advance()
+        self.watch.step(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.plan.state(self.last_epoch)
+        return self.watch.state(self.last_epoch)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        update = self.plan.resume(state_dict)
-        fresh = _open_loop(self.plan, self.optimizer)
+        update = self.watch.resume(state_dict)
+        fresh = _open_loop(self.watch, self.optimizer)
         with warnings.catch_warnings():
             # torch expects an optimizer.step() before these; it was in the run that was saved.
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(update):
-                fresh.step()
+                fresh._advance()
         self.__dict__.update(fresh.__dict__)
+
+    def _advance(self) -> None:
+        total = self.watch.plan.total
+        if self.last_epoch < total - 1:
+            super().step()
+        else:
+            self.last_epoch = total
 
 
 class _ClosedLoop(LRScheduler):
@@ -102,28 +125,30 @@ class _ClosedLoop(LRScheduler):
     warmup moves with the updates. Attributes of the machine carry torch's names.
     """
 
-    def __init__(self, plan: Plan, optimizer: Optimizer, **arguments: Any) -> None:
-        self.plan = plan
-        self.controller = plan.schedule.controller(plan.total, plan.mode)
+    def __init__(self, watch: Watch, optimizer: Optimizer, **arguments: Any) -> None:
+        self.watch, self.plan = watch, watch.plan
+        self.controller = self.plan.schedule.controller(self.plan.total, self.plan.mode)
         super().__init__(optimizer, **arguments)
         self.last_epoch = 0
         self._apply()
 
     def step(self, metrics: float | Tensor | None = None) -> None:
-        if metrics is None:
-            self.last_epoch = self.plan.advance(self.last_epoch)
-        else:
+        if metrics is not None:
             self.controller.observe(self.last_epoch, float(metrics))
-        self._apply()
+            self._apply()
+        elif self.last_epoch >= 0:  # else torch's own, in the constructor
+            self.last_epoch = min(self.last_epoch + 1, self.plan.total)
+            self._apply()
+            self.watch.step(self.last_epoch)
 
     def get_last_lr(self) -> list[float | Tensor]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        return self.plan.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
+        return self.watch.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.last_epoch = self.plan.resume(state_dict)
+        self.last_epoch = self.watch.resume(state_dict)
         self.controller = self.plan.schedule.controller(self.plan.total, self.plan.mode)
         for update, metric in state_dict["observed"]:
             self.controller.observe(update, metric)
@@ -140,19 +165,20 @@ def _before(mixin: type[Any], base: type[Any]) -> type[Any]:
     return type(f"Lrtune{base.__name__}", (mixin, base), {})
 
 
-def _open_loop(plan: Plan, optimizer: Optimizer) -> LRScheduler:
-    ratios = _take_groups(optimizer, plan.schedule.peak_lr)
-    base, arguments = _native(plan, optimizer, ratios) or _table(plan)
-    made: LRScheduler = _before(_OpenLoop, base)(plan, optimizer, **arguments)
+def _open_loop(watch: Watch, optimizer: Optimizer) -> _OpenLoop:
+    ratios = _take_groups(optimizer, watch.plan.schedule.peak_lr)
+    base, arguments = _native(watch.plan, optimizer, ratios) or _table(watch.plan)
+    made: _OpenLoop = _before(_OpenLoop, base)(watch, optimizer, **arguments)
     return made
 
 
-def _closed_loop(plan: Plan, optimizer: Optimizer) -> LRScheduler:
+def _closed_loop(watch: Watch, optimizer: Optimizer) -> _ClosedLoop:
+    plan = watch.plan
     ratios = _take_groups(optimizer, plan.schedule.peak_lr)
     base = getattr(lr_scheduler, FAMILIES[plan.schedule.family].torch)
     params = _per_group(plan.schedule.resolve(plan.total), ratios) | {"mode": plan.mode}
     taken = {k: v for k, v in params.items() if k in inspect.signature(base).parameters}
-    made: LRScheduler = _before(_ClosedLoop, base)(plan, optimizer, **taken)
+    made: _ClosedLoop = _before(_ClosedLoop, base)(watch, optimizer, **taken)
     return made
 
 
@@ -180,7 +206,7 @@ def _native(
 
 def _table(plan: Plan) -> tuple[type[LRScheduler], dict[str, Any]]:
     ratios = (plan.schedule.rates(plan.total) / plan.schedule.peak_lr).tolist()
-    return LambdaLR, {"lr_lambda": lambda update: ratios[min(update, plan.total - 1)]}
+    return LambdaLR, {"lr_lambda": lambda update: ratios[update]}
 
 
 def _per_group(params: dict[str, Any], ratios: list[float]) -> dict[str, Any]:

@@ -83,7 +83,10 @@ def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:
 
 def knobs_of(own: pd.DataFrame, family: str) -> list[Knob]:
     """The knobs of a family that differ between its trials, `peak_lr` first."""
-    docs = {knob.name: knob for knob in FAMILIES[family].knobs} if family in FAMILIES else {}
+    docs = {}
+    if family in FAMILIES:
+        row = FAMILIES[family]
+        docs = {knob.name: knob for knob in (*row.knobs, *row.optional)}
     found = []
     for name in (*SHARED, *_own_names(own, family)):
         values = own.get(name if name in SHARED else f"{family}.{name}")

@@ -87,7 +87,8 @@ def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup
     """The settings side by side: in the field's terms, for any horizon, and what they mean."""
     free = {"peak_lr": schedule.peak_lr, **schedule.to_dict()["knobs"]}
     meaning = {"peak_lr": "the highest rate"}
-    meaning |= {knob.name: knob.doc for knob in FAMILIES[schedule.family].knobs}
+    row = FAMILIES[schedule.family]
+    meaning |= {knob.name: knob.doc for knob in (*row.knobs, *row.optional)}
     if schedule.warmup:
         rise = {"warmup_steps": schedule.warmup, "warmup_start": schedule.warmup_start}
         free = rise | free

@@ -24,6 +24,11 @@ def check_sequence(knobs: Knobs, peak: float) -> None:
                 f"sequence: schedules[{i}]={part.family!r}: expected an open-loop family "
                 "(a part ends at a known update)"
             )
+        if part.cycles_momentum:
+            raise InputError(
+                f"sequence: schedules[{i}]={part.family!r}: expected one without base_momentum and "
+                "max_momentum (no other part says what momentum is)"
+            )
     highest = max(part.peak_lr for part in parts)
     if peak != highest:
         raise InputError(

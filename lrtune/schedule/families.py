@@ -8,7 +8,7 @@ torch's defaults and published recipes use; `valid` is what keeps every rate abo
 from collections.abc import Callable, Iterable
 
 from lrtune.errors import InputError
-from lrtune.schedule import compose, reactive, shapes
+from lrtune.schedule import compose, momentum, reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
 
 TORCH = "torch"
@@ -192,9 +192,12 @@ ROWS = (
             "step_size_up": count(k["step_size_up"], n),
             "mode": k["mode"],
             "gamma": k["gamma"] ** (1 / n),
-            "cycle_momentum": False,
+            **momentum.arguments(k),
         },
         body=shapes.cyclic,
+        optional=momentum.MOMENTUM,
+        momentum=momentum.cyclic,
+        check=momentum.check,
         torch="CyclicLR",
         source="Smith 2015",
     ),
@@ -208,8 +211,14 @@ ROWS = (
             Knob("final_div_factor", 10, 1e5, "log", 1e4, (1, 1e8), doc="initial over last rate"),
             _choice("anneal_strategy", shapes.ANNEAL, "cos", "form of both"),
         ),
-        resolve=lambda k, n, peak: {"max_lr": peak, "total_steps": n, **k, "cycle_momentum": False},
+        resolve=lambda k, n, peak: {
+            **{"max_lr": peak, "total_steps": n, **k},
+            **momentum.one_cycle_arguments(k, n),
+        },
         body=shapes.one_cycle,
+        optional=momentum.MOMENTUM,
+        momentum=momentum.one_cycle,
+        check=momentum.check,
         torch="OneCycleLR",
         # torch divides 0 by 0 where the rise ends at step 0 exactly.
         native=lambda p: p["pct_start"] * p["total_steps"] != 1,

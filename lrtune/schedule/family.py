@@ -139,6 +139,9 @@ class Family:
         native: whether that class can take these parameters (else `LambdaLR`).
         source: the paper, or torch.
         takes_warmup: whether a warmup may come before the body.
+        optional: knobs that are there if given, all of them or none.
+        momentum: (s, **params) -> float64[n], what momentum is at s = 0 … n-1 where the optional
+            knobs are given; None: the family leaves it alone.
         check: (knobs, peak) -> None; InputError where the knobs contradict one another.
         extra: what a knob that is not in `knobs` must be; None: there are no others.
     """
@@ -153,6 +156,8 @@ class Family:
     machine: Machine | None = None
     native: Callable[[Params], bool] = _always
     takes_warmup: bool = True
+    optional: tuple[Knob, ...] = ()
+    momentum: Callable[..., Array] | None = None
     check: Callable[[Knobs, float], None] = _accept
     extra: Knob | None = None
 
@@ -168,7 +173,7 @@ class Family:
 
     def normalise(self, given: Mapping[str, object], peak: float) -> dict[str, Any]:
         """All knobs, checked, with the defaults of those not given, in the order of the row."""
-        known = {knob.name: knob for knob in self.knobs}
+        known = {knob.name: knob for knob in (*self.knobs, *self.optional)}
         for name in given:
             if name not in known and self.extra is None:
                 raise unknown(f"{self.name}: knob", name, known)
@@ -176,6 +181,11 @@ class Family:
         if missing:
             raise InputError(f"{self.name}: {missing[0].name} is missing: give {missing[0].doc}")
         values = {k.name: k.check(self.name, given.get(k.name, k.default)) for k in self.knobs}
+        if together := [k.name for k in self.optional if k.name in given]:
+            if len(together) < len(self.optional):
+                pair = " and ".join(k.name for k in self.optional)
+                raise InputError(f"{self.name}: {together[0]} alone: give {pair}, or neither")
+            values |= {k.name: k.check(self.name, given[k.name]) for k in self.optional}
         values |= {
             name: replace(self.extra, name=name).check(self.name, value)
             for name, value in sorted(given.items())

@@ -105,6 +105,11 @@ class Schedule:
         """Whether the next rate depends on the validation metric."""
         return self._row.closed_loop
 
+    @property
+    def cycles_momentum(self) -> bool:
+        """Whether it says what the optimizer's momentum, or Adam's beta1, is at each update."""
+        return self._row.momentum is not None and "max_momentum" in self.knobs
+
     def rates(self, total: int) -> Array:
         """The learning rate of each of `total` updates: float64[total], above 0, at most the peak.
 
@@ -120,6 +125,24 @@ class Schedule:
         params = self._row.resolve(self.knobs, n, self.peak_lr)
         body = self._row.body(np.arange(n, dtype=np.float64), n, self.peak_lr, **params)
         return np.concatenate([self._rise(warmup), body])
+
+    def momenta(self, total: int) -> Array | None:
+        """Momentum, or Adam's beta1, at each update: float64[total]; None: the optimizer's own.
+
+        Raises:
+            InputError: `total` as in `rates`.
+
+        Example:
+            >>> knobs = {"base_momentum": 0.85, "max_momentum": 0.95, "pct_start": 0.5}
+            >>> Schedule("one_cycle", peak_lr=0.1, knobs=knobs).momenta(6).round(3).tolist()
+            [0.95, 0.9, 0.85, 0.875, 0.925, 0.95]
+        """
+        if self._row.momentum is None or not self.cycles_momentum:
+            return None
+        warmup, n = self._split(total)
+        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        body = self._row.momentum(np.arange(n, dtype=np.float64), **params)
+        return np.concatenate([np.full(warmup, params["max_momentum"]), body])
 
     def controller(self, total: int, mode: Mode = "min") -> Controller:
         """The rates of a closed loop, for a metric that is best at its `min` or `max`.

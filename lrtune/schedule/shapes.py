@@ -5,6 +5,7 @@ as torch's, so that the counts that are printed and the rates that are used cann
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -95,13 +96,20 @@ def cyclic(
     step_size_up: int,
     mode: str,
     gamma: float,
-    cycle_momentum: bool,
+    **momentum: Any,
 ) -> Array:
     """Triangles from base_lr to max_lr (Smith 2015), scaled as the mode says."""
+    return triangles(s, base_lr, max_lr, step_size_up, mode, gamma)
+
+
+def triangles(
+    s: Array, foot: float, top: float, step_size_up: int, mode: str, gamma: float
+) -> Array:
+    """From foot to top and back, again and again; top may be the lower one."""
     cycle, phase = np.divmod(s / step_size_up, 2)
     height = 1 - np.abs(phase - 1)
     scale = CYCLE_SCALE[mode](cycle, s, gamma)
-    return np.asarray(base_lr + (max_lr - base_lr) * height * scale)
+    return np.asarray(foot + (top - foot) * height * scale)
 
 
 ANNEAL: dict[str, Callable[[Array], Array]] = {
@@ -121,18 +129,30 @@ def one_cycle(
     div_factor: float,
     final_div_factor: float,
     anneal_strategy: str,
-    cycle_momentum: bool,
+    **momentum: Any,
 ) -> Array:
     """Torch's OneCycleLR: up to step pct_start·total_steps - 1, then down to the last one."""
     first = max_lr / div_factor
-    last = first / final_div_factor
+    ends = first, max_lr, first / final_div_factor
+    return up_and_down(s, ends, total_steps, pct_start, anneal_strategy)
+
+
+def up_and_down(
+    s: Array,
+    ends: tuple[float, float, float],
+    total_steps: int,
+    pct_start: float,
+    anneal_strategy: str,
+) -> Array:
+    """From the first of the ends to the second and on to the third, which may lie anywhere."""
+    first, middle, last = ends
     top = pct_start * total_steps - 1
     # Where top is 0 torch divides 0 by 0 at s = 0; the rise from `first` has no length then.
     rise = s / (top or 1)
     fall = (s - top) / (total_steps - 1 - top)
     anneal = ANNEAL[anneal_strategy]
-    up = first + (max_lr - first) * anneal(rise)
-    down = max_lr + (last - max_lr) * anneal(fall)
+    up = first + (middle - first) * anneal(rise)
+    down = middle + (last - middle) * anneal(fall)
     return np.where(s <= top, up, down)
 
 

@@ -24,14 +24,18 @@ def print_family(family: Family) -> None:
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
     say(console, f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
-    if family.knobs:
+    shown = (*family.knobs, *family.optional)
+    if shown:
         table = Table()
         for name in ("knob", "default", "searched", "admissible", "what"):
             table.add_column(name, overflow="fold", no_wrap=name == "knob")
-        for knob in family.knobs:
+        for knob in shown:
             default = "-" if knob.default is None else str(knob.default)
             table.add_row(knob.name, default, *_ranges(knob), knob.doc)
         console.print(table)
+    if family.optional:
+        together = " and ".join(knob.name for knob in family.optional)
+        say(console, f"{together}: together or not at all; searched with --cycle-momentum")
 
 
 def _ranges(knob: Knob) -> tuple[str, str]:

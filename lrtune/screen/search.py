@@ -44,7 +44,7 @@ def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
 def search(study: StudyFile, command: str, listener: Listener) -> None:
     """Run the search that ``study`` asks for, then its finals, and tell what came out."""
     names = tuple(SEARCHABLE if study.families is None else study.families)
-    Space(names)  # looks at them before anything is said
+    Space(names, cycle_momentum=study.cycle_momentum)  # looks at them before anything is said
     _check(study)
     trials, seconds = study.trials, None if study.time is None else parse_time(study.time)
     if trials is None and study.updates is None and seconds is None:
@@ -74,6 +74,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         families=names,
         peak_lr=study.peak_lr,
         warmup=study.warmup,
+        cycle_momentum=study.cycle_momentum,
         seed=study.seed,
         out=study.out,
         storage=study.storage,

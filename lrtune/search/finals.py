@@ -116,8 +116,9 @@ def train_finals(
 
 
 def _admitted(pool: Pool, slot: int, job: Job) -> _Trial:
-    rates, controller = rates_of(job.schedule, pool.task.horizon)
-    untrained = pool.admit(slot, rates, job.seed)
+    horizon = pool.task.horizon
+    rates, controller = rates_of(job.schedule, horizon)
+    untrained = pool.admit(slot, rates, job.seed, job.schedule.momenta(horizon))
     return _Trial(job, rates, controller, untrained.loss, seconds=untrained.seconds)
 
 

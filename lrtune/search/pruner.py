@@ -296,7 +296,7 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
     trial.report(better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE), step)
 
 
-def schedule_of(trial: FrozenTrial) -> Schedule | None:
+def schedule_of(trial: optuna.Trial | FrozenTrial) -> Schedule | None:
     """The schedule that a trial carries."""
     text = trial.user_attrs.get(SCHEDULE)
     return None if text is None else Schedule.from_json(text)

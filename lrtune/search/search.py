@@ -155,7 +155,7 @@ class Search:
             return self._end(running, ending, progress)
         if running.observe(progress.update, progress.loss):
             self._pool.revise(progress.slot, running.rates)
-        elif self._trunk.mark is not None:
+        elif self._trunk.mark is not None and not running.schedule.cycles_momentum:
             self._trunk.keep(
                 progress.slot, running.mark, running.rates, running.curves, running.untrained
             )

@@ -34,11 +34,14 @@ class Space:
         families: names of FAMILIES.
         peak_lr: lowest and highest peak rate, searched on a log scale.
         warmup: shortest and longest warmup, fractions of the horizon.
+        cycle_momentum: whether one_cycle and cyclic also cycle the momentum, as torch's do, between
+            bounds that are searched; else momentum is the optimizer's own.
     """
 
     families: tuple[str, ...] = SEARCHABLE
     peak_lr: tuple[float, float] = (1e-4, 1.0)
     warmup: tuple[float, float] = (0.0, 0.2)
+    cycle_momentum: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched."""
@@ -53,6 +56,9 @@ class Space:
                 raise InputError(f"family {name!r} has no ranges to search: it is made by hand")
         if len(set(self.families)) < len(self.families):
             raise InputError(f"families {', '.join(self.families)}: one of them twice")
+        if self.cycle_momentum and not any(FAMILIES[name].optional for name in self.families):
+            able = ", ".join(name for name, family in FAMILIES.items() if family.optional)
+            raise InputError(f"cycle_momentum: only {able} can: name one of them, or leave it out")
         low, high = self.peak_lr
         if not LOWEST_PEAK <= low <= high <= HIGHEST_PEAK:
             raise InputError(
@@ -70,19 +76,32 @@ class Space:
         }
         if FAMILIES[family].takes_warmup:
             found[f"{family}.warmup"] = FloatDistribution(*self.warmup)
-        for knob in FAMILIES[family].knobs:
+        optional = FAMILIES[family].optional if self.cycle_momentum else ()
+        for knob in (*FAMILIES[family].knobs, *optional):
             found |= {f"{family}.{name}": d for name, d in _distributions(knob).items()}
         return found
 
+    def define(self, trial: Trial) -> None:
+        """Draw one schedule's parameters: what Ray Tune's ``OptunaSearch(space.define)`` asks for.
+
+        Each trial's config then has its family and that family's parameters alone, from which
+        ``schedule`` makes the schedule.
+        """
+        suggest_from(self, trial)
+
     def schedule(self, params: Mapping[str, Any]) -> Schedule:
-        """The schedule that these values of ``distributions`` (and ``family``) stand for."""
+        """The schedule that these parameters (``family`` and its own; others are ignored) say.
+
+        They may be the ``params`` of an Optuna trial or the config of one of Ray Tune.
+        """
         name = params[FAMILY]
         own = {key.removeprefix(f"{name}."): value for key, value in params.items()}
+        optional = (knob for knob in FAMILIES[name].optional if knob.name in own)
         return Schedule(
             name,
             peak_lr=own["peak_lr"],
             warmup=own.get("warmup", 0.0),
-            knobs={knob.name: _value(knob, own) for knob in FAMILIES[name].knobs},
+            knobs={knob.name: _value(knob, own) for knob in (*FAMILIES[name].knobs, *optional)},
         )
 
 
@@ -92,6 +111,7 @@ def suggest(
     families: Iterable[str] = SEARCHABLE,
     peak_lr: tuple[float, float] = (1e-4, 1.0),
     warmup: tuple[float, float] = (0.0, 0.2),
+    cycle_momentum: bool = False,
 ) -> Schedule:
     """Suggest a schedule in anyone's Optuna objective.
 
@@ -100,6 +120,7 @@ def suggest(
         families: which families may be suggested.
         peak_lr: lowest and highest peak rate.
         warmup: shortest and longest warmup, fractions of the horizon.
+        cycle_momentum: whether one_cycle and cyclic also cycle the momentum.
 
     Returns:
         The schedule; ``schedule.torch(optimizer, total=steps)`` puts it in a training loop. The
@@ -114,7 +135,8 @@ def suggest(
         >>> suggest(study.ask(), families=["cosine", "linear"]).family in ("cosine", "linear")
         True
     """
-    schedule = suggest_from(Space(tuple(families), peak_lr, warmup), trial)
+    space = Space(tuple(families), peak_lr, warmup, cycle_momentum)
+    schedule = suggest_from(space, trial)
     trial.set_user_attr(SCHEDULE, schedule.to_json())
     return schedule
 

@@ -69,6 +69,7 @@ class Starter:
         return running
 
     def _from_scratch(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
-        rates, controller = rates_of(schedule, self._pool.task.horizon)
-        untrained = self._pool.admit(slot, rates, self._seed)
+        horizon = self._pool.task.horizon
+        rates, controller = rates_of(schedule, horizon)
+        untrained = self._pool.admit(slot, rates, self._seed, schedule.momenta(horizon))
         return Running(trial, schedule, rates, controller, untrained, untrained.seconds)

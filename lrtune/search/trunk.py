@@ -77,7 +77,7 @@ class Trunk:
 
     def fork_of(self, schedule: Schedule) -> int:
         """How many updates a trial of this schedule need not train, for they are kept."""
-        if not self._kept or schedule.closed_loop:
+        if not self._kept or _alone(schedule):
             return 0
         rates = schedule.rates(len(self._rates))
         return max((update for update in self._kept if self._shares(rates, update)), default=0)
@@ -137,6 +137,11 @@ class Trunk:
         return np.array_equal(rates[:update], self._rates[:update])
 
 
+def _alone(schedule: Schedule) -> bool:
+    """Whether it shares nothing, though it may begin with the same rates."""
+    return schedule.closed_loop or schedule.cycles_momentum
+
+
 def mark_in(start: dict[str, Any]) -> Mark | None:
     """The trunk that a trial was asked for with, of its attribute START."""
     found = start.get("trunk")
@@ -159,7 +164,7 @@ def members_among(trials: Iterable[FrozenTrial], horizon: int) -> list[Member]:
         schedule = Schedule.from_json(trial.user_attrs[SCHEDULE])
         record = trial.user_attrs[RECORD]
         steps = record["curves"]["step"]
-        if not schedule.closed_loop:
+        if not _alone(schedule):
             went_on = steps if record["state"] == "failed" else steps[:-1]
             found.append(Member(mark, schedule.rates(horizon), went_on))
     return found

@@ -26,7 +26,7 @@ from lrtune.tasks import Task
 VALIDATIONS, SLOTS = 25, 16
 FLOOR, UNTRAINED, TOO_HIGH = 0.3, 2.3, 0.2  # losses; above this peak rate training may diverge
 PARTS = 20  # of the test split
-ERROR = "RuntimeError: out of memory"
+ERROR, EVERY = "RuntimeError: out of memory", 20  # what trials fail with, and which ones
 
 
 class MadeUpPool:
@@ -39,10 +39,21 @@ class MadeUpPool:
     def __init__(self, task: Task, error: str) -> None:
         self.task = task
         self._error = error
+        self._admitted = 0
+        self._lost: set[int] = set()  # slots whose trial is to fail
         self._checkpoints = task.checkpoints.tolist()
         self._trials: dict[int, Snapshot] = {}
 
-    def admit(self, slot: int, rates: NDArray[np.float64], seed: int) -> Progress:
+    def admit(
+        self,
+        slot: int,
+        rates: NDArray[np.float64],
+        seed: int,
+        momenta: NDArray[np.float64] | None = None,
+    ) -> Progress:
+        self._admitted += 1
+        if self._admitted % EVERY == 0:
+            self._lost.add(slot)
         return self._at(slot, Snapshot(seed, 0, rates, {"none": torch.zeros(1)}), 0)
 
     def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
@@ -62,6 +73,7 @@ class MadeUpPool:
 
     def release(self, slot: int) -> None:
         del self._trials[slot]
+        self._lost.discard(slot)
 
     def snapshot(self, slot: int) -> Snapshot:
         return self._trials[slot]
@@ -82,7 +94,7 @@ class MadeUpPool:
             loss *= 1 + 0.01 * noise.standard_normal()
         if rates.max(initial=0.0) > TOO_HIGH * (1 + noise.random()):
             loss = math.nan
-        lost = key % 29 == 0 and update > len(trial.rates) / 4
+        lost = slot in self._lost and update > 0
         return Progress(
             slot,
             update,

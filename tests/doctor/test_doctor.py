@@ -1,5 +1,6 @@
 """Every broken run is told by its fault, every sound one is left in peace."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
 
 
+@functools.cache
 def cases_of(path: Path, **options: int) -> list[Case]:
     found = examine(path, **options)
     assert isinstance(found, list)

@@ -16,13 +16,16 @@ register(user.fall)
 PARTS = [Schedule("cosine", 0.3, 0.2), Schedule("spline", 0.5), Schedule("constant", 0.1)]
 KNOBS = {  # what the defaults do not show
     "cosine": [{"eta_min": 0.05}, {"T_max": 0.5, "eta_min": 0.1}],
-    "cosine_restarts": [{"T_0": 0.2, "T_mult": 1, "eta_min": 0.01}],
+    "cosine_restarts": [{"T_0": 0.2, "T_mult": 1, "eta_min": 0.01}, {"T_0": 0.25, "T_mult": 1}],
     "cyclic": [{"mode": "triangular2"}, {"mode": "exp_range", "step_size_up": 0.1}],
     "one_cycle": [{"anneal_strategy": "linear"}, {"pct_start": 1 / 40}],
     "polynomial": [{"power": 3.0, "end_factor": 0.1}],
-    "wsd": [{"decay_shape": "linear", "end_factor": 0.1}, {"decay_shape": "cosine"}],
+    "wsd": [{"decay_shape": "linear", "end_factor": 0.3}, {"decay_shape": "cosine"}],
     "spline": [{"ordinates": [0.5]}, {"ordinates": [0.5, 1.0, 1e-3, 0.9]}],
-    "plateau": [{"factor": 0.5, "patience": 0, "cooldown": 1, "min_lr": 0.2}],
+    "plateau": [
+        {"factor": 0.5, "patience": 0, "cooldown": 1, "min_lr": 0.2},
+        {"factor": 0.5, "patience": 1, "cooldown": 2, "threshold": 0.0},
+    ],
     "greedy": [{"patience": 0, "smooth": 2, "min_lr": 0.1}],
 }
 GIVEN = {

@@ -24,9 +24,9 @@ def run(source):
     return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
 
 
-def rates(follow, metrics=None, stepped=True):
+def rates(follow, metrics=None, stepped=True, total=TOTAL):
     used = []
-    for update in range(TOTAL):
+    for update in range(total):
         used.append(follow.optimizer.param_groups[0]["lr"])
         follow.optimizer.step()
         if stepped:
@@ -37,13 +37,14 @@ def rates(follow, metrics=None, stepped=True):
 
 
 @pytest.mark.parametrize("total", [TOTAL, 97])
-def test_open_loop_gives_the_tables_rates(opened, total):
+def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
     follow = run(export(opened, to="torch", total=total))
-    np.testing.assert_allclose(rates(follow), opened.rates(total)[:TOTAL], rtol=0, atol=1e-12)
+    expected = np.pad(opened.rates(total), (0, 5), mode="edge")
+    np.testing.assert_allclose(rates(follow, total=total + 5), expected, rtol=0, atol=1e-12)
     row = FAMILIES[opened.family]
     native = row.torch != "LambdaLR" and row.native(opened.resolve(total))
     body = getattr(lr_scheduler, row.torch) if native else LambdaLR
-    assert type(follow) is (SequentialLR if native and opened.warmup else body)
+    assert isinstance(follow, SequentialLR if native and opened.warmup else body)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -54,6 +55,23 @@ def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
         controller.observe(update, metric)
     stepped = "metrics" not in inspect.signature(follow.step).parameters or closed.warmup > 0
     np.testing.assert_allclose(rates(follow, metrics, stepped), controller.rates, atol=1e-12)
+
+
+def test_rates_that_seldom_change_are_written_as_their_changes():
+    drops = [Schedule("constant", rate) for rate in (0.5, 0.05, 0.005)]
+    knobs = {"schedules": drops, "milestones": [0.5, 0.8]}
+    source = snippet(Schedule("sequence", 0.5, 0.1, knobs=knobs), 1000)
+    assert "ratios = {0: 1.0, 450: 0.1, 720: 0.01}  # from an update on" in source
+
+
+def test_a_resumed_scheduler_goes_on(opened):
+    source = export(opened, to="torch", total=TOTAL)
+    first, again = run(source), run(source)
+    used = rates(first, total=17)
+    again.load_state_dict(first.state_dict())
+    again.optimizer.load_state_dict(first.optimizer.state_dict())
+    used += rates(again, total=TOTAL - 17)
+    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
 
 
 def test_the_source_says_what_it_is():

@@ -192,10 +192,7 @@ MISUSE = {
     ),
     r"mode='min'; this scheduler has .* mode='max'": lambda make: resume(make(), make(mode="max")),
     r"'schedule' is missing": lambda make: make().load_state_dict({"last_epoch": 3}),
-    r"step\(\) was called more than total=40 times": lambda make: steps(make(), 41),
-    r"step\(\) was called more than total=3 times": lambda make: steps(
-        make(schedule=Schedule("plateau", 0.1), total=3), 4
-    ),
+    r"unit 'step' is unknown: one of update, epoch": lambda make: make(unit="step"),
     r"on_changed_total 'rase' is unknown: did you mean 'raise'": lambda make: make(
         on_changed_total="rase"
     ),

@@ -32,7 +32,9 @@ class SeededPool(IdlePool):
         self.admitted: list[tuple[float, int]] = []
         self.left = stop_after
 
-    def admit(self, slot: int, rates: np.ndarray, seed: int) -> Progress:
+    def admit(
+        self, slot: int, rates: np.ndarray, seed: int, momenta: np.ndarray | None = None
+    ) -> Progress:
         self.seeds[slot] = seed
         self.admitted.append((float(rates.max()), seed))
         return super().admit(slot, rates, seed)

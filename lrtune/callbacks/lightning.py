@@ -1,0 +1,121 @@
+"""TrialCallback for Lightning, as ``lightning`` or as ``pytorch_lightning``."""
+
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import optuna
+
+from lrtune.callbacks.trial import drawn, told, unknown_metric
+from lrtune.errors import InputError
+
+
+def _module() -> Any:
+    """The one that is loaded: a Trainer of either takes callbacks of its own alone."""
+    names = ("lightning.pytorch", "pytorch_lightning")
+    for name in sorted(names, key=lambda name: name not in sys.modules):
+        with suppress(ModuleNotFoundError):
+            return import_module(name)
+    raise InputError("Lightning is not installed: pip install lightning")
+
+
+pl = _module()
+LRSchedulerConfig = import_module(f"{pl.__name__}.utilities.types").LRSchedulerConfig
+
+
+class TrialCallback(pl.Callback):  # type: ignore[misc]
+    """Follows a trial's schedule, reports its validations to Optuna, and ends it if Optuna says so.
+
+    ``configure_optimizers`` returns the optimizer alone: this sets its rate, update by update, for
+    the number of updates that the trainer will make. Steps reported are updates. A trial that is
+    pruned leaves ``trainer.fit`` as ``optuna.TrialPruned``.
+
+    With several processes started by Lightning or torchrun (spawned ones cannot raise it), rank 0
+    reports and decides for all.
+
+    Example::
+
+        schedule = lrtune.suggest(trial)
+        average = EMAWeightAveraging(decay=0.99)  # Lightning's own: what is validated
+        Trainer(callbacks=[average, TrialCallback(trial, "val_loss")]).fit(module)
+    """
+
+    def __init__(
+        self, trial: optuna.Trial | None, monitor: str, *, averaged: str | None = None
+    ) -> None:
+        """Make it for one call of ``fit``.
+
+        Args:
+            trial: that ``lrtune.suggest`` drew a schedule for; None on all ranks but 0.
+            monitor: the objective, as the module logs it in validation. Lightning's
+                ``WeightAveraging`` makes it that of the averaged weights, and it counts as such.
+            averaged: the objective of averaged weights, where the module logs both.
+
+        Raises:
+            InputError: the trial has no schedule.
+        """
+        self._trial = trial
+        self._drawn = None if trial is None else drawn(trial)
+        self._monitor = monitor
+        self._averaged = averaged
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Set the schedule: optimizers are there, the state of a checkpoint is not yet."""
+        _check(trainer, pl_module)
+        self._drawn = trainer.strategy.broadcast(self._drawn)
+        assert self._drawn is not None, "rank 0 has the trial"
+        schedule, mode = self._drawn
+        total = trainer.estimated_stepping_batches
+        if not 0 < total < float("inf"):
+            raise InputError(
+                f"Trainer: {total} updates are planned: give max_steps, or max_epochs and a data "
+                "loader that has a length"
+            )
+        follow = schedule.torch(trainer.optimizers[0], total=int(total), mode=mode)
+        # Also of a closed loop, whose metric comes from here: Lightning would give it once an epoch
+        # and never let its warmup move.
+        trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(follow, interval="step")]
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report; prune."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        wanted = [self._monitor, *([self._averaged] if self._averaged else [])]
+        for name in wanted:
+            if name not in metrics:
+                unknown_metric(name, list(metrics))
+        value, averaged = metrics[wanted[0]], metrics[wanted[-1]]
+        prune = False
+        if trainer.is_global_zero:
+            assert self._trial is not None, "rank 0 has the trial"
+            known = averaged if self._averaged or _averages(trainer) else None
+            prune = told(self._trial, value, trainer.global_step, known)
+        prune, value = trainer.strategy.broadcast((prune, value))
+        if prune:
+            raise optuna.TrialPruned
+        assert self._drawn is not None
+        if self._drawn[0].closed_loop:
+            trainer.lr_scheduler_configs[0].scheduler.step(value)
+
+
+def _check(trainer: Any, module: Any) -> None:
+    name = type(module).__name__
+    if not module.automatic_optimization or len(trainer.optimizers) != 1:
+        raise InputError(
+            f"{name}: manual optimization or {len(trainer.optimizers)} optimizers: one schedule "
+            "needs one optimizer and automatic optimization"
+        )
+    if trainer.lr_scheduler_configs:
+        raise InputError(
+            f"{name}.configure_optimizers returns a scheduler: return the optimizer alone, the "
+            "callback sets the trial's schedule"
+        )
+
+
+def _averages(trainer: Any) -> bool:
+    """Whether what is validated are averaged weights."""
+    # Older Lightning has none; isinstance of () is False.
+    kind = getattr(pl.callbacks, "WeightAveraging", ())
+    return any(isinstance(callback, kind) for callback in trainer.callbacks)

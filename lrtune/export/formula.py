@@ -1,0 +1,186 @@
+"""FORMULAS: every open-loop family as array code that numpy, jax.numpy and keras.ops all run.
+
+`t` is the update, an integer; the code returns the rate over the peak. Two rules keep that right
+in float32 as well: what is counted stays an integer until it is divided (compiled division may be
+a multiplication by the rounded reciprocal, whose floor is off by one at multiples), and what goes
+to zero is written with what is left, not as one minus what is done.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from textwrap import indent
+from typing import TypeAlias
+
+import numpy as np
+
+from lrtune.export.case import Case
+from lrtune.schedule.schedule import Schedule
+from lrtune.schedule.shapes import pchip
+
+Code: TypeAlias = tuple[Sequence[str], str]  # lines before, and the expression of the ratio
+
+MEANING = {  # of the names that formulas use; s is the update of the body, its last one is held
+    "s": "np.clip({t}, 0, {last})",
+    "u": "s / {n}",
+    "left": "({n} - s) / {n}",
+}
+
+
+def ratio(case: Case, np: str) -> str:
+    """Source of the function `ratio` of t; `np` is what numpy is called there."""
+    return f"def ratio(t):\n{indent(_body(case), '    ')}\n".replace("np.", f"{np}.")
+
+
+def by_table(case: Case) -> bool:
+    """Whether there is no formula."""
+    return case.family not in FORMULAS
+
+
+def _body(case: Case) -> str:
+    before, expression = FORMULAS.get(case.family, _table)(case)
+    lines = [*before, expression]
+    for name, meaning in reversed(MEANING.items()):
+        if _uses(lines, name) and not any(line.startswith(f"{name} = ") for line in lines):
+            t = f"t - {case.warmup}" if case.warmup else "t"
+            lines.insert(0, f"{name} = {meaning.format(t=t, n=case.n, last=case.n - 1)}")
+    *lines, expression = lines
+    if case.warmup:
+        start = case.schedule.warmup_start
+        lines.append(f"rise = {start} + {1 - start} * (t / {case.warmup})")
+        expression = f"np.where(t < {case.warmup}, rise, {expression})"
+    return "\n".join([*lines, f"return {expression}"])
+
+
+def _uses(lines: Sequence[str], name: str) -> bool:
+    own = (line for line in lines if not line.startswith("def "))  # parts have names of their own
+    return any(re.search(rf"\b{name}\b", line) for line in own)
+
+
+def _above(floor: float, shape: str) -> str:
+    return f"{floor} + {1 - floor} * {shape}" if floor else shape
+
+
+def _sine(left: str) -> str:
+    # ½(1 + cos(π(1 - left)))
+    return f"np.sin(math.pi / 2 * {left}) ** 2"
+
+
+def _restarts(case: Case) -> Code:
+    lengths = case.cycles
+    shape = _above(case.knobs["eta_min"], _sine("left"))
+    if case.params["T_mult"] == 1:
+        return [f"left = ({lengths[0]} - np.mod(s, {lengths[0]})) / {lengths[0]}"], shape
+    ends = np.cumsum(lengths).tolist()
+    return [
+        f"ends, lengths = np.array({ends}), np.array({lengths})",
+        "cycle = np.sum(s >= ends)",
+        "left = (np.take(ends, cycle) - s) / np.take(lengths, cycle)",
+    ], shape
+
+
+SCALE = {
+    "triangular": "",
+    "triangular2": " * np.power(0.5, cycle)",
+    "exp_range": " * np.power({gamma}, u)",
+}
+
+
+def _cyclic(case: Case) -> Code:
+    k = case.params["step_size_up"]
+    scale = SCALE[case.knobs["mode"]].format(gamma=case.knobs["gamma"])
+    return [
+        f"cycle = np.floor_divide(s, {2 * k})",
+        f"height = ({k} - np.abs(s - {2 * k} * cycle - {k})) / {k}",
+    ], _above(case.knobs["base_lr"], f"height{scale}")
+
+
+def _one_cycle(case: Case) -> Code:
+    top = case.params["pct_start"] * case.n - 1
+    first = 1 / case.params["div_factor"]
+    last = first / case.params["final_div_factor"]
+    form = _sine if case.params["anneal_strategy"] == "cos" else str
+    return [
+        f"up = {_above(first, form(f'(s / {top or 1.0})'))}",
+        f"down = {_above(last, form(f'(({case.n - 1} - s) / {case.n - 1 - top})'))}",
+    ], f"np.where(s <= {int(np.floor(top))}, up, down)"
+
+
+DECAY = {"linear": "left", "cosine": _sine("left"), "sqrt": "left / (1 + np.sqrt(1 - left))"}
+
+
+def _wsd(case: Case) -> Code:
+    decay = case.params["decay_steps"]
+    shape = DECAY[case.params["decay_shape"]]
+    return [f"left = np.minimum({case.n} - s, {decay}) / {decay}"], _above(
+        case.knobs["end_factor"], shape
+    )
+
+
+def _spline(case: Case) -> Code:
+    cubics = pchip(np.log(case.knobs["ordinates"])).tolist()
+    k = len(cubics)
+    rows = "".join(f"    {row},\n" for row in cubics)
+    return [
+        f"cubics = np.array([  # of the log ratio, piece by piece\n{rows}])",
+        f"piece = np.floor_divide({k} * s, {case.n})",
+        f"v = ({k} * s - {case.n} * piece) / {case.n}",
+        "c = np.take(cubics, piece, axis=0)",
+    ], "np.exp(c[0] + v * (c[1] + v * (c[2] + v * c[3])))"
+
+
+def _sequence(case: Case) -> Code:
+    definitions, lines = [], []
+    starts = [0, *case.params["milestones"]]
+    for i, (start, part) in enumerate(zip(starts, case.params["schedules"], strict=True)):
+        schedule = Schedule.from_dict(part["schedule"])
+        body = _body(Case(schedule, part["total"]))
+        definitions.append(f"def part{i}(t):\n{indent(body, '    ')}\n")
+        weight = "" if schedule.peak_lr == case.peak else f"{schedule.peak_lr / case.peak} * "
+        own = f"{weight}part{i}({f's - {start}' if i else 's'})"
+        lines.append(f"rate = np.where(s < {start}, rate, {own})" if i else f"rate = {own}")
+    definitions[0] = f"\n{definitions[0]}"
+    return [*definitions, *lines], "rate"
+
+
+def _table(case: Case) -> Code:
+    ratios = (case.schedule.rates(case.total)[case.warmup :] / case.peak).tolist()
+    return [f"table = np.array({ratios})"], "np.take(table, s)"
+
+
+FORMULAS: dict[str, Callable[[Case], Code]] = {
+    "constant": lambda case: ([], "1.0"),
+    "step": lambda case: (
+        [],
+        "np.power({gamma}, np.floor_divide(s, {step_size}))".format(**case.params),
+    ),
+    "multistep": lambda case: (
+        [],
+        "np.power({gamma}, np.sum(s >= np.array({milestones})))".format(**case.params),
+    ),
+    "exponential": lambda case: ([], f"np.power({case.knobs['final_ratio']}, u)"),
+    "inverse_time": lambda case: ([], f"1 / (1 + {case.knobs['decay_rate']} * u)"),
+    "inverse_sqrt": lambda case: ([], f"1 / np.sqrt(1 + u / {case.knobs['timescale']})"),
+    "linear": lambda case: ([], _above(case.knobs["end_factor"], "left")),
+    "polynomial": lambda case: (
+        [],
+        _above(case.knobs["end_factor"], f"np.power(left, {case.knobs['power']})"),
+    ),
+    "cosine": lambda case: (
+        [],
+        _above(case.knobs["eta_min"], _sine("(({T_max} - s) / {T_max})".format(**case.params))),
+    ),
+    "cosine_restarts": _restarts,
+    "cyclic": _cyclic,
+    "one_cycle": _one_cycle,
+    "wsd": _wsd,
+    "rex": lambda case: ([], f"left / (left + {case.knobs['beta']} * u)"),
+    "tanh": lambda case: (
+        [],
+        _above(
+            case.knobs["end_factor"],
+            "(1 / (1 + np.exp(2 * ({lb} * left + {ub} * u))))".format(**case.params),
+        ),
+    ),
+    "spline": _spline,
+    "sequence": _sequence,
+}

@@ -1,0 +1,137 @@
+"""A schedule for Hugging Face's Trainer: its own `lr_scheduler_type` where that is equal.
+
+Where its curves are ours: its warmups rise from zero, ours from above it, so most schedules with a
+warmup are handed in as a scheduler instead.
+"""
+
+from collections.abc import Callable
+
+from lrtune.export.case import Case, head, torch_code
+from lrtune.schedule.family import Params
+from lrtune.schedule.schedule import Schedule
+
+HOW_NATIVE = """\
+TrainingArguments(..., **ARGUMENTS), for {total} updates: with gradient_accumulation_steps=k one
+update is k batches{feed}."""
+FEED = """;
+with eval_strategy="steps" or "epoch", and metric_for_best_model left at the loss"""
+
+HOW_SCHEDULER = """\
+scheduler = make_scheduler(optimizer)  # sets the learning rate of any torch optimizer
+args = TrainingArguments(..., max_steps={total})
+Trainer(..., args=args, optimizers=(optimizer, scheduler){more})
+For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
+
+
+def huggingface(schedule: Schedule, total: int) -> str:
+    """Source that defines `ARGUMENTS` for TrainingArguments, else `make_scheduler(optimizer)`.
+
+    Raises:
+        InputError: `total` is not admissible.
+    """
+    case = Case(schedule, total)
+    found = native(case)
+    if found is None:
+        more = ", callbacks=[FeedSchedule()]" if schedule.closed_loop else ""
+        how = HOW_SCHEDULER.format(total=total, more=more)
+        code = CALLBACKS.get(case.family, "")
+        imported = "\nfrom transformers import TrainerCallback\n" if code else ""
+        return head(case, how, "transformers[torch]") + imported + torch_code(case) + code
+    name, kwargs = found
+    arguments = {"learning_rate": case.peak, "lr_scheduler_type": name}
+    arguments |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
+    arguments |= {"warmup_steps": case.warmup, "max_steps": total}
+    how = HOW_NATIVE.format(total=total, feed=FEED if schedule.closed_loop else "")
+    lines = "".join(f"    {name!r}: {value!r},\n" for name, value in arguments.items())
+    lines = lines.replace("'", '"')
+    return f"{head(case, how, 'transformers[torch]')}\nARGUMENTS = {{\n{lines}}}\n"
+
+
+def native(case: Case) -> tuple[str, Params] | None:
+    """Transformers' name of the family and its arguments, if the rates are equal."""
+    if case.family not in NATIVE or (case.warmup and not _same_rise(case)):
+        return None
+    return NATIVE[case.family](case)
+
+
+def _same_rise(case: Case) -> bool:
+    # transformers' warmup_stable_decay rises from the ratio where it ends.
+    return case.family == "wsd" and case.schedule.warmup_start == case.knobs["end_factor"]
+
+
+def _polynomial(case: Case) -> tuple[str, Params] | None:
+    low, power = case.floor, case.knobs.get("power", 1.0)
+    if low >= case.peak:
+        return None
+    return ("linear", {}) if power == 1 and not low else ("polynomial", _end(low, power))
+
+
+def _end(low: float, power: float) -> Params:
+    return {"lr_end": low, "power": power}
+
+
+def _cosine(case: Case) -> tuple[str, Params]:
+    waves = case.n / case.params["T_max"] / 2
+    kwargs = {} if waves == 0.5 else {"num_cycles": waves}
+    low = case.knobs["eta_min"]
+    return ("cosine_with_min_lr", {"min_lr_rate": low, **kwargs}) if low else ("cosine", kwargs)
+
+
+def _restarts(case: Case) -> tuple[str, Params] | None:
+    cycles, rest = divmod(case.n, case.params["T_0"])
+    # Rounding may put a restart of transformers' an update late.
+    on_time = all(int(cycles * (s / case.n)) == s // case.params["T_0"] for s in range(case.n))
+    same_length = case.params["T_mult"] == 1 or cycles == 1
+    if case.knobs["eta_min"] or rest or not same_length or not on_time:
+        return None
+    return "cosine_with_restarts", {"num_cycles": cycles}
+
+
+DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
+
+
+def _wsd(case: Case) -> tuple[str, Params]:
+    return "warmup_stable_decay", {
+        "num_decay_steps": case.params["decay_steps"],
+        "decay_type": DECAY[case.params["decay_shape"]],
+        "min_lr_ratio": case.knobs["end_factor"],
+    }
+
+
+def _greedy(case: Case) -> tuple[str, Params]:
+    own = {name: case.params[name] for name in ("factor", "patience", "max_lr", "min_lr")}
+    smooth = case.params["smooth"]
+    return "greedy", own | ({"smooth": True, "window_size": smooth} if smooth > 1 else {})
+
+
+NATIVE: dict[str, Callable[[Case], tuple[str, Params] | None]] = {
+    "constant": lambda case: ("constant", {}),
+    "linear": _polynomial,
+    "polynomial": _polynomial,
+    "cosine": _cosine,
+    "cosine_restarts": _restarts,
+    "inverse_sqrt": lambda case: ("inverse_sqrt", {"timescale": case.params["timescale"]}),
+    "wsd": _wsd,
+    "plateau": lambda case: ("reduce_lr_on_plateau", {"mode": "min", **case.params}),
+    "greedy": _greedy,
+}
+
+# The Trainer steps a ReduceLROnPlateau on evaluations alone, and others on updates alone.
+CALLBACKS = {
+    "plateau": '''
+
+class FeedSchedule(TrainerCallback):
+    """Steps the warmup with every update; the Trainer itself gives the scheduler the metric."""
+
+    def on_step_end(self, args, state, control, lr_scheduler, **rest):
+        lr_scheduler.step()
+''',
+    "greedy": '''
+
+class FeedSchedule(TrainerCallback):
+    """Gives the scheduler the loss of every evaluation; the Trainer itself steps it."""
+
+    def on_evaluate(self, args, state, control, metrics, lr_scheduler, **rest):
+        lr_scheduler.step(metrics["eval_loss"])
+''',
+}

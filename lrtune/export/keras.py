@@ -1,0 +1,165 @@
+"""A schedule for Keras 3 on any backend: a LearningRateSchedule, or a callback for a closed loop.
+
+Always by formula: Keras' own classes are asked by the batch under gradient accumulation, and some
+lose their digits near zero or the update of a drop, where counts are divided in float32.
+"""
+
+from lrtune.export.case import Case, head
+from lrtune.export.formula import ratio
+from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
+from lrtune.schedule.schedule import Schedule
+
+HOW = """\
+keras.optimizers.SGD(learning_rate=Schedule()), or any other optimizer, for {total} updates: counted
+by the optimizer, not by the epoch. With gradient_accumulation_steps=k it is Schedule(every=k)."""
+
+HOW_CLOSED = """\
+model.compile(keras.optimizers.SGD({peak}), ...)  # or any other optimizer
+model.fit(..., validation_data=..., callbacks=[callback])
+For {total} updates, validated after every epoch."""
+
+
+def keras(schedule: Schedule, total: int) -> str:
+    """Source that defines a `Schedule` to give an optimizer, or a `callback` to give `fit`.
+
+    Raises:
+        InputError: `total` is not admissible.
+    """
+    case = Case(schedule, total)
+    if not schedule.closed_loop:
+        code = ratio(case, "ops")
+        math = "import math\n\n" if "math." in code else ""
+        how = HOW.format(total=total)
+        return head(case, how, "keras") + OPEN.format(math=math, ratio=code, peak=case.peak)
+    how = HOW_CLOSED.format(total=total, peak=case.peak)
+    if native(case):
+        return head(case, how, "keras") + NATIVE.format(
+            patience=case.params["patience"] + 1,
+            # Keras' last epoch of a cooldown counts again; torch's does not.
+            cooldown=case.params["cooldown"] + (case.params["cooldown"] > 0),
+            factor=case.params["factor"],
+            min_lr=case.params["min_lr"],
+        )
+    rule = RULES[case.family].format(**case.params, eps=EPS, greedy_threshold=GREEDY_THRESHOLD)
+    rise = RISE.format(start=schedule.warmup_start, warmup=case.warmup) if case.warmup else ""
+    seen = f"if self.updates() >= {case.warmup}:\n            " if case.warmup else ""
+    return head(case, how, "keras") + CLOSED.format(
+        peak=case.peak, rule=rule.strip("\n"), rise=rise, seen=seen
+    )
+
+
+def native(case: Case) -> bool:
+    """Whether Keras' own callback gives the same rates: its threshold is absolute."""
+    return case.family == "plateau" and not case.warmup and case.params["threshold"] == 0
+
+
+OPEN = '''
+{math}import keras
+from keras import ops
+
+
+{ratio}
+
+@keras.saving.register_keras_serializable(package="lrtune")
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate of every update; `every`: the optimizer's gradient_accumulation_steps."""
+
+    def __init__(self, peak_lr={peak}, every=1):
+        self.peak_lr, self.every = peak_lr, every
+
+    def __call__(self, step):
+        t = ops.floor_divide(ops.cast(step, "int32"), self.every)
+        return ops.cast(self.peak_lr * ratio(t), "float32")
+
+    def get_config(self):
+        return {{"peak_lr": self.peak_lr, "every": self.every}}
+'''
+
+NATIVE = """
+import keras
+
+callback = keras.callbacks.ReduceLROnPlateau(
+    monitor="val_loss",
+    mode="min",
+    factor={factor},
+    patience={patience},
+    min_delta=0.0,
+    cooldown={cooldown},
+    min_lr={min_lr},
+)
+"""
+
+CLOSED = '''
+import keras
+
+
+class Callback(keras.callbacks.Callback):
+    """Sets the rate by the loss of every validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate, self.best = {peak}, float("inf")
+        self.good = self.bad = self.rest = 0
+        self.window = []
+
+    def on_train_begin(self, logs=None):
+        self.model.optimizer.learning_rate = self.rate
+{rise}
+    def on_epoch_end(self, epoch, logs=None):
+        {seen}self.validate(logs["val_loss"])
+        self.model.optimizer.learning_rate = self.rate
+
+    def updates(self):
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+{rule}
+
+
+callback = Callback()
+'''
+
+RISE = """
+    def on_train_batch_begin(self, batch, logs=None):
+        t = self.updates()
+        if t <= {warmup}:
+            if keras.backend.backend() == "jax":  # else the new rate is not seen
+                self.model.jax_state_sync()
+            rise = {start} + (1 - {start}) * t / {warmup}
+            self.model.optimizer.learning_rate = self.rate * rise
+"""
+
+RULES = {
+    "plateau": """
+    def validate(self, loss):
+        better = loss < self.best * (1 - {threshold})
+        self.best = loss if better else self.best
+        self.bad = 0 if better or self.rest else self.bad + 1
+        self.rest = max(0, self.rest - 1)
+        if self.bad > {patience}:
+            self.bad, self.rest = 0, {cooldown}
+            self.change(max(self.rate * {factor}, {min_lr}))
+
+    def change(self, rate):
+        if self.rate - rate > {eps}:
+            self.rate = rate
+""",
+    "greedy": """
+    def validate(self, loss):
+        self.window = [*self.window, loss][-{smooth}:]
+        average = sum(self.window) / len(self.window)
+        if average < self.best - {greedy_threshold}:
+            self.best, self.good, self.bad = average, self.good + 1, 0
+        else:
+            self.good, self.bad = 0, self.bad + 1
+        if self.good > {patience}:
+            self.good = 0
+            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
+        elif self.bad > {patience}:
+            self.bad = 0
+            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
+
+    def change(self, rate):
+        if abs(rate - self.rate) > {eps}:
+            self.rate = rate
+""",
+}

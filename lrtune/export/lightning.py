@@ -1,0 +1,92 @@
+"""A schedule for Lightning: `configure_optimizers`, and a callback that checks it in the run."""
+
+from lrtune.export.case import Case, head, torch_code
+from lrtune.schedule.schedule import Schedule
+
+HOW = """\
+Give your LightningModule this configure_optimizers, with an optimizer of your choice, and
+Trainer(..., callbacks=[{callbacks}])
+For {total} updates of the optimizer: with accumulate_grad_batches=k one update is k batches."""
+
+CONFIGURE = '''
+
+def configure_optimizers(self):
+    optimizer = torch.optim.AdamW(self.parameters())
+    scheduler = make_scheduler(optimizer)  # sets the learning rate
+    return {{
+        "optimizer": optimizer,
+        "lr_scheduler": {{
+            "scheduler": scheduler,
+            "interval": "{interval}",
+            "frequency": 1,{more}
+        }},
+    }}
+
+
+class CheckSchedule(Callback):
+    """Says once if the trainer does not step the scheduler as it was made for."""
+
+    def on_train_start(self, trainer, pl_module):
+        for config in trainer.lr_scheduler_configs:
+            if (config.interval, config.frequency) != ("{interval}", 1):
+                rank_zero_warn(
+                    f"the scheduler is stepped every {{config.frequency}} {{config.interval}}, but "
+                    'was made for every 1 {interval}: return {{"scheduler": ..., "interval": '
+                    '"{interval}", "frequency": 1}} from configure_optimizers'
+                )
+        total = trainer.estimated_stepping_batches
+        if total not in ({total}, -1, float("inf")):  # -1, inf: not known
+            rank_zero_warn(
+                f"the schedule was made for {total} updates, this run has {{total}}: write it "
+                f"again with lrtune export --total {{total}}"
+            )
+'''
+
+# Further lines of the scheduler's dictionary.
+MONITORED = '\n            "monitor": "val_loss",  # of one validation an epoch'
+FED = '\n            "reduce_on_plateau": False,  # FeedSchedule does that'
+
+FEED = '''
+
+class FeedSchedule(Callback):
+    """Gives the scheduler the loss of every validation."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            loss = trainer.callback_metrics["val_loss"]
+            trainer.lr_scheduler_configs[0].scheduler.step(float(loss))
+'''
+
+PLAIN_STEP = """
+
+def lr_scheduler_step(self, scheduler, metric):
+    # Also a method of your LightningModule: torch has no class of this family.
+    scheduler.step()
+"""
+
+
+def lightning(schedule: Schedule, total: int) -> str:
+    """Source that defines `make_scheduler`, `configure_optimizers` and `CheckSchedule`.
+
+    Raises:
+        InputError: `total` is not admissible.
+    """
+    case = Case(schedule, total)
+    # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
+    monitored = case.family == "plateau" and not case.warmup
+    fed = schedule.closed_loop and not monitored
+    callbacks = "CheckSchedule(), FeedSchedule()" if fed else "CheckSchedule()"
+    imports = (
+        "import torch\nfrom lightning.pytorch import Callback\n"
+        "from lightning.pytorch.utilities import rank_zero_warn\n"
+    )
+    more = MONITORED if monitored else FED if fed else ""
+    return (
+        head(case, HOW.format(total=total, callbacks=callbacks), "lightning")
+        + "\n"
+        + imports
+        + torch_code(case)
+        + CONFIGURE.format(more=more, total=total, interval="epoch" if monitored else "step")
+        + (FEED if fed else "")
+        + (PLAIN_STEP if case.family == "greedy" else "")
+    )

@@ -1,0 +1,253 @@
+"""A schedule for timm: one of its own schedulers where that is equal, else one of its interface.
+
+In updates, as timm's own schedulers with t_in_epochs=False are; where the arguments of timm's
+train.py can say the same of epochs, the docstring has them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from lrtune.export.case import Case, head, torch_code
+from lrtune.export.formula import ratio
+from lrtune.schedule.family import Params
+from lrtune.schedule.schedule import Schedule
+
+HOW = """\
+scheduler = make_scheduler(optimizer)  # sets the learning rate
+scheduler.step_update(num_updates)     # after every update of the optimizer, {total} in all"""
+
+HOW_ARGUMENTS = """
+
+If the {total} are epochs, train.py has it too (then the rate changes once an epoch):
+{arguments}"""
+
+HOW_FED = """
+scheduler.step(epoch, loss)            # after every validation"""
+
+
+def timm(schedule: Schedule, total: int) -> str:
+    """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`.
+
+    Raises:
+        InputError: `total` is not admissible.
+    """
+    case = Case(schedule, total)
+    how = HOW.format(total=total)
+    if schedule.closed_loop:
+        # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.
+        stepped = case.family == "greedy" or case.warmup
+        code = FED.format(
+            code=torch_code(case).strip().replace("make_scheduler", "torch_scheduler"),
+            on_update="self.scheduler.step()" if stepped else "pass  # validations alone count",
+        )
+        return head(case, how + HOW_FED, "timm") + code
+    found = native(case)
+    if found is None:
+        code = ratio(case, "np")
+        math = "import math\n\n" if "math." in code else ""
+        filled = OWN.format(math=math, ratio=code, peak=case.peak)
+        return head(case, how, "timm") + filled
+    name, kwargs = found
+    words = arguments(case)
+    if words:
+        how += HOW_ARGUMENTS.format(total=total, arguments=_folded(words))
+    lines = "".join(f"        {key}={value!r},\n" for key, value in kwargs.items())
+    return (
+        head(case, how, "timm") + NATIVE_CODE.format(name=name, peak=case.peak, lines=lines.replace("'", '"'))
+    )
+
+
+def native(case: Case) -> tuple[str, Params] | None:
+    """The class of timm.scheduler and its arguments, if the rates are equal."""
+    if case.family not in NATIVE:
+        return None
+    found = NATIVE[case.family](case)
+    if found is None:
+        return None
+    name, kwargs = found
+    if case.warmup:
+        kwargs |= {"warmup_t": case.warmup, "warmup_lr_init": case.start}
+        # timm's wsd has its warmup before it in any case.
+        kwargs |= {} if name == "WSDLRScheduler" else {"warmup_prefix": True}
+    return name, kwargs | {"t_in_epochs": False}
+
+
+def arguments(case: Case) -> str:
+    """The options of timm's train.py, in epochs; empty where they cannot say it."""
+    if native(case) is None or case.family not in SCHED:
+        return ""
+    words = SCHED[case.family](case)
+    if not words:
+        return ""
+    rise = f"--warmup-epochs {case.warmup}"
+    if case.warmup:
+        rise += f" --warmup-lr {case.start} --warmup-prefix"
+    return f"--lr {case.peak} --epochs {case.n} {rise} --sched {words}"
+
+
+def _folded(words: str) -> str:
+    head, _, tail = words.partition(" --sched ")
+    return f"    {head}\n    --sched {tail}"
+
+
+def _poly(case: Case) -> tuple[str, Params]:
+    power = case.knobs.get("power", 1.0)
+    return "PolyLRScheduler", {"t_initial": case.n, "power": power, "lr_min": case.floor}
+
+
+def _cosine(case: Case) -> tuple[str, Params] | None:
+    if case.params["T_max"] < case.n:
+        return None  # timm holds the floor from there on, torch rises again
+    return "CosineLRScheduler", {"t_initial": case.params["T_max"], "lr_min": case.floor}
+
+
+def _restarts(case: Case) -> tuple[str, Params] | None:
+    lengths = case.cycles
+    if case.params["T_mult"] > 2:
+        return None  # timm finds the cycle with a logarithm, which rounds: floor(log(243, 3)) is 4
+    return "CosineLRScheduler", {
+        "t_initial": lengths[0],
+        "lr_min": case.floor,
+        "cycle_mul": case.params["T_mult"],
+        "cycle_limit": len(lengths),
+    }
+
+
+def _tanh(case: Case) -> tuple[str, Params] | None:
+    lb, ub = case.knobs["lb"], case.knobs["ub"]
+    if ub > 5 or lb >= ub:
+        return None  # 1 - tanh(ub) has lost its digits there
+    return "TanhLRScheduler", {"t_initial": case.n, "lb": lb, "ub": ub, "lr_min": case.floor}
+
+
+DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
+
+
+def _wsd(case: Case) -> tuple[str, Params]:
+    return "WSDLRScheduler", {
+        "t_initial": case.n,
+        "decay_t": case.params["decay_steps"],
+        "lr_min": case.floor,
+        "decay_fn": DECAY[case.params["decay_shape"]],
+    }
+
+
+NATIVE: dict[str, Callable[[Case], tuple[str, dict[str, Any]] | None]] = {
+    "constant": lambda case: ("StepLRScheduler", {"decay_t": 1, "decay_rate": 1.0}),
+    "step": lambda case: (
+        "StepLRScheduler",
+        {"decay_t": case.params["step_size"], "decay_rate": case.params["gamma"]},
+    ),
+    "multistep": lambda case: (
+        "MultiStepLRScheduler",
+        # timm drops at the milestone less one.
+        {
+            "decay_t": [m + 1 for m in case.params["milestones"]],
+            "decay_rate": case.params["gamma"],
+        },
+    ),
+    "exponential": lambda case: (
+        "StepLRScheduler",
+        {"decay_t": 1, "decay_rate": case.params["gamma"]},
+    ),
+    "inverse_sqrt": lambda case: (
+        "WSDLRScheduler",
+        {
+            "t_initial": case.n + 1,  # and the decay after the end
+            "decay_t": 1,
+            "stable_fn": "rsqrt",
+            "stable_timescale": case.params["timescale"],
+        },
+    ),
+    "linear": _poly,
+    "polynomial": _poly,
+    "cosine": _cosine,
+    "cosine_restarts": _restarts,
+    "tanh": _tanh,
+    "wsd": _wsd,
+}
+
+
+def _sched_cosine(case: Case) -> str:
+    return f"cosine --min-lr {case.floor}" if case.params["T_max"] == case.n else ""
+
+
+# The rest of the command line, from --sched on.
+SCHED: dict[str, Callable[[Case], str]] = {
+    "constant": lambda case: "constant",
+    "step": lambda case: "step --decay-epochs {step_size} --decay-rate {gamma}".format(
+        **case.params
+    ),
+    "multistep": lambda case: (
+        "multistep --decay-milestones "
+        f"{' '.join(str(m + 1) for m in case.params['milestones'])} "
+        f"--decay-rate {case.params['gamma']}"
+    ),
+    "exponential": lambda case: f"step --decay-epochs 1 --decay-rate {case.params['gamma']}",
+    "linear": lambda case: f"poly --decay-rate 1.0 --min-lr {case.floor}",
+    "polynomial": lambda case: f"poly --decay-rate {case.knobs['power']} --min-lr {case.floor}",
+    "cosine": _sched_cosine,
+    "wsd": lambda case: (
+        f"wsd --decay-epochs {case.params['decay_steps']} "
+        f"--lr-decay-fn {DECAY[case.params['decay_shape']]} --min-lr {case.floor}"
+    ),
+}
+
+NATIVE_CODE = """
+from timm.scheduler import {name}
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = {peak}
+    return {name}(
+        optimizer,
+{lines}    )
+"""
+
+OWN = '''
+{math}import numpy as np
+from timm.scheduler.scheduler import Scheduler
+
+
+{ratio}
+
+class Ratio(Scheduler):
+    """At update t, the rate of each group is ratio(t) of its own."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer, "lr", t_in_epochs=False)
+        self.step_update(0)
+
+    def _get_lr(self, t):
+        return [base * float(ratio(t)) for base in self.base_values]
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] = {peak}
+    return Ratio(optimizer)
+'''
+
+FED = '''
+{code}
+
+
+class Fed:
+    """A torch scheduler with timm's interface."""
+
+    def __init__(self, optimizer):
+        self.scheduler = torch_scheduler(optimizer)
+        self.state_dict = self.scheduler.state_dict
+        self.load_state_dict = self.scheduler.load_state_dict
+
+    def step_update(self, num_updates, metric=None):
+        {on_update}
+
+    def step(self, epoch, metric=None):
+        if metric is not None:  # of the validation
+            self.scheduler.step(metric)
+
+
+make_scheduler = Fed
+'''

@@ -1,0 +1,181 @@
+"""Watch: whether a training loop steps a scheduler as it was made for.
+
+It never stops a run: each thing that does not fit is said once, as a ScheduleWarning, by the first
+process of a distributed run. What it goes by are two counts: calls of `step()` and, by torch's
+public hook, updates of the optimizer; so gradient accumulation, which makes fewer updates of more
+batches, is none of its business. Where it cannot count updates (a wrapper that has no hooks, a
+copied optimizer), it says nothing of the pace.
+"""
+
+import atexit
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias
+
+from torch import distributed
+from torch.optim import Optimizer
+
+from lrtune.errors import ScheduleWarning
+from lrtune.export.plan import Plan, Unit
+
+Pace: TypeAlias = Literal["never", "slow", "even", "fast"]
+
+# Counts from which the pace is judged, and the ratio that is no accident: a loss scaler of torch
+# skips 16 updates at most before its scale, 2**16 at first, has come down to 1.
+EARLY, OFF = 50, 1.75
+# Less of the way than this is a wrong total rather than a last batch that was dropped.
+NEARLY = 0.9
+
+RIGHT: dict[Unit, Pace] = {"update": "even", "epoch": "slow"}
+ONCE_AN_EPOCH = "call step() once an epoch, or give total in updates and unit='update'"
+WAY_OUT: dict[tuple[Unit, Pace], str] = {
+    ("update", "never"): "call step() after every update",
+    ("update", "slow"): "call step() after every update, or give total in epochs and unit='epoch'",
+    ("update", "even"): "give as total the updates of the whole run, its calls of optimizer.step()",
+    ("update", "fast"): "call step() once after every update (a scheduler that Accelerate prepared "
+    "is stepped once for each process: leave it out of prepare())",
+    ("epoch", "never"): "call step() once an epoch",
+    ("epoch", "slow"): "give as total the epochs of the whole run",
+    ("epoch", "even"): ONCE_AN_EPOCH,
+    ("epoch", "fast"): ONCE_AN_EPOCH,
+}
+
+
+class Watch:
+    """The counts of one scheduler in this process."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.update = 0  # how far the schedule has come
+        self.saved = -1  # how far it had come when its state was last asked for
+        self.steps = self.updates = 0
+        self.before = 0  # updates before the first step: of another scheduler, perhaps
+        self.said: set[str] = set()
+        self.speaks = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The optimizer beside a copy is a copy without hooks: nothing would be counted any more.
+        return Watch, (self.plan,)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Count the optimizer's updates."""
+        with suppress(AttributeError):  # Accelerate's wrapper is an Optimizer without its __init__
+            optimizer.register_step_post_hook(self._count)
+
+    def state(self, update: int) -> dict[str, Any]:
+        """The plan's state to save; the run can go on from `update` now."""
+        self.saved = update
+        return self.plan.state(update)
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The update that a saved state of the plan has come to."""
+        self.update = self.plan.resume(state)
+        return self.update
+
+    def step(self, update: int) -> None:
+        """Take note of a call of `step()` after which the schedule is at `update`."""
+        past = self.update == update  # it stays where it ends
+        self.update = update
+        self._begin()
+        if not self.steps:
+            self.before = self.updates
+        self.steps += 1
+        plan = self.plan
+        made = f"made for total={plan.total:,} {plan.unit}s, but step() is called"
+        way = WAY_OUT[plan.unit, self.pace]
+        if past:
+            stays = "the rate stays at its last value"
+            self._say("past", f"{made} more often{self._beside('')}: {stays}; {way}")
+        elif "pace" not in self.said and max(self._counts) >= EARLY:
+            if self.pace != RIGHT[plan.unit]:
+                self._say("pace", f"{made} {self._rhythm}: {way}")
+            self.said.add("pace")  # judged once, early
+
+    def end(self) -> None:
+        """Say how far the schedule came, if that was not to its end and the run is over.
+
+        Silent where the rates know no end (closed loops), where the rate is that of the end all
+        the same, where a state was saved at the very update at which the run ended, from which it
+        can go on, and after a few updates, which were a trial of the code.
+        """
+        plan = self.plan
+        done = self.update >= NEARLY * plan.total or self.saved == self.update
+        if done or plan.schedule.closed_loop or max(self.steps, self.updates) < EARLY:
+            return
+        rates = plan.schedule.rates(plan.total)
+        rate, last = rates[self.update], rates[-1]
+        if rate != last:
+            self._say(
+                "end",
+                f"the run ended at {plan.unit} {self.update:,} of total={plan.total:,}"
+                f"{self._beside('step() was called ')}, at a rate of {rate:.3g}; the schedule ends "
+                f"at {last:.3g}. Unless it was stopped on purpose, {WAY_OUT[plan.unit, self.pace]}",
+            )
+
+    @property
+    def pace(self) -> Pace:
+        """Steps beside updates; where those are not counted, as it should be."""
+        steps, updates = self._counts
+        if not updates:
+            return RIGHT[self.plan.unit]
+        if not self.steps:
+            return "never"
+        ratio = steps / updates
+        return "fast" if ratio >= OFF else "slow" if ratio <= 1 / OFF else "even"
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """Steps and updates since the first step; all updates where there was none."""
+        return max(0, self.steps - 1), self.updates - self.before
+
+    @property
+    def _rhythm(self) -> str:
+        steps, updates = self._counts
+        times = {
+            "never": f"0 times in {updates:,} updates",
+            "slow": f"once for every {updates / max(1, steps):,.0f} updates",
+            "even": "once for every update",
+            "fast": f"{steps / max(1, updates):.0f} times for every update",
+        }
+        return f"{times[self.pace]} of the optimizer"
+
+    def _beside(self, words: str) -> str:
+        return f" ({words}{self._rhythm})" if self._counts[1] else ""
+
+    def _count(self, *_: object) -> None:
+        self._begin()
+        self.updates += 1
+
+    def _begin(self) -> None:
+        if not self.steps and not self.updates:
+            self.speaks = _first_process()
+            if len(_trained) < 2:  # two say no more than a thousand would
+                _trained.append(self)
+
+    def _say(self, what: str, sentence: str) -> None:
+        if self.speaks and what not in self.said:
+            self.said.add(what)
+            # From _say, step, the scheduler's step: its caller.
+            warnings.warn(sentence, ScheduleWarning, stacklevel=4)
+
+
+def _first_process() -> bool:
+    running = distributed.is_available() and distributed.is_initialized()
+    return not running or distributed.get_rank() == 0
+
+
+_trained: list[Watch] = []
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Let the process's scheduler say that it never came to its end.
+
+    False alarms are worse than silence. So: only the one scheduler of a process that trained with
+    one, for many are a search, whose trials end early by design; and neither after an exception
+    (a run that was broken off) nor at a prompt or in a notebook, where people try things.
+    """
+    if len(_trained) == 1 and not hasattr(sys, "last_value") and not hasattr(sys, "ps1"):
+        _trained[0].end()
