@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
+from lrtune.export.replay import replay
 from lrtune.results.answer import short
 from lrtune.results.summary import beside, best
+from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
 
 KEPT = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
@@ -43,6 +45,29 @@ def best_json(
         "verdict": None if verdict is None else short(verdict),
         **{name: settings[name] for name in KEPT},
     }
+
+
+def replayed(path: Path) -> Schedule:
+    """The rates of a best.json's own trial of a closed loop, as an open-loop schedule.
+
+    Raises:
+        InputError: the file is not in the folder of its run, or the loop is open.
+    """
+    schedule, total = load(path), horizon_of(path)
+    if not schedule.closed_loop:
+        raise InputError(
+            f"{path}: {schedule.family} has the same rates in every run: leave out --replay"
+        )
+    stored = path.parent / "trials.parquet"
+    if not stored.is_file():
+        raise InputError(f"{stored}: not there: --replay needs the best.json in its run's folder")
+    number = json.loads(path.read_text(encoding="utf-8"))["found"]["trial"]
+    trials = pd.read_parquet(stored, columns=["number", "schedule", "step", "loss"])
+    rows = trials[trials["number"] == number]
+    if rows.empty or Schedule.from_json(rows.iloc[0]["schedule"]) != schedule:
+        raise InputError(f"{stored}: has no trial {number} of this schedule: not of the same run")
+    row = rows.iloc[0]
+    return replay(schedule, total, [*zip(row["step"].tolist(), row["loss"], strict=True)])
 
 
 def horizon_of(path: Path) -> int:

@@ -267,23 +267,33 @@ def dashboard(
 @app.command()
 def export(
     best: Annotated[Path, typer.Argument(help="a best.json, or a schedule's own JSON")],
-    to: Annotated[str, typer.Option(help="torch")] = "torch",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="torch, lightning, huggingface, timm, keras, optax: source code; csv, json: rates",
+            metavar="TARGET",
+        ),
+    ] = "torch",
     total: Annotated[int | None, typer.Option(help="updates; best.json's own if not given")] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="of a closed loop: the rates that the trial had")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
-    """Print a schedule as source code that needs nothing but the framework."""
-    from lrtune.best import horizon_of
-    from lrtune.export import export as source_of
+    """Write a schedule for a training framework: source code that needs only that, or a table."""
+    from lrtune.best import horizon_of, replayed
+    from lrtune.export import export as text_of
     from lrtune.schedule import load
 
     if out is not None and out.exists() and out.samefile(best):
         raise InputError(f"out={str(out)!r}: is the schedule itself: give another file")
-    source = source_of(load(best), to=to, total=horizon_of(best) if total is None else total)
+    schedule = replayed(best) if replay else load(best)
+    text = text_of(schedule, to=to, total=horizon_of(best) if total is None else total)
     if out is None:
-        print(source)
+        print(text, end="")
         return
     try:
-        out.write_text(source, encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     print(harmless(f"wrote {out}"))

@@ -1,6 +1,9 @@
 """The examples that the README sends people to: each is searched, end to end."""
 
+import os
+import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,14 +55,56 @@ def test_fine_tuning_a_frozen_backbone(
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
 
-def test_the_pruner_in_a_study_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    example = runpy.run_path(str(EXAMPLES / "plain_optuna.py"))
-    study = example["main"](trials=10)
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a script finds its neighbours."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning")  # Lightning and torch
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.parametrize(
+    ("name", "trials", "untrained", "trained"),
+    [
+        ("plain_optuna", 10, 2.3, 0.3),
+        ("lightning_module", 10, 2.3, 1.0),
+        ("huggingface_trainer", 8, 5.5, 3.5),
+    ],
+)
+def test_the_pruner_in_a_study_of_ones_own(
+    name: str,
+    trials: int,
+    untrained: float,
+    trained: float,
+    beside: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    study = example["main"](trials=trials)
+    assert study.best_trial.last_step == example["UPDATES"]
+    assert all("lrtune.averaged" in trial.user_attrs for trial in study.trials)
     pruned = study.get_trials(states=(TrialState.PRUNED,))
-    assert pruned
-    assert all(trial.last_step < example["UPDATES"] for trial in pruned)
     for trial in pruned:
+        assert trial.last_step < example["UPDATES"]
         decision = study.pruner.decisions[trial.number]
         assert decision.prune and decision.best > 0.999 * study.best_value
-    assert study.best_value < 0.3  # an untrained network's is 2.3
+    assert pruned or name != "plain_optuna"  # the one whose sampler has a seed
+    assert study.best_value < trained < untrained
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
+    # Ray gives its own processes seconds to start, which a busy machine takes longer for.
+    patient = {"RAY_raylet_start_wait_time_s": "200", "RAY_agent_register_timeout_ms": "200000"}
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "ray_tune.py")],
+        cwd=tmp_path,
+        env=os.environ | patient | {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
+    assert 0 < float(best) < 0.5  # an untrained network's is 2.3

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from lrtune.errors import InputError
 from lrtune.schedule.checks import unknown
 from lrtune.schedule.schedule import Schedule
 
@@ -16,14 +17,16 @@ EXPORTERS: dict[str, str] = {
     "csv": "lrtune.export.table:csv",
     "json": "lrtune.export.table:as_json",
 }
+# Their schedules say what the rate is, and nothing of momentum.
+RATES_ALONE = ("timm", "keras", "optax")
 
 
 def export(schedule: Schedule, *, to: str, total: int) -> str:
     """`schedule` for a run of `total` updates, as stand-alone source code or as a table.
 
     Raises:
-        InputError: `to` is not in `EXPORTERS` or cannot hold the family, or `total` is not
-            admissible.
+        InputError: `to` is not in `EXPORTERS` or cannot hold the family or its momentum cycle, or
+            `total` is not admissible.
 
     Example:
         >>> from lrtune.schedule import Schedule
@@ -33,6 +36,13 @@ def export(schedule: Schedule, *, to: str, total: int) -> str:
     """
     if to not in EXPORTERS:
         raise unknown("export target", to, EXPORTERS)
+    if schedule.cycles_momentum and to in RATES_ALONE:
+        others = ", ".join(target for target in EXPORTERS if target not in RATES_ALONE)
+        raise InputError(
+            f"{to} cannot hold the momentum cycle of {schedule.family}: its schedules are of the "
+            f"rate alone; export to {others}, or the schedule without base_momentum and "
+            "max_momentum"
+        )
     module, _, function = EXPORTERS[to].partition(":")
     text: str = getattr(import_module(module), function)(schedule, total)
     return text

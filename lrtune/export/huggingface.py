@@ -11,14 +11,13 @@ from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
 
 HOW_NATIVE = """\
-TrainingArguments(..., **ARGUMENTS), for {total} updates: with gradient_accumulation_steps=k one
-update is k batches{feed}."""
-FEED = """;
-with eval_strategy="steps" or "epoch", and metric_for_best_model left at the loss"""
+TrainingArguments(..., **ARGUMENTS)
+For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
+EVALUATED = ', eval_strategy="epoch", metric_for_best_model="loss"'
 
 HOW_SCHEDULER = """\
 scheduler = make_scheduler(optimizer)  # sets the learning rate of any torch optimizer
-args = TrainingArguments(..., max_steps={total})
+args = TrainingArguments(..., max_steps={total}{evaluated})
 Trainer(..., args=args, optimizers=(optimizer, scheduler){more})
 For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
 
@@ -33,7 +32,8 @@ def huggingface(schedule: Schedule, total: int) -> str:
     found = native(case)
     if found is None:
         more = ", callbacks=[FeedSchedule()]" if schedule.closed_loop else ""
-        how = HOW_SCHEDULER.format(total=total, more=more)
+        evaluated = EVALUATED if schedule.closed_loop else ""
+        how = HOW_SCHEDULER.format(total=total, more=more, evaluated=evaluated)
         code = CALLBACKS.get(case.family, "")
         imported = "\nfrom transformers import TrainerCallback\n" if code else ""
         return head(case, how, "transformers[torch]") + imported + torch_code(case) + code
@@ -41,7 +41,9 @@ def huggingface(schedule: Schedule, total: int) -> str:
     arguments = {"learning_rate": case.peak, "lr_scheduler_type": name}
     arguments |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
     arguments |= {"warmup_steps": case.warmup, "max_steps": total}
-    how = HOW_NATIVE.format(total=total, feed=FEED if schedule.closed_loop else "")
+    if schedule.closed_loop:
+        arguments |= {"eval_strategy": "epoch", "metric_for_best_model": "loss"}
+    how = HOW_NATIVE.format(total=total)
     lines = "".join(f"    {name!r}: {value!r},\n" for name, value in arguments.items())
     lines = lines.replace("'", '"')
     return f"{head(case, how, 'transformers[torch]')}\nARGUMENTS = {{\n{lines}}}\n"

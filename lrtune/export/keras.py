@@ -110,7 +110,7 @@ class Callback(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = self.rate
 
     def updates(self):
-        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        return int(self.model.optimizer.iterations)
 
 {rule}
 

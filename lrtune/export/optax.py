@@ -139,7 +139,7 @@ def _plateau(case: Case) -> str:
         "plateau = optax.contrib.reduce_on_plateau(\n"
         f"    factor={knobs['factor']},\n"
         f"    patience={knobs['patience'] + 1},  # validations until the drop: torch's, and one\n"
-        f"    rtol={knobs['threshold']},\n"
+        f"    rtol={knobs['threshold'] or 1e-12},\n"  # optax refuses 0
         f"    cooldown={knobs['cooldown']},\n"
         f"    min_scale={knobs['min_lr']},\n)\n"
     )

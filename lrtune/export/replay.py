@@ -1,7 +1,6 @@
 """Replay: a closed loop's rates as they were, as an open-loop schedule."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -38,15 +37,11 @@ def replay(schedule: Schedule, total: int, losses: Sequence[tuple[int, float]]) 
             f"{schedule.family}: its rate changed {len(changes)} times in this run: expected at "
             f"most {MAX_LENGTH - 1}, more does not make a schedule"
         )
-    spans = list(pairwise([0, *changes, total]))
-    parts = [Schedule("constant", float(rates[end - 1])) for _, end in spans]
-    if warmup:
-        rise = warmup / spans[0][1]
-        parts[0] = Schedule("constant", parts[0].peak_lr, rise, schedule.warmup_start)
+    ends = [*changes, total]
+    parts = [Schedule("constant", float(rates[end - 1])) for end in ends]
+    rise = (schedule.warmup, schedule.warmup_start)
     if len(parts) == 1:
-        return parts[0]
-    return Schedule(
-        "sequence",
-        max(part.peak_lr for part in parts),
-        knobs={"schedules": parts, "milestones": [end / total for _, end in spans[:-1]]},
-    )
+        return Schedule("constant", parts[0].peak_lr, *rise)
+    milestones = [(end - warmup) / (total - warmup) for end in ends[:-1]]
+    knobs = {"schedules": parts, "milestones": milestones}
+    return Schedule("sequence", max(part.peak_lr for part in parts), *rise, knobs=knobs)

@@ -63,7 +63,8 @@ def _ratio(schedule: Schedule, total: int, warmup: int, params: Params) -> str:
         body = formula.template.format(**formula.values(params))
     else:
         body = _table((schedule.rates(total)[warmup:] / schedule.peak_lr).tolist())
-    span = f"s = min(t - {warmup}, {total - warmup - 1})\n{body}"
+    update = f"t - {warmup}" if warmup else "t"
+    span = f"s = min({update}, {total - warmup - 1})\n{body}"
     if not warmup:
         return span
     start = schedule.warmup_start

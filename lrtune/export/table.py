@@ -8,7 +8,7 @@ from lrtune.schedule.schedule import Schedule
 
 
 def csv(schedule: Schedule, total: int) -> str:
-    """A line for each update: its number from 0 and its rate, exactly.
+    """A line for each update: its number from 0, its rate, and its momentum where that is cycled.
 
     Raises:
         InputError: `total` is not admissible, or the loop is closed.
@@ -19,19 +19,25 @@ def csv(schedule: Schedule, total: int) -> str:
         0,0.4
         1,0.2
     """
-    rates = _rates(schedule, total).tolist()
-    return "update,rate\n" + "".join(f"{t},{rate!r}\n" for t, rate in enumerate(rates))
+    columns = {"rate": _rates(schedule, total)}
+    if (momenta := schedule.momenta(total)) is not None:
+        columns["momentum"] = momenta
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    lines = (",".join([str(t), *map(repr, row)]) for t, row in enumerate(rows))
+    return "\n".join([",".join(["update", *columns]), *lines, ""])
 
 
 def as_json(schedule: Schedule, total: int) -> str:
-    """The schedule, its counts for `total` updates, and the rate of each of them.
+    """The schedule, its counts for `total` updates, and the rate of each of them (and momentum).
 
     Raises:
         InputError: `total` is not admissible, or the loop is closed.
     """
     rates = _rates(schedule, total).tolist()
     about = {"schedule": schedule.to_dict(), "resolved": schedule.resolve(total), "total": total}
-    return json.dumps({**about, "rates": rates}) + "\n"
+    momenta = schedule.momenta(total)
+    cycle = {} if momenta is None else {"momenta": momenta.tolist()}
+    return json.dumps({**about, "rates": rates, **cycle}) + "\n"
 
 
 def _rates(schedule: Schedule, total: int) -> Array:

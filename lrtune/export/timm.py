@@ -52,8 +52,8 @@ def timm(schedule: Schedule, total: int) -> str:
     if words:
         how += HOW_ARGUMENTS.format(total=total, arguments=_folded(words))
     lines = "".join(f"        {key}={value!r},\n" for key, value in kwargs.items())
-    return (
-        head(case, how, "timm") + NATIVE_CODE.format(name=name, peak=case.peak, lines=lines.replace("'", '"'))
+    return head(case, how, "timm") + NATIVE_CODE.format(
+        name=name, peak=case.peak, lines=lines.replace("'", '"')
     )
 
 

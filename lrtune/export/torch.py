@@ -77,6 +77,11 @@ def scheduler(
     """
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
+    if schedule.cycles_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
+            "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
+        )
     watch = Watch(Plan(schedule, total, mode, unit, on_changed_total))
     made = (_closed_loop if schedule.closed_loop else _open_loop)(watch, optimizer)
     watch.follow(optimizer)

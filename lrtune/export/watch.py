@@ -4,7 +4,7 @@ It never stops a run: each thing that does not fit is said once, as a ScheduleWa
 process of a distributed run. What it goes by are two counts: calls of `step()` and, by torch's
 public hook, updates of the optimizer; so gradient accumulation, which makes fewer updates of more
 batches, is none of its business. Where it cannot count updates (a wrapper that has no hooks, a
-copied optimizer), it says nothing of the pace.
+copied optimizer, a CUDA graph), it says nothing of the pace.
 """
 
 import atexit
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
-from torch import distributed
+from torch import cuda, distributed
 from torch.optim import Optimizer
 
 from lrtune.errors import ScheduleWarning
@@ -52,6 +52,7 @@ class Watch:
         self.saved = -1  # how far it had come when its state was last asked for
         self.steps = self.updates = 0
         self.before = 0  # updates before the first step: of another scheduler, perhaps
+        self.inside = self.blind = False
         self.said: set[str] = set()
         self.speaks = True
 
@@ -62,6 +63,7 @@ class Watch:
     def follow(self, optimizer: Optimizer) -> None:
         """Count the optimizer's updates."""
         with suppress(AttributeError):  # Accelerate's wrapper is an Optimizer without its __init__
+            optimizer.register_step_pre_hook(self._enter)
             optimizer.register_step_post_hook(self._count)
 
     def state(self, update: int) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Watch:
         if past:
             stays = "the rate stays at its last value"
             self._say("past", f"{made} more often{self._beside('')}: {stays}; {way}")
-        elif "pace" not in self.said and max(self._counts) >= EARLY:
+        elif "pace" not in self.said and max(self._counts) >= EARLY and self._counts[1]:
             if self.pace != RIGHT[plan.unit]:
                 self._say("pace", f"{made} {self._rhythm}: {way}")
             self.said.add("pace")  # judged once, early
@@ -128,7 +130,7 @@ class Watch:
     @property
     def _counts(self) -> tuple[int, int]:
         """Steps and updates since the first step; all updates where there was none."""
-        return max(0, self.steps - 1), self.updates - self.before
+        return max(0, self.steps - 1), 0 if self.blind else self.updates - self.before
 
     @property
     def _rhythm(self) -> str:
@@ -144,9 +146,17 @@ class Watch:
     def _beside(self, words: str) -> str:
         return f" ({words}{self._rhythm})" if self._counts[1] else ""
 
+    def _enter(self, *_: object) -> None:
+        self.inside = True
+
     def _count(self, *_: object) -> None:
+        if not self.inside:  # a class of the user's that calls its parent's step: one update
+            return
+        self.inside = False
         self._begin()
         self.updates += 1
+        # What is replayed later calls no hook.
+        self.blind |= cuda.is_initialized() and cuda.is_current_stream_capturing()
 
     def _begin(self) -> None:
         if not self.steps and not self.updates:

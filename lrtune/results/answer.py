@@ -132,8 +132,9 @@ def bias(verdict: Verdict) -> str:
         return ""
     shift = _sign(verdict) * (found["again"] - found["searched"])
     return (
-        f"The search's best trial, of {found['family']}, had {amount_of(verdict, found['searched'])} "
-        f"on validation; trained again on {plural(found['seeds'], 'fresh seed', 'fresh seeds')} it "
+        f"The search's best trial, of {found['family']}, had "
+        f"{amount_of(verdict, found['searched'])} on validation; trained again on "
+        f"{plural(found['seeds'], 'fresh seed', 'fresh seeds')} it "
         f"has {amount_of(verdict, found['again'])} there, {amount_of(verdict, abs(shift))} "
         f"{'worse' if shift > 0 else 'better'}."
     )

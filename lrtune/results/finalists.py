@@ -38,7 +38,7 @@ def candidates(
     """
     invited = [*racing, *ANCHORS, CEILING]
     order = _promising(trials, objective)
-    order = order[order["family"].isin(invited)]
+    order = order[order["family"].isin(invited)].drop_duplicates("schedule")
     places = {family: place for place, family in enumerate(order["family"].unique())}
     chosen = order.groupby("family", sort=False).head(QUALIFYING)
     chosen = chosen.iloc[np.argsort(chosen["family"].map(places), kind="stable")]

@@ -56,7 +56,7 @@ def levels(at: Sequence[int], shape: float, alpha: float = ALPHA) -> tuple[float
 
     Example:
         >>> [round(level, 4) for level in levels((5, 10, 20), BEHIND)]
-        [0.0024, 0.0107, 0.0318]
+        [0.0024, 0.0107, 0.0319]
     """
     bound = (np.array(at) / at[-1]) ** (shape - 0.5)
 

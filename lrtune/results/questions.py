@@ -1,5 +1,7 @@
 """The verdict's other questions: who is there first, and how far the peak rate may be off."""
 
+from collections.abc import Iterable
+
 from lrtune.results.answer import Verdict
 from lrtune.results.asides import quickest
 from lrtune.results.markup import (
@@ -53,33 +55,41 @@ def responses(verdict: Verdict) -> Markup:
     amount = verdict["amount"]
     if amount is None:
         return Markup("")
-    rows = []
-    for row in verdict["response"]:
-        known = row["peak_lr"] is not None
-        rows.append(
-            (
-                join([swatch(row["family"]), text(row["family"])]),
-                _peak(row) if known else "–",
-                _factor(row) if known else "–",
-                number(row["diverged_from"], 3),
-                row["trials"],
-                row["why"],
-            )
+    seen = [row for row in verdict["response"] if row["peak_lr"] is not None]
+    rows = [
+        (
+            join([swatch(row["family"]), text(row["family"])]),
+            _peak(row),
+            _factor(row),
+            number(row["diverged_from"], 3),
+            row["trials"],
         )
+        for row in seen
+    ]
     note = (
         "A parabola over the logarithm of the peak, fitted to the search's trials of each "
         "finalist. Off by: the factor, either way, before the score is "
         f"{measured(amount, verdict['objective'], 2)} worse, twice the standard deviation between "
         "seeds. Intervals hold with 90 %."
     )
-    heads = ["family", "best peak rate", "off by", "diverged from", "trials", ""]
+    heads = ["family", "best peak rate", "off by", "diverged from", "trials"]
     return join(
         [
             tag("h3", "How far the peak may be off"),
-            tag("p", note),
-            table(heads, rows, css="why", numeric=1, until=5),
+            tag("p", note) if rows else Markup(""),
+            table(heads, rows) if rows else Markup(""),
+            *(tag("p", sentence) for sentence in _unseen(verdict["response"])),
         ]
     )
+
+
+def _unseen(response: Iterable[Row]) -> list[str]:
+    """The families without an optimum, a sentence a reason."""
+    families: dict[str, list[str]] = {}
+    for row in response:
+        if row["peak_lr"] is None:
+            families.setdefault(row["why"], []).append(row["family"])
+    return [f"{', '.join(names)}: {why}." for why, names in families.items()]
 
 
 def _peak(row: Row) -> object:

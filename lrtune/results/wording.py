@@ -8,14 +8,17 @@ from lrtune.results.markup import number
 
 
 def split_of(verdict: Mapping[str, Any]) -> str:
+    """What the finals were judged on."""
     return "the test split" if verdict["split"] == "test" else "validation (there is no test split)"
 
 
 def metric_of(verdict: Mapping[str, Any]) -> str:
+    """The name of the metric, in words."""
     return words(verdict["objective"]["name"])
 
 
 def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
+    """A value of the metric with its unit."""
     unit = verdict["objective"].get("unit")
     if value is None:
         return "–"
@@ -23,6 +26,7 @@ def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
 
 
 def interval_of(verdict: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The interval of a mean in parentheses, if there is one."""
     if row["low"] is None:
         return ""
     return f" (95 % interval {range_of(verdict, row['low'], row['high'])})"

@@ -13,7 +13,14 @@ from tempfile import TemporaryDirectory
 
 import optuna
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 import lrtune
 from lrtune.callbacks.huggingface import TrialCallback

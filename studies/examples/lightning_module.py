@@ -2,9 +2,9 @@
 
     python studies/examples/lightning_module.py
 
-The module is any module: ``configure_optimizers`` returns its optimizer alone, and ``TrialCallback``
-sets the schedule, reports ``val_loss`` and ends what will not win. Lightning's own moving average of
-the weights is what is validated: it shows early what a schedule will be worth.
+Any module will do whose ``configure_optimizers`` returns an optimizer alone: ``TrialCallback`` sets
+the schedule, reports ``val_loss`` and ends what will not win. Lightning's own moving average of the
+weights is what is validated: it shows early what a schedule will be worth.
 """
 
 import logging
@@ -48,7 +48,11 @@ def train(trial: optuna.Trial) -> float:
     quiet = dict(logger=False, enable_checkpointing=False, enable_model_summary=False)
     callbacks = [average, TrialCallback(trial, "val_loss")]
     trainer = pl.Trainer(
-        max_epochs=EPOCHS, callbacks=callbacks, enable_progress_bar=False, accelerator="cpu", **quiet
+        max_epochs=EPOCHS,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        **quiet,
     )
     data = DataLoader(TensorDataset(inputs, labels), BATCH, shuffle=True)
     trainer.fit(Classifier(), data, DataLoader(TensorDataset(*held_out), 600))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrtune.engine.optimizers import OPTIMIZERS
+from lrtune.engine.optimizers import OPTIMIZERS, set_momentum
 from lrtune.engine.rules import RULES, fresh_state, step_rows
 
 ROWS, WIDTH, UPDATES = 3, 7, 12
@@ -51,9 +51,16 @@ def rows_of(name, given):
     return group, begins, state
 
 
+CYCLED = [(name, given) for name, given in CASES if OPTIMIZERS[name].cycled]
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
-@pytest.mark.parametrize(("name", "given"), CASES, ids=str)
-def test_a_step_is_torch_s_in_every_row(name, given, scale):
+@pytest.mark.parametrize(
+    ("name", "given", "cycled"),
+    [(*case, False) for case in CASES] + [(*case, True) for case in CYCLED],
+    ids=str,
+)
+def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
     """Row i is begun anew after 3 i updates, as a slot is that is filled again."""
     noise = torch.Generator().manual_seed(0)
     like = {"dtype": torch.float64, "generator": noise}
@@ -61,8 +68,12 @@ def test_a_step_is_torch_s_in_every_row(name, given, scale):
     weights = wide[:, 2:-2]  # as one group among others: not contiguous
     rates = scale * torch.rand(UPDATES, ROWS, 1, **like)
     gradients = torch.randn(UPDATES, ROWS, WIDTH, **like)
+    momenta = 0.5 + 0.5 * torch.rand(UPDATES, ROWS, 1, **like) if cycled else [None] * UPDATES
     before, kept = wide.clone(), gradients.clone()
     group, begins, state = rows_of(name, given)
+    if cycled and "momentum" in group and "momentum_buffer" not in state:  # see add_momentum
+        begins["momentum_buffer"] = 0.0
+        state["momentum_buffer"] = torch.zeros(ROWS, WIDTH, dtype=torch.float64)
     apart = [torch.nn.Parameter(row.clone()) for row in weights]
     optimizers = [made(name, given, [row]) for row in apart]
     for update in range(UPDATES):
@@ -73,9 +84,11 @@ def test_a_step_is_torch_s_in_every_row(name, given, scale):
                     state[key][row] = value
             alone.grad = gradients[update, row].clone()
             optimizers[row].param_groups[0]["lr"] = rates[update, row].item()
+            if cycled:
+                set_momentum(optimizers[row].param_groups[0], momenta[update, row].item())
             optimizers[row].step()
         rule = RULES[OPTIMIZERS[name].make]
-        step_rows(rule, weights, gradients[update], state, group, rates[update])
+        step_rows(rule, weights, gradients[update], state, group, rates[update], momenta[update])
     torch.testing.assert_close(weights, torch.stack(apart).detach(), rtol=1e-12, atol=1e-12)
     assert torch.equal(gradients, kept)
     assert torch.equal(wide[:, [0, 1, -2, -1]], before[:, [0, 1, -2, -1]])

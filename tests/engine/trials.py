@@ -52,9 +52,9 @@ def numbers(progress):
     return [progress.update, *figures, *progress.losses]
 
 
-def train(pool, slot, rates, seed):
+def train(pool, slot, rates, seed, momenta=None):
     """A trial from its admission to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.admit(slot, rates, seed))
+    curve = numbers(pool.admit(slot, rates, seed, momenta))
     while True:
         for progress in pool.advance():
             if progress.slot == slot:
@@ -66,27 +66,28 @@ def train(pool, slot, rates, seed):
                 pool.admit(progress.slot, rates * 0.7, seed + progress.slot + 1)
 
 
-def crowded(pool, slot, rates, seed):
+def crowded(pool, slot, rates, seed, momenta=None):
     """The same in a slot used before, out of step with its neighbours, which have other seeds."""
     for other in range(pool.slots):
         pool.admit(other, rates * 0.5, other)
     pool.advance()
     pool.release(slot)
-    return train(pool, slot, rates, seed)
+    return train(pool, slot, rates, seed, momenta)
 
 
-def alone(task, rates, seed):
-    return train(SerialPool(task), 0, rates, seed)
+def alone(task, rates, seed, momenta=None):
+    return train(SerialPool(task), 0, rates, seed, momenta)
 
 
-def plainly(task, rates, seed):
-    """The same by a loop as people write it."""
+def plainly(task, rates, seed, follow=None):
+    """The same by a loop as people write it; ``follow`` makes torch's scheduler of an optimizer."""
     torch.manual_seed(derive(seed, INITIAL_WEIGHTS))
     model = task.model()
     mean = deepcopy(model)
     groups = [{"params": list(model.parameters())}] if task.groups is None else task.groups(model)
     ratios = [group.pop("lr_ratio", 1.0) for group in groups]
     optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
+    scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
 
     def validation(update):
@@ -107,7 +108,7 @@ def plainly(task, rates, seed):
         torch.manual_seed(derive(seed, UPDATE_NOISE, update))
         inputs, parts = augment(task.augment, task.prepare(inputs), targets)
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-            group["lr"] = rate * ratio
+            group["lr"] = rate * ratio if scheduler is None else group["lr"]
         optimizer.zero_grad()
         outputs = model.train()(inputs)
         loss = sum(weight * task.loss(outputs, part) for weight, part in parts)
@@ -115,6 +116,8 @@ def plainly(task, rates, seed):
         if task.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         length = max(1.0, (task.ema or task.average or 0) * task.horizon)
         segments = np.diff(task.checkpoints, prepend=0)
         stride = 1 if task.ema else int(np.clip(length / 4, 1, segments.min()))

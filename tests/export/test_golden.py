@@ -30,6 +30,7 @@ pytestmark = [
         "The number of training batches",
         "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
         "'pin_memory' argument is set as true",
+        "__array__ implementation doesn't accept a copy keyword",  # Keras' torch backend, NumPy 2
     )
 ]
 
@@ -71,8 +72,8 @@ def with_lightning(schedule, metrics):
     checks = [made.CheckSchedule(), *([made.FeedSchedule()] if "FeedSchedule" in dir(made) else [])]
     trainer = lightning.Trainer(
         accelerator="cpu",
-        max_epochs=20,
         max_steps=TOTAL,
+        limit_val_batches=int(schedule.closed_loop),
         accumulate_grad_batches=2,
         callbacks=checks,
         logger=False,
@@ -81,7 +82,8 @@ def with_lightning(schedule, metrics):
         enable_model_summary=False,
     )
     module = Module()
-    batches = torch.utils.data.DataLoader(torch.ones(2 * SEGMENT), batch_size=1)
+    updates = SEGMENT if schedule.closed_loop else TOTAL // 2
+    batches = torch.utils.data.DataLoader(torch.ones(2 * updates), batch_size=1)
     trainer.fit(module, batches, torch.utils.data.DataLoader(torch.ones(1)))
     return module.used
 
@@ -107,6 +109,8 @@ def with_huggingface(schedule, metrics, tmp_path):
             used.append(optimizer.param_groups[0]["lr"])
 
     native = hasattr(made, "ARGUMENTS")
+    validated = {"metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": SEGMENT}
+    validated = validated if schedule.closed_loop else {}
     model = Model()
     optimizer = None if native else torch.optim.SGD(model.parameters(), lr=1.0)
     args = transformers.TrainingArguments(
@@ -119,8 +123,7 @@ def with_huggingface(schedule, metrics, tmp_path):
         optim="sgd",
         per_device_train_batch_size=1,
         gradient_accumulation_steps=2,
-        **({"eval_strategy": "steps", "eval_steps": SEGMENT} if schedule.closed_loop else {}),
-        **(made.ARGUMENTS if native else {"max_steps": TOTAL}),
+        **(made.ARGUMENTS if native else {"max_steps": TOTAL}) | validated,
     )
     data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 2 * TOTAL
     trainer = transformers.Trainer(
@@ -173,8 +176,9 @@ def with_keras(schedule, metrics, accumulate=1):
     optimizer = Spy(rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.compile(optimizer, "mse")
-    ones = np.ones((SEGMENT * accumulate, 1), "float32")
-    model.fit(ones, ones, batch_size=1, epochs=14, verbose=0, callbacks=callbacks)
+    epochs, updates = (14, SEGMENT) if schedule.closed_loop else (2, TOTAL // 2)
+    ones = np.ones((updates * accumulate, 1), "float32")
+    model.fit(ones, ones, batch_size=1, epochs=epochs, verbose=0, callbacks=callbacks)
     return used[accumulate - 1 :: accumulate][:TOTAL]
 
 

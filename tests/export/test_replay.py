@@ -14,6 +14,7 @@ def test_it_gives_the_rates_that_were_used(closed, metrics):
     again = replay(closed, 40, [*metrics.items()])
     np.testing.assert_allclose(again.rates(40), controller.rates, rtol=0, atol=1e-12)
     assert not again.closed_loop
+    assert (again.warmup, again.warmup_start) == (closed.warmup, closed.warmup_start)
 
 
 def test_it_is_horizon_free_and_is_written_as_its_changes():

@@ -136,6 +136,41 @@ def test_nothing_is_said_of_what_cannot_be_counted():
     assert train(again, 390, 1, 1) == []
 
 
+class Doubled(SGD):
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_an_update_by_a_subclass_is_one_update():
+    """torch runs the hooks once for each class in the chain whose step it has wrapped."""
+    SGD(nn.Linear(1, 1).parameters())
+    optimizer, hooks = Doubled(nn.Linear(1, 1).parameters(), lr=1.0), []
+    follow = scheduler(COSINE, optimizer, 400)
+    optimizer.register_step_post_hook(lambda *_: hooks.append(1))
+    assert train(follow, 100) == []
+    assert (len(hooks), follow.watch.updates) == (200, 100)
+
+
+@pytest.mark.gpu
+def test_nothing_is_said_of_the_pace_of_a_cuda_graph():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    p = nn.Parameter(torch.zeros(1, device="cuda"))
+    p.grad = torch.ones_like(p)
+    lr = torch.tensor(1.0, device="cuda")
+    optimizer = torch.optim.AdamW([p], lr=lr, capturable=True)
+    follow = scheduler(COSINE, optimizer, 400)
+    assert train(follow, 3) == []
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(390):
+            graph.replay()
+            follow.step()
+
+
 def test_updates_before_the_first_step_are_another_schedulers():
     follow = made(400)
     for _ in range(300):

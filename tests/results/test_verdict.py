@@ -10,11 +10,9 @@ import pytest
 from lrtune.errors import InputError
 from lrtune.results.answer import answer, sentences, short, why
 from lrtune.results.asides import quickest
-from lrtune.results.finalists import candidates, qualified
 from lrtune.results.horizons import outlook
 from lrtune.results.kept import read_verdict
 from lrtune.results.plan import Finalist, Plan, plan_in
-from lrtune.results.response import response
 from lrtune.results.verdict import standing, verdict
 from lrtune.schedule import Schedule
 
@@ -156,71 +154,6 @@ def test_fewest_updates_to_a_target() -> None:
     with pytest.raises(InputError, match="metric 'f1': one of cross_entropy, accuracy"):
         judge({"cosine": 0.1}, Plan(target=("f1", 1.0)))
     assert "name it" in quickest(judge({"cosine": 0.1, "linear": 0.4}))
-
-
-def test_how_far_the_peak_may_be_off() -> None:
-    peaks = np.geomspace(0.01, 1.0, 9)
-    parabola = {float(p): 0.2 * math.exp(0.5 * math.log(p / 0.1) ** 2) for p in peaks}
-    amount = 0.2 * (math.exp(0.5 * math.log(3) ** 2) - 1)  # at a factor of three, by construction
-    found = response(searched(parabola | {2.0: math.nan, 0.001: math.nan}), "cosine", LOSS, amount)
-    assert found.peak_lr == pytest.approx(0.1, rel=1e-3)
-    assert found.factor == pytest.approx(3.0, rel=1e-3)
-    assert found.low <= found.peak_lr <= found.high
-    assert found.diverged_from == 2.0
-    few = response(searched(dict(list(parabola.items())[:4])), "cosine", LOSS, amount)
-    assert few.factor is None and "too few" in few.why
-    rising = {float(p): 0.2 + 0.1 * math.log(p / 0.005) for p in peaks}
-    assert "no optimum" in response(searched(rising), "cosine", LOSS, amount).why
-    same = {0.1 + i * 1e-4: 0.2 for i in range(8)}
-    assert "about the same" in response(searched(same), "cosine", LOSS, amount).why
-
-
-def test_who_comes_to_the_finals() -> None:
-    table = pd.concat(
-        [
-            searched({0.1: 0.3, 0.2: 0.2}, "cosine"),
-            searched({0.1: 0.4}, "constant"),
-            searched({0.1: 0.25}, "linear"),
-            searched({0.1: 0.35}, "spline"),
-            searched({0.1: math.nan}, "wsd"),
-            searched({0.1: math.nan, 0.3: math.nan}, "step").assign(
-                state="pruned", evidence=['{"final": 0.5}', '{"final": 0.4}']
-            ),
-            searched({0.1: math.nan}, "rex").assign(state="pruned"),
-        ],
-        ignore_index=True,
-    ).assign(val_cross_entropy=[[0.9, 0.8]] * 9)
-    racing = ["linear", "step", "wsd", "rex"]
-    several = candidates(table, racing, LOSS)
-    assert [one.family for one in several].count("cosine") == 2
-    none = pd.DataFrame({"schedule": [], "seed": []})
-    found = {f.family: f for f in qualified(several, none, LOSS, [1])}
-    assert list(found) == ["cosine", "linear", "spline", "constant", "step", "rex"]
-    assert found["cosine"].schedule.peak_lr == 0.2 and found["cosine"].role == "anchor"
-    assert found["constant"].role == "anchor" and found["spline"].role == "ceiling"
-    assert found["step"].schedule.peak_lr == 0.3 and found["step"].value is None
-    assert found["cosine"].params == {"peak_lr": 0.2}
-    assert candidates(searched({0.1: math.nan}), ["cosine"], LOSS) == []
-
-
-def test_the_best_of_the_qualifiers_goes_on() -> None:
-    several = candidates(searched({0.1: 0.2, 0.2: 0.3, 0.4: 0.4, 0.8: 0.5}), ["cosine"], LOSS)
-    assert [one.value for one in several] == [0.2, 0.3, 0.4]
-    rows = [
-        {
-            "schedule": one.schedule.to_json(),
-            "seed": seed,
-            "final_cross_entropy": value + seed / 100,
-        }
-        for one, value in zip(several, (0.5, 0.3, 0.4), strict=True)
-        for seed in (1, 2)
-    ]
-    table = pd.DataFrame(rows)
-    assert qualified(several, table, LOSS, [1, 2]) == [several[1]]
-    assert qualified(several, table, ACCURACY | {"name": "cross_entropy"}, [1, 2]) == [several[0]]
-    assert qualified(several, table[:-1], LOSS, [1, 2]) == [several[0]]  # one is missing
-    table.loc[2, "final_cross_entropy"] = math.nan  # one was lost
-    assert qualified(several, table, LOSS, [1, 2]) == [several[2]]
 
 
 def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:

@@ -1,0 +1,102 @@
+"""Rewrite the README's table of how each family is written for each framework.
+
+    python scripts/native.py
+
+The cells come from the exporters themselves, for the schedules that the golden test runs
+(tests/export): what is native there is compared with the framework, update by update.
+"""
+
+import runpy
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lrtune.export import formula, huggingface, keras, optax, snippet, timm
+from lrtune.export.case import Case
+from lrtune.schedule import FAMILIES
+
+ROOT = Path(__file__).parents[1]
+SCHEDULES = runpy.run_path(str(ROOT / "tests" / "export" / "conftest.py"))["SCHEDULES"]
+MARKS = "<!-- native: scripts/native.py -->", "<!-- end -->"
+TOTAL = 40
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    readme.write_text(rewritten(readme.read_text()))
+
+
+def rewritten(text: str) -> str:
+    """The README with the table between its marks."""
+    before, first, rest = text.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    assert first and last, f"README.md has not the marks {MARKS}"
+    return f"{before}{first}\n{table()}\n{last}{after}"
+
+
+def table() -> str:
+    lines = [f"| family | {' | '.join(TARGETS)} |", "|---" * (1 + len(TARGETS)) + "|"]
+    for family in FAMILIES:
+        cases = [Case(s, TOTAL) for s in SCHEDULES if s.family == family and not s.warmup]
+        cells = [cell(dict.fromkeys(way(case) for case in cases)) for way in TARGETS.values()]
+        lines.append(f"| `{family}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(ways: Iterable[str]) -> str:
+    """The frameworks' own names first, then what there is where their rates would not be ours."""
+    own = [way for way in ways if way.startswith("`")]
+    rest = [way for way in ways if way not in own]
+    return " else ".join(filter(None, [", ".join(own), ", ".join(rest)]))
+
+
+def by_torch(case: Case) -> str:
+    row = FAMILIES[case.family]
+    if row.torch == "LRScheduler":
+        return "a class"
+    if row.torch != "LambdaLR" and row.native(case.params):
+        return f"`{row.torch}`"
+    return "formula" if case.family in snippet.FORMULAS else "table"
+
+
+def by_huggingface(case: Case) -> str:
+    found = huggingface.native(case)
+    return f"`{found[0]}`" if found else "as torch"
+
+
+def by_timm(case: Case) -> str:
+    if case.schedule.closed_loop:
+        return "as torch"
+    found = timm.native(case)
+    return f"`{found[0]}`" if found else by_formula(case)
+
+
+def by_keras(case: Case) -> str:
+    if case.schedule.closed_loop:
+        return "`ReduceLROnPlateau`" if keras.native(case) else "a callback"
+    return by_formula(case)
+
+
+def by_optax(case: Case) -> str:
+    if case.schedule.closed_loop:
+        return "`reduce_on_plateau`" if case.family == "plateau" else "–"
+    found = optax.native(case)
+    if found is None:
+        return by_formula(case)
+    (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in found[0]]
+    return "`join_schedules`" if more else f"`{name}`"
+
+
+def by_formula(case: Case) -> str:
+    return "table" if formula.by_table(case) else "formula"
+
+
+TARGETS: dict[str, Callable[[Case], str]] = {
+    "torch, Lightning": by_torch,
+    "Hugging Face": by_huggingface,
+    "timm": by_timm,
+    "Keras": by_keras,
+    "optax": by_optax,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The momentum cycle through a search: asked for, drawn, trained with, kept and confirmed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from overhead import IdlePool, idle_task
+
+import lrtune
+from lrtune import InputError
+from lrtune.engine import SerialPool
+from lrtune.schedule import FAMILIES, Schedule
+from lrtune.search import SEARCHABLE, Space, suggest
+from lrtune.search.final import Final
+from lrtune.search.finals import Job, train_finals
+from lrtune.search.record import Curves
+from lrtune.search.trunk import Trunk
+
+CYCLING = tuple(name for name, family in FAMILIES.items() if family.optional)
+KNOBS = {"base_momentum": 0.5, "max_momentum": 0.97}
+
+
+@pytest.mark.parametrize("family", SEARCHABLE)
+def test_it_is_drawn_where_it_is_asked_for_alone(family: str) -> None:
+    names = {f"{family}.{name}" for name in KNOBS} if family in CYCLING else set()
+    plain, asked = (Space(cycle_momentum=asked).distributions(family) for asked in (False, True))
+    assert asked.keys() - plain.keys() == names
+    assert {name: d for name, d in asked.items() if name in plain} == plain
+
+
+def test_suggestions() -> None:
+    with_it, without = (optuna.create_study(sampler=RandomSampler(seed=0)) for _ in range(2))
+    for _ in range(20):
+        schedule = suggest(with_it.ask(), families=[*CYCLING, "cosine"], cycle_momentum=True)
+        assert schedule.cycles_momentum == (schedule.family in CYCLING)
+        assert not suggest(without.ask(), families=CYCLING).cycles_momentum
+    with pytest.raises(InputError, match="cycle_momentum: only cyclic, one_cycle can: name one"):
+        Space(("cosine",), cycle_momentum=True)
+
+
+def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
+    """The last validation of a pool of its own."""
+    pool, horizon = SerialPool(task), task.horizon
+    pool.admit(0, schedule.rates(horizon), seed, schedule.momenta(horizon))
+    while (progress := pool.advance()[0]).update < horizon:
+        assert progress.error is None
+    return progress.metrics["cross_entropy"]
+
+
+def test_a_search(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", epochs=1)
+    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
+    arguments |= {"pruner": "none", "patience": 0, "slots": 2}
+    run = lrtune.tune(task, trials=3, cycle_momentum=True, **arguments)
+    for row in run.trials().itertuples():
+        schedule = Schedule.from_json(row.schedule)
+        assert schedule.cycles_momentum and json.loads(row.resolved)["cycle_momentum"] is True
+        assert trained(task, schedule, seed=0) == row.value
+    best = run.best()
+    assert best == lrtune.load(tmp_path / "best.json") and best.cycles_momentum
+    assert run.space == Space(CYCLING, (0.01, 0.1), cycle_momentum=True)
+    assert "max_momentum" in (tmp_path / "report.html").read_text()
+    with pytest.raises(InputError, match="cycle_momentum=True, now cycle_momentum=False"):
+        lrtune.tune(task, trials=4, **arguments)
+
+
+def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", epochs=1)
+    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
+    lrtune.tune(task, trials=1, **arguments)
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert settings.pop("cycle_momentum") is False
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    assert len(lrtune.tune(task, trials=2, **arguments).trials()) == 2
+
+
+def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", epochs=1, optimizer="adagrad")
+    with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
+        lrtune.tune(task, trials=1, cycle_momentum=True, out=tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.json"))
+
+
+def test_finals_have_it(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", epochs=1)
+    with_it = Schedule("one_cycle", 0.05, knobs=KNOBS)
+    finals: list[Final] = []
+    jobs = [Job(schedule, 7) for schedule in (with_it, Schedule("one_cycle", 0.05))]
+    train_finals(SerialPool(task, 2), jobs, finals.append, examined=False)
+    ends = {final.schedule: final.metrics["cross_entropy"] for final in finals}
+    assert ends == {job.schedule: trained(task, job.schedule, 7) for job in jobs}
+    assert len(set(ends.values())) == 2
+
+
+def test_a_trial_with_a_cycle_forks_from_no_trunk() -> None:
+    """Though it may begin with the same rates: those of the warmup."""
+    pool = IdlePool(idle_task(8))
+    horizon = pool.task.horizon
+    trunk = Trunk(pool, 5)
+    trunk.set((0.1, 0.5, 0))
+    flat = Schedule("constant", 0.1, 0.5)
+    untrained, curves = pool.admit(0, flat.rates(horizon), 5), Curves()
+    for _ in range(2):
+        (progress,) = pool.advance()
+        curves.add(progress, flat.rates(horizon))
+        trunk.keep(0, trunk.mark, flat.rates(horizon), curves, untrained)
+    plain, cycled = (Schedule("cyclic", 0.1, 0.5, knobs=knobs) for knobs in ({}, KNOBS))
+    np.testing.assert_array_equal(plain.rates(horizon), cycled.rates(horizon))
+    assert trunk.fork_of(plain) == curves.step[-1]
+    assert trunk.fork_of(cycled) == 0

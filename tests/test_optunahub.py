@@ -1,0 +1,77 @@
+"""The packages for OptunaHub: in the registry's layout, loaded as it loads them, examples run."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+import lrtune
+
+ROOT = Path(__file__).parents[1] / "studies" / "optunahub" / "package"
+PACKAGES = {
+    "pruners/lrtune_schedule": ("SchedulePruner", "report", "suggest"),
+    "samplers/lrtune_family": ("FamilySampler", "Space", "suggest"),
+}
+
+
+def load(package: str) -> Any:
+    import optunahub
+
+    return optunahub.load_local_module(package, registry_root=str(ROOT))
+
+
+def test_there_is_no_other_package() -> None:
+    assert sorted(PACKAGES) == sorted(
+        str(f.parent.relative_to(ROOT)) for f in ROOT.glob("*/*/*.md")
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_registry_loads_it(package: str) -> None:
+    module = load(package)
+    assert module.__all__ == list(PACKAGES[package])
+    for name in PACKAGES[package]:
+        assert getattr(module, name) is getattr(lrtune, name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_it_has_what_the_registry_asks_for(package: str) -> None:
+    folder = ROOT / package
+    assert {"LICENSE", "README.md", "__init__.py", "example.py"} <= {
+        file.name for file in folder.iterdir()
+    }
+    assert (folder / "LICENSE").read_text().startswith("MIT License")
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    matter = yaml.safe_load(front)
+    assert list(matter) == [
+        "author", "title", "description", "tags", "optuna_versions", "license",
+    ]  # fmt: skip
+    assert package.partition("s/")[0] == matter["tags"][0]
+    assert all(isinstance(item, str) for item in [*matter["tags"], *matter["optuna_versions"]])
+    assert optuna.__version__ in matter["optuna_versions"]
+    assert matter["license"] == "MIT License"
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings == ["Abstract", "Class or Function Names", "Installation", "Example", "Others"]
+    names = text.partition("## Class or Function Names")[2].partition("## Installation")[0]
+    assert set(re.findall(r"^- `(\w+)\(", names, re.MULTILINE)) == set(PACKAGES[package])
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(block, "README", "exec")
+    assert f'optunahub.load_module("{package}")' in block
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_its_example_runs(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(ROOT / package / "example.py"))
+    study = example["main"](trials=20)
+    assert f"best {study.best_value:.4f}" in capsys.readouterr().out
+    if package.startswith("pruners"):
+        pruned = study.get_trials(states=(TrialState.PRUNED,))
+        assert pruned and all(trial.last_step < example["UPDATES"] for trial in pruned)
+    else:  # six trials each, then the race
+        families = [trial.params["family"] for trial in study.trials[:18]]
+        assert {families.count(name) for name in example["FAMILIES"]} == {6}
