@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import optuna
@@ -12,8 +13,9 @@ from lrtune.callbacks.trial import drawn, told, unknown_metric
 from lrtune.errors import InputError
 
 try:
-    from accelerate.utils import broadcast_object_list
-    from transformers import TrainerCallback
+    # Not as a statement, for which mypy would read all of transformers.
+    TrainerCallback: Any = import_module("transformers").TrainerCallback
+    broadcast_object_list: Any = import_module("accelerate.utils").broadcast_object_list
 except ModuleNotFoundError as error:
     raise InputError(f"{error.name} is not installed: pip install transformers[torch]") from None
 

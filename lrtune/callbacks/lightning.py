@@ -21,10 +21,11 @@ def _module() -> Any:
 
 
 pl = _module()
-LRSchedulerConfig = import_module(f"{pl.__name__}.utilities.types").LRSchedulerConfig
+Callback: Any = pl.Callback
+LRSchedulerConfig: Any = import_module(f"{pl.__name__}.utilities.types").LRSchedulerConfig
 
 
-class TrialCallback(pl.Callback):  # type: ignore[misc]
+class TrialCallback(Callback):  # type: ignore[misc]
     """Follows a trial's schedule, reports its validations to Optuna, and ends it if Optuna says so.
 
     ``configure_optimizers`` returns the optimizer alone: this sets its rate, update by update, for

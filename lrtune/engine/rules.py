@@ -3,7 +3,8 @@
 All rules of OPTIMIZERS work element by element and move by an amount proportional to the rate. So
 one step of all of them at rate 1, scaled row by row, is a step of each row at its own rate; what
 torch counts in a scalar (Adam's step, for its bias correction) is a number a row here. The rules
-are torch.optim's own functions; ``differentiable`` makes them take tensors for scalars.
+are torch.optim's own functions; ``differentiable`` makes them take tensors for scalars. A momentum
+that is a row's own is multiplied into the buffer before, and theirs is 1.
 """
 
 import inspect

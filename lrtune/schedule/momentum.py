@@ -12,8 +12,8 @@ VALID = (1e-6, 1 - 1e-6)
 # Smith 2018 (arXiv 1803.09820) tries 0.8 to 0.9 and 0.95 to 0.99; torch's own are 0.8 and 0.9 of
 # cyclic, 0.85 and 0.95 of one_cycle.
 MOMENTUM = (
-    Knob("base_momentum", 0.75, 0.9, "linear", None, VALID, doc="at the peak rate"),
-    Knob("max_momentum", 0.9, 0.99, "linear", None, VALID, doc="at the lowest rate"),
+    Knob("base_momentum", 0.75, 0.9, "linear", None, VALID, doc="momentum, or beta1, at the peak"),
+    Knob("max_momentum", 0.9, 0.99, "linear", None, VALID, doc="the same at the lowest rate"),
 )
 
 
