@@ -82,6 +82,41 @@ def test_export_prints_code_that_runs(lrtune, run: Path, tmp_path: Path) -> None
     assert "def make_scheduler" in (tmp_path / "made.py").read_text()
 
 
+def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: Path) -> None:
+    from lrtune.export import EXPORTERS
+
+    _, told, _ = lrtune("export", "--help")
+    for target in EXPORTERS:
+        assert re.search(rf"\b{target}\b", told)
+        code, out, err = lrtune("export", run / "best.json", "--to", target, "--total", 50)
+        assert (code, err) == (0, "") and "50" in out
+    _, out, _ = lrtune("export", run / "best.json", "--to", "csv", "--total", 50)
+    assert len(out.splitlines()) == 51
+    code, _, err = lrtune("export", run / "best.json", "--to", "tensorflow")
+    assert code == 2 and "export target 'tensorflow' is unknown: one of torch, lightning" in err
+
+
+def test_export_replays_the_rates_of_a_closed_loop(lrtune, run: Path, tmp_path: Path) -> None:
+    words = ["search", "digits", "--epochs", 2, "--trials", 2, "--families", "plateau"]
+    words += ["--engine", "serial", "--no-confirm", "--no-prune", "--out", tmp_path / "run"]
+    assert lrtune(*words)[0] == 0
+    best = tmp_path / "run" / "best.json"
+    code, _, err = lrtune("export", best, "--to", "csv")
+    assert code == 2 and "cannot hold plateau" in err and "--replay" in err
+    code, out, _ = lrtune("export", best, "--to", "csv", "--replay")
+    rates = [float(line.split(",")[1]) for line in out.splitlines()[1:]]
+    trials = pd.read_parquet(tmp_path / "run" / "trials.parquet").set_index("number")
+    trial = trials.loc[json.loads(best.read_text())["found"]["trial"]]
+    assert len(rates) == trial["step"][-1]
+    assert [rates[step - 1] for step in trial["step"]] == trial["rate"].tolist()
+    alone = tmp_path / "best.json"
+    shutil.copy(best, alone)
+    code, _, err = lrtune("export", alone, "--replay")
+    assert code == 2 and "trials.parquet: not there" in err
+    code, _, err = lrtune("export", run / "best.json", "--replay")
+    assert code == 2 and "leave out --replay" in err
+
+
 def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
     code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
     assert code == 0

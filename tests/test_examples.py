@@ -94,6 +94,19 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
 
 
+def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's own search and training, without Ray's processes."""
+    example = runpy.run_path(str(EXAMPLES / "ray_tune.py"))
+    space, losses = example["SPACE"], []
+    monkeypatch.setattr(example["tune"], "report", lambda result: losses.append(result["loss"]))
+    search = example["OptunaSearch"](
+        space.define, "loss", "min", sampler=lrtune.FamilySampler(space)
+    )
+    example["train"](search.suggest("a trial"))
+    assert len(losses) == example["UPDATES"] // example["EVERY"]
+    assert losses[-1] < losses[0] < 3
+
+
 @pytest.mark.slow
 def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
     # Ray gives its own processes seconds to start, which a busy machine takes longer for.

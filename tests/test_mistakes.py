@@ -93,6 +93,7 @@ def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, messag
         (["report", "nowhere"], "not a run"),
         (["dashboard", "nowhere"], "not a run"),
         (["export", "nowhere.json"], "cannot be read"),
+        (["export", "nowhere.json", "--replay"], "cannot be read"),
     ],
 )
 def test_mistakes_on_the_command_line(

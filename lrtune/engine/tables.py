@@ -59,7 +59,7 @@ def tables(
             shares[: len(own), row] = own
     cycled = any(trial.momenta is not None for trial in trials)
     told, moved, mixed = (torch.as_tensor(table, **like) for table in (rates, momenta, shares))
-    counted = shares.any(axis=1)
+    counted = [row.any() for row in shares]
     for update in range(longest):
         momentum = moved[update] if cycled else None
         yield Told(told[update], momentum, mixed[update], bool(counted[update]))

@@ -200,9 +200,11 @@ from timm.scheduler import {name}
 def make_scheduler(optimizer):
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] = {peak}
-    return {name}(
+    scheduler = {name}(
         optimizer,
 {lines}    )
+    scheduler.step_update(0)  # some begin with the peak
+    return scheduler
 """
 
 OWN = '''

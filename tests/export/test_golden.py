@@ -4,9 +4,12 @@ Each target's `used` runs the source in the framework's own loop and returns the
 update; that is compared with the schedule's table, or with the controller's for a closed loop.
 """
 
+import argparse
 import json
 import os
+import runpy
 import types
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,9 +19,11 @@ import pytest
 import torch
 
 from lrtune.errors import InputError
-from lrtune.export import EXPORTERS, export
+from lrtune.export import EXPORTERS, export, huggingface, timm
+from lrtune.export.case import Case
 from lrtune.schedule import Schedule
 
+SCHEDULES = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["SCHEDULES"]
 TOTAL = 40
 SEGMENT = 3  # updates between the validations of the fixture `metrics`
 
@@ -151,35 +156,50 @@ def with_timm(schedule, metrics):
     return used
 
 
-def with_keras(schedule, metrics, accumulate=1):
-    import keras
+def with_keras(schedule, metrics):
+    return in_fit(schedule, metrics) if schedule.closed_loop else in_optimizer(schedule)
 
-    made = run(schedule, "keras")
-    used = []
 
+def spy(keras, used):
     class Spy(keras.optimizers.SGD):
         def update_step(self, gradient, variable, learning_rate):
             used.append(float(learning_rate))
             super().update_step(gradient, variable, learning_rate)
 
+    return Spy
+
+
+def in_optimizer(schedule):
+    import keras
+
+    used, made = [], run(schedule, "keras").Schedule()
+    saved = keras.saving.serialize_keras_object(made)  # as a model's file has it
+    optimizer = spy(keras, used)(keras.saving.deserialize_keras_object(saved))
+    weight = keras.Variable(np.zeros(1, "float32"))
+    for _ in range(TOTAL):
+        optimizer.apply([np.ones(1, "float32")], [weight])
+    return used
+
+
+def in_fit(schedule, metrics, accumulate=1):
+    import keras
+
     class Validation(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             logs["val_loss"] = metrics.get((epoch + 1) * SEGMENT, 9.0)
 
-    callbacks = [Validation(), *([made.callback] if hasattr(made, "callback") else [])]
-    if schedule.closed_loop:
-        rate = schedule.peak_lr
-    else:
-        rate = keras.saving.deserialize_keras_object(
-            keras.saving.serialize_keras_object(made.Schedule(every=accumulate))
-        )
-    optimizer = Spy(rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None)
+    used, made = [], run(schedule, "keras")
+    closed = schedule.closed_loop
+    rate = schedule.peak_lr if closed else made.Schedule(every=accumulate)
+    optimizer = spy(keras, used)(
+        rate, gradient_accumulation_steps=accumulate if accumulate > 1 else None
+    )
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
     model.compile(optimizer, "mse")
-    epochs, updates = (14, SEGMENT) if schedule.closed_loop else (2, TOTAL // 2)
-    ones = np.ones((updates * accumulate, 1), "float32")
-    model.fit(ones, ones, batch_size=1, epochs=epochs, verbose=0, callbacks=callbacks)
-    return used[accumulate - 1 :: accumulate][:TOTAL]
+    ones = np.ones((SEGMENT * accumulate, 1), "float32")
+    callbacks = [Validation(), *([made.callback] if closed else [])]
+    model.fit(ones, ones, batch_size=1, epochs=14, verbose=0, callbacks=callbacks)
+    return used[:TOTAL]
 
 
 def with_optax(schedule, metrics):
@@ -196,11 +216,12 @@ def with_optax(schedule, metrics):
 
     state, used, scale = optimizer.init(np.float32(0)), [], np.float32(1)
     plateau = made.plateau.init(np.float32(0)) if schedule.closed_loop else None
+    validate = jax.jit(made.plateau.update) if schedule.closed_loop else None
     for t in range(1, TOTAL + 1):
         state, step = update(state, scale)
         used.append(float(step))
         if plateau is not None and t in metrics and t >= schedule.resolve(TOTAL)["warmup_steps"]:
-            _, plateau = made.plateau.update(np.float32(0), plateau, value=metrics[t])
+            _, plateau = validate(np.float32(0), plateau, value=metrics[t])
             scale = plateau.scale
     return used
 
@@ -237,6 +258,25 @@ def test_every_target_is_tested():
     assert {*TARGETS, "torch"} == {*EXPORTERS}
 
 
+def chosen(closed):
+    """All schedules; of torch's code in others' loops those with the knobs of the defaults."""
+    for target in TARGETS:
+        for schedule in SCHEDULES:
+            own = target != "lightning" and (
+                target != "huggingface" or huggingface.native(Case(schedule, TOTAL))
+            )
+            if schedule.closed_loop == closed and (own or default(schedule)):
+                yield pytest.param(
+                    target, schedule, id=f"{target}-{schedule.family}-{schedule.warmup}"
+                )
+
+
+def default(schedule):
+    return schedule == next(
+        s for s in SCHEDULES if (s.family, s.warmup) == (schedule.family, schedule.warmup)
+    )
+
+
 def compare(target, schedule, metrics, wanted, tmp_path):
     used_by, relative, of_peak = TARGETS[target]
     more = [tmp_path] if target == "huggingface" else []
@@ -244,18 +284,97 @@ def compare(target, schedule, metrics, wanted, tmp_path):
     np.testing.assert_allclose(used, wanted, rtol=relative, atol=of_peak * schedule.peak_lr)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_framework_uses_the_rates_of_the_table(target, opened, tmp_path):
-    compare(target, opened, {}, opened.rates(TOTAL), tmp_path)
+@pytest.mark.parametrize(("target", "schedule"), [*chosen(closed=False)])
+def test_the_framework_uses_the_rates_of_the_table(target, schedule, tmp_path):
+    compare(target, schedule, {}, schedule.rates(TOTAL), tmp_path)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_framework_uses_the_rates_of_the_controller(target, closed, metrics, tmp_path):
-    if (target, closed.family) in CANNOT:
-        with pytest.raises(InputError, match=f"cannot hold {closed.family}: .*--replay"):
-            export(closed, to=target, total=TOTAL)
+@pytest.mark.parametrize(("target", "schedule"), [*chosen(closed=True)])
+def test_the_framework_uses_the_rates_of_the_controller(target, schedule, metrics, tmp_path):
+    if (target, schedule.family) in CANNOT:
+        with pytest.raises(InputError, match=f"cannot hold {schedule.family}: .*--replay"):
+            export(schedule, to=target, total=TOTAL)
         return
-    controller = closed.controller(TOTAL)
+    controller = schedule.controller(TOTAL)
     for update, metric in metrics.items():
         controller.observe(update, metric)
-    compare(target, closed, metrics, controller.rates, tmp_path)
+    compare(target, schedule, metrics, controller.rates, tmp_path)
+
+
+def test_keras_counts_updates_and_not_the_batches_of_an_accumulation():
+    schedule = Schedule("wsd", 0.5, 0.1)
+    used = in_fit(schedule, {}, accumulate=2)
+    np.testing.assert_allclose(used, schedule.rates(TOTAL), rtol=1e-6)
+
+
+EPOCHS = [s for s in SCHEDULES if not s.closed_loop and timm.arguments(Case(s, TOTAL))]
+
+
+def test_train_py_has_the_families_that_timm_has():
+    names = {"constant", "step", "multistep", "exponential", "linear", "polynomial", "cosine"}
+    assert {schedule.family for schedule in EPOCHS} == {*names, "wsd"}
+
+
+@pytest.mark.parametrize("schedule", EPOCHS, ids=lambda s: f"{s.family}-{s.warmup}")
+def test_the_arguments_of_timms_train_py_give_the_rates_by_epoch(schedule):
+    from timm.scheduler import create_scheduler
+
+    parser = argparse.ArgumentParser()  # as train.py has them
+    for name in ("lr", "warmup-lr", "min-lr", "decay-rate", "decay-epochs"):
+        parser.add_argument(f"--{name}", type=float)
+    for name in ("epochs", "warmup-epochs"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--decay-milestones", type=int, nargs="+")
+    parser.add_argument("--warmup-prefix", action="store_true")
+    parser.add_argument("--sched")
+    parser.add_argument("--lr-decay-fn")
+    words = timm.arguments(Case(schedule, TOTAL)).split()
+    assert " ".join(words) in " ".join(export(schedule, to="timm", total=TOTAL).split())
+    given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
+    optimizer = torch.optim.SGD([parameter()], lr=given["lr"])
+    scheduler, epochs = create_scheduler(argparse.Namespace(**given), optimizer)
+    assert epochs == TOTAL
+    used = []
+    for epoch in range(epochs):
+        used.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)
+    np.testing.assert_allclose(used, schedule.rates(TOTAL), rtol=1e-12, atol=1e-16)
+
+
+def fit_with_lightning(configure, callback, epochs):
+    from lightning import pytorch as lightning
+
+    class Module(lightning.LightningModule):
+        configure_optimizers = configure
+
+        def __init__(self):
+            super().__init__()
+            self.weight = parameter()
+
+        def training_step(self, batch):
+            return (self.weight * batch).sum()
+
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Module(), torch.utils.data.DataLoader(torch.ones(10), batch_size=1))
+
+
+def test_lightning_is_told_of_another_length_and_of_the_wrong_unit():
+    made = run(Schedule("cosine", 0.5), "lightning")
+
+    def by_epoch(self):
+        both = made.configure_optimizers(self)
+        both["lr_scheduler"]["interval"] = "epoch"
+        return both
+
+    with pytest.warns(UserWarning, match="made for 40 updates, this run has 10: .* --total 10"):
+        fit_with_lightning(made.configure_optimizers, made.CheckSchedule(), epochs=1)
+    with pytest.warns(UserWarning, match="stepped every 1 epoch, but was made for every 1 step"):
+        fit_with_lightning(by_epoch, made.CheckSchedule(), epochs=4)

