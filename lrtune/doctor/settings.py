@@ -101,7 +101,7 @@ def _config(path: Path, text: str) -> Settings:
 
 
 def _parsed(path: Path, text: str) -> Any:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         if path.suffix.lower() == ".toml":
