@@ -9,6 +9,7 @@ from typing import Any
 
 from lrtune.export.case import Case, head, torch_code
 from lrtune.export.formula import ratio
+from lrtune.export.train_py import DECAY, arguments
 from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
 
@@ -72,19 +73,6 @@ def native(case: Case) -> tuple[str, Params] | None:
     return name, kwargs | {"t_in_epochs": False}
 
 
-def arguments(case: Case) -> str:
-    """The options of timm's train.py, in epochs; empty where they cannot say it."""
-    if native(case) is None or case.family not in SCHED:
-        return ""
-    words = SCHED[case.family](case)
-    if not words:
-        return ""
-    rise = f"--warmup-epochs {case.warmup}"
-    if case.warmup:
-        rise += f" --warmup-lr {case.start} --warmup-prefix"
-    return f"--lr {case.peak} --epochs {case.n} {rise} --sched {words}"
-
-
 def _folded(words: str) -> str:
     head, _, tail = words.partition(" --sched ")
     return f"    {head}\n    --sched {tail}"
@@ -118,9 +106,6 @@ def _tanh(case: Case) -> tuple[str, Params] | None:
     if ub > 5 or lb >= ub:
         return None  # 1 - tanh(ub) has lost its digits there
     return "TanhLRScheduler", {"t_initial": case.n, "lb": lb, "ub": ub, "lr_min": case.floor}
-
-
-DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 
 
 def _wsd(case: Case) -> tuple[str, Params]:
@@ -167,31 +152,6 @@ NATIVE: dict[str, Callable[[Case], tuple[str, dict[str, Any]] | None]] = {
     "wsd": _wsd,
 }
 
-
-def _sched_cosine(case: Case) -> str:
-    return f"cosine --min-lr {case.floor}" if case.params["T_max"] == case.n else ""
-
-
-# The rest of the command line, from --sched on.
-SCHED: dict[str, Callable[[Case], str]] = {
-    "constant": lambda case: "constant",
-    "step": lambda case: "step --decay-epochs {step_size} --decay-rate {gamma}".format(
-        **case.params
-    ),
-    "multistep": lambda case: (
-        "multistep --decay-milestones "
-        f"{' '.join(str(m + 1) for m in case.params['milestones'])} "
-        f"--decay-rate {case.params['gamma']}"
-    ),
-    "exponential": lambda case: f"step --decay-epochs 1 --decay-rate {case.params['gamma']}",
-    "linear": lambda case: f"poly --decay-rate 1.0 --min-lr {case.floor}",
-    "polynomial": lambda case: f"poly --decay-rate {case.knobs['power']} --min-lr {case.floor}",
-    "cosine": _sched_cosine,
-    "wsd": lambda case: (
-        f"wsd --decay-epochs {case.params['decay_steps']} "
-        f"--lr-decay-fn {DECAY[case.params['decay_shape']]} --min-lr {case.floor}"
-    ),
-}
 
 NATIVE_CODE = """
 from timm.scheduler import {name}

@@ -16,7 +16,11 @@ register(user.fall)
 PARTS = [Schedule("cosine", 0.3, 0.2), Schedule("spline", 0.5), Schedule("constant", 0.1)]
 KNOBS = {  # what the defaults do not show
     "cosine": [{"eta_min": 0.05}, {"T_max": 0.5, "eta_min": 0.1}],
-    "cosine_restarts": [{"T_0": 0.2, "T_mult": 1, "eta_min": 0.01}, {"T_0": 0.25, "T_mult": 1}],
+    "cosine_restarts": [
+        {"T_0": 0.2, "T_mult": 1, "eta_min": 0.01},
+        {"T_0": 0.25, "T_mult": 1},
+        {"T_0": 0.05, "T_mult": 3},
+    ],
     "cyclic": [{"mode": "triangular2"}, {"mode": "exp_range", "step_size_up": 0.1}],
     "one_cycle": [{"anneal_strategy": "linear"}, {"pct_start": 1 / 40}],
     "polynomial": [{"power": 3.0, "end_factor": 0.1}],
