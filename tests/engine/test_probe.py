@@ -188,7 +188,9 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize(("model", "message"), UNFIT.items(), ids=lambda v: getattr(v, "__name__", str(v))[:60])
+@pytest.mark.parametrize(
+    ("model", "message"), UNFIT.items(), ids=lambda v: getattr(v, "__name__", str(v))[:60]
+)
 @pytest.mark.parametrize("attempt", [1, 2])
 def test_unfit_and_why(model, message, attempt, six):
     """A second time too: some warnings come once."""
