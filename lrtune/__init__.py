@@ -4,6 +4,7 @@ The public names load on first use, so that ``import lrtune`` brings neither tor
 """
 
 import warnings
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from lrtune.confirmation import confirm
     from lrtune.errors import InputError, ScheduleWarning
     from lrtune.results.plan import Plan
-    from lrtune.run import open
+    from lrtune.run import open as open
     from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import FamilySampler, SchedulePruner, Space, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
@@ -39,6 +40,7 @@ _HOMES = {
     "tune": "lrtune.tuning",
 }
 
+# Without open: `from lrtune import *` would hide the builtin.
 __all__ = [
     "FAMILIES",
     "FamilySampler",
@@ -54,7 +56,6 @@ __all__ = [
     "confirm",
     "load",
     "load_task",
-    "open",
     "register",
     "report",
     "suggest",
@@ -65,6 +66,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lrtune' has no attribute {name!r}")
-    # Optuna brings tqdm, which asks every notebook for ipywidgets; nothing here needs them.
+    _quiet()
+    globals()[name] = value = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+@cache
+def _quiet() -> None:
+    # Optuna brings tqdm, which asks every notebook for ipywidgets; nothing here needs them. Once:
+    # whenever filters change, Python forgets which warnings it has shown.
     warnings.filterwarnings("ignore", "IProgress not found")
-    return getattr(import_module(_HOMES[name]), name)

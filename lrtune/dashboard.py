@@ -19,10 +19,11 @@ from optuna.storages import BaseStorage
 
 from lrtune.loopback import server_of
 from lrtune.results.answer import Verdict
-from lrtune.results.canvas import axis_title
+from lrtune.results.canvas import value_title
 from lrtune.results.note import beside_theirs, note, plain
 from lrtune.results.prose import decided
 from lrtune.results.wording import listed
+from lrtune.search.space import FAMILY
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -104,10 +105,11 @@ def serve(run: "Run", port: int | None, look: bool) -> None:
     study = run.study()  # what cannot be opened is an error here, not a page that stays empty
     storage = open_storage(run.storage)
     number = storage.get_study_id_from_name(study.study_name)
-    values = {study.study_name: axis_title(run.settings["objective"])}
+    values = {study.study_name: value_title(run.settings["objective"])}
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
-    for name in ("SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name, signal.SIGTERM), signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup means it
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     with server_of(app_of(storage, values), port, PORT) as server:
         address = f"http://127.0.0.1:{server.server_port}/dashboard/studies/{number}"
         try:
@@ -174,14 +176,16 @@ def _for_people(found: dict[str, Any], values: Mapping[str, str]) -> dict[str, A
         found["union_user_attrs"] = _theirs(found["union_user_attrs"])
     for trial in found.get("trials", []) + found.get("best_trials", []):
         trial["user_attrs"] = _theirs(trial["user_attrs"])
+        params = {entry["name"]: entry["param_external_value"] for entry in trial["params"]}
+        if FAMILY not in params:  # a trial of another study in the same storage
+            continue
         known = {entry["key"]: entry["value"] for entry in trial["user_attrs"]}
         ended = known.get("ended", "")
         if ended.startswith("diverged"):
             # Optuna 5 keeps constraints by name, where the dashboard does not look yet.
             trial["constraints"] = [1.0]
         if not trial["note"]["body"]:
-            family = next((p["param_external_value"] for p in trial["params"]), "")
-            said = (f"**{plain(family)}**", plain(known.get("resolved", "")), plain(ended))
+            said = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
             trial["note"]["body"] = "\n\n".join(part for part in said if part)
     return found
 

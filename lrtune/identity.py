@@ -13,7 +13,7 @@ from torch import nn
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.search import Space
-from lrtune.settings import FORMAT
+from lrtune.settings import FORMAT, hidden
 from lrtune.tasks import Task
 from lrtune.tasks.load import check_seed
 
@@ -134,9 +134,14 @@ def check_same(
                     f"{now.get(name)}): give another --out, or bring the data back"
                 )
             raise InputError(
-                f"{where}: was searched with {name}={then.get(name)!r}, "
-                f"now {name}={now.get(name)!r}: give another --out, or remove it to start over"
+                f"{where}: was searched with {name}={_shown(then.get(name))}, "
+                f"now {name}={_shown(now.get(name))}: "
+                "give another --out, or remove it to start over"
             )
+
+
+def _shown(value: object) -> str:
+    return repr(hidden(value) if isinstance(value, str) else value)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST = "127.0.0.1"
+FRAMED = ("Content-Security-Policy", "frame-ancestors 'none'")  # else clicks could be stolen
 OURS = {HOST, "localhost"}  # whatever the port: it may come through a tunnel
 
 
@@ -52,7 +53,10 @@ def server_of(app: "WSGIApplication", port: int | None, preferred: int) -> WSGIS
 def _guarded(app: "WSGIApplication") -> "WSGIApplication":
     """Refuses what another site's page asks for: the app itself asks nobody who they are."""
 
-    def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+    def answer(environ: "WSGIEnvironment", begin: "StartResponse") -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return begin(status, [*headers, FRAMED], *more)
+
         host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
         if _name(host) in OURS and origin in (None, f"http://{host}"):
             return app(environ, start)

@@ -14,6 +14,7 @@ from lrtune.results.markup import Markup, aligned, join, number, tag
 from lrtune.results.palette import look
 from lrtune.results.prose import decided, headline, nothing, subtitle
 from lrtune.results.summary import best, by_family
+from lrtune.results.wording import since
 
 if TYPE_CHECKING:
     from lrtune.run import Run
@@ -131,9 +132,9 @@ def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict 
     objective = settings["objective"]
     title = join([tag("strong", settings["study"]), subtitle(trials, settings)], " · ")
     if verdict is not None and decided(verdict):
-        newer = max(0, len(trials) - verdict["trials"])
-        since = tag("p", f"{newer} trials ended after this verdict.") if newer else Markup("")
-        return join([tag("p", title), Markup(verdict._repr_html_()), since])
+        newer = since(verdict, len(trials))
+        after = tag("p", newer) if newer else Markup("")
+        return join([tag("p", title), Markup(verdict._repr_html_()), after])
     known = best(trials, objective["direction"]) is not None
     answer = headline(trials, settings, verdict) if known else tag("p", nothing(trials))
     return join([tag("p", title), answer, _families(trials, objective)])

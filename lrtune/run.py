@@ -1,6 +1,5 @@
 """A run: a folder that holds a search and what it found."""
 
-import os
 from pathlib import Path
 
 import optuna
@@ -9,6 +8,7 @@ import pandas as pd
 from lrtune.best import best_json
 from lrtune.engine import Choice
 from lrtune.errors import InputError
+from lrtune.files import replace
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
@@ -83,10 +83,15 @@ class Run:
 
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""
-        path = self._verdict_path(total or self.settings["horizon"])
+        path = self.verdict_path(self.settings["horizon"] if total is None else total)
         if not path.exists():
             return None
         return Verdict(read_verdict(path.read_text(encoding="utf-8"), str(path)))
+
+    def verdict_path(self, horizon: int) -> Path:
+        """Where the verdict on a horizon is, or will be."""
+        own = horizon == self.settings["horizon"]
+        return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
 
     @property
     def horizons(self) -> list[int]:
@@ -95,11 +100,6 @@ class Run:
         others = [int(name) for name in names if name.isdecimal()]
         own = [self.settings["horizon"]] if (self.folder / VERDICT).exists() else []
         return sorted(own + others)
-
-    def newer_trials(self) -> int:
-        """Trials that ended after the verdict, which knows nothing of them; 0 where none is."""
-        verdict = self.verdict()
-        return 0 if verdict is None else max(0, len(self.trials()) - verdict["trials"])
 
     @property
     def figures(self) -> Figures:
@@ -117,9 +117,8 @@ class Run:
         from lrtune.results import report
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
-        parquet = self.folder / "trials.parquet.part"
-        parquet.write_bytes(trials.to_parquet(index=False))  # pyarrow wants names in UTF-8
-        os.replace(parquet, self.folder / "trials.parquet")
+        # Bytes, because pyarrow wants names in UTF-8.
+        replace(self.folder / "trials.parquet", trials.to_parquet(index=False))
         best = best_json(trials, self.settings, verdict)
         if best is not None:
             write_json(self.folder / "best.json", best)
@@ -129,7 +128,7 @@ class Run:
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
-        write_json(self._verdict_path(verdict["horizon"]), verdict)
+        write_json(self.verdict_path(verdict["horizon"]), verdict)
         self.write()
 
     def write_tensorboard(self) -> Path | None:
@@ -149,10 +148,6 @@ class Run:
         return tensorboard.write(
             self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
         )
-
-    def _verdict_path(self, horizon: int) -> Path:
-        own = horizon == self.settings["horizon"]
-        return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
 
 
 def open(folder: str | Path) -> Run:

@@ -1,15 +1,16 @@
 """run.json: what a run was asked to do and with what, as it is kept, checked and shown."""
 
 import json
-import os
+import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy.engine import make_url
 
 from lrtune.errors import InputError
+from lrtune.files import replace
 
 if TYPE_CHECKING:  # it brings torch
     from lrtune.engine import RangeTest
@@ -72,15 +73,37 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    os.replace(part, path)
+    replace(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def hidden(url: str) -> str:
+    """A storage's URL, or a word that holds one, without its passwords; other text as it is.
+
+    Example:
+        >>> hidden("--storage=mysql://me:secret@host/db")
+        '--storage=mysql://me:***@host/db'
+    """
+    # Also what is no URL to SQLAlchemy, whose errors are told: so up to the last @, not the first.
+    url = re.sub(r"(?i)([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", url)
+    return re.sub(r"(?s)(://[^:/@]*:).*@", r"\1***@", url)
+
+
+def hidden_in(command: str) -> str:
+    """A command without the passwords in its words."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # from Python anything may be given
+        return hidden(command)
+    shown = [hidden(word) for word in words]
+    return command if shown == words else shlex.join(shown)
 
 
 def without_password(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings to be shown and passed on: a storage's URL may hold a password."""
-    url = settings["storage"]
-    if url is None:
-        return settings
-    hidden = make_url(url).render_as_string(hide_password=True)
-    return settings | {"storage": hidden, "command": settings["command"].replace(url, hidden)}
+    shown = settings | {"command": hidden_in(settings["command"])}
+    if settings["storage"] is not None:
+        shown["storage"] = hidden(settings["storage"])
+    asked = settings.get("asked") or {}
+    if asked.get("storage") is not None:
+        shown["asked"] = asked | {"storage": hidden(asked["storage"])}
+    return shown

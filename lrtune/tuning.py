@@ -35,7 +35,7 @@ from lrtune.search.journal import mend
 from lrtune.search.prior import Prior
 from lrtune.search.pruner import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
-from lrtune.settings import range_test_json, write_json
+from lrtune.settings import hidden, range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
@@ -140,8 +140,8 @@ def tune(
             study = _new_study(folder, settings)
             if storage is not None and OWNER in study.user_attrs:
                 raise InputError(
-                    f"storage {storage}: its study {settings['study']} belongs to another run: "
-                    "give that run's --out to go on with it, or another --storage"
+                    f"storage {hidden(storage)}: its study {settings['study']} belongs to "
+                    "another run: give that run's --out to go on with it, or another --storage"
                 )
         choice = None if run is None else run.choice
         if choice is not None and choice.grants(engine, slots):

@@ -13,16 +13,19 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_dashboard import get_note
 
-from lrtune.dashboard import PUBLISHED, app_of, publish
+from lrtune.dashboard import PUBLISHED, app_of, publish, serve
 from lrtune.errors import InputError
 from lrtune.loopback import server_of
 from lrtune.results.note import WRITTEN, beside_theirs
 from lrtune.run import Run
+from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -31,13 +34,20 @@ def copy(run: Path, tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-def call(app, path: str, method: str = "GET", **headers: str) -> tuple[str, bytes]:
-    """Status and body of an app's answer."""
+def call(app, path: str, method: str = "GET", told=None, **headers: str) -> tuple[str, bytes]:
+    """Status and body of an app's answer; its headers are added to those told."""
     said: list[str] = []
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": ""}
     environ |= {"wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "SERVER_NAME": "127.0.0.1"}
     environ |= {"SERVER_PORT": "1", "wsgi.url_scheme": "http", **headers}
-    body = b"".join(app(environ, lambda status, _, *more: said.append(status)))
+
+    def start(status: str, found: list[tuple[str, str]], *_: object) -> None:
+        said.append(status)
+        (told if told is not None else []).extend(found)
+
+    answer = app(environ, start)
+    body = b"".join(answer)
+    getattr(answer, "close", lambda: None)()  # as a server does: it may be an open file
     return said[-1], body
 
 
@@ -119,7 +129,7 @@ def test_people_see_what_is_for_people(copy: Run) -> None:
 
 
 def test_a_trial_that_diverged_is_infeasible(copy: Run) -> None:
-    trial = copy.study().ask()
+    trial = copy.study().ask({FAMILY: CategoricalDistribution(["cosine", "constant"])})
     trial.set_user_attr("ended", "diverged: loss is nan")
     trial.set_constraint("diverged", 1.5)
     copy.study().tell(trial.number, state=optuna.trial.TrialState.PRUNED)
@@ -128,6 +138,49 @@ def test_a_trial_that_diverged_is_infeasible(copy: Run) -> None:
     for one in trials:
         ended = next(entry["value"] for entry in one["user_attrs"] if entry["key"] == "ended")
         assert one["constraints"] == [1.0] * ended.startswith("diverged")
+
+
+def test_a_study_of_others_is_shown_as_it_is(copy: Run) -> None:
+    storage = open_storage(copy.storage)
+    theirs = optuna.create_study(storage=storage, study_name="theirs")
+    trial = theirs.ask({"lr": FloatDistribution(0.1, 1.0)})
+    trial.set_user_attr("ended", "diverged: theirs")
+    theirs.tell(trial, 0.5)
+    (found,) = json.loads(call(app_of(storage, {}), "/api/studies/1")[1])["trials"]
+    assert found["note"]["body"] == "" and found["constraints"] == []
+    assert found["user_attrs"] == [{"key": "ended", "value": "diverged: theirs"}]
+
+
+def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict] = []
+    copy.settings["objective"] = copy.settings["objective"] | {"name": "a<b & $c", "unit": "<i>"}
+    monkeypatch.setattr("lrtune.dashboard.app_of", lambda _, values: given.append(values))
+    monkeypatch.setattr("lrtune.dashboard.server_of", interrupted)
+    before = [signal.getsignal(number) for number in ENDING]
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
+        with pytest.raises(KeyboardInterrupt):
+            serve(copy, None, look=False)
+        now = [signal.getsignal(number) for number in ENDING]
+    finally:
+        for number, handler in zip(ENDING, before, strict=True):
+            signal.signal(number, handler)
+    assert given == [{copy.study().study_name: "validation a<b & $c (<i>)"}]
+    assert now == [signal.default_int_handler, signal.SIG_IGN]
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
+@pytest.mark.parametrize("path", ["/api/studies", "/api/studies/7", "/dashboard/", "/nowhere"])
+def test_no_page_of_others_has_it_in_a_frame(run: Path, host: str, path: str) -> None:
+    with server_of(app_of(open_storage(Run(run).storage), {}), 0, 0) as server:
+        app = server.get_app()
+    told: list[tuple[str, str]] = []
+    call(app, path, told=told, HTTP_HOST=host)
+    assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
 
 
 HOSTS = {

@@ -102,12 +102,10 @@ def test_a_run_shows_its_answer_and_its_families(many, kind: str) -> None:
 
 
 def test_what_came_after_the_verdict_is_said(many) -> None:
-    trials, settings, verdict, finals = make("winner", *many)
-    assert "after this verdict" not in summary(trials, settings, Verdict(verdict))
+    trials, settings, verdict, _ = make("winner", *many)
+    assert "gone on since" not in summary(trials, settings, Verdict(verdict))
     older = Verdict(verdict | {"trials": len(trials) - 3})
-    assert "3 trials ended after this verdict" in summary(trials, settings, older)
-    assert Made(trials, settings, older, finals).newer_trials() == 3
-    assert Made(trials, settings).newer_trials() == 0
+    assert "gone on since, by 3 trials" in summary(trials, settings, older)
 
 
 def test_text_of_others_is_shown_as_text(many) -> None:

@@ -1,11 +1,13 @@
 import json
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -17,8 +19,9 @@ from lrtune import InputError
 from lrtune.engine import SerialPool
 from lrtune.run import Run
 from lrtune.schedule import Schedule
+from lrtune.search import load_study
 from lrtune.search.prior import Prior, published
-from lrtune.settings import without_password
+from lrtune.settings import hidden, hidden_in, without_password
 from lrtune.tasks.models import Normalize
 
 THREADS = torch.get_num_threads()
@@ -51,7 +54,7 @@ def test_what_a_run_leaves(run: Path) -> None:
     assert trials["peak_lr"].between(low, high).all()
     assert settings["range_test"]["base_lr"] is not None
     assert "<html" in (run / "report.html").read_text()[:200]
-    assert not list(run.glob("*.part"))
+    assert not list(run.glob("*.part")) and not list(run.glob(".*.json.*"))
 
 
 def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
@@ -228,8 +231,56 @@ def test_a_search_on_another_storage(tmp_path: Path) -> None:
 def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
     found = lrtune.open(shutil.copytree(run, tmp_path / "copy"))
     url = "mysql://me:secret@host/db"
-    found.settings |= {"storage": url, "command": f"lrtune search digits --storage {url}"}
+    command = f"lrtune search digits --storage {url}"
+    found.settings |= {"storage": url, "command": command, "asked": {"storage": url}}
     assert "secret" not in json.dumps(without_password(found.settings))
+
+
+URLS = {
+    "mysql://me:secret@host/db": "mysql://me:***@host/db",
+    "mysql://me:se'cret $1@host/db": "mysql://me:***@host/db",
+    "mysql://me:s@cret@host:3306/db": "mysql://me:***@host:3306/db",
+    "mysql://me@host/db?password=secret&ssl=1": "mysql://me@host/db?password=***&ssl=1",
+    "sqlite:////tmp/a:b@c.db": "sqlite:////tmp/a:b@c.db",
+    "mysql://host:3306/db": "mysql://host:3306/db",
+    "no url": "no url",
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("option", [["--storage", "{}"], ["--storage={}"]])
+def test_passwords_are_hidden_in_urls_and_commands(url: str, option: list[str]) -> None:
+    assert hidden(url) == URLS[url]
+    before, after = ([word.format(it) for word in option] for it in (url, URLS[url]))
+    assert shlex.split(hidden_in(shlex.join(before))) == after
+
+
+def test_what_is_no_command_has_no_password_either() -> None:
+    assert "secret" not in hidden_in("it's --storage mysql://me:secret@host/db")
+    plain = "lrtune search digits  --epochs 2 | tee log"
+    assert hidden_in(plain) == plain
+
+
+def test_errors_name_a_storage_without_its_password(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "mysql+nosuch://me:secret@host/db"
+    with pytest.raises(InputError, match=r"storage mysql\+nosuch://me:\*\*\*@host/db") as told:
+        load_study(url, "study")
+    assert "secret" not in str(told.value)
+    with pytest.raises(InputError, match="me:") as told:
+        again(run, tmp_path / "copy", storage=url)
+    assert "secret" not in str(told.value)
+    memory = optuna.storages.InMemoryStorage()
+    monkeypatch.setattr("lrtune.search.store.open_storage", lambda _: memory)
+    with pytest.raises(InputError, match="has no study") as told:
+        load_study(url, "study")
+    assert "secret" not in str(told.value)
+
+
+def test_no_horizon_is_no_verdict(run: Path) -> None:
+    assert lrtune.open(run).verdict(0) is None
+    assert lrtune.open(run).verdict_path(0) == run / "verdict-0.json"
 
 
 def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:

@@ -74,7 +74,6 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self._monitor = f"eval_{monitor.removeprefix('eval_')}"
         self._averaging = averaging
         self._averages: _Averages | None = None
-        self._busy = False
         # On the object: else every class of Trainer would need a subclass. The Trainer asks it for
         # a scheduler once the number of updates is known and before it loads a checkpoint.
         trainer.create_scheduler = self._create_scheduler
@@ -105,7 +104,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Report; prune."""
         trainer = self._trainer
-        if self._busy or not trainer.is_in_train or not state.global_step:
+        if not trainer.is_in_train or not state.global_step:
             return
         if self._monitor not in metrics:
             if not isinstance(trainer.eval_dataset, dict):  # else another one's turn is to come
@@ -126,13 +125,24 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         """The objective of the averaged weights."""
         if self._averages is None:
             return None
-        self._busy = True
-        try:
-            with self._averages.in_place():
-                metrics = self._trainer.evaluate(metric_key_prefix=AVERAGED)
-        finally:
-            self._busy = False
+        trainer = self._trainer
+        logged = len(trainer.state.log_history)
+        with self._averages.in_place(), _no_callbacks(trainer.callback_handler):
+            metrics = trainer.evaluate(metric_key_prefix=AVERAGED)
+        for logs in trainer.state.log_history[logged:]:
+            own = {name: value for name, value in logs.items() if name != "step"}  # as they were
+            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, own)
         return float(metrics[AVERAGED + self._monitor.removeprefix("eval")])
+
+
+@contextmanager
+def _no_callbacks(handler: Any) -> Iterator[None]:
+    """For an evaluation that is ours alone: others look for an ``eval_loss`` in each."""
+    callbacks, handler.callbacks = handler.callbacks, []
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks
 
 
 class _PerUpdate:

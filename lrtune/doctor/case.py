@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrtune.doctor.fit import Fit, fit
-from lrtune.doctor.log import Log, by_stair, stairs
-from lrtune.schedule.family import Array
+from lrtune.doctor.log import Log, by_stair, distinct, stairs
 
 STAIRS = ("constant", "step")  # families whose rates are stairs themselves
 # Of the peak: a decay that ends above it has been cut short. Our own search draws cosines that end
@@ -89,9 +88,3 @@ class Case:
         rose = self.log.rates[-1] > 1.02 * self.log.rates[: levels[-1]].max()
         grew = bool(np.all(np.diff(self.log.rates) >= 0))
         return stay <= 1.5 * before and (rose or grew) and self.log.rates[0] < 0.999 * self.top
-
-
-def distinct(rates: Array) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
-    """Where runs of equal rates begin."""
-    moved = np.abs(np.diff(rates)) > 1e-9 * np.max(np.abs(rates), initial=0.0)
-    return np.concatenate([np.zeros(1, np.intp), np.flatnonzero(moved) + 1])

@@ -23,7 +23,7 @@ def is_rate(name: str) -> bool:
     >>> [is_rate(name) for name in ("lr-SGD/pg1", "train/learning_rate", "loss", "lr_loss")]
     [True, True, False, False]
     """
-    return name.lower() == "rate" or RATE.fullmatch(name) is not None
+    return name.lower() in ("rate", "rates") or RATE.fullmatch(name) is not None
 
 
 def read_csv(path: Path) -> list[Log]:
@@ -53,7 +53,7 @@ def read_jsonl(path: Path) -> list[Log]:
 def _row(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(f"{path}: line {number} is not JSON (cut short?): {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{path}: line {number}: expected an object, got {type(row).__name__}")
@@ -96,7 +96,7 @@ def read_json(path: Path) -> list[Log]:
     """Hugging Face's trainer_state.json, or a list of rows, or columns by name."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         if "\n{" in path.read_text(encoding="utf-8").strip():
             return read_jsonl(path)
         raise InputError(f"{path}: not JSON (cut short?): {error}") from error
@@ -117,6 +117,8 @@ def _trainer_state(path: Path, state: Mapping[str, Any]) -> list[Log]:
     rows = [row for row in state["log_history"] if isinstance(row, dict)]
     logs = from_rows(str(path), [row for row in rows if "learning_rate" in row] or rows)
     total, done = state.get("max_steps"), state.get("global_step")
+    if not isinstance(total, int | float) or not 0 < total < math.inf:
+        total = None
     read = []
     for log in logs:
         # transformers logs at update k, counted from one, the rate that this update used.
@@ -127,7 +129,7 @@ def _trainer_state(path: Path, state: Mapping[str, Any]) -> list[Log]:
                 log.name,
                 shifted,
                 log.rates,
-                total=int(total) if isinstance(total, int | float) and total > 0 else None,
+                total=None if total is None else int(total),
                 epochs=epoch,
                 updates=done if isinstance(done, int) else None,
                 notes=log.notes,
@@ -141,7 +143,7 @@ def _first(row: Mapping[str, Any], names: Iterable[str]) -> float | None:
     for name in names:
         try:
             return float(lower[name])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return None
 
@@ -149,7 +151,7 @@ def _first(row: Mapping[str, Any], names: Iterable[str]) -> float | None:
 def _number(where: str, name: str, number: int, value: object) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{where}: row {number + 1}: {name}={str(value)[:40]!r}: not a number"
         ) from error

@@ -8,7 +8,7 @@ from scipy.optimize import least_squares
 
 from lrtune.doctor.curve import Curve
 from lrtune.doctor.curves import CURVES
-from lrtune.doctor.log import Log
+from lrtune.doctor.log import Log, distinct
 from lrtune.doctor.seen import Seen
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
@@ -84,6 +84,10 @@ def fit(log: Log, families: Container[str] = FAMILIES) -> Fit | None:
 
 
 def _fitted(curve: Curve, seen: Seen, log: Log) -> Fit | None:
+    # Fewer levels than settings, and a horizon comes out of any rates.
+    needed = 2 + len(curve.bounds[0]) + 2 * bool(curve.warmup and seen.slope)
+    if curve.ends and len(distinct(log.rates)) < needed:
+        return None
     at, wanted = _thinned(log)
     top = seen.top
     best: tuple[float, Array] | None = None

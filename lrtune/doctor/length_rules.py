@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from lrtune.doctor.case import ANNEALED, Case, distinct
+from lrtune.doctor.case import ANNEALED, Case
 from lrtune.doctor.finding import Finding, share, times_of
+from lrtune.doctor.log import distinct
 
 MANY = 10  # times too fast: an epoch's length rather than a number of processes
-REST = 0.10  # of a run at a floor above zero that is no choice any more
+REST = 1 / 3  # of a run at a floor that is no choice any more
+SHORT = 0.10  # the same, at a rate above zero that is too low to be a floor
+FLOOR = 0.01  # of the peak: the lowest rate that is a floor
 
 
 def counted_twice(case: Case) -> Finding | None:
@@ -78,11 +81,13 @@ def overshoot(case: Case) -> Finding | None:
         end = float(case.log.steps)
     if horizon is None or horizon >= end - max(1.5, 0.01 * end, case.log.gap):
         return _tail(case)
-    before = case.log.at <= horizon
-    low, last = float(case.log.rates[before].min()), float(case.log.rates[-1])
+    before = case.log.rates[case.log.at <= max(horizon, case.log.at[0])]
+    # The lowest of the decay: a warmup may begin below the floor.
+    low, last = float(before[np.argmax(before) :].min()), float(case.log.rates[-1])
     low = min(low, float(case.log.rates[np.argmin(np.abs(case.log.at - horizon))]))
     rose = last - low > 0.005 * case.top
-    stays = end - horizon < REST * end and low > 0
+    rest = REST if low >= FLOOR * case.top else SHORT
+    stays = end - horizon < rest * end and low > 0
     if not rose and stays:
         return None
     times = times_of(end / horizon)

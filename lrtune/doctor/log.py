@@ -119,6 +119,12 @@ def _alike(a: Log, b: Log) -> bool:
     return bool(np.allclose(a.rates / tops[0], b.rates / tops[1], atol=1e-6, equal_nan=True))
 
 
+def distinct(rates: Array) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":
+    """Where runs of equal rates begin."""
+    moved = np.abs(np.diff(rates)) > 1e-9 * np.max(np.abs(rates), initial=0.0)
+    return np.concatenate([np.zeros(1, np.intp), np.flatnonzero(moved) + 1])
+
+
 def stairs(log: Log) -> int:
     """Updates that each rate is kept for, where all are kept equally long; else 1.
 

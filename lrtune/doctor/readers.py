@@ -55,6 +55,8 @@ def read(path: Path) -> list[Log]:
         return _by_content(path)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not text: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply to be read") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 

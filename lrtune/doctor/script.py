@@ -1,9 +1,11 @@
 """A training script as a syntax tree: schedulers that it makes, and where it steps them."""
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import dropwhile
+from typing import Any, TypeAlias
 
 # Positional arguments after the optimizer, of those whose settings doctor looks at.
 SCHEDULERS: Mapping[str, Sequence[str]] = {
@@ -23,64 +25,68 @@ ARGUMENTS = ("TrainingArguments", "Seq2SeqTrainingArguments", "SFTConfig")
 
 
 @dataclass(frozen=True, slots=True)
+class Loop:
+    """The loop over epochs that steps a scheduler, where it certainly does so every time.
+
+    Attributes:
+        name: that is stepped.
+        epochs: how many, as it is written after names are filled in.
+        count: how many, where that is certain.
+        batches: whether the step is in a loop over batches within it.
+    """
+
+    name: str
+    epochs: str
+    count: int | None
+    batches: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A scheduler, or the arguments of a Trainer, as the script makes it.
 
     Attributes:
         name: of the class or function.
         line: where.
-        target: the name that it is given, or "".
+        targets: the names that it is given.
         values: what the arguments are, where that can be worked out.
         shown: the arguments, as they are written after names are filled in.
+        read: whether any of its names is read.
+        loop: that steps it; None: not known for certain.
     """
 
     name: str
     line: int
-    target: str
+    targets: tuple[str, ...]
     values: dict[str, Any]
     shown: dict[str, str]
+    read: bool
+    loop: Loop | None
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """What is seen of a script.
+Path: TypeAlias = tuple[ast.AST, ...]  # a node with those around it, the module first
 
-    Attributes:
-        calls: schedulers and arguments.
-        epochs: of the loop around a `step()`, by the name stepped: as written, filled in.
-        inner: whether that `step()` is in a loop over batches, by name.
-        names: how often a name is read.
-    """
 
-    calls: tuple[Call, ...]
-    epochs: dict[str, str]
-    inner: dict[str, bool]
-    names: dict[str, int]
-
-    @classmethod
-    def of(cls, tree: ast.Module) -> "Script":
-        """Read a syntax tree; nothing is run."""
-        once = _assigned_once(tree)
-        fill = _Fill(once)
-        calls, epochs, inner = [], {}, {}
-        targets = {
-            id(node.value): ast.unparse(node.targets[0])
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (call := _call(node, targets, fill)):
-                calls.append(call)
-        for name, loops in _stepped(tree, []):
-            ranges = [loop for loop in loops if _range(loop)]
-            inner[name] = len(loops) > 1 or (len(loops) == 1 and not ranges)
-            if ranges and isinstance(ranges[0].iter, ast.Call):
-                epochs[name] = ast.unparse(fill.visit(_copy(ranges[0].iter.args[-1])))
-        names: dict[str, int] = {}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
-                names[ast.unparse(node)] = names.get(ast.unparse(node), 0) + 1
-        return cls(tuple(sorted(calls, key=lambda c: c.line)), epochs, inner, names)
+def calls(tree: ast.Module) -> tuple[Call, ...]:
+    """What a script makes, from its syntax tree; nothing is run."""
+    stored = _stored(tree)
+    fill = _Fill(_assigned_once(tree, stored))
+    read: set[str] = set()
+    steps: dict[str, list[Path]] = {}
+    made: list[Path] = []
+    for path in _paths(tree):
+        node = path[-1]
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            read.add(ast.unparse(node))
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr == "step":
+                steps.setdefault(ast.unparse(node.func.value), []).append(path)
+            if _name(node) in SCHEDULERS or _name(node) in ARGUMENTS:
+                made.append(path)
+    # A name that is stepped at two places, or stands for two things, tells nothing for certain.
+    sure = {name: at[0] for name, at in steps.items() if len(at) == 1 and stored[name] == 1}
+    found = [_call(path, fill, read, sure) for path in made]
+    return tuple(sorted(found, key=lambda call: call.line))
 
 
 class _Fill(ast.NodeTransformer):
@@ -97,20 +103,35 @@ def _copy(node: ast.expr) -> ast.expr:
     return ast.parse(ast.unparse(node), mode="eval").body
 
 
-def _assigned_once(tree: ast.Module) -> dict[str, ast.expr]:
+def _paths(node: ast.AST, around: Path = ()) -> Iterator[Path]:
+    path = (*around, node)
+    yield path
+    for child in ast.iter_child_nodes(node):
+        yield from _paths(child, path)
+
+
+def _stored(tree: ast.Module) -> Counter[str]:
+    """How often each name is given something."""
+    return Counter(
+        name
+        for node in ast.walk(tree)
+        for name in (
+            [node.id] if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+            else [node.arg] if isinstance(node, ast.arg)
+            else [node.asname or node.name] if isinstance(node, ast.alias)
+            else []
+        )
+    )  # fmt: skip
+
+
+def _assigned_once(tree: ast.Module, stored: Counter[str]) -> dict[str, ast.expr]:
     """Names with one literal value in the whole script."""
-    values: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            values.setdefault(ast.unparse(node.targets[0]), []).append(node.value)
-        elif isinstance(node, ast.AugAssign | ast.For):
-            values.setdefault(ast.unparse(node.target), []).extend([ast.Constant(0)] * 2)
-        elif isinstance(node, ast.arg):
-            values.setdefault(node.arg, []).extend([ast.Constant(0)] * 2)
     return {
-        name: found[0]
-        for name, found in values.items()
-        if len(found) == 1 and worked_out(found[0]) is not None
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and worked_out(node.value) is not None
+        for target in node.targets
+        if isinstance(target, ast.Name) and stored[target.id] == 1
     }
 
 
@@ -139,34 +160,61 @@ def worked_out(node: ast.expr) -> Any:
         return None
 
 
-def _call(node: ast.Call, targets: Mapping[int, str], fill: _Fill) -> Call | None:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-    if name not in SCHEDULERS and name not in ARGUMENTS:
-        return None
-    positional = SCHEDULERS.get(name, ())
-    given = dict(zip(positional, node.args[1:], strict=False))
+def _name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+
+
+def _call(path: Path, fill: _Fill, read: set[str], steps: Mapping[str, Path]) -> Call:
+    node, parent = path[-1], path[-2]
+    assert isinstance(node, ast.Call)
+    name = _name(node)
+    given = dict(zip(SCHEDULERS.get(name, ()), node.args[1:], strict=False))
     given |= {k.arg: k.value for k in node.keywords if k.arg and k.arg != "optimizer"}
     filled = {key: fill.visit(_copy(value)) for key, value in given.items()}
+    targets = tuple(map(ast.unparse, parent.targets)) if isinstance(parent, ast.Assign) else ()
+    stepped = [target for target in targets if target in steps]
     return Call(
         name,
         node.lineno,
-        targets.get(id(node), ""),
+        targets,
         {key: worked_out(value) for key, value in filled.items()},
         {key: ast.unparse(value)[:60] for key, value in filled.items()},
+        not read.isdisjoint(targets),
+        _loop(stepped[0], path, steps[stepped[0]], fill) if len(stepped) == 1 else None,
     )
 
 
-def _range(loop: ast.For) -> bool:
+# Loops around a step, and whether each is over a range: epochs, or epochs and their batches.
+EPOCHS = ([True], [True, False])
+BRANCHES = (ast.If, ast.Try, ast.With)
+
+
+def _loop(name: str, made: Path, step: Path, fill: _Fill) -> Loop | None:
+    """The loop over epochs around a step, from where the scheduler is made."""
+    shared = sum(a is b for a, b in zip(made, step, strict=False))
+    around = list(dropwhile(lambda node: isinstance(node, BRANCHES), step[shared:-1]))
+    loops = [node for node in around if isinstance(node, ast.For)]
+    plain = all(isinstance(node, ast.For | ast.With | ast.Expr) for node in around)
+    once = all(isinstance(node, (ast.Assign, *BRANCHES)) for node in made[shared:-1])
+    inside = all(step[step.index(loop) + 1] in loop.body for loop in loops)
+    over = [_range(loop) for loop in loops]
+    if not (plain and once and inside) or [one is not None for one in over] not in EPOCHS:
+        return None
+    given = [fill.visit(_copy(value)) for value in over[0] or ()]
+    leaves = any(isinstance(n, ast.Break | ast.Continue | ast.Return) for n in ast.walk(loops[0]))
+    count = _count([worked_out(value) for value in given])
+    written = ast.unparse(given[0]) if len(given) == 1 else str(count or "")
+    return Loop(name, written, None if leaves else count, len(loops) == 2)
+
+
+def _range(loop: ast.For) -> Sequence[ast.expr] | None:
     call = loop.iter
-    return isinstance(call, ast.Call) and ast.unparse(call.func) in ("range", "trange")
+    over = isinstance(call, ast.Call) and ast.unparse(call.func) in ("range", "trange")
+    return call.args if over and isinstance(call, ast.Call) else None
 
 
-def _stepped(node: ast.AST, loops: list[ast.For]) -> Iterator[tuple[str, list[ast.For]]]:
-    """Every `name.step(...)` with the loops around it."""
-    called = node.func if isinstance(node, ast.Call) else None
-    if isinstance(called, ast.Attribute) and called.attr == "step":
-        yield ast.unparse(called.value), loops
-    inside = [*loops, node] if isinstance(node, ast.For) else loops
-    inside = [] if isinstance(node, ast.FunctionDef) else inside
-    for child in ast.iter_child_nodes(node):
-        yield from _stepped(child, inside)
+def _count(given: Sequence[Any]) -> int | None:
+    try:
+        return len(range(*given))
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrtune.doctor.columns import is_rate
 from lrtune.doctor.finding import Finding
-from lrtune.doctor.script import Call, Script
+from lrtune.doctor.script import Call, calls
 from lrtune.doctor.written import EPOCHS, NAMES, RATES, WARMUPS, in_call, in_config
 from lrtune.errors import InputError
 
@@ -39,11 +40,12 @@ def is_settings(path: Path) -> bool:
         return False
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False  # the reader of logs says what is wrong with it
-    return isinstance(data, dict) and any(
-        not isinstance(value, list) for _, value in _scheduler_keys(data)
-    ) and "log_history" not in data  # fmt: skip
+    if not isinstance(data, dict) or "log_history" in data:
+        return False
+    rates = any(is_rate(key) and isinstance(value, list) for key, value in data.items())
+    return not rates and any(_scheduler_keys(data))
 
 
 def read_settings(path: Path) -> Settings:
@@ -63,23 +65,23 @@ def read_settings(path: Path) -> Settings:
 
 def _script(path: Path, text: str) -> Settings:
     try:
-        script = Script.of(ast.parse(text))
+        made = calls(ast.parse(text))
     except (SyntaxError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not Python: {error}") from error
-    if not script.calls:
+    if not made:
         raise InputError(
             f"{path}: makes no scheduler that doctor knows (torch's, transformers' "
             "TrainingArguments): give the log or the checkpoint of a run"
         )
     found, unknown = [], []
-    for call in script.calls:
-        findings, unread = in_call(script, call)
+    for call in made:
+        findings, unread = in_call(call)
         found += findings
         if unread:
             unknown.append(
                 f"line {call.line}: {', '.join(unread)} of {call.name}: known only when it runs"
             )
-    return Settings(tuple(_said(call) for call in script.calls), tuple(found), tuple(unknown))
+    return Settings(tuple(_said(call) for call in made), tuple(found), tuple(unknown))
 
 
 def _said(call: Call) -> str:
@@ -107,7 +109,7 @@ def _parsed(path: Path, text: str) -> Any:
         if path.suffix.lower() == ".toml":
             return tomllib.loads(text)
         return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         said = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: is not {path.suffix[1:].upper()}: {said}") from error
 

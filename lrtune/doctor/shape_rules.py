@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from lrtune.doctor.case import Case, distinct
+from lrtune.doctor.case import Case
 from lrtune.doctor.finding import Finding, share
+from lrtune.doctor.log import distinct
 
 
 def not_finite(case: Case) -> Finding:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrtune.doctor.finding import Finding
-from lrtune.doctor.script import ARGUMENTS, Call, Script
+from lrtune.doctor.script import ARGUMENTS, Call
 
 # The argument that is the horizon, in steps of the scheduler.
 HORIZON = {
@@ -20,60 +20,57 @@ RATES = ("learning_rate", "lr")
 NAMES = ("lr_scheduler_type", "lr_scheduler", "scheduler", "sched")
 
 
-def in_call(script: Script, call: Call) -> tuple[list[Finding], list[str]]:
+def in_call(call: Call) -> tuple[list[Finding], list[str]]:
     """What is wrong with a call, and the arguments that matter and cannot be worked out."""
     if call.name in ARGUMENTS:
         findings, _ = in_config({k: v for k, v in call.values.items() if v is not None})
         return findings, [name for name, value in call.values.items()
                           if value is None and name in (*WARMUPS, "max_steps")]  # fmt: skip
-    found = [one for rule in (_never_stepped, _unit, _warmup) if (one := rule(script, call))]
+    found = [one for rule in (_never_stepped, _unit, _warmup) if (one := rule(call))]
     horizon = HORIZON.get(call.name)
     unread = [horizon] if horizon in call.values and call.values[horizon] is None else []
     return found, [] if found else unread
 
 
-def _never_stepped(script: Script, call: Call) -> Finding | None:
-    if not call.target or script.names.get(call.target) or "." in call.target:
+def _never_stepped(call: Call) -> Finding | None:
+    if call.read or not call.targets or any("." in target for target in call.targets):
         return None
-    if any(name.startswith(f"{call.target}.") for name in script.names):
-        return None
+    name = call.targets[0]
     return Finding(
         "never-stepped",
-        f"line {call.line}: {call.target} = {call.name}(...) is not used anywhere: the rate stays "
+        f"line {call.line}: {name} = {call.name}(...) is not used anywhere: the rate stays "
         "where it is",
         "scheduler.step() was forgotten",
-        f"call {call.target}.step() after optimizer.step(), or hand it to the trainer",
+        f"call {name}.step() after optimizer.step(), or hand it to the trainer",
     )
 
 
-def _unit(script: Script, call: Call) -> Finding | None:
+def _unit(call: Call) -> Finding | None:
     """A horizon against the loop that steps it."""
-    name, argument = call.target, HORIZON.get(call.name, "")
-    epochs, shown = script.epochs.get(name), call.shown.get(argument)
-    if name not in script.inner or epochs is None:
-        return None
+    loop, argument = call.loop, HORIZON.get(call.name, "")
+    shown = call.shown.get(argument)
     batches = shown is not None and "len(" in shown
     if call.name == "OneCycleLR" and "steps_per_epoch" in call.shown:
         shown, batches = "epochs * steps_per_epoch", True
-    if shown is None:
+    if loop is None or shown is None:
         return None
     written = f"line {call.line}: {call.name} is for {shown} steps"
-    if script.inner[name] and shown == epochs:
+    if loop.batches and shown == loop.epochs:
         return Finding(
             "wrong-unit",
             f"{written}, the number of epochs, and is stepped after every batch",
             "a schedule made for epochs is stepped after every batch",
-            f"move {name}.step() to the end of the epoch, or multiply by len(loader)",
+            f"move {loop.name}.step() to the end of the epoch, or multiply by len(loader)",
         )
-    if not script.inner[name] and batches:
+    if not loop.batches and batches:
         return Finding(
             "wrong-unit",
-            f"{written} and is stepped once an epoch, {epochs} times in all",
+            f"{written} and is stepped once an epoch",
             "a schedule made for updates is stepped once an epoch",
-            f"move {name}.step() into the loop over batches",
+            f"move {loop.name}.step() into the loop over batches",
         )
-    meant, made = call.values.get(argument), _whole(epochs)
-    if not script.inner[name] and isinstance(meant, int) and made and meant != made:
+    meant, made = call.values.get(argument), loop.count
+    if not loop.batches and isinstance(meant, int) and made and meant != made:
         over = meant < made
         return Finding(
             "overshoot" if over else "never-annealed",
@@ -84,11 +81,7 @@ def _unit(script: Script, call: Call) -> Finding | None:
     return None
 
 
-def _whole(text: str) -> int | None:
-    return int(text) if text.isdigit() else None
-
-
-def _warmup(script: Script, call: Call) -> Finding | None:
+def _warmup(call: Call) -> Finding | None:
     warmup = call.values.get("num_warmup_steps")
     return _too_long(warmup, call.values.get("num_training_steps"), f"line {call.line}: ", "steps")
 

@@ -47,6 +47,7 @@ class Child:
                 [sys.executable, "-c", PROGRAM.format([*map(str, sys.path)], theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=2,  # what a user's model prints is no result of ours, nor an event
                 process_group=0,  # Ctrl-C in the terminal is for us; and see kill
             )
         self._ended = False

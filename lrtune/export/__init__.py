@@ -18,7 +18,7 @@ EXPORTERS: dict[str, str] = {
     "json": "lrtune.export.table:as_json",
 }
 # Their schedules say what the rate is, and nothing of momentum.
-RATES_ALONE = ("timm", "keras", "optax")
+RATES_ALONE = ("keras", "optax")
 
 
 def export(schedule: Schedule, *, to: str, total: int) -> str:

@@ -8,6 +8,9 @@ from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Knobs, Params
 from lrtune.schedule.schedule import Schedule
 
+# Our names of the decays of `wsd` -> those of timm and of transformers.
+DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
+
 
 @dataclass(frozen=True)
 class Case:

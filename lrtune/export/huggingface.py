@@ -6,7 +6,7 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.case import Case, head, torch_code
+from lrtune.export.case import DECAY, Case, head, torch_code
 from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
 
@@ -87,9 +87,6 @@ def _restarts(case: Case) -> tuple[str, Params] | None:
     if case.knobs["eta_min"] or rest or not same_length or not on_time:
         return None
     return "cosine_with_restarts", {"num_cycles": cycles}
-
-
-DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 
 
 def _wsd(case: Case) -> tuple[str, Params]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrtune.errors import InputError
+from lrtune.export.templates import CLOSED, HEAD, LAMBDA, NATIVE, RISE_THEN_NATIVE
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Params
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD, WORST, Mode
@@ -17,7 +18,8 @@ from lrtune.schedule.shapes import pchip
 def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
     """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
-    Stepped past the total, it keeps the rate of the last update.
+    An open loop stepped past the total keeps the rate of the last update. All parameter groups get
+    the same rate; `Schedule.torch` keeps the ratios between them.
 
     Args:
         schedule: what to write out.
@@ -124,165 +126,3 @@ FORMULAS: dict[str, Formula] = {
         lambda p: p | dict(zip(("module", "name"), p["function"].split(":"), strict=True)),
     ),
 }
-
-HEAD = '''\
-"""{family}: {doc} ({source}).
-
-For {total} calls of scheduler.step(), one after every optimizer update. Written by lrtune from
-{json}
-"""
-'''
-
-NATIVE = '''
-from torch.optim.lr_scheduler import {name}
-
-
-class Held{name}({name}):
-    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
-
-    def step(self):
-        if self.last_epoch < {last}:
-            super().step()
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    return Held{name}(optimizer, {arguments})
-'''
-
-RISE_THEN_NATIVE = '''
-from torch.optim.lr_scheduler import {name}, LinearLR, SequentialLR
-
-
-class HeldSequentialLR(SequentialLR):
-    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
-
-    def step(self):
-        if self.last_epoch < {last}:
-            super().step()
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    warmup = LinearLR(optimizer, start_factor={start}, total_iters={warmup})
-    body = {name}(optimizer, {arguments})
-    return HeldSequentialLR(optimizer, [warmup, body], milestones=[{warmup}])
-'''
-
-LAMBDA = '''
-import math
-
-from torch.optim.lr_scheduler import LambdaLR
-
-
-def ratio(t):
-    """The rate of update t over the peak."""
-{ratio}
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    return LambdaLR(optimizer, ratio)
-'''
-
-PLATEAU = """
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-
-def make_scheduler(optimizer):
-    # Call scheduler.step(metric) after every validation, and only then.
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    return ReduceLROnPlateau(optimizer, {arguments})
-"""
-
-RISE_THEN_PLATEAU = '''
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-
-class WarmupThenPlateau(ReduceLROnPlateau):
-    """Call step() after every update and step(metric) after every validation."""
-
-    def __init__(self, optimizer):
-        super().__init__(optimizer, {arguments})
-        self.update = 0
-        self.rise()
-
-    def step(self, metrics=None):
-        if metrics is None:
-            self.update += 1
-            if self.update <= {warmup}:
-                self.rise()
-        elif self.update >= {warmup}:
-            super().step(metrics)
-
-    def rise(self):
-        for group in self.optimizer.param_groups:
-            group["lr"] = {peak} * ({start} + (1 - {start}) * self.update / {warmup})
-
-
-make_scheduler = WarmupThenPlateau
-'''
-
-GREEDY = '''
-
-class Greedy:
-    """Call step() after every update and step(metric) after every validation."""
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-        self.update, self.rate, self.best = 0, {peak}, {worst}
-        self.good, self.bad, self.window = 0, 0, []
-        self.apply()
-
-    def step(self, metric=None):
-        if metric is None:
-            self.update += 1
-        elif self.update >= {warmup}:
-            self.validate(float(metric))
-        self.apply()
-
-    def validate(self, metric):
-        self.window = [*self.window, metric][-{smooth}:]
-        average = sum(self.window) / len(self.window)
-        gain = self.best - average if "{mode}" == "min" else average - self.best
-        if gain > {threshold}:
-            self.best, self.good, self.bad = average, self.good + 1, 0
-        else:
-            self.good, self.bad = 0, self.bad + 1
-        if self.good > {patience}:
-            self.good = 0
-            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
-        elif self.bad > {patience}:
-            self.bad = 0
-            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
-
-    def change(self, rate):
-        if abs(rate - self.rate) > {eps}:
-            self.rate = rate
-
-    def apply(self):
-        rising = self.update < {warmup}
-        rise = {start} + (1 - {start}) * self.update / {warmup} if rising else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate * rise
-
-    def get_last_lr(self):
-        return [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self):
-        return {{key: value for key, value in vars(self).items() if key != "optimizer"}}
-
-    def load_state_dict(self, state):
-        vars(self).update(state)
-        self.apply()
-
-
-make_scheduler = Greedy
-'''
-
-# family -> without a warmup, with one
-CLOSED = {"plateau": (PLATEAU, RISE_THEN_PLATEAU), "greedy": (GREEDY, GREEDY)}

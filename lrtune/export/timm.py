@@ -7,9 +7,9 @@ train.py can say the same of epochs, the docstring has them.
 from collections.abc import Callable
 from typing import Any
 
-from lrtune.export.case import Case, head, torch_code
+from lrtune.export.case import DECAY, Case, head, torch_code
 from lrtune.export.formula import ratio
-from lrtune.export.train_py import DECAY, arguments
+from lrtune.export.train_py import arguments
 from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
 
@@ -37,11 +37,10 @@ def timm(schedule: Schedule, total: int) -> str:
     if schedule.closed_loop:
         # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.
         stepped = case.family == "greedy" or case.warmup
-        code = FED.format(
-            code=torch_code(case).strip().replace("make_scheduler", "torch_scheduler"),
-            on_update="self.scheduler.step()" if stepped else "pass  # validations alone count",
-        )
-        return head(case, how + HOW_FED, "timm") + code
+        on_update = "self.scheduler.step()" if stepped else "pass  # validations alone count"
+        return head(case, how + HOW_FED, "timm") + _wrapped(case, on_update, ON_METRIC)
+    if schedule.cycles_momentum:  # timm's own are of the rate alone
+        return head(case, how, "timm") + _wrapped(case, UP_TO, "pass  # updates alone count")
     found = native(case)
     if found is None:
         code = ratio(case, "np")
@@ -56,6 +55,11 @@ def timm(schedule: Schedule, total: int) -> str:
     return head(case, how, "timm") + NATIVE_CODE.format(
         name=name, peak=case.peak, lines=lines.replace("'", '"')
     )
+
+
+def _wrapped(case: Case, on_update: str, on_epoch: str) -> str:
+    code = torch_code(case).strip().replace("make_scheduler", "torch_scheduler")
+    return WRAPPED.format(code=code, on_update=on_update, on_epoch=on_epoch)
 
 
 def native(case: Case) -> tuple[str, Params] | None:
@@ -191,11 +195,11 @@ def make_scheduler(optimizer):
     return Ratio(optimizer)
 '''
 
-FED = '''
+WRAPPED = '''
 {code}
 
 
-class Fed:
+class Wrapped:
     """A torch scheduler with timm's interface."""
 
     def __init__(self, optimizer):
@@ -207,9 +211,14 @@ class Fed:
         {on_update}
 
     def step(self, epoch, metric=None):
-        if metric is not None:  # of the validation
-            self.scheduler.step(metric)
+        {on_epoch}
 
 
-make_scheduler = Fed
+make_scheduler = Wrapped
 '''
+
+ON_METRIC = """if metric is not None:  # of the validation
+            self.scheduler.step(metric)"""
+
+UP_TO = """for _ in range(num_updates - self.scheduler.last_epoch):
+            self.scheduler.step()"""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from lrtune.export.case import Case
+from lrtune.export.case import DECAY, Case
 
 
 def arguments(case: Case) -> str:
@@ -14,10 +14,6 @@ def arguments(case: Case) -> str:
     if case.warmup:
         rise += f" --warmup-lr {case.start} --warmup-prefix"
     return f"--lr {case.peak} --epochs {case.n} {rise} --sched {words}"
-
-
-# our names of the decays -> timm's
-DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 
 
 def _sched_cosine(case: Case) -> str:

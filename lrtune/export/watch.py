@@ -23,16 +23,19 @@ from lrtune.export.plan import Plan, Unit
 Pace: TypeAlias = Literal["never", "slow", "even", "fast"]
 
 # Counts from which the pace is judged, and the ratio that is no accident: a loss scaler of torch
-# skips 16 updates at most before its scale, 2**16 at first, has come down to 1.
-EARLY, OFF = 50, 1.75
+# skips 16 updates at most before its scale, 2**16 at first, has come down to 1. As it may begin
+# with a larger scale, "fast" has to hold out until a later count.
+EARLY, LATER, OFF = 50, 200, 1.75
 # Less of the way than this is a wrong total rather than a last batch that was dropped.
 NEARLY = 0.9
 
-RIGHT: dict[Unit, Pace] = {"update": "even", "epoch": "slow"}
+# An epoch may be one batch: that is told from a step by batch only by going past the total.
+RIGHT: dict[Unit, tuple[Pace, ...]] = {"update": ("even",), "epoch": ("slow", "even")}
 ONCE_AN_EPOCH = "call step() once an epoch, or give total in updates and unit='update'"
 WAY_OUT: dict[tuple[Unit, Pace], str] = {
     ("update", "never"): "call step() after every update",
-    ("update", "slow"): "call step() after every update, or give total in epochs and unit='epoch'",
+    ("update", "slow"): "call step() after every update, or give total in epochs and unit='epoch' "
+    "(or unit='epoch' if total counts calls of step())",
     ("update", "even"): "give as total the updates of the whole run, its calls of optimizer.step()",
     ("update", "fast"): "call step() once after every update (a scheduler that Accelerate prepared "
     "is stepped once for each process: leave it out of prepare())",
@@ -90,10 +93,10 @@ class Watch:
         if past:
             stays = "the rate stays at its last value"
             self._say("past", f"{made} more often{self._beside('')}: {stays}; {way}")
-        elif "pace" not in self.said and max(self._counts) >= EARLY and self._counts[1]:
-            if self.pace != RIGHT[plan.unit]:
+        elif "pace" not in self.said and self._judged:
+            if self.pace not in RIGHT[plan.unit]:
                 self._say("pace", f"{made} {self._rhythm}: {way}")
-            self.said.add("pace")  # judged once, early
+            self.said.add("pace")  # judged once
 
     def end(self) -> None:
         """Say how far the schedule came, if that was not to its end and the run is over.
@@ -113,7 +116,8 @@ class Watch:
                 "end",
                 f"the run ended at {plan.unit} {self.update:,} of total={plan.total:,}"
                 f"{self._beside('step() was called ')}, at a rate of {rate:.3g}; the schedule ends "
-                f"at {last:.3g}. Unless it was stopped on purpose, {WAY_OUT[plan.unit, self.pace]}",
+                f"at {last:.3g}. Unless it was stopped on purpose (early stopping, an error), "
+                f"{WAY_OUT[plan.unit, self.pace]}",
             )
 
     @property
@@ -121,11 +125,17 @@ class Watch:
         """Steps beside updates; where those are not counted, as it should be."""
         steps, updates = self._counts
         if not updates:
-            return RIGHT[self.plan.unit]
+            return RIGHT[self.plan.unit][0]
         if not self.steps:
             return "never"
         ratio = steps / updates
         return "fast" if ratio >= OFF else "slow" if ratio <= 1 / OFF else "even"
+
+    @property
+    def _judged(self) -> bool:
+        """Whether there are counts, and enough of them to judge the pace by."""
+        enough = LATER if self.pace == "fast" else EARLY
+        return self._counts[1] > 0 and max(self._counts) >= enough
 
     @property
     def _counts(self) -> tuple[int, int]:
@@ -184,8 +194,9 @@ def _at_exit() -> None:
     """Let the process's scheduler say that it never came to its end.
 
     False alarms are worse than silence. So: only the one scheduler of a process that trained with
-    one, for many are a search, whose trials end early by design; and neither after an exception
-    (a run that was broken off) nor at a prompt or in a notebook, where people try things.
+    one, for many are a search, whose trials end early by design; and neither after an uncaught
+    exception (a run that was broken off) nor at a prompt or in a notebook, where people try
+    things. A `break` or a `sys.exit` looks like any other end, so the sentence allows for them.
     """
     if len(_trained) == 1 and not hasattr(sys, "last_value") and not hasattr(sys, "ps1"):
         _trained[0].end()

@@ -136,10 +136,15 @@ def words(name: str) -> str:
     return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
 
 
+def value_title(metric: Mapping[str, Any]) -> str:
+    """A validation metric and its unit."""
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    return f"validation {words(metric['name'])}{unit}"
+
+
 def axis_title(metric: Mapping[str, Any]) -> str:
     """A validation metric and its unit as the title of an axis."""
-    unit = f" ({safe(metric['unit'])})" if metric.get("unit") else ""
-    return f"validation {safe(words(metric['name']))}{unit}"
+    return value_title({name: safe(metric.get(name) or "") for name in ("name", "unit")})
 
 
 def rounded(values: Array, digits: int = 5) -> list[float]:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from lrtune.errors import InputError
-from lrtune.results import page
+from lrtune.files import replace
 from lrtune.results.comparison import markdown, render
 from lrtune.results.kept import read_verdict
 from lrtune.results.ranks import TASK, sentences, wins
@@ -210,6 +210,6 @@ def write(paths: Iterable[str | Path], out: str | Path) -> Comparison:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out={str(out)!r}: cannot be a folder: {error.strerror}") from error
-    page.replace(out / "compare.parquet", rows.to_parquet(index=False))
-    page.replace(out / "compare.html", render(rows, won, said).encode())
+    replace(out / "compare.parquet", rows.to_parquet(index=False))
+    replace(out / "compare.html", render(rows, won, said).encode())
     return Comparison(rows, won, said, out / "compare.html")

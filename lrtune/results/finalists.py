@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.files import plain
 from lrtune.results.early import figures_in
-from lrtune.results.kept import plain
 from lrtune.results.plan import Finalist
 from lrtune.results.summary import curve_of, ranked
 from lrtune.schedule import Schedule

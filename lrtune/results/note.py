@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pandas as pd
 
 from lrtune.results.answer import Verdict
-from lrtune.results.markup import aligned, count, number
+from lrtune.results.markup import aligned, count, limited, number
 from lrtune.results.prose import Run, decided, headline, subtitle
 from lrtune.results.summary import by_family
 
@@ -129,7 +129,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _fenced(text: str) -> str:
     """Text as a block of code, in a fence that it does not hold itself."""
-    text = _clean(text)
+    text = limited(_clean(text))
     runs = [len(run) for run in re.findall("`+", text)]
     fence = "`" * max(3, *(length + 1 for length in runs), 0)
     return f"{fence}\n{text}\n{fence}"

@@ -1,10 +1,7 @@
-"""A page that needs nothing else, not even a network; and a file written whole or not at all."""
+"""A page that needs nothing else, not even a network."""
 
 import html
-import os
-import tempfile
 from importlib import resources
-from pathlib import Path
 
 from lrtune.results.markup import Markup, limited
 
@@ -36,19 +33,6 @@ def shell(title: str, body: Markup, scripts: str = "") -> str:
             f"<script>{_resource('report.js')}</script></body></html>\n",
         ]
     )
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: a reader meets the old one or the new one, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp made it for its owner alone
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _resource(name: str) -> str:

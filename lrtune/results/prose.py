@@ -21,6 +21,7 @@ from lrtune.results.markup import (
     text,
 )
 from lrtune.results.summary import beside, best, best_of_each, by_end, by_family
+from lrtune.results.wording import since
 from lrtune.schedule import Schedule
 
 BASELINES = ("constant", "cosine")
@@ -67,11 +68,7 @@ def _confirmed(trials: pd.DataFrame, verdict: Verdict) -> Markup:
     best_row = verdict["families"][0]
     schedule = Schedule.from_dict(best_row["schedule"])
     settings = f"The settings of {best_row['family']}: {_settings(schedule)}."
-    newer = len(trials) - verdict.get("trials", len(trials))
-    since = (
-        f"The search has gone on since, by {plural(newer, 'trial', 'trials')}: lrtune confirm "
-        "takes in what is better."
-    )
+    newer = since(verdict, len(trials))
     return join(
         [
             tag(
@@ -83,7 +80,7 @@ def _confirmed(trials: pd.DataFrame, verdict: Verdict) -> Markup:
                 css="answer",
             ),
             tag("ul", *(tag("li", sentence) for sentence in others)),
-            tag("p", since, css="caveat") if newer > 0 else Markup(""),
+            tag("p", newer, css="caveat") if newer else Markup(""),
         ]
     )
 

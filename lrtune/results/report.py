@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
+from lrtune.files import replace
 from lrtune.results import page, sections, stopping, tables
 from lrtune.results.answer import Verdict
 from lrtune.results.finals import standings
@@ -68,5 +69,5 @@ def write(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = render(trials, run, verdict, finals)
-    page.replace(path, content.encode(errors="backslashreplace"))
+    replace(path, content.encode(errors="backslashreplace"))
     return path

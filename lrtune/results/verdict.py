@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.files import plain
 from lrtune.results.contest import contest
-from lrtune.results.kept import FORMAT, plain
+from lrtune.results.kept import FORMAT
 from lrtune.results.outcome import Result, Standing
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import ANCHOR, quickest, target_of

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrtune.results.canvas import words
-from lrtune.results.markup import number
+from lrtune.results.markup import number, plural
 
 
 def split_of(verdict: Mapping[str, Any]) -> str:
@@ -44,6 +44,17 @@ def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) 
     unit = verdict["objective"].get("unit")
     ends = ("–" if end is None else number(end, 3) for end in (low, high))
     return f"{' to '.join(ends)}{' ' + unit if unit else ''}"
+
+
+def since(verdict: Mapping[str, Any], trials: int) -> str:
+    """That the search has gone on since the verdict, if it has; it has ``trials`` by now."""
+    newer = trials - verdict.get("trials", trials)
+    if newer <= 0:
+        return ""
+    return (
+        f"The search has gone on since, by {plural(newer, 'trial', 'trials')}: lrtune confirm "
+        "takes in what is better."
+    )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from lrtune.doctor import Case, Finding, Settings, examine, findings
 from lrtune.doctor.facts import facts, fitted
 from lrtune.errors import InputError
 from lrtune.results.palette import look
-from lrtune.screen.console import console_of, copyable, named, say
+from lrtune.screen.console import console_of, copyable, harmless, named, say
 from lrtune.screen.plot import Curve, plot
 
 SAMPLES = 400  # of a curve, which no terminal is wide enough for
@@ -30,7 +30,7 @@ def diagnose(what: Path, total: int | None, warmup: int | None, out: Path | None
     if out is not None:
         from lrtune.doctor.figure import figure
 
-        print(f"wrote {save.save(figure(found), out)}")
+        print(harmless(f"wrote {save.save(figure(found), out)}"))
     return count
 
 

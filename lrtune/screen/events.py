@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lrtune.results.kept import plain
+from lrtune.files import plain
 from lrtune.screen.console import console_of, say
 from lrtune.screen.pace import Pace
 from lrtune.search import Board
+from lrtune.settings import hidden_in
 from lrtune.tally import Tally
 from lrtune.tasks import Task
 
@@ -58,7 +59,7 @@ class Events:
             optimizer=task.optimizer,
             objective={"name": objective.name, "direction": objective.direction},
             horizon=task.horizon,
-            **facts,
+            **{**facts, "command": hidden_in(facts["command"])},
         )
 
     def tell(self, line: str) -> None:
@@ -112,22 +113,27 @@ class Events:
     def finished(self, run: "Run", total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
         from lrtune.results.answer import sentences
+        from lrtune.results.prose import decided
         from lrtune.results.summary import by_end
+        from lrtune.results.wording import since
 
-        verdict = run.verdict(total)
+        horizon = run.settings["horizon"] if total is None else total
+        verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
+            said = [*sentences(verdict), since(verdict, len(trials))]
+            winner = verdict["families"][0]["schedule"] if decided(verdict) else None
             kept = ("family", "place", "mean", "low", "high", "gap", "best", "seeds", "lost")
             rows = [{name: row[name] for name in kept} for row in verdict["families"]]
             found = {name: verdict["answer"][name] for name in ("place", "families")}
-            self._emit("verdict", **found, sentences=sentences(verdict), standings=rows)
-        best, ended = run.best(), by_end(run.trials()).to_dict("records")
+            self._emit("verdict", **found, sentences=[*filter(None, said)], standings=rows)
+        files = [*FILES, run.verdict_path(horizon).name]
         self._emit(
             "finished",
             run=str(run.folder),
-            horizon=run.settings["horizon"] if total is None else total,
-            trials={row["end"]: row["trials"] for row in ended},
-            winner=best and best.to_dict(),
-            files={n: str(run.folder / n) for n in FILES if (run.folder / n).exists()},
+            horizon=horizon,
+            trials={row["end"]: row["trials"] for row in by_end(trials).to_dict("records")},
+            winner=winner,
+            files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
     def close(self) -> None:

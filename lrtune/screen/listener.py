@@ -73,7 +73,7 @@ class Quiet:
         if total is None or verdict is None:
             print_result(run, self._console)
         else:
-            print_verdict(verdict, self._console)
+            print_verdict(verdict, self._console, len(run.trials()))
 
     def close(self) -> None:
         """Nothing is left to take away."""
@@ -119,8 +119,9 @@ class Screen(Quiet):
             panel = Panel(board.share, left, [*counts, said], rows, "best", "trials")
             self._block.show(panel)
             return
-        best = rows[0] if rows and board.best else None
-        leader = "" if best is None else f"; best: {best.family}, {self._value} {best.value:.4g}"
+        best, leader = board.best, ""
+        if best is not None:
+            leader = f"; best: {best.schedule.family}, {self._value} {best.value:.4g}"
         self.tell(f"{board.share:4.0%}  {counts[0]}, {left}{leader}")
 
     def finals(self, tally: Tally) -> None:

@@ -100,7 +100,7 @@ class Panel:
             )
         for number, row in enumerate(rows):
             first = number == 0 and isfinite(row.value)
-            style = "dim" if row.out else "bold" if first else ""
+            style = "bold" if first else "dim" if row.out else ""
             cells = {"behind": "–" if first else _figure(row.gap, 2), "now": row.now, **row.more}
             cells["peak_lr"] = _figure(row.peak_lr)
             shown = [_figure(row.value, 4), str(row.count or "–")]

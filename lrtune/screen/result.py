@@ -14,12 +14,14 @@ from lrtune.best import best_json
 from lrtune.results.answer import sentences
 from lrtune.results.canvas import words
 from lrtune.results.early import spared
-from lrtune.results.markup import number
+from lrtune.results.markup import count, number
 from lrtune.results.summary import by_end, by_family, saved
+from lrtune.results.wording import since
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
 
 TOP = 8  # families in the ranking
+LEAD = {"winner": "winner", "tie": "first of the tie"}  # what the first is, by a verdict's place
 
 
 def show(folder: Path, as_json: bool) -> None:
@@ -28,22 +30,23 @@ def show(folder: Path, as_json: bool) -> None:
     if not as_json:
         print_result(run, console)
         return
-    found = best_json(run.trials(), run.settings, run.verdict())
-    print(json.dumps({"run": str(folder), "best": found, "verdict": run.verdict()}, indent=2))
+    trials, verdict = run.trials(), run.verdict()
+    found = {"run": str(folder), "best": best_json(trials, run.settings, verdict)}
+    newer = "" if verdict is None else since(verdict, len(trials))
+    print(json.dumps(found | {"verdict": verdict, "since": newer or None}, indent=2))
 
 
 def print_result(run: Run, console: Console) -> None:
     """Who won, by how much over whom, and where it is written."""
     best, trials, verdict = run.best(), run.trials(), run.verdict()
     if verdict is not None:
-        print_verdict(verdict, console)
+        print_verdict(verdict, console, len(trials))
     elif best is not None:
         _print_ranking(run, trials, console)
     if best is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
-        tie = verdict is not None and verdict["answer"]["place"] == "tie"
-        say(console, f"{'first of the tie' if tie else 'winner'}: {best}")
+        say(console, f"{lead(verdict)}: {best}")
     ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ended)}")
     for said in (spared(trials, run.settings["horizon"]), saved(trials)):
@@ -55,23 +58,29 @@ def print_result(run: Run, console: Console) -> None:
         copyable(console, f"torch code: lrtune export {where}")
 
 
+def lead(verdict: Mapping[str, Any] | None) -> str:
+    """What a run's best schedule is, by its verdict."""
+    place = "" if verdict is None else verdict["answer"]["place"]
+    return LEAD.get(place, "best trial of the search")
+
+
 def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
     """The families as the search alone ranks them."""
     objective = run.settings["objective"]
     families = by_family(trials, objective["direction"])
-    shown = ("best", "median", "trials", "pruned", "diverged")
+    shown = {"best": number, "median": number, "trials": count, "pruned": count, "diverged": count}
     table = table_of("family", *shown, "best peak_lr")
     for row in families.head(TOP).to_dict("records"):
-        figures = (f"{row[name]:.4g}" for name in shown)
-        table.add_row(row["family"], *figures, f"{row['peak_lr']:.3g}")
+        figures = (as_text(row[name]) for name, as_text in shown.items())
+        table.add_row(row["family"], *figures, number(row["peak_lr"], 3))
     say(console, f"validation {words(objective['name'])} by family, one seed")
     console.print(table)
     if len(families) > TOP:
         say(console, f"and {len(families) - TOP} families more: see the report")
 
 
-def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
-    """The finalists, and the verdict in words."""
+def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
+    """The finalists, the verdict in words, and whether the search has more trials by now."""
     objective = verdict["objective"]
     unit = f", {objective['unit']}" if objective.get("unit") else ""
     table = table_of("family", "", "score", "95 % interval", "behind", "best", "seeds")
@@ -84,7 +93,7 @@ def print_verdict(verdict: Mapping[str, Any], console: Console) -> None:
     what = f"{verdict['split']} {words(objective['name'])}{unit}"
     say(console, f"finals: {what}, {verdict['horizon']:,} updates")
     console.print(table)
-    for sentence in sentences(verdict):
+    for sentence in filter(None, [*sentences(verdict), since(verdict, trials)]):
         say(console, sentence)
 
 

@@ -43,7 +43,7 @@ class Row:
 
 
 def race(board: Board, objective: str) -> list[Row]:
-    """The families: those still racing before those that dropped out, the best first."""
+    """The families: the best, then those still racing, then those that dropped out."""
     families = [*board.racing, *(f for f in board.by_family if f not in board.racing)]
     under_way: dict[str, list[Running]] = {family: [] for family in families}
     for trial in board.running.values():
@@ -64,7 +64,8 @@ def race(board: Board, objective: str) -> list[Row]:
         gap = board.loss_of(own) - board.loss_of(best)
         peak = own.schedule.peak_lr
         rows.append(Row(family, own.value, gap, peak, count, now, out, more))
-    return sorted(rows, key=lambda row: (row.out, not isfinite(row.gap), row.gap))
+    first = best and best.schedule.family  # which may have dropped out since
+    return sorted(rows, key=lambda r: (r.family != first, r.out, not isfinite(r.gap), r.gap))
 
 
 def finals(tally: Tally, minimize: bool) -> list[Row]:

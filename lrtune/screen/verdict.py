@@ -13,7 +13,7 @@ from lrtune.results.horizons import agreement, outlook
 from lrtune.results.plan import finalists_in, plan_in
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
-from lrtune.screen.result import print_verdict
+from lrtune.screen.result import LEAD, lead, print_verdict
 
 
 def show_verdict(
@@ -25,7 +25,7 @@ def show_verdict(
     horizon = run.settings["horizon"] if total is None else total
     told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
     found = told.pop(horizon, None)
-    others = [v for v in told.values() if v["answer"]["place"] in ("winner", "tie")]
+    others = [v for v in told.values() if v["answer"]["place"] in LEAD]
     where = shlex.quote(str(folder))
     if found is None and not others:
         raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
@@ -34,7 +34,7 @@ def show_verdict(
         copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
         best = run.best()
         assert best is not None
-        say(console, f"the winner so far, stretched to it: {best}")
+        say(console, f"the {lead(run.verdict())} so far, stretched to it: {best}")
         say(console, f"  {best.resolve(horizon)}")
         return
     plan = plan_in(found)
@@ -44,7 +44,7 @@ def show_verdict(
         plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
     if plan != plan_in(found):
         found = judged(run, plan, horizon, finalists_in(found))
-    print_verdict(found, console)
-    if found["answer"]["place"] in ("winner", "tie"):
+    print_verdict(found, console, len(run.trials()))
+    if found["answer"]["place"] in LEAD:
         for other in others:
             say(console, agreement(found, other))

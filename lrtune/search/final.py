@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from lrtune.errors import InputError, as_utf8
+from lrtune.files import plain
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves
-from lrtune.search.store import without_nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Final:
         """As a line of the log."""
         kept = {name: getattr(self, name) for name in self.__slots__}
         kept |= {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
-        found: dict[str, Any] = without_nan(kept)
+        found: dict[str, Any] = plain(kept)
         return found
 
 

@@ -14,9 +14,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError, as_utf8
+from lrtune.files import plain
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves, Record
 from lrtune.search.space import FAMILY, SCHEDULE
+from lrtune.settings import hidden
 from lrtune.tasks.metrics import Direction
 
 # Trial attribute: {"index", "slot", "clock", "owner"}; of those that our sampler drew, "trunk" (a
@@ -47,7 +49,8 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
         InputError: there is none, or the storage cannot be opened.
     """
     lost = InputError(
-        f"storage {storage}: has no study {name!r}: restore it, or remove the run's folder"
+        f"storage {hidden(str(storage))}: has no study {name!r}: restore it, or remove the run's "
+        "folder"
     )
     if isinstance(storage, Path) and not storage.is_file():
         raise lost
@@ -56,7 +59,7 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
     except KeyError as error:
         raise lost from error
     except Exception as error:  # every backend has errors of its own
-        raise InputError(f"storage {storage}: {_first_line(error)}") from error
+        raise _unusable(storage, error) from error
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
@@ -80,11 +83,13 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
             **kept,
         )
     except Exception as error:  # every backend has errors of its own
-        raise InputError(f"storage {storage}: {_first_line(error)}") from error
+        raise _unusable(storage, error) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _unusable(storage: str | Path, error: Exception) -> InputError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    url = str(storage)
+    return InputError(f"storage {url}: {first}".replace(url, hidden(url)))
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
@@ -131,7 +136,7 @@ def save_record(trial: optuna.Trial, record: Record) -> None:
     """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
     kept = {name: getattr(record, name) for name in KEPT}
     kept["curves"] = {field.name: getattr(record.curves, field.name) for field in fields(Curves)}
-    trial.set_user_attr(RECORD, without_nan(kept))
+    trial.set_user_attr(RECORD, plain(kept))
     said = (f"{name} {_short(value)}" for name, value in record.resolved.items())
     trial.set_user_attr(RESOLVED, ", ".join(said))
 
@@ -155,15 +160,6 @@ def records(study: optuna.Study) -> list[Record]:
         for trial in unique_trials(study)
         if trial.state.is_finished() and RECORD in trial.user_attrs
     ]
-
-
-def without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity, and not every storage and browser lets them pass."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _curve(values: list[float | None]) -> list[float]:

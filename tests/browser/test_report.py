@@ -10,7 +10,7 @@ pytestmark = pytest.mark.browser
 RUNS = ("tiny", "digits", "thousand")
 DESKTOP, PHONE = 1280, 390
 ALWAYS = {"answer", "settings", "families", "curves", "peak", "budget", "stopping", "trials"}
-ALWAYS |= {"record"}
+ALWAYS |= {"inside", "record"}
 FINALS = {"tiny": set(), "digits": {"finals"}, "thousand": {"finals"}}
 
 # Of each figure: the traces in its data, in plotly's hands, to be painted, and painted.

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 import lrtune
 from tests.callbacks import trainings
 from tests.callbacks.trainings import (
+    EPOCHS,
     FAMILIES,
     FRAMEWORKS,
     TOTAL,
@@ -85,6 +86,38 @@ def test_huggingface_reports_the_better_of_current_and_averaged(tmp_path: Path) 
     plain = HuggingFace(asked("cosine", params=trial.params), tmp_path, averaging=0)
     plain.train()
     assert torch.equal(plain.weights, training.weights)  # the averages were taken out again
+
+
+def test_huggingfaces_other_callbacks_see_the_current_weights_alone(tmp_path: Path) -> None:
+    from transformers import EarlyStoppingCallback, TrainerCallback
+
+    evaluated: list[float] = []
+    logged: list[float] = []
+
+    class Reader(TrainerCallback):
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            evaluated.append(kwargs["metrics"]["eval_loss"])
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            logged.extend(v for k, v in kwargs["logs"].items() if k == "averaged_loss")
+
+    arguments = {
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
+    training = HuggingFace(asked("cosine"), tmp_path, averaging=0.3, arguments=arguments)
+    before = list(training.trainer.callback_handler.callbacks)
+    early = EarlyStoppingCallback(early_stopping_patience=EPOCHS)
+    for callback in (Reader(), early):
+        training.trainer.add_callback(callback)
+    training.train()
+    logs = training.trainer.state.log_history
+    assert evaluated == [entry["eval_loss"] for entry in logs if "eval_loss" in entry]
+    assert logged == [entry["averaged_loss"] for entry in logs if "averaged_loss" in entry]
+    assert len(evaluated) == len(logged) == EPOCHS
+    assert training.trainer.callback_handler.callbacks[: len(before)] == before
 
 
 def test_the_averages_are_those_of_torch(tmp_path: Path) -> None:

@@ -102,6 +102,17 @@ def accelerated(make: made.Make, updates: int, **more: Any) -> Callable[[Path], 
     return lambda folder: made.as_events(folder, made.accelerate(make, updates, **more))
 
 
+def named(name: str, warmup: int = 0, **more: Any) -> Callable[[Path], Path]:
+    """A schedule as the Trainer makes it, without the cost of a Trainer."""
+
+    def make(optimizer: Any) -> Any:
+        from transformers import get_scheduler
+
+        return get_scheduler(name, optimizer, warmup, 60, scheduler_specific_kwargs=more)
+
+    return torch_csv(make, 60)
+
+
 LINEAR = "get_linear_schedule_with_warmup"
 
 BROKEN: dict[str, Broken] = {
@@ -202,18 +213,12 @@ SOUND: dict[str, Callable[[Path], Path]] = {
     "Trainer: cosine with warmup, seldom logged": hf(
         lr_scheduler_type="cosine", warmup_steps=6, every=7
     ),
-    "Trainer: constant with warmup": hf(lr_scheduler_type="constant_with_warmup", warmup_steps=6),
-    "Trainer: constant": hf(lr_scheduler_type="constant"),
-    "Trainer: cosine with restarts": hf(
-        lr_scheduler_type="cosine_with_restarts", lr_scheduler_kwargs={"num_cycles": 3}
-    ),
-    "Trainer: warmup, stable, decay": hf(
-        lr_scheduler_type="warmup_stable_decay",
-        warmup_steps=6,
-        lr_scheduler_kwargs={"num_decay_steps": 20},
-    ),
-    "Trainer: inverse square root": hf(lr_scheduler_type="inverse_sqrt", warmup_steps=6),
-    "Trainer: polynomial": hf(lr_scheduler_type="polynomial"),
+    "transformers: constant with warmup": named("constant_with_warmup", 6),
+    "transformers: constant": named("constant"),
+    "transformers: cosine with restarts": named("cosine_with_restarts", num_cycles=3),
+    "transformers: warmup, stable, decay": named("warmup_stable_decay", 6, num_decay_steps=20),
+    "transformers: inverse square root": named("inverse_sqrt", 6),
+    "transformers: polynomial": named("polynomial"),
     "Trainer: cosine to a floor": hf(
         lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}
     ),

@@ -3,13 +3,13 @@
 import functools
 from pathlib import Path
 
+import frameworks
 import numpy as np
 import pytest
 from cases import BROKEN, SOUND, Broken, checkpoint, hf, of, torch_csv
 
 from lrtune.doctor import Case, examine, findings
 from lrtune.doctor.columns import read_csv
-from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
 
 
@@ -40,10 +40,10 @@ FITTED = {
     "Trainer: linear": "linear",
     "Trainer: cosine with warmup": "cosine",
     "Trainer: cosine with warmup, seldom logged": "cosine",
-    "Trainer: constant with warmup": "constant",
-    "Trainer: cosine with restarts": "cosine_restarts",
-    "Trainer: warmup, stable, decay": "wsd",
-    "Trainer: inverse square root": "inverse_sqrt",
+    "transformers: constant with warmup": "constant",
+    "transformers: cosine with restarts": "cosine_restarts",
+    "transformers: warmup, stable, decay": "wsd",
+    "transformers: inverse square root": "inverse_sqrt",
     "Lightning: OneCycleLR per step": "one_cycle",
     "Lightning: cosine per epoch": "cosine",
     "torch: warm restarts": "cosine_restarts",
@@ -83,8 +83,6 @@ def test_no_schedule_of_ours_is_called_broken(family: str, tmp_path: Path) -> No
 
 
 def test_a_checkpoint_gives_the_rates_that_torch_used(log_of) -> None:
-    import frameworks
-
     for make in (
         of("CosineAnnealingLR", 40),
         of("CosineAnnealingWarmRestarts", 7, 2),
@@ -107,12 +105,47 @@ def test_what_a_state_does_not_keep_is_said(log_of) -> None:
 
 
 def test_a_checkpoint_of_several_processes(log_of, tmp_path: Path) -> None:
-    import frameworks
-
     path = frameworks.as_checkpoint(tmp_path, of("CosineAnnealingLR", 400), 200, global_step=50)
     (case,) = cases_of(path)
     (one,) = findings(case)
     assert one.name == "stepped-too-often" and "200 steps in 50 updates: 4 for each" in one.seen
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [1e-3, 1e-3, 5e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4],
+        [0.1, 1, 1, 0.1, 0.1, 0.1],
+        [0.5, 1, 1, 0.5, 0.25, 0.25, 0.25, 0.25],
+        np.repeat([1, 2, 1, 0.5, 0.5], 40),
+        [1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5],
+    ],
+)
+def test_a_few_levels_prove_no_horizon(rates, tmp_path: Path) -> None:
+    (case,) = cases_of(frameworks.as_csv(tmp_path, rates))
+    assert findings(case) == []
+
+
+def cosine_to(floor: float, at: int) -> np.ndarray:
+    u = np.minimum(np.arange(200) / at, 1)
+    return floor + (1 - floor) * np.cos(np.pi / 2 * u) ** 2
+
+
+def wsd_to(floor: float, at: int) -> np.ndarray:
+    return np.interp(np.arange(200), [0, 10, 100, at], [0.05, 1, 1, floor])
+
+
+@pytest.mark.parametrize(("shape", "at"), [(cosine_to, 170), (wsd_to, 160)])
+def test_a_tail_at_a_floor_is_a_choice(shape, at: int, tmp_path: Path) -> None:
+    (case,) = cases_of(frameworks.as_csv(tmp_path, shape(0.1, at)))
+    assert findings(case) == [] and case.horizon == pytest.approx(at, abs=2)
+
+
+@pytest.mark.parametrize("shape", [cosine_to, wsd_to])
+@pytest.mark.parametrize(("floor", "at"), [(0.1, 120), (1e-3, 170), (0.0, 170)])
+def test_a_tail_that_is_none(shape, floor: float, at: int, tmp_path: Path) -> None:
+    (case,) = cases_of(frameworks.as_csv(tmp_path, shape(floor, at)))
+    assert [one.name for one in findings(case)] == ["overshoot"]
 
 
 def test_a_folder_is_searched(log_of) -> None:
@@ -136,64 +169,6 @@ def test_a_log_that_goes_back_was_resumed(tmp_path: Path) -> None:
     (case,) = cases_of(path)
     assert len(case.log.at) == 100 and "went back from step 59 to 40" in case.log.notes[0]
     assert findings(case) == []
-
-
-def pickled(folder: Path) -> Path:
-    import torch
-
-    path = folder / "whole.pt"
-    torch.save({"model": torch.nn.Linear(1, 1)}, path)
-    return path
-
-
-def two_runs(folder: Path) -> Path:
-    import frameworks
-
-    for name in ("a", "b"):
-        frameworks.as_events(folder / name, [0.1] * 5)
-    return folder
-
-
-def text(name: str, content: str):
-    def write(folder: Path) -> Path:
-        (folder / name).write_text(content)
-        return folder / name
-
-    return write
-
-
-BAD = {
-    "nothing there": (lambda folder: folder / "none.csv", "No such file"),
-    "an empty file": (text("log.csv", ""), "is empty"),
-    "an empty folder": (lambda folder: folder, "no trainer_state.json"),
-    "no rates": (text("log.csv", "step,loss\n1,2\n"), "no column of learning rates"),
-    "no rows": (text("log.csv", "step,lr\n"), "no column of learning rates"),
-    "words": (text("log.csv", "step,lr\n1,fast\n"), "row 1: lr='fast'"),
-    "cut JSON": (text("trainer_state.json", '{"log_history": [{"step": 1,'), "cut short?"),
-    "cut JSON lines": (text("log.jsonl", '{"lr": 1}\n{"lr'), "line 2 is not JSON"),
-    "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
-    "a pickle": (pickled, "runs nobody's code"),
-    "no checkpoint": (text("x.pt", "hello"), "refuses it"),
-    "no events": (text("events.out.tfevents.1", "hello"), ""),
-    "two runs": (two_runs, "holds 2 runs"),
-    "two runs in a file": (
-        text("log.csv", "step,lr\n0,1\n1,1\n2,1\n0,1\n1,1\n"),
-        "two runs in one log",
-    ),
-    "bytes": (lambda f: (f / "x").write_bytes(b"\x00\x01\xff") and f / "x", "no log that is known"),
-    "latin-1": (
-        lambda f: (f / "x.csv").write_bytes(b"lr\n\xff\n") and f / "x.csv",
-        "is not text",
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_read(make, message: str, tmp_path: Path) -> None:
-    path = make(tmp_path)
-    with pytest.raises(InputError) as error:
-        examine(path)
-    assert message in str(error.value) and str(path) in str(error.value)
 
 
 def test_the_command(lrtune, log_of, tmp_path: Path) -> None:

@@ -86,6 +86,109 @@ def test_a_script_without_one(make: str, steps: str, tmp_path: Path) -> None:
     assert script(tmp_path, make, steps).findings == ()
 
 
+MAKE = "scheduler = CosineAnnealingLR(optimizer, T_max={})\n"
+LOOPS = {
+    "counted from one": MAKE.format(100)
+    + """
+for epoch in range(1, 101):
+    scheduler.step()
+""",
+    "a range with a step": MAKE.format(100)
+    + """
+for epoch in range(0, 100, 1):
+    scheduler.step()
+""",
+    "resumed at epoch 80": MAKE.format(20)
+    + """
+for epoch in range(80, 100):
+    scheduler.step()
+""",
+    "stepped after the warmup": "EPOCHS = 100\nWARMUP = 5\n"
+    + MAKE.format("EPOCHS - WARMUP")
+    + """
+for epoch in range(EPOCHS):
+    if epoch >= WARMUP:
+        scheduler.step()
+""",
+    "a scheduler for each fold": """
+for fold in range(5):
+    scheduler = CosineAnnealingLR(optimizer, T_max=5)
+    for epoch in range(5):
+        for batch in loader:
+            optimizer.step()
+        scheduler.step()
+""",
+    "a scheduler for each of the folds": """
+for fold in folds:
+    scheduler = CosineAnnealingLR(optimizer, T_max=5)
+    for epoch in range(5):
+        scheduler.step()
+""",
+    "one scheduler for all folds": MAKE.format(25)
+    + """
+for fold in range(5):
+    for epoch in range(5):
+        scheduler.step()
+""",
+    "two functions": """
+def short():
+    scheduler = CosineAnnealingLR(optimizer, T_max=10)
+    for epoch in range(10):
+        scheduler.step()
+def long():
+    scheduler = CosineAnnealingLR(optimizer, T_max=20)
+    for epoch in range(20):
+        scheduler.step()
+""",
+    "made here, stepped in a function": MAKE.format(20)
+    + """
+def train_some():
+    for epoch in range(10):
+        scheduler.step()
+train_some(), train_some()
+""",
+    "two names": """
+a = b = CosineAnnealingLR(optimizer, T_max=10)
+for epoch in range(10):
+    b.step()
+""",
+    "stepped at two places": MAKE.format(20)
+    + """
+for epoch in range(10):
+    scheduler.step()
+for epoch in range(10):
+    scheduler.step()
+""",
+    "ended early": MAKE.format(50)
+    + """
+for epoch in range(100):
+    scheduler.step()
+    if epoch == 49:
+        break
+""",
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_a_loop_without_a_mistake(loop: str, tmp_path: Path) -> None:
+    assert script(tmp_path, loop, "").findings == ()
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "def f():\n    s = CosineAnnealingLR(o, 10)\n    for e in range(1, 101):\n        s.step()",
+        "if True:\n    s = CosineAnnealingLR(o, 10)\n    try:\n        for e in range(0, 20):\n"
+        "            with x:\n                s.step()\n    finally:\n        pass",
+        "for fold in folds:\n    s = CosineAnnealingLR(o, 10)\n    for e in range(9, 5, -1):\n"
+        "        s.step()",
+    ],
+)
+def test_a_loop_that_is_too_long_or_too_short(loop: str, tmp_path: Path) -> None:
+    (one,) = script(tmp_path, loop, "").findings
+    assert one.name == ("never-annealed" if "fold" in loop else "overshoot")
+
+
 def test_what_only_a_run_knows_is_said(tmp_path: Path) -> None:
     make = "scheduler = CosineAnnealingLR(optimizer, T_max=args.epochs)"
     assert script(tmp_path, make, PER_EPOCH).unknown == (
@@ -123,6 +226,8 @@ def test_a_config(name: str, content: str, names: list[str], tmp_path: Path) -> 
         ("a.toml", "a = ", "is not TOML"),
         ("a.yaml", "model: resnet", "says nothing of learning rates"),
         ("a.yaml", "!!python/object/apply:os.system [exit]", "is not YAML"),
+        ("a.yaml", "[" * 9000, "is not YAML"),
+        ("a.json", "[" * 99999, "is nested too deeply"),
     ],
 )
 def test_what_cannot_be_read(name: str, content: str, message: str, tmp_path: Path) -> None:

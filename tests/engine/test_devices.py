@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,23 @@ def test_the_same_as_one_pool(pool, task):
     assert (pool.slots, pool.task) == (3, task)
     assert pool.placement == SerialPool(task, 1).placement
     assert pool.advance() == []
+
+
+def test_what_a_device_prints_is_not_on_our_stdout(task, capfd):
+    chatty = replace(task, model=partial(Chatty, os.getpid()))
+    with SpreadPool(chatty, 1, ["cpu"], threads=1) as pool:
+        pool.admit(0, RATES, seed=0)
+    out, err = capfd.readouterr()
+    assert out.strip() == "" and "hello from the model" in err
+
+
+class Chatty(Touchy):
+    """Prints in the process of its device; here its rehearsal is silent."""
+
+    def __init__(self, ours):
+        super().__init__(32)
+        if os.getpid() != ours:
+            print("hello from the model", flush=True)
 
 
 def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):

@@ -15,8 +15,8 @@ from lrtune.schedule import Schedule
 COSINE = Schedule("cosine", peak_lr=0.5, warmup=0.1)
 
 
-def made(total, schedule=COSINE):
-    return scheduler(schedule, SGD(nn.Linear(1, 1).parameters(), lr=1.0), total)
+def made(total, schedule=COSINE, **options):
+    return scheduler(schedule, SGD(nn.Linear(1, 1).parameters(), lr=1.0), total, **options)
 
 
 def train(follow, updates, step=True):
@@ -37,8 +37,8 @@ def ended(monkeypatch, *schedulers):
     return [str(w.message) for w in said]
 
 
-def after(*args):
-    follow = made(*args)
+def after(*args, **options):
+    follow = made(*args, **options)
     train(follow, 70)
     return follow
 
@@ -48,13 +48,21 @@ NEVER_ENDED = {
         lambda: after(700),
         "the run ended at update 70 of total=700 (step() was called once for every update of the "
         "optimizer), at a rate of 0.5; the schedule ends at 3.11e-06. Unless it was stopped on "
-        "purpose, give as total the updates of the whole run, its calls of optimizer.step()",
+        "purpose (early stopping, an error), give as total the updates of the whole run, its calls "
+        "of optimizer.step()",
+    ),
+    "epochs, stepped by batch": (
+        lambda: after(700, unit="epoch"),
+        "the run ended at epoch 70 of total=700 (step() was called once for every update of the "
+        "optimizer), at a rate of 0.5; the schedule ends at 3.11e-06. Unless it was stopped on "
+        "purpose (early stopping, an error), call step() once an epoch, or give total in updates "
+        "and unit='update'",
     ),
     "never stepped": (
         lambda: made(700),
         "the run ended at update 0 of total=700 (step() was called 0 times in 70 updates of the "
         "optimizer), at a rate of 0.005; the schedule ends at 3.11e-06. Unless it was stopped on "
-        "purpose, call step() after every update",
+        "purpose (early stopping, an error), call step() after every update",
     ),
 }
 

@@ -65,6 +65,28 @@ def test_so_has_the_snippet(schedule, make):
     np.testing.assert_allclose(np.ravel(found), schedule.momenta(TOTAL), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("schedule", CYCLES, ids=lambda s: s.family)
+def test_so_has_timm_by_the_count_of_updates(schedule):
+    """Whether it is told each update or resumes at one; epochs and past the end change nothing."""
+    namespace = {}
+    exec(export(schedule, to="timm", total=TOTAL), namespace)
+    optimizer = made(SGD)
+    scheduler, found = namespace["make_scheduler"](optimizer), []
+    for update in range(1, TOTAL + 4):
+        found.append([optimizer.param_groups[0]["lr"], held(optimizer)[0]])
+        optimizer.step()
+        scheduler.step_update(num_updates=update, metric=0.5)
+        scheduler.step(update // 3, 0.5)
+    wanted = np.stack([schedule.rates(TOTAL), schedule.momenta(TOTAL)], 1)
+    wanted = np.pad(wanted, ((0, 3), (0, 0)), mode="edge")
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+    again = made(SGD)
+    with pytest.warns(UserWarning, match="before"):  # torch's: no update in this process yet
+        namespace["make_scheduler"](again).step_update(17)
+    np.testing.assert_allclose(held(again), schedule.momenta(TOTAL)[17], rtol=0, atol=1e-12)
+
+
 def test_without_a_cycle_momentum_is_the_users_own():
     optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0, momentum=0.7)
     follow = scheduler(Schedule("one_cycle", 0.5), optimizer, TOTAL)
@@ -79,7 +101,7 @@ def test_an_optimizer_without_momentum_is_refused():
 @pytest.mark.parametrize("target", EXPORTERS)
 def test_every_target_holds_it_or_says_that_it_cannot(target):
     schedule = CYCLES[0]
-    if target in ("timm", "keras", "optax"):
+    if target in ("keras", "optax"):
         with pytest.raises(
             InputError, match=f"{target} cannot hold the momentum cycle of one_cycl"
         ):

@@ -74,10 +74,19 @@ def test_a_resumed_scheduler_goes_on(opened):
     np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
 
 
+def test_all_parameter_groups_get_the_same_rate():
+    """As it says; Schedule.torch keeps their ratios."""
+    namespace = {}
+    exec(snippet(Schedule("linear", 0.5), TOTAL), namespace)
+    groups = [{"params": nn.Linear(1, 1).parameters(), "lr": lr} for lr in (1.0, 0.1)]
+    assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
+
+
 def test_the_source_says_what_it_is():
     source = snippet(Schedule("wsd", peak_lr=0.1), 100)
     assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
-    assert "For 100 calls of scheduler.step(), one after every optimizer update." in source
+    assert "For 100 calls of scheduler.step(), one after every optimizer update; all" in source
+    assert "all parameter groups\nget the same rate." in source
     assert Schedule("wsd", peak_lr=0.1).to_json() in source
 
 

@@ -58,15 +58,11 @@ MISUSE = {
         "made for total=30 epochs, but step() is called more often (once for every update of the "
         f"optimizer): the rate stays at its last value; {ONCE_AN_EPOCH}",
     ),
-    "many epochs, stepped by batch": (
-        [made(900, unit="epoch"), 400],
-        "made for total=900 epochs, but step() is called once for every update of the optimizer: "
-        f"{ONCE_AN_EPOCH}",
-    ),
     "updates, stepped by epoch": (
         [made(7180), 400, 90],
         "made for total=7,180 updates, but step() is called once for every 90 updates of the "
-        "optimizer: call step() after every update, or give total in epochs and unit='epoch'",
+        "optimizer: call step() after every update, or give total in epochs and unit='epoch' (or "
+        "unit='epoch' if total counts calls of step())",
     ),
     "by process": (
         [made(7180), 400, 1, 2],
@@ -115,7 +111,7 @@ def test_past_the_end_a_closed_loop_holds_its_last_rate(closed):
 SOUND = {
     "every update": [made(400), 400],
     "every epoch": [made(10, unit="epoch"), 400, 40],
-    "one batch an epoch": [made(40, unit="epoch"), 40],
+    "one batch an epoch": [made(100, unit="epoch"), 100],
     "without the optimizer's steps": [made(400), 0],
     "the last batches dropped": [made(400), 397],
 }
@@ -175,10 +171,12 @@ def test_updates_before_the_first_step_are_another_schedulers():
     assert train(follow, 400) == []
 
 
-def test_updates_that_a_loss_scaler_skips_are_no_other_unit():
+@pytest.mark.parametrize("skipped", [16, 24])
+def test_updates_that_a_loss_scaler_skips_are_no_other_unit(skipped):
+    """It halves its scale with each, from 2**16 by default."""
     model = nn.Linear(1, 1)
     optimizer = SGD(model.parameters(), lr=1.0)
-    follow, scaler = scheduler(COSINE, optimizer, 100), GradScaler("cpu")
+    follow, scaler = scheduler(COSINE, optimizer, 100), GradScaler("cpu", 2.0**skipped)
     done = []
     optimizer.register_step_post_hook(lambda *_: done.append(1))
     scaler.scale(torch.zeros(()))
@@ -187,11 +185,11 @@ def test_updates_that_a_loss_scaler_skips_are_no_other_unit():
         warnings.simplefilter("error", lrtune.ScheduleWarning)
         for update in range(100):
             for p in model.parameters():
-                p.grad = p.new_full(p.shape, np.inf if update < 16 else 0.0)
+                p.grad = p.new_full(p.shape, np.inf if update < skipped else 0.0)
             scaler.step(optimizer)
             scaler.update()
             follow.step()
-    assert len(done) == 84
+    assert len(done) == 100 - skipped
 
 
 def test_a_resumed_scheduler_goes_on_counting():

@@ -74,7 +74,7 @@ def test_write_is_atomic(tmp_path, monkeypatch):
     def fails(*names):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lrtune.results.page.os.replace", fails)
+    monkeypatch.setattr("lrtune.files.os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         compare.write([tmp_path / "runs"], tmp_path / "out")
     assert page.read_bytes() == before

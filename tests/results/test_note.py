@@ -17,3 +17,9 @@ def test_names_are_text_in_markdown(many, name: str) -> None:
     assert len(plain(hostile)) <= 2 * LONGEST + 40
     assert "\n#" not in plain(hostile) and "\u202e" not in said
     assert fence.count("\n") >= 2
+
+
+def test_a_very_long_command_is_cut(many) -> None:
+    trials, run = many
+    said = note(trials, {**run, "command": "lrtune search " + "x" * 100_000}, None, "report.html")
+    assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000

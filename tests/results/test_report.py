@@ -149,7 +149,7 @@ def test_write_is_atomic(many, tmp_path, monkeypatch):
     def fails(*names):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lrtune.results.page.os.replace", fails)
+    monkeypatch.setattr("lrtune.files.os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         report.write(path, trials.iloc[:5], run)
     assert path.read_bytes() == before

@@ -1,13 +1,18 @@
 """A search for scripts and logs: events, the result alone, and the result again."""
 
+import io
 import json
 import math
+import shlex
+import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from lrtune import load_task
+from lrtune.run import Run
 from lrtune.screen.events import FIELDS, Events
 
 WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
@@ -62,7 +67,7 @@ def test_the_result_as_one_document(lrtune, folder: Path) -> None:
     code, out, err = lrtune("show", folder, "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out, parse_constant=strict)
-    assert list(shown) == ["run", "best", "verdict"]
+    assert list(shown) == ["run", "best", "verdict", "since"] and shown["since"] is None
     for name in ("best", "verdict"):
         assert shown[name] == json.loads((folder / f"{name}.json").read_text())
 
@@ -72,10 +77,56 @@ def test_finals_as_events(lrtune, folder: Path) -> None:
         "confirm", folder, "--total", 20, "--seeds", 2, "--max-seeds", 2, "--json"
     )
     events = read(out)
-    assert code == 0 and events[-1]["horizon"] == 20
+    last = events[-1]
+    assert code == 0 and last["horizon"] == 20
+    decided = json.loads((folder / "verdict-20.json").read_text())
+    assert last["files"]["verdict-20.json"] == str(folder / "verdict-20.json")
+    assert decided["answer"]["place"] in ("winner", "tie")
+    assert last["winner"] == decided["families"][0]["schedule"]
     assert sum(event["event"] == "final" for event in events) == 4
     code, out, _ = lrtune("confirm", folder, "--total", 20, "--quiet")
     assert code == 0 and out.startswith("finals: test cross-entropy, nats, 20 updates")
+
+
+def test_only_a_verdict_of_that_horizon_names_a_winner(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "run"))
+
+    def last(total: int | None = None) -> tuple[list[dict], dict]:
+        out = io.StringIO()
+        events = Events(out)
+        events.finished(Run(copy), total)
+        events.close()
+        found = read(out.getvalue())
+        return found[:-1], found[-1]
+
+    path = Run(copy).verdict_path(20)
+    verdict = json.loads((copy / "verdict.json").read_text())
+    other = verdict["families"][0] | {"schedule": {"family": "of another horizon"}}
+    for place, winner in (
+        ("winner", other["schedule"]),
+        ("tie", other["schedule"]),
+        ("none", None),
+    ):
+        answer = verdict["answer"] | {"place": place}
+        path.write_text(json.dumps(verdict | {"answer": answer, "families": [other]}))
+        assert last(20)[1]["winner"] == winner
+    assert last()[1]["winner"] == verdict["families"][0]["schedule"]
+    (copy / "verdict.json").write_text(json.dumps(verdict | {"trials": 1}))
+    (said,), _ = last()
+    assert said["sentences"][-1].startswith("The search has gone on since, by 2 trials")
+    (copy / "verdict.json").unlink()
+    assert last()[0] == [] and last()[1]["winner"] is None
+
+
+def test_no_password_in_an_event() -> None:
+    out = io.StringIO()
+    events = Events(out)
+    url = shlex.quote("mysql://me:se$cret@host/db")
+    facts = {"command": f"lrtune search digits --storage={url}", "seed": 0, "families": []}
+    events.started(load_task("digits", epochs=1), facts | {"budget": None})
+    events.close()
+    (found,) = read(out.getvalue())
+    assert "cret" not in found["command"] and "me:***@host/db" in found["command"]
 
 
 def test_mistakes_go_to_stderr(lrtune, tmp_path: Path) -> None:

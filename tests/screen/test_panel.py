@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
@@ -65,6 +66,13 @@ def test_the_rest_says_what_became_of_it() -> None:
         Row("c", 0.9, 0.5, 0.1, 6, OUT, True),
     ]
     assert rest(rows) == f"and 3 more: a 0.5; 1 without a value yet; 1 {OUT}"
+
+
+def test_the_first_stands_out_though_it_dropped_out() -> None:
+    first = Row("wsd", 0.1, 0.0, 0.05, 6, OUT, True)
+    shown = drawn(80, 24, replace(PANEL, rows=[first, *ROWS]), color_system="truecolor")
+    (line,) = [line for line in shown.splitlines() if OUT in line]
+    assert "\x1b[1m" in line and "\x1b[2m" not in line
 
 
 def test_without_colours_no_colour_and_with_them_the_reports(

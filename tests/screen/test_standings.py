@@ -1,8 +1,13 @@
 """Rows of the race and of the finals."""
 
+import io
 import math
 
+from rich.console import Console
+
+from lrtune import load_task
 from lrtune.schedule import Schedule
+from lrtune.screen.listener import Screen
 from lrtune.screen.pace import Pace
 from lrtune.screen.standings import OUT, finals, race
 from lrtune.search import Board, Budget, Record
@@ -30,12 +35,20 @@ def test_the_race_is_in_the_order_of_the_best() -> None:
     seen += [record(3, "cosine", None, "pruned"), record(4, "constant", 0.1)]
     now = board(*seen)
     rows = race(now, "loss")
-    assert [row.family for row in rows] == ["cosine", "wsd", "step", "constant"]
-    assert [row.count for row in rows] == [2, 2, 0, 1]
-    assert [row.now for row in rows] == ["", "", "", OUT] and rows[3].out
-    assert rows[1].value == 0.25 and math.isclose(rows[1].gap, 0.15)
-    assert rows[0].more["pruned"] == "1" and rows[0].more["accuracy"] == "0.9"
-    assert math.isnan(rows[2].value) and now.best is seen[4]
+    assert [row.family for row in rows] == ["constant", "cosine", "wsd", "step"]
+    assert [row.count for row in rows] == [1, 2, 2, 0]
+    assert [row.now for row in rows] == [OUT, "", "", ""] and rows[0].out and rows[0].gap == 0
+    assert rows[2].value == 0.25 and math.isclose(rows[2].gap, 0.15)
+    assert rows[1].more["pruned"] == "1" and rows[1].more["accuracy"] == "0.9"
+    assert math.isnan(rows[3].value) and now.best is seen[4]
+
+
+def test_a_line_names_the_best_though_its_family_dropped_out() -> None:
+    out = io.StringIO()
+    screen = Screen(Console(file=out, width=160))
+    screen.started(load_task("digits", epochs=1), {})
+    screen.search(board(record(0, "wsd", 0.3), record(1, "constant", 0.1)))
+    assert out.getvalue().rstrip().endswith("; best: constant, cross-entropy 0.1")
 
 
 def test_higher_may_be_better() -> None:

@@ -1,0 +1,73 @@
+"""What came out of a run, as the terminal says it: who leads, and whether that is old."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lrtune.run import Run
+from tests.results.conftest import make as searched
+from tests.results.test_finals_report import make
+
+LEADS = {"winner": "winner", "tie": "first of the tie"}
+LEADS |= {"none": "best trial of the search", "unfinished": "best trial of the search"}
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def judged(run: Run, kind: str, trials: int) -> None:
+    """Give the run a verdict that was made when it had this many trials."""
+    _, _, verdict, _ = make(kind, *searched("many"))
+    if verdict["families"]:
+        verdict["families"][0]["trial"] = 0
+    own = {"horizon": run.settings["horizon"], "trials": trials}
+    run.verdict_path(run.settings["horizon"]).write_text(json.dumps(verdict | own))
+
+
+@pytest.mark.parametrize("kind", LEADS)
+def test_the_first_is_called_what_the_verdict_makes_it(lrtune, copy: Path, kind: str) -> None:
+    judged(Run(copy), kind, 8)
+    for words in (["show", copy], ["verdict", copy, "--total", 20]):
+        code, out, err = lrtune(*words)
+        if words[0] == "verdict" and kind in ("none", "unfinished"):
+            assert code == 2 and "has no verdict yet" in err
+            continue
+        assert code == 0 and f"{LEADS[kind]}" in out
+        assert any(
+            line.startswith((f"{LEADS[kind]}: ", f"the {LEADS[kind]} so far"))
+            for line in out.splitlines()
+        )
+
+
+def test_without_a_verdict_nobody_has_won(lrtune, copy: Path) -> None:
+    code, out, _ = lrtune("show", copy)
+    lines = out.splitlines()
+    assert code == 0 and not any(line.startswith("winner") for line in lines)
+    assert any(line.startswith("best trial of the search: ") for line in lines)
+
+
+def test_a_verdict_that_is_older_than_the_trials(lrtune, copy: Path) -> None:
+    judged(Run(copy), "winner", 8)
+    for words in (["show", copy], ["verdict", copy]):
+        assert "gone on since" not in lrtune(*words)[1]
+    judged(Run(copy), "winner", 5)
+    said = "The search has gone on since, by 3 trials: lrtune confirm takes in what is better."
+    for words in (["show", copy], ["verdict", copy]):
+        assert said in lrtune(*words)[1].splitlines()
+    assert json.loads(lrtune("show", copy, "--json")[1])["since"] == said
+
+
+def test_the_ranking_counts_in_whole_numbers(lrtune, copy: Path, monkeypatch) -> None:
+    from lrtune.screen import result
+
+    def many(trials, direction):
+        return by_family(trials, direction).assign(trials=12345, median=float("nan"))
+
+    by_family = result.by_family
+    monkeypatch.setattr(result, "by_family", many)
+    shown = lrtune("show", copy)[1]
+    assert "12,345" in shown and "e+04" not in shown and "nan" not in shown
