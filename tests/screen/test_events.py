@@ -47,7 +47,8 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     assert all(e["schedule"]["family"] == e["family"] for e in by_kind["trial"])
     finals = [e for e in by_kind["final"] if e["stage"] == "finals"]
     assert len(finals) == 4 and {e["split"] for e in finals} == {"test"}
-    assert {e["stage"] for e in by_kind["progress"]} >= {"search", "finals"}
+    stages = {e["stage"] for e in by_kind["progress"]}  # one a second: short ones go unseen
+    assert "search" in stages and stages <= {"search", "qualifiers", "finals"}
     assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
     last = events[-1]
     assert last["winner"] == json.loads((folder / "best.json").read_text())["schedule"]

@@ -23,6 +23,8 @@ SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
 FLATS = Space(("constant", "step", "cosine", "multistep", "wsd"), peak_lr=(1e-3, 0.5))
 TRIALS, VALIDATIONS = 24, 8
 CHECKPOINT = "checkpoint.safetensors"
+HERE = Path(__file__).parent
+PATH = [str(HERE.parents[1] / "scripts" / "bench"), str(HERE)]  # as conftest.py has it
 
 
 class SpoiltPool(IdlePool):
@@ -157,7 +159,7 @@ def killed(
         "checkpoint": ("os", "replace"),
     }[at]
     code = DIES.format(
-        path=sys.path[:2],
+        path=PATH,
         folder=str(folder),
         slots=slots,
         signal=by,
