@@ -38,6 +38,12 @@ Json = Annotated[
     bool, typer.Option("--json", help="one JSON object a line on stdout, see the README")
 ]
 
+
+def examples(*lines: str) -> str:
+    r"""What a command's help ends with; \b keeps the lines apart."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -67,7 +73,13 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "lrtune search digits",
+        "lrtune search sales.csv --target price --trials 60",
+        "lrtune search studies/digits.toml --time 10m --families cosine,wsd,one_cycle",
+    )
+)
 @with_options(StudyFile)
 def search(
     what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
@@ -107,7 +119,7 @@ def families(
         raise InputError(f"family {name!r}: no such family{nearest(name, FAMILIES)}")
 
 
-@app.command()
+@app.command(epilog=examples("lrtune preview cosine:warmup=0.1 wsd --total 1000"))
 def preview(
     schedules: Annotated[
         list[str],
@@ -168,7 +180,7 @@ def range_test(
         print(harmless(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}"))
 
 
-@app.command()
+@app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --max-seeds 40"))
 def confirm(
     run: RunFolder,
     seeds: Seeds = None,
@@ -202,7 +214,7 @@ def show(
     show(run, json)
 
 
-@app.command()
+@app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-718 --total 5000"))
 def verdict(
     run: RunFolder,
     total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
@@ -215,7 +227,7 @@ def verdict(
     show_verdict(run, total, indifference, goal)
 
 
-@app.command()
+@app.command(epilog=examples("lrtune compare runs/ --out compare"))
 def compare(
     runs: Annotated[
         list[Path],
@@ -264,7 +276,9 @@ def dashboard(
     serve(Run(run), port, look)
 
 
-@app.command()
+@app.command(
+    epilog=examples("lrtune export runs/digits-mlp-sgd-718/best.json --to keras --out lr.py")
+)
 def export(
     best: Annotated[Path, typer.Argument(help="a best.json, or a schedule's own JSON")],
     to: Annotated[
@@ -299,7 +313,7 @@ def export(
     print(harmless(f"wrote {out}"))
 
 
-@app.command()
+@app.command(epilog=examples("lrtune doctor trainer_state.json", "lrtune doctor train.py"))
 def doctor(
     what: Annotated[
         Path,

@@ -20,6 +20,16 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"lrtune {name.replace('_', '-')}" in README
 
 
+def test_the_examples_of_the_help_are_of_its_command() -> None:
+    shown = 0
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__
+        for line in (command.epilog or "").splitlines()[2:]:
+            assert line.startswith(f"  lrtune {name.replace('_', '-')} ")
+            shown += 1
+    assert shown >= 10
+
+
 def readme_block(word: str) -> str:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (block,) = [block for block in blocks if word in block]
