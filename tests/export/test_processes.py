@@ -57,7 +57,7 @@ def test_the_plateau_falls_in_this_run():
 
 
 def test_what_accelerate_prepared_is_stepped_by_process_and_that_is_said_once(ranks):
-    assert [rank["prepared"]["steps"] for rank in ranks] == [2 * UPDATES] * 2
+    assert [rank["prepared"]["steps"] for rank in ranks] == [4 * UPDATES] * 2
     (sentence,) = ranks[0]["prepared"]["said"]
     assert "step() is called 2 times for every update of the optimizer" in sentence
     assert "leave it out of prepare()" in sentence

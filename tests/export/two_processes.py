@@ -98,7 +98,7 @@ def prepared():
     model, optimizer, stepped = accelerator.prepare(model, optimizer, follow)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for _ in range(UPDATES):
+        for _ in range(2 * UPDATES):
             accelerator.backward(loss_of(model))
             optimizer.step()
             stepped.step()

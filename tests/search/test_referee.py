@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 import pytest
 from idle import (
     CHECKPOINT,
+    PATH,
     SAME,
     SPACE,
     VALIDATIONS,
@@ -429,7 +429,7 @@ def test_a_killed_search_ends_as_an_unbroken_one(
     expected = whole_search(tmp_path / "whole", slots)
     broken = tmp_path / "broken"
     broken.mkdir()
-    given = {"path": sys.path[:2], "folder": str(broken), "slots": slots}
+    given = {"path": PATH, "folder": str(broken), "slots": slots}
     dies(DIES.format(count=160, checkpoints=checkpoints, **given), "SIGKILL")
     assert len(found_in(broken)) < TRIALS
     mend(broken / "journal.log", stale_seconds=0)
