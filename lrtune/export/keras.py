@@ -6,6 +6,7 @@ lose their digits near zero or the update of a drop, where counts are divided in
 
 from lrtune.export.case import Case, head
 from lrtune.export.formula import ratio
+from lrtune.export.templates import GREEDY_STEP
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 from lrtune.schedule.schedule import Schedule
 
@@ -147,19 +148,7 @@ RULES = {
     def validate(self, loss):
         self.window = [*self.window, loss][-{smooth}:]
         average = sum(self.window) / len(self.window)
-        if average < self.best - {greedy_threshold}:
-            self.best, self.good, self.bad = average, self.good + 1, 0
-        else:
-            self.good, self.bad = 0, self.bad + 1
-        if self.good > {patience}:
-            self.good = 0
-            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
-        elif self.bad > {patience}:
-            self.bad = 0
-            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
-
-    def change(self, rate):
-        if abs(rate - self.rate) > {eps}:
-            self.rate = rate
-""",
+        better = average < self.best - {greedy_threshold}
+"""
+    + GREEDY_STEP,
 }

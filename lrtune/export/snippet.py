@@ -41,7 +41,7 @@ def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
         "mode": mode,
         "worst": f"float('{WORST[mode]}')",
         "eps": EPS,
-        "threshold": GREEDY_THRESHOLD,
+        "greedy_threshold": GREEDY_THRESHOLD,
         "last": total - 1,
     }
     head = HEAD.format(

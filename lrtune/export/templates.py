@@ -103,7 +103,26 @@ class WarmupThenPlateau(ReduceLROnPlateau):
 make_scheduler = WarmupThenPlateau
 '''
 
-GREEDY = '''
+# What greedy does after a validation; Keras' callback does the same.
+GREEDY_STEP = """\
+        if better:
+            self.best, self.good, self.bad = average, self.good + 1, 0
+        else:
+            self.good, self.bad = 0, self.bad + 1
+        if self.good > {patience}:
+            self.good = 0
+            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
+        elif self.bad > {patience}:
+            self.bad = 0
+            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
+
+    def change(self, rate):
+        if abs(rate - self.rate) > {eps}:
+            self.rate = rate
+"""
+
+GREEDY = (
+    '''
 
 class Greedy:
     """Call step() after every update and step(metric) after every validation."""
@@ -124,22 +143,13 @@ class Greedy:
     def validate(self, metric):
         self.window = [*self.window, metric][-{smooth}:]
         average = sum(self.window) / len(self.window)
-        gain = self.best - average if "{mode}" == "min" else average - self.best
-        if gain > {threshold}:
-            self.best, self.good, self.bad = average, self.good + 1, 0
+        if "{mode}" == "min":
+            better = average < self.best - {greedy_threshold}
         else:
-            self.good, self.bad = 0, self.bad + 1
-        if self.good > {patience}:
-            self.good = 0
-            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
-        elif self.bad > {patience}:
-            self.bad = 0
-            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
-
-    def change(self, rate):
-        if abs(rate - self.rate) > {eps}:
-            self.rate = rate
-
+            better = average > self.best + {greedy_threshold}
+'''
+    + GREEDY_STEP
+    + """
     def apply(self):
         rising = self.update < {warmup}
         rise = {start} + (1 - {start}) * self.update / {warmup} if rising else 1.0
@@ -158,7 +168,8 @@ class Greedy:
 
 
 make_scheduler = Greedy
-'''
+"""
+)
 
 # family -> without a warmup, with one
 CLOSED = {"plateau": (PLATEAU, RISE_THEN_PLATEAU), "greedy": (GREEDY, GREEDY)}

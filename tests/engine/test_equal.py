@@ -12,6 +12,7 @@ from lrtune.engine import OPTIMIZERS, FusedPool
 from lrtune.tasks import Metric, Split, transformer
 from lrtune.tasks.metrics import CrossEntropy
 from lrtune.tasks.models import model_maker
+from tests.engine.models import TwoHeads
 from tests.engine.trials import BATCH, alone, cnn, crowded, falling, plainly, same, train
 
 
@@ -168,16 +169,6 @@ def test_streamed_data(augmentation, fifty, monkeypatch):
     for slot in range(3):
         pool.release(slot)
     assert not pool.setup.train._live
-
-
-class TwoHeads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 11)
-
-    def forward(self, inputs):
-        outputs = self.layer(inputs["pixels"].flatten(1))
-        return {"digit": outputs[:, :10], "ink": (outputs[:, 10],)}
 
 
 def test_trees(fifty):

@@ -15,6 +15,7 @@ from lrtune.engine.order import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CROSS_ENTROPY
+from tests.engine.models import TwoHeads
 from tests.engine.trials import net, states
 
 
@@ -112,16 +113,6 @@ def test_metrics_over_batches_and_over_the_split_agree(digits, monkeypatch):
     told = SerialPool(task).admit(0, np.zeros(task.horizon), seed=0)
     assert told.metrics["whole"] == pytest.approx(told.metrics["cross_entropy"], rel=1e-6)
     assert told.loss == pytest.approx(told.metrics["whole"], rel=1e-6)
-
-
-class TwoHeads(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 11)
-
-    def forward(self, inputs):
-        outputs = self.layer(inputs["pixels"].flatten(1))
-        return {"digit": outputs[:, :10], "ink": (outputs[:, 10],)}
 
 
 def test_inputs_outputs_and_targets_may_be_trees(digits):
