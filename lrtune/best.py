@@ -1,7 +1,7 @@
 """best.json: the winner, where it was found, and how sure it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +26,30 @@ def best_json(
         return None
     row = best(trials, settings["objective"]["direction"])
     if verdict is not None and verdict["answer"]["place"] in ("winner", "tie"):
-        row = trials[trials["number"] == verdict["families"][0]["trial"]].iloc[0]
-    if row is None:
+        first = verdict["families"][0]
+        schedule, resolved = first["schedule"], first["resolved"]
+        row = next((one for _, one in trials.iterrows() if one["number"] == first["trial"]), None)
+    elif row is not None:
+        schedule, resolved = json.loads(row["schedule"]), json.loads(row["resolved"])
+    else:
         return None
-    seen = {name: beside(row, name) for name in settings["metrics"]}
     return {
         "format": FORMAT,
-        "schedule": json.loads(row["schedule"]),
-        "resolved": json.loads(row["resolved"]),
-        "found": {
-            "trial": int(row["number"]),
-            "seed": int(row["seed"]),
-            "split": "val",
-            "metrics": {
-                name: value if np.isfinite(value) else None for name, value in seen.items()
-            },
-        },
+        "schedule": schedule,
+        "resolved": resolved,
+        "found": None if row is None else _found(row, settings["metrics"]),
         "verdict": None if verdict is None else short(verdict),
         **{name: settings[name] for name in KEPT},
+    }
+
+
+def _found(row: "pd.Series[Any]", metrics: Sequence[str]) -> dict[str, Any]:
+    seen = {name: beside(row, name) for name in metrics}
+    return {
+        "trial": int(row["number"]),
+        "seed": int(row["seed"]),
+        "split": "val",
+        "metrics": {name: value if np.isfinite(value) else None for name, value in seen.items()},
     }
 
 

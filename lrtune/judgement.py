@@ -9,8 +9,10 @@ from lrtune.results.finalists import QUALIFYING_SEEDS, candidates, mean_of, qual
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.verdict import verdict
 from lrtune.run import Run
+from lrtune.schedule import Schedule
 from lrtune.search.finals import final_seeds, qualifying_seeds
 from lrtune.search.history import racing
+from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
 
 
 def finalists_of(run: Run) -> list[Finalist]:
@@ -20,8 +22,24 @@ def finalists_of(run: Run) -> list[Finalist]:
 
 
 def candidates_of(run: Run) -> list[Finalist]:
-    """The first few of each family, who meet in the qualifiers."""
-    return candidates(run.trials(), racing(run.study(), run.space), run.settings["objective"])
+    """The first few of each family, who meet in the qualifiers; and the spline most like the best.
+
+    Without that one the free form would be a ceiling below which others may lie.
+    """
+    objective = run.settings["objective"]
+    found = candidates(run.trials(), racing(run.study(), run.space), objective)
+    splines = [one for one in found if one.family == SPLINE]
+    named = [one for one in found if one.family != SPLINE and not one.schedule.closed_loop]
+    if not (splines and named):
+        return found
+    like = _spline_like(named[0].schedule, splines[0].role, run.space)
+    return found if like.schedule in [one.schedule for one in splines] else [*found, like]
+
+
+def _spline_like(schedule: Schedule, role: str, space: Space) -> Finalist:
+    drawn = as_spline(schedule, space.distributions(SPLINE))
+    params = {name.removeprefix(f"{SPLINE}."): value for name, value in drawn.items()}
+    return Finalist(SPLINE, space.schedule({FAMILY: SPLINE, **drawn}), None, None, role, params)
 
 
 def qualifying_of(run: Run) -> list[int]:

@@ -6,13 +6,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import lrtune as package
 from lrtune import InputError, Plan
 from lrtune.confirmation import confirm
-from lrtune.judgement import judged
+from lrtune.judgement import candidates_of, judged
 from lrtune.results.answer import sentences
 from lrtune.run import Run
 from lrtune.search import final as log
@@ -200,3 +201,23 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
 def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:
     code, _, err = lrtune(*(run if word == "RUN" else word for word in words))
     assert code == 2 and message in err
+
+
+def test_the_free_form_also_comes_in_the_shape_of_the_best(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = package.tune(
+        task, trials=4, families=["linear", "spline"], engine="serial", out=tmp_path / "run"
+    )
+    *tried, like = [one for one in candidates_of(run) if one.family == "spline"]
+    assert tried and all(one.trial is not None for one in tried)
+    best = next(one.schedule for one in candidates_of(run) if one.family == "linear")
+    off = like.schedule.rates(1000) - best.rates(1000)
+    assert np.abs(off).max() < 0.05 * best.peak_lr
+    monkeypatch.setattr("lrtune.judgement.qualified", lambda *_: [like])  # had it won
+    found = confirm(run, task, plan=Plan(1, 1))
+    assert like.schedule.to_json() in set(run.qualifiers()["schedule"])
+    assert found["families"][0]["trial"] is None
+    kept = json.loads((run.folder / "best.json").read_text())
+    assert kept["found"] is None and kept["schedule"] == like.schedule.to_dict()
+    assert "spline, in the shape of the best trial" in (run.folder / "report.html").read_text()

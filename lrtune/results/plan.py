@@ -49,15 +49,15 @@ class Finalist:
     Attributes:
         family: its name.
         schedule: what is trained.
-        trial: which of the search's it was.
-        value: its validation score there; None where it was pruned and has none.
+        trial: which of the search's it was; None of the spline that is made like the best.
+        value: its validation score there; None where it was pruned or is no trial.
         role: racing, anchor or ceiling: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
     """
 
     family: str
     schedule: Schedule
-    trial: int
+    trial: int | None
     value: float | None
     role: str
     params: Mapping[str, Any] = field(default_factory=dict)

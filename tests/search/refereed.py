@@ -1,0 +1,82 @@
+"""Searches with a referee and an idle trainer whose trials end in all ways."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from idle import SPACE, SpoiltPool
+from optuna.pruners import BasePruner
+
+from lrtune import SchedulePruner
+from lrtune.engine import Progress
+from lrtune.search import Budget, FamilySampler, Record, Rules, Search, Space, open_study, records
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+TOTAL, TRIALS = 400, 30
+CONSTANTS = Space(("constant",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
+LOOPS = Space(("plateau",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
+RULES = Rules(patience=2, audit=0.3)
+
+
+class NoisyPool(SpoiltPool):
+    """Averaged weights that are a little ahead; a few trials diverge, others reach a plateau."""
+
+    def __init__(self, slots: int = 1) -> None:
+        super().__init__(self.spoilt, slots)
+
+    def spoilt(self, progress: Progress) -> Progress:
+        rates = self._rates[progress.slot]
+        kind = int(1e7 * rates[20]) % 7
+        if kind == 0 and progress.update > 0:
+            return replace(progress, loss=math.nan)
+        loss = progress.loss * (1 + 0.02 * math.sin(1e4 * rates[20] + progress.update))
+        if kind < 3:
+            loss = 0.5 + 0.01 * kind
+        accuracy = math.exp(-loss)
+        metrics = {"cross_entropy": loss, "accuracy": accuracy}
+        return replace(progress, loss=loss, metrics=metrics, averaged=0.97 * loss)
+
+
+def search_with(
+    folder: Path,
+    pool: SpoiltPool,
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+    *,
+    pruner: BasePruner | None = None,
+    trials: int = TRIALS,
+    space: Space = SPACE,
+    seed: int = 5,
+    **kept: object,
+) -> list[Record]:
+    """Search, or go on with one: every trial that is over."""
+    objective = pool.task.objective
+    study = open_study(
+        folder / "journal.log",
+        "s",
+        objective.direction,
+        sampler=FamilySampler(space, seed=5),
+        pruner=pruner or SchedulePruner(TOTAL),
+    )
+    budget = Budget(trials=trials)
+    Search(study, space, pool, budget, rules=rules, seed=seed, owner="me", **kept).run()
+    return records(study)
+
+
+def study_of(folder: Path) -> optuna.Study:
+    return open_study(folder / "journal.log", "s", "minimize")
+
+
+def scoring(pool: SpoiltPool) -> SpoiltPool:
+    """The same pool, judged by its accuracy."""
+    pool.task = replace(pool.task, metrics=(ACCURACY, CROSS_ENTROPY))
+    return pool
+
+
+def in_state(found: list[Record], state: str) -> list[Record]:
+    return [record for record in found if record.state == state]
+
+
+def learns_nothing(progress: Progress) -> Progress:
+    return replace(progress, loss=1.0, metrics={"cross_entropy": 1.0, "accuracy": 0.5})
