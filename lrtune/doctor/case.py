@@ -6,6 +6,7 @@ import numpy as np
 
 from lrtune.doctor.fit import Fit, fit
 from lrtune.doctor.log import Log, by_stair, distinct, stairs
+from lrtune.schedule.family import Array
 
 STAIRS = ("constant", "step")  # families whose rates are stairs themselves
 # Of the peak: a decay that ends above it has been cut short. Our own search draws cosines that end
@@ -32,6 +33,8 @@ class Case:
     @classmethod
     def of(cls, log: Log, warmup: int | None = None) -> "Case":
         """Look at a log."""
+        if not np.isfinite(log.rates).all():
+            return cls(log, 1, None, warmup)
         per = stairs(log)
         if per == 1:
             return cls(log, 1, fit(log), warmup)
@@ -58,8 +61,9 @@ class Case:
 
     @property
     def peak_at(self) -> int:
-        """Where the highest rate is first."""
-        return int(np.argmax(self.log.rates >= self.top * (1 - 1e-7)))
+        """Where the highest rate that is a number is first."""
+        rates = self.log.rates
+        return int(np.argmax(np.isfinite(rates) & (rates >= self.top * (1 - 1e-7))))
 
     @property
     def horizon(self) -> float | None:
@@ -83,8 +87,22 @@ class Case:
         levels = distinct(self.log.rates)
         if len(levels) < 3 or self.log.rates[-1] < self.top * (1 - 1e-9):
             return False
+        if _by_one_factor(self.log.rates[levels]):
+            return False
         stay = len(self.log.rates) - levels[-1]
         before = int(np.max(np.diff(levels)))
         rose = self.log.rates[-1] > 1.02 * self.log.rates[: levels[-1]].max()
         grew = bool(np.all(np.diff(self.log.rates) >= 0))
         return stay <= 1.5 * before and (rose or grew) and self.log.rates[0] < 0.999 * self.top
+
+
+def _by_one_factor(levels: Array) -> bool:
+    """Whether most rates are the one before times or over one factor.
+
+    So go a closed loop such as greedy, up as long as the loss goes down, and a range test.
+    """
+    if len(levels) < 4 or levels.min() <= 0:
+        return False
+    steps = np.abs(np.diff(np.log(levels)))
+    usual = float(np.median(steps))
+    return float(np.mean(np.abs(steps - usual) < 0.01 * usual)) > 0.6

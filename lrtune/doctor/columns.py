@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrtune.doctor.log import MOST, Log, in_order, several
+from lrtune.doctor.log import MOST, Log, NoRates, in_order, several
 from lrtune.errors import InputError
 
 # lr, lr-SGD/pg1, train/learning_rate, optim.lr, lr/group0, rate; not lr_loss or flr.
 RATE = re.compile(r"(^|.*[/._ -])(lr|learning[ _-]?rate)s?([/.: -].*|_?\d+|_pg.*|_group.*)?", re.I)
+# Lightning's monitor logs these too, under the name of the rate.
+BESIDES = ("-momentum", "-weight_decay")
+LARGEST = 256 * 2**20  # bytes of a JSON file, all of which is in memory at once
 STEPS = ("trainer/global_step", "global_step", "step", "_step", "update", "iteration", "iter")
 EPOCHS = ("trainer/epoch", "train/epoch", "epoch", "epochs")
 
@@ -20,9 +23,13 @@ EPOCHS = ("trainer/epoch", "train/epoch", "epoch", "epochs")
 def is_rate(name: str) -> bool:
     """Whether a column or a tag of this name holds learning rates.
 
-    >>> [is_rate(name) for name in ("lr-SGD/pg1", "train/learning_rate", "loss", "lr_loss")]
-    [True, True, False, False]
+    >>> [is_rate(name) for name in ("lr-SGD/pg1", "train/learning_rate")]
+    [True, True]
+    >>> [is_rate(name) for name in ("loss", "lr_loss", "lr-SGD-momentum")]
+    [False, False, False]
     """
+    if name.endswith(BESIDES):
+        return False
     return name.lower() in ("rate", "rates") or RATE.fullmatch(name) is not None
 
 
@@ -39,25 +46,27 @@ def read_csv(path: Path) -> list[Log]:
 
 
 def read_jsonl(path: Path) -> list[Log]:
-    """One JSON object a line."""
+    """One JSON object a line; a last line that was cut short is left out."""
+    cut: list[str] = []
 
     def rows() -> Iterable[Mapping[str, Any]]:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _row(path, number, line)
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    if number > 1 and not line.endswith(b"\n"):
+                        cut.append(f"line {number}, the last, was cut short and is left out")
+                        return
+                    raise InputError(f"{path}: line {number} is not JSON: {error}") from error
+                if not isinstance(row, dict):
+                    kind = type(row).__name__
+                    raise InputError(f"{path}: line {number}: expected an object, got {kind}")
+                yield row
 
-    return from_rows(str(path), rows())
-
-
-def _row(path: Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{path}: line {number} is not JSON (cut short?): {error}") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{path}: line {number}: expected an object, got {type(row).__name__}")
-    return row
+    return [log.noted(*cut) for log in from_rows(str(path), rows())]
 
 
 def from_rows(where: str, rows: Iterable[Mapping[str, Any]]) -> list[Log]:
@@ -89,15 +98,22 @@ def from_rows(where: str, rows: Iterable[Mapping[str, Any]]) -> list[Log]:
         whole = last is not None and float(last).is_integer()
         spans = None if last is None else last + 1 if whole else last
         logs.append(Log(name, at - first, values, epochs=spans, notes=notes))
-    return several(where, logs)
+    return several(logs)
 
 
 def read_json(path: Path) -> list[Log]:
     """Hugging Face's trainer_state.json, or a list of rows, or columns by name."""
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise InputError(
+            f"{path}: {size:,} bytes of JSON: at most {LARGEST:,} are read: thin the log, or write "
+            "an object a line and name the file .jsonl"
+        )
+    text = path.read_text(encoding="utf-8")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(text)
     except ValueError as error:
-        if "\n{" in path.read_text(encoding="utf-8").strip():
+        if "\n{" in text.strip():
             return read_jsonl(path)
         raise InputError(f"{path}: not JSON (cut short?): {error}") from error
     if isinstance(data, dict) and isinstance(data.get("log_history"), list):
@@ -110,7 +126,7 @@ def read_json(path: Path) -> list[Log]:
             rows = zip(*columns.values(), strict=False)
             return from_rows(str(path), [dict(zip(columns, row, strict=True)) for row in rows])
         raise _no_rates(path, "key", data)
-    raise InputError(f"{path}: holds no rows with a learning rate")
+    raise NoRates(f"{path}: holds no rows with a learning rate")
 
 
 def _trainer_state(path: Path, state: Mapping[str, Any]) -> list[Log]:
@@ -157,8 +173,8 @@ def _number(where: str, name: str, number: int, value: object) -> float:
         ) from error
 
 
-def _no_rates(where: object, what: str, names: Iterable[str]) -> InputError:
+def _no_rates(where: object, what: str, names: Iterable[str]) -> NoRates:
     shown = ", ".join(list(names)[:8]) or "none"
-    return InputError(
+    return NoRates(
         f"{where}: no {what} of learning rates (lr, learning_rate, lr-SGD, ...); it has {shown}"
     )

@@ -21,7 +21,7 @@ def decay(
     floor: str,
     past: bool = False,
 ) -> list[Curve]:
-    """Three ways: down to zero, down to a floor, down to a floor at the end of the run."""
+    """Down to zero, and down to a floor where the family has one."""
     count = len(names)
 
     def free(seen: Seen, x: Vector, s: Array, warmup: float) -> Array:

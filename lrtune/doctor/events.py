@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lrtune.doctor.columns import is_rate
-from lrtune.doctor.log import Log, in_order, several
+from lrtune.doctor.log import Log, NoRates, in_order, several
 from lrtune.errors import InputError
 
 PATTERN = "*tfevents*"
@@ -24,7 +24,7 @@ def read_events(path: Path) -> list[Log]:
                 runs.setdefault(file.parent, {}).setdefault(tag, []).extend(points)
     if not runs:
         shown = ", ".join(list(seen)[:8]) or "none"
-        raise InputError(f"{path}: no tag of learning rates (lr, learning_rate, ...): {shown}")
+        raise NoRates(f"{path}: no tag of learning rates (lr, learning_rate, ...): {shown}")
     if len(runs) > 1:
         names = ", ".join(str(run.relative_to(path)) for run in list(runs)[:4])
         raise InputError(f"{path}: holds {len(runs)} runs with rates: give one of {names}")
@@ -33,7 +33,7 @@ def read_events(path: Path) -> list[Log]:
     for tag, points in found.items():
         at, rates, notes = in_order(str(path), tag, *zip(*points, strict=True))
         logs.append(Log(tag, at - (1 if at[0] == 1 else 0), rates, notes=notes))
-    return several(str(path), logs)
+    return several(logs)
 
 
 def _scalars(file: Path) -> dict[str, list[tuple[float, float]]]:

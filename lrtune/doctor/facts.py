@@ -20,11 +20,11 @@ def facts(case: Case) -> list[str]:
             + f"last {last:.4g}"
             + (f" ({last / peak:.2%} of the highest)" if peak > 0 and np.isfinite(last) else "")
         )
-        if case.rise >= 1 and not case.rising_at_end and case.known:
+        if case.known and case.rise >= 1 and not case.rising_at_end:
             said.append(f"warmup: {case.rise:,.0f} updates")
         if case.per > 1:
             said.append(f"the rate changes once in {case.per:,} updates: an epoch, probably")
-        if np.ptp(log.rates) == 0 and peak > 0:
+        if peak > 0 and np.ptp(log.rates) == 0:
             said.append(
                 "the rate never changes: if a schedule was meant, its step() was not called"
             )

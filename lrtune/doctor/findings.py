@@ -35,9 +35,13 @@ RULES: tuple[Callable[[Case], Finding | None], ...] = (
 
 def findings(case: Case) -> list[Finding]:
     """Everything that is wrong, the surest first; at most one of each name."""
-    if not np.isfinite(case.log.rates).all():
-        return [shape.not_finite(case)]
     found: dict[str, Finding] = {}
+    finite = np.isfinite(case.log.rates)
+    if not finite.all():
+        found["not-finite"] = shape.not_finite(case)
+        if not finite.any():
+            return list(found.values())
+        case = Case.of(case.log.finite, case.warmup)
     for rule in RULES:
         one = rule(case)
         if one is None or one.name in found or (one.name in SAME and SAME & {*found}):

@@ -11,6 +11,10 @@ from lrtune.schedule.family import Array
 MOST = 5_000_000  # rows of a log: more than any run is logged with, and they must fit in memory
 
 
+class NoRates(InputError):
+    """It can be read, and there are no learning rates in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """The rates of a run, or of one parameter group of it.
@@ -58,6 +62,18 @@ class Log:
         """Whether the rates reach the end of the run."""
         return self.ended and float(self.at[-1]) + 2 * self.gap >= self.end
 
+    @property
+    def zero(self) -> bool:
+        """Whether no rate is other than zero, nor the one that the scheduler starts from."""
+        return not self.rates.any() and not self.base
+
+    @property
+    def finite(self) -> "Log":
+        """The rates that are numbers, in a run as long as before."""
+        kept = np.isfinite(self.rates)
+        total = self.total or (round(self.end) if self.ended else None)
+        return replace(self, at=self.at[kept], rates=self.rates[kept], total=total)
+
     def noted(self, *notes: str) -> "Log":
         """With sentences more."""
         return replace(self, notes=(*self.notes, *notes))
@@ -96,27 +112,38 @@ def in_order(
     return at[last], values[last], tuple(notes[:3])
 
 
-def several(where: str, logs: Sequence[Log]) -> list[Log]:
-    """Logs without those that only repeat another at a scale of their own."""
+def several(logs: Sequence[Log]) -> list[Log]:
+    """Logs without those that only repeat another at a scale of their own, or are zero beside it.
+
+    A group at zero is frozen, on purpose; where all are at zero, that is for a rule to say.
+    """
     kept: list[Log] = []
-    for log in logs:
+    learning = [log for log in logs if not log.zero]
+    for log in learning or logs:
         twin = next((i for i, other in enumerate(kept) if _alike(log, other)), None)
         if twin is None:
             kept.append(log)
             continue
-        shown = float(np.max(np.abs(kept[twin].rates), initial=0.0)) or 1.0
-        ratio = float(np.max(np.abs(log.rates), initial=0.0)) / shown
+        ratio = _size(log) / _size(kept[twin])
         kept[twin] = kept[twin].noted(
             f"{log.name} is the same" + ("" if abs(ratio - 1) < 1e-6 else f" × {ratio:.3g}")
         )
+    frozen = ", ".join(log.name for log in logs if log.zero)
+    if learning and frozen:
+        kept[0] = kept[0].noted(f"zero throughout, as the rates of frozen groups are: {frozen}")
     return kept
+
+
+def _size(log: Log) -> float:
+    """The largest rate that is a number, without its sign; 1 where all are zero."""
+    finite = log.rates[np.isfinite(log.rates)]
+    return float(np.max(np.abs(finite), initial=0.0)) or 1.0
 
 
 def _alike(a: Log, b: Log) -> bool:
     if not np.array_equal(a.at, b.at):
         return False
-    tops = [float(np.max(np.abs(log.rates), initial=0.0)) or 1.0 for log in (a, b)]
-    return bool(np.allclose(a.rates / tops[0], b.rates / tops[1], atol=1e-6, equal_nan=True))
+    return bool(np.allclose(a.rates / _size(a), b.rates / _size(b), atol=1e-6, equal_nan=True))
 
 
 def distinct(rates: Array) -> "np.ndarray[tuple[int], np.dtype[np.intp]]":

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lrtune.doctor.columns import read_csv, read_json, read_jsonl
 from lrtune.doctor.events import PATTERN, read_events
-from lrtune.doctor.log import Log
+from lrtune.doctor.log import Log, NoRates
 from lrtune.doctor.states import read_checkpoint
 from lrtune.errors import InputError
 
@@ -33,7 +33,15 @@ READERS = (
     Reader(
         ("*.pt", "*.pth", "*.ckpt", "*.bin", "*.tar"),
         read_checkpoint,
-        ("scheduler.pt", "last.ckpt", "*.ckpt", "*.pt", "*.pth"),
+        (
+            "scheduler.pt",
+            "checkpoint-*/scheduler.pt",
+            "last.ckpt",
+            "*.ckpt",
+            "checkpoints/*.ckpt",
+            "*.pt",
+            "*.pth",
+        ),
     ),
 )
 
@@ -62,22 +70,32 @@ def read(path: Path) -> list[Log]:
 
 
 def _folder(path: Path) -> list[Log]:
+    """The newest file of the first kind in which there are rates."""
+    without: dict[Path, InputError] = {}
     for reader in READERS:
         for pattern in reader.search:
-            found = sorted(path.glob(pattern), key=_newest)
-            if found:
-                logs = reader.read(found[-1])
-                return [log.noted(f"read from {found[-1].relative_to(path)}") for log in logs]
+            found = max({*path.glob(pattern)} - without.keys(), key=_newest, default=None)
+            if found is None:
+                continue
+            try:
+                logs = reader.read(found)
+            except NoRates as error:
+                without[found] = error
+            else:
+                return [log.noted(f"read from {found.relative_to(path)}") for log in logs]
     if next(path.rglob(PATTERN), None) is not None:
-        return read_events(path)
-    raise InputError(
+        try:
+            return read_events(path)
+        except NoRates as error:
+            without[path] = error
+    raise next(iter(without.values()), None) or InputError(
         f"{path}: no trainer_state.json, metrics.csv, event file or checkpoint in it: give a file"
     )
 
 
-def _newest(path: Path) -> tuple[int, float]:
+def _newest(path: Path) -> tuple[int, float, str]:
     digits = "".join(c for c in path.parent.name if c.isdigit())
-    return int(digits or 0), path.stat().st_mtime
+    return int(digits or 0), path.stat().st_mtime, path.name
 
 
 def _by_content(path: Path) -> list[Log]:

@@ -16,10 +16,10 @@ class Seen:
         top: the highest rate.
         end: updates of the run.
         first, slope: of the line through a linear rise; slope 0 without one.
-        falls, jumps: updates at which a rate drops or rises at once, after runs of equal rates.
-        levels: the rates of those runs, as a fraction of the top.
+        changes: updates after the rise at which the rate changes; the first 64.
+        levels: the rates before, between and after them, as a fraction of the top.
         turn: the update of the first highest rate.
-        last: the lowest rate after it, as a fraction of the top.
+        low: the lowest rate from there on, as a fraction of the top.
         restarts: updates at which the rate jumps up.
         flat: the update from which the rate stays as it is until the end.
         base: the lowest rate, as a fraction of the top.

@@ -2,19 +2,18 @@
 
 import ast
 import json
-import tomllib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lrtune.doctor.columns import is_rate
+from lrtune.doctor.config import parsed, parts_of
 from lrtune.doctor.finding import Finding
 from lrtune.doctor.script import Call, calls
-from lrtune.doctor.written import EPOCHS, NAMES, RATES, WARMUPS, in_call, in_config
+from lrtune.doctor.written import in_call, in_config
 from lrtune.errors import InputError
 
 CONFIGS = (".yaml", ".yml", ".toml")
+LARGEST = 4 * 2**20  # bytes of a script or config; what is larger was written by a program
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ def is_settings(path: Path) -> bool:
     """Whether it is a script or a config rather than a log."""
     if path.suffix.lower() in (".py", *CONFIGS):
         return True
-    if path.suffix.lower() != ".json" or not path.is_file():
+    if path.suffix.lower() != ".json" or not path.is_file() or path.stat().st_size > LARGEST:
         return False
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -45,7 +44,7 @@ def is_settings(path: Path) -> bool:
     if not isinstance(data, dict) or "log_history" in data:
         return False
     rates = any(is_rate(key) and isinstance(value, list) for key, value in data.items())
-    return not rates and any(_scheduler_keys(data))
+    return not rates and any(parts_of(data))
 
 
 def read_settings(path: Path) -> Settings:
@@ -55,12 +54,15 @@ def read_settings(path: Path) -> Settings:
         InputError: it cannot be read, is not in its language, or says nothing of learning rates.
     """
     try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InputError(f"{path}: {size:,} bytes: a script or config has at most {LARGEST:,}")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not text: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _script(path, text) if path.suffix == ".py" else _config(path, text)
+    return _script(path, text) if path.suffix.lower() == ".py" else _config(path, text)
 
 
 def _script(path: Path, text: str) -> Settings:
@@ -90,39 +92,15 @@ def _said(call: Call) -> str:
 
 
 def _config(path: Path, text: str) -> Settings:
-    data = _parsed(path, text)
-    given = dict(_scheduler_keys(data))
-    if not given:
+    parts = list(parts_of(parsed(path, text)))
+    if not parts:
         raise InputError(
             f"{path}: says nothing of learning rates (lr_scheduler_type, warmup_steps, "
             "learning_rate, ...)"
         )
-    shown = ", ".join(f"{name}: {value}" for name, value in given.items())
-    findings, unknown = in_config(given)
-    return Settings((shown,), tuple(findings), tuple(unknown))
-
-
-def _parsed(path: Path, text: str) -> Any:
-    import yaml
-
-    try:
-        if path.suffix.lower() == ".toml":
-            return tomllib.loads(text)
-        return json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: is not {path.suffix[1:].upper()}: {said}") from error
-
-
-KEYS = frozenset({*RATES, *NAMES, *EPOCHS, *WARMUPS, "max_steps", "warmup_ratio", "warmup_epochs"})
-
-
-def _scheduler_keys(data: object, depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """The keys that we know, wherever they are nested; the outermost comes last and counts."""
-    if not isinstance(data, Mapping) or depth > 3:
-        return
-    for value in data.values():
-        yield from _scheduler_keys(value, depth + 1)
-    for key, value in data.items():
-        if str(key) in KEYS and isinstance(value, str | int | float) and value is not None:
-            yield str(key), value
+    read = [in_config(part.given) for part in parts]
+    found = dict.fromkeys(one for findings, _ in read for one in findings)
+    if any(part.learns for part in parts):  # then one at zero is frozen
+        found = {one: None for one in found if one.name != "zero-rate"}
+    unknown = min((unread for _, unread in read), key=len)
+    return Settings(tuple(part.shown for part in parts), tuple(found), tuple(unknown))

@@ -38,7 +38,7 @@ def negative(case: Case) -> Finding | None:
 
 def zero(case: Case) -> Finding | None:
     """No rate at all."""
-    if case.log.rates.any():
+    if not case.log.zero:
         return None
     return Finding(
         "zero-rate",

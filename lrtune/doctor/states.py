@@ -1,18 +1,19 @@
 """Schedulers in checkpoints: their rates worked out again from what they saved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from lrtune.doctor.log import MOST, Log, several
+from lrtune.doctor.log import MOST, Log, NoRates, several
 from lrtune.doctor.native import last_rate, rebuilt
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 
 DEEPEST = 6  # dictionaries within dictionaries
+Groups: TypeAlias = Sequence[Mapping[str, Any]]  # the parameter groups of an optimizer
 
 
 def read_checkpoint(path: Path) -> list[Log]:
@@ -32,13 +33,16 @@ def read_checkpoint(path: Path) -> list[Log]:
     states = list(_states(data))
     if not states:
         keys = ", ".join(map(str, list(data)[:8])) if isinstance(data, Mapping) else type(data)
-        raise InputError(f"{path}: no state_dict of a scheduler in it: {keys}")
-    groups = next(_groups(data), [])
+        raise NoRates(f"{path}: no state_dict of a scheduler in it: {keys}")
+    optimizers = list(_groups(data))
     counted = _counted(data)
     logs: list[Log] = []
-    for name, state in states:
-        logs += [replace(log, **counted) for log in _logs(str(path), name, state, groups)]
-    return several(str(path), logs)
+    for place, (name, state) in enumerate(states):
+        # As many of the one as of the other: they are in one order.
+        beside = optimizers[place] if len(optimizers) == len(states) else None
+        made = _logs(str(path), name, state, optimizers, beside)
+        logs += [replace(log, **counted) for log in made]
+    return several(logs)
 
 
 def is_state(data: object) -> bool:
@@ -60,7 +64,7 @@ def _states(data: object, name: str = "scheduler", depth: int = 0) -> Iterator[t
             yield from _states(value, f"{name}[{number}]" if len(data) > 1 else name, depth + 1)
 
 
-def _groups(data: object, depth: int = 0) -> Iterator[list[Mapping[str, Any]]]:
+def _groups(data: object, depth: int = 0) -> Iterator[Groups]:
     """The parameter groups of the optimizers: some rates are there alone."""
     if isinstance(data, Mapping):
         if isinstance(data.get("param_groups"), list):
@@ -86,8 +90,21 @@ def _counted(data: object) -> dict[str, Any]:
     return found
 
 
+def _own(state: Mapping[str, Any], optimizers: Sequence[Groups], beside: Groups | None) -> Groups:
+    """The groups that began with the scheduler's first rates; of several such, those beside it."""
+    first = state.get("base_lrs")
+    began = [one for one in optimizers if [group.get("initial_lr") for group in one] == first]
+    if len(began) != 1 and beside is not None:
+        return beside
+    return began[0] if began else ()
+
+
 def _logs(
-    where: str, name: str, state: Mapping[str, Any], groups: list[Mapping[str, Any]]
+    where: str,
+    name: str,
+    state: Mapping[str, Any],
+    optimizers: Sequence[Groups],
+    beside: Groups | None,
 ) -> Iterator[Log]:
     try:
         if "schedule" in state:
@@ -96,11 +113,13 @@ def _logs(
         steps = int(state["last_epoch"])
         if not 0 <= steps <= MOST:
             raise InputError(f"{where}: {name}: last_epoch={steps}: expected 0 to {MOST:,}")
+        groups = _own(state, optimizers, beside)
         for number, last in enumerate(state["_last_lr"]):
             group = groups[number] if number < len(groups) else {}
             title = name if len(state["_last_lr"]) == 1 else f"{name}, group {number}"
             yield _torchs(title, state, number, float(last), group, steps)
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError,
+            RuntimeError) as error:  # fmt: skip
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -107,7 +107,7 @@ def in_config(given: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     for one in (
         _too_long(warmup, total, "", "updates"),
         _too_long(given.get("warmup_epochs"), epochs, "", "epochs"),
-        _constant_with_warmup(given, warmup),
+        _constant_with_warmup(given),
     ):
         if one:
             found.append(one)
@@ -137,9 +137,11 @@ def in_config(given: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     return found, unknown
 
 
-def _constant_with_warmup(given: Mapping[str, Any], warmup: Any) -> Finding | None:
-    name = next((given[n] for n in NAMES if n in given), None)
-    if name != "constant" or not (warmup or given.get("warmup_ratio")):
+def _constant_with_warmup(given: Mapping[str, Any]) -> Finding | None:
+    # Under another name it may be another library's constant, which has a warmup.
+    if given.get("lr_scheduler_type") != "constant":
+        return None
+    if not any(given.get(name) for name in (*WARMUPS, "warmup_ratio")):
         return None
     return Finding(
         "warmup-ignored",

@@ -1,11 +1,10 @@
 """The checks that every value of the user passes: one line that says what was expected."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import numpy as np
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, nearest
 
 WHOLE = (int, np.integer)
 REAL = (float, np.floating, *WHOLE)
@@ -14,8 +13,8 @@ REAL = (float, np.floating, *WHOLE)
 def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
     """The error for a name that is not in `known`, with the nearest one that is."""
     known = list(known)
-    near = get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(known) or '(none)'}"
+    near = nearest(str(name), known).removeprefix("; ")
+    hint = near or f"one of {', '.join(known) or '(none)'}"
     return InputError(f"{what} {name!r} is unknown: {hint}")
 
 

@@ -1,7 +1,7 @@
 """Runs that went wrong and runs that did not, each made by a framework, and what is to be said."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -61,11 +61,29 @@ def not_a_number(step: int) -> float:
     return math.nan if step == 40 else 1 / (1 + step)
 
 
-def plateau(folder: Path) -> Path:
+LOSSES = [1, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.49, 0.49, 0.4]
+
+
+def closed(make: made.Make, losses: Sequence[float] = LOSSES) -> Callable[[Path], Path]:
+    """A closed loop: seven updates between two validations."""
+    return lambda folder: made.as_jsonl(
+        folder, made.step_through(make(made.optimizer_of(0.1)), losses, per=7)
+    )
+
+
+def our_greedy(folder: Path) -> Path:
+    """A checkpoint of it, after as many updates."""
+    import torch
+
     optimizer = made.optimizer_of(0.1)
-    follow = torchs.ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
-    losses = [1, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.49, 0.49, 0.4]
-    return made.as_jsonl(folder, made.step_through(follow, losses, per=7))
+    follow = lrtune.Schedule("greedy", peak_lr=0.1).torch(optimizer, total=7 * len(LOSSES))
+    for loss in LOSSES:
+        for _ in range(7):
+            optimizer.step()
+            follow.step()
+        follow.step(loss)
+    torch.save({"scheduler": follow.state_dict()}, folder / "last.ckpt")
+    return folder
 
 
 def hf(**arguments: Any) -> Callable[[Path], Path]:
@@ -92,6 +110,10 @@ def tensorboard(
     make: made.Make, updates: int, cut: int | None = None, **more: Any
 ) -> Callable[[Path], Path]:
     return lambda folder: made.as_events(folder, made.used(make, updates, **more), cut)
+
+
+def groups(make: made.Make, updates: int, *rates: float) -> Callable[[Path], Path]:
+    return lambda folder: made.as_groups(folder, make, updates, rates)
 
 
 def checkpoint(make: made.Make, steps: int, **more: Any) -> Callable[[Path], Path]:
@@ -179,6 +201,9 @@ BROKEN: dict[str, Broken] = {
     "torch: the rate is zero": Broken(
         torch_csv(cosine(50), 50, lr=0.0), "zero-rate", "zero at all"
     ),
+    "torch: the rates of all groups are zero": Broken(
+        groups(cosine(50), 50, 0.0, 0.0), "zero-rate", "zero at all"
+    ),
     "Accelerate: prepared, four processes, totals of one": Broken(
         accelerated(warm_cosine(40, 400), 400, processes=4), "overshoot", "update 100 of 400"
     ),
@@ -244,7 +269,18 @@ SOUND: dict[str, Callable[[Path], Path]] = {
     "torch: ExponentialLR per epoch": torch_csv(of("ExponentialLR", 0.9), 200, every=10),
     "torch: ExponentialLR": torch_csv(of("ExponentialLR", 0.98), 200),
     "torch: constant": torch_csv(of("ConstantLR", 1.0), 50),
-    "torch: plateau": plateau,
+    "torch: plateau": closed(of("ReduceLROnPlateau", factor=0.5, patience=2)),
+    "transformers: greedy, up and down": closed(
+        of_transformers("GreedyLR", factor=0.8, patience=1), LOSSES * 2
+    ),
+    "transformers: greedy, ever better": closed(
+        of_transformers("GreedyLR", patience=1), [1 / (1 + i) for i in range(20)]
+    ),
+    "lrtune: greedy, its checkpoint": our_greedy,
+    "torch: cosine, one group frozen": groups(cosine(50), 50, 0.0, 0.1),
+    "transformers: linear, its checkpoint at the end": checkpoint(
+        of_transformers(LINEAR, 3, 30), 30
+    ),
     "torch: a checkpoint half-way": checkpoint(warm_cosine(10, 100), 50),
     "torch: a checkpoint at the end": checkpoint(cosine(100), 100),
     "torch: OneCycleLR, its checkpoint": checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60),

@@ -54,6 +54,22 @@ def as_csv(folder: Path, rates: Iterable[float]) -> Path:
     return path
 
 
+def as_groups(folder: Path, make: Make, updates: int, rates: Iterable[float]) -> Path:
+    """A CSV with a column for each parameter group, named as Lightning's monitor does."""
+    optimizer = SGD([{"params": nn.Linear(1, 1).parameters(), "lr": rate} for rate in rates])
+    scheduler = make(optimizer)
+    path = folder / "metrics.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        count = len(optimizer.param_groups)
+        rows.writerow(["step", *(f"lr-SGD/pg{number + 1}" for number in range(count))])
+        for step in range(updates):
+            rows.writerow([step, *(group["lr"] for group in optimizer.param_groups)])
+            optimizer.step()
+            scheduler.step()
+    return path
+
+
 def as_jsonl(folder: Path, rates: Iterable[float]) -> Path:
     path = folder / "rates.jsonl"
     lines = [json.dumps({"step": step, "learning_rate": rate}) for step, rate in enumerate(rates)]

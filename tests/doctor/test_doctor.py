@@ -1,12 +1,13 @@
 """Every broken run is told by its fault, every sound one is left in peace."""
 
 import functools
+import math
 from pathlib import Path
 
 import frameworks
 import numpy as np
 import pytest
-from cases import BROKEN, SOUND, Broken, checkpoint, hf, of, torch_csv
+from cases import BROKEN, SOUND, Broken, checkpoint, of
 
 from lrtune.doctor import Case, examine, findings
 from lrtune.doctor.columns import read_csv
@@ -154,6 +155,34 @@ def test_a_folder_is_searched(log_of) -> None:
     assert case.log.total == 60 and "trainer_state.json" in case.log.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("bad", "places"), [(math.nan, [40]), (math.inf, range(5)), (math.nan, range(250, 300))]
+)
+def test_a_rate_that_is_no_number_hides_nothing_else(bad, places, tmp_path: Path) -> None:
+    rates = frameworks.used(of("CosineAnnealingLR", 200), 300)
+    for place in places:
+        rates[place] = bad
+    (case,) = cases_of(frameworks.as_csv(tmp_path, rates))
+    assert [one.name for one in findings(case)] == ["not-finite", "overshoot"]
+    assert "update 200 of 300" in findings(case)[1].seen
+
+
+@pytest.mark.parametrize("bad", [[17], range(50, 100), range(100)])
+def test_a_rate_that_is_no_number_is_no_other_fault(bad, tmp_path: Path) -> None:
+    rates = frameworks.used(of("CosineAnnealingLR", 100), 100)
+    for place in bad:
+        rates[place] = math.nan
+    (case,) = cases_of(frameworks.as_csv(tmp_path, rates))
+    assert [one.name for one in findings(case)] == ["not-finite"]
+
+
+def test_a_frozen_group_is_said(log_of) -> None:
+    (case,) = cases_of(log_of(SOUND["torch: cosine, one group frozen"]))
+    assert case.log.name == "lr-SGD/pg2" and case.log.notes == (
+        "zero throughout, as the rates of frozen groups are: lr-SGD/pg1",
+    )
+
+
 def test_groups_that_differ_by_a_factor_are_one_case(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     rows = "\n".join(f"{i},{1 - i / 50},{0.1 * (1 - i / 50)},{0.5}" for i in range(50))
@@ -169,14 +198,3 @@ def test_a_log_that_goes_back_was_resumed(tmp_path: Path) -> None:
     (case,) = cases_of(path)
     assert len(case.log.at) == 100 and "went back from step 59 to 40" in case.log.notes[0]
     assert findings(case) == []
-
-
-def test_the_command(lrtune, log_of, tmp_path: Path) -> None:
-    broken = log_of(torch_csv(of("CosineAnnealingLR", 200), 300))
-    code, out, _ = lrtune("doctor", broken, "--out", tmp_path / "x.html")
-    assert code == 3 and "overshoot" in out and "to do: make it for 300 updates" in out
-    assert (tmp_path / "x.html").stat().st_size > 1000
-    code, out, _ = lrtune("doctor", log_of(hf()))
-    assert code == 0 and "nothing wrong was found" in out and "best fit: linear" in out
-    code, _, err = lrtune("doctor", tmp_path / "none.csv")
-    assert code == 2 and "No such file" in err

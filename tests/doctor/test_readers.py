@@ -28,8 +28,17 @@ def two_runs(folder: Path) -> Path:
     return folder
 
 
-def raw(content: bytes):
-    return lambda folder: (folder / "x.pt").write_bytes(content) and folder / "x.pt"
+def raw(content: bytes, name: str = "x.pt"):
+    return lambda folder: (folder / name).write_bytes(content) and folder / name
+
+
+def large(name: str, size: int):
+    def write(folder: Path) -> Path:
+        with (folder / name).open("wb") as file:
+            file.truncate(size)  # takes no room on the disk
+        return folder / name
+
+    return write
 
 
 def saved(**state: Any):
@@ -61,7 +70,16 @@ BAD = {
     "no rows": (text("log.csv", "step,lr\n"), "no column of learning rates"),
     "words": (text("log.csv", "step,lr\n1,fast\n"), "row 1: lr='fast'"),
     "cut JSON": (text("trainer_state.json", '{"log_history": [{"step": 1,'), "cut short?"),
-    "cut JSON lines": (text("log.jsonl", '{"lr": 1}\n{"lr'), "line 2 is not JSON"),
+    "one line, cut": (text("log.jsonl", '{"lr": 1, "st'), "line 1 is not JSON"),
+    "a line cut within": (text("log.jsonl", '{"lr": 1}\n{"lr\n{"lr": 1}'), "line 2 is not JSON"),
+    "a list at the end": (text("log.jsonl", '{"lr": 1}\n[1]'), "line 2: expected an object"),
+    "bytes in a line": (raw(b'{"lr": 1}\n\xff\n', "log.jsonl"), "line 2 is not JSON"),
+    "much JSON": (large("log.json", 2**30), "at most 268,435,456 are read: thin the log"),
+    "much YAML": (large("train.yaml", 2**30), "a script or config has at most"),
+    "a folder without rates": (
+        lambda folder: text("metrics.csv", "step,loss\n1,2\n")(folder).parent,
+        "metrics.csv: no column of learning rates",
+    ),
     "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
     "a pickle": (pickled, "runs nobody's code"),
     "no checkpoint": (text("x.pt", "hello"), "refuses it"),
@@ -91,6 +109,109 @@ def test_what_cannot_be_read(make, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         examine(path)
     assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_tensorboard_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frameworks.as_events(tmp_path, [0.1] * 5)
+    monkeypatch.setattr("lrtune.doctor.events.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^tensorboard: .*pip install 'lrtune\[tensorboard\]'$"):
+        examine(tmp_path)
+
+
+@pytest.mark.parametrize("last", ['{"step": 9, "l', '{"step": 9, "lr": 0.', '{"name": "caf\xc3'])
+def test_a_last_line_that_was_cut_is_left_out(last: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [json.dumps({"step": step, "lr": 1 - step / 9}) for step in range(9)]
+    path.write_bytes("\n".join([*lines, last]).encode("latin-1"))
+    (case,) = examine(path)
+    assert len(case.log.rates) == 9
+    assert case.log.notes == ("line 10, the last, was cut short and is left out",)
+
+
+@pytest.mark.parametrize(
+    ("without", "checkpoint"),
+    [
+        (text("metrics.csv", "step,train_loss\n1,0.5\n"), "last.ckpt"),
+        (text("metrics.csv", ""), "checkpoints/epoch=1.ckpt"),
+        (text("trainer_state.json", '{"log_history": [{"loss": 1.0}]}'), "scheduler.pt"),
+        (text("trainer_state.json", "[]"), "checkpoint-20/scheduler.pt"),
+        (saved(weight=1.0), "y.pth"),
+    ],
+)
+def test_a_folder_is_searched_until_there_are_rates(
+    without, checkpoint: str, tmp_path: Path
+) -> None:
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+
+    without(tmp_path)
+    (tmp_path / checkpoint).parent.mkdir(exist_ok=True)
+    made = frameworks.as_checkpoint(tmp_path, lambda o: CosineAnnealingLR(o, 20), 20)
+    made.rename(tmp_path / checkpoint)
+    (case,) = examine(tmp_path)
+    assert len(case.log.rates) == 20 and case.log.notes[-1] == f"read from {checkpoint}"
+
+
+def test_event_files_are_read_last(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,train_loss\n1,0.5\n")
+    with pytest.raises(InputError, match="no column of learning rates"):
+        examine(frameworks.as_events(tmp_path, []))
+    frameworks.as_events(tmp_path, [0.1] * 5)
+    (case,) = examine(tmp_path)
+    assert case.log.name == "train/learning_rate"
+
+
+def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path: Path) -> None:
+    for bad in (math.nan, math.inf):
+        path = tmp_path / f"{bad}.csv"
+        rates = [(1 - i / 50, 0.1 if i < 25 else 0.01) for i in range(50)]
+        rates[7] = (bad, bad)
+        rows = "\n".join(f"{i},{a},{b},{a / 2}" for i, (a, b) in enumerate(rates))
+        path.write_text(f"step,lr-a,lr-b,lr-c\n{rows}\n")
+        first, second = examine(path)
+        assert first.log.notes == ("lr-c is the same × 0.5",) and second.log.name == "lr-b"
+
+
+def one_cycles(*settings: dict[str, float]) -> tuple[list[Any], list[Any]]:
+    """Optimizers and schedulers of a GAN, after 20 updates."""
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    optimizers = [frameworks.optimizer_of(1.0) for _ in settings]
+    pairs = zip(optimizers, settings, strict=True)
+    schedulers = [OneCycleLR(one, total_steps=60, **more) for one, more in pairs]
+    for _ in range(20):
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
+            optimizer.step()
+            scheduler.step()
+    return [one.state_dict() for one in optimizers], [one.state_dict() for one in schedulers]
+
+
+SMALL, LARGE = {"max_lr": 0.1, "pct_start": 0.2}, {"max_lr": 0.4, "pct_start": 0.5}
+ALIKE = {"max_lr": 0.4, "pct_start": 0.5, "div_factor": 100.0}  # begins where SMALL does
+SPARE = frameworks.optimizer_of(1.0).state_dict()
+KEPT = {
+    "in order": (LARGE, lambda o, s: {"optimizer_states": o, "lr_schedulers": s}),
+    "in order, from one rate": (ALIKE, lambda o, s: {"optimizers": o, "lr_schedulers": s}),
+    "crossed": (LARGE, lambda o, s: {"o": o[::-1], "lr_schedulers": s}),
+    "one more optimizer": (LARGE, lambda o, s: {"o": [SPARE, *o], "lr_schedulers": s}),
+}
+
+
+@pytest.mark.parametrize(("other", "keep"), KEPT.values(), ids=KEPT)
+def test_each_scheduler_has_its_own_optimizer(other, keep, tmp_path: Path) -> None:
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    cases = examine(saved(**keep(*one_cycles(SMALL, other)))(tmp_path))
+    assert len(cases) == 2
+    for case, more in zip(cases, (SMALL, other), strict=True):
+        used = frameworks.used(lambda o, m=more: OneCycleLR(o, total_steps=60, **m), 20)
+        np.testing.assert_allclose(case.log.rates, used, rtol=1e-6)
+
+
+def test_a_scheduler_without_its_optimizer_tells_its_last_rate(tmp_path: Path) -> None:
+    _, (first, second) = one_cycles(SMALL, LARGE)
+    data = {"optimizer": SPARE, "a": first, "b": second}
+    for case in examine(saved(**data)(tmp_path)):
+        assert "keeps no more than its last rate" in case.log.notes[0]
 
 
 def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:

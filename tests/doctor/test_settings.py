@@ -203,6 +203,17 @@ def test_what_only_a_run_knows_is_said(tmp_path: Path) -> None:
          ["warmup-unfinished"]),
         ("a.yaml", "train:\n  sched: cosine\n  epochs: 5\n  warmup_epochs: 5\n",
          ["warmup-unfinished"]),
+        ("a.yaml", "warmup_steps: 500\na:\n  b:\n    max_steps: 100\n", ["warmup-unfinished"]),
+        ("a.yaml", "max_steps: 900\na:\n  max_steps: 100\n  warmup_steps: 500\n",
+         ["warmup-unfinished"]),
+        ("a.yaml", "warmup_steps: 500\nmax_steps: 100\ndata:\n  epochs: 3\n",
+         ["warmup-unfinished"]),
+        ("a.yaml", "stage1:\n  max_steps: 100\nstage2:\n  warmup_steps: 500\n  epochs: 3\n", []),
+        ("a.yaml", "warmup_steps: 500\nmax_steps: 9000\neval:\n  max_steps: 100\n", []),
+        ("a.yaml", "sched: constant\nwarmup_steps: 500\n", []),
+        ("a.yaml", "lr_scheduler:\n  scheduler: constant\n  warmup_steps: 500\n", []),
+        ("a.yaml", "backbone:\n  lr: 0.0\nhead:\n  lr: 0.1\n", []),
+        ("a.yaml", "backbone:\n  lr: 0.0\nhead:\n  lr: 0.0\n", ["zero-rate"]),
         ("a.json", '{"lr_scheduler_type": "constant", "warmup_ratio": 0.1}', ["warmup-ignored"]),
         ("a.toml", "learning_rate = 0.0\nmax_steps = 10", ["zero-rate"]),
         ("a.toml", "learning_rate = 0.1\nwarmup_ratio = 10", ["warmup-unfinished"]),
@@ -215,6 +226,13 @@ def test_a_config(name: str, content: str, names: list[str], tmp_path: Path) -> 
     path.write_text(content)
     found = examine(path)
     assert isinstance(found, Settings) and [one.name for one in found.findings] == names
+
+
+def test_the_suffix_of_a_script_may_be_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "TRAIN.PY"
+    path.write_text("s = StepLR(optimizer, 30)")
+    found = examine(path)
+    assert isinstance(found, Settings) and [one.name for one in found.findings] == ["never-stepped"]
 
 
 @pytest.mark.parametrize(
