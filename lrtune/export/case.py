@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from lrtune.errors import InputError
-from lrtune.export.snippet import snippet
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Knobs, Params
 from lrtune.schedule.schedule import Schedule
@@ -62,6 +61,11 @@ class Case:
         return low * self.peak
 
     @property
+    def stepped(self) -> bool:
+        """Whether updates step its scheduler, not validations alone."""
+        return self.family != "plateau" or self.warmup > 0
+
+    @property
     def cycles(self) -> list[int]:
         """The lengths of the cycles of `cosine_restarts`, the first to the one at the end."""
         lengths = [self.params["T_0"]]
@@ -75,14 +79,9 @@ def head(case: Case, how: str, install: str) -> str:
     row = FAMILIES[case.family]
     return (
         f'"""{row.name}: {row.doc} ({row.source}).\n\n{how}\n\n'
-        f"Needs `pip install {install}`. Written by lrtune from\n{case.schedule.to_json()}\n"
+        f'Needs `pip install "{install}"`. Written by lrtune from\n{case.schedule.to_json()}\n'
         '"""\n'
     )
-
-
-def torch_code(case: Case) -> str:
-    """Source that defines `make_scheduler(optimizer)` in torch alone, without its docstring."""
-    return snippet(case.schedule, case.total).partition('\n"""\n')[2]
 
 
 def cannot_hold(case: Case, target: str, why: str) -> InputError:

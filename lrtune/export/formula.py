@@ -1,5 +1,7 @@
 """FORMULAS: every open-loop family as array code that numpy, jax.numpy and keras.ops all run.
 
+But for the names of functions, many of them are plain Python for one number.
+
 `t` is the update, an integer; the code returns the rate over the peak. Two rules keep that right
 in float32 as well: what is counted stays an integer until it is divided (compiled division may be
 a multiplication by the rounded reciprocal, whose floor is off by one at multiples), and what goes
@@ -19,10 +21,15 @@ from lrtune.schedule.shapes import pchip
 
 Code: TypeAlias = tuple[Sequence[str], str]  # lines before, and the expression of the ratio
 
-MEANING = {  # of the names that formulas use; s is the update of the body, its last one is held
-    "s": "np.clip({t}, 0, {last})",
-    "u": "s / {n}",
-    "left": "({n} - s) / {n}",
+# Of the names that formulas use; s is the update of the body, its last one is held.
+MEANING = {"s": "np.clip({t}, 0, {last})", "u": "s / {n}", "left": "({n} - s) / {n}"}
+PLAIN = {  # what one number takes in their place
+    "np.array(cubics)": "cubics",
+    "np.exp": "math.exp",
+    "np.minimum": "min",
+    "np.power": "math.pow",
+    "np.sin": "math.sin",
+    "np.sqrt": "math.sqrt",
 }
 
 
@@ -31,28 +38,51 @@ def ratio(case: Case, np: str) -> str:
     return f"def ratio(t):\n{indent(_body(case), '    ')}\n".replace("np.", f"{np}.")
 
 
+def plain(case: Case) -> Code | None:
+    """The formula for one number, in plain Python; None where it needs arrays."""
+    before, expression = FORMULAS.get(case.family, _table)(case)
+    *lines, last = [_plain(line) for line in (*before, expression)]
+    return None if any("np." in line for line in (*lines, last)) else (lines, last)
+
+
 def by_table(case: Case) -> bool:
     """Whether there is no formula."""
     return case.family not in FORMULAS
 
 
-def _body(case: Case) -> str:
-    before, expression = FORMULAS.get(case.family, _table)(case)
-    lines = [*before, expression]
-    for name, meaning in reversed(MEANING.items()):
+def rise(case: Case) -> str:
+    """The ratio during the warmup."""
+    start = case.schedule.warmup_start
+    return f"{start} + {1 - start} * (t / {case.warmup})"
+
+
+def defined(case: Case, code: Code, s: str = MEANING["s"]) -> list[str]:
+    """The lines of the code, its expression last, after what the names in it mean."""
+    lines = [*code[0], code[1]]
+    for name, meaning in reversed((MEANING | {"s": s}).items()):
         if _uses(lines, name) and not any(line.startswith(f"{name} = ") for line in lines):
             t = f"t - {case.warmup}" if case.warmup else "t"
             lines.insert(0, f"{name} = {meaning.format(t=t, n=case.n, last=case.n - 1)}")
-    *lines, expression = lines
+    return lines
+
+
+def _body(case: Case) -> str:
+    *lines, expression = defined(case, FORMULAS.get(case.family, _table)(case))
     if case.warmup:
-        start = case.schedule.warmup_start
-        lines.append(f"rise = {start} + {1 - start} * (t / {case.warmup})")
+        lines.append(f"rise = {rise(case)}")
         expression = f"np.where(t < {case.warmup}, rise, {expression})"
     return "\n".join([*lines, f"return {expression}"])
 
 
+def _plain(line: str) -> str:
+    for array, number in PLAIN.items():
+        line = line.replace(array, number)
+    return line
+
+
 def _uses(lines: Sequence[str], name: str) -> bool:
-    own = (line for line in lines if not line.startswith("def "))  # parts have names of their own
+    # Parts have names of their own.
+    own = (line for line in lines if not line.lstrip().startswith("def "))
     return any(re.search(rf"\b{name}\b", line) for line in own)
 
 
@@ -121,10 +151,10 @@ def _spline(case: Case) -> Code:
     k = len(cubics)
     rows = "".join(f"    {row},\n" for row in cubics)
     return [
-        f"cubics = np.array([  # of the log ratio, piece by piece\n{rows}])",
-        f"piece = np.floor_divide({k} * s, {case.n})",
+        f"cubics = [  # of the log ratio, piece by piece\n{rows}]",
+        f"piece = {k} * s // {case.n}",
         f"v = ({k} * s - {case.n} * piece) / {case.n}",
-        "c = np.take(cubics, piece, axis=0)",
+        "c = np.array(cubics)[piece]",
     ], "np.exp(c[0] + v * (c[1] + v * (c[2] + v * c[3])))"
 
 

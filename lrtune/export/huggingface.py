@@ -6,7 +6,8 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.case import DECAY, Case, head, torch_code
+from lrtune.export.case import DECAY, Case, head
+from lrtune.export.snippet import torch_code
 from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
 
@@ -46,7 +47,8 @@ def huggingface(schedule: Schedule, total: int) -> str:
     how = HOW_NATIVE.format(total=total)
     lines = "".join(f"    {name!r}: {value!r},\n" for name, value in arguments.items())
     lines = lines.replace("'", '"')
-    return f"{head(case, how, 'transformers[torch]')}\nARGUMENTS = {{\n{lines}}}\n"
+    install = f"transformers[torch]{SINCE.get(name, '')}"
+    return f"{head(case, how, install)}\nARGUMENTS = {{\n{lines}}}\n"
 
 
 def native(case: Case) -> tuple[str, Params] | None:
@@ -115,6 +117,8 @@ NATIVE: dict[str, Callable[[Case], tuple[str, Params] | None]] = {
     "greedy": _greedy,
 }
 
+SINCE = {"greedy": ">=5.4"}
+
 # The Trainer steps a ReduceLROnPlateau on evaluations alone, and others on updates alone.
 CALLBACKS = {
     "plateau": '''
@@ -128,9 +132,10 @@ class FeedSchedule(TrainerCallback):
     "greedy": '''
 
 class FeedSchedule(TrainerCallback):
-    """Gives the scheduler the loss of every evaluation; the Trainer itself steps it."""
+    """Gives the scheduler every eval_loss; the Trainer itself steps it."""
 
     def on_evaluate(self, args, state, control, metrics, lr_scheduler, **rest):
-        lr_scheduler.step(metrics["eval_loss"])
+        if "eval_loss" in metrics:  # of several sets each has a name of its own
+            lr_scheduler.step(metrics["eval_loss"])
 ''',
 }

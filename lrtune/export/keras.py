@@ -17,7 +17,8 @@ by the optimizer, not by the epoch. With gradient_accumulation_steps=k it is Sch
 HOW_CLOSED = """\
 model.compile(keras.optimizers.SGD({peak}), ...)  # or any other optimizer
 model.fit(..., validation_data=..., callbacks=[callback])
-For {total} updates, validated after every epoch."""
+For {total} updates, validated after every epoch. A model that is loaded goes on at the rate it had;
+what is counted begins anew."""
 
 
 def keras(schedule: Schedule, total: int) -> str:
@@ -31,10 +32,10 @@ def keras(schedule: Schedule, total: int) -> str:
         code = ratio(case, "ops")
         math = "import math\n\n" if "math." in code else ""
         how = HOW.format(total=total)
-        return head(case, how, "keras") + OPEN.format(math=math, ratio=code, peak=case.peak)
+        return head(case, how, "keras>=3") + OPEN.format(math=math, ratio=code, peak=case.peak)
     how = HOW_CLOSED.format(total=total, peak=case.peak)
     if native(case):
-        return head(case, how, "keras") + NATIVE.format(
+        return head(case, how, "keras>=3") + NATIVE.format(
             patience=case.params["patience"] + 1,
             # Keras' last epoch of a cooldown counts again; torch's does not.
             cooldown=case.params["cooldown"] + (case.params["cooldown"] > 0),
@@ -43,15 +44,15 @@ def keras(schedule: Schedule, total: int) -> str:
         )
     rule = RULES[case.family].format(**case.params, eps=EPS, greedy_threshold=GREEDY_THRESHOLD)
     rise = RISE.format(start=schedule.warmup_start, warmup=case.warmup) if case.warmup else ""
-    seen = f"if self.updates() >= {case.warmup}:\n            " if case.warmup else ""
-    return head(case, how, "keras") + CLOSED.format(
-        peak=case.peak, rule=rule.strip("\n"), rise=rise, seen=seen
+    seen = f" and self.updates() >= {case.warmup}" if case.warmup else ""
+    return head(case, how, "keras>=3") + CLOSED.format(
+        peak=case.peak, rule=rule.strip("\n"), rise=rise, seen=seen, warmup=case.warmup
     )
 
 
 def native(case: Case) -> bool:
     """Whether Keras' own callback gives the same rates: its threshold is absolute."""
-    return case.family == "plateau" and not case.warmup and case.params["threshold"] == 0
+    return not case.stepped and case.params["threshold"] == 0
 
 
 OPEN = '''
@@ -104,10 +105,13 @@ class Callback(keras.callbacks.Callback):
         self.window = []
 
     def on_train_begin(self, logs=None):
+        if self.updates() > {warmup}:  # of a run that goes on
+            self.rate = float(self.model.optimizer.learning_rate)
         self.model.optimizer.learning_rate = self.rate
 {rise}
     def on_epoch_end(self, epoch, logs=None):
-        {seen}self.validate(logs["val_loss"])
+        if "val_loss" in logs{seen}:
+            self.validate(logs["val_loss"])
         self.model.optimizer.learning_rate = self.rate
 
     def updates(self):
@@ -120,11 +124,12 @@ callback = Callback()
 '''
 
 RISE = """
+    rising = True
+
     def on_train_batch_begin(self, batch, logs=None):
-        t = self.updates()
-        if t <= {warmup}:
-            if keras.backend.backend() == "jax":  # else the new rate is not seen
-                self.model.jax_state_sync()
+        if self.rising:  # to look at the model takes JAX a while
+            t = min(self.updates(), {warmup})
+            self.rising = t < {warmup}
             rise = {start} + (1 - {start}) * t / {warmup}
             self.model.optimizer.learning_rate = self.rate * rise
 """

@@ -1,6 +1,7 @@
 """A schedule for Lightning: `configure_optimizers`, and a callback that checks it in the run."""
 
-from lrtune.export.case import Case, head, torch_code
+from lrtune.export.case import Case, head
+from lrtune.export.snippet import torch_code
 from lrtune.schedule.schedule import Schedule
 
 HOW = """\
@@ -49,10 +50,10 @@ FED = '\n            "reduce_on_plateau": False,  # FeedSchedule does that'
 FEED = '''
 
 class FeedSchedule(Callback):
-    """Gives the scheduler the loss of every validation."""
+    """Gives the scheduler the loss of every validation of fit."""
 
     def on_validation_end(self, trainer, pl_module):
-        if not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             loss = trainer.callback_metrics["val_loss"]
             trainer.lr_scheduler_configs[0].scheduler.step(float(loss))
 '''
@@ -73,8 +74,8 @@ def lightning(schedule: Schedule, total: int) -> str:
     """
     case = Case(schedule, total)
     # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
-    monitored = case.family == "plateau" and not case.warmup
-    fed = schedule.closed_loop and not monitored
+    monitored = not case.stepped
+    fed = schedule.closed_loop and case.stepped
     callbacks = "CheckSchedule(), FeedSchedule()" if fed else "CheckSchedule()"
     imports = (
         "import torch\nfrom lightning.pytorch import Callback\n"

@@ -30,24 +30,23 @@ class Plan:
 
     def state(self, update: int) -> dict[str, Any]:
         """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
-        schedule = self.schedule.to_dict()
-        return {"schedule": schedule, "total": self.total, "mode": self.mode, "update": update}
+        asked = {"total": self.total, "mode": self.mode, "unit": self.unit}
+        return {"schedule": self.schedule.to_dict(), **asked, "update": update}
 
     def resume(self, state: Mapping[str, Any]) -> int:
         """The update that a saved state has come to; InputError if it is not this plan's."""
         missing = [name for name in self.state(0) if name not in state]
         if missing:
             raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
-        saved, total, update = (
-            Schedule.from_dict(state["schedule"]),
-            state["total"],
-            state["update"],
-        )
-        if (saved, state["mode"]) != (self.schedule, self.mode):
-            raise InputError(
-                f"state_dict: saved with {saved!r}, mode={state['mode']!r}; this scheduler has "
-                f"{self.schedule!r}, mode={self.mode!r}: make it with the one that was saved"
-            )
+        total, update = state["total"], state["update"]
+        saved = {**state, "schedule": Schedule.from_dict(state["schedule"])}
+        for name in ("schedule", "mode", "unit"):
+            there, here = saved[name], getattr(self, name)
+            if there != here:
+                raise InputError(
+                    f"state_dict: saved with {name}={there!r}; this scheduler has {name}={here!r}: "
+                    "make it with the one that was saved"
+                )
         if total != self.total and self.on_changed_total == "raise":
             raise InputError(
                 f"state_dict: saved with total={total}; this scheduler has total={self.total}: "

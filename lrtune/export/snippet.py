@@ -1,25 +1,22 @@
 """A schedule as stand-alone Python source that needs torch and nothing else."""
 
-from collections.abc import Callable
 from textwrap import indent
-from typing import Any, NamedTuple
-
-import numpy as np
 
 from lrtune.errors import InputError
-from lrtune.export.templates import CLOSED, HEAD, LAMBDA, NATIVE, RISE_THEN_NATIVE
+from lrtune.export.case import Case
+from lrtune.export.formula import Code, defined, plain, rise
+from lrtune.export.templates import CALLS, CLOSED, HEAD, LAMBDA, NATIVE, RISE_THEN_NATIVE
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Params
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD, WORST, Mode
 from lrtune.schedule.schedule import Schedule
-from lrtune.schedule.shapes import pchip
 
 
 def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
     """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
-    An open loop stepped past the total keeps the rate of the last update. All parameter groups get
-    the same rate; `Schedule.torch` keeps the ratios between them.
+    An open loop stepped past the total keeps the rate of the last update, and says so once. All
+    parameter groups get the same rate; `Schedule.torch` keeps the ratios between them.
 
     Args:
         schedule: what to write out.
@@ -31,98 +28,66 @@ def snippet(schedule: Schedule, total: int, mode: Mode = "min") -> str:
     """
     if mode not in WORST:
         raise InputError(f"mode={mode!r}: expected 'min' (a loss) or 'max' (an accuracy)")
-    row = FAMILIES[schedule.family]
-    params = schedule.resolve(total)
-    warmup = params.pop("warmup_steps")
+    case, row = Case(schedule, total), FAMILIES[schedule.family]
+    params = {"mode": mode, **case.params} if row.closed_loop else case.params
+    rising = case.warmup > 0
     values = {
-        "peak": params.pop("peak_lr"),
+        "peak": case.peak,
         "start": schedule.warmup_start,
-        "warmup": warmup,
-        "mode": mode,
-        "worst": f"float('{WORST[mode]}')",
-        "eps": EPS,
-        "greedy_threshold": GREEDY_THRESHOLD,
+        "warmup": case.warmup,
         "last": total - 1,
+        "total": total,
+        "beyond": total + 1,
+        "arguments": _arguments(params),
     }
+    calls, json = CALLS[case.stepped, row.closed_loop], schedule.to_json()
     head = HEAD.format(
-        family=row.name, doc=row.doc, source=row.source, total=total, json=schedule.to_json()
+        family=row.name, doc=row.doc, source=row.source, total=total, calls=calls, json=json
     )
     if row.closed_loop:
-        template = CLOSED[row.name][warmup > 0]
-        arguments = _arguments({"mode": mode, **params})
-        return head + template.format(**{**values, **params, "arguments": arguments})
+        own = {"worst": f"float('{WORST[mode]}')", "eps": EPS, "greedy_threshold": GREEDY_THRESHOLD}
+        return head + CLOSED[row.name][rising].format(**values, **own, **params)
     if row.torch != "LambdaLR" and row.native(params):
-        template = RISE_THEN_NATIVE if warmup else NATIVE
-        return head + template.format(name=row.torch, arguments=_arguments(params), **values)
-    ratio = _ratio(schedule, total, warmup, params)
-    return head + LAMBDA.format(ratio=indent(ratio, "    "), **values)
+        held = "SequentialLR" if rising else row.torch
+        template = RISE_THEN_NATIVE if rising else NATIVE
+        return head + template.format(name=row.torch, held=held, **values)
+    ratio = indent(_ratio(case), "    ")
+    math = "import math\n" if "math." in ratio else ""
+    return head + LAMBDA.format(ratio=ratio, math=math, held="LambdaLR", **values)
 
 
-def _ratio(schedule: Schedule, total: int, warmup: int, params: Params) -> str:
+def torch_code(case: Case) -> str:
+    """The source without its docstring, for targets that have their own."""
+    return snippet(case.schedule, case.total).partition('\n"""\n')[2]
+
+
+def by_formula(case: Case) -> bool:
+    """Whether a family that torch has no class of is written as its formula."""
+    return case.family == "custom" or plain(case) is not None
+
+
+def _ratio(case: Case) -> str:
     """The body of `ratio(t)`: the family's formula, else the table."""
-    if schedule.family in FORMULAS:
-        formula = FORMULAS[schedule.family]
-        body = formula.template.format(**formula.values(params))
-    else:
-        body = _table((schedule.rates(total)[warmup:] / schedule.peak_lr).tolist())
-    update = f"t - {warmup}" if warmup else "t"
-    span = f"s = min({update}, {total - warmup - 1})\n{body}"
-    if not warmup:
-        return span
-    start = schedule.warmup_start
-    return f"if t < {warmup}:\n    return {start} + (1 - {start}) * t / {warmup}\n{span}"
+    code = _custom(case) if case.family == "custom" else plain(case) or _table(case)
+    *lines, ratio = defined(case, code, s="min({t}, {last})")
+    if case.warmup:
+        lines.insert(0, f"if t < {case.warmup}:\n    return {rise(case)}")
+    return "\n".join([*lines, f"return {ratio}"])
 
 
-def _table(ratios: list[float]) -> str:
-    """Code that looks up `s`: where the ratio changes, if it seldom does."""
+def _custom(case: Case) -> Code:
+    module, name = case.params["function"].split(":")
+    return [f"from {module} import {name}\n"], f"{name}(s, {case.n}, **{case.params['knobs']})"
+
+
+def _table(case: Case) -> Code:
+    """A look-up of `s`: from where the ratio changes on, if it seldom does."""
+    ratios = (case.schedule.rates(case.total)[case.warmup :] / case.peak).tolist()
     changes = {s: ratio for s, ratio in enumerate(ratios) if not s or ratio != ratios[s - 1]}
     if 2 * len(changes) > len(ratios):
-        return f"ratios = {ratios}\nreturn ratios[s]"
-    return (
-        f"ratios = {changes}  # from an update on\nreturn ratios[max(r for r in ratios if r <= s)]"
-    )
+        return [f"ratios = {ratios}"], "ratios[s]"
+    return [f"ratios = {changes}  # from an update on"], "ratios[max(r for r in ratios if r <= s)]"
 
 
 def _arguments(params: Params) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in params.items())
-
-
-class Formula(NamedTuple):
-    """Source that returns a ratio of the peak from s, and the values it is filled in with."""
-
-    template: str
-    values: Callable[[Params], dict[str, Any]] = dict
-
-
-DECAY = {"linear": "1 - v", "cosine": "math.cos(math.pi / 2 * v) ** 2", "sqrt": "1 - math.sqrt(v)"}
-
-FORMULAS: dict[str, Formula] = {
-    "inverse_time": Formula("return 1 / (1 + {decay_rate} * s / {decay_steps})"),
-    "inverse_sqrt": Formula("return math.sqrt({timescale} / (s + {timescale}))"),
-    "polynomial": Formula(
-        "return {end_factor} + (1 - {end_factor}) * (1 - s / {total_iters}) ** {power}"
-    ),
-    "wsd": Formula(
-        "v = max(0, s - ({total_iters} - {decay_steps})) / {decay_steps}\n"
-        "return {end_factor} + (1 - {end_factor}) * ({decay})",
-        lambda p: p | {"decay": DECAY[p["decay_shape"]]},
-    ),
-    "rex": Formula("u = s / {total_iters}\nreturn (1 - u) / (1 - (1 - {beta}) * u)"),
-    "tanh": Formula(
-        "x = {lb} + ({ub} - {lb}) * s / {total_iters}\n"
-        "return {end_factor} + (1 - {end_factor}) / (1 + math.exp(2 * x))"
-    ),
-    "spline": Formula(
-        "cubics = {cubics}  # of the log ratio, piece by piece\n"
-        "x = s / {total_iters} * len(cubics)\n"
-        "piece = min(int(x), len(cubics) - 1)\n"
-        "v = x - piece\n"
-        "c0, c1, c2, c3 = cubics[piece]\n"
-        "return math.exp(c0 + v * (c1 + v * (c2 + v * c3)))",
-        lambda p: p | {"cubics": pchip(np.log(p["ordinates"])).tolist()},
-    ),
-    "custom": Formula(
-        "from {module} import {name}\n\nreturn {name}(s, {total}, **{knobs})",
-        lambda p: p | dict(zip(("module", "name"), p["function"].split(":"), strict=True)),
-    ),
-}

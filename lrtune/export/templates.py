@@ -3,65 +3,70 @@
 HEAD = '''\
 """{family}: {doc} ({source}).
 
-For {total} calls of scheduler.step(), one after every optimizer update; all parameter groups
-get the same rate. Written by lrtune from
+For {total} updates of the optimizer; all parameter groups get the same rate:
+    scheduler = make_scheduler(optimizer)
+{calls}
+Written by lrtune from
 {json}
 """
 '''
 
-NATIVE = '''
-from torch.optim.lr_scheduler import {name}
+ON_UPDATE = "    scheduler.step()  # after every update of the optimizer\n"
+ON_VALIDATION = "    scheduler.step(metric)  # after every validation"
+CALLS = {  # whether updates step it, whether the loop is closed
+    (True, False): ON_UPDATE,
+    (True, True): f"{ON_UPDATE}{ON_VALIDATION}\n",
+    (False, True): f"{ON_VALIDATION}, and only then\n",
+}
 
+HELD = '''
 
-class Held{name}({name}):
+class Held{held}({held}):
     """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
 
     def step(self):
         if self.last_epoch < {last}:
             super().step()
+            return
+        self.last_epoch += 1
+        if self.last_epoch == {beyond}:  # once
+            warnings.warn(
+                "stepped more than {total} times: the rate stays; lrtune export --total N for more",
+                stacklevel=2,
+            )
 
 
 def make_scheduler(optimizer):
     for group in optimizer.param_groups:
         group["lr"] = {peak}
-    return Held{name}(optimizer, {arguments})
 '''
 
-RISE_THEN_NATIVE = '''
-from torch.optim.lr_scheduler import {name}, LinearLR, SequentialLR
+NATIVE = f"""
+import warnings
 
+from torch.optim.lr_scheduler import {{name}}
+{HELD}    return Held{{name}}(optimizer, {{arguments}})
+"""
 
-class HeldSequentialLR(SequentialLR):
-    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
+RISE_THEN_NATIVE = f"""
+import warnings
 
-    def step(self):
-        if self.last_epoch < {last}:
-            super().step()
+from torch.optim.lr_scheduler import {{name}}, LinearLR, SequentialLR
+{HELD}    warmup = LinearLR(optimizer, start_factor={{start}}, total_iters={{warmup}})
+    body = {{name}}(optimizer, {{arguments}})
+    return HeldSequentialLR(optimizer, [warmup, body], milestones=[{{warmup}}])
+"""
 
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    warmup = LinearLR(optimizer, start_factor={start}, total_iters={warmup})
-    body = {name}(optimizer, {arguments})
-    return HeldSequentialLR(optimizer, [warmup, body], milestones=[{warmup}])
-'''
-
-LAMBDA = '''
-import math
+LAMBDA = f'''
+{{math}}import warnings
 
 from torch.optim.lr_scheduler import LambdaLR
 
 
 def ratio(t):
     """The rate of update t over the peak."""
-{ratio}
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = {peak}
-    return LambdaLR(optimizer, ratio)
+{{ratio}}
+{HELD}    return HeldLambdaLR(optimizer, ratio)
 '''
 
 PLATEAU = """
@@ -69,7 +74,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 
 def make_scheduler(optimizer):
-    # Call scheduler.step(metric) after every validation, and only then.
     for group in optimizer.param_groups:
         group["lr"] = {peak}
     return ReduceLROnPlateau(optimizer, {arguments})

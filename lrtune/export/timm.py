@@ -7,8 +7,9 @@ train.py can say the same of epochs, the docstring has them.
 from collections.abc import Callable
 from typing import Any
 
-from lrtune.export.case import DECAY, Case, head, torch_code
+from lrtune.export.case import DECAY, Case, head
 from lrtune.export.formula import ratio
+from lrtune.export.snippet import torch_code
 from lrtune.export.train_py import arguments
 from lrtune.schedule.family import Params
 from lrtune.schedule.schedule import Schedule
@@ -23,7 +24,8 @@ If the {total} are epochs, train.py has it too (then the rate changes once an ep
 {arguments}"""
 
 HOW_FED = """
-scheduler.step(epoch, loss)            # after every validation"""
+scheduler.step(epoch, loss)            # after every validation
+To go on later, save its state_dict() beside the optimizer's: timm's train.py does not."""
 
 
 def timm(schedule: Schedule, total: int) -> str:
@@ -36,11 +38,13 @@ def timm(schedule: Schedule, total: int) -> str:
     how = HOW.format(total=total)
     if schedule.closed_loop:
         # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.
-        stepped = case.family == "greedy" or case.warmup
-        on_update = "self.scheduler.step()" if stepped else "pass  # validations alone count"
+        on_update = (
+            UP_TO.format(done="update") if case.stepped else "pass  # validations alone count"
+        )
         return head(case, how + HOW_FED, "timm") + _wrapped(case, on_update, ON_METRIC)
     if schedule.cycles_momentum:  # timm's own are of the rate alone
-        return head(case, how, "timm") + _wrapped(case, UP_TO, "pass  # updates alone count")
+        on_update = UP_TO.format(done="last_epoch")
+        return head(case, how, "timm") + _wrapped(case, on_update, "pass  # updates alone count")
     found = native(case)
     if found is None:
         code = ratio(case, "np")
@@ -52,7 +56,7 @@ def timm(schedule: Schedule, total: int) -> str:
     if words:
         how += HOW_ARGUMENTS.format(total=total, arguments=_folded(words))
     lines = "".join(f"        {key}={value!r},\n" for key, value in kwargs.items())
-    return head(case, how, "timm") + NATIVE_CODE.format(
+    return head(case, how, f"timm{SINCE.get(name, '')}") + NATIVE_CODE.format(
         name=name, peak=case.peak, lines=lines.replace("'", '"')
     )
 
@@ -156,6 +160,7 @@ NATIVE: dict[str, Callable[[Case], tuple[str, dict[str, Any]] | None]] = {
     "wsd": _wsd,
 }
 
+SINCE = {"WSDLRScheduler": ">=1.0.31"}
 
 NATIVE_CODE = """
 from timm.scheduler import {name}
@@ -200,12 +205,15 @@ WRAPPED = '''
 
 
 class Wrapped:
-    """A torch scheduler with timm's interface."""
+    """A torch scheduler with timm's interface, and with the lr_scale of parameter groups."""
 
     def __init__(self, optimizer):
         self.scheduler = torch_scheduler(optimizer)
         self.state_dict = self.scheduler.state_dict
-        self.load_state_dict = self.scheduler.load_state_dict
+        self.scale(1)
+
+    def load_state_dict(self, state):
+        self.unscaled(self.scheduler.load_state_dict, state)
 
     def step_update(self, num_updates, metric=None):
         {on_update}
@@ -213,12 +221,21 @@ class Wrapped:
     def step(self, epoch, metric=None):
         {on_epoch}
 
+    def unscaled(self, call, *arguments):
+        self.scale(-1)
+        call(*arguments)
+        self.scale(1)
+
+    def scale(self, power):
+        for group in self.scheduler.optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1) ** power
+
 
 make_scheduler = Wrapped
 '''
 
 ON_METRIC = """if metric is not None:  # of the validation
-            self.scheduler.step(metric)"""
+            self.unscaled(self.scheduler.step, metric)"""
 
-UP_TO = """for _ in range(num_updates - self.scheduler.last_epoch):
-            self.scheduler.step()"""
+UP_TO = """for _ in range(num_updates - self.scheduler.{done}):
+            self.unscaled(self.scheduler.step)"""

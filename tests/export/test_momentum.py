@@ -72,11 +72,13 @@ def test_so_has_timm_by_the_count_of_updates(schedule):
     exec(export(schedule, to="timm", total=TOTAL), namespace)
     optimizer = made(SGD)
     scheduler, found = namespace["make_scheduler"](optimizer), []
-    for update in range(1, TOTAL + 4):
-        found.append([optimizer.param_groups[0]["lr"], held(optimizer)[0]])
-        optimizer.step()
-        scheduler.step_update(num_updates=update, metric=0.5)
-        scheduler.step(update // 3, 0.5)
+    with pytest.warns(UserWarning, match="stepped more than 40 times: the rate stays") as said:
+        for update in range(1, TOTAL + 4):
+            found.append([optimizer.param_groups[0]["lr"], held(optimizer)[0]])
+            optimizer.step()
+            scheduler.step_update(num_updates=update, metric=0.5)
+            scheduler.step(update // 3, 0.5)
+    assert len(said) == 1
     wanted = np.stack([schedule.rates(TOTAL), schedule.momenta(TOTAL)], 1)
     wanted = np.pad(wanted, ((0, 3), (0, 0)), mode="edge")
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)

@@ -1,6 +1,6 @@
 """The source that is written stands alone, and gives the rates of the table."""
 
-import inspect
+import ast
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
 from lrtune.errors import InputError
-from lrtune.export import EXPORTERS, export
+from lrtune.export import export
 from lrtune.export.snippet import snippet
 from lrtune.schedule import FAMILIES, Schedule
 
@@ -24,15 +24,29 @@ def run(source):
     return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
 
 
-def rates(follow, metrics=None, stepped=True, total=TOTAL):
+def rates(follow, total=TOTAL):
     used = []
-    for update in range(total):
+    for _ in range(total):
         used.append(follow.optimizer.param_groups[0]["lr"])
         follow.optimizer.step()
-        if stepped:
-            follow.step()
-        if update + 1 in (metrics or {}):
-            follow.step(metrics[update + 1])
+        follow.step()
+    return used
+
+
+def as_it_says(source, metrics):
+    """The rates in a loop of the lines that the docstring has, at the times that they name."""
+    said = ast.get_docstring(ast.parse(source))
+    make, *calls = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    names = {"optimizer": SGD(nn.Linear(1, 1).parameters(), lr=1.0)}
+    exec(f"{source}\n{make}", names)
+    used = []
+    for update in range(1, TOTAL + 1):
+        used.append(names["optimizer"].param_groups[0]["lr"])
+        names["optimizer"].step()
+        names["metric"] = metrics.get(update)
+        for call in calls:
+            if "after every update" in call or update in metrics:
+                exec(call, names)
     return used
 
 
@@ -40,7 +54,13 @@ def rates(follow, metrics=None, stepped=True, total=TOTAL):
 def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
     follow = run(export(opened, to="torch", total=total))
     expected = np.pad(opened.rates(total), (0, 5), mode="edge")
-    np.testing.assert_allclose(rates(follow, total=total + 5), expected, rtol=0, atol=1e-12)
+    used = rates(follow, total=total)
+    with pytest.warns(
+        UserWarning, match=f"stepped more than {total} times: the rate stays"
+    ) as said:
+        used += rates(follow, total=5)
+    assert [warning.filename for warning in said] == [__file__]
+    np.testing.assert_allclose(used, expected, rtol=0, atol=1e-12)
     row = FAMILIES[opened.family]
     native = row.torch != "LambdaLR" and row.native(opened.resolve(total))
     body = getattr(lr_scheduler, row.torch) if native else LambdaLR
@@ -49,12 +69,16 @@ def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
-    follow = run(snippet(closed, TOTAL, mode))
+    used = as_it_says(snippet(closed, TOTAL, mode), metrics)
     controller = closed.controller(TOTAL, mode)
     for update, metric in metrics.items():
         controller.observe(update, metric)
-    stepped = "metrics" not in inspect.signature(follow.step).parameters or closed.warmup > 0
-    np.testing.assert_allclose(rates(follow, metrics, stepped), controller.rates, atol=1e-12)
+    np.testing.assert_allclose(used, controller.rates, atol=1e-12)
+
+
+def test_open_loop_gives_the_rates_in_the_loop_that_it_says(opened):
+    used = as_it_says(export(opened, to="torch", total=TOTAL), {})
+    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
 
 
 def test_rates_that_seldom_change_are_written_as_their_changes():
@@ -85,8 +109,7 @@ def test_all_parameter_groups_get_the_same_rate():
 def test_the_source_says_what_it_is():
     source = snippet(Schedule("wsd", peak_lr=0.1), 100)
     assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
-    assert "For 100 calls of scheduler.step(), one after every optimizer update; all" in source
-    assert "all parameter groups\nget the same rate." in source
+    assert "For 100 updates of the optimizer; all parameter groups get the same rate:" in source
     assert Schedule("wsd", peak_lr=0.1).to_json() in source
 
 
@@ -101,8 +124,3 @@ def test_the_source_says_what_it_is():
 def test_misuse_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call(Schedule("cosine", peak_lr=0.1))
-
-
-def test_every_target_writes_source():
-    for target in EXPORTERS:
-        compile(export(Schedule("cosine", peak_lr=0.1), to=target, total=10), target, "exec")

@@ -20,6 +20,32 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [target for target in EXPORTERS if target not in ("csv", "json")]
 
 
+def unread(source):
+    """The names that a function in the source assigns and does not read."""
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, ast.FunctionDef):
+            own = [line for line in function.body if not isinstance(line, ast.FunctionDef)]
+            names = [n for line in own for n in ast.walk(line) if isinstance(n, ast.Name)]
+            stored, read = ({n.id for n in names if isinstance(n.ctx, c)} for c in CONTEXTS)
+            yield from stored - read
+
+
+CONTEXTS = (ast.Store, ast.Load)
+
+
+@pytest.mark.parametrize("target", ["torch", "keras"])
+def test_what_is_written_holds_no_idle_line(opened, target):
+    source = export(opened, to=target, total=40)
+    assert [*unread(source)] == []
+    assert ("import math" in source) == ("math." in source)
+
+
+def test_a_sequence_leaves_the_names_of_its_parts_to_them():
+    knobs = {"schedules": [Schedule("rex", 0.3), Schedule("cosine", 0.3)], "milestones": [0.5]}
+    source = export(Schedule("sequence", 0.3, knobs=knobs), to="keras", total=40)
+    assert source.count("left = ") == 1 and [*unread(source)] == []
+
+
 @pytest.mark.parametrize("total", [40, 997])
 def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
     names = {"np": np, "math": __import__("math")}
@@ -47,6 +73,19 @@ def test_the_source_says_how_it_is_used_and_what_it_needs(target):
                 assert "pip install" in said
             assert "lrtune." not in source.replace(said, "")
             assert max(map(len, source.replace(said, "").splitlines())) <= 130
+
+
+@pytest.mark.parametrize(
+    ("target", "family", "install"),
+    [
+        ("timm", "wsd", "timm>=1.0.31"),
+        ("timm", "cosine", "timm"),
+        ("huggingface", "greedy", "transformers[torch]>=5.4"),
+        ("huggingface", "cosine", "transformers[torch]"),
+    ],
+)
+def test_the_version_is_that_which_brought_what_is_used(target, family, install):
+    assert f'`pip install "{install}"`' in export(Schedule(family, 0.5), to=target, total=40)
 
 
 def test_no_framework_is_needed_to_write_for_it():

@@ -187,10 +187,13 @@ MISUSE = {
     r"saved at update 9; this scheduler has total=5: make it with a larger": lambda make: resume(
         steps(make(), 9), make(total=5, on_changed_total="retarget")
     ),
-    r"saved with Schedule\(family='linear'.*; this scheduler has Schedule\(family='rex'": (
+    r"saved with schedule=Schedule\(family='linear'.*; this scheduler has schedule=.*'rex'": (
         lambda make: resume(make(), make(schedule=Schedule("rex", 0.5)))
     ),
-    r"mode='min'; this scheduler has .* mode='max'": lambda make: resume(make(), make(mode="max")),
+    r"mode='min'; this scheduler has mode='max'": lambda make: resume(make(), make(mode="max")),
+    r"saved with unit='epoch'; this scheduler has unit='update': make it with the one that was": (
+        lambda make: resume(make(unit="epoch"), make())
+    ),
     r"'schedule' is missing": lambda make: make().load_state_dict({"last_epoch": 3}),
     r"unit 'step' is unknown: one of update, epoch": lambda make: make(unit="step"),
     r"on_changed_total 'rase' is unknown: did you mean 'raise'": lambda make: make(

@@ -1,9 +1,6 @@
-"""Units: train.py of timm by the epoch, Lightning told of a wrong unit or length."""
+"""Units: train.py of timm by the epoch or resumed, Lightning told of a wrong unit or length."""
 
 import argparse
-import runpy
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,31 +10,10 @@ from lrtune.export import export
 from lrtune.export.case import Case
 from lrtune.export.train_py import arguments
 from lrtune.schedule import Schedule
+from tests.export.conftest import SCHEDULES
+from tests.export.frameworks import TOTAL, WARNINGS, parameter, run
 
-SCHEDULES = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["SCHEDULES"]
-TOTAL = 40
-
-# What Lightning itself warns of, by name.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{message}")
-    for message in (
-        "The '\\w+_dataloader' does not have many workers",
-        "The number of training batches",
-        "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
-        "'pin_memory' argument is set as true",
-    )
-]
-
-
-def parameter():
-    return torch.nn.Parameter(torch.zeros(1))
-
-
-def run(schedule):
-    names = {"__name__": "exported"}
-    exec(export(schedule, to="lightning", total=TOTAL), names)
-    return types.SimpleNamespace(**names)
-
+pytestmark = WARNINGS
 
 EPOCHS = [s for s in SCHEDULES if not s.closed_loop and arguments(Case(s, TOTAL))]
 
@@ -73,6 +49,32 @@ def test_the_arguments_of_timms_train_py_give_the_rates_by_epoch(schedule):
     np.testing.assert_allclose(used, schedule.rates(TOTAL), rtol=1e-12, atol=1e-16)
 
 
+@pytest.mark.parametrize("family", ["plateau", "greedy"])
+def test_timm_goes_on_where_train_py_says_and_scales_each_group(family):
+    made = run(Schedule(family, 0.5, 0.1, 0.3, {"factor": 0.5, "patience": 0}), "timm")
+
+    def fresh():
+        groups = [{"params": [parameter()], "lr_scale": scale} for scale in (1.0, 0.3)]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        return optimizer, made.make_scheduler(optimizer)
+
+    def rates():
+        return [group["lr"] for group in optimizer.param_groups]
+
+    optimizer, scheduler = fresh()
+    assert rates() == pytest.approx([0.15, 0.045])
+    scheduler.step_update(17)
+    assert rates() == pytest.approx([0.5, 0.15])
+    for epoch in (1, 2):
+        scheduler.step(epoch, 1.0)
+    assert rates() == pytest.approx([0.25, 0.075])
+    saved = optimizer.state_dict(), scheduler.state_dict()
+    optimizer, scheduler = fresh()
+    for part, state in zip((optimizer, scheduler), saved, strict=True):
+        part.load_state_dict(state)
+    assert rates() == pytest.approx([0.25, 0.075])
+
+
 def fit_with_lightning(configure, callback, epochs):
     from lightning import pytorch as lightning
 
@@ -99,7 +101,7 @@ def fit_with_lightning(configure, callback, epochs):
 
 
 def test_lightning_is_told_of_another_length_and_of_the_wrong_unit():
-    made = run(Schedule("cosine", 0.5))
+    made = run(Schedule("cosine", 0.5), "lightning")
 
     def by_epoch(self):
         both = made.configure_optimizers(self)
