@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from lrtune.engine import Choice, Pool, choose, make_pool
-from lrtune.engine.child import Make
+from lrtune.engine.child import Make, say
+from lrtune.engine.choice import hardware
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError
 from lrtune.search import Budget
@@ -21,9 +22,26 @@ def choose_pool(
     devices: tuple[str, ...],
     engine: str,
     slots: int | None,
+    before: Choice | None,
     tell: Callable[[str], None],
 ) -> tuple[Pool, Choice]:
-    """What trains fastest on these devices, and why; see ``lrtune.engine.choose``."""
+    """What trains fastest on these devices, and why; see ``lrtune.engine.choose``.
+
+    Args:
+        task: what is trained.
+        budget: of the search.
+        devices: as torch names them.
+        engine: auto, serial or fused.
+        slots: K over all devices; measured where None.
+        before: what was chosen earlier: it serves again where it is what is wished for.
+        tell: called with a line on what is chosen, and where memory runs out.
+
+    Raises:
+        InputError: fewer slots than devices; what ``choose`` refuses.
+    """
+    names = tuple(map(hardware, devices))
+    if before is not None and before.grants(engine, slots, names):
+        return spread(task, before, devices, tell), before
     tell("engine: which one trains fastest here")
     counts = [math.inf if budget.updates is None else budget.updates]
     counts.append(math.inf if budget.trials is None else budget.trials * task.horizon)
@@ -39,6 +57,7 @@ def choose_pool(
         updates=min(counts) / count,
         seconds=seconds / count,
     )
+    choice = replace(choice, devices=names)
     if count > 1:
         del pool  # it has its device's memory
         torch.cuda.empty_cache()
@@ -55,14 +74,15 @@ def spread(
     """The pool that was chosen, over all devices."""
     if len(devices) == 1:
         return make_pool(task, choice, devices[0], tell)
-    return SpreadPool(task, choice.slots, devices, maker(choice), threads=choice.threads)
+    make = maker(choice, say)
+    return SpreadPool(task, choice.slots, devices, make, threads=choice.threads, tell=tell)
 
 
-def maker(choice: Choice) -> Make:
+def maker(choice: Choice, tell: Callable[[str], None]) -> Make:
     """Makes such pools, with any number of slots, for any device."""
 
     def make(task: Task, slots: int, device: str) -> Pool:
-        return make_pool(task, replace(choice, slots=slots), device)
+        return make_pool(task, replace(choice, slots=slots), device, tell)
 
     return make  # a closure: sent by value, so that no process has to import Optuna
 
@@ -84,6 +104,9 @@ def devices_of(names: str | None) -> tuple[str, ...]:
     devices = tuple(device_of(name.strip()) for name in names.split(","))
     if len({name.partition(":")[0] for name in devices}) > 1:
         raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")
+    twice = [device for device in devices if devices.count(device) > 1]
+    if twice:
+        raise InputError(f"device {names!r}: {twice[0]} is given twice: give each once")
     return devices
 
 
@@ -94,12 +117,12 @@ def device_of(name: str | None) -> str:
         InputError: torch has no such device here.
     """
     if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
     try:
-        torch.empty(0, device=name)
+        device = torch.empty(0, device=name).device  # cuda is one of them: cuda:0, say
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
-    return name
+    return "cpu" if kind == "cpu" else str(device)

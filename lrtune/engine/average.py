@@ -1,12 +1,13 @@
 """The exponential moving average of a model's weights."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def newest_shares(
@@ -36,7 +37,15 @@ def newest_shares(
 
 
 class Average:
-    """Weights and floating-point buffers, averaged over the last updates."""
+    """Weights and floating-point buffers, averaged over the last updates.
+
+    Torch's AveragedModel copies its count to the device at each look, and with a rule of ours would
+    be part of a cycle, so that the memory of a trial that is over would wait for the collector.
+
+    Attributes:
+        model: with averaged weights.
+        updates: how many there have been.
+    """
 
     def __init__(self, model: nn.Module, shares: NDArray[np.float64]) -> None:
         """Begin with the model as it is.
@@ -45,37 +54,28 @@ class Average:
             model: whose weights are averaged.
             shares: (horizon,), see ``newest_shares``.
         """
+        self.model = deepcopy(model)
+        self.updates = 0
         self._shares = shares
-        self._updates = 0
-        self._averaged = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
 
-    @property
-    def model(self) -> nn.Module:
-        """The model with averaged weights."""
-        averaged: nn.Module = self._averaged.module
-        return averaged
-
-    @property
-    def updates(self) -> int:
-        """How many there have been."""
-        return self._updates
-
-    @updates.setter
-    def updates(self, count: int) -> None:
-        self._updates = count
-        self._averaged.n_averaged.fill_(count)
-
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights after an update, if this one is looked at."""
-        self._updates += 1
-        if self._shares[self._updates - 1]:
-            self._averaged.update_parameters(model)
-
-    def _mix(self, averaged: Any, current: Any, _: object) -> None:
-        if not averaged[0].is_floating_point():  # an index or a count has no mean
-            for ours, theirs in zip(averaged, current, strict=True):
-                ours.copy_(theirs)
+        share = float(self._shares[self.updates])
+        self.updates += 1
+        if not share:
             return
-        share = float(self._shares[self._updates - 1])
+        means, newest = [], []
+        for mean, new in zip(_tensors(self.model), _tensors(model), strict=True):
+            if mean.is_floating_point():
+                means.append(mean)
+                newest.append(new)
+            else:  # an index or a count has no mean
+                mean.copy_(new)
         mix: Callable[..., None] = get_ema_multi_avg_fn(1 - share)
-        mix(averaged, current, self._updates)
+        mix(means, newest, self.updates)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

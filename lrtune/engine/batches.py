@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from lrtune.engine.feed import Span
 from lrtune.engine.order import UPDATE_NOISE, reseed
@@ -40,6 +41,13 @@ def together(batches: Sequence[tuple[Tree, Parts]]) -> tuple[Tree, Parts]:
     for part in zip(*(own for _, own in batches), strict=True):
         targets = stack([targets for _, targets in part])
         device = next(leaves(targets)).device
-        weights = [torch.as_tensor(weight, device=device) for weight, _ in part]
-        parts.append((torch.stack(weights), targets))
+        parts.append((_column([weight for weight, _ in part], device), targets))
     return stack([inputs for inputs, _ in batches]), parts
+
+
+def _column(weights: Sequence[Tensor | float], device: torch.device) -> Tensor:
+    drawn = [weight for weight in weights if isinstance(weight, Tensor)]
+    if drawn:
+        return torch.stack(drawn)
+    # 1.0, where nothing is mixed: filled in there, while a tensor of each would be copied there.
+    return torch.full((len(weights),), float(weights[0]), device=device)

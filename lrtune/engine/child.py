@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from lrtune.engine.pool import Pool
+from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 
@@ -51,6 +52,7 @@ class Child:
                 process_group=0,  # Ctrl-C in the terminal is for us; and see kill
             )
         self._ended = False
+        self._told: list[str] = []
         Thread(target=self._talk, name=f"lrtune {device}", daemon=True).start()
 
     def ask(self, name: str, *arguments: object) -> Future[Any]:
@@ -64,6 +66,11 @@ class Child:
         answer: Future[Any] = Future()
         self._requests.put((request, answer))
         return answer
+
+    def told(self) -> list[str]:
+        """Lines for a person that came with its answers since the last time."""
+        lines, self._told = self._told, []
+        return lines
 
     def kill(self) -> None:
         """End it, and the processes that it started: they are of its group."""
@@ -104,7 +111,17 @@ class Child:
             raise RuntimeError(f"{self.device}: its process has ended: {how}") from error
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        found, lines = answer
+        self._told += lines
+        return found
+
+
+LINES: list[str] = []  # in the process of a device: what the parent is to tell
+
+
+def say(line: str) -> None:
+    """Have a line told with the next answer: for pools made in the process of a device."""
+    LINES.append(line)
 
 
 def serve(handle: int) -> None:
@@ -156,10 +173,15 @@ class _Worker:
         try:
             name, arguments = pickle.loads(request)
             does = self if name in ("settle", "open") else self.pool
-            return pickle.dumps(getattr(does, name)(*arguments))
+            found = getattr(does, name)(*arguments)
+            lines = LINES.copy()
+            LINES.clear()
+            return pickle.dumps((found, lines))
         except InputError as error:
             return pickle.dumps(InputError(str(error)))
-        except BaseException:  # sys.exit() in a user's model, too
+        except BaseException as error:  # sys.exit() in a user's model, too
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                return pickle.dumps(MemoryError(f"{self.device}: {error}"))
             told = f"in the process of {self.device}:\n{traceback.format_exc()}"
             return pickle.dumps(RuntimeError(told))
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from lrtune.engine.fused import FusedPool
 from lrtune.engine.pool import Pool
 from lrtune.engine.rows import Unfit
@@ -21,9 +23,10 @@ class Choice:
 
     Attributes:
         name: serial or fused.
-        slots: K.
+        slots: K, over all devices.
         compiled: whether through ``torch.compile``.
         threads: of the CPU; None on other devices.
+        devices: what each of them is, see ``hardware``; empty where nobody has said.
         why: one sentence.
         figures: seconds an update of one trial, of all that was timed.
     """
@@ -32,6 +35,7 @@ class Choice:
     slots: int
     compiled: bool = False
     threads: int | None = None
+    devices: tuple[str, ...] = ()
     why: str = ""
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -58,16 +62,17 @@ class Choice:
             TypeError: a field is missing, unknown or of another type.
             ValueError: no such pool.
         """
-        choice = cls(**kept)
+        choice = cls(**kept | {"devices": tuple(kept.get("devices", ()))})
         if choice.name not in ENGINES[1:] or type(choice.slots) is not int or choice.slots < 1:
             raise ValueError(f"{choice.name!r} of {choice.slots!r} slots is none")
         if type(choice.compiled) is not bool or type(choice.threads) not in (int, type(None)):
             raise TypeError(f"compiled={choice.compiled!r}, threads={choice.threads!r}")
         return choice
 
-    def grants(self, engine: str, slots: int | None) -> bool:
-        """Whether this is what is wished for: an engine or auto, a number of slots or None."""
-        return engine in ("auto", self.name) and slots in (None, self.slots)
+    def grants(self, engine: str, slots: int | None, devices: tuple[str, ...]) -> bool:
+        """Whether this is what is wished for: an engine or auto, slots or None, such devices."""
+        wished = engine in ("auto", self.name) and slots in (None, self.slots)
+        return wished and devices == self.devices
 
     def to_json(self) -> dict[str, Any]:
         """For run.json; what could not run has no figure."""
@@ -85,6 +90,11 @@ def make_pool(
         return FusedPool(task, choice.slots, device, compiled=choice.compiled, tell=tell)
     except Unfit as why:
         raise InputError(f"{task.name}: --engine fused: {why}: use --engine serial") from why
+
+
+def hardware(device: str) -> str:
+    """What a device is: more than its name, which is the same one in another machine."""
+    return "cpu" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def check_wishes(engine: str, slots: int | None) -> None:

@@ -3,7 +3,7 @@
 import sys
 import weakref
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
 from itertools import accumulate
@@ -37,6 +37,7 @@ class SpreadPool:
         make: Make = SerialPool,
         *,
         threads: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Start the processes and let each make its Pool.
 
@@ -46,6 +47,7 @@ class SpreadPool:
             devices: as torch names them: cuda:0, cuda:1.
             make: ``make(task, slots, device)`` -> the Pool of one device.
             threads: CPU threads of each process; as torch sets them where None.
+            tell: called with each line that a process had to ``say``, after the segment.
 
         Raises:
             InputError: a task that cannot be sent; whatever ``make`` finds wrong with it.
@@ -56,6 +58,7 @@ class SpreadPool:
         job = _packed_job(task, make)
         self.task = task
         self.slots = slots
+        self._tell = tell
         self._starts = [0, *accumulate(shares[:-1])]
         self._children: list[Child] = []
         self._finalizer = weakref.finalize(self, _end, self._children)
@@ -106,6 +109,9 @@ class SpreadPool:
         reached = []
         for answer in as_completed(starts):  # as they come: one that fails is not waited for
             reached += [replace(p, slot=starts[answer] + p.slot) for p in answer.result()]
+        for child in self._children:
+            for line in child.told():
+                self._tell(f"{child.device}: {line}")
         return sorted(reached, key=lambda progress: progress.slot)
 
     def examine(self, slot: int) -> Progress:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -91,15 +92,10 @@ class Resident(_Whole):
     def __init__(self, split: Split, task: Task, device: torch.device, slots: int) -> None:
         super().__init__(split, task)
         self._device = device
-        whole = split.samples * split.sample_bytes
-        space = room(device, None)
-        fits = device.type == "cpu" or whole <= space
-        self._home = home = device if fits else torch.device("cpu")
-        self._split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
-        self._order = BatchOrder(split.samples, task.batch_size, home, slots)
-        self.placement = f"{size(whole)} in memory" + (
-            "" if fits else f" of the host: {device} has room for {size(space)}"
-        )
+        self._placed = _placed(split, device)
+        self._split, self._home = self._placed.split, self._placed.home
+        self._order = BatchOrder(split.samples, task.batch_size, self._home, slots)
+        self.placement = self._placed.told
 
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
         """See Feed."""
@@ -140,6 +136,33 @@ class Resident(_Whole):
         """See Feed: there is nothing to forget."""
 
 
+class _Placed:
+    """A split in the device's memory where it fits, else in the host's."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        whole = split.samples * split.sample_bytes
+        space = room(device, None)
+        fits = device.type == "cpu" or whole <= space
+        self.home = home = device if fits else torch.device("cpu")
+        self.source = split  # kept, lest another one get its id
+        self.split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
+        self.told = f"{size(whole)} in memory" + (
+            "" if fits else f" of the host: {device} has room for {size(space)}"
+        )
+
+
+_PLACES = WeakValueDictionary[tuple[int, torch.device], _Placed]()
+
+
+def _placed(split: Split, device: torch.device) -> _Placed:
+    """One for all pools of a process: those that are tried would have no room beside each other."""
+    key = id(split), device
+    found = _PLACES.get(key)
+    if found is None:
+        found = _PLACES[key] = _Placed(split, device)
+    return found
+
+
 class Streamed(_Whole):
     """A data set read by worker processes, batch after batch in the order of the updates."""
 
@@ -152,7 +175,8 @@ class Streamed(_Whole):
         self._horizon = task.horizon
         self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
         largest = max(self._part, task.batch_size) * stream.sample_bytes
-        self._workers = worker_count(largest)
+        # Each trial may be at another batch, and validation reads beside them.
+        self._workers = worker_count((slots + 1) * largest)
         self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
         whole = size(stream.samples * stream.sample_bytes)
         self.placement = f"{whole} streamed by {self._workers} worker(s)"
@@ -185,8 +209,9 @@ class Streamed(_Whole):
             yield _to(part, self._device)
 
     def _open(self, seed: int, start: int) -> Iterator[Split]:
+        order = self._order  # not self, which keeps the stream: a cycle keeps its workers alive
         plan = (
-            (derive(seed, SAMPLE_NOISE, update), self._order.batch(seed, update).tolist())
+            (derive(seed, SAMPLE_NOISE, update), order.batch(seed, update).tolist())
             for update in range(start, self._horizon)
         )
         return read_splits(self._stream, plan, self._workers, pin=self._pin)

@@ -38,7 +38,6 @@ class FusedPool:
         """
         self.task = task
         self.slots = slots
-        self.compiled = compiled
         self._tell = tell
         self._pool: StackedPool | SerialPool = StackedPool(task, slots, device, compiled, tell)
         self.placement = self.setup.placement
@@ -47,11 +46,6 @@ class FusedPool:
     def setup(self) -> Setup:
         """The task on its device."""
         return self._pool.setup
-
-    @property
-    def width(self) -> int:
-        """How many trials are trained at once."""
-        return self._pool.width if isinstance(self._pool, StackedPool) else 1
 
     def admit(
         self,
@@ -93,7 +87,7 @@ class FusedPool:
         self._pool.restore(slot, snapshot)
 
     def try_updates(self, count: int) -> None:
-        """Train throw-away trials in all slots for ``count`` updates at rate zero."""
+        """Train throw-away trials in all slots for ``count`` updates, at most the horizon."""
         self._pool.try_updates(count)
 
     def _one_by_one(self) -> SerialPool:

@@ -119,20 +119,6 @@ class Pool(Protocol):
         """Put a trial in a free slot, to go on where the snapshot was taken."""
 
 
-def fork(pool: Pool, source: int, target: int, rates: NDArray[np.float64]) -> None:
-    """Copy the trial in one slot to a free one, to go on with other rates.
-
-    Args:
-        pool: of both slots.
-        source: the trial that is copied; it goes on as it was.
-        target: a free slot.
-        rates: (horizon,), equal to the source's for the updates done, so that the copy is exactly
-            what a trial of these rates would be by now.
-    """
-    trunk = pool.snapshot(source)
-    pool.restore(target, branch(trunk, rates))
-
-
 def branch(trunk: Snapshot, rates: NDArray[np.float64]) -> Snapshot:
     """The snapshot of a trial of these rates, from one whose rates were the same so far."""
     if not np.array_equal(trunk.rates[: trunk.update], rates[: trunk.update]):

@@ -70,6 +70,7 @@ def range_test(
     updates: int = UPDATES,
     seeds: Sequence[int] = (0, 1, 2),
     device: str = "cpu",
+    slots: int | None = None,
     make: Callable[[Task, int, str], Pool] = SerialPool,
 ) -> RangeTest:
     """Train from scratch under an exponentially rising rate, once a seed.
@@ -81,6 +82,7 @@ def range_test(
         updates: length of the sweep.
         seeds: one sweep each.
         device: as torch names it.
+        slots: how many sweeps are in memory together; all where None.
         make: of a task, slots and a device, the pool that trains the sweeps side by side.
 
     Raises:
@@ -95,14 +97,17 @@ def range_test(
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / task.train.samples
     sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None)
-    pool = make(sweep, len(seeds), device)
-    for slot, seed in enumerate(seeds):
-        pool.admit(slot, rates, seed)
-    reached = pool.advance()
-    for progress in reached:
-        if progress.error is not None:
-            raise InputError(f"{task.name}: training failed: {progress.error}")
-    return suggest_range(rates, np.stack([progress.losses for progress in reached]))
+    pool = make(sweep, min(len(seeds), slots or len(seeds)), device)
+    losses = []
+    for start in range(0, len(seeds), pool.slots):
+        for slot, seed in enumerate(seeds[start : start + pool.slots]):
+            pool.admit(slot, rates, seed)
+        for progress in pool.advance():
+            if progress.error is not None:
+                raise InputError(f"{task.name}: training failed: {progress.error}")
+            losses.append(progress.losses)
+            pool.release(progress.slot)
+    return suggest_range(rates, np.stack(losses))
 
 
 def suggest_range(rates: Array, losses: Array) -> RangeTest:

@@ -135,6 +135,11 @@ def empty_rows(layout: Layout, model: nn.Module, rows: int, averaged: bool) -> R
     return own
 
 
+def copied(rows: Rows, device: torch.device) -> Rows:
+    """A copy, on any device."""
+    return rows.map(lambda tensor: tensor.to(device, copy=True))
+
+
 def add_momentum(rows: Rows, layout: Layout) -> None:
     """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
     for name, state in rows.states.items():

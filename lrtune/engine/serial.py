@@ -22,7 +22,7 @@ from lrtune.engine.optimizers import make_optimizer, set_momentum
 from lrtune.engine.order import UPDATE_NOISE, VALIDATION_NOISE, reseed
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.setup import Parts, Setup
-from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of
+from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of, is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.metrics import Metric
@@ -55,6 +55,8 @@ class _Trial:
         except InputError:  # the data's fault, not the trial's: all of the search stops
             raise
         except Exception as error:
+            if is_out_of_memory(error):  # nor is that: where there is room it goes on
+                raise
             self.error = f"{type(error).__name__}: {error}"
             self.traceback = traceback.format_exc()
 
@@ -157,12 +159,18 @@ class SerialPool:
         self._trials[slot] = trial
 
     def try_updates(self, count: int) -> None:
-        """Train a throw-away trial for ``count`` updates at rate zero, to see what they take."""
-        trial = self._fresh(0, [0.0] * count, seed=0)
-        trial.average = None  # which has no more updates than the horizon
+        """Train throw-away trials in all slots at rate zero, to see what time and room they take.
+
+        Args:
+            count: of updates, at most the horizon.
+        """
+        trials = [self._fresh(slot, [0.0] * count, seed=0) for slot in range(self.slots)]
         with self.setup.training():
-            for trial.update, batch in enumerate(self.setup.train.updates(0, 0, count)):
-                self._step(trial, batch)
+            for batch in self.setup.train.updates(0, 0, count):
+                for trial in trials:
+                    self._step(trial, batch)
+                    trial.update += 1
+        self.setup.train.forget(0, count)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # until then updates are only queued
 

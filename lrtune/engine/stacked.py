@@ -20,7 +20,16 @@ from lrtune.engine.judge import judge
 from lrtune.engine.pool import Progress, Snapshot, free
 from lrtune.engine.probe import probe
 from lrtune.engine.program import Program, mix
-from lrtune.engine.rows import Rows, Tensors, add_momentum, empty_rows, load, save, tensors_of
+from lrtune.engine.rows import (
+    Rows,
+    Tensors,
+    add_momentum,
+    copied,
+    empty_rows,
+    load,
+    save,
+    tensors_of,
+)
 from lrtune.engine.setup import Setup
 from lrtune.engine.sizes import Sizes
 from lrtune.engine.tables import Trial, tables
@@ -61,9 +70,11 @@ class StackedPool:
         self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
         averaged = self.setup.newest is not None
         self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, averaged)
+        self._backup = self.setup.device  # where the rows are copied to during a segment
         self._scorer = Scorer()
         self._trials: list[Trial] = []  # by row
-        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(self.setup.model(seed)))
+        setup = self.setup  # not self, here and in _update: a cycle would keep memory that is free
+        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(setup.model(seed)))
         self._untrained: dict[int, Figures] = {}  # by seed
 
     def admit(
@@ -105,9 +116,9 @@ class StackedPool:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise Broken from error
-                if self.width == 1:
+                if self.width == 1 and self._backup.type == "cpu":
                     raise
-            self._halve()  # out here: the error holds on to the memory
+            self._make_room()  # out here: the error holds on to the memory
         return []
 
     def examine(self, slot: int) -> Progress:
@@ -151,12 +162,12 @@ class StackedPool:
         return [trial.slot for trial in self._trials]
 
     def try_updates(self, count: int) -> None:
-        """Train throw-away trials in all rows for ``count`` updates at rate zero."""
+        """Train throw-away trials in all rows for ``count`` updates, at most the horizon."""
         if self._trials:
             raise RuntimeError("there are trials in the pool, whose rows this needs")
         for row in range(self.width):
             load(self._rows, self._layout, row, self._fresh(0))
-        nothing = Trial(0, np.zeros(max(count, self.task.horizon)), seed=0)
+        nothing = Trial(0, np.zeros(self.task.horizon), seed=0)
         self._train(0, [nothing] * self.width, [count] * self.width)
         self.setup.train.forget(0, count)
 
@@ -178,10 +189,10 @@ class StackedPool:
 
     @contextmanager
     def _undone_by_errors(self) -> Iterator[None]:
-        before = self._rows.part(0, len(self._trials)).map(torch.clone)
+        before = copied(self._rows.part(0, len(self._trials)), self._backup)
         try:
             yield
-        except BaseException:  # Ctrl-C too: what is saved after it must be whole
+        except BaseException:  # Ctrl-C too: the pool is then whole, whoever goes on with it
             self._rows.paste(slice(0, len(self._trials)), before)
             raise
 
@@ -249,9 +260,10 @@ class StackedPool:
     def _update(self, size: int) -> Callable[..., Tensor]:
         """``Program.update`` for so many rows, given as a tree."""
         if size not in self._updates:
+            program = self._program
 
             def update(tree: Tree, *given: Any) -> Tensor:
-                return self._program.update(Rows(*tree), *given)
+                return program.update(Rows(*tree), *given)
 
             self._updates[size] = update if self._sizes is None else compiled_apart(update)
         return self._updates[size]
@@ -264,14 +276,19 @@ class StackedPool:
         def judged() -> list[Figures | Exception]:
             return judge(setup, self._program, rows, self.width, self._scorer, blocks)
 
-        if stop - start > 1:  # fewer rows come before fewer samples: see _halve
+        if stop - start > 1:  # fewer rows come before fewer samples: see _make_room
             return judged()
         return over(setup.val if blocks is None else setup.test, judged)
 
-    def _halve(self) -> None:
-        self.width = -(-self.width // 2)
+    def _make_room(self) -> None:
+        """The host has room for the copies that undo a segment; then there are fewer at once."""
         if self.setup.device.type == "cuda":
             torch.cuda.empty_cache()
+        if self._backup.type != "cpu":
+            self._backup = torch.device("cpu")
+            self._tell("out of memory: from here on trials are backed up in the host's")
+            return
+        self.width = -(-self.width // 2)
         self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
 
 

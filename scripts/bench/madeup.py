@@ -124,7 +124,7 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
     searching, confirming = MadeUpPool(task, error), MadeUpPool(task, error)
     with (
         patch("lrtune.tuning.choose_pool", lambda *_: (searching, choice)),
-        patch("lrtune.confirmation.spread", lambda *_: confirming),
+        patch("lrtune.confirmation.choose_pool", lambda *_: (confirming, choice)),
     ):
         run = lrtune.tune(task, trials=trials, out=folder, **options)
         _repeat(run, times)

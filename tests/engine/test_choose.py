@@ -1,7 +1,9 @@
 """choose: the pool that is measured to be fastest, by a clock of the test's."""
 
+import json
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,10 +30,10 @@ def timed(monkeypatch):
 
     def time_updates(pool, hopeless):
         fused = not isinstance(pool, SerialPool)
-        compiled = pool.compiled if fused else pool._forward.__name__ != "_forward"
-        key = ("fused" if fused else "serial", pool.slots, compiled, torch.get_num_threads())
+        compiled = pool._pool._sizes if fused else pool._forward.__name__ != "_forward"
+        key = ("fused" if fused else "serial", pool.slots, bool(compiled), torch.get_num_threads())
         asked.append(key)
-        return 1e-3 * table[key] * (pool.slots if fused else 1)
+        return 1e-3 * table[key] * pool.slots
 
     monkeypatch.setattr(contest, "time_updates", time_updates)
     torch.set_num_threads(2)
@@ -54,7 +56,7 @@ def test_a_brief_search_is_not_measured_further(digits, timed):
 
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
-    [(1.0, 0.5, 2), (1.0, 0.7, 2), (1.0, 0.9, 1), (1.0, 1.0, 1), (1.0, 50.0, 1)],
+    [(1.0, 0.5, 2), (1.0, 0.9, 2), (1.0, 0.97, 1), (1.0, 1.0, 1), (1.0, 50.0, 1)],
 )
 def test_a_second_thread_must_be_worth_it(one, two, expected, digits, timed):
     timed[0].update(serial(one, two))
@@ -114,6 +116,28 @@ def test_a_stream_is_shared_by_four(digits, timed):
     assert (choice.name, choice.slots, choice.why) == ("serial", 4, "the data is streamed")
 
 
+def test_fewer_share_a_stream_where_four_have_no_room(digits, monkeypatch):
+    def time_updates(pool, hopeless):
+        if pool.slots > 1:
+            raise torch.OutOfMemoryError("full")
+        return 1e-3
+
+    monkeypatch.setattr(contest, "time_updates", time_updates)
+    task = replace(digits, train=Pairs(digits.train), memory=1000)
+    choice, pool = choose(task, updates=10_000)
+    assert (choice.name, choice.slots, pool.slots) == ("serial", 1, 1)
+    with pytest.raises(InputError, match="OutOfMemoryError: full: fewer --slots or a smaller"):
+        choose(task, slots=4, updates=10_000)
+
+
+def test_no_more_updates_are_tried_than_a_trial_has():
+    counts = []
+    contest.time_updates(
+        SimpleNamespace(task=SimpleNamespace(horizon=3), try_updates=counts.append)
+    )
+    assert max(counts) == 3
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -148,13 +172,22 @@ def test_measuring_leaves_no_trace(digits):
 
 
 @pytest.mark.parametrize(
-    ("engine", "slots", "granted"),
-    [("auto", None, True), ("fused", 8, True), ("auto", 4, False), ("serial", None, False)],
+    ("engine", "slots", "devices", "granted"),
+    [
+        ("auto", None, "AA", True),
+        ("fused", 8, "AA", True),
+        ("auto", 4, "AA", False),
+        ("serial", None, "AA", False),
+        ("auto", None, "A", False),
+        ("auto", None, "AB", False),
+    ],
 )
-def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for(engine, slots, granted):
-    choice = Choice("fused", 8, compiled=True, threads=2, why="w", figures={"serial": float("nan")})
-    again = Choice.from_json(choice.to_json())
-    assert again.grants(engine, slots) == granted
+def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for(
+    engine, slots, devices, granted
+):
+    choice = Choice("fused", 8, compiled=True, devices=("A", "A"), figures={"serial": float("nan")})
+    again = Choice.from_json(json.loads(json.dumps(choice.to_json())))
+    assert again.grants(engine, slots, tuple(devices)) == granted
     assert again.figures == {"serial": None}
 
 

@@ -1,6 +1,7 @@
 """SpreadPool: what one pool gives, from a process a device; and none of them is left behind."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
+from lrtune.engine.child import _Worker, say
 from lrtune.engine.devices import SpreadPool
-from lrtune.engine.pool import fork
+from lrtune.engine.pool import branch
 from lrtune.errors import InputError
 
 RATES = np.linspace(0.1, 0.01, 12)
@@ -86,10 +88,10 @@ def a_search(pool):
     pool.revise(2, np.append(RATES[:3], RATES[3:] / 2))
     pool.release(1)
     told += pool.advance()
-    fork(pool, 0, 1, np.append(RATES[:6], RATES[6:] * 2))
+    pool.restore(1, branch(pool.snapshot(0), np.append(RATES[:6], RATES[6:] * 2)))
     told += pool.advance()
     pool.release(0)
-    fork(pool, 2, 0, np.append(RATES[:3], RATES[3:] / 2))
+    pool.restore(0, branch(pool.snapshot(2), np.append(RATES[:3], RATES[3:] / 2)))
     told += pool.advance()
     for slot in range(3):
         pool.release(slot)
@@ -136,6 +138,18 @@ def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
     assert [p.error for p in ours[3:6]] == [None, None, "OverflowError: weights are gone"]
     assert "in forward" in ours[5].traceback
     assert [numbers(p) for p in ours if p.slot < 2] == [numbers(p) for p in theirs if p.slot < 2]
+
+
+def test_a_full_memory_is_told_as_such():
+    worker = _Worker()
+    worker.device, worker.pool = "cuda:1", Full()
+    answer = pickle.loads(worker.do(pickle.dumps(("advance", ()))))
+    assert isinstance(answer, MemoryError) and str(answer) == "cuda:1: CUDA out of memory"
+
+
+class Full:
+    def advance(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_wrong_data_is_told_as_such(pool):
@@ -208,6 +222,7 @@ class Pairs(Dataset):
 
 def threads_told(task, slots, device):
     """A Pool that says how many threads and slots it was given, and takes long to train."""
+    say(f"{slots} slots")
     task = replace(task, model=lambda: Slow(Touchy(32)))
     pool = SerialPool(task, slots, device)
     pool.placement = {"train": f"{torch.get_num_threads()} threads, {slots} slots"}
@@ -223,12 +238,14 @@ class Slow(nn.Sequential):
 def test_a_process_that_is_killed_is_named(task):
     before = processes()
     task = replace(task, train=Pairs(task.train))
-    pool = SpreadPool(task, 3, ("cpu", "cpu"), threads_told, threads=2)
+    told = []
+    pool = SpreadPool(task, 3, ("cpu", "cpu"), threads_told, threads=2, tell=told.append)
     assert pool.placement == {"train": "2 threads, 2 slots; 2 threads, 1 slots"}
     first, second = sorted(set(processes()) - set(before), key=lambda process: process.pid)
     for slot in (1, 2):
         pool.admit(slot, RATES, seed=0)
     pool.advance()
+    assert told == ["cpu: 2 slots", "cpu: 1 slots"]
     assert first.children() and second.children()  # they read the data
     threading.Timer(0.15, first.kill).start()
     with pytest.raises(

@@ -13,7 +13,7 @@ from lrtune.tasks import Metric, Split, transformer
 from lrtune.tasks.metrics import CrossEntropy
 from lrtune.tasks.models import model_maker
 from tests.engine.models import TwoHeads
-from tests.engine.trials import BATCH, alone, cnn, crowded, falling, plainly, same, train
+from tests.engine.trials import BATCH, alone, cnn, crowded, falling, plainly, same, train, width
 
 
 def reader(monkeypatch):
@@ -117,7 +117,7 @@ def three_ways(task, slots=3, slot=1, seed=5):
         alone(task, rates, seed),
         crowded(pool, slot, rates, seed),
     )
-    assert pool.width == slots
+    assert width(pool) == slots
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "transformer"])

@@ -9,6 +9,7 @@ from torch import nn
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.program import Program
+from lrtune.engine.rows import copied
 from lrtune.errors import InputError
 from lrtune.tasks import Metric
 from lrtune.tasks.metrics import ACCURACY
@@ -22,6 +23,7 @@ from tests.engine.trials import (
     numbers,
     same,
     train,
+    width,
 )
 
 
@@ -50,11 +52,11 @@ OUT_OF_MEMORY = [
 
 
 @pytest.mark.parametrize(
-    ("fits", "width", "error"),
+    ("fits", "at_once", "error"),
     [(4, 3, OUT_OF_MEMORY[0]), (2, 2, OUT_OF_MEMORY[1]), (1, 1, OUT_OF_MEMORY[0])],
     ids=str,
 )
-def test_less_at_once_where_memory_runs_out(fits, width, error, fifty, monkeypatch):
+def test_less_at_once_where_memory_runs_out(fits, at_once, error, fifty, monkeypatch):
     task = replace(fifty, model=lambda: cnn().double(), ema=0.3, epochs=24 * BATCH / 240)
     rates = falling(task)
     expected = all_curves(FusedPool(task, 5), rates)
@@ -62,9 +64,9 @@ def test_less_at_once_where_memory_runs_out(fits, width, error, fifty, monkeypat
     pool = FusedPool(task, 5, tell=told.append)
     fails = Fails(monkeypatch, lambda size, calls: size > fits and calls > 8, error)
     same(expected, all_curves(pool, rates))
-    assert pool.width == width == max(fails.sizes[-12:])
-    assert told[-1] == f"out of memory: from here on {width} trials at once, of 5"
-    assert len(told) == {3: 1, 2: 2, 1: 3}[width]
+    assert width(pool) == at_once == max(fails.sizes[-12:])
+    assert told[-1] == f"out of memory: from here on {at_once} trials at once, of 5"
+    assert len(told) == {3: 1, 2: 2, 1: 3}[at_once]
 
 
 def test_not_even_one_fits(fifty, monkeypatch):
@@ -77,6 +79,39 @@ def test_not_even_one_fits(fifty, monkeypatch):
         pool.advance()
     for name, tensor in pool.snapshot(0).tensors.items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
+    pool = SerialPool(fifty, 2)
+    for slot in range(2):
+        pool.admit(slot, falling(fifty), slot)
+    steps = iter(range(3))
+
+    def step(*_):
+        if next(steps, None) is None:
+            raise error
+        return torch.zeros(())
+
+    monkeypatch.setattr(SerialPool, "_step", step)
+    with pytest.raises(type(error)):
+        pool.advance()
+
+
+def test_the_copy_that_undoes_a_segment_goes_to_the_host(fifty, monkeypatch):
+    def full(rows, device):
+        if device.type != "cpu":
+            raise OUT_OF_MEMORY[0]
+        return copied(rows, device)
+
+    told = []
+    pool = FusedPool(fifty, 3, tell=told.append)
+    expected = all_curves(FusedPool(fifty, 3), falling(fifty))
+    monkeypatch.setattr("lrtune.engine.stacked.copied", full)
+    pool._pool._backup = torch.device("cuda")
+    same(expected, all_curves(pool, falling(fifty)))
+    assert told == ["out of memory: from here on trials are backed up in the host's"]
+    assert width(pool) == 3
 
 
 def test_validation_takes_no_more_memory_than_training(fifty, monkeypatch):
@@ -110,7 +145,7 @@ def test_whatever_else_goes_wrong_the_trials_go_on_serially(at, fifty, monkeypat
     assert told == [
         "trials are trained one after the other from here on: together, KeyError: 'what\\nnow'"
     ]
-    assert pool.width == 1
+    assert width(pool) == 1
     for slot in range(3):
         pool.release(slot)
     same(alone(task, rates, 5), train(pool, 1, rates, 5))
@@ -239,7 +274,7 @@ def test_fewer_samples_at_once_where_one_trial_is_judged(make, crammed):
 def test_no_room_for_a_single_sample(crammed, monkeypatch):
     pools = [crammed(make)[0] for make in (SerialPool, FusedPool)]
     monkeypatch.setattr(Crammed, "room", 0)
-    assert "OutOfMemoryError" in pools[0].examine(0).error  # as in its training: this trial's end
-    with pytest.raises(torch.OutOfMemoryError):
-        pools[1].examine(0)
+    for pool in pools:
+        with pytest.raises(torch.OutOfMemoryError):
+            pool.examine(0)
     assert Crammed.seen[-1] == 1

@@ -133,6 +133,15 @@ def test_a_data_set_that_breaks_ends_the_search_with_its_words(here, small):
         pool.advance()
 
 
+def test_there_is_shared_memory_for_all_that_read_at_once(small, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda size: asked.append(size) or 0)
+    task = replace(small, train=Pairs(small.train), memory=1000)
+    for slots in (1, 3):
+        SerialPool(task, slots)
+    assert asked[1] == 2 * asked[0]  # the trials, and a validation
+
+
 def test_where_the_data_is_is_said(small):
     pool = SerialPool(replace(small, train=Pairs(small.train), memory=1000))
     assert pool.placement["train"].startswith("303 KB streamed by ")

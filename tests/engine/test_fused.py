@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lrtune.engine import FusedPool
+from lrtune.engine import FusedPool, SerialPool
 from lrtune.errors import InputError
 from tests.engine.test_equal import Pairs
-from tests.engine.trials import alone, crowded, falling, same, train
+from tests.engine.trials import alone, crowded, falling, same, train, width
 
 
 def test_the_callers_generators_are_untouched(fifty):
@@ -22,13 +22,15 @@ def test_the_callers_generators_are_untouched(fifty):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_trying_out_leaves_nothing_behind(fifty, monkeypatch):
+@pytest.mark.parametrize("make", [FusedPool, SerialPool])
+def test_trying_out_leaves_nothing_behind(make, fifty, monkeypatch):
     monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda batch_bytes: 0)
     streamed = replace(fifty, train=Pairs(fifty.train), memory=1000)
     for task in (fifty, streamed):
-        pool = FusedPool(task, 2)
+        pool = make(task, 2)
         for count in (1, 3):
             pool.try_updates(count)
+        assert not getattr(pool.setup.train, "_live", None)  # no workers that read ahead
         same(alone(fifty, falling(fifty), 5), train(pool, 1, falling(fifty), 5))
         pool.release(1)
     assert not pool.setup.train._live
@@ -64,4 +66,4 @@ def test_a_trial_that_is_over(fifty):
     train(pool, 0, falling(fifty), 0)
     with pytest.raises(RuntimeError, match="the trial is over"):
         pool.advance()
-    assert pool.width == 1
+    assert width(pool) == 1

@@ -13,7 +13,18 @@ from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
 from lrtune.engine.checkpoint import load, save
 from lrtune.schedule import FAMILIES, Schedule
 from tests.engine.test_equal import decays
-from tests.engine.trials import BATCH, RATE, alone, cnn, crowded, falling, numbers, plainly, same
+from tests.engine.trials import (
+    BATCH,
+    RATE,
+    alone,
+    cnn,
+    crowded,
+    falling,
+    numbers,
+    plainly,
+    same,
+    width,
+)
 
 KNOBS = {"base_momentum": 0.6, "max_momentum": 0.97}
 CYCLES = {
@@ -55,7 +66,7 @@ def test_fused_is_serial_is_torchs_scheduler(change, family, fifty):
         alone(task, rates, 5, momenta),
         crowded(pool, 1, rates, 5, momenta),
     )
-    assert pool.width == 3
+    assert width(pool) == 3
     for slot in range(3):
         pool.release(slot)
     same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind
@@ -103,7 +114,7 @@ def test_a_compiled_program_has_it(optimizer, fifty, monkeypatch):
     rates, momenta = schedule.rates(task.horizon), schedule.momenta(task.horizon)
     pool = FusedPool(task, 2, compiled=True)
     same(alone(task, rates, 5, momenta), crowded(pool, 1, rates, 5, momenta))
-    assert pool.width == 2
+    assert width(pool) == 2
 
 
 @pytest.mark.parametrize("make", [SerialPool, FusedPool])

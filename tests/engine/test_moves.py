@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
-from lrtune.engine.pool import fork
+from lrtune.engine.pool import branch
 from tests.engine.trials import alone, cnn, falling, numbers, same
 
 
@@ -49,7 +49,10 @@ def test_a_fork_is_as_if_it_had_always_been(fifty):
     curves = {0: numbers(pool.admit(0, rates, 5))}
     for segment in range(4):
         if segment == 2:
-            fork(pool, 0, 2, other)
+            trunk = pool.snapshot(0)
+            with pytest.raises(ValueError, match="differ within the 25 updates that are done"):
+                branch(trunk, rates / 2)
+            pool.restore(2, branch(trunk, other))
             curves[2] = list(curves[0])
         for progress in pool.advance():
             curves[progress.slot] += numbers(progress)

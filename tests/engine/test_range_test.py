@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from lrtune.engine import range_test
+from lrtune.engine import SerialPool, range_test
 from lrtune.engine.range_test import suggest_range
 from lrtune.errors import InputError
 
@@ -49,6 +49,19 @@ def test_seeds_are_the_trials_of_the_pool(digits):
     one, two = (range_test(digits, updates=20, seeds=seeds).losses for seeds in [(3,), (4, 3)])
     np.testing.assert_array_equal(one[0], two[1])
     assert (two[0] != two[1]).any()
+
+
+def test_as_many_together_as_there_is_room_for(digits):
+    asked = []
+
+    def make(*given):
+        asked.append(given[1])
+        return SerialPool(*given)
+
+    given = {"updates": 20, "seeds": (4, 3, 5), "make": make}
+    some, all_of_them = (range_test(digits, slots=slots, **given).losses for slots in (2, 8))
+    np.testing.assert_array_equal(some, all_of_them)
+    assert asked == [2, 3]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import OPTIMIZERS, SerialPool
+from lrtune.engine.average import Average
 from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.errors import InputError
 from lrtune.tasks import MODELS
@@ -174,6 +175,18 @@ def test_the_callers_generators_are_untouched(maker, device, small):
     train(pool, 0, np.full(task.horizon, 0.01), seed=0)
     pool.try_updates(2)
     assert all(torch.equal(state(), old) for state, old in zip(states, before, strict=True))
+
+
+def test_all_slots_are_tried_with_their_averages(small, monkeypatch):
+    seen, update = [], Average.update
+
+    def watched(average, model):
+        seen.append(model)
+        update(average, model)
+
+    monkeypatch.setattr(Average, "update", watched)
+    SerialPool(small, 3).try_updates(2)
+    assert len(seen) == 6 and len({id(model) for model in seen}) == 3
 
 
 def test_noise_is_new_at_every_update_and_seed(small):

@@ -170,3 +170,8 @@ def states(task, rates, seed=3):
         assert told[-1].error is None
         weights.append({name: t.clone() for name, t in made[-1].state_dict().items()})
     return weights, told
+
+
+def width(pool):
+    """How many trials a FusedPool trains at once."""
+    return 1 if isinstance(pool._pool, SerialPool) else pool._pool.width
