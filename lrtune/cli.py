@@ -51,6 +51,7 @@ FOUND = 3  # doctor: something is wrong with what was looked at
 def main() -> None:
     """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours.
 
+    1 too where the machine has no more memory or disk;
     doctor ends with 3 where it finds something wrong.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -63,9 +64,28 @@ def main() -> None:
         code = _fail(said, 2)
     except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+    except Exception as error:
+        code = _fail(_no_room(error), 1)
     if code == INTERRUPTED:
         _fail("stopped; a search goes on from here with the same command", code)
     sys.exit(code)
+
+
+def _say(line: str) -> None:
+    print(harmless(line))
+
+
+def _no_room(error: Exception) -> str:
+    """What to say where memory has run out; any other error goes on."""
+    from lrtune.engine.tally import is_out_of_memory  # brings torch, which raised it if it is one
+
+    if not is_out_of_memory(error):
+        raise error
+    said = " ".join(str(error).split())[:200]
+    return (
+        f"out of memory: {said}: the same command again goes on where a search stopped; "
+        "fewer --slots or a smaller --batch-size need less"
+    )
 
 
 def _fail(message: str, code: int) -> int:
@@ -172,6 +192,7 @@ def range_test(
         updates=updates,
         seeds=range(seeds),
         device=device_of(device),
+        slots=1,  # on one device one after the other is as quick
     )
     print_range_test(test)
     if out is not None:
@@ -249,11 +270,13 @@ def compare(
 @app.command()
 def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     """Write trials.parquet, best.json and report.html again, from what is stored."""
+    from lrtune.locking import locked_if_free
     from lrtune.run import Run
 
     opened = Run(run)
-    events = opened.write_tensorboard() if tensorboard else None
-    opened.write()
+    with locked_if_free(opened.folder, _say):
+        events = opened.write_tensorboard() if tensorboard else None
+        opened.write()
     print(harmless(f"wrote {opened.folder / 'report.html'}"))
     if events is not None:
         print(harmless(f"wrote {events}: tensorboard --logdir {shlex.quote(str(events))}"))
@@ -271,9 +294,13 @@ def dashboard(
 ) -> None:
     """Open the run in optuna-dashboard; Ctrl-C ends it."""
     from lrtune.dashboard import serve
+    from lrtune.locking import locked_if_free
     from lrtune.run import Run
 
-    serve(Run(run), port, look)
+    opened = Run(run)
+    with locked_if_free(opened.folder, _say):
+        pass  # a search may go on beside it
+    serve(opened, port, look)
 
 
 @app.command(

@@ -15,12 +15,13 @@ from lrtune.identity import check_same, settings_for
 from lrtune.judgement import candidates_of, finalists_of, judged, qualifying_of
 from lrtune.locking import locked
 from lrtune.notebook import Verdict
-from lrtune.pools import devices_of, own_threads, spread
+from lrtune.pools import choose_pool, devices_of, own_threads
 from lrtune.results.markup import plural
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing
 from lrtune.run import FINALS, QUALIFIERS, Run
+from lrtune.search import Budget
 from lrtune.search.final import read_finals
 from lrtune.search.finals import Job, final_seeds, train_finals
 from lrtune.tally import Round, Tally
@@ -66,7 +67,7 @@ def confirm(
     if plan.target is not None:
         check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
-    with locked(run.folder.resolve()), own_threads():
+    with locked(run.folder.resolve(), tell), own_threads():
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         with _Work(run, task, devices_of(device), watch, tell) as work:
@@ -150,11 +151,7 @@ class _Work:
             f"{plural(len(jobs), 'training', 'trainings')} of {self._task.horizon:,} updates"
         )
         if self._pool is None:
-            choice = self._run.choice
-            if choice.threads is not None:
-                torch.set_num_threads(choice.threads)
-            choice = replace(choice, slots=max(choice.slots, len(self._devices)))
-            self._pool = spread(self._task, choice, self._devices, self._tell)
+            self._pool = self._made(Budget(trials=len(jobs)))
         path = self._run.folder / log
         objective, known = self._task.objective.name, self._of_horizon(log)
         under_way = Round(path, jobs, who, known, objective, self._watch)
@@ -167,6 +164,16 @@ class _Work:
             watch=under_way.watch,
             tell=self._tell,
         )
+
+    def _made(self, budget: Budget) -> Pool:
+        """The pool of the search, or on other devices what trains fastest there in its way."""
+        before = self._run.choice
+        pool, choice = choose_pool(
+            self._task, budget, self._devices, before.name, None, before, self._tell
+        )
+        if choice.threads is not None:
+            torch.set_num_threads(choice.threads)
+        return pool
 
 
 def _check(run: Run, task: Task, device: str | None) -> None:

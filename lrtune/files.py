@@ -1,8 +1,11 @@
-"""Files written whole or not at all, and what JSON can hold."""
+"""Files and folders written whole or not at all, and what JSON can hold."""
 
+import errno
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,41 @@ import numpy as np
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file in one step: a reader meets the old one or the new one, never half."""
-    # A name of its own, for another process may be at the same; open() heeds the umask.
-    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
+    part = beside(path)
+    try:  # open() heeds the umask
         with part.open("xb") as file:
             file.write(content)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A name to make a folder under, which then takes the place of the one that is there.
+
+    Where none was made, none is left.
+    """
+    part, old = beside(path), beside(path)
+    try:
+        yield part
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            part.rename(path)
+        except OSError as error:
+            # None was made; or another process was quicker, and wrote the same.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        for one in (part, old):
+            shutil.rmtree(one, ignore_errors=True)
+
+
+def beside(path: Path) -> Path:
+    """A name of its own beside a path, for another process may be at the same."""
+    return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
 
 
 def plain(value: Any) -> Any:

@@ -66,7 +66,9 @@ def settings_for(
             "augment": list(task.augment),
             "clip_norm": task.clip_norm,
             "ema": task.ema,
+            "average": task.average,
             "precision": task.precision or "by device",
+            "layout": str(task.layout),
             "notes": list(task.notes),
         },
         "horizon": task.horizon,
@@ -113,6 +115,8 @@ def _state(module: nn.Module) -> str:
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
 CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
 
+UNKNOWN = ("task.average", "task.layout")  # where a run does not say, from before it was kept
+
 
 def check_same(
     where: str,
@@ -127,7 +131,9 @@ def check_same(
     for name in sorted(
         now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
     ):
-        if then.get(name) != now.get(name) and not name.startswith("versions."):
+        if name.startswith("versions.") or (name in UNKNOWN and name not in then):
+            continue
+        if then.get(name) != now.get(name):
             if name == "task.fingerprint":
                 raise InputError(
                     f"{where}: the data has changed since (fingerprint {then.get(name)}, now "

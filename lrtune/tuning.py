@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -15,10 +15,10 @@ from lrtune.engine import Choice, range_test
 from lrtune.engine.choice import check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
-from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
-from lrtune.pools import choose_pool, devices_of, maker, own_threads, spread
+from lrtune.ownership import check_owner, claim
+from lrtune.pools import choose_pool, devices_of, maker, own_threads
 from lrtune.run import Run
 from lrtune.search import (
     SEARCHABLE,
@@ -29,19 +29,16 @@ from lrtune.search import (
     Search,
     Space,
     make_pruner,
-    open_study,
 )
-from lrtune.search.journal import mend
 from lrtune.search.prior import Prior
 from lrtune.search.pruner import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
-from lrtune.settings import hidden, range_test_json, write_json
+from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
 FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
 AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
 CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
-OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 
 def tune(
@@ -131,39 +128,31 @@ def tune(
     settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
     settings |= {"stopping": stopping, "prior": None if prior is None else str(prior)}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
-    with locked(folder), own_threads():
-        if (warning := mend(folder / "journal.log")) is not None:
-            tell(warning)
+    with locked(folder, tell), own_threads(), ExitStack() as processes:
         run = _continued(folder, settings, peak_lr)
         if run is None:
             # The storage first: what cannot be opened must not cost a range test.
-            study = _new_study(folder, settings)
-            if storage is not None and OWNER in study.user_attrs:
-                raise InputError(
-                    f"storage {hidden(storage)}: its study {settings['study']} belongs to "
-                    "another run: give that run's --out to go on with it, or another --storage"
-                )
-        choice = None if run is None else run.choice
-        if choice is not None and choice.grants(engine, slots):
-            pool = spread(task, choice, devices, tell)
-        else:
-            pool, choice = choose_pool(task, budget, devices, engine, slots, tell)
-            if run is not None:
-                write_json(folder / "run.json", run.settings | {"engine": choice.to_json()})
-                run = Run(folder)
+            owner, direction = os.urandom(8).hex(), task.objective.direction
+            claim(storage or folder / "journal.log", settings["study"], direction, owner)
+        before = None if run is None else run.choice
+        pool, choice = choose_pool(task, budget, devices, engine, slots, before, tell)
+        if isinstance(pool, SpreadPool):
+            processes.enter_context(pool)
+        if run is not None and choice is not before:
+            write_json(folder / "run.json", run.settings | {"engine": choice.to_json()})
+            run = Run(folder)
         if choice.threads is not None:
             torch.set_num_threads(choice.threads)
         if run is None:
-            peaks = _peak_settings(task, peak_lr, device, choice, tell)
-            own: dict[str, Any] = {"command": command, "owner": os.urandom(8).hex()}
+            peaks = _peak_settings(task, peak_lr, devices, choice, tell)
+            own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
-        if OWNER not in study.user_attrs:
-            study.set_user_attr(OWNER, run.settings["owner"])
+        check_owner(study, run.storage, run.settings["owner"])
         space = run.space
         bracket = (run.settings["range_test"] or {}).get("base_lr")
         known = None if bracket is None else prior  # it places peaks by the bracket
@@ -184,15 +173,9 @@ def tune(
         try:
             work.run()
         finally:
-            if isinstance(pool, SpreadPool):
-                pool.close()
+            processes.close()
             run.write()
     return run
-
-
-def _new_study(folder: Path, settings: dict[str, Any]) -> optuna.Study:
-    where = settings["storage"] or folder / "journal.log"
-    return open_study(where, settings["study"], settings["objective"]["direction"])
 
 
 def _continued(
@@ -209,7 +192,7 @@ def _continued(
 def _peak_settings(
     task: Task,
     given: tuple[float, float] | None,
-    device: str,
+    devices: tuple[str, ...],
     choice: Choice,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -219,8 +202,9 @@ def _peak_settings(
     tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-    make = maker(replace(choice, compiled=False))
-    test = range_test(task, updates=updates, device=device, make=make)
+    make, slots = maker(replace(choice, compiled=False), tell), choice.slots // len(devices)
+    test = range_test(task, updates=updates, device=devices[0], slots=slots, make=make)
+    torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
     found = test.suggestion
     peak_lr = (
         FALLBACK_PEAK_LR

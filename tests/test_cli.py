@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,6 +157,23 @@ def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
     assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
 
 
+@pytest.mark.parametrize("command", ["report", "dashboard"])
+def test_a_torn_journal_is_mended_before_it_is_written(
+    lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from lrtune.run import Run
+
+    monkeypatch.setattr("lrtune.dashboard.serve", lambda *_: None)
+    folder = shutil.copytree(run, tmp_path / "run")
+    journal = folder / "journal.log"
+    with FileLock(folder / "lock"):  # while a search is at work, which looks after it
+        assert lrtune(command, folder)[0] == 0
+    journal.write_bytes(journal.read_bytes()[:-20])
+    code, out, _ = lrtune(command, folder)
+    assert code == 0 and "damaged" in out
+    assert len(Run(folder).trials()) == 8 and journal.read_bytes().endswith(b"}\n")
+
+
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = ["search", "digits", "--epochs", "3", "--trials", "12", "--families", "cosine,linear"]
     words += ["--peak-lr", "0.01,0.1", "--no-confirm", "--out", str(tmp_path / "run")]
@@ -175,3 +194,23 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     after = pd.read_parquet(tmp_path / "run" / "trials.parquet")
     assert list(after["number"]) == list(range(12))
     np.testing.assert_array_equal(after["value"][: len(before)], before["value"])
+
+
+def test_a_full_memory_is_told_in_a_sentence(lrtune, monkeypatch) -> None:
+    def full(**_: object) -> None:
+        raise MemoryError("cuda:1: CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("lrtune.cli.app", full)
+    code, out, err = lrtune("search", "digits")
+    assert (code, out) == (1, "")
+    assert err == (
+        "lrtune: out of memory: cuda:1: CUDA out of memory. Tried to allocate 2 GiB: the same "
+        "command again goes on where a search stopped; fewer --slots or a smaller --batch-size "
+        "need less\n"
+    )
+
+
+def test_a_bug_keeps_its_traceback(lrtune, monkeypatch) -> None:
+    monkeypatch.setattr("lrtune.cli.app", lambda **_: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        lrtune("families")

@@ -146,6 +146,18 @@ def test_another_task_or_nothing_to_confirm(run: Path, task: Task, tmp_path: Pat
         confirm(lost, task)
 
 
+def test_a_torn_journal_is_mended_first(
+    run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    journal, told = folder / "journal.log", list[str]()
+    journal.write_bytes(journal.read_bytes()[:-20])
+    monkeypatch.setattr("lrtune.confirmation.finalists_of", lambda run: [])
+    with pytest.raises(InputError, match="nothing to confirm"):
+        confirm(folder, task, tell=told.append)
+    assert "damaged" in told[0] and journal.read_bytes().endswith(b"}\n")
+
+
 def test_finals_that_all_diverge_are_no_winner(
     run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from lrtune.run import Run
 from lrtune.schedule import Schedule
 from lrtune.search import load_study
 from lrtune.search.prior import Prior, published
-from lrtune.settings import hidden, hidden_in, without_password
+from lrtune.settings import hidden, hidden_in, without_password, write_json
 from lrtune.tasks.models import Normalize
 
 THREADS = torch.get_num_threads()
@@ -151,6 +151,8 @@ def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
     [
         ({"clip_norm": 1.0}, r"task\.clip_norm=None, now"),
         ({"ema": 0.1}, r"task\.ema=None, now"),
+        ({"average": None}, r"task\.average=0\.05, now"),
+        ({"layout": torch.channels_last}, r"task\.layout='torch\.contiguous_format', now"),
         ({"precision": "bfloat16"}, r"task\.precision='by device', now"),
         ({"augment": ("crop",)}, r"task\.augment=\[\], now"),
         ({"groups": None}, r"task\.groups='decay_matrices', now"),
@@ -165,6 +167,16 @@ def test_another_training_is_another_search(
     task = replace(lrtune.load_task("digits", epochs=2), **change)
     with pytest.raises(InputError, match=name):
         again(run, tmp_path / "copy", task=task)
+
+
+def test_what_a_run_does_not_say_from_before_it_was_kept_is_not_held_against_it(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    settings = json.loads((folder / "run.json").read_text())
+    del settings["task"]["average"], settings["task"]["layout"]
+    write_json(folder / "run.json", settings)
+    assert len(again_in(folder, trials=8).trials()) == 8
 
 
 def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """TensorBoard's event files: a folder a training, each written anew and never added to."""
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
+from lrtune.files import replaced
 from lrtune.results.canvas import Array, thin
 from lrtune.results.markup import setting
 from lrtune.results.summary import best_of_each, curve_of, finals_of
@@ -120,14 +120,12 @@ def write(
     """
     check()
     several = list(trainings(trials, run, verdicts, finals))
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    for one in several[:1]:
-        _overview(part, one, run["metrics"])
-    for one in several:
-        _write(part / one.group / one.name, one, run["metrics"])
-    shutil.rmtree(folder, ignore_errors=True)
-    return part.rename(folder) if several else None
+    with replaced(folder) as part:
+        for one in several[:1]:
+            _overview(part, one, run["metrics"])
+        for one in several:
+            _write(part / one.group / one.name, one, run["metrics"])
+    return folder if several else None
 
 
 def _overview(folder: Path, one: Training, metrics: Metrics) -> None:

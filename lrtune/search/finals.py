@@ -1,23 +1,21 @@
 """Finals: schedules trained again, in full, on seeds that the search never saw."""
 
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.engine import Pool, Progress
-from lrtune.engine.checkpoint import load, save
+from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
-from lrtune.errors import InputError
 from lrtune.schedule import Controller, Schedule
 from lrtune.search.final import Final
 from lrtune.search.interrupt import Interrupts
-from lrtune.search.keeper import due
+from lrtune.search.keeper import Keeper
 from lrtune.search.record import Curves
 from lrtune.search.running import Observer, rates_of
 from lrtune.search.stopping import diverged
@@ -37,6 +35,7 @@ class Job:
 class _Trial(Observer):
     """A job in a slot."""
 
+    number: int
     job: Job
     rates: NDArray[np.float64]
     controller: Controller | None
@@ -89,17 +88,20 @@ def train_finals(
         KeyboardInterrupt: after Ctrl-C or SIGTERM; what is under way is kept as it was at the last
             checkpoint.
     """
-    queue, running = list(jobs), dict[int, _Trial]()
-    kept = _Kept(checkpoint, tell)
+    queue, running = list(enumerate(jobs)), dict[int, _Trial]()
+    numbers = {(job.schedule.to_json(), job.seed): number for number, job in queue}
+    keeper = Keeper(checkpoint, tell)
+    keeper.load(lambda _, snapshot, note: numbers.get((note["schedule"], snapshot.seed)))
     with Interrupts() as interrupts:
         while queue or running:
             for slot in range(pool.slots):
                 if queue and slot not in running:
+                    number, job = queue.pop(0)
+                    name = f"{job.schedule.family} on seed {job.seed}"
+                    as_it_was = partial(_as_it_was, number, job)
                     with interrupts.heard():
-                        running[slot] = kept.take(pool, slot, queue[0]) or _admitted(
-                            pool, slot, queue[0]
-                        )
-                    queue.pop(0)
+                        kept = keeper.take(number, name, pool, slot, as_it_was)
+                        running[slot] = kept or _from_scratch(number, job, pool, slot)
             with interrupts.heard():
                 reached = pool.advance()
             for progress in reached:
@@ -111,15 +113,37 @@ def train_finals(
                     ended(final)
             watch(sum(trial.curves.step[-1] for trial in running.values()) / pool.task.horizon)
             with interrupts.heard():
-                kept.save_if_due(pool, running)
-    kept.remove()
+                keeper.save_if_due(pool, lambda: _notes(running))
+    keeper.remove()
 
 
-def _admitted(pool: Pool, slot: int, job: Job) -> _Trial:
+def _as_it_was(number: int, job: Job, snapshot: Snapshot, note: Note) -> _Trial:
+    rates, controller = rates_of(job.schedule, len(snapshot.rates))
+    curves = Curves(**note["curves"])
+    return _Trial(number, job, rates, controller, note["untrained"], curves, note["seconds"])
+
+
+def _from_scratch(number: int, job: Job, pool: Pool, slot: int) -> _Trial:
     horizon = pool.task.horizon
     rates, controller = rates_of(job.schedule, horizon)
     untrained = pool.admit(slot, rates, job.seed, job.schedule.momenta(horizon))
-    return _Trial(job, rates, controller, untrained.loss, seconds=untrained.seconds)
+    return _Trial(number, job, rates, controller, untrained.loss, seconds=untrained.seconds)
+
+
+def _notes(running: Mapping[int, _Trial]) -> dict[int, tuple[int, Note]]:
+    """What is under way, for the checkpoint: by slot, its number and a note."""
+    return {
+        slot: (
+            trial.number,
+            {
+                "schedule": trial.job.schedule.to_json(),
+                "untrained": trial.untrained,
+                "curves": asdict(trial.curves),
+                "seconds": trial.seconds,
+            },
+        )
+        for slot, trial in running.items()
+    }
 
 
 def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Final | None:
@@ -171,64 +195,3 @@ def _final(
         progress.update,
         trial.seconds,
     )
-
-
-class _Kept:
-    """Those under way, in a file, now and then."""
-
-    def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
-        self._path = path
-        self._tell = tell
-        self._last, self._cost = time.monotonic(), 0.0
-        self._found: list[tuple[Snapshot, dict[str, Any]]] = []
-        if path is not None and path.exists():
-            try:
-                self._found = list(load(path).values())
-            except InputError as error:
-                tell(f"{error}: what it held starts from scratch")
-
-    def take(self, pool: Pool, slot: int, job: Job) -> _Trial | None:
-        """Put this job in a slot as it was; None if it was not kept."""
-        for snapshot, note in self._found:
-            rates, controller = rates_of(job.schedule, pool.task.horizon)
-            if note["schedule"] != job.schedule.to_json() or snapshot.seed != job.seed:
-                continue
-            curves = Curves(**note["curves"])
-            trial = _Trial(job, rates, controller, note["untrained"], curves, note["seconds"])
-            for update, loss in zip(curves.step, curves.loss, strict=True):
-                trial.observe(update, loss)
-            if not np.array_equal(trial.rates, snapshot.rates):
-                continue
-            try:
-                pool.restore(slot, snapshot)
-            except (KeyError, RuntimeError, ValueError):  # another model, say
-                continue
-            return trial
-        return None
-
-    def save_if_due(self, pool: Pool, running: dict[int, _Trial]) -> None:
-        """Between two segments."""
-        began = time.monotonic()
-        if self._path is None or not running or not due(began - self._last, self._cost):
-            return
-        notes = {
-            slot: {
-                "schedule": trial.job.schedule.to_json(),
-                "untrained": trial.untrained,
-                "curves": asdict(trial.curves),
-                "seconds": trial.seconds,
-            }
-            for slot, trial in running.items()
-        }
-        try:
-            save(self._path, {slot: pool.snapshot(slot) for slot in running}, notes)
-        except (OSError, KeyError, RuntimeError) as error:
-            self._path = None
-            self._tell(f"no more checkpoints: {error}")
-        self._last = time.monotonic()
-        self._cost = self._last - began
-
-    def remove(self) -> None:
-        """Nothing is left to go on with."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

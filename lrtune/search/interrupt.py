@@ -3,9 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Interrupts:
@@ -14,14 +15,19 @@ class Interrupts:
     def __init__(self) -> None:
         self._open = False
         self._pending = False
-        self._before: dict[int, signal.Handlers | int | None] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> "Interrupts":
         # Only the main thread may set handlers; elsewhere (a notebook's worker) all stays as it is.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)  # type: ignore[assignment]
+                before = signal.getsignal(number)
+                # Ignored by a shell's `&` or nohup, it is meant to be; None is C code's, which
+                # nobody could put back.
+                if before not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

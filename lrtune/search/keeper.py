@@ -1,18 +1,21 @@
-"""Keeper: the checkpoint of a search, saved now and then and given back trial by trial."""
+"""Keeper: a checkpoint of what is under way, saved now and then and given back one by one."""
 
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from lrtune.engine import Pool
 from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.search.running import Running, note_of
-from lrtune.search.trunk import Member, mark_in
+from lrtune.search.running import Observer
 
 LEAST_SECONDS = 30.0  # between two checkpoints: less than this may be lost
 MOST_OF_TIME = 0.02  # what saving may take of all time
+Training = TypeVar("Training", bound=Observer)
 
 
 def due(since: float, cost: float) -> bool:
@@ -29,71 +32,88 @@ def due(since: float, cost: float) -> bool:
 
 
 class Keeper:
-    """A checkpoint only saves time: without it, trials that were cut short start from scratch."""
+    """A checkpoint only saves time: without it, what was cut short starts from scratch.
 
-    def __init__(self, path: Path | None, owner: str, tell: Callable[[str], None]) -> None:
+    Attributes:
+        kept: snapshots and notes that are still to be taken up, by number.
+    """
+
+    def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
         """Look at nothing yet.
 
         Args:
             path: of the checkpoint; nothing is kept where None.
-            owner: of the trials.
             tell: called with a line where a checkpoint cannot be used.
         """
+        self.kept: dict[int, tuple[Snapshot, Note]] = {}
         self._path = path
-        self._owner = owner
         self._tell = tell
-        self._kept: dict[int, tuple[Snapshot, Note]] = {}  # by index; still to be taken up
         self._saves = path is not None
         self._last = time.monotonic()
         self._cost = 0.0
 
-    def load(self, wanted: Container[int]) -> dict[int, int]:
+    def load(self, number_of: Callable[[int, Snapshot, Note], int | None]) -> None:
         """Read the checkpoint.
 
         Args:
-            wanted: the indices of the trials that are to go on.
-
-        Returns:
-            index -> the search's clock when it was noted down, of those that are there.
+            number_of: which one this is now, of what had this number; None where it is not wanted.
         """
         if self._path is None or not self._path.exists():
-            return {}
+            return
         try:
             found = load(self._path)
         except InputError as error:
             self._tell(f"{error}: what it held starts from scratch")
-            return {}
-        self._kept = {
-            index: (snapshot, note)
-            for index, (snapshot, note) in found.items()
-            if index in wanted and note["owner"] == self._owner
-        }
-        return {index: note["clock"] for index, (_, note) in self._kept.items()}
-
-    @property
-    def members(self) -> list[Member]:
-        """What is still to be taken up, as the trunks know it."""
-        return [
-            Member(mark, snapshot.rates, note["curves"]["step"])
-            for snapshot, note in self._kept.values()
-            if (mark := mark_in(note)) is not None
-        ]
-
-    def take(self, index: int) -> tuple[Snapshot, Note] | None:
-        """The trial as it was, once; None if it was not kept."""
-        return self._kept.pop(index, None)
-
-    def save_if_due(self, pool: Pool, running: Mapping[int, Running], clock: int) -> None:
-        """Save all trials under way, between two segments; and those still to be taken up."""
-        began = time.monotonic()
-        if not (self._saves and running and due(began - self._last, self._cost)):
             return
-        kept = dict(self._kept)
-        for slot, trial in running.items():
-            place = {"owner": self._owner, "clock": clock, "trunk": trial.mark}
-            note = {**place, **note_of(trial)}
-            kept[trial.index] = (pool.snapshot(slot), note)
-        self._write(kept)
+        numbers = {before: number_of(before, *kept) for before, kept in found.items()}
+        self.kept = {now: found[before] for before, now in numbers.items() if now is not None}
+
+    def take(
+        self,
+        number: int,
+        name: str,
+        pool: Pool,
+        slot: int,
+        as_it_was: Callable[[Snapshot, Note], Training],
+    ) -> Training | None:
+        """Put one in a free slot as it was; None if it was not kept, or is of no use any more.
+
+        Args:
+            number: which one.
+            name: of it, for the line that tells that it is of no use.
+            pool: that goes on with it.
+            slot: of the pool's.
+            as_it_was: makes it, but for what its closed loop has seen.
+        """
+        if number not in self.kept:
+            return None
+        snapshot, note = self.kept.pop(number)
+        training = as_it_was(snapshot, note)
+        training.look_back()
+        try:
+            if not np.array_equal(training.rates, snapshot.rates):
+                raise ValueError("its rates are not those of its schedule")
+            pool.restore(slot, snapshot)
+        except (KeyError, RuntimeError, ValueError) as error:  # another model, say
+            self._tell(f"{name} starts from scratch: {error}")
+            return None
+        return training
+
+    def save_if_due(self, pool: Pool, notes: Callable[[], Mapping[int, tuple[int, Note]]]) -> None:
+        """Save all that is under way, between two segments; and what is still to be taken up.
+
+        Args:
+            pool: that trains it.
+            notes: by slot, its number and what the Snapshot does not know of it.
+        """
+        began = time.monotonic()
+        if not (self._saves and due(began - self._last, self._cost)):
+            return
+        under_way = notes()
+        if not under_way:
+            return
+        new = {number: (pool.snapshot(slot), note) for slot, (number, note) in under_way.items()}
+        self._write(self.kept | new)
         self._last = time.monotonic()
         self._cost = self._last - began
 
@@ -105,9 +125,9 @@ class Keeper:
 
     def _write(self, kept: Mapping[int, tuple[Snapshot, Note]]) -> None:
         assert self._path is not None
-        snapshots = {index: snapshot for index, (snapshot, _) in kept.items()}
+        snapshots = {number: snapshot for number, (snapshot, _) in kept.items()}
         try:
-            save(self._path, snapshots, {index: note for index, (_, note) in kept.items()})
+            save(self._path, snapshots, {number: note for number, (_, note) in kept.items()})
         except (OSError, KeyError, RuntimeError) as error:
             self._saves = False
             self._tell(f"no more checkpoints: {error}")

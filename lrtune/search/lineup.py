@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
-from lrtune.search.store import AUDIT, RECORD, START, index_of, unique_trials
+from lrtune.search.store import AUDIT, RECORD, START, index_of, unique_trials, was_cut_short
 from lrtune.search.trunk import Trunk
 
 
@@ -117,8 +117,7 @@ class Lineup:
         for trial in self._study.get_trials(deepcopy=False):
             start = trial.user_attrs.get(START, {})
             running = trial.state == TrialState.RUNNING
-            lost = trial.state == TrialState.FAIL and RECORD not in trial.user_attrs
-            if start.get("owner") != self._owner or not (running or lost):
+            if start.get("owner") != self._owner or not (running or was_cut_short(trial)):
                 continue
             if trial.number in latest:
                 kept = {START: {**start, "survived": _survived(trial, ended)}}

@@ -29,6 +29,7 @@ class Observer:
 
     rates: NDArray[np.float64]  # (horizon,)
     controller: Controller | None  # of a closed loop
+    curves: Curves
 
     def observe(self, update: int, loss: float) -> bool:
         """Let a closed loop see a validation: is it one?"""
@@ -37,6 +38,11 @@ class Observer:
         self.controller.observe(update, loss)
         self.rates = self.controller.rates
         return True
+
+    def look_back(self) -> None:
+        """Let a closed loop see all that was seen before."""
+        for update, loss in zip(self.curves.step, self.curves.loss, strict=True):
+            self.observe(update, loss)
 
 
 @dataclass(slots=True)
@@ -114,12 +120,10 @@ def note_of(running: Running) -> Note:
     }
 
 
-def taken_up(
-    trial: optuna.Trial, schedule: Schedule, snapshot: Snapshot, note: dict[str, Any]
-) -> Running | None:
-    """A trial as it was when it was noted down; None if the rates are not those of its schedule."""
+def taken_up(trial: optuna.Trial, schedule: Schedule, snapshot: Snapshot, note: Note) -> Running:
+    """A trial as it was when it was noted down."""
     rates, controller = rates_of(schedule, len(snapshot.rates))
-    running = Running(
+    return Running(
         trial,
         schedule,
         rates,
@@ -130,10 +134,6 @@ def taken_up(
         updates=snapshot.update,
         forked=note["forked"],
     )
-    curves = running.curves
-    for update, loss in zip(curves.step, curves.loss, strict=True):
-        running.observe(update, loss)
-    return running if np.array_equal(running.rates, snapshot.rates) else None
 
 
 def fork_of(kept: Kept, trial: optuna.Trial, schedule: Schedule) -> Running:

@@ -8,19 +8,21 @@ import optuna
 from optuna.trial import TrialState
 
 from lrtune.engine import Pool, Progress
+from lrtune.engine.checkpoint import Note
+from lrtune.engine.pool import Snapshot
 from lrtune.search.board import Board, Budget
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
 from lrtune.search.referee import NEVER, Referee, Rules
-from lrtune.search.running import Running
+from lrtune.search.running import Running, note_of
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.start import Starter
 from lrtune.search.stopping import DIVERGENCE_FACTOR
 from lrtune.search.store import records, save_record, unique_trials
-from lrtune.search.trunk import Trunk, latest_mark, members_among
+from lrtune.search.trunk import Trunk, latest_mark, members_among, members_kept
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 FAILURES = 3  # this many failed trials running: the fault is not the schedule's
@@ -61,6 +63,7 @@ class Search:
         self._space = space
         self._pool = pool
         self._seed = seed
+        self._owner = owner
         self._watch = watch
         self._objective = pool.task.objective
         self._minimize = self._objective.direction == "minimize"
@@ -68,8 +71,8 @@ class Search:
         self._failures = 0
         self._trunk = Trunk(pool, seed)
         self._lineup = Lineup(study, space, pool.slots, owner, self._trunk)
-        self._keeper = Keeper(checkpoint, owner, tell)
-        self._starter = Starter(pool, self._keeper, self._trunk, seed, tell)
+        self._keeper = Keeper(checkpoint, tell)
+        self._starter = Starter(pool, self._keeper, self._trunk, seed)
         racing = list(space.families)
         self.board = Board(budget, self._minimize, racing)
 
@@ -86,7 +89,8 @@ class Search:
         lineup, running = self._lineup, self.board.running
         with Interrupts() as interrupts:
             lineup.take_up()
-            lineup.wind(self._keeper.load(lineup.repeated))
+            self._keeper.load(self._number_of)
+            lineup.wind({index: note["clock"] for index, (_, note) in self._keeper.kept.items()})
             try:
                 self._regrow(interrupts)
                 while self._fill(interrupts):
@@ -97,12 +101,24 @@ class Search:
                         self._take(progress)
                     self._watch(self.board)
                     with interrupts.heard():
-                        self._keeper.save_if_due(self._pool, running, lineup.clock)
+                        self._keeper.save_if_due(self._pool, self._notes)
                 if not lineup.repeated:
                     self._keeper.remove()
                 return self.board
             finally:
                 lineup.close(under_way.trial for under_way in running.values())
+
+    def _number_of(self, index: int, _: Snapshot, note: Note) -> int | None:
+        """Of a trial in the checkpoint: its index, if it is ours and is to go on."""
+        return index if index in self._lineup.repeated and note["owner"] == self._owner else None
+
+    def _notes(self) -> dict[int, tuple[int, Note]]:
+        """What is under way, for the checkpoint: by slot, its index and a note."""
+        place = {"owner": self._owner, "clock": self._lineup.clock}
+        return {
+            slot: (running.index, {**place, "trunk": running.mark, **note_of(running)})
+            for slot, running in self.board.running.items()
+        }
 
     def _regrow(self, interrupts: Interrupts) -> None:
         """What trials forked from in the session before is here again, if any may yet fork."""
@@ -111,7 +127,8 @@ class Search:
             return
         trials = unique_trials(self._study)
         self._trunk.set(latest_mark(trials))
-        members = members_among(trials, self._pool.task.horizon) + self._keeper.members
+        members = members_among(trials, self._pool.task.horizon)
+        members += members_kept(self._keeper.kept.values())
         with interrupts.heard():
             self._trunk.regrow(members)
 

@@ -1,6 +1,6 @@
 """Starter: a trial into a slot, from the checkpoint, from the trunk or from scratch."""
 
-from collections.abc import Callable
+from functools import partial
 
 import optuna
 
@@ -16,9 +16,7 @@ from lrtune.search.trunk import Trunk, mark_in
 class Starter:
     """What has been trained of a trial is not trained again."""
 
-    def __init__(
-        self, pool: Pool, keeper: Keeper, trunk: Trunk, seed: int, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, pool: Pool, keeper: Keeper, trunk: Trunk, seed: int) -> None:
         """Know where trials may come from.
 
         Args:
@@ -26,13 +24,11 @@ class Starter:
             keeper: of the checkpoint.
             trunk: from which trials fork.
             seed: of those that start from scratch.
-            tell: called with a line where a checkpoint is of no use.
         """
         self._pool = pool
         self._keeper = keeper
         self._trunk = trunk
         self._seed = seed
-        self._tell = tell
 
     def start(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
         """Put a trial in a free slot, as far trained as can be."""
@@ -46,18 +42,8 @@ class Starter:
         self, slot: int, trial: optuna.Trial, schedule: Schedule
     ) -> Running | None:
         index = trial.user_attrs[START]["index"]
-        kept = self._keeper.take(index)
-        if kept is None:
-            return None
-        running = taken_up(trial, schedule, *kept)
-        try:
-            if running is None:
-                raise ValueError("its rates are not those of its schedule")
-            self._pool.restore(slot, kept[0])
-        except (KeyError, RuntimeError, ValueError) as error:  # another model, say
-            self._tell(f"trial {index} starts from scratch: {error}")
-            return None
-        return running
+        as_it_was = partial(taken_up, trial, schedule)
+        return self._keeper.take(index, f"trial {index}", self._pool, slot, as_it_was)
 
     def _from_trunk(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running | None:
         start = trial.user_attrs[START]

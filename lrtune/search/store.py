@@ -63,7 +63,7 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
-    """Open or create a study.
+    """Open or create a study; one of the other direction makes room if it has no trials.
 
     Args:
         storage: a journal file's path, or any storage URL of Optuna's.
@@ -72,18 +72,24 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
         kept: sampler and pruner, which Optuna does not store.
 
     Raises:
-        InputError: if the storage cannot be opened.
+        InputError: if the storage cannot be opened, or has trials of the other direction.
     """
     try:
-        return optuna.create_study(
-            storage=open_storage(storage),
-            study_name=name,
-            direction=direction,
-            load_if_exists=True,
-            **kept,
+        opened = open_storage(storage)
+        study = optuna.create_study(
+            storage=opened, study_name=name, direction=direction, load_if_exists=True, **kept
         )
+        if [found.name.lower() for found in study.directions] == [direction]:
+            return study
+        if study.get_trials(deepcopy=False):
+            raise InputError(
+                f"its study {name!r} has trials of a search that was not to {direction}: "
+                "give another --out, or another --storage"
+            )
+        optuna.delete_study(study_name=name, storage=opened)
     except Exception as error:  # every backend has errors of its own
         raise _unusable(storage, error) from error
+    return open_study(storage, name, direction, **kept)
 
 
 def _unusable(storage: str | Path, error: Exception) -> InputError:
@@ -155,10 +161,11 @@ def _short(value: Any) -> str:
 
 def records(study: optuna.Study) -> list[Record]:
     """Every trial that is over, in the order of their numbers."""
+    # One may have a record and not be over: a kill, or a storage that failed, came between.
     return [
         _record(trial)
         for trial in unique_trials(study)
-        if trial.state.is_finished() and RECORD in trial.user_attrs
+        if trial.state.is_finished() and RECORD in trial.user_attrs and not was_cut_short(trial)
     ]
 
 

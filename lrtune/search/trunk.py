@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from lrtune.engine import Pool, Progress
+from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Schedule
 from lrtune.search.peak import Peak
@@ -152,6 +153,12 @@ def latest_mark(trials: Iterable[FrozenTrial]) -> Mark | None:
     """The trunk as the last of the trials was asked for."""
     asked = [trial for trial in trials if "trunk" in trial.user_attrs.get(START, {})]
     return mark_in(max(asked, key=index_of).user_attrs[START]) if asked else None
+
+
+def members_kept(kept: Iterable[tuple[Snapshot, Note]]) -> list[Member]:
+    """Those in a checkpoint that were asked for with a trunk."""
+    marked = ((mark_in(note), snapshot, note) for snapshot, note in kept)
+    return [Member(m, s.rates, note["curves"]["step"]) for m, s, note in marked if m is not None]
 
 
 def members_among(trials: Iterable[FrozenTrial], horizon: int) -> list[Member]:

@@ -121,6 +121,25 @@ def test_written_again_it_replaces_what_was_there(many, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_process_may_write_at_the_same_time(
+    many, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials, run = many
+    folder, write_one = tmp_path / "tensorboard", tensorboard._write
+    tensorboard.write(folder, trials, run, [], trials.iloc[:0])
+    before = sorted(p.parent for p in folder.rglob("*.lrtune"))
+
+    def meanwhile(*given: object) -> None:
+        monkeypatch.undo()
+        tensorboard.write(folder, trials, run, [], trials.iloc[:0])
+        write_one(*given)
+
+    monkeypatch.setattr(tensorboard, "_write", meanwhile)
+    tensorboard.write(folder, trials, run, [], trials.iloc[:0])
+    assert sorted(p.parent for p in folder.rglob("*.lrtune")) == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_knobs_are_told_in_words(many) -> None:
     trials, run = many
     for one in tensorboard.trainings(trials, run, [], trials.iloc[:0]):

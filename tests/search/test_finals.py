@@ -13,7 +13,7 @@ from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.search import finals
+from lrtune.search import keeper
 from lrtune.search.final import Final, append_final, read_finals
 from lrtune.search.finals import Job, final_seeds, train_finals
 from lrtune.tasks import load_task
@@ -101,7 +101,7 @@ def test_a_closed_loop_follows_the_validation_of_its_own_training() -> None:
 def test_what_was_under_way_goes_on(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finals, "due", lambda since, cost: True)
+    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
     whole = trained(SeededPool(2), jobs(COSINE, PLATEAU))
     path = tmp_path / "finals.safetensors"
     stopped, before = SeededPool(2, stop_after=after), list[Final]()
@@ -122,6 +122,47 @@ def test_what_was_under_way_goes_on(
 def path_was_used(after: int) -> bool:
     """Whether two trainings were under way at the last checkpoint."""
     return after % VALIDATIONS != 1 or after == 1
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of three trainings of COSINE, after three segments."""
+    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+    path = tmp_path / "finals.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        trained(SeededPool(3, stop_after=3), jobs(COSINE), checkpoint=path)
+    return path
+
+
+def test_those_that_wait_for_a_slot_are_not_forgotten(stopped: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(SeededPool(1, stop_after=1), jobs(COSINE), checkpoint=stopped)
+    pool = SeededPool(1)
+    found = trained(pool, jobs(COSINE), checkpoint=stopped)
+    assert [final.seed for final in found] == [0, 1, 2] and pool.admitted == []
+
+
+def test_a_checkpoint_of_another_model_is_told(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, told = SeededPool(2), list[str]()
+    monkeypatch.setattr(pool, "restore", lambda slot, snapshot: {}["weights/other"])
+    found = trained(pool, jobs(COSINE), checkpoint=stopped, tell=told.append)
+    assert len(found) == len(pool.admitted) == len(told) == 3
+    assert told[0] == "cosine on seed 0 starts from scratch: 'weights/other'"
+
+
+def test_a_full_disk_ends_the_checkpoints_and_keeps_none(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    told: list[str] = []
+    monkeypatch.setattr(keeper, "save", full)
+    found = trained(SeededPool(3), jobs(COSINE), checkpoint=stopped, tell=told.append)
+    assert len(found) == 3 and len(told) == 1 and "No space left" in told[0]
+    assert not stopped.exists()
 
 
 def test_a_damaged_checkpoint_is_told_and_costs_nothing_else(tmp_path: Path) -> None:

@@ -19,6 +19,31 @@ def test_ctrl_c_waits_until_it_is_heard() -> None:
     assert stored == ["all of it"]
 
 
+def test_a_search_in_a_shells_background_goes_on_at_ctrl_c() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell has it for `&`
+    other = signal.getsignal(signal.SIGTERM)
+    try:
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            with interrupts.heard():
+                assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != other
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert signal.getsignal(signal.SIGTERM) == other
+
+
+def test_a_handler_that_cannot_be_put_back_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "getsignal", lambda number: None)  # C code's
+        with Interrupts():
+            patched.undo()
+            assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(signal.SIGINT) == before
+
+
 def child_sent(number: signal.Signals) -> int:
     """The exit code of a forked process, in the midst of the search's hearing."""
     with Interrupts() as interrupts, interrupts.heard():

@@ -55,6 +55,29 @@ def test_a_killed_search_ends_as_an_unbroken_one(
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_storage_that_fails_between_record_and_end_loses_no_trial(
+    tmp_path: Path, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "whole").mkdir()
+    budget, tell, values = Budget(trials=9), optuna.Study.tell, []
+    expected = search_in(tmp_path / "whole", EdgyPool(slots), budget)
+
+    def fails_once(study: optuna.Study, trial: object, *value: float, **state: object) -> object:
+        if value and study.study_name == "s":  # samplers have studies too
+            values.extend(value)
+            if len(values) == 3:
+                raise OSError("no space left")
+        return tell(study, trial, *value, **state)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space left"):
+        patched.setattr(optuna.Study, "tell", fails_once)
+        search_in(tmp_path, EdgyPool(slots), budget)
+    before = found_in(tmp_path)
+    assert len(before) < 9 and before["value"].notna().eq(before["state"] == "complete").all()
+    assert_same(search_in(tmp_path, EdgyPool(slots), budget), expected)
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_search_that_is_extended_is_one_search(tmp_path: Path, slots: int) -> None:
     (tmp_path / "a").mkdir()
