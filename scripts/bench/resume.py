@@ -7,29 +7,38 @@ the unbroken one; its trials are the idle ones of the tests. Exit code 1 if any 
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TESTS = HERE.parents[1] / "tests" / "search"
-sys.path[:0] = [str(TESTS), str(HERE)]
+PATH = [str(HERE.parents[1] / "tests" / "search"), str(HERE)]
+sys.path[:0] = PATH
 
-import test_search as t  # noqa: E402  # the kill, the pool and the comparison of the test
+import idle  # noqa: E402
+import refereed  # noqa: E402
+import test_referee_killed as killed  # noqa: E402
+
+from lrtune.search.journal import mend  # noqa: E402
 
 
 def ends_the_same(slots: int, entries: list[int]) -> bool:
-    budget, code = t.Budget(trials=t.TRIALS), t.DIES
-    code = code.format(here=str(TESTS), bench=str(HERE), signal="SIGKILL")
-    with tempfile.TemporaryDirectory() as whole, tempfile.TemporaryDirectory() as broken:
-        expected = t.search_in(Path(whole), t.EdgyPool(slots), budget)
+    with tempfile.TemporaryDirectory() as place:
+        whole, broken = Path(place, "whole"), Path(place, "broken")
+        expected = killed.whole_search(whole, slots)
+        broken.mkdir()
         for entry in entries:
-            command = [sys.executable, "-c", code, broken, str(slots), str(entry)]
-            subprocess.run(command, capture_output=True, check=False)
-            t.mend(Path(broken) / "journal.log", stale_seconds=0)
-        found = t.search_in(Path(broken), t.EdgyPool(slots), budget)
-        return bool(found[t.SAME].equals(expected[t.SAME]))
+            given = {"path": PATH, "folder": str(broken), "slots": slots, "checkpoints": False}
+            command = [sys.executable, "-c", killed.DIES.format(count=entry, **given)]
+            ended = subprocess.run(command, capture_output=True, check=False)
+            if ended.returncode not in (0, -signal.SIGKILL):
+                raise RuntimeError(ended.stderr.decode())
+            mend(broken / "journal.log", stale_seconds=0)
+        refereed.search_with(broken, refereed.NoisyPool(slots), refereed.RULES)
+        same = killed.SAME_ENDS
+        return bool(idle.found_in(broken)[same].equals(expected[same]))
 
 
 def main() -> None:
