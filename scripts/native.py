@@ -55,7 +55,7 @@ def by_torch(case: Case) -> str:
         return "a class"
     if row.torch != "LambdaLR" and row.native(case.params):
         return f"`{row.torch}`"
-    return "formula" if case.family in snippet.FORMULAS else "table"
+    return "formula" if snippet.by_formula(case) else "table"
 
 
 def by_huggingface(case: Case) -> str:

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run import Run
+from tests.test_readme import inline
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {"families": ["cosine", "constant"], "peak_lr": (1e-3, 1e-2), "trials": 2}
@@ -89,37 +90,40 @@ def test_the_pruner_in_a_study_of_ones_own(
         assert trial.last_step < example["UPDATES"]
         decision = study.pruner.decisions[trial.number]
         assert decision.prune and decision.best > 0.999 * study.best_value
-    assert pruned or name != "plain_optuna"  # the one whose sampler has a seed
+    assert pruned
     assert study.best_value < trained < untrained
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
 
 
 def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example's own search and training, without Ray's processes."""
+    """The README's search and the example's training, without Ray's processes."""
     example = runpy.run_path(str(EXAMPLES / "ray_tune.py"))
-    space, losses = example["SPACE"], []
+    names, losses = {**example, "space": example["SPACE"]}, []
     monkeypatch.setattr(example["tune"], "report", lambda result: losses.append(result["loss"]))
-    search = example["OptunaSearch"](
-        space.define, "loss", "min", sampler=lrtune.FamilySampler(space)
-    )
-    example["train"](search.suggest("a trial"))
+    names["config"] = eval(inline("OptunaSearch("), names).suggest("a trial")
+    assert eval(inline("space.schedule("), names).family == names["config"]["family"]
+    example["train"](names["config"])
     assert len(losses) == example["UPDATES"] // example["EVERY"]
     assert losses[-1] < losses[0] < 3
 
 
-@pytest.mark.slow
 def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
-    # Ray gives its own processes seconds to start, which a busy machine takes longer for.
-    patient = {"RAY_raylet_start_wait_time_s": "200", "RAY_agent_register_timeout_ms": "200000"}
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / "ray_tune.py")],
-        cwd=tmp_path,
-        env=os.environ | patient | {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
-        capture_output=True,
-        text=True,
-    )
-    if "timed out during startup" in run.stderr:
-        pytest.skip("Ray does not start on this machine, or not now")
+    # Ray's raylet waits 15 seconds for its agents, whatever it is told (ray-project/ray#65983). On
+    # a busy machine they may take longer, less so once their modules are compiled.
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, str(EXAMPLES / "ray_tune.py")],
+            cwd=tmp_path,
+            env=os.environ | {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+        )
+        if "timed out during startup" not in run.stderr:
+            break
+    else:
+        pytest.skip(
+            "Ray's own processes do not start within 15 seconds on this machine, or not now"
+        )
     assert run.returncode == 0, run.stderr[-4000:]
     (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
     assert 0 < float(best) < 0.5  # an untrained network's is 2.3

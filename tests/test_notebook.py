@@ -124,17 +124,24 @@ def test_a_notebook_is_given_html_and_a_console_words(run: Path, tmp_path: Path)
     assert isinstance(bundle, dict)
 
 
-def test_the_example_of_open_runs(run: Path, many, tmp_path: Path) -> None:
-    folder, (_, _, verdict, _) = tmp_path / "run", make("winner", *many)
+def confirmed(run: Path, parent: Path) -> Path:
+    """A copy of a run that has a verdict."""
+    folder, (_, _, verdict, _) = parent / "run", make("winner", *searched("many"))
     shutil.copytree(run, folder)
     settings = json.loads((run / "run.json").read_text())
     verdict["families"][0]["trial"] = 0
     (folder / "verdict.json").write_text(json.dumps(verdict | {"horizon": settings["horizon"]}))
+    return folder
+
+
+def test_the_example_of_open_runs(run: Path, tmp_path: Path) -> None:
+    folder = confirmed(run, tmp_path)
     example = inspect.getdoc(lrtune.open).split("::\n", 1)[1].split("\nArgs:")[0]
     source = textwrap.dedent(example).replace("runs/digits-mlp-sgd-718", str(folder))
     names: dict[str, Any] = {}
     exec(source, names)
     assert names["run"].folder == folder
+    verdict = json.loads((folder / "verdict.json").read_text())
     assert names["run"].verdict().sentences[0] == sentences(verdict)[0]
     assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 8
 

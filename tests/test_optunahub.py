@@ -11,8 +11,10 @@ import yaml
 from optuna.trial import TrialState
 
 import lrtune
+from tests.test_readme import train, train_and_validate
 
 ROOT = Path(__file__).parents[1] / "studies" / "optunahub" / "package"
+SUPPLIED = {"train": train, "train_and_validate": train_and_validate}  # what their READMEs lack
 PACKAGES = {
     "pruners/lrtune_schedule": ("SchedulePruner", "report", "suggest"),
     "samplers/lrtune_family": ("FamilySampler", "Space", "suggest"),
@@ -60,9 +62,20 @@ def test_it_has_what_the_registry_asks_for(package: str) -> None:
     assert headings == ["Abstract", "Class or Function Names", "Installation", "Example", "Others"]
     names = text.partition("## Class or Function Names")[2].partition("## Installation")[0]
     assert set(re.findall(r"^- `(\w+)\(", names, re.MULTILINE)) == set(PACKAGES[package])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_example_in_its_readme_runs(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / package / "README.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    compile(block, "README", "exec")
-    assert f'optunahub.load_module("{package}")' in block
+    assert f'optunahub.load_module("{package}")' in block  # from the hub; here, from the folder
+    monkeypatch.setattr("optunahub.load_module", load)
+    names = dict[str, Any](SUPPLIED)
+    exec(compile(block, "README", "exec"), names)
+    states = {trial.state for trial in names["study"].trials}
+    pruner = package.startswith("pruners")
+    assert len(names["study"].trials) == (40 if pruner else 60)
+    assert states == {TrialState.COMPLETE} | ({TrialState.PRUNED} if pruner else set())
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -27,7 +27,8 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
 
     It takes the place of the Trainer's own scheduler, whatever class of Trainer it is. Steps
     reported are updates. Each validation is made twice, for the current weights and for an average
-    of them, whose metrics are logged as ``averaged_loss`` and so on. A trial that is pruned leaves
+    of them, whose metrics are logged as ``averaged_loss`` and so on. The average is in no
+    checkpoint: where training resumes, it begins anew. A trial that is pruned leaves
     ``trainer.train`` as ``optuna.TrialPruned``. With several processes rank 0 reports and decides
     for all.
 
@@ -74,6 +75,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         self._monitor = f"eval_{monitor.removeprefix('eval_')}"
         self._averaging = averaging
         self._averages: _Averages | None = None
+        self._begun = 0  # at which update
         # On the object: else every class of Trainer would need a subclass. The Trainer asks it for
         # a scheduler once the number of updates is known and before it loads a checkpoint.
         trainer.create_scheduler = self._create_scheduler
@@ -90,6 +92,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Prepare the averages."""
+        self._begun = state.global_step
         if self._averaging:
             window = max(1.0, self._averaging * state.max_steps)
             self._averages = _Averages(kwargs["model"], decay=1 - 1 / window)
@@ -104,7 +107,8 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Report; prune."""
         trainer = self._trainer
-        if not trainer.is_in_train or not state.global_step:
+        # eval_on_start: of weights not trained yet, or reported before the run was resumed.
+        if not trainer.is_in_train or state.global_step == self._begun:
             return
         if self._monitor not in metrics:
             if not isinstance(trainer.eval_dataset, dict):  # else another one's turn is to come

@@ -54,7 +54,8 @@ class TrialCallback(Callback):  # type: ignore[misc]
             averaged: the objective of averaged weights, where the module logs both.
 
         Raises:
-            InputError: the trial has no schedule.
+            InputError: the trial has no schedule; later, from ``fit``: the module or the trainer
+                cannot follow one.
         """
         self._trial = trial
         self._drawn = None if trial is None else drawn(trial)
@@ -70,7 +71,8 @@ class TrialCallback(Callback):  # type: ignore[misc]
         total = trainer.estimated_stepping_batches
         if not 0 < total < float("inf"):
             raise InputError(
-                f"Trainer: {total} updates are planned: give max_steps, or max_epochs and a data "
+                f"Trainer: max_epochs={trainer.max_epochs}, max_steps={trainer.max_steps} do not "
+                "say how many updates there will be: give max_steps, or max_epochs and a data "
                 "loader that has a length"
             )
         follow = schedule.torch(trainer.optimizers[0], total=int(total), mode=mode)
@@ -112,6 +114,11 @@ def _check(trainer: Any, module: Any) -> None:
         raise InputError(
             f"{name}.configure_optimizers returns a scheduler: return the optimizer alone, the "
             "callback sets the trial's schedule"
+        )
+    if not trainer.enable_validation:
+        raise InputError(
+            f"{name}: never validated, but a trial is judged by its validations: give fit a "
+            "validation loader, the module a validation_step, and no limit_val_batches=0"
         )
 
 

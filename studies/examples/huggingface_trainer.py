@@ -63,7 +63,9 @@ def train(trial: optuna.Trial) -> float:
 
 
 def main(trials: int = 12) -> optuna.Study:
-    study = optuna.create_study(pruner=lrtune.SchedulePruner(total=UPDATES))
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=0), pruner=lrtune.SchedulePruner(total=UPDATES)
+    )
     study.optimize(train, n_trials=trials)
     print(f"best {study.best_value:.4f} with {study.best_params}")
     return study

@@ -61,7 +61,9 @@ def train(trial: optuna.Trial) -> float:
 
 def main(trials: int = 20) -> optuna.Study:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    study = optuna.create_study(pruner=lrtune.SchedulePruner(total=UPDATES))
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(seed=0), pruner=lrtune.SchedulePruner(total=UPDATES)
+    )
     study.optimize(train, n_trials=trials)
     print(f"best {study.best_value:.4f} with {study.best_params}")
     return study

@@ -168,6 +168,36 @@ def test_the_trainer_resumes_in_the_middle_of_the_schedule(tmp_path: Path) -> No
     assert list(stored(again).intermediate_values) == [8, 12]
 
 
+@pytest.mark.parametrize("averaging", [0, 0.3])
+def test_an_evaluation_at_the_start_is_not_the_trials(averaging: float, tmp_path: Path) -> None:
+    """Of a run that resumes it was reported before; averages there are none yet."""
+    trial = asked("greedy")
+    saving = {"save_strategy": "epoch", "save_total_limit": 3, "eval_on_start": True}
+    how = {"averaging": averaging, "arguments": saving}
+    whole = HuggingFace(trial, tmp_path, **how).train()
+    assert list(stored(trial).intermediate_values) == [4, 8, 12]
+    again = asked("greedy", params=trial.params)
+    resumed = HuggingFace(again, tmp_path, **how)
+    used = resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert used == pytest.approx(whole[4:], rel=1e-12)
+    assert list(stored(again).intermediate_values) == [8, 12]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create")
+@pytest.mark.parametrize("family", ["one_cycle", "plateau"])
+def test_lightning_resumes_in_the_middle_of_the_schedule(family: str, tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    trial, folder = asked(family), tmp_path / "kept"
+    keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    saving = {"enable_checkpointing": True}
+    whole = Lightning(trial, tmp_path, before=[keep], arguments=saving).train()
+    again = asked(family, params=trial.params)
+    used = Lightning(again, tmp_path).train(ckpt_path=folder / "epoch=0.ckpt")
+    assert used == pytest.approx(whole[4:], rel=1e-12)
+    assert list(stored(again).intermediate_values) == [8, 12]
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_mistakes_are_named(framework: str, tmp_path: Path) -> None:
     make = FRAMEWORKS[framework]
@@ -195,15 +225,30 @@ def test_a_scheduler_beside_ours_is_refused(tmp_path: Path) -> None:
 def test_a_trainer_that_never_validates_is_refused(tmp_path: Path) -> None:
     with pytest.raises(lrtune.InputError, match=r"eval_strategy='no': say 'steps' or 'epoch'"):
         HuggingFace(asked("cosine"), tmp_path, arguments={"eval_strategy": "no"})
+    with pytest.raises(lrtune.InputError, match=r"Module: never validated, .* a validation loader"):
+        Lightning(asked("cosine"), tmp_path, arguments={"limit_val_batches": 0}).train()
+
+
+def test_a_trainer_that_does_not_say_how_long_it_trains_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(lrtune.InputError, match=r"max_epochs=-1, max_steps=-1 do not say how many"):
+        Lightning(asked("cosine"), tmp_path, arguments={"max_epochs": -1}).train()
+
+
+def test_averaging_is_a_share_of_the_run(tmp_path: Path) -> None:
+    with pytest.raises(lrtune.InputError, match=r"averaging=1.5: a share of the run in \[0, 1\)"):
+        HuggingFace(asked("cosine"), tmp_path, averaging=1.5)
 
 
 def test_two_optimizers_are_refused(tmp_path: Path) -> None:
     def two(optimizer: torch.optim.Optimizer) -> Any:
         return [optimizer, torch.optim.SGD(optimizer.param_groups[0]["params"], lr=1.0)], []
 
-    # Lightning itself refuses them without manual optimization; either says so before a step.
-    with pytest.raises((lrtune.InputError, RuntimeError), match=r"(?i)manual.optimization"):
-        Lightning(asked("cosine"), tmp_path, optimizers=two).train()
+    # In automatic optimization Lightning itself refuses them.
+    arguments = {"accumulate_grad_batches": 1}
+    training = Lightning(asked("cosine"), tmp_path, optimizers=two, arguments=arguments)
+    training.module.automatic_optimization = False
+    with pytest.raises(lrtune.InputError, match="manual optimization or 2 optimizers"):
+        training.train()
 
 
 @pytest.mark.parametrize(
@@ -225,17 +270,16 @@ def test_a_missing_framework_is_named(
         __import__(f"lrtune.callbacks.{callback}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_two_processes_follow_one_trial_and_end_together(framework: str, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def test_two_processes_follow_one_trial_and_end_together(tmp_path: Path) -> None:
+    """Both frameworks in one pair of processes, for what starting it takes."""
     run = subprocess.run(
-        [*launch, trainings.__file__, framework, str(tmp_path)], capture_output=True, text=True
+        [sys.executable, trainings.__file__, str(tmp_path)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-4000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    end, used, rates, reported = first
-    assert second == [end, used]
-    assert end == "pruned"
-    assert used == pytest.approx(rates[:4], rel=1e-12)  # two updates an epoch, with twice the data
-    assert list(reported) == ["2", "4"]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for framework in FRAMEWORKS:
+        first, second = (rank[framework] for rank in ranks)
+        assert first["end"] == second["end"] == "pruned"
+        # Two updates an epoch, with twice the data.
+        assert first["used"] == second["used"] == pytest.approx(first["rates"][:4], rel=1e-12)
+        assert first["reported"] == [2, 4]

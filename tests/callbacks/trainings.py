@@ -1,15 +1,22 @@
-"""Trainings of seconds with Lightning and with Hugging Face's Trainer, each for a trial."""
+"""Trainings of seconds with Lightning and with Hugging Face's Trainer, each for a trial.
+
+`python trainings.py FOLDER`: each in two processes, under torch.distributed.
+"""
 
 import json
 import os
 import sys
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lrtune
@@ -67,52 +74,57 @@ def expected(trial: optuna.Trial) -> np.ndarray:
     return controller.rates
 
 
+def lightning_module(optimizers: Callable[[Any], Any] = lambda optimizer: optimizer) -> Any:
+    """One that notes the rates of its updates."""
+    import lightning.pytorch as pl
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 1)
+            self.rates: list[float] = []
+
+        def training_step(self, batch: list[Tensor]) -> Tensor:
+            return ((self.net(batch[0]) - batch[1]) ** 2).mean()
+
+        def validation_step(self, batch: list[Tensor]) -> None:
+            self.log("val_loss", self.training_step(batch), sync_dist=True)
+
+        def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+        def configure_optimizers(self) -> Any:
+            return optimizers(torch.optim.SGD(self.parameters(), lr=1.0))
+
+    pl.seed_everything(0, verbose=False)
+    return Module()
+
+
+def lightning_trainer(**arguments: Any) -> Any:
+    """A quiet one."""
+    import lightning.pytorch as pl
+
+    quiet = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    length = {"max_epochs": EPOCHS, "accumulate_grad_batches": EVERY, "devices": 1}
+    return pl.Trainer(**{"accelerator": "cpu", **length, **quiet, **arguments})
+
+
 class Lightning:
     """One training with Lightning."""
 
     def __init__(self, trial: optuna.Trial | None, folder: Path, **how: Any) -> None:
-        import lightning.pytorch as pl
-
         from lrtune.callbacks.lightning import TrialCallback
 
-        class Module(pl.LightningModule):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = nn.Linear(4, 1)
-                self.rates: list[float] = []
+        self.module = lightning_module(**{k: v for k, v in how.items() if k == "optimizers"})
+        callback = TrialCallback(trial, how.get("monitor", "val_loss"))
+        callbacks = [*how.get("before", ()), callback]
+        self.trainer = lightning_trainer(callbacks=callbacks, **how.get("arguments", {}))
 
-            def training_step(self, batch: list[Tensor]) -> Tensor:
-                return ((self.net(batch[0]) - batch[1]) ** 2).mean()
-
-            def validation_step(self, batch: list[Tensor]) -> None:
-                self.log("val_loss", self.training_step(batch), sync_dist=True)
-
-            def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-                self.rates.append(optimizer.param_groups[0]["lr"])
-
-            def configure_optimizers(self) -> Any:
-                return how.get("optimizers", lambda of: of)(
-                    torch.optim.SGD(self.parameters(), lr=1.0)
-                )
-
-        pl.seed_everything(0, verbose=False)
-        self.callback = TrialCallback(trial, how.get("monitor", "val_loss"))
-        self.module = Module()
-        self.trainer = pl.Trainer(
-            max_epochs=EPOCHS,
-            accumulate_grad_batches=EVERY,
-            callbacks=[*how.get("before", ()), self.callback],
-            accelerator="cpu",
-            devices=how.get("devices", 1),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-
-    def train(self) -> list[float]:
+    def train(self, **resume: Any) -> list[float]:
         """Train; the rates used."""
-        self.trainer.fit(self.module, DataLoader(data(), 8), DataLoader(data(), 64))
+        self.trainer.fit(self.module, DataLoader(data(), 8), DataLoader(data(), 64), **resume)
         return self.rates
 
     @property
@@ -136,11 +148,38 @@ class Net(nn.Module):
         return {"loss": ((out - labels) ** 2).mean(), "logits": out}
 
 
+def huggingface_trainer(folder: Path, **how: Any) -> Any:
+    """A quiet one."""
+    from transformers import Trainer, TrainingArguments, set_seed
+
+    set_seed(0)
+    rows = [{"x": x, "labels": y} for x, y in data()]
+    arguments = {
+        "num_train_epochs": EPOCHS,
+        "gradient_accumulation_steps": EVERY,
+        "per_device_train_batch_size": 8,
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "use_cpu": True,
+        **how.get("arguments", {}),
+    }
+    return Trainer(
+        Net(),
+        TrainingArguments(str(folder), **arguments),
+        train_dataset=rows,
+        eval_dataset=how.get("eval_dataset", lambda rows: rows)(rows),
+        optimizers=how.get("optimizers", (None, None)),
+    )
+
+
 class HuggingFace:
     """One training with the Trainer."""
 
     def __init__(self, trial: optuna.Trial | None, folder: Path, **how: Any) -> None:
-        from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+        from transformers import TrainerCallback
 
         from lrtune.callbacks.huggingface import TrialCallback
 
@@ -150,31 +189,8 @@ class HuggingFace:
             def on_pre_optimizer_step(_, args: Any, state: Any, control: Any, **kw: Any) -> None:
                 self.rates.append(kw["optimizer"].param_groups[0]["lr"])
 
-        set_seed(0)
-        rows = [{"x": x, "labels": y} for x, y in data()]
-        arguments = TrainingArguments(
-            str(folder),
-            **{
-                "num_train_epochs": EPOCHS,
-                "gradient_accumulation_steps": EVERY,
-                "per_device_train_batch_size": 8,
-                "eval_strategy": "epoch",
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                "dataloader_pin_memory": False,
-                "use_cpu": True,
-                **how.get("arguments", {}),
-            },
-        )
-        self.trainer = Trainer(
-            Net(),
-            arguments,
-            train_dataset=rows,
-            eval_dataset=how.get("eval_dataset", lambda rows: rows)(rows),
-            callbacks=[Rates()],
-            optimizers=how.get("optimizers", (None, None)),
-        )
+        self.trainer = huggingface_trainer(folder, **how)
+        self.trainer.add_callback(Rates())
         chosen = {key: how[key] for key in ("monitor", "averaging") if key in how}
         self.trainer.add_callback(TrialCallback(self.trainer, trial, **chosen))
 
@@ -189,23 +205,52 @@ class HuggingFace:
 
 
 FRAMEWORKS = {"lightning": Lightning, "huggingface": HuggingFace}
+TWO: dict[str, dict[str, Any]] = {"lightning": {"arguments": {"devices": 2}}, "huggingface": {}}
 
 
-def one_of_two(framework: str, folder: Path) -> None:
-    """What each of two processes runs: rank 0 alone has a trial."""
-    rank = int(os.environ["RANK"])
-    trial = asked("one_cycle", After(4)) if rank == 0 else None
-    training = FRAMEWORKS[framework](trial, folder, devices=2)
-    try:
-        training.train()
-        end = "complete"
-    except optuna.TrialPruned:
-        end = "pruned"
-    told = (
-        [schedule_of(trial).rates(6).tolist(), stored(trial).intermediate_values] if trial else []
+def one_of_two(rank: int, folder: Path) -> None:
+    """What each of two processes does, with one framework after the other: rank 0 has the trial."""
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # asked for, not used
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", **address}
+    distributed.init_process_group(
+        "gloo", f"file://{folder / 'store'}", timedelta(minutes=2), world_size=2, rank=rank
     )
-    (folder / f"{rank}.json").write_text(json.dumps([end, training.rates, *told]))
+    done = {}
+    for framework, how in TWO.items():
+        os.environ["WORLD_SIZE"] = "2"  # Lightning takes it away again
+        trial = asked("one_cycle", After(4)) if rank == 0 else None
+        training = FRAMEWORKS[framework](trial, folder, **how)
+        try:
+            training.train()
+            end = "complete"
+        except optuna.TrialPruned:
+            end = "pruned"
+        done[framework] = {"end": end, "used": training.rates}
+        if trial:
+            done[framework] |= {
+                "rates": schedule_of(trial).rates(TOTAL // 2).tolist(),
+                "reported": list(stored(trial).intermediate_values),
+            }
+    (folder / f"{rank}.json").write_text(json.dumps(done))
+    distributed.destroy_process_group()
+
+
+def main(folder: Path) -> int:
+    """Start both; 1 if either fails."""
+    for name in (
+        "transformers.trainer",
+        "lrtune.callbacks.huggingface",
+        "lrtune.callbacks.lightning",
+    ):
+        import_module(name)  # before the fork: it is most of the time
+    fork = get_context("fork")
+    ranks = [fork.Process(target=one_of_two, args=(rank, folder)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return int(any(process.exitcode for process in ranks))
 
 
 if __name__ == "__main__":
-    one_of_two(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1])))
