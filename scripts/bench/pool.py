@@ -129,11 +129,11 @@ def measure(name: str, device: str, segments: int) -> dict[str, Any]:
 def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     """Seconds of a segment, and of its parts."""
     clock = Clock()
-    plain = stacked.mix, stacked.judge
+    plain = stacked.mix, stacked.judge, stacked.tables
     batches, update = pool._batches, pool._updates[TRIALS]  # the others are the class's
     pool._updates[TRIALS] = clock.of("updates", update)
     pool._batches = clock.items("batches", pool._batches)
-    pool._tables = clock.of("rates", pool._tables)
+    stacked.tables = clock.items("rates", stacked.tables)
     pool._undone_by_errors = clock.entry("copy to go back to", pool._undone_by_errors)
     stacked.mix = clock.of("averages", stacked.mix)
     stacked.judge = clock.of("validation", stacked.judge)
@@ -142,9 +142,9 @@ def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     pool.advance()
     wait(pool)
     whole = now() - began
-    stacked.mix, stacked.judge = plain
+    stacked.mix, stacked.judge, stacked.tables = plain
     pool._batches, pool._updates[TRIALS] = batches, update
-    del pool._tables, pool._undone_by_errors
+    del pool._undone_by_errors
     return whole, clock.seconds
 
 
@@ -157,7 +157,7 @@ def updates(pool: StackedPool, rows: Any, batches: list[Any]) -> float:
     began = now()
     with pool.setup.training():
         for inputs, parts in batches:
-            update(tree, inputs, parts, rates)
+            update(tree, inputs, parts, rates, None)
     wait(pool)
     return now() - began
 

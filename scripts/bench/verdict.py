@@ -4,7 +4,7 @@
 
 Each family is tried so many times and judged on validation; its best trial goes to the finals,
 where ``contest`` says how many seeds are trained. The unit is a score's standard deviation between
-seeds; lower is better. Where several are best there are five times as many searches, for an error
+seeds; lower is better. Where several are best there are three times as many searches, for an error
 in 5 % of 1,000 is uncertain by 0.7. Prints a table, in per cent of the searches:
 
     winner: one is declared, where the search's best trial would always name one
@@ -32,7 +32,7 @@ from lrtune.results.outcome import Result
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 TRIALS = 20
-OF_TIES = 5  # times as many searches
+OF_TIES = 3  # times as many searches
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
