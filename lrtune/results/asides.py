@@ -71,6 +71,11 @@ def ceiling(verdict: Verdict) -> str:
             "lost some."
         )
     if found["best"] == found["family"] and found["place"] == "winner":
+        if verdict["families"][0]["trial"] is None:
+            return (
+                "The free-form spline is itself the best, drawn after the best trial of a named "
+                "family: what differs is the detail of that shape."
+            )
         return (
             "The free-form spline is itself the best: no named family has the shape that it found."
         )
