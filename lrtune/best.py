@@ -28,7 +28,8 @@ def best_json(
     if verdict is not None and verdict["answer"]["place"] in ("winner", "tie"):
         first = verdict["families"][0]
         schedule, resolved = first["schedule"], first["resolved"]
-        row = next((one for _, one in trials.iterrows() if one["number"] == first["trial"]), None)
+        own = trials[trials["number"] == first["trial"]]
+        row = None if own.empty else own.iloc[0]
     elif row is not None:
         schedule, resolved = json.loads(row["schedule"]), json.loads(row["resolved"])
     else:

@@ -21,7 +21,7 @@ def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> N
         InputError: it is another run's, or the storage cannot be opened.
     """
     study = open_study(storage, name, direction)
-    if OWNER in study.user_attrs and study.get_trials(deepcopy=False):
+    if study.get_trials(deepcopy=False):
         raise _of_another(storage, name)
     study.set_user_attr(OWNER, owner)
 

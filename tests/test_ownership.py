@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.study import StudyDirection
+from optuna.trial import create_trial
 
 import lrtune
 from lrtune import InputError
-from lrtune.ownership import OWNER
+from lrtune.ownership import OWNER, claim
 
 PEAKS = (0.01, 0.1)
 SMALL = {"trials": 1, "families": ["constant"], "peak_lr": PEAKS, "engine": "serial", "slots": 1}
@@ -71,3 +73,10 @@ def test_a_journal_of_another_run(run: Path, tmp_path: Path, lost: str) -> None:
             out=folder,
         )
     assert study.trials == before
+
+
+def test_trials_that_are_of_no_run_are_nobodys_to_take(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    optuna.create_study(study_name="s", storage=storage).add_trial(create_trial(value=1.0))
+    with pytest.raises(InputError, match="study s belongs to another run"):
+        claim(storage, "s", "minimize", "me")

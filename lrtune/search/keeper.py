@@ -10,6 +10,7 @@ import numpy as np
 from lrtune.engine import Pool
 from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.pool import Snapshot
+from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.search.running import Observer
 
@@ -95,6 +96,8 @@ class Keeper:
                 raise ValueError("its rates are not those of its schedule")
             pool.restore(slot, snapshot)
         except (KeyError, RuntimeError, ValueError) as error:  # another model, say
+            if is_out_of_memory(error):  # it is of use where there is room: the file still has it
+                raise
             self._tell(f"{name} starts from scratch: {error}")
             return None
         return training

@@ -152,6 +152,20 @@ def test_a_checkpoint_of_another_model_is_told(
     assert told[0] == "cosine on seed 0 starts from scratch: 'weights/other'"
 
 
+def test_out_of_memory_a_checkpoint_stays_for_where_there_is_room(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pool = SeededPool(2)
+    monkeypatch.setattr(pool, "restore", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(pool, jobs(COSINE), checkpoint=stopped)
+    again = SeededPool(3)
+    assert len(trained(again, jobs(COSINE), checkpoint=stopped)) == 3 and again.admitted == []
+
+
 def test_a_full_disk_ends_the_checkpoints_and_keeps_none(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
