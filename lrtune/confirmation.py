@@ -1,7 +1,7 @@
 """confirm: from a search to a verdict, by qualifiers and finals on fresh seeds."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from lrtune.locking import locked
 from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
 from lrtune.results.markup import plural
-from lrtune.results.plan import Finalist, Plan
+from lrtune.results.plan import Finalist, Plan, entrants
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing
 from lrtune.run import FINALS, QUALIFIERS, Run
+from lrtune.schedule import Schedule
 from lrtune.search import Budget
 from lrtune.search.final import read_finals
 from lrtune.search.finals import Job, final_seeds, train_finals
@@ -110,7 +111,8 @@ class _Work:
         counts = Counter(one.family for one in found)
         several = [f for f, count in counts.items() if count > 1 or f == found[0].family]
         meeting = [one for one in found if one.family in several]
-        jobs = self._missing(meeting, seeds, dict.fromkeys(several, len(seeds)), QUALIFIERS)
+        wanted = [(one.schedule, len(seeds)) for one in meeting]
+        jobs = self._missing(wanted, seeds, QUALIFIERS)
         if jobs:
             said = f"qualifiers: {len(meeting)} configurations of {len(several)} families"
             self._train(jobs, QUALIFIERS, meeting, len(seeds), said)
@@ -121,28 +123,31 @@ class _Work:
         while True:
             finals = self._of_horizon(FINALS)
             objective = self._run.settings["objective"]
-            wanted = standing(finals, finalists, objective, seeds, plan).wanted
-            jobs = self._missing(finalists, seeds, wanted, FINALS)
+            found = standing(finals, finalists, objective, seeds, plan)
+            who = entrants(finalists)
+            wanted = [(who[name].schedule, count) for name, count in found.wanted.items()]
+            jobs = self._missing(wanted, seeds, FINALS)
             if not jobs:
                 return
-            said = f"finals: {len(wanted)} families"
-            self._train(jobs, FINALS, finalists, max(wanted.values()), said)
+            families = plural(len(wanted), "family", "families")
+            second = "" if found.wanted.keys() & found.standings else "second settings of "
+            shown = [who[name] for name in {**found.standings, **found.wanted}]
+            most = max(found.wanted.values())
+            self._train(jobs, FINALS, shown, most, f"finals: {second}{families}")
 
     def _of_horizon(self, log: str) -> pd.DataFrame:
         found = read_finals(self._run.folder / log)
         return found[found["horizon"] == self._task.horizon]
 
-    def _missing(
-        self, who: list[Finalist], seeds: list[int], wanted: Mapping[str, int], log: str
-    ) -> list[Job]:
+    def _missing(self, wanted: list[tuple[Schedule, int]], seeds: list[int], log: str) -> list[Job]:
         """What is wanted and not there, seed by seed: so a stop leaves whole comparisons."""
         own = self._of_horizon(log)
         there = set(zip(own["schedule"], own["seed"], strict=True))
         return [
-            Job(one.schedule, seed)
+            Job(schedule, seed)
             for number, seed in enumerate(seeds)
-            for one in who
-            if number < wanted.get(one.family, 0) and (one.schedule.to_json(), seed) not in there
+            for schedule, count in wanted
+            if number < count and (schedule.to_json(), seed) not in there
         ]
 
     def _train(self, jobs: list[Job], log: str, who: list[Finalist], seeds: int, said: str) -> None:

@@ -125,6 +125,26 @@ def early(verdict: Verdict) -> str:
     return f"{listed(said)}; {best} alone would not have shown it then." if said else ""
 
 
+def second(verdict: Verdict) -> str:
+    """Who was given a second setting, and what came of it."""
+    rows = [row for row in verdict["families"] if row.get("other") and row["place"] != "lost"]
+    saved = [row for row in rows if row["second"]]
+    lost = [row["family"] for row in saved if row["other"]["lost"]]
+    behind = [row["family"] for row in saved if not row["other"]["lost"]]
+    both = [
+        row["family"]
+        for row in rows
+        if row["place"] == "behind" and not row["second"] and row["other"]["seeds"]
+    ]
+    said = [f"{listed(behind)} would be behind with the first setting"] if behind else []
+    said += [f"{listed(lost)} lost trainings with the first setting"] if lost else []
+    sentences = (
+        [f"{'; '.join(said)}: what counts is the second best of the qualifiers."] if said else []
+    )
+    sentences += [f"Behind with the two best settings alike: {listed(both)}."] if both else []
+    return " ".join(sentences)
+
+
 def bias(verdict: Verdict) -> str:
     """How much the search flattered its best trial."""
     found = verdict.get("bias")
@@ -144,7 +164,7 @@ def sentences(verdict: Verdict) -> list[str]:
     """All of it, the answer first."""
     found = [answer(verdict)]
     if verdict["answer"]["place"] in ("winner", "tie"):
-        parts = (why, again, early, bias, quickest, robust, anchor, ceiling)
+        parts = (why, again, early, second, bias, quickest, robust, anchor, ceiling)
         found += [part(verdict) for part in parts]
     return [sentence for sentence in found if sentence]
 

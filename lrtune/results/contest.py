@@ -9,12 +9,17 @@ varies three times as much, it was 11 % (``scripts/bench/verdict.py``). Hall's c
 skewness (1992), where it is the more cautious, brought that to 9 % and cost nine points of power
 under heavy tails; Johnson's, the bootstrap-t and a signed-rank test beside did no better.
 
+A contender may have a reserve, for its score owes something to how it was tuned: one that would be
+left behind, or was lost, sends its reserve on the same seeds, and is left behind only with both. To
+name a winner none is asked for, unless that one is a reserve itself: to beat all others at once is
+not soon owed to their tuning.
+
 Sources: boundaries of the shape of Wang and Tsiatis (1987) for the looks; Holm's step-down (1979)
 over all pairs of those still in; the best against the second at no further price (Gutmann and
 Maymin 1987, Hung and Fithian 2019); paired t-tests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +40,7 @@ def contest(
     *,
     minimize: bool,
     blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    reserves: Mapping[str, str] | None = None,
     first: int = FIRST,
     most: int = MOST,
     indifference: float | None = None,
@@ -48,6 +54,8 @@ def contest(
         minimize: whether the lower score is the better one.
         blocks: by contender, for each of these seeds the scores on the parts of the split, the same
             for all; then it counts too that another split might have favoured others.
+        reserves: of contenders the name of another of these scores, which takes its place where it
+            would be left behind or was lost; one that has not been asked for may have no scores.
         first: seeds before the first look.
         most: seeds at most.
         indifference: a difference that does not matter, in the metric's unit; a tenth of the
@@ -59,21 +67,23 @@ def contest(
     table = {name: Sample.of(seen, parts.get(name, ()), sign) for name, seen in scores.items()}
     sound = {name: one for name, one in table.items() if np.isfinite(one.values).all()}
     planned = looks(first, most)
-    state = _State(list(sound), "open" if sound else "lost")
+    state = _begun(table, sound, reserves or {})
     for look in planned:
         if state.why != "open" or (state.seen and len(state.alive) == 1):
             break
         _look(state, sound, look, indifference)
     if state.why == "open" and len(state.alive) == 1:
         state.why = "alone"
-    standings = outcome(table, sound, state.alive, state.seen, state.tested, sign, draws)
+    shown = {name: table[name] for name in state.shown(table, sound)}
+    sound = {name: one for name, one in sound.items() if name in shown}
+    standings = outcome(shown, sound, state.alive, state.seen, state.tested, sign, draws)
     common = [sound[name].first(state.seen) for name in standings if name in state.alive]
     return Result(
         standings,
         state.why,
         state.seen,
         state.delta,
-        dict.fromkeys(state.alive, state.wanted) if state.why == "more" else {},
+        state.wanted,
         *seeds_needed(common if state.seen else [], planned[-1], state.delta),
     )
 
@@ -82,29 +92,76 @@ def contest(
 class _State:
     """Of a contest between two looks."""
 
-    alive: list[str]
-    why: str
+    contenders: list[str]
+    reserves: dict[str, str]  # of those who have not sent theirs
+    why: str = "open"
+    alive: list[str] = field(default_factory=list)
+    sent: dict[str, str] = field(default_factory=dict)
     seen: int = 0
     delta: float = 0.0
     tested: dict[str, Tested] = field(default_factory=dict)
-    wanted: int = 0
+    wanted: dict[str, int] = field(default_factory=dict)
+
+    def shown(self, table: Mapping[str, Sample], sound: Mapping[str, Sample]) -> list[str]:
+        """Of each contender what stands for it: the reserve if that is still in, or alone sound."""
+        return [self._better(name, table, sound) for name in self.contenders]
+
+    def _better(self, name: str, table: Mapping[str, Sample], sound: Mapping[str, Sample]) -> str:
+        other = self.sent.get(name)
+        if other is None or (name in sound and other not in self.alive):
+            return name
+        return other if len(table[other]) else name
+
+    def lacks(self, sound: Mapping[str, Sample], names: Sequence[str], seeds: int) -> bool:
+        """Whether some have been trained on fewer seeds: then these are wanted."""
+        if all(len(sound[name]) >= seeds for name in names):
+            return False
+        self.why, self.wanted = "more", dict.fromkeys(names, seeds)
+        return True
+
+    def send(self, names: Iterable[str]) -> None:
+        """Let the reserves of these take their places."""
+        called = {name: self.reserves.pop(name) for name in names}
+        self.sent |= called
+        self.alive = [called.get(name, name) for name in self.alive]
+
+
+def _begun(
+    table: Mapping[str, Sample], sound: Mapping[str, Sample], reserves: Mapping[str, str]
+) -> _State:
+    """Before the first look; who was lost has sent its reserve."""
+    contenders = [name for name in table if name not in reserves.values()]
+    state = _State(contenders, {name: one for name, one in reserves.items() if one in sound})
+    state.alive = contenders
+    state.send([name for name in contenders if name not in sound and name in state.reserves])
+    state.alive = [name for name in state.alive if name in sound]
+    state.why = "open" if state.alive else "lost"
+    return state
 
 
 def _look(
     state: _State, sound: Mapping[str, Sample], look: Look, indifference: float | None
 ) -> None:
     """Look at those still in after so many seeds."""
-    if min(len(sound[name]) for name in state.alive) < look.seeds:
-        state.why, state.wanted = "more", look.seeds
-        return
-    state.seen = look.seeds
-    now = {name: sound[name].first(look.seeds) for name in state.alive}
-    state.delta = _indifference(indifference, now)
+    while True:
+        if state.lacks(sound, state.alive, look.seeds):
+            return
+        now = {name: sound[name].first(look.seeds) for name in state.alive}
+        left, tested = _left(now, look)
+        behind = [name for name in now if name not in left and name in state.reserves]
+        clear = len(left) == 1 and left[0] in state.contenders
+        if clear or not behind:
+            break
+        if state.lacks(sound, [state.reserves[name] for name in behind], look.seeds):
+            return
+        state.tested |= tested
+        state.send(behind)
+    state.seen, state.delta = look.seeds, _indifference(indifference, now)
+    state.alive = left
+    state.tested |= tested
     if len(now) == 1:
         return
-    state.alive, tested = _left(now, look)
-    state.tested |= tested
-    if len(state.alive) == 1:
+    if len(left) == 1:
         state.why = "separated"
         return
     best = _best(now)
@@ -122,6 +179,8 @@ def _best(scores: Mapping[str, Sample]) -> str:
 def _left(scores: Mapping[str, Sample], look: Look) -> tuple[list[str], dict[str, Tested]]:
     """Those that are not worse than the best, and how each of the others was tested."""
     best = _best(scores)
+    if len(scores) == 1:
+        return [best], {}
     raw = {name: paired_p(one - scores[best]) for name, one in scores.items() if name != best}
     holm, before = {best: 1.0}, 0.0
     for left, name in zip(range(len(scores), 1, -1), sorted(raw, key=raw.__getitem__), strict=True):

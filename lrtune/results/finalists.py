@@ -6,6 +6,7 @@ So each family's first few meet in qualifiers.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,11 @@ def qualified(
     objective: Mapping[str, Any],
     seeds: Sequence[int],
 ) -> list[Finalist]:
-    """Of each family the one that did best in the qualifiers.
+    """Of each family the one that did best in the qualifiers, the next one as its reserve.
 
     What looked best in the search was also the luckiest there. A family with a single candidate,
-    or whose qualifiers are not all done, sends the one that the search puts first.
+    or whose qualifiers are not all done, sends the one that the search puts first, without reserve.
+    None that was lost in the qualifiers is a reserve.
 
     Args:
         candidates: of all families.
@@ -67,11 +69,13 @@ def qualified(
     for family in dict.fromkeys(one.family for one in candidates):
         own = [one for one in candidates if one.family == family]
         means = [mean_of(one, qualifiers, objective, seeds) for one in own]
-        best = 0
-        if all(mean is not None for mean in means):
-            worst = [np.nan_to_num(sign * mean, nan=np.inf) for mean in means if mean is not None]
-            best = int(np.argmin(worst))
-        found.append(own[best])
+        if any(mean is None for mean in means):
+            found.append(own[0])
+            continue
+        scores = [np.nan_to_num(sign * mean, nan=np.inf) for mean in means if mean is not None]
+        order = np.argsort(scores, kind="stable")
+        sound = [own[place] for place in order[1:] if np.isfinite(scores[place])]
+        found.append(replace(own[order[0]], reserve=sound[0] if sound else None))
     return found
 
 

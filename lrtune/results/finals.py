@@ -114,7 +114,8 @@ def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
     )
     trainings = plural(len(own), "training", "trainings")
     return (
-        "One configuration of each family, the best of its first few in qualifiers, trained again "
+        "One configuration of each family, the best of its first few in qualifiers, and the second "
+        "best where the family would be left behind with that alone, trained again "
         f"in full on fresh seeds, the same for all, and {judged}. {trainings} of up to "
         f"{count(verdict['horizon'])} updates in {duration(own['seconds'].sum())} of training time."
     )
@@ -162,8 +163,16 @@ def _place(verdict: Verdict, row: Row) -> Markup:
     place = row["place"]
     if verdict["answer"]["place"] == "unfinished" and place in ("winner", "tied"):
         place = "still in"
-    below = f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}" if row["lost"] else ""
-    return stacked(place, below)
+    if row["lost"]:
+        return stacked(place, f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}")
+    other = row.get("other")
+    below = "second setting" if other and row["second"] else ""
+    return stacked(place, "with both settings" if place == "behind" and _tried(row) else below)
+
+
+def _tried(row: Row) -> bool:
+    """Whether the finals saw both of its settings."""
+    return bool(row.get("other")) and row["other"]["seeds"] > 0
 
 
 def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:

@@ -1,8 +1,8 @@
 """Plan and finalists: how a verdict is to be reached, and between whom; as a verdict keeps them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lrtune.errors import InputError
@@ -53,6 +53,7 @@ class Finalist:
         value: its validation score there; None where it was pruned or is no trial.
         role: racing, anchor or ceiling: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
+        reserve: the second best, in the finals only if this one would be left behind or is lost.
     """
 
     family: str
@@ -61,21 +62,38 @@ class Finalist:
     value: float | None
     role: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    reserve: "Finalist | None" = None
+
+
+def entrants(finalists: Iterable[Finalist]) -> dict[str, Finalist]:
+    """By a name of its own whoever may be trained: a family's first goes by the family's."""
+    found = {}
+    for one in finalists:
+        found[one.family] = one
+        if one.reserve is not None:
+            found[reserve_name(one.family)] = one.reserve
+    return found
+
+
+def reserve_name(family: str) -> str:
+    """What a family's reserve goes by among the entrants."""
+    return f"{family}, second"
 
 
 def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
     """Who took part."""
-    return [
-        Finalist(
-            row["family"],
-            Schedule.from_dict(row["schedule"]),
-            row["trial"],
-            row["searched"],
-            row["role"],
-            row["params"],
-        )
-        for row in verdict["families"]
-    ]
+    found = []
+    for row in verdict["families"]:
+        one, other = _finalist(row, row), row["other"] and _finalist(row, row["other"])
+        first, reserve = (other, one) if row["second"] else (one, other)
+        found.append(replace(first, reserve=reserve))
+    return found
+
+
+def _finalist(row: Mapping[str, Any], own: Mapping[str, Any]) -> Finalist:
+    schedule = Schedule.from_dict(own["schedule"])
+    family, role = row["family"], row["role"]
+    return Finalist(family, schedule, own["trial"], own["searched"], role, own["params"])
 
 
 def plan_in(verdict: Mapping[str, Any]) -> Plan:

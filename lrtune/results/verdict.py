@@ -6,7 +6,7 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from lrtune.files import plain
 from lrtune.results.contest import contest
 from lrtune.results.kept import FORMAT
 from lrtune.results.outcome import Result, Standing
-from lrtune.results.plan import Finalist, Plan
+from lrtune.results.plan import Finalist, Plan, entrants, reserve_name
 from lrtune.results.quickest import ANCHOR, quickest, target_of
 from lrtune.results.response import response
 
@@ -31,7 +31,7 @@ def standing(
     seeds: Sequence[int],
     plan: Plan,
 ) -> Result:
-    """The contest as it stands; its ``wanted`` says what to train next.
+    """The contest of their entrants as it stands; its ``wanted`` says what to train next.
 
     Args:
         finals: see ``lrtune.search.final.read_finals``; of one horizon.
@@ -40,11 +40,13 @@ def standing(
         seeds: in their order; those that a finalist has not been trained on end its scores.
         plan: how many, and what does not matter.
     """
-    own = {one.family: _own(finals, one, seeds) for one in finalists}
+    own = {name: _own(finals, one, seeds) for name, one in entrants(finalists).items()}
+    families = [one.family for one in finalists if one.reserve is not None]
     return contest(
-        {family: _scores(rows, objective["name"]) for family, rows in own.items()},
+        {name: _scores(rows, objective["name"]) for name, rows in own.items()},
         minimize=objective["direction"] == "minimize",
-        blocks={family: _blocks(rows) for family, rows in own.items()},
+        blocks={name: _blocks(rows) for name, rows in own.items()},
+        reserves={family: reserve_name(family) for family in families},
         first=plan.seeds,
         most=plan.max_seeds,
         indifference=plan.indifference,
@@ -90,12 +92,14 @@ def verdict(
         plan: how it was to be reached.
     """
     objective = run["objective"]
-    result = standing(finals, finalists, objective, seeds, plan)
-    by_name = {finalist.family: finalist for finalist in finalists}
-    own = {name: _own(finals, finalist, seeds) for name, finalist in by_name.items()}
+    result, chosen = _by_family(standing(finals, finalists, objective, seeds, plan), finalists)
+    own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
+    firsts = {one.family: one for one in finalists}
     rows = [
-        _row(by_name[name], one, own[name], run, horizon) for name, one in result.standings.items()
+        _row(chosen[family], one, own[family], run, horizon)
+        | _beside(firsts[family], chosen[family], finals, seeds)
+        for family, one in result.standings.items()
     ]
     searched = set(trials["family"])
     kept = ("study", "task", "unit", "objective", "optimizer", "versions", "seed")
@@ -120,7 +124,7 @@ def verdict(
                 "settling": result.settling,
             },
             "families": rows,
-            "absent": _absent(trials, searched - set(by_name)),
+            "absent": _absent(trials, searched - set(chosen)),
             "quickest": quickest(own, target),
             "amount": amount,
             "response": [
@@ -133,6 +137,39 @@ def verdict(
         }
     )
     return found
+
+
+def _by_family(result: Result, finalists: Sequence[Finalist]) -> tuple[Result, dict[str, Finalist]]:
+    """The result by family instead of by entrant, and which of its entrants stands for each."""
+    known = entrants(finalists)
+    families = {name: one.family for name, one in known.items()}
+    standings = {
+        families[name]: replace(one, rival=families.get(one.rival, ""))
+        for name, one in result.standings.items()
+    }
+    chosen = {families[name]: known[name] for name in result.standings}
+    return replace(result, standings=standings), chosen
+
+
+def _beside(
+    first: Finalist, chosen: Finalist, finals: pd.DataFrame, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Whether a family is in by its reserve; and its other configuration, with how it fared."""
+    other = first.reserve if chosen is first else first
+    if other is None:
+        return {"second": False, "other": None}
+    own = _own(finals, other, seeds)
+    return {
+        "second": chosen is not first,
+        "other": {
+            "schedule": other.schedule.to_dict(),
+            "params": dict(other.params),
+            "trial": other.trial,
+            "searched": other.value,
+            "seeds": len(own),
+            "lost": int((own["state"] != "complete").sum()) if len(own) else 0,
+        },
+    }
 
 
 def _place(result: Result) -> str:

@@ -2,8 +2,9 @@
 
     python scripts/bench/verdict.py [--searches 1000] [--seed 0] [--only ROW] [--out [JSON]]
 
-Each family is tried so many times and judged on validation; its best trial goes to the finals,
-where ``contest`` says how many seeds are trained. The unit is a score's standard deviation between
+Each family is tried so many times and judged on validation; its first few meet in qualifiers; the
+best of these goes to the finals, the next is its reserve, and ``contest`` says how many seeds are
+trained. The unit is a score's standard deviation between
 seeds; lower is better. Where several are best there are three times as many searches, for an error
 in 5 % of 1,000 is uncertain by 0.7. Prints a table, in per cent of the searches:
 
@@ -11,8 +12,7 @@ in 5 % of 1,000 is uncertain by 0.7. Prints a table, in per cent of the searches
     right: the one that is truly best is declared, and where several are, none
     wrong: declared, and not among the truly best
     left out: at least one of the truly best families is neither winner nor tied
-    finalist left out: the truly best finalist is neither; it differs where trials fall short
-    seeds: trained, a family
+    seeds: trained, a family, its reserve's among them
     best trial right: the best trial on validation is of the one family that is truly best
 """
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from lrtune.engine.blocks import BLOCKS
 from lrtune.results.contest import FIRST, MOST, contest
+from lrtune.results.finalists import QUALIFYING, QUALIFYING_SEEDS
 from lrtune.results.outcome import Result
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
@@ -121,40 +122,55 @@ SCENARIOS = {
     "6 equal, but for the split (0.5 sd)": Scenario((0,) * 6, split=0.5),
     "2 equal, the split not counted": Scenario((0,) * 2, split=0.5, counted=False),
     "2 sd ahead, the split moves by 0.5 sd": Scenario(ahead(2), split=0.5),
+    "2 equal, trials fall short by 1 sd": Scenario((0,) * 2, short=1.0),
     "6 equal, trials fall short by 1 sd": Scenario((0,) * 6, short=1.0),
+    "6 equal, trials fall short by 3 sd": Scenario((0,) * 6, short=3.0),
     "6 equal, short, 10 times the trials": Scenario((0,) * 6, trials=(200, *[20] * 5), short=1.0),
     "1 sd ahead, trials fall short by 1 sd": Scenario(ahead(1), short=1.0),
 }
 
 
 def search(scenario: Scenario, generator: np.random.Generator) -> tuple[Array, int]:
-    """True score of each family's finalist, and the family of the best trial."""
+    """True scores of finalists and reserves, (2, families), and the family of the best trial."""
     families = len(scenario.true)
     trials = np.broadcast_to(scenario.trials, families)
     sds = np.broadcast_to(scenario.sd, families)
-    finalists, validated = [], []
+    entrants, validated = [], []
     for true, sd, count in zip(scenario.true, sds, trials, strict=True):
         scores = true + scenario.short * generator.standard_exponential(count)
         seen = scores + sd * scenario.noise(generator, (count,))
-        finalists.append(scores[seen.argmin()])
+        first = scores[np.argsort(seen)[:QUALIFYING]]
+        noise = sd * scenario.noise(generator, (QUALIFYING_SEEDS, len(first)))
+        entrants.append(first[np.argsort(first + noise.mean(0))[:2]])
         validated.append(seen.min())
-    return np.array(finalists), int(np.argmin(validated))
+    return np.transpose(entrants), int(np.argmin(validated))
 
 
 def finals(
-    scenario: Scenario, finalists: Array, generator: np.random.Generator
+    scenario: Scenario, entrants: Array, generator: np.random.Generator
 ) -> tuple[Result, dict[str, int]]:
-    """The contest when it has ended, and the seeds that each family was trained on."""
+    """The contest when it has ended, and the seeds that each entrant was trained on.
+
+    Entrants are numbered, the reserves after all finalists.
+    """
+    families = entrants.shape[1]
     common = scenario.noise(generator, (1, MOST))
-    own = scenario.noise(generator, (len(finalists), MOST))
+    own = scenario.noise(generator, (entrants.size, MOST))
     noise = np.sqrt(scenario.correlation) * common + np.sqrt(1 - scenario.correlation) * own
-    scores = finalists[:, None] + np.reshape(scenario.sd, (-1, 1)) * noise
+    sds = np.broadcast_to(scenario.sd, entrants.shape).ravel()
+    scores = entrants.ravel()[:, None] + sds[:, None] * noise
     parts = on_parts(scenario, scores, generator) if scenario.split else scores[..., None]
-    trained = {str(family): FIRST for family in range(len(finalists))}
+    trained = {str(number): FIRST * (number < families) for number in range(entrants.size)}
+    reserves = {str(number): str(number + families) for number in range(families)}
     while True:
         seen = {name: parts[int(name), :seeds] for name, seeds in trained.items()}
-        told = {name: scores.mean(1) for name, scores in seen.items()}
-        result = contest(told, minimize=True, blocks=seen if scenario.counted else None, draws=1)
+        result = contest(
+            {name: scores.mean(1) for name, scores in seen.items()},
+            minimize=True,
+            blocks=seen if scenario.counted else None,
+            reserves=reserves,
+            draws=1,
+        )
         if not result.wanted:
             return result, trained
         trained |= result.wanted
@@ -172,9 +188,10 @@ def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -
     best = scenario.best
     found = []
     for _ in range(searches * OF_TIES if len(best) > 1 else searches):
-        finalists, named = search(scenario, generator)
-        result, trained = finals(scenario, finalists, generator)
-        tied = {int(family) for family in result.tied}
+        entrants, named = search(scenario, generator)
+        result, trained = finals(scenario, entrants, generator)
+        families = entrants.shape[1]
+        tied = {int(name) % families for name in result.tied}
         winner = len(tied) == 1
         found.append(
             {
@@ -182,8 +199,7 @@ def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -
                 "right": tied == best if len(best) == 1 else not winner,
                 "wrong": winner and not tied <= best,
                 "left out": not best <= tied,
-                "finalist left out": not {*np.flatnonzero(finalists == finalists.min())} <= tied,
-                "seeds": np.mean([*trained.values()]),
+                "seeds": sum(trained.values()) / families,
                 "best trial right": best == {named},
             }
         )
