@@ -14,6 +14,7 @@ import lrtune as package
 from lrtune import InputError, Plan
 from lrtune.confirmation import confirm
 from lrtune.judgement import candidates_of, judged
+from lrtune.results import contest
 from lrtune.results.answer import sentences
 from lrtune.run import Run
 from lrtune.search import final as log
@@ -233,3 +234,29 @@ def test_the_free_form_also_comes_in_the_shape_of_the_best(
     kept = json.loads((run.folder / "best.json").read_text())
     assert kept["found"] is None and kept["schedule"] == like.schedule.to_dict()
     assert "spline, in the shape of the best trial" in (run.folder / "report.html").read_text()
+
+
+def test_who_would_be_left_behind_is_tried_with_the_second_setting(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = package.tune(
+        task, trials=6, families=["linear", "cosine", "wsd"], engine="serial", out=tmp_path / "run"
+    )
+    left = contest._left
+
+    def wsd_behind(scores, look):
+        _, tested = left(scores, look)
+        return [name for name in scores if name != "wsd"], tested
+
+    monkeypatch.setattr("lrtune.results.contest._left", wsd_behind)
+    told: list[str] = []
+    found = confirm(run, task, plan=Plan(2, 2), tell=told.append)
+    assert "finals: second settings of 1 family up to 2 fresh seeds, 2 trainings" in str(told)
+    row = next(row for row in found["families"] if row["family"] == "wsd")
+    assert row["second"] and row["place"] == "tied" and row["seeds"] == row["other"]["seeds"] == 2
+    finals = run.finals()
+    assert finals[finals["family"] == "wsd"].groupby("schedule").size().tolist() == [2, 2]
+    assert "wsd would be behind with the first setting" in str(sentences(found))
+    assert "second setting" in (run.folder / "report.html").read_text()
+    told.clear()
+    assert confirm(run, task, plan=Plan(2, 2), tell=told.append) == found and not told

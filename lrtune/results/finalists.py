@@ -30,15 +30,18 @@ def candidates(
     """Up to QUALIFYING configurations of each family, the most promising families and ones first.
 
     A pruned trial counts by its forecast; without one, it comes last, by its last value. A family
-    whose every trial diverged or failed sends none.
+    whose every trial diverged or failed sends none. Who has dropped out of the race, but has found
+    better than some family still in it, is recalled: the race says only who gets more trials.
 
     Args:
         trials: the search's table.
         racing: families that have not dropped out; the anchors and the ceiling come anyway.
         objective: name and direction.
     """
-    invited = [*racing, *ANCHORS, CEILING]
     order = _promising(trials, objective)
+    ranked = list(order["family"].unique())
+    last = max((ranked.index(family) for family in racing if family in ranked), default=-1)
+    invited = [*ranked[: last + 1], *ANCHORS, CEILING]
     order = order[order["family"].isin(invited)].drop_duplicates("schedule")
     places = {family: place for place, family in enumerate(order["family"].unique())}
     chosen = order.groupby("family", sort=False).head(QUALIFYING)
@@ -93,7 +96,8 @@ def mean_of(
 
 def _finalist(trial: "pd.Series[Any]", racing: Sequence[str]) -> Finalist:
     family = str(trial["family"])
-    role = "racing" if family in racing else "anchor" if family in ANCHORS else "ceiling"
+    named = {**dict.fromkeys(ANCHORS, "anchor"), CEILING: "ceiling"}
+    role = "racing" if family in racing else named.get(family, "recalled")
     value = float(trial["value"]) if np.isfinite(trial["value"]) else None
     drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
     params = {str(name).removeprefix(f"{family}."): plain(one) for name, one in drawn.items()}

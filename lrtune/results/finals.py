@@ -33,6 +33,7 @@ from lrtune.schedule import Schedule
 
 ROLES = {
     "anchor": "out of the race in the search, trained again for comparison",
+    "recalled": "out of the race in the search, but with a better trial than a family still in it",
     "ceiling": "free in its shape: what any other could still win",
 }
 ABSENT = {

@@ -51,7 +51,7 @@ class Finalist:
         schedule: what is trained.
         trial: which of the search's it was; None of the spline that is made like the best.
         value: its validation score there; None where it was pruned or is no trial.
-        role: racing, anchor or ceiling: why it is here.
+        role: racing, recalled, anchor or ceiling: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
         reserve: the second best, in the finals only if this one would be left behind or is lost.
     """

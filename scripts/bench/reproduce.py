@@ -49,14 +49,17 @@ def told(verdict: dict[str, Any]) -> dict[str, Any]:
         "score": verdict["families"][0]["mean"],
         "behind": [{name: row[name] for name in kept} for row in behind],
         "lost": [row["family"] for row in verdict["families"] if row["place"] == "lost"],
+        "absent": [row["family"] for row in verdict["absent"]],
+        "second": [row["family"] for row in verdict["families"] if row["second"]],
     }
 
 
 def line(row: dict[str, Any]) -> str:
     """A master seed's verdict, for the terminal."""
     behind = [f"{one['family']} by {one['gap']:.3g}" for one in row["behind"]]
-    left = ", ".join([*behind, *(f"{name} lost" for name in row["lost"])]) or "none"
-    return f"seed {row['seed']}: {', '.join(row['best'])} ({row['score']:.4g}); behind: {left}"
+    gone = [f"{name} {why}" for why in ("lost", "absent") for name in row[why]]
+    left = ", ".join([*behind, *gone]) or "none"
+    return f"seed {row['seed']}: {', '.join(row['best'])} ({row['score']:.4g}); others: {left}"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Who comes to the finals."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -51,8 +52,26 @@ def test_the_best_of_the_qualifiers_goes_on() -> None:
         for seed in (1, 2)
     ]
     table = pd.DataFrame(rows)
-    assert qualified(several, table, LOSS, [1, 2]) == [several[1]]
-    assert qualified(several, table, ACCURACY | {"name": "cross_entropy"}, [1, 2]) == [several[0]]
-    assert qualified(several, table[:-1], LOSS, [1, 2]) == [several[0]]  # one is missing
+    first, second, third = several
+    upwards = ACCURACY | {"name": "cross_entropy"}
+    assert qualified(several, table, LOSS, [1, 2]) == [replace(second, reserve=third)]
+    assert qualified(several, table, upwards, [1, 2]) == [replace(first, reserve=third)]
+    assert qualified(several, table[:-1], LOSS, [1, 2]) == [first]  # one is missing
     table.loc[2, "final_cross_entropy"] = math.nan  # one was lost
-    assert qualified(several, table, LOSS, [1, 2]) == [several[2]]
+    assert qualified(several, table, LOSS, [1, 2]) == [replace(third, reserve=first)]
+    table.loc[0, "final_cross_entropy"] = math.nan
+    assert qualified(several, table, LOSS, [1, 2]) == [third]
+
+
+def test_who_dropped_out_is_recalled_with_a_better_trial_than_one_still_in() -> None:
+    found = {"cosine": 0.1, "linear": 0.2, "step": 0.3, "wsd": 0.4}
+    table = pd.concat([searched({0.1: v}, f) for f, v in found.items()], ignore_index=True)
+    invited = {one.family: one.role for one in candidates(table, ["step", "cosine"], LOSS)}
+    assert invited == {"cosine": "racing", "linear": "recalled", "step": "racing"}
+    upwards = candidates(table.assign(value=1 - table["value"]), ["step"], ACCURACY)
+    assert [one.family for one in upwards] == ["cosine", "linear", "step"]
+    assert {one.role for one in candidates(table, ["wsd"], LOSS)} == {
+        "anchor",
+        "recalled",
+        "racing",
+    }
