@@ -16,6 +16,7 @@ from lrtune.confirmation import confirm
 from lrtune.judgement import candidates_of, judged
 from lrtune.results import contest
 from lrtune.results.answer import sentences
+from lrtune.results.finalists import qualified
 from lrtune.run import Run
 from lrtune.search import final as log
 from lrtune.tasks import Task
@@ -248,7 +249,15 @@ def test_who_would_be_left_behind_is_tried_with_the_second_setting(
         _, tested = left(scores, look)
         return [name for name in scores if name != "wsd"], tested
 
+    def worse_first(*given):
+        found = qualified(*given)
+        return [
+            replace(one.reserve, reserve=replace(one, reserve=None)) if one.reserve else one
+            for one in found
+        ]
+
     monkeypatch.setattr("lrtune.results.contest._left", wsd_behind)
+    monkeypatch.setattr("lrtune.judgement.qualified", worse_first)
     told: list[str] = []
     found = confirm(run, task, plan=Plan(2, 2), tell=told.append)
     assert "finals: second settings of 1 family up to 2 fresh seeds, 2 trainings" in str(told)

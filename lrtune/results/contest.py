@@ -9,17 +9,17 @@ varies three times as much, it was 11 % (``scripts/bench/verdict.py``). Hall's c
 skewness (1992), where it is the more cautious, brought that to 9 % and cost nine points of power
 under heavy tails; Johnson's, the bootstrap-t and a signed-rank test beside did no better.
 
-A contender may have a reserve, for its score owes something to how it was tuned: one that would be
-left behind, or was lost, sends its reserve on the same seeds, and is left behind only with both. To
-name a winner none is asked for, unless that one is a reserve itself: to beat all others at once is
-not soon owed to their tuning.
+A contender may have a reserve, for its score owes something to how it was tuned: before it is left
+behind, its reserve is tried on the same seeds, and if that does better, or the contender was lost,
+takes its place. To name a winner none is asked for, unless that one is a reserve itself: to beat
+all others at once is not soon owed to their tuning.
 
 Sources: boundaries of the shape of Wang and Tsiatis (1987) for the looks; Holm's step-down (1979)
 over all pairs of those still in; the best against the second at no further price (Gutmann and
 Maymin 1987, Hung and Fithian 2019); paired t-tests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,8 +54,8 @@ def contest(
         minimize: whether the lower score is the better one.
         blocks: by contender, for each of these seeds the scores on the parts of the split, the same
             for all; then it counts too that another split might have favoured others.
-        reserves: of contenders the name of another of these scores, which takes its place where it
-            would be left behind or was lost; one that has not been asked for may have no scores.
+        reserves: of contenders the name of another of these scores, which is tried where it would
+            be left behind or was lost; one that has not been asked for may have no scores.
         first: seeds before the first look.
         most: seeds at most.
         indifference: a difference that does not matter, in the metric's unit; a tenth of the
@@ -74,7 +74,7 @@ def contest(
         _look(state, sound, look, indifference)
     if state.why == "open" and len(state.alive) == 1:
         state.why = "alone"
-    shown = {name: table[name] for name in state.shown(table, sound)}
+    shown = {name: table[name] for name in state.shown(table)}
     sound = {name: one for name, one in sound.items() if name in shown}
     standings = outcome(shown, sound, state.alive, state.seen, state.tested, sign, draws)
     common = [sound[name].first(state.seen) for name in standings if name in state.alive]
@@ -102,15 +102,11 @@ class _State:
     tested: dict[str, Tested] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)
 
-    def shown(self, table: Mapping[str, Sample], sound: Mapping[str, Sample]) -> list[str]:
-        """Of each contender what stands for it: the reserve if that is still in, or alone sound."""
-        return [self._better(name, table, sound) for name in self.contenders]
-
-    def _better(self, name: str, table: Mapping[str, Sample], sound: Mapping[str, Sample]) -> str:
-        other = self.sent.get(name)
-        if other is None or (name in sound and other not in self.alive):
-            return name
-        return other if len(table[other]) else name
+    def shown(self, table: Mapping[str, Sample]) -> list[str]:
+        """Of each contender what stands for it: the reserve that was sent, once that is tried."""
+        best = [self.sent.get(name, name) for name in self.contenders]
+        pairs = zip(self.contenders, best, strict=True)
+        return [other if len(table[other]) else name for name, other in pairs]
 
     def lacks(self, sound: Mapping[str, Sample], names: Sequence[str], seeds: int) -> bool:
         """Whether some have been trained on fewer seeds: then these are wanted."""
@@ -119,9 +115,8 @@ class _State:
         self.why, self.wanted = "more", dict.fromkeys(names, seeds)
         return True
 
-    def send(self, names: Iterable[str]) -> None:
-        """Let the reserves of these take their places."""
-        called = {name: self.reserves.pop(name) for name in names}
+    def send(self, called: Mapping[str, str]) -> None:
+        """Let these reserves take the places of their contenders."""
         self.sent |= called
         self.alive = [called.get(name, name) for name in self.alive]
 
@@ -133,7 +128,8 @@ def _begun(
     contenders = [name for name in table if name not in reserves.values()]
     state = _State(contenders, {name: one for name, one in reserves.items() if one in sound})
     state.alive = contenders
-    state.send([name for name in contenders if name not in sound and name in state.reserves])
+    lost = [name for name in contenders if name not in sound and name in state.reserves]
+    state.send({name: state.reserves.pop(name) for name in lost})
     state.alive = [name for name in state.alive if name in sound]
     state.why = "open" if state.alive else "lost"
     return state
@@ -155,7 +151,9 @@ def _look(
         if state.lacks(sound, [state.reserves[name] for name in behind], look.seeds):
             return
         state.tested |= tested
-        state.send(behind)
+        means = {name: one.first(look.seeds).mean for name, one in sound.items()}
+        tried = {name: state.reserves.pop(name) for name in behind}
+        state.send({n: other for n, other in tried.items() if means[other] < means[n]})
     state.seen, state.delta = look.seeds, _indifference(indifference, now)
     state.alive = left
     state.tested |= tested

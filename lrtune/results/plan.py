@@ -53,7 +53,7 @@ class Finalist:
         value: its validation score there; None where it was pruned or is no trial.
         role: racing, recalled, anchor or ceiling: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
-        reserve: the second best, in the finals only if this one would be left behind or is lost.
+        reserve: the second best, tried in the finals if this one would be left behind or is lost.
     """
 
     family: str

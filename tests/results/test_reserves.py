@@ -1,4 +1,4 @@
-"""A contender that would be left behind, or was lost, sends its reserve."""
+"""Before a contender is left behind, or where it was lost, its reserve is tried."""
 
 import json
 import math
@@ -35,6 +35,19 @@ def test_a_reserve_is_asked_for_only_where_its_contender_would_be_left_behind():
 def test_a_reserve_as_good_as_the_best_takes_the_place():
     found = held(drawn([0, 0, 30, 0]), reserves={"c": "d"})
     assert places(found) == {"a": "tied", "b": "tied", "d": "tied"} and found.seeds == 20
+
+
+def test_a_reserve_that_does_worse_takes_no_place_however_noisy():
+    scores = drawn([0, 0, 5, 0])
+    scores["d"] = 6 + 30 * scores["d"]
+    assert scores["d"][:10].mean() > 6
+    assert places(held(scores, reserves={"c": "d"})) == {"a": "tied", "b": "tied", "c": "behind"}
+
+
+def test_a_reserve_that_does_better_and_is_behind_stands_for_both():
+    found = held(drawn([0, 0, 30, 20]), reserves={"c": "d"})
+    assert places(found) == {"a": "tied", "b": "tied", "d": "behind"}
+    assert found.standings["d"].p < 0.01 and found.standings["d"].gap == pytest.approx(20, abs=1)
 
 
 def test_where_a_reserve_becomes_the_best_others_send_theirs():
@@ -101,7 +114,7 @@ def test_the_verdict_wants_the_reserve_by_a_name_of_its_own():
     [
         (0.1, 0.5, "tied", "wsd would be behind with the first setting: what counts is"),
         (0.1, math.nan, "tied", "wsd lost trainings with the first setting: what counts is"),
-        (0.5, 0.5, "behind", "Behind with the two best settings alike: wsd."),
+        (0.6, 0.5, "behind", "Behind with the two best settings alike: wsd."),
         (0.1, 0.1, "tied", ""),
     ],
 )
