@@ -1,7 +1,7 @@
 """confirm: from a search to a verdict, by qualifiers and finals on fresh seeds."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +115,7 @@ class _Work:
         jobs = self._missing(wanted, seeds, QUALIFIERS)
         if jobs:
             said = f"qualifiers: {len(meeting)} configurations of {len(several)} families"
-            self._train(jobs, QUALIFIERS, meeting, len(seeds), said)
+            self._train(jobs, QUALIFIERS, meeting, meeting, len(seeds), said)
 
     def decide(self, finalists: list[Finalist], plan: Plan) -> None:
         """Finals, until no more seeds are wanted."""
@@ -129,11 +129,13 @@ class _Work:
             jobs = self._missing(wanted, seeds, FINALS)
             if not jobs:
                 return
-            families = plural(len(wanted), "family", "families")
-            second = "" if found.wanted.keys() & found.standings else "second settings of "
-            shown = [who[name] for name in {**found.standings, **found.wanted}]
-            most = max(found.wanted.values())
-            self._train(jobs, FINALS, shown, most, f"finals: {second}{families}")
+            schedules = {job.schedule for job in jobs}
+            firsts = {one.schedule for one in finalists}
+            second = "" if schedules & firsts else "second settings of "
+            said = f"finals: {second}{plural(len(schedules), 'family', 'families')}"
+            shown = {name: who[name] for name in {**found.standings, **found.wanted}}
+            still = [who[name] for name in {*found.tied, *found.wanted}]
+            self._train(jobs, FINALS, shown.values(), still, max(found.wanted.values()), said)
 
     def _of_horizon(self, log: str) -> pd.DataFrame:
         found = read_finals(self._run.folder / log)
@@ -150,7 +152,15 @@ class _Work:
             if number < count and (schedule.to_json(), seed) not in there
         ]
 
-    def _train(self, jobs: list[Job], log: str, who: list[Finalist], seeds: int, said: str) -> None:
+    def _train(
+        self,
+        jobs: list[Job],
+        log: str,
+        who: Iterable[Finalist],
+        still: Iterable[Finalist],
+        seeds: int,
+        said: str,
+    ) -> None:
         self._tell(
             f"{said} up to {plural(seeds, 'fresh seed', 'fresh seeds')}, "
             f"{plural(len(jobs), 'training', 'trainings')} of {self._task.horizon:,} updates"
@@ -159,7 +169,7 @@ class _Work:
             self._pool = self._made(Budget(trials=len(jobs)))
         path = self._run.folder / log
         objective, known = self._task.objective.name, self._of_horizon(log)
-        under_way = Round(path, jobs, who, known, objective, self._watch)
+        under_way = Round(path, len(jobs), who, still, known, objective, self._watch)
         train_finals(
             self._pool,
             jobs,

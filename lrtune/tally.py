@@ -1,7 +1,7 @@
 """How qualifiers and finals stand while they are trained, for whoever watches."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import pandas as pd
 from lrtune.results.plan import Finalist
 from lrtune.schedule import Schedule
 from lrtune.search.final import Final, append_final
-from lrtune.search.finals import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class Contender:
     Attributes:
         schedule: what is trained.
         scores: of its trainings so far, by seed; NaN where one was lost.
-        wanted: whether it is trained in this round.
+        wanted: whether it is still in: trained in this round, or waiting for those who are.
     """
 
     schedule: Schedule
@@ -36,7 +35,7 @@ class Tally:
         stage: qualifiers or finals.
         done: trainings of this round that are over, those under way in part.
         jobs: trainings in this round.
-        contenders: all of them, in the order in which the search ranks them.
+        contenders: all of them.
         over: trainings that ended since the last time.
     """
 
@@ -53,8 +52,9 @@ class Round:
     def __init__(
         self,
         log: Path,
-        jobs: Sequence[Job],
-        who: Sequence[Finalist],
+        jobs: int,
+        who: Iterable[Finalist],
+        still: Iterable[Finalist],
         known: pd.DataFrame,
         objective: str,
         watch: Callable[[Tally], None],
@@ -63,23 +63,23 @@ class Round:
 
         Args:
             log: of the trainings.
-            jobs: those of this round.
+            jobs: trainings of this round.
             who: takes part, in this round or in one before.
+            still: of these, who is still in.
             known: trainings that are over, see ``lrtune.search.final.read_finals``.
             objective: what is compared.
             watch: called with each Tally.
         """
         self._log = log
-        self._jobs = len(jobs)
+        self._jobs = jobs
         self._objective = objective
         self._watch = watch
         self._done: list[Final] = []
         self._told = 0
-        wanted = {job.schedule.to_json() for job in jobs}
+        wanted = {one.schedule for one in still}
         self._contenders = {
-            key: Contender(one.schedule, {}, key in wanted)
+            one.schedule.to_json(): Contender(one.schedule, {}, one.schedule in wanted)
             for one in who
-            for key in (one.schedule.to_json(),)
         }
         for row in known.to_dict("records"):
             if row["schedule"] in self._contenders:

@@ -128,10 +128,10 @@ def early(verdict: Verdict) -> str:
 def second(verdict: Verdict) -> str:
     """Who was given a second setting, and what came of it."""
     rows = [row for row in verdict["families"] if row.get("other") and row["place"] != "lost"]
-    saved = [row for row in rows if row["second"] and row["place"] != "behind"]
-    lost = [row["family"] for row in saved if row["other"]["lost"]]
-    behind = [row["family"] for row in saved if not row["other"]["lost"]]
-    both = [row["family"] for row in rows if row["place"] == "behind" and row["other"]["seeds"]]
+    lost = [row["family"] for row in rows if row["second"] and not row["other"]["tried"]]
+    tried = [row for row in rows if row["other"]["tried"]]
+    behind = [row["family"] for row in tried if row["second"] and row["place"] != "behind"]
+    both = [row["family"] for row in tried if row["place"] == "behind"]
     said = [f"{listed(behind)} would be behind with the first setting"] if behind else []
     said += [f"{listed(lost)} lost trainings with the first setting"] if lost else []
     sentences = (

@@ -84,6 +84,7 @@ def contest(
         state.seen,
         state.delta,
         state.wanted,
+        state.tried,
         *seeds_needed(common if state.seen else [], planned[-1], state.delta),
     )
 
@@ -97,6 +98,7 @@ class _State:
     why: str = "open"
     alive: list[str] = field(default_factory=list)
     sent: dict[str, str] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)  # whose reserves were compared with them
     seen: int = 0
     delta: float = 0.0
     tested: dict[str, Tested] = field(default_factory=dict)
@@ -152,8 +154,9 @@ def _look(
             return
         state.tested |= tested
         means = {name: one.first(look.seeds).mean for name, one in sound.items()}
-        tried = {name: state.reserves.pop(name) for name in behind}
-        state.send({n: other for n, other in tried.items() if means[other] < means[n]})
+        others = {name: state.reserves.pop(name) for name in behind}
+        state.send({n: other for n, other in others.items() if means[other] < means[n]})
+        state.tried += behind
     state.seen, state.delta = look.seeds, _indifference(indifference, now)
     state.alive = left
     state.tested |= tested

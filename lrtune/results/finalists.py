@@ -30,8 +30,8 @@ def candidates(
     """Up to QUALIFYING configurations of each family, the most promising families and ones first.
 
     A pruned trial counts by its forecast; without one, it comes last, by its last value. A family
-    whose every trial diverged or failed sends none. Who has dropped out of the race, but has found
-    better than some family still in it, is recalled: the race says only who gets more trials.
+    whose every trial diverged or failed sends none. Who has dropped out of the race, but has a more
+    promising trial than some family still in it, is recalled: the race says who gets more trials.
 
     Args:
         trials: the search's table.
@@ -39,9 +39,9 @@ def candidates(
         objective: name and direction.
     """
     order = _promising(trials, objective)
-    ranked = list(order["family"].unique())
-    last = max((ranked.index(family) for family in racing if family in ranked), default=-1)
-    invited = [*ranked[: last + 1], *ANCHORS, CEILING]
+    families = list(order["family"].unique())
+    last = max((families.index(one) for one in racing if one in families), default=-1)
+    invited = [*families[: last + 1], *ANCHORS, CEILING]
     order = order[order["family"].isin(invited)].drop_duplicates("schedule")
     places = {family: place for place, family in enumerate(order["family"].unique())}
     chosen = order.groupby("family", sort=False).head(QUALIFYING)

@@ -33,7 +33,7 @@ from lrtune.schedule import Schedule
 
 ROLES = {
     "anchor": "out of the race in the search, trained again for comparison",
-    "recalled": "out of the race in the search, but with a better trial than a family still in it",
+    "recalled": "out of the race in the search, but more promising than a family still in it",
     "ceiling": "free in its shape: what any other could still win",
 }
 ABSENT = {
@@ -116,7 +116,7 @@ def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
     trainings = plural(len(own), "training", "trainings")
     return (
         "One configuration of each family, the best of its first few in qualifiers, and the second "
-        "best where the family would be left behind with that alone, trained again "
+        "best where the first would be left behind or lost a training, trained again "
         f"in full on fresh seeds, the same for all, and {judged}. {trainings} of up to "
         f"{count(verdict['horizon'])} updates in {duration(own['seconds'].sum())} of training time."
     )
@@ -173,7 +173,7 @@ def _place(verdict: Verdict, row: Row) -> Markup:
 
 def _tried(row: Row) -> bool:
     """Whether the finals saw both of its settings."""
-    return bool(row.get("other")) and row["other"]["seeds"] > 0
+    return bool(row.get("other") and row["other"]["tried"])
 
 
 def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
@@ -213,10 +213,11 @@ def _chance(row: Row) -> str:
 
 def _lost(verdict: Verdict) -> Markup:
     """Why those that were lost were."""
-    lost = [row for row in verdict["families"] if row["lost"]]
-    rows = [
-        tag("li", tag("strong", row["family"]), f": {'; '.join(row['reasons'])}") for row in lost
-    ]
+    lost = [(row["family"], row["reasons"]) for row in verdict["families"] if row["lost"]]
+    others = [(row["family"], row.get("other")) for row in verdict["families"]]
+    beside = "the setting that does not count"
+    lost += [(f"{name}, {beside}", one["reasons"]) for name, one in others if one and one["lost"]]
+    rows = [tag("li", tag("strong", name), f": {'; '.join(reasons)}") for name, reasons in lost]
     if not rows:
         return Markup("")
     return join(

@@ -84,8 +84,9 @@ def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
     """Who took part."""
     found = []
     for row in verdict["families"]:
-        one, other = _finalist(row, row), row["other"] and _finalist(row, row["other"])
-        first, reserve = (other, one) if row["second"] else (one, other)
+        one, kept = _finalist(row, row), row.get("other")
+        other = None if kept is None else _finalist(row, kept)
+        first, reserve = (other, one) if other and row["second"] else (one, other)
         found.append(replace(first, reserve=reserve))
     return found
 

@@ -98,7 +98,7 @@ def verdict(
     firsts = {one.family: one for one in finalists}
     rows = [
         _row(chosen[family], one, own[family], run, horizon)
-        | _beside(firsts[family], chosen[family], finals, seeds)
+        | _beside(firsts[family], chosen[family], finals, seeds, family in result.tried)
         for family, one in result.standings.items()
     ]
     searched = set(trials["family"])
@@ -152,7 +152,11 @@ def _by_family(result: Result, finalists: Sequence[Finalist]) -> tuple[Result, d
 
 
 def _beside(
-    first: Finalist, chosen: Finalist, finals: pd.DataFrame, seeds: Sequence[int]
+    first: Finalist,
+    chosen: Finalist,
+    finals: pd.DataFrame,
+    seeds: Sequence[int],
+    tried: bool,
 ) -> dict[str, Any]:
     """Whether a family is in by its reserve; and its other configuration, with how it fared."""
     other = first.reserve if chosen is first else first
@@ -167,7 +171,9 @@ def _beside(
             "trial": other.trial,
             "searched": other.value,
             "seeds": len(own),
-            "lost": int((own["state"] != "complete").sum()) if len(own) else 0,
+            "tried": tried,
+            "lost": sum(own["state"] != "complete") if len(own) else 0,
+            "reasons": _reasons(own),
         },
     }
 
@@ -187,7 +193,6 @@ def _row(
     ends = [curve[-1] for curve in whole[f"val_{name}"]] if len(whole) else []
     measured = [m for m in run["metrics"] if m != name and f"final_{m}" in whole]
     others = {m: _mean(whole[f"final_{m}"]) for m in measured}
-    reasons = own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
     return {
         "family": finalist.family,
         "role": finalist.role,
@@ -198,9 +203,14 @@ def _row(
         "searched": finalist.value,
         "validation": _mean(ends),
         "metrics": others,
-        "reasons": reasons,
+        "reasons": _reasons(own),
         **asdict(one),
     }
+
+
+def _reasons(own: pd.DataFrame) -> list[str]:
+    """Why trainings were lost, each once."""
+    return own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
 
 
 def _mean(values: Any) -> float:

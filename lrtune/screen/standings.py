@@ -70,7 +70,7 @@ def race(board: Board, objective: str) -> list[Row]:
 
 def finals(tally: Tally, minimize: bool) -> list[Row]:
     """The configurations, the best mean first, on seeds that all who go on have been trained on."""
-    going = [one.scores.keys() for one in tally.contenders if one.wanted]
+    going = [one.scores.keys() for one in tally.contenders if one.wanted and one.scores]
     seeds = set(going[0]).intersection(*going[1:]) if going else set()
     rank = partial(_rank, seeds=seeds, minimize=minimize)
     contenders = sorted(tally.contenders, key=rank)

@@ -3,10 +3,11 @@
     python scripts/bench/reproduce.py studies/digits.toml
     python scripts/bench/qualifiers.py runs/reproduce/*
 
-Every candidate of each run is trained on 20 qualifying seeds and judged on validation; on 20 more,
-four for each of five other cuts of the same samples into training and validation; and on the 20
-seeds of the finals, judged on test. The regret of a rule is how much worse on test the candidate is
-that it sends to the finals than the family's best one.
+The runs are of one study, whose objective is a loss. Every candidate of each is trained on 20
+qualifying seeds and judged on validation; on 20 more, four for each of five other cuts of the same
+samples into training and validation; and on the 20 seeds of the finals, judged on test. The regret
+of a rule is how much worse on test the candidate is that it sends to the finals than the family's
+best one.
 """
 
 import argparse
@@ -29,7 +30,6 @@ from lrtune.search.finals import Job, final_seeds, qualifying_seeds, train_final
 from lrtune.tasks import Split, Task
 from lrtune.tasks.tree import concat
 
-RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 SEEDS, CUTS = 20, 5
 RULES: dict[str, Callable[[dict[str, Any]], float]] = {
     "the search's first": lambda row: row["place"],
@@ -44,12 +44,13 @@ RULES: dict[str, Callable[[dict[str, Any]], float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs on embedded data")
-    parser.add_argument("--out", type=Path, default=RESULTS / "qualifiers.json")
+    parser.add_argument("--out", type=Path, help="JSON: all scores")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for folder in args.runs:
         rows += measured(Run(folder))
         print(f"{folder.name}: {len(rows)} candidates so far", flush=True)
+    if args.out is not None:
         args.out.write_text(json.dumps(rows) + "\n")
     print(summary(rows))
 
@@ -127,7 +128,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> str:
     for name, rule in RULES.items():
         chosen = [mean(min(own, key=rule)["test"]) for own in families.values()]
         best = [min(mean(row["test"]) for row in own) for own in families.values()]
-        regrets = np.subtract(chosen, best)
+        regrets = np.subtract(chosen, best)[np.isfinite(best)]
         error = regrets.std(ddof=1) / math.sqrt(len(regrets))
         share = np.mean(regrets >= 0.01)
         lines.append(

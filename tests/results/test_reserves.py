@@ -28,8 +28,22 @@ def test_a_reserve_is_asked_for_only_where_its_contender_would_be_left_behind():
     assert (asked.why, asked.wanted, [*asked.standings]) == ("more", {"d": 5}, ["a", "b", "c"])
     found = held(some(scores, c=5, d=5), reserves={"c": "d"})
     assert found.why == "open" and places(found) == {"a": "tied", "b": "tied", "c": "behind"}
-    tie = held(drawn([0, 0, 0]), reserves={"c": "d"})
-    assert len(tie.tied) == 3
+    assert found.tried == ["c"]
+    tie = held(some(drawn([0, 0, 0, 0]), d=0), reserves={"c": "d"})
+    assert len(tie.tied) == 3 and tie.wanted == {} and tie.tried == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_seed_by_seed_as_wanted_it_is_the_same_as_with_all_at_once(seed):
+    scores = drawn([0, 0.3, 1, 0, 0.3, 0.6], seed=seed)
+    reserves = {"a": "d", "b": "e", "c": "f"}
+    given, result = dict.fromkeys(scores, 5) | {"d": 0, "e": 0, "f": 0}, None
+    while result is None or result.wanted:
+        result = held(some(scores, **given), reserves=reserves)
+        given |= result.wanted
+    whole = held(scores, reserves=reserves)
+    assert places(result) == places(whole)
+    assert (result.why, result.seeds, result.tried) == (whole.why, whole.seeds, whole.tried)
 
 
 def test_a_reserve_as_good_as_the_best_takes_the_place():
@@ -86,7 +100,7 @@ def test_equals_are_left_out_less_often_where_their_settings_differ():
     assert both < alone / 2 and alone > 10
 
 
-def tried(second_of_wsd, first_of_wsd=0.5, seeds=20):
+def tried(second_of_wsd, first_of_wsd=0.5, seeds=20, lost=None):
     """Finalists and finals in which wsd has a reserve."""
     reserve = replace(finalist("wsd"), schedule=Schedule("wsd", peak_lr=0.2), trial=7, value=0.4)
     who = [finalist("cosine"), finalist("linear"), replace(finalist("wsd"), reserve=reserve)]
@@ -94,11 +108,16 @@ def tried(second_of_wsd, first_of_wsd=0.5, seeds=20):
     if second_of_wsd is None:
         return who, firsts
     own = finals({"wsd": second_of_wsd}, seeds).assign(schedule=reserve.schedule.to_json())
+    own.loc[own["seed"] == lost, ["state", "reason", "final_cross_entropy"]] = [
+        "diverged",
+        "loss is inf",
+        math.nan,
+    ]
     return who, pd.concat([firsts, own], ignore_index=True)
 
 
-def judged(second_of_wsd, first_of_wsd=0.5):
-    who, table = tried(second_of_wsd, first_of_wsd)
+def judged(second_of_wsd, first_of_wsd=0.5, lost=None):
+    who, table = tried(second_of_wsd, first_of_wsd, lost=lost)
     return who, verdict(searched({0.1: 0.3}), table, who, RUN, SEEDS, Plan())
 
 
@@ -130,3 +149,23 @@ def test_a_verdict_says_whose_second_setting_counts(reserve, first, place, said)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     again = sorted(finalists_in(found), key=lambda one: one.family)
     assert again == who
+
+
+def test_a_verdict_does_not_say_both_where_one_was_lost():
+    _, found = judged(0.5, math.nan)
+    row = next(row for row in found["families"] if row["family"] == "wsd")
+    assert (row["place"], row["second"], row["other"]["lost"]) == ("behind", True, 20)
+    assert row["other"]["reasons"] == ["loss is nan"]
+    assert second(found).startswith("wsd lost trainings with the first setting")
+    assert "alike" not in second(found)
+    _, found = judged(0.1, 0.5, lost=SEEDS[3])
+    row = next(row for row in found["families"] if row["family"] == "wsd")
+    assert (row["place"], row["second"], row["other"]["lost"]) == ("behind", False, 1)
+    assert second(found) == ""
+
+
+def test_an_older_verdict_has_no_reserves():
+    _, found = judged(0.1)
+    for row in found["families"]:
+        del row["other"], row["second"]
+    assert all(one.reserve is None for one in finalists_in(found)) and sentences(found)
