@@ -137,7 +137,8 @@ def second(verdict: Verdict) -> str:
     sentences = (
         [f"{'; '.join(said)}: what counts is the second best of the qualifiers."] if said else []
     )
-    sentences += [f"Behind with the two best settings alike: {listed(both)}."] if both else []
+    many = "are" if len(both) > 1 else "is"
+    sentences += [f"{listed(both)} {many} behind with the second best setting too."] if both else []
     return " ".join(sentences)
 
 
