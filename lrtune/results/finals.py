@@ -168,7 +168,7 @@ def _place(verdict: Verdict, row: Row) -> Markup:
         return stacked(place, f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}")
     other = row.get("other")
     below = "second setting" if other and row["second"] else ""
-    return stacked(place, "with both settings" if place == "behind" and _tried(row) else below)
+    return stacked(place, "both settings" if place == "behind" and _tried(row) else below)
 
 
 def _tried(row: Row) -> bool:
