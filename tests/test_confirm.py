@@ -17,6 +17,7 @@ from lrtune.judgement import candidates_of, judged
 from lrtune.results import contest
 from lrtune.results.answer import sentences
 from lrtune.results.finalists import qualified
+from lrtune.results.plan import finalists_in
 from lrtune.run import Run
 from lrtune.search import final as log
 from lrtune.tasks import Task
@@ -269,3 +270,8 @@ def test_who_would_be_left_behind_is_tried_with_the_second_setting(
     assert "second setting" in (run.folder / "report.html").read_text()
     told.clear()
     assert confirm(run, task, plan=Plan(2, 2), tell=told.append) == found and not told
+    kept = judged(run, Plan(2, 2), task.horizon, finalists_in(found))
+    assert kept["families"] == found["families"]
+    short = confirm(run, task, plan=Plan(2, 2), total=30)
+    row = next(row for row in short["families"] if row["family"] == "wsd")
+    assert row["other"]["tried"] and row["seeds"] == row["other"]["seeds"] == 2
