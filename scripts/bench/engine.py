@@ -403,8 +403,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         cells += [f"{median(one['steady'] for one in repeats['plain']):,.3g}"]
         cells += [ratio(repeats, way, "steady") for way in ways]
         if "auto" in repeats:  # only a first repeat calibrates
-            first = {way: found[:1] for way, found in repeats.items()}
-            cells += [ratio(first, "auto", "whole"), chosen(repeats["auto"])]
+            whole = repeats["auto"][0]["whole"] / median(one["whole"] for one in repeats["plain"])
+            cells += [f"{whole:.2f}", chosen(repeats["auto"])]
         lines.append([str(cell) for cell in cells] + [""] * (len(heads) - len(cells)))
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
