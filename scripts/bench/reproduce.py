@@ -50,7 +50,7 @@ def told(verdict: dict[str, Any]) -> dict[str, Any]:
         "behind": [{name: row[name] for name in kept} for row in behind],
         "lost": [row["family"] for row in verdict["families"] if row["place"] == "lost"],
         "absent": [row["family"] for row in verdict["absent"]],
-        "second": [row["family"] for row in verdict["families"] if row["second"]],
+        "second": [row["family"] for row in verdict["families"] if row.get("second")],
     }
 
 

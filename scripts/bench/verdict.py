@@ -1,12 +1,12 @@
 """How often is the verdict wrong? Whole searches whose truth is known, simulated.
 
-    python scripts/bench/verdict.py [--searches 1000] [--seed 0] [--only ROW] [--out [JSON]]
+    python scripts/bench/verdict.py [--only ROW] [--alone] [--out [JSON]]
 
 Each family is tried so many times and judged on validation; its first few meet in qualifiers; the
-best of these goes to the finals, the next is its reserve, and ``contest`` says how many seeds are
-trained. The unit is a score's standard deviation between
-seeds; lower is better. Where several are best there are three times as many searches, for an error
-in 5 % of 1,000 is uncertain by 0.7. Prints a table, in per cent of the searches:
+best of these goes to the finals, the next is its reserve (--alone: there is none), and ``contest``
+says how many seeds are trained. The unit is a score's standard deviation between seeds; lower is
+better. Where several are best there are three times as many searches, for an error in 5 % of 1,000
+is uncertain by 0.7. Prints a table, in per cent of the searches:
 
     winner: one is declared, where the search's best trial would always name one
     right: the one that is truly best is declared, and where several are, none
@@ -147,7 +147,7 @@ def search(scenario: Scenario, generator: np.random.Generator) -> tuple[Array, i
 
 
 def finals(
-    scenario: Scenario, entrants: Array, generator: np.random.Generator
+    scenario: Scenario, entrants: Array, generator: np.random.Generator, alone: bool
 ) -> tuple[Result, dict[str, int]]:
     """The contest when it has ended, and the seeds that each entrant was trained on.
 
@@ -162,6 +162,8 @@ def finals(
     parts = on_parts(scenario, scores, generator) if scenario.split else scores[..., None]
     trained = {str(number): FIRST * (number < families) for number in range(entrants.size)}
     reserves = {str(number): str(number + families) for number in range(families)}
+    if alone:
+        trained, reserves = {name: trained[name] for name in reserves}, {}
     while True:
         seen = {name: parts[int(name), :seeds] for name, seeds in trained.items()}
         result = contest(
@@ -183,13 +185,15 @@ def on_parts(scenario: Scenario, scores: Array, generator: np.random.Generator) 
     return scores[..., None] + own + generator.standard_normal(shape)
 
 
-def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -> dict[str, float]:
+def measure(
+    scenario: Scenario, searches: int, generator: np.random.Generator, alone: bool
+) -> dict[str, float]:
     """Shares of the searches, as the module says, and mean seeds."""
     best = scenario.best
     found = []
     for _ in range(searches * OF_TIES if len(best) > 1 else searches):
         entrants, named = search(scenario, generator)
-        result, trained = finals(scenario, entrants, generator)
+        result, trained = finals(scenario, entrants, generator, alone)
         families = entrants.shape[1]
         tied = {int(name) % families for name in result.tied}
         winner = len(tied) == 1
@@ -211,13 +215,14 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, metavar="ROW", help="of the table")
+    parser.add_argument("--alone", action="store_true", help="no second settings")
     parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdicts.json")
     args = parser.parse_args()
-    if args.only and args.out:
+    if (args.only or args.alone) and args.out:
         parser.error("--out is for the whole table")
     generators = [np.random.default_rng((args.seed, number)) for number in range(len(SCENARIOS))]
     chosen = [
-        (name, scenario, args.searches, generator)
+        (name, scenario, args.searches, generator, args.alone)
         for (name, scenario), generator in zip(SCENARIOS.items(), generators, strict=True)
         if args.only in (None, name)
     ]
