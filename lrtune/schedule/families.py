@@ -229,7 +229,7 @@ ROWS = (
         "wsd",
         "stable, then a decay",
         knobs=(
-            Knob("decay", 0.05, 0.6, "linear", 0.2, (0.001, 1), doc="fraction of the body"),
+            Knob("decay", 0.05, 1, "linear", 0.2, (0.001, 1), doc="fraction of the body"),
             _choice("decay_shape", shapes.DECAY, "sqrt", "form of the decay"),
             END,
         ),
