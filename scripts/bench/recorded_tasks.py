@@ -264,7 +264,9 @@ def text(
         train=splits[0],
         val=splits[1],
         test=splits[2],
-        model=partial(Gpt, context, count, width, layers) if width else partial(Grams, context, count),
+        model=partial(Gpt, context, count, width, layers)
+        if width
+        else partial(Grams, context, count),
         loss=load_task("digits").loss,
         model_name="gpt" if width else "grams",
         **changed,
@@ -278,13 +280,11 @@ def digits_resnet(args: argparse.Namespace) -> Task:
     return replace(task, model=partial(small_resnet, 1), model_name="small_resnet")
 
 
-SGD, ADAM, ADAGRAD = (3e-3, 1.0), (1e-4, 3e-2), (1e-3, 0.3)  # 2.5 decades each
+SGD, ADAM, ADAGRAD = (2e-3, 2.0), (1e-4, 0.1), (1e-3, 1.0)  # 3 decades each
 DECAY = {"weight_decay": 0.05}
 
 TASKS: dict[str, Row] = {
-    "digits-mlp-sgd": Row(
-        partial(named, "digits", model="mlp", batch_size=16, epochs=12.0), SGD
-    ),
+    "digits-mlp-sgd": Row(partial(named, "digits", model="mlp", batch_size=16, epochs=12.0), SGD),
     "digits-mlp-adamw-large-batch": Row(
         partial(
             named,
@@ -323,7 +323,7 @@ TASKS: dict[str, Row] = {
         partial(named, "diabetes", optimizer="adamw", batch_size=16, epochs=40.0), ADAM
     ),
     "diabetes-mlp-sgd": Row(
-        partial(named, "diabetes", optimizer="sgd", batch_size=32, epochs=60.0), (1e-4, 3e-2)
+        partial(named, "diabetes", optimizer="sgd", batch_size=32, epochs=60.0), (1e-4, 0.1)
     ),
     "breast-cancer-mlp-adamw": Row(
         partial(
@@ -350,10 +350,10 @@ TASKS: dict[str, Row] = {
     ),
     "visits-mlp-adamw": Row(visits, ADAM),
     "affairs-mlp-adagrad": Row(affairs, ADAGRAD),
-    "friedman-mlp-nesterov": Row(friedman, (3e-4, 0.1)),
+    "friedman-mlp-nesterov": Row(friedman, (5e-4, 0.5)),
     "clusters-mlp-adamw": Row(clusters, ADAM),
     "patches-mlp-adam": Row(patches, ADAM),
-    "shakespeare-grams-sgd": Row(partial(text, context=8, updates=900, batch_size=32), (1e-2, 3.0)),
+    "shakespeare-grams-sgd": Row(partial(text, context=8, updates=900, batch_size=32), (5e-3, 5.0)),
     "shakespeare-grams-adamw": Row(
         partial(text, context=4, updates=300, batch_size=128, optimizer="adamw", settings=DECAY),
         ADAM,
@@ -363,7 +363,7 @@ TASKS: dict[str, Row] = {
     ),
     "shakespeare-grams-nesterov-noise": Row(
         partial(text, context=6, updates=1500, batch_size=64, optimizer="nesterov", noise=0.2),
-        (1e-2, 3.0),
+        (5e-3, 5.0),
     ),
     "shakespeare-transformer-adamw": Row(
         partial(
