@@ -404,7 +404,7 @@ TASKS: dict[str, Row] = {
         partial(
             images,
             pixels=8,
-            updates=700,
+            updates=400,
             optimizer="nesterov",
             batch_size=32,
             settings={"weight_decay": 5e-4},
@@ -415,7 +415,7 @@ TASKS: dict[str, Row] = {
         partial(images, pixels=8, updates=250, optimizer="rmsprop", noise=0.2), ADAM
     ),
     "cifar10-resnet-sgd": Row(
-        partial(images, pixels=16, updates=150, model=partial(small_resnet, 3), optimizer="sgd"),
+        partial(images, pixels=8, updates=150, model=partial(small_resnet, 3), optimizer="sgd"),
         SGD,
     ),
     "cifar10-vit-adamw": Row(

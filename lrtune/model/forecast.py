@@ -1,0 +1,116 @@
+"""What a trial will end with, from what it shows so far and the rates that it has still ahead.
+
+A schedule that keeps its rate high looks bad until the rate comes down. So trials are not compared
+as they stand: how much such a trial still gains from here on is a line in what is ahead of it and
+what it shows, whose coefficients other tasks teach at first, and this task's own whole trainings
+more and more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from lrtune.model.transfer import Transfer
+
+Array = NDArray[np.float64]
+
+REMAINDER, FALL, RISE = (0.0, 6.0), (-3.0, 7.0), (0.0, 5.0)  # bounds, in nats
+SLOPE, ABOVE = (-2.0, 1.0), (0.0, 1.0)
+SURE = 1e-9  # an error that is none
+AHEAD = ("one", "remainder", "fall", "rise", "slope", "above")
+
+
+def ahead(
+    rates: Array,  # (horizon,) positive
+    updates: Sequence[int] | NDArray[np.int64],  # done so far, 1 ... horizon
+) -> Array:
+    """What is ahead of a schedule after so many updates, (updates, 3), in nats.
+
+    remainder: of all rates, the sum over that so far; fall: from the present rate to the last;
+    rise: from the present rate to the highest to come.
+    """
+    done = np.asarray(updates)
+    sums = np.cumsum(rates)
+    now = rates[done - 1]
+    to_come = np.maximum.accumulate(rates[::-1])[::-1]  # the highest from each update on
+    return np.column_stack(
+        [
+            np.clip(np.log(sums[-1] / sums[done - 1]), *REMAINDER),
+            np.clip(np.log(now / rates[-1]), *FALL),
+            np.clip(np.log(to_come[np.minimum(done, len(rates) - 1)] / now), *RISE),
+        ]
+    )
+
+
+def shown(
+    steps: Sequence[int] | NDArray[np.int64],  # (n,) updates done at each validation
+    signal: Array,  # (n,) what was seen there, on a Scale
+) -> Array:
+    """What a curve shows at each of its validations, (n, 2).
+
+    slope: what the last doubling of the updates brought, below 0 where it got better; above: how
+    far it lies above its best.
+    """
+    at = np.asarray(steps, dtype=np.float64)
+    half = np.interp(at / 2, at, signal)
+    best = np.minimum.accumulate(signal)
+    return np.column_stack([np.clip(signal - half, *SLOPE), np.clip(signal - best, *ABOVE)])
+
+
+def design(rates: Array, steps: Sequence[int] | NDArray[np.int64], signal: Array) -> Array:
+    """All that a forecast goes by at each validation, (n, 6): see AHEAD."""
+    one = np.ones((len(signal), 1))
+    return np.hstack([one, ahead(rates, steps), shown(steps, signal)])
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Student's t distribution of a final value, on a Scale."""
+
+    mean: float
+    spread: float
+    freedom: float
+
+    @property
+    def variance(self) -> float:
+        """Of it; where it has none, of what is nearest to it that has."""
+        freedom = max(self.freedom, 2.5)
+        return self.spread**2 * freedom / (freedom - 2)
+
+    def below(self, bound: float) -> float:
+        """The probability that the final value lies below."""
+        return float(stdtr(self.freedom, (bound - self.mean) / self.spread))
+
+    def quantile(self, p: float) -> float:
+        """The value that it lies below with this probability."""
+        return float(self.mean + self.spread * stdtrit(self.freedom, p))
+
+
+def forecast(
+    transfer: Transfer,
+    progress: float,  # share of the run that is done, 0 ... 1
+    known: Array,  # (n, 6) of the task's whole trainings, at the same progress
+    gains: Array,  # (n,) of these: final value minus the one shown, on a Scale
+    signal: float,  # of the trial in question
+    own: Array,  # (6,) of that trial
+) -> Forecast:
+    """Bayesian linear regression of the gain, its prior what other tasks teach."""
+    place = int(np.abs(transfer.progress - progress).argmin())
+    mean, spread = transfer.gain[place], transfer.gain_spread[place]
+    shape, scale = transfer.error[place]
+    if len(gains):
+        precision = np.linalg.inv(spread)
+        after = precision + known.T @ known
+        pull = precision @ mean + known.T @ gains
+        fitted = np.linalg.solve(after, pull)
+        shape = shape + len(gains) / 2
+        quadratic = gains @ gains + mean @ precision @ mean - fitted @ pull
+        scale = scale + max(0.0, float(quadratic)) / 2
+        mean, spread = fitted, np.linalg.inv(after)
+    doubt = 1 + float(own @ spread @ own)
+    return Forecast(
+        float(signal + own @ mean), float(np.sqrt(scale / shape * doubt)) + SURE, 2 * float(shape)
+    )

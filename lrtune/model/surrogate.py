@@ -1,0 +1,306 @@
+"""The surrogate: one Gaussian process over the curves of all schedules of a task.
+
+How good a schedule is, on a scale on which the best schedules of a task are at 0 and its median one
+at 1, is what other tasks teach (``Transfer.mean``) plus a smooth function of the task's own
+(a Matern 5/2 process) plus the noise between seeds. Five numbers say how a task lies on that scale,
+how far to trust what others teach, and how noisy it is; where its good peak rate lies, against the
+range test's, is a sixth, which is averaged over instead of chosen.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+from scipy.special import ndtr
+
+from lrtune.model.features import NAMES, PEAK
+from lrtune.model.transfer import Transfer
+
+Array = NDArray[np.float64]
+
+MOST = 256  # observations that the process is conditioned on: the best ones and a spread of others
+MOST_FITTED = 128  # observations that its settings are fitted to
+STEP = 0.35  # nats between the peaks that are averaged over
+MOST_SHIFTS = 21
+NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
+JITTER = 1e-6
+GROWTH = 1.25  # settings are fitted anew when there are so many times more observations
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What is known of schedules on one task, in the order in which it came to be known.
+
+    Attributes:
+        x: float64 (n, features): see ``features``; parameters beside the schedule come after.
+        y: float64 (n,): final values on a ``Scale``, lower is better.
+        variance: float64 (n,): how unsure they are beside the noise between seeds; 0 of whole
+            trainings, of others the forecast's.
+    """
+
+    x: Array
+    y: Array
+    variance: Array
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def first(self, n: int) -> "Observations":
+        """The first n of them."""
+        return Observations(self.x[:n], self.y[:n], self.variance[:n])
+
+    def subset(self, most: int) -> "Observations":
+        """At most so many: the best half of these, and an even spread over the rest by value."""
+        if len(self) <= most:
+            return self
+        order = np.argsort(self.y, kind="stable")
+        rest = order[most // 2 :]
+        spread = rest[np.linspace(0, len(rest) - 1, most - most // 2).round().astype(int)]
+        rows = np.sort(np.concatenate([order[: most // 2], spread]))
+        return Observations(self.x[rows], self.y[rows], self.variance[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class PeakGuess:
+    """Where a good peak rate lies, before anything is trained.
+
+    Attributes:
+        log_peak: natural logarithm of the rate.
+        doubt: standard deviation of that, in nats.
+    """
+
+    log_peak: float
+    doubt: float
+
+    @property
+    def shifts(self) -> tuple[Array, Array]:
+        """Log peaks (m,) that are averaged over, and the log of their weights."""
+        count = int(np.clip(np.ceil(5 * self.doubt / STEP), 5, MOST_SHIFTS))
+        places = np.linspace(-2.5, 2.5, count)
+        weights = -0.5 * places**2
+        return self.log_peak + self.doubt * places, weights - np.log(np.exp(weights).sum())
+
+
+def warp(u: Array) -> Array:
+    """As it is up to 1, the median schedule; of worse ones the logarithm: how bad is no matter."""
+    found: Array = np.where(u > 1, 1 + np.log(np.maximum(u, 1)), u)
+    return found
+
+
+def unwarp(z: Array) -> Array:
+    """The inverse of ``warp``."""
+    found: Array = np.where(z > 1, np.exp(np.clip(z - 1, 0, 50)), z)
+    return found
+
+
+def matern(a: Array, b: Array) -> Array:
+    """Matern 5/2 correlation (n, m) of points (n, d) and (m, d), in lengths."""
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
+    r = np.sqrt(5 * np.maximum(squares, 0))
+    found: Array = (1 + r + r**2 / 3) * np.exp(-r)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The five numbers of a task; see ``Transfer.settings`` for what is usual.
+
+    Attributes:
+        level: where the best schedules' values lie, on the values' scale.
+        log_scale: log of the distance from there to the median schedule.
+        trust: 1 where what other tasks teach holds as it is, 0 where it says nothing.
+        log_own: log of the standard deviation of what the task has of its own.
+        log_noise: log of that between seeds; both in units of the scale.
+    """
+
+    level: float
+    log_scale: float
+    trust: float
+    log_own: float
+    log_noise: float
+
+    def z(self, y: Array) -> Array:
+        """Values in the units that all tasks share."""
+        return warp((y - self.level) / np.exp(self.log_scale))
+
+    def y(self, z: Array) -> Array:
+        """And back."""
+        found: Array = self.level + np.exp(self.log_scale) * unwarp(z)
+        return found
+
+    def slope(self, y: Array) -> Array:
+        """dz/dy (n,)."""
+        u = (y - self.level) / np.exp(self.log_scale)
+        found: Array = 1 / (np.exp(self.log_scale) * np.maximum(u, 1))
+        return found
+
+
+class Surrogate:
+    """From observations to a posterior; its settings are fitted now and then.
+
+    What it says is a function of the observations and their order alone.
+    """
+
+    def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
+        """Know what other tasks teach, and where a good peak should be."""
+        self._transfer = transfer
+        self._guess = guess
+        self._fitted: tuple[int, Settings] | None = None
+
+    def posterior(self, known: Observations) -> "Posterior":
+        """What is to be believed after these observations."""
+        count = _fitted_at(len(known))
+        if self._fitted is None or self._fitted[0] != count:
+            self._fitted = count, self._fit(known.first(count).subset(MOST_FITTED))
+        return Posterior(self._transfer, self._guess, self._fitted[1], known.subset(MOST))
+
+    def _fit(self, known: Observations) -> Settings:
+        """The most probable settings, the peak averaged over."""
+        usual, spread = self._transfer.settings
+        low = float(known.y.min()) if len(known) else 0.0
+        start = np.concatenate([[low - 0.3 * np.exp(usual[0])], usual])
+        if len(known) < 2:
+            return Settings(*start.tolist())
+        shifts, weights = self._guess.shifts
+        means = self._transfer.means(known.x, shifts)
+        correlation = matern(*(self._transfer.scaled(known.x),) * 2)
+
+        def objective(theta: Array) -> float:
+            settings = Settings(*theta.tolist())
+            prior = (((theta[1:] - usual) / spread) ** 2).sum() / 2
+            # The best of n schedules lies a little above the best there is, in units of the scale.
+            best = (low - settings.level) / np.exp(settings.log_scale)
+            prior += 0.5 * ((best - BEST_OF) / BEST_SPREAD) ** 2
+            return float(prior - _evidence(settings, known, means, correlation, weights))
+
+        found = minimize(objective, start, method="L-BFGS-B", options={"maxiter": 40})
+        theta = found.x if np.isfinite(found.fun) else start
+        return Settings(*theta.tolist())
+
+
+BEST_OF, BEST_SPREAD = 0.3, 0.5  # of the prior on the level
+
+
+def _fitted_at(n: int) -> int:
+    """The number of observations, at most n, at which settings are fitted."""
+    count = 2
+    if n < count:
+        return n
+    while (following := max(count + 1, int(count * GROWTH))) <= n:
+        count = following
+    return count
+
+
+def _evidence(
+    settings: Settings,
+    known: Observations,
+    means: Array,  # (shifts, n)
+    correlation: Array,  # (n, n)
+    weights: Array,  # (shifts,) log
+) -> float:
+    """Log marginal likelihood of the observations."""
+    z, slope = settings.z(known.y), settings.slope(known.y)
+    noise = np.exp(2 * settings.log_noise) + known.variance * slope**2
+    k = np.exp(2 * settings.log_own) * correlation
+    k[np.diag_indices_from(k)] += noise + JITTER
+    try:
+        factor = cho_factor(k, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        return -np.inf
+    rest = z[None, :] - settings.trust * means  # (shifts, n)
+    fits = -0.5 * (rest * cho_solve(factor, rest.T, check_finite=False).T).sum(1) + weights
+    top = fits.max()
+    logdet = np.log(np.diag(factor[0])).sum()
+    found = top + np.log(np.exp(fits - top).sum()) - logdet + np.log(slope).sum()
+    return float(found) if np.isfinite(found) else -np.inf
+
+
+@dataclass
+class Posterior:
+    """What is believed of every schedule of a task, in the units that all tasks share.
+
+    Attributes:
+        transfer: what other tasks teach.
+        guess: where a good peak should be.
+        settings: of this task.
+        known: what was observed.
+    """
+
+    transfer: Transfer
+    guess: PeakGuess
+    settings: Settings
+    known: Observations
+    shifts: Array = field(init=False)  # (m,) log peaks that are still possible
+    weights: Array = field(init=False)  # (m,) how probable each is
+
+    def __post_init__(self) -> None:
+        shifts, prior = self.guess.shifts
+        known, settings = self.known, self.settings
+        if not len(known):
+            self.shifts, self.weights = shifts, np.exp(prior)
+            return
+        z, slope = settings.z(known.y), settings.slope(known.y)
+        self._scaled = self.transfer.scaled(known.x)
+        k = np.exp(2 * settings.log_own) * matern(self._scaled, self._scaled)
+        noise = np.exp(2 * settings.log_noise) + known.variance * slope**2
+        k[np.diag_indices_from(k)] += noise + JITTER
+        self._factor = np.linalg.cholesky(k)
+        rest = (z - settings.trust * self.transfer.means(known.x, shifts)).T  # (n, m)
+        solved = solve_triangular(self._factor, rest, lower=True, check_finite=False)
+        log = prior - 0.5 * (solved**2).sum(0)
+        weights = np.exp(log - log.max())
+        weights /= weights.sum()
+        kept = weights >= min(NEGLIGIBLE, weights.max())
+        self.shifts, self.weights = shifts[kept], weights[kept] / weights[kept].sum()
+        self._solved = solved[:, kept]  # (n, m)
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation between seeds."""
+        return float(np.exp(self.settings.log_noise))
+
+    def _parts(self, x: Array) -> tuple[Array, Array | None]:
+        """Means by peak (m, points), and the whitened correlation with what is known."""
+        means = self.settings.trust * self.transfer.means(x, self.shifts)
+        if not len(self.known):
+            return means, None
+        cross = np.exp(2 * self.settings.log_own) * matern(self._scaled, self.transfer.scaled(x))
+        white = solve_triangular(self._factor, cross, lower=True, check_finite=False)
+        return means + (self._solved.T @ white), white
+
+    def mean_and_sd(self, x: Array) -> tuple[Array, Array]:
+        """Of the latent value, the noise between seeds left out, at (points, features): (points,)."""
+        means, white = self._parts(x)
+        mean = self.weights @ means
+        variance = np.exp(2 * self.settings.log_own) + self.weights @ (means - mean) ** 2
+        if white is not None:
+            variance = variance - (white**2).sum(0)
+        return mean, np.sqrt(np.maximum(variance, JITTER))
+
+    def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
+        """Functions that may be the true one, at (points, features): float64 (count, points)."""
+        means, white = self._parts(x)
+        scaled = self.transfer.scaled(x)
+        k = np.exp(2 * self.settings.log_own) * matern(scaled, scaled)
+        if white is not None:
+            k -= white.T @ white
+        k[np.diag_indices_from(k)] += 1e-4 * np.exp(2 * self.settings.log_own) + JITTER
+        root = np.linalg.cholesky(k)
+        which = rng.choice(len(self.weights), size=count, p=self.weights)
+        found: Array = means[which] + (root @ rng.standard_normal((len(x), count))).T
+        return found
+
+    def values(self, z: Array | float) -> Array:
+        """From the units that all tasks share to the values' scale."""
+        return self.settings.y(np.asarray(z, dtype=np.float64))
+
+    def below(self, bound: float, mean: Array, sd: Array) -> Array:
+        """The probability that a latent value lies below a bound, in shared units."""
+        found: Array = ndtr((bound - mean) / sd)
+        return found
+
+
+assert NAMES[0] == "log_peak" and PEAK == 0  # the shift of Transfer.means

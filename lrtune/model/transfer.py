@@ -1,0 +1,117 @@
+"""Transfer: what recorded tasks teach about a new one, as arrays; ``scripts/transfer.py`` learns it.
+
+The mean function is a small network from a curve's features, its peak relative to a good one of the
+task, to how good the schedule is, on the scale of ``surrogate``. Beside it: over what lengths two
+curves are alike, what a task's settings usually are, and how a partial curve ends.
+"""
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save_file
+
+from lrtune.model.features import NAMES, PEAK
+
+Array = NDArray[np.float64]
+
+OTHER_LENGTH = 0.5  # of a parameter beside the schedule, whose range is 0 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """What other tasks teach.
+
+    Attributes:
+        center: float64 (features,): of the features that the network sees.
+        width: float64 (features,): they are divided by it.
+        weights_1: float64 (features, hidden): of the network's layers, tanh between them.
+        bias_1: float64 (hidden,).
+        weights_2: float64 (hidden, hidden).
+        bias_2: float64 (hidden,).
+        weights_3: float64 (hidden, 1).
+        bias_3: float64 (1,).
+        lengths: float64 (features,): over which curves are alike, in each feature.
+        usual: float64 (4,): of Settings' log_scale, trust, log_own, log_noise, the mean of tasks.
+        spread: float64 (4,): their standard deviation over tasks.
+        progress: float64 (p,): shares of the run at which forecasts were learnt.
+        gain: float64 (p, f): coefficients of the gain still to come, the mean of tasks; see
+            ``forecast``.
+        gain_spread: float64 (p, f, f): their covariance over tasks, in units of the error's
+            variance.
+        error: float64 (p, 2): of that variance, an inverse gamma's shape and scale.
+    """
+
+    center: Array
+    width: Array
+    weights_1: Array
+    bias_1: Array
+    weights_2: Array
+    bias_2: Array
+    weights_3: Array
+    bias_3: Array
+    lengths: Array
+    usual: Array
+    spread: Array
+    progress: Array
+    gain: Array
+    gain_spread: Array
+    error: Array
+
+    @property
+    def settings(self) -> tuple[Array, Array]:
+        """Mean and standard deviation of what a task's settings are."""
+        return self.usual, self.spread
+
+    def means(
+        self,
+        x: Array,  # (n, features) and parameters beside the schedule, which are not looked at
+        peaks: Array,  # (m,) log of the peak rate that may be a good one
+    ) -> Array:
+        """How good schedules are, if that is a good peak: float64 (m, n)."""
+        own = (x[:, : len(NAMES)] - self.center) / self.width
+        hidden = own @ self.weights_1 + self.bias_1  # (n, hidden)
+        moved = (peaks / self.width[PEAK])[:, None] * self.weights_1[PEAK]  # (m, hidden)
+        first = np.tanh(hidden[None] - moved[:, None])
+        second = np.tanh(first @ self.weights_2 + self.bias_2)
+        found: Array = (second @ self.weights_3)[..., 0] + self.bias_3[0]
+        return found
+
+    def scaled(self, x: Array) -> Array:
+        """Features in units of the length over which curves are alike."""
+        others = x.shape[1] - len(NAMES)
+        return x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
+
+    def save(self, path: Path) -> None:
+        """Write it."""
+        kept = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
+        save_file(kept, path)
+
+
+@cache
+def published() -> Transfer:
+    """What comes with lrtune; learnt from ``studies/results/curves``."""
+    content = resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes()
+    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+
+
+def nothing() -> Transfer:
+    """No other task: any schedule may be good, and only what is alike will do alike."""
+    known = published()
+    lengths = np.full(len(NAMES), 2.0)
+    lengths[PEAK] = 1.5
+    f = known.gain.shape[1]
+    return replace(
+        known,
+        weights_3=np.zeros_like(known.weights_3),
+        bias_3=np.ones_like(known.bias_3),
+        lengths=lengths,
+        usual=np.array([-1.5, 1.0, 0.0, -1.5]),
+        spread=np.array([1.5, 0.01, 0.7, 1.0]),
+        gain=np.zeros_like(known.gain),
+        gain_spread=np.broadcast_to(4 * np.eye(f), known.gain_spread.shape),
+        error=np.broadcast_to(np.array([1.0, 0.05]), known.error.shape),
+    )
