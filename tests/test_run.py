@@ -43,7 +43,7 @@ def test_what_a_run_leaves(run: Path) -> None:
     settings = json.loads((run / "run.json").read_text())
     for row in trials.itertuples():
         assert len(row.step) == len(row.val_accuracy) == len(row.averaged)
-        assert row.step[-1] == row.forked + row.updates
+        assert row.step[-1] == row.updates
         whole = row.step[-1] == settings["horizon"] and len(row.step) == settings["validations"]
         assert whole == (row.state == "complete")
         ended = row.val_cross_entropy[-1] if row.state in ("complete", "stalled") else np.nan

@@ -1,7 +1,7 @@
 """The Pool: K slots that train K trials of one Task, a segment at a time."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -117,13 +117,6 @@ class Pool(Protocol):
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Put a trial in a free slot, to go on where the snapshot was taken."""
-
-
-def branch(trunk: Snapshot, rates: NDArray[np.float64]) -> Snapshot:
-    """The snapshot of a trial of these rates, from one whose rates were the same so far."""
-    if not np.array_equal(trunk.rates[: trunk.update], rates[: trunk.update]):
-        raise ValueError(f"the rates differ within the {trunk.update} updates that are done")
-    return replace(trunk, rates=rates)
 
 
 def free(slot: int, occupied: bool) -> None:

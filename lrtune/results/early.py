@@ -40,12 +40,6 @@ def figures_in(cell: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def reached(trials: pd.DataFrame) -> "pd.Series[int]":
-    """The update of the horizon at which each trial ended, forked updates and all."""
-    forked = trials.get("forked", 0)
-    return (trials["updates"] + forked).astype(int)
-
-
 def ended_early(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials that a rule ended."""
     return trials[trials["state"].isin(RULES)]
@@ -73,7 +67,7 @@ def spared(trials: pd.DataFrame, horizon: int) -> str:
         return ""
     counts = early["state"].value_counts()
     rules = ", ".join(f"{counts[end]} {said}" for end, said in RULES.items() if end in counts)
-    saved = int((horizon - reached(early)).clip(lower=0).sum())
+    saved = int((horizon - early["updates"]).clip(lower=0).sum())
     whole = saved + int(trials["updates"].sum())
     return (
         f"{len(early)} of {plural(len(trials), 'trial', 'trials')} ended early: {rules}. "
@@ -93,14 +87,13 @@ def audits(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     """
     rows = []
     counted = is_audited(trials) & (trials["state"] != "failed")
-    audited = trials.assign(done=reached(trials))[counted]
-    for _, trial in audited.sort_values("number").iterrows():
+    for _, trial in trials[counted].sort_values("number").iterrows():
         found = figures_in(trial["audit"])
         best, value = _best_then(found, trial, trials, direction), _value(trial)
         ahead = best - value if direction == "minimize" else value - best
         gain = ahead / abs(best) if best else float("nan")
         wrong = ahead > 0 or (np.isnan(best) and np.isfinite(value))
-        cost = trial["done"] - (found.get("update") or 0)
+        cost = trial["updates"] - (found.get("update") or 0)
         rows.append((trial["number"], cost, best, value, gain, bool(wrong)))
     return pd.DataFrame(rows, columns=list(AUDITS))
 

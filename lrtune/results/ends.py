@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrtune.results.canvas import INK, canvas, safe
-from lrtune.results.early import ended_early, figures_in, is_audited, reached
-from lrtune.results.palette import GREY, look
+from lrtune.results.early import ended_early, figures_in, is_audited
+from lrtune.results.palette import look
 from lrtune.results.summary import by_family
 
 # A trial's state and its mark; "audited" is where a trial was to be pruned that went on.
@@ -38,7 +38,6 @@ def ends(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go
     order = [str(name) for name in by_family(trials, objective["direction"])["family"]]
     row = min(ROW, max(LEAST_ROW, TALL / len(trials)))
     rows, middles, height = _laid_out(trials, order, row)
-    _shared(figure, rows, row)
     for family in order:
         _bars(figure, rows[rows["family"] == family], family, row)
     for state in MARKS:
@@ -60,7 +59,7 @@ def ends(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go
 def _laid_out(
     trials: pd.DataFrame, order: list[str], row: float
 ) -> tuple[pd.DataFrame, list[float], float]:
-    """The trials with `y` and `end`, the middle of each family, and the height: all in pixels."""
+    """The trials with their `y`, the middle of each family, and the height: all in pixels."""
     y, middles, top = pd.Series(0.0, index=trials.index), [], 0.0
     for family in order:
         own = trials[trials["family"] == family].sort_values("number")
@@ -69,23 +68,15 @@ def _laid_out(
         y.loc[own.index] = (first + row * np.arange(len(own))).round(2)
         middles.append(round(top + room / 2, 2))
         top += room + GAP
-    start = trials.get("forked", 0)
-    return trials.assign(y=y, end=reached(trials), start=start), middles, top
-
-
-def _shared(figure: go.Figure, rows: pd.DataFrame, row: float) -> None:
-    """What forks did not train themselves, as thin lines."""
-    forks = rows[rows["start"] > 0]
-    if len(forks):
-        line = {"color": GREY, "width": max(1.0, row / 8)}
-        x, y = _pieces([0] * len(forks), forks["start"], forks["y"])
-        figure.add_scatter(
-            x=x, y=y, mode="lines", line=line, name="shared by a fork", hoverinfo="skip"
-        )
+    return trials.assign(y=y), middles, top
 
 
 def _bars(figure: go.Figure, own: pd.DataFrame, family: str, row: float) -> None:
-    x, y = _pieces(own["start"], own["end"], own["y"])
+    x: list[int | None] = []
+    y: list[float | None] = []
+    for end, height in zip(own["updates"], own["y"], strict=True):
+        x += [0, int(end), None]  # one trace for all: a gap after each
+        y += [float(height), float(height), None]
     figure.add_scatter(
         x=x,
         y=y,
@@ -98,21 +89,11 @@ def _bars(figure: go.Figure, own: pd.DataFrame, family: str, row: float) -> None
     )
 
 
-def _pieces(starts: Any, ends: Any, heights: Any) -> tuple[list[Any], list[Any]]:
-    """Level lines as one trace: a gap after each."""
-    x: list[Any] = []
-    y: list[Any] = []
-    for start, end, height in zip(starts, ends, heights, strict=True):
-        x += [int(start), int(end), None]
-        y += [float(height), float(height), None]
-    return x, y
-
-
 def _marks(figure: go.Figure, rows: pd.DataFrame, state: str, size: float) -> None:
     own = rows[is_audited(rows)] if state == "audited" else rows[rows["state"] == state]
     if own.empty:
         return
-    x, said = own["end"].tolist(), f"{state} after"
+    x, said = own["updates"].tolist(), f"{state} after"
     if state == "audited":
         x = [figures_in(cell).get("update") for cell in own["audit"]]
         said = "went on as a check, to be pruned after"

@@ -146,11 +146,8 @@ def _stopped(winner: "pd.Series[Any]", run: Run) -> str:
     """Where the winner was stopped, if it was: its value is that of there."""
     if winner["state"] != "stalled":
         return ""
-    done = int(winner["updates"]) + int(winner.get("forked", 0))
-    return (
-        f" It was stopped after {count(done)} of {count(run['horizon'])} updates, where it no "
-        "longer improved."
-    )
+    done, horizon = count(winner["updates"]), count(run["horizon"])
+    return f" It was stopped after {done} of {horizon} updates, where it no longer improved."
 
 
 def _comparison(trials: pd.DataFrame, run: Run) -> list[Markup]:

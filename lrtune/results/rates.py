@@ -86,8 +86,7 @@ def rates_of(trial: "pd.Series[Any]", horizon: int) -> tuple[Array, Array, str]:
     if schedule.closed_loop:  # its rates depend on the metric: only the record knows them
         step, rate = curve_of(trial, "step"), curve_of(trial, "rate")
         return np.r_[0, step], np.r_[rate[:1], rate], "vh"
-    done = int(trial["updates"]) + int(trial.get("forked", 0))
-    table = schedule.rates(horizon)[:done]
+    table = schedule.rates(horizon)[: int(trial["updates"])]
     at = thin(_log(table))
     return at.astype(float), table[at], "linear"
 

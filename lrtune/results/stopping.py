@@ -6,16 +6,7 @@ from typing import Any
 import pandas as pd
 
 from lrtune.results.answer import Verdict
-from lrtune.results.early import (
-    RULES,
-    at_most,
-    audits,
-    ended_early,
-    figures_in,
-    is_audited,
-    reached,
-    spared,
-)
+from lrtune.results.early import RULES, at_most, audits, ended_early, figures_in, is_audited, spared
 from lrtune.results.ends import ends
 from lrtune.results.hindsight import hindsight
 from lrtune.results.markup import (
@@ -31,7 +22,6 @@ from lrtune.results.markup import (
     tag,
 )
 from lrtune.results.prose import Run, nothing
-from lrtune.results.summary import saved
 
 SHOWN, MOST = 40, 400  # rows of the table, at first and at most
 NOTE = (
@@ -64,7 +54,7 @@ def stopping(
     return section(
         "stopping",
         title,
-        tag("p", join([" ".join(filter(None, (said, saved(trials)))), *_checks(trials, run)], " ")),
+        tag("p", join([said, *_checks(trials, run)], " ")),
         tag("p", join(back, " ")) if back else Markup(""),
         show("ends", figure, caption, nothing(trials)),
         _table(trials, run),
@@ -158,10 +148,7 @@ def _table(trials: pd.DataFrame, run: Run) -> Markup:
         return Markup("")
     facts = audits(trials, run["objective"]["direction"]).set_index("number")
     shown = listed.head(MOST)
-    rows = [
-        _row(trial, done, run["horizon"], facts)
-        for trial, done in zip(shown.to_dict("records"), reached(shown), strict=True)
-    ]
+    rows = [_row(trial, run["horizon"], facts) for trial in shown.to_dict("records")]
     forecast = (listed["state"].eq("pruned") | is_audited(listed)).any()
     note = tag("p", NOTE) if forecast else Markup("")
     parts = [tag("h3", "Which trials, and why"), note, _rows(rows[:SHOWN])]
@@ -178,7 +165,8 @@ def _rows(rows: Iterable[list[object]]) -> Markup:
     return table(heads, rows, css="sortable why", numeric=3, until=4)
 
 
-def _row(trial: Mapping[Any, Any], done: int, horizon: int, facts: pd.DataFrame) -> list[object]:
+def _row(trial: Mapping[Any, Any], horizon: int, facts: pd.DataFrame) -> list[object]:
+    done = int(trial["updates"])
     audit = figures_in(trial.get("audit"))
     state = f"{trial['state']}, checked" if audit else trial["state"]
     shown = f"{count(done)} ({100 * done / horizon:.0f}{NARROW}%)"

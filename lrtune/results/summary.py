@@ -80,24 +80,6 @@ def by_end(trials: pd.DataFrame) -> pd.DataFrame:
     return table[["end", "trials", "updates", "seconds"]]
 
 
-def saved(trials: pd.DataFrame) -> str:
-    """What forks saved, as a sentence; empty where nothing.
-
-    Example:
-        >>> saved(pd.DataFrame({"updates": [100, 40], "forked": [0, 60]}))
-        '1 of 2 trials went on from where another one was, which saved 60 updates (30 %).'
-    """
-    forked = trials["forked"] if "forked" in trials else pd.Series(dtype=int)
-    total = int(forked.sum())
-    if total == 0:
-        return ""
-    share = 100 * total / (total + trials["updates"].sum())
-    return (
-        f"{int((forked > 0).sum())} of {len(trials)} trials went on from where another one was, "
-        f"which saved {total:,} updates ({share:.0f} %)."
-    )
-
-
 def reasons(trials: pd.DataFrame) -> pd.DataFrame:
     """Why trials diverged or failed: columns `end`, `reason`, `trials`, most frequent first."""
     bad = trials[trials["state"].isin(("diverged", "failed"))].fillna({"reason": ""})

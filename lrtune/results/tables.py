@@ -21,7 +21,7 @@ from lrtune.results.markup import (
 )
 from lrtune.results.prose import Run, nothing, second_metric
 from lrtune.results.stopping import in_words
-from lrtune.results.summary import beside, by_end, ranked, reasons, saved
+from lrtune.results.summary import beside, by_end, ranked, reasons
 from lrtune.results.timeline import timeline
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
@@ -58,11 +58,7 @@ def budget(trials: pd.DataFrame, run: Run) -> Markup:
     return section(
         "budget",
         title,
-        tag(
-            "p",
-            f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time. "
-            f"{saved(trials)}",
-        ),
+        tag("p", f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."),
         Markup(f'<div class="bar" aria-hidden="true">{"".join(bars)}</div>'),
         table(heads, rows),
         show(

@@ -15,7 +15,7 @@ from lrtune.results.answer import sentences
 from lrtune.results.canvas import words
 from lrtune.results.early import spared
 from lrtune.results.markup import count, number
-from lrtune.results.summary import by_end, by_family, saved
+from lrtune.results.summary import by_end, by_family
 from lrtune.results.wording import since
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
@@ -49,9 +49,9 @@ def print_result(run: Run, console: Console) -> None:
         say(console, f"{lead(verdict)}: {best}")
     ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ended)}")
-    for said in (spared(trials, run.settings["horizon"]), saved(trials)):
-        if said:
-            say(console, said)
+    said = spared(trials, run.settings["horizon"])
+    if said:
+        say(console, said)
     copyable(console, f"report: {run.folder / 'report.html'}")
     if best is not None:
         where = shlex.quote(str(run.folder / "best.json"))

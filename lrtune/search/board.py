@@ -98,7 +98,7 @@ class Board:
         under_way = self.running.values()
         return (
             self.trials + sum(r.updates / len(r.rates) for r in under_way),
-            self.updates + sum(r.spent for r in under_way),
+            self.updates + sum(r.updates for r in under_way),
             self.seconds + sum(r.seconds for r in under_way),
         )
 
@@ -109,7 +109,7 @@ class Board:
 
     def may_start(self, queued: int) -> bool:
         """Whether the budget has room for one more; those under way or queued count as whole."""
-        whole = sum(len(r.rates) - r.forked for r in self.running.values())
+        whole = sum(len(r.rates) for r in self.running.values())
         seconds = sum(r.seconds for r in self.running.values())
         trials = self.trials + len(self.running) + queued
         return self.budget.share(trials, self.updates + whole, self.seconds + seconds) < 1

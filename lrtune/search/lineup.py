@@ -9,7 +9,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.store import AUDIT, RECORD, START, index_of, unique_trials, was_cut_short
-from lrtune.search.trunk import Trunk
 
 
 class Lineup:
@@ -23,9 +22,7 @@ class Lineup:
         clock: segments since the start of the search, over all sessions.
     """
 
-    def __init__(
-        self, study: optuna.Study, space: Space, slots: int, owner: str, trunk: Trunk
-    ) -> None:
+    def __init__(self, study: optuna.Study, space: Space, slots: int, owner: str) -> None:
         """Look at nothing yet.
 
         Args:
@@ -33,13 +30,11 @@ class Lineup:
             space: families and ranges.
             slots: trials side by side.
             owner: marks this run's trials in a storage that others may share.
-            trunk: from which new trials may fork.
         """
         self._study = study
         self._space = space
         self._slots = slots
         self._owner = owner
-        self._trunk = trunk
         self.clock = 0
         self._stopped = 0  # the clock at which an earlier session stopped
         self._next_index = 0
@@ -50,11 +45,6 @@ class Lineup:
     def repeated(self) -> set[int]:
         """The indices of the trials that are still to be repeated."""
         return {_start(trial)["index"] for trial in self._queue}
-
-    @property
-    def forks_wait(self) -> bool:
-        """Whether a trial that is still to be repeated had forked from another."""
-        return any(_start(trial).get("forked", 0) for trial in self._queue)
 
     @property
     def waits(self) -> bool:
@@ -151,8 +141,6 @@ class Lineup:
         sampler = self._study.sampler
         params, distributions = sampler.draw(self._study, start["index"])
         schedule = self._space.schedule(params)
-        self._trunk.settle(sampler.peak, start["index"])
-        start = {**start, "trunk": self._trunk.mark, "forked": self._trunk.fork_of(schedule)}
         self._study.add_trial(
             create_trial(
                 state=TrialState.WAITING,
@@ -178,8 +166,7 @@ def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
     looked at up to there. If none did, no more is known than was then, and the answer is the same.
     """
     start, last = trial.user_attrs[START], trial.last_step or 0
-    forked = start.get("forked", 0)
-    clock = start["clock"] + sum(1 for step in trial.intermediate_values if step > forked)
+    clock = start["clock"] + len(trial.intermediate_values)
     decided = any(slot > start["slot"] and end == clock for slot, end in ended)
     return last + 1 if decided else last
 
@@ -188,7 +175,5 @@ def _end_of(trial: FrozenTrial) -> int:
     """The segment at which a trial ended, counted from the start of the search; 0 if it did not."""
     if RECORD not in trial.user_attrs or START not in trial.user_attrs:
         return 0
-    record = trial.user_attrs[RECORD]
-    forked = record.get("forked", 0)
-    segments = sum(1 for step in record["curves"]["step"] if step > forked)
+    segments = len(trial.user_attrs[RECORD]["curves"]["step"])
     return int(trial.user_attrs[START]["clock"]) + segments

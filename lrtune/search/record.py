@@ -1,7 +1,7 @@
 """Record: one trial as stored, and its Curves."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,6 @@ from lrtune.engine import Progress
 from lrtune.schedule import Schedule
 
 End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
-Mark: TypeAlias = tuple[float, float, int]  # of a trunk: peak_lr, warmup, first trial's index
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +42,6 @@ class Curves:
             self.metrics.setdefault(name, []).append(value)
         self.averaged.append(progress.averaged)
 
-    def until(self, update: int) -> "Curves":
-        """A copy of what was seen up to this update."""
-        n = sum(step <= update for step in self.step)
-        return Curves(
-            self.step[:n],
-            self.loss[:n],
-            self.train_loss[:n],
-            self.rate[:n],
-            {name: values[:n] for name, values in self.metrics.items()},
-            self.averaged[:n],
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -71,12 +58,11 @@ class Record:
         audit: of a trial that was to be pruned and trained on, to see whether that would have been
             right: ``update`` and the figures of the forecast; None of others.
         value: the objective at its last validation; None unless complete or stalled.
-        curves: what was seen on the way; of a fork, from the start of what it shares on.
+        curves: what was seen on the way.
         resolved: the schedule's settings in the field's terms, for this horizon.
-        updates: what it cost, in updates: those that it trained itself.
+        updates: what it cost, in updates.
         seconds: what it cost, in seconds of training and validation.
         seed: of everything random that it met.
-        forked: updates before those, which another trial had trained for it.
     """
 
     number: int
@@ -91,6 +77,5 @@ class Record:
     updates: int
     seconds: float
     seed: int
-    forked: int = 0
     evidence: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] | None = None

@@ -12,9 +12,8 @@ from lrtune.engine import Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Controller, Schedule
-from lrtune.search.record import Curves, Ending, Mark, Record
+from lrtune.search.record import Curves, Ending, Record
 from lrtune.search.store import START
-from lrtune.search.trunk import Kept, mark_in
 
 
 def better(value: float, averaged: float, minimize: bool) -> float:
@@ -56,19 +55,8 @@ class Running(Observer):
     untrained: Progress
     seconds: float
     curves: Curves = field(default_factory=Curves)
-    updates: int = 0  # done, by itself or by the trial that it is a fork of
-    forked: int = 0  # of these, done by that one
+    updates: int = 0  # done
     audit: dict[str, Any] | None = None  # see Record
-
-    @property
-    def spent(self) -> int:
-        """Updates that this trial has cost."""
-        return self.updates - self.forked
-
-    @property
-    def mark(self) -> Mark | None:
-        """The trunk that it was asked for with."""
-        return mark_in(self.trial.user_attrs[START])
 
     @property
     def index(self) -> int:
@@ -94,10 +82,9 @@ class Running(Observer):
             value=value,
             curves=self.curves,
             resolved=self.schedule.resolve(len(self.rates)),
-            updates=self.spent,
+            updates=self.updates,
             seconds=self.seconds,
             seed=seed,
-            forked=self.forked,
         )
 
 
@@ -114,7 +101,6 @@ def note_of(running: Running) -> Note:
     untrained = running.untrained
     return {
         "seconds": running.seconds,
-        "forked": running.forked,
         "untrained": {"loss": untrained.loss, "metrics": untrained.metrics},
         "curves": asdict(running.curves),
     }
@@ -132,15 +118,4 @@ def taken_up(trial: optuna.Trial, schedule: Schedule, snapshot: Snapshot, note: 
         seconds=note["seconds"],
         curves=Curves(**note["curves"]),
         updates=snapshot.update,
-        forked=note["forked"],
-    )
-
-
-def fork_of(kept: Kept, trial: optuna.Trial, schedule: Schedule) -> Running:
-    """A trial that starts where another one was."""
-    update = kept.snapshot.update
-    rates = schedule.rates(len(kept.snapshot.rates))
-    curves = kept.curves.until(update)
-    return Running(
-        trial, schedule, rates, None, kept.untrained, 0.0, curves, updates=update, forked=update
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -10,19 +11,18 @@ from optuna.trial import TrialState
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
+from lrtune.schedule import Schedule
 from lrtune.search.board import Board, Budget
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
 from lrtune.search.referee import NEVER, Referee, Rules
-from lrtune.search.running import Running, note_of
+from lrtune.search.running import Running, note_of, rates_of, taken_up
 from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
-from lrtune.search.start import Starter
 from lrtune.search.stopping import DIVERGENCE_FACTOR
-from lrtune.search.store import records, save_record, unique_trials
-from lrtune.search.trunk import Trunk, latest_mark, members_among, members_kept
+from lrtune.search.store import START, records, save_record
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 FAILURES = 3  # this many failed trials running: the fault is not the schedule's
@@ -69,10 +69,8 @@ class Search:
         self._minimize = self._objective.direction == "minimize"
         self._referee = Referee(study, pool.task, rules, seed)
         self._failures = 0
-        self._trunk = Trunk(pool, seed)
-        self._lineup = Lineup(study, space, pool.slots, owner, self._trunk)
+        self._lineup = Lineup(study, space, pool.slots, owner)
         self._keeper = Keeper(checkpoint, tell)
-        self._starter = Starter(pool, self._keeper, self._trunk, seed)
         racing = list(space.families)
         self.board = Board(budget, self._minimize, racing)
 
@@ -92,7 +90,6 @@ class Search:
             self._keeper.load(self._number_of)
             lineup.wind({index: note["clock"] for index, (_, note) in self._keeper.kept.items()})
             try:
-                self._regrow(interrupts)
                 while self._fill(interrupts):
                     with interrupts.heard():
                         reached = self._pool.advance()
@@ -116,21 +113,9 @@ class Search:
         """What is under way, for the checkpoint: by slot, its index and a note."""
         place = {"owner": self._owner, "clock": self._lineup.clock}
         return {
-            slot: (running.index, {**place, "trunk": running.mark, **note_of(running)})
+            slot: (running.index, {**place, **note_of(running)})
             for slot, running in self.board.running.items()
         }
-
-    def _regrow(self, interrupts: Interrupts) -> None:
-        """What trials forked from in the session before is here again, if any may yet fork."""
-        new = self.board.may_start(len(self._lineup.repeated))
-        if not (new or self._lineup.forks_wait):
-            return
-        trials = unique_trials(self._study)
-        self._trunk.set(latest_mark(trials))
-        members = members_among(trials, self._pool.task.horizon)
-        members += members_kept(self._keeper.kept.values())
-        with interrupts.heard():
-            self._trunk.regrow(members)
 
     def _fill(self, interrupts: Interrupts) -> bool:
         """Start a trial in each free slot: is there anything to go on with?"""
@@ -153,11 +138,20 @@ class Search:
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        self.board.running[slot] = running = self._starter.start(slot, trial, schedule)
+        index, as_it_was = trial.user_attrs[START]["index"], partial(taken_up, trial, schedule)
+        kept = self._keeper.take(index, f"trial {index}", self._pool, slot, as_it_was)
+        running = kept or self._from_scratch(slot, trial, schedule)
+        self.board.running[slot] = running
         if running.untrained.error is not None:
             failed = Ending("failed", running.untrained.error)
             return self._end(running, failed, running.untrained)
         return self._referee.take_up(running)
+
+    def _from_scratch(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
+        horizon = self._pool.task.horizon
+        rates, controller = rates_of(schedule, horizon)
+        untrained = self._pool.admit(slot, rates, self._seed, schedule.momenta(horizon))
+        return Running(trial, schedule, rates, controller, untrained, untrained.seconds)
 
     def _take(self, progress: Progress) -> None:
         """A slot has reached a validation: report it, and end the trial if it is to end."""
@@ -172,10 +166,6 @@ class Search:
             return self._end(running, ending, progress)
         if running.observe(progress.update, progress.loss):
             self._pool.revise(progress.slot, running.rates)
-        elif self._trunk.mark is not None and not running.schedule.cycles_momentum:
-            self._trunk.keep(
-                progress.slot, running.mark, running.rates, running.curves, running.untrained
-            )
         return None
 
     def _end(self, running: Running, ending: Ending, progress: Progress) -> None:

@@ -21,9 +21,7 @@ from lrtune.search.space import FAMILY, SCHEDULE
 from lrtune.settings import hidden
 from lrtune.tasks.metrics import Direction
 
-# Trial attribute: {"index", "slot", "clock", "owner"}; of those that our sampler drew, "trunk" (a
-# Mark or None) and "forked" too.
-START = "lrtune.start"
+START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
@@ -36,7 +34,6 @@ KEPT = (
     "updates",
     "seconds",
     "seed",
-    "forked",
     "evidence",
     "audit",
 )  # of a Record, and its curves
@@ -181,15 +178,15 @@ def _curves(kept: dict[str, Any]) -> Curves:
 
 
 def _record(trial: FrozenTrial) -> Record:
-    kept = dict(trial.user_attrs[RECORD])
+    kept = trial.user_attrs[RECORD]
     return Record(
         number=index_of(trial),
         optuna_number=trial.number,
         schedule=Schedule.from_json(trial.user_attrs[SCHEDULE]),
         params=trial.params,
         value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
-        curves=_curves(kept.pop("curves")),
-        **kept,
+        curves=_curves(kept["curves"]),
+        **{name: kept[name] for name in KEPT},
     )
 
 
@@ -205,8 +202,8 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("averaged", "seed", "forked", "evidence", "audit")
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", "forked")
+COLUMNS += ("averaged", "seed", "evidence", "audit")
+NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds")
 
 
 def frame(found: Iterable[Record]) -> pd.DataFrame:
@@ -240,7 +237,6 @@ def _row(record: Record) -> dict[str, Any]:
         "updates": record.updates,
         "seconds": record.seconds,
         "seed": record.seed,
-        "forked": record.forked,
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
         **knobs,

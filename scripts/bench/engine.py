@@ -110,7 +110,7 @@ class Clock:
         self.marks.append((time.perf_counter(), updates))
 
     def watch(self, board: Board) -> None:
-        self.mark(board.updates + sum(trial.spent for trial in board.running.values()))
+        self.mark(board.updates + sum(trial.updates for trial in board.running.values()))
 
     def rates(self) -> dict[str, float]:
         """Updates a second, see above, and the cores that were had; the whole ends now."""

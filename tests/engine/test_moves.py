@@ -1,4 +1,4 @@
-"""A trial goes on the same wherever it is moved, forked, or given other rates."""
+"""A trial goes on the same wherever it is moved, or given other rates."""
 
 from dataclasses import replace
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
-from lrtune.engine.pool import branch
 from tests.engine.trials import alone, cnn, falling, numbers, same
 
 
@@ -39,25 +38,6 @@ def test_a_fresh_trial_can_be_moved(fifty):
         while target.snapshot(0).update < fifty.horizon:
             curve += numbers(target.advance()[0])
         same(alone(fifty, rates, 5), curve)
-
-
-def test_a_fork_is_as_if_it_had_always_been(fifty):
-    task = replace(fifty, model=lambda: cnn().double(), optimizer="adamw", ema=0.2)
-    rates = falling(task)
-    other = np.append(rates[:25], rates[25:] / 3)
-    pool = FusedPool(task, 3)
-    curves = {0: numbers(pool.admit(0, rates, 5))}
-    for segment in range(4):
-        if segment == 2:
-            trunk = pool.snapshot(0)
-            with pytest.raises(ValueError, match="differ within the 25 updates that are done"):
-                branch(trunk, rates / 2)
-            pool.restore(2, branch(trunk, other))
-            curves[2] = list(curves[0])
-        for progress in pool.advance():
-            curves[progress.slot] += numbers(progress)
-    same(alone(task, rates, 5), curves[0])
-    same(alone(task, other, 5), curves[2])
 
 
 def test_rates_may_be_revised(fifty):

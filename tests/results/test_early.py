@@ -21,12 +21,11 @@ FORECAST = {"final": 0.5, "low": 0.3, "high": 0.7, "best": 0.2, "probability": 0
 FORECAST |= {"threshold": 0.2, "ahead": {"fall": 1.0}, "trials": 9}
 
 
-def row(state, updates, value=math.nan, *, evidence=None, audit=None, forked=0, **more):
+def row(state, updates, value=math.nan, *, evidence=None, audit=None, **more):
     return {
         "state": state,
         "updates": updates,
         "value": value,
-        "forked": forked,
         "reason": {"stalled": "no better"}.get(state, ""),
         "evidence": json.dumps(evidence or {}),
         "audit": None if audit is None else json.dumps(audit),
@@ -63,13 +62,13 @@ def section_of(trials, objective=LOSS):
     return page, words
 
 
-def test_what_was_saved_is_counted_from_where_each_trial_began():
-    trials = made(row("complete", 100, 0.3), pruned(30), row("stalled", 40, 0.4, forked=20))
+def test_what_was_saved_is_counted_from_where_each_trial_ended():
+    trials = made(row("complete", 100, 0.3), pruned(30), row("stalled", 60, 0.4))
     trials = pd.concat([trials, made(row("diverged", 10), row("failed", 5))], ignore_index=True)
-    # 70, 40 and 90 were saved; 185 were spent, of which the failed trial's 5.
+    # 70, 40 and 90 were saved; 205 were spent, of which the failed trial's 5.
     assert spared(trials, HORIZON) == (
         "3 of 5 trials ended early: 1 pruned as unlikely to win, 1 stalled on a plateau, "
-        "1 diverged. That saved 200 of 385 updates (52 %)."
+        "1 diverged. That saved 200 of 405 updates (49 %)."
     )
 
 
@@ -193,7 +192,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     trials = made(
         row("complete", 100, 0.3),
         pruned(30, family="wsd"),
-        row("stalled", 40, 0.4, forked=20),
+        row("stalled", 60, 0.4),
         audited(0.5, 0.3, update=45),
         row("diverged", 10, family="step"),
         row("failed", 5),
@@ -204,9 +203,9 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     assert [*marks["complete"].x] == [100, 100] and [*marks["stalled"].x] == [60]
     assert [*marks["check began"].x] == [45]
     bars = {t.name: t for t in figure.data if t.mode == "lines"}
-    assert {*bars} == {"cosine", "wsd", "step", "shared by a fork"}
+    assert {*bars} == {"cosine", "wsd", "step"}
     assert all(bars[name].line.color == LOOKS[name].colour for name in ("cosine", "wsd", "step"))
-    assert [*bars["shared by a fork"].x] == [0, 20, None]
+    assert [*bars["wsd"].x] == [0, 30, None]
     assert [*figure.layout.yaxis.ticktext] == ["cosine", "step", "wsd"]
 
 

@@ -20,7 +20,6 @@ from lrtune.search import Budget, FamilySampler, Search, Space, frame, keeper, o
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
-FLATS = Space(("constant", "step", "cosine", "multistep", "wsd"), peak_lr=(1e-3, 0.5))
 TRIALS, VALIDATIONS = 24, 8
 CHECKPOINT = "checkpoint.safetensors"
 HERE = Path(__file__).parent
@@ -60,8 +59,8 @@ class EdgyPool(SpoiltPool):
         return replace(progress, loss=math.nan) if progress.update > early else progress
 
 
-def study_in(folder: Path, pruner: BasePruner | None = None, space: Space = SPACE) -> optuna.Study:
-    sampler = FamilySampler(space, seed=5)
+def study_in(folder: Path, pruner: BasePruner | None = None) -> optuna.Study:
+    sampler = FamilySampler(SPACE, seed=5)
     return open_study(
         folder / "journal.log", "s", "minimize", sampler=sampler, pruner=pruner or NopPruner()
     )
@@ -72,11 +71,10 @@ def search_in(
     pool: IdlePool,
     budget: Budget,
     pruner: BasePruner | None = None,
-    space: Space = SPACE,
     **kept: object,
 ) -> pd.DataFrame:
-    study = study_in(folder, pruner, space)
-    Search(study, space, pool, budget, seed=5, owner="me", **kept).run()
+    study = study_in(folder, pruner)
+    Search(study, SPACE, pool, budget, seed=5, owner="me", **kept).run()
     return found_in(folder)
 
 
@@ -85,7 +83,7 @@ def found_in(folder: Path) -> pd.DataFrame:
 
 
 SAME = ["number", "family", "state", "value", "peak_lr", "schedule", "step", "loss", "train_loss"]
-SAME += ["rate", "val_cross_entropy", "updates", "forked"]
+SAME += ["rate", "val_cross_entropy", "updates"]
 
 
 def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
@@ -126,7 +124,6 @@ idle.search_in(
     Path({folder!r}),
     idle.EdgyPool({slots}),
     idle.Budget(trials={trials}),
-    space=idle.{space},
     **kept,
 )
 """
@@ -139,8 +136,6 @@ def killed(
     count: int,
     checkpoints: bool,
     at: str,
-    space: str = "SPACE",
-    trials: int = TRIALS,
 ) -> None:
     """Search in another process, which is killed before it is done.
 
@@ -151,8 +146,6 @@ def killed(
         count: how many entries or checkpoints until then.
         checkpoints: whether there is one after each segment.
         at: "entry" or "checkpoint".
-        space: "SPACE" or "FLATS".
-        trials: the budget.
     """
     owner, function = {
         "entry": ("JournalFileBackend", "append_logs"),
@@ -165,8 +158,7 @@ def killed(
         signal=by,
         count=count,
         checkpoints=checkpoints,
-        space=space,
-        trials=trials,
+        trials=TRIALS,
         before=at == "checkpoint",
         owner=owner,
         function=function,

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 from optuna.samplers import RandomSampler
-from overhead import IdlePool, idle_task
 
 import lrtune
 from lrtune import InputError
@@ -16,8 +14,6 @@ from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import SEARCHABLE, Space, suggest
 from lrtune.search.final import Final
 from lrtune.search.finals import Job, train_finals
-from lrtune.search.record import Curves
-from lrtune.search.trunk import Trunk
 
 CYCLING = tuple(name for name, family in FAMILIES.items() if family.optional)
 KNOBS = {"base_momentum": 0.5, "max_momentum": 0.97}
@@ -93,21 +89,3 @@ def test_finals_have_it(tmp_path: Path) -> None:
     ends = {final.schedule: final.metrics["cross_entropy"] for final in finals}
     assert ends == {job.schedule: trained(task, job.schedule, 7) for job in jobs}
     assert len(set(ends.values())) == 2
-
-
-def test_a_trial_with_a_cycle_forks_from_no_trunk() -> None:
-    """Though it may begin with the same rates: those of the warmup."""
-    pool = IdlePool(idle_task(8))
-    horizon = pool.task.horizon
-    trunk = Trunk(pool, 5)
-    trunk.set((0.1, 0.5, 0))
-    flat = Schedule("constant", 0.1, 0.5)
-    untrained, curves = pool.admit(0, flat.rates(horizon), 5), Curves()
-    for _ in range(2):
-        (progress,) = pool.advance()
-        curves.add(progress, flat.rates(horizon))
-        trunk.keep(0, trunk.mark, flat.rates(horizon), curves, untrained)
-    plain, cycled = (Schedule("cyclic", 0.1, 0.5, knobs=knobs) for knobs in ({}, KNOBS))
-    np.testing.assert_array_equal(plain.rates(horizon), cycled.rates(horizon))
-    assert trunk.fork_of(plain) == curves.step[-1]
-    assert trunk.fork_of(cycled) == 0

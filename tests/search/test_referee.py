@@ -52,7 +52,7 @@ def test_a_pruned_trial_says_why_in_words_and_figures(tmp_path: Path) -> None:
         assert trial.user_attrs["ended"] == f"pruned: {record.reason}"
     for record in in_state(found, "complete"):
         assert record.evidence == {} and record.reason == "reached the horizon"
-        assert record.updates + record.forked == TOTAL
+        assert record.updates == TOTAL
     frame = found_in(tmp_path)
     kept = frame[frame["state"] == "pruned"]["evidence"].map(json.loads).tolist()
     assert kept == [record.evidence for record in pruned]
@@ -118,7 +118,7 @@ def test_all_that_would_be_pruned_is_trained_to_its_end(tmp_path: Path) -> None:
         assert record.audit["probability"] < record.audit["threshold"]
         assert f"{record.audit['final']:.4g}" in record.audit["reason"]
         if record.state == "complete":
-            assert record.updates + record.forked == TOTAL
+            assert record.updates == TOTAL
             assert record.value == record.curves.metrics["cross_entropy"][-1]
     told = study_of(tmp_path).get_trials(states=(TrialState.COMPLETE,))
     assert {record.optuna_number for record in in_state(audited, "complete")} <= {
