@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     from lrtune.results.plan import Plan
     from lrtune.run import open as open
     from lrtune.schedule import FAMILIES, Schedule, load, register
-    from lrtune.search import FamilySampler, SchedulePruner, Space, report, suggest
+    from lrtune.search import SchedulePruner, Space, SurrogateSampler, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
     from lrtune.tuning import tune
 
 _HOMES = {
     "FAMILIES": "lrtune.schedule",
-    "FamilySampler": "lrtune.search",
     "InputError": "lrtune.errors",
     "Metric": "lrtune.tasks",
     "Plan": "lrtune.results.plan",
@@ -29,6 +28,7 @@ _HOMES = {
     "ScheduleWarning": "lrtune.errors",
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
+    "SurrogateSampler": "lrtune.search",
     "Task": "lrtune.tasks",
     "confirm": "lrtune.confirmation",
     "load": "lrtune.schedule",
@@ -43,7 +43,6 @@ _HOMES = {
 # Without open: `from lrtune import *` would hide the builtin.
 __all__ = [
     "FAMILIES",
-    "FamilySampler",
     "InputError",
     "Metric",
     "Plan",
@@ -52,6 +51,7 @@ __all__ = [
     "ScheduleWarning",
     "Space",
     "Split",
+    "SurrogateSampler",
     "Task",
     "confirm",
     "load",

@@ -48,7 +48,7 @@ class StudyFile(TaskOptions):
     audit: float | None = Field(
         None, description="share of the trials to be pruned that go on, as a check [0.03]"
     )
-    no_prior: bool = Field(False, description="do not try first what won on other tasks")
+    no_transfer: bool = Field(False, description="search as if no other task were known")
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
     seeds: int | None = Field(None, description="fresh seeds of each finalist at first [5]")
     max_seeds: int | None = Field(

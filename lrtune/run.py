@@ -1,5 +1,6 @@
 """A run: a folder that holds a search and what it found."""
 
+import math
 from pathlib import Path
 
 import optuna
@@ -12,7 +13,11 @@ from lrtune.files import replace
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
+from lrtune.model.surrogate import PeakGuess
+from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.search import Space, frame, load_study, records
+from lrtune.search.beliefs import beliefs
+from lrtune.search.sampler import guess_in
 from lrtune.search.final import read_finals
 from lrtune.settings import read_settings, without_password, write_json
 
@@ -65,13 +70,29 @@ class Run:
         )
         return Space(families, peak_lr, warmup, self.settings["cycle_momentum"])
 
+    @property
+    def peak_guess(self) -> PeakGuess:
+        """Where a good peak rate should be: as the range test says, or as the user does."""
+        test = self.settings["range_test"]
+        if test is None:
+            return guess_in(self.space)
+        return PeakGuess(math.log(test["peak_lr"]), test["doubt"])
+
+    @property
+    def transfer(self) -> Transfer:
+        """What other tasks taught the search."""
+        known = published()
+        return known if self.settings["transfer"] == known.fingerprint else nothing()
+
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""
         return load_study(self.storage, self.settings["study"])
 
     def trials(self) -> pd.DataFrame:
         """One row a trial that is over, in the order in which they started."""
-        return frame(records(self.study()))
+        study, guess = self.study(), self.peak_guess
+        known = beliefs(study, self.settings["horizon"], guess, self.transfer)
+        return frame(records(study), known)
 
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.final.read_finals``."""

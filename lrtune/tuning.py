@@ -17,6 +17,7 @@ from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
+from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
 from lrtune.run import Run
@@ -24,14 +25,13 @@ from lrtune.search import (
     SEARCHABLE,
     Board,
     Budget,
-    FamilySampler,
     Rules,
     Search,
     Space,
+    SurrogateSampler,
     make_pruner,
 )
-from lrtune.search.prior import Prior
-from lrtune.search.pruner import EPSILON
+from lrtune.model.decide import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
@@ -63,7 +63,7 @@ def tune(
     patience: int | None = None,
     min_delta: float = MIN_DELTA,
     audit: float = AUDITED,
-    prior: Prior | None = None,
+    transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
     watch: Callable[[Board], None] = lambda board: None,
@@ -87,7 +87,7 @@ def tune(
             CPU, where None.
         engine: auto, serial or fused: what trains; auto takes what is measured to be fastest.
         slots: trials side by side; measured too where None.
-        sampler: any Optuna sampler, in place of FamilySampler.
+        sampler: any Optuna sampler, in place of SurrogateSampler.
         pruner: a name of ``lrtune.search.PRUNERS`` or any Optuna pruner; it sees the better of
             the current and the averaged weights.
         epsilon: of the schedule pruner: it ends a trial that wins with less than this probability.
@@ -95,7 +95,7 @@ def tune(
             where None; no trial stalls where 0.
         min_delta: the least gain, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
-        prior: what won on other tasks, tried first after a range test; nothing where None.
+        transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
         watch: called with the Board after each segment.
@@ -121,12 +121,14 @@ def tune(
         patience = max(LEAST_PATIENCE, round(PATIENCE * count))
     rules = Rules(patience, min_delta, audit)
     called = pruner if isinstance(pruner, str) else type(pruner).__name__
+    transfer = published() if transfer is None else transfer
     if isinstance(pruner, str):
-        pruner = make_pruner(pruner, task.horizon, max(1, task.horizon // count), epsilon)
+        every = max(1, task.horizon // count)
+        pruner = make_pruner(pruner, task.horizon, every, epsilon, transfer)
     least = epsilon if called == "schedule" else None  # other pruners have their own settings
     stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
     settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
-    settings |= {"stopping": stopping, "prior": None if prior is None else str(prior)}
+    settings |= {"stopping": stopping, "transfer": transfer.fingerprint}
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder, tell), own_threads(), ExitStack() as processes:
         run = _continued(folder, settings, peak_lr)
@@ -154,9 +156,9 @@ def tune(
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])
         space = run.space
-        bracket = (run.settings["range_test"] or {}).get("base_lr")
-        known = None if bracket is None else prior  # it places peaks by the bracket
-        study.sampler = sampler or FamilySampler(space, seed, prior=known)
+        study.sampler = sampler or SurrogateSampler(
+            space, task.horizon, seed=seed, peak=run.peak_guess, transfer=transfer
+        )
         study.pruner = pruner
         work = Search(
             study,

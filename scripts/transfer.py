@@ -203,31 +203,37 @@ def alike(
 
 
 def forecasts(tasks: Sequence[Recorded]) -> tuple[np.ndarray, ...]:
-    """How partial curves end, task by task, at a few shares of the run."""
-    gains, spreads, errors = [], [], []
-    for bin_ in BINS:
-        fits, variances = [], []
-        for task in tasks:
-            sound = np.isfinite(task.final)
-            x = task.designs[sound, bin_ - 1]
-            y = task.final[sound] - task.signal[sound, bin_ - 1]
-            y = np.clip(y, *np.quantile(y, [0.02, 0.98]))
-            ridge = np.diag([1e-3, *[1.0] * (x.shape[1] - 1)])
-            fit = np.linalg.solve(x.T @ x + ridge, x.T @ y)
-            fits.append(fit)
-            variances.append(max(1e-6, float(((y - x @ fit) ** 2).sum() / (len(y) - x.shape[1]))))
-        coefficients, variance = np.array(fits), np.array(variances)
-        mean = np.median(coefficients, 0)
-        apart = (coefficients - mean) / np.sqrt(variance)[:, None]
-        apart = np.clip(apart, -8, 8)
-        spread = apart.T @ apart / len(tasks) + 0.05 * np.eye(len(mean))
-        log = np.log(variance)
-        # An inverse gamma as wide, on a log scale, as the tasks' variances are.
-        shape = max(0.75, 1 / max(0.1, float(log.var())))
-        gains.append(mean)
-        spreads.append(spread)
-        errors.append([shape, shape * float(np.exp(log.mean()))])
-    return BINS / 30, np.array(gains), np.array(spreads), np.array(errors)
+    """How partial curves end, at a few shares of the run; by current weights, and by averaged."""
+    kinds = [
+        [gains_at([(t, t.designs(averaged), t.shown(averaged)) for t in tasks], bin_) for bin_ in BINS]
+        for averaged in (False, True)
+    ]
+    gain, spread, error = (np.array([[at[i] for at in kind] for kind in kinds]) for i in range(3))
+    return BINS / 30, gain, spread, error
+
+
+def gains_at(
+    tasks: Sequence[tuple[Recorded, np.ndarray, np.ndarray]], validation: int
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """After so many validations: coefficients, their spread over tasks, and the error."""
+    fits, variances = [], []
+    for task, designs, shown in tasks:
+        sound = np.isfinite(task.final)
+        x = designs[sound, validation - 1]
+        y = task.final[sound] - shown[sound, validation - 1]
+        y = np.clip(y, *np.quantile(y, [0.02, 0.98]))
+        ridge = np.diag([1e-3, *[1.0] * (x.shape[1] - 1)])
+        fit = np.linalg.solve(x.T @ x + ridge, x.T @ y)
+        fits.append(fit)
+        variances.append(max(1e-6, float(((y - x @ fit) ** 2).sum() / (len(y) - x.shape[1]))))
+    coefficients, variance = np.array(fits), np.array(variances)
+    mean = np.median(coefficients, 0)
+    apart = np.clip((coefficients - mean) / np.sqrt(variance)[:, None], -8, 8)
+    spread = apart.T @ apart / len(tasks) + 0.05 * np.eye(len(mean))
+    log = np.log(variance)
+    # An inverse gamma as wide, on a log scale, as the tasks' variances are.
+    shape = max(0.75, 1 / max(0.1, float(log.var())))
+    return mean, spread, [shape, shape * float(np.exp(log.mean()))]
 
 
 if __name__ == "__main__":

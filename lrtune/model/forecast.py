@@ -89,28 +89,52 @@ class Forecast:
         return float(self.mean + self.spread * stdtrit(self.freedom, p))
 
 
-def forecast(
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What a trial still gains after so much of its run, as far as is known.
+
+    Attributes:
+        mean: float64 (6,): coefficients of what is ahead.
+        spread: float64 (6, 6): their covariance, in units of the error's variance.
+        shape: of that variance, an inverse gamma's.
+        scale: of it.
+    """
+
+    mean: Array
+    spread: Array
+    shape: float
+    scale: float
+
+    def forecast(
+        self,
+        signal: float,  # of the trial in question, on a Scale
+        own: Array,  # (6,) what it has ahead and shows: see ``design``
+    ) -> Forecast:
+        """What that trial ends with."""
+        doubt = 1 + float(own @ self.spread @ own)
+        spread = float(np.sqrt(self.scale / self.shape * doubt)) + SURE
+        return Forecast(float(signal + own @ self.mean), spread, 2 * self.shape)
+
+
+def learn_gain(
     transfer: Transfer,
+    averaged: bool,  # whether signals are the better of current and averaged weights
     progress: float,  # share of the run that is done, 0 ... 1
     known: Array,  # (n, 6) of the task's whole trainings, at the same progress
     gains: Array,  # (n,) of these: final value minus the one shown, on a Scale
-    signal: float,  # of the trial in question
-    own: Array,  # (6,) of that trial
-) -> Forecast:
+) -> Gain:
     """Bayesian linear regression of the gain, its prior what other tasks teach."""
     place = int(np.abs(transfer.progress - progress).argmin())
-    mean, spread = transfer.gain[place], transfer.gain_spread[place]
-    shape, scale = transfer.error[place]
-    if len(gains):
-        precision = np.linalg.inv(spread)
-        after = precision + known.T @ known
-        pull = precision @ mean + known.T @ gains
-        fitted = np.linalg.solve(after, pull)
-        shape = shape + len(gains) / 2
-        quadratic = gains @ gains + mean @ precision @ mean - fitted @ pull
-        scale = scale + max(0.0, float(quadratic)) / 2
-        mean, spread = fitted, np.linalg.inv(after)
-    doubt = 1 + float(own @ spread @ own)
-    return Forecast(
-        float(signal + own @ mean), float(np.sqrt(scale / shape * doubt)) + SURE, 2 * float(shape)
+    kind = int(averaged)
+    mean, spread = transfer.gain[kind, place], transfer.gain_spread[kind, place]
+    shape, scale = transfer.error[kind, place].tolist()
+    if not len(gains):
+        return Gain(mean, spread, shape, scale)
+    precision = np.linalg.inv(spread)
+    after = precision + known.T @ known
+    pull = precision @ mean + known.T @ gains
+    fitted = np.linalg.solve(after, pull)
+    quadratic = float(gains @ gains + mean @ precision @ mean - fitted @ pull)
+    return Gain(
+        fitted, np.linalg.inv(after), shape + len(gains) / 2, scale + max(0.0, quadratic) / 2
     )

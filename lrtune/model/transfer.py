@@ -5,6 +5,7 @@ task, to how good the schedule is, on the scale of ``surrogate``. Beside it: ove
 curves are alike, what a task's settings usually are, and how a partial curve ends.
 """
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
@@ -38,11 +39,11 @@ class Transfer:
         usual: float64 (4,): of Settings' log_scale, trust, log_own, log_noise, the mean of tasks.
         spread: float64 (4,): their standard deviation over tasks.
         progress: float64 (p,): shares of the run at which forecasts were learnt.
-        gain: float64 (p, f): coefficients of the gain still to come, the mean of tasks; see
-            ``forecast``.
-        gain_spread: float64 (p, f, f): their covariance over tasks, in units of the error's
+        gain: float64 (2, p, f): coefficients of the gain still to come, the mean of tasks, where
+            the current weights alone are judged and where averaged ones are too; see ``forecast``.
+        gain_spread: float64 (2, p, f, f): their covariance over tasks, in units of the error's
             variance.
-        error: float64 (p, 2): of that variance, an inverse gamma's shape and scale.
+        error: float64 (2, p, 2): of that variance, an inverse gamma's shape and scale.
     """
 
     center: Array
@@ -85,6 +86,14 @@ class Transfer:
         others = x.shape[1] - len(NAMES)
         return x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all that it says."""
+        digest = hashlib.blake2b(digest_size=4)
+        for name in fields(self):
+            digest.update(getattr(self, name.name).astype(np.float32).tobytes())
+        return digest.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write it."""
         kept = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
@@ -103,7 +112,7 @@ def nothing() -> Transfer:
     known = published()
     lengths = np.full(len(NAMES), 2.0)
     lengths[PEAK] = 1.5
-    f = known.gain.shape[1]
+    f = known.gain.shape[-1]
     return replace(
         known,
         weights_3=np.zeros_like(known.weights_3),

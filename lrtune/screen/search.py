@@ -20,9 +20,10 @@ from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
 from lrtune.screen.listener import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE, Space
-from lrtune.search.prior import published
-from lrtune.search.race import ROUND
+from lrtune.model.transfer import nothing, published
 from lrtune.tuning import tune
+
+TRAININGS = 40  # where the user says no budget
 
 Asked = tuple[int | None, int | None, float | None, str | None]  # seeds, max, indifference, goal
 
@@ -46,11 +47,12 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     names = tuple(SEARCHABLE if study.families is None else study.families)
     Space(names, cycle_momentum=study.cycle_momentum)  # looks at them before anything is said
     _check(study)
-    trials, seconds = study.trials, None if study.time is None else parse_time(study.time)
-    if trials is None and study.updates is None and seconds is None:
-        trials = ROUND * len(names)
-        listener.tell(f"budget: {trials} trials, {ROUND} a family (--trials, --updates, --time)")
+    trials, updates = study.trials, study.updates
+    seconds = None if study.time is None else parse_time(study.time)
     task = load(study)
+    if trials is None and updates is None and seconds is None:
+        updates = TRAININGS * task.horizon
+        listener.tell(f"budget: {TRAININGS} trainings (--trials, --updates, --time)")
     listener.tell(
         f"{named(task.name)}: {task.train.samples:,} training and {task.val.samples:,} "
         f"validation samples, model {named(task.model_name)}, {task.optimizer}, "
@@ -63,13 +65,13 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     )
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
-    budget = {"trials": trials, "updates": study.updates, "seconds": seconds}
+    budget = {"trials": trials, "updates": updates, "seconds": seconds}
     facts = {"command": command, "seed": study.seed, "families": names, "budget": budget}
     listener.started(task, facts)
     run = tune(
         task,
         trials=trials,
-        updates=study.updates,
+        updates=updates,
         seconds=seconds,
         families=names,
         peak_lr=study.peak_lr,
@@ -82,7 +84,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         engine=study.engine,
         slots=study.slots,
         **stopping(study),
-        prior=None if study.no_prior else published(),
+        transfer=nothing() if study.no_transfer else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,
         watch=listener.search,

@@ -4,7 +4,7 @@ from lrtune.search.board import Board, Budget
 from lrtune.search.pruner import PRUNERS, SchedulePruner, make_pruner, report
 from lrtune.search.record import Record
 from lrtune.search.referee import Rules
-from lrtune.search.sampler import FamilySampler
+from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.search import Search
 from lrtune.search.space import SEARCHABLE, Space, suggest
 from lrtune.search.store import frame, load_study, open_study, records
@@ -14,12 +14,12 @@ __all__ = [
     "SEARCHABLE",
     "Board",
     "Budget",
-    "FamilySampler",
     "Record",
     "Rules",
     "SchedulePruner",
     "Search",
     "Space",
+    "SurrogateSampler",
     "frame",
     "load_study",
     "make_pruner",

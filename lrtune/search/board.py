@@ -45,7 +45,6 @@ class Board:
     Attributes:
         budget: of the whole run.
         minimize: whether the lower value is the better one.
-        racing: families that may still be given trials.
         running: by slot.
         ended: trials by how they ended.
         by_family: the same, family by family.
@@ -58,7 +57,6 @@ class Board:
 
     budget: Budget
     minimize: bool = True
-    racing: list[str] = field(default_factory=list)
     running: dict[int, Running] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     by_family: dict[str, Counter[str]] = field(default_factory=dict)

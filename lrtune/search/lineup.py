@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lrtune.search.sampler import FamilySampler
+from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.store import AUDIT, RECORD, START, index_of, unique_trials, was_cut_short
 
@@ -135,7 +135,7 @@ class Lineup:
 
     def _add(self, start: dict[str, Any]) -> None:
         """A new trial, in a single entry of the storage where the sampler is ours."""
-        if not isinstance(self._study.sampler, FamilySampler):
+        if not isinstance(self._study.sampler, SurrogateSampler):
             self._study.enqueue_trial({}, user_attrs={START: start})
             return
         sampler = self._study.sampler

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.pruners import (
     BasePruner,
     HyperbandPruner,
@@ -15,23 +14,15 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from lrtune.errors import InputError, nearest
-from lrtune.schedule import Schedule
-from lrtune.search.forecast import FEATURES, Forecast, Scale, features, forecast
+from lrtune.model.decide import EPSILON, stop
+from lrtune.model.forecast import AHEAD, ahead
+from lrtune.model.transfer import Transfer, published
 from lrtune.search.running import better
-from lrtune.search.space import SCHEDULE
 from lrtune.search.store import AVERAGED, START
-
-Array = NDArray[np.float64]
-
-EPSILON = 0.2  # of these and the next two, see ``scripts/bench/pruning.py``
-STARTUP = 5  # trials that must be over
-WARMUP = 0.1  # of the run, in which no trial ends
-# A family's first trial is judged by this share of epsilon, and all of them the more carefully the
-# fewer trials are known: with so many known, by half of it.
-FIRST, CAUTION = 0.25, 5
+from lrtune.search.study_model import StudyModel, rates_ahead, schedule_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +39,7 @@ class Decision:
         probability: that it will.
         threshold: below which it ends.
         ahead: features of its remaining rates, by name.
-        trials: that the forecast was learnt from.
+        trials: whole trainings that the forecast was learnt from, beside other tasks.
     """
 
     prune: bool
@@ -61,23 +52,6 @@ class Decision:
     threshold: float | None = None
     ahead: dict[str, float] = field(default_factory=dict)
     trials: int = 0
-
-
-@dataclass(slots=True)
-class _Curve:
-    """A trial that is over, as the forecast needs it."""
-
-    steps: Array  # (n,)
-    shown: Array  # (n, 1 + features): value and features at each
-    final: float
-
-    def at(self, step: int) -> Array:
-        """What it showed after so many updates, between reports in proportion."""
-        place = int(np.searchsorted(self.steps, step))
-        if self.steps[place] == step:
-            found: Array = self.shown[place]
-            return found
-        return np.array([np.interp(step, self.steps, column) for column in self.shown.T])
 
 
 class SchedulePruner(BasePruner):
@@ -93,43 +67,24 @@ class SchedulePruner(BasePruner):
     """
 
     def __init__(
-        self,
-        total: int,
-        *,
-        epsilon: float = EPSILON,
-        startup: int = STARTUP,
-        warmup: float = WARMUP,
+        self, total: int, *, epsilon: float = EPSILON, transfer: Transfer | None = None
     ) -> None:
         """Set the rule.
 
         Args:
             total: updates of a full trial, its horizon.
             epsilon: prune where the best final value is beaten with less than this probability.
-            startup: trials that must be complete before any is pruned.
-            warmup: share of the run in which none is pruned.
+            transfer: what other tasks teach; what comes with lrtune where None.
 
         Raises:
             InputError: for a value that makes no sense.
         """
-        if type(total) is not int or total < 1:
-            raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         if not 0 < epsilon < 1:
             raise InputError(f"epsilon={epsilon!r}: a probability, between 0 and 1")
-        if type(startup) is not int or startup < 3:
-            raise InputError(f"startup={startup!r}: a whole number of trials, at least 3")
-        if not 0 <= warmup < 1:
-            raise InputError(f"warmup={warmup!r}: a share of the run in [0, 1)")
         self.decisions: dict[int, Decision] = {}  # the last one of each trial, by its number
         self._total = total
         self._epsilon = epsilon
-        self._startup = startup
-        self._warmup = warmup
-        self._study = ""
-        self._open: set[int] = set()  # numbers of trials that were not over when last seen
-        self._read_to = 0  # trials whose number is below this are known, or open
-        self._families: dict[int, str] = {}  # by number
-        self._known: dict[int, _Curve] = {}  # by number, of complete trials
-        self._at: dict[int, _Known] = {}  # by step
+        self._model = StudyModel(total, published() if transfer is None else transfer)
         self._warned = False
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -148,112 +103,37 @@ class SchedulePruner(BasePruner):
         schedule = schedule_of(trial)
         if not step or schedule is None:
             return Decision(False, "no schedule" if step else "nothing reported after an update")
-        self._check(step)
+        curve = self._model.curve_of(trial, schedule)
         value = trial.intermediate_values[step]
         if not np.isfinite(value):
             return Decision(True, f"the value is {value}")
         self._warn(trial)
-        if step < self._warmup * self._total or step == self._total:
-            return Decision(False, "at the beginning or at the end")
-        trials = self._read(study)
-        epsilon = self._epsilon
-        if self._is_first(trials, trial, schedule.family):
-            epsilon *= FIRST
-        known = self._known_at(step)
-        count = len(known.finals)
-        if count < self._startup:
-            return Decision(False, f"{count} trials are complete")
-        epsilon *= count / (count + CAUTION)
-        minimize = study.direction == StudyDirection.MINIMIZE
-        finals = np.array([curve.final for curve in self._known.values()])
-        # Sums must not depend on the order in which trials were read.
-        shown, aims = np.array(known.shown), np.array(known.finals)
-        order = np.lexsort([*shown.T, aims])
-        shown, aims = shown[order], aims[order]
-        scale = Scale.of(np.concatenate([finals, shown[:, 0], [value]]), minimize)
-        ahead = features(rates_ahead(schedule, self._total), [step])[0]
-        gains = scale.to(aims) - scale.to(shown[:, 0])
-        found = forecast(gains, shown[:, 1:], float(scale.to(value)), ahead)
-        return self._judge(found, scale, finals, ahead, epsilon, count)
-
-    def _judge(
-        self,
-        found: Forecast,
-        scale: Scale,
-        finals: Array,
-        ahead: Array,
-        epsilon: float,
-        trials: int,
-    ) -> Decision:
-        best = float(finals.min() if scale.sign > 0 else finals.max())
-        chance = found.below(float(scale.to(best)))
-        final = scale.back(found.mean)
-        low, high = (scale.back(found.quantile(p)) for p in (0.05, 0.95))
+        self._model.read(study, trial.number)
+        best = self._model.best
+        forecast = self._model.forecast(curve)
+        if forecast is None or best is None or step == self._total:
+            return Decision(False, "nothing to compare with, or at the end")
+        whole = self._model.whole
+        verdict = stop(forecast, best, step / self._total, whole, self._epsilon)
+        scale = self._model.scale
+        final, low, high, bar = (
+            scale.back(place)
+            for place in (forecast.mean, forecast.quantile(0.05), forecast.quantile(0.95), best)
+        )
+        at = ahead(rates_ahead(schedule, self._total), [step])[0]
         return Decision(
-            chance < epsilon,
-            f"would end at about {final:.4g} ({low:.4g} to {high:.4g}), the best at {best:.4g}: "
-            f"beats it with probability {chance:.2g}, and {epsilon:.2g} is asked for",
+            verdict.now,
+            f"would end at about {final:.4g} ({low:.4g} to {high:.4g}), the best at {bar:.4g}: "
+            f"beats it with probability {verdict.probability:.2g}, and {verdict.threshold:.2g} "
+            "is asked for",
             final,
             low,
             high,
-            best,
-            chance,
-            epsilon,
-            dict(zip(FEATURES, ahead.tolist(), strict=True)),
-            trials,
-        )
-
-    def _check(self, step: int) -> None:
-        if step > self._total:
-            raise InputError(f"step {step}: expected an update, at most total={self._total}")
-
-    def _read(self, study: optuna.Study) -> list[FrozenTrial]:
-        """Take in the trials that are new or over; of another study, from the first one on."""
-        if study.study_name != self._study:
-            self._study = study.study_name
-            self._families, self._open, self._read_to = {}, set(), 0
-            self._known, self._at = {}, {}
-        trials = study.get_trials(deepcopy=False)
-        self._open.update(range(self._read_to, len(trials)))
-        self._read_to = len(trials)
-        for trial in (trials[number] for number in sorted(self._open)):
-            over = trial.state.is_finished()
-            if trial.number in self._families and not over:
-                continue
-            self._open -= {trial.number} if over else set()
-            schedule = schedule_of(trial)
-            if schedule is not None:
-                self._families[trial.number] = schedule.family
-                if trial.state == TrialState.COMPLETE:
-                    self._learn(trial, schedule)
-        return trials
-
-    def _learn(self, trial: FrozenTrial, schedule: Schedule) -> None:
-        """Keep what a complete trial showed on its way."""
-        steps = np.array(sorted(step for step in trial.intermediate_values if step > 0))
-        self._check(int(steps.max(initial=1)))
-        values = np.array([trial.intermediate_values[step] for step in steps])
-        final = float(trial.values[0])
-        if len(steps) and np.isfinite(values).all() and np.isfinite(final):
-            ahead = features(rates_ahead(schedule, self._total), steps)
-            self._known[trial.number] = _Curve(steps, np.column_stack([values, ahead]), final)
-
-    def _known_at(self, step: int) -> "_Known":
-        """The complete trials as they were after so many updates; each is looked at once."""
-        known = self._at.setdefault(step, _Known())
-        for number in sorted(self._known.keys() - known.seen):
-            curve = self._known[number]
-            known.seen.add(number)
-            if curve.steps[0] <= step <= curve.steps[-1]:
-                known.shown.append(curve.at(step))
-                known.finals.append(curve.final)
-        return known
-
-    def _is_first(self, trials: list[FrozenTrial], trial: FrozenTrial, family: str) -> bool:
-        """Whether no trial of its family came before it, those aside that failed."""
-        return not any(
-            name == family and n < trial.number and trials[n].state != TrialState.FAIL
-            for n, name in self._families.items()
+            bar,
+            verdict.probability,
+            verdict.threshold,
+            dict(zip(AHEAD[1:4], at.tolist(), strict=True)),
+            whole,
         )
 
     def _warn(self, trial: FrozenTrial) -> None:
@@ -266,15 +146,6 @@ class SchedulePruner(BasePruner):
             "lrtune.report",
             stacklevel=2,
         )
-
-
-@dataclass(slots=True)
-class _Known:
-    """Complete trials at one step."""
-
-    seen: set[int] = field(default_factory=set)  # their numbers
-    shown: list[Array] = field(default_factory=list)  # (1 + features,) of each
-    finals: list[float] = field(default_factory=list)
 
 
 def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | None = None) -> None:
@@ -296,33 +167,30 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
     trial.report(better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE), step)
 
 
-def schedule_of(trial: optuna.Trial | FrozenTrial) -> Schedule | None:
-    """The schedule that a trial carries."""
-    text = trial.user_attrs.get(SCHEDULE)
-    return None if text is None else Schedule.from_json(text)
-
-
-def rates_ahead(schedule: Schedule, total: int) -> Array:
-    """Its rates; of a closed loop, whose future is not known, with the rate held."""
-    return schedule.controller(total).rates if schedule.closed_loop else schedule.rates(total)
-
-
-# Pruners by name: (updates of a full trial, updates between validations, epsilon). All of them see
+# Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of them see
 # the better of current and averaged weights, Optuna's own too.
-PRUNERS: dict[str, Callable[[int, int, float], BasePruner]] = {
-    "schedule": lambda total, every, epsilon: SchedulePruner(total, epsilon=epsilon),
-    "halving": lambda total, every, epsilon: SuccessiveHalvingPruner(
+PRUNERS: dict[str, Callable[[int, int, float, Transfer], BasePruner]] = {
+    "schedule": lambda total, every, epsilon, transfer: SchedulePruner(
+        total, epsilon=epsilon, transfer=transfer
+    ),
+    "halving": lambda total, every, *_: SuccessiveHalvingPruner(
         min_resource=max(every, round(0.13 * total)), reduction_factor=3
     ),
-    "hyperband": lambda total, every, epsilon: HyperbandPruner(
+    "hyperband": lambda total, every, *_: HyperbandPruner(
         min_resource=every, max_resource=total, reduction_factor=3
     ),
-    "median": lambda total, every, epsilon: MedianPruner(n_warmup_steps=round(0.3 * total)),
-    "none": lambda total, every, epsilon: NopPruner(),
+    "median": lambda total, every, *_: MedianPruner(n_warmup_steps=round(0.3 * total)),
+    "none": lambda total, every, *_: NopPruner(),
 }
 
 
-def make_pruner(name: str, total: int, every: int, epsilon: float = EPSILON) -> BasePruner:
+def make_pruner(
+    name: str,
+    total: int,
+    every: int,
+    epsilon: float = EPSILON,
+    transfer: Transfer | None = None,
+) -> BasePruner:
     """A pruner by its name.
 
     Raises:
@@ -330,4 +198,4 @@ def make_pruner(name: str, total: int, every: int, epsilon: float = EPSILON) -> 
     """
     if name not in PRUNERS:
         raise InputError(f"pruner {name!r}: one of {', '.join(PRUNERS)}{nearest(name, PRUNERS)}")
-    return PRUNERS[name](total, every, epsilon)
+    return PRUNERS[name](total, every, epsilon, published() if transfer is None else transfer)

@@ -9,7 +9,7 @@ from optuna.pruners import NopPruner
 
 from lrtune.engine import Progress
 from lrtune.errors import InputError
-from lrtune.search.forecast import Scale
+from lrtune.model.scale import Scale
 from lrtune.search.pruner import SchedulePruner
 from lrtune.search.record import Ending, Record
 from lrtune.search.running import Running
@@ -17,7 +17,7 @@ from lrtune.search.stopping import diverged, stalled
 from lrtune.search.store import AUDIT, START
 from lrtune.tasks import Task
 
-PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/pruning.py``
+PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/replay.py``
 MIN_DELTA = 0.002
 AUDITED = 0.03
 LEAST_PATIENCE = 3  # validations, where there are few

@@ -1,107 +1,126 @@
-"""FamilySampler: which family next is the race's decision; its knobs are the sampler's."""
+"""SurrogateSampler: an Optuna sampler that asks one model of all schedules what to try next."""
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from lrtune.search.history import History
-from lrtune.search.peak import BRANCHES, Peak
-from lrtune.search.prior import Prior
-from lrtune.search.race import ROUND, next_family, still_racing
-from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
+from lrtune.errors import InputError
+from lrtune.model.decide import propose
+from lrtune.model.features import features
+from lrtune.model.surrogate import PeakGuess, Posterior, Surrogate
+from lrtune.model.transfer import Transfer, published
+from lrtune.schedule import FAMILIES
+from lrtune.search.candidates import KEPT, WIDTH, Candidates, Params
+from lrtune.search.space import FAMILY, Space
 from lrtune.search.store import index_of
+from lrtune.search.study_model import StudyModel, contains, from_unit, schedule_of, unit
 
-STARTUP = 4  # trials of a family drawn at random before TPE has something to go by
+Array = NDArray[np.float64]
 
-
-class _JointTPE(TPESampler):
-    """TPE where every trial has every parameter: nothing to intersect, which costs a fifth."""
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        trials = study.get_trials(deepcopy=False)
-        first = next((t.distributions for t in trials if t.state.is_finished()), {})
-        return {name: d for name, d in sorted(first.items()) if not d.single()}
+HEDGED = 4  # first trials, which are of different families
+LEADERS = 5  # best trials, near to which schedules are drawn
+APART = 0.1  # lengths by which a proposal differs from what is under way
 
 
-def _tpe(seed: int) -> BaseSampler:
-    return _JointTPE(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+class SurrogateSampler(BaseSampler):
+    """Proposes the schedule that does best in one of the ways the task may be.
 
+    One Gaussian process over the curves of rates learns from every trial, of whatever family,
+    whether it came to its end or not; other tasks teach it what to expect at first. Each proposal
+    is the best schedule of one draw from it (Thompson 1933), so that trials side by side differ.
+    Parameters of yours beside the schedule are further dimensions, from the second trial on.
 
-class FamilySampler(BaseSampler):
-    """Families in equal shares, then a race; inside a family, knobs jointly from its own trials.
+    What it proposes is a function of (seed, index of the trial, the trials that are under way,
+    those that are over and the order in which they ended), so a search that was stopped goes on as
+    if it had not been.
 
-    Once in a round the free-form spline is given the shape of the best trial so far, from where
-    its own trials go on: it is to show what any shape could still win.
-
-    What it draws is a function of (seed, index of the trial, the trials that run, those told so
-    far and their order), so a search that was stopped goes on as if it had not been.
+    Example:
+        >>> from lrtune.search import Space
+        >>> sampler = SurrogateSampler(Space(("cosine", "linear")), total=100, seed=0)
+        >>> study = optuna.create_study(sampler=sampler)
     """
 
     def __init__(
         self,
         space: Space,
+        total: int,
+        *,
         seed: int = 0,
-        knobs: Callable[[int], BaseSampler] = _tpe,
-        prior: Prior | None = None,
+        peak: PeakGuess | None = None,
+        transfer: Transfer | None = None,
     ) -> None:
         """Make a sampler for one study.
 
         Args:
             space: the families and ranges that are searched.
+            total: updates of a full trial, its horizon.
             seed: of all draws.
-            knobs: makes the sampler of a family's knobs from a seed; any Optuna sampler will do.
-            prior: says each family's first trial; none where None.
+            peak: where a good peak rate should be; anywhere in the space where None.
+            transfer: what other tasks teach; what comes with lrtune where None.
+
+        Raises:
+            InputError: ``total`` is not a positive whole number.
         """
         self._space = space
         self._seed = seed
-        self._knobs = knobs
-        self._prior = prior
-        self._history = History(space)
+        self._transfer = published() if transfer is None else transfer
+        self._guess = guess_in(space) if peak is None else peak
+        self._model = StudyModel(total, self._transfer)
+        self._surrogate = Surrogate(self._transfer, self._guess)
+        self._candidates = Candidates(space, seed)
+        self._posterior: tuple[str, int, Posterior] | None = None
+        self._drawn: dict[int, Params] = {}  # by number of the trial
+        self._warned = False
 
     def draw(
-        self, study: optuna.Study, index: int
+        self, study: optuna.Study, index: int, family: str | None = None, asked: int | None = None
     ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """Parameters and their distributions for a trial that does not exist yet.
+        """The parameters of trial ``index`` and their distributions.
 
-        Adding the trial with them costs one entry of a journal, where suggesting them one by one
-        costs one each. Once the peak of the flat families is settled, those that end in drops or
-        a decay are drawn there, so that a search can train what they share once.
+        Args:
+            study: that is searched.
+            index: which of its trials.
+            family: the only one that is wanted; any where None.
+            asked: number of the trial that is being asked for, if it is there.
         """
-        self._history.read(study)
-        family = next_family(self._history.standings)
-        knobs = self._space.distributions(family)
-        params = {FAMILY: family, **self._draw_knobs(family, knobs, index)}
-        if family in BRANCHES and (peak := self.peak) is not None:
-            params |= {f"{family}.peak_lr": peak.peak_lr, f"{family}.warmup": peak.warmup}
-        return params, {FAMILY: CategoricalDistribution(self._space.families), **knobs}
-
-    @property
-    def racing(self) -> list[str]:
-        """The families that had not dropped out at the last draw."""
-        return still_racing(self._history.standings)
-
-    @property
-    def peak(self) -> Peak | None:
-        """Where the flat families were settled at the last draw."""
-        return self._history.peak
+        trials = self._model.read(study, asked)
+        self._warn()
+        posterior = self._posterior_of(study)
+        rng = np.random.default_rng([self._seed, index])
+        leaders = self._leaders(trials, posterior)
+        params, x = self._candidates.draw(index, leaders, family)
+        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != asked]
+        rows = self._open(params, x, running, index)
+        x = self._with_others(x[rows], leaders, rng)
+        chosen = propose(posterior, x, 1, rng)[0]
+        found = params[rows[chosen]]
+        own = self._space.distributions(found[FAMILY])
+        distributions: dict[str, BaseDistribution] = {
+            FAMILY: CategoricalDistribution(self._space.families),
+            **own,
+            **self._model.others,
+        }
+        places = x[chosen, x.shape[1] - len(self._model.others) :]
+        others = {
+            name: from_unit(distribution, float(place))
+            for (name, distribution), place in zip(self._model.others.items(), places, strict=True)
+        }
+        return {**found, **others}, distributions
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Choose the family, unless it is given; the space is that family's own."""
-        self._history.read(study, trial.number)
+        """Draw the trial; the space is that of its family, and of what else it has."""
         family = trial.params.get(FAMILY)
-        if family is None:
-            family = next_family(self._history.standings)
-        choice = CategoricalDistribution(self._space.families)
-        return {FAMILY: choice, **self._space.distributions(family)}
+        params, distributions = self.draw(study, index_of(trial), family, trial.number)
+        self._drawn = {trial.number: params}
+        return distributions
 
     def sample_relative(
         self,
@@ -109,10 +128,8 @@ class FamilySampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """The family chosen and all its knobs at once."""
-        knobs = {name: d for name, d in search_space.items() if name != FAMILY}
-        family = next(iter(knobs)).partition(".")[0]
-        return {FAMILY: family, **self._draw_knobs(family, knobs, index_of(trial))}
+        """What was drawn."""
+        return self._drawn.pop(trial.number)
 
     def sample_independent(
         self,
@@ -121,28 +138,88 @@ class FamilySampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """For parameters outside the space, such as others in a user's own objective."""
-        seed = self._seed_of(index_of(trial)) ^ sum(param_name.encode())
-        sampler = RandomSampler(seed=seed)
+        """For parameters beside the schedule that no trial had before: at random.
+
+        Raises:
+            InputError: it is one of a schedule, outside of the sampler's space.
+        """
+        if param_name == FAMILY or param_name.partition(".")[0] in FAMILIES:
+            raise InputError(
+                f"{param_name}: the trial asks for {param_distribution}, and SurrogateSampler was "
+                "made for another space: give suggest and Space the same families, peak_lr and "
+                "warmup"
+            )
+        seed = int(np.random.SeedSequence([self._seed, index_of(trial)]).generate_state(1)[0])
+        sampler = RandomSampler(seed=seed ^ sum(param_name.encode()))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _draw_knobs(
-        self, family: str, knobs: dict[str, BaseDistribution], index: int
-    ) -> dict[str, Any]:
-        started, leader = self._history.standings[family].started, self._history.leader
-        if self._prior is not None and started == 0:
-            first = self._prior.draw(family, knobs)
-            if first is not None:
-                return first
-        if family == SPLINE and started % ROUND == STARTUP and leader is not None:
-            return as_spline(leader, knobs)
-        own = self._history.study_of(family)
-        own.sampler = self._knobs(self._seed_of(index))
-        asked = own.ask(knobs)
-        own.tell(asked, state=TrialState.FAIL)  # forgotten here; read again when it is seen to run
-        return asked.params
+    def _posterior_of(self, study: optuna.Study) -> Posterior:
+        known = study.study_name, self._model.count
+        if self._posterior is None or self._posterior[:2] != known:
+            self._posterior = *known, self._surrogate.posterior(self._model.observations())
+        return self._posterior[2]
 
-    def _seed_of(self, index: int) -> int:
-        # A prior is made of what these very draws found elsewhere: it must not be drawn again.
-        salt = 0 if self._prior is None else 1
-        return int(np.random.SeedSequence([self._seed, index, salt]).generate_state(1)[0])
+    def _leaders(self, trials: list[FrozenTrial], posterior: Posterior) -> list[dict[str, Any]]:
+        """Parameters of the trials that are believed to be the best."""
+        numbers = self._model.numbers
+        if not numbers:
+            return []
+        mean, _ = posterior.mean_and_sd(self._model.x())
+        order = np.argsort(mean, kind="stable")
+        own = [trials[numbers[row]].params for row in order]
+        complete = [p for p in own if self._fits(p)]
+        return complete[:LEADERS]
+
+    def _fits(self, params: dict[str, Any]) -> bool:
+        """Whether a trial lies in the space, as one queued by hand may not."""
+        if params.get(FAMILY) not in self._space.families:
+            return False
+        own = self._space.distributions(params[FAMILY])
+        return all(name in params and contains(d, params[name]) for name, d in own.items())
+
+    def _open(
+        self, params: list[Params], x: Array, running: list[FrozenTrial], index: int
+    ) -> NDArray[np.intp]:
+        """Which may be tried beside those that are under way."""
+        schedules = [s for s in map(schedule_of, running) if s is not None]
+        open_ = np.ones(len(x), dtype=bool)
+        if schedules:
+            under_way = self._transfer.scaled(np.array([features(s) for s in schedules]))
+            apart = np.abs(self._transfer.scaled(x)[:, None] - under_way[None]).max(2).min(1)
+            open_ &= apart > APART
+        if index < HEDGED:
+            taken = {s.family for s in (*schedules, *self._model.schedules())}
+            other = open_ & np.array([one[FAMILY] not in taken for one in params])
+            open_ = other if other.any() else open_
+        return np.flatnonzero(open_) if open_.any() else np.arange(len(x))
+
+    def _with_others(
+        self, x: Array, leaders: list[dict[str, Any]], rng: np.random.Generator
+    ) -> Array:
+        """With parameters beside the schedule: each anywhere, or near to one of the best trials'."""
+        names = self._model.others
+        places = rng.random((len(x), len(names)))
+        known = [
+            [unit(d, params[name]) if name in params else 0.5 for name, d in names.items()]
+            for params in leaders
+        ]
+        if known and names:
+            best = np.array(known)[rng.integers(len(known), size=len(x))]
+            near = np.clip(best + WIDTH * rng.standard_normal(best.shape), 0, 1)
+            places = np.where(rng.random(places.shape) < KEPT, near, places)
+        return np.hstack([x, places])
+
+    def _warn(self) -> None:
+        if self._model.without_schedule and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
+                "nothing from them: suggest schedules by lrtune.suggest",
+                stacklevel=2,
+            )
+
+
+def guess_in(space: Space) -> PeakGuess:
+    """Where a good peak is if nothing is known: anywhere in the space."""
+    low, high = np.log(space.peak_lr)
+    return PeakGuess(float((low + high) / 2), max(0.5, float(high - low) / 4))

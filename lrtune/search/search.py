@@ -19,7 +19,6 @@ from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending
 from lrtune.search.referee import NEVER, Referee, Rules
 from lrtune.search.running import Running, note_of, rates_of, taken_up
-from lrtune.search.sampler import FamilySampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.stopping import DIVERGENCE_FACTOR
 from lrtune.search.store import START, records, save_record
@@ -71,8 +70,7 @@ class Search:
         self._failures = 0
         self._lineup = Lineup(study, space, pool.slots, owner)
         self._keeper = Keeper(checkpoint, tell)
-        racing = list(space.families)
-        self.board = Board(budget, self._minimize, racing)
+        self.board = Board(budget, self._minimize)
 
     def run(self) -> Board:
         """Search until the budget is spent.
@@ -129,8 +127,6 @@ class Search:
             if trial is not None:
                 self._start(slot, trial)
                 started = True
-        if started and isinstance(self._study.sampler, FamilySampler):
-            self.board.racing = self._study.sampler.racing
         waits = self._lineup.waits and self.board.may_start(queued=0)
         return started or bool(self.board.running) or waits
 

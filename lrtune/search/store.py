@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,25 @@ def _record(trial: FrozenTrial) -> Record:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """Of the final value of a trial's schedule, with the luck of its seed left out.
+
+    Attributes:
+        expected: the mean.
+        low: 5 % quantile.
+        high: 95 % quantile.
+        p_best: probability that no other schedule tried is better.
+    """
+
+    expected: float
+    low: float
+    high: float
+    p_best: float
+
+
+UNKNOWN = Belief(math.nan, math.nan, math.nan, math.nan)
+
 # Of every frame; then those of the task's metrics and of the families' knobs.
 COLUMNS: tuple[str, ...] = (
     "number",
@@ -202,13 +221,20 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("averaged", "seed", "evidence", "audit")
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds")
+COLUMNS += ("averaged", "seed", "evidence", "audit", "expected", "low", "high", "p_best")
+BELIEVED = ("expected", "low", "high", "p_best")
+NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", *BELIEVED)
 
 
-def frame(found: Iterable[Record]) -> pd.DataFrame:
-    """One row a trial: what ``trials.parquet`` holds and the report reads."""
-    rows = [_row(record) for record in found]
+def frame(found: Iterable[Record], known: Mapping[int, Belief] | None = None) -> pd.DataFrame:
+    """One row a trial: what ``trials.parquet`` holds and the report reads.
+
+    Args:
+        found: the trials.
+        known: what is believed of them, by number in the study.
+    """
+    known = known or {}
+    rows = [_row(record) | asdict(known.get(record.optuna_number, UNKNOWN)) for record in found]
     if rows:
         return pd.DataFrame(rows)
     return pd.DataFrame(columns=COLUMNS).astype({name: float for name in NUMBERS})

@@ -1,8 +1,7 @@
 """The recorded tasks of ``studies/results/curves``, as replay and transfer read them."""
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +53,28 @@ class Recorded:
     sweep: tuple[np.ndarray, np.ndarray]
     repeats: dict[int, list[float]]
     about: dict[str, Any]
+    cache: dict[bool, np.ndarray] = field(default_factory=dict)
 
     @property
     def group(self) -> str:
         """The source of its data."""
         return next(g for g, names in GROUPS.items() if self.name.split("-")[0] in names)
 
-    @cached_property
-    def designs(self) -> np.ndarray:
+    def shown(self, averaged: bool) -> np.ndarray:
+        """(n, validations): log loss of the current weights, or the better of both."""
+        return self.signal if averaged else self.raw
+
+    def designs(self, averaged: bool) -> np.ndarray:
         """What forecasts go by, (n, validations, 6); NaN from where a training diverged."""
-        found = np.full((*self.signal.shape, 6), np.nan)
-        for row, schedule in enumerate(self.schedules):
-            sound = np.isfinite(self.signal[row])
-            found[row, sound] = design(
-                rates_ahead(schedule, self.horizon), self.steps[sound], self.signal[row, sound]
-            )
-        return found
+        if averaged not in self.cache:
+            shown = self.shown(averaged)
+            self.cache[averaged] = np.full((*shown.shape, 6), np.nan)
+            for row, schedule in enumerate(self.schedules):
+                sound = np.isfinite(shown[row])
+                self.cache[averaged][row, sound] = design(
+                    rates_ahead(schedule, self.horizon), self.steps[sound], shown[row, sound]
+                )
+        return self.cache[averaged]
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,10 +27,10 @@ from optuna.trial import TrialState
 from recorded import CURVES, Recorded, read
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from transfer import learn
+from transfer import first_guess, learn
 
 from lrtune.model.decide import propose, recommend, stop
-from lrtune.model.forecast import forecast
+from lrtune.model.forecast import Forecast, learn_gain
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer, nothing
 
@@ -69,32 +68,29 @@ class State:
     y: list[float]
     variance: list[float]
     whole: list[int]  # of these, trained to their end
+    averaged: bool = True
     spent: float = 0.0
 
     @property
     def observations(self) -> Observations:
         return Observations(self.task.x[self.rows], np.array(self.y), np.array(self.variance))
 
-    def forecast_at(self, row: int, validation: int) -> Any:
+    def forecast_at(self, row: int, validation: int) -> Forecast:
         """Of a trial that has just reported its n-th validation."""
-        at, task = validation - 1, self.task
-        known = self.whole
-        gains = task.final[known] - task.signal[known, at]
+        at, task, known = validation - 1, self.task, self.whole
+        designs, shown = task.designs(self.averaged), task.shown(self.averaged)
+        gains = task.final[known] - shown[known, at]
         progress = task.steps[at] / task.horizon
-        return forecast(
-            self.transfer,
-            progress,
-            task.designs[known, at],
-            gains,
-            float(task.signal[row, at]),
-            task.designs[row, at],
-        )
+        gain = learn_gain(self.transfer, self.averaged, progress, designs[known, at], gains)
+        return gain.forecast(float(shown[row, at]), designs[row, at])
 
 
-@cache
-def transfers(folder: Path) -> dict[str, Transfer]:
-    """By group of tasks, what all others teach; kept in a file beside the curves' folder."""
-    return {}
+def transfers(tasks: list[Recorded]) -> dict[str, Transfer]:
+    """By group of tasks, what all others teach."""
+    return {
+        group: learn([task for task in tasks if task.group != group])
+        for group in sorted({task.group for task in tasks})
+    }
 
 
 def search(
@@ -210,7 +206,8 @@ def today(task: Recorded, whole: list[int], row: int, validation: int, best: flo
     n, at = len(whole), validation - 1
     if n < 5 or task.steps[at] < 0.1 * task.horizon:
         return False
-    known, ahead = task.designs[whole, at, 1:4], task.designs[row, at, 1:4]
+    designs = task.designs(True)
+    known, ahead = designs[whole, at, 1:4], designs[row, at, 1:4]
     gains = task.final[whole] - task.signal[whole, at]
     center, width = known.mean(0), known.std(0)
     used = width > 1e-9
@@ -247,7 +244,7 @@ def measure(
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     truth, began = smoothed(task), time.process_time()
-    best, best_true = np.nanmin(task.final), truth.min()
+    best, best_true = np.nanmin(task.final), np.nanmin(np.where(np.isfinite(task.final), truth, np.nan))
     spent, rows = [0.0], [-1]
     for at, row in search(task, transfer, guess, POLICIES[name], order, max(BUDGETS)):
         spent.append(at)
@@ -283,3 +280,36 @@ def smoothed(task: Recorded) -> np.ndarray:
 
 
 SMOOTHED: dict[str, np.ndarray] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", type=Path, default=CURVES)
+    parser.add_argument("--orders", type=int, default=ORDERS)
+    parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
+    args = parser.parse_args()
+    tasks = read(args.curves)
+    learnt = transfers(tasks)
+    guesses = {task.name: PeakGuess(first_guess(task), 1.0) for task in tasks}
+    names = args.only.split(";") if args.only else list(POLICIES)
+    work = list(product(tasks, names, range(args.orders)))
+    rows = [
+        (task, learnt[task.group], guesses[task.name], name, order) for task, name, order in work
+    ]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        done = pool.map(measure, *zip(*rows, strict=True), chunksize=4)
+        found = pd.DataFrame([row for part in done for row in part])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    found.to_json(args.out, orient="records")
+    for what in ("regret", "true"):
+        means = found.groupby(["policy", "task", "budget"], sort=False)[what].mean()
+        table = means.groupby(["policy", "budget"], sort=False).agg(["mean", "max"]).unstack()
+        print(what)
+        print(table.round(1).to_string())
+    print(found.groupby("policy", sort=False)["seconds"].mean())
+
+
+if __name__ == "__main__":
+    main()

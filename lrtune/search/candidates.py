@@ -1,0 +1,102 @@
+"""Candidates: the schedules among which the next one is chosen, as Optuna parameters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+
+from lrtune.model.features import features
+from lrtune.schedule import Schedule
+from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
+from lrtune.search.study_model import from_unit, unit
+
+Array = NDArray[np.float64]
+Params = dict[str, Any]
+
+POOL = 1200  # schedules drawn at random over all families, in equal shares
+REDRAWN = 32  # trials for which they are the same
+NEAR = 96  # schedules near to the best ones
+WIDTH = 0.1  # of the steps from there, a share of a knob's range
+KEPT = 0.5  # probability that a knob stays as it is
+
+
+class Candidates:
+    """Draws schedules from a space; the same ones for the same seed and index.
+
+    Attributes:
+        params: Optuna's parameters of each, ``family`` among them.
+        x: float64 (n, features).
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        """Draw nothing yet."""
+        self._space = space
+        self._seed = seed
+        self._block = -1
+        self._pool: tuple[list[Params], Array] = ([], np.empty((0, 0)))
+
+    def draw(
+        self, index: int, best: Sequence[Mapping[str, Any]], family: str | None
+    ) -> tuple[list[Params], Array]:
+        """All that may be tried as trial ``index``.
+
+        Args:
+            index: of the trial.
+            best: parameters of the best trials so far, near to which some are drawn.
+            family: the only one that is wanted; any where None.
+        """
+        if index // REDRAWN != self._block:
+            self._block = index // REDRAWN
+            self._pool = self._made(self._random(np.random.default_rng([self._seed, self._block])))
+        near = self._made(self._near(best, np.random.default_rng([self._seed, index, 1])))
+        params = self._pool[0] + near[0]
+        x = np.vstack([table for table in (self._pool[1], near[1]) if len(table)])
+        if family is None:
+            return params, x
+        rows = [row for row, one in enumerate(params) if one[FAMILY] == family]
+        return [params[row] for row in rows], x[rows]
+
+    def _made(self, drawn: list[Params]) -> tuple[list[Params], Array]:
+        schedules = [self._space.schedule(params) for params in drawn]
+        return drawn, np.array([features(schedule) for schedule in schedules])
+
+    def _random(self, rng: np.random.Generator) -> list[Params]:
+        families = self._space.families
+        return [self._anywhere(families[i % len(families)], rng) for i in range(POOL)]
+
+    def _anywhere(self, family: str, rng: np.random.Generator) -> Params:
+        knobs = self._space.distributions(family)
+        places = rng.random(len(knobs))
+        found = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
+        return {FAMILY: family, **found}
+
+    def _near(self, best: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> list[Params]:
+        own = [dict(params) for params in best if params.get(FAMILY) in self._space.families]
+        if not own:
+            return []
+        found = [self._moved(own[i % len(own)], rng) for i in range(NEAR)]
+        if SPLINE in self._space.families:
+            found += [self._as_spline(params) for params in own if params[FAMILY] != SPLINE]
+        return [params for params in found if params]
+
+    def _moved(self, params: Params, rng: np.random.Generator) -> Params:
+        """Some of its knobs a step away."""
+        knobs = self._space.distributions(params[FAMILY])
+        found: Params = {FAMILY: params[FAMILY]}
+        for name, distribution in knobs.items():
+            found[name] = params[name]
+            if rng.random() >= KEPT:
+                step = WIDTH * rng.standard_normal()
+                place = unit(distribution, params[name]) + step
+                found[name] = from_unit(distribution, float(np.clip(place, 0, 1)))
+        return found
+
+    def _as_spline(self, params: Params) -> Params:
+        """The spline of the same shape: from there the free form may go on."""
+        schedule: Schedule = self._space.schedule(params)
+        if schedule.closed_loop:
+            return {}
+        knobs: dict[str, BaseDistribution] = self._space.distributions(SPLINE)
+        return {FAMILY: SPLINE, **as_spline(schedule, knobs)}

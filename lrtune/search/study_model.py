@@ -1,0 +1,315 @@
+"""StudyModel: what the trials of a study say to the model of schedules, each read once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from lrtune.errors import InputError
+from lrtune.model.features import features
+from lrtune.model.forecast import Forecast, Gain, design, learn_gain
+from lrtune.model.scale import Scale
+from lrtune.model.surrogate import Observations
+from lrtune.model.transfer import Transfer
+from lrtune.schedule import FAMILIES, Schedule
+from lrtune.search.space import FAMILY, SCHEDULE
+from lrtune.search.store import AVERAGED, START, was_cut_short
+
+Array = NDArray[np.float64]
+
+LOST = 0.5  # standard deviation of what a diverged trial counts as, on a Scale
+
+
+@dataclass(slots=True)
+class _Curve:
+    """A trial as the forecast needs it."""
+
+    schedule: Schedule
+    rates: Array  # (total,)
+    steps: NDArray[np.int64]  # (n,)
+    values: Array  # (n,)
+    averaged: bool
+    others: dict[str, float]  # parameters beside the schedule, 0 ... 1
+    final: float | None = None  # None unless trained to its end
+    at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (7,)
+
+    def look(self, step: int, scale: Scale) -> Array | None:
+        """Signal and design (7,) after so many updates; None where nothing was seen there."""
+        if not (len(self.steps) and self.steps[0] <= step <= self.steps[-1]):
+            return None
+        if step not in self.at:
+            known = self.steps <= step
+            steps, values = self.steps[known], self.values[known]
+            if steps[-1] < step:  # between two reports in proportion
+                steps = np.append(steps, step)
+                values = np.append(values, np.interp(step, self.steps, self.values))
+            signal = scale.to(values)
+            self.at[step] = np.append(signal[-1], design(self.rates, steps, signal)[-1])
+        return self.at[step]
+
+
+class StudyModel:
+    """Reads a study; forgets nothing, asks the storage for nothing twice.
+
+    What it tells is a function of the trials and the order in which they ended.
+    """
+
+    def __init__(self, total: int, transfer: Transfer) -> None:
+        """Start with nothing read.
+
+        Args:
+            total: updates of a full trial, its horizon.
+            transfer: what other tasks teach.
+        """
+        if type(total) is not int or total < 1:
+            raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
+        self.total = total
+        self.without_schedule = 0  # trials that are over and carry none
+        self._transfer = transfer
+        self._minimize = True
+        self._study = ""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._read_to = 0  # trials whose number is below this are known, or open
+        self._open: set[int] = set()
+        self._over: list[_Curve | None] = []  # in the order in which they ended; None: diverged
+        self.numbers: list[int] = []  # in the study, of the trials that are over
+        self._schedules: list[tuple[Schedule, dict[str, float]]] = []
+        self._whole: list[_Curve] = []
+        self._scale = Scale(1.0, 0.0, 0.0)
+        self._gains: dict[tuple[int, bool], Gain] = {}
+        self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
+        self.without_schedule = 0
+
+    def read(self, study: optuna.Study, asked: int | None = None) -> list[FrozenTrial]:
+        """Take in the trials that are over; of another study, from the first one on.
+
+        Returns:
+            All trials of the study.
+        """
+        if study.study_name != self._study:
+            self._forget()
+            self._study = study.study_name
+            self._minimize = study.direction == StudyDirection.MINIMIZE
+        trials = study.get_trials(deepcopy=False)
+        self._open.update(range(self._read_to, len(trials)))
+        self._read_to = len(trials)
+        over = [trials[n] for n in self._open if n != asked and trials[n].state.is_finished()]
+        for trial in sorted(over, key=lambda t: (t.datetime_complete, t.number)):
+            self._open.discard(trial.number)
+            self._take(trial)
+        if over:
+            self._rescale()
+        if any(trial.state == TrialState.COMPLETE for trial in over):
+            self._gains.clear()
+        return trials
+
+    @property
+    def count(self) -> int:
+        """Trials that are known."""
+        return len(self._over)
+
+    @property
+    def best(self) -> float | None:
+        """The best final value on the scale; None before a trial came to its end."""
+        finals = [curve.final for curve in self._whole]
+        return float(self._scale.to(np.array(finals)).min()) if finals else None
+
+    @property
+    def scale(self) -> Scale:
+        """On which values are compared."""
+        return self._scale
+
+    @property
+    def whole(self) -> int:
+        """Trials that came to their end."""
+        return len(self._whole)
+
+    def observations(self) -> Observations:
+        """What the trials that are over say, in the order in which they ended."""
+        y, variance = np.full(self.count, np.nan), np.zeros(self.count)
+        for row, curve in enumerate(self._over):
+            if curve is None:
+                continue
+            if curve.final is not None:
+                y[row] = self._scale.to(curve.final)
+                continue
+            ends = self.forecast(curve)
+            if ends is not None:
+                y[row], variance[row] = ends.mean, ends.variance
+        lost = np.isnan(y)
+        y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
+        return Observations(self.x(), y, variance)
+
+    def _worst(self, y: Array) -> float:
+        """What a diverged trial counts as: no better than what the others began with."""
+        firsts = [curve.values[0] for curve in self._over if curve and len(curve.values)]
+        shown = self._scale.to(np.array(firsts)) if firsts else np.zeros(1)
+        return float(max([*y, float(np.median(shown))]))
+
+    def x(self) -> Array:
+        """Features of the trials that are over, those of ``others`` behind: (n, features)."""
+        rows = [
+            np.append(features(schedule), [others.get(name, 0.5) for name in self.others])
+            for schedule, others in self._schedules
+        ]
+        return np.array(rows).reshape(self.count, -1)
+
+    def schedules(self) -> list[Schedule]:
+        """Of the trials that are over."""
+        return [schedule for schedule, _ in self._schedules]
+
+    def whole_rows(self) -> list[int]:
+        """Which of the trials that are over came to their end."""
+        return [row for row, curve in enumerate(self._over) if curve and curve.final is not None]
+
+    def curve_of(self, trial: FrozenTrial, schedule: Schedule) -> _Curve:
+        """A trial as the forecast needs it.
+
+        Raises:
+            InputError: a step beyond the horizon.
+        """
+        steps = np.array(sorted(s for s in trial.intermediate_values if s > 0), dtype=np.int64)
+        if len(steps) and steps[-1] > self.total:
+            raise InputError(
+                f"trial {trial.number}: step {steps[-1]}: expected an update, at most "
+                f"total={self.total}: one study, one horizon"
+            )
+        values = np.array([trial.intermediate_values[int(step)] for step in steps])
+        averaged = bool(trial.user_attrs.keys() & {START, AVERAGED})
+        rates = rates_ahead(schedule, self.total)
+        return _Curve(schedule, rates, steps, values, averaged, self._others(trial))
+
+    def forecast(self, curve: _Curve) -> Forecast | None:
+        """What it ends with; None where it has shown nothing yet."""
+        step = int(curve.steps[-1]) if len(curve.steps) else 0
+        seen = curve.look(step, self._scale)
+        if seen is None or not np.isfinite(seen).all():
+            return None
+        return self._gain(step, curve.averaged).forecast(float(seen[0]), seen[1:])
+
+    def _gain(self, step: int, averaged: bool) -> Gain:
+        """What trials still gain after so many updates."""
+        if (step, averaged) not in self._gains:
+            looks, finals = [], []
+            for curve in self._whole:
+                seen = curve.look(step, self._scale) if curve.averaged == averaged else None
+                if seen is not None:
+                    looks.append(seen)
+                    finals.append(curve.final)
+            table = np.array(looks).reshape(len(looks), -1)
+            signal = table[:, 0] if looks else np.empty(0)
+            gains = self._scale.to(np.array(finals)) - signal
+            order = np.lexsort(table.T) if looks else []  # sums must not depend on the order
+            self._gains[step, averaged] = learn_gain(
+                self._transfer, averaged, step / self.total, table[order, 1:], gains[order]
+            )
+        return self._gains[step, averaged]
+
+    def _take(self, trial: FrozenTrial) -> None:
+        """Keep what a trial showed that is over."""
+        if was_cut_short(trial) and not _not_finite(trial):
+            return
+        schedule = schedule_of(trial)
+        if schedule is None:
+            self.without_schedule += 1
+            return
+        for name, distribution in trial.distributions.items():
+            if not _of_the_schedule(name):
+                self.others.setdefault(name, distribution)
+        curve = self.curve_of(trial, schedule)
+        final = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        sound = not _not_finite(trial) and np.isfinite(curve.values).all()
+        if trial.state == TrialState.FAIL or not sound or not len(curve.steps) and final is None:
+            self._over.append(None)
+        else:
+            curve.final = final
+            self._over.append(curve)
+            if final is not None:
+                self._whole.append(curve)
+        self.numbers.append(trial.number)
+        self._schedules.append((schedule, curve.others))
+
+    def _rescale(self) -> None:
+        """Find the scale of all values; what was learnt on another one is forgotten."""
+        curves = [curve for curve in self._over if curve is not None]
+        finals = [curve.final for curve in curves if curve.final is not None]
+        values = np.concatenate([*(curve.values for curve in curves), finals])
+        scale = Scale.of(values, self._minimize)
+        if scale != self._scale:
+            self._scale = scale
+            self._gains.clear()
+            for curve in curves:
+                curve.at.clear()
+
+    def _others(self, trial: FrozenTrial) -> dict[str, float]:
+        found = {}
+        for name, value in trial.params.items():
+            if not _of_the_schedule(name):
+                found[name] = unit(trial.distributions[name], value)
+        return found
+
+
+def unit(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value lies in its range, 0 ... 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices.index(value) / max(1, count - 1)
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    if distribution.log:  # type: ignore[attr-defined]
+        low, high, value = np.log([low, high, value])
+    return float((value - low) / (high - low)) if high > low else 0.5
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value lies in its range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    return bool(low <= value <= high)
+
+
+def from_unit(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a place in the range, 0 ... 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices[min(count - 1, int(place * count))]
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    log = distribution.log  # type: ignore[attr-defined]
+    ends = np.log([low, high]) if log else np.array([low, high], dtype=np.float64)
+    value = float(ends[0] + place * (ends[1] - ends[0]))
+    value = float(np.exp(value)) if log else value
+    step = distribution.step  # type: ignore[attr-defined]
+    if step is not None:
+        value = low + round((value - low) / step) * step
+    value = min(max(value, low), high)
+    return int(value) if isinstance(low, int) else float(value)
+
+
+def schedule_of(trial: optuna.Trial | FrozenTrial) -> Schedule | None:
+    """The schedule that a trial carries."""
+    text = trial.user_attrs.get(SCHEDULE)
+    return None if text is None else Schedule.from_json(text)
+
+
+def rates_ahead(schedule: Schedule, total: int) -> Array:
+    """Its rates; of a closed loop, whose future is not known, with the rate held."""
+    return schedule.controller(total).rates if schedule.closed_loop else schedule.rates(total)
+
+
+def _of_the_schedule(name: str) -> bool:
+    return name == FAMILY or name.partition(".")[0] in FAMILIES
+
+
+def _not_finite(trial: FrozenTrial) -> bool:
+    """Whether a trial diverged, by what its study says of it."""
+    values: Sequence[float] = [*(trial.values or ()), *trial.intermediate_values.values()]
+    infeasible = any(value > 0 for value in (trial.constraints or {}).values())
+    return infeasible or not all(np.isfinite(value) for value in values)
