@@ -68,9 +68,8 @@ class Figures:
 
     def against_peak(self) -> go.Figure:
         """Value against peak rate, family by family, and the range test's bracket."""
-        trials, test = self._run.trials(), self._run.settings["range_test"] or {}
-        low, high = test.get("base_lr"), test.get("max_lr")
-        bracket = (low, high) if low and high else None
+        trials, test = self._run.trials(), self._run.settings["range_test"]
+        bracket = (test["base_lr"], test["max_lr"]) if test else None
         figure = figures.against_peak(trials, self._objective, bracket)
         return _or_say(figure, nothing(trials))
 

@@ -24,9 +24,8 @@ def range_test_json(test: "RangeTest") -> dict[str, Any]:
     def curve(values: np.typing.NDArray[np.float64]) -> list[float | None]:
         return [float(v) if np.isfinite(v) else None for v in values]
 
-    suggestion = dict.fromkeys(("base_lr", "steepest", "valley", "max_lr"))
     return {
-        **(suggestion if test.suggestion is None else asdict(test.suggestion)),
+        **asdict(test.suggestion),
         "rates": curve(test.rates),
         "losses": [curve(losses) for losses in test.smoothed],
         "message": test.message,

@@ -1,5 +1,6 @@
 """tune: a search from a task to its results."""
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -7,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
@@ -36,8 +38,7 @@ from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
-FALLBACK_PEAK_LR = (1e-5, 1.0)  # where the range test has no suggestion
-AROUND_BRACKET = (1 / 4, 2.0)  # peaks searched: from below its base to above its max
+DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
 CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
 
 
@@ -207,10 +208,10 @@ def _peak_settings(
     make, slots = maker(replace(choice, compiled=False), tell), choice.slots // len(devices)
     test = range_test(task, updates=updates, device=devices[0], slots=slots, make=make)
     torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
-    found = test.suggestion
-    peak_lr = (
-        FALLBACK_PEAK_LR
-        if found is None
-        else (AROUND_BRACKET[0] * found.base_lr, AROUND_BRACKET[1] * found.max_lr)
-    )
-    return {"peak_lr": list(peak_lr), "range_test": range_test_json(test)}
+    peak, factor = test.suggestion.peak_lr, math.exp(DOUBTS * test.suggestion.doubt)
+    widest = test.rates[0] / 10, test.rates[-1] * 10
+    low, high = (float(np.clip(rate, *widest)) for rate in (peak / factor, peak * factor))
+    if test.message:
+        searched = f"peak rates from {low:.2g} to {high:.2g} are searched"
+        tell(f"range test unsure: {test.message}: {searched}")
+    return {"peak_lr": [low, high], "range_test": range_test_json(test)}

@@ -1,9 +1,11 @@
-"""The learning-rate range test: which rates train at all (Smith 2015), for several seeds at once.
+"""The learning-rate range test (Smith 2015) for several seeds at once: a peak rate, and its doubt.
 
 Everything is computed against the logarithm of the rate: against the rate itself, slopes at small
-rates look steep only because the axis is stretched there.
+rates look steep only because the axis is stretched there. Curves are medians over neighbouring
+rates and over the seeds, so that a batch with an outlier counts no more than any other.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,29 +20,43 @@ from lrtune.tasks import Task
 UPDATES = 240
 MOST_UPDATES, MOST_SEEDS = 100_000, 100
 FEWEST_UPDATES = 60  # below this the curve of a small sweep says little
-SMOOTHING = 0.25  # standard deviation of the smoothing kernel, decades of the rate
+SMOOTHING = 0.6  # half a window's width, nats of the rate
+POINTS = 240  # at most so many windows
 ONSET = 0.1  # the bracket begins where this share of the fall is done
-BLOW_UP = 0.1  # and ends where this share of the fall is lost again
-AGREEMENT = 10.0  # largest factor between seeds at which their mean is still a suggestion
+RISE = 0.15  # and ends where this share of the fall is lost again
+BLOWN = 0.5  # blown up: this far above the start, in units of the starting loss
+CLEAR = 0.02  # the least fall that counts, in the same units
+NOISE = 3.0  # standard errors of a window's median: less is neither a fall nor a rise
+AGREEMENT = 10.0  # largest factor between the seeds' peaks without a message
+
+# A good peak of a whole training, in nats from where the loss is lowest, or where it does not fall
+# clearly from its blow-up; standard deviations. Fitted by scripts/bench/range_test.py.
+FROM_BOTTOM, FROM_BOTTOM_SD = -0.2, 1.0
+FROM_BLOW_UP, FROM_BLOW_UP_SD = -3.5, 1.5
+LEAST_DOUBT, MOST_DOUBT = 0.5, 2.5
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What one loss curve suggests; rates.
+    """What the loss curves suggest; rates.
 
     Attributes:
         base_lr: where the loss begins to fall: the lower end of the bracket.
         steepest: where it falls fastest per decade.
-        valley: half-way along its longest decreasing subsequence from there (fastai's valley).
-        max_lr: where it begins to rise for good: the upper end of the bracket.
+        valley: half-way, in decades, from base_lr to the lowest loss.
+        max_lr: where it begins to rise again: the upper end of the bracket.
+        peak_lr: estimate of a good peak rate for a whole training.
+        doubt: standard deviation of its natural logarithm.
     """
 
     base_lr: float
     steepest: float
     valley: float
     max_lr: float
+    peak_lr: float
+    doubt: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +67,14 @@ class RangeTest:
         rates: float64 (updates,), log-spaced.
         losses: float64 (seeds, updates): training loss of the batch at that rate, before its step.
         smoothed: float64 (seeds, updates); NaN from where a seed's loss has blown up.
-        suggestion: geometric mean over the seeds; None where they disagree.
-        message: why there is none, else empty.
+        suggestion: of the seeds together.
+        message: why it is unsure, else empty.
     """
 
     rates: Array
     losses: Array
     smoothed: Array
-    suggestion: Suggestion | None
+    suggestion: Suggestion
     message: str = ""
 
 
@@ -98,88 +114,178 @@ def range_test(
     epochs = updates * task.batch_size / task.train.samples
     sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None)
     pool = make(sweep, min(len(seeds), slots or len(seeds)), device)
+    losses = _train(pool, rates, seeds)
+    test = suggest_range(rates, losses)
+    if test.message:
+        # Without training: what is left of the difference is no longer the batches' own.
+        test = suggest_range(rates, losses, _train(pool, np.full(updates, 1e-9 * low), seeds))
+    return test
+
+
+def _train(pool: Pool, rates: Array, seeds: Sequence[int]) -> Array:
+    """Training losses, float64 (seeds, updates)."""
     losses = []
     for start in range(0, len(seeds), pool.slots):
         for slot, seed in enumerate(seeds[start : start + pool.slots]):
             pool.admit(slot, rates, seed)
         for progress in pool.advance():
             if progress.error is not None:
-                raise InputError(f"{task.name}: training failed: {progress.error}")
+                raise InputError(f"{pool.task.name}: training failed: {progress.error}")
             losses.append(progress.losses)
             pool.release(progress.slot)
-    return suggest_range(rates, np.stack(losses))
+    return np.stack(losses)
 
 
-def suggest_range(rates: Array, losses: Array) -> RangeTest:
-    """Suggestions from the loss curves alone.
+@dataclass(frozen=True, slots=True)
+class Landmarks:
+    """Of a loss curve; natural logarithms of rates.
+
+    Attributes:
+        base, steepest, valley, top: as in Suggestion, whose max_lr is the top.
+        bottom: where the loss is lowest.
+        end: where it has blown up; the last rate if nowhere.
+        clear: whether it falls by more than noise.
+        blown: whether it blows up.
+    """
+
+    base: float
+    steepest: float
+    valley: float
+    top: float
+    bottom: float
+    end: float
+    clear: bool
+    blown: bool
+
+    def peak(self) -> tuple[float, float]:
+        """Logarithm of a good peak, and its standard deviation."""
+        if self.clear:
+            return self.bottom + FROM_BOTTOM, FROM_BOTTOM_SD
+        if self.blown:
+            return self.end + FROM_BLOW_UP, FROM_BLOW_UP_SD
+        return self.valley, MOST_DOUBT
+
+
+def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -> RangeTest:
+    """What the loss curves alone suggest.
 
     Args:
         rates: float64 (updates,), log-spaced, rising.
         losses: float64 (seeds, updates); may hold NaN and infinity.
+        untrained: the same of the same batches without training; the typical loss of each seed's
+            first updates where None, which leaves in what batches differ by.
     """
-    log = np.log10(rates)
-    smoothed = np.stack([smooth(log, curve) for curve in losses])
-    found = [_suggest(log, curve) for curve in smoothed]
-    usable = [s for s in found if s is not None]
-    if len(usable) < len(found):
-        message = f"the loss of {len(found) - len(usable)} of {len(found)} seeds never fell"
-        return RangeTest(rates, losses, smoothed, None, message)
-    table = np.array([[s.base_lr, s.steepest, s.valley, s.max_lr] for s in usable])
-    spread = table.max(0) / table.min(0)
-    if spread.max() > AGREEMENT:
-        name = Suggestion.__slots__[int(spread.argmax())]
-        low, high = table[:, spread.argmax()].min(), table[:, spread.argmax()].max()
-        message = f"the seeds disagree: {name} from {low:.2g} to {high:.2g}"
-        return RangeTest(rates, losses, smoothed, None, message)
-    return RangeTest(rates, losses, smoothed, Suggestion(*np.exp(np.log(table).mean(0)).tolist()))
+    log, (changes, start) = np.log(rates), changes_of(losses, untrained)
+    smoothed = np.full_like(changes, np.nan)
+    alive = np.isfinite(changes[:, 0])
+    if not alive.any():
+        middle = math.sqrt(rates[0] * rates[-1])
+        found = Suggestion(rates[0], middle, middle, rates[-1], middle, MOST_DOUBT)
+        return RangeTest(rates, losses, smoothed, found, "the loss is finite at no rate")
+    together, _ = landmarks(log, changes[alive])
+    each = [landmarks(log, change[None]) for change in changes[alive]]
+    smoothed[alive] = start[alive] + np.abs(start[alive]) * np.sinh([curve for _, curve in each])
+    peak, doubt = together.peak()
+    peaks = np.array([own.peak()[0] for own, _ in each])
+    disagreement = math.sqrt(np.mean((peaks - peak) ** 2))
+    doubt = min(max(math.hypot(doubt, disagreement), LEAST_DOUBT), MOST_DOUBT)
+    logs = [together.base, together.steepest, together.valley, together.top, peak]
+    suggestion = Suggestion(*np.exp(logs).tolist(), doubt)
+    return RangeTest(rates, losses, smoothed, suggestion, _message(together, peaks))
 
 
-def smooth(log: Array, curve: Array) -> Array:
-    """Gaussian mean over the log of the rate, up to where the loss blows up; NaN after that."""
-    finite = np.isfinite(curve)
-    end = len(curve) if finite.all() else int(finite.argmin())
-    # Far above where it started there is nothing to learn, and one such value would smear.
-    wild = curve[:end] > 4 * max(float(np.median(curve[:10])), 1e-12)
-    end = int(wild.argmax()) if wild.any() else end
-    result = np.full(len(curve), np.nan)
-    if end:
-        kernel = np.exp(-0.5 * ((log[:end, None] - log[None, :end]) / SMOOTHING) ** 2)
-        result[:end] = kernel @ curve[:end] / kernel.sum(1)
-    return result
+def _message(marks: Landmarks, peaks: Array) -> str:
+    """Why a suggestion is unsure, if it is."""
+    if not marks.clear and not marks.blown:
+        return "the loss neither falls nor blows up clearly at any rate"
+    if not marks.clear:
+        return "the loss falls clearly at no rate, only where it blows up is known"
+    low, high = np.exp([peaks.min(), peaks.max()])
+    return (
+        f"the seeds disagree: peaks from {low:.2g} to {high:.2g}" if high > AGREEMENT * low else ""
+    )
 
 
-def _suggest(log: Array, smoothed: Array) -> Suggestion | None:
-    end = int(np.isfinite(smoothed).sum())
-    if end < 10:
-        return None
-    curve, log = smoothed[:end], log[:end]
-    bottom = int(curve.argmin())
-    start = float(curve[: max(1, len(curve) // 20)].mean())
-    fall = start - float(curve[bottom])
-    if bottom < 2 or fall < 0.05 * abs(start):
-        return None
-    onset = int((curve < start - ONSET * fall).argmax())
-    risen = np.nonzero(curve[bottom:] > curve[bottom] + BLOW_UP * fall)[0]
-    top = bottom + int(risen[0]) if len(risen) else end - 1
-    steepest = int(np.gradient(curve, log)[: bottom + 1].argmin())
-    # From the onset: before it, a long drift of no consequence would count as the fall.
-    descent = _longest_fall(curve[onset:])
-    valley = onset + descent[len(descent) // 2]
-    rates = [float(10.0 ** log[i]) for i in (onset, steepest, valley, top)]
-    return Suggestion(*rates)
+def changes_of(losses: Array, untrained: Array | None = None) -> tuple[Array, Array]:
+    """How far losses are from what they are without training, in units of that.
+
+    Args:
+        losses: as for ``suggest_range``.
+        untrained: likewise.
+
+    Returns:
+        float64 (seeds, updates), the inverse sinh: next to the identity for a fall, the logarithm
+        of a blow-up; NaN from where a loss is not finite. And each seed's typical first loss,
+        float64 (seeds, 1).
+    """
+    # Back to finite is not back to training.
+    kept = np.where(np.logical_and.accumulate(np.isfinite(losses), axis=1), losses, np.nan)
+    first = kept[:, : max(5, losses.shape[1] // 8)]
+    start = np.nanmedian(np.where(np.isfinite(first[:, :1]), first, 0.0), axis=1, keepdims=True)
+    base = start if untrained is None else untrained
+    unit = np.maximum(np.abs(base), 1e-3 * float(np.median(np.abs(base))) or 1.0)
+    return np.arcsinh((kept - base) / unit), start
 
 
-def _longest_fall(curve: Array) -> list[int]:
-    """Indices of the longest decreasing subsequence (fastai's definition of the valley's slope)."""
-    length = np.ones(len(curve), dtype=np.int64)
-    before = np.full(len(curve), -1)
-    for i in range(1, len(curve)):
-        higher = np.nonzero(curve[:i] > curve[i])[0]
-        if len(higher):
-            best = higher[length[higher].argmax()]
-            length[i], before[i] = length[best] + 1, best
-    path, i = [], int(length.argmax())
-    while i >= 0:
-        path.append(i)
-        i = int(before[i])
-    return path[::-1]
+def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
+    """Landmarks of the median over neighbouring rates and seeds.
+
+    Args:
+        log: float64 (updates,), natural logarithms of the rates.
+        changes: float64 (seeds, updates): loss less that without training, in units of the latter;
+            NaN from where it is not finite.
+
+    Returns:
+        Landmarks, and the curve they are of: float64 (updates,), NaN from where it has blown up.
+    """
+    updates = int(np.median(np.isfinite(changes).sum(1)))  # after that most seeds have ended
+    points = np.unique(np.linspace(0, updates - 1, min(updates, POINTS)).round().astype(int))
+    window = max(1, round(SMOOTHING * (len(log) - 1) / (log[-1] - log[0])))
+
+    def around(i: int, width: int) -> Array:
+        return changes[:, max(0, i - width) : min(i + width + 1, updates)]
+
+    curve = np.array([np.nanmedian(around(i, window)) for i in points])
+    end = _blow_up(curve, window * len(points) // updates)
+    blown = end < len(curve) or updates < len(log)
+    limit = points[min(end, len(curve) - 1)]
+    curve, points = curve[:end], points[:end]
+    whole = np.full(len(log), np.nan)
+    whole[: points[-1] + 1] = np.interp(np.arange(points[-1] + 1), points, curve)
+
+    def at(*indices: int) -> list[float]:
+        return [float(log[i]) for i in indices]
+
+    low, high = at(0, limit)
+    middle = (low + high) / 2
+    unclear = Landmarks(low, middle, middle, high, middle, high, clear=False, blown=blown)
+    if len(curve) < 3:
+        return unclear, whole
+    # The standard error of a window's median, from what neighbours in a wider one differ by.
+    spread = [np.nanmedian(np.abs(np.diff(around(i, 2 * window)))) for i in points]
+    noise = NOISE * 1.31 * np.array(spread) / math.sqrt(len(changes) * (2 * window + 1))
+    lowest = np.minimum.accumulate(curve)
+    # Only once half of the fall is done: what rises before that is the start's noise.
+    risen = (lowest < lowest[-1] / 2) & (curve - lowest > np.maximum(-RISE * lowest[-1], noise))
+    top = _first(risen, end - 1)
+    bottom = int(curve[: top + 1].argmin())
+    fall = -curve[bottom]
+    if bottom < 2 or fall < max(CLEAR, math.hypot(noise[0], noise[bottom])):
+        return unclear, whole
+    onset = bottom - _first(curve[bottom::-1] > -ONSET * fall, bottom + 1) + 1
+    steepest = onset + int(np.gradient(curve, log[points])[onset : bottom + 1].argmin())
+    base, steep, rise, low = at(*points[[onset, steepest, top, bottom]])
+    return Landmarks(base, steep, (base + low) / 2, rise, low, high, clear=True, blown=blown), whole
+
+
+def _blow_up(curve: Array, width: int) -> int:
+    """Index from which a curve is far above its start; its length if it never is."""
+    high = curve > np.maximum(-np.minimum.accumulate(curve), BLOWN)
+    # For the width of a window: less may be chance.
+    lasting = [high[i : i + width + 1].all() for i in range(len(curve))]
+    return max(1, _first(np.array(lasting), len(curve)))
+
+
+def _first(true: NDArray[np.bool_], otherwise: int) -> int:
+    """Index of the first that is true."""
+    return int(true.argmax()) if true.any() else otherwise

@@ -160,28 +160,37 @@ class Surrogate:
     def _fit(self, known: Observations) -> Settings:
         """The most probable settings, the peak averaged over."""
         usual, spread = self._transfer.settings
+        middle, width = np.append(BEST[0], usual), np.append(BEST[1], spread)
         low = float(known.y.min()) if len(known) else 0.0
-        start = np.concatenate([[low - 0.3 * np.exp(usual[0])], usual])
         if len(known) < 2:
-            return Settings(*start.tolist())
+            return _settings(middle, low)
         shifts, weights = self._guess.shifts
         means = self._transfer.means(known.x, shifts)
         correlation = matern(*(self._transfer.scaled(known.x),) * 2)
 
         def objective(theta: Array) -> float:
-            settings = Settings(*theta.tolist())
-            prior = (((theta[1:] - usual) / spread) ** 2).sum() / 2
-            # The best of n schedules lies a little above the best there is, in units of the scale.
-            best = (low - settings.level) / np.exp(settings.log_scale)
-            prior += 0.5 * ((best - BEST_OF) / BEST_SPREAD) ** 2
-            return float(prior - _evidence(settings, known, means, correlation, weights))
+            fit = _evidence(_settings(theta, low), known, means, correlation, weights)
+            return float((((theta - middle) / width) ** 2).sum() / 2 - fit)
 
-        found = minimize(objective, start, method="L-BFGS-B", options={"maxiter": 40})
-        theta = found.x if np.isfinite(found.fun) else start
-        return Settings(*theta.tolist())
+        bounds = list(zip(middle - FARTHEST * width, middle + FARTHEST * width, strict=True))
+        start = middle.copy()
+        start[1] = np.clip(np.log(np.median(known.y) - low + 1e-3), *bounds[1])
+        found = minimize(
+            objective, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
+        )
+        return _settings(found.x if np.isfinite(found.fun) else start, low)
 
 
-BEST_OF, BEST_SPREAD = 0.3, 0.5  # of the prior on the level
+# How far below the best value seen the level lies, in units of the scale: mean and spread.
+BEST = (0.3, 0.5)
+FARTHEST = 3.0  # spreads from the mean, beyond which no setting is looked for
+
+
+def _settings(theta: Array, low: float) -> Settings:
+    """Settings whose level is told by the best value seen."""
+    below, log_scale, trust, log_own, log_noise = theta.tolist()
+    level = low - below * float(np.exp(log_scale))
+    return Settings(level, log_scale, trust, log_own, log_noise)
 
 
 def _fitted_at(n: int) -> int:
@@ -209,13 +218,13 @@ def _evidence(
     try:
         factor = cho_factor(k, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
-        return -np.inf
+        return -1e10
     rest = z[None, :] - settings.trust * means  # (shifts, n)
     fits = -0.5 * (rest * cho_solve(factor, rest.T, check_finite=False).T).sum(1) + weights
     top = fits.max()
     logdet = np.log(np.diag(factor[0])).sum()
     found = top + np.log(np.exp(fits - top).sum()) - logdet + np.log(slope).sum()
-    return float(found) if np.isfinite(found) else -np.inf
+    return float(found)
 
 
 @dataclass

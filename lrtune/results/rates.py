@@ -7,7 +7,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.canvas import GRID, SHADE, Array, canvas, log_axis, padded, rounded, safe, thin
+from lrtune.results.canvas import (
+    GRID,
+    INK,
+    SHADE,
+    Array,
+    canvas,
+    log_axis,
+    padded,
+    rounded,
+    safe,
+    thin,
+)
 from lrtune.results.palette import BLUE, GREEN, RED, look
 from lrtune.results.summary import curve_of
 from lrtune.schedule import Schedule
@@ -20,7 +31,7 @@ def range_test(result: Mapping[str, Any], loss: str = "training loss") -> go.Fig
 
     Args:
         result: `run["range_test"]`: `rates`, `losses` (a list a seed), `base_lr`, `max_lr`,
-            `steepest`, `valley`.
+            `steepest`, `valley`, `peak_lr`.
         loss: What the losses are, with their unit, for the axis.
     """
     figure = canvas()
@@ -39,13 +50,12 @@ def range_test(result: Mapping[str, Any], loss: str = "training loss") -> go.Fig
         )
     if not lines:
         return figure
-    low, high = result.get("base_lr"), result.get("max_lr")
-    if low and high:
-        figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
-    for name, colour in (("steepest", RED), ("valley", GREEN)):
-        if rate := result.get(name):
-            look_of = {"color": colour, "dash": "dash", "width": 1.5}
-            figure.add_vline(rate, name=f"{name} {rate:.2g}", showlegend=True, line=look_of)
+    low, high = result["base_lr"], result["max_lr"]
+    figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
+    for name, colour in (("steepest", RED), ("valley", GREEN), ("peak_lr", INK)):
+        look_of = {"color": colour, "dash": "dash", "width": 1.5}
+        said = f"{name} {result[name]:.2g}"
+        figure.add_vline(result[name], name=said, showlegend=True, line=look_of)
     figure.update_xaxes(title_text="learning rate", **log_axis(rates))
     figure.update_yaxes(title_text=safe(loss), range=_before_blow_up(lines))
     return figure.update_layout(height=400)

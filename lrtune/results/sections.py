@@ -178,9 +178,8 @@ def curves(trials: pd.DataFrame, run: Run) -> Markup:
 
 def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
     """Value against peak rate."""
-    test = run["range_test"] or {}
-    low, high = test.get("base_lr"), test.get("max_lr")
-    bracket = (float(low), float(high)) if low and high else None
+    test = run["range_test"]
+    bracket = (float(test["base_lr"]), float(test["max_lr"])) if test else None
     figure = figures.against_peak(trials, run["objective"], bracket)
     caption = (
         f"A dot is a finished trial; {_better(run['objective'])} is better. Crosses are trials "

@@ -1,5 +1,6 @@
 """``lrtune preview`` and ``lrtune range-test`` in the terminal."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -32,17 +33,18 @@ def print_schedules(schedules: Sequence[Schedule], total: int) -> None:
 
 
 def print_range_test(test: "RangeTest") -> None:
-    """The suggestions, or why there are none, under the curve of the first seed."""
+    """The suggestions, and why they are unsure, under the curve of the first seed."""
     console = console_of()
     shown = test.smoothed[0][np.isfinite(test.smoothed[0])]
     if len(shown):
         ends = float(test.rates[0]), float(test.rates[len(shown) - 1])
         plot(console, [Curve("first seed", shown.tolist())], "loss over rate, log scale", *ends)
-    if test.suggestion is None:
-        say(console, f"no suggestion: {test.message}")
-        return
     found = test.suggestion
     say(console, f"base_lr   {found.base_lr:.3g}   the loss begins to fall")
     say(console, f"valley    {found.valley:.3g}   half-way down the longest fall")
     say(console, f"steepest  {found.steepest:.3g}   the loss falls fastest")
     say(console, f"max_lr    {found.max_lr:.3g}   the loss begins to rise for good")
+    factor = f"within a factor of {math.exp(found.doubt):.2g} two times of three"
+    say(console, f"peak_lr   {found.peak_lr:.3g}   a good peak for whole trainings, {factor}")
+    if test.message:
+        say(console, f"unsure: {test.message}")

@@ -12,8 +12,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError
-from lrtune.model.features import features
-from lrtune.model.forecast import Forecast, Gain, design, learn_gain
+from lrtune.model.features import NAMES, features
+from lrtune.model.forecast import AHEAD, Forecast, Gain, design, learn_gain
 from lrtune.model.scale import Scale
 from lrtune.model.surrogate import Observations
 from lrtune.model.transfer import Transfer
@@ -160,7 +160,7 @@ class StudyModel:
             np.append(features(schedule), [others.get(name, 0.5) for name in self.others])
             for schedule, others in self._schedules
         ]
-        return np.array(rows).reshape(self.count, -1)
+        return np.array(rows).reshape(self.count, len(NAMES) + len(self.others))
 
     def schedules(self) -> list[Schedule]:
         """Of the trials that are over."""
@@ -204,7 +204,7 @@ class StudyModel:
                 if seen is not None:
                     looks.append(seen)
                     finals.append(curve.final)
-            table = np.array(looks).reshape(len(looks), -1)
+            table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             signal = table[:, 0] if looks else np.empty(0)
             gains = self._scale.to(np.array(finals)) - signal
             order = np.lexsort(table.T) if looks else []  # sums must not depend on the order

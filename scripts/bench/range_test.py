@@ -1,126 +1,143 @@
-"""Is a range test of many short trainings at constant rates better than a sweep?
+"""How a good peak of whole trainings relates to what a range test says.
 
-    python scripts/bench/range_test.py --runs DIR
+    python scripts/bench/range_test.py
 
-Of each finished run in DIR: the bracket of three sweeps under a rising rate, as a search has it,
-and of trainings at 24 constant rates, judged by the mean training loss of their last quarter, with
-the same rules for both; three times, on seeds of their own. ``cost`` counts updates, those of the
-sweeps being 1. A bracket is good if the range that would be searched around it holds the peaks that
-won (each family's best, of the better half of the families), and the better the narrower it is.
-Note that the runs were searched around a sweep's bracket, where there was one.
+For each recorded task with a range test: the good peak is the median peak of the best tenth of its
+complete trainings. Each relation from landmarks of the range test to it (a constant, or a constant
+and a weight, added to a landmark's logarithm) is fitted on all other tasks; printed is by how much
+it misses on the task left out, in nats. Then the constants that ``lrtune/engine/range_test.py``
+has, and each task with what the package suggests.
 """
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
-from lrtune.engine import FusedPool, range_test
-from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES, RangeTest, suggest_range
-from lrtune.tasks import Task, load_task
-from lrtune.tuning import AROUND_BRACKET, FALLBACK_PEAK_LR
+from lrtune.engine.range_test import (
+    FROM_BLOW_UP,
+    FROM_BLOW_UP_SD,
+    FROM_BOTTOM,
+    FROM_BOTTOM_SD,
+    Landmarks,
+    RangeTest,
+    changes_of,
+    landmarks,
+    suggest_range,
+)
+from lrtune.tuning import DOUBTS
 
-RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
-TASKS = {  # of a run: the data and the model
-    "digits-mlp": ("digits", "mlp"),
-    "digits-cnn": ("digits", "cnn"),
-    "diabetes": ("diabetes", "mlp"),
-}
-RATES, SEEDS, REPEATS = 24, 3, 3
-SHARES = {"short": 8, "long": 2}  # of a sweep's updates, that a constant rate gets
+CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"
+BEST = 0.1  # the share of the trainings whose peaks are good
 Array = Any
+
+
+class Recorded(NamedTuple):
+    """A task's range test, and a good peak's logarithm."""
+
+    name: str
+    marks: Landmarks
+    test: RangeTest
+    peak: float
+
+
+class Relation(NamedTuple):
+    """A good peak from a landmark, and from a column that is weighed."""
+
+    landmark: Callable[[Landmarks], float]
+    column: Callable[[Landmarks], float] | None = None
+
+
+RELATIONS = {
+    "valley": Relation(lambda m: m.valley),
+    "steepest": Relation(lambda m: m.steepest),
+    "max_lr": Relation(lambda m: m.top),
+    "middle of base_lr and max_lr": Relation(lambda m: (m.base + m.top) / 2),
+    "base_lr and max_lr, weighed": Relation(lambda m: m.base, lambda m: m.top - m.base),
+    "valley and lowest loss, weighed": Relation(lambda m: m.valley, lambda m: m.bottom - m.valley),
+    "lowest loss": Relation(lambda m: m.bottom),
+}
+BLOW_UP = Relation(lambda m: m.end)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--only", default=",".join(TASKS))
-    args = parser.parse_args()
-    out = RESULTS / "range-test.json"
-    rows = json.loads(out.read_text()) if out.exists() else {}
-    for name in args.only.split(","):
-        rows[name] = row(name, args.runs / name)
-        out.write_text(json.dumps(rows, indent=1) + "\n")
-        for way, found in rows[name]["ways"].items():
-            print(name, rows[name]["peaks"], way, json.dumps(found), flush=True)
-
-
-def row(name: str, folder: Path) -> dict[str, Any]:
-    """All ways of finding a bracket for the task of a run."""
-    kept = json.loads((folder / "run.json").read_text())
-    data, model = TASKS[name]
-    task = load_task(data, model=model)
-    best = json.loads((folder / "best.json").read_text())
-    task = replace(task, epochs=best["horizon"] * task.batch_size / task.train.samples)
-    task = replace(task, optimizer=best["optimizer"]["name"])
-    peaks = winners(folder)
-    updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-    ways: dict[str, list[RangeTest]] = {"sweeps": []} | {way: [] for way in SHARES}
-    for repeat in range(REPEATS):
-        seeds = range(SEEDS * repeat, SEEDS * (repeat + 1))
-        ways["sweeps"].append(range_test(task, updates=updates, seeds=seeds, make=FusedPool))
-        rates = np.geomspace(1e-6, 10.0, RATES)
-        losses = constant(task, rates, updates // min(SHARES.values()), seeds)
-        for way, share in SHARES.items():
-            last = losses[:, :, : updates // share][:, :, -max(1, updates // share // 4) :]
-            ways[way].append(suggest_range(rates, last.mean(2)))
-    return {
-        "peaks": [round(float(peak), 6) for peak in sorted(peaks)],
-        "bracket of the run": kept["peak_lr"],
-        "updates of a sweep": updates,
-        "ways": {way: judged(found, peaks) | {"cost": cost(way)} for way, found in ways.items()},
-        "torch": torch.__version__,
-    }
-
-
-def winners(folder: Path) -> Array:
-    """The peaks of each family's best trial, of the better half of the families."""
-    trials = pd.read_parquet(folder / "trials.parquet")
-    trials = trials[trials.state == "complete"]
-    direction = json.loads((folder / "best.json").read_text())["objective"]["direction"]
-    sign = -1 if direction == "maximize" else 1
-    best = trials.assign(cost=sign * trials.value).sort_values("cost").groupby("family").head(1)
-    return best.peak_lr.to_numpy()[: max(3, len(best) // 2)]
-
-
-def cost(way: str) -> float:
-    return 1.0 if way == "sweeps" else RATES / SHARES[way]
-
-
-def constant(task: Task, rates: Array, updates: int, seeds: range) -> Array:
-    """Training losses (seeds, rates, updates) at constant rates."""
-    epochs = updates * task.batch_size / task.train.samples
-    short = replace(task, epochs=epochs, validations=1, average=None)
-    pool = FusedPool(short, len(rates))
-    found = []
-    for seed in seeds:
-        for slot, rate in enumerate(rates):
-            pool.admit(slot, np.full(short.horizon, rate), seed)
-        found.append([progress.losses for progress in pool.advance()])
-        for slot in range(len(rates)):
-            pool.release(slot)
-    return np.array(found)
-
-
-def judged(found: list[RangeTest], peaks: Array) -> dict[str, Any]:
-    """Of each repeat the bracket, the winners in the ranges around it, their width in decades."""
-    brackets, held, decades = [], [], []
-    for test in found:
-        one = test.suggestion
-        brackets.append(None if one is None else [one.base_lr, one.max_lr])
-        low, high = (
-            FALLBACK_PEAK_LR
-            if one is None
-            else (AROUND_BRACKET[0] * one.base_lr, AROUND_BRACKET[1] * one.max_lr)
+    parser.add_argument("--curves", type=Path, default=CURVES)
+    folder = parser.parse_args().curves
+    names = sorted(path.name for path in (folder / "range_tests").glob("*.parquet"))
+    tasks = [recorded(folder, name) for name in names if (folder / name).exists()]
+    clear = [task for task in tasks if task.marks.clear]
+    blown = [task for task in tasks if task.marks.blown]
+    print(f"{len(tasks)} tasks; the loss falls clearly on {len(clear)}, blows up on {len(blown)}\n")
+    print("| from | missed by, left out | median | worst |\n|---|---|---|---|")
+    for name, relation in RELATIONS.items():
+        print(f"| {name} | {row(left_out(relation, clear))} |")
+    print(f"| blow-up | {row(left_out(BLOW_UP, blown))} |\n")
+    for name, relation, some, own in (
+        ("FROM_BOTTOM", RELATIONS["lowest loss"], clear, (FROM_BOTTOM, FROM_BOTTOM_SD)),
+        ("FROM_BLOW_UP", BLOW_UP, blown, (FROM_BLOW_UP, FROM_BLOW_UP_SD)),
+    ):
+        (constant,), sd = fitted(relation, some), np.std(left_out(relation, some))
+        print(f"{name}, {name}_SD = {constant:.2f}, {sd:.2f}  # now {own[0]}, {own[1]}")
+    print("\n| task | good peak | suggested | off, in doubts | searched | message |")
+    print("|---|---|---|---|---|---|")
+    offs = []
+    for task in tasks:
+        found = task.test.suggestion
+        offs.append((np.log(found.peak_lr) - task.peak) / found.doubt)
+        factor = np.exp(DOUBTS * found.doubt)
+        print(
+            f"| {task.name} | {np.exp(task.peak):.2g} | {found.peak_lr:.2g} | {offs[-1]:+.1f} "
+            f"| {found.peak_lr / factor:.1g} to {found.peak_lr * factor:.1g} "
+            f"| {task.test.message} |"
         )
-        held.append(float(((peaks >= low) & (peaks <= high)).mean()))
-        decades.append(float(np.log10(high / low)))
-    return {"brackets": brackets, "winners held": held, "decades": decades}
+    shares = [f"{np.mean(np.abs(offs) <= limit):.0%} within {limit:g}" for limit in (1, 2, DOUBTS)]
+    print(f"\n{', '.join(shares)} doubts")
+
+
+def recorded(folder: Path, name: str) -> Recorded:
+    """What is recorded of a task."""
+    sweeps = pd.read_parquet(folder / "range_tests" / name)
+    rates, losses = np.array(sweeps["rate"][0]), np.array(sweeps["loss"].tolist())
+    marks, _ = landmarks(np.log(rates), changes_of(losses)[0])
+    trainings = pd.read_parquet(folder / name)
+    done = trainings[(trainings["state"] == "complete") & (trainings["seed"] == 0)]
+    best = done.assign(final=done["loss"].str[-1]).nsmallest(round(BEST * len(done)), "final")
+    peaks = [json.loads(schedule)["peak_lr"] for schedule in best["schedule"]]
+    found = suggest_range(rates, losses)
+    return Recorded(Path(name).stem, marks, found, float(np.median(np.log(peaks))))
+
+
+def fitted(relation: Relation, tasks: list[Recorded]) -> Array:
+    """The constant, and the weight where there is a column."""
+    target = [task.peak - relation.landmark(task.marks) for task in tasks]
+    return np.linalg.lstsq(columns(relation, tasks), np.array(target), rcond=None)[0]
+
+
+def columns(relation: Relation, tasks: list[Recorded]) -> Array:
+    kept = [np.ones(len(tasks))]
+    if relation.column is not None:
+        kept.append(np.array([relation.column(task.marks) for task in tasks]))
+    return np.stack(kept, axis=1)
+
+
+def left_out(relation: Relation, tasks: list[Recorded]) -> Array:
+    """By how much each task is missed by what all others say, in nats."""
+    missed = []
+    for task in tasks:
+        weights = fitted(relation, [other for other in tasks if other is not task])
+        said = relation.landmark(task.marks) + float(columns(relation, [task])[0] @ weights)
+        missed.append(task.peak - said)
+    return np.array(missed)
+
+
+def row(missed: Array) -> str:
+    sizes = np.abs(missed)
+    return f"{np.sqrt(np.mean(missed**2)):.2f} | {np.median(sizes):.2f} | {sizes.max():.2f}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from lrtune.model.forecast import design
 from lrtune.schedule import Schedule
 
 CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"
+# Of the untrained model's loss: what is below counts as that, for then ratios mean nothing.
+SOLVED = 0.01
 # Tasks of one source of data are left out together: what is learnt has not seen the data at all.
 GROUPS = {
     "digits": ("digits",),
@@ -101,18 +103,19 @@ def read_task(path: Path) -> Recorded:
     sweep = pd.read_parquet(path.parent / "range_tests" / path.name)
     schedules = [Schedule.from_json(text) for text in first["schedule"]]
     steps = np.array(max(first["step"], key=len))
+    least = SOLVED * float(first["untrained"].median())
     signal, raw = (np.full((len(first), len(steps)), np.nan) for _ in range(2))
     for row, (loss, averaged) in enumerate(zip(first["loss"], first["averaged"], strict=True)):
         with np.errstate(all="ignore"):
-            raw[row, : len(loss)] = np.log(np.maximum(loss, 1e-12))
+            raw[row, : len(loss)] = np.log(np.maximum(loss, least))
             better = np.fmin(loss, averaged)
-            signal[row, : len(loss)] = np.log(np.maximum(better, 1e-12))
+            signal[row, : len(loss)] = np.log(np.maximum(better, least))
     bad = ~np.isfinite(raw)
     raw[bad], signal[bad] = np.nan, np.nan
     whole = (first["state"] == "complete").to_numpy()
     repeats: dict[int, list[float]] = {}
     for number, loss in zip(others["number"], others["loss"], strict=True):
-        repeats.setdefault(number, []).append(float(np.log(max(loss[-1], 1e-12))))
+        repeats.setdefault(number, []).append(float(np.log(max(loss[-1], least))))
     about = {name: first[name].iloc[0] for name in ("model", "optimizer", "batch_size", "samples")}
     return Recorded(
         name=path.stem,

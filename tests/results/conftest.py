@@ -140,6 +140,8 @@ def run_record(families):
             "max_lr": 0.5,
             "steepest": 0.021,
             "valley": 0.11,
+            "peak_lr": 0.06,
+            "doubt": 0.9,
             "rates": rates.tolist(),
             "losses": [line.tolist() for line in losses],
             "message": "The loss falls between 0.004 and 0.5.",
