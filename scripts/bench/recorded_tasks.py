@@ -23,9 +23,12 @@ from lrtune.tasks import Split, Task, load_task
 
 
 class Row(NamedTuple):
-    """A task, and the peak rates that are drawn from."""
+    """A task, and the peak rates that are drawn from.
 
-    make: Callable[[argparse.Namespace], Task]
+    ``make(args)`` is what is recorded, ``make(args, seed=1)`` the same task on another sample.
+    """
+
+    make: Callable[..., Task]
     peak_lr: tuple[float, float]
 
 
@@ -131,7 +134,7 @@ def with_noise(task: Task, share: float) -> Task:
     return replace(task, train=Split(task.train.inputs, torch.where(wrong, other, labels)))
 
 
-def frame_task(frame: pd.DataFrame, args: argparse.Namespace, **options: object) -> Task:
+def frame_task(frame: pd.DataFrame, **options: object) -> Task:
     """A table, by the way that a user's own goes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
@@ -139,70 +142,77 @@ def frame_task(frame: pd.DataFrame, args: argparse.Namespace, **options: object)
         return load_task(str(path), **options)
 
 
-def visits(args: argparse.Namespace) -> Task:
+def visits(args: argparse.Namespace, seed: int = 0) -> Task:
     """RAND's health insurance experiment: a count with a heavy tail."""
     from statsmodels.datasets import randhie
 
     table = randhie.load_pandas().data
-    return frame_task(
-        table, args, target="mdvis", kind="regression", optimizer="adamw", batch_size=64, epochs=2.5
-    )
+    options = {"optimizer": "adamw", "batch_size": 64, "epochs": 2.5}
+    return frame_task(table, seed=seed, target="mdvis", kind="regression", **options)
 
 
-def affairs(args: argparse.Namespace) -> Task:
+def affairs(args: argparse.Namespace, seed: int = 0) -> Task:
     from statsmodels.datasets import fair
 
     table = fair.load_pandas().data
     table["affairs"] = np.where(table["affairs"] > 0, "yes", "no")
     options = {"optimizer": "adagrad", "batch_size": 32, "epochs": 3.0}
-    return frame_task(table, args, target="affairs", **options)
+    return frame_task(table, seed=seed, target="affairs", **options)
 
 
-def friedman(args: argparse.Namespace) -> Task:
+def friedman(args: argparse.Namespace, seed: int = 0) -> Task:
     from sklearn.datasets import make_friedman1
 
-    inputs, target = make_friedman1(4000, 10, noise=1.0, random_state=0)
+    inputs, target = make_friedman1(4000, 10, noise=1.0, random_state=seed)
     table = pd.DataFrame(inputs).add_prefix("x").assign(target=target)
     options = {"optimizer": "nesterov:weight_decay=0.0005", "batch_size": 32, "epochs": 8.0}
-    return frame_task(table, args, target="target", kind="regression", **options)
+    return frame_task(table, seed=seed, target="target", kind="regression", **options)
 
 
-def clusters(args: argparse.Namespace) -> Task:
+def clusters(args: argparse.Namespace, seed: int = 0) -> Task:
     from sklearn.datasets import make_classification
 
     inputs, target = make_classification(
-        8000, 24, n_informative=12, n_classes=12, flip_y=0.1, n_clusters_per_class=2, random_state=0
+        8000,
+        24,
+        n_informative=12,
+        n_classes=12,
+        flip_y=0.1,
+        n_clusters_per_class=2,
+        random_state=seed,
     )
     table = pd.DataFrame(inputs).add_prefix("x").assign(target=[f"c{label}" for label in target])
     options = {"optimizer": "adamw:weight_decay=0.05", "batch_size": 128, "epochs": 12.0}
-    return frame_task(table, args, target="target", **options)
+    return frame_task(table, seed=seed, target="target", **options)
 
 
-def patches(args: argparse.Namespace) -> Task:
+def patches(args: argparse.Namespace, seed: int = 0) -> Task:
     """The middle of a patch of a photograph from the pixels around it."""
     from sklearn.datasets import load_sample_image
 
     photo = load_sample_image("china.jpg").mean(2) / 255
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     rows, columns = (draw.integers(3, size - 3, 9000) for size in photo.shape)
     around = [(i, j) for i in range(-3, 4) for j in range(-3, 4) if max(abs(i), abs(j)) > 1]
     table = pd.DataFrame({f"x{i}_{j}": photo[rows + i, columns + j] for i, j in around})
     table["target"] = photo[rows, columns]
     options = {"optimizer": "adam", "batch_size": 64, "epochs": 8.0}
-    return frame_task(table, args, target="target", kind="regression", **options)
+    return frame_task(table, seed=seed, target="target", kind="regression", **options)
 
 
 @cache
-def cifar(folder: str, pixels: int) -> Task:
+def cifar(folder: str, pixels: int, seed: int) -> Task:
     """A third of CIFAR-10, made smaller: what fits two cores."""
-    task = load_task(folder, image_size=pixels, model="cnn", batch_size=64)
-    order = torch.randperm(task.train.samples, generator=torch.Generator().manual_seed(0))[:16_000]
+    task = load_task(folder, image_size=pixels, model="cnn", batch_size=64, seed=seed)
+    order = torch.randperm(task.train.samples, generator=torch.Generator().manual_seed(seed))[
+        :16_000
+    ]
     train = Split(task.train.inputs[order], task.train.targets[order])
-    order = torch.randperm(task.val.samples, generator=torch.Generator().manual_seed(0))[:1_000]
+    order = torch.randperm(task.val.samples, generator=torch.Generator().manual_seed(seed))[:1_000]
     val = Split(task.val.inputs[order], task.val.targets[order])
     test = Split(task.test.inputs[:2_000], task.test.targets[:2_000])
     if task.test.samples > 2_000:
-        order = torch.randperm(task.test.samples, generator=torch.Generator().manual_seed(0))
+        order = torch.randperm(task.test.samples, generator=torch.Generator().manual_seed(seed))
         test = Split(task.test.inputs[order[:2_000]], task.test.targets[order[:2_000]])
     return replace(task, train=train, val=val, test=test)
 
@@ -214,10 +224,11 @@ def images(
     *,
     model: Callable[[], nn.Module] | str = "cnn",
     noise: float = 0.0,
+    seed: int = 0,
     **changed: object,
 ) -> Task:
     """CIFAR-10 under one of our models or of lrtune's own."""
-    task = cifar(args.images, pixels)
+    task = cifar(args.images, pixels, seed)
     if isinstance(model, str) and model != "cnn":
         whole = load_task(args.images, image_size=pixels, model=model)
         task = replace(task, model=whole.model, model_name=model, layout=whole.layout)
@@ -229,13 +240,13 @@ def images(
 
 
 @cache
-def letters(path: str, context: int) -> tuple[Tensor, Tensor, Tensor, int]:
+def letters(path: str, context: int, seed: int) -> tuple[Tensor, Tensor, Tensor, int]:
     """Windows of the text, (n, context + 1): of its first nine tenths, and twice of the rest."""
     text = Path(path).read_text(encoding="utf-8")
     known = sorted(set(text))
     tokens = torch.tensor([known.index(letter) for letter in text], dtype=torch.uint8)
     cut, end = 9 * len(tokens) // 10, 19 * len(tokens) // 20
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     parts = []
     for part, count in (tokens[:cut], 40_000), (tokens[cut:end], 1_000), (tokens[end:], 1_000):
         starts = torch.randint(len(part) - context - 1, (count, 1), generator=draw)
@@ -251,10 +262,11 @@ def text(
     width: int = 0,
     layers: int = 2,
     noise: float = 0.0,
+    seed: int = 0,
     **changed: object,
 ) -> Task:
     """The next letter: of each letter by a transformer, of all by an n-gram where no width."""
-    train, val, test, count = letters(args.text, context)
+    train, val, test, count = letters(args.text, context, seed)
     cut = slice(1, None) if width else -1
     splits = [Split(part[:, :-1], part[:, cut].long()) for part in (train, val, test)]
     if width:
@@ -275,8 +287,10 @@ def text(
     return with_noise(task, noise) if noise else task
 
 
-def digits_resnet(args: argparse.Namespace) -> Task:
-    task = load_task("digits", model="cnn", optimizer="nesterov", batch_size=64, epochs=6.0)
+def digits_resnet(args: argparse.Namespace, seed: int = 0) -> Task:
+    task = load_task(
+        "digits", model="cnn", optimizer="nesterov", batch_size=64, epochs=6.0, seed=seed
+    )
     return replace(task, model=partial(small_resnet, 1), model_name="small_resnet")
 
 
