@@ -70,6 +70,7 @@ class State:
     whole: list[int]  # of these, trained to their end
     averaged: bool = True
     spent: float = 0.0
+    surrogate: Surrogate | None = None
 
     @property
     def observations(self) -> Observations:
@@ -100,7 +101,7 @@ def search(
     rng = np.random.default_rng([order, 17])
     learnt = nothing() if "alone" in policy else transfer
     state = State(task, learnt, [], [], [], [])
-    surrogate = Surrogate(learnt, guess)
+    surrogate = state.surrogate = Surrogate(learnt, guess)
     shuffled = np.random.default_rng(order).permutation(len(task.final)).tolist()
     stopper = Stopper(policy.stops, state)
     while state.spent < budget and len(state.rows) < len(shuffled):
