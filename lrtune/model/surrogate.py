@@ -21,8 +21,9 @@ from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
 
-MOST = 256  # observations that the process is conditioned on: the best ones and a spread of others
-MOST_FITTED = 128  # observations that its settings are fitted to
+MOST = 200  # observations that the process is conditioned on: the best ones and a spread of others
+MOST_FITTED = 100  # observations that its settings are fitted to
+FAR = 4.0  # doubts around the range test's peak
 STEP = 0.35  # nats between the peaks that are averaged over
 MOST_SHIFTS = 21
 NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
@@ -78,9 +79,10 @@ class PeakGuess:
     @property
     def shifts(self) -> tuple[Array, Array]:
         """Log peaks (m,) that are averaged over, and the log of their weights."""
-        count = int(np.clip(np.ceil(5 * self.doubt / STEP), 5, MOST_SHIFTS))
-        places = np.linspace(-2.5, 2.5, count)
-        weights = -0.5 * places**2
+        count = int(np.clip(np.ceil(2 * FAR * self.doubt / STEP), 7, MOST_SHIFTS))
+        places = np.linspace(-FAR, FAR, count)
+        # Student's t of four degrees: where training on overfits, good peaks lie far below.
+        weights = -2.5 * np.log1p(places**2 / 4)
         return self.log_peak + self.doubt * places, weights - np.log(np.exp(weights).sum())
 
 

@@ -27,8 +27,9 @@ from optuna.trial import TrialState
 from recorded import CURVES, Recorded, read
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from transfer import first_guess, learn
+from transfer import learn
 
+from lrtune.engine.range_test import suggest_range
 from lrtune.model.decide import propose, recommend, stop
 from lrtune.model.forecast import Forecast, learn_gain
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
@@ -84,6 +85,12 @@ class State:
         progress = task.steps[at] / task.horizon
         gain = learn_gain(self.transfer, self.averaged, progress, designs[known, at], gains)
         return gain.forecast(float(shown[row, at]), designs[row, at])
+
+
+def guess_of(task: Recorded) -> PeakGuess:
+    """What the task's own range test says of a good peak rate."""
+    found = suggest_range(*task.sweep).suggestion
+    return PeakGuess(float(np.log(found.peak_lr)), found.doubt)
 
 
 def transfers(tasks: list[Recorded]) -> dict[str, Transfer]:
@@ -245,7 +252,10 @@ def measure(
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     truth, began = smoothed(task), time.process_time()
-    best, best_true = np.nanmin(task.final), np.nanmin(np.where(np.isfinite(task.final), truth, np.nan))
+    best, best_true = (
+        np.nanmin(task.final),
+        np.nanmin(np.where(np.isfinite(task.final), truth, np.nan)),
+    )
     spent, rows = [0.0], [-1]
     for at, row in search(task, transfer, guess, POLICIES[name], order, max(BUDGETS)):
         spent.append(at)
@@ -293,7 +303,7 @@ def main() -> None:
     args = parser.parse_args()
     tasks = read(args.curves)
     learnt = transfers(tasks)
-    guesses = {task.name: PeakGuess(first_guess(task), 1.0) for task in tasks}
+    guesses = {task.name: guess_of(task) for task in tasks}
     names = args.only.split(";") if args.only else list(POLICIES)
     work = list(product(tasks, names, range(args.orders)))
     rows = [
