@@ -19,6 +19,7 @@ from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
+from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
@@ -33,7 +34,6 @@ from lrtune.search import (
     SurrogateSampler,
     make_pruner,
 )
-from lrtune.model.decide import EPSILON
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task

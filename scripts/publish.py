@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lrtune.results.compare import find_verdicts, markdown, table, wins
 from lrtune.search.prior import settings_in
+
+from lrtune.results.compare import find_verdicts, markdown, table, wins
 from lrtune.settings import write_json
 
 ROOT = Path(__file__).parents[1]

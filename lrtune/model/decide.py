@@ -108,7 +108,7 @@ def family_summary(
 ) -> list[FamilySummary]:
     """Each family's best schedule, the most promising family first."""
     names = np.array(families)
-    mean, sd = posterior.mean_and_sd(x)
+    mean, _ = posterior.mean_and_sd(x)
     leaders = [
         row
         for name in dict.fromkeys(families)

@@ -283,7 +283,7 @@ class Posterior:
         return means + (self._solved.T @ white), white
 
     def mean_and_sd(self, x: Array) -> tuple[Array, Array]:
-        """Of the latent value, the noise between seeds left out, at (points, features): (points,)."""
+        """Of the latent value at (points, features), the noise left out: (points,) each."""
         means, white = self._parts(x)
         mean = self.weights @ means
         variance = np.exp(2 * self.settings.log_own) + self.weights @ (means - mean) ** 2

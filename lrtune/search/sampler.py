@@ -194,7 +194,7 @@ class SurrogateSampler(BaseSampler):
     def _with_others(
         self, x: Array, leaders: list[dict[str, Any]], rng: np.random.Generator
     ) -> Array:
-        """With parameters beside the schedule: each anywhere, or near to one of the best trials'."""
+        """With parameters beside the schedule: anywhere, or near to one of the best trials'."""
         names = self._model.others
         places = rng.random((len(x), len(names)))
         known = [

@@ -208,7 +208,8 @@ class StudyModel:
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             signal = table[:, 0] if looks else np.empty(0)
             gains = self._scale.to(np.array(finals)) - signal
-            order = np.lexsort(table.T) if looks else []  # sums must not depend on the order
+            # Sums must not depend on the order.
+            order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
             self._gains[step, averaged] = learn_gain(
                 self._transfer, averaged, step / self.total, table[order, 1:], gains[order]
             )
@@ -228,7 +229,7 @@ class StudyModel:
         curve = self.curve_of(trial, schedule)
         final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         sound = not _not_finite(trial) and np.isfinite(curve.values).all()
-        if trial.state == TrialState.FAIL or not sound or not len(curve.steps) and final is None:
+        if trial.state == TrialState.FAIL or not sound or (not len(curve.steps) and final is None):
             self._over.append(None)
         else:
             curve.final = final

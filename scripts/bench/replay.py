@@ -8,7 +8,6 @@ orders. The task, and all that have its data, are left out of what transfer lear
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
