@@ -135,5 +135,5 @@ def learn_gain(
     pull = precision @ mean + known.T @ gains
     fitted = np.linalg.solve(after, pull)
     quadratic = float(gains @ gains + mean @ precision @ mean - fitted @ pull)
-    doubt: Array = np.linalg.inv(after)
+    doubt = np.asarray(np.linalg.inv(after), dtype=np.float64)
     return Gain(fitted, doubt, shape + len(gains) / 2, scale + max(0.0, quadratic) / 2)
