@@ -82,6 +82,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         engine=study.engine,
         slots=study.slots,
         **stopping(study),
+        judge=study.judge,
         prior=None if study.no_prior else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,

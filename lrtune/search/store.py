@@ -36,6 +36,7 @@ KEPT = (
     "seed",
     "evidence",
     "audit",
+    "judged_at",
 )  # of a Record, and its curves
 
 
@@ -120,7 +121,7 @@ def index_of(trial: FrozenTrial) -> int:
 
 
 def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What a pruned trial would have ended with; None of others, and of other pruners."""
+    """What a trial that was pruned or has plateaued would have ended with, if that is known."""
     if trial.state != TrialState.PRUNED:
         return None
     evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
@@ -202,8 +203,8 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("averaged", "seed", "evidence", "audit")
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds")
+COLUMNS += ("averaged", "seed", "evidence", "audit", "judged_at")
+NUMBERS = ("value", "judged_at", "peak_lr", "warmup", "updates", "seconds")
 
 
 def frame(found: Iterable[Record]) -> pd.DataFrame:
@@ -239,5 +240,6 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
+        "judged_at": math.nan if record.judged_at is None else record.judged_at,
         **knobs,
     }

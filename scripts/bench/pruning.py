@@ -35,7 +35,7 @@ from lrtune.search.forecast import Scale
 from lrtune.search.pruner import rates_ahead
 from lrtune.search.referee import MIN_DELTA, PATIENCE
 from lrtune.search.space import SCHEDULE
-from lrtune.search.stopping import stalled
+from lrtune.search.stopping import plateaued
 
 CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
@@ -251,7 +251,7 @@ def plateaus(task: str, folder: Path) -> dict[str, float]:
             update = run.steps[n - 1]
             ahead = None if schedule.closed_loop else rates[update - 1 :]
             left = float(rates[update:].sum() / rates.sum())
-            if stalled(signal[:n], ahead, left, patience=patience, min_delta=MIN_DELTA):
+            if plateaued(signal[:n], ahead, left, patience=patience, min_delta=MIN_DELTA):
                 stops += 1
                 saved += run.steps[-1] - update
                 worse = np.log(min(run.raw[:n])) - np.log(min(run.raw)) > 2 * sigma

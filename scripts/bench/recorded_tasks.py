@@ -264,7 +264,9 @@ def text(
         train=splits[0],
         val=splits[1],
         test=splits[2],
-        model=partial(Gpt, context, count, width, layers) if width else partial(Grams, context, count),
+        model=partial(Gpt, context, count, width, layers)
+        if width
+        else partial(Grams, context, count),
         loss=load_task("digits").loss,
         model_name="gpt" if width else "grams",
         **changed,
@@ -282,9 +284,7 @@ SGD, ADAM, ADAGRAD = (3e-3, 1.0), (1e-4, 3e-2), (1e-3, 0.3)  # 2.5 decades each
 DECAY = {"weight_decay": 0.05}
 
 TASKS: dict[str, Row] = {
-    "digits-mlp-sgd": Row(
-        partial(named, "digits", model="mlp", batch_size=16, epochs=12.0), SGD
-    ),
+    "digits-mlp-sgd": Row(partial(named, "digits", model="mlp", batch_size=16, epochs=12.0), SGD),
     "digits-mlp-adamw-large-batch": Row(
         partial(
             named,

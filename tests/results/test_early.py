@@ -26,7 +26,7 @@ def row(state, updates, value=math.nan, *, evidence=None, audit=None, **more):
         "state": state,
         "updates": updates,
         "value": value,
-        "reason": {"stalled": "no better"}.get(state, ""),
+        "reason": {"plateaued": "no better"}.get(state, ""),
         "evidence": json.dumps(evidence or {}),
         "audit": None if audit is None else json.dumps(audit),
         "seconds": 1.0,
@@ -63,12 +63,12 @@ def section_of(trials, objective=LOSS):
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
-    trials = made(row("complete", 100, 0.3), pruned(30), row("stalled", 60, 0.4))
+    trials = made(row("complete", 100, 0.3), pruned(30), row("plateaued", 60))
     trials = pd.concat([trials, made(row("diverged", 10), row("failed", 5))], ignore_index=True)
     # 70, 40 and 90 were saved; 205 were spent, of which the failed trial's 5.
     assert spared(trials, HORIZON) == (
-        "3 of 5 trials ended early: 1 pruned as unlikely to win, 1 stalled on a plateau, "
-        "1 diverged. That saved 200 of 405 updates (49 %)."
+        "3 of 5 trials ended early: 1 pruned as unlikely to win, 1 plateaued, 1 diverged. "
+        "That saved 200 of 405 updates (49 %)."
     )
 
 
@@ -157,7 +157,8 @@ def test_a_cell_without_figures(cell):
         ),
         ([audited(0.3, 0.2)] * 30, "none of them would have been the best so far. With 95 %"),
         ([audited(-0.1, 0.0)], "it would have been the best so far. That is few"),
-        ([row("stalled", 60, 0.3)], "1 stalled on a plateau"),
+        ([row("plateaued", 60)], "1 plateaued. That saved 40"),
+        ([row("plateaued", 60)], "0cosine plateaued60 (60 %) no better"),
     ],
 )
 def test_the_section_says(rows, said):
@@ -192,7 +193,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     trials = made(
         row("complete", 100, 0.3),
         pruned(30, family="wsd"),
-        row("stalled", 60, 0.4),
+        row("plateaued", 60),
         audited(0.5, 0.3, update=45),
         row("diverged", 10, family="step"),
         row("failed", 5),
@@ -200,7 +201,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     figure = ends(trials, LOSS, HORIZON)
     marks = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
     assert {*marks} == {"check began"} | {*MARKS} - {"audited"}
-    assert [*marks["complete"].x] == [100, 100] and [*marks["stalled"].x] == [60]
+    assert [*marks["complete"].x] == [100, 100] and [*marks["plateaued"].x] == [60]
     assert [*marks["check began"].x] == [45]
     bars = {t.name: t for t in figure.data if t.mode == "lines"}
     assert {*bars} == {"cosine", "wsd", "step"}
@@ -236,11 +237,11 @@ RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002
     [
         (
             {},
-            "pruner schedule, which ends what wins with less than 20 %; a trial stalls after 4 of "
-            "20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a check",
+            "pruner schedule, which ends what wins with less than 20 %; a trial plateaus after 4 "
+            "of 20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a check",
         ),
-        ({"pruner": "none", "patience": 0}, "no pruner; no trial stalls"),
-        ({"pruner": "halving", "patience": 0}, "pruner halving; no trial stalls; 3 % of"),
+        ({"pruner": "none", "patience": 0}, "no pruner; no trial plateaus"),
+        ({"pruner": "halving", "patience": 0}, "pruner halving; no trial plateaus; 3 % of"),
         ({"audit": 0.0}, "; 0 % of what it would prune"),
     ],
 )
