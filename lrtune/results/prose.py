@@ -144,16 +144,15 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
 def _by_forecast(winner: "pd.Series[Any]", run: Run) -> Markup:
     """Which trial leads where none has a value, and what it was forecast to reach."""
     objective = run["objective"]
-    between = forecast_range(figures_in(winner["evidence"]))
+    figures = figures_in(winner["evidence"])
+    ending = f"{measured(winner['value'], objective)}{forecast_range(figures)}"
     return join(
         [
             "No trial was trained to its end, so none has a value. By its forecast, ",
             tag("strong", winner["family"]),
             f" leads: trial {winner['number']}, which was trained for "
-            f"{count(winner['updates'])} of "
-            f"{count(run['horizon'])} updates, would end with a validation "
-            f"{words(objective['name'])} of {measured(winner['value'], objective)}{between}. "
-            "Its settings: ",
+            f"{count(winner['updates'])} of {count(run['horizon'])} updates, would end with a "
+            f"validation {words(objective['name'])} of {ending}. Its settings: ",
             _settings(Schedule.from_json(winner["schedule"])),
             Markup("."),
         ]

@@ -54,12 +54,15 @@ def trial(number, family, random, state=None):
         "pruned": "forecast 0.52 cannot reach 0.31",
         "plateaued": "no improvement for 5 validations at a low rate",
     }
+    forecast = {"final": final, "low": 0.9 * final, "high": 1.2 * final}
+    forecast |= {"best": 0.3, "probability": 0.25, "threshold": 0.2}
     knobs = schedule.to_dict()["knobs"]
     return {
         "number": number,
         "family": family,
         "state": state,
         "reason": reasons.get(state, ""),
+        "evidence": json.dumps(forecast if state == "plateaued" else {}),
         "value": float(loss[-1]) if state == "complete" else math.nan,
         "peak_lr": schedule.peak_lr,
         "warmup": schedule.warmup,

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from lrtune.results import early, figures, stopping
-from lrtune.results.early import at_most, audits, figures_in, spared
+from lrtune.results.early import at_most, audits, spared
 from lrtune.results.ends import LEAST_ROW, MARKS, NAME, TALL, ends
 from lrtune.results.markup import NARROW
 from lrtune.results.palette import LOOKS
 from lrtune.results.stopping import MOST, SHOWN, in_words
+from lrtune.results.summary import figures_in
 
 HORIZON = 100
 LOSS = {"name": "loss", "direction": "minimize", "unit": None}
@@ -158,7 +159,11 @@ def test_a_cell_without_figures(cell):
         ([audited(0.3, 0.2)] * 30, "none of them would have been the best so far. With 95 %"),
         ([audited(-0.1, 0.0)], "it would have been the best so far. That is few"),
         ([row("plateaued", 60)], "1 plateaued. That saved 40"),
-        ([row("plateaued", 60)], "0cosine plateaued60 (60 %) no better"),
+        ([row("plateaued", 60)], "0 cosine plateaued 60 (60 %) no better"),
+        (
+            [row("plateaued", 60, evidence=FORECAST | {"probability": 0.2})],
+            "no better; forecast 0.5 (0.3 to 0.7); 20 % chance to beat 0.2",
+        ),
     ],
 )
 def test_the_section_says(rows, said):
@@ -238,7 +243,8 @@ RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002
         (
             {},
             "pruner schedule, which ends what wins with less than 20 %; a trial plateaus after 4 "
-            "of 20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a check",
+            "of 20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a "
+            "check",
         ),
         ({"pruner": "none", "patience": 0}, "no pruner; no trial plateaus"),
         ({"pruner": "halving", "patience": 0}, "pruner halving; no trial plateaus; 3 % of"),
