@@ -175,6 +175,7 @@ class _Work:
             jobs,
             under_way.ended,
             examined=log == FINALS,
+            judge=self._run.settings["judge"],
             checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
             watch=under_way.watch,
             tell=self._tell,

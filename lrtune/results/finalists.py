@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from lrtune.files import plain
-from lrtune.results.early import figures_in
 from lrtune.results.plan import Finalist
-from lrtune.results.summary import curve_of, ranked
+from lrtune.results.summary import PARTIAL, by_value, curve_of, forecasts, ranked
 from lrtune.schedule import Schedule
 
 ANCHORS = ("constant", "cosine")  # against which any other family is read
@@ -29,9 +28,10 @@ def candidates(
 ) -> list[Finalist]:
     """Up to QUALIFYING configurations of each family, the most promising families and ones first.
 
-    A pruned trial counts by its forecast; without one, it comes last, by its last value. A family
-    whose every trial diverged or failed sends none. Who has dropped out of the race, but has a more
-    promising trial than some family still in it, is recalled: the race says who gets more trials.
+    A trial that was pruned or has plateaued counts by its forecast; without one, it comes last,
+    by its last value. A family whose every trial diverged or failed sends none. Who has dropped out
+    of the race, but has a more promising trial than some family still in it, is recalled: the race
+    says who gets more trials.
 
     Args:
         trials: the search's table.
@@ -107,17 +107,12 @@ def _finalist(trial: "pd.Series[Any]", racing: Sequence[str]) -> Finalist:
 
 def _promising(trials: pd.DataFrame, objective: Mapping[str, Any]) -> pd.DataFrame:
     """The trials that had a value or would have, the best first; last those that only began."""
-    direction = objective["direction"]
-    whole = ranked(trials, direction).assign(hope=lambda rows: rows["value"])
-    pruned = trials[trials["state"] == "pruned"]
-    forecasts = [figures_in(cell).get("final") for cell in pruned["evidence"]]
-    pruned = pruned.assign(hope=np.array(forecasts, np.float64))
-    begun = pruned[pruned["hope"].isna()]
-    begun = begun.assign(hope=[_last(trial, objective["name"]) for _, trial in begun.iterrows()])
-    parts = [pd.concat([whole, pruned[pruned["hope"].notna()]]), begun]
-    ascending = direction == "minimize"
-    ordered = [part.sort_values("hope", ascending=ascending, kind="stable") for part in parts]
-    return pd.concat(ordered).drop(columns="hope")
+    direction, finals = objective["direction"], forecasts(trials)
+    known = pd.concat([ranked(trials, direction), trials.assign(value=finals)[np.isfinite(finals)]])
+    begun = trials[trials["state"].isin(PARTIAL) & ~np.isfinite(finals)]
+    lasts = [_last(trial, objective["name"]) for _, trial in begun.iterrows()]
+    order = [by_value(known, direction), by_value(begun.assign(value=lasts), direction)]
+    return trials.loc[pd.concat(order).index]
 
 
 def _last(trial: "pd.Series[Any]", metric: str) -> float:

@@ -84,6 +84,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         engine=study.engine,
         slots=study.slots,
         **stopping(study),
+        judge=study.judge,
         transfer=nothing() if study.no_transfer else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,
