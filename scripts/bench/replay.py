@@ -36,6 +36,7 @@ from lrtune.model.transfer import Transfer, nothing
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 ORDERS, BUDGETS = 24, (3, 4, 6, 10, 20, 60)
+ALONE = 64  # trials of one study
 
 
 class Policy(NamedTuple):
@@ -70,7 +71,6 @@ class State:
     whole: list[int]  # of these, trained to their end
     averaged: bool = True
     spent: float = 0.0
-    surrogate: Surrogate | None = None
 
     @property
     def observations(self) -> Observations:
@@ -107,26 +107,25 @@ def search(
     rng = np.random.default_rng([order, 17])
     learnt = nothing() if "alone" in policy else transfer
     state = State(task, learnt, [], [], [], [])
-    surrogate = state.surrogate = Surrogate(learnt, guess)
+    surrogate = Surrogate(learnt, guess)
     shuffled = np.random.default_rng(order).permutation(len(task.final)).tolist()
     stopper = Stopper(policy.stops, state)
+    posterior = surrogate.posterior(state.observations)
     while state.spent < budget and len(state.rows) < len(shuffled):
         left = [row for row in shuffled if row not in set(state.rows)]
-        if policy.proposes == "random":
-            row = left[0]
-        else:
-            posterior = surrogate.posterior(state.observations)
+        row = left[0]
+        if policy.proposes != "random":
             row = left[propose(posterior, task.x[left], 1, rng)[0]]
-        train(state, row, stopper, policy)
-        if state.whole:
-            if policy.proposes == "random":
-                yield state.spent, min(state.whole, key=lambda row: task.final[row])
-            else:
-                posterior = surrogate.posterior(state.observations)
-                yield state.spent, state.whole[recommend(posterior, task.x[state.whole])]
+        train(state, row, stopper)
+        if policy.proposes != "random":
+            posterior = surrogate.posterior(state.observations)
+        if state.whole and policy.proposes == "random":
+            yield state.spent, min(state.whole, key=lambda row: task.final[row])
+        elif state.whole:
+            yield state.spent, state.whole[recommend(posterior, task.x[state.whole])]
 
 
-def train(state: State, row: int, stopper: "Stopper", policy: Policy) -> None:
+def train(state: State, row: int, stopper: "Stopper") -> None:
     """One trial, until it ends or is stopped."""
     task = state.task
     count = len(task.steps)
@@ -279,6 +278,25 @@ def measure(
     return found
 
 
+def pruned_alone(task: Recorded, transfer: Transfer, order: int) -> dict[str, Any]:
+    """``SchedulePruner`` alone on 64 trials in a random order, of current weights only."""
+    torch.set_num_threads(1)
+    state = State(task, transfer, [], [], [], [], averaged=False)
+    stopper = Stopper("forecast", state)
+    rows = np.random.default_rng(order).permutation(len(task.final))[:ALONE].tolist()
+    for row in rows:
+        train(state, row, stopper)
+    best = int(rows[np.nanargmin(task.final[rows])])
+    found = min(state.whole, key=lambda row: task.final[row])
+    return {
+        "task": task.name,
+        "order": order,
+        "spent": state.spent / len(rows),
+        "regret": 100 * np.expm1(task.final[found] - task.final[best]),
+        "kept": float(best in state.whole),
+    }
+
+
 def smoothed(task: Recorded) -> np.ndarray:
     """What each schedule comes to on any seed: the noise of single trainings smoothed away."""
     sound = np.isfinite(task.final)
@@ -298,10 +316,18 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help="SchedulePruner alone, a table")
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
     args = parser.parse_args()
     tasks = read(args.curves)
     learnt = transfers(tasks)
+    if args.alone:
+        pairs = product(tasks, range(args.orders))
+        rows = [pruned_alone(task, learnt[task.group], order) for task, order in pairs]
+        found = pd.DataFrame(rows).groupby("task")[["spent", "regret", "kept"]].mean()
+        found.loc["mean"] = found.mean()
+        print(found.round(2).to_markdown())
+        return
     guesses = {task.name: guess_of(task) for task in tasks}
     names = args.only.split(";") if args.only else list(POLICIES)
     work = list(product(tasks, names, range(args.orders)))
