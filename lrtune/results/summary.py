@@ -1,8 +1,9 @@
 """The table work behind every figure and sentence: who is best, family by family.
 
-`trials` is the search's table, one row a trial (`trials.parquet`). Only complete and stalled trials
-have a value that counts: a pruned trial's last value comes from earlier in training and compares
-with nothing.
+`trials` is the search's table, one row a trial (`trials.parquet`). Only complete trials have a value
+that counts: another's last value comes from earlier in training and compares with nothing. The best
+trial is the one whose schedule is expected to do best on another seed, which is seldom the one with
+the best value of its own: that one was also the luckiest.
 """
 
 from collections.abc import Mapping
@@ -13,15 +14,29 @@ import pandas as pd
 
 from lrtune.schedule import Schedule
 
-RANKED = ("complete", "stalled")
+RANKED = ("complete",)
 ENDS = ("complete", "stalled", "pruned", "diverged", "failed")
 
 
 def ranked(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """The trials whose value counts, best first; equal values in the order they were tried."""
+    """The trials whose value counts, best first; equal ones in the order they were tried.
+
+    Returns:
+        These rows, with a column `score`, by which they are ordered: the final value expected of
+        the trial's schedule, or its own value where nothing is expected.
+    """
     counts = trials["state"].isin(RANKED) & np.isfinite(trials["value"].astype(float))
-    rows = trials[counts].sort_values("number")
-    return rows.sort_values("value", ascending=direction == "minimize", kind="stable")
+    rows = trials[counts].assign(score=scores(trials)[counts]).sort_values("number")
+    return rows.sort_values("score", ascending=direction == "minimize", kind="stable")
+
+
+def scores(trials: pd.DataFrame) -> "pd.Series[float]":
+    """The final value that is expected of each trial's schedule, or else its own value."""
+    value = trials["value"].astype(float)
+    if "expected" not in trials:
+        return value
+    expected = trials["expected"].astype(float)
+    return expected.where(np.isfinite(expected), value)
 
 
 def best(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None":
@@ -45,8 +60,9 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     """One row a family, best first; families without a value last, by name.
 
     Returns:
-        Columns `family`, `trials`, one count for each of ENDS, `best`, `median`, `q1`, `q3` (the
-        quartiles, q1 ≤ q3), `peak_lr` and `number` of the best trial, and `updates` spent.
+        Columns `family`, `trials`, one count for each of ENDS, `best` (the score of the best
+        trial), `median`, `q1`, `q3` (the quartiles of the values, q1 ≤ q3), `peak_lr` and `number`
+        of the best trial, and `updates` spent.
     """
     families = trials.groupby("family", sort=True)
     counts = pd.crosstab(trials["family"], trials["state"]).reindex(columns=ENDS, fill_value=0)
@@ -57,7 +73,7 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
         {
             "trials": families.size(),
             **{end: counts[end] for end in ENDS},
-            "best": top["value"],
+            "best": top["score"],
             "median": values.median(),
             "q1": values.quantile(0.25),
             "q3": values.quantile(0.75),

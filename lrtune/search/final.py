@@ -31,7 +31,7 @@ class Final:
         curves: on the validation split, on the way.
         updates: done.
         seconds: of training and validation.
-        blocks: the objective on the parts of the test split; none of a qualifier.
+        blocks: the objective on the parts of the test split.
     """
 
     schedule: Schedule
