@@ -21,7 +21,7 @@ from lrtune.search.final import read_finals
 from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
 
-VERDICT, FINALS, QUALIFIERS = "verdict.json", "finals.jsonl", "qualifiers.jsonl"
+VERDICT, FINALS = "verdict.json", "finals.jsonl"
 
 
 class Run:
@@ -97,10 +97,6 @@ class Run:
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.final.read_finals``."""
         return read_finals(self.folder / FINALS)
-
-    def qualifiers(self) -> pd.DataFrame:
-        """One row a qualifier that is over, as the finals; judged on validation."""
-        return read_finals(self.folder / QUALIFIERS)
 
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""

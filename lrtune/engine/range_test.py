@@ -193,7 +193,8 @@ def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -
     disagreement = math.sqrt(np.mean((peaks - peak) ** 2))
     doubt = min(max(math.hypot(doubt, disagreement), LEAST_DOUBT), MOST_DOUBT)
     logs = [together.base, together.steepest, together.valley, together.top, peak]
-    suggestion = Suggestion(*np.exp(logs).tolist(), doubt)
+    base, steepest, valley, top, good = (float(rate) for rate in np.exp(logs))
+    suggestion = Suggestion(base, steepest, valley, top, good, doubt)
     return RangeTest(rates, losses, smoothed, suggestion, _message(together, peaks))
 
 
@@ -277,8 +278,8 @@ def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
         return unclear, whole
     onset = bottom - _first(curve[bottom::-1] > -ONSET * fall, bottom + 1) + 1
     steepest = onset + int(np.gradient(curve, log[points])[onset : bottom + 1].argmin())
-    base, steep, lowest, rise = at(*points[[onset, steepest, bottom, top]])
-    valley = (base + lowest) / 2
+    base, steep, low, rise = at(*points[[onset, steepest, bottom, top]])
+    valley = (base + low) / 2
     return Landmarks(base, steep, valley, rise, high, clear=True, blown=blown), whole
 
 

@@ -95,7 +95,7 @@ def _best_then(
     if found.get("best") is not None:
         return float(found["best"])
     before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
-    return float("nan") if before.empty else float(before.iloc[0])
+    return float(before.min() if direction == "minimize" else before.max())
 
 
 def at_most(wrong: int, checked: int) -> float:

@@ -171,7 +171,7 @@ def _settings(schedule: Schedule) -> str:
 def _comparison(trials: pd.DataFrame, run: Run) -> list[Markup]:
     """The winner beside the runner-up family and the baselines."""
     objective = run["objective"]
-    top = best_of_each(trials, objective["direction"]).set_index("family")["value"]
+    top = best_of_each(trials, objective["direction"]).set_index("family")["score"]
     if len(top) == 1:
         others = trials["family"].nunique() - 1
         why = "no other family has a finished trial" if others else "only one family was searched"

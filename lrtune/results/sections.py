@@ -74,9 +74,7 @@ def _to_copy(
     """The schedule that best.json holds, its settings at the horizon, and where it is from."""
     if verdict is not None and decided(verdict):
         row = verdict["families"][0]
-        number = row["trial"]
-        origin = "in the shape of the best trial" if number is None else f"trial {number}"
-        whose = f"{row['family']}, {origin}"
+        whose = f"{row['family']}, trial {row['trial']}"
         if verdict["answer"]["place"] == "tie":
             whose += ", the best on average of those that cannot be told apart"
         return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."

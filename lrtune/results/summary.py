@@ -2,7 +2,8 @@
 
 `trials` is the search's table, one row a trial (`trials.parquet`). Only a trial that was trained to
 its end has a value: what others showed last comes from earlier in training and compares with
-nothing. Of them there is at most a forecast, in `evidence`.
+nothing. The best trial is the one whose schedule is expected to do best on another seed, which is
+seldom the one with the best value of its own: that one was also the luckiest.
 """
 
 import json
@@ -40,15 +41,24 @@ def forecasts(trials: pd.DataFrame) -> "pd.Series[float]":
 
 
 def ranked(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """The trials whose value counts, best first; equal values in the order they were tried."""
+    """The trials whose value counts, best first; equal ones in the order they were tried.
+
+    Returns:
+        These rows, with a column `score`, by which they are ordered: the final value expected of
+        the trial's schedule, or its own value where nothing is expected.
+    """
     counts = (trials["state"] == "complete") & np.isfinite(trials["value"].astype(float))
-    return by_value(trials[counts], direction)
+    rows = trials[counts].assign(score=scores(trials)[counts]).sort_values("number")
+    return rows.sort_values("score", ascending=direction == "minimize", kind="stable")
 
 
-def by_value(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """Trials that all have a value, best first; equal values in the order they were tried."""
-    rows = trials.sort_values("number")
-    return rows.sort_values("value", ascending=direction == "minimize", kind="stable")
+def scores(trials: pd.DataFrame) -> "pd.Series[float]":
+    """The final value that is expected of each trial's schedule, or else its own value."""
+    value = trials["value"].astype(float)
+    if "expected" not in trials:
+        return value
+    expected = trials["expected"].astype(float)
+    return expected.where(np.isfinite(expected), value)
 
 
 def best(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None":
@@ -72,7 +82,8 @@ def recommended(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None"
     if row is not None:
         return row
     finals = forecasts(trials)
-    rows = by_value(trials.assign(value=finals)[np.isfinite(finals)], direction)
+    rows = trials.assign(value=finals)[np.isfinite(finals)].sort_values("number")
+    rows = rows.sort_values("value", ascending=direction == "minimize", kind="stable")
     return None if rows.empty else rows.iloc[0]
 
 
@@ -85,8 +96,9 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     """One row a family, best first; families without a value last, by name.
 
     Returns:
-        Columns `family`, `trials`, one count for each of ENDS, `best`, `median`, `q1`, `q3` (the
-        quartiles, q1 ≤ q3), `peak_lr` and `number` of the best trial, and `updates` spent.
+        Columns `family`, `trials`, one count for each of ENDS, `best` (the score of the best
+        trial), `median`, `q1`, `q3` (the quartiles of the values, q1 ≤ q3), `peak_lr` and `number`
+        of the best trial, and `updates` spent.
     """
     families = trials.groupby("family", sort=True)
     counts = pd.crosstab(trials["family"], trials["state"]).reindex(columns=ENDS, fill_value=0)
@@ -97,7 +109,7 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
         {
             "trials": families.size(),
             **{end: counts[end] for end in ENDS},
-            "best": top["value"],
+            "best": top["score"],
             "median": values.median(),
             "q1": values.quantile(0.25),
             "q3": values.quantile(0.75),

@@ -1,4 +1,4 @@
-"""The race and the finals as they stand: rows of a table, made from a Board or a Tally."""
+"""The search and the finals as they stand: rows of a table, made from a Board or a Tally."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -14,12 +14,11 @@ from lrtune.search.running import Running
 from lrtune.tally import Contender, Tally
 
 SHOWN = 3  # trials under way that a row names
-OUT = "dropped out"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A family in the race, or a configuration in the finals.
+    """A family in the search, or in the finals.
 
     Attributes:
         family: its name.
@@ -42,30 +41,28 @@ class Row:
     more: dict[str, str] = field(default_factory=dict)
 
 
-def race(board: Board, objective: str) -> list[Row]:
-    """The families: the best, then those still racing, then those that dropped out."""
-    families = [*board.racing, *(f for f in board.by_family if f not in board.racing)]
-    under_way: dict[str, list[Running]] = {family: [] for family in families}
+def families(board: Board, objective: str) -> list[Row]:
+    """The families that were tried: the best first, then those without a value."""
+    under_way: dict[str, list[Running]] = {family: [] for family in board.by_family}
     for trial in board.running.values():
         under_way.setdefault(trial.schedule.family, []).append(trial)
     best = board.best
     rows = []
     for family, trials in under_way.items():
-        out = bool(board.racing) and family not in board.racing
         own, ended = board.bests.get(family), board.by_family.get(family, Counter[str]())
-        now = OUT if out and not trials else _progress(trials)
+        now = _progress(trials)
         more = {name: str(ended[name] or "–") for name in ("plateaued", "pruned", "diverged")}
         count = sum(ended.values())
         if own is None or best is None:
-            rows.append(Row(family, nan, nan, nan, count, now, out, more))
+            rows.append(Row(family, nan, nan, nan, count, now, more=more))
             continue
         assert own.value is not None
         more |= _others(own, objective) | {"settings": settings(own.schedule)}
         gap = board.loss_of(own) - board.loss_of(best)
         peak = own.schedule.peak_lr
-        rows.append(Row(family, own.value, gap, peak, count, now, out, more))
-    first = best and best.schedule.family  # which may have dropped out since
-    return sorted(rows, key=lambda r: (r.family != first, r.out, not isfinite(r.gap), r.gap))
+        rows.append(Row(family, own.value, gap, peak, count, now, more=more))
+    first = best and best.schedule.family
+    return sorted(rows, key=lambda r: (r.family != first, not isfinite(r.gap), r.gap))
 
 
 def finals(tally: Tally, minimize: bool) -> list[Row]:

@@ -32,7 +32,7 @@ class Final:
         updates: done.
         judged_at: the update whose weights were judged; None unless complete.
         seconds: of training and validation.
-        blocks: the objective on the parts of the test split; none of a qualifier.
+        blocks: the objective on the parts of the test split.
     """
 
     schedule: Schedule

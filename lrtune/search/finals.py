@@ -20,7 +20,7 @@ from lrtune.search.record import Curves, Judge
 from lrtune.search.running import Observer, rates_of
 from lrtune.search.stopping import diverged
 
-FINALS, QUALIFIERS = 0x46494E41, 0x5155414C  # what sets their seeds apart from all others
+FINALS = 0x46494E41  # what sets their seeds apart from all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,9 @@ class _Trial(Observer):
 
 def final_seeds(seed: int, count: int) -> list[int]:
     """Seeds for finals: the same first ones for any count, none of them the search's own."""
-    return _drawn(FINALS, seed, count)
-
-
-def qualifying_seeds(seed: int, count: int) -> list[int]:
-    """Seeds for qualifiers, none of them a search's or a final's."""
-    return _drawn(QUALIFIERS, seed, count)
-
-
-def _drawn(stage: int, seed: int, count: int) -> list[int]:
     found: list[int] = []
     for number in range(count + 1):
-        drawn = int(np.random.SeedSequence([stage, seed, number]).generate_state(1)[0])
+        drawn = int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
         if drawn != seed:
             found.append(drawn)
     return found[:count]
@@ -69,7 +60,6 @@ def train_finals(
     jobs: Iterable[Job],
     ended: Callable[[Final], None],
     *,
-    examined: bool = True,
     judge: Judge = "last",
     checkpoint: Path | None = None,
     watch: Callable[[float], None] = lambda under_way: None,
@@ -81,7 +71,6 @@ def train_finals(
         pool: with all slots free.
         jobs: in the order in which they are to start.
         ended: called with each that is over.
-        examined: judge them on the test split; else on validation.
         judge: which weights of a training are judged.
         checkpoint: where those under way are kept in case this process ends, and taken up from.
         watch: called after each segment with what is done of those under way, in trainings.
@@ -117,7 +106,7 @@ def train_finals(
                 reached = pool.advance()
             for progress in reached:
                 trial = running[progress.slot]
-                final = _over(pool, trial, progress, examined, judge)
+                final = _over(pool, trial, progress, judge)
                 if final is not None:
                     del running[progress.slot]
                     pool.release(progress.slot)
@@ -166,9 +155,7 @@ def _bests(running: Mapping[int, _Trial]) -> dict[int, tuple[Snapshot, Note]]:
     }
 
 
-def _over(
-    pool: Pool, trial: _Trial, progress: Progress, examined: bool, judge: Judge
-) -> Final | None:
+def _over(pool: Pool, trial: _Trial, progress: Progress, judge: Judge) -> Final | None:
     """Take in a validation; the training's result, if it is over."""
     trial.seconds += progress.seconds
     horizon, objective = pool.task.horizon, pool.task.objective.name
@@ -183,23 +170,20 @@ def _over(
     if why is not None:
         return _final(pool, trial, progress, "diverged", why)
     at = trial.curves.judged(objective, pool.task.objective.direction == "minimize", judge)
-    if examined and judge == "best" and at == progress.update < horizon:
+    if judge == "best" and at == progress.update < horizon:
         trial.best = pool.snapshot(progress.slot)
     if progress.update < horizon:
         if trial.observe(progress.update, progress.loss):
             pool.revise(progress.slot, trial.rates)
         return None
-    if examined:
-        judged = _examined(pool, progress.slot, trial.best if at < horizon else None)
-    else:
-        judged = replace(progress, metrics=trial.curves.at(at), seconds=0.0)
+    judged = _examined(pool, progress.slot, trial.best if at < horizon else None)
     trial.seconds += judged.seconds
     if judged.error is not None:
         return _final(pool, trial, progress, "failed", judged.error)
     if not math.isfinite(judged.metrics[objective]):
         why = f"{objective} is {judged.metrics[objective]} at the end"
         return _final(pool, trial, progress, "diverged", why)
-    split = "test" if examined and pool.task.test is not None else "val"
+    split = "val" if pool.task.test is None else "test"
     final = _final(pool, trial, progress, "complete", "reached the horizon")
     return replace(final, metrics=judged.metrics, split=split, blocks=judged.blocks, judged_at=at)
 
