@@ -28,6 +28,7 @@ STEP = 0.35  # nats between the peaks that are averaged over
 MOST_SHIFTS = 21
 NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
 JITTER = 1e-6
+FITTED = 5  # settings
 GROWTH = 1.25  # settings are fitted anew when there are so many times more observations
 
 
@@ -269,9 +270,14 @@ class Posterior:
         self._solved = solved[:, kept]  # (n, m)
 
     @cached_property
+    def inflation(self) -> float:
+        """By how much wider all is than under these very settings, which are only fitted."""
+        return float(np.sqrt(1 + FITTED / max(len(self.known), FITTED)))
+
+    @cached_property
     def noise(self) -> float:
         """Standard deviation between seeds."""
-        return float(np.exp(self.settings.log_noise))
+        return self.inflation * float(np.exp(self.settings.log_noise))
 
     def _parts(self, x: Array) -> tuple[Array, Array | None]:
         """Means by peak (m, points), and the whitened correlation with what is known."""
@@ -289,7 +295,7 @@ class Posterior:
         variance = np.exp(2 * self.settings.log_own) + self.weights @ (means - mean) ** 2
         if white is not None:
             variance = variance - (white**2).sum(0)
-        return mean, np.sqrt(np.maximum(variance, JITTER))
+        return mean, self.inflation * np.sqrt(np.maximum(variance, JITTER))
 
     def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
         """Functions that may be the true one, at (points, features): float64 (count, points)."""
@@ -301,7 +307,8 @@ class Posterior:
         k[np.diag_indices_from(k)] += 1e-4 * np.exp(2 * self.settings.log_own) + JITTER
         root = np.linalg.cholesky(k)
         which = rng.choice(len(self.weights), size=count, p=self.weights)
-        found: Array = means[which] + (root @ rng.standard_normal((len(x), count))).T
+        apart = (root @ rng.standard_normal((len(x), count))).T
+        found: Array = means[which] + self.inflation * apart
         return found
 
     def values(self, z: Array | float) -> Array:

@@ -36,6 +36,7 @@ from lrtune.model.transfer import Transfer, nothing
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 ORDERS, BUDGETS = 24, (3, 4, 6, 10, 20, 60)
+COVERED = (5, 10, 20, 60)  # whole trainings after which intervals are looked at
 ALONE = 64  # trials of one study
 
 
@@ -297,6 +298,21 @@ def pruned_alone(task: Recorded, transfer: Transfer, order: int) -> dict[str, An
     }
 
 
+def coverage(task: Recorded, transfer: Transfer, known: int, order: int) -> dict[str, Any]:
+    """How many of the other trainings' values lie in the posterior's 90 % intervals."""
+    torch.set_num_threads(1)
+    sound = np.flatnonzero(np.isfinite(task.final))
+    rows = np.random.default_rng(order).permutation(sound)
+    seen, rest = rows[:known], rows[known:]
+    observed = Observations(task.x[seen], task.final[seen], np.zeros(known))
+    posterior = Surrogate(transfer, guess_of(task)).posterior(observed)
+    mean, sd = posterior.mean_and_sd(task.x[rest])
+    width = 1.645 * np.hypot(sd, posterior.noise)
+    low, high = posterior.values(mean - width), posterior.values(mean + width)
+    inside = (task.final[rest] >= low) & (task.final[rest] <= high)
+    return {"task": task.name, "known": known, "inside": float(inside.mean())}
+
+
 def smoothed(task: Recorded) -> np.ndarray:
     """What each schedule comes to on any seed: the noise of single trainings smoothed away."""
     sound = np.isfinite(task.final)
@@ -316,17 +332,25 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--coverage", action="store_true", help="of the intervals, a table")
     parser.add_argument("--alone", action="store_true", help="SchedulePruner alone, a table")
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
     args = parser.parse_args()
     tasks = read(args.curves)
     learnt = transfers(tasks)
+    if args.coverage:
+        cases = product(tasks, COVERED, range(4))
+        rows = [coverage(task, learnt[task.group], known, order) for task, known, order in cases]
+        found = pd.DataFrame(rows).pivot_table("inside", "task", "known")
+        found.loc["mean"] = found.mean()
+        print(found.round(2).to_string())
+        return
     if args.alone:
         pairs = product(tasks, range(args.orders))
         rows = [pruned_alone(task, learnt[task.group], order) for task, order in pairs]
         found = pd.DataFrame(rows).groupby("task")[["spent", "regret", "kept"]].mean()
         found.loc["mean"] = found.mean()
-        print(found.round(2).to_markdown())
+        print(found.round(2).to_string())
         return
     guesses = {task.name: guess_of(task) for task in tasks}
     names = args.only.split(";") if args.only else list(POLICIES)
