@@ -101,11 +101,15 @@ class Transfer:
         save_file(kept, path)
 
 
+def read(content: bytes) -> Transfer:
+    """What ``Transfer.save`` wrote."""
+    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+
+
 @cache
 def published() -> Transfer:
     """What comes with lrtune; learnt from ``studies/results/curves``."""
-    content = resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes()
-    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+    return read(resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes())
 
 
 def nothing() -> Transfer:
