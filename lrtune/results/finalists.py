@@ -1,4 +1,4 @@
-"""Who is trained again in the finals: the families that may be the best, by what the search believes.
+"""Who is trained again in the finals: the families that may be the best, as the search believes.
 
 The best value of many trials on one seed owes much to luck. What is believed of a schedule comes
 from all trials together and leaves the luck of its seed out: so it says which schedule of a family
