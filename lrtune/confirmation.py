@@ -150,6 +150,7 @@ class _Work:
             self._pool,
             jobs,
             under_way.ended,
+            judge=self._run.settings["judge"],
             checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
             watch=under_way.watch,
             tell=self._tell,

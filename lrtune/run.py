@@ -10,15 +10,15 @@ from lrtune.best import best_json
 from lrtune.engine import Choice
 from lrtune.errors import InputError
 from lrtune.files import replace
+from lrtune.model.surrogate import PeakGuess
+from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
-from lrtune.model.surrogate import PeakGuess
-from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.beliefs import beliefs
-from lrtune.search.sampler import guess_in
 from lrtune.search.final import read_finals
+from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"

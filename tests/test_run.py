@@ -38,7 +38,7 @@ def again(run: Path, folder: Path, **changes: object) -> Run:
 def test_what_a_run_leaves(run: Path) -> None:
     trials = pd.read_parquet(run / "trials.parquet")
     assert list(trials["number"]) == list(range(8))
-    assert "complete" in set(trials["state"]) <= {"complete", "pruned", "stalled"}
+    assert "complete" in set(trials["state"]) <= {"complete", "pruned", "plateaued"}
     assert set(trials["family"]) == {"cosine", "constant"}
     settings = json.loads((run / "run.json").read_text())
     for row in trials.itertuples():
@@ -46,7 +46,7 @@ def test_what_a_run_leaves(run: Path) -> None:
         assert row.step[-1] == row.updates
         whole = row.step[-1] == settings["horizon"] and len(row.step) == settings["validations"]
         assert whole == (row.state == "complete")
-        ended = row.val_cross_entropy[-1] if row.state in ("complete", "stalled") else np.nan
+        ended = row.val_cross_entropy[-1] if row.state == "complete" else np.nan
         np.testing.assert_equal(row.value, ended)
         used = Schedule.from_json(row.schedule).rates(settings["horizon"])
         np.testing.assert_array_equal(row.rate, used[np.array(row.step) - 1])

@@ -1,0 +1,1 @@
+"""One model of all schedules of a task: numpy and scipy; knows neither Optuna nor torch."""

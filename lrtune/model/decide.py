@@ -11,11 +11,11 @@ from lrtune.model.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-EPSILON = 0.15  # of these and the next two, see ``scripts/bench/replay.py``
+EPSILON = 0.1  # of these and the next two, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
 CAUTION = 3  # with so many whole trainings known, epsilon is half of what it will be
 DRAWS = 200  # functions by which the probability of being best is counted
-JOINT = 256  # schedules that are drawn jointly; of more, the most promising ones
+JOINT = 160  # schedules that are drawn jointly; of more, the most promising ones
 
 
 def propose(
@@ -36,7 +36,9 @@ def propose(
     return chosen
 
 
-def promising(posterior: Posterior, x: Array, most: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def promising(
+    posterior: Posterior, x: Array, most: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
     """At most so many rows of x: those that do best, each in a draw of its own."""
     if len(x) <= most:
         return np.arange(len(x))
@@ -106,11 +108,13 @@ def family_summary(
 ) -> list[FamilySummary]:
     """Each family's best schedule, the most promising family first."""
     names = np.array(families)
-    mean, sd = posterior.mean_and_sd(x)
+    mean, _ = posterior.mean_and_sd(x)
     leaders = [
         row
         for name in dict.fromkeys(families)
-        for row in np.flatnonzero(names == name)[np.argsort(mean[names == name], kind="stable")][:20]
+        for row in np.flatnonzero(names == name)[np.argsort(mean[names == name], kind="stable")][
+            :20
+        ]
     ]
     rows = np.array(leaders)
     draws = posterior.draws(x[rows], DRAWS, rng)

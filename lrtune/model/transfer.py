@@ -1,4 +1,4 @@
-"""Transfer: what recorded tasks teach about a new one, as arrays; ``scripts/transfer.py`` learns it.
+"""Transfer: what recorded tasks teach about a new one; ``scripts/transfer.py`` learns it.
 
 The mean function is a small network from a curve's features, its peak relative to a good one of the
 task, to how good the schedule is, on the scale of ``surrogate``. Beside it: over what lengths two
@@ -84,7 +84,8 @@ class Transfer:
     def scaled(self, x: Array) -> Array:
         """Features in units of the length over which curves are alike."""
         others = x.shape[1] - len(NAMES)
-        return x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
+        found: Array = x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -59,7 +59,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
     return section(
         "finals",
         "Finals",
-        tag("p", _what(verdict, finals)),
+        tag("p", _what(verdict, finals, run)),
         _table(verdict, run),
         tag("p", NOTE if _several(verdict) else ONE_SEED, css="note"),
         _lost(verdict),
@@ -101,7 +101,7 @@ def _of_curves(verdict: Verdict) -> str:
     return " ".join(said)
 
 
-def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
+def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
     """What was trained, and on what it was judged."""
     own = finals[finals["horizon"] == verdict["horizon"]]
     judged = (
@@ -109,6 +109,8 @@ def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
         if verdict["split"] == "test"
         else "judged on the validation split, since there is no test split"
     )
+    if run["judge"] == "best":
+        judged += ", each with the weights of its best validation"
     trainings = plural(len(own), "training", "trainings")
     return (
         "Of each family the schedule that the search expects most of, trained again in full on "

@@ -19,6 +19,7 @@ from lrtune.results.outcome import Result, Standing
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import ANCHOR, quickest, target_of
 from lrtune.results.response import response
+from lrtune.results.summary import beside
 
 CEILING = "spline"  # the family that may have any shape; ANCHOR has none
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
@@ -99,7 +100,7 @@ def verdict(
         for family, one in result.standings.items()
     ]
     searched = set(trials["family"])
-    kept = ("study", "task", "unit", "objective", "optimizer", "versions", "seed")
+    kept = ("study", "task", "unit", "objective", "judge", "optimizer", "versions", "seed")
     target = target_of(plan.target, own, run)
     amount = _amount(result)
     found: dict[str, Any] = plain(
@@ -148,7 +149,7 @@ def _row(
     """A family: what the search said of it, and what the finals say."""
     name = run["objective"]["name"]
     whole = own[own["state"] == "complete"]
-    ends = [curve[-1] for curve in whole[f"val_{name}"]] if len(whole) else []
+    ends = [beside(row, name) for _, row in whole.iterrows()]
     measured = [m for m in run["metrics"] if m != name and f"final_{m}" in whole]
     others = {m: _mean(whole[f"final_{m}"]) for m in measured}
     return {

@@ -141,7 +141,9 @@ class Events:
         sys.stdout = self._stdout
 
     def _trial(self, record: "Record") -> None:
-        metrics = {name: curve[-1] for name, curve in record.curves.metrics.items()}
+        curves = record.curves
+        at = record.judged_at or (curves.step[-1] if curves.step else None)
+        metrics = {} if at is None else curves.at(at)
         self._emit(
             "trial",
             **{name: getattr(record, name) for name in ("number", "state", "reason", "value")},

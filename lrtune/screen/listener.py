@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.1  # between two pictures of the board: it changes more often than is seen
-ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
+ENDS = {"complete": "done", "plateaued": "plateaued", "pruned": "pruned"}  # and what to call them
 ENDS |= {"diverged": "diverged", "failed": "failed"}
 
 

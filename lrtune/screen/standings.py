@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from lrtune.schedule import Schedule
-from lrtune.search import Board
+from lrtune.search import Board, Record
 from lrtune.search.running import Running
 from lrtune.tally import Contender, Tally
 
@@ -51,13 +51,13 @@ def families(board: Board, objective: str) -> list[Row]:
     for family, trials in under_way.items():
         own, ended = board.bests.get(family), board.by_family.get(family, Counter[str]())
         now = _progress(trials)
-        more = {name: str(ended[name] or "–") for name in ("stalled", "pruned", "diverged")}
+        more = {name: str(ended[name] or "–") for name in ("plateaued", "pruned", "diverged")}
         count = sum(ended.values())
         if own is None or best is None:
             rows.append(Row(family, nan, nan, nan, count, now, more=more))
             continue
         assert own.value is not None
-        more |= _others(own.curves.metrics, objective) | {"settings": settings(own.schedule)}
+        more |= _others(own, objective) | {"settings": settings(own.schedule)}
         gap = board.loss_of(own) - board.loss_of(best)
         peak = own.schedule.peak_lr
         rows.append(Row(family, own.value, gap, peak, count, now, more=more))
@@ -108,8 +108,10 @@ def _progress(trials: list[Running]) -> str:
     return ", ".join([*shown, f"+{len(shares) - SHOWN}"] if len(shares) > SHOWN else shown)
 
 
-def _others(metrics: dict[str, list[float]], objective: str) -> dict[str, str]:
-    return {name: f"{curve[-1]:.4g}" for name, curve in metrics.items() if name != objective}
+def _others(record: Record, objective: str) -> dict[str, str]:
+    assert record.judged_at is not None
+    seen = record.curves.at(record.judged_at)
+    return {name: f"{value:.4g}" for name, value in seen.items() if name != objective}
 
 
 def _mean(one: Contender, seeds: Set[int]) -> float:

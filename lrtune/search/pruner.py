@@ -167,8 +167,8 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
     trial.report(better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE), step)
 
 
-# Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of them see
-# the better of current and averaged weights, Optuna's own too.
+# Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of
+# them see the better of current and averaged weights, Optuna's own too.
 PRUNERS: dict[str, Callable[[int, int, float, Transfer], BasePruner]] = {
     "schedule": lambda total, every, epsilon, transfer: SchedulePruner(
         total, epsilon=epsilon, transfer=transfer

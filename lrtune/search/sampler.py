@@ -161,14 +161,12 @@ class SurrogateSampler(BaseSampler):
 
     def _leaders(self, trials: list[FrozenTrial], posterior: Posterior) -> list[dict[str, Any]]:
         """Parameters of the trials that are believed to be the best."""
-        numbers = self._model.numbers
-        if not numbers:
+        rows = self._model.whole_rows()
+        if not rows:
             return []
-        mean, _ = posterior.mean_and_sd(self._model.x())
-        order = np.argsort(mean, kind="stable")
-        own = [trials[numbers[row]].params for row in order]
-        complete = [p for p in own if self._fits(p)]
-        return complete[:LEADERS]
+        mean, _ = posterior.mean_and_sd(self._model.x()[rows])
+        own = (trials[self._model.numbers[rows[place]]].params for place in np.argsort(mean))
+        return [params for params in own if self._fits(params)][:LEADERS]
 
     def _fits(self, params: dict[str, Any]) -> bool:
         """Whether a trial lies in the space, as one queued by hand may not."""
@@ -196,7 +194,7 @@ class SurrogateSampler(BaseSampler):
     def _with_others(
         self, x: Array, leaders: list[dict[str, Any]], rng: np.random.Generator
     ) -> Array:
-        """With parameters beside the schedule: each anywhere, or near to one of the best trials'."""
+        """With parameters beside the schedule: anywhere, or near to one of the best trials'."""
         names = self._model.others
         places = rng.random((len(x), len(names)))
         known = [

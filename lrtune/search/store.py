@@ -36,6 +36,7 @@ KEPT = (
     "seed",
     "evidence",
     "audit",
+    "judged_at",
 )  # of a Record, and its curves
 
 
@@ -120,7 +121,7 @@ def index_of(trial: FrozenTrial) -> int:
 
 
 def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What a pruned trial would have ended with; None of others, and of other pruners."""
+    """What a trial that was pruned or has plateaued would have ended with, if that is known."""
     if trial.state != TrialState.PRUNED:
         return None
     evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
@@ -221,9 +222,19 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("averaged", "seed", "evidence", "audit", "expected", "low", "high", "p_best")
+COLUMNS += (
+    "averaged",
+    "seed",
+    "evidence",
+    "audit",
+    "judged_at",
+    "expected",
+    "low",
+    "high",
+    "p_best",
+)
 BELIEVED = ("expected", "low", "high", "p_best")
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", *BELIEVED)
+NUMBERS = ("value", "judged_at", "peak_lr", "warmup", "updates", "seconds", *BELIEVED)
 
 
 def frame(found: Iterable[Record], known: Mapping[int, Belief] | None = None) -> pd.DataFrame:
@@ -265,5 +276,6 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
+        "judged_at": math.nan if record.judged_at is None else record.judged_at,
         **knobs,
     }

@@ -38,6 +38,7 @@ class _Curve:
     others: dict[str, float]  # parameters beside the schedule, 0 ... 1
     final: float | None = None  # None unless trained to its end
     at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (7,)
+    ends: Forecast | None = None  # as long as no other trial has come to its end
 
     def look(self, step: int, scale: Scale) -> Array | None:
         """Signal and design (7,) after so many updates; None where nothing was seen there."""
@@ -108,7 +109,7 @@ class StudyModel:
         if over:
             self._rescale()
         if any(trial.state == TrialState.COMPLETE for trial in over):
-            self._gains.clear()
+            self._forget_forecasts()
         return trials
 
     @property
@@ -141,9 +142,9 @@ class StudyModel:
             if curve.final is not None:
                 y[row] = self._scale.to(curve.final)
                 continue
-            ends = self.forecast(curve)
-            if ends is not None:
-                y[row], variance[row] = ends.mean, ends.variance
+            curve.ends = curve.ends or self.forecast(curve)
+            if curve.ends is not None:
+                y[row], variance[row] = curve.ends.mean, curve.ends.variance
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
         return Observations(self.x(), y, variance)
@@ -207,7 +208,8 @@ class StudyModel:
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             signal = table[:, 0] if looks else np.empty(0)
             gains = self._scale.to(np.array(finals)) - signal
-            order = np.lexsort(table.T) if looks else []  # sums must not depend on the order
+            # Sums must not depend on the order.
+            order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
             self._gains[step, averaged] = learn_gain(
                 self._transfer, averaged, step / self.total, table[order, 1:], gains[order]
             )
@@ -227,7 +229,7 @@ class StudyModel:
         curve = self.curve_of(trial, schedule)
         final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         sound = not _not_finite(trial) and np.isfinite(curve.values).all()
-        if trial.state == TrialState.FAIL or not sound or not len(curve.steps) and final is None:
+        if trial.state == TrialState.FAIL or not sound or (not len(curve.steps) and final is None):
             self._over.append(None)
         else:
             curve.final = final
@@ -245,9 +247,15 @@ class StudyModel:
         scale = Scale.of(values, self._minimize)
         if scale != self._scale:
             self._scale = scale
-            self._gains.clear()
+            self._forget_forecasts()
             for curve in curves:
                 curve.at.clear()
+
+    def _forget_forecasts(self) -> None:
+        self._gains.clear()
+        for curve in self._over:
+            if curve is not None:
+                curve.ends = None
 
     def _others(self, trial: FrozenTrial) -> dict[str, float]:
         found = {}

@@ -40,7 +40,7 @@ def judged(shifts, direction="minimize", lost=()):
         "seed": 3,
     }
     run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
-    run |= {"horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
+    run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
     return verdict(trials, pd.DataFrame(finals), finalists, run, seeds, Plan())

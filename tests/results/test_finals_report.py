@@ -62,6 +62,7 @@ def final(finalist, seed, level, split, lost):
         "reason": f"loss is nan {EVIL}" if lost else "reached the horizon",
         "split": split,
         "updates": STEPS[len(loss) - 1],
+        "judged_at": math.nan if lost else HORIZON,
         "seconds": 4.0,
         "step": STEPS[: len(loss)],
         "rate": [0.1] * len(loss),

@@ -52,7 +52,7 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
     last = events[-1]
     assert last["winner"] == json.loads((folder / "best.json").read_text())["schedule"]
-    assert last["trials"]["complete"] + last["trials"]["stalled"] + last["trials"]["pruned"] == 3
+    assert sum(last["trials"][end] for end in ("complete", "plateaued", "pruned")) == 3
     assert all(Path(path).exists() for path in last["files"].values())
     assert {"best.json", "verdict.json", "report.html"} <= set(last["files"])
 

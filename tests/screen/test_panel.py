@@ -15,7 +15,7 @@ from lrtune.screen.panel import Panel, rest
 from lrtune.screen.standings import OUT, Row
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
-MORE = {"stalled": "1", "pruned": "2", "accuracy": "0.95", "settings": "warmup 0.1, eta_min 0"}
+MORE = {"plateaued": "1", "pruned": "2", "accuracy": "0.95", "settings": "warmup 0.1, eta_min 0"}
 ROWS = [
     Row(name, 0.1 + i / 100, i / 100, 0.05, 6, "45%, 12%", more=MORE)
     for i, name in enumerate(SEARCHED)
@@ -53,7 +53,7 @@ def test_a_wider_terminal_is_told_more() -> None:
     heads = [drawn(width, 50).splitlines()[5].split() for width in (40, 60, 80, 110, 160)]
     assert heads[0] == ["family", "best", "trials"]
     assert heads[2] == ["family", "best", "trials", "behind", "peak_lr", "now"]
-    assert heads[4][-4:] == ["stalled", "pruned", "accuracy", "settings"]
+    assert heads[4][-4:] == ["plateaued", "pruned", "accuracy", "settings"]
     assert "…" not in drawn(160, 50) + drawn(80, 50)
     assert [len(h) for h in heads] == sorted(len(h) for h in heads)
 

@@ -18,8 +18,10 @@ from lrtune.tally import Contender, Tally
 def record(number: int, family: str, value: float | None, state: str = "complete") -> Record:
     schedule = Schedule(family, peak_lr=0.1 + number / 100)
     metrics = {} if value is None else {"loss": [9.0, value], "accuracy": [0.1, 0.9]}
+    at = None if value is None else 10
+    curves = Curves(step=[5, 10], metrics=metrics)
     return Record(
-        number, number, schedule, {}, state, "", value, Curves(metrics=metrics), {}, 10, 1.0, 0
+        number, number, schedule, {}, state, "", value, curves, {}, 10, 1.0, 0, judged_at=at
     )
 
 
