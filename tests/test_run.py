@@ -17,10 +17,10 @@ from torch.nn import functional as F
 import lrtune
 from lrtune import InputError
 from lrtune.engine import SerialPool
+from lrtune.model.transfer import nothing, published
 from lrtune.run import Run
 from lrtune.schedule import Schedule
 from lrtune.search import load_study
-from lrtune.search.prior import Prior, published
 from lrtune.settings import hidden, hidden_in, without_password, write_json
 from lrtune.tasks.models import Normalize
 
@@ -118,17 +118,15 @@ def test_another_search_is_refused_in_the_same_folder(
     assert kept.read_bytes() == (run / "journal.log").read_bytes()
 
 
-@pytest.mark.parametrize("other", [None, published().without(["digits-mlp"])])
-def test_another_prior_is_another_search(tmp_path: Path, other: Prior | None) -> None:
+def test_another_transfer_is_another_search(tmp_path: Path) -> None:
     arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1), "out": tmp_path}
     task = lrtune.load_task("digits", epochs=1)
-    lrtune.tune(task, prior=published(), **arguments)
-    kept = json.loads((tmp_path / "run.json").read_text())["prior"]
-    assert kept == str(published()) and f"{len(published().settings)} settings of" in kept
-    with pytest.raises(InputError, match=r"was searched with prior='\d+ settings of") as error:
-        lrtune.tune(task, prior=other, **arguments)
-    assert f"now prior={None if other is None else str(other)!r}" in str(error.value)
-    lrtune.tune(task, prior=published(), **arguments)
+    lrtune.tune(task, **arguments)
+    kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
+    assert kept == published().fingerprint
+    with pytest.raises(InputError, match=f"was searched with transfer='{kept}'"):
+        lrtune.tune(task, transfer=nothing(), **arguments)
+    lrtune.tune(task, transfer=published(), **arguments)
 
 
 def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The table work behind every figure and sentence: who is best, family by family.
 
-`trials` is the search's table, one row a trial (`trials.parquet`). Only a trial that was trained to
-its end has a value: what others showed last comes from earlier in training and compares with
-nothing. The best trial is the one whose schedule is expected to do best on another seed, which is
-seldom the one with the best value of its own: that one was also the luckiest.
+`trials` is the search's table, one row a trial (`trials.parquet`). Only a complete trial has a
+value that counts: another's last value comes from earlier in training and compares with nothing.
+The best trial is the one whose schedule is expected to do best on another seed. It is seldom the
+one with the best value of its own, which was also the luckiest.
 """
 
 import json

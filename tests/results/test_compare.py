@@ -25,7 +25,7 @@ def judged(shifts, direction="minimize", lost=()):
     finalists, finals = [], []
     for number, (family, shift) in enumerate(shifts.items()):
         schedule = Schedule(family, peak_lr=0.1 + number / 10)
-        finalists.append(Finalist(family, schedule, number, 0.3, "racing"))
+        finalists.append(Finalist(family, schedule, number, 0.3, "leader"))
         for seed in seeds:
             score = 0.3 + shift + shared[seed] + random.normal(0, 0.002)
             bad = family in lost and seed == 1

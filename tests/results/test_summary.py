@@ -52,6 +52,15 @@ def test_ties_go_to_the_earlier_trial():
     assert [*ranked(tied, "maximize")["number"]] == [0, 1]
 
 
+def test_the_best_is_who_is_expected_to_be_not_the_luckiest():
+    tried = table(("a", "complete", 0.2), ("b", "complete", 0.3), ("c", "complete", 0.35))
+    expected = tried.assign(expected=[0.4, 0.32, np.nan])
+    assert [*ranked(expected, "minimize")["family"]] == ["b", "c", "a"]
+    assert best(expected, "minimize")["value"] == 0.3
+    assert [*ranked(expected, "maximize")["family"]] == ["a", "c", "b"]
+    assert by_family(expected, "minimize")["best"].tolist() == [0.32, 0.35, 0.4]
+
+
 def test_by_family_puts_the_best_first_and_the_lost_last():
     families = by_family(MIXED, "minimize").set_index("family")
     assert [*families.index] == ["a", "b", "c"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from lrtune.schedule import FAMILIES
 from lrtune.screen.block import Block
 from lrtune.screen.panel import Panel, rest
-from lrtune.screen.standings import OUT, Row
+from lrtune.screen.standings import Row
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
 MORE = {"plateaued": "1", "pruned": "2", "accuracy": "0.95", "settings": "warmup 0.1, eta_min 0"}
@@ -63,15 +63,15 @@ def test_the_rest_says_what_became_of_it() -> None:
     rows = [
         Row("a", 0.5, 0.1, 0.1, 6),
         Row("b", nan, nan, nan, 0),
-        Row("c", 0.9, 0.5, 0.1, 6, OUT, True),
+        Row("c", 0.9, 0.5, 0.1, 6, "no more seeds", True),
     ]
-    assert rest(rows) == f"and 3 more: a 0.5; 1 without a value yet; 1 {OUT}"
+    assert rest(rows) == "and 3 more: a 0.5, c 0.9; 1 without a value yet"
 
 
-def test_the_first_stands_out_though_it_dropped_out() -> None:
-    first = Row("wsd", 0.1, 0.0, 0.05, 6, OUT, True)
+def test_the_first_stands_out_though_it_gets_no_more() -> None:
+    first = Row("wsd", 0.1, 0.0, 0.05, 6, "1 lost", True)
     shown = drawn(80, 24, replace(PANEL, rows=[first, *ROWS]), color_system="truecolor")
-    (line,) = [line for line in shown.splitlines() if OUT in line]
+    (line,) = [line for line in shown.splitlines() if "1 lost" in line]
     assert "\x1b[1m" in line and "\x1b[2m" not in line
 
 

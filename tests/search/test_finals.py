@@ -292,14 +292,6 @@ def test_a_final_is_judged_by_its_end_or_by_its_best_validation(make: type) -> N
         assert best.metrics["cross_entropy"] < last.metrics["cross_entropy"]
 
 
-def test_a_qualifier_is_judged_by_its_best_validation_too() -> None:
-    kept = {"judge": "best", "examined": False}
-    (final,) = trained(SerialPool(overfit()), jobs(SCHEDULES[0], seeds=1), **kept)
-    best = min(final.curves.metrics["cross_entropy"])
-    assert final.split == "val" and final.metrics["cross_entropy"] == best
-    assert final.metrics == final.curves.at(final.judged_at)
-
-
 def test_what_diverges_after_its_best_validation_has_diverged() -> None:
     class Late(SerialPool):
         def advance(self) -> list[Progress]:
