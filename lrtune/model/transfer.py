@@ -1,8 +1,9 @@
-"""Transfer: what recorded tasks teach about a new one, as arrays; ``scripts/transfer.py`` learns it.
+"""Transfer: what recorded tasks teach about a new one, as arrays.
 
 The mean function is a small network from a curve's features, its peak relative to a good one of the
 task, to how good the schedule is, on the scale of ``surrogate``. Beside it: over what lengths two
 curves are alike, what a task's settings usually are, and how a partial curve ends.
+``scripts/transfer.py`` learns it.
 """
 
 import hashlib
@@ -96,7 +97,9 @@ class Transfer:
 
     def save(self, path: Path) -> None:
         """Write it."""
-        kept = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
+        kept = {
+            f.name: np.ascontiguousarray(getattr(self, f.name), np.float32) for f in fields(self)
+        }
         save_file(kept, path)
 
 

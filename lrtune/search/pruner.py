@@ -22,7 +22,7 @@ from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
 from lrtune.search.running import better
 from lrtune.search.store import AVERAGED, START
-from lrtune.search.study_model import StudyModel, rates_ahead, schedule_of
+from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead, schedule_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class SchedulePruner(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """See BasePruner."""
-        decision = self.decide(study, trial)
+        with ONE_AT_A_TIME:
+            decision = self.decide(study, trial)
         self.decisions[trial.number] = decision
         return decision.prune
 
@@ -167,8 +168,8 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
     trial.report(better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE), step)
 
 
-# Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of them see
-# the better of current and averaged weights, Optuna's own too.
+# Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of
+# them see the better of current and averaged weights, Optuna's own too.
 PRUNERS: dict[str, Callable[[int, int, float, Transfer], BasePruner]] = {
     "schedule": lambda total, every, epsilon, transfer: SchedulePruner(
         total, epsilon=epsilon, transfer=transfer
