@@ -11,20 +11,24 @@ import pandas as pd
 from lrtune.errors import InputError
 from lrtune.export.replay import replay
 from lrtune.results.answer import short
-from lrtune.results.summary import beside, best
+from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
 
-KEPT = ("study", "task", "horizon", "unit", "epochs", "objective", "optimizer", "versions")
+KEPT = ("study", "task", "horizon", "unit", "epochs", "objective", "judge", "optimizer", "versions")
 
 
 def best_json(
     trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """The verdict's winner, or before one the best trial; None where no trial has a value."""
+    """The verdict's winner, or before one the best trial.
+
+    Where no trial was trained to its end it is the one with the best forecast, which ``found`` then
+    holds; None where there is none either.
+    """
     if trials.empty:
         return None
-    row = best(trials, settings["objective"]["direction"])
+    row = recommended(trials, settings["objective"]["direction"])
     if verdict is not None and verdict["answer"]["place"] in ("winner", "tie"):
         first = verdict["families"][0]
         schedule, resolved = first["schedule"], first["resolved"]
@@ -45,13 +49,11 @@ def best_json(
 
 
 def _found(row: "pd.Series[Any]", metrics: Sequence[str]) -> dict[str, Any]:
+    found = {"trial": int(row["number"]), "seed": int(row["seed"]), "split": "val"}
+    if row["state"] != "complete":
+        return found | {"metrics": None, "forecast": figures_in(row["evidence"])}
     seen = {name: beside(row, name) for name in metrics}
-    return {
-        "trial": int(row["number"]),
-        "seed": int(row["seed"]),
-        "split": "val",
-        "metrics": {name: value if np.isfinite(value) else None for name, value in seen.items()},
-    }
+    return found | {"metrics": {n: v if np.isfinite(v) else None for n, v in seen.items()}}
 
 
 def replayed(path: Path) -> Schedule:

@@ -48,6 +48,10 @@ class StudyFile(TaskOptions):
     audit: float | None = Field(
         None, description="share of the trials to be pruned that go on, as a check [0.03]"
     )
+    judge: str = Field(
+        "last",
+        description="last: the weights at the end, or best: the best checkpoint by validation",
+    )
     no_transfer: bool = Field(False, description="search as if no other task were known")
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
     seeds: int | None = Field(None, description="fresh seeds of each finalist at first [5]")

@@ -1,6 +1,5 @@
-"""confirm: from a search to a verdict, by qualifiers and finals on fresh seeds."""
+"""confirm: from a search to a verdict, by finals on fresh seeds."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +11,17 @@ from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
-from lrtune.judgement import candidates_of, finalists_of, judged, qualifying_of
+from lrtune.judgement import finalists_of, judged
 from lrtune.locking import locked
 from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
 from lrtune.results.markup import plural
-from lrtune.results.plan import Finalist, Plan, entrants
+from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing
-from lrtune.run import FINALS, QUALIFIERS, Run
+from lrtune.run import FINALS, Run
 from lrtune.schedule import Schedule
 from lrtune.search import Budget
-from lrtune.search.final import read_finals
 from lrtune.search.finals import Job, final_seeds, train_finals
 from lrtune.tally import Round, Tally
 from lrtune.tasks import Task
@@ -39,11 +37,10 @@ def confirm(
     watch: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Train the best configurations of each family again, on fresh seeds, and judge on test.
+    """Train the families that may be the best again, on fresh seeds, and judge on test.
 
-    First the few best of each family against each other, on validation: qualifiers. Then the
-    families, on test: finals. Seeds are added until a winner is separated, the tie is settled, or
-    they are used up. Called again, it goes on where it stopped.
+    Of each the schedule of which the search expects most. Seeds are added until a winner is
+    separated, the tie is settled, or they are used up. Called again, it goes on where it stopped.
 
     Args:
         run: a search, or its folder.
@@ -69,13 +66,12 @@ def confirm(
         check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
     with locked(run.folder.resolve(), tell), own_threads():
-        if not finalists_of(run):
+        who = finalists_of(run)
+        if not who:
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         with _Work(run, task, devices_of(device), watch, tell) as work:
-            if task.horizon == run.settings["horizon"]:
-                work.qualify()
-            work.decide(finalists_of(run), plan)
-        found = judged(run, plan, task.horizon)
+            work.decide(who, plan)
+        found = judged(run, plan, task.horizon, who)
         run.write_verdict(found)
     return found
 
@@ -105,45 +101,26 @@ class _Work:
         if isinstance(self._pool, SpreadPool):
             self._pool.close()
 
-    def qualify(self) -> None:
-        """Let each family's first few meet, where there are several; and the best of all."""
-        found, seeds = candidates_of(self._run), qualifying_of(self._run)
-        counts = Counter(one.family for one in found)
-        several = [f for f, count in counts.items() if count > 1 or f == found[0].family]
-        meeting = [one for one in found if one.family in several]
-        wanted = [(one.schedule, len(seeds)) for one in meeting]
-        jobs = self._missing(wanted, seeds, QUALIFIERS)
-        if jobs:
-            said = f"qualifiers: {len(meeting)} configurations of {len(several)} families"
-            self._train(jobs, QUALIFIERS, meeting, meeting, len(seeds), said)
-
     def decide(self, finalists: list[Finalist], plan: Plan) -> None:
         """Finals, until no more seeds are wanted."""
         seeds = final_seeds(self._run.settings["seed"], plan.max_seeds)
+        objective = self._run.settings["objective"]
         while True:
-            finals = self._of_horizon(FINALS)
-            objective = self._run.settings["objective"]
-            found = standing(finals, finalists, objective, seeds, plan)
-            who = entrants(finalists)
-            wanted = [(who[name].schedule, count) for name, count in found.wanted.items()]
-            jobs = self._missing(wanted, seeds, FINALS)
+            found = standing(self._finals(), finalists, objective, seeds, plan)
+            still = [one for one in finalists if one.family in {*found.tied, *found.wanted}]
+            wanted = [(one.schedule, found.wanted.get(one.family, 0)) for one in still]
+            jobs = self._missing(wanted, seeds)
             if not jobs:
                 return
-            schedules = {job.schedule for job in jobs}
-            firsts = {one.schedule for one in finalists}
-            second = "" if schedules & firsts else "second settings of "
-            said = f"finals: {second}{plural(len(schedules), 'family', 'families')}"
-            shown = {name: who[name] for name in {**found.standings, **found.wanted}}
-            still = [who[name] for name in {*found.tied, *found.wanted}]
-            self._train(jobs, FINALS, shown.values(), still, max(found.wanted.values()), said)
+            self._train(jobs, finalists, still, max(found.wanted.values()))
 
-    def _of_horizon(self, log: str) -> pd.DataFrame:
-        found = read_finals(self._run.folder / log)
+    def _finals(self) -> pd.DataFrame:
+        found = self._run.finals()
         return found[found["horizon"] == self._task.horizon]
 
-    def _missing(self, wanted: list[tuple[Schedule, int]], seeds: list[int], log: str) -> list[Job]:
+    def _missing(self, wanted: list[tuple[Schedule, int]], seeds: list[int]) -> list[Job]:
         """What is wanted and not there, seed by seed: so a stop leaves whole comparisons."""
-        own = self._of_horizon(log)
+        own = self._finals()
         there = set(zip(own["schedule"], own["seed"], strict=True))
         return [
             Job(schedule, seed)
@@ -155,26 +132,25 @@ class _Work:
     def _train(
         self,
         jobs: list[Job],
-        log: str,
         who: Iterable[Finalist],
         still: Iterable[Finalist],
         seeds: int,
-        said: str,
     ) -> None:
-        self._tell(
-            f"{said} up to {plural(seeds, 'fresh seed', 'fresh seeds')}, "
-            f"{plural(len(jobs), 'training', 'trainings')} of {self._task.horizon:,} updates"
-        )
+        families = len({job.schedule for job in jobs})
+        entrants = f"{plural(families, 'family', 'families')} up to "
+        entrants += plural(seeds, "fresh seed", "fresh seeds")
+        trainings = plural(len(jobs), "training", "trainings")
+        self._tell(f"finals: {entrants}, {trainings} of {self._task.horizon:,} updates")
         if self._pool is None:
             self._pool = self._made(Budget(trials=len(jobs)))
-        path = self._run.folder / log
-        objective, known = self._task.objective.name, self._of_horizon(log)
+        path = self._run.folder / FINALS
+        objective, known = self._task.objective.name, self._finals()
         under_way = Round(path, len(jobs), who, still, known, objective, self._watch)
         train_finals(
             self._pool,
             jobs,
             under_way.ended,
-            examined=log == FINALS,
+            judge=self._run.settings["judge"],
             checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
             watch=under_way.watch,
             tell=self._tell,

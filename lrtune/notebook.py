@@ -13,7 +13,7 @@ from lrtune.results.canvas import words
 from lrtune.results.markup import Markup, aligned, join, number, tag
 from lrtune.results.palette import look
 from lrtune.results.prose import decided, headline, nothing, subtitle
-from lrtune.results.summary import best, by_family
+from lrtune.results.summary import by_family, recommended
 from lrtune.results.wording import since
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict 
         newer = since(verdict, len(trials))
         after = tag("p", newer) if newer else Markup("")
         return join([tag("p", title), Markup(verdict._repr_html_()), after])
-    known = best(trials, objective["direction"]) is not None
+    known = recommended(trials, objective["direction"]) is not None
     answer = headline(trials, settings, verdict) if known else tag("p", nothing(trials))
     return join([tag("p", title), answer, _families(trials, objective)])
 

@@ -10,18 +10,19 @@ from lrtune.best import best_json
 from lrtune.engine import Choice
 from lrtune.errors import InputError
 from lrtune.files import replace
+from lrtune.model.surrogate import PeakGuess
+from lrtune.model.transfer import Transfer, published, read
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
-from lrtune.model.surrogate import PeakGuess
-from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.beliefs import beliefs
-from lrtune.search.sampler import guess_in
 from lrtune.search.final import read_finals
+from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
 
-VERDICT, FINALS, QUALIFIERS = "verdict.json", "finals.jsonl", "qualifiers.jsonl"
+VERDICT, FINALS = "verdict.json", "finals.jsonl"
+TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
 
 
 class Run:
@@ -81,8 +82,8 @@ class Run:
     @property
     def transfer(self) -> Transfer:
         """What other tasks taught the search."""
-        known = published()
-        return known if self.settings["transfer"] == known.fingerprint else nothing()
+        own = self.folder / TRANSFER
+        return read(own.read_bytes()) if own.exists() else published()
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""
@@ -97,10 +98,6 @@ class Run:
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.final.read_finals``."""
         return read_finals(self.folder / FINALS)
-
-    def qualifiers(self) -> pd.DataFrame:
-        """One row a qualifier that is over, as the finals; judged on validation."""
-        return read_finals(self.folder / QUALIFIERS)
 
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""

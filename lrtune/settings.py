@@ -36,7 +36,7 @@ def range_test_json(test: "RangeTest") -> dict[str, Any]:
 REQUIRED: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions"), dict),
     **dict.fromkeys(("placement", "engine"), dict),
-    **dict.fromkeys(("study", "unit", "device", "command", "owner"), str),
+    **dict.fromkeys(("study", "unit", "device", "command", "owner", "judge"), str),
     **dict.fromkeys(("families", "peak_lr", "warmup"), list),
     **dict.fromkeys(("horizon", "validations", "seed"), int),
     "epochs": (int, float),

@@ -1,4 +1,4 @@
-"""How qualifiers and finals stand while they are trained, for whoever watches."""
+"""How the finals stand while they are trained, for whoever watches."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -32,14 +32,12 @@ class Tally:
     """A round of trainings as it stands.
 
     Attributes:
-        stage: qualifiers or finals.
         done: trainings of this round that are over, those under way in part.
         jobs: trainings in this round.
         contenders: all of them.
         over: trainings that ended since the last time.
     """
 
-    stage: str
     done: float
     jobs: int
     contenders: Sequence[Contender] = ()
@@ -98,4 +96,4 @@ class Round:
         over, self._told = self._done[self._told :], len(self._done)
         done = len(self._done) + under_way
         contenders = list(self._contenders.values())
-        self._watch(Tally(self._log.stem, done, self._jobs, contenders, over))
+        self._watch(Tally(done, self._jobs, contenders, over))

@@ -19,10 +19,11 @@ from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
+from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
-from lrtune.run import Run
+from lrtune.run import TRANSFER, Run
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -33,7 +34,7 @@ from lrtune.search import (
     SurrogateSampler,
     make_pruner,
 )
-from lrtune.model.decide import EPSILON
+from lrtune.search.record import judge_of
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
@@ -64,6 +65,7 @@ def tune(
     patience: int | None = None,
     min_delta: float = MIN_DELTA,
     audit: float = AUDITED,
+    judge: str = "last",
     transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
@@ -93,9 +95,12 @@ def tune(
             the current and the averaged weights.
         epsilon: of the schedule pruner: it ends a trial that wins with less than this probability.
         patience: validations without a gain that make a plateau; a fifth of them, at least 3,
-            where None; no trial stalls where 0.
+            where None; no trial plateaus where 0.
         min_delta: the least gain, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
+        judge: which weights of a training count, here and in the finals: "last", those at the end,
+            or "best", those of its best validation, as people have them who keep the best
+            checkpoint. The best of many noisy figures flatters itself on validation.
         transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
@@ -116,7 +121,7 @@ def tune(
     if peak_lr is not None:
         Space(peak_lr=peak_lr)  # looks at it before anything is kept
     device = devices[0]
-    budget = Budget(trials, updates, seconds)
+    weights, budget = judge_of(judge), Budget(trials, updates, seconds)
     count = len(task.checkpoints)
     if patience is None:
         patience = max(LEAST_PATIENCE, round(PATIENCE * count))
@@ -130,6 +135,7 @@ def tune(
     stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
     settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
     settings |= {"stopping": stopping, "transfer": transfer.fingerprint}
+    settings["judge"] = judge
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder, tell), own_threads(), ExitStack() as processes:
         run = _continued(folder, settings, peak_lr)
@@ -151,6 +157,8 @@ def tune(
             own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
+            if transfer is not published():
+                transfer.save(folder / TRANSFER)
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
@@ -167,6 +175,7 @@ def tune(
             pool,
             budget,
             rules=rules,
+            judge=weights,
             seed=seed,
             owner=run.settings["owner"],
             checkpoint=folder / CHECKPOINT,

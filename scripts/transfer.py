@@ -167,45 +167,53 @@ def learn(tasks: Sequence[Recorded]) -> Transfer:
     )
 
 
-def alike(
-    tasks: Sequence[Recorded], told: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def alike(tasks: Sequence[Recorded], told: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The lengths that explain best what the mean leaves over, and each task's settings.
 
     Returns:
         Lengths (features,), and (tasks, 4) as Settings has them.
     """
-    log_lengths = torch.zeros(len(NAMES), dtype=torch.float64)
-    log_lengths.requires_grad_()
-    own = torch.tensor([[1.0, -0.7, -1.2]] * len(tasks), dtype=torch.float64, requires_grad=True)
-    data = [
-        (torch.from_numpy(t.x), torch.from_numpy(target(t)), torch.from_numpy(told[t.name]))
-        for t in tasks
-    ]
+    log_lengths = torch.full((len(NAMES),), 0.7, dtype=torch.float64, requires_grad=True)
+    own = torch.tensor([[-0.7, -1.2]] * len(tasks), dtype=torch.float64, requires_grad=True)
+    trusts = np.array([trust_in(told[t.name], target(t)) for t in tasks])
+    data = []
+    for task, trust in zip(tasks, trusts, strict=True):
+        rest = target(task) - trust * told[task.name]
+        data.append((torch.from_numpy(task.x), torch.from_numpy(rest - rest.mean())))
     optimizer = torch.optim.Adam([log_lengths, own], lr=0.08)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = 0.5 * ((log_lengths - 0.7) ** 2).sum() + 2 * ((own[:, 0] - 0.8) ** 2).sum()
-        for (x, z, mean), (trust, log_own, log_noise) in zip(data, own, strict=True):
+        loss = 0.5 * ((log_lengths - 0.7) ** 2).sum()
+        for (x, rest), (log_own, log_noise) in zip(data, own, strict=True):
             scaled = x / log_lengths.exp()
             r = (5 * ((scaled[:, None] - scaled[None]) ** 2).sum(-1) + 1e-10).sqrt()
             k = (2 * log_own).exp() * (1 + r + r**2 / 3) * (-r).exp()
-            k = k + ((2 * log_noise).exp() + 1e-5) * torch.eye(len(z), dtype=torch.float64)
+            k = k + ((2 * log_noise).exp() + 1e-5) * torch.eye(len(rest), dtype=torch.float64)
             root = torch.linalg.cholesky(k)
-            rest = (z - z.mean()) - trust * (mean - mean.mean())
             solved = torch.linalg.solve_triangular(root, rest[:, None], upper=False)
             loss = loss + 0.5 * (solved**2).sum() + root.diagonal().log().sum()
         loss.backward()
         optimizer.step()
     scales = np.log([t.scale[1] for t in tasks])
-    settings = np.column_stack([scales, own.detach().numpy()])
+    settings = np.column_stack([scales, trusts, own.detach().numpy()])
     return log_lengths.detach().exp().numpy(), settings
+
+
+def trust_in(told: np.ndarray, z: np.ndarray) -> float:
+    """How far what is told holds: the slope of the line from there to what was seen."""
+    weight = 1 / (0.3 + np.maximum(z, 0))
+    middle, mean = np.average(told, weights=weight), np.average(z, weights=weight)
+    apart = told - middle
+    return float((weight * apart * (z - mean)).sum() / (weight * apart**2).sum())
 
 
 def forecasts(tasks: Sequence[Recorded]) -> tuple[np.ndarray, ...]:
     """How partial curves end, at a few shares of the run; by current weights, and by averaged."""
     kinds = [
-        [gains_at([(t, t.designs(averaged), t.shown(averaged)) for t in tasks], bin_) for bin_ in BINS]
+        [
+            gains_at([(t, t.designs(averaged), t.shown(averaged)) for t in tasks], bin_)
+            for bin_ in BINS
+        ]
         for averaged in (False, True)
     ]
     gain, spread, error = (np.array([[at[i] for at in kind] for kind in kinds]) for i in range(3))

@@ -36,12 +36,12 @@ def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
     words += ["--peak-lr", "0.01,0.2", "--engine", "serial"]
     code, out, err = lrtune(*words, "--out", tmp_path / "off", "--no-prune")
     assert (code, err) == (0, "")
-    assert "trials: 2 complete, 0 stalled, 0 pruned, 0 diverged, 0 failed\n" in out
+    assert "trials: 2 complete, 0 plateaued, 0 pruned, 0 diverged, 0 failed\n" in out
     kept = json.loads((tmp_path / "off" / "run.json").read_text())["stopping"]
     assert (kept["pruner"], kept["patience"]) == ("none", 0)
     for curve in pd.read_parquet(tmp_path / "off" / "trials.parquet")["averaged"]:
         assert pd.isna(curve).all()  # nothing to look at it, so nothing is averaged
-    assert "no pruner; no trial stalls" in (tmp_path / "off" / "report.html").read_text()
+    assert "no pruner; no trial plateaus" in (tmp_path / "off" / "report.html").read_text()
     given = {"pruner": "schedule", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     code, out, err = lrtune(*words, "--out", tmp_path / "on", *options)
@@ -143,7 +143,7 @@ def test_families_are_told(lrtune) -> None:
 def test_range_test_suggests(lrtune, tmp_path: Path) -> None:
     code, out, _ = lrtune("range-test", "digits", "--updates", 120, "--out", tmp_path / "r.html")
     assert code == 0
-    assert re.search(r"base_lr +0\.00\d+", out) and "max_lr" in out
+    assert re.search(r"base_lr +0\.0\d+", out) and "max_lr" in out and "peak_lr" in out
     assert (tmp_path / "r.html").exists()
 
 

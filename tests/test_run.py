@@ -17,10 +17,10 @@ from torch.nn import functional as F
 import lrtune
 from lrtune import InputError
 from lrtune.engine import SerialPool
+from lrtune.model.transfer import nothing, published
 from lrtune.run import Run
 from lrtune.schedule import Schedule
 from lrtune.search import load_study
-from lrtune.search.prior import Prior, published
 from lrtune.settings import hidden, hidden_in, without_password, write_json
 from lrtune.tasks.models import Normalize
 
@@ -38,7 +38,7 @@ def again(run: Path, folder: Path, **changes: object) -> Run:
 def test_what_a_run_leaves(run: Path) -> None:
     trials = pd.read_parquet(run / "trials.parquet")
     assert list(trials["number"]) == list(range(8))
-    assert "complete" in set(trials["state"]) <= {"complete", "pruned", "stalled"}
+    assert "complete" in set(trials["state"]) <= {"complete", "pruned", "plateaued"}
     assert set(trials["family"]) == {"cosine", "constant"}
     settings = json.loads((run / "run.json").read_text())
     for row in trials.itertuples():
@@ -46,7 +46,7 @@ def test_what_a_run_leaves(run: Path) -> None:
         assert row.step[-1] == row.updates
         whole = row.step[-1] == settings["horizon"] and len(row.step) == settings["validations"]
         assert whole == (row.state == "complete")
-        ended = row.val_cross_entropy[-1] if row.state in ("complete", "stalled") else np.nan
+        ended = row.val_cross_entropy[-1] if row.state == "complete" else np.nan
         np.testing.assert_equal(row.value, ended)
         used = Schedule.from_json(row.schedule).rates(settings["horizon"])
         np.testing.assert_array_equal(row.rate, used[np.array(row.step) - 1])
@@ -118,17 +118,15 @@ def test_another_search_is_refused_in_the_same_folder(
     assert kept.read_bytes() == (run / "journal.log").read_bytes()
 
 
-@pytest.mark.parametrize("other", [None, published().without(["digits-mlp"])])
-def test_another_prior_is_another_search(tmp_path: Path, other: Prior | None) -> None:
+def test_another_transfer_is_another_search(tmp_path: Path) -> None:
     arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1), "out": tmp_path}
     task = lrtune.load_task("digits", epochs=1)
-    lrtune.tune(task, prior=published(), **arguments)
-    kept = json.loads((tmp_path / "run.json").read_text())["prior"]
-    assert kept == str(published()) and f"{len(published().settings)} settings of" in kept
-    with pytest.raises(InputError, match=r"was searched with prior='\d+ settings of") as error:
-        lrtune.tune(task, prior=other, **arguments)
-    assert f"now prior={None if other is None else str(other)!r}" in str(error.value)
-    lrtune.tune(task, prior=published(), **arguments)
+    lrtune.tune(task, **arguments)
+    kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
+    assert kept == published().fingerprint
+    with pytest.raises(InputError, match=f"was searched with transfer='{kept}'"):
+        lrtune.tune(task, transfer=nothing(), **arguments)
+    lrtune.tune(task, transfer=published(), **arguments)
 
 
 def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:

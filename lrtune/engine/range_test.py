@@ -23,16 +23,16 @@ FEWEST_UPDATES = 60  # below this the curve of a small sweep says little
 SMOOTHING = 0.6  # half a window's width, nats of the rate
 POINTS = 240  # at most so many windows
 ONSET = 0.1  # the bracket begins where this share of the fall is done
-RISE = 0.15  # and ends where this share of the fall is lost again
+RISE = 0.1  # and ends where this share of the fall is lost again
 BLOWN = 0.5  # blown up: this far above the start, in units of the starting loss
 CLEAR = 0.02  # the least fall that counts, in the same units
 NOISE = 3.0  # standard errors of a window's median: less is neither a fall nor a rise
 AGREEMENT = 10.0  # largest factor between the seeds' peaks without a message
 
-# A good peak of a whole training, in nats from where the loss is lowest, or where it does not fall
-# clearly from its blow-up; standard deviations. Fitted by scripts/bench/range_test.py.
-FROM_BOTTOM, FROM_BOTTOM_SD = -0.2, 1.0
-FROM_BLOW_UP, FROM_BLOW_UP_SD = -3.5, 1.5
+# A good peak of a whole training, in nats from the middle of the bracket, or where the loss does
+# not fall clearly from its blow-up; standard deviations. Fitted by scripts/bench/range_test.py.
+FROM_MIDDLE, FROM_MIDDLE_SD = 0.8, 1.4
+FROM_BLOW_UP, FROM_BLOW_UP_SD = -2.9, 1.7
 LEAST_DOUBT, MOST_DOUBT = 0.5, 2.5
 
 Array = NDArray[np.float64]
@@ -142,7 +142,6 @@ class Landmarks:
 
     Attributes:
         base, steepest, valley, top: as in Suggestion, whose max_lr is the top.
-        bottom: where the loss is lowest.
         end: where it has blown up; the last rate if nowhere.
         clear: whether it falls by more than noise.
         blown: whether it blows up.
@@ -152,18 +151,22 @@ class Landmarks:
     steepest: float
     valley: float
     top: float
-    bottom: float
     end: float
     clear: bool
     blown: bool
 
+    @property
+    def middle(self) -> float:
+        """Of the bracket."""
+        return (self.base + self.top) / 2
+
     def peak(self) -> tuple[float, float]:
         """Logarithm of a good peak, and its standard deviation."""
         if self.clear:
-            return self.bottom + FROM_BOTTOM, FROM_BOTTOM_SD
+            return self.middle + FROM_MIDDLE, FROM_MIDDLE_SD
         if self.blown:
             return self.end + FROM_BLOW_UP, FROM_BLOW_UP_SD
-        return self.valley, MOST_DOUBT
+        return self.middle, MOST_DOUBT
 
 
 def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -> RangeTest:
@@ -186,11 +189,12 @@ def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -
     each = [landmarks(log, change[None]) for change in changes[alive]]
     smoothed[alive] = start[alive] + np.abs(start[alive]) * np.sinh([curve for _, curve in each])
     peak, doubt = together.peak()
-    peaks = np.array([own.peak()[0] for own, _ in each])
+    peaks = np.array([own.peak()[0] for own, _ in each if own.clear] or [peak])
     disagreement = math.sqrt(np.mean((peaks - peak) ** 2))
     doubt = min(max(math.hypot(doubt, disagreement), LEAST_DOUBT), MOST_DOUBT)
     logs = [together.base, together.steepest, together.valley, together.top, peak]
-    suggestion = Suggestion(*np.exp(logs).tolist(), doubt)
+    base, steepest, valley, top, good = (float(rate) for rate in np.exp(logs))
+    suggestion = Suggestion(base, steepest, valley, top, good, doubt)
     return RangeTest(rates, losses, smoothed, suggestion, _message(together, peaks))
 
 
@@ -258,7 +262,7 @@ def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
 
     low, high = at(0, limit)
     middle = (low + high) / 2
-    unclear = Landmarks(low, middle, middle, high, middle, high, clear=False, blown=blown)
+    unclear = Landmarks(low, middle, middle, high, high, clear=False, blown=blown)
     if len(curve) < 3:
         return unclear, whole
     # The standard error of a window's median, from what neighbours in a wider one differ by.
@@ -274,8 +278,9 @@ def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
         return unclear, whole
     onset = bottom - _first(curve[bottom::-1] > -ONSET * fall, bottom + 1) + 1
     steepest = onset + int(np.gradient(curve, log[points])[onset : bottom + 1].argmin())
-    base, steep, rise, low = at(*points[[onset, steepest, top, bottom]])
-    return Landmarks(base, steep, (base + low) / 2, rise, low, high, clear=True, blown=blown), whole
+    base, steep, low, rise = at(*points[[onset, steepest, bottom, top]])
+    valley = (base + low) / 2
+    return Landmarks(base, steep, valley, rise, high, clear=True, blown=blown), whole
 
 
 def _blow_up(curve: Array, width: int) -> int:

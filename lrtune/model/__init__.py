@@ -1,1 +1,1 @@
-"""The model of all schedules: what curves of rates end with, and what to do about it."""
+"""One model of all schedules of a task: numpy and scipy; knows neither Optuna nor torch."""

@@ -11,12 +11,12 @@ from lrtune.model.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-EPSILON = 0.15  # of these and the next two, see ``scripts/bench/replay.py``
+EPSILON = 0.1  # of these and the next two, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
 CAUTION = 3  # with so many whole trainings known, epsilon is half of what it will be
 DRAWS = 200  # functions by which the probability of being best is counted
 LEADERS = 20  # schedules of a family, among which its best one is
-JOINT = 256  # schedules that are drawn jointly; of more, the most promising ones
+JOINT = 160  # schedules that are drawn jointly; of more, the most promising ones
 
 
 def propose(

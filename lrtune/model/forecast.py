@@ -135,6 +135,5 @@ def learn_gain(
     pull = precision @ mean + known.T @ gains
     fitted = np.linalg.solve(after, pull)
     quadratic = float(gains @ gains + mean @ precision @ mean - fitted @ pull)
-    return Gain(
-        fitted, np.linalg.inv(after), shape + len(gains) / 2, scale + max(0.0, quadratic) / 2
-    )
+    doubt = np.asarray(np.linalg.inv(after), dtype=np.float64)
+    return Gain(fitted, doubt, shape + len(gains) / 2, scale + max(0.0, quadratic) / 2)

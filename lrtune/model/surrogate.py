@@ -20,12 +20,14 @@ from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
 
-MOST = 256  # observations that the process is conditioned on: the best ones and a spread of others
-MOST_FITTED = 128  # observations that its settings are fitted to
+MOST = 200  # observations that the process is conditioned on: the best ones and a spread of others
+MOST_FITTED = 100  # observations that its settings are fitted to
+FAR = 4.0  # doubts around the range test's peak
 STEP = 0.35  # nats between the peaks that are averaged over
 MOST_SHIFTS = 21
 NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
 JITTER = 1e-6
+FITTED = 5  # settings
 GROWTH = 1.25  # settings are fitted anew when there are so many times more observations
 
 
@@ -77,9 +79,10 @@ class PeakGuess:
     @property
     def shifts(self) -> tuple[Array, Array]:
         """Log peaks (m,) that are averaged over, and the log of their weights."""
-        count = int(np.clip(np.ceil(5 * self.doubt / STEP), 5, MOST_SHIFTS))
-        places = np.linspace(-2.5, 2.5, count)
-        weights = -0.5 * places**2
+        count = int(np.clip(np.ceil(2 * FAR * self.doubt / STEP), 7, MOST_SHIFTS))
+        places = np.linspace(-FAR, FAR, count)
+        # Student's t of four degrees: where training on overfits, good peaks lie far below.
+        weights = -2.5 * np.log1p(places**2 / 4)
         return self.log_peak + self.doubt * places, weights - np.log(np.exp(weights).sum())
 
 
@@ -273,9 +276,14 @@ class Posterior:
         self._solved = solved[:, kept]  # (n, m)
 
     @cached_property
+    def inflation(self) -> float:
+        """By how much wider all is than under these very settings, which are only fitted."""
+        return float(np.sqrt(1 + FITTED / max(len(self.known), FITTED)))
+
+    @cached_property
     def noise(self) -> float:
         """Standard deviation between seeds."""
-        return float(np.exp(self.settings.log_noise))
+        return self.inflation * float(np.exp(self.settings.log_noise))
 
     def _parts(self, x: Array) -> tuple[Array, Array | None]:
         """Means by peak (m, points), and the whitened correlation with what is known."""
@@ -287,13 +295,13 @@ class Posterior:
         return means + (self._solved.T @ white), white
 
     def mean_and_sd(self, x: Array) -> tuple[Array, Array]:
-        """Of the latent value, noise between seeds left out, at (points, features): (points,)."""
+        """Of the latent value at (points, features), the noise left out: (points,) each."""
         means, white = self._parts(x)
         mean = self.weights @ means
         variance = np.exp(2 * self.settings.log_own) + self.weights @ (means - mean) ** 2
         if white is not None:
             variance = variance - (white**2).sum(0)
-        return mean, np.sqrt(np.maximum(variance, JITTER))
+        return mean, self.inflation * np.sqrt(np.maximum(variance, JITTER))
 
     def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
         """Functions that may be the true one, at (points, features): float64 (count, points)."""
@@ -305,7 +313,8 @@ class Posterior:
         k[np.diag_indices_from(k)] += 1e-4 * np.exp(2 * self.settings.log_own) + JITTER
         root = np.linalg.cholesky(k)
         which = rng.choice(len(self.weights), size=count, p=self.weights)
-        found: Array = means[which] + (root @ rng.standard_normal((len(x), count))).T
+        apart = (root @ rng.standard_normal((len(x), count))).T
+        found: Array = means[which] + self.inflation * apart
         return found
 
     def values(self, z: Array | float) -> Array:

@@ -1,9 +1,8 @@
-"""Transfer: what recorded tasks teach about a new one, as arrays.
+"""Transfer: what recorded tasks teach about a new one; ``scripts/transfer.py`` learns it.
 
 The mean function is a small network from a curve's features, its peak relative to a good one of the
 task, to how good the schedule is, on the scale of ``surrogate``. Beside it: over what lengths two
 curves are alike, what a task's settings usually are, and how a partial curve ends.
-``scripts/transfer.py`` learns it.
 """
 
 import hashlib
@@ -85,7 +84,8 @@ class Transfer:
     def scaled(self, x: Array) -> Array:
         """Features in units of the length over which curves are alike."""
         others = x.shape[1] - len(NAMES)
-        return x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
+        found: Array = x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -103,11 +103,15 @@ class Transfer:
         save_file(kept, path)
 
 
+def read(content: bytes) -> Transfer:
+    """What ``Transfer.save`` wrote."""
+    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+
+
 @cache
 def published() -> Transfer:
     """What comes with lrtune; learnt from ``studies/results/curves``."""
-    content = resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes()
-    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+    return read(resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes())
 
 
 def nothing() -> Transfer:

@@ -125,46 +125,10 @@ def early(verdict: Verdict) -> str:
     return f"{listed(said)}; {best} alone would not have shown it then." if said else ""
 
 
-def second(verdict: Verdict) -> str:
-    """Who was given a second setting, and what came of it."""
-    rows = [row for row in verdict["families"] if row.get("other") and row["place"] != "lost"]
-    lost = [row["family"] for row in rows if row["second"] and not row["other"]["tried"]]
-    tried = [row for row in rows if row["other"]["tried"]]
-    behind = [row["family"] for row in tried if row["second"] and row["place"] != "behind"]
-    both = [row["family"] for row in tried if row["place"] == "behind"]
-    said = [f"{listed(behind)} would be behind with the first setting"] if behind else []
-    said += [f"{listed(lost)} lost trainings with the first setting"] if lost else []
-    sentences = (
-        [f"{'; '.join(said)}: what counts is the second best of the qualifiers."] if said else []
-    )
-    many = "are" if len(both) > 1 else "is"
-    sentences += [f"{listed(both)} {many} behind with the second best setting too."] if both else []
-    return " ".join(sentences)
-
-
-def bias(verdict: Verdict) -> str:
-    """How much the search flattered its best trial."""
-    found = verdict.get("bias")
-    if found is None:
-        return ""
-    shift = _sign(verdict) * (found["again"] - found["searched"])
-    return (
-        f"The search's best trial, of {found['family']}, had "
-        f"{amount_of(verdict, found['searched'])} on validation; trained again on "
-        f"{plural(found['seeds'], 'fresh seed', 'fresh seeds')} it "
-        f"has {amount_of(verdict, found['again'])} there, {amount_of(verdict, abs(shift))} "
-        f"{'worse' if shift > 0 else 'better'}."
-    )
-
-
 def sentences(verdict: Verdict) -> list[str]:
     """All of it, the answer first."""
     found = [answer(verdict)]
     if verdict["answer"]["place"] in ("winner", "tie"):
-        parts = (why, again, early, second, bias, quickest, robust, anchor, ceiling)
+        parts = (why, again, early, quickest, robust, anchor, ceiling)
         found += [part(verdict) for part in parts]
     return [sentence for sentence in found if sentence]
-
-
-def _sign(verdict: Verdict) -> int:
-    return 1 if verdict["objective"]["direction"] == "minimize" else -1

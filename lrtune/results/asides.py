@@ -63,19 +63,11 @@ def _up_to(high: float | None) -> str:
 
 
 def ceiling(verdict: Verdict) -> str:
-    """What any shape could still win."""
+    """What any shape could still win, where the free form came to the finals."""
     found = verdict["ceiling"]
     if found is None:
-        return (
-            "What any other shape could win is not known: the free-form spline has no finals, or "
-            "lost some."
-        )
+        return ""
     if found["best"] == found["family"] and found["place"] == "winner":
-        if verdict["families"][0]["trial"] is None:
-            return (
-                "The free-form spline is itself the best, drawn after the best trial of a named "
-                "family: what differs is the detail of that shape."
-            )
         return (
             "The free-form spline is itself the best: no named family has the shape that it found."
         )

@@ -9,11 +9,6 @@ varies three times as much, it was 11 % (``scripts/bench/verdict.py``). Hall's c
 skewness (1992), where it is the more cautious, brought that to 9 % and cost nine points of power
 under heavy tails; Johnson's, the bootstrap-t and a signed-rank test beside did no better.
 
-A contender may have a reserve, for its score owes something to how it was tuned: before it is left
-behind, its reserve is tried on the same seeds, and if that does better, or the contender was lost,
-takes its place. To name a winner none is asked for, unless that one is a reserve itself: to beat
-all others at once is not soon owed to their tuning.
-
 Sources: boundaries of the shape of Wang and Tsiatis (1987) for the looks; Holm's step-down (1979)
 over all pairs of those still in; the best against the second at no further price (Gutmann and
 Maymin 1987, Hung and Fithian 2019); paired t-tests.
@@ -40,7 +35,6 @@ def contest(
     *,
     minimize: bool,
     blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
-    reserves: Mapping[str, str] | None = None,
     first: int = FIRST,
     most: int = MOST,
     indifference: float | None = None,
@@ -54,8 +48,6 @@ def contest(
         minimize: whether the lower score is the better one.
         blocks: by contender, for each of these seeds the scores on the parts of the split, the same
             for all; then it counts too that another split might have favoured others.
-        reserves: of contenders the name of another of these scores, which is tried where it would
-            be left behind or was lost; one that has not been asked for may have no scores.
         first: seeds before the first look.
         most: seeds at most.
         indifference: a difference that does not matter, in the metric's unit; a tenth of the
@@ -67,16 +59,14 @@ def contest(
     table = {name: Sample.of(seen, parts.get(name, ()), sign) for name, seen in scores.items()}
     sound = {name: one for name, one in table.items() if np.isfinite(one.values).all()}
     planned = looks(first, most)
-    state = _begun(table, sound, reserves or {})
+    state = _State(list(sound), "open" if sound else "lost")
     for look in planned:
         if state.why != "open" or (state.seen and len(state.alive) == 1):
             break
         _look(state, sound, look, indifference)
     if state.why == "open" and len(state.alive) == 1:
         state.why = "alone"
-    shown = {name: table[name] for name in state.shown(table)}
-    sound = {name: one for name, one in sound.items() if name in shown}
-    standings = outcome(shown, sound, state.alive, state.seen, state.tested, sign, draws)
+    standings = outcome(table, sound, state.alive, state.seen, state.tested, sign, draws)
     common = [sound[name].first(state.seen) for name in standings if name in state.alive]
     return Result(
         standings,
@@ -84,7 +74,6 @@ def contest(
         state.seen,
         state.delta,
         state.wanted,
-        state.tried,
         *seeds_needed(common if state.seen else [], planned[-1], state.delta),
     )
 
@@ -93,70 +82,23 @@ def contest(
 class _State:
     """Of a contest between two looks."""
 
-    contenders: list[str]
-    reserves: dict[str, str]  # of those who have not sent theirs
-    why: str = "open"
-    alive: list[str] = field(default_factory=list)
-    sent: dict[str, str] = field(default_factory=dict)
-    tried: list[str] = field(default_factory=list)  # whose reserves were compared with them
+    alive: list[str]
+    why: str
     seen: int = 0
     delta: float = 0.0
     tested: dict[str, Tested] = field(default_factory=dict)
     wanted: dict[str, int] = field(default_factory=dict)
-
-    def shown(self, table: Mapping[str, Sample]) -> list[str]:
-        """Of each contender what stands for it: the reserve that was sent, once that is tried."""
-        best = [self.sent.get(name, name) for name in self.contenders]
-        pairs = zip(self.contenders, best, strict=True)
-        return [other if len(table[other]) else name for name, other in pairs]
-
-    def lacks(self, sound: Mapping[str, Sample], names: Sequence[str], seeds: int) -> bool:
-        """Whether some have been trained on fewer seeds: then these are wanted."""
-        if all(len(sound[name]) >= seeds for name in names):
-            return False
-        self.why, self.wanted = "more", dict.fromkeys(names, seeds)
-        return True
-
-    def send(self, called: Mapping[str, str]) -> None:
-        """Let these reserves take the places of their contenders."""
-        self.sent |= called
-        self.alive = [called.get(name, name) for name in self.alive]
-
-
-def _begun(
-    table: Mapping[str, Sample], sound: Mapping[str, Sample], reserves: Mapping[str, str]
-) -> _State:
-    """Before the first look; who was lost has sent its reserve."""
-    contenders = [name for name in table if name not in reserves.values()]
-    state = _State(contenders, {name: one for name, one in reserves.items() if one in sound})
-    state.alive = contenders
-    lost = [name for name in contenders if name not in sound and name in state.reserves]
-    state.send({name: state.reserves.pop(name) for name in lost})
-    state.alive = [name for name in state.alive if name in sound]
-    state.why = "open" if state.alive else "lost"
-    return state
 
 
 def _look(
     state: _State, sound: Mapping[str, Sample], look: Look, indifference: float | None
 ) -> None:
     """Look at those still in after so many seeds."""
-    while True:
-        if state.lacks(sound, state.alive, look.seeds):
-            return
-        now = {name: sound[name].first(look.seeds) for name in state.alive}
-        left, tested = _left(now, look)
-        behind = [name for name in now if name not in left and name in state.reserves]
-        clear = len(left) == 1 and left[0] in state.contenders
-        if clear or not behind:
-            break
-        if state.lacks(sound, [state.reserves[name] for name in behind], look.seeds):
-            return
-        state.tested |= tested
-        means = {name: one.first(look.seeds).mean for name, one in sound.items()}
-        others = {name: state.reserves.pop(name) for name in behind}
-        state.send({n: other for n, other in others.items() if means[other] < means[n]})
-        state.tried += behind
+    if any(len(sound[name]) < look.seeds for name in state.alive):
+        state.why, state.wanted = "more", dict.fromkeys(state.alive, look.seeds)
+        return
+    now = {name: sound[name].first(look.seeds) for name in state.alive}
+    left, tested = _left(now, look)
     state.seen, state.delta = look.seeds, _indifference(indifference, now)
     state.alive = left
     state.tested |= tested

@@ -1,11 +1,10 @@
 """Early stopping in numbers: what ended early, what that saved, how often it was wrong.
 
-Columns of `trials` that this reads beside the usual ones: `evidence` (JSON: of a pruned trial, the
-figures of its forecast) and `audit` (JSON or None: the same of a trial that was to be pruned and
-was trained to the end as a check, with `update` and `reason`).
+Columns of `trials` that this reads beside the usual ones: `evidence` (JSON: of a trial that was
+pruned or has plateaued, the figures of its forecast) and `audit` (JSON or None: the same of a trial
+that was to be pruned and was trained to the end as a check, with `update` and `reason`).
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,30 +13,16 @@ import pandas as pd
 from scipy.stats import beta
 
 from lrtune.results.markup import plural
-from lrtune.results.summary import ranked
+from lrtune.results.summary import figures_in, ranked
 
 # The rules that end a trial before its horizon: a trial's state, and what to say of it.
 RULES = {
     "pruned": "pruned as unlikely to win",
-    "stalled": "stalled on a plateau",
+    "plateaued": "plateaued",
     "diverged": "diverged",
 }
 SURE = 0.95
 AUDITS = ("number", "cost", "best", "value", "gain", "wrong")
-
-
-def figures_in(cell: object) -> dict[str, Any]:
-    """The figures in a cell of `evidence` or `audit`; none of an empty or damaged one.
-
-    Example:
-        >>> figures_in('{"update": 40}'), figures_in(None)
-        ({'update': 40}, {})
-    """
-    try:
-        found = json.loads(cell) if isinstance(cell, str) else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def ended_early(trials: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +84,7 @@ def audits(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
 
 
 def _value(trial: "pd.Series[Any]") -> float:
-    counts = trial["state"] in ("complete", "stalled") and np.isfinite(trial["value"])
+    counts = trial["state"] == "complete" and np.isfinite(trial["value"])
     return float(trial["value"]) if counts else float("nan")
 
 
@@ -110,7 +95,7 @@ def _best_then(
     if found.get("best") is not None:
         return float(found["best"])
     before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
-    return float("nan") if before.empty else float(before.iloc[0])
+    return float(before.min() if direction == "minimize" else before.max())
 
 
 def at_most(wrong: int, checked: int) -> float:

@@ -8,14 +8,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrtune.results.canvas import INK, canvas, safe
-from lrtune.results.early import ended_early, figures_in, is_audited
+from lrtune.results.early import ended_early, is_audited
 from lrtune.results.palette import look
-from lrtune.results.summary import by_family
+from lrtune.results.summary import by_family, figures_in
 
 # A trial's state and its mark; "audited" is where a trial was to be pruned that went on.
 MARKS = {
     "complete": "circle",
-    "stalled": "square",
+    "plateaued": "square",
     "pruned": "x",
     "diverged": "triangle-up",
     "failed": "star",

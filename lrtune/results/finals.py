@@ -31,13 +31,9 @@ from lrtune.results.markup import (
 from lrtune.results.prose import Row, Run, second_metric
 from lrtune.schedule import Schedule
 
-ROLES = {
-    "anchor": "out of the race in the search, trained again for comparison",
-    "recalled": "out of the race in the search, but more promising than a family still in it",
-    "ceiling": "free in its shape: what any other could still win",
-}
+BASELINE = "Baseline: unlikely to be the best after the search, trained again for comparison."
 ABSENT = {
-    "dropped out": "out of the race in the search",
+    "unlikely": "after the search less likely to be the best than those that are",
     "diverged": "no trial that did not diverge or fail",
 }
 NOTE = (
@@ -63,7 +59,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
     return section(
         "finals",
         "Finals",
-        tag("p", _what(verdict, finals)),
+        tag("p", _what(verdict, finals, run)),
         _table(verdict, run),
         tag("p", NOTE if _several(verdict) else ONE_SEED, css="note"),
         _lost(verdict),
@@ -105,7 +101,7 @@ def _of_curves(verdict: Verdict) -> str:
     return " ".join(said)
 
 
-def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
+def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
     """What was trained, and on what it was judged."""
     own = finals[finals["horizon"] == verdict["horizon"]]
     judged = (
@@ -113,11 +109,12 @@ def _what(verdict: Verdict, finals: pd.DataFrame) -> str:
         if verdict["split"] == "test"
         else "judged on the validation split, since there is no test split"
     )
+    if run["judge"] == "best":
+        judged += ", each with the weights of its best validation"
     trainings = plural(len(own), "training", "trainings")
     return (
-        "One configuration of each family, the best of its first few in qualifiers, and the second "
-        "best where the first would be left behind or lost a training, trained again "
-        f"in full on fresh seeds, the same for all, and {judged}. {trainings} of up to "
+        "Of each family the schedule that the search expects most of, trained again in full on "
+        f"fresh seeds, the same for all, and {judged}. {trainings} of up to "
         f"{count(verdict['horizon'])} updates in {duration(own['seconds'].sum())} of training time."
     )
 
@@ -157,7 +154,7 @@ def _head(split: str, metric: Mapping[str, Any]) -> str:
 
 
 def _role(row: Row) -> str:
-    return "" if row["role"] == "racing" else row["role"]
+    return row["role"] if row["role"] == "baseline" else ""
 
 
 def _place(verdict: Verdict, row: Row) -> Markup:
@@ -166,14 +163,7 @@ def _place(verdict: Verdict, row: Row) -> Markup:
         place = "still in"
     if row["lost"]:
         return stacked(place, f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}")
-    other = row.get("other")
-    below = "second setting" if other and row["second"] else ""
-    return stacked(place, "both settings" if place == "behind" and _tried(row) else below)
-
-
-def _tried(row: Row) -> bool:
-    """Whether the finals saw both of its settings."""
-    return bool(row.get("other") and row["other"]["tried"])
+    return stacked(place, "")
 
 
 def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
@@ -214,9 +204,6 @@ def _chance(row: Row) -> str:
 def _lost(verdict: Verdict) -> Markup:
     """Why those that were lost were."""
     lost = [(row["family"], row["reasons"]) for row in verdict["families"] if row["lost"]]
-    others = [(row["family"], row.get("other")) for row in verdict["families"]]
-    beside = "the setting that does not count"
-    lost += [(f"{name}, {beside}", one["reasons"]) for name, one in others if one and one["lost"]]
     rows = [tag("li", tag("strong", name), f": {'; '.join(reasons)}") for name, reasons in lost]
     if not rows:
         return Markup("")
@@ -229,9 +216,8 @@ def _lost(verdict: Verdict) -> Markup:
 
 
 def _absent(verdict: Verdict) -> Markup:
-    """Who is not among the finalists, and what the roles mean."""
-    roles = {row["role"] for row in verdict["families"]}
-    said = [f"{role.capitalize()}: {why}." for role, why in ROLES.items() if role in roles]
+    """Who is not among the finalists, and who is for comparison."""
+    said = [BASELINE] if any(map(_role, verdict["families"])) else []
     for why, meaning in ABSENT.items():
         names = [gone["family"] for gone in verdict["absent"] if gone["why"] == why]
         if names:

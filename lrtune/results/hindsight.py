@@ -5,9 +5,8 @@ import pandas as pd
 
 from lrtune.results.answer import Verdict
 from lrtune.results.canvas import Array
-from lrtune.results.early import figures_in
 from lrtune.results.markup import NARROW, count, measured, plural
-from lrtune.results.summary import curve_of, finals_of
+from lrtune.results.summary import curve_of, figures_in, finals_of
 
 FEWEST = 3  # finalists, of whom half can be the worse one
 WARMUP = 0.1  # of the run, in which nobody prunes

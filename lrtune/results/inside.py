@@ -21,7 +21,7 @@ from lrtune.results.markup import (
 )
 from lrtune.results.prose import Run, nothing
 from lrtune.results.slices import landscape, slices
-from lrtune.results.summary import RANKED, best, by_family
+from lrtune.results.summary import best, by_family
 
 CAVEAT = (
     "Functional analysis of variance over the finished trials: the share of the differences "
@@ -73,7 +73,7 @@ def _family(trials: pd.DataFrame, objective: Mapping[str, Any], family: str, key
             show(
                 f"{key}-landscape",
                 landscape(trials, family, objective, found),
-                f"The fuller the colour, the better the score. Small marks: pruned.{shaded}",
+                f"The fuller the colour, the better the score. Small marks: forecasts.{shaded}",
                 few,
             ),
             tag("h3", "What mattered"),
@@ -108,7 +108,7 @@ def _bar(share: float) -> Markup:
 def _summary(own: pd.DataFrame, objective: Mapping[str, Any], family: str) -> Markup:
     """How many trials, and the best of them."""
     tried = plural(len(own), "trial", "trials")
-    done = int(own["state"].isin(RANKED).sum())
+    done = int(own["state"].eq("complete").sum())
     top = best(own, objective["direction"])
     said = f"{tried}, {done} of them finished."
     if top is not None:
@@ -123,7 +123,7 @@ def _key(own: pd.DataFrame) -> str:
     """What the marks mean."""
     said = "Filled: finished, the best large."
     if not own["finished"].all():
-        said += " Open: pruned, at the value that was forecast when it was."
+        said += " Open: ended before, at the value that was forecast then."
     return said
 
 

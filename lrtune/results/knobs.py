@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lrtune.results.canvas import Array
-from lrtune.results.early import figures_in
 from lrtune.results.fanova import fanova
-from lrtune.results.summary import RANKED
+from lrtune.results.summary import forecasts
 from lrtune.schedule import FAMILIES
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
@@ -64,18 +63,15 @@ class Importance:
 
 
 def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:
-    """A family's trials that have a score: final, or of the pruned the one that was forecast.
+    """A family's trials that have a score: final, or of those that ended before it as forecast.
 
     Returns:
         Its rows, `value` filled in, with `finished`: whether the value is one that was reached.
     """
     kept = [name for name in trials if name in READ or str(name).startswith(f"{family}.")]
     own = trials.loc[trials["family"] == family, kept]
-    finished = own["state"].isin(RANKED)
-    value = own["value"].astype(float).where(finished)
-    if "evidence" in own and (own["state"] == "pruned").any():
-        pruned = own.loc[own["state"] == "pruned", "evidence"]
-        value = value.fillna(pruned.map(lambda cell: figures_in(cell).get("final")).astype(float))
+    finished = own["state"] == "complete"
+    value = own["value"].astype(float).where(finished, forecasts(own))
     own = own.assign(value=value, finished=finished)
     known: pd.DataFrame = own[np.isfinite(value)].sort_values("number")
     return known

@@ -71,7 +71,6 @@ class Result:
         seeds: how many those that are still in were tried on.
         indifference: a difference that does not matter, in the metric's unit.
         wanted: seeds that a next look needs, by contender; empty unless ``why`` is "more".
-        tried: contenders that were compared with their reserves, the better of the two counting.
         needed: seeds that would separate the two best at the gap seen, with a power of 80 %; None
             where no number would, or there is nothing to ask about.
         settling: seeds that would settle it as a tie at that gap; None where no number would.
@@ -82,7 +81,6 @@ class Result:
     seeds: int
     indifference: float
     wanted: dict[str, int] = field(default_factory=dict)
-    tried: list[str] = field(default_factory=list)
     needed: int | None = None
     settling: int | None = None
 

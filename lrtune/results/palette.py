@@ -45,7 +45,7 @@ LOOKS = {
 # How trials ended, in shades of grey: colour is the families'. As bars and in the report's style.
 ENDS_LOOK: dict[str, dict[str, Any]] = {
     "complete": {"color": "rgba(128,128,128,1)"},
-    "stalled": {"color": "rgba(128,128,128,.6)"},
+    "plateaued": {"color": "rgba(128,128,128,.6)"},
     "pruned": {"color": "rgba(128,128,128,.25)"},
     "diverged": {"color": "rgba(128,128,128,.08)", "pattern": {"shape": "x", "fgcolor": GREY}},
     "failed": {"color": "rgba(128,128,128,.08)", "pattern": {"shape": "/", "fgcolor": GREY}},

@@ -1,8 +1,8 @@
 """Plan and finalists: how a verdict is to be reached, and between whom; as a verdict keeps them."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from lrtune.errors import InputError
@@ -49,52 +49,33 @@ class Finalist:
     Attributes:
         family: its name.
         schedule: what is trained.
-        trial: which of the search's it was; None of the spline that is made like the best.
-        value: its validation score there; None where it was pruned or is no trial.
-        role: racing, recalled, anchor or ceiling: why it is here.
+        trial: which of the search's it was.
+        value: its validation score there; None where it was not trained to its end.
+        role: leader (likely enough to be the best) or baseline: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
-        reserve: the second best, tried in the finals if this one would be left behind or is lost.
     """
 
     family: str
     schedule: Schedule
-    trial: int | None
+    trial: int
     value: float | None
     role: str
     params: Mapping[str, Any] = field(default_factory=dict)
-    reserve: "Finalist | None" = None
-
-
-def entrants(finalists: Iterable[Finalist]) -> dict[str, Finalist]:
-    """By a name of its own whoever may be trained: a family's first goes by the family's."""
-    found = {}
-    for one in finalists:
-        found[one.family] = one
-        if one.reserve is not None:
-            found[reserve_name(one.family)] = one.reserve
-    return found
-
-
-def reserve_name(family: str) -> str:
-    """What a family's reserve goes by among the entrants."""
-    return f"{family}, second"
 
 
 def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
     """Who took part."""
-    found = []
-    for row in verdict["families"]:
-        one, kept = _finalist(row, row), row.get("other")
-        other = None if kept is None else _finalist(row, kept)
-        first, reserve = (other, one) if other and row["second"] else (one, other)
-        found.append(replace(first, reserve=reserve))
-    return found
-
-
-def _finalist(row: Mapping[str, Any], own: Mapping[str, Any]) -> Finalist:
-    schedule = Schedule.from_dict(own["schedule"])
-    family, role = row["family"], row["role"]
-    return Finalist(family, schedule, own["trial"], own["searched"], role, own["params"])
+    return [
+        Finalist(
+            row["family"],
+            Schedule.from_dict(row["schedule"]),
+            row["trial"],
+            row["searched"],
+            row["role"],
+            row["params"],
+        )
+        for row in verdict["families"]
+    ]
 
 
 def plan_in(verdict: Mapping[str, Any]) -> Plan:

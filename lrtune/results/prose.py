@@ -20,8 +20,16 @@ from lrtune.results.markup import (
     tag,
     text,
 )
-from lrtune.results.summary import beside, best, best_of_each, by_end, by_family
-from lrtune.results.wording import since
+from lrtune.results.summary import (
+    PARTIAL,
+    beside,
+    best_of_each,
+    by_end,
+    by_family,
+    figures_in,
+    recommended,
+)
+from lrtune.results.wording import forecast_range, since
 from lrtune.schedule import Schedule
 
 BASELINES = ("constant", "cosine")
@@ -36,7 +44,7 @@ def headline(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> 
     if verdict is not None and decided(verdict):
         return _confirmed(trials, verdict)
     said = Markup("") if verdict is None else tag("p", answer(verdict), css="answer")
-    winner = best(trials, run["objective"]["direction"])
+    winner = recommended(trials, run["objective"]["direction"])
     if winner is None:
         return join(
             [
@@ -44,6 +52,8 @@ def headline(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> 
                 tag("p", _way_out(trials, run)),
             ]
         )
+    if winner["state"] != "complete":
+        return join([said, tag("p", _by_forecast(winner, run), css="" if said else "answer")])
     ranking = tag("p", join(_comparison(trials, run), " "))
     if verdict is not None:
         lead = f"In the search, where each trial ran once, {_on_one_seed(trials)}: "
@@ -105,7 +115,7 @@ def _way_out(trials: pd.DataFrame, run: Run) -> Markup:
             [Markup("Most trials diverged: search lower peak rates than "), f"{low} to {high}."]
         )
     where = "<a href='#budget'>where the budget went</a>"
-    if ends.get("pruned", 0):
+    if ends.index.isin(PARTIAL).any():
         where += " and <a href='#stopping'>early stopping</a>"
     return Markup(f"The reasons are listed under {where}.")
 
@@ -126,9 +136,25 @@ def _answer(winner: "pd.Series[Any]", run: Run) -> Markup:
             ", ".join(parts),
             Markup(". <span class='quiet'>Its settings: "),
             _settings(schedule),
+            Markup(".</span>"),
+        ]
+    )
+
+
+def _by_forecast(winner: "pd.Series[Any]", run: Run) -> Markup:
+    """Which trial leads where none has a value, and what it was forecast to reach."""
+    objective = run["objective"]
+    figures = figures_in(winner["evidence"])
+    ending = f"{measured(winner['value'], objective)}{forecast_range(figures)}"
+    return join(
+        [
+            "No trial was trained to its end, so none has a value. By its forecast, ",
+            tag("strong", winner["family"]),
+            f" leads: trial {winner['number']}, which was trained for "
+            f"{count(winner['updates'])} of {count(run['horizon'])} updates, would end with a "
+            f"validation {words(objective['name'])} of {ending}. Its settings: ",
+            _settings(Schedule.from_json(winner["schedule"])),
             Markup("."),
-            _stopped(winner, run),
-            Markup("</span>"),
         ]
     )
 
@@ -142,18 +168,10 @@ def _settings(schedule: Schedule) -> str:
     return ", ".join([*shown, *knobs])
 
 
-def _stopped(winner: "pd.Series[Any]", run: Run) -> str:
-    """Where the winner was stopped, if it was: its value is that of there."""
-    if winner["state"] != "stalled":
-        return ""
-    done, horizon = count(winner["updates"]), count(run["horizon"])
-    return f" It was stopped after {done} of {horizon} updates, where it no longer improved."
-
-
 def _comparison(trials: pd.DataFrame, run: Run) -> list[Markup]:
     """The winner beside the runner-up family and the baselines."""
     objective = run["objective"]
-    top = best_of_each(trials, objective["direction"]).set_index("family")["value"]
+    top = best_of_each(trials, objective["direction"]).set_index("family")["score"]
     if len(top) == 1:
         others = trials["family"].nunique() - 1
         why = "no other family has a finished trial" if others else "only one family was searched"

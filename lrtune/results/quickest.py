@@ -9,6 +9,7 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.results.contest import contest
+from lrtune.results.summary import beside
 
 ANCHOR = "constant"  # the family whose end is the target where none was named
 
@@ -37,7 +38,7 @@ def target_of(
     anchor, objective = own.get(ANCHOR), run["objective"]
     if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
         return None
-    ends = [curve[-1] for curve in anchor[f"val_{objective['name']}"]]
+    ends = [beside(row, objective["name"]) for _, row in anchor.iterrows()]
     worst = max(ends) if objective["direction"] == "minimize" else min(ends)
     return {"metric": dict(objective), "value": worst, "from": ANCHOR}
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrtune.results.early import figures_in
-from lrtune.results.summary import RANKED
+from lrtune.results.summary import forecasts
 
 FEWEST = 6  # trials with a value
 LEAST_SPREAD = 2.0  # factor between the lowest and the highest peak
@@ -22,7 +21,7 @@ class Response:
 
     Attributes:
         family: whose trials.
-        trials: how many had a value, those that were pruned with their forecast.
+        trials: how many had a value, those that ended before their end with their forecast.
         peak_lr: where it is best; None where no optimum is seen within the trials.
         low: lower end of its 90 % interval.
         high: upper end.
@@ -111,12 +110,7 @@ def response(
 
 
 def _seen(own: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Peaks and values: final ones, and what the pruned would have come to."""
-    final = own[own["state"].isin(RANKED)]
-    pruned = own[own["state"] == "pruned"]
-    forecasts = [figures_in(text).get("final") for text in pruned["evidence"]]
-    guessed = pd.Series(forecasts, index=pruned.index, dtype=float)
-    peaks = pd.concat([final["peak_lr"], pruned["peak_lr"]]).to_numpy(float)
-    values = pd.concat([final["value"], guessed]).to_numpy(float)
+    """Peaks and values: final ones, and what those that ended before would have come to."""
+    values = own["value"].where(own["state"] == "complete", forecasts(own)).to_numpy(float)
     known = np.isfinite(values)
-    return peaks[known], values[known]
+    return own["peak_lr"].to_numpy(float)[known], values[known]

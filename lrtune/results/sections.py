@@ -27,8 +27,10 @@ from lrtune.results.markup import (
 )
 from lrtune.results.prose import Run, decided, nothing
 from lrtune.results.questions import responses
-from lrtune.results.summary import best, by_family
+from lrtune.results.summary import PARTIAL, by_family, recommended
 from lrtune.schedule import FAMILIES, Schedule
+
+ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were lost aside
 
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
@@ -72,17 +74,17 @@ def _to_copy(
     """The schedule that best.json holds, its settings at the horizon, and where it is from."""
     if verdict is not None and decided(verdict):
         row = verdict["families"][0]
-        number = row["trial"]
-        origin = "in the shape of the best trial" if number is None else f"trial {number}"
-        whose = f"{row['family']}, {origin}"
+        whose = f"{row['family']}, trial {row['trial']}"
         if verdict["answer"]["place"] == "tie":
             whose += ", the best on average of those that cannot be told apart"
         return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."
-    winner = best(trials, run["objective"]["direction"])
+    winner = recommended(trials, run["objective"]["direction"])
     if winner is None:
         return None
-    resolved = json.loads(winner["resolved"])
-    return Schedule.from_json(winner["schedule"]), resolved, f"Trial {winner['number']}."
+    resolved, by = json.loads(winner["resolved"]), ""
+    if winner["state"] != "complete":
+        by = ", by its forecast, for none was trained to its end"
+    return Schedule.from_json(winner["schedule"]), resolved, f"Trial {winner['number']}{by}."
 
 
 def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup:
@@ -127,21 +129,20 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
                 number(row["peak_lr"], 3),
                 "–" if pd.isna(row["number"]) else row["number"],
                 row["trials"],
-                row["complete"] + row["stalled"],
-                row["pruned"],
+                *(row[name] for name in ENDED),
                 lost,
                 count(row["updates"]),
             )
         )
-    heads += ["tried", "finished", "pruned", "lost", "updates"]
+    heads += ["tried", "finished", *ENDED[1:], "lost", "updates"]
     note = (
         "Each family tuned its own peak rate; where flat beginnings were shared, those families "
-        "came to use one. Finished: complete or stalled, the trials whose value counts. Lost: "
+        "came to use one. Finished: trained to the end, the trials whose value counts. Lost: "
         "diverged or failed."
     )
-    if (trials["state"] == "pruned").any():
+    if trials["state"].isin(PARTIAL).any():
         note += (
-            " Medians and halves are of the finished trials alone: what was pruned was mostly "
+            " Medians and halves are of the finished trials alone: what ended before was mostly "
             "worse."
         )
     caption = (
@@ -168,8 +169,7 @@ def curves(trials: pd.DataFrame, run: Run) -> Markup:
     caption = (
         "The best trial of each family in the search. The leading families are drawn: a click on "
         "the legend shows another, a double click isolates it. The metric's axis fits the last "
-        "two thirds of training; a double click on the figure shows all of it. A trial that "
-        "stalled ends where it was stopped."
+        "two thirds of training; a double click on the figure shows all of it."
     )
     return section(
         "curves", "Curves in the search", show("curves", figure, caption, nothing(trials))
@@ -183,7 +183,8 @@ def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None)
     figure = figures.against_peak(trials, run["objective"], bracket)
     caption = (
         f"A dot is a finished trial; {_better(run['objective'])} is better. Crosses are trials "
-        "that diverged, of any family. Pruned trials have no final value and are not shown."
+        "that diverged, of any family. Trials that were pruned or plateaued have no final value "
+        "and are not shown."
     )
     title = "Score against peak rate"
     drawn = show("against-peak", figure, caption, nothing(trials))

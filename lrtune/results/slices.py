@@ -65,7 +65,7 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
 
 
 def _marks(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> dict[str, Any]:
-    """Filled: finished; open: pruned; large: the best."""
+    """Filled: finished; open: ended before, as forecast; large: the best."""
     colour, _, symbol = look(family)
     finished = own["finished"].to_numpy(bool)
     best = own.index.isin(ranked(own, objective["direction"]).head(1).index)

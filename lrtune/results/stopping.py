@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lrtune.results.answer import Verdict
-from lrtune.results.early import RULES, at_most, audits, ended_early, figures_in, is_audited, spared
+from lrtune.results.early import RULES, at_most, audits, ended_early, is_audited, spared
 from lrtune.results.ends import ends
 from lrtune.results.hindsight import hindsight
 from lrtune.results.markup import (
@@ -22,6 +23,8 @@ from lrtune.results.markup import (
     tag,
 )
 from lrtune.results.prose import Run, nothing
+from lrtune.results.summary import figures_in, forecasts
+from lrtune.results.wording import forecast_range
 
 SHOWN, MOST = 40, 400  # rows of the table, at first and at most
 NOTE = (
@@ -67,16 +70,16 @@ def in_words(stopping: Mapping[str, Any], validations: int) -> str:
     Example:
         >>> off = {"pruner": "none", "patience": 0, "min_delta": 0.002, "audit": 0.03}
         >>> in_words(off, 20)
-        'no pruner; no trial stalls'
+        'no pruner; no trial plateaus'
     """
     parts = [_pruner(stopping)]
     if stopping["patience"]:
         parts.append(
-            f"a trial stalls after {stopping['patience']} of {validations} validations without a "
+            f"a trial plateaus after {stopping['patience']} of {validations} validations without a "
             f"gain of {_percent(stopping['min_delta'])}"
         )
     else:
-        parts.append("no trial stalls")
+        parts.append("no trial plateaus")
     if stopping["pruner"] not in NEVER:
         share = stopping["audit"]
         parts.append(f"{_percent(share)} of what it would prune goes on as a check")
@@ -149,7 +152,7 @@ def _table(trials: pd.DataFrame, run: Run) -> Markup:
     facts = audits(trials, run["objective"]["direction"]).set_index("number")
     shown = listed.head(MOST)
     rows = [_row(trial, run["horizon"], facts) for trial in shown.to_dict("records")]
-    forecast = (listed["state"].eq("pruned") | is_audited(listed)).any()
+    forecast = (np.isfinite(forecasts(listed)) | is_audited(listed)).any()
     note = tag("p", NOTE) if forecast else Markup("")
     parts = [tag("h3", "Which trials, and why"), note, _rows(rows[:SHOWN])]
     if len(rows) > SHOWN:
@@ -176,21 +179,19 @@ def _row(trial: Mapping[Any, Any], horizon: int, facts: pd.DataFrame) -> list[ob
 
 def _reason(trial: Mapping[Any, Any]) -> str:
     found = figures_in(trial.get("evidence"))
-    if trial["state"] == "pruned" and found.get("final") is not None:
-        return _forecast(found)
-    return str(trial["reason"] or RULES.get(trial["state"], "–"))
+    why = str(trial["reason"] or RULES.get(trial["state"], "–"))
+    if found.get("final") is None:
+        return why
+    return f"{why}; {_forecast(found)}" if trial["state"] == "plateaued" else _forecast(found)
 
 
 def _forecast(found: Mapping[str, Any]) -> str:
     """A forecast in words: where it would end, what it had to beat, how likely that was."""
-    ends = [found[name] for name in ("low", "high") if found.get(name) is not None]
-    between = " to ".join(number(end, 3) for end in sorted(ends))
-    interval = f" ({between})" if ends else ""
-    said = f"forecast {number(found['final'], 3)}{interval}"
+    said = f"forecast {number(found['final'], 3)}{forecast_range(found)}"
     if found.get("best") is None or found.get("probability") is None:
         return said
     chance, least = (_percent(found.get(name) or 0.0, 2) for name in ("probability", "threshold"))
-    if chance == least:
+    if chance == least and found["probability"] < found["threshold"]:
         chance = f"just under {least}"
     return f"{said}; {chance} chance to beat {number(found['best'], 3)}"
 

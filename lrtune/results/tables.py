@@ -24,6 +24,7 @@ from lrtune.results.stopping import in_words
 from lrtune.results.summary import beside, by_end, ranked, reasons
 from lrtune.results.timeline import timeline
 
+WEIGHTS = {"last": "the weights at the end", "best": "the best checkpoint by validation"}
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 
 
@@ -133,6 +134,7 @@ def record(run: Run) -> Markup:
         ("model", f"{task['model']}, {count(task['parameters'])} parameters"),
         ("loss", words(task["loss"])),
         ("objective", f"{objective['direction']} {words(objective['name'])} on validation"),
+        ("judged", WEIGHTS[run["judge"]]),
         ("optimizer", f"{optimizer.pop('name')} ({_pairs(optimizer)})"),
         ("batch size", task["batch_size"]),
         ("augmentation", ", ".join(task["augment"]) or None),

@@ -51,7 +51,8 @@ class Training:
         found |= {tag: (step, curve_of(self.row, column)) for tag, column in columns.items()}
         if self.row.get("split") == "test":
             ends = {f"test/{name}": self.row.get(f"final_{name}", np.nan) for name in metrics}
-            found |= {t: (step[-1:], np.array([v])) for t, v in ends.items() if np.isfinite(v)}
+            at = np.array([self.row["judged_at"]])
+            found |= {t: (at, np.array([v])) for t, v in ends.items() if np.isfinite(v)}
         return found
 
     def _rates(self, step: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from lrtune.files import plain
 from lrtune.results.contest import contest
 from lrtune.results.kept import FORMAT
 from lrtune.results.outcome import Result, Standing
-from lrtune.results.plan import Finalist, Plan, entrants, reserve_name
+from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import ANCHOR, quickest, target_of
 from lrtune.results.response import response
+from lrtune.results.summary import beside
 
 CEILING = "spline"  # the family that may have any shape; ANCHOR has none
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
@@ -31,7 +32,7 @@ def standing(
     seeds: Sequence[int],
     plan: Plan,
 ) -> Result:
-    """The contest of their entrants as it stands; its ``wanted`` says what to train next.
+    """The contest of the families as it stands; its ``wanted`` says what to train next.
 
     Args:
         finals: see ``lrtune.search.final.read_finals``; of one horizon.
@@ -40,13 +41,11 @@ def standing(
         seeds: in their order; those that a finalist has not been trained on end its scores.
         plan: how many, and what does not matter.
     """
-    own = {name: _own(finals, one, seeds) for name, one in entrants(finalists).items()}
-    families = [one.family for one in finalists if one.reserve is not None]
+    own = {one.family: _own(finals, one, seeds) for one in finalists}
     return contest(
         {name: _scores(rows, objective["name"]) for name, rows in own.items()},
         minimize=objective["direction"] == "minimize",
         blocks={name: _blocks(rows) for name, rows in own.items()},
-        reserves={family: reserve_name(family) for family in families},
         first=plan.seeds,
         most=plan.max_seeds,
         indifference=plan.indifference,
@@ -92,17 +91,16 @@ def verdict(
         plan: how it was to be reached.
     """
     objective = run["objective"]
-    result, chosen = _by_family(standing(finals, finalists, objective, seeds, plan), finalists)
+    result = standing(finals, finalists, objective, seeds, plan)
+    chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
-    firsts = {one.family: one for one in finalists}
     rows = [
         _row(chosen[family], one, own[family], run, horizon)
-        | _beside(firsts[family], chosen[family], finals, seeds, family in result.tried)
         for family, one in result.standings.items()
     ]
     searched = set(trials["family"])
-    kept = ("study", "task", "unit", "objective", "optimizer", "versions", "seed")
+    kept = ("study", "task", "unit", "objective", "judge", "optimizer", "versions", "seed")
     target = target_of(plan.target, own, run)
     amount = _amount(result)
     found: dict[str, Any] = plain(
@@ -139,45 +137,6 @@ def verdict(
     return found
 
 
-def _by_family(result: Result, finalists: Sequence[Finalist]) -> tuple[Result, dict[str, Finalist]]:
-    """The result by family instead of by entrant, and which of its entrants stands for each."""
-    known = entrants(finalists)
-    families = {name: one.family for name, one in known.items()}
-    standings = {
-        families[name]: replace(one, rival=families.get(one.rival, ""))
-        for name, one in result.standings.items()
-    }
-    chosen = {families[name]: known[name] for name in result.standings}
-    return replace(result, standings=standings), chosen
-
-
-def _beside(
-    first: Finalist,
-    chosen: Finalist,
-    finals: pd.DataFrame,
-    seeds: Sequence[int],
-    tried: bool,
-) -> dict[str, Any]:
-    """Whether a family is in by its reserve; and its other configuration, with how it fared."""
-    other = first.reserve if chosen is first else first
-    if other is None:
-        return {"second": False, "other": None}
-    own = _own(finals, other, seeds)
-    return {
-        "second": chosen is not first,
-        "other": {
-            "schedule": other.schedule.to_dict(),
-            "params": dict(other.params),
-            "trial": other.trial,
-            "searched": other.value,
-            "seeds": len(own),
-            "tried": tried,
-            "lost": sum(own["state"] != "complete") if len(own) else 0,
-            "reasons": _reasons(own),
-        },
-    }
-
-
 def _place(result: Result) -> str:
     if result.why in ("lost", "more"):
         return {"lost": "none", "more": "unfinished"}[result.why]
@@ -190,7 +149,7 @@ def _row(
     """A family: what the search said of it, and what the finals say."""
     name = run["objective"]["name"]
     whole = own[own["state"] == "complete"]
-    ends = [curve[-1] for curve in whole[f"val_{name}"]] if len(whole) else []
+    ends = [beside(row, name) for _, row in whole.iterrows()]
     measured = [m for m in run["metrics"] if m != name and f"final_{m}" in whole]
     others = {m: _mean(whole[f"final_{m}"]) for m in measured}
     return {
@@ -203,14 +162,11 @@ def _row(
         "searched": finalist.value,
         "validation": _mean(ends),
         "metrics": others,
-        "reasons": _reasons(own),
+        "reasons": own.loc[own["state"] != "complete", "reason"].unique().tolist()
+        if len(own)
+        else [],
         **asdict(one),
     }
-
-
-def _reasons(own: pd.DataFrame) -> list[str]:
-    """Why trainings were lost, each once."""
-    return own.loc[own["state"] != "complete", "reason"].unique().tolist() if len(own) else []
 
 
 def _mean(values: Any) -> float:
@@ -224,7 +180,7 @@ def _absent(trials: pd.DataFrame, names: set[str]) -> list[dict[str, Any]]:
     for name in sorted(names):
         states = trials.loc[trials["family"] == name, "state"]
         lost = len(states) and states.isin(("diverged", "failed")).all()
-        absent.append({"family": name, "why": "diverged" if lost else "dropped out"})
+        absent.append({"family": name, "why": "diverged" if lost else "unlikely"})
     return absent
 
 

@@ -39,6 +39,17 @@ def reach_of(verdict: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return f" ({range_of(verdict, found['gap_low'], found['gap_high'])})"
 
 
+def forecast_range(found: Mapping[str, Any]) -> str:
+    """The interval of a forecast in parentheses, if there is one.
+
+    Example:
+        >>> forecast_range({"final": 0.5, "low": 0.4, "high": 0.7})
+        ' (0.4 to 0.7)'
+    """
+    ends = [found[name] for name in ("low", "high") if found.get(name) is not None]
+    return f" ({' to '.join(number(end, 3) for end in sorted(ends))})" if ends else ""
+
+
 def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) -> str:
     """Two values, their unit once."""
     unit = verdict["objective"].get("unit")

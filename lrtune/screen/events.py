@@ -25,9 +25,9 @@ PROGRESS_SECONDS = 1.0  # between two events of progress
 # not known, is null.
 FIELDS = {
     "started": "command task samples model optimizer objective horizon seed families budget",
-    "progress": "stage share done seconds_left per_minute running ends racing best",
+    "progress": "stage share done seconds_left per_minute running ends still_in best",
     "trial": "number family state reason value metrics schedule updates seconds",
-    "final": "stage family seed state reason split metrics schedule updates seconds",
+    "final": "family seed state reason split metrics schedule updates seconds",
     "verdict": "place families sentences standings",
     "finished": "run horizon trials winner files",
 }
@@ -84,7 +84,7 @@ class Events:
             per_minute=pace.per_minute(board.trials),
             running=len(board.running),
             ends=dict(board.ended),
-            racing=board.racing,
+            still_in=None,
             best=best
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )
@@ -92,21 +92,21 @@ class Events:
     def finals(self, tally: Tally) -> None:
         """Say which trainings ended, and now and then how it goes."""
         for final in tally.over:
-            self._final(tally.stage, final)
+            self._final(final)
         share = tally.done / tally.jobs
-        pace = self._begun(tally.stage, share, 0)
+        pace = self._begun("finals", share, 0)
         if not self._due(pace):
             return
         self._emit(
             "progress",
-            stage=tally.stage,
+            stage="finals",
             share=share,
             done=int(tally.done),
             seconds_left=pace.left(share),
             per_minute=pace.per_minute(int(tally.done)),
             running=None,
             ends=None,
-            racing=[one.schedule.family for one in tally.contenders if one.wanted],
+            still_in=[one.schedule.family for one in tally.contenders if one.wanted],
             best=None,
         )
 
@@ -141,7 +141,9 @@ class Events:
         sys.stdout = self._stdout
 
     def _trial(self, record: "Record") -> None:
-        metrics = {name: curve[-1] for name, curve in record.curves.metrics.items()}
+        curves = record.curves
+        at = record.judged_at or (curves.step[-1] if curves.step else None)
+        metrics = {} if at is None else curves.at(at)
         self._emit(
             "trial",
             **{name: getattr(record, name) for name in ("number", "state", "reason", "value")},
@@ -152,11 +154,10 @@ class Events:
             seconds=record.seconds,
         )
 
-    def _final(self, stage: str, final: "Final") -> None:
+    def _final(self, final: "Final") -> None:
         names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
         self._emit(
             "final",
-            stage=stage,
             family=final.schedule.family,
             schedule=final.schedule.to_dict(),
             **{name: getattr(final, name) for name in names},

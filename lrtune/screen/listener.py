@@ -10,7 +10,7 @@ from lrtune.screen.block import Block
 from lrtune.screen.console import is_live, say
 from lrtune.screen.pace import Pace, clock
 from lrtune.screen.panel import Panel
-from lrtune.screen.standings import finals, race
+from lrtune.screen.standings import families, finals
 from lrtune.search import Board
 from lrtune.tally import Tally
 from lrtune.tasks import Task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.1  # between two pictures of the board: it changes more often than is seen
-ENDS = {"complete": "done", "stalled": "stalled", "pruned": "pruned"}  # and what to call them
+ENDS = {"complete": "done", "plateaued": "plateaued", "pruned": "pruned"}  # and what to call them
 ENDS |= {"diverged": "diverged", "failed": "failed"}
 
 
@@ -37,7 +37,7 @@ class Listener(Protocol):
         """The search as it stands, after each segment and each trial's end."""
 
     def finals(self, tally: Tally) -> None:
-        """Qualifiers or finals as they stand, after each segment."""
+        """The finals as they stand, after each segment."""
 
     def finished(self, run: "Run", total: int | None) -> None:
         """All is written; the verdict is on this horizon, the search's own where None."""
@@ -87,7 +87,7 @@ class Screen(Quiet):
         super().__init__(console)
         self._block = Block(console)
         self._pace: Pace | None = None
-        self._round: tuple[str, int] | None = None
+        self._jobs: int | None = None
         self._last = -LINE_SECONDS
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
@@ -104,14 +104,14 @@ class Screen(Quiet):
         say(self._console, line)
 
     def search(self, board: Board) -> None:
-        """Draw the race."""
+        """Draw how the families stand."""
         if self._pace is None:
             self._pace = Pace(board.share, board.trials)
         if not self._due():
             return
         left = _left(self._pace.left(board.share))
         counts = [spent(board, self._pace), ends(board)]
-        rows = race(board, self._objective)
+        rows = families(board, self._objective)
         if is_live(self._console):
             said = (
                 f"best of each family: validation {self._value}, one seed; {self._better} is better"
@@ -125,19 +125,18 @@ class Screen(Quiet):
         self.tell(f"{board.share:4.0%}  {counts[0]}, {left}{leader}")
 
     def finals(self, tally: Tally) -> None:
-        """Draw how the configurations stand."""
-        share, this = tally.done / tally.jobs, (tally.stage, tally.jobs)
-        if self._round != this:
-            self._round, self._pace = this, Pace(share)
+        """Draw how the finalists stand."""
+        share = tally.done / tally.jobs
+        if self._jobs != tally.jobs:
+            self._jobs, self._pace = tally.jobs, Pace(share)
         if not self._due():
             return
         assert self._pace is not None
         left = _left(self._pace.left(share))
-        said = f"{tally.stage}  {int(tally.done)} of {tally.jobs} trainings"
+        said = f"finals  {int(tally.done)} of {tally.jobs} trainings"
         rows = finals(tally, self._minimize)
         if is_live(self._console):
-            split = self._judged if tally.stage == "finals" else "validation"
-            on = f"so far: {split} {self._value}, mean over seeds; {self._better} is better"
+            on = f"so far: {self._judged} {self._value}, mean over seeds; {self._better} is better"
             self._block.show(Panel(share, left, [said, on], rows, "mean", "seeds"))
         else:
             self.tell(f"{share:4.0%}  {said}, {left}")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lrtune.results.palette import BLUE, look
 from lrtune.screen.console import harmless, named
-from lrtune.screen.standings import OUT, Row
+from lrtune.screen.standings import Row
 
 MARKS = {"circle": "●", "diamond": "◆", "square": "■"}
 # Lines of a terminal that are not families: bar, counts, heads, the rest, what was said before.
@@ -111,11 +111,10 @@ class Panel:
 
 def rest(rows: Sequence[Row]) -> str:
     """The rows that found no room, in a line."""
-    tried = [row for row in rows if isfinite(row.value) and not row.out]
-    out = sum(row.now == OUT for row in rows)
+    tried = [row for row in rows if isfinite(row.value)]
     parts = [", ".join(f"{row.family} {_figure(row.value, 4)}" for row in tried)]
-    others = len(rows) - len(tried) - out
-    parts += [f"{others} without a value yet"] * bool(others) + [f"{out} {OUT}"] * bool(out)
+    others = len(rows) - len(tried)
+    parts += [f"{others} without a value yet"] * bool(others)
     return f"and {len(rows)} more: {'; '.join(filter(None, parts))}"
 
 

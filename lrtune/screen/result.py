@@ -46,7 +46,7 @@ def print_result(run: Run, console: Console) -> None:
     if best is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
-        say(console, f"{lead(verdict)}: {best}")
+        say(console, f"{lead(verdict, trials)}: {best}")
     ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ended)}")
     said = spared(trials, run.settings["horizon"])
@@ -58,10 +58,14 @@ def print_result(run: Run, console: Console) -> None:
         copyable(console, f"torch code: lrtune export {where}")
 
 
-def lead(verdict: Mapping[str, Any] | None) -> str:
-    """What a run's best schedule is, by its verdict."""
+def lead(verdict: Mapping[str, Any] | None, trials: DataFrame) -> str:
+    """What a run's best schedule is, by its verdict or else by its trials."""
     place = "" if verdict is None else verdict["answer"]["place"]
-    return LEAD.get(place, "best trial of the search")
+    whole = trials["state"].eq("complete").any()
+    found = (
+        "best trial of the search" if whole else "best forecast, no trial having reached its end"
+    )
+    return LEAD.get(place, found)
 
 
 def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:

@@ -12,6 +12,7 @@ from lrtune.config import StudyFile, load, parse_time, plan_of, stopping
 from lrtune.confirmation import confirm
 from lrtune.errors import InputError
 from lrtune.judgement import finalists_of
+from lrtune.model.transfer import nothing, published
 from lrtune.options import validate
 from lrtune.results.quickest import check_target
 from lrtune.results.tensorboard import check as check_tensorboard
@@ -20,7 +21,6 @@ from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
 from lrtune.screen.listener import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE, Space
-from lrtune.model.transfer import nothing, published
 from lrtune.tuning import tune
 
 TRAININGS = 40  # where the user says no budget
@@ -84,6 +84,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         engine=study.engine,
         slots=study.slots,
         **stopping(study),
+        judge=study.judge,
         transfer=nothing() if study.no_transfer else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,

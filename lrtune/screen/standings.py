@@ -1,4 +1,4 @@
-"""The race and the finals as they stand: rows of a table, made from a Board or a Tally."""
+"""The search and the finals as they stand: rows of a table, made from a Board or a Tally."""
 
 from collections import Counter
 from collections.abc import Sequence, Set
@@ -9,17 +9,16 @@ from statistics import fmean
 from typing import Any
 
 from lrtune.schedule import Schedule
-from lrtune.search import Board
+from lrtune.search import Board, Record
 from lrtune.search.running import Running
 from lrtune.tally import Contender, Tally
 
 SHOWN = 3  # trials under way that a row names
-OUT = "dropped out"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A family in the race, or a configuration in the finals.
+    """A family in the search, or in the finals.
 
     Attributes:
         family: its name.
@@ -42,30 +41,28 @@ class Row:
     more: dict[str, str] = field(default_factory=dict)
 
 
-def race(board: Board, objective: str) -> list[Row]:
-    """The families: the best, then those still racing, then those that dropped out."""
-    families = [*board.racing, *(f for f in board.by_family if f not in board.racing)]
-    under_way: dict[str, list[Running]] = {family: [] for family in families}
+def families(board: Board, objective: str) -> list[Row]:
+    """The families that were tried: the best first, then those without a value."""
+    under_way: dict[str, list[Running]] = {family: [] for family in board.by_family}
     for trial in board.running.values():
         under_way.setdefault(trial.schedule.family, []).append(trial)
     best = board.best
     rows = []
     for family, trials in under_way.items():
-        out = bool(board.racing) and family not in board.racing
         own, ended = board.bests.get(family), board.by_family.get(family, Counter[str]())
-        now = OUT if out and not trials else _progress(trials)
-        more = {name: str(ended[name] or "–") for name in ("stalled", "pruned", "diverged")}
+        now = _progress(trials)
+        more = {name: str(ended[name] or "–") for name in ("plateaued", "pruned", "diverged")}
         count = sum(ended.values())
         if own is None or best is None:
-            rows.append(Row(family, nan, nan, nan, count, now, out, more))
+            rows.append(Row(family, nan, nan, nan, count, now, more=more))
             continue
         assert own.value is not None
-        more |= _others(own.curves.metrics, objective) | {"settings": settings(own.schedule)}
+        more |= _others(own, objective) | {"settings": settings(own.schedule)}
         gap = board.loss_of(own) - board.loss_of(best)
         peak = own.schedule.peak_lr
-        rows.append(Row(family, own.value, gap, peak, count, now, out, more))
-    first = best and best.schedule.family  # which may have dropped out since
-    return sorted(rows, key=lambda r: (r.family != first, r.out, not isfinite(r.gap), r.gap))
+        rows.append(Row(family, own.value, gap, peak, count, now, more=more))
+    first = best and best.schedule.family
+    return sorted(rows, key=lambda r: (r.family != first, not isfinite(r.gap), r.gap))
 
 
 def finals(tally: Tally, minimize: bool) -> list[Row]:
@@ -111,8 +108,10 @@ def _progress(trials: list[Running]) -> str:
     return ", ".join([*shown, f"+{len(shares) - SHOWN}"] if len(shares) > SHOWN else shown)
 
 
-def _others(metrics: dict[str, list[float]], objective: str) -> dict[str, str]:
-    return {name: f"{curve[-1]:.4g}" for name, curve in metrics.items() if name != objective}
+def _others(record: Record, objective: str) -> dict[str, str]:
+    assert record.judged_at is not None
+    seen = record.curves.at(record.judged_at)
+    return {name: f"{value:.4g}" for name, value in seen.items() if name != objective}
 
 
 def _mean(one: Contender, seeds: Set[int]) -> float:

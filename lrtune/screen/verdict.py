@@ -34,7 +34,7 @@ def show_verdict(
         copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
         best = run.best()
         assert best is not None
-        say(console, f"the {lead(run.verdict())} so far, stretched to it: {best}")
+        say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it: {best}")
         say(console, f"  {best.resolve(horizon)}")
         return
     plan = plan_in(found)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 
 from lrtune.model.features import features
 from lrtune.schedule import Schedule
@@ -15,9 +14,9 @@ from lrtune.search.study_model import from_unit, unit
 Array = NDArray[np.float64]
 Params = dict[str, Any]
 
-POOL = 1200  # schedules drawn at random over all families, in equal shares
+POOL = 600  # schedules drawn at random over all families, in equal shares
 REDRAWN = 32  # trials for which they are the same
-NEAR = 96  # schedules near to the best ones
+NEAR = 60  # schedules near to the best ones
 WIDTH = 0.1  # of the steps from there, a share of a knob's range
 KEPT = 0.5  # probability that a knob stays as it is
 
@@ -28,6 +27,7 @@ class Candidates:
     def __init__(self, space: Space, seed: int) -> None:
         """Draw nothing yet."""
         self._space = space
+        self._knobs = {name: space.distributions(name) for name in space.families}
         self._seed = seed
         self._block = -1
         self._pool: tuple[list[Params], Array] = ([], np.empty((0, 0)))
@@ -65,7 +65,7 @@ class Candidates:
         return [self._anywhere(families[i % len(families)], rng) for i in range(POOL)]
 
     def _anywhere(self, family: str, rng: np.random.Generator) -> Params:
-        knobs = self._space.distributions(family)
+        knobs = self._knobs[family]
         places = rng.random(len(knobs))
         found = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
         return {FAMILY: family, **found}
@@ -81,7 +81,7 @@ class Candidates:
 
     def _moved(self, params: Params, rng: np.random.Generator) -> Params:
         """Some of its knobs a step away."""
-        knobs = self._space.distributions(params[FAMILY])
+        knobs = self._knobs[params[FAMILY]]
         found: Params = {FAMILY: params[FAMILY]}
         for name, distribution in knobs.items():
             found[name] = params[name]
@@ -96,5 +96,4 @@ class Candidates:
         schedule: Schedule = self._space.schedule(params)
         if schedule.closed_loop:
             return {}
-        knobs: dict[str, BaseDistribution] = self._space.distributions(SPLINE)
-        return {FAMILY: SPLINE, **as_spline(schedule, knobs)}
+        return {FAMILY: SPLINE, **as_spline(schedule, self._knobs[SPLINE])}

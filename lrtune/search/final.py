@@ -27,11 +27,12 @@ class Final:
         state: complete, diverged or failed.
         reason: why.
         split: what ``metrics`` were measured on: test, or val where there is no test split.
-        metrics: at the end; empty unless complete.
+        metrics: of the weights that are judged; empty unless complete.
         curves: on the validation split, on the way.
         updates: done.
+        judged_at: the update whose weights were judged; None unless complete.
         seconds: of training and validation.
-        blocks: the objective on the parts of the test split; none of a qualifier.
+        blocks: the objective on the parts of the test split.
     """
 
     schedule: Schedule
@@ -44,6 +45,7 @@ class Final:
     curves: Curves
     updates: int
     seconds: float
+    judged_at: int | None = None
     blocks: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,9 +76,9 @@ def read_finals(path: Path) -> pd.DataFrame:
 
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
-        ``reason``, ``split``, ``updates``, ``seconds``, ``blocks``, ``step``, ``rate``,
-        ``train_loss``, ``final_M`` of each metric (NaN unless complete) and ``val_M``, its curve
-        on validation.
+        ``reason``, ``split``, ``updates``, ``judged_at`` (NaN unless complete), ``seconds``,
+        ``blocks``, ``step``, ``rate``, ``train_loss``, ``final_M`` of each metric (NaN unless
+        complete) and ``val_M``, its curve on validation.
     """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -92,7 +94,8 @@ def read_finals(path: Path) -> pd.DataFrame:
 
 
 COLUMNS: Sequence[str] = ("family", "schedule", "peak_lr", "seed", "horizon", "state", "reason")
-COLUMNS = (*COLUMNS, "split", "updates", "seconds", "blocks", "step", "rate", "train_loss")
+COLUMNS = (*COLUMNS, "split", "updates", "judged_at", "seconds", "blocks", "step", "rate")
+COLUMNS = (*COLUMNS, "train_loss")
 
 
 def _row(kept: dict[str, Any]) -> dict[str, Any]:

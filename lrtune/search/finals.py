@@ -16,11 +16,11 @@ from lrtune.schedule import Controller, Schedule
 from lrtune.search.final import Final
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
-from lrtune.search.record import Curves
+from lrtune.search.record import Curves, Judge
 from lrtune.search.running import Observer, rates_of
 from lrtune.search.stopping import diverged
 
-FINALS, QUALIFIERS = 0x46494E41, 0x5155414C  # what sets their seeds apart from all others
+FINALS = 0x46494E41  # what sets their seeds apart from all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +42,14 @@ class _Trial(Observer):
     untrained: float  # validation loss
     curves: Curves = field(default_factory=Curves)
     seconds: float = 0.0
+    best: Snapshot | None = None  # at its best validation, where that is what is judged
 
 
 def final_seeds(seed: int, count: int) -> list[int]:
     """Seeds for finals: the same first ones for any count, none of them the search's own."""
-    return _drawn(FINALS, seed, count)
-
-
-def qualifying_seeds(seed: int, count: int) -> list[int]:
-    """Seeds for qualifiers, none of them a search's or a final's."""
-    return _drawn(QUALIFIERS, seed, count)
-
-
-def _drawn(stage: int, seed: int, count: int) -> list[int]:
     found: list[int] = []
     for number in range(count + 1):
-        drawn = int(np.random.SeedSequence([stage, seed, number]).generate_state(1)[0])
+        drawn = int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
         if drawn != seed:
             found.append(drawn)
     return found[:count]
@@ -68,7 +60,7 @@ def train_finals(
     jobs: Iterable[Job],
     ended: Callable[[Final], None],
     *,
-    examined: bool = True,
+    judge: Judge = "last",
     checkpoint: Path | None = None,
     watch: Callable[[float], None] = lambda under_way: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -79,7 +71,7 @@ def train_finals(
         pool: with all slots free.
         jobs: in the order in which they are to start.
         ended: called with each that is over.
-        examined: judge them on the test split; else by their last validation.
+        judge: which weights of a training are judged.
         checkpoint: where those under way are kept in case this process ends, and taken up from.
         watch: called after each segment with what is done of those under way, in trainings.
         tell: called with a line where a checkpoint is of no use.
@@ -91,7 +83,12 @@ def train_finals(
     queue, running = list(enumerate(jobs)), dict[int, _Trial]()
     numbers = {(job.schedule.to_json(), job.seed): number for number, job in queue}
     keeper = Keeper(checkpoint, tell)
-    keeper.load(lambda _, snapshot, note: numbers.get((note["schedule"], snapshot.seed)))
+
+    def number_of(before: int, snapshot: Snapshot, note: Note) -> int | None:
+        number = numbers.get((note["schedule"], snapshot.seed))
+        return number if number is None or before >= 0 else ~number
+
+    keeper.load(number_of)
     with Interrupts() as interrupts:
         while queue or running:
             for slot in range(pool.slots):
@@ -101,19 +98,22 @@ def train_finals(
                     as_it_was = partial(_as_it_was, number, job)
                     with interrupts.heard():
                         kept = keeper.take(number, name, pool, slot, as_it_was)
-                        running[slot] = kept or _from_scratch(number, job, pool, slot)
+                        trial = kept or _from_scratch(number, job, pool, slot)
+                        best, _ = keeper.kept.pop(~number, (None, {}))
+                        trial.best = best if kept else None
+                        running[slot] = trial
             with interrupts.heard():
                 reached = pool.advance()
             for progress in reached:
                 trial = running[progress.slot]
-                final = _over(pool, trial, progress, examined)
+                final = _over(pool, trial, progress, judge)
                 if final is not None:
                     del running[progress.slot]
                     pool.release(progress.slot)
                     ended(final)
             watch(sum(trial.curves.step[-1] for trial in running.values()) / pool.task.horizon)
             with interrupts.heard():
-                keeper.save_if_due(pool, lambda: _notes(running))
+                keeper.save_if_due(pool, lambda: _notes(running), lambda: _bests(running))
     keeper.remove()
 
 
@@ -146,10 +146,19 @@ def _notes(running: Mapping[int, _Trial]) -> dict[int, tuple[int, Note]]:
     }
 
 
-def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Final | None:
+def _bests(running: Mapping[int, _Trial]) -> dict[int, tuple[Snapshot, Note]]:
+    """The snapshots at the best validations, for the checkpoint: by the complement of a number."""
+    return {
+        ~trial.number: (trial.best, {"schedule": trial.job.schedule.to_json()})
+        for trial in running.values()
+        if trial.best is not None
+    }
+
+
+def _over(pool: Pool, trial: _Trial, progress: Progress, judge: Judge) -> Final | None:
     """Take in a validation; the training's result, if it is over."""
     trial.seconds += progress.seconds
-    objective, horizon = pool.task.objective.name, pool.task.horizon
+    horizon, objective = pool.task.horizon, pool.task.objective.name
     if progress.error is not None:
         return _final(pool, trial, progress, "failed", progress.error)
     trial.curves.add(progress, trial.rates)
@@ -160,20 +169,31 @@ def _over(pool: Pool, trial: _Trial, progress: Progress, examined: bool) -> Fina
         why = f"{objective} is {progress.metrics[objective]}"
     if why is not None:
         return _final(pool, trial, progress, "diverged", why)
+    at = trial.curves.judged(objective, pool.task.objective.direction == "minimize", judge)
+    if judge == "best" and at == progress.update < horizon:
+        trial.best = pool.snapshot(progress.slot)
     if progress.update < horizon:
         if trial.observe(progress.update, progress.loss):
             pool.revise(progress.slot, trial.rates)
         return None
-    judged = pool.examine(progress.slot) if examined else replace(progress, seconds=0.0)
+    judged = _examined(pool, progress.slot, trial.best if at < horizon else None)
     trial.seconds += judged.seconds
     if judged.error is not None:
         return _final(pool, trial, progress, "failed", judged.error)
     if not math.isfinite(judged.metrics[objective]):
         why = f"{objective} is {judged.metrics[objective]} at the end"
         return _final(pool, trial, progress, "diverged", why)
-    split = "test" if examined and pool.task.test is not None else "val"
+    split = "val" if pool.task.test is None else "test"
     final = _final(pool, trial, progress, "complete", "reached the horizon")
-    return replace(final, metrics=judged.metrics, split=split, blocks=judged.blocks)
+    return replace(final, metrics=judged.metrics, split=split, blocks=judged.blocks, judged_at=at)
+
+
+def _examined(pool: Pool, slot: int, best: Snapshot | None) -> Progress:
+    """Judge a training that is over on the test split: as it is, or as it was at its best."""
+    if best is not None:
+        pool.release(slot)
+        pool.restore(slot, best)
+    return pool.examine(slot)
 
 
 def _final(

@@ -102,12 +102,18 @@ class Keeper:
             return None
         return training
 
-    def save_if_due(self, pool: Pool, notes: Callable[[], Mapping[int, tuple[int, Note]]]) -> None:
+    def save_if_due(
+        self,
+        pool: Pool,
+        notes: Callable[[], Mapping[int, tuple[int, Note]]],
+        others: Callable[[], Mapping[int, tuple[Snapshot, Note]]] = dict,
+    ) -> None:
         """Save all that is under way, between two segments; and what is still to be taken up.
 
         Args:
             pool: that trains it.
             notes: by slot, its number and what the Snapshot does not know of it.
+            others: snapshots to be kept beside, under numbers of their own.
         """
         began = time.monotonic()
         if not (self._saves and due(began - self._last, self._cost)):
@@ -116,7 +122,7 @@ class Keeper:
         if not under_way:
             return
         new = {number: (pool.snapshot(slot), note) for slot, (number, note) in under_way.items()}
-        self._write(self.kept | new)
+        self._write(self.kept | new | dict(others()))
         self._last = time.monotonic()
         self._cost = self._last - began
 

@@ -1,15 +1,30 @@
 """Record: one trial as stored, and its Curves."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.engine import Progress
+from lrtune.errors import InputError
 from lrtune.schedule import Schedule
 
-End = Literal["complete", "pruned", "stalled", "diverged", "failed"]
+End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
+Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
+JUDGES: tuple[Judge, ...] = get_args(Judge)
+
+
+def judge_of(name: str) -> Judge:
+    """Which weights of a training count, by name.
+
+    Raises:
+        InputError: neither of JUDGES.
+    """
+    for judge in JUDGES:
+        if judge == name:
+            return judge
+    raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,18 @@ class Curves:
             self.metrics.setdefault(name, []).append(value)
         self.averaged.append(progress.averaged)
 
+    def judged(self, metric: str, minimize: bool, judge: Judge) -> int:
+        """The update whose weights a training is judged by so far: the first of equals."""
+        if judge == "last":
+            return self.step[-1]
+        values = self.metrics[metric]
+        return self.step[values.index(min(values) if minimize else max(values))]
+
+    def at(self, update: int) -> dict[str, float]:
+        """The metrics of the validation after this update."""
+        place = self.step.index(update)
+        return {name: values[place] for name, values in self.metrics.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -54,10 +81,12 @@ class Record:
         params: the Optuna parameters that the schedule came from.
         state: how it ended.
         reason: why.
-        evidence: the figures behind that: of the forecast, see Decision.
+        evidence: of one that was pruned or has plateaued, the figures of its forecast, see
+            Decision.
         audit: of a trial that was to be pruned and trained on, to see whether that would have been
             right: ``update`` and the figures of the forecast; None of others.
-        value: the objective at its last validation; None unless complete or stalled.
+        value: the objective on validation; None unless complete.
+        judged_at: the update whose weights that is of; None where there is no value.
         curves: what was seen on the way.
         resolved: the schedule's settings in the field's terms, for this horizon.
         updates: what it cost, in updates.
@@ -77,5 +106,6 @@ class Record:
     updates: int
     seconds: float
     seed: int
+    judged_at: int | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     audit: dict[str, Any] | None = None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,10 +11,10 @@ from optuna.pruners import NopPruner
 from lrtune.engine import Progress
 from lrtune.errors import InputError
 from lrtune.model.scale import Scale
-from lrtune.search.pruner import SchedulePruner
-from lrtune.search.record import Ending, Record
+from lrtune.search.pruner import Decision, SchedulePruner
+from lrtune.search.record import Ending, Judge, Record
 from lrtune.search.running import Running
-from lrtune.search.stopping import diverged, stalled
+from lrtune.search.stopping import diverged, plateaued
 from lrtune.search.store import AUDIT, START
 from lrtune.tasks import Task
 
@@ -29,7 +30,8 @@ class Rules:
     """When a trial ends before its horizon, beside the pruner's rule.
 
     Attributes:
-        patience: validations without an improvement, after which a trial may be stalled; 0: never.
+        patience: validations without an improvement, after which a trial may have plateaued;
+            0: never.
         min_delta: the least improvement, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end instead.
     """
@@ -54,11 +56,14 @@ NEVER = Rules()
 class Referee:
     """Divergence, the horizon, the pruner, the plateau: in this order."""
 
-    def __init__(self, study: optuna.Study, task: Task, rules: Rules, seed: int) -> None:
+    def __init__(
+        self, study: optuna.Study, task: Task, rules: Rules, judge: Judge, seed: int
+    ) -> None:
         self._study = study
         self._objective = task.objective.name
         self._minimize = task.objective.direction == "minimize"
         self._rules = rules
+        self._judge = judge
         self._seed = seed
         # Asking a pruner that never prunes reads the storage again each time, for nothing.
         self._may_prune = not isinstance(study.pruner, NopPruner)
@@ -80,7 +85,7 @@ class Referee:
         running.audit = running.trial.user_attrs.get(AUDIT)
         if running.audit is not None:
             self._audited.add(running.index)
-        signals = running.signals(self._objective, self._minimize)
+        signals = running.signals(self._objective, self._minimize, self._judge)
         for update, signal in zip(running.curves.step, signals, strict=True):
             running.trial.report(signal, update)
             if self._may_prune:
@@ -94,13 +99,13 @@ class Referee:
             why = f"{self._objective} is {value}"
         if why is not None:
             return Ending("diverged", why)
-        signals = running.signals(self._objective, self._minimize)
+        signals = running.signals(self._objective, self._minimize, self._judge)
         running.trial.report(signals[-1], progress.update)
         if progress.update == len(running.rates):
             return Ending("complete", "reached the horizon")
         if running.audit is not None:
             return None
-        return self._pruned(running) or self._stalled(running, signals)
+        return self._pruned(running) or self._plateaued(running, signals)
 
     def _pruned(self, running: Running) -> Ending | None:
         # A trial that a kill cut short and that starts anew went on here, with less known.
@@ -112,9 +117,8 @@ class Referee:
         pruner = self._study.pruner
         ending = Ending("pruned", f"by {type(pruner).__name__}")
         if isinstance(pruner, SchedulePruner):
-            decision = asdict(pruner.decisions[running.trial.number])
-            del decision["prune"]
-            ending = Ending("pruned", decision.pop("reason"), decision)
+            decision = pruner.decisions[running.trial.number]
+            ending = Ending("pruned", decision.reason, figures_of(decision))
         if not self._audits(running.index):
             return ending
         evidence = {"best": self._best, **ending.evidence}
@@ -133,15 +137,29 @@ class Referee:
         draw = np.random.default_rng([self._seed, index]).random()
         return bool(draw < self._rules.audit)
 
-    def _stalled(self, running: Running, signals: list[float]) -> Ending | None:
+    def _plateaued(self, running: Running, signals: list[float]) -> Ending | None:
         if self._rules.patience == 0:
             return None
         rates, update = running.rates, running.updates
-        why = stalled(
+        why = plateaued(
             Scale.of(np.array(signals), self._minimize).to(np.array(signals)).tolist(),
             None if running.controller is not None else rates[update - 1 :],
             float(rates[update:].sum() / rates.sum()),
             patience=self._rules.patience,
             min_delta=self._rules.min_delta,
         )
-        return None if why is None else Ending("stalled", why)
+        return None if why is None else Ending("plateaued", why, self._forecast(running))
+
+    def _forecast(self, running: Running) -> dict[str, Any]:
+        """The figures of what a trial that ends here would have come to; none of other pruners."""
+        if not isinstance(self._study.pruner, SchedulePruner):
+            return {}
+        trial = self._study.get_trials(deepcopy=False)[running.trial.number]
+        return figures_of(self._study.pruner.decide(self._study, trial))
+
+
+def figures_of(decision: Decision) -> dict[str, Any]:
+    """What a decision rests on, as a Record keeps it."""
+    figures = asdict(decision)
+    del figures["prune"], figures["reason"]
+    return figures

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from lrtune.engine import Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
 from lrtune.schedule import Controller, Schedule
-from lrtune.search.record import Curves, Ending, Record
+from lrtune.search.record import Curves, Ending, Judge, Record
 from lrtune.search.store import START
 
 
@@ -63,12 +64,13 @@ class Running(Observer):
         """Which of the search's trials this is."""
         return int(self.trial.user_attrs[START]["index"])
 
-    def signals(self, objective: str, minimize: bool) -> list[float]:
-        """At each validation the better of current and averaged weights."""
+    def signals(self, objective: str, minimize: bool, judge: Judge) -> list[float]:
+        """At each validation the better of current and averaged weights; or the best so far."""
         seen = zip(self.curves.metrics.get(objective, ()), self.curves.averaged, strict=True)
-        return [better(value, averaged, minimize) for value, averaged in seen]
+        values = [better(value, averaged, minimize) for value, averaged in seen]
+        return values if judge == "last" else [*accumulate(values, min if minimize else max)]
 
-    def record(self, ending: Ending, value: float | None, seed: int) -> Record:
+    def record(self, ending: Ending, objective: str, judged_at: int | None, seed: int) -> Record:
         """What is stored of a trial that is over."""
         return Record(
             number=self.index,
@@ -79,7 +81,8 @@ class Running(Observer):
             reason=ending.reason,
             evidence=ending.evidence,
             audit=self.audit,
-            value=value,
+            value=None if judged_at is None else self.curves.at(judged_at)[objective],
+            judged_at=judged_at,
             curves=self.curves,
             resolved=self.schedule.resolve(len(self.rates)),
             updates=self.updates,

@@ -195,10 +195,11 @@ class SurrogateSampler(BaseSampler):
 
     def _leaders(self, posterior: Posterior) -> list[dict[str, Any]]:
         """Parameters of the trials that are believed to be the best."""
-        if not self._model.count:
+        rows = self._model.whole_rows()
+        if not rows:
             return []
-        mean, _ = posterior.mean_and_sd(self._model.x())
-        own = [self._model.params[row] for row in np.argsort(mean, kind="stable")]
+        mean, _ = posterior.mean_and_sd(self._model.x()[rows])
+        own = (self._model.params[rows[place]] for place in np.argsort(mean, kind="stable"))
         return [params for params in own if self._fits(params)][:LEADERS]
 
     def _fits(self, params: dict[str, Any]) -> bool:
@@ -227,7 +228,7 @@ class SurrogateSampler(BaseSampler):
     def _with_others(
         self, x: Array, leaders: list[dict[str, Any]], rng: np.random.Generator
     ) -> Array:
-        """With parameters beside the schedule: each anywhere, or near to one of the best."""
+        """With parameters beside the schedule: anywhere, or near to one of the best trials'."""
         names = self._model.others
         places = rng.random((len(x), len(names)))
         known = [

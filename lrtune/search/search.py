@@ -16,7 +16,7 @@ from lrtune.search.board import Board, Budget
 from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
-from lrtune.search.record import End, Ending
+from lrtune.search.record import End, Ending, Judge
 from lrtune.search.referee import NEVER, Referee, Rules
 from lrtune.search.running import Running, note_of, rates_of, taken_up
 from lrtune.search.space import SCHEDULE, Space, suggest_from
@@ -36,6 +36,7 @@ class Search:
         pool: what trains.
         budget: when to stop.
         rules: when a trial ends early, beside the study's pruner.
+        judge: which weights of a trial give its value.
         seed: of every trial's weights and batches: one for all, so that they are compared in pairs.
         owner: marks this run's trials in a storage that others may share.
         checkpoint: a file to keep trials under way in, so that those that a kill cuts short go on
@@ -52,6 +53,7 @@ class Search:
         budget: Budget,
         *,
         rules: Rules = NEVER,
+        judge: Judge = "last",
         seed: int = 0,
         owner: str = "",
         checkpoint: Path | None = None,
@@ -61,12 +63,13 @@ class Search:
         self._study = study
         self._space = space
         self._pool = pool
+        self._judge = judge
         self._seed = seed
         self._owner = owner
         self._watch = watch
         self._objective = pool.task.objective
         self._minimize = self._objective.direction == "minimize"
-        self._referee = Referee(study, pool.task, rules, seed)
+        self._referee = Referee(study, pool.task, rules, judge, seed)
         self._failures = 0
         self._lineup = Lineup(study, space, pool.slots, owner)
         self._keeper = Keeper(checkpoint, tell)
@@ -167,16 +170,18 @@ class Search:
     def _end(self, running: Running, ending: Ending, progress: Progress) -> None:
         """Store the record, tell Optuna, free the slot."""
         trial, state = running.trial, ending.state
-        value = self._value(running, ending)
-        record = running.record(ending, value, self._seed)
+        name = self._objective.name
+        whole = state == "complete"
+        at = running.curves.judged(name, self._minimize, self._judge) if whole else None
+        record = running.record(ending, name, at, self._seed)
         save_record(trial, record)
         trial.set_user_attr("ended", f"{state}: {ending.reason}")
         if state == "diverged":
             # Optuna ranks infeasible trials by this: the later, the less bad.
             trial.set_constraint(DIVERGED, 2 - running.updates / len(running.rates))
             trial.report(self._worst(running.untrained), progress.update)
-        if value is not None:
-            self._study.tell(trial, value)
+        if record.value is not None:
+            self._study.tell(trial, record.value)
         else:
             told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
             self._study.tell(trial, state=told)
@@ -187,17 +192,6 @@ class Search:
         self._referee.remember(record)
         self._watch(self.board)
         self._stop_if_nothing_works(state, progress)
-
-    def _value(self, running: Running, ending: Ending) -> float | None:
-        """The objective at the end, also of a trial that has stalled.
-
-        Its best on the way would be the best of many noisy figures, beside which a trial that is
-        judged at its end alone looks worse than it is: searches then chose such trials, and fresh
-        seeds did not confirm them (``scripts/bench/live.py``).
-        """
-        if ending.state not in ("complete", "stalled"):
-            return None
-        return running.curves.metrics[self._objective.name][-1]
 
     def _worst(self, untrained: Progress) -> float:
         """A finite stand-in for the value of a trial that has none, no better than untrained."""

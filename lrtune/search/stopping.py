@@ -38,7 +38,7 @@ def diverged(
     return None
 
 
-def stalled(
+def plateaued(
     signal: Sequence[float],  # at each validation so far, lower is better, gains are ratios: a log
     ahead: NDArray[np.float64] | None,  # the present rate and all to come; None of a closed loop
     left: float,  # share of the sum of all rates that is to come, 0 ... 1

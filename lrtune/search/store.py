@@ -36,6 +36,7 @@ KEPT = (
     "seed",
     "evidence",
     "audit",
+    "judged_at",
 )  # of a Record, and its curves
 
 
@@ -117,15 +118,6 @@ def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
 def index_of(trial: FrozenTrial) -> int:
     """Which of the search's trials this is; elsewhere, its number in the study."""
     return int(trial.user_attrs.get(START, {}).get("index", trial.number))
-
-
-def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What a pruned trial would have ended with; None of others, and of other pruners."""
-    if trial.state != TrialState.PRUNED:
-        return None
-    evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
-    known = all(evidence.get(name) is not None for name in ("final", "low", "high"))
-    return evidence if known else None  # what is infinite is stored as None
 
 
 def was_cut_short(trial: FrozenTrial) -> bool:
@@ -221,9 +213,19 @@ COLUMNS: tuple[str, ...] = (
     "warmup",
 )
 COLUMNS += ("schedule", "resolved", "step", "loss", "train_loss", "rate", "updates", "seconds")
-COLUMNS += ("averaged", "seed", "evidence", "audit", "expected", "low", "high", "p_best")
+COLUMNS += (
+    "averaged",
+    "seed",
+    "evidence",
+    "audit",
+    "judged_at",
+    "expected",
+    "low",
+    "high",
+    "p_best",
+)
 BELIEVED = ("expected", "low", "high", "p_best")
-NUMBERS = ("value", "peak_lr", "warmup", "updates", "seconds", *BELIEVED)
+NUMBERS = ("value", "judged_at", "peak_lr", "warmup", "updates", "seconds", *BELIEVED)
 
 
 def frame(found: Iterable[Record], known: Mapping[int, Belief] | None = None) -> pd.DataFrame:
@@ -265,5 +267,6 @@ def _row(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
+        "judged_at": math.nan if record.judged_at is None else record.judged_at,
         **knobs,
     }

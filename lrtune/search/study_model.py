@@ -40,6 +40,7 @@ class _Curve:
     others: dict[str, float]  # parameters beside the schedule, 0 ... 1
     final: float | None = None  # None unless trained to its end
     at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (7,)
+    ends: Forecast | None = None  # as long as no other trial has come to its end
 
     def look(self, step: int, scale: Scale) -> Array | None:
         """Signal and design (7,) after so many updates; None where nothing was seen there."""
@@ -149,9 +150,9 @@ class StudyModel:
             if curve.final is not None:
                 y[row] = self._scale.to(curve.final)
                 continue
-            ends = self.forecast(curve)
-            if ends is not None:
-                y[row], variance[row] = ends.mean, ends.variance
+            curve.ends = curve.ends or self.forecast(curve)
+            if curve.ends is not None:
+                y[row], variance[row] = curve.ends.mean, curve.ends.variance
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
         return Observations(self.x(), y, variance)
@@ -217,7 +218,8 @@ class StudyModel:
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             signal = table[:, 0] if looks else np.empty(0)
             gains = self._scale.to(np.array(finals)) - signal
-            order = np.lexsort(table.T) if looks else []  # sums must not depend on the order
+            # Sums must not depend on the order.
+            order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
             self._gains[step, averaged] = learn_gain(
                 self._transfer, averaged, step / self.total, table[order, 1:], gains[order]
             )
@@ -245,7 +247,7 @@ class StudyModel:
             self._over.append(curve)
             if final is not None:
                 self._whole.append(curve)
-                self._gains.clear()
+                self._forget_forecasts()
         self.numbers.append(trial.number)
         self.params.append(trial.params)
         self._schedules.append((schedule, curve.others))
@@ -258,9 +260,15 @@ class StudyModel:
         scale = Scale.of(values, self._minimize)
         if scale != self._scale:
             self._scale = scale
-            self._gains.clear()
+            self._forget_forecasts()
             for curve in curves:
                 curve.at.clear()
+
+    def _forget_forecasts(self) -> None:
+        self._gains.clear()
+        for curve in self._over:
+            if curve is not None:
+                curve.ends = None
 
     def _others(self, trial: FrozenTrial) -> dict[str, float]:
         found = {}

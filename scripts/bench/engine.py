@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.optimizers import settings_of
-from lrtune.search import Board, Budget, FamilySampler, Search, Space, open_study
+from lrtune.search import Board, Budget, Search, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
@@ -381,7 +381,8 @@ def graphed(work: Work, folder: Path) -> tuple[Clock, Choice]:
     """One trial at a time, data resident, compiled, CUDA graphs: the strong baseline."""
     clock, space = Clock(), Space(peak_lr=work.peak_lr)
     direction = work.task.objective.direction
-    sampler, pruner = FamilySampler(space), optuna.pruners.NopPruner()
+    sampler = SurrogateSampler(space, work.task.horizon)
+    pruner = optuna.pruners.NopPruner()
     study = open_study(folder / "journal.log", "graphed", direction, sampler=sampler, pruner=pruner)
     pool = SerialPool(work.task, 1, work.device, compiled=True)
     Search(study, space, pool, Budget(trials=work.trials), watch=clock.watch).run()

@@ -3,9 +3,8 @@
     python scripts/bench/live.py --text tinyshakespeare.txt
 
 Three tasks, five master seeds, the updates of 20 whole trainings each; the same sampler with each
-pruner. What each search calls best is trained again with three fresh seeds, a winner that had
-stalled up to where it was stopped. Optuna's pruners see the current weights' values, as people use
-them.
+pruner. What each search calls best is trained again with three fresh seeds. Optuna's pruners see
+the current weights' values, as people use them.
 """
 
 import argparse
@@ -22,11 +21,14 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
-from curves import TASKS, trained
+from curves import trained
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
-from pruning import markdown
+from race_table import markdown
+from recorded_tasks import TASKS
 
 from lrtune.engine import SerialPool
+from lrtune.results.summary import best
+from lrtune.schedule import Schedule
 from lrtune.tasks import Task
 from lrtune.tuning import tune
 
@@ -71,21 +73,19 @@ def search(name: str, pruner: str, seed: int, args: argparse.Namespace) -> dict[
             device="cpu",
             **options,
         )
-        trials, best = run.trials(), run.best()
-    assert best is not None
-    row = trials.loc[trials["value"].idxmin()]
-    place = len(row["step"]) - 1
-    pool = SerialPool(replace(task, average=None))
-    finals = [trained(pool, best, fresh)[place].loss for fresh in FRESH]
+        trials = run.trials()
+    row = best(trials, task.objective.direction)
+    assert row is not None
+    jobs = [(0, Schedule.from_json(row["schedule"]), fresh) for fresh in FRESH]
+    finals = [one["loss"][-1] for one in trained(SerialPool(replace(task, average=None)), jobs)]
     return {
         "task": name,
         "pruner": pruner,
         "seed": seed,
         "trials": len(trials),
         "ended": trials["state"].value_counts().to_dict(),
-        "family": best.family,
-        "stalled": row["state"] == "stalled",
-        "searched": float(trials["value"].min()),
+        "family": row["family"],
+        "searched": float(row["value"]),
         "confirmed": float(np.mean(finals)),
     }
 

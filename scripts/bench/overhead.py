@@ -21,7 +21,7 @@ import torch
 
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.search import Budget, FamilySampler, Search, Space, frame, open_study, records
+from lrtune.search import Budget, Search, Space, SurrogateSampler, frame, open_study, records
 from lrtune.tasks import Split, Task
 
 REPORTS = 20
@@ -91,16 +91,16 @@ def search(trials: int) -> float:
     """Seconds for a search of so many trials, its table of trials included."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        space = Space()
+        space, task = Space(), idle_task()
         journal = Path(folder) / "journal.log"
         study = open_study(
             journal,
             "idle",
             "minimize",
-            sampler=FamilySampler(space),
+            sampler=SurrogateSampler(space, task.horizon),
             pruner=optuna.pruners.NopPruner(),
         )
-        Search(study, space, IdlePool(idle_task()), Budget(trials=trials)).run()
+        Search(study, space, IdlePool(task), Budget(trials=trials)).run()
         assert len(frame(records(study))) == trials
         return time.perf_counter() - start
 

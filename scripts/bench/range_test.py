@@ -21,8 +21,8 @@ import pandas as pd
 from lrtune.engine.range_test import (
     FROM_BLOW_UP,
     FROM_BLOW_UP_SD,
-    FROM_BOTTOM,
-    FROM_BOTTOM_SD,
+    FROM_MIDDLE,
+    FROM_MIDDLE_SD,
     Landmarks,
     RangeTest,
     changes_of,
@@ -56,12 +56,11 @@ RELATIONS = {
     "valley": Relation(lambda m: m.valley),
     "steepest": Relation(lambda m: m.steepest),
     "max_lr": Relation(lambda m: m.top),
-    "middle of base_lr and max_lr": Relation(lambda m: (m.base + m.top) / 2),
+    "lowest loss": Relation(lambda m: 2 * m.valley - m.base),
+    "middle of base_lr and max_lr": Relation(lambda m: m.middle),
     "base_lr and max_lr, weighed": Relation(lambda m: m.base, lambda m: m.top - m.base),
-    "valley and lowest loss, weighed": Relation(lambda m: m.valley, lambda m: m.bottom - m.valley),
-    "lowest loss": Relation(lambda m: m.bottom),
 }
-BLOW_UP = Relation(lambda m: m.end)
+MIDDLE, BLOW_UP = RELATIONS["middle of base_lr and max_lr"], Relation(lambda m: m.end)
 
 
 def main() -> None:
@@ -78,10 +77,10 @@ def main() -> None:
         print(f"| {name} | {row(left_out(relation, clear))} |")
     print(f"| blow-up | {row(left_out(BLOW_UP, blown))} |\n")
     for name, relation, some, own in (
-        ("FROM_BOTTOM", RELATIONS["lowest loss"], clear, (FROM_BOTTOM, FROM_BOTTOM_SD)),
+        ("FROM_MIDDLE", MIDDLE, clear, (FROM_MIDDLE, FROM_MIDDLE_SD)),
         ("FROM_BLOW_UP", BLOW_UP, blown, (FROM_BLOW_UP, FROM_BLOW_UP_SD)),
     ):
-        (constant,), sd = fitted(relation, some), np.std(left_out(relation, some))
+        (constant,), sd = fitted(relation, some), rms(left_out(relation, some))
         print(f"{name}, {name}_SD = {constant:.2f}, {sd:.2f}  # now {own[0]}, {own[1]}")
     print("\n| task | good peak | suggested | off, in doubts | searched | message |")
     print("|---|---|---|---|---|---|")
@@ -104,7 +103,7 @@ def recorded(folder: Path, name: str) -> Recorded:
     sweeps = pd.read_parquet(folder / "range_tests" / name)
     rates, losses = np.array(sweeps["rate"][0]), np.array(sweeps["loss"].tolist())
     marks, _ = landmarks(np.log(rates), changes_of(losses)[0])
-    trainings = pd.read_parquet(folder / name)
+    trainings = pd.read_parquet(folder / name, columns=["schedule", "seed", "state", "loss"])
     done = trainings[(trainings["state"] == "complete") & (trainings["seed"] == 0)]
     best = done.assign(final=done["loss"].str[-1]).nsmallest(round(BEST * len(done)), "final")
     peaks = [json.loads(schedule)["peak_lr"] for schedule in best["schedule"]]
@@ -137,7 +136,11 @@ def left_out(relation: Relation, tasks: list[Recorded]) -> Array:
 
 def row(missed: Array) -> str:
     sizes = np.abs(missed)
-    return f"{np.sqrt(np.mean(missed**2)):.2f} | {np.median(sizes):.2f} | {sizes.max():.2f}"
+    return f"{rms(missed):.2f} | {np.median(sizes):.2f} | {sizes.max():.2f}"
+
+
+def rms(missed: Array) -> float:
+    return float(np.sqrt(np.mean(missed**2)))
 
 
 if __name__ == "__main__":

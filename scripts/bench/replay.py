@@ -8,7 +8,6 @@ orders. The task, and all that have its data, are left out of what transfer lear
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -27,8 +26,9 @@ from optuna.trial import TrialState
 from recorded import CURVES, Recorded, read
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from transfer import first_guess, learn
+from transfer import learn
 
+from lrtune.engine.range_test import suggest_range
 from lrtune.model.decide import propose, recommend, stop
 from lrtune.model.forecast import Forecast, learn_gain
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
@@ -36,6 +36,8 @@ from lrtune.model.transfer import Transfer, nothing
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 ORDERS, BUDGETS = 24, (3, 4, 6, 10, 20, 60)
+COVERED = (5, 10, 20, 60)  # whole trainings after which intervals are looked at
+ALONE = 64  # trials of one study
 
 
 class Policy(NamedTuple):
@@ -85,6 +87,12 @@ class State:
         return gain.forecast(float(shown[row, at]), designs[row, at])
 
 
+def guess_of(task: Recorded) -> PeakGuess:
+    """What the task's own range test says of a good peak rate."""
+    found = suggest_range(*task.sweep).suggestion
+    return PeakGuess(float(np.log(found.peak_lr)), found.doubt)
+
+
 def transfers(tasks: list[Recorded]) -> dict[str, Transfer]:
     """By group of tasks, what all others teach."""
     return {
@@ -103,23 +111,22 @@ def search(
     surrogate = Surrogate(learnt, guess)
     shuffled = np.random.default_rng(order).permutation(len(task.final)).tolist()
     stopper = Stopper(policy.stops, state)
+    posterior = surrogate.posterior(state.observations)
     while state.spent < budget and len(state.rows) < len(shuffled):
         left = [row for row in shuffled if row not in set(state.rows)]
-        if policy.proposes == "random":
-            row = left[0]
-        else:
-            posterior = surrogate.posterior(state.observations)
+        row = left[0]
+        if policy.proposes != "random":
             row = left[propose(posterior, task.x[left], 1, rng)[0]]
-        train(state, row, stopper, policy)
-        if state.whole:
-            if policy.proposes == "random":
-                yield state.spent, min(state.whole, key=lambda row: task.final[row])
-            else:
-                posterior = surrogate.posterior(state.observations)
-                yield state.spent, state.whole[recommend(posterior, task.x[state.whole])]
+        train(state, row, stopper)
+        if policy.proposes != "random":
+            posterior = surrogate.posterior(state.observations)
+        if state.whole and policy.proposes == "random":
+            yield state.spent, min(state.whole, key=lambda row: task.final[row])
+        elif state.whole:
+            yield state.spent, state.whole[recommend(posterior, task.x[state.whole])]
 
 
-def train(state: State, row: int, stopper: "Stopper", policy: Policy) -> None:
+def train(state: State, row: int, stopper: "Stopper") -> None:
     """One trial, until it ends or is stopped."""
     task = state.task
     count = len(task.steps)
@@ -244,7 +251,10 @@ def measure(
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     truth, began = smoothed(task), time.process_time()
-    best, best_true = np.nanmin(task.final), np.nanmin(np.where(np.isfinite(task.final), truth, np.nan))
+    best, best_true = (
+        np.nanmin(task.final),
+        np.nanmin(np.where(np.isfinite(task.final), truth, np.nan)),
+    )
     spent, rows = [0.0], [-1]
     for at, row in search(task, transfer, guess, POLICIES[name], order, max(BUDGETS)):
         spent.append(at)
@@ -269,6 +279,40 @@ def measure(
     return found
 
 
+def pruned_alone(task: Recorded, transfer: Transfer, order: int) -> dict[str, Any]:
+    """``SchedulePruner`` alone on 64 trials in a random order, of current weights only."""
+    torch.set_num_threads(1)
+    state = State(task, transfer, [], [], [], [], averaged=False)
+    stopper = Stopper("forecast", state)
+    rows = np.random.default_rng(order).permutation(len(task.final))[:ALONE].tolist()
+    for row in rows:
+        train(state, row, stopper)
+    best = int(rows[np.nanargmin(task.final[rows])])
+    found = min(state.whole, key=lambda row: task.final[row])
+    return {
+        "task": task.name,
+        "order": order,
+        "spent": state.spent / len(rows),
+        "regret": 100 * np.expm1(task.final[found] - task.final[best]),
+        "kept": float(best in state.whole),
+    }
+
+
+def coverage(task: Recorded, transfer: Transfer, known: int, order: int) -> dict[str, Any]:
+    """How many of the other trainings' values lie in the posterior's 90 % intervals."""
+    torch.set_num_threads(1)
+    sound = np.flatnonzero(np.isfinite(task.final))
+    rows = np.random.default_rng(order).permutation(sound)
+    seen, rest = rows[:known], rows[known:]
+    observed = Observations(task.x[seen], task.final[seen], np.zeros(known))
+    posterior = Surrogate(transfer, guess_of(task)).posterior(observed)
+    mean, sd = posterior.mean_and_sd(task.x[rest])
+    width = 1.645 * np.hypot(sd, posterior.noise)
+    low, high = posterior.values(mean - width), posterior.values(mean + width)
+    inside = (task.final[rest] >= low) & (task.final[rest] <= high)
+    return {"task": task.name, "known": known, "inside": float(inside.mean())}
+
+
 def smoothed(task: Recorded) -> np.ndarray:
     """What each schedule comes to on any seed: the noise of single trainings smoothed away."""
     sound = np.isfinite(task.final)
@@ -288,11 +332,27 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--coverage", action="store_true", help="of the intervals, a table")
+    parser.add_argument("--alone", action="store_true", help="SchedulePruner alone, a table")
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
     args = parser.parse_args()
     tasks = read(args.curves)
     learnt = transfers(tasks)
-    guesses = {task.name: PeakGuess(first_guess(task), 1.0) for task in tasks}
+    if args.coverage:
+        cases = product(tasks, COVERED, range(4))
+        rows = [coverage(task, learnt[task.group], known, order) for task, known, order in cases]
+        found = pd.DataFrame(rows).pivot_table("inside", "task", "known")
+        found.loc["mean"] = found.mean()
+        print(found.round(2).to_string())
+        return
+    if args.alone:
+        pairs = product(tasks, range(args.orders))
+        rows = [pruned_alone(task, learnt[task.group], order) for task, order in pairs]
+        found = pd.DataFrame(rows).groupby("task")[["spent", "regret", "kept"]].mean()
+        found.loc["mean"] = found.mean()
+        print(found.round(2).to_string())
+        return
+    guesses = {task.name: guess_of(task) for task in tasks}
     names = args.only.split(";") if args.only else list(POLICIES)
     work = list(product(tasks, names, range(args.orders)))
     rows = [

@@ -29,7 +29,7 @@ def main() -> None:
     rows = []
     for seed in range(args.first, args.last + 1):
         run = args.runs / f"{args.study.stem}-{seed}"
-        words = ["search", str(args.study), "--no-prior", "--seed", str(seed), "--quiet"]
+        words = ["search", str(args.study), "--no-transfer", "--seed", str(seed), "--quiet"]
         command = [sys.executable, "-m", "lrtune.cli", *words, "--out", str(run)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows.append({"seed": seed, **told(json.loads((run / "verdict.json").read_text()))})
@@ -50,7 +50,6 @@ def told(verdict: dict[str, Any]) -> dict[str, Any]:
         "behind": [{name: row[name] for name in kept} for row in behind],
         "lost": [row["family"] for row in verdict["families"] if row["place"] == "lost"],
         "absent": [row["family"] for row in verdict["absent"]],
-        "second": [row["family"] for row in verdict["families"] if row.get("second")],
     }
 
 

@@ -1,18 +1,18 @@
 """How often is the verdict wrong? Whole searches whose truth is known, simulated.
 
-    python scripts/bench/verdict.py [--only ROW] [--alone] [--out [JSON]]
+    python scripts/bench/verdict.py [--only ROW] [--out [JSON]]
 
-Each family is tried so many times and judged on validation; its first few meet in qualifiers; the
-best of these goes to the finals, the next is its reserve (--alone: there is none), and ``contest``
-says how many seeds are trained. The unit is a score's standard deviation between seeds; lower is
-better. Where several are best there are three times as many searches, for an error in 5 % of 1,000
-is uncertain by 0.7. Prints a table, in per cent of the searches:
+Each family is tried so many times and judged on validation; its best trial there goes to the
+finals, and ``contest`` says how many seeds are trained. A real search leaves the luck of a trial's
+seed out, so its finalists are better than these. The unit is a score's standard deviation between
+seeds; lower is better. Where several are best there are three times as many searches, for an error
+in 5 % of 1,000 is uncertain by 0.7. Prints a table, in per cent of the searches:
 
     winner: one is declared, where the search's best trial would always name one
     right: the one that is truly best is declared, and where several are, none
     wrong: declared, and not among the truly best
     left out: at least one of the truly best families is neither winner nor tied
-    seeds: trained, a family, its reserve's among them
+    seeds: trained, a family
     best trial right: the best trial on validation is of the one family that is truly best
 """
 
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from lrtune.engine.blocks import BLOCKS
 from lrtune.results.contest import FIRST, MOST, contest
-from lrtune.results.finalists import QUALIFYING, QUALIFYING_SEEDS
 from lrtune.results.outcome import Result
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
@@ -131,46 +130,36 @@ SCENARIOS = {
 
 
 def search(scenario: Scenario, generator: np.random.Generator) -> tuple[Array, int]:
-    """True scores of finalists and reserves, (2, families), and the family of the best trial."""
+    """True scores of the finalists, (families,), and the family of the best trial."""
     families = len(scenario.true)
     trials = np.broadcast_to(scenario.trials, families)
     sds = np.broadcast_to(scenario.sd, families)
-    entrants, validated = [], []
+    finalists, validated = [], []
     for true, sd, count in zip(scenario.true, sds, trials, strict=True):
         scores = true + scenario.short * generator.standard_exponential(count)
         seen = scores + sd * scenario.noise(generator, (count,))
-        first = scores[np.argsort(seen)[:QUALIFYING]]
-        noise = sd * scenario.noise(generator, (QUALIFYING_SEEDS, len(first)))
-        entrants.append(first[np.argsort(first + noise.mean(0))[:2]])
+        finalists.append(scores[seen.argmin()])
         validated.append(seen.min())
-    return np.transpose(entrants), int(np.argmin(validated))
+    return np.array(finalists), int(np.argmin(validated))
 
 
 def finals(
-    scenario: Scenario, entrants: Array, generator: np.random.Generator, alone: bool
+    scenario: Scenario, finalists: Array, generator: np.random.Generator
 ) -> tuple[Result, dict[str, int]]:
-    """The contest when it has ended, and the seeds that each entrant was trained on.
-
-    Entrants are numbered, the reserves after all finalists.
-    """
-    families = entrants.shape[1]
+    """The contest when it has ended, and the seeds that each finalist was trained on."""
     common = scenario.noise(generator, (1, MOST))
-    own = scenario.noise(generator, (entrants.size, MOST))
+    own = scenario.noise(generator, (finalists.size, MOST))
     noise = np.sqrt(scenario.correlation) * common + np.sqrt(1 - scenario.correlation) * own
-    sds = np.broadcast_to(scenario.sd, entrants.shape).ravel()
-    scores = entrants.ravel()[:, None] + sds[:, None] * noise
+    sds = np.broadcast_to(scenario.sd, finalists.shape)
+    scores = finalists[:, None] + sds[:, None] * noise
     parts = on_parts(scenario, scores, generator) if scenario.split else scores[..., None]
-    trained = {str(number): FIRST * (number < families) for number in range(entrants.size)}
-    reserves = {str(number): str(number + families) for number in range(families)}
-    if alone:
-        trained, reserves = {name: trained[name] for name in reserves}, {}
+    trained = {str(number): FIRST for number in range(finalists.size)}
     while True:
         seen = {name: parts[int(name), :seeds] for name, seeds in trained.items()}
         result = contest(
             {name: scores.mean(1) for name, scores in seen.items()},
             minimize=True,
             blocks=seen if scenario.counted else None,
-            reserves=reserves,
             draws=1,
         )
         if not result.wanted:
@@ -185,17 +174,14 @@ def on_parts(scenario: Scenario, scores: Array, generator: np.random.Generator) 
     return scores[..., None] + own + generator.standard_normal(shape)
 
 
-def measure(
-    scenario: Scenario, searches: int, generator: np.random.Generator, alone: bool
-) -> dict[str, float]:
+def measure(scenario: Scenario, searches: int, generator: np.random.Generator) -> dict[str, float]:
     """Shares of the searches, as the module says, and mean seeds."""
     best = scenario.best
     found = []
     for _ in range(searches * OF_TIES if len(best) > 1 else searches):
-        entrants, named = search(scenario, generator)
-        result, trained = finals(scenario, entrants, generator, alone)
-        families = entrants.shape[1]
-        tied = {int(name) % families for name in result.tied}
+        finalists, named = search(scenario, generator)
+        result, trained = finals(scenario, finalists, generator)
+        tied = {int(name) for name in result.tied}
         winner = len(tied) == 1
         found.append(
             {
@@ -203,7 +189,7 @@ def measure(
                 "right": tied == best if len(best) == 1 else not winner,
                 "wrong": winner and not tied <= best,
                 "left out": not best <= tied,
-                "seeds": sum(trained.values()) / families,
+                "seeds": sum(trained.values()) / len(trained),
                 "best trial right": best == {named},
             }
         )
@@ -215,14 +201,13 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, metavar="ROW", help="of the table")
-    parser.add_argument("--alone", action="store_true", help="no second settings")
     parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdicts.json")
     args = parser.parse_args()
-    if (args.only or args.alone) and args.out:
+    if args.only and args.out:
         parser.error("--out is for the whole table")
     generators = [np.random.default_rng((args.seed, number)) for number in range(len(SCENARIOS))]
     chosen = [
-        (name, scenario, args.searches, generator, args.alone)
+        (name, scenario, args.searches, generator)
         for (name, scenario), generator in zip(SCENARIOS.items(), generators, strict=True)
         if args.only in (None, name)
     ]

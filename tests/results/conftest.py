@@ -39,8 +39,8 @@ def trial(number, family, random, state=None):
     if state is None:
         state = "diverged" if decades > 0.8 + random.uniform(0, 0.4) else "complete"
         if state == "complete" and random.uniform() < 0.3:
-            state = ("pruned", "pruned", "stalled", "failed")[random.integers(4)]
-    length = {"complete": 20, "stalled": 15, "pruned": 6, "diverged": 2, "failed": 0}[state]
+            state = ("pruned", "pruned", "plateaued", "failed")[random.integers(4)]
+    length = {"complete": 20, "plateaued": 15, "pruned": 6, "diverged": 2, "failed": 0}[state]
     final = 0.29 + SKILL.get(family, 0.03) + 0.06 * decades**2 + random.gamma(2, 0.004)
     u = np.arange(1, length + 1) / 20
     loss = final + 1.9 * np.exp(-6 * u) * (1 - u) + random.normal(0, 0.004, length) * (1 - u)
@@ -52,15 +52,18 @@ def trial(number, family, random, state=None):
         "diverged": "non-finite loss at update 190",
         "failed": "out of memory <b>&",
         "pruned": "forecast 0.52 cannot reach 0.31",
-        "stalled": "no improvement for 5 validations at a low rate",
+        "plateaued": "no improvement for 5 validations at a low rate",
     }
+    forecast = {"final": final, "low": 0.9 * final, "high": 1.2 * final}
+    forecast |= {"best": 0.3, "probability": 0.25, "threshold": 0.2}
     knobs = schedule.to_dict()["knobs"]
     return {
         "number": number,
         "family": family,
         "state": state,
         "reason": reasons.get(state, ""),
-        "value": float(loss[-1]) if state in ("complete", "stalled") else math.nan,
+        "evidence": json.dumps(forecast if state == "plateaued" else {}),
+        "value": float(loss[-1]) if state == "complete" else math.nan,
         "peak_lr": schedule.peak_lr,
         "warmup": schedule.warmup,
         "schedule": schedule.to_json(),
@@ -72,6 +75,7 @@ def trial(number, family, random, state=None):
         "train_loss": (0.9 * loss).tolist(),
         "rate": table[np.arange(1, length + 1) * 180 - 1].tolist(),
         "updates": updates,
+        "judged_at": updates if state == "complete" else math.nan,
         "seconds": updates * 0.011,
         "seed": 0,
     }
@@ -129,6 +133,7 @@ def run_record(families):
         "unit": "updates",
         "epochs": 8.53,
         "objective": entropy,
+        "judge": "last",
         "metrics": {"cross_entropy": entropy, "accuracy": accuracy},
         "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
         "device": "NVIDIA H200",

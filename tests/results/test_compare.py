@@ -25,7 +25,7 @@ def judged(shifts, direction="minimize", lost=()):
     finalists, finals = [], []
     for number, (family, shift) in enumerate(shifts.items()):
         schedule = Schedule(family, peak_lr=0.1 + number / 10)
-        finalists.append(Finalist(family, schedule, number, 0.3, "racing"))
+        finalists.append(Finalist(family, schedule, number, 0.3, "leader"))
         for seed in seeds:
             score = 0.3 + shift + shared[seed] + random.normal(0, 0.002)
             bad = family in lost and seed == 1
@@ -40,7 +40,7 @@ def judged(shifts, direction="minimize", lost=()):
         "seed": 3,
     }
     run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
-    run |= {"horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
+    run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
     return verdict(trials, pd.DataFrame(finals), finalists, run, seeds, Plan())

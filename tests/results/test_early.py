@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from lrtune.results import early, figures, stopping
-from lrtune.results.early import at_most, audits, figures_in, spared
+from lrtune.results.early import at_most, audits, spared
 from lrtune.results.ends import LEAST_ROW, MARKS, NAME, TALL, ends
 from lrtune.results.markup import NARROW
 from lrtune.results.palette import LOOKS
 from lrtune.results.stopping import MOST, SHOWN, in_words
+from lrtune.results.summary import figures_in
 
 HORIZON = 100
 LOSS = {"name": "loss", "direction": "minimize", "unit": None}
@@ -26,7 +27,7 @@ def row(state, updates, value=math.nan, *, evidence=None, audit=None, **more):
         "state": state,
         "updates": updates,
         "value": value,
-        "reason": {"stalled": "no better"}.get(state, ""),
+        "reason": {"plateaued": "no better"}.get(state, ""),
         "evidence": json.dumps(evidence or {}),
         "audit": None if audit is None else json.dumps(audit),
         "seconds": 1.0,
@@ -63,12 +64,12 @@ def section_of(trials, objective=LOSS):
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
-    trials = made(row("complete", 100, 0.3), pruned(30), row("stalled", 60, 0.4))
+    trials = made(row("complete", 100, 0.3), pruned(30), row("plateaued", 60))
     trials = pd.concat([trials, made(row("diverged", 10), row("failed", 5))], ignore_index=True)
     # 70, 40 and 90 were saved; 205 were spent, of which the failed trial's 5.
     assert spared(trials, HORIZON) == (
-        "3 of 5 trials ended early: 1 pruned as unlikely to win, 1 stalled on a plateau, "
-        "1 diverged. That saved 200 of 405 updates (49 %)."
+        "3 of 5 trials ended early: 1 pruned as unlikely to win, 1 plateaued, 1 diverged. "
+        "That saved 200 of 405 updates (49 %)."
     )
 
 
@@ -157,7 +158,12 @@ def test_a_cell_without_figures(cell):
         ),
         ([audited(0.3, 0.2)] * 30, "none of them would have been the best so far. With 95 %"),
         ([audited(-0.1, 0.0)], "it would have been the best so far. That is few"),
-        ([row("stalled", 60, 0.3)], "1 stalled on a plateau"),
+        ([row("plateaued", 60)], "1 plateaued. That saved 40"),
+        ([row("plateaued", 60)], "0 cosine plateaued 60 (60 %) no better"),
+        (
+            [row("plateaued", 60, evidence=FORECAST | {"probability": 0.2})],
+            "no better; forecast 0.5 (0.3 to 0.7); 20 % chance to beat 0.2",
+        ),
     ],
 )
 def test_the_section_says(rows, said):
@@ -192,7 +198,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     trials = made(
         row("complete", 100, 0.3),
         pruned(30, family="wsd"),
-        row("stalled", 60, 0.4),
+        row("plateaued", 60),
         audited(0.5, 0.3, update=45),
         row("diverged", 10, family="step"),
         row("failed", 5),
@@ -200,7 +206,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
     figure = ends(trials, LOSS, HORIZON)
     marks = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
     assert {*marks} == {"check began"} | {*MARKS} - {"audited"}
-    assert [*marks["complete"].x] == [100, 100] and [*marks["stalled"].x] == [60]
+    assert [*marks["complete"].x] == [100, 100] and [*marks["plateaued"].x] == [60]
     assert [*marks["check began"].x] == [45]
     bars = {t.name: t for t in figure.data if t.mode == "lines"}
     assert {*bars} == {"cosine", "wsd", "step"}
@@ -236,11 +242,12 @@ RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002
     [
         (
             {},
-            "pruner schedule, which ends what wins with less than 20 %; a trial stalls after 4 of "
-            "20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a check",
+            "pruner schedule, which ends what wins with less than 20 %; a trial plateaus after 4 "
+            "of 20 validations without a gain of 0.2 %; 3 % of what it would prune goes on as a "
+            "check",
         ),
-        ({"pruner": "none", "patience": 0}, "no pruner; no trial stalls"),
-        ({"pruner": "halving", "patience": 0}, "pruner halving; no trial stalls; 3 % of"),
+        ({"pruner": "none", "patience": 0}, "no pruner; no trial plateaus"),
+        ({"pruner": "halving", "patience": 0}, "pruner halving; no trial plateaus; 3 % of"),
         ({"audit": 0.0}, "; 0 % of what it would prune"),
     ],
 )

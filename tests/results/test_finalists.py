@@ -1,77 +1,69 @@
 """Who comes to the finals."""
 
 import math
-from dataclasses import replace
 
 import pandas as pd
 
-from lrtune.results.finalists import candidates, qualified
+from lrtune.results.finalists import MOST, finalists
+from lrtune.results.plan import Finalist
 from tests.results.test_verdict import ACCURACY, LOSS, searched
 
 
-def test_who_comes_to_the_finals() -> None:
-    table = pd.concat(
-        [
-            searched({0.1: 0.3, 0.2: 0.2}, "cosine"),
-            searched({0.1: 0.4}, "constant"),
-            searched({0.1: 0.25}, "linear"),
-            searched({0.1: 0.35}, "spline"),
-            searched({0.1: math.nan}, "wsd"),
-            searched({0.1: math.nan, 0.3: math.nan}, "step").assign(
-                state="pruned", evidence=['{"final": 0.5}', '{"final": 0.4}']
-            ),
-            searched({0.1: math.nan}, "rex").assign(state="pruned"),
-        ],
-        ignore_index=True,
-    ).assign(val_cross_entropy=[[0.9, 0.8]] * 9)
-    racing = ["linear", "step", "wsd", "rex"]
-    several = candidates(table, racing, LOSS)
-    assert [one.family for one in several].count("cosine") == 2
-    none = pd.DataFrame({"schedule": [], "seed": []})
-    found = {f.family: f for f in qualified(several, none, LOSS, [1])}
-    assert list(found) == ["cosine", "linear", "spline", "constant", "step", "rex"]
-    assert found["cosine"].schedule.peak_lr == 0.2 and found["cosine"].role == "anchor"
-    assert found["constant"].role == "anchor" and found["spline"].role == "ceiling"
-    assert found["step"].schedule.peak_lr == 0.3 and found["step"].value is None
-    assert found["cosine"].params == {"peak_lr": 0.2}
-    assert candidates(searched({0.1: math.nan}), ["cosine"], LOSS) == []
-    twice = pd.concat([searched({0.1: 0.2}), searched({0.1: 0.3})], ignore_index=True)
-    assert [one.value for one in candidates(twice, ["cosine"], LOSS)] == [0.2]
+def believed(family: str, rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:
+    """Trials of a family by state, value, the final value expected, and the chance to be best."""
+    table = searched({0.1 * (n + 1): value for n, (_, value, *_) in enumerate(rows)}, family)
+    states, _, expected, chances = zip(*rows, strict=True)
+    return table.assign(state=states, expected=expected, p_best=chances)
 
 
-def test_the_best_of_the_qualifiers_goes_on() -> None:
-    several = candidates(searched({0.1: 0.2, 0.2: 0.3, 0.4: 0.4, 0.8: 0.5}), ["cosine"], LOSS)
-    assert [one.value for one in several] == [0.2, 0.3, 0.4]
-    rows = [
-        {
-            "schedule": one.schedule.to_json(),
-            "seed": seed,
-            "final_cross_entropy": value + seed / 100,
-        }
-        for one, value in zip(several, (0.5, 0.3, 0.4), strict=True)
-        for seed in (1, 2)
+def invited(*tables: pd.DataFrame, objective: dict = LOSS) -> list[Finalist]:
+    table = pd.concat(tables, ignore_index=True)
+    return finalists(table.assign(number=range(len(table))), objective)
+
+
+def test_a_family_sends_the_schedule_of_which_most_is_expected_not_the_luckiest() -> None:
+    lucky, solid = ("complete", 0.2, 0.4, 0.1), ("complete", 0.3, 0.3, 0.5)
+    forecast = ("pruned", math.nan, 0.25, 0.3)
+    (one, other) = invited(
+        believed("linear", [lucky, solid, forecast]),
+        believed("wsd", [("pruned", math.nan, 0.5, 0.0), ("plateaued", math.nan, 0.4, 0.1)]),
+    )
+    assert (one.family, one.value, one.trial, one.role) == ("linear", 0.3, 1, "leader")
+    assert one.params == {"peak_lr": 0.2} and one.schedule.peak_lr == 0.2
+    assert (other.family, other.value, other.trial) == ("wsd", None, 4)
+    upwards = invited(believed("linear", [lucky, solid]), objective=ACCURACY)
+    assert [found.value for found in upwards] == [0.2]
+
+
+def test_families_come_by_their_chance_and_baselines_anyway() -> None:
+    chances = {"constant": 0.001, "linear": 0.01, "wsd": 0.03, "rex": 0.5, "step": 0.019}
+    tables = [
+        believed(
+            family, [("complete", 0.3, 0.3, chance / 2), ("pruned", math.nan, 0.5, chance / 2)]
+        )
+        for family, chance in chances.items()
     ]
-    table = pd.DataFrame(rows)
-    first, second, third = several
-    upwards = ACCURACY | {"name": "cross_entropy"}
-    assert qualified(several, table, LOSS, [1, 2]) == [replace(second, reserve=third)]
-    assert qualified(several, table, upwards, [1, 2]) == [replace(first, reserve=third)]
-    assert qualified(several, table[:-1], LOSS, [1, 2]) == [first]  # one is missing
-    table.loc[2, "final_cross_entropy"] = math.nan  # one was lost
-    assert qualified(several, table, LOSS, [1, 2]) == [replace(third, reserve=first)]
-    table.loc[0, "final_cross_entropy"] = math.nan
-    assert qualified(several, table, LOSS, [1, 2]) == [third]
+    found = {one.family: one.role for one in invited(*tables)}
+    assert found == {"rex": "leader", "wsd": "leader", "constant": "baseline"}
+    assert list(found) == ["rex", "wsd", "constant"]
+    (first, second) = invited(*tables[1:2], *tables[4:])  # two at least, however unlikely
+    assert (first.family, second.family) == ("step", "linear")
 
 
-def test_who_dropped_out_is_recalled_with_a_better_trial_than_one_still_in() -> None:
-    found = {"cosine": 0.1, "linear": 0.2, "step": 0.3, "wsd": 0.4}
-    table = pd.concat([searched({0.1: v}, f) for f, v in found.items()], ignore_index=True)
-    invited = {one.family: one.role for one in candidates(table, ["step", "cosine"], LOSS)}
-    assert invited == {"cosine": "racing", "linear": "recalled", "step": "racing"}
-    upwards = candidates(table.assign(value=1 - table["value"]), ["step"], ACCURACY)
-    assert [one.family for one in upwards] == ["cosine", "linear", "step"]
-    assert {one.role for one in candidates(table, ["wsd"], LOSS)} == {
-        "anchor",
-        "recalled",
-        "racing",
-    }
+def test_no_more_than_a_few_lead() -> None:
+    names = ("wsd", "rex", "step", "linear", "cosine", "spline", "tanh", "polynomial")
+    chances = {name: 0.2 - 0.02 * place for place, name in enumerate(names)}
+    tables = [believed(name, [("complete", 0.3, 0.3, p)]) for name, p in chances.items()]
+    found = invited(*tables)
+    assert [one.family for one in found] == list(names[:MOST])
+    assert {one.role for one in found} == {"leader"}
+
+
+def test_who_diverged_sends_none_and_who_is_not_known_counts_by_its_value() -> None:
+    lost = believed("wsd", [("diverged", math.nan, 2.0, 0.4), ("failed", math.nan, 2.0, 0.0)])
+    assert invited(lost) == []
+    unknown = math.nan
+    rows = [("complete", 0.3, unknown, unknown), ("complete", 0.2, unknown, unknown)]
+    found = invited(lost, believed("linear", rows), believed("rex", rows[:1]))
+    assert [(one.family, one.value) for one in found] == [("linear", 0.2), ("rex", 0.3)]
+    assert finalists(searched({}).reindex(columns=[*searched({0.1: 0.1}), "p_best"]), LOSS) == []

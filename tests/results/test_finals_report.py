@@ -62,6 +62,7 @@ def final(finalist, seed, level, split, lost):
         "reason": f"loss is nan {EVIL}" if lost else "reached the horizon",
         "split": split,
         "updates": STEPS[len(loss) - 1],
+        "judged_at": math.nan if lost else HORIZON,
         "seconds": 4.0,
         "step": STEPS[: len(loss)],
         "rate": [0.1] * len(loss),
@@ -79,11 +80,11 @@ def make(kind, trials, run, objective="cross_entropy"):
         run["task"] = {**run["task"], "test": 0}
     trials = trials.assign(evidence="{}")
     top = best_of_each(trials, "minimize").set_index("family")
-    roles = {"constant": "anchor", "spline": "ceiling"}
     finalists, rows = [], []
     for family, level in KINDS[kind].items():
         row = top.loc[family]
-        schedule, role = Schedule.from_json(row["schedule"]), roles.get(family, "racing")
+        schedule = Schedule.from_json(row["schedule"])
+        role = "baseline" if family == "constant" else "leader"
         one = Finalist(family, schedule, int(row["number"]), float(row["value"]), role)
         finalists.append(one)
         split = "val" if kind == "no test split" else "test"
@@ -171,9 +172,9 @@ def test_the_table_says_what_is_known_of_each(many):
     _, run, found, finals = make("lost", *many)
     said = words(standings(found, finals, run))
     assert "20 trainings of up to 3,600 updates in 1 min" in said
-    assert "constantanchor" in said and "lost1 of 5 seeds" in said
+    assert "constantbaseline" in said and "lost1 of 5 seeds" in said
     assert "the scores are of the other seeds:cosine: loss is nan" in said
-    assert "Anchor: out of the race" in said and "Not in the finals: " in said
+    assert "Baseline: unlikely to be the best" in said and "Not in the finals: " in said
     assert "validation, finals" in said and "judged on the test split" in said
     assert "validation, finals" not in words(standings(*_of("no test split", many)))
     assert "judged on the validation split" in words(standings(*_of("no test split", many)))

@@ -100,8 +100,8 @@ def test_winner_and_runner_up(many, direction):
     objective = run["metrics"][name]
     if name == "accuracy":
         last = trials["val_accuracy"].map(lambda curve: curve[-1] if curve else float("nan"))
-        trials = trials.assign(value=last.where(trials["state"].isin(["complete", "stalled"])))
-    finished = trials[trials["state"].isin(["complete", "stalled"])]
+        trials = trials.assign(value=last.where(trials["state"] == "complete"))
+    finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first, second = each.sort_values(ascending=direction == "minimize").index[:2]
     said = Page(str(headline(trials, {**run, "objective": objective}))).words
@@ -170,19 +170,30 @@ def test_missing_metrics_and_curves(many):
     assert re.search(r"won on validation with cross-entropy 0\.\d+\s?nats\.", words)
 
 
-def test_a_winner_that_stalled_says_where(many):
+def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many):
     trials, run = many
-    stalled = trials[trials["state"] == "stalled"]
-    words = Page(str(headline(stalled, run))).words
-    assert "It was stopped after 2,700 of 3,600 updates, where it no longer improved" in words
-    assert "It was stopped" not in Page(str(headline(trials.drop(stalled.index), run))).words
+    partial = trials[trials["state"].isin(["pruned", "plateaued"])]
+    evidence = [json.dumps({"final": 0.5, "low": 0.4, "high": 0.7})] * len(partial)
+    evidence[3] = json.dumps({"final": 0.31, "low": 0.3, "high": 0.33})
+    partial = partial.assign(evidence=evidence)
+    leader = partial.iloc[3]
+    page = Page(report.render(partial, run))
+    assert page.ids == SECTIONS
+    assert page.words.count("No trial was trained to its end, so none has a value.") == 1
+    assert (
+        f"By its forecast, {leader['family']} leads: trial {leader['number']}, which was trained "
+        f"for {leader['updates']:,} of 3,600 updates, would end with a validation cross-entropy of "
+        "0.3100 nats (0.3 to 0.33)"
+    ) in page.words
+    assert f"Trial {leader['number']}, by its forecast" in page.words
+    assert "won on validation" not in page.words
 
 
 def test_the_record_says_how_trials_are_stopped(many):
     trials, run = many
     rules = {"pruner": "none", "epsilon": 0.2, "patience": 4, "min_delta": 0.01, "audit": 0.0}
     run = {**run, "stopping": rules, "validations": 20}
-    assert "no pruner; a trial stalls after 4 of 20" in Page(report.render(trials, run)).words
+    assert "no pruner; a trial plateaus after 4 of 20" in Page(report.render(trials, run)).words
 
 
 LONG = "<i>ß</i>" + "W" * 10_000
@@ -216,7 +227,7 @@ def test_one_family_is_shown_at_a_time_the_best_first(many, page):
 
 def test_what_mattered_is_said_or_why_not(many):
     said = Page(str(inside(*many))).words
-    finished = many[0][many[0]["family"] == "wsd"]["state"].isin(["complete", "stalled"]).sum()
+    finished = many[0][many[0]["family"] == "wsd"]["state"].eq("complete").sum()
     assert f"That cannot be said of this family: {finished} finished, and at least 15" in said
     grown = search(["cosine"], 60)
     said = Page(str(inside(grown, many[1]))).words

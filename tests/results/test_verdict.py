@@ -9,7 +9,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.results.answer import answer, sentences, short, why
-from lrtune.results.asides import ceiling, quickest
+from lrtune.results.asides import quickest
 from lrtune.results.horizons import outlook
 from lrtune.results.kept import read_verdict
 from lrtune.results.plan import Finalist, Plan, plan_in
@@ -23,6 +23,7 @@ RUN = {
     "task": {"name": "digits", "model": "mlp", "data": "", "test": 10},
     "unit": "updates",
     "objective": LOSS,
+    "judge": "last",
     "metrics": {"cross_entropy": LOSS, "accuracy": ACCURACY},
     "optimizer": {"name": "sgd"},
     "versions": {},
@@ -35,7 +36,7 @@ SEEDS = list(range(100, 120))
 
 
 def finalist(family: str, value: float = 0.3) -> Finalist:
-    return Finalist(family, Schedule(family, peak_lr=0.1), 1, value, "racing")
+    return Finalist(family, Schedule(family, peak_lr=0.1), 1, value, "leader")
 
 
 def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: int = 100):
@@ -57,6 +58,7 @@ def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: 
                     "reason": "loss is nan" if lost else "reached the horizon",
                     "split": "test",
                     "step": list(range(10, 101, 10)),
+                    "judged_at": math.nan if lost else 100,
                     "final_cross_entropy": score,
                     "final_accuracy": 1 - score,
                     "val_cross_entropy": curve,
@@ -235,11 +237,3 @@ def test_a_second_test_is_said() -> None:
         "It was judged before with at most 5 and 10 seeds: of equals, each of these 3 tests may "
         "name a winner in up to 5 %, together in up to 15 %." in said
     )
-
-
-@pytest.mark.parametrize(("trial", "said"), [(None, "drawn after"), (3, "no named family has")])
-def test_a_spline_drawn_after_another_claims_no_shape_of_its_own(
-    trial: int | None, said: str
-) -> None:
-    best = {"best": "spline", "family": "spline", "place": "winner"}
-    assert said in ceiling({"ceiling": best, "families": [{"trial": trial}]})

@@ -32,6 +32,7 @@ def made(name="digits", metric="accuracy", seed=0, horizon=718, lost=(), **score
         "study": f"{name}-mlp-sgd-{horizon}",
         "task": {"name": name, "model": "mlp", "fingerprint": f"of seed {seed}"},
         "objective": {"name": metric, "direction": direction, "unit": ""},
+        "judge": "last",
         "seed": seed,
         "horizon": horizon,
         "split": "test",

@@ -12,10 +12,10 @@ from rich.console import Console
 from lrtune.schedule import FAMILIES
 from lrtune.screen.block import Block
 from lrtune.screen.panel import Panel, rest
-from lrtune.screen.standings import OUT, Row
+from lrtune.screen.standings import Row
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
-MORE = {"stalled": "1", "pruned": "2", "accuracy": "0.95", "settings": "warmup 0.1, eta_min 0"}
+MORE = {"plateaued": "1", "pruned": "2", "accuracy": "0.95", "settings": "warmup 0.1, eta_min 0"}
 ROWS = [
     Row(name, 0.1 + i / 100, i / 100, 0.05, 6, "45%, 12%", more=MORE)
     for i, name in enumerate(SEARCHED)
@@ -53,7 +53,7 @@ def test_a_wider_terminal_is_told_more() -> None:
     heads = [drawn(width, 50).splitlines()[5].split() for width in (40, 60, 80, 110, 160)]
     assert heads[0] == ["family", "best", "trials"]
     assert heads[2] == ["family", "best", "trials", "behind", "peak_lr", "now"]
-    assert heads[4][-4:] == ["stalled", "pruned", "accuracy", "settings"]
+    assert heads[4][-4:] == ["plateaued", "pruned", "accuracy", "settings"]
     assert "…" not in drawn(160, 50) + drawn(80, 50)
     assert [len(h) for h in heads] == sorted(len(h) for h in heads)
 
@@ -63,15 +63,15 @@ def test_the_rest_says_what_became_of_it() -> None:
     rows = [
         Row("a", 0.5, 0.1, 0.1, 6),
         Row("b", nan, nan, nan, 0),
-        Row("c", 0.9, 0.5, 0.1, 6, OUT, True),
+        Row("c", 0.9, 0.5, 0.1, 6, "no more seeds", True),
     ]
-    assert rest(rows) == f"and 3 more: a 0.5; 1 without a value yet; 1 {OUT}"
+    assert rest(rows) == "and 3 more: a 0.5, c 0.9; 1 without a value yet"
 
 
-def test_the_first_stands_out_though_it_dropped_out() -> None:
-    first = Row("wsd", 0.1, 0.0, 0.05, 6, OUT, True)
+def test_the_first_stands_out_though_it_gets_no_more() -> None:
+    first = Row("wsd", 0.1, 0.0, 0.05, 6, "1 lost", True)
     shown = drawn(80, 24, replace(PANEL, rows=[first, *ROWS]), color_system="truecolor")
-    (line,) = [line for line in shown.splitlines() if OUT in line]
+    (line,) = [line for line in shown.splitlines() if "1 lost" in line]
     assert "\x1b[1m" in line and "\x1b[2m" not in line
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from idle import VALIDATIONS
+from overfit import SCHEDULES, overfit
 from overhead import IdlePool, idle_task
 
 from lrtune.engine import FusedPool, Progress, SerialPool
@@ -253,3 +254,86 @@ def test_examine_without_a_test_split_judges_on_validation() -> None:
     pool.admit(0, np.full(task.horizon, 0.05), seed=0)
     reached = pool.advance()
     assert pool.examine(0).metrics == reached[0].metrics
+
+
+# Judged by the best validation.
+
+
+def by_job(found: list[Final]) -> list[Final]:
+    return sorted(found, key=lambda final: (final.schedule.family, final.seed))
+
+
+def examined(pool: SerialPool | FusedPool, final: Final) -> Progress:
+    """The same training, stopped at the update whose weights were judged."""
+    pool.admit(0, final.schedule.rates(pool.task.horizon), seed=final.seed)
+    while pool.advance()[0].update < final.judged_at:
+        pass
+    return pool.examine(0)
+
+
+@pytest.mark.parametrize("make", [SerialPool, FusedPool])
+def test_a_final_is_judged_by_its_end_or_by_its_best_validation(make: type) -> None:
+    task = overfit()
+    at_end, at_best = (
+        by_job(trained(make(task, 3), jobs(*SCHEDULES, seeds=2), judge=judge))
+        for judge in ("last", "best")
+    )
+    assert len(at_best) == 4
+    for last, best in zip(at_end, at_best, strict=True):
+        curve = best.curves.metrics["cross_entropy"]
+        assert curve == last.curves.metrics["cross_entropy"]  # the same training
+        assert last.judged_at == task.horizon
+        assert best.judged_at == best.curves.step[int(np.argmin(curve))] < task.horizon
+        for final in (last, best):
+            told = examined(make(task, 1), final)
+            assert final.metrics == pytest.approx(told.metrics, rel=1e-5)
+            assert final.blocks == pytest.approx(told.blocks, rel=1e-5) and final.split == "test"
+            assert (final.state, final.updates) == ("complete", task.horizon)
+        assert best.metrics["cross_entropy"] < last.metrics["cross_entropy"]
+
+
+def test_what_diverges_after_its_best_validation_has_diverged() -> None:
+    class Late(SerialPool):
+        def advance(self) -> list[Progress]:
+            end = self.task.horizon
+            reached = super().advance()
+            return [replace(p, loss=float("nan")) if p.update == end else p for p in reached]
+
+    (final,) = trained(Late(overfit()), jobs(SCHEDULES[0], seeds=1), judge="best")
+    assert (final.state, final.metrics, final.judged_at) == ("diverged", {}, None)
+
+
+class StoppedPool(SerialPool):
+    """Ends its process, as Ctrl-C does, after so many segments; counts fresh trials."""
+
+    def __init__(self, slots: int, stop_after: int = 10**9) -> None:
+        super().__init__(overfit(), slots)
+        self.left = stop_after
+        self.admitted = 0
+
+    def admit(self, *given: object) -> Progress:
+        self.admitted += 1
+        return super().admit(*given)
+
+    def advance(self) -> list[Progress]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().advance()
+
+
+def test_the_best_weights_are_not_lost_with_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+    todo, path = jobs(*SCHEDULES, seeds=2), tmp_path / "finals.safetensors"
+    whole = trained(StoppedPool(2), todo, judge="best")
+    kept = {"judge": "best", "checkpoint": path}
+    for segments in (4, 1):  # after the best validation; and with some not even taken up again
+        with pytest.raises(KeyboardInterrupt):
+            trained(StoppedPool(2 if segments == 4 else 1, segments), todo, **kept)
+    pool = StoppedPool(2)
+    found = trained(pool, todo, **kept)
+    assert pool.admitted == len(todo) - 2 and not path.exists()
+    for final, expected in zip(by_job(found), by_job(whole), strict=True):
+        assert final.metrics == expected.metrics and final.judged_at == expected.judged_at

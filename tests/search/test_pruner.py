@@ -236,7 +236,9 @@ def test_a_finished_trial_counts_as_far_as_it_was_reported() -> None:
     made = Bench()
     for i in range(6):
         schedule = cosine(0.01 * i)
-        made.add(schedule, {s: v for s, v in losses(schedule).items() if s <= 200})  # stalled, say
+        made.add(
+            schedule, {s: v for s, v in losses(schedule).items() if s <= 200}
+        )  # in some other search
     assert made.asked(200, cosine()).trials == 6
     assert made.asked(220, cosine()).trials == 0
 

@@ -135,14 +135,14 @@ class AllButTheFirst(BasePruner):
         return trial.number > 0
 
 
-def test_an_audited_trial_is_not_stalled(tmp_path: Path) -> None:
+def test_an_audited_trial_does_not_plateau(tmp_path: Path) -> None:
     kept = {"pruner": AllButTheFirst(), "space": CONSTANTS, "trials": 4}
     pool = SpoiltPool(learns_nothing)
     found = search_with(tmp_path, pool, Rules(patience=3, audit=1.0), **kept)
-    assert [record.state for record in found] == ["stalled"] + 3 * ["complete"]
+    assert [record.state for record in found] == ["plateaued"] + 3 * ["complete"]
     assert [record.audit is None for record in found] == [True, False, False, False]
     assert {record.audit["update"] for record in found[1:]} == {TOTAL // VALIDATIONS}
-    assert [record.value for record in found] == [1.0] * 4
+    assert [record.value for record in found] == [None, 1.0, 1.0, 1.0]
 
 
 def test_an_audited_trial_that_diverges_is_no_other(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def whole_search(folder: Path, slots: int) -> pd.DataFrame:
     folder.mkdir()
     search_with(folder, NoisyPool(slots), RULES)
     expected = found_in(folder)
-    assert set(expected["state"]) == {"complete", "pruned", "stalled", "diverged"}
+    assert set(expected["state"]) == {"complete", "pruned", "plateaued", "diverged"}
     assert expected["audit"].notna().any()
     return expected
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.schedule import Schedule
-from lrtune.search.stopping import diverged, stalled
+from lrtune.search.stopping import diverged, plateaued
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ NOISY = [0.7 + 0.01 * (i % 2) for i in range(20)]
 WORSE = [0.7 + 0.01 * i for i in range(20)]
 
 
-def stalls(
+def plateaus(
     losses: list[float],
     schedule: Schedule,
     update: int,
@@ -69,7 +69,7 @@ def stalls(
             rates[update // 2 :] *= 1e-4  # the plateau has been seen, and the rate lowered
     else:
         rates = schedule.rates(TOTAL)
-    return stalled(
+    return plateaued(
         np.log(losses[: update // EVERY]).tolist(),
         None if schedule.closed_loop else rates[update - 1 :],
         float(rates[update:].sum() / rates.sum()),
@@ -104,14 +104,14 @@ def stalls(
     ],
 )
 def test_plateau(losses: list[float], schedule: Schedule, update: int, expected: bool) -> None:
-    assert (stalls(losses, schedule, update) is not None) == expected
+    assert (plateaus(losses, schedule, update) is not None) == expected
 
 
-def test_a_closed_loop_stalls_when_its_rates_are_as_good_as_spent() -> None:
-    assert stalls(FLAT, LOOP, 200, spent=False) is None
-    why = stalls(FLAT, LOOP, 200, spent=True)
+def test_a_closed_loop_plateaus_when_its_rates_are_as_good_as_spent() -> None:
+    assert plateaus(FLAT, LOOP, 200, spent=False) is None
+    why = plateaus(FLAT, LOOP, 200, spent=True)
     assert why is not None and "of all rates left" in why
-    assert stalls(SLOW, LOOP, 200, spent=True) is None
+    assert plateaus(SLOW, LOOP, 200, spent=True) is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_closed_loop_stalls_when_its_rates_are_as_good_as_spent() -> None:
 def test_what_is_as_good_as_spent(left: float, expected: bool) -> None:
     fall = np.geomspace(1.0, 1e-6, 10)
     for ahead in (fall, None):
-        why = stalled([0.0] * 9, ahead, left, patience=3, min_delta=0.01)
+        why = plateaued([0.0] * 9, ahead, left, patience=3, min_delta=0.01)
         assert (why is not None) == expected
 
 
@@ -138,7 +138,7 @@ def test_what_is_as_good_as_spent(left: float, expected: bool) -> None:
     ],
 )
 def test_how_far_a_rate_may_change(ahead: list[float], expected: bool) -> None:
-    why = stalled([0.0] * 9, np.array(ahead), 0.5, patience=3, min_delta=0.01)
+    why = plateaued([0.0] * 9, np.array(ahead), 0.5, patience=3, min_delta=0.01)
     assert (why is not None) == expected
 
 
@@ -157,12 +157,12 @@ def test_how_far_a_rate_may_change(ahead: list[float], expected: bool) -> None:
 def test_what_counts_as_an_improvement(
     losses: list[float], min_delta: float, expected: bool
 ) -> None:
-    why = stalled(np.log(losses).tolist(), np.ones(9), 0.5, patience=3, min_delta=min_delta)
+    why = plateaued(np.log(losses).tolist(), np.ones(9), 0.5, patience=3, min_delta=min_delta)
     assert (why is not None) == expected
 
 
-def test_why_it_stalled_says_the_figures() -> None:
-    why = stalled([0.0] * 9, np.array([1.0, 0.8]), 0.5, patience=3, min_delta=0.01)
+def test_why_it_plateaued_says_the_figures() -> None:
+    why = plateaued([0.0] * 9, np.array([1.0, 0.8]), 0.5, patience=3, min_delta=0.01)
     assert why == "no better by 1.0% in 3 validations, and the rate stays within a factor 1.2"
 
 
@@ -181,9 +181,9 @@ def test_finite_curves_never_break_the_plateau(
     min_delta: float,
 ) -> None:
     asked = {"patience": patience, "min_delta": min_delta}
-    why = stalled(signal, ahead, left, **asked)
+    why = plateaued(signal, ahead, left, **asked)
     if why is not None:
         assert len(signal) > patience
         assert left < 0.01 or (ahead is not None and ahead.max() < 3 * ahead.min())
     # A curve that has just become far better goes on.
-    assert stalled([*signal, -1e4], ahead, left, **asked) is None
+    assert plateaued([*signal, -1e4], ahead, left, **asked) is None

@@ -1,0 +1,221 @@
+"""The referee in searches with an idle trainer: who has plateaued, and what that is worth."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from idle import VALIDATIONS, SpoiltPool
+from optuna.pruners import NopPruner
+from optuna.trial import TrialState
+from refereed import (
+    CONSTANTS,
+    LOOPS,
+    TOTAL,
+    in_state,
+    learns_nothing,
+    scoring,
+    search_with,
+    study_of,
+)
+
+from lrtune import InputError, SchedulePruner
+from lrtune.engine import Progress
+from lrtune.results.finalists import candidates
+from lrtune.results.summary import ranked, recommended
+from lrtune.search import Board, Budget, Rules, Space, frame, open_study
+from lrtune.search.store import forecast_of
+
+
+def plateau_after(update: int) -> Callable[[Progress], Progress]:
+    """Ever better until this update, ever worse from there on."""
+
+    def spoil(progress: Progress) -> Progress:
+        loss = 2 - min(progress.update, 2 * update - progress.update) / TOTAL
+        metrics = {"cross_entropy": loss, "accuracy": 1 - loss / 3}
+        return replace(progress, loss=loss, metrics=metrics)
+
+    return spoil
+
+
+@pytest.mark.parametrize("judged", [lambda pool: pool, scoring], ids=["losses", "scores"])
+@pytest.mark.parametrize("judge", ["last", "best"])
+def test_a_plateaued_trial_has_no_value_and_is_told_as_pruned(
+    tmp_path: Path, judged, judge: str
+) -> None:
+    pool = judged(SpoiltPool(plateau_after(150)))
+    rules = Rules(patience=2)
+    found = search_with(tmp_path, pool, rules, space=CONSTANTS, trials=3, judge=judge)
+    for record in found:
+        assert record.state == "plateaued" and record.updates == 250
+        assert record.value is None and record.judged_at is None
+        assert record.evidence["final"] is None  # so early nothing is forecast
+        assert "2 validations" in record.reason and "stays within a factor" in record.reason
+    for trial in study_of_(tmp_path, pool).trials:
+        assert trial.state == TrialState.PRUNED and forecast_of(trial) is None
+        assert trial.user_attrs["ended"].startswith("plateaued: no better by 0.2%")
+    assert recommended(frame(found), "minimize") is None
+
+
+def study_of_(folder: Path, pool: SpoiltPool) -> optuna.Study:
+    return open_study(folder / "journal.log", "s", pool.task.objective.direction)
+
+
+class OverfitPool(SpoiltPool):
+    """Every trial overfits: constant rates show 0.459 at their plateau, and would end at 0.786."""
+
+    def __init__(self) -> None:
+        super().__init__(self.overfits)
+
+    def overfits(self, progress: Progress) -> Progress:
+        rates = self._rates[progress.slot]
+        flat = rates[-1] == rates[0]
+        curve = [1.5, 0.9, 0.458, 0.4585, 0.459, 0.56, 0.68, 0.786]
+        loss = curve[progress.update * VALIDATIONS // TOTAL - 1]
+        loss = loss if flat else 0.1 + 0.7 * loss + rates[0]
+        return replace(progress, loss=loss, metrics={"cross_entropy": loss, "accuracy": 0.5})
+
+
+CAREFUL = 1e-9  # an epsilon with which nothing is pruned
+BOTH = Space(("cosine", "constant"), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
+
+
+def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
+    pruner = SchedulePruner(TOTAL, epsilon=CAREFUL)
+    kept = {"pruner": pruner, "space": BOTH, "trials": 16}
+    found = search_with(tmp_path, OverfitPool(), Rules(patience=2), **kept)
+    flat, whole = in_state(found, "plateaued"), in_state(found, "complete")
+    assert {one.schedule.family for one in flat} == {"constant"} and len(flat) > 5
+    assert {one.schedule.family for one in whole} == {"cosine"} and len(whole) > 5
+    shown = [one.curves.loss[-1] for one in flat]
+    best = min(whole, key=lambda one: one.value)
+    assert set(shown) == {0.459} and best.value > 0.6  # ranked by what they showed, they would win
+    known = [one for one in flat if one.evidence["final"] is not None]
+    assert known
+    for one in known:
+        assert one.evidence["final"] == pytest.approx(0.786, rel=0.25)
+        assert one.evidence["low"] < one.evidence["final"] < one.evidence["high"]
+    study = study_of(tmp_path)
+    assert study.best_trial.number == best.optuna_number
+    for one in flat:
+        trial = study.trials[one.optuna_number]
+        assert trial.state == TrialState.PRUNED
+        assert (forecast_of(trial) is None) == (one not in known)
+    trials = frame(found)
+    assert recommended(trials, "minimize")["number"] == best.number
+    objective = {"name": "cross_entropy", "direction": "minimize"}
+    first, *_ = candidates(trials, ["cosine", "constant"], objective)
+    assert first.trial == best.number and first.value == best.value
+    assert set(ranked(trials, "minimize")["family"]) == {"cosine"}
+    board = Board(Budget(trials=16))
+    for one in found:
+        board.add(one)
+    assert board.best == best and set(board.bests) == {"cosine"}
+
+
+def test_the_best_weights_count_where_they_are_asked_for(tmp_path: Path) -> None:
+    """The same trainings, judged at their end and at their best."""
+    at_end, at_best = tmp_path / "last", tmp_path / "best"
+    values = {}
+    for folder, judge in ((at_end, "last"), (at_best, "best")):
+        folder.mkdir()
+        kept = {"pruner": NopPruner(), "space": BOTH, "trials": 4, "judge": judge}
+        found = search_with(folder, OverfitPool(), Rules(), **kept)
+        for record in found:
+            curve = record.curves.metrics["cross_entropy"]
+            at = TOTAL if judge == "last" else 3 * TOTAL // VALIDATIONS
+            value = curve[-1] if judge == "last" else min(curve)
+            assert (record.state, record.value, record.judged_at) == ("complete", value, at)
+            trial = study_of(folder).trials[record.optuna_number]
+            told = [trial.intermediate_values[step] for step in record.curves.step]
+            assert trial.value == value
+            assert told == (curve if judge == "last" else np.minimum.accumulate(curve).tolist())
+        values[judge] = [record.value for record in found]
+    assert all(best < last for best, last in zip(values["best"], values["last"], strict=True))
+
+
+@pytest.mark.parametrize("judge", ["last", "best"])
+def test_a_trial_that_diverges_late_has_no_value(tmp_path: Path, judge: str) -> None:
+    def spoil(progress: Progress) -> Progress:
+        return replace(progress, loss=math.nan) if progress.update == TOTAL else progress
+
+    found = search_with(tmp_path, SpoiltPool(spoil), Rules(), trials=3, judge=judge)
+    assert {(record.state, record.value) for record in found} == {("diverged", None)}
+
+
+def test_the_averaged_weights_may_still_gain(tmp_path: Path) -> None:
+    """The current ones alone look as if they had plateaued."""
+
+    def spoil(progress: Progress) -> Progress:
+        return replace(learns_nothing(progress), averaged=0.99 - progress.update / 1000)
+
+    for spoilt, state in ((learns_nothing, "plateaued"), (spoil, "complete")):
+        folder = tmp_path / state
+        folder.mkdir()
+        rules = Rules(patience=2)
+        found = search_with(folder, SpoiltPool(spoilt), rules, space=CONSTANTS, trials=2)
+        assert {record.state for record in found} == {state}
+
+
+def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
+    late = Space(("wsd",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
+    rules = Rules(patience=2)
+    found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=late, trials=6)
+    for record in found:
+        rates = record.schedule.rates(TOTAL)
+        end = record.curves.step[-1]
+        assert end > 2 * 50 + 50  # where a constant rate plateaus
+        spent = rates[end:].sum() < 0.01 * rates.sum()
+        assert record.state == "complete" or spent or rates[end - 1] < 2 * rates[-1]
+
+
+def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) -> None:
+    rules = Rules(patience=1)
+    found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=LOOPS, trials=12)
+    assert {record.state for record in found} == {"complete", "plateaued"}
+    for record in in_state(found, "plateaued"):
+        held = record.curves.rate
+        spent = sum(50 * rate for rate in held)
+        assert held[-1] * (TOTAL - record.updates) <= 0.02 * spent
+        assert "of all rates left" in record.reason
+
+
+def test_without_patience_nothing_plateaus(tmp_path: Path) -> None:
+    kept = {"space": CONSTANTS, "trials": 2}
+    found = search_with(tmp_path, SpoiltPool(learns_nothing), Rules(patience=0), **kept)
+    assert {record.state for record in found} == {"complete"}
+
+
+def test_a_gain_that_counts_is_set_by_min_delta(tmp_path: Path) -> None:
+    def spoil(progress: Progress) -> Progress:
+        loss = 0.99 ** (progress.update / 50)
+        return replace(progress, loss=loss, metrics={"cross_entropy": loss, "accuracy": 0.5})
+
+    for min_delta, state in ((0.005, "complete"), (0.05, "plateaued")):
+        folder = tmp_path / state
+        folder.mkdir()
+        rules = Rules(patience=2, min_delta=min_delta)
+        found = search_with(folder, SpoiltPool(spoil), rules, space=CONSTANTS, trials=2)
+        assert {record.state for record in found} == {state}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"patience": -1}, "patience=-1"),
+        ({"patience": 2.0}, r"patience=2\.0"),
+        ({"patience": True}, "patience=True"),
+        ({"min_delta": 1}, "min_delta=1"),
+        ({"min_delta": -0.1}, r"min_delta=-0\.1"),
+        ({"min_delta": math.nan}, "min_delta=nan"),
+        ({"audit": -0.1}, r"audit=-0\.1"),
+        ({"audit": 1.1}, r"audit=1\.1"),
+        ({"audit": math.nan}, "audit=nan"),
+    ],
+)
+def test_rules_that_make_no_sense(arguments: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Rules(**arguments)
