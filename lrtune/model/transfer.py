@@ -97,7 +97,9 @@ class Transfer:
 
     def save(self, path: Path) -> None:
         """Write it."""
-        kept = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
+        kept = {
+            f.name: np.ascontiguousarray(getattr(self, f.name), np.float32) for f in fields(self)
+        }
         save_file(kept, path)
 
 
