@@ -11,7 +11,7 @@ from lrtune.engine import Choice
 from lrtune.errors import InputError
 from lrtune.files import replace
 from lrtune.model.surrogate import PeakGuess
-from lrtune.model.transfer import Transfer, nothing, published
+from lrtune.model.transfer import Transfer, published, read
 from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
@@ -22,6 +22,7 @@ from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
+TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
 
 
 class Run:
@@ -81,8 +82,8 @@ class Run:
     @property
     def transfer(self) -> Transfer:
         """What other tasks taught the search."""
-        known = published()
-        return known if self.settings["transfer"] == known.fingerprint else nothing()
+        own = self.folder / TRANSFER
+        return read(own.read_bytes()) if own.exists() else published()
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""

@@ -23,7 +23,7 @@ from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
-from lrtune.run import Run
+from lrtune.run import TRANSFER, Run
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -157,6 +157,8 @@ def tune(
             own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
+            if transfer is not published():
+                transfer.save(folder / TRANSFER)
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))

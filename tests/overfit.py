@@ -9,7 +9,7 @@ SCHEDULES = Schedule("constant", peak_lr=0.05), Schedule("cosine", peak_lr=0.05)
 
 
 def overfit(validations: int = 6) -> Task:
-    """60 updates on few samples with wrong labels among them: first what is so, then all of them."""
+    """60 updates on few samples, wrong labels among them: first what is so, then all of them."""
     generator = torch.Generator().manual_seed(0)
 
     def split(samples: int, wrong: float) -> Split:

@@ -143,7 +143,7 @@ def test_families_are_told(lrtune) -> None:
 def test_range_test_suggests(lrtune, tmp_path: Path) -> None:
     code, out, _ = lrtune("range-test", "digits", "--updates", 120, "--out", tmp_path / "r.html")
     assert code == 0
-    assert re.search(r"base_lr +0\.00\d+", out) and "max_lr" in out
+    assert re.search(r"base_lr +0\.0\d+", out) and "max_lr" in out and "peak_lr" in out
     assert (tmp_path / "r.html").exists()
 
 

@@ -15,6 +15,7 @@ EPSILON = 0.1  # of these and the next two, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
 CAUTION = 3  # with so many whole trainings known, epsilon is half of what it will be
 DRAWS = 200  # functions by which the probability of being best is counted
+LEADERS = 20  # schedules of a family, among which its best one is
 JOINT = 160  # schedules that are drawn jointly; of more, the most promising ones
 
 
@@ -107,23 +108,17 @@ def family_summary(
     rng: np.random.Generator,
 ) -> list[FamilySummary]:
     """Each family's best schedule, the most promising family first."""
-    names = np.array(families)
+    names, kinds = np.array(families), list(dict.fromkeys(families))
     mean, _ = posterior.mean_and_sd(x)
-    leaders = [
-        row
-        for name in dict.fromkeys(families)
-        for row in np.flatnonzero(names == name)[np.argsort(mean[names == name], kind="stable")][
-            :20
-        ]
-    ]
-    rows = np.array(leaders)
+    order = np.argsort(mean, kind="stable")
+    rows = np.concatenate([order[names[order] == name][:LEADERS] for name in kinds])
     draws = posterior.draws(x[rows], DRAWS, rng)
     winners = names[rows[draws.argmin(1)]]
     found = []
-    for name in dict.fromkeys(families):
-        own = draws[:, names[rows] == name].min(1)
-        best = int(rows[names[rows] == name][0])
-        low, high = np.quantile(own, [0.05, 0.95])
+    for name in kinds:
+        first = int(np.flatnonzero(names[rows] == name)[0])
+        best = int(rows[first])
+        low, high = np.quantile(draws[:, first], [0.05, 0.95])
         value, low, high = posterior.values(np.array([mean[best], low, high])).tolist()
         found.append(FamilySummary(name, best, value, low, high, float((winners == name).mean())))
     return sorted(found, key=lambda one: (-one.probability, one.value))

@@ -16,7 +16,6 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from lrtune.model.features import NAMES, PEAK
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -153,11 +152,18 @@ class Surrogate:
         self._guess = guess
         self._fitted: tuple[int, Settings] | None = None
 
-    def posterior(self, known: Observations) -> "Posterior":
-        """What is to be believed after these observations."""
-        count = _fitted_at(len(known))
+    def posterior(self, known: Observations, then: Observations | None = None) -> "Posterior":
+        """What is to be believed after these observations.
+
+        Args:
+            known: all of them.
+            then: as they were when settings were last to be fitted, see ``fitted_at``: forecasts
+                and the scale may have changed since. The first of ``known`` where None.
+        """
+        count = fitted_at(len(known))
         if self._fitted is None or self._fitted[0] != count:
-            self._fitted = count, self._fit(known.first(count).subset(MOST_FITTED))
+            then = known.first(count) if then is None else then
+            self._fitted = count, self._fit(then.subset(MOST_FITTED))
         return Posterior(self._transfer, self._guess, self._fitted[1], known.subset(MOST))
 
     def _fit(self, known: Observations) -> Settings:
@@ -196,7 +202,7 @@ def _settings(theta: Array, low: float) -> Settings:
     return Settings(level, log_scale, trust, log_own, log_noise)
 
 
-def _fitted_at(n: int) -> int:
+def fitted_at(n: int) -> int:
     """The number of observations, at most n, at which settings are fitted."""
     count = 2
     if n < count:
@@ -319,6 +325,3 @@ class Posterior:
         """The probability that a latent value lies below a bound, in shared units."""
         found: Array = ndtr((bound - mean) / sd)
         return found
-
-
-assert NAMES[0] == "log_peak" and PEAK == 0  # the shift of Transfer.means

@@ -97,15 +97,21 @@ class Transfer:
 
     def save(self, path: Path) -> None:
         """Write it."""
-        kept = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
+        kept = {
+            f.name: np.ascontiguousarray(getattr(self, f.name), np.float32) for f in fields(self)
+        }
         save_file(kept, path)
+
+
+def read(content: bytes) -> Transfer:
+    """What ``Transfer.save`` wrote."""
+    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
 
 
 @cache
 def published() -> Transfer:
     """What comes with lrtune; learnt from ``studies/results/curves``."""
-    content = resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes()
-    return Transfer(**{name: array.astype(np.float64) for name, array in load(content).items()})
+    return read(resources.files("lrtune.model").joinpath("transfer.safetensors").read_bytes())
 
 
 def nothing() -> Transfer:

@@ -22,12 +22,7 @@ KEPT = 0.5  # probability that a knob stays as it is
 
 
 class Candidates:
-    """Draws schedules from a space; the same ones for the same seed and index.
-
-    Attributes:
-        params: Optuna's parameters of each, ``family`` among them.
-        x: float64 (n, features).
-    """
+    """Draws schedules from a space; the same ones for the same seed and index."""
 
     def __init__(self, space: Space, seed: int) -> None:
         """Draw nothing yet."""
@@ -46,6 +41,9 @@ class Candidates:
             index: of the trial.
             best: parameters of the best trials so far, near to which some are drawn.
             family: the only one that is wanted; any where None.
+
+        Returns:
+            Optuna's parameters of each, ``family`` among them; their features, (n, features).
         """
         if index // REDRAWN != self._block:
             self._block = index // REDRAWN

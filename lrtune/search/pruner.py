@@ -22,7 +22,7 @@ from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
 from lrtune.search.running import better
 from lrtune.search.store import AVERAGED, START
-from lrtune.search.study_model import StudyModel, rates_ahead, schedule_of
+from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead, schedule_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,8 @@ class SchedulePruner(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """See BasePruner."""
-        decision = self.decide(study, trial)
+        with ONE_AT_A_TIME:
+            decision = self.decide(study, trial)
         self.decisions[trial.number] = decision
         return decision.prune
 

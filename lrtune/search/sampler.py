@@ -8,24 +8,31 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from lrtune.errors import InputError
 from lrtune.model.decide import propose
 from lrtune.model.features import features
-from lrtune.model.surrogate import PeakGuess, Posterior, Surrogate
+from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer, published
-from lrtune.schedule import FAMILIES
 from lrtune.search.candidates import KEPT, WIDTH, Candidates, Params
 from lrtune.search.space import FAMILY, Space
 from lrtune.search.store import index_of
-from lrtune.search.study_model import StudyModel, contains, from_unit, schedule_of, unit
+from lrtune.search.study_model import (
+    ONE_AT_A_TIME,
+    StudyModel,
+    contains,
+    from_unit,
+    of_a_schedule,
+    schedule_of,
+    unit,
+)
 
 Array = NDArray[np.float64]
 
 HEDGED = 4  # first trials, which are of different families
 LEADERS = 5  # best trials, near to which schedules are drawn
-APART = 0.1  # lengths by which a proposal differs from what is under way
+APART = 0.1  # lengths by which a proposal differs from what is under way, if there is room
 
 
 class SurrogateSampler(BaseSampler):
@@ -68,15 +75,23 @@ class SurrogateSampler(BaseSampler):
             InputError: ``total`` is not a positive whole number.
         """
         self._space = space
+        self._choice = CategoricalDistribution(space.families)
         self._seed = seed
         self._transfer = published() if transfer is None else transfer
         self._guess = guess_in(space) if peak is None else peak
         self._model = StudyModel(total, self._transfer)
-        self._surrogate = Surrogate(self._transfer, self._guess)
         self._candidates = Candidates(space, seed)
-        self._posterior: tuple[str, int, Posterior] | None = None
         self._drawn: dict[int, Params] = {}  # by number of the trial
+        self._families: dict[int, str] = {}  # drawn and not yet asked for
         self._warned = False
+        self._begin("")
+
+    def _begin(self, study: str) -> None:
+        """Know nothing yet of a study."""
+        self._study = study
+        self._surrogate = Surrogate(self._transfer, self._guess)
+        self._then: Observations | None = None  # when settings were last to be fitted
+        self._posterior: tuple[int, Posterior] | None = None
 
     def draw(
         self, study: optuna.Study, index: int, family: str | None = None, asked: int | None = None
@@ -89,20 +104,21 @@ class SurrogateSampler(BaseSampler):
             family: the only one that is wanted; any where None.
             asked: number of the trial that is being asked for, if it is there.
         """
-        trials = self._model.read(study, asked)
+        if study.study_name != self._study:
+            self._begin(study.study_name)
+        running = self._model.read(study, asked, self._remember)
         self._warn()
-        posterior = self._posterior_of(study)
+        posterior = self._current()
         rng = np.random.default_rng([self._seed, index])
-        leaders = self._leaders(trials, posterior)
+        leaders = self._leaders(posterior)
         params, x = self._candidates.draw(index, leaders, family)
-        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != asked]
         rows = self._open(params, x, running, index)
         x = self._with_others(x[rows], leaders, rng)
         chosen = propose(posterior, x, 1, rng)[0]
         found = params[rows[chosen]]
         own = self._space.distributions(found[FAMILY])
         distributions: dict[str, BaseDistribution] = {
-            FAMILY: CategoricalDistribution(self._space.families),
+            FAMILY: self._choice,
             **own,
             **self._model.others,
         }
@@ -118,8 +134,15 @@ class SurrogateSampler(BaseSampler):
     ) -> dict[str, BaseDistribution]:
         """Draw the trial; the space is that of its family, and of what else it has."""
         family = trial.params.get(FAMILY)
-        params, distributions = self.draw(study, index_of(trial), family, trial.number)
-        self._drawn = {trial.number: params}
+        if family is not None and family not in self._space.families:
+            raise _other_space(f"family {family!r}")
+        with ONE_AT_A_TIME:
+            params, distributions = self.draw(study, index_of(trial), family, trial.number)
+        if family is None:
+            self._families[trial.number] = params[FAMILY]
+        # Optuna itself would refuse other families than these, in words that help nobody.
+        del params[FAMILY], distributions[FAMILY]
+        self._drawn[trial.number] = params
         return distributions
 
     def sample_relative(
@@ -138,34 +161,45 @@ class SurrogateSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """For parameters beside the schedule that no trial had before: at random.
+        """The family; at random what no trial had before, and what a queued trial leaves open.
 
         Raises:
             InputError: it is one of a schedule, outside of the sampler's space.
         """
-        if param_name == FAMILY or param_name.partition(".")[0] in FAMILIES:
-            raise InputError(
-                f"{param_name}: the trial asks for {param_distribution}, and SurrogateSampler was "
-                "made for another space: give suggest and Space the same families, peak_lr and "
-                "warmup"
-            )
-        seed = int(np.random.SeedSequence([self._seed, index_of(trial)]).generate_state(1)[0])
-        sampler = RandomSampler(seed=seed ^ sum(param_name.encode()))
+        if param_name == FAMILY and param_distribution == self._choice:
+            return self._families.pop(trial.number)
+        if of_a_schedule(param_name) and self._distribution(param_name) != param_distribution:
+            raise _other_space(f"{param_name}: the trial asks for {param_distribution}")
+        words = [self._seed, index_of(trial), *param_name.encode()]
+        sampler = RandomSampler(seed=int(np.random.SeedSequence(words).generate_state(1)[0]))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _posterior_of(self, study: optuna.Study) -> Posterior:
-        known = study.study_name, self._model.count
-        if self._posterior is None or self._posterior[:2] != known:
-            self._posterior = *known, self._surrogate.posterior(self._model.observations())
-        return self._posterior[2]
+    def _distribution(self, name: str) -> BaseDistribution | None:
+        """Of one of a schedule's parameters in the space; None where it has none such."""
+        family = name.partition(".")[0]
+        own = self._space.distributions(family) if family in self._space.families else {}
+        return own.get(name)
 
-    def _leaders(self, trials: list[FrozenTrial], posterior: Posterior) -> list[dict[str, Any]]:
+    def _remember(self) -> None:
+        """Keep what is known whenever settings are to be fitted, as a sampler made later would."""
+        count = self._model.count
+        if count == fitted_at(count):
+            self._then = self._model.observations()
+
+    def _current(self) -> Posterior:
+        count = self._model.count
+        if self._posterior is None or self._posterior[0] != count:
+            known = self._model.observations()
+            self._posterior = count, self._surrogate.posterior(known, self._then)
+        return self._posterior[1]
+
+    def _leaders(self, posterior: Posterior) -> list[dict[str, Any]]:
         """Parameters of the trials that are believed to be the best."""
         rows = self._model.whole_rows()
         if not rows:
             return []
         mean, _ = posterior.mean_and_sd(self._model.x()[rows])
-        own = (trials[self._model.numbers[rows[place]]].params for place in np.argsort(mean))
+        own = (self._model.params[rows[place]] for place in np.argsort(mean, kind="stable"))
         return [params for params in own if self._fits(params)][:LEADERS]
 
     def _fits(self, params: dict[str, Any]) -> bool:
@@ -184,7 +218,7 @@ class SurrogateSampler(BaseSampler):
         if schedules:
             under_way = self._transfer.scaled(np.array([features(s) for s in schedules]))
             apart = np.abs(self._transfer.scaled(x)[:, None] - under_way[None]).max(2).min(1)
-            open_ &= apart > APART
+            open_ &= apart > min(APART, apart.max() / 2)
         if index < HEDGED:
             taken = {s.family for s in (*schedules, *self._model.schedules())}
             other = open_ & np.array([one[FAMILY] not in taken for one in params])
@@ -215,6 +249,13 @@ class SurrogateSampler(BaseSampler):
                 "nothing from them: suggest schedules by lrtune.suggest",
                 stacklevel=2,
             )
+
+
+def _other_space(what: str) -> InputError:
+    return InputError(
+        f"{what}, and SurrogateSampler was made for another space: give suggest and Space the same "
+        "families, peak_lr and warmup"
+    )
 
 
 def guess_in(space: Space) -> PeakGuess:

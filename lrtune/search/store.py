@@ -120,15 +120,6 @@ def index_of(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get(START, {}).get("index", trial.number))
 
 
-def forecast_of(trial: FrozenTrial) -> dict[str, Any] | None:
-    """What a trial that was pruned or has plateaued would have ended with, if that is known."""
-    if trial.state != TrialState.PRUNED:
-        return None
-    evidence: dict[str, Any] = trial.user_attrs.get(RECORD, {}).get("evidence", {})
-    known = all(evidence.get(name) is not None for name in ("final", "low", "high"))
-    return evidence if known else None  # what is infinite is stored as None
-
-
 def was_cut_short(trial: FrozenTrial) -> bool:
     """Whether it failed because its process ended; then it is repeated, and counts for nothing."""
     return (

@@ -1,6 +1,7 @@
 """StudyModel: what the trials of a study say to the model of schedules, each read once."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from lrtune.search.store import AVERAGED, START, was_cut_short
 
 Array = NDArray[np.float64]
 
+ONE_AT_A_TIME = threading.RLock()  # threads of one study; of all, as samplers are pickled
 LOST = 0.5  # standard deviation of what a diverged trial counts as, on a Scale
 
 
@@ -71,46 +73,52 @@ class StudyModel:
         if type(total) is not int or total < 1:
             raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         self.total = total
-        self.without_schedule = 0  # trials that are over and carry none
         self._transfer = transfer
         self._minimize = True
         self._study = ""
         self._forget()
 
     def _forget(self) -> None:
-        self._read_to = 0  # trials whose number is below this are known, or open
-        self._open: set[int] = set()
+        self._seen: set[int] = set()  # numbers of the trials that are over
         self._over: list[_Curve | None] = []  # in the order in which they ended; None: diverged
         self.numbers: list[int] = []  # in the study, of the trials that are over
+        self.params: list[dict[str, Any]] = []  # of these
         self._schedules: list[tuple[Schedule, dict[str, float]]] = []
         self._whole: list[_Curve] = []
         self._scale = Scale(1.0, 0.0, 0.0)
         self._gains: dict[tuple[int, bool], Gain] = {}
         self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
-        self.without_schedule = 0
+        self.without_schedule = 0  # trials that are over and carry none
 
-    def read(self, study: optuna.Study, asked: int | None = None) -> list[FrozenTrial]:
+    def read(
+        self,
+        study: optuna.Study,
+        asked: int | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> list[FrozenTrial]:
         """Take in the trials that are over; of another study, from the first one on.
 
+        Args:
+            study: to read.
+            asked: number of a trial that is left out.
+            after: called after each trial that was taken in.
+
         Returns:
-            All trials of the study.
+            The trials that are under way.
         """
         if study.study_name != self._study:
             self._forget()
             self._study = study.study_name
             self._minimize = study.direction == StudyDirection.MINIMIZE
         trials = study.get_trials(deepcopy=False)
-        self._open.update(range(self._read_to, len(trials)))
-        self._read_to = len(trials)
-        over = [trials[n] for n in self._open if n != asked and trials[n].state.is_finished()]
+        others = [t for t in trials if t.number not in self._seen and t.number != asked]
+        over = [t for t in others if t.state.is_finished()]
         for trial in sorted(over, key=lambda t: (t.datetime_complete, t.number)):
-            self._open.discard(trial.number)
             self._take(trial)
-        if over:
+            self._seen.add(trial.number)
             self._rescale()
-        if any(trial.state == TrialState.COMPLETE for trial in over):
-            self._forget_forecasts()
-        return trials
+            after()
+        return [t for t in others if t.state == TrialState.RUNNING]
 
     @property
     def count(self) -> int:
@@ -172,18 +180,20 @@ class StudyModel:
         return [row for row, curve in enumerate(self._over) if curve and curve.final is not None]
 
     def curve_of(self, trial: FrozenTrial, schedule: Schedule) -> _Curve:
-        """A trial as the forecast needs it.
+        """A trial as the forecast needs it; reports that are no numbers are left out.
 
         Raises:
             InputError: a step beyond the horizon.
         """
-        steps = np.array(sorted(s for s in trial.intermediate_values if s > 0), dtype=np.int64)
-        if len(steps) and steps[-1] > self.total:
+        if (last := trial.last_step or 0) > self.total:
             raise InputError(
-                f"trial {trial.number}: step {steps[-1]}: expected an update, at most "
+                f"trial {trial.number}: step {last}: expected an update, at most "
                 f"total={self.total}: one study, one horizon"
             )
-        values = np.array([trial.intermediate_values[int(step)] for step in steps])
+        reports = sorted(trial.intermediate_values.items())
+        seen = [(step, value) for step, value in reports if step > 0 and np.isfinite(value)]
+        steps = np.array([step for step, _ in seen], dtype=np.int64)
+        values = np.array([value for _, value in seen], dtype=np.float64)
         averaged = bool(trial.user_attrs.keys() & {START, AVERAGED})
         rates = rates_ahead(schedule, self.total)
         return _Curve(schedule, rates, steps, values, averaged, self._others(trial))
@@ -192,7 +202,7 @@ class StudyModel:
         """What it ends with; None where it has shown nothing yet."""
         step = int(curve.steps[-1]) if len(curve.steps) else 0
         seen = curve.look(step, self._scale)
-        if seen is None or not np.isfinite(seen).all():
+        if seen is None:
             return None
         return self._gain(step, curve.averaged).forecast(float(seen[0]), seen[1:])
 
@@ -217,26 +227,29 @@ class StudyModel:
 
     def _take(self, trial: FrozenTrial) -> None:
         """Keep what a trial showed that is over."""
-        if was_cut_short(trial) and not _not_finite(trial):
+        diverged = _diverged(trial)
+        if was_cut_short(trial) and not diverged:
             return
         schedule = schedule_of(trial)
         if schedule is None:
             self.without_schedule += 1
             return
         for name, distribution in trial.distributions.items():
-            if not _of_the_schedule(name):
+            if not of_a_schedule(name):
                 self.others.setdefault(name, distribution)
         curve = self.curve_of(trial, schedule)
         final = trial.values[0] if trial.state == TrialState.COMPLETE else None
-        sound = not _not_finite(trial) and np.isfinite(curve.values).all()
-        if trial.state == TrialState.FAIL or not sound or (not len(curve.steps) and final is None):
+        silent = final is None and not len(curve.steps)
+        if trial.state == TrialState.FAIL or diverged or silent:
             self._over.append(None)
         else:
             curve.final = final
             self._over.append(curve)
             if final is not None:
                 self._whole.append(curve)
+                self._forget_forecasts()
         self.numbers.append(trial.number)
+        self.params.append(trial.params)
         self._schedules.append((schedule, curve.others))
 
     def _rescale(self) -> None:
@@ -260,7 +273,7 @@ class StudyModel:
     def _others(self, trial: FrozenTrial) -> dict[str, float]:
         found = {}
         for name, value in trial.params.items():
-            if not _of_the_schedule(name):
+            if not of_a_schedule(name):
                 found[name] = unit(trial.distributions[name], value)
         return found
 
@@ -312,12 +325,15 @@ def rates_ahead(schedule: Schedule, total: int) -> Array:
     return schedule.controller(total).rates if schedule.closed_loop else schedule.rates(total)
 
 
-def _of_the_schedule(name: str) -> bool:
-    return name == FAMILY or name.partition(".")[0] in FAMILIES
+def of_a_schedule(name: str) -> bool:
+    """Whether a parameter is one of a schedule's, by its name."""
+    family, dot, _ = name.partition(".")
+    return name == FAMILY or (bool(dot) and family in FAMILIES)
 
 
-def _not_finite(trial: FrozenTrial) -> bool:
-    """Whether a trial diverged, by what its study says of it."""
-    values: Sequence[float] = [*(trial.values or ()), *trial.intermediate_values.values()]
-    infeasible = any(value > 0 for value in (trial.constraints or {}).values())
-    return infeasible or not all(np.isfinite(value) for value in values)
+def _diverged(trial: FrozenTrial) -> bool:
+    """Whether it did, by a constraint, or because the last that it said is no number."""
+    if any(value > 0 for value in (trial.constraints or {}).values()):
+        return True
+    last = [] if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+    return not np.isfinite([*last, *(trial.values or ())]).all()

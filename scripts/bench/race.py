@@ -19,6 +19,7 @@ alone, rivals in a plain loop, on a machine that has nothing else to do.
 import argparse
 import json
 import math
+import sys
 import tempfile
 import time
 import warnings
@@ -36,11 +37,16 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 from race_table import OURS, show
+from recorded import group_of, read
 from recorded_tasks import TASKS
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from transfer import learn
 
 import lrtune
 from lrtune.engine import Pool, Progress, SerialPool, choose
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.model.transfer import Transfer
 from lrtune.schedule import Schedule
 from lrtune.search.board import Board
 from lrtune.search.final import Final
@@ -247,12 +253,12 @@ class Spent(Exception):
     """The updates of a search are spent."""
 
 
-def lrtune_search(task: Task, name: str, updates: int, seed: int) -> Pick:
+def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int) -> Pick:
     """One search by ``lrtune.tune`` as a user calls it, cut off when its updates are spent.
 
     Args:
         task: what is searched.
-        name: of the recorded task, which must be left out of what lrtune has learnt from those.
+        transfer: learnt from recorded tasks that have nothing of this one's data.
         updates: of all trials and the range test together.
         seed: the master seed.
     """
@@ -268,8 +274,15 @@ def lrtune_search(task: Task, name: str, updates: int, seed: int) -> Pick:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            # The place for transfer=..., learnt from all recorded tasks but `name`.
-            run = lrtune.tune(task, updates=limit, seed=seed, out=folder, device="cpu", watch=watch)
+            run = lrtune.tune(
+                task,
+                updates=limit,
+                seed=seed,
+                out=folder,
+                device="cpu",
+                transfer=transfer,
+                watch=watch,
+            )
         except Spent:
             run = lrtune.open(folder)
         trials, best = run.trials(), run.best()
@@ -295,6 +308,11 @@ class Race:
     @cached_property
     def task(self) -> Task:
         return replace(TASKS[self.name].make(self.args, seed=SAMPLE), validations=VALIDATIONS)
+
+    @cached_property
+    def transfer(self) -> Transfer:
+        """What the recorded tasks teach that have nothing of this one's data."""
+        return learn([task for task in read() if task.group != group_of(self.name)])
 
     @cached_property
     def plain(self) -> Task:
@@ -338,7 +356,7 @@ class Race:
         if method == OURS:
             for seed, budget in missing:
                 updates = budget * self.task.horizon
-                yield seed, budget, lrtune_search(self.task, self.name, updates, seed)
+                yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed)
         elif missing:
             seeds = sorted({seed for seed, _ in missing})
             study = f"{self.name} {method}"
@@ -384,7 +402,7 @@ class Race:
             return
         if method == OURS:
             picks = [
-                (0, b, lrtune_search(self.task, self.name, b * self.task.horizon, 0))
+                (0, b, lrtune_search(self.task, self.transfer, b * self.task.horizon, 0))
                 for b in missing
             ]
         else:

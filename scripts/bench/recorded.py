@@ -60,7 +60,7 @@ class Recorded:
     @property
     def group(self) -> str:
         """The source of its data."""
-        return next(g for g, names in GROUPS.items() if self.name.split("-")[0] in names)
+        return group_of(self.name)
 
     def shown(self, averaged: bool) -> np.ndarray:
         """(n, validations): log loss of the current weights, or the better of both."""
@@ -84,6 +84,11 @@ class Recorded:
         sound = self.final[np.isfinite(self.final)]
         best = float(np.quantile(sound, 0.03))
         return best, max(1e-4, float(np.median(sound)) - best)
+
+
+def group_of(name: str) -> str:
+    """The source of a task's data."""
+    return next(group for group, names in GROUPS.items() if name.split("-")[0] in names)
 
 
 def rates_ahead(schedule: Schedule, total: int) -> np.ndarray:

@@ -245,7 +245,12 @@ def today(task: Recorded, whole: list[int], row: int, validation: int, best: flo
 
 
 def measure(
-    task: Recorded, transfer: Transfer, guess: PeakGuess, name: str, order: int
+    task: Recorded,
+    transfer: Transfer,
+    guess: PeakGuess,
+    budgets: tuple[int, ...],
+    name: str,
+    order: int,
 ) -> list[dict[str, Any]]:
     """One order of one task under one policy: the regret at each budget."""
     torch.set_num_threads(1)
@@ -256,11 +261,11 @@ def measure(
         np.nanmin(np.where(np.isfinite(task.final), truth, np.nan)),
     )
     spent, rows = [0.0], [-1]
-    for at, row in search(task, transfer, guess, POLICIES[name], order, max(BUDGETS)):
+    for at, row in search(task, transfer, guess, POLICIES[name], order, max(budgets)):
         spent.append(at)
         rows.append(row)
     found = []
-    for budget in BUDGETS:
+    for budget in budgets:
         # A trial that the budget cuts short is nobody's.
         row = rows[int(np.searchsorted(spent, budget + 1e-9)) - 1]
         if row < 0:  # nothing was finished: the one that is under way is
@@ -331,6 +336,12 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, default=CURVES)
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--only", help=f"with ; between, of {'; '.join(POLICIES)}")
+    parser.add_argument(
+        "--budgets",
+        type=lambda text: tuple(int(part) for part in text.split(",")),
+        default=BUDGETS,
+        help="whole trainings",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--coverage", action="store_true", help="of the intervals, a table")
     parser.add_argument("--alone", action="store_true", help="SchedulePruner alone, a table")
@@ -356,7 +367,8 @@ def main() -> None:
     names = args.only.split(";") if args.only else list(POLICIES)
     work = list(product(tasks, names, range(args.orders)))
     rows = [
-        (task, learnt[task.group], guesses[task.name], name, order) for task, name, order in work
+        (task, learnt[task.group], guesses[task.name], args.budgets, name, order)
+        for task, name, order in work
     ]
     with ProcessPoolExecutor(args.jobs) as pool:
         done = pool.map(measure, *zip(*rows, strict=True), chunksize=4)

@@ -21,7 +21,6 @@ from torch.utils.data import Dataset
 from lrtune.engine import SerialPool
 from lrtune.engine.child import _Worker, say
 from lrtune.engine.devices import SpreadPool
-from lrtune.engine.pool import branch
 from lrtune.errors import InputError
 
 RATES = np.linspace(0.1, 0.01, 12)
@@ -88,10 +87,10 @@ def a_search(pool):
     pool.revise(2, np.append(RATES[:3], RATES[3:] / 2))
     pool.release(1)
     told += pool.advance()
-    pool.restore(1, branch(pool.snapshot(0), np.append(RATES[:6], RATES[6:] * 2)))
+    pool.restore(1, replace(pool.snapshot(0), rates=np.append(RATES[:6], RATES[6:] * 2)))
     told += pool.advance()
     pool.release(0)
-    pool.restore(0, branch(pool.snapshot(2), np.append(RATES[:3], RATES[3:] / 2)))
+    pool.restore(0, replace(pool.snapshot(2), rates=np.append(RATES[:3], RATES[3:] / 2)))
     told += pool.advance()
     for slot in range(3):
         pool.release(slot)

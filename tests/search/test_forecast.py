@@ -8,10 +8,10 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lrtune.search.forecast import FALL, REMAINDER, RISE, Forecast, Scale, features, forecast
 
 from lrtune.schedule import FAMILIES, Schedule, register
 from lrtune.search import SEARCHABLE, Space
-from lrtune.search.forecast import FALL, REMAINDER, RISE, Forecast, Scale, features, forecast
 from lrtune.search.pruner import rates_ahead
 from lrtune.search.space import suggest_from
 

@@ -5,12 +5,12 @@ from collections import Counter
 
 import optuna
 import pytest
+from lrtune.search.history import BLOCK, REMEMBERED
+from lrtune.search.race import ROUND
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from lrtune.search import FamilySampler, Space
-from lrtune.search.history import BLOCK, REMEMBERED
-from lrtune.search.race import ROUND
 from lrtune.search.space import suggest_from
 from lrtune.search.store import RECORD
 

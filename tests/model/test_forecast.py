@@ -1,0 +1,256 @@
+"""What is ahead of a schedule, and the forecast that is learnt from it."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hand_made import NOTHING
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrtune.model.forecast import (
+    ABOVE,
+    AHEAD,
+    FALL,
+    REMAINDER,
+    RISE,
+    SLOPE,
+    Forecast,
+    ahead,
+    design,
+    learn_gain,
+    shown,
+)
+from lrtune.model.transfer import Transfer, published
+from lrtune.schedule import FAMILIES, Schedule, register
+
+TOTAL = 400
+WIDTH = len(AHEAD)
+NONE = np.empty((0, WIDTH)), np.empty(0)
+
+
+@register
+def uneven(step: int, total: int) -> float:
+    return 1 - 0.9 * (step % 7) / 7
+
+
+def rates_of(schedule: Schedule, total: int = TOTAL) -> np.ndarray:
+    return schedule.controller(total).rates if schedule.closed_loop else schedule.rates(total)
+
+
+def of_family(family: str) -> Schedule:
+    if family == "sequence":
+        parts = [Schedule("cosine", 0.1), Schedule("wsd", 0.1)]
+        return Schedule(family, 0.1, knobs={"schedules": parts, "milestones": [0.5]})
+    if family == "custom":
+        name = f"{uneven.__module__}:{uneven.__qualname__}"
+        return Schedule(family, 0.1, knobs={"function": name})
+    return Schedule(family, 0.1, warmup=0.1 if FAMILIES[family].takes_warmup else 0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("total", [20, 400])
+def test_what_is_ahead_of_every_family_is_finite_and_within_bounds(family: str, total: int) -> None:
+    found = ahead(rates_of(of_family(family), total), range(1, total + 1))
+    assert found.shape == (total, 3) and np.isfinite(found).all()
+    for column, (low, high) in zip(found.T, (REMAINDER, FALL, RISE), strict=True):
+        assert (low <= column).all() and (column <= high).all()
+    assert (np.diff(found[:, 0]) <= 1e-12).all()  # ever less is ahead
+    assert found[-1] == pytest.approx([0, 0, 0])  # and nothing at the end
+
+
+@pytest.mark.parametrize(
+    ("schedule", "update", "remainder", "fall", "rise"),
+    [
+        # (schedule, after update, log of all rates over those so far, log down, log up)
+        (Schedule("constant", peak_lr=0.1), 100, math.log(4), 0, 0),
+        # At the end of a decay there is no more to gain from it; before, all of it.
+        (Schedule("linear", peak_lr=0.1), 1, REMAINDER[1] - 0.7, math.log(400), 0),
+        (Schedule("exponential", peak_lr=0.1), 200, 0.095, math.log(10), 0),
+        # A step of 0.3: drops after 120, 240 and 360 updates, ten-fold.
+        (Schedule("step", peak_lr=0.1), 120, 0.1, math.log(1000), 0),
+        (Schedule("step", peak_lr=0.1), 361, 0.0, 0, 0),
+        # Cycles of 100 updates: the top, and the bottom half a cycle on.
+        (Schedule("cyclic", peak_lr=0.1, knobs={"base_lr": 0.1}), 51, 1.9, math.log(10), 0),
+        (Schedule("cyclic", peak_lr=0.1, knobs={"base_lr": 0.1}), 101, 1.4, 0, math.log(10)),
+        # A warmup that starts low: all of the rise is ahead, and the fall is negative.
+        (Schedule("constant", 0.1, 0.5, 0.1), 1, REMAINDER[1], -math.log(10), math.log(10)),
+        # What a closed loop will do is not known: as if its rate were held.
+        (Schedule("plateau", peak_lr=0.1), 100, math.log(4), 0, 0),
+        (Schedule("greedy", peak_lr=0.1), 100, math.log(4), 0, 0),
+    ],
+)
+def test_what_is_ahead(
+    schedule: Schedule, update: int, remainder: float, fall: float, rise: float
+) -> None:
+    (found,) = ahead(rates_of(schedule), [update])
+    # The last rate of a cycle is that of an update before its bottom.
+    assert found == pytest.approx([remainder, fall, rise], abs=0.2)
+
+
+def test_a_fall_that_is_still_to_come_is_the_same_before_and_while_it_is_flat() -> None:
+    late = Schedule("wsd", peak_lr=0.1, knobs={"decay": 0.2})
+    found = ahead(late.rates(TOTAL), [80, 200, 320, 390, 400])
+    assert found[0, 1] == found[1, 1] == found[2, 1] > found[3, 1] > found[4, 1] == 0
+
+
+STEPS = [20, 40, 80, 160]
+
+
+@pytest.mark.parametrize(
+    ("signal", "slope", "above"),
+    [
+        ([1.0, 1.0, 1.0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0]),
+        ([1.0, 0.7, 0.4, 0.1], [0, -0.3, -0.3, -0.3], [0, 0, 0, 0]),
+        ([1.0, 0.5, 0.9, 0.6], [0, -0.5, 0.4, -0.3], [0, 0, 0.4, 0.1]),
+        ([9.0, 0.0, 9.0, 0.0], [0, SLOPE[0], SLOPE[1], SLOPE[0]], [0, 0, ABOVE[1], 0]),
+    ],
+)
+def test_what_a_curve_shows(signal: list, slope: list, above: list) -> None:
+    found = shown(STEPS, np.array(signal))
+    assert found[:, 0] == pytest.approx(slope) and found[:, 1] == pytest.approx(above)
+
+
+def test_a_forecast_goes_by_what_is_ahead_and_what_is_shown() -> None:
+    rates, signal = Schedule("cosine", 0.1).rates(TOTAL), np.array([1.0, 0.5, 0.9, 0.6])
+    found = design(rates, STEPS, signal)
+    assert found.shape == (4, WIDTH) and (found[:, 0] == 1).all()
+    assert (found[:, 1:4] == ahead(rates, STEPS)).all()
+    assert (found[:, 4:] == shown(STEPS, signal)).all()
+
+
+# What is learnt.
+
+TRANSFERS = pytest.mark.parametrize("transfer", [published(), NOTHING], ids=["published", "none"])
+
+
+def some_known(n: int, seed: int = 0, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """Whole trainings that gained half of what their rate fell by."""
+    rng = np.random.default_rng(seed)
+    known = rng.normal(size=(n, WIDTH))
+    known[:, 0], known[:, 2] = 1, rng.uniform(0, 4, n)
+    return known, -0.5 * known[:, 2] + noise * rng.normal(size=n)
+
+
+def looking(fall: float) -> np.ndarray:
+    return np.array([1.0, 0.5, fall, 0.0, -0.1, 0.0])
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("progress", [0.0, 0.13, 0.5, 0.99, 1.0])
+@TRANSFERS
+def test_without_a_known_trial_it_is_what_other_tasks_teach(
+    transfer: Transfer, progress: float, averaged: bool
+) -> None:
+    found = learn_gain(transfer, averaged, progress, *NONE)
+    place = int(np.abs(transfer.progress - progress).argmin())
+    assert (found.mean == transfer.gain[int(averaged), place]).all()
+    told = found.forecast(0.3, looking(1.0))
+    assert told.mean == pytest.approx(0.3 + looking(1.0) @ found.mean)
+    assert told.spread > 0 and np.isfinite([told.spread, told.variance]).all()
+
+
+def test_with_no_other_tasks_nothing_is_gained_and_little_is_sure() -> None:
+    told = learn_gain(NOTHING, False, 0.5, *NONE).forecast(0.3, looking(2.0))
+    assert told.mean == 0.3
+    assert told.quantile(0.95) - told.quantile(0.05) > 1
+
+
+@TRANSFERS
+def test_with_many_known_trials_these_decide(transfer: Transfer) -> None:
+    gain = learn_gain(transfer, False, 0.5, *some_known(200))
+    falls, stays = gain.forecast(0.0, looking(3.5)), gain.forecast(0.0, looking(0.2))
+    assert falls.mean == pytest.approx(-1.75, abs=0.1)
+    assert stays.mean == pytest.approx(-0.1, abs=0.1)
+    assert falls.below(-1.0) > 0.99 and stays.below(-1.0) < 0.01
+
+
+@TRANSFERS
+def test_the_more_trials_the_surer(transfer: Transfer) -> None:
+    spreads = [
+        learn_gain(transfer, True, 0.5, *some_known(n)).forecast(0.0, looking(1.0)).spread
+        for n in (0, 10, 40, 160)
+    ]
+    assert all(more < fewer for fewer, more in pairwise(spreads))
+
+
+def test_more_noise_is_less_sure() -> None:
+    calm, rough = (
+        learn_gain(NOTHING, False, 0.5, *some_known(40, noise=noise)).forecast(0.0, looking(1.0))
+        for noise in (0.01, 1.0)
+    )
+    assert rough.spread > 5 * calm.spread
+
+
+def test_gains_that_were_never_seen_are_doubted() -> None:
+    gain = learn_gain(NOTHING, False, 0.5, *some_known(40))
+    assert gain.forecast(0.0, looking(40.0)).spread > 2 * gain.forecast(0.0, looking(2.0)).spread
+
+
+def test_trials_that_are_all_alike_are_no_error() -> None:
+    gain = learn_gain(NOTHING, False, 0.5, np.ones((50, WIDTH)), np.full(50, -0.3))
+    told = gain.forecast(1.0, np.ones(WIDTH))
+    assert told.mean == pytest.approx(0.7, abs=0.02)
+    assert told.below(0.5) < 0.01 and told.below(0.9) > 0.99
+
+
+entry = st.floats(-5, 5)
+
+
+@st.composite
+def regressions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+    n = draw(st.integers(0, 8))
+    known = draw(st.lists(entry, min_size=n * WIDTH, max_size=n * WIDTH))
+    gains = draw(st.lists(entry, min_size=n, max_size=n))
+    own = draw(st.lists(st.floats(-10, 10), min_size=WIDTH, max_size=WIDTH))
+    return np.reshape(known, (n, WIDTH)), np.array(gains), draw(entry), np.array(own)
+
+
+def told_by(transfer: Transfer, case: tuple, shift: float = 0.0) -> Forecast:
+    known, gains, signal, own = case
+    return learn_gain(transfer, True, 0.4, known, gains).forecast(signal + shift, own)
+
+
+@TRANSFERS
+@given(case=regressions())
+def test_it_is_finite_and_a_distribution(transfer: Transfer, case: tuple) -> None:
+    found = told_by(transfer, case)
+    assert math.isfinite(found.mean) and found.spread > 0 and found.freedom >= 1
+    assert math.isfinite(found.variance) and found.variance > 0
+    bounds = found.mean + found.spread * np.array([-30, -2, -0.5, 0, 0.5, 2, 30])
+    chances = [found.below(bound) for bound in bounds]
+    assert all(0 <= chance <= 1 for chance in chances)
+    assert all(a <= b for a, b in pairwise(chances))
+    assert found.below(found.mean) == pytest.approx(0.5)
+    assert found.quantile(0.05) < found.mean < found.quantile(0.95)
+
+
+@given(regressions(), st.randoms(use_true_random=False))
+def test_the_order_of_the_trials_does_not_matter(case: tuple, random) -> None:
+    known, gains, signal, own = case
+    order = list(range(len(gains)))
+    random.shuffle(order)
+    found = told_by(published(), (known[order], gains[order], signal, own))
+    assert found.mean == pytest.approx(told_by(published(), case).mean, abs=1e-6)
+
+
+@given(regressions(), st.floats(-1e3, 1e3))
+def test_it_moves_with_the_signal(case: tuple, shift: float) -> None:
+    found = told_by(published(), case, shift)
+    assert found.mean == pytest.approx(told_by(published(), case).mean + shift, abs=1e-9)
+
+
+def test_it_is_a_t_distribution() -> None:
+    cauchy = Forecast(mean=2.0, spread=0.5, freedom=1)
+    assert cauchy.below(2.5) == pytest.approx(0.75)
+    assert cauchy.quantile(0.25) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("freedom", "expected"), [(4.0, 2.0), (1e9, 1.0), (3.0, 3.0)])
+def test_its_variance(freedom: float, expected: float) -> None:
+    assert Forecast(0.0, 1.0, freedom).variance == pytest.approx(expected)
+
+
+def test_where_it_has_no_variance_it_is_a_large_one() -> None:
+    assert Forecast(0.0, 1.0, 1.0).variance == Forecast(0.0, 1.0, 2.0).variance > 3
