@@ -136,9 +136,8 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         )
     heads += ["tried", "finished", *ENDED[1:], "lost", "updates"]
     note = (
-        "Each family tuned its own peak rate; where flat beginnings were shared, those families "
-        "came to use one. Finished: trained to the end, the trials whose value counts. Lost: "
-        "diverged or failed."
+        "Best: the final value that is expected on another seed of each family's best schedule. "
+        "Finished: trained to the end, the trials whose value counts. Lost: diverged or failed."
     )
     if trials["state"].isin(PARTIAL).any():
         note += (

@@ -77,7 +77,10 @@ def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
     for row in families.head(TOP).to_dict("records"):
         figures = (as_text(row[name]) for name, as_text in shown.items())
         table.add_row(row["family"], *figures, number(row["peak_lr"], 3))
-    say(console, f"validation {words(objective['name'])} by family, one seed")
+    say(
+        console,
+        f"validation {words(objective['name'])} by family; best: as expected on another seed",
+    )
     console.print(table)
     if len(families) > TOP:
         say(console, f"and {len(families) - TOP} families more: see the report")
