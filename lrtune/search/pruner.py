@@ -112,15 +112,17 @@ class SchedulePruner(BasePruner):
         self._model.read(study, trial.number)
         best = self._model.best
         forecast = self._model.forecast(curve)
-        if forecast is None or best is None or step == self._total:
-            return Decision(False, "nothing to compare with, or at the end")
-        whole = self._model.whole
-        verdict = stop(forecast, best, step / self._total, whole, self._epsilon)
-        scale = self._model.scale
-        final, low, high, bar = (
+        if forecast is None or step == self._total:
+            return Decision(False, "nothing seen yet, or at the end")
+        whole, scale = self._model.whole, self._model.scale
+        final, low, high = (
             scale.back(place)
-            for place in (forecast.mean, forecast.quantile(0.05), forecast.quantile(0.95), best)
+            for place in (forecast.mean, forecast.quantile(0.05), forecast.quantile(0.95))
         )
+        if best is None:
+            return Decision(False, "nothing to compare with", final, low, high)
+        bar = scale.back(best)
+        verdict = stop(forecast, best, step / self._total, whole, self._epsilon)
         at = ahead(rates_ahead(schedule, self._total), [step])[0]
         return Decision(
             verdict.now,
