@@ -16,7 +16,16 @@ from overhead import IdlePool, idle_task
 
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.search import Budget, FamilySampler, Search, Space, frame, keeper, open_study, records
+from lrtune.search import (
+    Budget,
+    Search,
+    Space,
+    SurrogateSampler,
+    frame,
+    keeper,
+    open_study,
+    records,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
@@ -60,7 +69,7 @@ class EdgyPool(SpoiltPool):
 
 
 def study_in(folder: Path, pruner: BasePruner | None = None) -> optuna.Study:
-    sampler = FamilySampler(SPACE, seed=5)
+    sampler = SurrogateSampler(SPACE, 400, seed=5)
     return open_study(
         folder / "journal.log", "s", "minimize", sampler=sampler, pruner=pruner or NopPruner()
     )

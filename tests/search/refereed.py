@@ -10,7 +10,16 @@ from optuna.pruners import BasePruner
 
 from lrtune import SchedulePruner
 from lrtune.engine import Progress
-from lrtune.search import Budget, FamilySampler, Record, Rules, Search, Space, open_study, records
+from lrtune.search import (
+    Budget,
+    Record,
+    Rules,
+    Search,
+    Space,
+    SurrogateSampler,
+    open_study,
+    records,
+)
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,7 +65,7 @@ def search_with(
         folder / "journal.log",
         "s",
         objective.direction,
-        sampler=FamilySampler(space, seed=5),
+        sampler=SurrogateSampler(space, TOTAL, seed=5),
         pruner=pruner or SchedulePruner(TOTAL),
     )
     budget = Budget(trials=trials)

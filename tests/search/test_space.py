@@ -4,7 +4,7 @@ from optuna.samplers import RandomSampler, TPESampler
 
 from lrtune import InputError
 from lrtune.schedule import FAMILIES
-from lrtune.search import SEARCHABLE, FamilySampler, Space, suggest
+from lrtune.search import SEARCHABLE, Space, SurrogateSampler, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_searched(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize("sampler", [TPESampler(seed=0), RandomSampler(seed=0), None])
 def test_suggest_in_anyones_objective(sampler: optuna.samplers.BaseSampler | None) -> None:
     space = Space(("cosine", "step", "constant"), peak_lr=(1e-3, 1.0))
-    study = optuna.create_study(sampler=sampler or FamilySampler(space))
+    study = optuna.create_study(sampler=sampler or SurrogateSampler(space, 100))
 
     def objective(trial: optuna.Trial) -> float:
         schedule = suggest(trial, families=space.families, peak_lr=space.peak_lr)
