@@ -10,11 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lrtune"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LIBRARY = {"schedule", "tasks", "engine", "search", "results", "export", "callbacks"}
+LIBRARY = {"schedule", "model", "tasks", "engine", "search", "results", "export", "callbacks"}
 
 # What a layer must not import: packages of ours, and others.
 FORBIDDEN = {
     "schedule": {*LIBRARY - {"schedule"}, "torch", "optuna", "pandas", "scipy", "plotly"},
+    "model": {*LIBRARY - {"schedule", "model"}, "torch", "optuna", "pandas", "plotly"},
     "tasks": {"schedule", "engine", "search", "results", "export", "callbacks", "optuna"},
     "engine": {"schedule", "search", "results", "export", "callbacks", "optuna"},
     "search": {"results", "export", "callbacks"},
@@ -68,6 +69,10 @@ def test_imports_point_one_way(path: Path) -> None:
             assert not at_top and (name, target) in UPWARDS, f"{name} imports {module}"
         if layer in ("results", "export") and target == "torch":
             assert not at_top or name in TORCH_AT_TOP, f"{name} imports torch when loaded"
+        if layer == "model":
+            ours = {"model", "schedule", "errors", *sys.stdlib_module_names}
+            allowed = {"numpy", "scipy", "sklearn", "safetensors", *ours}
+            assert target in allowed, f"{name} imports {module}"
         if layer == "schedule" and at_top:
             allowed = {"numpy", "errors", "schedule", *sys.stdlib_module_names}
             assert target in allowed, f"{name} imports {module}"
