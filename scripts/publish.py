@@ -2,10 +2,10 @@
 
     python scripts/publish.py --images CIFAR_FOLDER --text tinyshakespeare.txt
 
-Each study file is searched and confirmed as a user would, without a prior, in a folder of its own
-under ``--runs``; a run that is there goes on where it stopped. The verdicts go to
-``studies/results/<task>.json``, the settings that won to ``lrtune/search/prior.json``, which comes
-with the package, and the wins-per-task table between two marks in README.md.
+Each study file is searched and confirmed as a user would, but without transfer, which knows most
+of these data, in a folder of its own under ``--runs``; a run that is there goes on where it stopped.
+The verdicts go to ``studies/results/<task>.json``, the wins-per-task table between two marks in
+README.md.
 """
 
 import argparse
@@ -14,14 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lrtune.search.prior import settings_in
-
 from lrtune.results.compare import find_verdicts, markdown, table, wins
 from lrtune.settings import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "results"
-PRIOR = ROOT / "lrtune" / "search" / "prior.json"
 MARKS = "<!-- wins per task: scripts/publish.py -->", "<!-- end -->"
 
 # By the name of the result: the study file for two cores, and for a GPU.
@@ -49,18 +46,12 @@ def main() -> None:
     for name in (name for name in STUDIES if name in chosen):
         given = {"cifar10": args.images, "shakespeare": args.text}.get(name)
         publish(name, STUDIES[name][args.gpu], args.runs / name, given)
-    settings = [
-        setting
-        for path in sorted(RESULTS.glob("*.json"))
-        for setting in settings_in(json.loads(path.read_text()), path.stem)
-    ]
-    PRIOR.write_text(json.dumps(settings, indent=1) + "\n")
     rewrite(ROOT / "README.md", readme_table())
 
 
 def publish(name: str, study: str, run: Path, task: str | None) -> None:
     """Search and confirm one study file; keep its verdict."""
-    words = ["search", f"studies/{study}.toml", "--no-prior", "--out", str(run)]
+    words = ["search", f"studies/{study}.toml", "--no-transfer", "--out", str(run)]
     words += ["--task", task] if task else []
     subprocess.run([sys.executable, "-m", "lrtune.cli", *words], cwd=ROOT, check=True)
     verdict = json.loads((run / "verdict.json").read_text())

@@ -29,7 +29,7 @@ def main() -> None:
     rows = []
     for seed in range(args.first, args.last + 1):
         run = args.runs / f"{args.study.stem}-{seed}"
-        words = ["search", str(args.study), "--no-prior", "--seed", str(seed), "--quiet"]
+        words = ["search", str(args.study), "--no-transfer", "--seed", str(seed), "--quiet"]
         command = [sys.executable, "-m", "lrtune.cli", *words, "--out", str(run)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows.append({"seed": seed, **told(json.loads((run / "verdict.json").read_text()))})
