@@ -15,7 +15,8 @@ from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
 
-KEPT = ("study", "task", "horizon", "unit", "epochs", "objective", "judge", "optimizer", "versions")
+SAME = ("study", "task", "horizon", "objective", "optimizer")  # what makes a task that one
+KEPT = (*SAME, "unit", "epochs", "judge", "versions")
 
 
 def best_json(
@@ -54,6 +55,20 @@ def _found(row: "pd.Series[Any]", metrics: Sequence[str]) -> dict[str, Any]:
         return found | {"metrics": None, "forecast": figures_in(row["evidence"])}
     seen = {name: beside(row, name) for name in metrics}
     return found | {"metrics": {n: v if np.isfinite(v) else None for n, v in seen.items()}}
+
+
+def guessed(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The parameters of the schedule that ``lrtune guess`` left in a folder, for the same task."""
+    path = folder / "best.json"
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        params: dict[str, Any] = kept["guess"]["params"]
+        same = all(kept[name] == json.loads(json.dumps(settings[name])) for name in SAME)
+    except (ValueError, KeyError, TypeError, RecursionError):  # no guess
+        return None
+    return params if same else None
 
 
 def replayed(path: Path) -> Schedule:

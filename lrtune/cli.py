@@ -44,6 +44,9 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+# Options of a search that a guess has no use for.
+OF_A_GUESS = {*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device"}
+SEARCH_ONLY = [name for name in StudyFile.model_fields if name not in OF_A_GUESS]
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -111,11 +114,29 @@ def search(
     from lrtune.screen.search import listening
     from lrtune.screen.search import search as begin
 
+    with listening(quiet, json) as listener:
+        begin(_study(what, given), _command(), listener)
+
+
+@app.command(
+    epilog=examples("lrtune guess digits", "lrtune guess sales.csv --families cosine,linear")
+)
+@with_options(StudyFile, but=SEARCH_ONLY)
+def guess(
+    what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
+    **given: Any,
+) -> None:
+    """Guess a schedule in seconds: a range test and what other tasks taught; no search."""
+    from lrtune.screen.guess import print_guess
+
+    print_guess(_study(what, given))
+
+
+def _study(what: str, given: dict[str, Any]) -> StudyFile:
+    """A task by its name, or a study file, and the options that were typed."""
     from_file = what.endswith(".toml")
     keys = read_study(Path(what)) if from_file else {"task": what}
-    study = validate(StudyFile, keys | given, what if from_file else "the command line")
-    with listening(quiet, json) as listener:
-        begin(study, _command(), listener)
+    return validate(StudyFile, keys | given, what if from_file else "the command line")
 
 
 def _command() -> str:

@@ -31,15 +31,17 @@ class StudyFile(TaskOptions):
     cycle_momentum: bool = Field(
         False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
     )
-    trials: int | None = Field(None, description="budget in trials [6 a family]")
-    updates: int | None = Field(None, description="budget in optimizer updates")
+    trials: int | None = Field(None, description="budget in trials")
+    updates: int | None = Field(
+        None, description="budget in optimizer updates [those of 40 whole trainings]"
+    )
     time: str | None = Field(None, description="budget in time of training: 90s, 10m, 1h30m")
     pruner: str = Field(
         "schedule", description="schedule, halving, hyperband, median or none [schedule]"
     )
     no_prune: bool = Field(False, description="train every trial to its end")
     epsilon: float | None = Field(
-        None, description="end a trial that wins with less than this probability [0.2]"
+        None, description="end a trial that wins with less than this probability [0.1]"
     )
     patience: int | None = Field(
         None, description="validations without gain that make a plateau, 0: none do [a fifth]"

@@ -1,6 +1,5 @@
 """A run: a folder that holds a search and what it found."""
 
-import math
 from pathlib import Path
 
 import optuna
@@ -74,10 +73,7 @@ class Run:
     @property
     def peak_guess(self) -> PeakGuess:
         """Where a good peak rate should be: as the range test says, or as the user does."""
-        test = self.settings["range_test"]
-        if test is None:
-            return guess_in(self.space)
-        return PeakGuess(math.log(test["peak_lr"]), test["doubt"])
+        return guess_in(self.space, self.settings["range_test"])
 
     @property
     def transfer(self) -> Transfer:

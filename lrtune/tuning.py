@@ -13,7 +13,8 @@ import torch
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from lrtune.engine import Choice, range_test
+from lrtune.best import guessed
+from lrtune.engine import range_test
 from lrtune.engine.choice import check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
@@ -36,6 +37,7 @@ from lrtune.search import (
 )
 from lrtune.search.record import judge_of
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
+from lrtune.search.sampler import fits
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
@@ -153,7 +155,10 @@ def tune(
         if choice.threads is not None:
             torch.set_num_threads(choice.threads)
         if run is None:
-            peaks = _peak_settings(task, peak_lr, devices, choice, tell)
+            make = maker(replace(choice, compiled=False), tell)
+            slots = choice.slots // len(devices)
+            peaks = peak_settings(task, peak_lr, tell, device=device, slots=slots, make=make)
+            torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
@@ -165,6 +170,10 @@ def tune(
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])
         space = run.space
+        first = guessed(folder, run.settings)
+        if first is not None and fits(space, first) and not study.get_trials(deepcopy=False):
+            tell("the schedule that lrtune guess said is tried first")
+            study.enqueue_trial(first)
         study.sampler = sampler or SurrogateSampler(
             space, task.horizon, seed=seed, peak=run.peak_guess, transfer=transfer
         )
@@ -201,22 +210,16 @@ def _continued(
     return run
 
 
-def _peak_settings(
-    task: Task,
-    given: tuple[float, float] | None,
-    devices: tuple[str, ...],
-    choice: Choice,
-    tell: Callable[[str], None],
+def peak_settings(
+    task: Task, given: tuple[float, float] | None, tell: Callable[[str], None], **how: Any
 ) -> dict[str, Any]:
-    """The peak rates to search, and where they come from."""
+    """The peak rates to search, and the range test they come from: on what, ``how`` says."""
     if given is not None:
         return {"peak_lr": [float(rate) for rate in given], "range_test": None}
     tell("range test: which peak rates are worth searching")
     # The three sweeps together cost no more than a trial or so.
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-    make, slots = maker(replace(choice, compiled=False), tell), choice.slots // len(devices)
-    test = range_test(task, updates=updates, device=devices[0], slots=slots, make=make)
-    torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
+    test = range_test(task, updates=updates, **how)
     peak, factor = test.suggestion.peak_lr, math.exp(DOUBTS * test.suggestion.doubt)
     widest = test.rates[0] / 10, test.rates[-1] * 10
     low, high = (float(np.clip(rate, *widest)) for rate in (peak / factor, peak * factor))

@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 def test_every_command_is_in_the_readme() -> None:
     names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         assert f"lrtune {name.replace('_', '-')}" in README
 
@@ -104,10 +104,10 @@ def train(schedule: lrtune.Schedule) -> float:
     return abs(schedule.rates(10).mean() - 0.1)
 
 
-@runs("lrtune.FamilySampler")
+@runs("lrtune.SurrogateSampler")
 def test_the_readmes_own_study(block: str) -> None:
     study = executed(block, train=train)["study"]
-    assert len(study.trials) == 60
+    assert len(study.trials) == 30
     assert study.best_value < 0.02
 
 

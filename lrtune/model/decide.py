@@ -75,6 +75,11 @@ def stop(
     return Stop(progress >= FIRST and probability < threshold, probability, threshold)
 
 
+def guess(posterior: Posterior, x: Array) -> int:
+    """Which of these to use before anything is trained: the best one over all likely peaks."""
+    return int(np.argmin(posterior.mean_and_sd(x)[0]))
+
+
 def recommend(posterior: Posterior, x: Array) -> int:
     """Which of these, all trained to their end, is believed to be the best: not the luckiest."""
     return int(np.argmin(posterior.mean_and_sd(x)[0]))

@@ -1,6 +1,7 @@
 """SurrogateSampler: an Optuna sampler that asks one model of all schedules what to try next."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -200,14 +201,7 @@ class SurrogateSampler(BaseSampler):
             return []
         mean, _ = posterior.mean_and_sd(self._model.x()[rows])
         own = (self._model.params[rows[place]] for place in np.argsort(mean, kind="stable"))
-        return [params for params in own if self._fits(params)][:LEADERS]
-
-    def _fits(self, params: dict[str, Any]) -> bool:
-        """Whether a trial lies in the space, as one queued by hand may not."""
-        if params.get(FAMILY) not in self._space.families:
-            return False
-        own = self._space.distributions(params[FAMILY])
-        return all(name in params and contains(d, params[name]) for name, d in own.items())
+        return [params for params in own if fits(self._space, params)][:LEADERS]
 
     def _open(
         self, params: list[Params], x: Array, running: list[FrozenTrial], index: int
@@ -258,7 +252,17 @@ def _other_space(what: str) -> InputError:
     )
 
 
-def guess_in(space: Space) -> PeakGuess:
-    """Where a good peak is if nothing is known: anywhere in the space."""
+def fits(space: Space, params: Mapping[str, Any]) -> bool:
+    """Whether a trial's parameters lie in the space, as those of one queued by hand may not."""
+    if params.get(FAMILY) not in space.families:
+        return False
+    own = space.distributions(params[FAMILY])
+    return all(name in params and contains(d, params[name]) for name, d in own.items())
+
+
+def guess_in(space: Space, test: Mapping[str, Any] | None = None) -> PeakGuess:
+    """Where a good peak is: as a range test says, or anywhere in the space where there is none."""
+    if test is not None:
+        return PeakGuess(float(np.log(test["peak_lr"])), test["doubt"])
     low, high = np.log(space.peak_lr)
     return PeakGuess(float((low + high) / 2), max(0.5, float(high - low) / 4))

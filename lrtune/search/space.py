@@ -87,7 +87,7 @@ class Space:
         Each trial's config then has its family and that family's parameters alone, from which
         ``schedule`` makes the schedule.
         """
-        suggest_from(self, trial)
+        trial.set_user_attr(SCHEDULE, suggest_from(self, trial).to_json())
 
     def schedule(self, params: Mapping[str, Any]) -> Schedule:
         """The schedule that these parameters (``family`` and its own; others are ignored) say.

@@ -1,13 +1,16 @@
 """How good is the best schedule found for so many trainings? Recorded tasks, replayed.
 
     python scripts/bench/replay.py
+    python scripts/bench/replay.py --guess
 
 Replays the trainings under ``studies/results/curves`` (``curves.py`` records them), one trial after
 the other. What lrtune proposes, it chooses among those recorded; all others try them in random
-orders. The task, and all that have its data, are left out of what transfer learns.
+orders. The task, and all that have its data, are left out of what transfer learns. ``--guess`` asks
+how good the schedule is that ``lrtune guess`` says, and writes that to ``lrtune/model/guess.json``.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -29,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from transfer import learn
 
 from lrtune.engine.range_test import suggest_range
-from lrtune.model.decide import propose, recommend, stop
+from lrtune.model.decide import guess, propose, recommend, stop
 from lrtune.model.forecast import Forecast, learn_gain
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer, nothing
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
+GUESS = Path(__file__).parents[2] / "lrtune" / "model" / "guess.json"
 ORDERS, BUDGETS = 24, (3, 4, 6, 10, 20, 60)
 COVERED = (5, 10, 20, 60)  # whole trainings after which intervals are looked at
 ALONE = 64  # trials of one study
@@ -318,6 +322,27 @@ def coverage(task: Recorded, transfer: Transfer, known: int, order: int) -> dict
     return {"task": task.name, "known": known, "inside": float(inside.mean())}
 
 
+def guessed(tasks: list[Recorded], learnt: dict[str, Transfer]) -> pd.Series:
+    """By task, what the guess before any training costs: regret in percent of the best of all."""
+    found = {}
+    for task in tasks:
+        nothing_known = Observations(task.x[:0], np.empty(0), np.empty(0))
+        posterior = Surrogate(learnt[task.group], guess_of(task)).posterior(nothing_known)
+        rows = [row for row, one in enumerate(task.schedules) if not one.closed_loop]
+        final = task.final[rows[guess(posterior, task.x[rows])]]
+        if not np.isfinite(final):  # diverged
+            final = np.nanmax(task.final)
+        found[task.name] = 100 * np.expm1(final - np.nanmin(task.final))
+    return pd.Series(found)
+
+
+def write_guess(costs: pd.Series) -> None:
+    """The two figures that ``lrtune guess`` says."""
+    quantiles = {"half": costs.quantile(0.5), "nine_of_ten": costs.quantile(0.9)}
+    kept = {name: round(float(value), 1) for name, value in quantiles.items()}
+    GUESS.write_text(json.dumps(kept | {"tasks": len(costs)}) + "\n")
+
+
 def smoothed(task: Recorded) -> np.ndarray:
     """What each schedule comes to on any seed: the noise of single trainings smoothed away."""
     sound = np.isfinite(task.final)
@@ -344,6 +369,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--coverage", action="store_true", help="of the intervals, a table")
+    parser.add_argument("--guess", action="store_true", help="what lrtune guess says, a table")
     parser.add_argument("--alone", action="store_true", help="SchedulePruner alone, a table")
     parser.add_argument("--out", type=Path, default=RESULTS / "replay.json")
     args = parser.parse_args()
@@ -355,6 +381,11 @@ def main() -> None:
         found = pd.DataFrame(rows).pivot_table("inside", "task", "known")
         found.loc["mean"] = found.mean()
         print(found.round(2).to_string())
+        return
+    if args.guess:
+        costs = guessed(tasks, learnt)
+        write_guess(costs)
+        print(costs.sort_values().round(1).to_markdown())
         return
     if args.alone:
         pairs = product(tasks, range(args.orders))

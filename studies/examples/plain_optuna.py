@@ -1,10 +1,11 @@
-"""SchedulePruner in an Optuna study of your own, with a training loop of your own.
+"""SurrogateSampler and SchedulePruner in a study of your own, with a training loop of your own.
 
     python studies/examples/plain_optuna.py
 
-Three things of lrtune's: ``suggest`` draws a schedule, ``report`` tells Optuna how far the current
-and the averaged weights have come, ``SchedulePruner`` ends what will not win. Everything else is
-plain torch and plain Optuna: scikit-learn's digits and a small network.
+Four things of lrtune's: ``SurrogateSampler`` chooses what to try, ``suggest`` draws it in a trial,
+``report`` tells Optuna how far the current and the averaged weights have come, ``SchedulePruner``
+ends what will not win. The momentum, a parameter beside the schedule, is searched with it.
+Everything else is plain torch and plain Optuna: scikit-learn's digits and a small network.
 """
 
 from functools import cache
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import lrtune
 
+SPACE = lrtune.Space(("constant", "cosine", "one_cycle", "wsd"), peak_lr=(1e-3, 1.0))
 UPDATES, EVERY, BATCH = 240, 12, 64  # of a full trial, between validations, samples an update
 
 
@@ -40,9 +42,9 @@ def train(trial: optuna.Trial) -> float:
     inputs, labels, *held_out = digits()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    families = ["constant", "cosine", "one_cycle", "wsd"]
-    schedule = lrtune.suggest(trial, families=families, peak_lr=(1e-3, 1.0))
+    schedule = lrtune.suggest(trial, families=SPACE.families, peak_lr=SPACE.peak_lr)
+    momentum = trial.suggest_float("momentum", 0.5, 0.95)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum)
     scheduler = schedule.torch(optimizer, total=UPDATES)
     # About as good as the weights would be if their rate came down now: over 5 % of the updates.
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / (0.05 * UPDATES)))
@@ -66,7 +68,7 @@ def main(trials: int = 40) -> optuna.Study:
     """Search; any storage and any number of workers will do."""
     study = optuna.create_study(
         direction="minimize",
-        sampler=optuna.samplers.TPESampler(seed=0),
+        sampler=lrtune.SurrogateSampler(SPACE, UPDATES),
         pruner=lrtune.SchedulePruner(total=UPDATES),
     )
     study.optimize(train, n_trials=trials)

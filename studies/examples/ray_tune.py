@@ -41,7 +41,8 @@ def train(config: dict) -> None:
 def main(trials: int = 12) -> lrtune.Schedule:
     """Search on one CPU; a cluster takes no more than another ``ray.init``."""
     ray.init(num_cpus=1, include_dashboard=False)
-    search = OptunaSearch(SPACE.define, "loss", "min", sampler=lrtune.FamilySampler(SPACE))
+    sampler = lrtune.SurrogateSampler(SPACE, UPDATES)
+    search = OptunaSearch(SPACE.define, "loss", "min", sampler=sampler)
     setup = tune.TuneConfig(search_alg=search, num_samples=trials, reuse_actors=True)
     tuner = tune.Tuner(train, tune_config=setup, run_config=tune.RunConfig(verbose=0))
     best = tuner.fit().get_best_result("loss", "min")

@@ -1,4 +1,4 @@
-"""A noisy quadratic, minimised by gradient descent; lrtune's sampler races the families."""
+"""A noisy quadratic, minimised by gradient descent; lrtune's sampler draws the schedules."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import optuna
 import optunahub
 
 ROOT = Path(__file__).parents[2]  # in the registry: optunahub.load_module(PACKAGE)
-PACKAGE = "samplers/lrtune_family"
+PACKAGE = "samplers/lrtune_surrogate"
 lrtune = optunahub.load_local_module(PACKAGE, registry_root=str(ROOT))
 FAMILIES, PEAKS, UPDATES = ("constant", "cosine", "wsd"), (1e-3, 1.0), 200
 
@@ -22,7 +22,8 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def main(trials: int = 30) -> optuna.Study:
-    study = optuna.create_study(sampler=lrtune.FamilySampler(lrtune.Space(FAMILIES, PEAKS)))
+    sampler = lrtune.SurrogateSampler(lrtune.Space(FAMILIES, PEAKS), UPDATES)
+    study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=trials)
     print(f"best {study.best_value:.4f} with {study.best_params}")
     return study
