@@ -20,6 +20,7 @@ from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.candidates import Candidates
 from lrtune.search.sampler import guess_in
+from lrtune.search.space import SPLINE
 from lrtune.settings import FORMAT, write_json
 from lrtune.tasks import Task
 from lrtune.tuning import peak_settings
@@ -40,7 +41,7 @@ def guess(
 
     Args:
         task: what is to be trained.
-        families: names of FAMILIES; closed loops, whose rates depend on the training, are left out.
+        families: names of FAMILIES; closed loops and the spline are left out.
         peak_lr: lowest and highest peak rate; from a range test where None.
         warmup: shortest and longest warmup, fractions of the horizon.
         seed: of the schedules among which the best is taken.
@@ -57,11 +58,12 @@ def guess(
     first, *_ = devices_of(device)
     settings = settings_for(task, families, warmup, False, seed, None, first)
     names = settings["families"]
-    open_loops = tuple(name for name in names if not FAMILIES[name].closed_loop)
-    if not open_loops:
+    # The free form has shapes that hardly a recorded task has tried.
+    named = tuple(name for name in names if not FAMILIES[name].closed_loop and name != SPLINE)
+    if not named:
         raise InputError(
-            f"families={','.join(names)}: the rates of a closed loop depend on the training: "
-            "name another family too, cosine say"
+            f"families={','.join(names)}: the rates of a closed loop depend on the training, and "
+            "a spline may have any shape: name another family too, cosine say"
         )
     if peak_lr is not None:
         Space(peak_lr=peak_lr)  # looks at it before anything is made
@@ -73,7 +75,7 @@ def guess(
                 "or give another --out"
             )
         peaks = peak_settings(task, peak_lr, tell, device=first)
-        space = Space(open_loops, tuple(peaks["peak_lr"]), warmup)
+        space = Space(named, tuple(peaks["peak_lr"]), warmup)
         test = peaks["range_test"]
         params = _lowest(space, seed, guess_in(space, test))
         schedule = space.schedule(params)

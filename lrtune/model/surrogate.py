@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 MOST = 200  # observations that the process is conditioned on: the best ones and a spread of others
 MOST_FITTED = 100  # observations that its settings are fitted to
-FAR = 4.0  # doubts around the range test's peak
+FAR = 2.5  # doubts around the range test's peak
 STEP = 0.35  # nats between the peaks that are averaged over
 MOST_SHIFTS = 21
 NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
