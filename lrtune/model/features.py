@@ -35,9 +35,10 @@ def features(schedule: Schedule) -> Array:
 
 @lru_cache(maxsize=8192)
 def _features(schedule: Schedule) -> Array:
+    total = POINTS if schedule.warmup < 0.99 else 100 * POINTS  # it must leave an update after it
     if schedule.closed_loop:
-        return features_of(schedule.controller(POINTS).rates, closed_loop=True)
-    return features_of(schedule.rates(POINTS))
+        return features_of(schedule.controller(total).rates, closed_loop=True)
+    return features_of(schedule.rates(total))
 
 
 def features_of(
