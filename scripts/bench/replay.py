@@ -408,14 +408,31 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         done = pool.map(measure, *zip(*rows, strict=True), chunksize=4)
         found = pd.DataFrame([row for part in done for row in part])
+    means = averaged(found)
+    if args.out.exists():  # what is there and was not run stays
+        before = pd.read_json(args.out)
+        means = pd.concat([before[~before["policy"].isin(names)], means])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    found.to_json(args.out, orient="records")
+    means.to_json(args.out, orient="records", indent=0, double_precision=3)
     for what in ("regret", "true"):
-        means = found.groupby(["policy", "task", "budget"], sort=False)[what].mean()
-        table = means.groupby(["policy", "budget"], sort=False).agg(["mean", "max"]).unstack()
-        print(what)
-        print(table.round(1).to_string())
-    print(found.groupby("policy", sort=False)["seconds"].mean())
+        print(what, markdown(means, what), sep="\n\n", end="\n\n")
+
+
+def averaged(found: pd.DataFrame) -> pd.DataFrame:
+    """Means over the orders: one row a policy, task and budget."""
+    group = found.groupby(["policy", "task", "budget"], sort=False)
+    return group[["regret", "true", "seconds"]].mean().assign(orders=group.size()).reset_index()
+
+
+def markdown(means: pd.DataFrame, what: str) -> str:
+    """A table: by policy and budget the mean over the tasks, and the worst task."""
+    table = means.groupby(["policy", "budget"])[what].agg(["mean", "max"])
+    budgets = sorted(means["budget"].unique())
+    rows = [["budget", *map(str, budgets)], ["---"] * (1 + len(budgets))]
+    for policy in (name for name in POLICIES if name in set(means["policy"])):
+        cells = [table.loc[policy, budget] for budget in budgets]
+        rows.append([policy, *(f"{cell['mean']:.1f} ({cell['max']:.0f})" for cell in cells)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":
