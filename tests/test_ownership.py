@@ -23,11 +23,11 @@ def test_a_search_that_never_began_is_in_nobodys_way(
     storage = f"sqlite:///{tmp_path}/study.db" if database else None
     arguments = {**SMALL, "out": tmp_path / "run", "storage": storage}
 
-    def ctrl_c(*_: object) -> None:
+    def ctrl_c(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("lrtune.tuning._peak_settings", ctrl_c)
+        patched.setattr("lrtune.tuning.peak_settings", ctrl_c)
         lrtune.tune(lrtune.load_task("digits", epochs=1), **arguments)
     task = lrtune.load_task("digits", epochs=1, metric="accuracy")
     run = lrtune.tune(task, **arguments)
@@ -42,12 +42,12 @@ def test_of_two_that_begin_at_once_one_goes_on(
     task = lrtune.load_task("digits", epochs=1)
     arguments = {**SMALL, "storage": f"sqlite:///{tmp_path}/study.db"}
 
-    def meanwhile(*_: object) -> dict[str, object]:
+    def meanwhile(*_: object, **__: object) -> dict[str, object]:
         monkeypatch.undo()
         lrtune.tune(task, out=tmp_path / "other", **arguments)
         return {"peak_lr": PEAKS, "range_test": None}
 
-    monkeypatch.setattr("lrtune.tuning._peak_settings", meanwhile)
+    monkeypatch.setattr("lrtune.tuning.peak_settings", meanwhile)
     for _ in range(2):  # the same call again does not go on with it either
         with pytest.raises(InputError, match=r"belongs to another run: give that run's --out"):
             lrtune.tune(task, out=tmp_path / "run", **arguments)

@@ -78,7 +78,6 @@ def make(kind, trials, run, objective="cross_entropy"):
     run = {**run, "objective": run["metrics"][objective]}
     if kind == "no test split":
         run["task"] = {**run["task"], "test": 0}
-    trials = trials.assign(evidence="{}")
     top = best_of_each(trials, "minimize").set_index("family")
     finalists, rows = [], []
     for family, level in KINDS[kind].items():

@@ -63,7 +63,14 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     assert out.endswith(quiet) and len(out) > len(quiet)
 
 
+def search_in(lrtune, folder: Path) -> None:
+    """Search, if another process has the test that does."""
+    if not folder.exists():
+        assert lrtune(*WORDS, "--out", folder, "--quiet")[0] == 0
+
+
 def test_the_result_as_one_document(lrtune, folder: Path) -> None:
+    search_in(lrtune, folder)
     code, out, err = lrtune("show", folder, "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out, parse_constant=strict)
@@ -73,6 +80,7 @@ def test_the_result_as_one_document(lrtune, folder: Path) -> None:
 
 
 def test_finals_as_events(lrtune, folder: Path) -> None:
+    search_in(lrtune, folder)
     code, out, _ = lrtune(
         "confirm", folder, "--total", 20, "--seeds", 2, "--max-seeds", 2, "--json"
     )
@@ -88,7 +96,10 @@ def test_finals_as_events(lrtune, folder: Path) -> None:
     assert code == 0 and out.startswith("finals: test cross-entropy, nats, 20 updates")
 
 
-def test_only_a_verdict_of_that_horizon_names_a_winner(folder: Path, tmp_path: Path) -> None:
+def test_only_a_verdict_of_that_horizon_names_a_winner(
+    lrtune, folder: Path, tmp_path: Path
+) -> None:
+    search_in(lrtune, folder)
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
 
     def last(total: int | None = None) -> tuple[list[dict], dict]:
@@ -107,8 +118,11 @@ def test_only_a_verdict_of_that_horizon_names_a_winner(folder: Path, tmp_path: P
         ("tie", other["schedule"]),
         ("none", None),
     ):
-        answer = verdict["answer"] | {"place": place}
-        path.write_text(json.dumps(verdict | {"answer": answer, "families": [other]}))
+        why = {"winner": "alone", "tie": "open", "none": "lost"}[place]
+        answer = verdict["answer"] | {"place": place, "why": why}
+        path.write_text(
+            json.dumps(verdict | {"answer": answer, "families": [other, *verdict["families"][1:]]})
+        )
         assert last(20)[1]["winner"] == winner
     assert last()[1]["winner"] == verdict["families"][0]["schedule"]
     (copy / "verdict.json").write_text(json.dumps(verdict | {"trials": 1}))

@@ -41,7 +41,7 @@ def test_a_pruned_trial_says_why_in_words_and_figures(tmp_path: Path) -> None:
         assert set(figures) == set(expected.split())
         assert figures["probability"] < figures["threshold"] < EPSILON
         assert figures["low"] < figures["final"] < figures["high"]
-        assert figures["trials"] >= 5
+        assert figures["trials"] >= 1
         assert set(figures["ahead"]) == {"remainder", "fall", "rise"}
         for name in ("final", "low", "high", "best"):
             assert f"{figures[name]:.4g}" in record.reason

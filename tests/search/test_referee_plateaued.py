@@ -89,8 +89,8 @@ def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     kept = {"pruner": pruner, "space": BOTH, "trials": 16}
     found = search_with(tmp_path, OverfitPool(), Rules(patience=2), **kept)
     flat, whole = in_state(found, "plateaued"), in_state(found, "complete")
-    assert {one.schedule.family for one in flat} == {"constant"} and len(flat) > 3
-    assert {one.schedule.family for one in whole} == {"linear"} and len(whole) > 3
+    assert {one.schedule.family for one in flat} == {"constant"} and len(flat) > 1
+    assert {one.schedule.family for one in whole} == {"linear"} and len(whole) > 1
     shown = [one.curves.loss[-1] for one in flat]
     best = min(whole, key=lambda one: one.value)
     assert set(shown) == {0.459} and best.value > 0.6  # ranked by what they showed, they would win
@@ -171,8 +171,11 @@ def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) -> None:
+    eager = {name: d.low for name, d in LOOPS.distributions("plateau").items()}
+    study = open_study(tmp_path / "journal.log", "s", "minimize")
+    study.enqueue_trial({"family": "plateau", **eager})  # it gives its rate up at once
     rules = Rules(patience=1)
-    found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=LOOPS, trials=12)
+    found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=LOOPS, trials=4)
     assert {record.state for record in found} == {"complete", "plateaued"}
     for record in in_state(found, "plateaued"):
         held = record.curves.rate
