@@ -11,7 +11,7 @@ from lrtune.model.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-EPSILON = 0.05  # of these and the next two, see ``scripts/bench/replay.py``
+EPSILON = 0.1  # of these and the next two, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
 CAUTION = 3  # with so many whole trainings known, epsilon is half of what it will be
 DRAWS = 200  # functions by which the probability of being best is counted
