@@ -132,7 +132,9 @@ def save_record(trial: optuna.Trial, record: Record) -> None:
     kept = {name: getattr(record, name) for name in KEPT}
     kept["curves"] = {field.name: getattr(record.curves, field.name) for field in fields(Curves)}
     trial.set_user_attr(RECORD, plain(kept))
-    said = (f"{name} {_short(value)}" for name, value in record.resolved.items())
+    # Without what the horizon says: the dashboard does not fold the line.
+    shown = {name: value for name, value in record.resolved.items() if name != "total_iters"}
+    said = (f"{name} {_short(value)}" for name, value in shown.items())
     trial.set_user_attr(RESOLVED, ", ".join(said))
 
 
