@@ -12,7 +12,7 @@ from lrtune.best import SAME
 from lrtune.errors import InputError
 from lrtune.identity import settings_for
 from lrtune.locking import locked
-from lrtune.model import decide
+from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import published
 from lrtune.pools import devices_of
@@ -103,7 +103,7 @@ def _lowest(space: Space, seed: int, peak: PeakGuess) -> dict[str, Any]:
     params, x = Candidates(space, seed).draw(0, [], None)
     known = Observations(x[:0], np.empty(0), np.empty(0))
     posterior = Surrogate(published(), peak).posterior(known)
-    return params[decide.guess(posterior, x)]
+    return params[recommend(posterior, x)]
 
 
 def cost() -> dict[str, float]:

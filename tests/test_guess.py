@@ -9,7 +9,7 @@ import pytest
 import lrtune
 from lrtune import InputError
 from lrtune.guess import cost, guess
-from lrtune.model import decide
+from lrtune.model.decide import recommend
 from lrtune.model.features import features
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import published
@@ -111,6 +111,6 @@ def test_the_peak_of_a_guess_goes_with_the_range_test(peak: float) -> None:
     x = np.array([features(schedule) for schedule in schedules])
     surrogate = Surrogate(published(), PeakGuess(float(np.log(peak)), 0.5))
     posterior = surrogate.posterior(Observations(x[:0], np.empty(0), np.empty(0)))
-    chosen = schedules[decide.guess(posterior, x)]
+    chosen = schedules[recommend(posterior, x)]
     assert peak / 8 < chosen.peak_lr < 8 * peak
     assert not FAMILIES[chosen.family].closed_loop

@@ -1,6 +1,5 @@
 """What is done next, from what is believed: pure functions of a Posterior."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,55 +74,6 @@ def stop(
     return Stop(progress >= FIRST and probability < threshold, probability, threshold)
 
 
-def guess(posterior: Posterior, x: Array) -> int:
-    """Which of these to use before anything is trained: the best one over all likely peaks."""
-    return int(np.argmin(posterior.mean_and_sd(x)[0]))
-
-
 def recommend(posterior: Posterior, x: Array) -> int:
-    """Which of these, all trained to their end, is believed to be the best: not the luckiest."""
+    """Which of these is believed to be the best: of those that were trained, not the luckiest."""
     return int(np.argmin(posterior.mean_and_sd(x)[0]))
-
-
-@dataclass(frozen=True, slots=True)
-class FamilySummary:
-    """What is believed of a family.
-
-    Attributes:
-        family: its name.
-        best: row of its schedule that is believed to be the best.
-        value: of that one, on the values' scale; with the noise between seeds left out.
-        low: 5 % quantile of it.
-        high: 95 % quantile.
-        probability: that the best of all schedules is one of this family.
-    """
-
-    family: str
-    best: int
-    value: float
-    low: float
-    high: float
-    probability: float
-
-
-def family_summary(
-    posterior: Posterior,
-    families: Sequence[str],  # (n,) of each schedule
-    x: Array,  # (n, features)
-    rng: np.random.Generator,
-) -> list[FamilySummary]:
-    """Each family's best schedule, the most promising family first."""
-    names, kinds = np.array(families), list(dict.fromkeys(families))
-    mean, _ = posterior.mean_and_sd(x)
-    order = np.argsort(mean, kind="stable")
-    rows = np.concatenate([order[names[order] == name][:LEADERS] for name in kinds])
-    draws = posterior.draws(x[rows], DRAWS, rng)
-    winners = names[rows[draws.argmin(1)]]
-    found = []
-    for name in kinds:
-        first = int(np.flatnonzero(names[rows] == name)[0])
-        best = int(rows[first])
-        low, high = np.quantile(draws[:, first], [0.05, 0.95])
-        value, low, high = posterior.values(np.array([mean[best], low, high])).tolist()
-        found.append(FamilySummary(name, best, value, low, high, float((winners == name).mean())))
-    return sorted(found, key=lambda one: (-one.probability, one.value))

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from transfer import learn
 
 from lrtune.engine.range_test import suggest_range
-from lrtune.model.decide import guess, propose, recommend, stop
+from lrtune.model.decide import propose, recommend, stop
 from lrtune.model.forecast import Forecast, learn_gain
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer, nothing
@@ -333,7 +333,7 @@ def guessed(tasks: list[Recorded], learnt: dict[str, Transfer]) -> pd.Series:
             for row, one in enumerate(task.schedules)
             if not one.closed_loop and one.family != "spline"
         ]
-        final = task.final[rows[guess(posterior, task.x[rows])]]
+        final = task.final[rows[recommend(posterior, task.x[rows])]]
         if not np.isfinite(final):  # diverged
             final = np.nanmax(task.final)
         found[task.name] = 100 * np.expm1(final - np.nanmin(task.final))

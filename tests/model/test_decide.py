@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hand_made import EMPTY, FAMILIES, NOTHING, posterior, schedules, table, valley, whole
+from hand_made import EMPTY, posterior, schedules, table, valley, whole
 
 from lrtune.model.decide import (
     EPSILON,
     FIRST,
     JOINT,
-    family_summary,
     promising,
     propose,
     recommend,
@@ -118,28 +117,3 @@ def test_what_is_recommended_is_not_the_luckiest() -> None:
 
 def test_of_one_that_one_is_recommended() -> None:
     assert recommend(posterior(EMPTY), X[:1]) == 0
-
-
-# Families.
-
-
-@pytest.mark.parametrize("known", [EMPTY, whole(X[:5], Y[:5]), whole(X, Y)])
-@pytest.mark.parametrize("shown", [len(X), 1])
-def test_a_summary_of_families(known: Observations, shown: int) -> None:
-    families = [schedule.family for schedule in FOUND[:shown]]
-    found = family_summary(posterior(known), families, X[:shown], rng())
-    assert {one.family for one in found} == set(families) and len(found) == len(set(families))
-    assert sum(one.probability for one in found) == pytest.approx(1)
-    chances = [one.probability for one in found]
-    assert chances == sorted(chances, reverse=True)
-    for one in found:
-        assert families[one.best] == one.family
-        assert one.low < one.value < one.high
-    assert found == family_summary(posterior(known), families, X[:shown], rng())
-
-
-def test_the_best_family_is_the_one_that_did_best() -> None:
-    y = Y + np.array([0.0, 0.8, 0.8, 0.8] * 8)
-    found = family_summary(posterior(whole(X, y), NOTHING), [s.family for s in FOUND], X, rng())
-    assert found[0].family == FAMILIES[0] and found[0].probability > 0.5
-    assert abs(X[found[0].best, 0] - np.log(0.1)) < 1
