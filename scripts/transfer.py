@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent / "bench"))
 from recorded import CURVES, Recorded, read
 
 from lrtune.model.features import NAMES, PEAK
+from lrtune.model.forecast import Yardstick
 from lrtune.model.surrogate import warp
 from lrtune.model.transfer import Transfer
 
@@ -29,6 +30,7 @@ ROUNDS = 3  # of fitting the network, and finding each task's good peak under it
 GRID = np.linspace(-2.5, 2.5, 41)  # nats around a first guess
 PEAK_DOUBT = 1.5  # nats: how far a good peak lies from the first guess
 BINS = np.arange(2, 30, 2)  # validations, of 30, at which forecasts are learnt
+SOUND = 0.7  # share of the trainings, the better ones, that forecasts are learnt from
 WORST = 3.0  # of z, so that hopeless schedules are no matter
 PATH = Path(__file__).parents[1] / "lrtune" / "model" / "transfer.safetensors"
 
@@ -226,9 +228,14 @@ def gains_at(
     """After so many validations: coefficients, their spread over tasks, and the error."""
     fits, variances = [], []
     for task, designs, shown in tasks:
-        sound = np.isfinite(task.final)
-        x = designs[sound, validation - 1]
-        y = task.final[sound] - shown[sound, validation - 1]
+        some = task.final <= np.nanquantile(task.final, SOUND)
+        known, signals, finals = (
+            designs[some, validation - 1],
+            shown[some, validation - 1],
+            task.final[some],
+        )
+        yardstick = Yardstick.of(known, signals, finals)
+        x, y = yardstick.measure(known, signals), (finals - signals) / yardstick.unit
         y = np.clip(y, *np.quantile(y, [0.02, 0.98]))
         ridge = np.diag([1e-3, *[1.0] * (x.shape[1] - 1)])
         fit = np.linalg.solve(x.T @ x + ridge, x.T @ y)

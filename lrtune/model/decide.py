@@ -10,11 +10,9 @@ from lrtune.model.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-EPSILON = 0.1  # of these and the next two, see ``scripts/bench/replay.py``
+EPSILON = 0.05  # of this and the next, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
-CAUTION = 3  # with so many whole trainings known, epsilon is half of what it will be
-DRAWS = 200  # functions by which the probability of being best is counted
-LEADERS = 20  # schedules of a family, among which its best one is
+DRAWS = 200  # functions that may be the true one, over which is averaged
 JOINT = 160  # schedules that are drawn jointly; of more, the most promising ones
 
 
@@ -23,17 +21,33 @@ def propose(
     x: Array,  # (n, features) of the schedules that may be tried
     count: int,
     rng: np.random.Generator,
+    under_way: Array | None = None,  # (m, features) of those being trained
 ) -> list[int]:
-    """Which to try next: the best one of each of ``count`` functions that may be the true one.
+    """Which to try next: those that are expected to better the best one by the most.
 
-    All different, as far as there are so many.
+    Expected improvement (Mockus 1978) over the best mean of the whole trainings, of each beside
+    those before it and what is under way. The first of all is the one with the best mean.
+
+    Returns:
+        Rows of x, all different, as far as there are so many.
     """
     rows = promising(posterior, x, JOINT, rng)
+    pending = np.empty((0, x.shape[1])) if under_way is None else under_way
+    draws = posterior.draws(np.vstack([x[rows], pending]), DRAWS, rng)
+    draws, taken = draws[:, : len(rows)], draws[:, len(rows) :]
+    whole = posterior.known.x[posterior.known.variance == 0]
+    best = posterior.mean_and_sd(whole)[0].min() if len(whole) else np.inf
+    bar = taken.min(1, initial=best)  # (draws,)
     chosen: list[int] = []
-    for draw in posterior.draws(x[rows], count, rng):
-        order = rows[np.argsort(draw, kind="stable")]
-        chosen += [int(row) for row in order if int(row) not in chosen][:1]
-    return chosen
+    for _ in range(min(count, len(rows))):
+        gain = np.maximum(bar[:, None] - draws, 0).mean(0)
+        if np.isinf(bar).all():
+            gain = -posterior.mean_and_sd(x[rows])[0]
+        gain[chosen] = -np.inf
+        place = int(gain.argmax())
+        chosen.append(place)
+        bar = np.minimum(bar, draws[:, place])
+    return [int(rows[place]) for place in chosen]
 
 
 def promising(
@@ -53,25 +67,21 @@ class Stop:
     Attributes:
         now: whether.
         probability: that it will still be better than the best.
-        threshold: below which it ends.
     """
 
     now: bool
     probability: float
-    threshold: float
 
 
 def stop(
     forecast: Forecast,
     incumbent: float,  # the value to beat, on the forecast's scale
     progress: float,  # share of the run that is done
-    whole: int,  # trainings that came to their end
     epsilon: float = EPSILON,
 ) -> Stop:
-    """End a trial whose final value is unlikely to beat the incumbent; be slow at first."""
-    threshold = epsilon * whole / (whole + CAUTION)
+    """End a trial whose final value is unlikely to beat the incumbent."""
     probability = forecast.below(incumbent)
-    return Stop(progress >= FIRST and probability < threshold, probability, threshold)
+    return Stop(progress >= FIRST and probability < epsilon, probability)
 
 
 def recommend(posterior: Posterior, x: Array) -> int:

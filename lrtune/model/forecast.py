@@ -3,7 +3,9 @@
 A schedule that keeps its rate high looks bad until the rate comes down. So trials are not compared
 as they stand: how much such a trial still gains from here on is a line in what is ahead of it and
 what it shows, whose coefficients other tasks teach at first, and this task's own whole trainings
-more and more.
+more and more. Losses fall a hundredfold on one task and by a hundredth on another, so gains are in
+units of what this task's whole trainings fell by, and a trial is seen beside what they showed after
+as many updates: what lags behind them gains more.
 """
 
 from collections.abc import Sequence
@@ -18,9 +20,10 @@ from lrtune.model.transfer import Transfer
 Array = NDArray[np.float64]
 
 REMAINDER, FALL, RISE = (0.0, 6.0), (-3.0, 7.0), (0.0, 5.0)  # bounds, in nats
-SLOPE, ABOVE = (-2.0, 1.0), (0.0, 1.0)
+SLOPE, ABOVE, BEHIND = (-1.0, 1.0), (0.0, 1.0), (-1.0, 2.0)  # bounds, in units of the task's fall
 SURE = 1e-9  # an error that is none
-AHEAD = ("one", "remainder", "fall", "rise", "slope", "above")
+LEAST_UNIT = 1e-4  # nats: what a task falls by that does not
+AHEAD = ("one", "remainder", "fall", "rise", "slope", "above", "fallen")
 
 
 def ahead(
@@ -49,19 +52,19 @@ def shown(
     steps: Sequence[int] | NDArray[np.int64],  # (n,) updates done at each validation
     signal: Array,  # (n,) what was seen there, on a Scale
 ) -> Array:
-    """What a curve shows at each of its validations, (n, 2).
+    """What a curve shows at each of its validations, (n, 3), in nats.
 
     slope: what the last doubling of the updates brought, below 0 where it got better; above: how
-    far it lies above its best.
+    far it lies above its best; fallen: how far below its first.
     """
     at = np.asarray(steps, dtype=np.float64)
     half = np.interp(at / 2, at, signal)
     best = np.minimum.accumulate(signal)
-    return np.column_stack([np.clip(signal - half, *SLOPE), np.clip(signal - best, *ABOVE)])
+    return np.column_stack([signal - half, signal - best, signal[:1] - signal])
 
 
 def design(rates: Array, steps: Sequence[int] | NDArray[np.int64], signal: Array) -> Array:
-    """All that a forecast goes by at each validation, (n, 6): see AHEAD."""
+    """All that a forecast goes by at each validation, (n, 7): see AHEAD."""
     one = np.ones((len(signal), 1))
     return np.hstack([one, ahead(rates, steps), shown(steps, signal)])
 
@@ -90,50 +93,104 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What whole trainings of a task showed after as many updates.
+
+    Attributes:
+        level: their signal then, on a Scale; None where there are none.
+        unit: what they fall by in all, in nats.
+    """
+
+    level: float | None
+    unit: float
+
+    @classmethod
+    def of(
+        cls,
+        known: Array,  # (n, 7) of whole trainings: see ``design``
+        signals: Array,  # (n,) shown then, on a Scale
+        finals: Array,  # (n,) shown at the end
+    ) -> "Yardstick":
+        """The medians of these trainings."""
+        if not len(finals):
+            return cls(None, 1.0)
+        fallen, above = known[:, AHEAD.index("fallen")], known[:, AHEAD.index("above")]
+        fall = np.maximum(fallen + above, fallen + signals - finals)
+        return cls(float(np.median(signals)), max(LEAST_UNIT, float(np.median(fall))))
+
+    def measure(
+        self,
+        own: Array,  # (n, 7) of any trials
+        signals: Array,  # (n,) shown by them
+    ) -> Array:
+        """What the line is in, (n, 7): of trials in this task's units, and beside its level."""
+        ahead, slope, above = own[:, :4], own[:, 4], own[:, 5]
+        behind = np.zeros(len(own)) if self.level is None else signals - self.level
+        return np.column_stack(
+            [
+                ahead,
+                np.clip(slope / self.unit, *SLOPE),
+                np.clip(above / self.unit, *ABOVE),
+                np.clip(behind / self.unit, *BEHIND),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Gain:
     """What a trial still gains after so much of its run, as far as is known.
 
     Attributes:
-        mean: float64 (6,): coefficients of what is ahead.
-        spread: float64 (6, 6): their covariance, in units of the error's variance.
+        mean: float64 (7,): coefficients of what ``Yardstick.measure`` tells.
+        spread: float64 (7, 7): their covariance, in units of the error's variance.
         shape: of that variance, an inverse gamma's.
         scale: of it.
+        yardstick: in whose units gains are.
     """
 
     mean: Array
     spread: Array
     shape: float
     scale: float
+    yardstick: Yardstick
 
     def forecast(
         self,
         signal: float,  # of the trial in question, on a Scale
-        own: Array,  # (6,) what it has ahead and shows: see ``design``
+        own: Array,  # (7,) what it has ahead and shows: see ``design``
     ) -> Forecast:
         """What that trial ends with."""
-        doubt = 1 + float(own @ self.spread @ own)
-        spread = float(np.sqrt(self.scale / self.shape * doubt)) + SURE
-        return Forecast(float(signal + own @ self.mean), spread, 2 * self.shape)
+        yardstick = self.yardstick
+        if yardstick.level is None:  # its own fall is all that is known
+            yardstick = Yardstick.of(own[None], np.array([signal]), np.array([signal]))
+        (row,) = yardstick.measure(own[None], np.array([signal]))
+        doubt = 1 + float(row @ self.spread @ row)
+        spread = yardstick.unit * float(np.sqrt(self.scale / self.shape * doubt)) + SURE
+        return Forecast(signal + yardstick.unit * float(row @ self.mean), spread, 2 * self.shape)
 
 
 def learn_gain(
     transfer: Transfer,
     averaged: bool,  # whether signals are the better of current and averaged weights
     progress: float,  # share of the run that is done, 0 ... 1
-    known: Array,  # (n, 6) of the task's whole trainings, at the same progress
-    gains: Array,  # (n,) of these: final value minus the one shown, on a Scale
+    known: Array,  # (n, 7) of the task's whole trainings, at the same progress: see ``design``
+    signals: Array,  # (n,) shown by these then, on a Scale
+    finals: Array,  # (n,) and at the end
 ) -> Gain:
     """Bayesian linear regression of the gain, its prior what other tasks teach."""
     place = int(np.abs(transfer.progress - progress).argmin())
     kind = int(averaged)
     mean, spread = transfer.gain[kind, place], transfer.gain_spread[kind, place]
     shape, scale = transfer.error[kind, place].tolist()
-    if not len(gains):
-        return Gain(mean, spread, shape, scale)
+    yardstick = Yardstick.of(known, signals, finals)
+    if not len(finals):
+        return Gain(mean, spread, shape, scale, yardstick)
+    rows, gains = yardstick.measure(known, signals), (finals - signals) / yardstick.unit
     precision = np.linalg.inv(spread)
-    after = precision + known.T @ known
-    pull = precision @ mean + known.T @ gains
+    after = precision + rows.T @ rows
+    pull = precision @ mean + rows.T @ gains
     fitted = np.linalg.solve(after, pull)
     quadratic = float(gains @ gains + mean @ precision @ mean - fitted @ pull)
     doubt = np.asarray(np.linalg.inv(after), dtype=np.float64)
-    return Gain(fitted, doubt, shape + len(gains) / 2, scale + max(0.0, quadratic) / 2)
+    sharper = shape + len(gains) / 2
+    return Gain(fitted, doubt, sharper, scale + max(0.0, quadratic) / 2, yardstick)

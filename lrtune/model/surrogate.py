@@ -7,6 +7,7 @@ how far to trust what others teach, and how noisy it is; where its good peak rat
 range test's, is a sixth, which is averaged over instead of chosen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
+from lrtune.model.overfit import Less
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -52,6 +54,15 @@ class Observations:
     def first(self, n: int) -> "Observations":
         """The first n of them."""
         return Observations(self.x[:n], self.y[:n], self.variance[:n])
+
+    def with_others(self, others: Sequence[Less]) -> "Observations":
+        """These, and behind them what less training would have come to."""
+        if not others:
+            return self
+        x, y, variance = zip(*others, strict=True)
+        return Observations(
+            np.vstack([self.x, x]), np.append(self.y, y), np.append(self.variance, variance)
+        )
 
     def subset(self, most: int) -> "Observations":
         """At most so many: the best half of these, and an even spread over the rest by value."""
@@ -160,10 +171,9 @@ class Surrogate:
             then: as they were when settings were last to be fitted, see ``fitted_at``: forecasts
                 and the scale may have changed since. The first of ``known`` where None.
         """
-        count = fitted_at(len(known))
-        if self._fitted is None or self._fitted[0] != count:
-            then = known.first(count) if then is None else then
-            self._fitted = count, self._fit(then.subset(MOST_FITTED))
+        then = known.first(fitted_at(len(known))) if then is None else then
+        if self._fitted is None or self._fitted[0] != len(then):
+            self._fitted = len(then), self._fit(then.subset(MOST_FITTED))
         return Posterior(self._transfer, self._guess, self._fitted[1], known.subset(MOST))
 
     def _fit(self, known: Observations) -> Settings:
@@ -177,15 +187,16 @@ class Surrogate:
         means = self._transfer.means(known.x, shifts)
         correlation = matern(*(self._transfer.scaled(known.x),) * 2)
 
-        def objective(theta: Array) -> float:
-            fit = _evidence(_settings(theta, low), known, means, correlation, weights)
-            return float((((theta - middle) / width) ** 2).sum() / 2 - fit)
+        def objective(theta: Array) -> tuple[float, Array]:
+            fit, slopes = _evidence(theta, low, known, means, correlation, weights)
+            off = (theta - middle) / width
+            return float((off**2).sum() / 2 - fit), off / width - slopes
 
         bounds = list(zip(middle - FARTHEST * width, middle + FARTHEST * width, strict=True))
         start = middle.copy()
         start[1] = np.clip(np.log(np.median(known.y) - low + 1e-3), *bounds[1])
         found = minimize(
-            objective, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
+            objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
         )
         return _settings(found.x if np.isfinite(found.fun) else start, low)
 
@@ -213,27 +224,47 @@ def fitted_at(n: int) -> int:
 
 
 def _evidence(
-    settings: Settings,
+    theta: Array,  # (5,) below, log_scale, trust, log_own, log_noise
+    low: float,  # the best value seen
     known: Observations,
     means: Array,  # (shifts, n)
     correlation: Array,  # (n, n)
     weights: Array,  # (shifts,) log
-) -> float:
-    """Log marginal likelihood of the observations."""
+) -> tuple[float, Array]:
+    """Log marginal likelihood of the observations, and its gradient (5,)."""
+    settings = _settings(theta, low)
+    scale, own = np.exp(settings.log_scale), np.exp(2 * settings.log_own)
+    u = (known.y - settings.level) / scale
     z, slope = settings.z(known.y), settings.slope(known.y)
-    noise = np.exp(2 * settings.log_noise) + known.variance * slope**2
-    k = np.exp(2 * settings.log_own) * correlation
-    k[np.diag_indices_from(k)] += noise + JITTER
+    seeds, unsure = np.exp(2 * settings.log_noise), known.variance * slope**2
+    k = own * correlation
+    k.flat[:: len(k) + 1] += seeds + unsure + JITTER
     try:
         factor = cho_factor(k, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
-        return -1e10
+        return -1e10, np.zeros(FITTED)
     rest = z[None, :] - settings.trust * means  # (shifts, n)
-    fits = -0.5 * (rest * cho_solve(factor, rest.T, check_finite=False).T).sum(1) + weights
+    solved = cho_solve(factor, rest.T, check_finite=False).T  # (shifts, n)
+    fits = -0.5 * (rest * solved).sum(1) + weights
     top = fits.max()
+    shares = np.exp(fits - top)
+    total = shares.sum()
     logdet = np.log(np.diag(factor[0])).sum()
-    found = top + np.log(np.exp(fits - top).sum()) - logdet + np.log(slope).sum()
-    return float(found)
+    found = float(top + np.log(total) - logdet + np.log(slope).sum())
+    shares /= total
+    inverse = cho_solve(factor, np.eye(len(k)), check_finite=False)
+    by_k = 0.5 * ((solved.T * shares) @ solved - inverse)
+    by_noise = np.diag(by_k)
+    by_z, by_log_slope = -(shares @ solved), 1 + 2 * by_noise * unsure
+    by_u = by_z * slope * scale - by_log_slope * np.where(u > 1, 1 / np.maximum(u, 1), 0.0)
+    gradient = [
+        by_u.sum(),
+        -(by_u * (u - theta[0])).sum() - by_log_slope.sum(),
+        shares @ (solved * means).sum(1),
+        2 * own * (by_k * correlation).sum(),
+        2 * seeds * by_noise.sum(),
+    ]
+    return found, np.array(gradient)
 
 
 @dataclass
@@ -264,7 +295,7 @@ class Posterior:
         self._scaled = self.transfer.scaled(known.x)
         k = np.exp(2 * settings.log_own) * matern(self._scaled, self._scaled)
         noise = np.exp(2 * settings.log_noise) + known.variance * slope**2
-        k[np.diag_indices_from(k)] += noise + JITTER
+        k.flat[:: len(k) + 1] += noise + JITTER
         self._factor = np.linalg.cholesky(k)
         rest = (z - settings.trust * self.transfer.means(known.x, shifts)).T  # (n, m)
         solved = solve_triangular(self._factor, rest, lower=True, check_finite=False)
@@ -310,7 +341,7 @@ class Posterior:
         k = np.exp(2 * self.settings.log_own) * matern(scaled, scaled)
         if white is not None:
             k -= white.T @ white
-        k[np.diag_indices_from(k)] += 1e-4 * np.exp(2 * self.settings.log_own) + JITTER
+        k.flat[:: len(k) + 1] += 1e-4 * np.exp(2 * self.settings.log_own) + JITTER
         root = np.linalg.cholesky(k)
         which = rng.choice(len(self.weights), size=count, p=self.weights)
         apart = (root @ rng.standard_normal((len(x), count))).T

@@ -39,8 +39,9 @@ class Transfer:
         usual: float64 (4,): of Settings' log_scale, trust, log_own, log_noise, the mean of tasks.
         spread: float64 (4,): their standard deviation over tasks.
         progress: float64 (p,): shares of the run at which forecasts were learnt.
-        gain: float64 (2, p, f): coefficients of the gain still to come, the mean of tasks, where
-            the current weights alone are judged and where averaged ones are too; see ``forecast``.
+        gain: float64 (2, p, f): coefficients of the gain still to come in units of what the task
+            falls by, the mean of tasks, where the current weights alone are judged and where
+            averaged ones are too; see ``forecast``.
         gain_spread: float64 (2, p, f, f): their covariance over tasks, in units of the error's
             variance.
         error: float64 (2, p, 2): of that variance, an inverse gamma's shape and scale.

@@ -122,19 +122,18 @@ class SchedulePruner(BasePruner):
         if best is None:
             return Decision(False, "nothing to compare with", final, low, high)
         bar = scale.back(best)
-        verdict = stop(forecast, best, step / self._total, whole, self._epsilon)
+        verdict = stop(forecast, best, step / self._total, self._epsilon)
         at = ahead(rates_ahead(schedule, self._total), [step])[0]
         return Decision(
             verdict.now,
             f"would end at about {final:.4g} ({low:.4g} to {high:.4g}), the best at {bar:.4g}: "
-            f"beats it with probability {verdict.probability:.2g}, and {verdict.threshold:.2g} "
-            "is asked for",
+            f"beats it with probability {verdict.probability:.2g}, ended below {self._epsilon:.2g}",
             final,
             low,
             high,
             bar,
             verdict.probability,
-            verdict.threshold,
+            self._epsilon,
             dict(zip(AHEAD[1:4], at.tolist(), strict=True)),
             whole,
         )

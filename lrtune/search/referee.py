@@ -20,6 +20,7 @@ from lrtune.tasks import Task
 
 PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/replay.py``
 MIN_DELTA = 0.002
+LIKELY = 0.5  # a plateaued trial that beats the best with more than that is trained on
 AUDITED = 0.03
 LEAST_PATIENCE = 3  # validations, where there are few
 AUDITED_FIRST = 10  # one of the first trials to be pruned is audited, if there are so many
@@ -105,14 +106,13 @@ class Referee:
             return Ending("complete", "reached the horizon")
         if running.audit is not None:
             return None
+        # A trial that a kill cut short and that starts anew went on here, with less known.
+        if running.updates < running.trial.user_attrs[START].get("survived", 0):
+            return None
         return self._pruned(running) or self._plateaued(running, signals)
 
     def _pruned(self, running: Running) -> Ending | None:
-        # A trial that a kill cut short and that starts anew went on here, with less known.
-        survived = running.trial.user_attrs[START].get("survived", 0)
-        if not self._may_prune or running.updates < survived:
-            return None
-        if not running.trial.should_prune():
+        if not self._may_prune or not running.trial.should_prune():
             return None
         pruner = self._study.pruner
         ending = Ending("pruned", f"by {type(pruner).__name__}")
@@ -148,7 +148,12 @@ class Referee:
             patience=self._rules.patience,
             min_delta=self._rules.min_delta,
         )
-        return None if why is None else Ending("plateaued", why, self._forecast(running))
+        if why is None:
+            return None
+        evidence = self._forecast(running)
+        if (evidence.get("probability") or 0) > LIKELY:  # only its end can tell
+            return None
+        return Ending("plateaued", why, evidence)
 
     def _forecast(self, running: Running) -> dict[str, Any]:
         """The figures of what a trial that ends here would have come to; none of other pruners."""

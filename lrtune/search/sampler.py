@@ -37,11 +37,11 @@ APART = 0.1  # lengths by which a proposal differs from what is under way, if th
 
 
 class SurrogateSampler(BaseSampler):
-    """Proposes the schedule that does best in one of the ways the task may be.
+    """Proposes the schedule that is expected to better the best one by the most.
 
     One Gaussian process over the curves of rates learns from every trial, of whatever family,
-    whether it came to its end or not; other tasks teach it what to expect at first. Each proposal
-    is the best schedule of one draw from it (Thompson 1933), so that trials side by side differ.
+    whether it came to its end or not; other tasks teach it what to expect at first. A proposal is
+    worth what it adds to the trials under way, so that trials side by side differ.
     Parameters of yours beside the schedule are further dimensions, from the second trial on.
 
     What it proposes is a function of (seed, index of the trial, the trials that are under way,
@@ -115,7 +115,7 @@ class SurrogateSampler(BaseSampler):
         params, x = self._candidates.draw(index, leaders, family)
         rows = self._open(params, x, running, index)
         x = self._with_others(x[rows], leaders, rng)
-        chosen = propose(posterior, x, 1, rng)[0]
+        chosen = propose(posterior, x, 1, rng, self._model.x_of(running))[0]
         found = params[rows[chosen]]
         own = self._space.distributions(found[FAMILY])
         distributions: dict[str, BaseDistribution] = {

@@ -1,7 +1,7 @@
 """StudyModel: what the trials of a study say to the model of schedules, each read once."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtune.errors import InputError
 from lrtune.model.features import NAMES, features
 from lrtune.model.forecast import AHEAD, Forecast, Gain, design, learn_gain
+from lrtune.model.overfit import less
 from lrtune.model.scale import Scale
 from lrtune.model.surrogate import Observations
 from lrtune.model.transfer import Transfer
@@ -39,11 +40,11 @@ class _Curve:
     averaged: bool
     others: dict[str, float]  # parameters beside the schedule, 0 ... 1
     final: float | None = None  # None unless trained to its end
-    at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (7,)
+    at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (8,)
     ends: Forecast | None = None  # as long as no other trial has come to its end
 
     def look(self, step: int, scale: Scale) -> Array | None:
-        """Signal and design (7,) after so many updates; None where nothing was seen there."""
+        """Signal and design (8,) after so many updates; None where nothing was seen there."""
         if not (len(self.steps) and self.steps[0] <= step <= self.steps[-1]):
             return None
         if step not in self.at:
@@ -142,7 +143,10 @@ class StudyModel:
         return len(self._whole)
 
     def observations(self) -> Observations:
-        """What the trials that are over say, in the order in which they ended."""
+        """What the trials that are over say, in the order in which they ended.
+
+        Behind them, what less training would have come to where trials overfit.
+        """
         y, variance = np.full(self.count, np.nan), np.zeros(self.count)
         for row, curve in enumerate(self._over):
             if curve is None:
@@ -155,7 +159,14 @@ class StudyModel:
                 y[row], variance[row] = curve.ends.mean, curve.ends.variance
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
-        return Observations(self.x(), y, variance)
+        x = self.x()
+        found = Observations(x, y, variance)
+        told = [
+            less(x[row], curve.rates, curve.steps, self._scale.to(curve.values), float(y[row]))
+            for row, curve in enumerate(self._over)
+            if curve is not None and curve.final is not None
+        ]
+        return found.with_others([one for one in told if one is not None])
 
     def _worst(self, y: Array) -> float:
         """What a diverged trial counts as: no better than what the others began with."""
@@ -165,11 +176,19 @@ class StudyModel:
 
     def x(self) -> Array:
         """Features of the trials that are over, those of ``others`` behind: (n, features)."""
+        return self._table(self._schedules)
+
+    def x_of(self, trials: list[FrozenTrial]) -> Array:
+        """Likewise of other trials; those without a schedule are left out."""
+        found = [(schedule_of(trial), self._others(trial)) for trial in trials]
+        return self._table([(schedule, others) for schedule, others in found if schedule])
+
+    def _table(self, some: Sequence[tuple[Schedule, dict[str, float]]]) -> Array:
         rows = [
             np.append(features(schedule), [others.get(name, 0.5) for name in self.others])
-            for schedule, others in self._schedules
+            for schedule, others in some
         ]
-        return np.array(rows).reshape(self.count, len(NAMES) + len(self.others))
+        return np.array(rows).reshape(len(rows), len(NAMES) + len(self.others))
 
     def schedules(self) -> list[Schedule]:
         """Of the trials that are over."""
@@ -216,12 +235,15 @@ class StudyModel:
                     looks.append(seen)
                     finals.append(curve.final)
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
-            signal = table[:, 0] if looks else np.empty(0)
-            gains = self._scale.to(np.array(finals)) - signal
             # Sums must not depend on the order.
             order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
             self._gains[step, averaged] = learn_gain(
-                self._transfer, averaged, step / self.total, table[order, 1:], gains[order]
+                self._transfer,
+                averaged,
+                step / self.total,
+                table[order, 1:],
+                table[order, 0],
+                self._scale.to(np.array(finals))[order],
             )
         return self._gains[step, averaged]
 

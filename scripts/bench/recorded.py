@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.model.features import features
-from lrtune.model.forecast import design
+from lrtune.model.forecast import AHEAD, design
 from lrtune.schedule import Schedule
 
 CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"
@@ -67,10 +67,10 @@ class Recorded:
         return self.signal if averaged else self.raw
 
     def designs(self, averaged: bool) -> np.ndarray:
-        """What forecasts go by, (n, validations, 6); NaN from where a training diverged."""
+        """What forecasts go by, (n, validations, 7); NaN from where a training diverged."""
         if averaged not in self.cache:
             shown = self.shown(averaged)
-            self.cache[averaged] = np.full((*shown.shape, 6), np.nan)
+            self.cache[averaged] = np.full((*shown.shape, len(AHEAD)), np.nan)
             for row, schedule in enumerate(self.schedules):
                 sound = np.isfinite(shown[row])
                 self.cache[averaged][row, sound] = design(

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from optuna.pruners import HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
-from recorded import CURVES, Recorded, read
+from recorded import CURVES, Recorded, rates_ahead, read
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from transfer import learn
@@ -34,6 +34,7 @@ from transfer import learn
 from lrtune.engine.range_test import suggest_range
 from lrtune.model.decide import propose, recommend, stop
 from lrtune.model.forecast import Forecast, learn_gain
+from lrtune.model.overfit import less
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer, nothing
 
@@ -79,15 +80,33 @@ class State:
 
     @property
     def observations(self) -> Observations:
-        return Observations(self.task.x[self.rows], np.array(self.y), np.array(self.variance))
+        task = self.task
+        found = Observations(task.x[self.rows], np.array(self.y), np.array(self.variance))
+        told = [
+            less(
+                task.x[row],
+                rates_ahead(task.schedules[row], task.horizon),
+                task.steps,
+                task.raw[row],
+                task.final[row],
+            )
+            for row in self.whole
+        ]
+        return found.with_others([one for one in told if one is not None])
 
     def forecast_at(self, row: int, validation: int) -> Forecast:
         """Of a trial that has just reported its n-th validation."""
         at, task, known = validation - 1, self.task, self.whole
         designs, shown = task.designs(self.averaged), task.shown(self.averaged)
-        gains = task.final[known] - shown[known, at]
         progress = task.steps[at] / task.horizon
-        gain = learn_gain(self.transfer, self.averaged, progress, designs[known, at], gains)
+        gain = learn_gain(
+            self.transfer,
+            self.averaged,
+            progress,
+            designs[known, at],
+            shown[known, at],
+            task.final[known],
+        )
         return gain.forecast(float(shown[row, at]), designs[row, at])
 
 
@@ -189,7 +208,7 @@ class Stopper:
         best = float(task.final[state.whole].min())
         if self._name == "today":
             return today(task, state.whole, row, validation, best)
-        return stop(state.forecast_at(row, validation), best, progress, len(state.whole)).now
+        return stop(state.forecast_at(row, validation), best, progress).now
 
     def _asked(self, row: int, validation: int) -> bool:
         assert self._study is not None

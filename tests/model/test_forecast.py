@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from lrtune.model.forecast import (
     ABOVE,
     AHEAD,
+    BEHIND,
     FALL,
     REMAINDER,
     RISE,
     SLOPE,
     Forecast,
+    Yardstick,
     ahead,
     design,
     learn_gain,
@@ -27,7 +29,8 @@ from lrtune.schedule import FAMILIES, Schedule, register
 
 TOTAL = 400
 WIDTH = len(AHEAD)
-NONE = np.empty((0, WIDTH)), np.empty(0)
+FALLEN = AHEAD.index("fallen")
+NONE = np.empty((0, WIDTH)), np.empty(0), np.empty(0)
 
 
 @register
@@ -99,17 +102,18 @@ STEPS = [20, 40, 80, 160]
 
 
 @pytest.mark.parametrize(
-    ("signal", "slope", "above"),
+    ("signal", "slope", "above", "fallen"),
     [
-        ([1.0, 1.0, 1.0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0]),
-        ([1.0, 0.7, 0.4, 0.1], [0, -0.3, -0.3, -0.3], [0, 0, 0, 0]),
-        ([1.0, 0.5, 0.9, 0.6], [0, -0.5, 0.4, -0.3], [0, 0, 0.4, 0.1]),
-        ([9.0, 0.0, 9.0, 0.0], [0, SLOPE[0], SLOPE[1], SLOPE[0]], [0, 0, ABOVE[1], 0]),
+        ([1.0, 1.0, 1.0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]),
+        ([1.0, 0.7, 0.4, 0.1], [0, -0.3, -0.3, -0.3], [0, 0, 0, 0], [0, 0.3, 0.6, 0.9]),
+        ([1.0, 0.5, 0.9, 0.6], [0, -0.5, 0.4, -0.3], [0, 0, 0.4, 0.1], [0, 0.5, 0.1, 0.4]),
+        ([1.0, 2.0, 3.0, 1.0], [0, 1, 1, -2], [0, 1, 2, 0], [0, -1, -2, 0]),
     ],
 )
-def test_what_a_curve_shows(signal: list, slope: list, above: list) -> None:
+def test_what_a_curve_shows(signal: list, slope: list, above: list, fallen: list) -> None:
     found = shown(STEPS, np.array(signal))
-    assert found[:, 0] == pytest.approx(slope) and found[:, 1] == pytest.approx(above)
+    for column, expected in zip(found.T, (slope, above, fallen), strict=True):
+        assert column == pytest.approx(expected)
 
 
 def test_a_forecast_goes_by_what_is_ahead_and_what_is_shown() -> None:
@@ -125,16 +129,23 @@ def test_a_forecast_goes_by_what_is_ahead_and_what_is_shown() -> None:
 TRANSFERS = pytest.mark.parametrize("transfer", [published(), NOTHING], ids=["published", "none"])
 
 
-def some_known(n: int, seed: int = 0, noise: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
-    """Whole trainings that gained half of what their rate fell by."""
+def some_known(
+    n: int, seed: int = 0, noise: float = 0.02
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whole trainings that fell by 1 in all, and gained a tenth of what their rate fell by."""
     rng = np.random.default_rng(seed)
-    known = rng.normal(size=(n, WIDTH))
-    known[:, 0], known[:, 2] = 1, rng.uniform(0, 4, n)
-    return known, -0.5 * known[:, 2] + noise * rng.normal(size=n)
+    fall = rng.uniform(0, 4, n)
+    gains = -0.1 * fall + noise * rng.normal(size=n)
+    known = np.zeros((n, WIDTH))
+    known[:, 0], known[:, 1], known[:, 2] = 1, rng.uniform(0, 1, n), fall
+    known[:, FALLEN] = 1 + gains  # what is still to come is no part of it
+    return known, np.zeros(n), gains
 
 
 def looking(fall: float) -> np.ndarray:
-    return np.array([1.0, 0.5, fall, 0.0, -0.1, 0.0])
+    found = np.zeros(WIDTH)
+    found[[0, 1, 2, FALLEN]] = 1, 0.5, fall, 0.8
+    return found
 
 
 @pytest.mark.parametrize("averaged", [False, True])
@@ -147,7 +158,8 @@ def test_without_a_known_trial_it_is_what_other_tasks_teach(
     place = int(np.abs(transfer.progress - progress).argmin())
     assert (found.mean == transfer.gain[int(averaged), place]).all()
     told = found.forecast(0.3, looking(1.0))
-    assert told.mean == pytest.approx(0.3 + looking(1.0) @ found.mean)
+    row = [1, 0.5, 1, 0, 0, 0, 0]  # in units of its own fall
+    assert told.mean == pytest.approx(0.3 + 0.8 * np.dot(row, found.mean))
     assert told.spread > 0 and np.isfinite([told.spread, told.variance]).all()
 
 
@@ -161,19 +173,45 @@ def test_with_no_other_tasks_nothing_is_gained_and_little_is_sure() -> None:
 def test_with_many_known_trials_these_decide(transfer: Transfer) -> None:
     gain = learn_gain(transfer, False, 0.5, *some_known(200))
     falls, stays = gain.forecast(0.0, looking(3.5)), gain.forecast(0.0, looking(0.2))
-    assert falls.mean == pytest.approx(-1.75, abs=0.1)
-    assert stays.mean == pytest.approx(-0.1, abs=0.1)
-    assert falls.below(-1.0) > 0.99 and stays.below(-1.0) < 0.01
+    assert falls.mean == pytest.approx(-0.35, abs=0.02)
+    assert stays.mean == pytest.approx(-0.02, abs=0.02)
+    assert falls.below(-0.2) > 0.99 and stays.below(-0.2) < 0.01
+
+
+# (level, unit) of the whole trainings, and what a trial at 0.5 shows in these.
+@pytest.mark.parametrize(
+    ("finals", "level", "unit", "behind"),
+    [
+        ([-1.0], 0.0, 1.5, 0.5 / 1.5),
+        ([-1.0, -2.0, -3.0], 0.0, 2.5, 0.5 / 2.5),
+        ([0.0, 0.0], 0.0, 0.5, 1.0),
+        ([3.0], 0.0, 0.5, 1.0),  # it rises in the end: what counts is what it had fallen
+    ],
+)
+def test_gains_are_in_units_of_what_the_task_falls_by(
+    finals: list, level: float, unit: float, behind: float
+) -> None:
+    known = np.zeros((len(finals), WIDTH))
+    known[:, FALLEN] = 0.5
+    found = Yardstick.of(known, np.zeros(len(finals)), np.array(finals))
+    assert (found.level, found.unit) == (level, pytest.approx(unit))
+    (row,) = found.measure(looking(1.0)[None], np.array([0.5]))
+    assert row == pytest.approx([1, 0.5, 1, 0, 0, 0, behind])
+
+
+def test_what_is_far_off_is_bounded() -> None:
+    own = np.array([[1, 0, 0, 0, -9.0, 9.0, 0.0], [1, 0, 0, 0, 9.0, 0.0, 0.0]])
+    found = Yardstick(0.0, 1.0).measure(own, np.array([-9.0, 9.0]))
+    assert found[0, 4:].tolist() == [SLOPE[0], ABOVE[1], BEHIND[0]]
+    assert found[1, 4:].tolist() == [SLOPE[1], ABOVE[0], BEHIND[1]]
 
 
 @TRANSFERS
 def test_the_more_trials_the_surer(transfer: Transfer) -> None:
-    """Where they behave as other tasks' did."""
-    usual, (known, _), spreads = learn_gain(transfer, True, 0.5, *NONE), some_known(160), []
-    noise = np.sqrt(usual.scale / usual.shape) * np.random.default_rng(1).normal(size=160)
-    gains = known @ usual.mean + noise
+    known, signals, finals = some_known(160)
+    spreads = []
     for n in (0, 160):
-        gain = learn_gain(transfer, True, 0.5, known[:n], gains[:n])
+        gain = learn_gain(transfer, True, 0.5, known[:n], signals[:n], finals[:n])
         told = gain.forecast(0.0, looking(1.0))
         spreads.append(told.quantile(0.95) - told.quantile(0.05))
     assert spreads[1] < spreads[0]
@@ -193,27 +231,30 @@ def test_gains_that_were_never_seen_are_doubted() -> None:
 
 
 def test_trials_that_are_all_alike_are_no_error() -> None:
-    gain = learn_gain(NOTHING, False, 0.5, np.ones((50, WIDTH)), np.full(50, -0.3))
+    alike = np.ones((50, WIDTH))
+    gain = learn_gain(NOTHING, False, 0.5, alike, np.ones(50), np.full(50, 0.7))
     told = gain.forecast(1.0, np.ones(WIDTH))
     assert told.mean == pytest.approx(0.7, abs=0.02)
-    assert told.below(0.5) < 0.01 and told.below(0.9) > 0.99
+    assert told.below(0.4) < 0.01 and told.below(1.0) > 0.99
 
 
 entry = st.floats(-5, 5)
 
 
 @st.composite
-def regressions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+def regressions(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
     n = draw(st.integers(0, 8))
     known = draw(st.lists(entry, min_size=n * WIDTH, max_size=n * WIDTH))
-    gains = draw(st.lists(entry, min_size=n, max_size=n))
+    signals, finals = (draw(st.lists(entry, min_size=n, max_size=n)) for _ in range(2))
     own = draw(st.lists(st.floats(-10, 10), min_size=WIDTH, max_size=WIDTH))
-    return np.reshape(known, (n, WIDTH)), np.array(gains), draw(entry), np.array(own)
+    table = np.reshape(known, (n, WIDTH))
+    return table, np.array(signals), np.array(finals), draw(entry), np.array(own)
 
 
 def told_by(transfer: Transfer, case: tuple, shift: float = 0.0) -> Forecast:
-    known, gains, signal, own = case
-    return learn_gain(transfer, True, 0.4, known, gains).forecast(signal + shift, own)
+    known, signals, finals, signal, own = case
+    gain = learn_gain(transfer, True, 0.4, known, signals + shift, finals + shift)
+    return gain.forecast(signal + shift, own)
 
 
 @TRANSFERS
@@ -232,17 +273,17 @@ def test_it_is_finite_and_a_distribution(transfer: Transfer, case: tuple) -> Non
 
 @given(regressions(), st.randoms(use_true_random=False))
 def test_the_order_of_the_trials_does_not_matter(case: tuple, random) -> None:
-    known, gains, signal, own = case
-    order = list(range(len(gains)))
+    known, signals, finals, signal, own = case
+    order = list(range(len(finals)))
     random.shuffle(order)
-    found = told_by(published(), (known[order], gains[order], signal, own))
+    found = told_by(published(), (known[order], signals[order], finals[order], signal, own))
     assert found.mean == pytest.approx(told_by(published(), case).mean, abs=1e-6)
 
 
 @given(regressions(), st.floats(-1e3, 1e3))
-def test_it_moves_with_the_signal(case: tuple, shift: float) -> None:
+def test_it_moves_with_all_that_is_shown(case: tuple, shift: float) -> None:
     found = told_by(published(), case, shift)
-    assert found.mean == pytest.approx(told_by(published(), case).mean + shift, abs=1e-9)
+    assert found.mean == pytest.approx(told_by(published(), case).mean + shift, abs=1e-6)
 
 
 def test_it_is_a_t_distribution() -> None:

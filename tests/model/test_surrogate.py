@@ -7,6 +7,7 @@ import pytest
 from hand_made import EMPTY, GUESS, NOTHING, posterior, schedules, table, valley, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import approx_fprime
 
 from lrtune.model.surrogate import (
     GROWTH,
@@ -15,6 +16,7 @@ from lrtune.model.surrogate import (
     PeakGuess,
     Settings,
     Surrogate,
+    _evidence,
     fitted_at,
     matern,
     unwarp,
@@ -256,3 +258,22 @@ def test_the_peaks_that_are_averaged_over_spread_as_far_as_the_doubt(doubt: floa
     assert weights.sum() == pytest.approx(1)
     assert weights @ shifts == pytest.approx(-2.0)
     assert 0.9 * doubt <= np.sqrt(weights @ (shifts + 2) ** 2) < 2 * doubt
+
+
+@pytest.mark.parametrize(
+    "theta",
+    [
+        # (below, log_scale, trust, log_own, log_noise)
+        [0.3, -1.0, 1.0, -0.7, -1.2],
+        [0.1, 0.5, 0.4, 0.0, -2.0],
+        [0.5, -0.3, 0.8, 0.2, -0.5],
+    ],
+)
+def test_the_slopes_by_which_settings_are_fitted_are_the_true_ones(theta: list[float]) -> None:
+    rng = np.random.default_rng(0)
+    x, n = rng.normal(size=(12, 3)), 12
+    known = Observations(x, 2 * rng.normal(size=n), np.where(rng.random(n) < 0.5, 0, 0.1))
+    rest = known.y.min(), known, rng.normal(size=(5, n)), matern(x, x), np.log(np.full(5, 0.2))
+    _, slopes = _evidence(np.array(theta), *rest)
+    told = approx_fprime(np.array(theta), lambda at: _evidence(at, *rest)[0], 1e-7)
+    assert slopes == pytest.approx(told, rel=1e-4, abs=1e-4)

@@ -71,7 +71,7 @@ def test_none_ends_before_another_came_to_its_end_nor_at_once() -> None:
     state, step = train(study, FLAT, 5.0)
     assert state == TrialState.PRUNED and step >= FIRST * TOTAL
     decision = pruner.decisions[study.trials[-1].number]
-    assert decision.probability < decision.threshold < EPSILON
+    assert decision.probability < decision.threshold == EPSILON
     assert decision.low < decision.final < decision.high
     assert decision.best == pytest.approx(0.49 * 0.5 * 2, rel=0.1)
     assert decision.trials == 5
