@@ -109,7 +109,10 @@ class Referee:
         # A trial that a kill cut short and that starts anew went on here, with less known.
         if running.updates < running.trial.user_attrs[START].get("survived", 0):
             return None
-        return self._pruned(running) or self._plateaued(running, signals)
+        ending = self._pruned(running)
+        if ending is not None or running.audit is not None:
+            return ending
+        return self._plateaued(running, signals)
 
     def _pruned(self, running: Running) -> Ending | None:
         if not self._may_prune or not running.trial.should_prune():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
-from idle import SPACE, SpoiltPool
+from idle import SpoiltPool
 from optuna.pruners import BasePruner
 
 from lrtune import SchedulePruner
@@ -24,6 +24,8 @@ from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 TOTAL, TRIALS = 400, 30
+# Half of them hold their rate, so that some reach a plateau.
+SPACE = Space(("constant", "cosine", "inverse_sqrt", "linear"), peak_lr=(0.01, 0.2))
 CONSTANTS = Space(("constant",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 LOOPS = Space(("plateau",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 RULES = Rules(patience=2, audit=0.3)

@@ -124,7 +124,7 @@ def test_a_pruner_sees_all_of_the_curve(tmp_path: Path) -> None:
         tmp_path / "whole", SpoiltPool(lambda progress: progress), BUDGET, pruner()
     )
     assert set(expected["state"]) == {"complete", "pruned"}
-    for segments in (6, 9, 13):
+    for segments in (6, 9, 3):
         cut_short(tmp_path, CutShort(segments), pruner=pruner())
     pool = SpoiltPool(lambda progress: progress)
     kept = {"checkpoint": tmp_path / CHECKPOINT}

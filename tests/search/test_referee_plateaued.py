@@ -61,6 +61,25 @@ def test_a_plateaued_trial_has_no_value_and_is_told_as_pruned(
     assert chosen["value"] == found[chosen["number"]].evidence["final"]
 
 
+def test_a_plateau_that_would_be_the_best_is_trained_on(tmp_path: Path) -> None:
+    """What it comes to cannot be told by a forecast that says that it wins."""
+
+    def spoil(progress: Progress) -> Progress:
+        rates = pool._rates[progress.slot]
+        fallen = 0.5 if rates[0] > rates[-1] else 1.0  # one that decays gets half as far
+        loss = 2 - fallen * min(1, progress.update / 200)
+        return replace(progress, loss=loss, metrics={"cross_entropy": loss, "accuracy": 0.5})
+
+    pool = SpoiltPool(spoil)
+    pruner = SchedulePruner(TOTAL, epsilon=CAREFUL)
+    found = search_with(tmp_path, pool, Rules(patience=2), pruner=pruner, space=BOTH, trials=8)
+    first_whole = next(record.number for record in found if record.state == "complete")
+    better = [
+        one for one in found if one.number > first_whole and one.schedule.family == "constant"
+    ]
+    assert better and better[0].state == "complete"
+
+
 def study_of_(folder: Path, pool: SpoiltPool) -> optuna.Study:
     return open_study(folder / "journal.log", "s", pool.task.objective.direction)
 
@@ -93,7 +112,8 @@ def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     assert {one.schedule.family for one in whole} == {"linear"} and len(whole) > 1
     shown = [one.curves.loss[-1] for one in flat]
     best = min(whole, key=lambda one: one.value)
-    assert set(shown) == {0.459} and best.value > 0.6  # ranked by what they showed, they would win
+    # Ranked by what they showed, they would win.
+    assert 0.459 <= min(shown) < best.value
     for one in flat:
         assert one.evidence["high"] > 0.459
         assert one.evidence["low"] < one.evidence["final"] < one.evidence["high"]
