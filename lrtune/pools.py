@@ -43,8 +43,6 @@ def choose_pool(
     if before is not None and before.grants(engine, slots, names):
         return spread(task, before, devices, tell), before
     tell("engine: which one trains fastest here")
-    counts = [math.inf if budget.updates is None else budget.updates]
-    counts.append(math.inf if budget.trials is None else budget.trials * task.horizon)
     seconds = math.inf if budget.seconds is None else budget.seconds
     count = len(devices)
     if slots is not None and 0 < slots < count:
@@ -54,7 +52,7 @@ def choose_pool(
         devices[0],
         engine=engine,
         slots=None if slots is None else slots // count,
-        updates=min(counts) / count,
+        updates=budget.most(task.horizon) / count,
         seconds=seconds / count,
     )
     choice = replace(choice, devices=names)

@@ -41,6 +41,7 @@ from lrtune.search.sampler import fits
 from lrtune.settings import range_test_json, write_json
 from lrtune.tasks import Task, load_task
 
+SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
 CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
 
@@ -157,7 +158,8 @@ def tune(
         if run is None:
             make = maker(replace(choice, compiled=False), tell)
             slots = choice.slots // len(devices)
-            peaks = peak_settings(task, peak_lr, tell, device=device, slots=slots, make=make)
+            how: dict[str, Any] = {"device": device, "slots": slots, "make": make}
+            peaks = peak_settings(task, peak_lr, tell, budget.most(task.horizon), **how)
             torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
@@ -210,16 +212,29 @@ def _continued(
     return run
 
 
+def sweep(task: Task, total: float) -> tuple[int, int]:
+    """Updates and seeds of the range test before a search of so many updates.
+
+    A seed costs a third of a training at most. More of them hardly tell more of a good peak
+    (``scripts/bench/range_test.py``), so that all together have a twentieth of the search.
+    """
+    updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
+    return updates, int(min(SWEEPS, max(1, SWEPT * total / updates)))
+
+
 def peak_settings(
-    task: Task, given: tuple[float, float] | None, tell: Callable[[str], None], **how: Any
+    task: Task,
+    given: tuple[float, float] | None,
+    tell: Callable[[str], None],
+    total: float = math.inf,
+    **how: Any,
 ) -> dict[str, Any]:
     """The peak rates to search, and the range test they come from: on what, ``how`` says."""
     if given is not None:
         return {"peak_lr": [float(rate) for rate in given], "range_test": None}
     tell("range test: which peak rates are worth searching")
-    # The three sweeps together cost no more than a trial or so.
-    updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
-    test = range_test(task, updates=updates, **how)
+    updates, seeds = sweep(task, total)
+    test = range_test(task, updates=updates, seeds=range(seeds), **how)
     peak, factor = test.suggestion.peak_lr, math.exp(DOUBTS * test.suggestion.doubt)
     widest = test.rates[0] / 10, test.rates[-1] * 10
     low, high = (float(np.clip(rate, *widest)) for rate in (peak / factor, peak * factor))

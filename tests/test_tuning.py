@@ -70,3 +70,12 @@ def test_the_more_doubt_the_wider_the_peaks(
         if message
         else []
     )
+
+
+# Of a training of 900 updates, a seed of the range test has 240.
+@pytest.mark.parametrize(
+    ("total", "seeds"), [(900, 1), (6 * 900, 1), (12 * 900, 2), (40 * 900, 3), (math.inf, 3)]
+)
+def test_the_range_test_has_a_twentieth_of_the_search(total: float, seeds: int) -> None:
+    task = lrtune.load_task("digits", epochs=25, batch_size=32)
+    assert tuning.sweep(task, total) == (240, seeds)

@@ -20,7 +20,7 @@ from lrtune.tasks.memory import room
 SHARING = 4  # trials that share each batch of a stream
 TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
 MANY = 10_000  # trials, where there is no end to them
-WAVES = 4  # the fewest times that all slots are filled: a sampler learns from wave to wave
+WAVES = 10  # the fewest times that all slots are filled: a sampler learns from wave to wave
 BRIEF = 3.0  # seconds of a whole search, of which there is nothing to save
 LONG = 0.05  # seconds of an update on a CPU, beyond which there is no overhead to share
 SPENT, TRIES = 0.05, 5  # seconds that one try should take, and how many there are if they do

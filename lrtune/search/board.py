@@ -1,5 +1,6 @@
 """Budget and Board: when a search stops, and how it stands."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
@@ -31,6 +32,11 @@ class Budget:
                 raise InputError(f"{name}={value}: a positive number")
         if self.trials is None and self.updates is None and self.seconds is None:
             raise InputError("no budget: give trials, updates or seconds")
+
+    def most(self, horizon: int) -> float:
+        """Updates that it allows where a trial has so many; infinity where only time is a limit."""
+        trials = math.inf if self.trials is None else self.trials * horizon
+        return min(trials, math.inf if self.updates is None else self.updates)
 
     def share(self, trials: float, updates: float, seconds: float) -> float:
         """How much of it is spent, 0 ... 1."""

@@ -45,7 +45,7 @@ from transfer import learn
 
 import lrtune
 from lrtune.engine import Pool, Progress, SerialPool, choose
-from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.engine.choose import WAVES
 from lrtune.model.transfer import Transfer
 from lrtune.schedule import Schedule
 from lrtune.search.board import Board
@@ -54,6 +54,7 @@ from lrtune.search.finals import Job, train_finals
 from lrtune.search.space import FAMILY, Space
 from lrtune.settings import write_json
 from lrtune.tasks import Task
+from lrtune.tuning import sweep
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BUDGETS, SEEDS = (6, 20), 10  # whole trainings; master seeds
@@ -253,7 +254,7 @@ class Spent(Exception):
     """The updates of a search are spent."""
 
 
-def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int) -> Pick:
+def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **engine: Any) -> Pick:
     """One search by ``lrtune.tune`` as a user calls it, cut off when its updates are spent.
 
     Args:
@@ -261,10 +262,12 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int) -> Pi
         transfer: learnt from recorded tasks that have nothing of this one's data.
         updates: of all trials and the range test together.
         seed: the master seed.
+        engine: name and slots, where they are not chosen by speed.
     """
     began = time.perf_counter()
-    swept = 3 * min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))  # as tune does it
+    swept = math.prod(sweep(task, updates))
     limit, spent, started = updates - swept, 0, 0
+    swept = math.prod(sweep(task, limit))  # as tune has it
 
     def watch(board: Board) -> None:
         nonlocal spent, started
@@ -282,6 +285,7 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int) -> Pi
                 device="cpu",
                 transfer=transfer,
                 watch=watch,
+                **engine,
             )
         except Spent:
             run = lrtune.open(folder)
@@ -356,7 +360,9 @@ class Race:
         if method == OURS:
             for seed, budget in missing:
                 updates = budget * self.task.horizon
-                yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed)
+                # As many slots as are chosen at most; the results are the same on any pool.
+                slots = {"engine": "serial", "slots": max(1, budget // WAVES)}
+                yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed, **slots)
         elif missing:
             seeds = sorted({seed for seed, _ in missing})
             study = f"{self.name} {method}"

@@ -67,14 +67,14 @@ def test_a_second_thread_must_be_worth_it(one, two, expected, digits, timed):
 
 def test_the_fastest_number_of_trials_in_even_waves(digits, timed):
     table, asked = timed
-    table.update(serial(1.0, 1.0))
-    for slots, cost in ((8, 0.4), (27, 0.3)):  # 108 trials: 14 waves of 8, 4 of 27
+    table.update(serial(0.4, 0.4))
+    for slots, cost in ((8, 0.16), (27, 0.12)):  # 270 trials: 34 waves of 8, 10 of 27
         table.update({("fused", slots, False, threads): cost for threads in (1, 2)})
-    choice, pool = choose(digits, updates=108 * digits.horizon)
+    choice, pool = choose(digits, updates=270 * digits.horizon)
     assert (choice.name, choice.slots, choice.compiled) == ("fused", 27, False)
     assert pool.slots == 27
-    assert choice.why == "300 µs an update of a trial, serial 1 thread 1,000"
-    assert choice.to_json()["figures"]["fused 8 at once 1 thread"] == pytest.approx(4e-4)
+    assert choice.why == "120 µs an update of a trial, serial 1 thread 400"
+    assert choice.to_json()["figures"]["fused 8 at once 1 thread"] == pytest.approx(1.6e-4)
     assert not any(compiled for _, _, compiled, _ in asked)
 
 
@@ -82,7 +82,7 @@ def test_the_fastest_number_of_trials_in_even_waves(digits, timed):
 def test_compiling_must_be_worth_it(trials, worth, digits, timed):
     table, asked = timed
     table.update(serial(1.0, 1.0))
-    for slots in (8, 25, 32):
+    for slots in (8, 10, 32):
         table.update({("fused", slots, False, n): 0.1 for n in (1, 2)})
         table.update({("fused", slots, True, n): 0.05 for n in (1, 2)})
     choice, _ = choose(digits, updates=trials * digits.horizon)
