@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lrtune.errors import InputError
 from lrtune.model.features import NAMES, features
 from lrtune.model.forecast import AHEAD, Forecast, Gain, design, learn_gain
-from lrtune.model.overfit import less
+from lrtune.model.overfit import Less, less
 from lrtune.model.scale import Scale
 from lrtune.model.surrogate import Observations
 from lrtune.model.transfer import Transfer
@@ -42,6 +42,7 @@ class _Curve:
     final: float | None = None  # None unless trained to its end
     at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (8,)
     ends: Forecast | None = None  # as long as no other trial has come to its end
+    told: tuple[Less, ...] | None = None  # see ``less``; None: not looked at yet
 
     def look(self, step: int, scale: Scale) -> Array | None:
         """Signal and design (8,) after so many updates; None where nothing was seen there."""
@@ -159,14 +160,16 @@ class StudyModel:
                 y[row], variance[row] = curve.ends.mean, curve.ends.variance
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
-        x = self.x()
-        found = Observations(x, y, variance)
-        told = [
-            less(x[row], curve.rates, curve.steps, self._scale.to(curve.values), float(y[row]))
-            for row, curve in enumerate(self._over)
-            if curve is not None and curve.final is not None
-        ]
-        return found.with_others([one for one in told if one is not None])
+        x, told = self.x(), list[Less]()
+        for row, curve in enumerate(self._over):
+            if curve is None or curve.final is None:
+                continue
+            if curve.told is None:
+                signal = self._scale.to(curve.values)
+                found = less(x[row], curve.rates, curve.steps, signal, float(y[row]))
+                curve.told = () if found is None else (found,)
+            told += curve.told
+        return Observations(x, y, variance).with_others(told)
 
     def _worst(self, y: Array) -> float:
         """What a diverged trial counts as: no better than what the others began with."""
@@ -257,8 +260,9 @@ class StudyModel:
             self.without_schedule += 1
             return
         for name, distribution in trial.distributions.items():
-            if not of_a_schedule(name):
-                self.others.setdefault(name, distribution)
+            if not of_a_schedule(name) and name not in self.others:
+                self.others[name] = distribution
+                self._forget_told()  # it has one number less
         curve = self.curve_of(trial, schedule)
         final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         silent = final is None and not len(curve.steps)
@@ -283,6 +287,7 @@ class StudyModel:
         if scale != self._scale:
             self._scale = scale
             self._forget_forecasts()
+            self._forget_told()
             for curve in curves:
                 curve.at.clear()
 
@@ -291,6 +296,11 @@ class StudyModel:
         for curve in self._over:
             if curve is not None:
                 curve.ends = None
+
+    def _forget_told(self) -> None:
+        for curve in self._over:
+            if curve is not None:
+                curve.told = None
 
     def _others(self, trial: FrozenTrial) -> dict[str, float]:
         found = {}

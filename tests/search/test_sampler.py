@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 
 import lrtune
 from lrtune import InputError, SchedulePruner
+from lrtune.schedule import Schedule
 from lrtune.search import Space, SurrogateSampler
 from lrtune.search.space import SCHEDULE
 
@@ -53,6 +54,32 @@ def test_a_fresh_sampler_goes_on_as_the_old_one_would(tmp_path: Path) -> None:
     other = optuna.create_study(**ours(seed=2))
     other.optimize(objective, n_trials=3)
     assert drawn(other) != drawn(unbroken)[:3]
+
+
+def overfits(trial: optuna.Trial) -> float:
+    """Best where all rates together come to 0.3, on the way or at the end; worse after that."""
+    schedule = lrtune.suggest(trial, families=FAMILIES, peak_lr=PEAKS)
+    sums = schedule.rates(TOTAL).cumsum()
+    for step in range(5, TOTAL + 1, 5):
+        loss = 0.2 + abs(math.log(sums[step - 1] / 0.3))
+        trial.report(loss, step)
+    trial.suggest_float("weight_decay", 0.0, 0.1)
+    return loss
+
+
+def test_trainings_that_overfit_lead_to_lower_peaks(tmp_path: Path) -> None:
+    """And a sampler made later sees as much in them."""
+    unbroken = optuna.create_study(sampler=SurrogateSampler(SPACE, TOTAL, seed=1))
+    unbroken.optimize(overfits, n_trials=10)
+    peaks = [Schedule.from_json(t.user_attrs[SCHEDULE]).peak_lr for t in unbroken.trials]
+    assert peaks[0] > 0.02 > max(peaks[5:]) and unbroken.best_value < 0.5
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+    for trials in (2, 4, 4):
+        sampler = SurrogateSampler(SPACE, TOTAL, seed=1)
+        kept = {"storage": storage, "study_name": "s", "load_if_exists": True}
+        broken = optuna.create_study(sampler=sampler, **kept)
+        broken.optimize(overfits, n_trials=trials)
+    assert drawn(broken) == drawn(unbroken)
 
 
 def test_two_workers_and_many_slots_try_different_schedules_of_different_families() -> None:
