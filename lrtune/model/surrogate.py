@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
-from scipy.special import ndtr
 
 from lrtune.model.overfit import Less
 from lrtune.model.transfer import Transfer
@@ -351,8 +350,3 @@ class Posterior:
     def values(self, z: Array | float) -> Array:
         """From the units that all tasks share to the values' scale."""
         return self.settings.y(np.asarray(z, dtype=np.float64))
-
-    def below(self, bound: float, mean: Array, sd: Array) -> Array:
-        """The probability that a latent value lies below a bound, in shared units."""
-        found: Array = ndtr((bound - mean) / sd)
-        return found
