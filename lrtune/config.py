@@ -41,7 +41,7 @@ class StudyFile(TaskOptions):
     )
     no_prune: bool = Field(False, description="train every trial to its end")
     epsilon: float | None = Field(
-        None, description="end a trial that wins with less than this probability [0.1]"
+        None, description="end a trial that wins with less than this probability [0.05]"
     )
     patience: int | None = Field(
         None, description="validations without gain that make a plateau, 0: none do [a fifth]"
