@@ -86,6 +86,7 @@ class StudyModel:
         self.numbers: list[int] = []  # in the study, of the trials that are over
         self.params: list[dict[str, Any]] = []  # of these
         self._schedules: list[tuple[Schedule, dict[str, float]]] = []
+        self._features: list[Array] = []  # of these
         self._whole: list[_Curve] = []
         self._scale = Scale(1.0, 0.0, 0.0)
         self._gains: dict[tuple[int, bool], Gain] = {}
@@ -179,19 +180,18 @@ class StudyModel:
 
     def x(self) -> Array:
         """Features of the trials that are over, those of ``others`` behind: (n, features)."""
-        return self._table(self._schedules)
+        return self._table(self._features, [others for _, others in self._schedules])
 
     def x_of(self, trials: list[FrozenTrial]) -> Array:
         """Likewise of other trials; those without a schedule are left out."""
         found = [(schedule_of(trial), self._others(trial)) for trial in trials]
-        return self._table([(schedule, others) for schedule, others in found if schedule])
+        known = [(features(schedule), others) for schedule, others in found if schedule]
+        return self._table([x for x, _ in known], [others for _, others in known])
 
-    def _table(self, some: Sequence[tuple[Schedule, dict[str, float]]]) -> Array:
-        rows = [
-            np.append(features(schedule), [others.get(name, 0.5) for name in self.others])
-            for schedule, others in some
-        ]
-        return np.array(rows).reshape(len(rows), len(NAMES) + len(self.others))
+    def _table(self, some: Sequence[Array], others: Sequence[dict[str, float]]) -> Array:
+        own = np.array(some).reshape(len(some), len(NAMES))
+        places = [[one.get(name, 0.5) for name in self.others] for one in others]
+        return np.hstack([own, np.array(places).reshape(len(some), len(self.others))])
 
     def schedules(self) -> list[Schedule]:
         """Of the trials that are over."""
@@ -277,6 +277,7 @@ class StudyModel:
         self.numbers.append(trial.number)
         self.params.append(trial.params)
         self._schedules.append((schedule, curve.others))
+        self._features.append(features(schedule))
 
     def _rescale(self) -> None:
         """Find the scale of all values; what was learnt on another one is forgotten."""
