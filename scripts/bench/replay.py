@@ -27,6 +27,7 @@ import torch
 from optuna.pruners import HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 from recorded import CURVES, Recorded, rates_ahead, read
+from replay_table import averaged, show
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from transfer import learn
@@ -431,27 +432,10 @@ def main() -> None:
     if args.out.exists():  # what is there and was not run stays
         before = pd.read_json(args.out)
         means = pd.concat([before[~before["policy"].isin(names)], means])
+    means = pd.concat([means[means["policy"] == name] for name in POLICIES])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     means.to_json(args.out, orient="records", indent=0, double_precision=3)
-    for what in ("regret", "true"):
-        print(what, markdown(means, what), sep="\n\n", end="\n\n")
-
-
-def averaged(found: pd.DataFrame) -> pd.DataFrame:
-    """Means over the orders: one row a policy, task and budget."""
-    group = found.groupby(["policy", "task", "budget"], sort=False)
-    return group[["regret", "true", "seconds"]].mean().assign(orders=group.size()).reset_index()
-
-
-def markdown(means: pd.DataFrame, what: str) -> str:
-    """A table: by policy and budget the mean over the tasks, and the worst task."""
-    table = means.groupby(["policy", "budget"])[what].agg(["mean", "max"])
-    budgets = sorted(means["budget"].unique())
-    rows = [["budget", *map(str, budgets)], ["---"] * (1 + len(budgets))]
-    for policy in (name for name in POLICIES if name in set(means["policy"])):
-        cells = [table.loc[policy, budget] for budget in budgets]
-        rows.append([policy, *(f"{cell['mean']:.1f} ({cell['max']:.0f})" for cell in cells)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    show(means, args.out)
 
 
 if __name__ == "__main__":
