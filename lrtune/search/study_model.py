@@ -253,7 +253,8 @@ class StudyModel:
     def _take(self, trial: FrozenTrial) -> None:
         """Keep what a trial showed that is over."""
         diverged = _diverged(trial)
-        if was_cut_short(trial) and not diverged:
+        # One of a search of ours is repeated, whatever it was about to be told as.
+        if was_cut_short(trial) and (START in trial.user_attrs or not diverged):
             return
         schedule = schedule_of(trial)
         if schedule is None:

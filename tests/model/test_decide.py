@@ -52,6 +52,13 @@ def test_what_is_under_way_is_not_proposed_once_more(known: Observations) -> Non
         under_way = np.vstack([under_way, X[row]])
 
 
+def test_the_order_of_what_is_under_way_does_not_matter() -> None:
+    found, many = posterior(whole(X[:2], Y[:2])), table(schedules(np.geomspace(0.001, 10, 60)))
+    orders = X[3:6], X[[5, 3, 4]]
+    first, second = (propose(found, many, 3, rng(), under_way) for under_way in orders)
+    assert first == second
+
+
 def test_after_many_trainings_proposals_are_good_ones() -> None:
     many = table(schedules(np.geomspace(0.001, 10, 100)))
     chosen = propose(posterior(whole(X, Y)), many, 16, rng())
