@@ -59,9 +59,11 @@ def test_each_family_sends_the_schedule_of_which_most_is_expected(confirmed: Run
     trials, table = confirmed.trials(), confirmed.finals()
     whole = trials[trials["state"] == "complete"]
     best = whole.loc[whole.groupby("family")["expected"].idxmin()]
-    assert set(best["schedule"]) == set(table["schedule"])
+    # A baseline of which no trial came to its end is there as its trial was.
+    sent = table[table["family"].isin(best["family"])]
+    assert set(best["schedule"]) == set(sent["schedule"])
     rows = confirmed.verdict()["families"]
-    assert {row["trial"] for row in rows} == set(best["number"])
+    assert {row["trial"] for row in rows} >= set(best["number"])
     assert {row["role"] for row in rows} <= {"leader", "baseline"}
 
 
