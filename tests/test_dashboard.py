@@ -123,7 +123,11 @@ def test_people_see_what_is_for_people(copy: Run) -> None:
     for trial in found["trials"]:
         known = {entry["key"]: entry["value"] for entry in trial["user_attrs"]}
         assert known.keys() == {"ended", RESOLVED}
-        assert known[RESOLVED].startswith("peak_lr ") and "warmup_steps" in known[RESOLVED]
+        assert (
+            known[RESOLVED].startswith("peak_lr ")
+            and float(known[RESOLVED].split()[1].rstrip(",")) > 0
+            and "warmup_steps" in known[RESOLVED]
+        )
         assert trial["note"]["body"].startswith(("**cosine**", "**constant**"))
         assert trial["intermediate_values"]
 

@@ -17,7 +17,7 @@ Params = dict[str, Any]
 POOL = 600  # schedules drawn at random over all families, in equal shares
 REDRAWN = 32  # trials for which they are the same
 NEAR = 60  # schedules near to the best ones
-APART = 2  # one trial in so many has none of them: the best so far may be the wrong place
+ELSEWHERE = 2  # one trial in so many has none of these: the best may be the wrong place
 WIDTH = 0.1  # of the steps from there, a share of a knob's range
 KEPT = 0.5  # probability that a knob stays as it is
 
@@ -50,7 +50,7 @@ class Candidates:
         if index // REDRAWN != self._block:
             self._block = index // REDRAWN
             self._pool = self._made(self._random(np.random.default_rng([self._seed, self._block])))
-        best = best if index % APART else ()
+        best = best if index % ELSEWHERE else ()
         near = self._made(self._near(best, np.random.default_rng([self._seed, index, 1])))
         params = self._pool[0] + near[0]
         x = np.vstack([table for table in (self._pool[1], near[1]) if len(table)])

@@ -105,7 +105,7 @@ def draw(searches: pd.DataFrame, path: Path) -> None:
 
     budgets = sorted(searches["budget"].unique())
     figure = Figure(figsize=(5.5 * len(budgets), 3.6), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(budgets), sharey=True))
+    panels = np.atleast_1d(figure.subplots(1, len(budgets)))
     for axes, budget in zip(panels, budgets, strict=True):
         cells = cells_of(searches, budget)
         for place, method in enumerate(cells):
@@ -120,7 +120,7 @@ def draw(searches: pd.DataFrame, path: Path) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{math.exp(value):.2f}"))
         axes.set_yticks(range(len(cells.columns)), cells.columns)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].invert_yaxis()
+        axes.invert_yaxis()
     figure.savefig(path, dpi=110)
 
 
