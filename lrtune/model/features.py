@@ -30,27 +30,42 @@ def features(schedule: Schedule) -> Array:
 
     A closed loop's curve is not known beforehand: its rate is taken as held, and it is marked.
     """
-    return _features(schedule).copy()
+    found: Array = _features(schedule)[0].copy()
+    return found
 
 
 @lru_cache(maxsize=8192)
 def _features(schedule: Schedule) -> Array:
+    return features_table([schedule])
+
+
+def features_table(schedules: Sequence[Schedule]) -> Array:
+    """Of many at once: float64 (n, 12)."""
+    curves = np.array([_curve(schedule) for schedule in schedules]).reshape(-1, POINTS)
+    return features_of(curves, np.array([one.closed_loop for one in schedules]))
+
+
+def _curve(schedule: Schedule) -> Array:
+    """Its rates at POINTS places of the run."""
     total = POINTS if schedule.warmup < 0.99 else 100 * POINTS  # it must leave an update after it
     if schedule.closed_loop:
-        return features_of(schedule.controller(total).rates, closed_loop=True)
-    return features_of(schedule.rates(total))
+        return schedule.controller(total).rates[_places(total)]
+    return schedule.rates(total)[_places(total)]
 
 
 def features_of(
-    rates: Array | Sequence[float],  # (total,) learning rate of each update, above 0
-    closed_loop: bool = False,
+    rates: Array,  # (n, total) learning rate of each update, above 0
+    closed_loop: NDArray[np.bool_],  # (n,)
 ) -> Array:
-    """Of a curve of rates: log of the peak; of mean, end and parts, relative to the peak."""
-    table = np.asarray(rates, dtype=np.float64)
-    places = ((np.arange(POINTS) + 0.5) * len(table) / POINTS).astype(np.int64)
-    curve = table[places]
-    peak = float(table.max())
-    parts = curve.reshape(PARTS, -1).mean(1)
-    relative = np.array([curve.mean(), curve[-LAST:].mean(), *parts]) / peak
-    logs = np.log(np.maximum(relative, np.exp(LOWEST)))
-    return np.array([np.log(peak), *logs, float(closed_loop)])
+    """Of curves of rates: log of the peak; of mean, end and parts, relative to the peak."""
+    curves = rates[:, _places(rates.shape[1])]
+    peaks = rates.max(1, keepdims=True)
+    parts = curves.reshape(-1, PARTS, POINTS // PARTS).mean(2)
+    means = np.column_stack([curves.mean(1), curves[:, -LAST:].mean(1), parts])
+    logs = np.log(np.maximum(means / peaks, np.exp(LOWEST)))
+    return np.column_stack([np.log(peaks), logs, closed_loop])
+
+
+def _places(total: int) -> NDArray[np.int64]:
+    """The updates that are looked at."""
+    return ((np.arange(POINTS) + 0.5) * total / POINTS).astype(np.int64)

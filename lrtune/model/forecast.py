@@ -118,22 +118,26 @@ class Yardstick:
         fall = np.maximum(fallen + above, fallen + signals - finals)
         return cls(float(np.median(signals)), max(LEAST_UNIT, float(np.median(fall))))
 
+    def units(self, own: Array) -> Array:
+        """In which trials are measured, (n,): their own fall where nothing of the task is known."""
+        if self.level is not None:
+            return np.full(len(own), self.unit)
+        fall = own[:, AHEAD.index("fallen")] + own[:, AHEAD.index("above")]
+        return np.maximum(fall, LEAST_UNIT)
+
     def measure(
         self,
         own: Array,  # (n, 7) of any trials
         signals: Array,  # (n,) shown by them
     ) -> Array:
-        """What the line is in, (n, 7): of trials in this task's units, and beside its level."""
-        ahead, slope, above = own[:, :4], own[:, 4], own[:, 5]
+        """What the line is in, (n, 7): of trials in their units, and beside the task's level."""
+        units, found = self.units(own), own.copy()
         behind = np.zeros(len(own)) if self.level is None else signals - self.level
-        return np.column_stack(
-            [
-                ahead,
-                np.clip(slope / self.unit, *SLOPE),
-                np.clip(above / self.unit, *ABOVE),
-                np.clip(behind / self.unit, *BEHIND),
-            ]
-        )
+        for column, (shown, bounds) in enumerate(
+            ((own[:, 4], SLOPE), (own[:, 5], ABOVE), (behind, BEHIND)), 4
+        ):
+            found[:, column] = np.minimum(np.maximum(shown / units, bounds[0]), bounds[1])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +158,24 @@ class Gain:
     scale: float
     yardstick: Yardstick
 
-    def forecast(
+    def forecasts(
         self,
-        signal: float,  # of the trial in question, on a Scale
-        own: Array,  # (7,) what it has ahead and shows: see ``design``
-    ) -> Forecast:
-        """What that trial ends with."""
-        yardstick = self.yardstick
-        if yardstick.level is None:  # its own fall is all that is known
-            yardstick = Yardstick.of(own[None], np.array([signal]), np.array([signal]))
-        (row,) = yardstick.measure(own[None], np.array([signal]))
-        doubt = 1 + float(row @ self.spread @ row)
-        spread = yardstick.unit * float(np.sqrt(self.scale / self.shape * doubt)) + SURE
-        return Forecast(signal + yardstick.unit * float(row @ self.mean), spread, 2 * self.shape)
+        signals: Array,  # (n,) of the trials in question, on a Scale
+        own: Array,  # (n, 7) what they have ahead and show: see ``design``
+    ) -> list[Forecast]:
+        """What these trials end with."""
+        rows, units = self.yardstick.measure(own, signals), self.yardstick.units(own)
+        doubts = 1 + ((rows @ self.spread) * rows).sum(1)
+        spreads = units * np.sqrt(self.scale / self.shape * doubts) + SURE
+        means = signals + units * (rows @ self.mean)
+        return [
+            Forecast(mean, spread, 2 * self.shape)
+            for mean, spread in zip(means.tolist(), spreads.tolist(), strict=True)
+        ]
+
+    def forecast(self, signal: float, own: Array) -> Forecast:
+        """Of a single trial."""
+        return self.forecasts(np.array([signal]), own[None])[0]
 
 
 def learn_gain(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
+from lrtune.model.features import NAMES
 from lrtune.model.overfit import Less
 from lrtune.model.transfer import Transfer
 
@@ -28,6 +29,8 @@ STEP = 0.35  # nats between the peaks that are averaged over
 MOST_SHIFTS = 21
 NEGLIGIBLE = 0.01  # weight of a peak, below which it is left out
 JITTER = 1e-6
+MOST_KEPT = 10_000  # schedules whose means are kept
+DIGITS = 9  # of a mean
 FITTED = 5  # settings
 GROWTH = 1.25  # settings are fitted anew when there are so many times more observations
 
@@ -96,6 +99,36 @@ class PeakGuess:
         return self.log_peak + self.doubt * places, weights - np.log(np.exp(weights).sum())
 
 
+class Prior:
+    """What is believed of schedules before any is trained: other tasks' mean, by good peak.
+
+    Attributes:
+        transfer: what other tasks teach.
+        shifts: float64 (m,): log peaks that may be good ones.
+        log_weights: float64 (m,): how probable each is.
+    """
+
+    def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
+        """Know nothing yet of any schedule."""
+        self.transfer = transfer
+        self.shifts, self.log_weights = guess.shifts
+        self._means: dict[bytes, Array] = {}  # (m,) by a schedule's features
+
+    def means(self, x: Array) -> Array:
+        """How good schedules are, float64 (m, n); those asked for before are not computed again."""
+        own = np.ascontiguousarray(x[:, : len(NAMES)])
+        keys = [row.tobytes() for row in own]
+        new = {key: row for row, key in enumerate(keys) if key not in self._means}
+        if len(self._means) + len(new) > MOST_KEPT:
+            self._means.clear()
+            new = {key: row for row, key in enumerate(keys)}
+        if new:
+            # Rounded, for the last digits depend on what is computed together.
+            told = self.transfer.means(own[list(new.values())], self.shifts).T.round(DIGITS)
+            self._means.update(zip(new, told, strict=True))
+        return np.array([self._means[key] for key in keys]).reshape(len(x), len(self.shifts)).T
+
+
 def warp(u: Array) -> Array:
     """As it is up to 1, the median schedule; of worse ones the logarithm: how bad is no matter."""
     found: Array = np.where(u > 1, 1 + np.log(np.maximum(u, 1)), u)
@@ -158,8 +191,7 @@ class Surrogate:
 
     def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
         """Know what other tasks teach, and where a good peak should be."""
-        self._transfer = transfer
-        self._guess = guess
+        self._prior = Prior(transfer, guess)
         self._fitted: tuple[int, Settings] | None = None
 
     def posterior(self, known: Observations, then: Observations | None = None) -> "Posterior":
@@ -173,21 +205,21 @@ class Surrogate:
         then = known.first(fitted_at(len(known))) if then is None else then
         if self._fitted is None or self._fitted[0] != len(then):
             self._fitted = len(then), self._fit(then.subset(MOST_FITTED))
-        return Posterior(self._transfer, self._guess, self._fitted[1], known.subset(MOST))
+        return Posterior(self._prior, self._fitted[1], known.subset(MOST))
 
     def _fit(self, known: Observations) -> Settings:
         """The most probable settings, the peak averaged over."""
-        usual, spread = self._transfer.settings
+        prior, transfer = self._prior, self._prior.transfer
+        usual, spread = transfer.settings
         middle, width = np.append(BEST[0], usual), np.append(BEST[1], spread)
         low = float(known.y.min()) if len(known) else 0.0
         if len(known) < 2:
             return _settings(middle, low)
-        shifts, weights = self._guess.shifts
-        means = self._transfer.means(known.x, shifts)
-        correlation = matern(*(self._transfer.scaled(known.x),) * 2)
+        means = prior.means(known.x)
+        correlation = matern(*(transfer.scaled(known.x),) * 2)
 
         def objective(theta: Array) -> tuple[float, Array]:
-            fit, slopes = _evidence(theta, low, known, means, correlation, weights)
+            fit, slopes = _evidence(theta, low, known, means, correlation, prior.log_weights)
             off = (theta - middle) / width
             return float((off**2).sum() / 2 - fit), off / width - slopes
 
@@ -271,39 +303,38 @@ class Posterior:
     """What is believed of every schedule of a task, in the units that all tasks share.
 
     Attributes:
-        transfer: what other tasks teach.
-        guess: where a good peak should be.
+        prior: what was believed before.
         settings: of this task.
         known: what was observed.
     """
 
-    transfer: Transfer
-    guess: PeakGuess
+    prior: Prior
     settings: Settings
     known: Observations
     shifts: Array = field(init=False)  # (m,) log peaks that are still possible
     weights: Array = field(init=False)  # (m,) how probable each is
 
     def __post_init__(self) -> None:
-        shifts, prior = self.guess.shifts
-        known, settings = self.known, self.settings
+        prior, known, settings = self.prior, self.known, self.settings
+        self._kept = np.ones(len(prior.shifts), dtype=bool)
         if not len(known):
-            self.shifts, self.weights = shifts, np.exp(prior)
+            self.shifts, self.weights = prior.shifts, np.exp(prior.log_weights)
             return
         z, slope = settings.z(known.y), settings.slope(known.y)
-        self._scaled = self.transfer.scaled(known.x)
+        self._scaled = prior.transfer.scaled(known.x)
         k = np.exp(2 * settings.log_own) * matern(self._scaled, self._scaled)
         noise = np.exp(2 * settings.log_noise) + known.variance * slope**2
         k.flat[:: len(k) + 1] += noise + JITTER
         self._factor = np.linalg.cholesky(k)
-        rest = (z - settings.trust * self.transfer.means(known.x, shifts)).T  # (n, m)
+        rest = (z - settings.trust * prior.means(known.x)).T  # (n, m)
         solved = solve_triangular(self._factor, rest, lower=True, check_finite=False)
-        log = prior - 0.5 * (solved**2).sum(0)
+        log = prior.log_weights - 0.5 * (solved**2).sum(0)
         weights = np.exp(log - log.max())
         weights /= weights.sum()
-        kept = weights >= min(NEGLIGIBLE, weights.max())
-        self.shifts, self.weights = shifts[kept], weights[kept] / weights[kept].sum()
-        self._solved = solved[:, kept]  # (n, m)
+        self._kept = weights >= min(NEGLIGIBLE, weights.max())
+        self.shifts = prior.shifts[self._kept]
+        self.weights = weights[self._kept] / weights[self._kept].sum()
+        self._solved = solved[:, self._kept]  # (n, m)
 
     @cached_property
     def inflation(self) -> float:
@@ -317,10 +348,12 @@ class Posterior:
 
     def _parts(self, x: Array) -> tuple[Array, Array | None]:
         """Means by peak (m, points), and the whitened correlation with what is known."""
-        means = self.settings.trust * self.transfer.means(x, self.shifts)
+        means = self.settings.trust * self.prior.means(x)[self._kept]
         if not len(self.known):
             return means, None
-        cross = np.exp(2 * self.settings.log_own) * matern(self._scaled, self.transfer.scaled(x))
+        cross = np.exp(2 * self.settings.log_own) * matern(
+            self._scaled, self.prior.transfer.scaled(x)
+        )
         white = solve_triangular(self._factor, cross, lower=True, check_finite=False)
         return means + (self._solved.T @ white), white
 
@@ -336,7 +369,7 @@ class Posterior:
     def draws(self, x: Array, count: int, rng: np.random.Generator) -> Array:
         """Functions that may be the true one, at (points, features): float64 (count, points)."""
         means, white = self._parts(x)
-        scaled = self.transfer.scaled(x)
+        scaled = self.prior.transfer.scaled(x)
         k = np.exp(2 * self.settings.log_own) * matern(scaled, scaled)
         if white is not None:
             k -= white.T @ white

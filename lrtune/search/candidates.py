@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrtune.model.features import features
+from lrtune.model.features import features_table
 from lrtune.schedule import Schedule
 from lrtune.search.space import FAMILY, SPLINE, Space, as_spline
 from lrtune.search.study_model import from_unit, unit
@@ -14,7 +14,7 @@ from lrtune.search.study_model import from_unit, unit
 Array = NDArray[np.float64]
 Params = dict[str, Any]
 
-POOL = 600  # schedules drawn at random over all families, in equal shares
+POOL = 600  # schedules drawn at random, in equal shares over the families that have a form
 REDRAWN = 32  # trials for which they are the same
 NEAR = 60  # schedules near to the best ones
 ELSEWHERE = 2  # one trial in so many has none of these: the best may be the wrong place
@@ -23,7 +23,11 @@ KEPT = 0.5  # probability that a knob stays as it is
 
 
 class Candidates:
-    """Draws schedules from a space; the same ones for the same seed and index."""
+    """Draws schedules from a space; the same ones for the same seed and index.
+
+    The free form is drawn near to the best ones alone: other tasks say little of most of its
+    shapes, and there are so many that it would take up the search.
+    """
 
     def __init__(self, space: Space, seed: int) -> None:
         """Draw nothing yet."""
@@ -51,20 +55,22 @@ class Candidates:
             self._block = index // REDRAWN
             self._pool = self._made(self._random(np.random.default_rng([self._seed, self._block])))
         best = best if index % ELSEWHERE else ()
-        near = self._made(self._near(best, np.random.default_rng([self._seed, index, 1])))
+        rng = np.random.default_rng([self._seed, index, 1])
+        near = self._made(self._near(best, rng))
         params = self._pool[0] + near[0]
-        x = np.vstack([table for table in (self._pool[1], near[1]) if len(table)])
+        x = np.vstack([self._pool[1], near[1]])
         if family is None:
             return params, x
         rows = [row for row, one in enumerate(params) if one[FAMILY] == family]
+        if not rows:
+            return self._made([self._anywhere(family, rng) for _ in range(NEAR)])
         return [params[row] for row in rows], x[rows]
 
     def _made(self, drawn: list[Params]) -> tuple[list[Params], Array]:
-        schedules = [self._space.schedule(params) for params in drawn]
-        return drawn, np.array([features(schedule) for schedule in schedules])
+        return drawn, features_table([self._space.schedule(params) for params in drawn])
 
     def _random(self, rng: np.random.Generator) -> list[Params]:
-        families = self._space.families
+        families = [name for name in self._space.families if name != SPLINE] or [SPLINE]
         return [self._anywhere(families[i % len(families)], rng) for i in range(POOL)]
 
     def _anywhere(self, family: str, rng: np.random.Generator) -> Params:

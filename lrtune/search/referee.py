@@ -32,7 +32,7 @@ class Rules:
 
     Attributes:
         patience: validations without an improvement, after which a trial may have plateaued;
-            0: never.
+            0: never. None has before another was trained to its end.
         min_delta: the least improvement, as a share of the value.
         audit: share of the trials to be pruned that are trained to the end instead.
     """
@@ -141,7 +141,7 @@ class Referee:
         return bool(draw < self._rules.audit)
 
     def _plateaued(self, running: Running, signals: list[float]) -> Ending | None:
-        if self._rules.patience == 0:
+        if self._rules.patience == 0 or self._best is None:  # something must come to its end
             return None
         rates, update = running.rates, running.updates
         why = plateaued(

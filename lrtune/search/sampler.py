@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ class SurrogateSampler(BaseSampler):
             return []
         mean, _ = posterior.mean_and_sd(self._model.x()[rows])
         own = (self._model.params[rows[place]] for place in np.argsort(mean, kind="stable"))
-        return [params for params in own if fits(self._space, params)][:LEADERS]
+        return list(islice((params for params in own if fits(self._space, params)), LEADERS))
 
     def _open(
         self, params: list[Params], x: Array, running: list[FrozenTrial], index: int

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class _Curve:
     """A trial as the forecast needs it."""
 
     schedule: Schedule
-    rates: Array  # (total,)
+    total: int
     steps: NDArray[np.int64]  # (n,)
     values: Array  # (n,)
     averaged: bool
@@ -44,18 +45,24 @@ class _Curve:
     ends: Forecast | None = None  # as long as no other trial has come to its end
     told: tuple[Less, ...] | None = None  # see ``less``; None: not looked at yet
 
+    @property
+    def rates(self) -> Array:
+        """Those of all updates (total,); not kept, for a thousand trials' may fill the memory."""
+        return rates_ahead(self.schedule, self.total)
+
     def look(self, step: int, scale: Scale) -> Array | None:
         """Signal and design (8,) after so many updates; None where nothing was seen there."""
+        if step in self.at:
+            return self.at[step]
         if not (len(self.steps) and self.steps[0] <= step <= self.steps[-1]):
             return None
-        if step not in self.at:
-            known = self.steps <= step
-            steps, values = self.steps[known], self.values[known]
-            if steps[-1] < step:  # between two reports in proportion
-                steps = np.append(steps, step)
-                values = np.append(values, np.interp(step, self.steps, self.values))
-            signal = scale.to(values)
-            self.at[step] = np.append(signal[-1], design(self.rates, steps, signal)[-1])
+        known = self.steps <= step
+        steps, values = self.steps[known], self.values[known]
+        if steps[-1] < step:  # between two reports in proportion
+            steps = np.append(steps, step)
+            values = np.append(values, np.interp(step, self.steps, self.values))
+        signal = scale.to(values)
+        self.at[step] = np.append(signal[-1], design(self.rates, steps, signal)[-1])
         return self.at[step]
 
 
@@ -88,6 +95,7 @@ class StudyModel:
         self._schedules: list[tuple[Schedule, dict[str, float]]] = []
         self._features: list[Array] = []  # of these
         self._whole: list[_Curve] = []
+        self._under_way: dict[int, _Curve] = {}  # by number, as they were looked at last
         self._scale = Scale(1.0, 0.0, 0.0)
         self._gains: dict[tuple[int, bool], Gain] = {}
         self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
@@ -149,15 +157,14 @@ class StudyModel:
 
         Behind them, what less training would have come to where trials overfit.
         """
+        self._forecast_all()
         y, variance = np.full(self.count, np.nan), np.zeros(self.count)
         for row, curve in enumerate(self._over):
             if curve is None:
                 continue
             if curve.final is not None:
                 y[row] = self._scale.to(curve.final)
-                continue
-            curve.ends = curve.ends or self.forecast(curve)
-            if curve.ends is not None:
+            elif curve.ends is not None:
                 y[row], variance[row] = curve.ends.mean, curve.ends.variance
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
@@ -217,8 +224,12 @@ class StudyModel:
         steps = np.array([step for step, _ in seen], dtype=np.int64)
         values = np.array([value for _, value in seen], dtype=np.float64)
         averaged = bool(trial.user_attrs.keys() & {START, AVERAGED})
-        rates = rates_ahead(schedule, self.total)
-        return _Curve(schedule, rates, steps, values, averaged, self._others(trial))
+        curve = _Curve(schedule, self.total, steps, values, averaged, self._others(trial))
+        before = self._under_way.get(trial.number)
+        if before is not None and np.array_equal(before.values, values[: len(before.values)]):
+            curve.at = before.at
+        self._under_way[trial.number] = curve
+        return curve
 
     def forecast(self, curve: _Curve) -> Forecast | None:
         """What it ends with; None where it has shown nothing yet."""
@@ -227,6 +238,18 @@ class StudyModel:
         if seen is None:
             return None
         return self._gain(step, curve.averaged).forecast(float(seen[0]), seen[1:])
+
+    def _forecast_all(self) -> None:
+        """What all trials that were cut short end with; those together that ended together."""
+        groups: dict[tuple[int, bool], list[_Curve]] = {}
+        for curve in self._over:
+            if curve is not None and curve.final is None and curve.ends is None:
+                groups.setdefault((int(curve.steps[-1]), curve.averaged), []).append(curve)
+        for (step, averaged), curves in groups.items():
+            looks = np.array([curve.look(step, self._scale) for curve in curves])
+            told = self._gain(step, averaged).forecasts(looks[:, 0], looks[:, 1:])
+            for curve, ends in zip(curves, told, strict=True):
+                curve.ends = ends
 
     def _gain(self, step: int, averaged: bool) -> Gain:
         """What trials still gain after so many updates."""
@@ -265,6 +288,7 @@ class StudyModel:
                 self.others[name] = distribution
                 self._forget_told()  # it has one number less
         curve = self.curve_of(trial, schedule)
+        del self._under_way[trial.number]
         final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         silent = final is None and not len(curve.steps)
         if trial.state == TrialState.FAIL or diverged or silent:
@@ -290,7 +314,7 @@ class StudyModel:
             self._scale = scale
             self._forget_forecasts()
             self._forget_told()
-            for curve in curves:
+            for curve in (*curves, *self._under_way.values()):
                 curve.at.clear()
 
     def _forget_forecasts(self) -> None:
@@ -351,7 +375,12 @@ def from_unit(distribution: BaseDistribution, place: float) -> Any:
 def schedule_of(trial: optuna.Trial | FrozenTrial) -> Schedule | None:
     """The schedule that a trial carries."""
     text = trial.user_attrs.get(SCHEDULE)
-    return None if text is None else Schedule.from_json(text)
+    return None if text is None else _read(text)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Schedule:
+    return Schedule.from_json(text)
 
 
 def rates_ahead(schedule: Schedule, total: int) -> Array:

@@ -1,9 +1,9 @@
 """The referee in searches with an idle trainer: who has plateaued, and what that is worth."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -29,15 +29,25 @@ from lrtune.results.summary import ranked, recommended
 from lrtune.search import Board, Budget, Rules, Space, frame, open_study
 
 
-def plateau_after(update: int) -> Callable[[Progress], Progress]:
-    """Ever better until this update, ever worse from there on."""
+CAREFUL = 1e-9  # an epsilon with which nothing is pruned
 
-    def spoil(progress: Progress) -> Progress:
-        loss = 2 - min(progress.update, 2 * update - progress.update) / TOTAL
+
+class PlateauPool(SpoiltPool):
+    """Ever better for 150 updates, ever worse from there on; the first trial best by far."""
+
+    def __init__(self) -> None:
+        super().__init__(self.plateaus)
+        self.admitted = 0
+
+    def admit(self, *given: Any, **named: Any) -> Progress:
+        self.admitted += 1
+        return super().admit(*given, **named)
+
+    def plateaus(self, progress: Progress) -> Progress:
+        loss = 2 - min(progress.update, 300 - progress.update) / TOTAL
+        loss = loss / 2 if self.admitted == 1 else loss
         metrics = {"cross_entropy": loss, "accuracy": 1 - loss / 3}
         return replace(progress, loss=loss, metrics=metrics)
-
-    return spoil
 
 
 @pytest.mark.parametrize("judged", [lambda pool: pool, scoring], ids=["losses", "scores"])
@@ -45,19 +55,21 @@ def plateau_after(update: int) -> Callable[[Progress], Progress]:
 def test_a_plateaued_trial_has_no_value_and_is_told_as_pruned(
     tmp_path: Path, judged, judge: str
 ) -> None:
-    pool = judged(SpoiltPool(plateau_after(150)))
-    rules = Rules(patience=2)
-    found = search_with(tmp_path, pool, rules, space=CONSTANTS, trials=3, judge=judge)
-    for record in found:
+    pool = judged(PlateauPool())
+    kept = {"pruner": SchedulePruner(TOTAL, epsilon=CAREFUL), "space": CONSTANTS, "trials": 3}
+    found = search_with(tmp_path, pool, Rules(patience=2), judge=judge, **kept)
+    first, *others = found  # the first is what the others are compared with
+    assert first.state == "complete" and first.updates == TOTAL
+    for record in others:
         assert record.state == "plateaued" and record.updates == 250
         assert record.value is None and record.judged_at is None
-        assert record.evidence["low"] is not None and record.evidence["best"] is None
+        assert record.evidence["low"] is not None and record.evidence["best"] == first.value
         assert "2 validations" in record.reason and "stays within a factor" in record.reason
-    for trial in study_of_(tmp_path, pool).trials:
+    for trial in study_of_(tmp_path, pool).trials[1:]:
         assert trial.state == TrialState.PRUNED
         assert trial.user_attrs["ended"].startswith("plateaued: no better by 0.2%")
-    chosen = recommended(frame(found), pool.task.objective.direction)
-    assert chosen["state"] == "plateaued"  # by its forecast, for none was trained to its end
+    chosen = recommended(frame(others), pool.task.objective.direction)
+    assert chosen["state"] == "plateaued"  # by its forecast, where none was trained to its end
     assert chosen["value"] == found[chosen["number"]].evidence["final"]
 
 
@@ -99,7 +111,6 @@ class OverfitPool(SpoiltPool):
         return replace(progress, loss=loss, metrics={"cross_entropy": loss, "accuracy": 0.5})
 
 
-CAREFUL = 1e-9  # an epsilon with which nothing is pruned
 BOTH = Space(("linear", "constant"), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 
 
@@ -174,8 +185,8 @@ def test_the_averaged_weights_may_still_gain(tmp_path: Path) -> None:
         folder = tmp_path / state
         folder.mkdir()
         rules = Rules(patience=2)
-        found = search_with(folder, SpoiltPool(spoilt), rules, space=CONSTANTS, trials=2)
-        assert {record.state for record in found} == {state}
+        found = search_with(folder, SpoiltPool(spoilt), rules, space=CONSTANTS, trials=3)
+        assert [record.state for record in found] == ["complete", state, state]
 
 
 def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
@@ -193,7 +204,8 @@ def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
 def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) -> None:
     eager = {name: d.low for name, d in LOOPS.distributions("plateau").items()}
     study = open_study(tmp_path / "journal.log", "s", "minimize")
-    study.enqueue_trial({"family": "plateau", **eager})  # it gives its rate up at once
+    for _ in range(2):  # the first is trained to its end
+        study.enqueue_trial({"family": "plateau", **eager})  # it gives its rate up at once
     rules = Rules(patience=1)
     found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=LOOPS, trials=4)
     assert {record.state for record in found} == {"complete", "plateaued"}
@@ -219,8 +231,8 @@ def test_a_gain_that_counts_is_set_by_min_delta(tmp_path: Path) -> None:
         folder = tmp_path / state
         folder.mkdir()
         rules = Rules(patience=2, min_delta=min_delta)
-        found = search_with(folder, SpoiltPool(spoil), rules, space=CONSTANTS, trials=2)
-        assert {record.state for record in found} == {state}
+        found = search_with(folder, SpoiltPool(spoil), rules, space=CONSTANTS, trials=3)
+        assert [record.state for record in found] == ["complete", state, state]
 
 
 @pytest.mark.parametrize(
