@@ -1,10 +1,11 @@
 """confirm: from a search to a verdict, by finals on fresh seeds."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from lrtune.engine import Pool
@@ -19,11 +20,12 @@ from lrtune.results.markup import plural
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing
-from lrtune.run import FINALS, Run
-from lrtune.schedule import Schedule
+from lrtune.run import CHECKPOINT, FINALS, Run
 from lrtune.search import Budget
-from lrtune.search.finals import Job, final_seeds, train_finals
-from lrtune.tally import Round, Tally
+from lrtune.search.confirmation import Confirmation, Job, final_seeds
+from lrtune.search.final import Final, append_final
+from lrtune.search.loop import Loop
+from lrtune.tally import Contender, Tally
 from lrtune.tasks import Task
 
 
@@ -69,102 +71,117 @@ def confirm(
         who = finalists_of(run)
         if not who:
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
-        with _Work(run, task, devices_of(device), watch, tell) as work:
-            work.decide(who, plan)
+        devices, finals = devices_of(device), _Finals(run, task.horizon, who, plan, watch, tell)
+        if finals.wanted():
+            with pool_for(run, task, devices, Budget(trials=len(finals.wanted())), tell) as pool:
+                work = Confirmation(
+                    pool,
+                    finals.wanted,
+                    finals.over,
+                    judge=run.settings["judge"],
+                    watch=finals.watch,
+                )
+                Loop(pool, [work], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
         found = judged(run, plan, task.horizon, who)
         run.write_verdict(found)
     return found
 
 
-class _Work:
-    """Trainings of one run at one horizon, in a pool that is made when it is needed."""
+@contextmanager
+def pool_for(
+    run: Run, task: Task, devices: tuple[str, ...], budget: Budget, tell: Callable[[str], None]
+) -> Iterator[Pool]:
+    """The pool of the search, or on other devices what trains fastest there in its way."""
+    before = run.choice
+    pool, choice = choose_pool(task, budget, devices, before.name, None, before, tell)
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
+    try:
+        yield pool
+    finally:
+        if isinstance(pool, SpreadPool):
+            pool.close()
+
+
+class _Finals:
+    """What the verdict still wants to know, round by round, and how the finalists stand."""
 
     def __init__(
         self,
         run: Run,
-        task: Task,
-        devices: tuple[str, ...],
+        horizon: int,
+        finalists: list[Finalist],
+        plan: Plan,
         watch: Callable[[Tally], None],
         tell: Callable[[str], None],
     ) -> None:
         self._run = run
-        self._task = task
-        self._devices = devices
+        self._horizon = horizon
+        self._finalists = finalists
+        self._plan = plan
+        self._seeds = final_seeds(run.settings["seed"], plan.max_seeds)
+        self._objective = run.settings["objective"]
         self._watch = watch
         self._tell = tell
-        self._pool: Pool | None = None
+        self._left: list[Job] = []  # of this round
+        self._jobs = 0  # of this round, at its begin
+        self._told: list[Final] = []  # that ended since ``watch`` was called
+        self._contenders: list[Contender] = []
+        self._settled = False
 
-    def __enter__(self) -> "_Work":
-        return self
+    def wanted(self) -> list[Job]:
+        """What is still to be trained of this round; of the next one where none is left."""
+        if not self._left and not self._settled:
+            self._round()
+        return self._left
 
-    def __exit__(self, *_: object) -> None:
-        if isinstance(self._pool, SpreadPool):
-            self._pool.close()
-
-    def decide(self, finalists: list[Finalist], plan: Plan) -> None:
-        """Finals, until no more seeds are wanted."""
-        seeds = final_seeds(self._run.settings["seed"], plan.max_seeds)
-        objective = self._run.settings["objective"]
-        while True:
-            found = standing(self._finals(), finalists, objective, seeds, plan)
-            still = [one for one in finalists if one.family in {*found.tied, *found.wanted}]
-            wanted = [(one.schedule, found.wanted.get(one.family, 0)) for one in still]
-            jobs = self._missing(wanted, seeds)
-            if not jobs:
-                return
-            self._train(jobs, finalists, still, max(found.wanted.values()))
-
-    def _finals(self) -> pd.DataFrame:
-        found = self._run.finals()
-        return found[found["horizon"] == self._task.horizon]
-
-    def _missing(self, wanted: list[tuple[Schedule, int]], seeds: list[int]) -> list[Job]:
-        """What is wanted and not there, seed by seed: so a stop leaves whole comparisons."""
-        own = self._finals()
-        there = set(zip(own["schedule"], own["seed"], strict=True))
-        return [
-            Job(schedule, seed)
-            for number, seed in enumerate(seeds)
-            for schedule, count in wanted
-            if number < count and (schedule.to_json(), seed) not in there
+    def _round(self) -> None:
+        """Look at what there is: who needs more seeds?"""
+        finals = self._run.finals()
+        finals = finals[finals["horizon"] == self._horizon]
+        found = standing(finals, self._finalists, self._objective, self._seeds, self._plan)
+        still = {*found.tied, *found.wanted}
+        there = set(zip(finals["schedule"], finals["seed"], strict=True))
+        # Seed by seed: so a stop leaves whole comparisons.
+        self._left = [
+            Job(one.schedule, seed)
+            for number, seed in enumerate(self._seeds)
+            for one in self._finalists
+            if number < found.wanted.get(one.family, 0)
+            and (one.schedule.to_json(), seed) not in there
         ]
+        self._jobs, self._settled = len(self._left), not self._left
+        name = f"final_{self._objective['name']}"
+        scores: dict[str, dict[int, float]] = {}
+        for row in finals.to_dict("records"):
+            scores.setdefault(row["schedule"], {})[row["seed"]] = row.get(name, math.nan)
+        self._contenders = [
+            Contender(one.schedule, scores.get(one.schedule.to_json(), {}), one.family in still)
+            for one in self._finalists
+        ]
+        if self._left:
+            families = plural(len({job.schedule for job in self._left}), "family", "families")
+            seeds = plural(max(found.wanted.values()), "fresh seed", "fresh seeds")
+            trainings = plural(self._jobs, "training", "trainings")
+            self._tell(
+                f"finals: {families} up to {seeds}, {trainings} of {self._horizon:,} updates"
+            )
 
-    def _train(
-        self,
-        jobs: list[Job],
-        who: Iterable[Finalist],
-        still: Iterable[Finalist],
-        seeds: int,
-    ) -> None:
-        families = len({job.schedule for job in jobs})
-        entrants = f"{plural(families, 'family', 'families')} up to "
-        entrants += plural(seeds, "fresh seed", "fresh seeds")
-        trainings = plural(len(jobs), "training", "trainings")
-        self._tell(f"finals: {entrants}, {trainings} of {self._task.horizon:,} updates")
-        if self._pool is None:
-            self._pool = self._made(Budget(trials=len(jobs)))
-        path = self._run.folder / FINALS
-        objective, known = self._task.objective.name, self._finals()
-        under_way = Round(path, len(jobs), who, still, known, objective, self._watch)
-        train_finals(
-            self._pool,
-            jobs,
-            under_way.ended,
-            judge=self._run.settings["judge"],
-            checkpoint=path.with_name(f"{path.stem}-{self._task.horizon}.safetensors"),
-            watch=under_way.watch,
-            tell=self._tell,
-        )
+    def over(self, final: Final) -> None:
+        """Take in a training that is over."""
+        append_final(self._run.folder / FINALS, final)
+        self._left.remove(Job(final.schedule, final.seed))
+        self._told.append(final)
+        score = final.metrics.get(self._objective["name"], math.nan)
+        for one in self._contenders:
+            if one.schedule == final.schedule:
+                one.scores[final.seed] = score
 
-    def _made(self, budget: Budget) -> Pool:
-        """The pool of the search, or on other devices what trains fastest there in its way."""
-        before = self._run.choice
-        pool, choice = choose_pool(
-            self._task, budget, self._devices, before.name, None, before, self._tell
-        )
-        if choice.threads is not None:
-            torch.set_num_threads(choice.threads)
-        return pool
+    def watch(self, under_way: float) -> None:
+        """Tell how they stand, with so many trainings under way."""
+        over, self._told = self._told, []
+        done = self._jobs - len(self._left) + under_way
+        self._watch(Tally(done, self._jobs, self._contenders, over))
 
 
 def _check(run: Run, task: Task, device: str | None) -> None:

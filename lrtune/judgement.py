@@ -8,7 +8,7 @@ from lrtune.results.finalists import finalists
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.verdict import verdict
 from lrtune.run import Run
-from lrtune.search.finals import final_seeds
+from lrtune.search.confirmation import final_seeds
 
 
 def finalists_of(run: Run) -> list[Finalist]:

@@ -21,6 +21,7 @@ from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
+CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
 TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
 
 

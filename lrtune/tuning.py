@@ -24,7 +24,7 @@ from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
-from lrtune.run import TRANSFER, Run
+from lrtune.run import CHECKPOINT, TRANSFER, Run
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -35,6 +35,7 @@ from lrtune.search import (
     SurrogateSampler,
     make_pruner,
 )
+from lrtune.search.loop import Loop
 from lrtune.search.record import judge_of
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.search.sampler import fits
@@ -43,7 +44,6 @@ from lrtune.tasks import Task, load_task
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
-CHECKPOINT = "checkpoint.safetensors"  # in the run's folder, while trials are under way
 
 
 def tune(
@@ -189,12 +189,10 @@ def tune(
             judge=weights,
             seed=seed,
             owner=run.settings["owner"],
-            checkpoint=folder / CHECKPOINT,
             watch=watch,
-            tell=tell,
         )
         try:
-            work.run()
+            Loop(pool, [work], checkpoint=folder / CHECKPOINT, tell=tell).run()
         finally:
             processes.close()
             run.write()

@@ -107,7 +107,7 @@ def test_after_a_stop_only_the_rest_is_trained(
         if left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrtune.tally.append_final", stops)
+    monkeypatch.setattr("lrtune.confirmation.append_final", stops)
     with pytest.raises(KeyboardInterrupt):
         confirm(folder, task, plan=PLAN)
     assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
@@ -158,7 +158,9 @@ def test_finals_that_all_diverge_are_no_winner(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    monkeypatch.setattr("lrtune.search.finals.diverged", lambda losses, untrained: "by decree")
+    monkeypatch.setattr(
+        "lrtune.search.confirmation.diverged", lambda losses, untrained: "by decree"
+    )
     found = confirm(folder, task, plan=PLAN)
     assert found["answer"]["place"] == "none"
     assert all(row["reasons"] == ["by decree"] for row in found["families"])

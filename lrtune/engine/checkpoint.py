@@ -20,28 +20,28 @@ RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those h
 Note = dict[str, Any]  # what JSON can hold
 
 
-def save(path: Path, snapshots: Mapping[int, Snapshot], notes: Mapping[int, Note]) -> None:
+def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note]) -> None:
     """Write a checkpoint in place of the one before, which is lost only once this one is whole.
 
     Args:
         path: of the file; a ``.part`` beside it is used on the way.
-        snapshots: by any number, of a slot say.
-        notes: what else is to be known of each, under the same numbers.
+        snapshots: by any key.
+        notes: what else is to be known of each, under the same keys.
 
     Raises:
         OSError: the disk is full, or cannot be written.
         KeyError, RuntimeError: a tensor of a kind that the format does not have, a sparse one say.
     """
     tensors: dict[str, Tensor] = {}
-    for number, snapshot in snapshots.items():
-        tensors[f"{number}/{RATES}"] = torch.from_numpy(snapshot.rates)
+    for key, snapshot in snapshots.items():
+        tensors[f"{key}/{RATES}"] = torch.from_numpy(snapshot.rates)
         if snapshot.momenta is not None:
-            tensors[f"{number}/{MOMENTA}"] = torch.from_numpy(snapshot.momenta)
-        tensors |= {f"{number}/{name}": tensor for name, tensor in snapshot.tensors.items()}
+            tensors[f"{key}/{MOMENTA}"] = torch.from_numpy(snapshot.momenta)
+        tensors |= {f"{key}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
-        number: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[number]}
-        for number, snapshot in snapshots.items()
+        key: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[key]}
+        for key, snapshot in snapshots.items()
     }
     content = json.dumps(trials)
     metadata = {"format": str(FORMAT), "trials": content, "crc32": _checksum(content, tensors)}
@@ -57,8 +57,8 @@ def save(path: Path, snapshots: Mapping[int, Snapshot], notes: Mapping[int, Note
         part.unlink(missing_ok=True)
 
 
-def load(path: Path) -> dict[int, tuple[Snapshot, Note]]:
-    """Read a checkpoint: each Snapshot and its note, by number.
+def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
+    """Read a checkpoint: each Snapshot and its note, by key.
 
     Raises:
         InputError: the file is damaged, of another format, or cannot be read.
@@ -76,14 +76,14 @@ def load(path: Path) -> dict[int, tuple[Snapshot, Note]]:
     content = metadata.get("trials", "")
     if _checksum(content, tensors) != metadata.get("crc32"):
         raise InputError(f"{path}: damaged: it is not what was written")
-    found: dict[int, tuple[Snapshot, Note]] = {}
-    for number, kept in json.loads(content).items():
-        start = f"{number}/"
+    found: dict[str, tuple[Snapshot, Note]] = {}
+    for key, kept in json.loads(content).items():
+        start = f"{key}/"
         own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
         snapshot = Snapshot(kept["seed"], kept["update"], rates, own, moved)
-        found[int(number)] = (snapshot, kept["note"])
+        found[key] = (snapshot, kept["note"])
     return found
 
 

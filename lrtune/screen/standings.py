@@ -10,7 +10,7 @@ from typing import Any
 
 from lrtune.schedule import Schedule
 from lrtune.search import Board, Record
-from lrtune.search.running import Running
+from lrtune.search.training import ActiveTrial
 from lrtune.tally import Contender, Tally
 
 SHOWN = 3  # trials under way that a row names
@@ -43,7 +43,7 @@ class Row:
 
 def families(board: Board, objective: str) -> list[Row]:
     """The families that were tried: the best first, then those without a value."""
-    under_way: dict[str, list[Running]] = {family: [] for family in board.by_family}
+    under_way: dict[str, list[ActiveTrial]] = {family: [] for family in board.by_family}
     for trial in board.running.values():
         under_way.setdefault(trial.schedule.family, []).append(trial)
     best = board.best
@@ -101,7 +101,7 @@ def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _progress(trials: list[Running]) -> str:
+def _progress(trials: list[ActiveTrial]) -> str:
     """How far its trials under way are, the furthest first."""
     shares = sorted((trial.updates / len(trial.rates) for trial in trials), reverse=True)
     shown = [f"{share:.0%}" for share in shares[:SHOWN]]

@@ -1,6 +1,7 @@
 """The search: Optuna asks, a Pool trains, Optuna is told."""
 
 from lrtune.search.board import Board, Budget
+from lrtune.search.loop import Loop
 from lrtune.search.pruner import PRUNERS, SchedulePruner, make_pruner, report
 from lrtune.search.record import Record
 from lrtune.search.referee import Rules
@@ -14,6 +15,7 @@ __all__ = [
     "SEARCHABLE",
     "Board",
     "Budget",
+    "Loop",
     "Record",
     "Rules",
     "SchedulePruner",

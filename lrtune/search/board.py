@@ -7,7 +7,7 @@ from math import isfinite
 
 from lrtune.errors import InputError
 from lrtune.search.record import Record
-from lrtune.search.running import Running
+from lrtune.search.training import ActiveTrial
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Board:
 
     budget: Budget
     minimize: bool = True
-    running: dict[int, Running] = field(default_factory=dict)
+    running: dict[int, ActiveTrial] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     by_family: dict[str, Counter[str]] = field(default_factory=dict)
     bests: dict[str, Record] = field(default_factory=dict)

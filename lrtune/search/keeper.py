@@ -12,11 +12,12 @@ from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.pool import Snapshot
 from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
-from lrtune.search.running import Observer
+from lrtune.search.training import Training
 
 LEAST_SECONDS = 30.0  # between two checkpoints: less than this may be lost
 MOST_OF_TIME = 0.02  # what saving may take of all time
-Training = TypeVar("Training", bound=Observer)
+BEST = " best"  # after the key of a training, that of what it was at its best validation
+Kind = TypeVar("Kind", bound=Training)
 
 
 def due(since: float, cost: float) -> bool:
@@ -36,7 +37,7 @@ class Keeper:
     """A checkpoint only saves time: without it, what was cut short starts from scratch.
 
     Attributes:
-        kept: snapshots and notes that are still to be taken up, by number.
+        kept: snapshots and notes that are still to be taken up, by key, see ``Training``.
     """
 
     def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
@@ -46,50 +47,50 @@ class Keeper:
             path: of the checkpoint; nothing is kept where None.
             tell: called with a line where a checkpoint cannot be used.
         """
-        self.kept: dict[int, tuple[Snapshot, Note]] = {}
+        self.kept: dict[str, tuple[Snapshot, Note]] = {}
         self._path = path
         self._tell = tell
         self._saves = path is not None
         self._last = time.monotonic()
         self._cost = 0.0
 
-    def load(self, number_of: Callable[[int, Snapshot, Note], int | None]) -> None:
-        """Read the checkpoint.
-
-        Args:
-            number_of: which one this is now, of what had this number; None where it is not wanted.
-        """
+    def load(self) -> None:
+        """Read the checkpoint."""
         if self._path is None or not self._path.exists():
             return
         try:
-            found = load(self._path)
+            self.kept = load(self._path)
         except InputError as error:
             self._tell(f"{error}: what it held starts from scratch")
-            return
-        numbers = {before: number_of(before, *kept) for before, kept in found.items()}
-        self.kept = {now: found[before] for before, now in numbers.items() if now is not None}
+
+    def forget(self, unwanted: Callable[[str, Note], bool]) -> None:
+        """Leave out what is not to be taken up."""
+        whole = {key: note for key, (_, note) in self.kept.items() if not key.endswith(BEST)}
+        for key in [key for key, note in whole.items() if unwanted(key, note)]:
+            self.kept.pop(key)
+            self.kept.pop(key + BEST, None)
 
     def take(
         self,
-        number: int,
-        name: str,
+        key: str,
         pool: Pool,
         slot: int,
-        as_it_was: Callable[[Snapshot, Note], Training],
-    ) -> Training | None:
+        as_it_was: Callable[[Snapshot, Note], Kind],
+    ) -> Kind | None:
         """Put one in a free slot as it was; None if it was not kept, or is of no use any more.
 
         Args:
-            number: which one.
-            name: of it, for the line that tells that it is of no use.
+            key: of which one.
             pool: that goes on with it.
             slot: of the pool's.
             as_it_was: makes it, but for what its closed loop has seen.
         """
-        if number not in self.kept:
+        if key not in self.kept:
             return None
-        snapshot, note = self.kept.pop(number)
+        snapshot, note = self.kept.pop(key)
+        best, _ = self.kept.pop(key + BEST, (None, {}))
         training = as_it_was(snapshot, note)
+        training.best = best
         training.look_back()
         try:
             if not np.array_equal(training.rates, snapshot.rates):
@@ -98,31 +99,29 @@ class Keeper:
         except (KeyError, RuntimeError, ValueError) as error:  # another model, say
             if is_out_of_memory(error):  # it is of use where there is room: the file still has it
                 raise
-            self._tell(f"{name} starts from scratch: {error}")
+            self._tell(f"{training.name} starts from scratch: {error}")
             return None
         return training
 
     def save_if_due(
-        self,
-        pool: Pool,
-        notes: Callable[[], Mapping[int, tuple[int, Note]]],
-        others: Callable[[], Mapping[int, tuple[Snapshot, Note]]] = dict,
+        self, pool: Pool, running: Mapping[int, Training], note: Callable[[int], Note]
     ) -> None:
         """Save all that is under way, between two segments; and what is still to be taken up.
 
         Args:
             pool: that trains it.
-            notes: by slot, its number and what the Snapshot does not know of it.
-            others: snapshots to be kept beside, under numbers of their own.
+            running: by slot.
+            note: by slot, what the Snapshot does not know of what is trained there.
         """
         began = time.monotonic()
-        if not (self._saves and due(began - self._last, self._cost)):
+        if not (self._saves and running and due(began - self._last, self._cost)):
             return
-        under_way = notes()
-        if not under_way:
-            return
-        new = {number: (pool.snapshot(slot), note) for slot, (number, note) in under_way.items()}
-        self._write(self.kept | new | dict(others()))
+        new: dict[str, tuple[Snapshot, Note]] = {}
+        for slot, training in running.items():
+            new[training.key] = pool.snapshot(slot), note(slot)
+            if training.best is not None:
+                new[training.key + BEST] = training.best, {}
+        self._write(self.kept | new)
         self._last = time.monotonic()
         self._cost = self._last - began
 
@@ -132,11 +131,11 @@ class Keeper:
             self._path.unlink(missing_ok=True)
             self._path.with_name(f"{self._path.name}.part").unlink(missing_ok=True)
 
-    def _write(self, kept: Mapping[int, tuple[Snapshot, Note]]) -> None:
+    def _write(self, kept: Mapping[str, tuple[Snapshot, Note]]) -> None:
         assert self._path is not None
-        snapshots = {number: snapshot for number, (snapshot, _) in kept.items()}
+        snapshots = {key: snapshot for key, (snapshot, _) in kept.items()}
         try:
-            save(self._path, snapshots, {number: note for number, (_, note) in kept.items()})
+            save(self._path, snapshots, {key: note for key, (_, note) in kept.items()})
         except (OSError, KeyError, RuntimeError) as error:
             self._saves = False
             self._tell(f"no more checkpoints: {error}")

@@ -20,7 +20,7 @@ from lrtune.errors import InputError, nearest
 from lrtune.model.decide import EPSILON, stop
 from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
-from lrtune.search.running import better
+from lrtune.search.record import better
 from lrtune.search.store import AVERAGED, START
 from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead, schedule_of
 

@@ -1,5 +1,6 @@
 """Record: one trial as stored, and its Curves."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,13 @@ def judge_of(name: str) -> Judge:
         if judge == name:
             return judge
     raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+
+
+def better(value: float, averaged: float, minimize: bool) -> float:
+    """The better of a value and that of the averaged weights, which may be NaN."""
+    if not math.isfinite(averaged):
+        return value
+    return min(value, averaged) if minimize else max(value, averaged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from lrtune.errors import InputError
 from lrtune.model.scale import Scale
 from lrtune.search.pruner import Decision, SchedulePruner
 from lrtune.search.record import Ending, Judge, Record
-from lrtune.search.running import Running
 from lrtune.search.stopping import diverged, plateaued
 from lrtune.search.store import AUDIT, START
+from lrtune.search.training import ActiveTrial
 from lrtune.tasks import Task
 
 PATIENCE = 0.2  # validations without a gain, as a share of all, see ``scripts/bench/replay.py``
@@ -81,7 +81,7 @@ class Referee:
             known = [value for value in (self._best, record.value) if value is not None]
             self._best = min(known) if self._minimize else max(known)
 
-    def take_up(self, running: Running) -> None:
+    def take_up(self, running: ActiveTrial) -> None:
         """Tell Optuna again what was seen before of a trial, for to Optuna it is a new one."""
         running.audit = running.trial.user_attrs.get(AUDIT)
         if running.audit is not None:
@@ -92,7 +92,7 @@ class Referee:
             if self._may_prune:
                 running.trial.should_prune()  # it went on then; some pruners note that it may
 
-    def ending(self, running: Running, progress: Progress) -> Ending | None:
+    def ending(self, running: ActiveTrial, progress: Progress) -> Ending | None:
         """Report a validation, which is in the trial's curves; None where it goes on."""
         value = progress.metrics[self._objective]
         why = diverged(running.curves.loss, running.untrained.loss)
@@ -114,7 +114,7 @@ class Referee:
             return ending
         return self._plateaued(running, signals)
 
-    def _pruned(self, running: Running) -> Ending | None:
+    def _pruned(self, running: ActiveTrial) -> Ending | None:
         if not self._may_prune or not running.trial.should_prune():
             return None
         pruner = self._study.pruner
@@ -140,7 +140,7 @@ class Referee:
         draw = np.random.default_rng([self._seed, index]).random()
         return bool(draw < self._rules.audit)
 
-    def _plateaued(self, running: Running, signals: list[float]) -> Ending | None:
+    def _plateaued(self, running: ActiveTrial, signals: list[float]) -> Ending | None:
         if self._rules.patience == 0 or self._best is None:  # something must come to its end
             return None
         rates, update = running.rates, running.updates
@@ -158,7 +158,7 @@ class Referee:
             return None
         return Ending("plateaued", why, evidence)
 
-    def _forecast(self, running: Running) -> dict[str, Any]:
+    def _forecast(self, running: ActiveTrial) -> dict[str, Any]:
         """The figures of what a trial that ends here would have come to; none of other pruners."""
         if not isinstance(self._study.pruner, SchedulePruner):
             return {}

@@ -1,9 +1,7 @@
-"""The loop: ask, train a segment, report, tell."""
+"""Search: the trials of an Optuna study, as work for the loop: ask, report, tell."""
 
 import math
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
@@ -11,24 +9,22 @@ from optuna.trial import TrialState
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
-from lrtune.schedule import Schedule
 from lrtune.search.board import Board, Budget
-from lrtune.search.interrupt import Interrupts
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending, Judge
 from lrtune.search.referee import NEVER, Referee, Rules
-from lrtune.search.running import Running, note_of, rates_of, taken_up
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.stopping import DIVERGENCE_FACTOR
 from lrtune.search.store import START, records, save_record
+from lrtune.search.training import TRIAL, ActiveTrial, as_it_was, from_scratch, trial_key
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 FAILURES = 3  # this many failed trials running: the fault is not the schedule's
 
 
 class Search:
-    """One search: a study, a space, a pool; ``run`` goes on where the study stopped.
+    """One search: a study, a space, a pool; it goes on where the study stopped.
 
     Args:
         study: of Optuna, with the sampler and the pruner to use.
@@ -39,10 +35,7 @@ class Search:
         judge: which weights of a trial give its value.
         seed: of every trial's weights and batches: one for all, so that they are compared in pairs.
         owner: marks this run's trials in a storage that others may share.
-        checkpoint: a file to keep trials under way in, so that those that a kill cuts short go on
-            from there; from scratch where None.
         watch: called after each segment and each trial's end.
-        tell: called with a line where a checkpoint is of no use.
     """
 
     def __init__(
@@ -56,9 +49,7 @@ class Search:
         judge: Judge = "last",
         seed: int = 0,
         owner: str = "",
-        checkpoint: Path | None = None,
         watch: Callable[[Board], None] = lambda board: None,
-        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._study = study
         self._space = space
@@ -72,108 +63,61 @@ class Search:
         self._referee = Referee(study, pool.task, rules, judge, seed)
         self._failures = 0
         self._lineup = Lineup(study, space, pool.slots, owner)
-        self._keeper = Keeper(checkpoint, tell)
         self.board = Board(budget, self._minimize)
 
-    def run(self) -> Board:
-        """Search until the budget is spent.
+    @property
+    def waits(self) -> bool:
+        """Whether a trial is yet to start, for which the budget has room."""
+        return self._lineup.waits and self.board.may_start(queued=0)
 
-        Raises:
-            KeyboardInterrupt: after Ctrl-C or SIGTERM; trials under way are queued to be repeated.
-            RuntimeError: when trial after trial fails.
-        """
+    def begin(self, keeper: Keeper) -> None:
+        """Count what is over, and queue what was cut short."""
         for record in records(self._study):
             self.board.add(record)
             self._referee.remember(record)
-        lineup, running = self._lineup, self.board.running
-        with Interrupts() as interrupts:
-            lineup.take_up()
-            self._keeper.load(self._number_of)
-            lineup.wind({index: note["clock"] for index, (_, note) in self._keeper.kept.items()})
-            try:
-                while self._fill(interrupts):
-                    with interrupts.heard():
-                        reached = self._pool.advance()
-                    lineup.clock += 1
-                    for progress in reached:
-                        self._take(progress)
-                    self._watch(self.board)
-                    with interrupts.heard():
-                        self._keeper.save_if_due(self._pool, self._notes)
-                if not lineup.repeated:
-                    self._keeper.remove()
-                return self.board
-            finally:
-                lineup.close(under_way.trial for under_way in running.values())
+        self._lineup.take_up()
+        repeated = {trial_key(index): index for index in self._lineup.repeated}
+        keeper.forget(
+            lambda key, note: (
+                key.startswith(TRIAL) and (key not in repeated or note["owner"] != self._owner)
+            )
+        )
+        kept = keeper.kept.keys() & repeated.keys()
+        self._lineup.wind({repeated[key]: keeper.kept[key][1]["clock"] for key in kept})
 
-    def _number_of(self, index: int, _: Snapshot, note: Note) -> int | None:
-        """Of a trial in the checkpoint: its index, if it is ours and is to go on."""
-        return index if index in self._lineup.repeated and note["owner"] == self._owner else None
-
-    def _notes(self) -> dict[int, tuple[int, Note]]:
-        """What is under way, for the checkpoint: by slot, its index and a note."""
-        place = {"owner": self._owner, "clock": self._lineup.clock}
-        return {
-            slot: (running.index, {**place, **note_of(running)})
-            for slot, running in self.board.running.items()
-        }
-
-    def _fill(self, interrupts: Interrupts) -> bool:
-        """Start a trial in each free slot: is there anything to go on with?"""
-        started = False
-        for slot in range(self._pool.slots):
-            with interrupts.heard():
-                pass
-            if slot in self.board.running:
-                continue
-            trial = self._lineup.next(slot, self.board.may_start)
-            if trial is not None:
-                self._start(slot, trial)
-                started = True
-        waits = self._lineup.waits and self.board.may_start(queued=0)
-        return started or bool(self.board.running) or waits
-
-    def _start(self, slot: int, trial: optuna.Trial) -> None:
+    def next(self, slot: int, keeper: Keeper) -> ActiveTrial | None:
+        """Start the trial that is due in this slot."""
+        trial = self._lineup.next(slot, self.board.may_start)
+        if trial is None:
+            return None
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        index, as_it_was = trial.user_attrs[START]["index"], partial(taken_up, trial, schedule)
-        kept = self._keeper.take(index, f"trial {index}", self._pool, slot, as_it_was)
-        running = kept or self._from_scratch(slot, trial, schedule)
+        index = trial.user_attrs[START]["index"]
+
+        def kept(snapshot: Snapshot, note: Note) -> ActiveTrial:
+            return ActiveTrial(trial=trial, **as_it_was(schedule, snapshot, note))
+
+        running = keeper.take(trial_key(index), self._pool, slot, kept)
+        if running is None:
+            fields = from_scratch(self._pool, slot, schedule, self._seed)
+            running = ActiveTrial(trial=trial, **fields)
         self.board.running[slot] = running
-        if running.untrained.error is not None:
-            failed = Ending("failed", running.untrained.error)
-            return self._end(running, failed, running.untrained)
-        return self._referee.take_up(running)
+        if running.untrained.error is None:
+            self._referee.take_up(running)
+        return running
 
-    def _from_scratch(self, slot: int, trial: optuna.Trial, schedule: Schedule) -> Running:
-        horizon = self._pool.task.horizon
-        rates, controller = rates_of(schedule, horizon)
-        untrained = self._pool.admit(slot, rates, self._seed, schedule.momenta(horizon))
-        return Running(trial, schedule, rates, controller, untrained, untrained.seconds)
+    def ending(self, running: ActiveTrial, progress: Progress) -> Ending | None:
+        """As the referee says."""
+        return self._referee.ending(running, progress)
 
-    def _take(self, progress: Progress) -> None:
-        """A slot has reached a validation: report it, and end the trial if it is to end."""
-        running = self.board.running[progress.slot]
-        running.seconds += progress.seconds
-        running.updates = progress.update
-        if progress.error is not None:
-            return self._end(running, Ending("failed", progress.error), progress)
-        running.curves.add(progress, running.rates)
-        ending = self._referee.ending(running, progress)
-        if ending is not None:
-            return self._end(running, ending, progress)
-        if running.observe(progress.update, progress.loss):
-            self._pool.revise(progress.slot, running.rates)
-        return None
-
-    def _end(self, running: Running, ending: Ending, progress: Progress) -> None:
-        """Store the record, tell Optuna, free the slot."""
+    def ended(self, running: ActiveTrial, ending: Ending, progress: Progress) -> None:
+        """Store the record, and tell Optuna."""
         trial, state = running.trial, ending.state
         name = self._objective.name
         whole = state == "complete"
         at = running.curves.judged(name, self._minimize, self._judge) if whole else None
-        record = running.record(ending, name, at, self._seed)
+        record = running.record(ending, name, at)
         save_record(trial, record)
         trial.set_user_attr("ended", f"{state}: {ending.reason}")
         if state == "diverged":
@@ -186,12 +130,25 @@ class Search:
             told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
             self._study.tell(trial, state=told)
         del self.board.running[progress.slot]
-        self._pool.release(progress.slot)
         self.board.add(record)
         self.board.last = record
         self._referee.remember(record)
         self._watch(self.board)
         self._stop_if_nothing_works(state, progress)
+
+    def turned(self) -> None:
+        """A segment is over."""
+        self._lineup.clock += 1
+        self._watch(self.board)
+
+    def note(self, running: ActiveTrial) -> Note:
+        """Whose it is, and when it is to go on."""
+        place = {"owner": self._owner, "clock": self._lineup.clock}
+        return {**place, **running.note()}
+
+    def close(self) -> None:
+        """Trials under way are queued to be repeated."""
+        self._lineup.close(under_way.trial for under_way in self.board.running.values())
 
     def _worst(self, untrained: Progress) -> float:
         """A finite stand-in for the value of a trial that has none, no better than untrained."""

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.optimizers import settings_of
-from lrtune.search import Board, Budget, Search, Space, SurrogateSampler, open_study
+from lrtune.search import Board, Budget, Loop, Search, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
@@ -385,7 +385,8 @@ def graphed(work: Work, folder: Path) -> tuple[Clock, Choice]:
     pruner = optuna.pruners.NopPruner()
     study = open_study(folder / "journal.log", "graphed", direction, sampler=sampler, pruner=pruner)
     pool = SerialPool(work.task, 1, work.device, compiled=True)
-    Search(study, space, pool, Budget(trials=work.trials), watch=clock.watch).run()
+    search = Search(study, space, pool, Budget(trials=work.trials), watch=clock.watch)
+    Loop(pool, [search]).run()
     return clock, {"name": "serial", "slots": 1, "compiled": True}
 
 

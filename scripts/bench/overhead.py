@@ -21,7 +21,7 @@ import torch
 
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.search import Budget, Search, Space, SurrogateSampler, frame, open_study, records
+from lrtune.search import Budget, Loop, Search, Space, SurrogateSampler, frame, open_study, records
 from lrtune.tasks import Split, Task
 
 REPORTS = 20
@@ -100,7 +100,8 @@ def search(trials: int) -> float:
             sampler=SurrogateSampler(space, task.horizon),
             pruner=optuna.pruners.NopPruner(),
         )
-        Search(study, space, IdlePool(task), Budget(trials=trials)).run()
+        pool = IdlePool(task)
+        Loop(pool, [Search(study, space, pool, Budget(trials=trials))]).run()
         assert len(frame(records(study))) == trials
         return time.perf_counter() - start
 

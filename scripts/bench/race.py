@@ -49,8 +49,9 @@ from lrtune.engine.choose import WAVES
 from lrtune.model.transfer import Transfer
 from lrtune.schedule import Schedule
 from lrtune.search.board import Board
+from lrtune.search.confirmation import Confirmation, Job
 from lrtune.search.final import Final
-from lrtune.search.finals import Job, train_finals
+from lrtune.search.loop import Loop
 from lrtune.search.space import FAMILY, Space
 from lrtune.settings import write_json
 from lrtune.tasks import Task
@@ -388,8 +389,14 @@ class Race:
             for seed in FRESH
             if str(seed) not in self.kept["finals"].get(schedule, {})
         ]
+        left = list(jobs)
+
+        def over(final: Final) -> None:
+            left.remove(Job(final.schedule, final.seed))
+            self._judged(final)
+
         if jobs:
-            train_finals(self.pool, jobs, self._judged)
+            Loop(self.pool, [Confirmation(self.pool, lambda: left, over)]).run()
         return len(jobs)
 
     def _judged(self, final: Final) -> None:

@@ -53,12 +53,12 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     one = kinds()
     other = replace(one, update=5, rates=np.full(9, 1e-4))  # shares its tensors
-    save(path, {2: one, 10: other}, {2: NOTE, 10: {}})
+    save(path, {"2": one, "10": other}, {"2": NOTE, "10": {}})
     found = load(path)
-    assert list(found) == [2, 10]
-    assert_same(found[2][0], one)
-    assert_same(found[10][0], other)
-    assert found[2][1] == NOTE
+    assert list(found) == ["2", "10"]
+    assert_same(found["2"][0], one)
+    assert_same(found["10"][0], other)
+    assert found["2"][1] == NOTE
     assert os.listdir(tmp_path) == [path.name]
 
 
@@ -74,8 +74,8 @@ def test_a_trial_goes_on_from_a_file(tmp_path: Path, digits, ema: float | None) 
     pool = SerialPool(task, 2)
     pool.admit(0, np.linspace(1e-2, 1e-3, 12), seed=3)
     pool.advance()
-    save(tmp_path / "c", {0: pool.snapshot(0)}, {0: NOTE})
-    pool.restore(1, load(tmp_path / "c")[0][0])
+    save(tmp_path / "c", {"a": pool.snapshot(0)}, {"a": NOTE})
+    pool.restore(1, load(tmp_path / "c")["a"][0])
     for _ in range(3):
         one, other = pool.advance()
         assert (one.update, one.loss, one.metrics) == (other.update, other.loss, other.metrics)
@@ -86,7 +86,7 @@ def test_a_trial_goes_on_from_a_file(tmp_path: Path, digits, ema: float | None) 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_damage_is_refused(tmp_path: Path, place: float, damage: str) -> None:
     path = tmp_path / "c.safetensors"
-    save(path, {0: kinds()}, {0: NOTE})
+    save(path, {"a": kinds()}, {"a": NOTE})
     content = bytearray(path.read_bytes())
     at = int(place * len(content))
     content[at] ^= 0x10
@@ -98,7 +98,7 @@ def test_damage_is_refused(tmp_path: Path, place: float, damage: str) -> None:
 def test_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "c.safetensors"
     monkeypatch.setattr("lrtune.engine.checkpoint.FORMAT", 2)
-    save(path, {0: kinds()}, {0: NOTE})
+    save(path, {"a": kinds()}, {"a": NOTE})
     monkeypatch.undo()
     with pytest.raises(InputError, match="format 2: this lrtune reads 1"):
         load(path)
@@ -111,23 +111,23 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 def test_the_one_before_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "c.safetensors"
-    save(path, {0: kinds()}, {0: NOTE})
+    save(path, {"a": kinds()}, {"a": NOTE})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        save(path, {0: kinds(), 1: kinds()}, {0: NOTE, 1: NOTE})
-    assert list(load(path)) == [0]
+        save(path, {"a": kinds(), "b": kinds()}, {"a": NOTE, "b": NOTE})
+    assert list(load(path)) == ["a"]
     assert os.listdir(tmp_path) == [path.name]
     with pytest.raises(OSError, match="No such file"):
-        save(tmp_path / "nowhere" / "c", {0: kinds()}, {0: NOTE})
+        save(tmp_path / "nowhere" / "c", {"a": kinds()}, {"a": NOTE})
 
 
 def test_a_kind_of_tensor_that_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises((KeyError, RuntimeError)):
-        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3).to_sparse())}, {0: NOTE})
+        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3).to_sparse())}, {"a": NOTE})
     with pytest.raises((KeyError, RuntimeError)):
-        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3, dtype=torch.complex128))}, {0: NOTE})
+        save(tmp_path / "c", {0: snapshot(w=torch.zeros(3, dtype=torch.complex128))}, {"a": NOTE})
     assert os.listdir(tmp_path) == []

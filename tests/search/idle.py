@@ -18,6 +18,7 @@ from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.search import (
     Budget,
+    Loop,
     Search,
     Space,
     SurrogateSampler,
@@ -83,7 +84,8 @@ def search_in(
     **kept: object,
 ) -> pd.DataFrame:
     study = study_in(folder, pruner)
-    Search(study, SPACE, pool, budget, seed=5, owner="me", **kept).run()
+    search = Search(study, SPACE, pool, budget, seed=5, owner="me")
+    Loop(pool, [search], **kept).run()
     return found_in(folder)
 
 

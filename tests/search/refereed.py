@@ -12,6 +12,7 @@ from lrtune import SchedulePruner
 from lrtune.engine import Progress
 from lrtune.search import (
     Budget,
+    Loop,
     Record,
     Rules,
     Search,
@@ -59,6 +60,7 @@ def search_with(
     trials: int = TRIALS,
     space: Space = SPACE,
     seed: int = 5,
+    checkpoint: Path | None = None,
     **kept: object,
 ) -> list[Record]:
     """Search, or go on with one: every trial that is over."""
@@ -71,7 +73,8 @@ def search_with(
         pruner=pruner or SchedulePruner(TOTAL),
     )
     budget = Budget(trials=trials)
-    Search(study, space, pool, budget, rules=rules, seed=seed, owner="me", **kept).run()
+    search = Search(study, space, pool, budget, rules=rules, seed=seed, owner="me", **kept)
+    Loop(pool, [search], checkpoint=checkpoint).run()
     return records(study)
 
 

@@ -14,9 +14,9 @@ from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.search import keeper
+from lrtune.search import Loop, keeper
+from lrtune.search.confirmation import Confirmation, Job, final_seeds
 from lrtune.search.final import Final, append_final, read_finals
-from lrtune.search.finals import Job, final_seeds, train_finals
 from lrtune.tasks import load_task
 
 COSINE = Schedule("cosine", peak_lr=0.05)
@@ -64,10 +64,22 @@ def jobs(*schedules: Schedule, seeds: int = 3) -> list[Job]:
     return [Job(schedule, seed) for seed in range(seeds) for schedule in schedules]
 
 
-def trained(pool: IdlePool, todo: list[Job], **kept: object) -> list[Final]:
-    found: list[Final] = []
-    train_finals(pool, todo, found.append, **kept)
-    return found
+def trained(
+    pool: IdlePool,
+    todo: list[Job],
+    found: list[Final] | None = None,
+    judge: str = "last",
+    **kept: object,
+) -> list[Final]:
+    """Those of these jobs that ended, in the order in which they did."""
+    ended: list[Final] = [] if found is None else found
+
+    def wanted() -> list[Job]:
+        over = {(final.schedule, final.seed) for final in ended}
+        return [job for job in todo if (job.schedule, job.seed) not in over]
+
+    Loop(pool, [Confirmation(pool, wanted, ended.append, judge=judge)], **kept).run()
+    return ended
 
 
 @pytest.mark.parametrize("slots", [1, 2, 7])
@@ -107,7 +119,7 @@ def test_what_was_under_way_goes_on(
     path = tmp_path / "finals.safetensors"
     stopped, before = SeededPool(2, stop_after=after), list[Final]()
     with pytest.raises(KeyboardInterrupt):
-        train_finals(stopped, jobs(COSINE, PLATEAU), before.append, checkpoint=path)
+        trained(stopped, jobs(COSINE, PLATEAU), before, checkpoint=path)
     done = {(f.schedule, f.seed) for f in before}
     rest = [job for job in jobs(COSINE, PLATEAU) if (job.schedule, job.seed) not in done]
     pool = SeededPool(2)

@@ -29,7 +29,7 @@ from overhead import idle_task
 from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.checkpoint import load
 from lrtune.engine.program import Program
-from lrtune.search import Budget, Search, keeper
+from lrtune.search import Budget, Loop, Search, keeper
 from lrtune.search.journal import mend
 from lrtune.tasks import Task, load_task
 
@@ -148,8 +148,8 @@ def test_a_checkpoint_of_no_use_is_told_and_costs_nothing_else(
             keeper,
             "load",
             lambda path: {
-                index: (replace(kept, rates=2 * kept.rates), note)
-                for index, (kept, note) in original(path).items()
+                key: (replace(kept, rates=2 * kept.rates), note)
+                for key, (kept, note) in original(path).items()
             },
         )
     if damage == "does not fit":
@@ -181,10 +181,10 @@ def test_another_runs_checkpoint_is_left_alone(tmp_path: Path) -> None:
     study = study_in(tmp_path / "other")
     pool = CutShort(3)
     with pytest.raises(KeyboardInterrupt):
-        Search(study, SPACE, pool, BUDGET, seed=5, owner="you").run()
-    kept = {"owner": "you", "checkpoint": tmp_path / "other" / CHECKPOINT}
+        Loop(pool, [Search(study, SPACE, pool, BUDGET, seed=5, owner="you")]).run()
     pool = SpoiltPool(lambda progress: progress)
-    Search(study_in(tmp_path / "other"), SPACE, pool, BUDGET, seed=5, **kept).run()
+    search = Search(study_in(tmp_path / "other"), SPACE, pool, BUDGET, seed=5, owner="you")
+    Loop(pool, [search], checkpoint=tmp_path / "other" / CHECKPOINT).run()
     assert pool.restored == 0
 
 

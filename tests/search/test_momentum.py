@@ -12,9 +12,9 @@ import lrtune
 from lrtune import InputError
 from lrtune.engine import SerialPool
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.search import SEARCHABLE, Space, suggest
+from lrtune.search import SEARCHABLE, Loop, Space, suggest
+from lrtune.search.confirmation import Confirmation, Job
 from lrtune.search.final import Final
-from lrtune.search.finals import Job, train_finals
 
 CYCLING = tuple(name for name, family in FAMILIES.items() if family.optional)
 KNOBS = {"base_momentum": 0.5, "max_momentum": 0.97}
@@ -86,7 +86,8 @@ def test_finals_have_it(tmp_path: Path) -> None:
     with_it = Schedule("one_cycle", 0.05, knobs=KNOBS)
     finals: list[Final] = []
     jobs = [Job(schedule, 7) for schedule in (with_it, Schedule("one_cycle", 0.05))]
-    train_finals(SerialPool(replace(task, test=None), 2), jobs, finals.append)
+    pool = SerialPool(replace(task, test=None), 2)
+    Loop(pool, [Confirmation(pool, lambda: jobs[len(finals) :], finals.append)]).run()
     ends = {final.schedule: final.metrics["cross_entropy"] for final in finals}
     assert ends == {job.schedule: trained(task, job.schedule, 7) for job in jobs}
     assert len(set(ends.values())) == 2

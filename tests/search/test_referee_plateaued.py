@@ -28,7 +28,6 @@ from lrtune.results.finalists import finalists
 from lrtune.results.summary import ranked, recommended
 from lrtune.search import Board, Budget, Rules, Space, frame, open_study
 
-
 CAREFUL = 1e-9  # an epsilon with which nothing is pruned
 
 

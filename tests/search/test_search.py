@@ -26,7 +26,7 @@ from overhead import IdlePool, idle_task
 
 from lrtune import InputError
 from lrtune.engine import Progress
-from lrtune.search import Budget, Search, open_study, records
+from lrtune.search import Budget, Loop, Search, open_study, records
 from lrtune.search.journal import mend
 from lrtune.search.search import FAILURES
 
@@ -202,14 +202,11 @@ def test_trials_of_another_run_on_the_storage_are_left_alone(tmp_path: Path) -> 
 
 def test_the_board_adds_up(tmp_path: Path) -> None:
     shares = []
-    search = Search(
-        study_in(tmp_path),
-        SPACE,
-        IdlePool(idle_task(VALIDATIONS), 2),
-        Budget(trials=6),
-        watch=lambda board: shares.append(board.share),
-    )
-    board = search.run()
+    pool, budget = IdlePool(idle_task(VALIDATIONS), 2), Budget(trials=6)
+    watch = lambda board: shares.append(board.share)  # noqa: E731
+    search = Search(study_in(tmp_path), SPACE, pool, budget, watch=watch)
+    Loop(pool, [search]).run()
+    board = search.board
     assert shares == sorted(shares) and shares[-1] == 1
     assert board.trials == sum(board.ended.values()) == 6
     assert board.updates == 6 * 400
