@@ -99,7 +99,7 @@ def _fail(message: str, code: int) -> int:
 @app.command(
     epilog=examples(
         "lrtune search digits",
-        "lrtune search sales.csv --target price --trials 60",
+        "lrtune search sales.csv --target price --budget 20",
         "lrtune search studies/digits.toml --time 10m --families cosine,wsd,one_cycle",
     )
 )

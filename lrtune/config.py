@@ -31,11 +31,12 @@ class StudyFile(TaskOptions):
     cycle_momentum: bool = Field(
         False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
     )
-    trials: int | None = Field(None, description="budget in trials")
-    updates: int | None = Field(
-        None, description="budget in optimizer updates [those of 40 whole trainings]"
+    budget: float | None = Field(
+        None, gt=0, description="whole trainings in all: range test, search, confirmation [40]"
     )
-    time: str | None = Field(None, description="budget in time of training: 90s, 10m, 1h30m")
+    updates: int | None = Field(None, description="the same in optimizer updates")
+    time: str | None = Field(None, description="the same in time on the clock: 90s, 10m, 1h30m")
+    trials: int | None = Field(None, description="trials of the search, at most")
     pruner: str = Field(
         "schedule", description="schedule, halving, hyperband, median or none [schedule]"
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lrtune.judgement import finalists_of, judged
 from lrtune.locking import locked
 from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
+from lrtune.results.finalists import BASELINES
 from lrtune.results.markup import plural
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
@@ -27,6 +29,8 @@ from lrtune.search.final import Final, append_final
 from lrtune.search.loop import Loop
 from lrtune.tally import Contender, Tally
 from lrtune.tasks import Task
+
+FEWEST = 2  # finalists, and seeds of each
 
 
 def confirm(
@@ -68,21 +72,14 @@ def confirm(
         check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
     with locked(run.folder.resolve(), tell), own_threads():
-        who = finalists_of(run)
-        if not who:
+        finals = Finals(run, task.horizon, plan, watch=watch, tell=tell)
+        if not finals.who:
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
-        devices, finals = devices_of(device), _Finals(run, task.horizon, who, plan, watch, tell)
-        if finals.wanted():
-            with pool_for(run, task, devices, Budget(trials=len(finals.wanted())), tell) as pool:
-                work = Confirmation(
-                    pool,
-                    finals.wanted,
-                    finals.over,
-                    judge=run.settings["judge"],
-                    watch=finals.watch,
-                )
-                Loop(pool, [work], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
-        found = judged(run, plan, task.horizon, who)
+        if wanted := finals.wanted():
+            budget = Budget(trials=len(wanted))
+            with pool_for(run, task, devices_of(device), budget, tell) as pool:
+                Loop(pool, [finals.work(pool)], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
+        found = judged(run, plan, task.horizon, finals.who)
         run.write_verdict(found)
     return found
 
@@ -103,23 +100,37 @@ def pool_for(
             pool.close()
 
 
-class _Finals:
+class Finals:
     """What the verdict still wants to know, round by round, and how the finalists stand."""
 
     def __init__(
         self,
         run: Run,
         horizon: int,
-        finalists: list[Finalist],
         plan: Plan,
+        *,
         watch: Callable[[Tally], None],
         tell: Callable[[str], None],
+        allowed: Callable[[], float] | None = None,
+        kept: float = 1.0,
     ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            run: that was searched.
+            horizon: updates of a training.
+            plan: how many seeds, and what difference does not matter.
+            watch: called after each segment.
+            tell: called with a line on what is being done.
+            allowed: whole trainings that there may be of all finalists, those of sessions before
+                counted; as many as the plan says where None.
+            kept: share of a budget that they have, for ``watch`` to know.
+        """
         self._run = run
         self._horizon = horizon
-        self._finalists = finalists
         self._plan = plan
-        self._seeds = final_seeds(run.settings["seed"], plan.max_seeds)
+        self._allowed = allowed
+        self._kept = kept
         self._objective = run.settings["objective"]
         self._watch = watch
         self._tell = tell
@@ -129,6 +140,60 @@ class _Finals:
         self._contenders: list[Contender] = []
         self._settled = False
 
+    @cached_property
+    def who(self) -> list[Finalist]:
+        """The finalists, as many of them as the budget has room for."""
+        everyone = finalists_of(self._run)
+        if self._allowed is None:
+            return everyone
+        first = [one for one in everyone[1:] if one.family in BASELINES]
+        others = [one for one in everyone[1:] if one.family not in BASELINES]
+        room = max(FEWEST, int(self._room // self._plan.seeds))
+        return [*everyone[:1], *first, *others][:room]
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """How many seeds there are for them; None where there is no room for two."""
+        if self._allowed is None or not self.who:
+            return self._plan
+        most = min(self._plan.max_seeds, int(self._room // len(self.who)))
+        if most < FEWEST:
+            return None
+        return replace(self._plan, seeds=min(self._plan.seeds, most), max_seeds=most)
+
+    def verdict(self) -> Verdict | None:
+        """On what there is, if need be of fewer seeds than planned; None of fewer than two."""
+        if self.plan is None or not self.who:
+            return None
+        found = judged(self._run, self.plan, self._horizon, self.who)
+        if found["answer"]["place"] != "unfinished":
+            return found
+        seeds = found["answer"]["seeds"] or min(row["seeds"] for row in found["families"])
+        if seeds < FEWEST:
+            return None
+        plan = replace(self.plan, seeds=min(self.plan.seeds, seeds), max_seeds=seeds)
+        return judged(self._run, plan, self._horizon, self.who)
+
+    @cached_property
+    def _room(self) -> float:
+        assert self._allowed is not None
+        return self._allowed()
+
+    def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
+        """For the loop.
+
+        Args:
+            pool: that trains.
+            begun: whether it is known who takes part.
+        """
+        return Confirmation(
+            pool,
+            lambda: self.wanted() if begun() else None,
+            self.over,
+            judge=self._run.settings["judge"],
+            watch=self.watch,
+        )
+
     def wanted(self) -> list[Job]:
         """What is still to be trained of this round; of the next one where none is left."""
         if not self._left and not self._settled:
@@ -137,16 +202,20 @@ class _Finals:
 
     def _round(self) -> None:
         """Look at what there is: who needs more seeds?"""
+        if self.plan is None or not self.who:
+            self._settled = True
+            return
         finals = self._run.finals()
         finals = finals[finals["horizon"] == self._horizon]
-        found = standing(finals, self._finalists, self._objective, self._seeds, self._plan)
+        seeds = final_seeds(self._run.settings["seed"], self.plan.max_seeds)
+        found = standing(finals, self.who, self._objective, seeds, self.plan)
         still = {*found.tied, *found.wanted}
         there = set(zip(finals["schedule"], finals["seed"], strict=True))
         # Seed by seed: so a stop leaves whole comparisons.
         self._left = [
             Job(one.schedule, seed)
-            for number, seed in enumerate(self._seeds)
-            for one in self._finalists
+            for number, seed in enumerate(seeds)
+            for one in self.who
             if number < found.wanted.get(one.family, 0)
             and (one.schedule.to_json(), seed) not in there
         ]
@@ -157,15 +226,13 @@ class _Finals:
             scores.setdefault(row["schedule"], {})[row["seed"]] = row.get(name, math.nan)
         self._contenders = [
             Contender(one.schedule, scores.get(one.schedule.to_json(), {}), one.family in still)
-            for one in self._finalists
+            for one in self.who
         ]
         if self._left:
             families = plural(len({job.schedule for job in self._left}), "family", "families")
-            seeds = plural(max(found.wanted.values()), "fresh seed", "fresh seeds")
+            most = plural(max(found.wanted.values()), "fresh seed", "fresh seeds")
             trainings = plural(self._jobs, "training", "trainings")
-            self._tell(
-                f"finals: {families} up to {seeds}, {trainings} of {self._horizon:,} updates"
-            )
+            self._tell(f"finals: {families} up to {most}, {trainings} of {self._horizon:,} updates")
 
     def over(self, final: Final) -> None:
         """Take in a training that is over."""
@@ -179,9 +246,15 @@ class _Finals:
 
     def watch(self, under_way: float) -> None:
         """Tell how they stand, with so many trainings under way."""
+        if not self._jobs:
+            return
         over, self._told = self._told, []
         done = self._jobs - len(self._left) + under_way
-        self._watch(Tally(done, self._jobs, self._contenders, over))
+        share = done / self._jobs
+        if self._allowed is not None:
+            made = sum(len(one.scores) for one in self._contenders) + under_way
+            share = 1 - self._kept + self._kept * min(1.0, made / self._room)
+        self._watch(Tally(share, done, self._jobs, self._contenders, over))
 
 
 def _check(run: Run, task: Task, device: str | None) -> None:

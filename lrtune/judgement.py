@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrtune.notebook import Verdict
-from lrtune.results.finalists import finalists
+from lrtune.results.finalists import BASELINES, finalists
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.verdict import verdict
 from lrtune.run import Run
@@ -12,8 +12,21 @@ from lrtune.search.confirmation import final_seeds
 
 
 def finalists_of(run: Run) -> list[Finalist]:
-    """Who takes part, as the search stands."""
-    return finalists(run.trials(), run.settings["objective"])
+    """Who takes part, as the search stands: who may be the best, and the baselines."""
+    found = finalists(run.trials(), run.settings["objective"])
+    if not found:
+        return []
+    known = {one.family for one in found}
+    missing = [name for name in BASELINES if name in run.space.families and name not in known]
+    return [*found, *(_baseline(run, name) for name in missing)]
+
+
+def _baseline(run: Run, family: str) -> Finalist:
+    schedule, params, trial = run.tuned(family)
+    trials = run.trials()
+    values = trials.loc[trials["number"] == trial, "value"].dropna()
+    value = None if values.empty else float(values.iloc[0])
+    return Finalist(family, schedule, trial, value, "baseline", params)
 
 
 def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist] | None = None) -> Verdict:
@@ -22,7 +35,7 @@ def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist] | None = None
     seeds = final_seeds(run.settings["seed"], plan.max_seeds)
     of_horizon = finals[finals["horizon"] == horizon]
     trials = run.trials()
-    who = finalists(trials, run.settings["objective"]) if who is None else who
+    who = finalists_of(run) if who is None else who
     found = verdict(trials, of_horizon, who, run.settings, seeds, plan)
     return Verdict(found | {"earlier": _earlier(run.verdict(horizon), plan)})
 

@@ -15,7 +15,7 @@ from lrtune.notebook import Figures, Verdict, summary
 from lrtune.results.kept import read_verdict
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
-from lrtune.search.beliefs import beliefs
+from lrtune.search.beliefs import Tuned, beliefs, tuned
 from lrtune.search.final import read_finals
 from lrtune.search.sampler import guess_in
 from lrtune.settings import read_settings, without_password, write_json
@@ -91,6 +91,11 @@ class Run:
         study, guess = self.study(), self.peak_guess
         known = beliefs(study, self.settings["horizon"], guess, self.transfer)
         return frame(records(study), known)
+
+    def tuned(self, family: str) -> Tuned:
+        """The schedule of a family that was searched of which most is expected, tried or not."""
+        horizon = self.settings["horizon"]
+        return tuned(self.study(), self.space, family, horizon, self.peak_guess, self.transfer)
 
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.final.read_finals``."""

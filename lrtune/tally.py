@@ -27,12 +27,14 @@ class Tally:
     """A round of trainings as it stands.
 
     Attributes:
+        share: how much of the whole budget is spent, 0 ... 1; of the round where there is none.
         done: trainings of this round that are over, those under way in part.
         jobs: trainings in this round.
         contenders: all of them.
         over: trainings that ended since the last time.
     """
 
+    share: float
     done: float
     jobs: int
     contenders: Sequence[Contender] = ()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.best import guessed
+from lrtune.confirmation import Finals
 from lrtune.engine import range_test
-from lrtune.engine.choice import check_wishes
+from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.identity import check_same, settings_for
@@ -24,6 +26,8 @@ from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
+from lrtune.results.markup import duration, plural
+from lrtune.results.plan import Plan
 from lrtune.run import CHECKPOINT, TRANSFER, Run
 from lrtune.search import (
     SEARCHABLE,
@@ -35,11 +39,13 @@ from lrtune.search import (
     SurrogateSampler,
     make_pruner,
 )
-from lrtune.search.loop import Loop
+from lrtune.search.budget import CONFIRMED, FEWEST, Clock
+from lrtune.search.loop import Loop, Work
 from lrtune.search.record import judge_of
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.search.sampler import fits
 from lrtune.settings import range_test_json, write_json
+from lrtune.tally import Tally
 from lrtune.tasks import Task, load_task
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
@@ -50,7 +56,7 @@ def tune(
     task: Task | str,
     *,
     trials: int | None = None,
-    updates: int | None = None,
+    updates: float | None = None,
     seconds: float | None = None,
     families: Iterable[str] = SEARCHABLE,
     peak_lr: tuple[float, float] | None = None,
@@ -69,19 +75,22 @@ def tune(
     min_delta: float = MIN_DELTA,
     audit: float = AUDITED,
     judge: str = "last",
+    plan: Plan | None = None,
     transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
     watch: Callable[[Board], None] = lambda board: None,
+    watch_finals: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Run:
     """Search the learning-rate schedules of a task; called again, go on where it stopped.
 
     Args:
         task: a Task, or what ``load_task`` takes.
-        trials: budget in trials; budgets count the whole run, whichever is spent first ends it.
-        updates: budget in optimizer updates over all trials.
-        seconds: budget in seconds of training and validation; a trial under way is finished.
+        trials: of the search, at most. Budgets count the whole run, sessions before too; whichever
+            is spent first ends it.
+        updates: budget in optimizer updates: of range test, search and confirmation together.
+        seconds: budget in seconds on the clock, in which all must be done.
         families: names of FAMILIES.
         peak_lr: lowest and highest peak rate; from a range test where None.
         warmup: shortest and longest warmup, fractions of the horizon.
@@ -104,10 +113,13 @@ def tune(
         judge: which weights of a training count, here and in the finals: "last", those at the end,
             or "best", those of its best validation, as people have them who keep the best
             checkpoint. The best of many noisy figures flatters itself on validation.
+        plan: how the verdict is to be reached, for which a part of the budget is kept; search only
+            where None.
         transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
-        watch: called with the Board after each segment.
+        watch: called with the Board after each segment of the search.
+        watch_finals: called with the Tally after each segment of the confirmation.
         tell: called with a line on what is being done.
 
     Returns:
@@ -117,6 +129,7 @@ def tune(
         InputError: for any mistake in the above, or another search on the same folder.
         KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
     """
+    clock = Clock()
     if isinstance(task, str):
         task = load_task(task, seed=seed)
     devices = devices_of(device)
@@ -142,7 +155,9 @@ def tune(
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder, tell), own_threads(), ExitStack() as processes:
         run = _continued(folder, settings, peak_lr)
-        if run is None:
+        if run is not None:
+            clock = Clock(clock.seconds + run.settings.get("elapsed", 0.0))
+        else:
             # The storage first: what cannot be opened must not cost a range test.
             owner, direction = os.urandom(8).hex(), task.objective.direction
             claim(storage or folder / "journal.log", settings["study"], direction, owner)
@@ -159,7 +174,10 @@ def tune(
             make = maker(replace(choice, compiled=False), tell)
             slots = choice.slots // len(devices)
             how: dict[str, Any] = {"device": device, "slots": slots, "make": make}
-            peaks = peak_settings(task, peak_lr, tell, budget.most(task.horizon), **how)
+            total = budget.most(task.horizon)
+            if budget.seconds is not None:
+                total = min(total, budget.seconds / choice.seconds)
+            peaks = peak_settings(task, peak_lr, tell, total, **how)
             torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
             own |= {"asked": asked}
@@ -180,23 +198,95 @@ def tune(
             space, task.horizon, seed=seed, peak=run.peak_guess, transfer=transfer
         )
         study.pruner = pruner
-        work = Search(
+        swept = swept_in(run.settings)
+        kept = 0.0
+        if plan is not None:
+            kept = budget.kept(task.horizon, choice.seconds, clock.seconds)
+            if not kept:
+                tell(
+                    f"the budget is too small to confirm what is found: give at least "
+                    f"{FEWEST / CONFIRMED:.0f} trainings"
+                )
+        search = Search(
             study,
             space,
             pool,
-            budget,
+            budget.of_search(swept, clock.seconds, kept),
             rules=rules,
             judge=weights,
             seed=seed,
             owner=run.settings["owner"],
+            clock=clock,
+            kept=kept,
             watch=watch,
         )
+        works: list[Work[Any]] = [search]
+        finals = None
+        if plan is not None and kept:
+            bounded = budget.updates is not None or budget.seconds is not None
+            allowed = partial(_allowed, run, budget, swept, clock) if bounded else None
+            finals = Finals(
+                run,
+                task.horizon,
+                plan,
+                watch=watch_finals,
+                tell=tell,
+                allowed=allowed,
+                kept=kept,
+            )
+            works.append(finals.work(pool, lambda: search.over))
+        tell(_planned(budget, task.horizon, choice, clock, kept))
+
+        def spent() -> bool:
+            if budget.seconds is not None and clock.seconds >= budget.seconds:
+                return True
+            return budget.updates is not None and swept + search.board.spent[1] >= budget.updates
+
         try:
-            Loop(pool, [work], checkpoint=folder / CHECKPOINT, tell=tell).run()
+            Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell).run()
         finally:
             processes.close()
-            run.write()
+            write_json(folder / "run.json", run.settings | {"elapsed": clock.seconds})
+            run = Run(folder)
+            verdict = finals.verdict() if finals is not None and search.over else None
+            if verdict is None:
+                run.write()
+            else:
+                run.write_verdict(verdict)
     return run
+
+
+def _allowed(run: Run, budget: Budget, swept: int, clock: Clock) -> float:
+    """Whole trainings that there may be of all finalists, those that there are counted."""
+    trials, horizon = run.trials(), run.settings["horizon"]
+    searched = float(trials["updates"].sum())
+    by_updates = math.inf if budget.updates is None else budget.updates - swept - searched
+    by_time = math.inf
+    if budget.seconds is not None:
+        pace = float(trials["seconds"].sum()) / searched if searched else math.inf
+        by_time = len(run.finals()) * horizon + (budget.seconds - clock.seconds) / pace
+    return float(max(0.0, min(by_updates, by_time)) / horizon)
+
+
+def _planned(budget: Budget, horizon: int, choice: Choice, clock: Clock, kept: float) -> str:
+    """What is to be done, and how long it will take, in a line."""
+    trials = "" if budget.trials is None else f"at most {plural(budget.trials, 'trial', 'trials')}"
+    trainings = budget.trainings(horizon, choice.seconds, clock.seconds)
+    if math.isinf(trainings):
+        return f"plan: {trials}"
+    parts = [f"about {plural(round(trainings), 'training', 'trainings')}"]
+    if kept:
+        searched = (1 - kept) * trainings
+        parts.append(f"{searched:.0f} to search, {trainings - searched:.0f} to confirm")
+    said = ", ".join([*parts, trials] if trials else parts)
+    seconds = trainings * horizon * choice.seconds
+    return f"plan: {said}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
+
+
+def swept_in(settings: dict[str, Any]) -> int:
+    """Updates that the range test of a run took."""
+    test = settings["range_test"]
+    return 0 if test is None else len(test["rates"]) * len(test["losses"])
 
 
 def _continued(

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
@@ -60,7 +59,7 @@ def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
     assert len(files) > 5
     for path in files:
         study = validate(StudyFile, read_study(path), str(path))
-        assert study.trials or study.updates or study.time
+        assert study.budget or study.time
         try:
             task = load(study)
         except InputError as error:  # data that the user has to fetch
@@ -193,7 +192,9 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     subprocess.run(command, check=True, capture_output=True)
     after = pd.read_parquet(tmp_path / "run" / "trials.parquet")
     assert list(after["number"]) == list(range(12))
-    np.testing.assert_array_equal(after["value"][: len(before)], before["value"])
+    # Side by side, a later one may have ended before the one that was cut short.
+    same = after.set_index("number").loc[before["number"], ["state", "value"]]
+    pd.testing.assert_frame_equal(same.reset_index(), before[["number", "state", "value"]])
 
 
 def test_a_full_memory_is_told_in_a_sentence(lrtune, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Choice: a pool as it was chosen or asked for, and why."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -53,6 +54,13 @@ class Choice:
         if self.threads is not None:
             parts.append(f"{self.threads} thread{'s'[: self.threads > 1]}")
         return " ".join(parts)
+
+    @property
+    def seconds(self) -> float:
+        """Of an update of one trial, as it was timed; infinite where nothing was."""
+        own = self.figures.get(self.label)
+        known = [figure for figure in self.figures.values() if figure and math.isfinite(figure)]
+        return own or min(known, default=math.inf) / max(1, len(self.devices))
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> "Choice":

@@ -18,11 +18,11 @@ from lrtune.schedule import Schedule
 
 BASELINES = ("constant", "cosine")  # against which any other family is read
 LEAST = 0.02  # probability to be the best, of a family that is invited
-FEWEST, MOST = 2, 6  # families that are invited, baselines aside
+FEWEST, MOST = 2, 6  # families that are invited
 
 
 def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finalist]:
-    """One schedule of each family that may be the best, and of the baselines that were tried.
+    """One schedule of each family that may be the best.
 
     It is the complete trial of which most is expected; of a family that has none, the trial that
     was ended early of which most is expected. A family whose every trial diverged or failed sends
@@ -44,18 +44,13 @@ def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finali
     chances = trials.groupby("family")["p_best"].sum().reindex(first.index)
     order = chances.sort_values(ascending=False, kind="stable")
     likely = max(FEWEST, min(MOST, int((order >= LEAST).sum())))
-    leaders = list(order.index[:likely])
-    return [
-        _finalist(first.loc[family], "leader" if family in leaders else "baseline")
-        for family in order.index
-        if family in leaders or family in BASELINES
-    ]
+    return [_finalist(first.loc[family]) for family in order.index[:likely]]
 
 
-def _finalist(trial: "pd.Series[Any]", role: str) -> Finalist:
+def _finalist(trial: "pd.Series[Any]") -> Finalist:
     family = str(trial["family"])
     value = float(trial["value"]) if np.isfinite(trial["value"]) else None
     drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
     params = {str(name).removeprefix(f"{family}."): plain(one) for name, one in drawn.items()}
     schedule = Schedule.from_json(trial["schedule"])
-    return Finalist(family, schedule, int(trial["number"]), value, role, params)
+    return Finalist(family, schedule, int(trial["number"]), value, "leader", params)

@@ -49,7 +49,7 @@ class Finalist:
     Attributes:
         family: its name.
         schedule: what is trained.
-        trial: which of the search's it was.
+        trial: which of the search's it was; None where it was not tried there.
         value: its validation score there; None where it was not trained to its end.
         role: leader (likely enough to be the best) or baseline: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
@@ -57,7 +57,7 @@ class Finalist:
 
     family: str
     schedule: Schedule
-    trial: int
+    trial: int | None
     value: float | None
     role: str
     params: Mapping[str, Any] = field(default_factory=dict)

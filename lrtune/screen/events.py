@@ -93,7 +93,7 @@ class Events:
         """Say which trainings ended, and now and then how it goes."""
         for final in tally.over:
             self._final(final)
-        share = tally.done / tally.jobs
+        share = tally.share
         pace = self._begun("finals", share, 0)
         if not self._due(pace):
             return

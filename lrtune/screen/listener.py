@@ -87,7 +87,7 @@ class Screen(Quiet):
         super().__init__(console)
         self._block = Block(console)
         self._pace: Pace | None = None
-        self._jobs: int | None = None
+        self._share = 0.0
         self._last = -LINE_SECONDS
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
@@ -126,12 +126,12 @@ class Screen(Quiet):
 
     def finals(self, tally: Tally) -> None:
         """Draw how the finalists stand."""
-        share = tally.done / tally.jobs
-        if self._jobs != tally.jobs:
-            self._jobs, self._pace = tally.jobs, Pace(share)
+        share = tally.share
+        if self._pace is None or share < self._share:
+            self._pace = Pace(share)  # a round of its own
+        self._share = share
         if not self._due():
             return
-        assert self._pace is not None
         left = _left(self._pace.left(share))
         said = f"finals  {int(tally.done)} of {tally.jobs} trainings"
         rows = finals(tally, self._minimize)
@@ -165,7 +165,7 @@ def spent(board: Board, pace: Pace) -> str:
     if budget.trials is not None:
         said.append(f"{board.trials:,} of {budget.trials:,} trials")
     if budget.updates is not None:
-        said.append(f"{updates:,.0f} of {budget.updates:,} updates")
+        said.append(f"{updates:,.0f} of {budget.updates:,.0f} updates")
     if budget.seconds is not None:
         said.append(f"{clock(seconds)} of {clock(budget.seconds)}")
     if budget.trials is None:

@@ -11,7 +11,6 @@ import optuna
 from lrtune.config import StudyFile, load, parse_time, plan_of, stopping
 from lrtune.confirmation import confirm
 from lrtune.errors import InputError
-from lrtune.judgement import finalists_of
 from lrtune.model.transfer import nothing, published
 from lrtune.options import validate
 from lrtune.results.quickest import check_target
@@ -47,12 +46,16 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     names = tuple(SEARCHABLE if study.families is None else study.families)
     Space(names, cycle_momentum=study.cycle_momentum)  # looks at them before anything is said
     _check(study)
-    trials, updates = study.trials, study.updates
     seconds = None if study.time is None else parse_time(study.time)
+    if study.budget is not None and study.updates is not None:
+        raise InputError("budget and updates: one of the two: both say how much is trained in all")
     task = load(study)
-    if trials is None and updates is None and seconds is None:
+    updates: float | None = study.updates
+    if study.budget is not None:
+        updates = study.budget * task.horizon
+    elif updates is None and seconds is None:
         updates = TRAININGS * task.horizon
-        listener.tell(f"budget: {TRAININGS} trainings (--trials, --updates, --time)")
+        listener.tell(f"budget: {TRAININGS} trainings in all (--budget, --updates, --time)")
     listener.tell(
         f"{named(task.name)}: {task.train.samples:,} training and {task.val.samples:,} "
         f"validation samples, model {named(task.model_name)}, {task.optimizer}, "
@@ -65,12 +68,12 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     )
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
-    budget = {"trials": trials, "updates": updates, "seconds": seconds}
+    budget = {"trials": study.trials, "updates": updates, "seconds": seconds}
     facts = {"command": command, "seed": study.seed, "families": names, "budget": budget}
     listener.started(task, facts)
     run = tune(
         task,
-        trials=trials,
+        trials=study.trials,
         updates=updates,
         seconds=seconds,
         families=names,
@@ -85,16 +88,14 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         slots=study.slots,
         **stopping(study),
         judge=study.judge,
+        plan=None if study.no_confirm else plan,
         transfer=nothing() if study.no_transfer else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,
         watch=listener.search,
+        watch_finals=listener.finals,
         tell=listener.tell,
     )
-    if not study.no_confirm and finalists_of(run):
-        confirm(
-            run, task, plan=plan, device=study.device, watch=listener.finals, tell=listener.tell
-        )
     _told(study, run, None, listener)
 
 

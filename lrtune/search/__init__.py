@@ -1,6 +1,7 @@
 """The search: Optuna asks, a Pool trains, Optuna is told."""
 
-from lrtune.search.board import Board, Budget
+from lrtune.search.board import Board
+from lrtune.search.budget import Budget, Clock
 from lrtune.search.loop import Loop
 from lrtune.search.pruner import PRUNERS, SchedulePruner, make_pruner, report
 from lrtune.search.record import Record
@@ -15,6 +16,7 @@ __all__ = [
     "SEARCHABLE",
     "Board",
     "Budget",
+    "Clock",
     "Loop",
     "Record",
     "Rules",

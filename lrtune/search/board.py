@@ -1,47 +1,12 @@
-"""Budget and Board: when a search stops, and how it stands."""
+"""Board: how a search stands."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from math import isfinite
 
-from lrtune.errors import InputError
+from lrtune.search.budget import Budget, Clock
 from lrtune.search.record import Record
 from lrtune.search.training import ActiveTrial
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """When to stop: at whichever limit comes first; each counts the whole run, sessions before too.
-
-    Attributes:
-        trials: how many.
-        updates: how many, over all trials.
-        seconds: of training and validation.
-    """
-
-    trials: int | None = None
-    updates: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
-        for name in ("trials", "updates", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}={value}: a positive number")
-        if self.trials is None and self.updates is None and self.seconds is None:
-            raise InputError("no budget: give trials, updates or seconds")
-
-    def most(self, horizon: int) -> float:
-        """Updates that it allows where a trial has so many; infinity where only time is a limit."""
-        trials = math.inf if self.trials is None else self.trials * horizon
-        return min(trials, math.inf if self.updates is None else self.updates)
-
-    def share(self, trials: float, updates: float, seconds: float) -> float:
-        """How much of it is spent, 0 ... 1."""
-        spent = ((trials, self.trials), (updates, self.updates), (seconds, self.seconds))
-        return min(1.0, max(done / limit for done, limit in spent if limit is not None))
 
 
 @dataclass
@@ -49,8 +14,11 @@ class Board:
     """The search as it stands, for whoever watches.
 
     Attributes:
-        budget: of the whole run.
+        budget: of the search, over all sessions.
         minimize: whether the lower value is the better one.
+        clock: of the run.
+        kept: share of the whole budget that is kept for the confirmation.
+        whole: updates that a new trial must find room for; where 0, it may be cut short.
         running: by slot.
         ended: trials by how they ended.
         by_family: the same, family by family.
@@ -58,11 +26,13 @@ class Board:
         last: the trial that ended last; None before the first of this session.
         trials: that are over.
         updates: of trials that are over.
-        seconds: of trials that are over.
     """
 
     budget: Budget
     minimize: bool = True
+    clock: Clock = field(default_factory=Clock)
+    kept: float = 0.0
+    whole: int = 0
     running: dict[int, ActiveTrial] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     by_family: dict[str, Counter[str]] = field(default_factory=dict)
@@ -70,7 +40,6 @@ class Board:
     last: Record | None = None
     trials: int = 0
     updates: int = 0
-    seconds: float = 0.0
 
     def add(self, record: Record) -> None:
         """Count a trial that is over."""
@@ -79,7 +48,6 @@ class Board:
         self.by_family.setdefault(family, Counter())[record.state] += 1
         self.trials += 1
         self.updates += record.updates
-        self.seconds += record.seconds
         if record.value is None or not isfinite(record.value):
             return
         known = self.bests.get(family)
@@ -98,22 +66,22 @@ class Board:
 
     @property
     def spent(self) -> tuple[float, float, float]:
-        """Trials, updates and seconds so far, of trials under way in part."""
+        """Trials and updates so far, of trials under way in part; seconds of the run."""
         under_way = self.running.values()
         return (
             self.trials + sum(r.updates / len(r.rates) for r in under_way),
             self.updates + sum(r.updates for r in under_way),
-            self.seconds + sum(r.seconds for r in under_way),
+            self.clock.seconds,
         )
 
     @property
     def share(self) -> float:
-        """How much of the budget is spent, 0 ... 1."""
-        return self.budget.share(*self.spent)
+        """How much of the whole budget is spent, 0 ... 1."""
+        return (1 - self.kept) * self.budget.share(*self.spent)
 
     def may_start(self, queued: int) -> bool:
         """Whether the budget has room for one more; those under way or queued count as whole."""
-        whole = sum(len(r.rates) for r in self.running.values())
-        seconds = sum(r.seconds for r in self.running.values())
+        under_way = sum(len(r.rates) for r in self.running.values())
         trials = self.trials + len(self.running) + queued
-        return self.budget.share(trials, self.updates + whole, self.seconds + seconds) < 1
+        updates = self.updates + under_way + max(0, self.whole - 1)
+        return self.budget.share(trials, updates, self.clock.seconds) < 1

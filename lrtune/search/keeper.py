@@ -103,8 +103,12 @@ class Keeper:
             return None
         return training
 
-    def save_if_due(
-        self, pool: Pool, running: Mapping[int, Training], note: Callable[[int], Note]
+    def save(
+        self,
+        pool: Pool,
+        running: Mapping[int, Training],
+        note: Callable[[int], Note],
+        now: bool = False,
     ) -> None:
         """Save all that is under way, between two segments; and what is still to be taken up.
 
@@ -112,9 +116,11 @@ class Keeper:
             pool: that trains it.
             running: by slot.
             note: by slot, what the Snapshot does not know of what is trained there.
+            now: whether it is due or not.
         """
         began = time.monotonic()
-        if not (self._saves and running and due(began - self._last, self._cost)):
+        wanted = now or due(began - self._last, self._cost)
+        if not (self._saves and running and wanted):
             return
         new: dict[str, tuple[Snapshot, Note]] = {}
         for slot, training in running.items():

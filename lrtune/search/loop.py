@@ -52,6 +52,7 @@ class Loop:
         works: Sequence[Work[Any]],
         *,
         checkpoint: Path | None = None,
+        spent: Callable[[], bool] = lambda: False,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Train nothing yet.
@@ -61,10 +62,12 @@ class Loop:
             works: a free slot goes to the first that has something to start.
             checkpoint: a file to keep trainings under way in, so that those that a kill cuts short
                 go on from there; from scratch where None.
+            spent: whether the budget is; then what is under way is left for a next session.
             tell: called with a line where a checkpoint is of no use.
         """
         self._pool = pool
         self._works = works
+        self._spent = spent
         self._keeper = Keeper(checkpoint, tell)
         self._running: dict[int, tuple[Work[Any], Training]] = {}  # by slot
 
@@ -79,7 +82,7 @@ class Loop:
             try:
                 for work in self._works:
                     work.begin(self._keeper)
-                while self._fill(interrupts):
+                while not self._spent() and self._fill(interrupts):
                     with interrupts.heard():
                         reached = self._pool.advance()
                     for progress in reached:
@@ -88,7 +91,9 @@ class Loop:
                         work.turned()
                     with interrupts.heard():
                         self._save()
-                if not self._keeper.kept:
+                if self._running:
+                    self._save(now=True)
+                elif not self._keeper.kept:
                     self._keeper.remove()
             finally:
                 for work in self._works:
@@ -136,11 +141,11 @@ class Loop:
         del self._running[progress.slot]
         self._pool.release(progress.slot)
 
-    def _save(self) -> None:
+    def _save(self, now: bool = False) -> None:
         running = {slot: training for slot, (_, training) in self._running.items()}
 
         def note(slot: int) -> Note:
             work, training = self._running[slot]
             return work.note(training)
 
-        self._keeper.save_if_due(self._pool, running, note)
+        self._keeper.save(self._pool, running, note, now)

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.pool import Snapshot
-from lrtune.search.board import Board, Budget
+from lrtune.search.board import Board
+from lrtune.search.budget import Budget, Clock
 from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending, Judge
@@ -35,6 +36,8 @@ class Search:
         judge: which weights of a trial give its value.
         seed: of every trial's weights and batches: one for all, so that they are compared in pairs.
         owner: marks this run's trials in a storage that others may share.
+        clock: of the run, for a budget in seconds; from now on where None.
+        kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
         watch: called after each segment and each trial's end.
     """
 
@@ -49,6 +52,8 @@ class Search:
         judge: Judge = "last",
         seed: int = 0,
         owner: str = "",
+        clock: Clock | None = None,
+        kept: float = 0.0,
         watch: Callable[[Board], None] = lambda board: None,
     ) -> None:
         self._study = study
@@ -63,7 +68,14 @@ class Search:
         self._referee = Referee(study, pool.task, rules, judge, seed)
         self._failures = 0
         self._lineup = Lineup(study, space, pool.slots, owner)
-        self.board = Board(budget, self._minimize)
+        whole = pool.task.horizon if kept else 0
+        self.board = Board(budget, self._minimize, clock or Clock(), kept, whole)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is trained, nor will be."""
+        room = self.board.may_start(queued=0)
+        return not self.board.running and not room
 
     @property
     def waits(self) -> bool:
@@ -139,7 +151,8 @@ class Search:
     def turned(self) -> None:
         """A segment is over."""
         self._lineup.clock += 1
-        self._watch(self.board)
+        if self.board.running:
+            self._watch(self.board)
 
     def note(self, running: ActiveTrial) -> Note:
         """Whose it is, and when it is to go on."""

@@ -55,7 +55,7 @@ from lrtune.search.loop import Loop
 from lrtune.search.space import FAMILY, Space
 from lrtune.settings import write_json
 from lrtune.tasks import Task
-from lrtune.tuning import sweep
+from lrtune.tuning import swept_in
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BUDGETS, SEEDS = (6, 20), 10  # whole trainings; master seeds
@@ -251,12 +251,8 @@ def rival_searches(
                 search.start(pool, progress.slot)
 
 
-class Spent(Exception):
-    """The updates of a search are spent."""
-
-
 def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **engine: Any) -> Pick:
-    """One search by ``lrtune.tune`` as a user calls it, cut off when its updates are spent.
+    """One search by ``lrtune.tune`` as a user calls it.
 
     Args:
         task: what is searched.
@@ -266,31 +262,16 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
         engine: name and slots, where they are not chosen by speed.
     """
     began = time.perf_counter()
-    swept = math.prod(sweep(task, updates))
-    limit, spent, started = updates - swept, 0, 0
-    swept = math.prod(sweep(task, limit))  # as tune has it
+    spent, started = 0, 0
 
     def watch(board: Board) -> None:
         nonlocal spent, started
         spent, started = int(board.spent[1]), board.trials + len(board.running)
-        if spent >= limit:
-            raise Spent
 
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            run = lrtune.tune(
-                task,
-                updates=limit,
-                seed=seed,
-                out=folder,
-                device="cpu",
-                transfer=transfer,
-                watch=watch,
-                **engine,
-            )
-        except Spent:
-            run = lrtune.open(folder)
-        trials, best = run.trials(), run.best()
+        kept = {"out": folder, "device": "cpu", "transfer": transfer, "watch": watch}
+        run = lrtune.tune(task, updates=updates, seed=seed, **kept, **engine)
+        trials, best, swept = run.trials(), run.best(), swept_in(run.settings)
     seconds = time.perf_counter() - began
     if best is None:
         last = trials[f"val_{task.objective.name}"].str[-1]

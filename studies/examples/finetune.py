@@ -1,7 +1,7 @@
 """Fine-tuning: a torchvision model with a frozen backbone and a new head.
 
     python studies/examples/finetune.py backbone.pt     # once: train a backbone on digits 0 to 4
-    lrtune search studies/examples/finetune.py:make --trials 20
+    lrtune search studies/examples/finetune.py:make --budget 20
 
 The head then learns the digits 5 to 9 from 150 examples. With weights of your own, or
 torchvision's, load those instead: everything else stays as it is.

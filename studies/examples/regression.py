@@ -1,6 +1,6 @@
 """A regression with its own loss, metric and parameter groups.
 
-    lrtune search studies/examples/regression.py:make --trials 30
+    lrtune search studies/examples/regression.py:make --budget 20
 
 How far will diabetes have gone in a year (scikit-learn's data, 442 patients)? Huber's loss, judged
 by the error in points of the disease's own scale; weight decay on matrices alone; and a last layer

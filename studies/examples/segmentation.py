@@ -1,6 +1,6 @@
 """Several outputs and several targets: where is the digit, and what is its box?
 
-    lrtune search studies/examples/segmentation.py:make --trials 20
+    lrtune search studies/examples/segmentation.py:make --budget 20
 
 scikit-learn's digits, each at a random place of a noisy 24x24 scene. The model gives a mask and a
 box; the loss adds theirs up; the search improves the masks' intersection over union.

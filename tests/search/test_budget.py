@@ -1,0 +1,179 @@
+"""Budgets: what they allow, and that nothing is trained beyond them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from idle import SPACE as ALL
+from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
+
+import lrtune
+from lrtune import InputError, Plan
+from lrtune.engine import Choice, Progress, SerialPool
+from lrtune.search import Budget, Clock, Loop, Search
+from lrtune.search.budget import CONFIRMED
+from lrtune.tuning import swept_in
+
+HORIZON = 400
+FAST = 1e-3  # seconds an update
+
+
+class Watch(Clock):
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.now
+
+
+class TimedPool(SpoiltPool):
+    """Each segment takes ten seconds."""
+
+    def __init__(self, slots: int = 1) -> None:
+        super().__init__(lambda progress: progress, slots)
+        self.clock = Watch()
+
+    def advance(self) -> list[Progress]:
+        self.clock.now += 10
+        return super().advance()
+
+
+@pytest.mark.parametrize(
+    ("budget", "updates", "seconds"),
+    [
+        (Budget(updates=40_000), 40_000 * (1 - CONFIRMED) - 720, None),
+        (Budget(seconds=600), None, 50 + (1 - CONFIRMED) * 550),
+        (Budget(trials=7, updates=1000), 1.0, None),  # the range test took all
+        (Budget(trials=7), None, None),
+    ],
+)
+def test_the_share_of_the_search(
+    budget: Budget, updates: float | None, seconds: float | None
+) -> None:
+    found = budget.of_search(swept=720, seconds=50.0, confirmed=CONFIRMED)
+    assert (found.trials, found.updates, found.seconds) == (budget.trials, updates, seconds)
+
+
+@pytest.mark.parametrize(
+    ("budget", "trainings", "kept"),
+    [
+        (Budget(updates=40 * HORIZON), 40, CONFIRMED),
+        (Budget(updates=10 * HORIZON), 10, CONFIRMED),
+        (Budget(updates=9 * HORIZON), 9, 0.0),  # two schedules on two seeds have no room
+        (Budget(seconds=20 + 8 * HORIZON * FAST), 8, 0.0),
+        (Budget(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
+        (Budget(trials=3), float("inf"), CONFIRMED),
+    ],
+)
+def test_what_is_kept_for_the_confirmation(budget: Budget, trainings: float, kept: float) -> None:
+    assert budget.trainings(HORIZON, FAST, 20.0) == pytest.approx(trainings)
+    assert budget.kept(HORIZON, FAST, 20.0) == kept
+
+
+@pytest.mark.parametrize("name", ["trials", "updates", "seconds"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_budget_that_is_none(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"{name}={value}: a positive number"):
+        Budget(**{name: value})
+    with pytest.raises(InputError, match="no budget: give trials, updates or seconds"):
+        Budget()
+
+
+def timed(folder: Path, pool: TimedPool, seconds: float) -> Search:
+    """Search for so long by the pool's clock."""
+    budget = Budget(trials=6, seconds=seconds)
+    search = Search(study_in(folder), ALL, pool, budget, seed=5, owner="me", clock=pool.clock)
+    spent = lambda: pool.clock.seconds >= seconds  # noqa: E731
+    Loop(pool, [search], checkpoint=folder / "checkpoint", spent=spent).run()
+    return search
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_time_ends_a_search_within_a_segment_and_loses_nothing(tmp_path: Path, slots: int) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = search_in(tmp_path / "whole", SpoiltPool(lambda p: p, slots), Budget(trials=6))
+    pool = TimedPool(slots)
+    timed(tmp_path, pool, seconds=10 * VALIDATIONS + 35)  # in the midst of the second trials
+    assert pool.clock.now == 10 * VALIDATIONS + 40
+    assert len(found_in(tmp_path)) == slots
+    assert (tmp_path / "checkpoint").exists()
+    later = TimedPool(slots)
+    timed(tmp_path, later, seconds=1e6)
+    assert later.restored == slots  # they go on where they were
+    assert_same(found_in(tmp_path), whole)
+
+
+def test_a_trial_starts_only_where_it_does_not_cut_into_what_is_kept(tmp_path: Path) -> None:
+    counts = []
+    for kept in (CONFIRMED, 0.0):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        pool = SpoiltPool(lambda progress: progress)
+        budget = Budget(updates=2.5 * HORIZON)
+        search = Search(study_in(folder), ALL, pool, budget, seed=5, owner="me", kept=kept)
+        Loop(pool, [search]).run()
+        counts.append(len(found_in(folder)))
+    assert counts == [2, 3]
+
+
+TASK = {"epochs": 1.0}
+
+
+@pytest.mark.parametrize("trainings", [10, 20])
+def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int) -> None:
+    task = lrtune.load_task("digits", **TASK)
+    run = lrtune.tune(
+        task,
+        updates=trainings * task.horizon,
+        plan=Plan(),
+        families=("cosine", "constant", "wsd", "linear"),
+        engine="serial",
+        out=tmp_path / "run",
+        device="cpu",
+    )
+    swept, finals = swept_in(run.settings), run.finals()
+    made = swept + run.trials()["updates"].sum() + finals["updates"].sum()
+    assert (1 - 0.15) * trainings * task.horizon < made <= trainings * task.horizon
+    verdict = run.verdict()
+    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
+    (most,) = {row["seeds"] for row in verdict["families"]}
+    assert most >= 2 and len(finals) == most * len(verdict["families"])
+
+
+def test_time_is_kept_by_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every update takes 10 ms by this clock: range test, search and finals end in time."""
+    task, now = lrtune.load_task("digits", **TASK), [0.0]
+    pool = SerialPool(task)
+
+    def advance() -> list[Progress]:
+        reached = type(pool).advance(pool)
+        now[0] += 0.01 * task.horizon / len(task.checkpoints)
+        return reached
+
+    monkeypatch.setattr(pool, "advance", advance)
+    monkeypatch.setattr("lrtune.search.budget.time.monotonic", lambda: now[0])
+    choice = Choice("serial", 1, figures={"serial": 0.01}, devices=("cpu",))
+    monkeypatch.setattr("lrtune.tuning.choose_pool", lambda *_: (pool, choice))
+    limit = 0.01 * 15 * task.horizon
+    kept = {"families": ("cosine", "constant"), "out": tmp_path / "run", "device": "cpu"}
+    told: list[str] = []
+    run = lrtune.tune(task, seconds=limit, plan=Plan(), tell=told.append, **kept)
+    segment = 0.01 * task.horizon / len(task.checkpoints)
+    assert 0.8 * limit < now[0] <= limit + segment
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["elapsed"] == now[0]
+    assert any(line.startswith("plan: about 15 trainings, 9 to search, 6") for line in told)
+    trials = len(run.trials())
+    lrtune.tune(task, seconds=limit, plan=Plan(), **kept)  # all is spent
+    assert len(run.trials()) == trials and now[0] <= limit + 2 * segment
+
+
+def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Path) -> None:
+    words = ["digits", "--epochs", "1", "--budget", "4"]
+    code, out, _ = lrtune("search", *words, "--out", tmp_path / "run")
+    assert code == 0 and "too small to confirm what is found: give at least 10 trainings" in out
+    assert "best trial of the search" in out
+    code, _, err = lrtune("search", *words, "--updates", "100", "--out", tmp_path / "run")
+    assert code == 2 and "budget and updates: one of the two" in err
