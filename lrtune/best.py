@@ -10,7 +10,8 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.export.replay import replay
-from lrtune.results.answer import short
+from lrtune.results.plan import decided, recommended_row
+from lrtune.results.recommendation import short
 from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
@@ -30,8 +31,8 @@ def best_json(
     if trials.empty:
         return None
     row = recommended(trials, settings["objective"]["direction"])
-    if verdict is not None and verdict["answer"]["place"] in ("winner", "tie"):
-        first = verdict["families"][0]
+    if verdict is not None and decided(verdict):
+        first = recommended_row(verdict)
         schedule, resolved = first["schedule"], first["resolved"]
         own = trials[trials["number"] == first["trial"]]
         row = None if own.empty else own.iloc[0]

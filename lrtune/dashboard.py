@@ -18,10 +18,10 @@ import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.loopback import server_of
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import value_title
 from lrtune.results.note import beside_theirs, note, plain
-from lrtune.results.prose import decided
+from lrtune.results.notes import Verdict
+from lrtune.results.plan import decided
 from lrtune.results.wording import listed
 from lrtune.search.space import FAMILY
 

@@ -8,13 +8,13 @@ import plotly.graph_objects as go
 
 from lrtune.errors import InputError
 from lrtune.results import ends, figures, gaps, markup
-from lrtune.results.answer import sentences
 from lrtune.results.canvas import words
 from lrtune.results.markup import Markup, aligned, join, number, tag
 from lrtune.results.palette import look
-from lrtune.results.prose import decided, headline, nothing, subtitle
+from lrtune.results.plan import decided
+from lrtune.results.prose import headline, nothing, subtitle
+from lrtune.results.recommendation import of_verdict
 from lrtune.results.summary import by_family, recommended
-from lrtune.results.wording import since
 
 if TYPE_CHECKING:
     from lrtune.run import Run
@@ -27,15 +27,15 @@ class Verdict(dict[str, Any]):
     """
 
     @property
-    def sentences(self) -> list[str]:
-        """What it says, the answer first."""
-        return sentences(self)
+    def lines(self) -> list[str]:
+        """What to use, what it gains, how sure that is."""
+        return of_verdict(self)
 
     def __repr__(self) -> str:
-        return "\n".join(self.sentences)
+        return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        first, *others = self.sentences
+        first, *others = self.lines
         rest = tag("ul", *(tag("li", sentence) for sentence in others)) if others else Markup("")
         return join([tag("p", tag("strong", first)), rest, _finalists(self)])
 
@@ -130,13 +130,11 @@ def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict 
     """The answer in words and the table of families, as HTML."""
     objective = settings["objective"]
     title = join([tag("strong", settings["study"]), subtitle(trials, settings)], " · ")
-    if verdict is not None and decided(verdict):
-        newer = since(verdict, len(trials))
-        after = tag("p", newer) if newer else Markup("")
-        return join([tag("p", title), Markup(verdict._repr_html_()), after])
     known = recommended(trials, objective["direction"]) is not None
     answer = headline(trials, settings, verdict) if known else tag("p", nothing(trials))
-    return join([tag("p", title), answer, _families(trials, objective)])
+    told = verdict is not None and decided(verdict)
+    table = _finalists(verdict) if verdict is not None and told else _families(trials, objective)
+    return join([tag("p", title), answer, table])
 
 
 def _finalists(verdict: Mapping[str, Any]) -> Markup:

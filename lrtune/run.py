@@ -1,6 +1,7 @@
 """A run: a folder that holds a search and what it found."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -39,7 +40,12 @@ class Run:
         return f"lrtune.open({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        return summary(self.trials(), self.settings, self.verdict())
+        return summary(self.trials(), self.told, self.verdict())
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The settings as results tell them: without passwords, and with the folder."""
+        return without_password(self.settings) | {"folder": str(self.folder)}
 
     @property
     def journal(self) -> Path:
@@ -142,7 +148,7 @@ class Run:
         best = best_json(trials, self.settings, verdict)
         if best is not None:
             write_json(self.folder / "best.json", best)
-        shown = without_password(self.settings)
+        shown = self.told
         page = report.write(self.folder / "report.html", trials, shown, verdict, finals)
         publish(self.study(), trials, shown, verdict, finals, page)
 
@@ -178,7 +184,7 @@ def open(folder: str | Path) -> Run:
         import lrtune
 
         run = lrtune.open("runs/digits-mlp-sgd-718")
-        run.verdict().sentences[0]  # who won, by how much
+        run.verdict().lines[0]  # what to use
         run.best().rates(1000)  # the winner, over as many updates as you like
         trials = run.trials()  # a DataFrame, one row a trial
         trials.groupby("family")["value"].min()

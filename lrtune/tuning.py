@@ -47,6 +47,7 @@ from lrtune.search.sampler import fits
 from lrtune.settings import range_test_json, write_json
 from lrtune.tally import Tally
 from lrtune.tasks import Task, load_task
+from lrtune.tasks.ignorant import ignorant
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
@@ -180,7 +181,7 @@ def tune(
             peaks = peak_settings(task, peak_lr, tell, total, **how)
             torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
-            own |= {"asked": asked}
+            own |= {"asked": asked, "ignorant": ignorant(task)}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
             if transfer is not published():
                 transfer.save(folder / TRANSFER)
@@ -242,11 +243,15 @@ def tune(
                 return True
             return budget.updates is not None and swept + search.board.spent[1] >= budget.updates
 
+        loop = Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell)
+        cut = False
         try:
-            Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell).run()
+            cut = loop.run()
         finally:
             processes.close()
-            write_json(folder / "run.json", run.settings | {"elapsed": clock.seconds})
+            if loop.segments:
+                ended = {"elapsed": clock.seconds, "cut": cut}
+                write_json(folder / "run.json", run.settings | ended)
             run = Run(folder)
             verdict = finals.verdict() if finals is not None and search.over else None
             if verdict is None:

@@ -13,7 +13,7 @@ import lrtune as package
 from lrtune import InputError, Plan
 from lrtune.confirmation import confirm
 from lrtune.judgement import judged
-from lrtune.results.answer import sentences
+from lrtune.results.notes import notes
 from lrtune.run import Run
 from lrtune.search import final as log
 from lrtune.tasks import Task
@@ -76,7 +76,7 @@ def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
     assert first["mean"] == pytest.approx(means.min()) and first["family"] == means.idxmin()
     assert best["schedule"] == first["schedule"]
     assert best["verdict"]["families"] == verdict["answer"]["families"]
-    assert first["family"] in best["verdict"]["sentence"]
+    assert first["family"] in best["verdict"]["lines"][0]
     assert package.load(confirmed.folder / "best.json") == confirmed.best()
 
 
@@ -90,7 +90,7 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     assert told == [] and found == confirmed.verdict()
     assert found["earlier"] == []
     fewer = judged(Run(folder), Plan(2, 3), task.horizon)
-    assert fewer["earlier"] == [4] and "judged before with at most 4 seeds" in str(sentences(fewer))
+    assert fewer["earlier"] == [4] and "judged before with at most 4 seeds" in str(notes(fewer))
 
 
 def test_after_a_stop_only_the_rest_is_trained(
@@ -166,7 +166,7 @@ def test_finals_that_all_diverge_are_no_winner(
     assert all(row["reasons"] == ["by decree"] for row in found["families"])
     best = json.loads((folder / "best.json").read_text())
     assert package.load(folder / "best.json") == Run(run).best()
-    assert best["verdict"]["sentence"].startswith("No winner")
+    assert best["verdict"]["lines"][0].startswith("No winner")
 
 
 def test_the_commands(lrtune, tmp_path: Path) -> None:

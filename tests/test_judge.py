@@ -13,6 +13,7 @@ from overfit import overfit
 import lrtune as package
 from lrtune import InputError, Plan
 from lrtune.run import Run
+from lrtune.schedule import Schedule
 
 SEARCH = {"trials": 6, "families": ["constant", "cosine"], "peak_lr": (0.03, 0.06)}
 SEARCH |= {"warmup": (0.0, 0.0), "pruner": "none", "patience": 0, "engine": "serial"}
@@ -101,11 +102,12 @@ def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
 
 
 def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_path: Path) -> None:
-    """Without a complete trial there are forecasts alone; the finals train them whole."""
+    """The first is trained to its end all the same; of the others there are forecasts."""
     quick = {"families": ["constant"], "patience": 1, "min_delta": 0.5, "pruner": "schedule"}
     run = package.tune(overfit(), judge="best", out=tmp_path / "run", **(SEARCH | quick))
-    assert set(run.trials()["state"]) == {"plateaued"} and run.trials()["value"].isna().all()
-    assert run.best() is not None and "forecast" in run._repr_html_()
-    assert "None of the 6 trials ran to a value: 0 complete" not in run._repr_html_()
+    whole = run.trials()["state"] == "complete"
+    assert whole.any() and (run.trials()["state"] == "plateaued").any()
+    assert run.trials()["value"].notna().equals(whole)
+    assert run.best() in [Schedule.from_json(text) for text in run.trials()["schedule"][whole]]
     found = package.confirm(run, replace(overfit()), plan=Plan(seeds=1, max_seeds=1))
-    assert found["families"][0]["searched"] is None and run.best() is not None
+    assert found["families"][0]["searched"] is not None

@@ -14,7 +14,7 @@ from plotly.graph_objects import Figure
 
 import lrtune
 from lrtune.notebook import Figures, Verdict, summary
-from lrtune.results.answer import sentences
+from lrtune.results.recommendation import of_verdict
 from lrtune.run import Run
 from tests.results.conftest import make as searched
 from tests.results.test_finals_report import KINDS, make
@@ -37,6 +37,10 @@ class Made(Run):
     def __init__(self, trials, settings, verdict=None, finals=None):
         self.folder, self.settings = Path("made"), settings
         self._tables = trials, None if verdict is None else Verdict(verdict), finals
+
+    @property
+    def told(self):
+        return self.settings
 
     def trials(self):
         return self._tables[0]
@@ -94,11 +98,11 @@ def test_a_run_shows_its_answer_and_its_families(many, kind: str) -> None:
     trials, settings, verdict, finals = make(kind, *many)
     run = Made(trials, settings, verdict, finals)
     page = run._repr_html_()
-    assert sentences(verdict)[0].partition(" (")[0] in re.sub("<[^>]*>", "", page)
+    assert of_verdict(verdict)[0].partition(" (")[0] in re.sub("<[^>]*>", "", page)
     shown = re.findall(r"●</span> <bdi>(\w+)</bdi>", page)
     decided = verdict["answer"]["place"] in ("winner", "tie")
     assert set(shown) == set(KINDS[kind]) if decided else set(shown) >= set(KINDS[kind])
-    assert repr(run.verdict()).splitlines() == run.verdict().sentences == sentences(verdict)
+    assert repr(run.verdict()).splitlines() == run.verdict().lines == of_verdict(verdict)
 
 
 def test_what_came_after_the_verdict_is_said(many) -> None:
@@ -119,7 +123,7 @@ def test_text_of_others_is_shown_as_text(many) -> None:
 def test_a_notebook_is_given_html_and_a_console_words(run: Path, tmp_path: Path) -> None:
     opened = lrtune.open(run)
     assert eval(repr(opened), {"lrtune": lrtune}).folder == run
-    assert "A ranking, not yet a verdict" in opened._repr_html_()
+    assert "no: each trial ran once, on one seed" in opened._repr_html_()
     bundle = opened.figures.wins()._repr_mimebundle_()
     assert isinstance(bundle, dict)
 
@@ -142,7 +146,7 @@ def test_the_example_of_open_runs(run: Path, tmp_path: Path) -> None:
     exec(source, names)
     assert names["run"].folder == folder
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert names["run"].verdict().sentences[0] == sentences(verdict)[0]
+    assert names["run"].verdict().lines[0] == of_verdict(verdict)[0]
     assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 8
 
 

@@ -86,8 +86,8 @@ def test_a_run_in_the_readmes_notebook(block: str, run: Path, tmp_path: Path) ->
     names = executed(block.replace(FOLDER, str(folder)))
     assert names["run"].folder == folder
     # What each line of the notebook shows.
-    opened, sentences, trials, best, wins = [eval(line, names) for line in block.splitlines()[3:]]
-    assert sentences[0].partition(" (")[0] in re.sub("<[^>]*>", "", opened._repr_html_())
+    opened, lines, trials, best, wins = [eval(line, names) for line in block.splitlines()[3:]]
+    assert lines[0].partition(" (")[0] in re.sub("<[^>]*>", "", opened._repr_html_())
     assert len(trials) == 8 and opened.finals().empty  # this one's verdict was made up
     assert isinstance(best, lrtune.Schedule) and wins.data
     assert "wins" in repr(opened.figures)

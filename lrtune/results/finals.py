@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import words
 from lrtune.results.courses import finals_curves
 from lrtune.results.gaps import gaps
@@ -28,6 +27,7 @@ from lrtune.results.markup import (
     tag,
     text,
 )
+from lrtune.results.notes import Verdict, notes
 from lrtune.results.prose import Row, Run, second_metric
 from lrtune.schedule import Schedule
 
@@ -62,6 +62,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
         tag("p", _what(verdict, finals, run)),
         _table(verdict, run),
         tag("p", NOTE if _several(verdict) else ONE_SEED, css="note"),
+        join([tag("p", said, css="note") for said in notes(verdict)]),
         _lost(verdict),
         _absent(verdict),
         show("gaps", gaps(verdict, finals), _of_gaps(verdict), alone),

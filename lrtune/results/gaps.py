@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import INK, SHADE, Array, canvas, padded, rounded, safe, words
+from lrtune.results.notes import Verdict
 from lrtune.results.palette import look
 from lrtune.results.prose import Row
 from lrtune.results.summary import finals_of

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import Array
 from lrtune.results.markup import NARROW, count, measured, plural
+from lrtune.results.notes import Verdict
 from lrtune.results.summary import curve_of, figures_in, finals_of
 
 FEWEST = 3  # finalists, of whom half can be the worse one

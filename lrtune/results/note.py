@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 
 import pandas as pd
 
-from lrtune.results.answer import Verdict
 from lrtune.results.markup import aligned, count, limited, number
-from lrtune.results.prose import Run, decided, headline, subtitle
+from lrtune.results.notes import Verdict
+from lrtune.results.plan import decided
+from lrtune.results.prose import Run, headline, subtitle
 from lrtune.results.summary import by_family
 
 LONGEST = 300  # characters of somebody's name: the note is sent at every poll
@@ -19,6 +20,7 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!$&:@])")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _AROUND = {"p": "\n\n", "ul": "\n\n", "li": "\n- ", "br": "\n", "span": " "}
+_AROUND |= {"dl": "\n\n", "dt": "\n- ", "dd": ": "}
 
 
 def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -> str:

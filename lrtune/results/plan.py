@@ -83,3 +83,14 @@ def plan_in(verdict: Mapping[str, Any]) -> Plan:
     kept = dict(verdict["plan"])
     target = kept.pop("target")
     return Plan(**kept, target=None if target is None else (target[0], target[1]))
+
+
+def decided(verdict: Mapping[str, Any]) -> bool:
+    """Whether it names a winner, or several that cannot be told apart."""
+    return verdict["answer"]["place"] in ("winner", "tie")
+
+
+def recommended_row(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the families, the one to use."""
+    name = verdict["answer"]["recommended"]
+    return next(dict(row) for row in verdict["families"] if row["family"] == name)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import thin
 from lrtune.results.courses import SHOWN, curves, finals_curves
 from lrtune.results.figures import against_peak, wins
-from lrtune.results.prose import Run, decided
+from lrtune.results.notes import Verdict
+from lrtune.results.plan import decided
+from lrtune.results.prose import Run
 from lrtune.results.summary import best_of_each, ranked
 
 # The dashboard's page asks for all of them every ten seconds.

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from lrtune.results.answer import Verdict
-from lrtune.results.asides import quickest
+from lrtune.results.canvas import words
 from lrtune.results.markup import (
     Markup,
+    aligned,
     count,
     join,
     measured,
@@ -17,7 +17,9 @@ from lrtune.results.markup import (
     tag,
     text,
 )
+from lrtune.results.notes import Verdict
 from lrtune.results.prose import Row
+from lrtune.results.wording import listed
 
 
 def target(verdict: Verdict) -> Markup:
@@ -103,3 +105,30 @@ def _factor(row: Row) -> object:
         f"{number(row['factor_low'], 2)} {'or more' if high is None else f'to {number(high, 2)}'}"
     )
     return stacked(number(row["factor"], 2), ends), row["factor"]
+
+
+def quickest(verdict: Verdict) -> str:
+    """Who needs the fewest updates to the target."""
+    found = verdict["quickest"]
+    if found is None:
+        return (
+            "Fewest updates to a target: constant was not trained to the end on every seed to set "
+            "one; name it: --goal."
+        )
+    name, value = words(found["metric"]["name"]), aligned(found["value"])
+    unit = found["metric"].get("unit")
+    target = f"{name} {value}{' ' + unit if unit else ''}"
+    whose = f", where {found['from']} ends" if found["from"] else ""
+    first = found["families"][0]
+    if not found["tied"]:
+        some = max(found["families"], key=lambda row: row["reached"])
+        return (
+            f"Fewest updates to {target} on validation{whose}: no family reached it on every "
+            f"seed; {some['family']} did on {some['reached']} of {some['seeds']}."
+        )
+    who = listed(found["tied"])
+    tie = " (a tie)" if len(found["tied"]) > 1 else ""
+    return (
+        f"Fewest updates to {target} on validation{whose}: {who}{tie}, "
+        f"{count(first['updates'])} of {count(verdict['horizon'])} on average."
+    )

@@ -7,10 +7,10 @@ from plotly.offline import get_plotlyjs
 
 from lrtune.files import replace
 from lrtune.results import page, sections, stopping, tables
-from lrtune.results.answer import Verdict
 from lrtune.results.finals import standings
 from lrtune.results.inside import inside
 from lrtune.results.markup import Markup, join, tag
+from lrtune.results.notes import Verdict
 from lrtune.results.prose import Run, headline, subtitle
 from lrtune.results.questions import target
 

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from lrtune.results import figures
-from lrtune.results.answer import Verdict
 from lrtune.results.canvas import words
 from lrtune.results.markup import (
     Markup,
@@ -25,7 +24,9 @@ from lrtune.results.markup import (
     tag,
     text,
 )
-from lrtune.results.prose import Run, decided, nothing
+from lrtune.results.notes import Verdict
+from lrtune.results.plan import decided, recommended_row
+from lrtune.results.prose import Run, nothing
 from lrtune.results.questions import responses
 from lrtune.results.summary import PARTIAL, by_family, recommended
 from lrtune.schedule import FAMILIES, Schedule
@@ -73,10 +74,10 @@ def _to_copy(
 ) -> tuple[Schedule, dict[str, Any], str] | None:
     """The schedule that best.json holds, its settings at the horizon, and where it is from."""
     if verdict is not None and decided(verdict):
-        row = verdict["families"][0]
-        whose = f"{row['family']}, trial {row['trial']}"
+        row = recommended_row(verdict)
+        whose = row["family"] if row["trial"] is None else f"{row['family']}, trial {row['trial']}"
         if verdict["answer"]["place"] == "tie":
-            whose += ", the best on average of those that cannot be told apart"
+            whose += ", the simplest of those that cannot be told apart"
         return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."
     winner = recommended(trials, run["objective"]["direction"])
     if winner is None:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lrtune.results.answer import Verdict
 from lrtune.results.early import RULES, at_most, audits, ended_early, is_audited, spared
 from lrtune.results.ends import ends
 from lrtune.results.hindsight import hindsight
@@ -22,6 +21,7 @@ from lrtune.results.markup import (
     table,
     tag,
 )
+from lrtune.results.notes import Verdict
 from lrtune.results.prose import Run, nothing
 from lrtune.results.summary import figures_in, forecasts
 from lrtune.results.wording import forecast_range

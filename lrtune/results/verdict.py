@@ -14,14 +14,16 @@ import pandas as pd
 
 from lrtune.files import plain
 from lrtune.results.contest import contest
+from lrtune.results.finalists import BASELINES
 from lrtune.results.kept import FORMAT
 from lrtune.results.outcome import Result, Standing
+from lrtune.results.paired import Sample, interval, paired_p
 from lrtune.results.plan import Finalist, Plan
-from lrtune.results.quickest import ANCHOR, quickest, target_of
+from lrtune.results.quickest import quickest, target_of
 from lrtune.results.response import response
 from lrtune.results.summary import beside
 
-CEILING = "spline"  # the family that may have any shape; ANCHOR has none
+NEAR = 0.25  # standard deviations between seeds: who is this close to the best mean is as good
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 
 
@@ -103,6 +105,11 @@ def verdict(
     kept = ("study", "task", "unit", "objective", "judge", "optimizer", "versions", "seed")
     target = target_of(plan.target, own, run)
     amount = _amount(result)
+    answers: list[dict[str, Any]] = [
+        asdict(response(trials, name, objective, amount)) if amount else {"family": name}
+        for name in result.standings
+    ]
+    use = _recommended(result, chosen, {row["family"]: row.get("factor") for row in answers})
     found: dict[str, Any] = plain(
         {
             "format": FORMAT,
@@ -115,6 +122,8 @@ def verdict(
             "answer": {
                 "place": _place(result),
                 "families": result.tied,
+                "recommended": use,
+                "gains": [] if use is None else _gains(own, chosen, use, objective),
                 "why": result.why,
                 "seeds": result.seeds,
                 "indifference": result.indifference,
@@ -125,15 +134,60 @@ def verdict(
             "absent": _absent(trials, searched - set(chosen)),
             "quickest": quickest(own, target),
             "amount": amount,
-            "response": [
-                asdict(response(trials, name, objective, amount)) if amount else {"family": name}
-                for name in result.standings
-            ],
-            "ceiling": _against(result, CEILING),
-            "anchor": _against(result, ANCHOR),
+            "response": answers,
+            "trained": int(finals["updates"].sum()) if len(finals) else 0,
             "peaks": _interval_of_peaks(run),
         }
     )
+    return found
+
+
+def _recommended(
+    result: Result, chosen: Mapping[str, Finalist], tolerance: Mapping[str, float | None]
+) -> str | None:
+    """Of a tie the simplest: fewest knobs, then the one whose peak may be off by the most.
+
+    Whoever is further behind the best mean than NEAR is left out: that it is tied may be for want
+    of seeds alone.
+    """
+    if not result.tied:
+        return None
+    sds = [result.standings[name].sd for name in result.tied]
+    near = NEAR * float(np.median(sds)) if np.isfinite(sds).all() else 0.0
+    best, *others = result.tied
+    close = [best, *(name for name in others if result.standings[name].gap <= near)]
+
+    def complexity(name: str) -> tuple[float, float, float]:
+        schedule = chosen[name].schedule
+        knobs = len(schedule.knobs) + bool(schedule.warmup)
+        return knobs, -(tolerance.get(name) or 1.0), result.standings[name].gap
+
+    return min(close, key=complexity)
+
+
+def _gains(
+    own: Mapping[str, pd.DataFrame],
+    chosen: Mapping[str, Finalist],
+    use: str,
+    objective: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """What the recommended schedule is better by than each baseline, on the same seeds."""
+    sign = 1.0 if objective["direction"] == "minimize" else -1.0
+    samples = {
+        name: Sample.of(_scores(rows, objective["name"]), _blocks(rows), sign)
+        for name, rows in own.items()
+    }
+    found = []
+    for name in BASELINES:
+        if name == use or name not in chosen:
+            continue
+        both = min(len(samples[name]), len(samples[use]))
+        apart = samples[name].first(both) - samples[use].first(both)
+        if not both or not np.isfinite(apart.values).all():
+            continue
+        low, high = interval(apart)
+        p = paired_p(apart) if both > 1 else math.nan
+        found.append({"over": name, "gain": apart.mean, "low": low, "high": high, "p": p})
     return found
 
 
@@ -189,15 +243,6 @@ def _amount(result: Result) -> float | None:
     tied = [result.standings[name].sd for name in result.tied]
     known = [sd for sd in tied if math.isfinite(sd) and sd > 0]
     return WORSE * float(np.median(known)) if known else None
-
-
-def _against(result: Result, family: str) -> dict[str, Any] | None:
-    """A family beside the best; None where one of the two is not known."""
-    one, tied = result.standings.get(family), result.tied
-    if one is None or not tied or not math.isfinite(one.gap):
-        return None
-    found = {"family": family, "best": tied[0], "place": one.place}
-    return found | {name: getattr(one, name) for name in ("gap", "gap_low", "gap_high")}
 
 
 def _interval_of_peaks(run: Mapping[str, Any]) -> dict[str, Any]:

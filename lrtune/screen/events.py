@@ -28,8 +28,8 @@ FIELDS = {
     "progress": "stage share done seconds_left per_minute running ends still_in best",
     "trial": "number family state reason value metrics schedule updates seconds",
     "final": "family seed state reason split metrics schedule updates seconds",
-    "verdict": "place families sentences standings",
-    "finished": "run horizon trials winner files",
+    "verdict": "place families lines standings",
+    "finished": "run horizon trials answer winner files",
 }
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
 
@@ -112,26 +112,28 @@ class Events:
 
     def finished(self, run: "Run", total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
-        from lrtune.results.answer import sentences
-        from lrtune.results.prose import decided
+        from lrtune.results.plan import decided, recommended_row
+        from lrtune.results.recommendation import as_json, of_verdict, recommendation
         from lrtune.results.summary import by_end
         from lrtune.results.wording import since
 
         horizon = run.settings["horizon"] if total is None else total
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
-            said = [*sentences(verdict), since(verdict, len(trials))]
-            winner = verdict["families"][0]["schedule"] if decided(verdict) else None
+            said = [*of_verdict(verdict), since(verdict, len(trials))]
+            winner = recommended_row(verdict)["schedule"] if decided(verdict) else None
             kept = ("family", "place", "mean", "low", "high", "gap", "best", "seeds", "lost")
             rows = [{name: row[name] for name in kept} for row in verdict["families"]]
             found = {name: verdict["answer"][name] for name in ("place", "families")}
-            self._emit("verdict", **found, sentences=[*filter(None, said)], standings=rows)
+            self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)
+        answer = None if total else as_json(recommendation(trials, run.told, verdict))
         files = [*FILES, run.verdict_path(horizon).name]
         self._emit(
             "finished",
             run=str(run.folder),
             horizon=horizon,
             trials={row["end"]: row["trials"] for row in by_end(trials).to_dict("records")},
+            answer=answer,
             winner=winner,
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )

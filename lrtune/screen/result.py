@@ -1,7 +1,6 @@
 """What came out of a run: the verdict or the ranking, the winner, where it is written."""
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from lrtune.best import best_json
-from lrtune.results.answer import sentences
 from lrtune.results.canvas import words
-from lrtune.results.early import spared
 from lrtune.results.markup import count, number
+from lrtune.results.questions import quickest
+from lrtune.results.recommendation import Recommendation, as_json, of_verdict, recommendation
 from lrtune.results.summary import by_end, by_family
 from lrtune.results.wording import since
 from lrtune.run import Run
@@ -24,38 +23,52 @@ TOP = 8  # families in the ranking
 LEAD = {"winner": "winner", "tie": "first of the tie"}  # what the first is, by a verdict's place
 
 
-def show(folder: Path, as_json: bool) -> None:
+def show(folder: Path, machine: bool) -> None:
     """Print the result of a run again: as ``lrtune search`` did, or as JSON."""
     run, console = Run(folder), console_of()
-    if not as_json:
+    if not machine:
         print_result(run, console)
         return
     trials, verdict = run.trials(), run.verdict()
-    found = {"run": str(folder), "best": best_json(trials, run.settings, verdict)}
     newer = "" if verdict is None else since(verdict, len(trials))
-    print(json.dumps(found | {"verdict": verdict, "since": newer or None}, indent=2))
+    found = {
+        "run": str(folder),
+        "answer": as_json(recommendation(trials, run.told, verdict)),
+        "best": best_json(trials, run.settings, verdict),
+        "verdict": verdict,
+        "since": newer or None,
+    }
+    print(json.dumps(found, indent=2))
 
 
 def print_result(run: Run, console: Console) -> None:
-    """Who won, by how much over whom, and where it is written."""
-    best, trials, verdict = run.best(), run.trials(), run.verdict()
-    if verdict is not None:
-        print_verdict(verdict, console, len(trials))
-    elif best is not None:
-        _print_ranking(run, trials, console)
-    if best is None:
+    """What to use, what it gains, how sure that is; what it rests on, and where it is written."""
+    trials, verdict = run.trials(), run.verdict()
+    found = recommendation(trials, run.told, verdict)
+    if found is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
-        say(console, f"{lead(verdict, trials)}: {best}")
+        print_answer(found, console)
+    if verdict is not None:
+        print_table(verdict, console)
+        if newer := since(verdict, len(trials)):
+            say(console, newer)
+    elif found is not None:
+        _print_ranking(run, trials, console)
     ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ended)}")
-    said = spared(trials, run.settings["horizon"])
-    if said:
-        say(console, said)
     copyable(console, f"report: {run.folder / 'report.html'}")
-    if best is not None:
-        where = shlex.quote(str(run.folder / "best.json"))
-        copyable(console, f"torch code: lrtune export {where}")
+
+
+def print_answer(found: Recommendation, console: Console) -> None:
+    """Its lines and its warnings."""
+    (_, use), *others, (label, command) = found.lines
+    say(console, use)
+    for name, text in others:
+        say(console, f"{name:<7} {text}")
+    copyable(console, f"{label:<7} {command}")
+    for warning in found.warnings:
+        say(console, f"Warning: {warning}")
 
 
 def lead(verdict: Mapping[str, Any] | None, trials: DataFrame) -> str:
@@ -87,7 +100,16 @@ def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
 
 
 def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
-    """The finalists, the verdict in words, and whether the search has more trials by now."""
+    """Of a verdict alone: what it says, the finalists, and whether the search went on since."""
+    for line in of_verdict(verdict):
+        say(console, line)
+    print_table(verdict, console)
+    if newer := since(verdict, trials):
+        say(console, newer)
+
+
+def print_table(verdict: Mapping[str, Any], console: Console) -> None:
+    """The finalists."""
     objective = verdict["objective"]
     unit = f", {objective['unit']}" if objective.get("unit") else ""
     table = table_of("family", "", "score", "95 % interval", "behind", "best", "seeds")
@@ -100,8 +122,8 @@ def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> 
     what = f"{verdict['split']} {words(objective['name'])}{unit}"
     say(console, f"finals: {what}, {verdict['horizon']:,} updates")
     console.print(table)
-    for sentence in filter(None, [*sentences(verdict), since(verdict, trials)]):
-        say(console, sentence)
+    if verdict["plan"]["target"]:
+        say(console, quickest(verdict))
 
 
 def table_of(*names: str) -> Table:

@@ -44,7 +44,11 @@ class Work(Protocol[Kind]):
 
 
 class Loop:
-    """Trains what its works say, as many side by side as the pool has slots."""
+    """Trains what its works say, as many side by side as the pool has slots.
+
+    Attributes:
+        segments: that were trained in this session.
+    """
 
     def __init__(
         self,
@@ -70,9 +74,13 @@ class Loop:
         self._spent = spent
         self._keeper = Keeper(checkpoint, tell)
         self._running: dict[int, tuple[Work[Any], Training]] = {}  # by slot
+        self.segments = 0
 
-    def run(self) -> None:
-        """Train until nothing is left to be started.
+    def run(self) -> bool:
+        """Train until nothing is left to be started, or the budget is spent.
+
+        Returns:
+            Whether the budget ended while something was under way.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM; the same trainings go on in a next session.
@@ -85,6 +93,7 @@ class Loop:
                 while not self._spent() and self._fill(interrupts):
                     with interrupts.heard():
                         reached = self._pool.advance()
+                    self.segments += 1
                     for progress in reached:
                         self._take(progress)
                     for work in self._works:
@@ -95,6 +104,7 @@ class Loop:
                     self._save(now=True)
                 elif not self._keeper.kept:
                     self._keeper.remove()
+                return bool(self._running)
             finally:
                 for work in self._works:
                     work.close()

@@ -31,7 +31,7 @@ def judged(shifts, direction="minimize", lost=()):
             bad = family in lost and seed == 1
             final = {"family": family, "schedule": schedule.to_json(), "seed": seed}
             final |= {"state": "diverged" if bad else "complete", "reason": "", "split": "test"}
-            final |= {"horizon": 100, "step": [100], "val_loss": [score]}
+            final |= {"horizon": 100, "updates": 100, "step": [100], "val_loss": [score]}
             finals.append(final | {"final_loss": float("nan") if bad else score})
     run = {
         "study": "s",

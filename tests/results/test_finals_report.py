@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from lrtune.results import report
-from lrtune.results.answer import answer, sentences
 from lrtune.results.courses import finals_curves
 from lrtune.results.finals import standings
 from lrtune.results.gaps import gaps, paired
 from lrtune.results.palette import LOOKS
-from lrtune.results.plan import Finalist, Plan
+from lrtune.results.plan import Finalist, Plan, recommended_row
 from lrtune.results.questions import responses, target
+from lrtune.results.recommendation import of_verdict, recommendation
 from lrtune.results.summary import best_of_each
 from lrtune.results.verdict import verdict
 from lrtune.schedule import Schedule
@@ -115,7 +115,8 @@ def test_every_section_of_every_kind_of_verdict(case):
     drawn = 1 if kind in ("one family", "none") else 2  # the curves, and the gaps to the best
     assert len(page.data) == SHOWN["many"] + drawn
     assert all(figure["data"] for figure in page.data)
-    assert words(answer(found)) in page.words
+    for _, line in recommendation(trials, run, found).lines:
+        assert words(line) in page.words
     assert "not yet a verdict" not in page.words
     assert "has not been touched" not in page.words
     assert "None" not in page.words
@@ -127,7 +128,7 @@ def test_every_section_of_every_kind_of_verdict(case):
 def test_without_a_verdict_there_is_nothing_of_one(many):
     page = Page(report.render(*many))
     assert page.ids == SECTIONS and len(page.data) == SHOWN["many"]
-    assert "not yet a verdict" in page.words
+    assert "no: each trial ran once, on one seed" in page.words
     assert "How far the peak may be off" not in page.words
 
 
@@ -136,13 +137,12 @@ def test_a_decision_replaces_the_ranking(many, kind):
     trials, run, found, finals = make(kind, *many)
     page = Page(report.render(trials, run, found, finals))
     said = page.words
-    for sentence in sentences(found):
-        assert sentence in said
-    assert "won on validation" not in said
-    best = found["families"][0]
-    assert f"The settings of {best['family']}: peak rate" in said
+    use, gain, sure = of_verdict(found)
+    assert use in said and gain.removeprefix("Gain: ") in said
+    assert sure.removeprefix("Sure: ") in said and "each trial ran once" not in said
+    best = recommended_row(found)
     assert f"{best['family']}, trial {best['trial']}" in said
-    assert ("the best on average of those that cannot be told apart" in said) == (kind == "tie")
+    assert ("the simplest of those that cannot be told apart" in said) == (kind == "tie")
     schedule = Schedule.from_dict(best["schedule"])
     assert schedule.to_json() in said
 
@@ -151,9 +151,9 @@ def test_a_decision_replaces_the_ranking(many, kind):
 def test_without_a_decision_the_ranking_stays(many, kind):
     trials, run, found, finals = make(kind, *many)
     said = Page(report.render(trials, run, found, finals)).words
-    assert answer(found) in said
-    assert "In the search, where each trial ran once, on one seed (0): " in said
-    assert "won on validation with cross-entropy" in said and "The runner-up family is" in said
+    assert of_verdict(found)[0] in said
+    assert "no: each trial ran once, on one seed" in said
+    assert "not measured; validation cross-entropy" in said
     winner = best_of_each(trials, "minimize").iloc[0]
     assert winner["schedule"] in said
     assert ("still in" in said) == (kind == "unfinished")
@@ -276,6 +276,7 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(many):
     found = copy.deepcopy(found)
     for row in (*found["families"], *found["response"], *found["quickest"]["families"]):
         row["family"] = EVIL
+    found["answer"]["recommended"] = EVIL
     found["objective"] |= {"name": EVIL, "unit": EVIL}
     found["absent"] = [{"family": EVIL, "why": "diverged"}]
     found["families"][0] |= {"reasons": [EVIL], "lost": 1}

@@ -2,17 +2,19 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lrtune.errors import InputError
-from lrtune.results.answer import answer, sentences, short, why
-from lrtune.results.asides import quickest
 from lrtune.results.horizons import outlook
 from lrtune.results.kept import read_verdict
+from lrtune.results.notes import notes, why
 from lrtune.results.plan import Finalist, Plan, plan_in
+from lrtune.results.questions import quickest
+from lrtune.results.recommendation import of_verdict, short
 from lrtune.results.verdict import standing, verdict
 from lrtune.schedule import Schedule
 
@@ -59,6 +61,7 @@ def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: 
                     "split": "test",
                     "step": list(range(10, 101, 10)),
                     "judged_at": math.nan if lost else 100,
+                    "updates": 100,
                     "final_cross_entropy": score,
                     "final_accuracy": 1 - score,
                     "val_cross_entropy": curve,
@@ -92,11 +95,18 @@ def judge(levels: dict[str, float], plan: Plan | None = None, run=RUN, **kept):
     return verdict(searched({0.1: 0.3}), table, who, run, SEEDS, plan or Plan())
 
 
+def answer(found: dict) -> str:
+    return " ".join(of_verdict(found))
+
+
 def test_a_clear_winner_after_the_first_look() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4, "wsd": 0.5})
     assert found["answer"]["place"] == "winner" and found["answer"]["why"] == "separated"
     assert [row["family"] for row in found["families"]] == ["cosine", "constant", "wsd"]
-    assert "cosine wins" in answer(found) and "constant is 0.3" in answer(found)
+    use, gain, sure = of_verdict(found)
+    assert use == "Use cosine: peak 0.1, T_max 1, eta_min 0"
+    assert re.match(r"Gain: cross-entropy 0\.\d+ nats better than a tuned constant \(95 %: 0", gain)
+    assert "better than a tuned constant: yes (p < 0.001); wsd is behind (5 fresh" in sure
     assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -111,7 +121,8 @@ def test_a_tie_asks_for_seeds_then_says_how_many_would_do() -> None:
     found = judge(levels, seeds=20)
     assert found["answer"]["place"] == "tie"
     assert set(found["answer"]["families"]) == {"cosine", "linear"}
-    assert "cannot be told apart" in answer(found) and "20 seeds were allowed" in why(found)
+    assert "is as good (20 fresh seeds, test)" in answer(found)
+    assert "20 seeds were allowed" in why(found)
     assert found["answer"]["needed"] > 20
     settled = judge(levels, Plan(indifference=0.1))
     assert settled["answer"]["why"] == "settled" and "does not matter" in why(settled)
@@ -128,7 +139,7 @@ def test_maximised_metrics_are_ranked_the_other_way() -> None:
 def test_finals_that_diverge() -> None:
     found = judge({"cosine": math.nan, "constant": 0.4})
     assert found["answer"]["families"] == ["constant"] and found["answer"]["why"] == "alone"
-    assert "cosine on 5 of 5 seeds" in answer(found)
+    assert "cosine diverged" in answer(found)
     none = judge({"cosine": math.nan, "constant": math.nan})
     assert none["answer"]["place"] == "none" and answer(none).startswith("No winner")
     assert none["families"][0]["reasons"] == ["loss is nan"]
@@ -138,8 +149,8 @@ def test_one_family_and_one_seed() -> None:
     one = judge({"cosine": 0.1})
     assert one["answer"]["why"] == "alone" and "nothing to compare" in answer(one)
     single = judge({"cosine": 0.1, "linear": 0.3}, Plan(1, 1), seeds=1)
-    assert single["answer"]["place"] == "tie" and "1 fresh seed." in answer(single)
-    assert single["families"][0]["low"] is None and sentences(single)
+    assert single["answer"]["place"] == "tie" and "(1 fresh seed, test)" in answer(single)
+    assert single["families"][0]["low"] is None and notes(single)
 
 
 def test_fewest_updates_to_a_target() -> None:
@@ -186,7 +197,7 @@ def test_a_verdict_is_read_again() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4}, plan)
     assert read_verdict(json.dumps(found), "here") == found
     assert plan_in(found) == plan
-    assert short(found)["sentence"] == answer(found)
+    assert short(found)["lines"] == of_verdict(found)
     for text in ("", "[]", "{}", '{"format": 1, "answer": 3}'):
         with pytest.raises(InputError, match="here: not a verdict of lrtune"):
             read_verdict(text, "here")
@@ -224,15 +235,15 @@ def test_who_was_left_behind_by_another_is_said() -> None:
     assert (linear["place"], linear["rival"]) == ("behind", "cosine")
     assert linear["gap_low"] < 0 < linear["gap_high"]
     said = "linear was left behind after 5 seeds by cosine, the best at that time"
-    assert any(sentence.startswith(said) for sentence in sentences(found))
+    assert any(sentence.startswith(said) for sentence in notes(found))
     clear = judge({"cosine": 0.1, "linear": 0.4})
-    assert not any("left behind" in sentence for sentence in sentences(clear))
+    assert not any("left behind" in sentence for sentence in notes(clear))
 
 
 def test_a_second_test_is_said() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4})
-    assert not any("judged before" in sentence for sentence in sentences(found))
-    said = sentences(found | {"earlier": [5, 10]})
+    assert not any("judged before" in sentence for sentence in notes(found))
+    said = notes(found | {"earlier": [5, 10]})
     assert (
         "It was judged before with at most 5 and 10 seeds: of equals, each of these 3 tests may "
         "name a winner in up to 5 %, together in up to 15 %." in said

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lrtune import load_task
+from lrtune.results.plan import recommended_row
 from lrtune.run import Run
+from lrtune.schedule import Schedule
 from lrtune.screen.events import FIELDS, Events
 
 WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
@@ -57,7 +59,7 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
 
     code, quiet, err = lrtune(*WORDS, "--out", folder, "--quiet")  # nothing is left to be done
     assert (code, err) == (0, "")
-    assert quiet.startswith("finals: test cross-entropy") and "training and" not in quiet
+    assert quiet.startswith("Use ") and "training and" not in quiet
     assert lrtune("show", folder) == (0, quiet, "")
     code, out, _ = lrtune(*WORDS, "--out", folder)
     assert out.endswith(quiet) and len(out) > len(quiet)
@@ -74,7 +76,7 @@ def test_the_result_as_one_document(lrtune, folder: Path) -> None:
     code, out, err = lrtune("show", folder, "--json")
     assert (code, err) == (0, "")
     shown = json.loads(out, parse_constant=strict)
-    assert list(shown) == ["run", "best", "verdict", "since"] and shown["since"] is None
+    assert list(shown) == ["run", "answer", "best", "verdict", "since"] and shown["since"] is None
     for name in ("best", "verdict"):
         assert shown[name] == json.loads((folder / f"{name}.json").read_text())
 
@@ -93,7 +95,7 @@ def test_finals_as_events(lrtune, folder: Path) -> None:
     assert last["winner"] == decided["families"][0]["schedule"]
     assert sum(event["event"] == "final" for event in events) == 4
     code, out, _ = lrtune("confirm", folder, "--total", 20, "--quiet")
-    assert code == 0 and out.startswith("finals: test cross-entropy, nats, 20 updates")
+    assert code == 0 and out.startswith("Use ") and "nats, 20 updates" in out
 
 
 def test_only_a_verdict_of_that_horizon_names_a_winner(
@@ -112,22 +114,22 @@ def test_only_a_verdict_of_that_horizon_names_a_winner(
 
     path = Run(copy).verdict_path(20)
     verdict = json.loads((copy / "verdict.json").read_text())
-    other = verdict["families"][0] | {"schedule": {"family": "of another horizon"}}
+    other = verdict["families"][0] | {"schedule": Schedule("linear", peak_lr=0.123).to_dict()}
     for place, winner in (
         ("winner", other["schedule"]),
         ("tie", other["schedule"]),
         ("none", None),
     ):
         why = {"winner": "alone", "tie": "open", "none": "lost"}[place]
-        answer = verdict["answer"] | {"place": place, "why": why}
+        answer = verdict["answer"] | {"place": place, "why": why, "recommended": other["family"]}
         path.write_text(
             json.dumps(verdict | {"answer": answer, "families": [other, *verdict["families"][1:]]})
         )
         assert last(20)[1]["winner"] == winner
-    assert last()[1]["winner"] == verdict["families"][0]["schedule"]
+    assert last()[1]["winner"] == recommended_row(verdict)["schedule"]
     (copy / "verdict.json").write_text(json.dumps(verdict | {"trials": 1}))
     (said,), _ = last()
-    assert said["sentences"][-1].startswith("The search has gone on since, by 2 trials")
+    assert said["lines"][-1].startswith("The search has gone on since, by 2 trials")
     (copy / "verdict.json").unlink()
     assert last()[0] == [] and last()[1]["winner"] is None
 
@@ -160,7 +162,7 @@ def test_what_else_is_printed_goes_to_stderr_and_numbers_are_finite(
 ) -> None:
     events = Events(sys.stdout)
     print("a task of the user's own")
-    events._emit("verdict", place="\x1b[31m", families=[], sentences=["é\n"], standings=[math.nan])
+    events._emit("verdict", place="\x1b[31m", families=[], lines=["é\n"], standings=[math.nan])
     events.close()
     print("after")
     out, err = capsys.readouterr()

@@ -1,11 +1,11 @@
-"""A verdict in words: what the terminal, the report, best.json and the dashboard all say."""
+"""Notes on a verdict: why no more seeds were added, and what to keep in mind of its tests."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lrtune.results.asides import anchor, ceiling, quickest, robust
 from lrtune.results.markup import count, plural
-from lrtune.results.wording import amount_of, interval_of, listed, metric_of, range_of, split_of
+from lrtune.results.plan import decided
+from lrtune.results.wording import amount_of, listed, metric_of
 
 Verdict = Mapping[str, Any]
 WHY_OPEN = {
@@ -16,51 +16,11 @@ WHY_OPEN = {
 }
 
 
-def short(verdict: Verdict) -> dict[str, Any]:
-    """What best.json carries of a verdict: how sure the winner is."""
-    best = verdict["families"][0]
-    kept = ("mean", "low", "high", "seeds", "best")
-    return {
-        "sentence": answer(verdict),
-        **{name: verdict["answer"][name] for name in ("place", "families", "why")},
-        "split": verdict["split"],
-        **{name: best[name] for name in kept},
-    }
-
-
-def answer(verdict: Verdict) -> str:
-    """Who won, by how much, in a sentence."""
-    place, families = verdict["answer"]["place"], verdict["answer"]["families"]
-    if place == "unfinished":
-        return "The finals are not finished: lrtune confirm goes on with them."
-    if place == "none":
-        return f"No winner: {_lost(verdict)}."
-    best = verdict["families"][0]
-    score = f"{metric_of(verdict)} {amount_of(verdict, best['mean'])}{interval_of(verdict, best)}"
-    on = f"on {split_of(verdict)}, {plural(best['seeds'], 'fresh seed', 'fresh seeds')}"
-    if place == "winner":
-        return f"{best['family']} wins: {score} {on}{_lead(verdict)}."
-    return f"A tie: {listed(families)} cannot be told apart: {best['family']} {score} {on}."
-
-
-def _lead(verdict: Verdict) -> str:
-    if verdict["answer"]["why"] == "alone":
-        others = [row for row in verdict["families"] if row["place"] == "lost"]
-        return ", and nothing to compare it with" + (f": {_lost(verdict)}" if others else "")
-    second = next((row for row in verdict["families"] if row["place"] == "behind"), None)
-    if second is None:
-        return ""
-    reach = range_of(verdict, second["gap_low"], second["gap_high"])
-    gap = amount_of(verdict, second["gap"])
-    return f"; {second['family']} is {gap} behind (95 % interval {reach})"
-
-
-def _lost(verdict: Verdict) -> str:
-    lost = [row for row in verdict["families"] if row["place"] == "lost"]
-    if not lost:
-        return "no family came to the finals"
-    said = [f"{row['family']} on {row['lost']} of {row['seeds']} seeds" for row in lost]
-    return f"lost to divergence or errors: {listed(said)}"
+def notes(verdict: Verdict) -> list[str]:
+    """All that there are."""
+    if not decided(verdict):
+        return []
+    return [said for part in (why, again, early) if (said := part(verdict))]
 
 
 def why(verdict: Verdict) -> str:
@@ -123,12 +83,3 @@ def early(verdict: Verdict) -> str:
         if row.get("rival", best) != best and row["gap_low"] is not None and row["gap_low"] <= 0
     ]
     return f"{listed(said)}; {best} alone would not have shown it then." if said else ""
-
-
-def sentences(verdict: Verdict) -> list[str]:
-    """All of it, the answer first."""
-    found = [answer(verdict)]
-    if verdict["answer"]["place"] in ("winner", "tie"):
-        parts = (why, again, early, quickest, robust, anchor, ceiling)
-        found += [part(verdict) for part in parts]
-    return [sentence for sentence in found if sentence]
