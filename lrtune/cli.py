@@ -30,6 +30,11 @@ Seeds = Annotated[int | None, typer.Option(help="fresh seeds of each finalist at
 MaxSeeds = Annotated[int | None, typer.Option(help="of those that cannot be told apart [20]")]
 Indifference = Annotated[float | None, typer.Option(help="a difference that does not matter")]
 Goal = Annotated[str | None, typer.Option(help="to be reached soonest: 0.95, accuracy=0.95")]
+More = Annotated[float | None, typer.Option(help="whole trainings, beside those that there are")]
+Baseline = Annotated[
+    list[str] | None,
+    typer.Option(help=StudyFile.model_fields["baseline"].description, metavar="SCHEDULE"),
+]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="also write the finalists for TensorBoard")
 ]
@@ -103,9 +108,10 @@ def _fail(message: str, code: int) -> int:
         "lrtune search studies/digits.toml --time 10m --families cosine,wsd,one_cycle",
     )
 )
-@with_options(StudyFile)
+@with_options(StudyFile, but=("baseline",))
 def search(
     what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
+    baseline: Baseline = None,
     quiet: Quiet = False,
     json: Json = False,
     **given: Any,
@@ -114,6 +120,7 @@ def search(
     from lrtune.screen.search import listening
     from lrtune.screen.search import search as begin
 
+    given |= {} if baseline is None else {"baseline": baseline}
     with listening(quiet, json) as listener:
         begin(_study(what, given), _command(), listener)
 
@@ -225,6 +232,10 @@ def range_test(
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --max-seeds 40"))
 def confirm(
     run: RunFolder,
+    budget: Annotated[
+        float | None, typer.Option(help="whole trainings, more than there are")
+    ] = None,
+    baseline: Baseline = None,
     seeds: Seeds = None,
     max_seeds: MaxSeeds = None,
     indifference: Indifference = None,
@@ -235,12 +246,22 @@ def confirm(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Train the best of each family again on fresh seeds, and say which wins."""
+    """Train what may be the best again on fresh seeds, and say what to use."""
     from lrtune.screen.search import finals, listening
 
     asked = (seeds, max_seeds, indifference, goal)
     with listening(quiet, json) as listener:
-        finals(run, asked, total, device, tensorboard, _command(), listener)
+        finals(
+            run,
+            asked,
+            total,
+            device,
+            tensorboard,
+            _command(),
+            listener,
+            trainings=budget,
+            baselines=baseline,
+        )
 
 
 @app.command()

@@ -14,6 +14,7 @@ from lrtune.options import TaskOptions
 
 if TYPE_CHECKING:
     from lrtune.results.plan import Plan
+    from lrtune.schedule import Schedule
     from lrtune.tasks import Task
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -56,6 +57,9 @@ class StudyFile(TaskOptions):
         description="last: the weights at the end, or best: the best checkpoint by validation",
     )
     no_transfer: bool = Field(False, description="search as if no other task were known")
+    baseline: list[str] = Field(
+        [], description="what you use now: step:peak_lr=0.1,gamma=0.1 or a best.json; several times"
+    )
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
     seeds: int | None = Field(None, description="fresh seeds of each finalist at first [5]")
     max_seeds: int | None = Field(
@@ -113,6 +117,22 @@ def stopping(study: StudyFile) -> dict[str, Any]:
     if "epsilon" in names and study.pruner != "schedule":
         raise InputError(f"epsilon: {study.pruner} takes none: leave it out, or the pruner")
     return {name: getattr(study, name) for name in names}
+
+
+def baseline_of(text: str) -> "Schedule":
+    """A schedule that the user has: its text, or a JSON file.
+
+    Raises:
+        InputError: neither, or it says no peak rate.
+    """
+    from lrtune.schedule import load, parse
+
+    if text.endswith(".json"):
+        return load(text)
+    schedule = parse(text)
+    if "peak_lr=" not in text:
+        raise InputError(f"baseline={text!r}: says no peak rate: {schedule.family}:peak_lr=0.1")
+    return schedule
 
 
 def plan_of(

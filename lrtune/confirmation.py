@@ -1,7 +1,7 @@
 """confirm: from a search to a verdict, by finals on fresh seeds."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,10 +23,13 @@ from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing
 from lrtune.run import CHECKPOINT, FINALS, Run
+from lrtune.schedule import Schedule
 from lrtune.search import Budget
 from lrtune.search.confirmation import Confirmation, Job, final_seeds
 from lrtune.search.final import Final, append_final
 from lrtune.search.loop import Loop
+from lrtune.search.training import rates_of
+from lrtune.settings import write_json
 from lrtune.tally import Contender, Tally
 from lrtune.tasks import Task
 
@@ -39,6 +42,8 @@ def confirm(
     *,
     plan: Plan | None = None,
     total: int | None = None,
+    trainings: float | None = None,
+    baselines: Sequence[Schedule] | None = None,
     device: str | None = None,
     watch: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
@@ -54,6 +59,8 @@ def confirm(
         plan: how many seeds, and what difference does not matter.
         total: updates of another horizon, to which the schedules are stretched; the search's own
             where None.
+        trainings: how many more there may be; as many as the plan says where None.
+        baselines: your own schedules, to compare with; those of the search where None.
         device: as in ``tune``.
         watch: called after each segment.
         tell: called with a line on what is being done.
@@ -72,16 +79,42 @@ def confirm(
         check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
     with locked(run.folder.resolve(), tell), own_threads():
-        finals = Finals(run, task.horizon, plan, watch=watch, tell=tell)
+        if baselines is not None:
+            run = with_baselines(run, baselines, task.horizon)
+        allowed = None
+        if trainings is not None:
+            there = run.finals()
+            most = float((there["horizon"] == task.horizon).sum()) + trainings
+            allowed = lambda: most  # noqa: E731
+        finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
         if not finals.who:
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := finals.wanted():
             budget = Budget(trials=len(wanted))
             with pool_for(run, task, devices_of(device), budget, tell) as pool:
                 Loop(pool, [finals.work(pool)], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
-        found = judged(run, plan, task.horizon, finals.who)
+        found = finals.verdict()
+        if found is None:
+            least = FEWEST * len(finals.who)
+            raise InputError(
+                f"trainings={trainings:g}: too few to compare {len(finals.who)} schedules: give at "
+                f"least {least}"
+            )
         run.write_verdict(found)
     return found
+
+
+def with_baselines(run: Run, baselines: Sequence[Schedule], horizon: int) -> Run:
+    """The run, which knows from now on what the user has.
+
+    Raises:
+        InputError: one that does not fit the horizon.
+    """
+    for one in baselines:
+        rates_of(one, horizon)
+    kept = {"baselines": [one.to_dict() for one in baselines]}
+    write_json(run.folder / "run.json", run.settings | kept)
+    return Run(run.folder)
 
 
 @contextmanager
@@ -146,10 +179,11 @@ class Finals:
         everyone = finalists_of(self._run)
         if self._allowed is None:
             return everyone
+        yours = [one for one in everyone[1:] if one.role == "yours"]
         first = [one for one in everyone[1:] if one.family in BASELINES]
-        others = [one for one in everyone[1:] if one.family not in BASELINES]
-        room = max(FEWEST, int(self._room // self._plan.seeds))
-        return [*everyone[:1], *first, *others][:room]
+        others = [one for one in everyone[1:] if one not in (*yours, *first)]
+        room = max(FEWEST, 1 + len(yours), int(self._room // self._plan.seeds))
+        return [*everyone[:1], *yours, *first, *others][:room]
 
     @cached_property
     def plan(self) -> Plan | None:

@@ -8,17 +8,27 @@ from lrtune.results.finalists import BASELINES, finalists
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.verdict import verdict
 from lrtune.run import Run
+from lrtune.schedule import Schedule
 from lrtune.search.confirmation import final_seeds
 
 
 def finalists_of(run: Run) -> list[Finalist]:
-    """Who takes part, as the search stands: who may be the best, and the baselines."""
+    """Who takes part, as the search stands: who may be the best, yours, and the baselines."""
     found = finalists(run.trials(), run.settings["objective"])
     if not found:
         return []
     known = {one.family for one in found}
     missing = [name for name in BASELINES if name in run.space.families and name not in known]
-    return [*found, *(_baseline(run, name) for name in missing)]
+    return [*found, *_yours(run), *(_baseline(run, name) for name in missing)]
+
+
+def _yours(run: Run) -> list[Finalist]:
+    """The user's own schedules."""
+    schedules = [Schedule.from_dict(kept) for kept in run.settings.get("baselines", [])]
+    return [
+        Finalist("yours" if number == 1 else f"yours {number}", one, None, None, "yours")
+        for number, one in enumerate(schedules, 1)
+    ]
 
 
 def _baseline(run: Run, family: str) -> Finalist:

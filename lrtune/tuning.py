@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.best import guessed
-from lrtune.confirmation import Finals
+from lrtune.confirmation import Finals, with_baselines
 from lrtune.engine import range_test
 from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
@@ -29,6 +29,7 @@ from lrtune.pools import choose_pool, devices_of, maker, own_threads
 from lrtune.results.markup import duration, plural
 from lrtune.results.plan import Plan
 from lrtune.run import CHECKPOINT, TRANSFER, Run
+from lrtune.schedule import Schedule
 from lrtune.search import (
     SEARCHABLE,
     Board,
@@ -77,6 +78,7 @@ def tune(
     audit: float = AUDITED,
     judge: str = "last",
     plan: Plan | None = None,
+    baselines: Sequence[Schedule] = (),
     transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
@@ -116,6 +118,7 @@ def tune(
             checkpoint. The best of many noisy figures flatters itself on validation.
         plan: how the verdict is to be reached, for which a part of the budget is kept; search only
             where None.
+        baselines: your own schedules, which the verdict compares with.
         transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
@@ -187,6 +190,8 @@ def tune(
                 transfer.save(folder / TRANSFER)
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
+        if baselines or run.settings.get("baselines"):
+            run = with_baselines(run, baselines, task.horizon)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])

@@ -206,3 +206,46 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
 def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:
     code, _, err = lrtune(*(run if word == "RUN" else word for word in words))
     assert code == 2 and message in err
+
+
+def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["search", "digits", "--epochs", "1", "--families", "cosine,linear", "--trials", "3"]
+    words += ["--seeds", "2", "--max-seeds", "2", "--out", folder]
+    yours = ["--baseline", "constant:peak_lr=0.0001", "--baseline", "step:peak_lr=0.1,gamma=0.1"]
+    code, out, _ = lrtune(*words, *yours)
+    assert code == 0
+    gain = next(line for line in out.splitlines() if line.startswith("Gain"))
+    assert "better than your constant (95 %: " in gain and "than your step (95 %: " in gain
+    verdict = json.loads((folder / "verdict.json").read_text())
+    roles = {row["family"]: row["role"] for row in verdict["families"]}
+    assert roles["yours"] == roles["yours 2"] == "yours"
+    assert verdict["answer"]["recommended"] not in ("yours",)  # it hardly trains
+    assert "than your constant" in (folder / "report.html").read_text()
+    code, out, _ = lrtune("confirm", folder, "--baseline", folder / "best.json", "--budget", 30)
+    assert code == 0 and "your " in out and "than your constant" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baseline", "step:gamma=0.1"], "says no peak rate: step:peak_lr=0.1"),
+        (["--baseline", "stp:peak_lr=0.1"], "family 'stp'"),
+        (["--baseline", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_a_baseline_that_is_none(lrtune, tmp_path: Path, words: list, message: str) -> None:
+    code, _, err = lrtune("search", "digits", *words, "--out", tmp_path / "run")
+    assert code == 2 and message in err and not (tmp_path / "run").exists()
+
+
+def test_confirm_adds_certainty_within_its_budget(run: Path, task: Task, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    with pytest.raises(InputError, match="trainings=2: too few to compare"):
+        confirm(folder, task, trainings=2)
+    first = confirm(folder, task, trainings=8)
+    assert len(Run(folder).finals()) <= 8
+    more = confirm(folder, task, trainings=8)
+    assert 8 <= len(Run(folder).finals()) <= 16
+    seeds = [max(row["seeds"] for row in found["families"]) for found in (first, more)]
+    assert seeds[1] >= seeds[0] >= 2

@@ -47,11 +47,11 @@ class Finalist:
     """A family's best configuration, as the search found it.
 
     Attributes:
-        family: its name.
+        family: its name; of the user's own schedules "yours", "yours 2" and so on.
         schedule: what is trained.
         trial: which of the search's it was; None where it was not tried there.
         value: its validation score there; None where it was not trained to its end.
-        role: leader (likely enough to be the best) or baseline: why it is here.
+        role: leader (likely enough to be the best), baseline or yours: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
     """
 

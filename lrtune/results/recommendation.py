@@ -155,7 +155,7 @@ def _gains(verdict: Verdict) -> str:
         way = "better" if gain["gain"] >= 0 else "worse"
         reach = range_of(verdict, gain["low"], gain["high"])
         amount = amount_of(verdict, abs(gain["gain"]))
-        parts.append(f"{amount} {way} than a tuned {gain['over']} (95 %: {reach})")
+        parts.append(f"{amount} {way} than {gain['what']} (95 %: {reach})")
     if not parts:
         return f"not measured: there is no baseline beside it; {metric} {_score(verdict)}"
     return f"{metric} {'; '.join(parts)}"
@@ -185,11 +185,11 @@ def _sure(verdict: Verdict) -> str:
 
 def _beaten(gain: Mapping[str, Any]) -> str:
     if gain["p"] is None:
-        return f"better than a tuned {gain['over']}: not known"
+        return f"better than {gain['what']}: not known"
     p = "p < 0.001" if gain["p"] < 0.001 else f"p {gain['p']:.2g}"
     if gain["p"] < 0.05:
-        return f"better than a tuned {gain['over']}: {'yes' if gain['gain'] > 0 else 'no'} ({p})"
-    return f"better than a tuned {gain['over']}: not shown ({p})"
+        return f"better than {gain['what']}: {'yes' if gain['gain'] > 0 else 'no'} ({p})"
+    return f"better than {gain['what']}: not shown ({p})"
 
 
 def _valid(run: Run, verdict: Verdict | None, schedule: Schedule) -> str:

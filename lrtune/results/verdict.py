@@ -178,8 +178,8 @@ def _gains(
         for name, rows in own.items()
     }
     found = []
-    for name in BASELINES:
-        if name == use or name not in chosen:
+    for name, one in chosen.items():
+        if name == use or not (name in BASELINES or one.role == "yours"):
             continue
         both = min(len(samples[name]), len(samples[use]))
         apart = samples[name].first(both) - samples[use].first(both)
@@ -187,7 +187,9 @@ def _gains(
             continue
         low, high = interval(apart)
         p = paired_p(apart) if both > 1 else math.nan
-        found.append({"over": name, "gain": apart.mean, "low": low, "high": high, "p": p})
+        what = f"your {one.schedule.family}" if one.role == "yours" else f"a tuned {name}"
+        gain = {"over": name, "what": what, "gain": apart.mean, "low": low, "high": high, "p": p}
+        found.append(gain)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from lrtune.config import StudyFile, load, parse_time, plan_of, stopping
+from lrtune.config import StudyFile, baseline_of, load, parse_time, plan_of, stopping
 from lrtune.confirmation import confirm
 from lrtune.errors import InputError
 from lrtune.model.transfer import nothing, published
@@ -46,6 +46,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     names = tuple(SEARCHABLE if study.families is None else study.families)
     Space(names, cycle_momentum=study.cycle_momentum)  # looks at them before anything is said
     _check(study)
+    baselines = [baseline_of(text) for text in study.baseline]
     seconds = None if study.time is None else parse_time(study.time)
     if study.budget is not None and study.updates is not None:
         raise InputError("budget and updates: one of the two: both say how much is trained in all")
@@ -89,6 +90,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
         **stopping(study),
         judge=study.judge,
         plan=None if study.no_confirm else plan,
+        baselines=baselines,
         transfer=nothing() if study.no_transfer else published(),
         asked=study.model_dump(exclude_unset=True),
         command=command,
@@ -107,6 +109,9 @@ def finals(
     tensorboard: bool,
     command: str,
     listener: Listener,
+    *,
+    trainings: float | None = None,
+    baselines: Sequence[str] | None = None,
 ) -> None:
     """Train the finals of a run that ``lrtune search`` made, and tell what came out."""
     run = Run(folder)
@@ -133,6 +138,8 @@ def finals(
         task,
         plan=plan_of(task.objective.name, *_merged(study, asked)),
         total=total,
+        trainings=trainings,
+        baselines=None if baselines is None else [baseline_of(text) for text in baselines],
         device=study.device if device is None else device,
         watch=listener.finals,
         tell=listener.tell,
