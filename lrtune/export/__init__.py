@@ -19,6 +19,7 @@ EXPORTERS: dict[str, str] = {
 }
 # Their schedules say what the rate is, and nothing of momentum.
 RATES_ALONE = ("keras", "optax")
+TABLES = ("csv", "json")  # no source code
 
 
 def export(schedule: Schedule, *, to: str, total: int) -> str:

@@ -194,18 +194,23 @@ def _beaten(gain: Mapping[str, Any]) -> str:
 
 def _valid(run: Run, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training."""
-    optimizer = {k: v for k, v in run["optimizer"].items() if k not in ("name", "lr")}
-    shown = ("momentum", "betas", "weight_decay")
-    own = [
-        f"{name.replace('_', ' ')} {setting(optimizer[name], 3)}"
-        for name in shown
-        if optimizer.get(name)
-    ]
-    parts = [run["optimizer"]["name"], *own, f"batch {count(run['task']['batch_size'])}"]
-    parts.append(f"{count(run['horizon'])} updates")
+    training = described_training(run["optimizer"], run["task"]["batch_size"], run["horizon"])
     factor = _peak_factor(verdict, schedule.family)
     peak = f"; the peak may be off by a factor {number(factor, 2)}" if factor else ""
-    return ", ".join(parts) + peak
+    return training + peak
+
+
+def described_training(optimizer: Mapping[str, Any], batch_size: int, horizon: int) -> str:
+    """What a peak rate belongs to.
+
+    Example:
+        >>> described_training({"name": "adamw", "weight_decay": 0.01}, 32, 1200)
+        'adamw, weight decay 0.01, batch 32, 1,200 updates'
+    """
+    shown = ("momentum", "betas", "weight_decay")
+    own = [f"{n.replace('_', ' ')} {setting(optimizer[n], 3)}" for n in shown if optimizer.get(n)]
+    rest = [f"batch {count(batch_size)}", f"{count(horizon)} updates"]
+    return ", ".join([optimizer["name"], *own, *rest])
 
 
 def _peak_factor(verdict: Verdict | None, family: str) -> float | None:
