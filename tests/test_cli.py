@@ -22,7 +22,7 @@ def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) 
     )
     code, out, err = lrtune("search", study, "--trials", 3)
     assert (code, err) == (0, "")
-    assert re.search(r"(winner|first of the tie): Schedule\(", out) and "report.html" in out
+    assert re.search(r"\nUse (cosine|wsd): peak ", out) and "report.html" in out
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
     assert settings["optimizer"] == {"name": "adamw", "weight_decay": 0.1}
     assert settings["families"] == ["cosine", "wsd"]

@@ -65,7 +65,7 @@ def again(run: Run, trials: pd.DataFrame | None = None) -> None:
 def test_a_search_leaves_note_and_figures(run: Path) -> None:
     found = detail(Run(run))
     said = found["note"]["body"]
-    assert said.startswith("# digits-mlp-sgd-72") and "won on validation" in said
+    assert said.startswith("# digits-mlp-sgd-72") and "not measured; validation" in said
     assert "| cosine |" in said and "| constant |" in said
     assert "report.html" in said and said.endswith(WRITTEN)
     figures = {one["id"]: one["graph_object"] for one in found["plotly_graph_objects"]}

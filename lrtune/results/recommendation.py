@@ -121,7 +121,7 @@ def described(schedule: Schedule, horizon: int) -> str:
 
     Example:
         >>> described(Schedule("cosine", peak_lr=0.0048, warmup=0.11), 1200)
-        'cosine: peak 0.0048, 132 of 1,200 updates of warmup, eta_min 0'
+        'cosine: peak 0.0048, 132 of 1,200 updates of warmup, T_max 1, eta_min 0'
     """
     parts = [f"peak {number(schedule.peak_lr, 3)}"]
     if warmup := round(schedule.warmup * horizon):

@@ -98,10 +98,10 @@ def test_a_trial_goes_on_with_its_cycle_in_any_pool(change, fifty, tmp_path):
         else:
             pool.restore(1, snapshot)
         curve += numbers(pool.advance()[1])
-        save(tmp_path / "c", {0: pool.snapshot(0), 1: pool.snapshot(1)}, {0: {}, 1: {}})
+        save(tmp_path / "c", {"0": pool.snapshot(0), "1": pool.snapshot(1)}, {"0": {}, "1": {}})
         kept = load(tmp_path / "c")
-        assert kept[0][0].momenta is None
-        snapshot = kept[1][0]
+        assert kept["0"][0].momenta is None
+        snapshot = kept["1"][0]
         np.testing.assert_array_equal(snapshot.momenta, momenta)
     same(alone(task, rates, 5, momenta), curve)
 
