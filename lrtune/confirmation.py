@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 
 from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
+from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError
 from lrtune.identity import check_same, settings_for
 from lrtune.judgement import finalists_of, judged
@@ -75,17 +76,15 @@ def confirm(
     run = run if isinstance(run, Run) else Run(run)
     plan = plan or Plan()
     _check(run, task, device)
+    check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
         check_target(plan.target, list(run.settings["metrics"]))
     task = replace(_stretched(task, total), average=None)  # nobody stops a final early
     with locked(run.folder.resolve(), tell), own_threads():
         if baselines is not None:
-            run = with_baselines(run, baselines, task.horizon)
-        allowed = None
-        if trainings is not None:
-            there = run.finals()
-            most = float((there["horizon"] == task.horizon).sum()) + trainings
-            allowed = lambda: most  # noqa: E731
+            run = with_baselines(run, baselines)
+        there = made(run, task.horizon)
+        allowed = None if trainings is None else partial(float, there + trainings)
         finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
         if not finals.who:
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
@@ -104,14 +103,21 @@ def confirm(
     return found
 
 
-def with_baselines(run: Run, baselines: Sequence[Schedule], horizon: int) -> Run:
-    """The run, which knows from now on what the user has.
-
-    Raises:
-        InputError: one that does not fit the horizon.
-    """
+def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> None:
+    """Refuse schedules that cannot be trained, before anything is."""
     for one in baselines:
         rates_of(one, horizon)
+        if one.cycles_momentum:
+            check_momentum(task.optimizer)
+
+
+def made(run: Run, horizon: int) -> int:
+    """Finals of this horizon that are over."""
+    return int((run.finals()["horizon"] == horizon).sum())
+
+
+def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
+    """The run, which knows from now on what the user has."""
     kept = {"baselines": [one.to_dict() for one in baselines]}
     write_json(run.folder / "run.json", run.settings | kept)
     return Run(run.folder)
@@ -246,13 +252,14 @@ class Finals:
         still = {*found.tied, *found.wanted}
         there = set(zip(finals["schedule"], finals["seed"], strict=True))
         # Seed by seed: so a stop leaves whole comparisons.
-        self._left = [
+        jobs = [
             Job(one.schedule, seed)
             for number, seed in enumerate(seeds)
             for one in self.who
             if number < found.wanted.get(one.family, 0)
             and (one.schedule.to_json(), seed) not in there
         ]
+        self._left = list(dict.fromkeys(jobs))  # yours may be what is recommended
         self._jobs, self._settled = len(self._left), not self._left
         name = f"final_{self._objective['name']}"
         scores: dict[str, dict[int, float]] = {}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from lrtune.notebook import Verdict
 from lrtune.results.finalists import BASELINES, finalists
 from lrtune.results.plan import Finalist, Plan
@@ -14,12 +16,13 @@ from lrtune.search.confirmation import final_seeds
 
 def finalists_of(run: Run) -> list[Finalist]:
     """Who takes part, as the search stands: who may be the best, yours, and the baselines."""
-    found = finalists(run.trials(), run.settings["objective"])
+    trials = run.trials()
+    found = finalists(trials, run.settings["objective"])
     if not found:
         return []
     known = {one.family for one in found}
     missing = [name for name in BASELINES if name in run.space.families and name not in known]
-    return [*found, *_yours(run), *(_baseline(run, name) for name in missing)]
+    return [*found, *_yours(run), *(_baseline(run, trials, name) for name in missing)]
 
 
 def _yours(run: Run) -> list[Finalist]:
@@ -31,9 +34,8 @@ def _yours(run: Run) -> list[Finalist]:
     ]
 
 
-def _baseline(run: Run, family: str) -> Finalist:
+def _baseline(run: Run, trials: pd.DataFrame, family: str) -> Finalist:
     schedule, params, trial = run.tuned(family)
-    trials = run.trials()
     values = trials.loc[trials["number"] == trial, "value"].dropna()
     value = None if values.empty else float(values.iloc[0])
     return Finalist(family, schedule, trial, value, "baseline", params)

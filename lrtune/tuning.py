@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.best import guessed
-from lrtune.confirmation import Finals, with_baselines
+from lrtune.confirmation import Finals, check_baselines, made, with_baselines
 from lrtune.engine import range_test
 from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
@@ -39,6 +39,7 @@ from lrtune.search import (
     Space,
     SurrogateSampler,
     make_pruner,
+    records,
 )
 from lrtune.search.budget import CONFIRMED, FEWEST, Clock
 from lrtune.search.loop import Loop, Work
@@ -138,6 +139,7 @@ def tune(
         task = load_task(task, seed=seed)
     devices = devices_of(device)
     check_wishes(engine, slots)
+    check_baselines(baselines, task, task.horizon)
     if peak_lr is not None:
         Space(peak_lr=peak_lr)  # looks at it before anything is kept
     device = devices[0]
@@ -160,7 +162,7 @@ def tune(
     with locked(folder, tell), own_threads(), ExitStack() as processes:
         run = _continued(folder, settings, peak_lr)
         if run is not None:
-            clock = Clock(clock.seconds + run.settings.get("elapsed", 0.0))
+            clock = Clock(clock.seconds + _elapsed(run))
         else:
             # The storage first: what cannot be opened must not cost a range test.
             owner, direction = os.urandom(8).hex(), task.objective.direction
@@ -191,7 +193,7 @@ def tune(
             write_json(folder / "run.json", settings | peaks | own)
             run = Run(folder)
         if baselines or run.settings.get("baselines"):
-            run = with_baselines(run, baselines, task.horizon)
+            run = with_baselines(run, baselines)
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])
@@ -266,6 +268,14 @@ def tune(
     return run
 
 
+def _elapsed(run: Run) -> float:
+    """Seconds of earlier sessions; of one that was killed, at least what its trainings took."""
+    trained = sum(record.seconds for record in records(run.study()))
+    finals = run.finals()
+    trained += float(finals["seconds"].sum()) if len(finals) else 0.0
+    return max(float(run.settings.get("elapsed", 0.0)), trained)
+
+
 def _allowed(run: Run, budget: Budget, swept: int, clock: Clock) -> float:
     """Whole trainings that there may be of all finalists, those that there are counted."""
     trials, horizon = run.trials(), run.settings["horizon"]
@@ -274,7 +284,7 @@ def _allowed(run: Run, budget: Budget, swept: int, clock: Clock) -> float:
     by_time = math.inf
     if budget.seconds is not None:
         pace = float(trials["seconds"].sum()) / searched if searched else math.inf
-        by_time = len(run.finals()) * horizon + (budget.seconds - clock.seconds) / pace
+        by_time = made(run, horizon) * horizon + (budget.seconds - clock.seconds) / pace
     return float(max(0.0, min(by_updates, by_time)) / horizon)
 
 

@@ -12,11 +12,13 @@ import pytest
 import lrtune as package
 from lrtune import InputError, Plan
 from lrtune.confirmation import confirm
-from lrtune.judgement import judged
+from lrtune.judgement import finalists_of, judged
 from lrtune.results.notes import notes
 from lrtune.run import Run
+from lrtune.schedule import Schedule
 from lrtune.search import final as log
 from lrtune.tasks import Task
+from lrtune.tuning import _elapsed
 
 PLAN = Plan(seeds=2, max_seeds=4)
 
@@ -249,3 +251,40 @@ def test_confirm_adds_certainty_within_its_budget(run: Path, task: Task, tmp_pat
     assert 8 <= len(Run(folder).finals()) <= 16
     seeds = [max(row["seeds"] for row in found["families"]) for found in (first, more)]
     assert seeds[1] >= seeds[0] >= 2
+
+
+def test_what_is_yours_and_recommended_is_trained_once(
+    run: Path, task: Task, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    first = finalists_of(Run(folder))[0]
+    found = confirm(folder, task, plan=PLAN, baselines=[first.schedule])
+    finals = Run(folder).finals()
+    assert not finals.duplicated(["schedule", "seed"]).any()
+    (yours,) = [row for row in found["families"] if row["family"] == "yours"]
+    own = next(row for row in found["families"] if row["family"] == first.family)
+    assert yours["mean"] == own["mean"] and yours["seeds"] == own["seeds"]
+
+
+def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path: Path) -> None:
+    knobs = {"base_momentum": 0.85, "max_momentum": 0.95}
+    cycles = Schedule("one_cycle", peak_lr=0.1, knobs=knobs)
+    without = replace(task, optimizer="adagrad", settings={})
+    with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle"):
+        package.tune(without, trials=1, baselines=[cycles], out=tmp_path / "run")
+    late = Schedule("cosine", peak_lr=0.1, warmup=0.9999)
+    with pytest.raises(InputError, match="warmup"):
+        package.tune(task, trials=1, baselines=[late], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    settings = json.loads((folder / "run.json").read_text())
+    trained = float(Run(folder).trials()["seconds"].sum())
+    assert trained > 0
+    for elapsed, expected in ((None, trained), (1e6, 1e6)):
+        kept = {name: value for name, value in settings.items() if name != "elapsed"}
+        kept |= {} if elapsed is None else {"elapsed": elapsed}
+        (folder / "run.json").write_text(json.dumps(kept))
+        assert _elapsed(Run(folder)) == pytest.approx(expected)

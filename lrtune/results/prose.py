@@ -22,8 +22,6 @@ from lrtune.results.summary import (
 )
 from lrtune.results.wording import since
 
-BASELINES = ("constant", "cosine")
-
 Run = Mapping[str, Any]
 Metric = Mapping[str, Any]
 Row = Mapping[str, Any]  # of a verdict's families

@@ -7,11 +7,6 @@ from lrtune.results.canvas import words
 from lrtune.results.markup import number, plural
 
 
-def split_of(verdict: Mapping[str, Any]) -> str:
-    """What the finals were judged on."""
-    return "the test split" if verdict["split"] == "test" else "validation (there is no test split)"
-
-
 def metric_of(verdict: Mapping[str, Any]) -> str:
     """The name of the metric, in words."""
     return words(verdict["objective"]["name"])
@@ -23,20 +18,6 @@ def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
     if value is None:
         return "–"
     return f"{number(value, 3)}{' ' + unit if unit else ''}"
-
-
-def interval_of(verdict: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """The interval of a mean in parentheses, if there is one."""
-    if row["low"] is None:
-        return ""
-    return f" (95 % interval {range_of(verdict, row['low'], row['high'])})"
-
-
-def reach_of(verdict: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The interval of a gap in parentheses, if there is one."""
-    if found["gap_low"] is None:
-        return ""
-    return f" ({range_of(verdict, found['gap_low'], found['gap_high'])})"
 
 
 def forecast_range(found: Mapping[str, Any]) -> str:

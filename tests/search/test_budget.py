@@ -86,8 +86,12 @@ def timed(folder: Path, pool: TimedPool, seconds: float) -> Search:
     """Search for so long by the pool's clock."""
     budget = Budget(trials=6, seconds=seconds)
     search = Search(study_in(folder), ALL, pool, budget, seed=5, owner="me", clock=pool.clock)
-    spent = lambda: pool.clock.seconds >= seconds  # noqa: E731
-    Loop(pool, [search], checkpoint=folder / "checkpoint", spent=spent).run()
+    Loop(
+        pool,
+        [search],
+        checkpoint=folder / "checkpoint",
+        spent=lambda: pool.clock.seconds >= seconds,
+    ).run()
     return search
 
 

@@ -203,8 +203,13 @@ def test_trials_of_another_run_on_the_storage_are_left_alone(tmp_path: Path) -> 
 def test_the_board_adds_up(tmp_path: Path) -> None:
     shares = []
     pool, budget = IdlePool(idle_task(VALIDATIONS), 2), Budget(trials=6)
-    watch = lambda board: shares.append(board.share)  # noqa: E731
-    search = Search(study_in(tmp_path), SPACE, pool, budget, watch=watch)
+    search = Search(
+        study_in(tmp_path),
+        SPACE,
+        pool,
+        budget,
+        watch=lambda board: shares.append(board.share),
+    )
     Loop(pool, [search]).run()
     board = search.board
     assert shares == sorted(shares) and shares[-1] == 1
