@@ -26,9 +26,7 @@ app = typer.Typer(
 
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 
-Seeds = Annotated[int | None, typer.Option(help="fresh seeds of each finalist at first [5]")]
-MaxSeeds = Annotated[int | None, typer.Option(help="of those that cannot be told apart [20]")]
-Indifference = Annotated[float | None, typer.Option(help="a difference that does not matter")]
+Margin = Annotated[float | None, typer.Option(help="a difference that does not matter")]
 Goal = Annotated[str | None, typer.Option(help="to be reached soonest: 0.95, accuracy=0.95")]
 More = Annotated[float | None, typer.Option(help="whole trainings, beside those that there are")]
 Baseline = Annotated[
@@ -229,16 +227,14 @@ def range_test(
         print(harmless(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}"))
 
 
-@app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --max-seeds 40"))
+@app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --budget 20"))
 def confirm(
     run: RunFolder,
     budget: Annotated[
-        float | None, typer.Option(help="whole trainings, more than there are")
+        float | None, typer.Option(help="whole trainings, more than there are [20]")
     ] = None,
     baseline: Baseline = None,
-    seeds: Seeds = None,
-    max_seeds: MaxSeeds = None,
-    indifference: Indifference = None,
+    margin: Margin = None,
     goal: Goal = None,
     total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1")] = None,
@@ -249,7 +245,7 @@ def confirm(
     """Train what may be the best again on fresh seeds, and say what to use."""
     from lrtune.screen.search import finals, listening
 
-    asked = (seeds, max_seeds, indifference, goal)
+    asked = (margin, goal)
     with listening(quiet, json) as listener:
         finals(
             run,
@@ -281,13 +277,13 @@ def show(
 def verdict(
     run: RunFolder,
     total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
-    indifference: Indifference = None,
+    margin: Margin = None,
     goal: Goal = None,
 ) -> None:
     """Print the verdict; for another horizon, what is known of it."""
     from lrtune.screen.verdict import show_verdict
 
-    show_verdict(run, total, indifference, goal)
+    show_verdict(run, total, margin, goal)
 
 
 @app.command(epilog=examples("lrtune compare runs/ --out compare"))

@@ -61,11 +61,7 @@ class StudyFile(TaskOptions):
         [], description="what you use now: step:peak_lr=0.1,gamma=0.1 or a best.json; several times"
     )
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
-    seeds: int | None = Field(None, description="fresh seeds of each finalist at first [5]")
-    max_seeds: int | None = Field(
-        None, description="fresh seeds of those that cannot be told apart, at most [20]"
-    )
-    indifference: float | None = Field(
+    margin: float | None = Field(
         None, description="a difference that does not matter, in the metric's unit"
     )
     goal: str | None = Field(
@@ -135,21 +131,11 @@ def baseline_of(text: str) -> "Schedule":
     return schedule
 
 
-def plan_of(
-    metric: str,
-    seeds: int | None = None,
-    max_seeds: int | None = None,
-    indifference: float | None = None,
-    goal: str | None = None,
-) -> "Plan":
+def plan_of(metric: str, margin: float | None = None, goal: str | None = None) -> "Plan":
     """How a verdict is to be reached; ``metric`` is the one of a goal that names none."""
-    from lrtune.results.contest import FIRST, MOST
     from lrtune.results.plan import Plan
 
-    first = FIRST if seeds is None else seeds
-    most = max(MOST, first) if max_seeds is None else max_seeds
-    target = None if goal is None else parse_goal(goal, metric)
-    return Plan(first, most, indifference, target)
+    return Plan(margin=margin, target=None if goal is None else parse_goal(goal, metric))
 
 
 def parse_goal(text: str, metric: str) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from lrtune.judgement import finalists_of, judged
 from lrtune.locking import locked
 from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
-from lrtune.results.finalists import BASELINES
+from lrtune.results.finalists import room_for
 from lrtune.results.markup import plural
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
@@ -26,6 +26,7 @@ from lrtune.results.verdict import standing
 from lrtune.run import CHECKPOINT, FINALS, Run
 from lrtune.schedule import Schedule
 from lrtune.search import Budget
+from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS
 from lrtune.search.confirmation import Confirmation, Job, final_seeds
 from lrtune.search.final import Final, append_final
 from lrtune.search.loop import Loop
@@ -34,7 +35,8 @@ from lrtune.settings import write_json
 from lrtune.tally import Contender, Tally
 from lrtune.tasks import Task
 
-FEWEST = 2  # finalists, and seeds of each
+MORE = 20  # trainings that ``confirm`` adds where nobody says how many
+DEFAULT = round(CONFIRMED * TRAININGS)  # of a search that is bounded by trials alone
 
 
 def confirm(
@@ -49,18 +51,18 @@ def confirm(
     watch: Callable[[Tally], None] = lambda tally: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Train the families that may be the best again, on fresh seeds, and judge on test.
+    """Train the recommended schedule, yours and baselines on fresh seeds, and judge on test.
 
-    Of each the schedule of which the search expects most. Seeds are added until a winner is
-    separated, the tie is settled, or they are used up. Called again, it goes on where it stopped.
+    Seeds are added while they can still tell something, and while there are trainings left. Called
+    again, it goes on where it stopped.
 
     Args:
         run: a search, or its folder.
         task: what was searched.
-        plan: how many seeds, and what difference does not matter.
+        plan: what difference does not matter, and what is to be reached.
         total: updates of another horizon, to which the schedules are stretched; the search's own
             where None.
-        trainings: how many more there may be; as many as the plan says where None.
+        trainings: how many more there may be; 20 where None.
         baselines: your own schedules, to compare with; those of the search where None.
         device: as in ``tune``.
         watch: called after each segment.
@@ -84,9 +86,9 @@ def confirm(
         if baselines is not None:
             run = with_baselines(run, baselines)
         there = made(run, task.horizon)
-        allowed = None if trainings is None else partial(float, there + trainings)
+        allowed = partial(float, there + (MORE if trainings is None else trainings))
         finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
-        if not finals.who:
+        if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := finals.wanted():
             budget = Budget(trials=len(wanted))
@@ -94,10 +96,8 @@ def confirm(
                 Loop(pool, [finals.work(pool)], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
         found = finals.verdict()
         if found is None:
-            least = FEWEST * len(finals.who)
             raise InputError(
-                f"trainings={trainings:g}: too few to compare {len(finals.who)} schedules: give at "
-                f"least {least}"
+                f"trainings={trainings:g}: too few to compare two schedules: give at least {FEWEST}"
             )
         run.write_verdict(found)
     return found
@@ -158,16 +158,16 @@ class Finals:
         Args:
             run: that was searched.
             horizon: updates of a training.
-            plan: how many seeds, and what difference does not matter.
+            plan: what difference does not matter.
             watch: called after each segment.
             tell: called with a line on what is being done.
             allowed: whole trainings that there may be of all finalists, those of sessions before
-                counted; as many as the plan says where None.
+                counted; the plan's where None.
             kept: share of a budget that they have, for ``watch`` to know.
         """
         self._run = run
         self._horizon = horizon
-        self._plan = plan
+        self._plan = replace(plan, width=run.choice.slots)
         self._allowed = allowed
         self._kept = kept
         self._objective = run.settings["objective"]
@@ -180,44 +180,35 @@ class Finals:
         self._settled = False
 
     @cached_property
-    def who(self) -> list[Finalist]:
-        """The finalists, as many of them as the budget has room for."""
-        everyone = finalists_of(self._run)
+    def plan(self) -> Plan:
+        """With the trainings that there may be of all, sessions before included."""
         if self._allowed is None:
-            return everyone
-        yours = [one for one in everyone[1:] if one.role == "yours"]
-        first = [one for one in everyone[1:] if one.family in BASELINES]
-        others = [one for one in everyone[1:] if one not in (*yours, *first)]
-        room = max(FEWEST, 1 + len(yours), int(self._room // self._plan.seeds))
-        return [*everyone[:1], *yours, *first, *others][:room]
+            return replace(self._plan, trainings=self._plan.trainings or DEFAULT)
+        return replace(self._plan, trainings=int(self._allowed() + 1e-9))
 
     @cached_property
-    def plan(self) -> Plan | None:
-        """How many seeds there are for them; None where there is no room for two."""
-        if self._allowed is None or not self.who:
-            return self._plan
-        most = min(self._plan.max_seeds, int(self._room // len(self.who)))
-        if most < FEWEST:
-            return None
-        return replace(self._plan, seeds=min(self._plan.seeds, most), max_seeds=most)
+    def who(self) -> list[Finalist]:
+        """What is compared: as many as there is room for; nothing where there is none for two."""
+        assert self.plan.trainings is not None
+        if self.plan.trainings < FEWEST:
+            return []
+        everyone = finalists_of(self._run)
+        yours = sum(one.role == "yours" for one in everyone)
+        room = min(room_for(self.plan.trainings, yours), self.plan.trainings // 2)
+        return everyone[:room]
 
     def verdict(self) -> Verdict | None:
-        """On what there is, if need be of fewer seeds than planned; None of fewer than two."""
-        if self.plan is None or not self.who:
+        """On what there is; None where there is nothing to compare on two seeds."""
+        if not self.who:
             return None
         found = judged(self._run, self.plan, self._horizon, self.who)
         if found["answer"]["place"] != "unfinished":
             return found
-        seeds = found["answer"]["seeds"] or min(row["seeds"] for row in found["families"])
-        if seeds < FEWEST:
+        rows = {row["family"]: row["seeds"] for row in found["families"]}
+        compared = [one for one in self.who if rows[one.family] > 1]
+        if len(compared) < min(2, len(self.who)):
             return None
-        plan = replace(self.plan, seeds=min(self.plan.seeds, seeds), max_seeds=seeds)
-        return judged(self._run, plan, self._horizon, self.who)
-
-    @cached_property
-    def _room(self) -> float:
-        assert self._allowed is not None
-        return self._allowed()
+        return judged(self._run, self.plan, self._horizon, compared, over=True)
 
     def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
         """For the loop.
@@ -242,14 +233,14 @@ class Finals:
 
     def _round(self) -> None:
         """Look at what there is: who needs more seeds?"""
-        if self.plan is None or not self.who:
+        if not self.who:
             self._settled = True
             return
         finals = self._run.finals()
         finals = finals[finals["horizon"] == self._horizon]
-        seeds = final_seeds(self._run.settings["seed"], self.plan.max_seeds)
+        seeds = final_seeds(self._run.settings["seed"], self.plan.trainings or 0)
         found = standing(finals, self.who, self._objective, seeds, self.plan)
-        still = {*found.tied, *found.wanted}
+        still = set(found.wanted)
         there = set(zip(finals["schedule"], finals["seed"], strict=True))
         # Seed by seed: so a stop leaves whole comparisons.
         jobs = [
@@ -270,10 +261,12 @@ class Finals:
             for one in self.who
         ]
         if self._left:
-            families = plural(len({job.schedule for job in self._left}), "family", "families")
+            schedules = plural(len({job.schedule for job in self._left}), "schedule", "schedules")
             most = plural(max(found.wanted.values()), "fresh seed", "fresh seeds")
             trainings = plural(self._jobs, "training", "trainings")
-            self._tell(f"finals: {families} up to {most}, {trainings} of {self._horizon:,} updates")
+            self._tell(
+                f"confirmation: {schedules} on {most}, {trainings} of {self._horizon:,} updates"
+            )
 
     def over(self, final: Final) -> None:
         """Take in a training that is over."""
@@ -294,7 +287,8 @@ class Finals:
         share = done / self._jobs
         if self._allowed is not None:
             made = sum(len(one.scores) for one in self._contenders) + under_way
-            share = 1 - self._kept + self._kept * min(1.0, made / self._room)
+            assert self.plan.trainings
+            share = 1 - self._kept + self._kept * min(1.0, made / self.plan.trainings)
         self._watch(Tally(share, done, self._jobs, self._contenders, over))
 
 

@@ -15,14 +15,19 @@ from lrtune.search.confirmation import final_seeds
 
 
 def finalists_of(run: Run) -> list[Finalist]:
-    """Who takes part, as the search stands: who may be the best, yours, and the baselines."""
+    """Who may take part as the search stands, in the order in which it matters.
+
+    What the search recommends, the user's own, tuned baselines, and who else may be the best.
+    """
     trials = run.trials()
     found = finalists(trials, run.settings["objective"])
     if not found:
         return []
     known = {one.family for one in found}
     missing = [name for name in BASELINES if name in run.space.families and name not in known]
-    return [*found, *_yours(run), *(_baseline(run, trials, name) for name in missing)]
+    pick, *leaders = [*found, *(_baseline(run, trials, name) for name in missing)]
+    baselines = [one for one in leaders if one.family in BASELINES]
+    return [pick, *_yours(run), *baselines, *(one for one in leaders if one not in baselines)]
 
 
 def _yours(run: Run) -> list[Finalist]:
@@ -41,22 +46,21 @@ def _baseline(run: Run, trials: pd.DataFrame, family: str) -> Finalist:
     return Finalist(family, schedule, trial, value, "baseline", params)
 
 
-def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist] | None = None) -> Verdict:
-    """The verdict on the finals that there are; on those of today's finalists where None."""
+def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
+    """The verdict on the finals that there are, whether or not more are to come."""
     finals = run.finals()
-    seeds = final_seeds(run.settings["seed"], plan.max_seeds)
+    seeds = final_seeds(run.settings["seed"], plan.trainings or 0)
     of_horizon = finals[finals["horizon"] == horizon]
     trials = run.trials()
-    who = finalists_of(run) if who is None else who
-    found = verdict(trials, of_horizon, who, run.settings, seeds, plan)
+    found = verdict(trials, of_horizon, who, run.settings, seeds, plan, over)
     return Verdict(found | {"earlier": _earlier(run.verdict(horizon), plan)})
 
 
 def _earlier(before: Mapping[str, Any] | None, plan: Plan) -> list[int]:
-    """At most how many seeds the plans had by which it was judged before: each had 5 % to err."""
+    """How many trainings the plans had by which it was judged before: each had 5 % to err."""
     if before is None:
         return []
     known = set(before.get("earlier", []))
     if before["answer"]["place"] in ("winner", "tie"):
-        known.add(before["plan"]["max_seeds"])
-    return sorted(known - {plan.max_seeds})
+        known.add(before["plan"]["trainings"])
+    return sorted(known - {plan.trainings})

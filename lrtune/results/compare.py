@@ -170,7 +170,6 @@ def _row(label: str, verdict: Verdict, family: Mapping[str, Any]) -> dict[str, A
         "place": family["place"],
         "seeds": int(family["seeds"]),
         **figures,
-        "p_best": math.nan if family["best"] is None else float(family["best"]),
         "peak_lr": float(schedule["peak_lr"]),
         "warmup": float(schedule["warmup"]),
         "schedule": json.dumps(schedule),

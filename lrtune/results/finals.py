@@ -33,13 +33,15 @@ from lrtune.schedule import Schedule
 
 BASELINE = "Baseline: unlikely to be the best after the search, trained again for comparison."
 ABSENT = {
-    "unlikely": "after the search less likely to be the best than those that are",
+    "close": "as good, as far as the search tells",
+    "behind": "behind, as the search tells",
+    "open": "the search does not tell",
     "diverged": "no trial that did not diverge or fail",
 }
 NOTE = (
-    "Each interval holds for its own row alone. Places come from a stricter test, which pays for "
-    "comparing all pairs of families, for having picked the best by the same scores, and for "
-    "looking several times; p pays for the first two of these."
+    "Each schedule is compared with the recommended one on the same seeds. The test looked several "
+    "times: the interval of one that was decided early is wider. p pays for that too, and for a "
+    "recommended schedule that was chosen by these scores."
 )
 ONE_SEED = "One seed says nothing about how much a score moves: no intervals, and no test."
 
@@ -77,7 +79,7 @@ def _several(verdict: Verdict) -> bool:
 
 def _of_gaps(verdict: Verdict) -> str:
     """The caption of the gaps."""
-    families, delta = verdict["families"], verdict["answer"]["indifference"]
+    families, delta = verdict["families"], verdict["answer"]["margin"]
     said = [f"How much worse each finalist is than {families[0]['family']}, on the same seeds."]
     if _several(verdict):
         said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
@@ -124,8 +126,8 @@ def _table(verdict: Verdict, run: Run) -> Markup:
     objective, second = verdict["objective"], second_metric(run)
     on_test = verdict["split"] == "test"
     split = "test" if on_test else "validation"
-    heads = ["family", "place", _head(split, objective), "seeds", "behind by", "p (Holm)"]
-    heads += ["chance to be best", "validation, search"]
+    heads = ["family", "place", _head(split, objective), "seeds", "behind by", "p"]
+    heads += ["validation, search"]
     heads += ["validation, finals"] if on_test else []
     heads += [_head(split, second)] if second else []
     families, rows = verdict["families"], []
@@ -140,7 +142,6 @@ def _table(verdict: Verdict, run: Run) -> Markup:
             row["seeds"],
             "–" if leads else behind[at],
             "–" if leads else (_small(row["p"], "< 0.001", 0.001), row["p"]),
-            (_chance(row), row["best"]),
             _aligned(row["searched"]),
         ]
         cells += [_aligned(row["validation"])] if on_test else []
@@ -197,11 +198,6 @@ def _small(value: float | None, less: str, least: float) -> str:
     return less if value is not None and value < least else number(value, 2)
 
 
-def _chance(row: Row) -> str:
-    known = row["best"] is not None and row["place"] != "lost"
-    return _small(100 * row["best"], "< 1", 1) + " %" if known else "–"
-
-
 def _lost(verdict: Verdict) -> Markup:
     """Why those that were lost were."""
     lost = [(row["family"], row["reasons"]) for row in verdict["families"] if row["lost"]]
@@ -222,5 +218,5 @@ def _absent(verdict: Verdict) -> Markup:
     for why, meaning in ABSENT.items():
         names = [gone["family"] for gone in verdict["absent"] if gone["why"] == why]
         if names:
-            said.append(f"Not in the finals: {', '.join(names)} ({meaning}).")
+            said.append(f"Not compared: {', '.join(names)} ({meaning}).")
     return tag("p", " ".join(said)) if said else Markup("")

@@ -25,7 +25,7 @@ def gaps(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
     for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
         _row(figure, place, row, pair)
-    delta = verdict["answer"]["indifference"]
+    delta = verdict["answer"]["margin"]
     if delta:
         figure.add_vrect(-delta, delta, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")

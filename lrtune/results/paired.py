@@ -1,6 +1,7 @@
-"""Sample: a contender's scores by seed, and on the parts of the test split; means and doubts."""
+"""Samples: scores by seed and on the parts of the test split; paired differences, their doubt."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -11,6 +12,7 @@ from scipy import special, stats
 Array: TypeAlias = NDArray[np.float64]
 
 LEVEL = 0.05  # of intervals: 95 %
+PRIOR = 3.0  # degrees of freedom that the variances of other differences are worth at most
 SMALL = 30  # fewer seeds than this: Student's t, not the bootstrap
 
 
@@ -83,23 +85,92 @@ class Sample:
 
     @property
     def error(self) -> tuple[float, float]:
-        """Standard error of the mean, and its degrees of freedom (Satterthwaite's)."""
+        """Standard error of the mean, and its degrees of freedom."""
         own, shared = self.variances
-        if not shared:
-            return own**0.5, len(self) - 1
-        parts = self.blocks.shape[1]
-        freedom = (own + shared) ** 2 / (own**2 / (len(self) - 1) + shared**2 / (parts - 1))
-        return (own + shared) ** 0.5, freedom
+        return _error(own, len(self) - 1, shared, self.blocks.shape[1])
 
 
-def paired_p(apart: Sample) -> float:
-    """Two-sided p-value of Student's t-test of differences; 1 where nothing differs."""
-    if len(apart) < 2 or not apart.values.any():
-        return 1.0
-    error, freedom = apart.error
-    if error <= 1e-12 * abs(apart.mean):
-        return 0.0
-    return float(2 * special.stdtr(freedom, -abs(apart.mean / error)))
+def _error(own: float, freedom: float, shared: float, parts: int) -> tuple[float, float]:
+    """Standard error from two variances of a mean, and degrees of freedom (Satterthwaite's)."""
+    if not shared:
+        return own**0.5, freedom
+    both = (own + shared) ** 2 / (own**2 / freedom + shared**2 / (parts - 1))
+    return (own + shared) ** 0.5, both
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The paired difference of two samples, with what is believed of its error.
+
+    Attributes:
+        mean: positive where the first is worse; NaN of none.
+        seeds: that both have.
+        of_seeds: variance of the mean that more seeds would lower.
+        of_samples: variance of the mean that the split's samples leave.
+        error: standard error of the mean.
+        freedom: its degrees of freedom.
+    """
+
+    mean: float
+    seeds: int
+    of_seeds: float
+    of_samples: float
+    error: float
+    freedom: float
+
+    def p(self, most: int) -> float:
+        """Two-sided p-value; stricter the fewer of at most ``most`` seeds there are."""
+        if not self.seeds or not self.mean:
+            return 1.0
+        if not self.error > 1e-12 * abs(self.mean):  # equal to the bit, or of one seed
+            return 0.0 if self.seeds > 1 else 1.0
+        ratio = abs(self.mean) / self.error * math.sqrt(min(1.0, self.seeds / most))
+        return float(2 * special.stdtr(self.freedom, -ratio))
+
+    def interval(self, most: int = 0) -> tuple[float, float]:
+        """95 %; wider where the test ended before ``most`` seeds; NaN of one seed."""
+        if self.seeds < 2:
+            return math.nan, math.nan
+        reach = special.stdtrit(self.freedom, 1 - LEVEL / 2) * self.error
+        reach *= math.sqrt(max(1.0, most / self.seeds))
+        return float(self.mean - reach), float(self.mean + reach)
+
+    def power(self, most: int) -> float:
+        """Of telling the two apart with ``most`` seeds, if what is seen is the truth."""
+        left = most - self.seeds
+        if left <= 0 or not self.of_seeds > 0:
+            return 1.0  # decided by what there is
+        sd = math.sqrt(self.of_seeds * self.seeds)  # of one difference
+        reach = special.stdtrit(self.freedom, 1 - LEVEL / 2)
+        error = math.sqrt(sd**2 / most + self.of_samples)  # at the end
+        return float(special.ndtr((abs(self.mean) - reach * error) * most / (sd * math.sqrt(left))))
+
+
+def differences(samples: Mapping[str, Sample], reference: str) -> dict[str, Difference]:
+    """Of every sample less the reference, on their common seeds.
+
+    The variance between seeds of each is shrunk towards the median of all (Smyth 2004).
+    """
+    apart = {}
+    for name, one in samples.items():
+        if name != reference:
+            both = min(len(one), len(samples[reference]))
+            apart[name] = one.first(both) - samples[reference].first(both)
+    known = [one.variance for one in apart.values() if len(one) > 1]
+    typical = float(np.median(known)) if known else math.nan
+    prior = PRIOR * (1 - 1 / len(known)) if known else 0.0
+    return {name: _difference(one, typical, prior) for name, one in apart.items()}
+
+
+def _difference(apart: Sample, typical: float, prior: float) -> Difference:
+    seeds = len(apart)
+    if seeds < 2:
+        return Difference(apart.mean, seeds, math.nan, 0.0, math.nan, 0.0)
+    _, shared = apart.variances
+    freedom = prior + seeds - 1
+    own = (prior * typical + (seeds - 1) * apart.variance) / freedom / seeds
+    error = _error(own, freedom, shared, apart.blocks.shape[1])
+    return Difference(apart.mean, seeds, own, shared, *error)
 
 
 def interval(sample: Sample, level: float = LEVEL) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lrtune.errors import InputError
-from lrtune.results.contest import FIRST, MOST
+from lrtune.results.sequential import Role
 from lrtune.schedule import Schedule
 
 
@@ -15,29 +15,23 @@ class Plan:
     """How a verdict is reached.
 
     Attributes:
-        seeds: of each finalist before the first look.
-        max_seeds: of those that cannot be told apart.
-        indifference: a difference that does not matter, in the objective's unit; where None, a
-            tenth of the standard deviation between seeds.
+        trainings: of all schedules together, at most; where None, what the budget leaves.
+        margin: a difference that does not matter, in the objective's unit; where None, a tenth of
+            the standard deviation between seeds.
         target: a metric's name and the value to be reached as soon as possible; where None, what
             constant reaches in the end on every seed.
+        width: trainings of a round at least: as many as run side by side.
     """
 
-    seeds: int = FIRST
-    max_seeds: int = MOST
-    indifference: float | None = None
+    trainings: int | None = None
+    margin: float | None = None
     target: tuple[str, float] | None = None
+    width: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for name in ("seeds", "max_seeds"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name}={value!r}: a whole number of at least 1")
-        if self.max_seeds < self.seeds:
-            raise InputError(f"max_seeds={self.max_seeds}: at least as many as seeds, {self.seeds}")
-        if self.indifference is not None and not 0 <= self.indifference < math.inf:
-            raise InputError(f"indifference={self.indifference!r}: 0 or more, in the metric's unit")
+        if self.margin is not None and not 0 <= self.margin < math.inf:
+            raise InputError(f"margin={self.margin!r}: 0 or more, in the metric's unit")
         if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
             raise InputError(f"target={self.target!r}: a metric's name and a number")
 
@@ -51,7 +45,7 @@ class Finalist:
         schedule: what is trained.
         trial: which of the search's it was; None where it was not tried there.
         value: its validation score there; None where it was not trained to its end.
-        role: leader (likely enough to be the best), baseline or yours: why it is here.
+        role: leader (may be the best), baseline or yours: why it is here.
         params: the parameters that the search drew for it, without the family's prefix.
     """
 
@@ -59,7 +53,7 @@ class Finalist:
     schedule: Schedule
     trial: int | None
     value: float | None
-    role: str
+    role: Role
     params: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
-from lrtune.results.contest import contest
+from lrtune.results.sequential import sequential_test
 from lrtune.results.summary import beside
 
 ANCHOR = "constant"  # the family whose end is the target where none was named
@@ -64,7 +64,15 @@ def quickest(own: Finals, target: dict[str, Any] | None) -> dict[str, Any] | Non
     # One look at all seeds that everybody has: no seed was added for this question.
     seen = min(map(len, reached.values()))
     cut = {family: updates[:seen] for family, updates in reached.items()}
-    found = contest(cut, minimize=True, first=seen, most=seen)
+    means = {family: np.mean(updates) for family, updates in cut.items()}
+    order = sorted(cut, key=lambda family: (not np.isfinite(means[family]), means[family]))
+    found = sequential_test(
+        {family: cut[family] for family in order},
+        minimize=True,
+        first=seen,
+        trainings=seen * len(cut),
+        over=True,
+    )
     rows = [
         {
             "family": family,

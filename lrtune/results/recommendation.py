@@ -75,13 +75,15 @@ def recommendation(
     best = recommended(trials, run["objective"]["direction"])
     if sure is None and best is None:
         return None
+    yours = False
     if sure is not None:
-        schedule = Schedule.from_dict(recommended_row(sure)["schedule"])
+        row = recommended_row(sure)
+        schedule, yours = Schedule.from_dict(row["schedule"]), row["role"] == "yours"
     else:
         assert best is not None
         schedule = Schedule.from_json(best["schedule"])
     return Recommendation(
-        use=described(schedule, run["horizon"]),
+        use=("your " if yours else "") + described(schedule, run["horizon"]),
         gain=_gain(run, best) if sure is None else _gains(sure),
         sure=_unsure(verdict) if sure is None else _sure(sure),
         valid=_valid(run, sure, schedule),
@@ -99,14 +101,15 @@ def of_verdict(verdict: Verdict) -> list[str]:
         lost = [row["family"] for row in verdict["families"] if row["place"] == "lost"]
         said = f"{listed(lost)} diverged or failed" if lost else "no family came to the finals"
         return [f"No winner: {said}."]
-    schedule = Schedule.from_dict(recommended_row(verdict)["schedule"])
-    use = f"Use {described(schedule, verdict['horizon'])}"
+    row = recommended_row(verdict)
+    yours = "your " if row["role"] == "yours" else ""
+    use = f"Use {yours}{described(Schedule.from_dict(row['schedule']), verdict['horizon'])}"
     return [use, f"Gain: {_gains(verdict)}", f"Sure: {_sure(verdict)}"]
 
 
 def short(verdict: Verdict) -> dict[str, Any]:
     """What best.json carries of a verdict: how sure the schedule is."""
-    kept = ("mean", "low", "high", "seeds", "best")
+    kept = ("mean", "low", "high", "seeds")
     row = recommended_row(verdict) if decided(verdict) else verdict["families"][0]
     return {
         "lines": of_verdict(verdict),
@@ -169,27 +172,30 @@ def _score(verdict: Verdict) -> str:
 def _sure(verdict: Verdict) -> str:
     """Of each baseline whether it is beaten; then who is as good, and who is behind."""
     row = recommended_row(verdict)
-    others = [r for r in verdict["families"] if r["family"] != row["family"]]
     said = [_beaten(gain) for gain in verdict["answer"]["gains"]]
-    compared = {gain["over"] for gain in verdict["answer"]["gains"]}
-    for place, words_ in (("tied", "as good"), ("winner", "as good"), ("behind", "behind")):
-        names = [r["family"] for r in others if r["place"] == place and r["family"] not in compared]
-        if names:
-            said.append(f"{listed(names)} {'is' if len(names) == 1 else 'are'} {words_}")
-    lost = [r["family"] for r in others if r["place"] == "lost"]
-    if lost:
-        said.append(f"{listed(lost)} diverged")
+    compared = {row["family"], *(gain["over"] for gain in verdict["answer"]["gains"])}
+    others = [r for r in verdict["families"] if r["family"] not in compared]
+    for place, words_ in (("tied", "as good"), ("behind", "behind"), ("lost", "diverged")):
+        if names := [r["family"] for r in others if r["place"] == place]:
+            said.append(f"{listed(names)} {_are(names)} {words_}")
     seeds = plural(row["seeds"], "fresh seed", "fresh seeds")
-    return f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict['split']})"
+    said = [f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict['split']})"]
+    for why, words_ in (("close", "as good"), ("behind", "behind")):
+        if names := [gone["family"] for gone in verdict["absent"] if gone["why"] == why]:
+            said.append(f"{listed(names)} {_are(names)} {words_}")
+    first, *rest = said
+    return first if not rest else f"{first}. Expected by the search: {'; '.join(rest)}"
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _beaten(gain: Mapping[str, Any]) -> str:
     if gain["p"] is None:
         return f"better than {gain['what']}: not known"
     p = "p < 0.001" if gain["p"] < 0.001 else f"p {gain['p']:.2g}"
-    if gain["p"] < 0.05:
-        return f"better than {gain['what']}: {'yes' if gain['gain'] > 0 else 'no'} ({p})"
-    return f"better than {gain['what']}: not shown ({p})"
+    return f"better than {gain['what']}: {'yes' if gain['sure'] else 'not shown'} ({p})"
 
 
 def _valid(run: Run, verdict: Verdict | None, schedule: Schedule) -> str:

@@ -13,17 +13,14 @@ import numpy as np
 import pandas as pd
 
 from lrtune.files import plain
-from lrtune.results.contest import contest
 from lrtune.results.finalists import BASELINES
 from lrtune.results.kept import FORMAT
-from lrtune.results.outcome import Result, Standing
-from lrtune.results.paired import Sample, interval, paired_p
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import quickest, target_of
 from lrtune.results.response import response
+from lrtune.results.sequential import ALPHA, FIRST, Result, Role, Standing, sequential_test
 from lrtune.results.summary import beside
 
-NEAR = 0.25  # standard deviations between seeds: who is this close to the best mean is as good
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 
 
@@ -33,31 +30,42 @@ def standing(
     objective: Mapping[str, Any],
     seeds: Sequence[int],
     plan: Plan,
+    over: bool = False,
 ) -> Result:
-    """The contest of the families as it stands; its ``wanted`` says what to train next.
+    """The test as it stands; its ``wanted`` says what to train next.
 
     Args:
         finals: see ``lrtune.search.final.read_finals``; of one horizon.
-        finalists: who takes part.
+        finalists: who takes part, what the search recommends first.
         objective: name and direction.
         seeds: in their order; those that a finalist has not been trained on end its scores.
         plan: how many, and what does not matter.
+        over: whether no more is trained.
     """
     own = {one.family: _own(finals, one, seeds) for one in finalists}
-    return contest(
+    assert plan.trainings is not None
+    return sequential_test(
         {name: _scores(rows, objective["name"]) for name, rows in own.items()},
         minimize=objective["direction"] == "minimize",
+        trainings=plan.trainings,
+        roles={one.family: _role(one) for one in finalists},
         blocks={name: _blocks(rows) for name, rows in own.items()},
-        first=plan.seeds,
-        most=plan.max_seeds,
-        indifference=plan.indifference,
+        margin=plan.margin,
+        first=max(2, min(FIRST, plan.trainings // max(1, len(finalists)))),
+        width=plan.width,
+        over=over,
     )
+
+
+def _role(one: Finalist) -> Role:
+    """What it is compared for."""
+    return "baseline" if one.family in BASELINES else one.role
 
 
 def _own(finals: pd.DataFrame, finalist: Finalist, seeds: Sequence[int]) -> pd.DataFrame:
     """Its finals in the order of the seeds, up to the first that is missing."""
     mine = finals[finals["schedule"] == finalist.schedule.to_json()]
-    mine = mine.drop_duplicates("seed", keep="last").set_index("seed")
+    mine = mine.drop_duplicates("seed", keep="first").set_index("seed")
     done = [seed in mine.index for seed in seeds]
     known = list(seeds)[: done.index(False)] if False in done else list(seeds)
     return mine.loc[known]
@@ -81,6 +89,7 @@ def verdict(
     run: Mapping[str, Any],
     seeds: Sequence[int],
     plan: Plan,
+    over: bool = False,
 ) -> dict[str, Any]:
     """Everything that can be said, as ``verdict.json`` holds it.
 
@@ -91,9 +100,10 @@ def verdict(
         run: the run's settings.
         seeds: of the finals, in their order.
         plan: how it was to be reached.
+        over: whether no more is trained.
     """
     objective = run["objective"]
-    result = standing(finals, finalists, objective, seeds, plan)
+    result = standing(finals, finalists, objective, seeds, plan, over)
     chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
@@ -109,7 +119,7 @@ def verdict(
         asdict(response(trials, name, objective, amount)) if amount else {"family": name}
         for name in result.standings
     ]
-    use = _recommended(result, chosen, {row["family"]: row.get("factor") for row in answers})
+    seeds_of = {name: one.seeds for name, one in result.standings.items()}
     found: dict[str, Any] = plain(
         {
             "format": FORMAT,
@@ -122,16 +132,14 @@ def verdict(
             "answer": {
                 "place": _place(result),
                 "families": result.tied,
-                "recommended": use,
-                "gains": [] if use is None else _gains(own, chosen, use, objective),
+                "recommended": result.recommended,
+                "gains": _gains(result, chosen),
                 "why": result.why,
-                "seeds": result.seeds,
-                "indifference": result.indifference,
-                "needed": result.needed,
-                "settling": result.settling,
+                "seeds": max(seeds_of.values(), default=0),
+                "margin": result.margin,
             },
             "families": rows,
-            "absent": _absent(trials, searched - set(chosen)),
+            "absent": _absent(trials, searched - set(chosen), result.recommended),
             "quickest": quickest(own, target),
             "amount": amount,
             "response": answers,
@@ -142,55 +150,26 @@ def verdict(
     return found
 
 
-def _recommended(
-    result: Result, chosen: Mapping[str, Finalist], tolerance: Mapping[str, float | None]
-) -> str | None:
-    """Of a tie the simplest: fewest knobs, then the one whose peak may be off by the most.
-
-    Whoever is further behind the best mean than NEAR is left out: that it is tied may be for want
-    of seeds alone.
-    """
-    if not result.tied:
-        return None
-    sds = [result.standings[name].sd for name in result.tied]
-    near = NEAR * float(np.median(sds)) if np.isfinite(sds).all() else 0.0
-    best, *others = result.tied
-    close = [best, *(name for name in others if result.standings[name].gap <= near)]
-
-    def complexity(name: str) -> tuple[float, float, float]:
-        schedule = chosen[name].schedule
-        knobs = len(schedule.knobs) + bool(schedule.warmup)
-        return knobs, -(tolerance.get(name) or 1.0), result.standings[name].gap
-
-    return min(close, key=complexity)
-
-
-def _gains(
-    own: Mapping[str, pd.DataFrame],
-    chosen: Mapping[str, Finalist],
-    use: str,
-    objective: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[dict[str, Any]]:
     """What the recommended schedule is better by than each baseline, on the same seeds."""
-    sign = 1.0 if objective["direction"] == "minimize" else -1.0
-    samples = {
-        name: Sample.of(_scores(rows, objective["name"]), _blocks(rows), sign)
-        for name, rows in own.items()
-    }
     found = []
-    for name, one in chosen.items():
-        if name == use or not (name in BASELINES or one.role == "yours"):
+    for name, one in result.standings.items():
+        finalist = chosen[name]
+        if name == result.recommended or one.place == "lost" or _role(finalist) == "leader":
             continue
-        both = min(len(samples[name]), len(samples[use]))
-        apart = samples[name].first(both) - samples[use].first(both)
-        if not both or not np.isfinite(apart.values).all():
-            continue
-        low, high = interval(apart)
-        p = paired_p(apart) if both > 1 else math.nan
-        what = f"your {one.schedule.family}" if one.role == "yours" else f"a tuned {name}"
-        gain = {"over": name, "what": what, "gain": apart.mean, "low": low, "high": high, "p": p}
-        found.append(gain)
-    return found
+        yours = finalist.role == "yours"
+        found.append(
+            {
+                "over": name,
+                "what": f"your {finalist.schedule.family}" if yours else f"a tuned {name}",
+                "gain": one.gap,
+                "low": one.gap_low,
+                "high": one.gap_high,
+                "p": one.p,
+                "sure": one.gap > 0 and one.p < ALPHA,
+            }
+        )
+    return sorted(found, key=lambda gain: not gain["over"].startswith("yours"))
 
 
 def _place(result: Result) -> str:
@@ -230,14 +209,33 @@ def _mean(values: Any) -> float:
     return float(seen.mean()) if seen.size else math.nan
 
 
-def _absent(trials: pd.DataFrame, names: set[str]) -> list[dict[str, Any]]:
-    """Families that were searched and are not among the finalists, and why."""
+def _absent(trials: pd.DataFrame, names: set[str], use: str | None) -> list[dict[str, Any]]:
+    """Families that were searched and not compared, and what the search alone says of them.
+
+    ``why`` is diverged, behind or close (to the recommended one, as far as is believed), or open.
+    """
+    sound = trials[~trials["state"].isin(("diverged", "failed"))]
+    believed = {"expected", "low", "high"} <= set(trials.columns)
+    best = sound.loc[sound.groupby("family")["p_best"].idxmax()] if believed else sound.head(0)
+    best = best.dropna(subset=["expected", "low", "high"]) if believed else best
+    rows = {str(row["family"]): row for _, row in best.iterrows()}
     absent = []
     for name in sorted(names):
-        states = trials.loc[trials["family"] == name, "state"]
-        lost = len(states) and states.isin(("diverged", "failed")).all()
-        absent.append({"family": name, "why": "diverged" if lost else "unlikely"})
+        if name not in set(sound["family"]):
+            why = "diverged"
+        elif use in rows and name in rows:
+            why = _believed(rows[use], rows[name])
+        else:
+            why = "open"
+        absent.append({"family": name, "why": why})
     return absent
+
+
+def _believed(use: "pd.Series[Any]", other: "pd.Series[Any]") -> str:
+    """Whether the intervals of what is expected of two schedules lie apart, or one in the other."""
+    if other["low"] > use["high"] or other["high"] < use["low"]:
+        return "behind"
+    return "close" if use["low"] <= other["expected"] <= use["high"] else "open"
 
 
 def _amount(result: Result) -> float | None:

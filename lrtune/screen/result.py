@@ -112,13 +112,12 @@ def print_table(verdict: Mapping[str, Any], console: Console) -> None:
     """The finalists."""
     objective = verdict["objective"]
     unit = f", {objective['unit']}" if objective.get("unit") else ""
-    table = table_of("family", "", "score", "95 % interval", "behind", "best", "seeds")
+    table = table_of("family", "", "score", "95 % interval", "behind", "seeds")
     for row in verdict["families"]:
         ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-        chance = "–" if row["best"] is None else f"{row['best']:.0%}"
         gap = "" if row["gap"] == 0 else number(row["gap"], 3)
         seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
-        table.add_row(row["family"], row["place"], number(row["mean"]), ends, gap, chance, seeds)
+        table.add_row(row["family"], row["place"], number(row["mean"]), ends, gap, seeds)
     what = f"{verdict['split']} {words(objective['name'])}{unit}"
     say(console, f"finals: {what}, {verdict['horizon']:,} updates")
     console.print(table)

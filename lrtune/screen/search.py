@@ -20,11 +20,10 @@ from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
 from lrtune.screen.listener import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE, Space
+from lrtune.search.budget import TRAININGS
 from lrtune.tuning import tune
 
-TRAININGS = 40  # where the user says no budget
-
-Asked = tuple[int | None, int | None, float | None, str | None]  # seeds, max, indifference, goal
+Asked = tuple[float | None, str | None]  # margin, goal
 
 
 @contextmanager
@@ -64,9 +63,7 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     )
     for note in task.notes:
         listener.tell(f"  {note}")
-    plan = plan_of(
-        task.objective.name, study.seeds, study.max_seeds, study.indifference, study.goal
-    )
+    plan = plan_of(task.objective.name, study.margin, study.goal)
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
     budget = {"trials": study.trials, "updates": updates, "seconds": seconds}
@@ -162,7 +159,7 @@ def _told(study: StudyFile, run: Run, total: int | None, listener: Listener) -> 
 
 def _merged(study: StudyFile, asked: Sequence[Any]) -> list[Any]:
     """What was asked for now, else when the run was searched."""
-    names = ("seeds", "max_seeds", "indifference", "goal")
+    names = ("margin", "goal")
     return [
         getattr(study, name) if given is None else given
         for name, given in zip(names, asked, strict=True)

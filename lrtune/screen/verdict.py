@@ -16,9 +16,7 @@ from lrtune.screen.console import console_of, copyable, say
 from lrtune.screen.result import LEAD, lead, print_verdict
 
 
-def show_verdict(
-    folder: Path, total: int | None, indifference: float | None, goal: str | None
-) -> None:
+def show_verdict(folder: Path, total: int | None, margin: float | None, goal: str | None) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     console, run = console_of(), Run(folder)
@@ -38,12 +36,12 @@ def show_verdict(
         say(console, f"  {best.resolve(horizon)}")
         return
     plan = plan_in(found)
-    if indifference is not None:
-        plan = replace(plan, indifference=indifference)
+    if margin is not None:
+        plan = replace(plan, margin=margin)
     if goal is not None:
         plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
     if plan != plan_in(found):
-        found = judged(run, plan, horizon, finalists_in(found))
+        found = judged(run, plan, horizon, finalists_in(found), over=True)
     print_verdict(found, console, len(run.trials()))
     if found["answer"]["place"] in LEAD:
         for other in others:

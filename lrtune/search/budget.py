@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from lrtune.errors import InputError
 
-CONFIRMED = 0.4  # share of a budget that is kept for the confirmation
+TRAININGS = 50  # that a run may cost where the user says no budget
+CONFIRMED = 0.56  # share of a budget that is kept for the confirmation
 FEWEST = 4  # trainings that can confirm anything: two schedules on two seeds
 
 

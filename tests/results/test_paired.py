@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from lrtune.results.contest import contest
-from lrtune.results.paired import Sample, interval, paired_p
+from scipy import stats
 from tests.results.contests import drawn
+
+from lrtune.results.paired import Sample, interval, paired_p
 
 PARTS = 20
 

@@ -1,0 +1,217 @@
+"""The sequential test: what it decides at each look, whose turn it is, what it recommends."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lrtune.results.paired import Sample, differences
+from lrtune.results.sequential import ALPHA, FIRST, sequential_test
+
+ROLES = {"yours": "yours", "constant": "baseline", "cosine": "baseline"}
+
+
+def scored(levels, seeds=30, sd=1.0, seed=0):
+    """Of each its level and noise, half of which all have in common."""
+    random = np.random.default_rng(seed)
+    common = random.standard_normal(seeds)
+    return {
+        name: level + sd * (common + random.standard_normal(seeds)) / np.sqrt(2)
+        for name, level in levels.items()
+    }
+
+
+def trained(scores, trainings=28, **options):
+    """The test to its end, and the seeds that each was trained on."""
+    seen = dict.fromkeys(scores, 0)
+    for _ in range(200):
+        now = {name: scores[name][: seen[name]] for name in scores}
+        found = sequential_test(now, minimize=True, trainings=trainings, **options)
+        if not found.wanted:
+            return found, seen
+        seen |= found.wanted
+    raise AssertionError("it never ends")
+
+
+def places(found):
+    return {name: one.place for name, one in found.standings.items()}
+
+
+def test_the_first_look_is_at_a_few_seeds_of_all():
+    empty = {"cosine": [], "step": []}
+    found = sequential_test(empty, minimize=True, trainings=28)
+    assert found.why == "more"
+    assert found.wanted == {"cosine": FIRST, "step": FIRST}
+
+
+def test_what_is_far_behind_gets_no_more_seeds():
+    found, seen = trained(scored({"cosine": 0.0, "constant": 8.0}), roles=ROLES)
+    assert places(found) == {"cosine": "winner", "constant": "behind"}
+    assert found.why == "separated" and found.recommended == "cosine"
+    assert max(seen.values()) <= 4
+    assert found.standings["constant"].p < ALPHA
+
+
+def test_yours_comes_first():
+    scores = scored({"cosine": 0.0, "constant": 0.4, "yours": 0.7, "step": 0.3})
+    _, seen = trained(scores, roles=ROLES)
+    assert seen["yours"] > seen["constant"] == seen["step"] == FIRST
+    assert seen["cosine"] == seen["yours"]
+
+
+def test_no_more_trainings_than_there_are():
+    for trainings in range(8, 40):
+        scores = scored({"cosine": 0.0, "yours": 0.5, "constant": 0.5, "step": 0.1}, seed=trainings)
+        _, seen = trained(scores, trainings, roles=ROLES, first=2)
+        assert sum(seen.values()) <= trainings
+
+
+def test_a_wide_round_is_filled_and_keeps_to_the_budget():
+    scores = scored({"cosine": 0.0, "yours": 0.6})
+    found = sequential_test(
+        {name: one[:FIRST] for name, one in scores.items()},
+        minimize=True,
+        trainings=28,
+        roles=ROLES,
+        width=8,
+    )
+    assert found.wanted == {"cosine": FIRST + 4, "yours": FIRST + 4}
+
+
+def test_the_same_looks_whatever_comes_later():
+    scores = scored({"cosine": 0.0, "yours": 0.9, "constant": 3.0})
+    found, seen = trained(scores, roles=ROLES)
+    again = sequential_test(
+        {name: one[: seen[name]] for name, one in scores.items()},
+        minimize=True,
+        trainings=28,
+        roles=ROLES,
+    )
+    assert again == found
+
+
+def test_what_is_shown_to_be_better_takes_the_place_of_the_reference():
+    found, _ = trained(scored({"step": 6.0, "cosine": 0.0, "yours": 3.0}), roles=ROLES)
+    assert found.recommended == "cosine"
+    assert found.standings["step"].place == "behind"
+
+
+def test_a_small_lead_recommends_nothing_else():
+    scores = scored({"cosine": 0.0, "step": 0.0}, seed=3)
+    scores["step"] = scores["cosine"] - 0.1 + np.tile([0.4, -0.4], 15)
+    found, _ = trained(scores)
+    assert found.recommended == "cosine" and places(found)["step"] == "tied"
+
+
+def test_a_clear_lead_does_though_it_is_not_shown():
+    random = np.random.default_rng(0)
+    scores = {"cosine": random.standard_normal(30)}
+    scores["step"] = scores["cosine"] - 0.7 + np.tile([1.0, -1.0, 0.2], 10)
+    found, _ = trained(scores, 6)
+    assert found.recommended == "step"
+    assert places(found) == {"step": "tied", "cosine": "tied"}
+    one = found.standings["cosine"]
+    assert one.gap == pytest.approx(np.mean(scores["cosine"][:3] - scores["step"][:3]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "why"),
+    [
+        (scored({"cosine": 0.0}), {}, "alone"),
+        (scored({"cosine": np.nan, "step": np.nan}), {}, "lost"),
+        (scored({"cosine": 0.0, "step": 9.0}), {}, "separated"),
+        ({"cosine": np.arange(30.0), "step": np.arange(30.0)}, {}, "equivalent"),
+        (scored({"cosine": 0.0, "step": 0.1}), {"margin": 50.0}, "equivalent"),
+        (scored({"cosine": 0.0, "step": 0.0}), {"trainings": 6}, "budget"),
+    ],
+)
+def test_why_it_ends(scores, options, why):
+    found, _ = trained(scores, **({"trainings": 28} | options))
+    assert found.why == why
+
+
+def test_equals_are_given_up_before_the_trainings_are_used_up():
+    scores = scored({"cosine": 0.0, "step": 0.0})
+    scores["step"] = scores["cosine"] + np.tile([0.5, -0.5, 0.01], 10)
+    found, seen = trained(scores)
+    assert found.why == "futile" and sum(seen.values()) < 28
+
+
+def test_a_lost_seed_is_out():
+    scores = scored({"cosine": 0.0, "step": -5.0})
+    scores["step"][1] = np.nan
+    found, _ = trained(scores)
+    assert places(found) == {"cosine": "winner", "step": "lost"}
+    assert found.standings["step"].lost == 1
+
+
+def test_doubt_in_the_samples_of_the_split_ends_it():
+    random = np.random.default_rng(0)
+    parts = 10 * random.standard_normal(20)
+    shape = (30, 20)
+    blocks = {
+        "cosine": 0.01 * random.standard_normal(shape),
+        "step": parts + 0.01 * random.standard_normal(shape),
+    }
+    found, seen = trained_on_parts(blocks)
+    assert found.why == "samples" and found.recommended == "cosine"
+    assert max(seen.values()) == FIRST
+
+
+def trained_on_parts(blocks):
+    seen = dict.fromkeys(blocks, 0)
+    while True:
+        now = {name: one[: seen[name]] for name, one in blocks.items()}
+        means = {name: one.mean(1) for name, one in now.items()}
+        found = sequential_test(means, minimize=True, trainings=28, blocks=now)
+        if not found.wanted:
+            return found, seen
+        seen |= found.wanted
+
+
+def test_interrupted_it_is_judged_on_what_there_is():
+    scores = scored({"cosine": 0.0, "yours": 1.0})
+    now = {"cosine": scores["cosine"][:5], "yours": scores["yours"][:4]}
+    found = sequential_test(now, minimize=True, trainings=28, roles=ROLES, over=True)
+    assert not found.wanted and found.why in ("budget", "separated")
+
+
+def test_a_higher_score_is_better_where_it_is_maximized():
+    scores = {name: -one for name, one in scored({"cosine": 0.0, "constant": 9.0}).items()}
+    now = {name: one[:FIRST] for name, one in scores.items()}
+    found = sequential_test(now, minimize=False, trainings=6, roles=ROLES)
+    assert found.recommended == "cosine" and found.standings["constant"].gap > 0
+
+
+def test_of_two_alone_the_difference_is_tested_as_scipy_does():
+    scores = scored({"cosine": 0.0, "step": 0.8}, seeds=9)
+    samples = {name: Sample.of(one, (), 1.0) for name, one in scores.items()}
+    pair = differences(samples, "cosine")["step"]
+    assert pair.p(9) == pytest.approx(stats.ttest_rel(scores["step"], scores["cosine"]).pvalue)
+    low, high = stats.ttest_rel(scores["step"], scores["cosine"]).confidence_interval()
+    assert pair.interval() == pytest.approx((low, high))
+
+
+def test_an_early_look_is_stricter():
+    scores = scored({"cosine": 0.0, "step": 0.8}, seeds=5)
+    samples = {name: Sample.of(one, (), 1.0) for name, one in scores.items()}
+    pair = differences(samples, "cosine")["step"]
+    assert pair.p(20) > pair.p(5)
+    assert np.ptp(pair.interval(20)) == pytest.approx(2 * np.ptp(pair.interval(5)))
+
+
+@pytest.mark.parametrize(("gap", "p"), [(0.0, 1.0), (0.3, 0.0)])
+def test_differences_without_a_spread(gap, p):
+    samples = {"cosine": Sample.of([1.0] * 4, (), 1.0), "step": Sample.of([1.0 + gap] * 4, (), 1.0)}
+    assert differences(samples, "cosine")["step"].p(4) == p
+
+
+def test_equals_are_seldom_told_apart():
+    """Of 300 confirmations of equals, at most 8 % may say that yours is behind (5 % expected)."""
+    wrong = 0
+    for seed in range(300):
+        found, _ = trained(
+            scored({"cosine": 0.0, "yours": 0.0, "constant": 3.0}, seed=seed), roles=ROLES
+        )
+        yours = found.standings["yours"]
+        wrong += yours.gap > 0 and yours.p < ALPHA
+    assert wrong <= 24
