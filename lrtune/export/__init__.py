@@ -8,7 +8,7 @@ from lrtune.schedule.schedule import Schedule
 
 # target -> module:function, (schedule, total) -> text. None needs the framework to write for it.
 EXPORTERS: dict[str, str] = {
-    "torch": "lrtune.export.snippet:snippet",
+    "torch": "lrtune.export.torch:torch",
     "lightning": "lrtune.export.lightning:lightning",
     "huggingface": "lrtune.export.huggingface:huggingface",
     "timm": "lrtune.export.timm:timm",

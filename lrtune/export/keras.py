@@ -4,9 +4,9 @@ Always by formula: Keras' own classes are asked by the batch under gradient accu
 lose their digits near zero or the update of a drop, where counts are divided in float32.
 """
 
-from lrtune.export.case import Case, head
+from lrtune.export.context import ExportContext, head
 from lrtune.export.formula import ratio
-from lrtune.export.templates import GREEDY_STEP
+from lrtune.export.torch import GREEDY_STEP
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 from lrtune.schedule.schedule import Schedule
 
@@ -27,32 +27,32 @@ def keras(schedule: Schedule, total: int) -> str:
     Raises:
         InputError: `total` is not admissible.
     """
-    case = Case(schedule, total)
+    ctx = ExportContext(schedule, total)
     if not schedule.closed_loop:
-        code = ratio(case, "ops")
+        code = ratio(ctx, "ops")
         math = "import math\n\n" if "math." in code else ""
         how = HOW.format(total=total)
-        return head(case, how, "keras>=3") + OPEN.format(math=math, ratio=code, peak=case.peak)
-    how = HOW_CLOSED.format(total=total, peak=case.peak)
-    if native(case):
-        return head(case, how, "keras>=3") + NATIVE.format(
-            patience=case.params["patience"] + 1,
+        return head(ctx, how, "keras>=3") + OPEN.format(math=math, ratio=code, peak=ctx.peak)
+    how = HOW_CLOSED.format(total=total, peak=ctx.peak)
+    if native(ctx):
+        return head(ctx, how, "keras>=3") + NATIVE.format(
+            patience=ctx.params["patience"] + 1,
             # Keras' last epoch of a cooldown counts again; torch's does not.
-            cooldown=case.params["cooldown"] + (case.params["cooldown"] > 0),
-            factor=case.params["factor"],
-            min_lr=case.params["min_lr"],
+            cooldown=ctx.params["cooldown"] + (ctx.params["cooldown"] > 0),
+            factor=ctx.params["factor"],
+            min_lr=ctx.params["min_lr"],
         )
-    rule = RULES[case.family].format(**case.params, eps=EPS, greedy_threshold=GREEDY_THRESHOLD)
-    rise = RISE.format(start=schedule.warmup_start, warmup=case.warmup) if case.warmup else ""
-    seen = f" and self.updates() >= {case.warmup}" if case.warmup else ""
-    return head(case, how, "keras>=3") + CLOSED.format(
-        peak=case.peak, rule=rule.strip("\n"), rise=rise, seen=seen, warmup=case.warmup
+    rule = RULES[ctx.family].format(**ctx.params, eps=EPS, greedy_threshold=GREEDY_THRESHOLD)
+    rise = RISE.format(start=schedule.warmup_start, warmup=ctx.warmup) if ctx.warmup else ""
+    seen = f" and self.updates() >= {ctx.warmup}" if ctx.warmup else ""
+    return head(ctx, how, "keras>=3") + CLOSED.format(
+        peak=ctx.peak, rule=rule.strip("\n"), rise=rise, seen=seen, warmup=ctx.warmup
     )
 
 
-def native(case: Case) -> bool:
+def native(ctx: ExportContext) -> bool:
     """Whether Keras' own callback gives the same rates: its threshold is absolute."""
-    return not case.stepped and case.params["threshold"] == 0
+    return not ctx.stepped and ctx.params["threshold"] == 0
 
 
 OPEN = '''

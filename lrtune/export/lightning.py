@@ -1,7 +1,7 @@
 """A schedule for Lightning: `configure_optimizers`, and a callback that checks it in the run."""
 
-from lrtune.export.case import Case, head
-from lrtune.export.snippet import torch_code
+from lrtune.export.context import ExportContext, head
+from lrtune.export.torch import torch_code
 from lrtune.schedule.schedule import Schedule
 
 HOW = """\
@@ -72,10 +72,10 @@ def lightning(schedule: Schedule, total: int) -> str:
     Raises:
         InputError: `total` is not admissible.
     """
-    case = Case(schedule, total)
+    ctx = ExportContext(schedule, total)
     # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
-    monitored = not case.stepped
-    fed = schedule.closed_loop and case.stepped
+    monitored = not ctx.stepped
+    fed = schedule.closed_loop and ctx.stepped
     callbacks = "CheckSchedule(), FeedSchedule()" if fed else "CheckSchedule()"
     imports = (
         "import torch\nfrom lightning.pytorch import Callback\n"
@@ -83,11 +83,11 @@ def lightning(schedule: Schedule, total: int) -> str:
     )
     more = MONITORED if monitored else FED if fed else ""
     return (
-        head(case, HOW.format(total=total, callbacks=callbacks), "lightning")
+        head(ctx, HOW.format(total=total, callbacks=callbacks), "lightning")
         + "\n"
         + imports
-        + torch_code(case)
+        + torch_code(ctx)
         + CONFIGURE.format(more=more, total=total, interval="epoch" if monitored else "step")
         + (FEED if fed else "")
-        + (PLAIN_STEP if case.family == "greedy" else "")
+        + (PLAIN_STEP if ctx.family == "greedy" else "")
     )

@@ -2,7 +2,7 @@
 
 import json
 
-from lrtune.export.case import Case, cannot_hold
+from lrtune.export.context import ExportContext, cannot_hold
 from lrtune.schedule.family import Array
 from lrtune.schedule.schedule import Schedule
 
@@ -43,6 +43,6 @@ def as_json(schedule: Schedule, total: int) -> str:
 def _rates(schedule: Schedule, total: int) -> Array:
     if schedule.closed_loop:
         raise cannot_hold(
-            Case(schedule, total), "a table", "its rates depend on the validation loss"
+            ExportContext(schedule, total), "a table", "its rates depend on the validation loss"
         )
     return schedule.rates(total)

@@ -36,7 +36,7 @@ ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were 
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
     """The winning schedule in the field's terms, and as code to copy."""
-    from lrtune.export.snippet import snippet
+    from lrtune.export import export
 
     title, horizon = "Settings to copy", run["horizon"]
     found = _to_copy(trials, run, verdict)
@@ -62,7 +62,7 @@ def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> 
         _terms(schedule, resolved, horizon),
         code("load", load),
         Markup("<details><summary>As plain torch, without lrtune</summary>"),
-        code("snippet", snippet(schedule, horizon)),
+        code("snippet", export(schedule, to="torch", total=horizon)),
         Markup("</details><details><summary>As JSON, for lrtune.load</summary>"),
         code("json", schedule.to_json()),
         Markup("</details>"),

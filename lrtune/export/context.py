@@ -1,4 +1,4 @@
-"""Case: what a target is asked to write, and what all of them write alike."""
+"""ExportContext: what a target is asked to write, and what all of them write alike."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 
 
 @dataclass(frozen=True)
-class Case:
+class ExportContext:
     """A schedule for a run of `total` updates, with its counts.
 
     Attributes:
@@ -74,19 +74,19 @@ class Case:
         return lengths
 
 
-def head(case: Case, how: str, install: str) -> str:
+def head(ctx: ExportContext, how: str, install: str) -> str:
     """The docstring that a file begins with: what it is, how to use it, where it is from."""
-    row = FAMILIES[case.family]
+    row = FAMILIES[ctx.family]
     return (
         f'"""{row.name}: {row.doc} ({row.source}).\n\n{how}\n\n'
-        f'Needs `pip install "{install}"`. Written by lrtune from\n{case.schedule.to_json()}\n'
+        f'Needs `pip install "{install}"`. Written by lrtune from\n{ctx.schedule.to_json()}\n'
         '"""\n'
     )
 
 
-def cannot_hold(case: Case, target: str, why: str) -> InputError:
+def cannot_hold(ctx: ExportContext, target: str, why: str) -> InputError:
     """The error for a family that a target has no way to hold."""
     return InputError(
-        f"{target} cannot hold {case.family}: {why}; the rates of the trial that was the best "
+        f"{target} cannot hold {ctx.family}: {why}; the rates of the trial that was the best "
         "can be exported instead, with --replay"
     )
