@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
+from lrtune.export import FoundOptimizer
 from lrtune.export.replay import replay
 from lrtune.results.plan import decided, recommended_row
 from lrtune.results.recommendation import described_training, short
@@ -95,6 +96,39 @@ def replayed(path: Path) -> Schedule:
     return replay(schedule, total, [*zip(row["step"].tolist(), row["loss"], strict=True)])
 
 
+def best_in(path: Path) -> Path:
+    """The best.json of a run's folder; a file as it is.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / "best.json").is_file():
+        raise InputError(
+            f"{path}: has no best.json: give the folder of a run that has a result, or a file"
+        )
+    return path / "best.json"
+
+
+def found_optimizer(path: Path) -> FoundOptimizer | None:
+    """The optimizer that a best.json was found with; None of a schedule alone.
+
+    Raises:
+        InputError: the file does not say all of its settings.
+    """
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if "optimizer" not in kept:
+        return None
+    settings = dict(kept["optimizer"])
+    name = settings.pop("name")
+    if "weight_decay" not in settings:
+        raise InputError(
+            f"{path}: optimizer {name}: weight_decay is missing: search again with this lrtune"
+        )
+    return FoundOptimizer(name, settings, kept["task"]["groups"])
+
+
 def found_with(path: Path) -> str:
     """Comments on the training that a best.json was found with; none of a schedule alone.
 
@@ -103,11 +137,13 @@ def found_with(path: Path) -> str:
     kept = json.loads(path.read_text(encoding="utf-8"))
     if "optimizer" not in kept:
         return ""
-    shown = described_training(kept["optimizer"], kept["task"]["batch_size"], kept["horizon"])
+    task, found = kept["task"], kept["found"]
+    training = described_training(kept["optimizer"], task["batch_size"], kept["horizon"])
+    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
+    by = "Guessed" if found is None else f"Found by trial {found['trial']} of {kept['study']}"
     lines = (
-        f"The peak rate holds for {shown}.",
-        f"Found on {kept['task']['name']}, model {kept['task']['model']}, by lrtune "
-        f"{kept['versions']['lrtune']}.",
+        f"The peak rate holds for {training}{clipped}.",
+        f"{by}, on {task['name']}, model {task['model']}, by lrtune {kept['versions']['lrtune']}.",
     )
     return "".join(f"# {' '.join(line.split())}\n" for line in lines)
 

@@ -19,7 +19,16 @@ LIBRARY = {
 FORBIDDEN = {
     "schedule": {*LIBRARY - {"schedule"}, "torch", "optuna", "pandas", "scipy", "plotly"},
     "model": {*LIBRARY - {"schedule", "model"}, "torch", "optuna", "pandas", "plotly"},
-    "tasks": {"schedule", "scheduler", "engine", "search", "results", "export", "callbacks", "optuna"},
+    "tasks": {
+        "schedule",
+        "scheduler",
+        "engine",
+        "search",
+        "results",
+        "export",
+        "callbacks",
+        "optuna",
+    },
     "engine": {"schedule", "scheduler", "search", "results", "export", "callbacks", "optuna"},
     "search": {"results", "export", "callbacks"},
     "results": {"tasks", "engine", "search", "callbacks", "scheduler", "torch", "optuna"},

@@ -1,6 +1,8 @@
 """ExportContext: what a target is asked to write, and what all of them write alike."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
@@ -11,11 +13,63 @@ from lrtune.schedule.schedule import Schedule
 DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 
 
+WIDTH = 80  # of a call that is written on one line
+MATRICES = "decay_matrices"  # of `lrtune.tasks.load`: how its tasks group their parameters
+
+
+@dataclass(frozen=True, slots=True)
+class FoundOptimizer:
+    """The optimizer that a peak rate was found with, to which it belongs.
+
+    Attributes:
+        name: in `lrtune.engine.OPTIMIZERS`.
+        settings: all but the rate, in torch's terms.
+        groups: name of the function that made the parameter groups; None: there was one group.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    groups: str | None = None
+
+    @property
+    def decay(self) -> float:
+        """The weight decay."""
+        return float(self.settings["weight_decay"])
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether weights decay by themselves, as AdamW's, and not by way of the gradient."""
+        return self.name == "adamw" or self.settings.get("decoupled_weight_decay", False)
+
+    @property
+    def of_matrices(self) -> bool:
+        """Whether weights decay, but norms and biases do not."""
+        return self.decay > 0 and self.groups == MATRICES
+
+    @property
+    def note(self) -> str:
+        """A comment on parameter groups of the user's own, which cannot be written; else empty."""
+        if self.groups in (None, MATRICES):
+            return ""
+        return f"# found with the parameter groups of {self.groups}: make them here too\n"
+
+    def lacking(self, target: str, lacks: Collection[str]) -> str:
+        """What to do about a setting that a target lacks; empty where it lacks none of them."""
+        missing = [f"{name}={self.settings[name]}" for name in lacks if self.settings.get(name)]
+        if not missing:
+            return ""
+        return (
+            f"\nThe peak was found with {self.name}, {' and '.join(missing)}, which {target} does "
+            "not have:\nmake the optimizer yourself, or search again without that setting."
+        )
+
+
 @dataclass(frozen=True)
 class ExportContext:
     """A schedule for a run of `total` updates, with its counts.
 
     Attributes:
+        optimizer: what the peak was found with; None where that is not known.
         params: the parameters of the body, in torch's terms.
         warmup: updates before the body.
         n: updates of the body.
@@ -23,6 +77,7 @@ class ExportContext:
 
     schedule: Schedule
     total: int
+    optimizer: FoundOptimizer | None = None
     params: Params = field(init=False)
     warmup: int = field(init=False)
     n: int = field(init=False)
@@ -82,6 +137,20 @@ def head(ctx: ExportContext, how: str, install: str) -> str:
         f'Needs `pip install "{install}"`. Written by lrtune from\n{ctx.schedule.to_json()}\n'
         '"""\n'
     )
+
+
+def call(function: str, *first: str, **named: object) -> str:
+    """A call as source code, without the arguments that are False: a default of every optimizer.
+
+    Example:
+        >>> call("optax.adam", "schedule", b1=0.9, nesterov=False)
+        'optax.adam(schedule, b1=0.9)'
+    """
+    given = [f"{name}={value}" for name, value in named.items() if value is not False]
+    words = [*first, *given]
+    line = f"{function}({', '.join(words)})"
+    lines = "".join(f"    {word},\n" for word in words)
+    return line if len(line) <= WIDTH else f"{function}(\n{lines})"
 
 
 def cannot_hold(ctx: ExportContext, target: str, why: str) -> InputError:

@@ -6,10 +6,9 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.context import DECAY, ExportContext, head
+from lrtune.export.context import DECAY, ExportContext, FoundOptimizer, head
 from lrtune.export.torch import torch_code
 from lrtune.schedule.family import Params
-from lrtune.schedule.schedule import Schedule
 
 HOW_NATIVE = """\
 TrainingArguments(..., **ARGUMENTS)
@@ -23,15 +22,11 @@ Trainer(..., args=args, optimizers=(optimizer, scheduler){more})
 For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
 
 
-def huggingface(schedule: Schedule, total: int) -> str:
-    """Source that defines `ARGUMENTS` for TrainingArguments, else `make_scheduler(optimizer)`.
-
-    Raises:
-        InputError: `total` is not admissible.
-    """
-    ctx = ExportContext(schedule, total)
-    found = native(ctx)
-    if found is None:
+def huggingface(ctx: ExportContext) -> str:
+    """Source that defines `ARGUMENTS` for TrainingArguments, else `make_scheduler(optimizer)`."""
+    schedule, total = ctx.schedule, ctx.total
+    found, optimizer = native(ctx), arguments_of(ctx.optimizer)
+    if found is None or optimizer is None:
         more = ", callbacks=[FeedSchedule()]" if schedule.closed_loop else ""
         evaluated = EVALUATED if schedule.closed_loop else ""
         how = HOW_SCHEDULER.format(total=total, more=more, evaluated=evaluated)
@@ -41,6 +36,7 @@ def huggingface(schedule: Schedule, total: int) -> str:
     name, kwargs = found
     arguments = {"learning_rate": ctx.peak, "lr_scheduler_type": name}
     arguments |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
+    arguments |= optimizer
     arguments |= {"warmup_steps": ctx.warmup, "max_steps": total}
     if schedule.closed_loop:
         arguments |= {"eval_strategy": "epoch", "metric_for_best_model": "loss"}
@@ -49,6 +45,20 @@ def huggingface(schedule: Schedule, total: int) -> str:
     lines = lines.replace("'", '"')
     install = f"transformers[torch]{SINCE.get(name, '')}"
     return f"{head(ctx, how, install)}\nARGUMENTS = {{\n{lines}}}\n"
+
+
+def arguments_of(found: FoundOptimizer | None) -> Params | None:
+    """The optimizer for TrainingArguments; None where the one that it makes is another.
+
+    The Trainer makes AdamW, and no bias and no norm decays.
+    """
+    if found is None:
+        return {}
+    if not found.decoupled or found.settings["amsgrad"] or (found.decay and not found.of_matrices):
+        return None
+    first, second = found.settings["betas"]
+    betas = {"adam_beta1": first, "adam_beta2": second, "adam_epsilon": found.settings["eps"]}
+    return {"optim": "adamw_torch", **betas, "weight_decay": found.decay}
 
 
 def native(ctx: ExportContext) -> tuple[str, Params] | None:

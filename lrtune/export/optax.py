@@ -1,50 +1,116 @@
 """A schedule as an optax schedule function: optax's own pieces, else jax.numpy; both jit."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from lrtune.export.context import ExportContext, cannot_hold, head
+from lrtune.export.context import ExportContext, FoundOptimizer, call, cannot_hold, head
 from lrtune.export.formula import ratio
-from lrtune.schedule.schedule import Schedule
 
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]
 
 HOW = """\
-optax.sgd(learning_rate=schedule), or any other optimizer: schedule(count) is the rate of update
+{optimizer}: schedule(count) is the rate of update
 count = 0, 1, ..., for {total} updates; it jits. Under optax.MultiSteps an update is one of the
 optimizer's, not one of the accumulation's."""
 
 HOW_PLATEAU = """\
-optax.sgd(learning_rate=schedule), for {total} updates. After every validation{after},
+{optimizer}, for {total} updates. After every validation{after},
     _, state = plateau.update(params, state, value=loss)    # state = plateau.init(params) at first
 and in every update, after the optimizer's own
     updates = optax.tree.scale(state.scale, updates)"""
 
 
-def optax(schedule: Schedule, total: int) -> str:
-    """Source that defines `schedule(count)`, and for a plateau the transformation `plateau`.
+def optax(ctx: ExportContext) -> str:
+    """Source that defines `schedule(count)`, the `optimizer`, and for a plateau the `plateau`.
 
     Raises:
-        InputError: `total` is not admissible, or the family is greedy.
+        InputError: the family is greedy.
     """
-    ctx = ExportContext(schedule, total)
+    how, imports = HOW, ["import optax"]
     if ctx.family == "plateau":
-        return _plateau(ctx)
-    if schedule.closed_loop:
+        how, code = HOW_PLATEAU, _plateau(ctx)
+        imports.append("import optax.contrib")
+    elif ctx.schedule.closed_loop:
         raise cannot_hold(ctx, "optax", "it has nothing that raises a rate again")
-    text = head(ctx, HOW.format(total=total), "optax")
-    pieces = native(ctx)
-    if pieces is not None:
-        return f"{text}\nimport optax\n\nschedule = {_joined(*pieces)}\n"
-    code = ratio(ctx, "jnp")
-    math = "import math\n\n" if "math." in code else ""
-    return (
-        f"{text}\n{math}import jax.numpy as jnp\n\n\n{code}\n\n"
-        f"def schedule(count):\n    return {ctx.peak} * ratio(count)\n"
-    )
+    elif (pieces := native(ctx)) is not None:
+        code = f"\nschedule = {_joined(*pieces)}\n"
+    else:
+        formula = ratio(ctx, "jnp")
+        code = f"\n\n{formula}\n\ndef schedule(count):\n    return {ctx.peak} * ratio(count)\n"
+        imports = ["import math\n"] if "math." in formula else []
+        imports.append("import jax.numpy as jnp")
+    lacking = "" if ctx.optimizer is None else ctx.optimizer.lacking("optax", LACKS)
+    yours = "optax.sgd(learning_rate=schedule), or any other optimizer"
+    if ctx.optimizer is not None and not lacking:
+        yours = "`optimizer` is the one that the peak was found with"
+        code += _optimizer(ctx.optimizer)
+        imports += ["import optax", *(["import jax"] if ctx.optimizer.of_matrices else [])]
+    after = f" that comes after {ctx.warmup} updates or more" if ctx.warmup else ""
+    said = how.format(optimizer=yours, total=ctx.total, after=after) + lacking
+    lines = "\n".join(sorted({*imports}, key=lambda line: ("math" not in line, line)))
+    return f"{head(ctx, said, 'optax')}\n{lines}\n{code}"
+
+
+def _optimizer(found: FoundOptimizer) -> str:
+    mask = {"mask": "matrices"} if found.of_matrices else {}
+    if found.decoupled:
+        decay = {"weight_decay": found.decay, **mask}
+        parts = [call("optax.adamw", "schedule", **_betas(found.settings), **decay)]
+    else:
+        parts = OPTIMIZERS[found.name](found.settings)
+        if found.decay:
+            parts.insert(0, call("optax.add_decayed_weights", str(found.decay), **mask))
+    made = parts[0] if len(parts) == 1 else call("optax.chain", *parts)
+    return f"{MATRICES if mask else ''}\n{found.note}optimizer = {made}\n"
+
+
+MATRICES = """
+
+def matrices(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)  # norms and biases do not decay
+
+"""
+
+
+def _betas(settings: Mapping[str, Any]) -> dict[str, Any]:
+    first, second = settings["betas"]
+    return {"b1": first, "b2": second, "eps": settings["eps"]}
+
+
+def _sgd(settings: Mapping[str, Any]) -> list[str]:
+    momentum = settings["momentum"] or False
+    return [call("optax.sgd", "schedule", momentum=momentum, nesterov=settings["nesterov"])]
+
+
+def _rmsprop(settings: Mapping[str, Any]) -> list[str]:
+    scale = "optax.scale_by_stddev" if settings["centered"] else "optax.scale_by_rms"
+    momentum = settings["momentum"]  # of optax.rmsprop it would keep the rates of earlier updates
+    return [
+        call(scale, decay=settings["alpha"], eps=settings["eps"], eps_in_sqrt="False"),
+        *([f"optax.trace({momentum})"] if momentum else []),
+        "optax.scale_by_learning_rate(schedule)",
+    ]
+
+
+def _adagrad(settings: Mapping[str, Any]) -> list[str]:
+    start = float(settings["initial_accumulator_value"])
+    # optax adds eps before it takes the root.
+    eps = settings["eps"] ** 2
+    return [call("optax.adagrad", "schedule", initial_accumulator_value=start, eps=eps)]
+
+
+# Name -> parts of the chain, of torch's settings; weight decay aside.
+OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "sgd": _sgd,
+    "nesterov": _sgd,
+    "adam": lambda settings: [call("optax.adam", "schedule", **_betas(settings))],
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+}
+LACKS = ("dampening", "lr_decay", "amsgrad")
 
 
 def native(ctx: ExportContext) -> Pieces | None:
@@ -127,13 +193,11 @@ NATIVE: dict[str, Callable[[ExportContext], Pieces | None]] = {
 
 
 def _plateau(ctx: ExportContext) -> str:
-    after = f" that comes after {ctx.warmup} updates or more" if ctx.warmup else ""
     flat = f"optax.constant_schedule({ctx.peak})"
     rates = _line(ctx.start, ctx.peak, ctx.warmup) if ctx.warmup else flat
     knobs = ctx.knobs
     return (
-        f"{head(ctx, HOW_PLATEAU.format(total=ctx.total, after=after), 'optax')}\n"
-        f"import optax\nimport optax.contrib\n\nschedule = {rates}\n"
+        f"\nschedule = {rates}\n"
         "plateau = optax.contrib.reduce_on_plateau(\n"
         f"    factor={knobs['factor']},\n"
         f"    patience={knobs['patience'] + 1},  # validations until the drop: torch's, and one\n"

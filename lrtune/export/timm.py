@@ -11,7 +11,6 @@ from lrtune.export.context import DECAY, ExportContext, head
 from lrtune.export.formula import ratio
 from lrtune.export.torch import torch_code
 from lrtune.schedule.family import Params
-from lrtune.schedule.schedule import Schedule
 
 HOW = """\
 scheduler = make_scheduler(optimizer)  # sets the learning rate
@@ -27,13 +26,9 @@ scheduler.step(epoch, loss)            # after every validation
 To go on later, save its state_dict() beside the optimizer's: timm's train.py does not."""
 
 
-def timm(schedule: Schedule, total: int) -> str:
-    """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`.
-
-    Raises:
-        InputError: `total` is not admissible.
-    """
-    ctx = ExportContext(schedule, total)
+def timm(ctx: ExportContext) -> str:
+    """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`."""
+    schedule, total = ctx.schedule, ctx.total
     how = HOW.format(total=total)
     if schedule.closed_loop:
         # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.

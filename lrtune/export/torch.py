@@ -3,31 +3,41 @@
 from textwrap import indent
 
 from lrtune.errors import InputError
-from lrtune.export.context import ExportContext
+from lrtune.export.context import ExportContext, FoundOptimizer, call
 from lrtune.export.formula import Code, defined, plain, rise
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Params
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD, WORST, Mode
-from lrtune.schedule.schedule import Schedule
+
+# Of lrtune.engine.OPTIMIZERS the classes of torch.optim.
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "nesterov": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+}
+# Settings that are 0 unless they are given.
+ZERO = ("momentum", "dampening", "lr_decay", "initial_accumulator_value")
 
 
-def torch(schedule: Schedule, total: int, mode: Mode = "min") -> str:
+def torch(ctx: ExportContext, mode: Mode = "min") -> str:
     """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
     An open loop stepped past the total keeps the rate of the last update, and says so once. All
     parameter groups get the same rate; `Schedule.torch` keeps the ratios between them.
 
     Args:
-        schedule: what to write out.
-        total: the number of updates of the whole run, on which its counts depend.
+        ctx: what to write out.
         mode: for a closed loop: whether the metric is best at its `min` or its `max`.
 
     Raises:
-        InputError: `total` or `mode` is not admissible.
+        InputError: `mode` is not admissible.
     """
     if mode not in WORST:
         raise InputError(f"mode={mode!r}: expected 'min' (a loss) or 'max' (an accuracy)")
-    ctx, row = ExportContext(schedule, total), FAMILIES[schedule.family]
+    schedule, total, row = ctx.schedule, ctx.total, FAMILIES[ctx.family]
     params = {"mode": mode, **ctx.params} if row.closed_loop else ctx.params
     rising = ctx.warmup > 0
     values = {
@@ -57,7 +67,17 @@ def torch(schedule: Schedule, total: int, mode: Mode = "min") -> str:
 
 def torch_code(ctx: ExportContext) -> str:
     """The source without its docstring, for targets that have their own."""
-    return torch(ctx.schedule, ctx.total).partition('\n"""\n')[2]
+    return torch(ctx).partition('\n"""\n')[2]
+
+
+def torch_optimizer(found: FoundOptimizer, parameters: str) -> str:
+    """The call that makes the optimizer of these parameters; the rate is the scheduler's."""
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.settings.items()
+        if value or name not in ZERO
+    }
+    return call(f"torch.optim.{OPTIMIZERS[found.name]}", parameters, **settings)
 
 
 def by_formula(ctx: ExportContext) -> bool:

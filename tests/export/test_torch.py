@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
 from lrtune.errors import InputError
 from lrtune.export import export
+from lrtune.export.context import ExportContext
 from lrtune.export.torch import torch as source_of
 from lrtune.schedule import FAMILIES, Schedule
 
@@ -69,7 +70,7 @@ def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
-    used = as_it_says(source_of(closed, TOTAL, mode), metrics)
+    used = as_it_says(source_of(ExportContext(closed, TOTAL), mode), metrics)
     controller = closed.controller(TOTAL, mode)
     for update, metric in metrics.items():
         controller.observe(update, metric)
@@ -84,7 +85,7 @@ def test_open_loop_gives_the_rates_in_the_loop_that_it_says(opened):
 def test_rates_that_seldom_change_are_written_as_their_changes():
     drops = [Schedule("constant", rate) for rate in (0.5, 0.05, 0.005)]
     knobs = {"schedules": drops, "milestones": [0.5, 0.8]}
-    source = source_of(Schedule("sequence", 0.5, 0.1, knobs=knobs), 1000)
+    source = export(Schedule("sequence", 0.5, 0.1, knobs=knobs), to="torch", total=1000)
     assert "ratios = {0: 1.0, 450: 0.1, 720: 0.01}  # from an update on" in source
 
 
@@ -101,13 +102,13 @@ def test_a_resumed_scheduler_goes_on(opened):
 def test_all_parameter_groups_get_the_same_rate():
     """As it says; Schedule.torch keeps their ratios."""
     namespace = {}
-    exec(source_of(Schedule("linear", 0.5), TOTAL), namespace)
+    exec(export(Schedule("linear", 0.5), to="torch", total=TOTAL), namespace)
     groups = [{"params": nn.Linear(1, 1).parameters(), "lr": lr} for lr in (1.0, 0.1)]
     assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
 
 
 def test_the_source_says_what_it_is():
-    source = source_of(Schedule("wsd", peak_lr=0.1), 100)
+    source = export(Schedule("wsd", peak_lr=0.1), to="torch", total=100)
     assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
     assert "For 100 updates of the optimizer; all parameter groups get the same rate:" in source
     assert Schedule("wsd", peak_lr=0.1).to_json() in source
@@ -118,7 +119,7 @@ def test_the_source_says_what_it_is():
     [
         (lambda s: export(s, to="torhc", total=10), "'torhc' is unknown: did you mean 'torch'"),
         (lambda s: export(s, to="torch", total=0), "total=0"),
-        (lambda s: source_of(s, 10, "low"), "mode='low'"),
+        (lambda s: source_of(ExportContext(s, 10), "low"), "mode='low'"),
     ],
 )
 def test_misuse_is_refused(call, message):
