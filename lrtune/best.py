@@ -12,7 +12,7 @@ from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer
 from lrtune.export.replay import replay
 from lrtune.results.plan import decided, recommended_row
-from lrtune.results.recommendation import described_training, short
+from lrtune.results.recommendation import short, training_comments
 from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
@@ -130,22 +130,9 @@ def found_optimizer(path: Path) -> FoundOptimizer | None:
 
 
 def found_with(path: Path) -> str:
-    """Comments on the training that a best.json was found with; none of a schedule alone.
-
-    A peak rate belongs to its optimizer: whoever copies the one needs to know the other.
-    """
+    """Comments on the training that a best.json was found with; none of a schedule alone."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    if "optimizer" not in kept:
-        return ""
-    task, found = kept["task"], kept["found"]
-    training = described_training(kept["optimizer"], task["batch_size"], kept["horizon"])
-    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
-    by = "Guessed" if found is None else f"Found by trial {found['trial']} of {kept['study']}"
-    lines = (
-        f"The peak rate holds for {training}{clipped}.",
-        f"{by}, on {task['name']}, model {task['model']}, by lrtune {kept['versions']['lrtune']}.",
-    )
-    return "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    return training_comments(kept, kept["found"]) if "optimizer" in kept else ""
 
 
 def horizon_of(path: Path) -> int:

@@ -98,7 +98,7 @@ def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: P
             f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, {updates}"
         )
         assert out.startswith(told_of) == (target not in TABLES)
-        assert (f"\n# Found by trial {found['trial']} of {best['study']}, on digits" in out) == (
+        assert (f"\n# Found by trial {found['trial']} of {best['study']}: digits" in out) == (
             target not in TABLES
         )
     _, out, _ = lrtune("export", run / "best.json", "--to", "csv", "--total", 50)
