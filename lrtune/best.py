@@ -117,16 +117,7 @@ def found_optimizer(path: Path) -> FoundOptimizer | None:
     Raises:
         InputError: the file does not say all of its settings.
     """
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    if "optimizer" not in kept:
-        return None
-    settings = dict(kept["optimizer"])
-    name = settings.pop("name")
-    if "weight_decay" not in settings:
-        raise InputError(
-            f"{path}: optimizer {name}: weight_decay is missing: search again with this lrtune"
-        )
-    return FoundOptimizer(name, settings, kept["task"]["groups"])
+    return FoundOptimizer.of(json.loads(path.read_text(encoding="utf-8")))
 
 
 def found_with(path: Path) -> str:
