@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
+from lrtune.export import FoundOptimizer
 from lrtune.export.replay import replay
 from lrtune.results.plan import decided, recommended_row
-from lrtune.results.recommendation import described_training, short
+from lrtune.results.recommendation import short, training_comments
 from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
@@ -95,21 +96,34 @@ def replayed(path: Path) -> Schedule:
     return replay(schedule, total, [*zip(row["step"].tolist(), row["loss"], strict=True)])
 
 
-def found_with(path: Path) -> str:
-    """Comments on the training that a best.json was found with; none of a schedule alone.
+def best_in(path: Path) -> Path:
+    """The best.json of a run's folder; a file as it is.
 
-    A peak rate belongs to its optimizer: whoever copies the one needs to know the other.
+    Raises:
+        InputError: the folder has none.
     """
+    if not path.is_dir():
+        return path
+    if not (path / "best.json").is_file():
+        raise InputError(
+            f"{path}: has no best.json: give the folder of a run that has a result, or a file"
+        )
+    return path / "best.json"
+
+
+def found_optimizer(path: Path) -> FoundOptimizer | None:
+    """The optimizer that a best.json was found with; None of a schedule alone.
+
+    Raises:
+        InputError: the file does not say all of its settings.
+    """
+    return FoundOptimizer.of(json.loads(path.read_text(encoding="utf-8")))
+
+
+def found_with(path: Path) -> str:
+    """Comments on the training that a best.json was found with; none of a schedule alone."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    if "optimizer" not in kept:
-        return ""
-    shown = described_training(kept["optimizer"], kept["task"]["batch_size"], kept["horizon"])
-    lines = (
-        f"The peak rate holds for {shown}.",
-        f"Found on {kept['task']['name']}, model {kept['task']['model']}, by lrtune "
-        f"{kept['versions']['lrtune']}.",
-    )
-    return "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    return training_comments(kept, kept["found"]) if "optimizer" in kept else ""
 
 
 def horizon_of(path: Path) -> int:

@@ -341,11 +341,14 @@ def dashboard(
     serve(opened, port, look)
 
 
-@app.command(
-    epilog=examples("lrtune export runs/digits-mlp-sgd-718/best.json --to keras --out lr.py")
-)
+@app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-718 --to keras --out lr.py"))
 def export(
-    best: Annotated[Path, typer.Argument(help="a best.json, or a schedule's own JSON")],
+    best: Annotated[
+        Path,
+        typer.Argument(
+            help="a run's folder, a best.json, or a schedule's own JSON", metavar="RUN|FILE"
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
@@ -360,15 +363,17 @@ def export(
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
     """Write a schedule for a training framework: source code that needs only that, or a table."""
-    from lrtune.best import found_with, horizon_of, replayed
+    from lrtune.best import best_in, found_optimizer, found_with, horizon_of, replayed
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
     from lrtune.schedule import load
 
+    best = best_in(best)
     if out is not None and out.exists() and out.samefile(best):
         raise InputError(f"out={str(out)!r}: is the schedule itself: give another file")
     schedule = replayed(best) if replay else load(best)
-    text = text_of(schedule, to=to, total=horizon_of(best) if total is None else total)
+    total = horizon_of(best) if total is None else total
+    text = text_of(schedule, to=to, total=total, optimizer=found_optimizer(best))
     if to not in TABLES:
         text = found_with(best) + text
     if out is None:

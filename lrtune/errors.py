@@ -8,6 +8,10 @@ class InputError(ValueError):
     """A mistake in what the user gave: one line that names it, its value and the way out."""
 
 
+class MissingPackage(InputError, ImportError):
+    """An optional package is not installed or is broken; ``except ImportError`` catches it too."""
+
+
 class ScheduleWarning(UserWarning):
     """A training loop steps a scheduler otherwise than it was made for; said once, never fatal."""
 

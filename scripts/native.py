@@ -10,8 +10,8 @@ import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lrtune.export import formula, huggingface, keras, optax, snippet, timm
-from lrtune.export.case import Case
+from lrtune.export import formula, huggingface, keras, optax, timm, torch
+from lrtune.export.context import ExportContext
 from lrtune.schedule import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +36,10 @@ def rewritten(text: str) -> str:
 def table() -> str:
     lines = [f"| family | {' | '.join(TARGETS)} |", "|---" * (1 + len(TARGETS)) + "|"]
     for family in FAMILIES:
-        cases = [Case(s, TOTAL) for s in SCHEDULES if s.family == family and not s.warmup]
-        cells = [cell(dict.fromkeys(way(case) for case in cases)) for way in TARGETS.values()]
+        contexts = [
+            ExportContext(s, TOTAL) for s in SCHEDULES if s.family == family and not s.warmup
+        ]
+        cells = [cell(dict.fromkeys(way(ctx) for ctx in contexts)) for way in TARGETS.values()]
         lines.append(f"| `{family}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -49,48 +51,48 @@ def cell(ways: Iterable[str]) -> str:
     return " else ".join(filter(None, [", ".join(own), ", ".join(rest)]))
 
 
-def by_torch(case: Case) -> str:
-    row = FAMILIES[case.family]
+def by_torch(ctx: ExportContext) -> str:
+    row = FAMILIES[ctx.family]
     if row.torch == "LRScheduler":
         return "a class"
-    if row.torch != "LambdaLR" and row.native(case.params):
+    if row.torch != "LambdaLR" and row.native(ctx.params):
         return f"`{row.torch}`"
-    return "formula" if snippet.by_formula(case) else "table"
+    return "formula" if torch.by_formula(ctx) else "table"
 
 
-def by_huggingface(case: Case) -> str:
-    found = huggingface.native(case)
+def by_huggingface(ctx: ExportContext) -> str:
+    found = huggingface.native(ctx)
     return f"`{found[0]}`" if found else "as torch"
 
 
-def by_timm(case: Case) -> str:
-    if case.schedule.closed_loop:
+def by_timm(ctx: ExportContext) -> str:
+    if ctx.schedule.closed_loop:
         return "as torch"
-    found = timm.native(case)
-    return f"`{found[0]}`" if found else by_formula(case)
+    found = timm.native(ctx)
+    return f"`{found[0]}`" if found else by_formula(ctx)
 
 
-def by_keras(case: Case) -> str:
-    if case.schedule.closed_loop:
-        return "`ReduceLROnPlateau`" if keras.native(case) else "a callback"
-    return by_formula(case)
+def by_keras(ctx: ExportContext) -> str:
+    if ctx.schedule.closed_loop:
+        return "`ReduceLROnPlateau`" if keras.native(ctx) else "a callback"
+    return by_formula(ctx)
 
 
-def by_optax(case: Case) -> str:
-    if case.schedule.closed_loop:
-        return "`reduce_on_plateau`" if case.family == "plateau" else "–"
-    found = optax.native(case)
+def by_optax(ctx: ExportContext) -> str:
+    if ctx.schedule.closed_loop:
+        return "`reduce_on_plateau`" if ctx.family == "plateau" else "–"
+    found = optax.native(ctx)
     if found is None:
-        return by_formula(case)
+        return by_formula(ctx)
     (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in found[0]]
     return "`join_schedules`" if more else f"`{name}`"
 
 
-def by_formula(case: Case) -> str:
-    return "table" if formula.by_table(case) else "formula"
+def by_formula(ctx: ExportContext) -> str:
+    return "table" if formula.by_table(ctx) else "formula"
 
 
-TARGETS: dict[str, Callable[[Case], str]] = {
+TARGETS: dict[str, Callable[[ExportContext], str]] = {
     "torch, Lightning": by_torch,
     "Hugging Face": by_huggingface,
     "timm": by_timm,

@@ -24,7 +24,8 @@ def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) 
     assert (code, err) == (0, "")
     assert re.search(r"\nUse (cosine|wsd): peak ", out) and "report.html" in out
     settings = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert settings["optimizer"] == {"name": "adamw", "weight_decay": 0.1}
+    adamw = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
+    assert settings["optimizer"] == {**adamw, "weight_decay": 0.1}
     assert settings["families"] == ["cosine", "wsd"]
     assert re.search(r"lrtune search .*study\.toml --trials 3", settings["command"])
     assert len((tmp_path / "run" / "journal.log").read_text().splitlines()) > 10
@@ -86,17 +87,45 @@ def test_export_prints_code_that_runs(lrtune, run: Path, tmp_path: Path) -> None
 def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: Path) -> None:
     from lrtune.export import EXPORTERS, TABLES
 
+    best = json.loads((run / "best.json").read_text())
+    found, updates = best["found"], f"{best['horizon']} updates.\n"
     _, told, _ = lrtune("export", "--help")
     for target in EXPORTERS:
         assert re.search(rf"\b{target}\b", told)
         code, out, err = lrtune("export", run / "best.json", "--to", target, "--total", 50)
         assert (code, err) == (0, "") and "50" in out
-        told_of = "# The peak rate holds for sgd, momentum 0.9, batch 32, "
+        told_of = (
+            f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, {updates}"
+        )
         assert out.startswith(told_of) == (target not in TABLES)
+        assert (f"\n# Found by trial {found['trial']} of {best['study']}: digits" in out) == (
+            target not in TABLES
+        )
     _, out, _ = lrtune("export", run / "best.json", "--to", "csv", "--total", 50)
     assert len(out.splitlines()) == 51
     code, _, err = lrtune("export", run / "best.json", "--to", "tensorflow")
     assert code == 2 and "export target 'tensorflow' is unknown: one of torch, lightning" in err
+
+
+def test_export_of_a_runs_folder_is_that_of_its_best_json(lrtune, run: Path, tmp_path) -> None:
+    wanted = lrtune("export", run / "best.json", "--to", "torch")
+    assert wanted[0] == 0 and "make_scheduler" in wanted[1]
+    assert lrtune("export", run, "--to", "pytorch") == wanted
+    code, _, err = lrtune("export", tmp_path)
+    assert code == 2 and f"{tmp_path}: has no best.json: give the folder of a run" in err
+
+
+def test_export_makes_the_optimizer_that_was_searched_with(lrtune, run: Path) -> None:
+    from torch import nn
+
+    code, out, _ = lrtune("export", run, "--to", "lightning")
+    names: dict = {}
+    exec(compile(out, "exported", "exec"), names)
+    model = nn.Linear(2, 2)
+    optimizer = names["configure_optimizers"](model)["optimizer"]
+    searched = json.loads((run / "run.json").read_text())["optimizer"]
+    assert code == 0 and searched.pop("name") == type(optimizer).__name__.lower() == "sgd"
+    assert searched.items() <= optimizer.defaults.items()
 
 
 def test_export_replays_the_rates_of_a_closed_loop(lrtune, run: Path, tmp_path: Path) -> None:

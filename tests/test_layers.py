@@ -4,29 +4,39 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lrtune"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LIBRARY = {"schedule", "model", "tasks", "engine", "search", "results", "export", "callbacks"}
+LIBRARY = {
+    *("schedule", "scheduler", "model", "tasks", "engine"),
+    *("search", "results", "export", "callbacks"),
+}
 
 # What a layer must not import: packages of ours, and others.
 FORBIDDEN = {
     "schedule": {*LIBRARY - {"schedule"}, "torch", "optuna", "pandas", "scipy", "plotly"},
     "model": {*LIBRARY - {"schedule", "model"}, "torch", "optuna", "pandas", "plotly"},
-    "tasks": {"schedule", "engine", "search", "results", "export", "callbacks", "optuna"},
-    "engine": {"schedule", "search", "results", "export", "callbacks", "optuna"},
+    "tasks": {
+        "schedule",
+        "scheduler",
+        "engine",
+        "search",
+        "results",
+        "export",
+        "callbacks",
+        "optuna",
+    },
+    "engine": {"schedule", "scheduler", "search", "results", "export", "callbacks", "optuna"},
     "search": {"results", "export", "callbacks"},
-    "results": {"tasks", "engine", "search", "callbacks", "torch", "optuna"},
-    "export": {"tasks", "engine", "search", "results", "callbacks", "optuna"},
+    "results": {"tasks", "engine", "search", "callbacks", "scheduler", "torch", "optuna"},
+    "export": {*LIBRARY - {"schedule", "export"}, "torch", "optuna"},
+    "scheduler": {*LIBRARY - {"schedule", "scheduler"}, "optuna"},
     "callbacks": {"tasks", "engine", "results"},
 }
-# The one look upwards, inside the one function that needs it: Schedule.torch.
-UPWARDS = {("schedule/schedule.py", "export")}
-# Two files of export are torch's; the rest must do without.
-TORCH_AT_TOP = {"export/torch.py", "export/watch.py"}
 
 
 def for_types_alone(node: ast.AST) -> bool:
@@ -65,10 +75,7 @@ def test_imports_point_one_way(path: Path) -> None:
     layer = name.split("/")[0]
     for module, at_top in imports(path):
         target = part(module)
-        if target in FORBIDDEN.get(layer, ()):
-            assert not at_top and (name, target) in UPWARDS, f"{name} imports {module}"
-        if layer in ("results", "export") and target == "torch":
-            assert not at_top or name in TORCH_AT_TOP, f"{name} imports torch when loaded"
+        assert target not in FORBIDDEN.get(layer, ()), f"{name} imports {module}"
         if layer == "model":
             ours = {"model", "schedule", "errors", *sys.stdlib_module_names}
             allowed = {"numpy", "scipy", "sklearn", "safetensors", *ours}
@@ -76,6 +83,48 @@ def test_imports_point_one_way(path: Path) -> None:
         if layer == "schedule" and at_top:
             allowed = {"numpy", "errors", "schedule", *sys.stdlib_module_names}
             assert target in allowed, f"{name} imports {module}"
+
+
+NO_CIRCLE = {"schedule", "scheduler", "export"}
+# A schedule may be made of schedules: two rows of the table need what holds the table.
+RECURSIVE = {"schedule/family.py", "schedule/compose.py"}
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere, for types alone too."""
+    name = path.relative_to(PACKAGE).as_posix()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [full if full in MODULES else node.module for full in names]
+        else:
+            continue
+        found |= {*names}
+    if name in RECURSIVE:
+        found.discard("lrtune.schedule.schedule")
+    return found & MODULES.keys()
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+
+
+MODULES = {dotted(path): path for path in FILES}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Neither two, nor several in a circle, wherever in them the import is written."""
+    rooms = {name: path for name, path in MODULES.items() if part(name) in NO_CIRCLE}
+    sorter = TopologicalSorter({name: ours(path) - {name} for name, path in rooms.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -2,22 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any
 
 import optuna
 import torch
 from torch import Tensor, nn
 
-from lrtune.callbacks.trial import drawn, told, unknown_metric
+from lrtune.callbacks.trial import drawn, framework, told, unknown_metric
 from lrtune.errors import InputError
 
-try:
-    # Not as a statement, for which mypy would read all of transformers.
-    TrainerCallback: Any = import_module("transformers").TrainerCallback
-    broadcast_object_list: Any = import_module("accelerate.utils").broadcast_object_list
-except ModuleNotFoundError as error:
-    raise InputError(f"{error.name} is not installed: pip install transformers[torch]") from None
+INSTALL = "transformers[torch]"
+TrainerCallback: Any = framework("transformers.trainer_callback", install=INSTALL).TrainerCallback
+broadcast_object_list: Any = framework("accelerate.utils", install=INSTALL).broadcast_object_list
 
 AVERAGED = "averaged"  # what the metrics of averaged weights are called in the place of ``eval``
 

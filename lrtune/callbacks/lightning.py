@@ -1,26 +1,17 @@
 """TrialCallback for Lightning, as ``lightning`` or as ``pytorch_lightning``."""
 
 import sys
-from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import optuna
 
-from lrtune.callbacks.trial import drawn, told, unknown_metric
+from lrtune.callbacks.trial import drawn, framework, told, unknown_metric
 from lrtune.errors import InputError
 
-
-def _module() -> Any:
-    """The one that is loaded: a Trainer of either takes callbacks of its own alone."""
-    names = ("lightning.pytorch", "pytorch_lightning")
-    for name in sorted(names, key=lambda name: name not in sys.modules):
-        with suppress(ModuleNotFoundError):
-            return import_module(name)
-    raise InputError("Lightning is not installed: pip install lightning")
-
-
-pl = _module()
+# The one that is loaded first: a Trainer of either takes callbacks of its own alone.
+NAMES = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
+pl = framework(*NAMES, install="lightning")
 Callback: Any = pl.Callback
 LRSchedulerConfig: Any = import_module(f"{pl.__name__}.utilities.types").LRSchedulerConfig
 

@@ -58,4 +58,4 @@ def _judged(setup: Setup, rows: Rows) -> list[tuple[Tensors, tuple[Metric, ...]]
     averaged = {**rows.average["weights"], **rows.average["buffers"]}
     if setup.task.ema is not None:
         return [(averaged, setup.measured)]
-    return [(current, setup.measured), (averaged, (setup.task.objective,))]
+    return [(current, setup.measured), (averaged, (setup.objective,))]

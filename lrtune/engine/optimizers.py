@@ -40,7 +40,7 @@ OPTIMIZERS: dict[str, Rule] = {
 
 
 def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
-    """The settings in full, for torch's constructor and for the record.
+    """Every setting, torch's own defaults too, for torch's constructor and for the record.
 
     Raises:
         InputError: unknown optimizer or setting, or a value that torch refuses.
@@ -64,7 +64,7 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
             raise InputError(
                 f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
             )
-    settings = {**rule.settings, **given}
+    settings = {**known, **rule.settings, **given}
     try:
         rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **rule.fast)
     except (ValueError, TypeError, RuntimeError) as error:

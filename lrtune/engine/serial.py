@@ -270,7 +270,7 @@ class SerialPool:
         if average is not None and self.task.ema is not None:
             judged = [(average.model, setup.measured)]
         elif average is not None:
-            judged.append((average.model, (self.task.objective,)))
+            judged.append((average.model, (setup.objective,)))
         tallies = [(model.eval(), Tally(metrics, Scorer())) for model, metrics in judged]
         with setup.own_generators():
             reseed(self._device, trial.seed, VALIDATION_NOISE, trial.update)

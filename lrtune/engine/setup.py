@@ -1,9 +1,11 @@
 """Setup: a task on its device, and what every Pool does alike with it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from lrtune.tasks.metrics import Metric
 from lrtune.tasks.tree import Tree
 
 LOOKS = 4  # at the weights, within the length of an average that nobody asked to be exact
+Function = TypeVar("Function", bound=Callable[[Any, Any], Any])
 Parts = list[tuple[Tensor | float, Tree]]  # weights, and the targets that they belong to
 
 
@@ -40,8 +43,11 @@ class Setup:
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.prepare = deepcopy(task.prepare).to(self.device).eval()
-        loss = task.loss
-        self.loss = deepcopy(loss).to(self.device) if isinstance(loss, nn.Module) else loss
+        self.loss = self._placed(task.loss)
+        self.metrics = tuple(
+            replace(m, function=self.loss if m.function is task.loss else self._placed(m.function))
+            for m in task.metrics
+        )
         self.val = feed(task.val, task, self.device, slots)  # first: it is read more often
         self.train = feed(task.train, task, self.device, slots)
         if self.device.type == "cpu" and not self.train.shared:
@@ -62,7 +68,7 @@ class Setup:
     def blocks(self) -> Blocks:
         """For the objective on the test split."""
         split = self.task.val if self.task.test is None else self.task.test
-        return Blocks(self.task.objective, split.samples)
+        return Blocks(self.objective, split.samples)
 
     @cached_property
     def newest(self) -> NDArray[np.float64] | None:
@@ -78,7 +84,18 @@ class Setup:
     def measured(self) -> tuple[Metric, ...]:
         """The loss, and the task's metrics."""
         loss = Metric("loss", self.loss, "minimize", over="batch")
-        return loss, *self.task.metrics
+        return loss, *self.metrics
+
+    @property
+    def objective(self) -> Metric:
+        """The task's, on the device."""
+        return self.metrics[0]
+
+    def _placed(self, function: Function) -> Function:
+        """A loss or a metric on the device: those that are modules may hold tensors."""
+        if isinstance(function, nn.Module):
+            return deepcopy(function).to(self.device)
+        return function
 
     def end_of_segment(self, update: int) -> int:
         """The next validation after this update.

@@ -3,12 +3,15 @@
 from importlib import import_module
 
 from lrtune.errors import InputError
+from lrtune.export.context import ExportContext, FoundOptimizer
 from lrtune.schedule.checks import unknown
 from lrtune.schedule.schedule import Schedule
 
-# target -> module:function, (schedule, total) -> text. None needs the framework to write for it.
+__all__ = ["ALIASES", "EXPORTERS", "RATES_ALONE", "TABLES", "FoundOptimizer", "export"]
+
+# target -> module:function, ExportContext -> text. None needs the framework to write for it.
 EXPORTERS: dict[str, str] = {
-    "torch": "lrtune.export.snippet:snippet",
+    "torch": "lrtune.export.torch:torch",
     "lightning": "lrtune.export.lightning:lightning",
     "huggingface": "lrtune.export.huggingface:huggingface",
     "timm": "lrtune.export.timm:timm",
@@ -17,13 +20,22 @@ EXPORTERS: dict[str, str] = {
     "csv": "lrtune.export.table:csv",
     "json": "lrtune.export.table:as_json",
 }
+ALIASES = {"pytorch": "torch"}  # other names that people type
 # Their schedules say what the rate is, and nothing of momentum.
 RATES_ALONE = ("keras", "optax")
 TABLES = ("csv", "json")  # no source code
 
 
-def export(schedule: Schedule, *, to: str, total: int) -> str:
+def export(
+    schedule: Schedule, *, to: str, total: int, optimizer: FoundOptimizer | None = None
+) -> str:
     """`schedule` for a run of `total` updates, as stand-alone source code or as a table.
+
+    Args:
+        schedule: what to write out.
+        to: a name in `EXPORTERS`, or another name of one.
+        total: the number of updates of the whole run, on which its counts depend.
+        optimizer: what its peak was found with; targets that make an optimizer make this one.
 
     Raises:
         InputError: `to` is not in `EXPORTERS` or cannot hold the family or its momentum cycle, or
@@ -35,6 +47,7 @@ def export(schedule: Schedule, *, to: str, total: int) -> str:
         >>> "CosineAnnealingLR(optimizer, T_max=100, eta_min=0.0)" in source
         True
     """
+    to = ALIASES.get(to, to)
     if to not in EXPORTERS:
         raise unknown("export target", to, EXPORTERS)
     if schedule.cycles_momentum and to in RATES_ALONE:
@@ -45,5 +58,6 @@ def export(schedule: Schedule, *, to: str, total: int) -> str:
             "max_momentum"
         )
     module, _, function = EXPORTERS[to].partition(":")
-    text: str = getattr(import_module(module), function)(schedule, total)
+    context = ExportContext(schedule, total, optimizer)
+    text: str = getattr(import_module(module), function)(context)
     return text

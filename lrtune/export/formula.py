@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from lrtune.export.case import Case
+from lrtune.export.context import ExportContext
 from lrtune.schedule.schedule import Schedule
 from lrtune.schedule.shapes import pchip
 
@@ -33,44 +33,44 @@ PLAIN = {  # what one number takes in their place
 }
 
 
-def ratio(case: Case, np: str) -> str:
+def ratio(ctx: ExportContext, np: str) -> str:
     """Source of the function `ratio` of t; `np` is what numpy is called there."""
-    return f"def ratio(t):\n{indent(_body(case), '    ')}\n".replace("np.", f"{np}.")
+    return f"def ratio(t):\n{indent(_body(ctx), '    ')}\n".replace("np.", f"{np}.")
 
 
-def plain(case: Case) -> Code | None:
+def plain(ctx: ExportContext) -> Code | None:
     """The formula for one number, in plain Python; None where it needs arrays."""
-    before, expression = FORMULAS.get(case.family, _table)(case)
+    before, expression = FORMULAS.get(ctx.family, _table)(ctx)
     *lines, last = [_plain(line) for line in (*before, expression)]
     return None if any("np." in line for line in (*lines, last)) else (lines, last)
 
 
-def by_table(case: Case) -> bool:
+def by_table(ctx: ExportContext) -> bool:
     """Whether there is no formula."""
-    return case.family not in FORMULAS
+    return ctx.family not in FORMULAS
 
 
-def rise(case: Case) -> str:
+def rise(ctx: ExportContext) -> str:
     """The ratio during the warmup."""
-    start = case.schedule.warmup_start
-    return f"{start} + {1 - start} * (t / {case.warmup})"
+    start = ctx.schedule.warmup_start
+    return f"{start} + {1 - start} * (t / {ctx.warmup})"
 
 
-def defined(case: Case, code: Code, s: str = MEANING["s"]) -> list[str]:
+def defined(ctx: ExportContext, code: Code, s: str = MEANING["s"]) -> list[str]:
     """The lines of the code, its expression last, after what the names in it mean."""
     lines = [*code[0], code[1]]
     for name, meaning in reversed((MEANING | {"s": s}).items()):
         if _uses(lines, name) and not any(line.startswith(f"{name} = ") for line in lines):
-            t = f"t - {case.warmup}" if case.warmup else "t"
-            lines.insert(0, f"{name} = {meaning.format(t=t, n=case.n, last=case.n - 1)}")
+            t = f"t - {ctx.warmup}" if ctx.warmup else "t"
+            lines.insert(0, f"{name} = {meaning.format(t=t, n=ctx.n, last=ctx.n - 1)}")
     return lines
 
 
-def _body(case: Case) -> str:
-    *lines, expression = defined(case, FORMULAS.get(case.family, _table)(case))
-    if case.warmup:
-        lines.append(f"rise = {rise(case)}")
-        expression = f"np.where(t < {case.warmup}, rise, {expression})"
+def _body(ctx: ExportContext) -> str:
+    *lines, expression = defined(ctx, FORMULAS.get(ctx.family, _table)(ctx))
+    if ctx.warmup:
+        lines.append(f"rise = {rise(ctx)}")
+        expression = f"np.where(t < {ctx.warmup}, rise, {expression})"
     return "\n".join([*lines, f"return {expression}"])
 
 
@@ -95,10 +95,10 @@ def _sine(left: str) -> str:
     return f"np.sin(math.pi / 2 * {left}) ** 2"
 
 
-def _restarts(case: Case) -> Code:
-    lengths = case.cycles
-    shape = _above(case.knobs["eta_min"], _sine("left"))
-    if case.params["T_mult"] == 1:
+def _restarts(ctx: ExportContext) -> Code:
+    lengths = ctx.cycles
+    shape = _above(ctx.knobs["eta_min"], _sine("left"))
+    if ctx.params["T_mult"] == 1:
         return [f"left = ({lengths[0]} - np.mod(s, {lengths[0]})) / {lengths[0]}"], shape
     ends = np.cumsum(lengths).tolist()
     return [
@@ -115,100 +115,100 @@ SCALE = {
 }
 
 
-def _cyclic(case: Case) -> Code:
-    k = case.params["step_size_up"]
-    scale = SCALE[case.knobs["mode"]].format(gamma=case.knobs["gamma"])
+def _cyclic(ctx: ExportContext) -> Code:
+    k = ctx.params["step_size_up"]
+    scale = SCALE[ctx.knobs["mode"]].format(gamma=ctx.knobs["gamma"])
     return [
         f"cycle = np.floor_divide(s, {2 * k})",
         f"height = ({k} - np.abs(s - {2 * k} * cycle - {k})) / {k}",
-    ], _above(case.knobs["base_lr"], f"height{scale}")
+    ], _above(ctx.knobs["base_lr"], f"height{scale}")
 
 
-def _one_cycle(case: Case) -> Code:
-    top = case.params["pct_start"] * case.n - 1
-    first = 1 / case.params["div_factor"]
-    last = first / case.params["final_div_factor"]
-    form = _sine if case.params["anneal_strategy"] == "cos" else str
+def _one_cycle(ctx: ExportContext) -> Code:
+    top = ctx.params["pct_start"] * ctx.n - 1
+    first = 1 / ctx.params["div_factor"]
+    last = first / ctx.params["final_div_factor"]
+    form = _sine if ctx.params["anneal_strategy"] == "cos" else str
     return [
         f"up = {_above(first, form(f'(s / {top or 1.0})'))}",
-        f"down = {_above(last, form(f'(({case.n - 1} - s) / {case.n - 1 - top})'))}",
+        f"down = {_above(last, form(f'(({ctx.n - 1} - s) / {ctx.n - 1 - top})'))}",
     ], f"np.where(s <= {int(np.floor(top))}, up, down)"
 
 
 DECAY = {"linear": "left", "cosine": _sine("left"), "sqrt": "left / (1 + np.sqrt(1 - left))"}
 
 
-def _wsd(case: Case) -> Code:
-    decay = case.params["decay_steps"]
-    shape = DECAY[case.params["decay_shape"]]
-    return [f"left = np.minimum({case.n} - s, {decay}) / {decay}"], _above(
-        case.knobs["end_factor"], shape
+def _wsd(ctx: ExportContext) -> Code:
+    decay = ctx.params["decay_steps"]
+    shape = DECAY[ctx.params["decay_shape"]]
+    return [f"left = np.minimum({ctx.n} - s, {decay}) / {decay}"], _above(
+        ctx.knobs["end_factor"], shape
     )
 
 
-def _spline(case: Case) -> Code:
-    cubics = pchip(np.log(case.knobs["ordinates"])).tolist()
+def _spline(ctx: ExportContext) -> Code:
+    cubics = pchip(np.log(ctx.knobs["ordinates"])).tolist()
     k = len(cubics)
     rows = "".join(f"    {row},\n" for row in cubics)
     return [
         f"cubics = [  # of the log ratio, piece by piece\n{rows}]",
-        f"piece = {k} * s // {case.n}",
-        f"v = ({k} * s - {case.n} * piece) / {case.n}",
+        f"piece = {k} * s // {ctx.n}",
+        f"v = ({k} * s - {ctx.n} * piece) / {ctx.n}",
         "c = np.array(cubics)[piece]",
     ], "np.exp(c[0] + v * (c[1] + v * (c[2] + v * c[3])))"
 
 
-def _sequence(case: Case) -> Code:
+def _sequence(ctx: ExportContext) -> Code:
     definitions, lines = [], []
-    starts = [0, *case.params["milestones"]]
-    for i, (start, part) in enumerate(zip(starts, case.params["schedules"], strict=True)):
+    starts = [0, *ctx.params["milestones"]]
+    for i, (start, part) in enumerate(zip(starts, ctx.params["schedules"], strict=True)):
         schedule = Schedule.from_dict(part["schedule"])
-        body = _body(Case(schedule, part["total"]))
+        body = _body(ExportContext(schedule, part["total"]))
         definitions.append(f"def part{i}(t):\n{indent(body, '    ')}\n")
-        weight = "" if schedule.peak_lr == case.peak else f"{schedule.peak_lr / case.peak} * "
+        weight = "" if schedule.peak_lr == ctx.peak else f"{schedule.peak_lr / ctx.peak} * "
         own = f"{weight}part{i}({f's - {start}' if i else 's'})"
         lines.append(f"rate = np.where(s < {start}, rate, {own})" if i else f"rate = {own}")
     definitions[0] = f"\n{definitions[0]}"
     return [*definitions, *lines], "rate"
 
 
-def _table(case: Case) -> Code:
-    ratios = (case.schedule.rates(case.total)[case.warmup :] / case.peak).tolist()
+def _table(ctx: ExportContext) -> Code:
+    ratios = (ctx.schedule.rates(ctx.total)[ctx.warmup :] / ctx.peak).tolist()
     return [f"table = np.array({ratios})"], "np.take(table, s)"
 
 
-FORMULAS: dict[str, Callable[[Case], Code]] = {
-    "constant": lambda case: ([], "1.0"),
-    "step": lambda case: (
+FORMULAS: dict[str, Callable[[ExportContext], Code]] = {
+    "constant": lambda ctx: ([], "1.0"),
+    "step": lambda ctx: (
         [],
-        "np.power({gamma}, np.floor_divide(s, {step_size}))".format(**case.params),
+        "np.power({gamma}, np.floor_divide(s, {step_size}))".format(**ctx.params),
     ),
-    "multistep": lambda case: (
+    "multistep": lambda ctx: (
         [],
-        "np.power({gamma}, np.sum(s >= np.array({milestones})))".format(**case.params),
+        "np.power({gamma}, np.sum(s >= np.array({milestones})))".format(**ctx.params),
     ),
-    "exponential": lambda case: ([], f"np.power({case.knobs['final_ratio']}, u)"),
-    "inverse_time": lambda case: ([], f"1 / (1 + {case.knobs['decay_rate']} * u)"),
-    "inverse_sqrt": lambda case: ([], f"1 / np.sqrt(1 + u / {case.knobs['timescale']})"),
-    "linear": lambda case: ([], _above(case.knobs["end_factor"], "left")),
-    "polynomial": lambda case: (
+    "exponential": lambda ctx: ([], f"np.power({ctx.knobs['final_ratio']}, u)"),
+    "inverse_time": lambda ctx: ([], f"1 / (1 + {ctx.knobs['decay_rate']} * u)"),
+    "inverse_sqrt": lambda ctx: ([], f"1 / np.sqrt(1 + u / {ctx.knobs['timescale']})"),
+    "linear": lambda ctx: ([], _above(ctx.knobs["end_factor"], "left")),
+    "polynomial": lambda ctx: (
         [],
-        _above(case.knobs["end_factor"], f"np.power(left, {case.knobs['power']})"),
+        _above(ctx.knobs["end_factor"], f"np.power(left, {ctx.knobs['power']})"),
     ),
-    "cosine": lambda case: (
+    "cosine": lambda ctx: (
         [],
-        _above(case.knobs["eta_min"], _sine("(({T_max} - s) / {T_max})".format(**case.params))),
+        _above(ctx.knobs["eta_min"], _sine("(({T_max} - s) / {T_max})".format(**ctx.params))),
     ),
     "cosine_restarts": _restarts,
     "cyclic": _cyclic,
     "one_cycle": _one_cycle,
     "wsd": _wsd,
-    "rex": lambda case: ([], f"left / (left + {case.knobs['beta']} * u)"),
-    "tanh": lambda case: (
+    "rex": lambda ctx: ([], f"left / (left + {ctx.knobs['beta']} * u)"),
+    "tanh": lambda ctx: (
         [],
         _above(
-            case.knobs["end_factor"],
-            "(1 / (1 + np.exp(2 * ({lb} * left + {ub} * u))))".format(**case.params),
+            ctx.knobs["end_factor"],
+            "(1 / (1 + np.exp(2 * ({lb} * left + {ub} * u))))".format(**ctx.params),
         ),
     ),
     "spline": _spline,

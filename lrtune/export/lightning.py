@@ -1,18 +1,19 @@
 """A schedule for Lightning: `configure_optimizers`, and a callback that checks it in the run."""
 
-from lrtune.export.case import Case, head
-from lrtune.export.snippet import torch_code
-from lrtune.schedule.schedule import Schedule
+from textwrap import indent
+
+from lrtune.export.context import ExportContext, FoundOptimizer, head
+from lrtune.export.torch import torch_code, torch_optimizer
 
 HOW = """\
-Give your LightningModule this configure_optimizers, with an optimizer of your choice, and
+Give your LightningModule this configure_optimizers, and
 Trainer(..., callbacks=[{callbacks}])
 For {total} updates of the optimizer: with accumulate_grad_batches=k one update is k batches."""
 
 CONFIGURE = '''
 
 def configure_optimizers(self):
-    optimizer = torch.optim.AdamW(self.parameters())
+{optimizer}
     scheduler = make_scheduler(optimizer)  # sets the learning rate
     return {{
         "optimizer": optimizer,
@@ -66,16 +67,21 @@ def lr_scheduler_step(self, scheduler, metric):
 """
 
 
-def lightning(schedule: Schedule, total: int) -> str:
-    """Source that defines `make_scheduler`, `configure_optimizers` and `CheckSchedule`.
+UNKNOWN = "optimizer = torch.optim.AdamW(self.parameters())  # or the one that you tuned it with"
+GROUPS = """\
+parameters = [p for p in self.parameters() if p.requires_grad]
+matrices = [p for p in parameters if p.dim() > 1]
+others = [p for p in parameters if p.dim() <= 1]  # norms and biases: without weight decay
+groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+"""
 
-    Raises:
-        InputError: `total` is not admissible.
-    """
-    case = Case(schedule, total)
+
+def lightning(ctx: ExportContext) -> str:
+    """Source that defines `make_scheduler`, `configure_optimizers` and `CheckSchedule`."""
+    schedule, total = ctx.schedule, ctx.total
     # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
-    monitored = not case.stepped
-    fed = schedule.closed_loop and case.stepped
+    monitored = not ctx.stepped
+    fed = schedule.closed_loop and ctx.stepped
     callbacks = "CheckSchedule(), FeedSchedule()" if fed else "CheckSchedule()"
     imports = (
         "import torch\nfrom lightning.pytorch import Callback\n"
@@ -83,11 +89,24 @@ def lightning(schedule: Schedule, total: int) -> str:
     )
     more = MONITORED if monitored else FED if fed else ""
     return (
-        head(case, HOW.format(total=total, callbacks=callbacks), "lightning")
+        head(ctx, HOW.format(total=total, callbacks=callbacks), "lightning")
         + "\n"
         + imports
-        + torch_code(case)
-        + CONFIGURE.format(more=more, total=total, interval="epoch" if monitored else "step")
+        + torch_code(ctx)
+        + CONFIGURE.format(
+            optimizer=indent(_optimizer(ctx.optimizer), "    "),
+            more=more,
+            total=total,
+            interval="epoch" if monitored else "step",
+        )
         + (FEED if fed else "")
-        + (PLAIN_STEP if case.family == "greedy" else "")
+        + (PLAIN_STEP if ctx.family == "greedy" else "")
     )
+
+
+def _optimizer(found: FoundOptimizer | None) -> str:
+    if found is None:
+        return UNKNOWN
+    groups = GROUPS if found.of_matrices else found.note
+    parameters = "groups" if found.of_matrices else "self.parameters()"
+    return f"{groups}optimizer = {torch_optimizer(found, parameters)}"

@@ -7,12 +7,10 @@ train.py can say the same of epochs, the docstring has them.
 from collections.abc import Callable
 from typing import Any
 
-from lrtune.export.case import DECAY, Case, head
+from lrtune.export.context import DECAY, ExportContext, head
 from lrtune.export.formula import ratio
-from lrtune.export.snippet import torch_code
-from lrtune.export.train_py import arguments
+from lrtune.export.torch import torch_code
 from lrtune.schedule.family import Params
-from lrtune.schedule.schedule import Schedule
 
 HOW = """\
 scheduler = make_scheduler(optimizer)  # sets the learning rate
@@ -28,55 +26,51 @@ scheduler.step(epoch, loss)            # after every validation
 To go on later, save its state_dict() beside the optimizer's: timm's train.py does not."""
 
 
-def timm(schedule: Schedule, total: int) -> str:
-    """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`.
-
-    Raises:
-        InputError: `total` is not admissible.
-    """
-    case = Case(schedule, total)
+def timm(ctx: ExportContext) -> str:
+    """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`."""
+    schedule, total = ctx.schedule, ctx.total
     how = HOW.format(total=total)
     if schedule.closed_loop:
         # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.
         on_update = (
-            UP_TO.format(done="update") if case.stepped else "pass  # validations alone count"
+            UP_TO.format(done="update") if ctx.stepped else "pass  # validations alone count"
         )
-        return head(case, how + HOW_FED, "timm") + _wrapped(case, on_update, ON_METRIC)
+        return head(ctx, how + HOW_FED, "timm") + _wrapped(ctx, on_update, ON_METRIC)
     if schedule.cycles_momentum:  # timm's own are of the rate alone
         on_update = UP_TO.format(done="last_epoch")
-        return head(case, how, "timm") + _wrapped(case, on_update, "pass  # updates alone count")
-    found = native(case)
+        return head(ctx, how, "timm") + _wrapped(ctx, on_update, "pass  # updates alone count")
+    found = native(ctx)
     if found is None:
-        code = ratio(case, "np")
+        code = ratio(ctx, "np")
         math = "import math\n\n" if "math." in code else ""
-        filled = OWN.format(math=math, ratio=code, peak=case.peak)
-        return head(case, how, "timm") + filled
+        filled = OWN.format(math=math, ratio=code, peak=ctx.peak)
+        return head(ctx, how, "timm") + filled
     name, kwargs = found
-    words = arguments(case)
+    words = timm_cli(ctx)
     if words:
         how += HOW_ARGUMENTS.format(total=total, arguments=_folded(words))
     lines = "".join(f"        {key}={value!r},\n" for key, value in kwargs.items())
-    return head(case, how, f"timm{SINCE.get(name, '')}") + NATIVE_CODE.format(
-        name=name, peak=case.peak, lines=lines.replace("'", '"')
+    return head(ctx, how, f"timm{SINCE.get(name, '')}") + NATIVE_CODE.format(
+        name=name, peak=ctx.peak, lines=lines.replace("'", '"')
     )
 
 
-def _wrapped(case: Case, on_update: str, on_epoch: str) -> str:
-    code = torch_code(case).strip().replace("make_scheduler", "torch_scheduler")
+def _wrapped(ctx: ExportContext, on_update: str, on_epoch: str) -> str:
+    code = torch_code(ctx).strip().replace("make_scheduler", "torch_scheduler")
     return WRAPPED.format(code=code, on_update=on_update, on_epoch=on_epoch)
 
 
-def native(case: Case) -> tuple[str, Params] | None:
+def native(ctx: ExportContext) -> tuple[str, Params] | None:
     """The class of timm.scheduler and its arguments, if the rates are equal."""
-    if case.family not in NATIVE:
+    if ctx.family not in NATIVE:
         return None
-    found = NATIVE[case.family](case)
+    found = NATIVE[ctx.family](ctx)
     if found is None:
         return None
     name, kwargs = found
-    if case.warmup:
-        kwargs |= {"warmup_t": case.warmup, "warmup_lr_init": case.start}
-        # timm's wsd has its warmup before it in any case.
+    if ctx.warmup:
+        kwargs |= {"warmup_t": ctx.warmup, "warmup_lr_init": ctx.start}
+        # timm's wsd has its warmup before it in any ctx.
         kwargs |= {} if name == "WSDLRScheduler" else {"warmup_prefix": True}
     return name, kwargs | {"t_in_epochs": False}
 
@@ -86,70 +80,70 @@ def _folded(words: str) -> str:
     return f"    {head}\n    --sched {tail}"
 
 
-def _poly(case: Case) -> tuple[str, Params]:
-    power = case.knobs.get("power", 1.0)
-    return "PolyLRScheduler", {"t_initial": case.n, "power": power, "lr_min": case.floor}
+def _poly(ctx: ExportContext) -> tuple[str, Params]:
+    power = ctx.knobs.get("power", 1.0)
+    return "PolyLRScheduler", {"t_initial": ctx.n, "power": power, "lr_min": ctx.floor}
 
 
-def _cosine(case: Case) -> tuple[str, Params] | None:
-    if case.params["T_max"] < case.n:
+def _cosine(ctx: ExportContext) -> tuple[str, Params] | None:
+    if ctx.params["T_max"] < ctx.n:
         return None  # timm holds the floor from there on, torch rises again
-    return "CosineLRScheduler", {"t_initial": case.params["T_max"], "lr_min": case.floor}
+    return "CosineLRScheduler", {"t_initial": ctx.params["T_max"], "lr_min": ctx.floor}
 
 
-def _restarts(case: Case) -> tuple[str, Params] | None:
-    lengths = case.cycles
-    if case.params["T_mult"] > 2:
+def _restarts(ctx: ExportContext) -> tuple[str, Params] | None:
+    lengths = ctx.cycles
+    if ctx.params["T_mult"] > 2:
         return None  # timm finds the cycle with a logarithm, which rounds: floor(log(243, 3)) is 4
     return "CosineLRScheduler", {
         "t_initial": lengths[0],
-        "lr_min": case.floor,
-        "cycle_mul": case.params["T_mult"],
+        "lr_min": ctx.floor,
+        "cycle_mul": ctx.params["T_mult"],
         "cycle_limit": len(lengths),
     }
 
 
-def _tanh(case: Case) -> tuple[str, Params] | None:
-    lb, ub = case.knobs["lb"], case.knobs["ub"]
+def _tanh(ctx: ExportContext) -> tuple[str, Params] | None:
+    lb, ub = ctx.knobs["lb"], ctx.knobs["ub"]
     if ub > 5 or lb >= ub:
         return None  # 1 - tanh(ub) has lost its digits there
-    return "TanhLRScheduler", {"t_initial": case.n, "lb": lb, "ub": ub, "lr_min": case.floor}
+    return "TanhLRScheduler", {"t_initial": ctx.n, "lb": lb, "ub": ub, "lr_min": ctx.floor}
 
 
-def _wsd(case: Case) -> tuple[str, Params]:
+def _wsd(ctx: ExportContext) -> tuple[str, Params]:
     return "WSDLRScheduler", {
-        "t_initial": case.n,
-        "decay_t": case.params["decay_steps"],
-        "lr_min": case.floor,
-        "decay_fn": DECAY[case.params["decay_shape"]],
+        "t_initial": ctx.n,
+        "decay_t": ctx.params["decay_steps"],
+        "lr_min": ctx.floor,
+        "decay_fn": DECAY[ctx.params["decay_shape"]],
     }
 
 
-NATIVE: dict[str, Callable[[Case], tuple[str, dict[str, Any]] | None]] = {
-    "constant": lambda case: ("StepLRScheduler", {"decay_t": 1, "decay_rate": 1.0}),
-    "step": lambda case: (
+NATIVE: dict[str, Callable[[ExportContext], tuple[str, dict[str, Any]] | None]] = {
+    "constant": lambda ctx: ("StepLRScheduler", {"decay_t": 1, "decay_rate": 1.0}),
+    "step": lambda ctx: (
         "StepLRScheduler",
-        {"decay_t": case.params["step_size"], "decay_rate": case.params["gamma"]},
+        {"decay_t": ctx.params["step_size"], "decay_rate": ctx.params["gamma"]},
     ),
-    "multistep": lambda case: (
+    "multistep": lambda ctx: (
         "MultiStepLRScheduler",
         # timm drops at the milestone less one.
         {
-            "decay_t": [m + 1 for m in case.params["milestones"]],
-            "decay_rate": case.params["gamma"],
+            "decay_t": [m + 1 for m in ctx.params["milestones"]],
+            "decay_rate": ctx.params["gamma"],
         },
     ),
-    "exponential": lambda case: (
+    "exponential": lambda ctx: (
         "StepLRScheduler",
-        {"decay_t": 1, "decay_rate": case.params["gamma"]},
+        {"decay_t": 1, "decay_rate": ctx.params["gamma"]},
     ),
-    "inverse_sqrt": lambda case: (
+    "inverse_sqrt": lambda ctx: (
         "WSDLRScheduler",
         {
-            "t_initial": case.n + 1,  # and the decay after the end
+            "t_initial": ctx.n + 1,  # and the decay after the end
             "decay_t": 1,
             "stable_fn": "rsqrt",
-            "stable_timescale": case.params["timescale"],
+            "stable_timescale": ctx.params["timescale"],
         },
     ),
     "linear": _poly,
@@ -161,6 +155,41 @@ NATIVE: dict[str, Callable[[Case], tuple[str, dict[str, Any]] | None]] = {
 }
 
 SINCE = {"WSDLRScheduler": ">=1.0.31"}
+
+
+def timm_cli(ctx: ExportContext) -> str:
+    """The options of timm's train.py, in epochs; empty where they cannot say it."""
+    words = SCHED[ctx.family](ctx) if ctx.family in SCHED else ""
+    if not words:
+        return ""
+    rise = f"--warmup-epochs {ctx.warmup}"
+    if ctx.warmup:
+        rise += f" --warmup-lr {ctx.start} --warmup-prefix"
+    return f"--lr {ctx.peak} --epochs {ctx.n} {rise} --sched {words}"
+
+
+def _sched_cosine(ctx: ExportContext) -> str:
+    return f"cosine --min-lr {ctx.floor}" if ctx.params["T_max"] == ctx.n else ""
+
+
+# The rest of the command line, from --sched on.
+SCHED: dict[str, Callable[[ExportContext], str]] = {
+    "constant": lambda ctx: "constant",
+    "step": lambda ctx: "step --decay-epochs {step_size} --decay-rate {gamma}".format(**ctx.params),
+    "multistep": lambda ctx: (
+        "multistep --decay-milestones "
+        f"{' '.join(str(m + 1) for m in ctx.params['milestones'])} "
+        f"--decay-rate {ctx.params['gamma']}"
+    ),
+    "exponential": lambda ctx: f"step --decay-epochs 1 --decay-rate {ctx.params['gamma']}",
+    "linear": lambda ctx: f"poly --decay-rate 1.0 --min-lr {ctx.floor}",
+    "polynomial": lambda ctx: f"poly --decay-rate {ctx.knobs['power']} --min-lr {ctx.floor}",
+    "cosine": _sched_cosine,
+    "wsd": lambda ctx: (
+        f"wsd --decay-epochs {ctx.params['decay_steps']} "
+        f"--lr-decay-fn {DECAY[ctx.params['decay_shape']]} --min-lr {ctx.floor}"
+    ),
+}
 
 NATIVE_CODE = """
 from timm.scheduler import {name}

@@ -1,243 +1,291 @@
-"""Torch schedulers with the rates of a Schedule: torch's own class wherever torch has the family.
+"""A schedule as stand-alone Python source that needs torch and nothing else."""
 
-What is saved is what was asked for and how far it has come; loading makes the scheduler anew and
-steps it there. So a resumed scheduler is the one that never stopped, whatever the torch version
-that saved it, and whether or not the optimizer's state was restored.
-
-From the total on the rate is held at that of the last update: torch's own classes would rise again
-(cosine), restart, fall below zero (a linear one_cycle) or raise in the middle of a run.
-"""
-
-import inspect
-import warnings
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
-
-from torch import Tensor
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
+from textwrap import indent
 
 from lrtune.errors import InputError
-from lrtune.export.plan import OnChangedTotal, Plan, Unit
-from lrtune.export.watch import Watch
+from lrtune.export.context import ExportContext, FoundOptimizer, call
+from lrtune.export.formula import Code, defined, plain, rise
 from lrtune.schedule.families import FAMILIES
-from lrtune.schedule.reactive import Mode
-from lrtune.schedule.schedule import Schedule
+from lrtune.schedule.family import Params
+from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD, WORST, Mode
 
-# Torch's arguments that are absolute rates and may differ between parameter groups.
-PER_GROUP = ("base_lr", "max_lr", "min_lr")
+# Of lrtune.engine.OPTIMIZERS the classes of torch.optim.
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "nesterov": "SGD",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "rmsprop": "RMSprop",
+    "adagrad": "Adagrad",
+}
+# Settings that are 0 unless they are given.
+ZERO = ("momentum", "dampening", "lr_decay", "initial_accumulator_value")
 
 
-def scheduler(
-    schedule: Schedule,
-    optimizer: Optimizer,
-    total: int,
-    *,
-    mode: Mode = "min",
-    unit: Unit = "update",
-    on_changed_total: OnChangedTotal = "raise",
-) -> LRScheduler:
-    """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
+def torch(ctx: ExportContext, mode: Mode = "min") -> str:
+    """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
-    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`.
-    A closed loop also takes `step(metric)` after every validation. The peak replaces the
-    optimizer's own lr; a parameter group with another lr than the optimizer's default keeps its
-    ratio to it, as `group["lr_ratio"]`.
-
-    A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
-    and an `lrtune.ScheduleWarning` says once what does not fit (`warnings.simplefilter("error",
-    lrtune.ScheduleWarning)` makes it an error). So does a run that ends long before the total.
+    An open loop stepped past the total keeps the rate of the last update, and says so once. All
+    parameter groups get the same rate; `Schedule.torch` keeps the ratios between them.
 
     Args:
-        schedule: what to follow.
-        optimizer: whose rates are set, now and at every step.
-        total: the number of updates of the whole run: of calls of `step()`.
+        ctx: what to write out.
         mode: for a closed loop: whether the metric is best at its `min` or its `max`.
-        unit: `epoch` if `step()` is called once an epoch; `total` then counts epochs.
-        on_changed_total: what `load_state_dict` does with a state saved for another total:
-            `raise` an InputError, or `retarget`: go on at the same update of the new rates.
 
     Raises:
-        InputError: an argument is not admissible.
-
-    Example:
-        >>> from torch import nn
-        >>> from torch.optim import SGD
-        >>> optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
-        >>> follow = scheduler(Schedule("linear", peak_lr=0.4), optimizer, total=4)
-        >>> for update in range(4):
-        ...     print(round(optimizer.param_groups[0]["lr"], 3))
-        ...     optimizer.step()
-        ...     follow.step()
-        0.4
-        0.3
-        0.2
-        0.1
+        InputError: `mode` is not admissible.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
-    if schedule.cycles_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
-        raise InputError(
-            f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
-            "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
-        )
-    watch = Watch(Plan(schedule, total, mode, unit, on_changed_total))
-    made = (_closed_loop if schedule.closed_loop else _open_loop)(watch, optimizer)
-    watch.follow(optimizer)
-    return made
+    if mode not in WORST:
+        raise InputError(f"mode={mode!r}: expected 'min' (a loss) or 'max' (an accuracy)")
+    schedule, total, row = ctx.schedule, ctx.total, FAMILIES[ctx.family]
+    params = {"mode": mode, **ctx.params} if row.closed_loop else ctx.params
+    rising = ctx.warmup > 0
+    values = {
+        "peak": ctx.peak,
+        "start": schedule.warmup_start,
+        "warmup": ctx.warmup,
+        "last": total - 1,
+        "total": total,
+        "beyond": total + 1,
+        "arguments": _arguments(params),
+    }
+    calls, json = CALLS[ctx.stepped, row.closed_loop], schedule.to_json()
+    head = HEAD.format(
+        family=row.name, doc=row.doc, source=row.source, total=total, calls=calls, json=json
+    )
+    if row.closed_loop:
+        own = {"worst": f"float('{WORST[mode]}')", "eps": EPS, "greedy_threshold": GREEDY_THRESHOLD}
+        return head + CLOSED[row.name][rising].format(**values, **own, **params)
+    if row.torch != "LambdaLR" and row.native(params):
+        held = "SequentialLR" if rising else row.torch
+        template = RISE_THEN_NATIVE if rising else NATIVE
+        return head + template.format(name=row.torch, held=held, **values)
+    ratio = indent(_ratio(ctx), "    ")
+    math = "import math\n" if "math." in ratio else ""
+    return head + LAMBDA.format(ratio=ratio, math=math, held="LambdaLR", **values)
 
 
-class _OpenLoop(LRScheduler):
-    """Before torch's class in the order of inheritance: guards its step, saves the plan."""
+def torch_code(ctx: ExportContext) -> str:
+    """The source without its docstring, for targets that have their own."""
+    return torch(ctx).partition('\n"""\n')[2]
 
-    def __init__(self, watch: Watch, optimizer: Optimizer, **arguments: Any) -> None:
-        self.watch = watch
-        super().__init__(optimizer, **arguments)
 
-    def step(self) -> None:  # type: ignore[override]
-        if self.last_epoch < 0:  # torch's own, in the constructor
+def torch_optimizer(found: FoundOptimizer, parameters: str) -> str:
+    """The call that makes the optimizer of these parameters; the rate is the scheduler's."""
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.settings.items()
+        if value or name not in ZERO
+    }
+    return call(f"torch.optim.{OPTIMIZERS[found.name]}", parameters, **settings)
+
+
+def by_formula(ctx: ExportContext) -> bool:
+    """Whether a family that torch has no class of is written as its formula."""
+    return ctx.family == "custom" or plain(ctx) is not None
+
+
+def _ratio(ctx: ExportContext) -> str:
+    """The body of `ratio(t)`: the family's formula, else the table."""
+    code = _custom(ctx) if ctx.family == "custom" else plain(ctx) or _table(ctx)
+    *lines, ratio = defined(ctx, code, s="min({t}, {last})")
+    if ctx.warmup:
+        lines.insert(0, f"if t < {ctx.warmup}:\n    return {rise(ctx)}")
+    return "\n".join([*lines, f"return {ratio}"])
+
+
+def _custom(ctx: ExportContext) -> Code:
+    module, name = ctx.params["function"].split(":")
+    return [f"from {module} import {name}\n"], f"{name}(s, {ctx.n}, **{ctx.params['knobs']})"
+
+
+def _table(ctx: ExportContext) -> Code:
+    """A look-up of `s`: from where the ratio changes on, if it seldom does."""
+    ratios = (ctx.schedule.rates(ctx.total)[ctx.warmup :] / ctx.peak).tolist()
+    changes = {s: ratio for s, ratio in enumerate(ratios) if not s or ratio != ratios[s - 1]}
+    if 2 * len(changes) > len(ratios):
+        return [f"ratios = {ratios}"], "ratios[s]"
+    return [f"ratios = {changes}  # from an update on"], "ratios[max(r for r in ratios if r <= s)]"
+
+
+def _arguments(params: Params) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in params.items())
+
+
+HEAD = '''\
+"""{family}: {doc} ({source}).
+
+For {total} updates of the optimizer; all parameter groups get the same rate:
+    scheduler = make_scheduler(optimizer)
+{calls}
+Written by lrtune from
+{json}
+"""
+'''
+
+ON_UPDATE = "    scheduler.step()  # after every update of the optimizer\n"
+ON_VALIDATION = "    scheduler.step(metric)  # after every validation"
+CALLS = {  # whether updates step it, whether the loop is closed
+    (True, False): ON_UPDATE,
+    (True, True): f"{ON_UPDATE}{ON_VALIDATION}\n",
+    (False, True): f"{ON_VALIDATION}, and only then\n",
+}
+
+HELD = '''
+
+class Held{held}({held}):
+    """Keeps the rate of update {last}, the last one, if it is stepped on past it."""
+
+    def step(self):
+        if self.last_epoch < {last}:
             super().step()
             return
-        self._advance()
-        self.watch.step(self.last_epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.watch.state(self.last_epoch)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        update = self.watch.resume(state_dict)
-        fresh = _open_loop(self.watch, self.optimizer)
-        with warnings.catch_warnings():
-            # torch expects an optimizer.step() before these; it was in the run that was saved.
-            warnings.simplefilter("ignore", UserWarning)
-            for _ in range(update):
-                fresh._advance()
-        self.__dict__.update(fresh.__dict__)
-
-    def _advance(self) -> None:
-        total = self.watch.plan.total
-        if self.last_epoch < total - 1:
-            super().step()
-        else:
-            self.last_epoch = total
+        self.last_epoch += 1
+        if self.last_epoch == {beyond}:  # once
+            warnings.warn(
+                "stepped more than {total} times: the rate stays; lrtune export --total N for more",
+                stacklevel=2,
+            )
 
 
-class _ClosedLoop(LRScheduler):
-    """Before torch's class in the order of inheritance: the rates of a Controller.
-
-    torch's ReduceLROnPlateau steps only on a metric, and its SequentialLR refuses it; here the
-    warmup moves with the updates. Attributes of the machine carry torch's names.
-    """
-
-    def __init__(self, watch: Watch, optimizer: Optimizer, **arguments: Any) -> None:
-        self.watch, self.plan = watch, watch.plan
-        self.controller = self.plan.schedule.controller(self.plan.total, self.plan.mode)
-        super().__init__(optimizer, **arguments)
-        self.last_epoch = 0
-        self._apply()
-
-    def step(self, metrics: float | Tensor | None = None) -> None:
-        if metrics is not None:
-            self.controller.observe(self.last_epoch, float(metrics))
-            self._apply()
-        elif self.last_epoch >= 0:  # else torch's own, in the constructor
-            self.last_epoch = min(self.last_epoch + 1, self.plan.total)
-            self._apply()
-            self.watch.step(self.last_epoch)
-
-    def get_last_lr(self) -> list[float | Tensor]:
-        return [float(group["lr"]) for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.watch.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.last_epoch = self.watch.resume(state_dict)
-        self.controller = self.plan.schedule.controller(self.plan.total, self.plan.mode)
-        for update, metric in state_dict["observed"]:
-            self.controller.observe(update, metric)
-        self._apply()
-
-    def _apply(self) -> None:
-        rate = float(self.controller.rates[min(self.last_epoch, self.plan.total - 1)])
-        for group in self.optimizer.param_groups:
-            _set_lr(group, rate * group["lr_ratio"])
-        self.__dict__.update(asdict(self.controller.state))
-
-
-def _before(mixin: type[Any], base: type[Any]) -> type[Any]:
-    return type(f"Lrtune{base.__name__}", (mixin, base), {})
-
-
-def _open_loop(watch: Watch, optimizer: Optimizer) -> _OpenLoop:
-    ratios = _take_groups(optimizer, watch.plan.schedule.peak_lr)
-    base, arguments = _native(watch.plan, optimizer, ratios) or _table(watch.plan)
-    made: _OpenLoop = _before(_OpenLoop, base)(watch, optimizer, **arguments)
-    return made
-
-
-def _closed_loop(watch: Watch, optimizer: Optimizer) -> _ClosedLoop:
-    plan = watch.plan
-    ratios = _take_groups(optimizer, plan.schedule.peak_lr)
-    base = getattr(lr_scheduler, FAMILIES[plan.schedule.family].torch)
-    params = _per_group(plan.schedule.resolve(plan.total), ratios) | {"mode": plan.mode}
-    taken = {k: v for k, v in params.items() if k in inspect.signature(base).parameters}
-    made: _ClosedLoop = _before(_ClosedLoop, base)(watch, optimizer, **taken)
-    return made
-
-
-def _native(
-    plan: Plan, optimizer: Optimizer, ratios: list[float]
-) -> tuple[type[LRScheduler], dict[str, Any]] | None:
-    """Torch's class and its arguments; None where it lacks the family or cannot take them."""
-    row = FAMILIES[plan.schedule.family]
-    params = plan.schedule.resolve(plan.total)
-    warmup = params.pop("warmup_steps")
-    del params["peak_lr"]
-    # eta_min is one absolute rate for all groups: it would bend the ratios between them.
-    one_floor = params.get("eta_min", 0) > 0 and set(ratios) != {1.0}
-    if row.torch == "LambdaLR" or not row.native(params) or one_floor:
-        return None
-    base = getattr(lr_scheduler, row.torch)
-    arguments = _per_group(params, ratios)
-    if not warmup:
-        return base, arguments
-    start = plan.schedule.warmup_start
-    rise = LinearLR(optimizer, start_factor=start, total_iters=warmup)
-    parts = [rise, base(optimizer, **arguments)]
-    return SequentialLR, {"schedulers": parts, "milestones": [warmup]}
-
-
-def _table(plan: Plan) -> tuple[type[LRScheduler], dict[str, Any]]:
-    ratios = (plan.schedule.rates(plan.total) / plan.schedule.peak_lr).tolist()
-    return LambdaLR, {"lr_lambda": lambda update: ratios[update]}
-
-
-def _per_group(params: dict[str, Any], ratios: list[float]) -> dict[str, Any]:
-    return {
-        name: [value * ratio for ratio in ratios] if name in PER_GROUP else value
-        for name, value in params.items()
-    }
-
-
-def _take_groups(optimizer: Optimizer, peak: float) -> list[float]:
-    """Set every group to its share of the peak; the shares."""
-    default = float(optimizer.defaults["lr"])
-    if default <= 0:
-        raise InputError(
-            f"optimizer: lr={default}: expected a number above 0, to which the lr of each "
-            "parameter group is a ratio (the schedule's peak_lr replaces it)"
-        )
+def make_scheduler(optimizer):
     for group in optimizer.param_groups:
-        # An earlier scheduler has moved lr and left what it was in initial_lr.
-        own = float(group.pop("initial_lr", group["lr"]))
-        _set_lr(group, peak * group.setdefault("lr_ratio", own / default))
-    return [group["lr_ratio"] for group in optimizer.param_groups]
+        group["lr"] = {peak}
+'''
+
+NATIVE = f"""
+import warnings
+
+from torch.optim.lr_scheduler import {{name}}
+{HELD}    return Held{{name}}(optimizer, {{arguments}})
+"""
+
+RISE_THEN_NATIVE = f"""
+import warnings
+
+from torch.optim.lr_scheduler import {{name}}, LinearLR, SequentialLR
+{HELD}    warmup = LinearLR(optimizer, start_factor={{start}}, total_iters={{warmup}})
+    body = {{name}}(optimizer, {{arguments}})
+    return HeldSequentialLR(optimizer, [warmup, body], milestones=[{{warmup}}])
+"""
+
+LAMBDA = f'''
+{{math}}import warnings
+
+from torch.optim.lr_scheduler import LambdaLR
 
 
-def _set_lr(group: dict[str, Any], rate: float) -> None:
-    if isinstance(group["lr"], Tensor):  # captured graphs hold the tensor itself
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
+def ratio(t):
+    """The rate of update t over the peak."""
+{{ratio}}
+{HELD}    return HeldLambdaLR(optimizer, ratio)
+'''
+
+PLATEAU = """
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+def make_scheduler(optimizer):
+    for group in optimizer.param_groups:
+        group["lr"] = {peak}
+    return ReduceLROnPlateau(optimizer, {arguments})
+"""
+
+RISE_THEN_PLATEAU = '''
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+
+class WarmupThenPlateau(ReduceLROnPlateau):
+    """Call step() after every update and step(metric) after every validation."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer, {arguments})
+        self.update = 0
+        self.rise()
+
+    def step(self, metrics=None):
+        if metrics is None:
+            self.update += 1
+            if self.update <= {warmup}:
+                self.rise()
+        elif self.update >= {warmup}:
+            super().step(metrics)
+
+    def rise(self):
+        for group in self.optimizer.param_groups:
+            group["lr"] = {peak} * ({start} + (1 - {start}) * self.update / {warmup})
+
+
+make_scheduler = WarmupThenPlateau
+'''
+
+# What greedy does after a validation; Keras' callback does the same.
+GREEDY_STEP = """\
+        if better:
+            self.best, self.good, self.bad = average, self.good + 1, 0
+        else:
+            self.good, self.bad = 0, self.bad + 1
+        if self.good > {patience}:
+            self.good = 0
+            self.change(max(self.rate, min(self.rate / {factor}, {max_lr})))
+        elif self.bad > {patience}:
+            self.bad = 0
+            self.change(min(self.rate, max(self.rate * {factor}, {min_lr})))
+
+    def change(self, rate):
+        if abs(rate - self.rate) > {eps}:
+            self.rate = rate
+"""
+
+GREEDY = (
+    '''
+
+class Greedy:
+    """Call step() after every update and step(metric) after every validation."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        self.update, self.rate, self.best = 0, {peak}, {worst}
+        self.good, self.bad, self.window = 0, 0, []
+        self.apply()
+
+    def step(self, metric=None):
+        if metric is None:
+            self.update += 1
+        elif self.update >= {warmup}:
+            self.validate(float(metric))
+        self.apply()
+
+    def validate(self, metric):
+        self.window = [*self.window, metric][-{smooth}:]
+        average = sum(self.window) / len(self.window)
+        if "{mode}" == "min":
+            better = average < self.best - {greedy_threshold}
+        else:
+            better = average > self.best + {greedy_threshold}
+'''
+    + GREEDY_STEP
+    + """
+    def apply(self):
+        rising = self.update < {warmup}
+        rise = {start} + (1 - {start}) * self.update / {warmup} if rising else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * rise
+
+    def get_last_lr(self):
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self):
+        return {{key: value for key, value in vars(self).items() if key != "optimizer"}}
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+        self.apply()
+
+
+make_scheduler = Greedy
+"""
+)
+
+# family -> without a warmup, with one
+CLOSED = {"plateau": (PLATEAU, RISE_THEN_PLATEAU), "greedy": (GREEDY, GREEDY)}

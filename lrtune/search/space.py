@@ -92,10 +92,16 @@ class Space:
     def schedule(self, params: Mapping[str, Any]) -> Schedule:
         """The schedule that these parameters (``family`` and its own; others are ignored) say.
 
-        They may be the ``params`` of an Optuna trial or the config of one of Ray Tune.
+        They may be the ``params`` of an Optuna trial or the config of one of Ray Tune. A parameter
+        without the family's prefix (a ``warmup`` of yours) is not of the schedule.
         """
         name = params[FAMILY]
-        own = {key.removeprefix(f"{name}."): value for key, value in params.items()}
+        prefix = f"{name}."
+        own = {
+            key.removeprefix(prefix): value
+            for key, value in params.items()
+            if key.startswith(prefix)
+        }
         optional = (knob for knob in FAMILIES[name].optional if knob.name in own)
         return Schedule(
             name,

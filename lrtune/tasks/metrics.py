@@ -124,8 +124,22 @@ METRICS: dict[str, tuple[Metric, ...]] = {
 }
 
 
+class OfLoss(tuple[Metric, ...]):
+    """Metrics that nobody chose: they follow the loss of a task, another one's too."""
+
+
+def metrics_of(loss: Callable[[Any, Any], Tensor], classes: int | None) -> OfLoss:
+    """What a task is judged by that names no metric: its own loss, and accuracy of classes."""
+    if loss is F.cross_entropy:
+        return OfLoss((CROSS_ENTROPY, ACCURACY))
+    own = Metric("loss", loss, "minimize", over="batch")
+    return OfLoss((own,) if classes is None else (own, ACCURACY))
+
+
 def are_metrics(value: object) -> bool:
-    """Whether these are the metrics that a task can hold."""
+    """Whether these are the metrics that a task can hold, those that follow its loss too."""
+    if isinstance(value, OfLoss):
+        return True
     if not (isinstance(value, tuple) and all(isinstance(m, Metric) for m in value)):
         return False
     return 0 < len(value) == len({m.name for m in value})

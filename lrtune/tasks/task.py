@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lrtune.errors import InputError
 from lrtune.tasks.augment import check_augment
 from lrtune.tasks.memory import LIMIT
-from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, Metric, are_metrics
+from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
 from lrtune.tasks.rehearsal import rehearse, short
 from lrtune.tasks.split import (
     Split,
@@ -49,7 +49,8 @@ class Task:
         test: what only a verdict looks at; None where there is none.
         model: makes one fresh model; weights come from torch's global generator.
         loss: ``loss(outputs, targets)`` -> mean over the batch, a scalar tensor.
-        metrics: computed on ``val`` at each validation; the first one is the objective.
+        metrics: computed on ``val`` at each validation; the first one is the objective. Where none
+            are given the objective is the loss, with accuracy beside it where there are classes.
         optimizer: a name of ``lrtune.engine.OPTIMIZERS``.
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
@@ -79,7 +80,7 @@ class Task:
     val: Any
     model: Callable[[], nn.Module]
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
-    metrics: tuple[Metric, ...] = (CROSS_ENTROPY, ACCURACY)
+    metrics: tuple[Metric, ...] = OfLoss()
     optimizer: str = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
     groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None
@@ -105,6 +106,8 @@ class Task:
         for name, fits, expected in FIELDS:
             if not fits(getattr(self, name)):
                 raise InputError(f"task: {name}={short(getattr(self, name))}: expected {expected}")
+        if isinstance(self.metrics, OfLoss):
+            object.__setattr__(self, "metrics", metrics_of(self.loss, self.classes))
         self._hold()
         for name, split in self.splits.items():
             check_split(f"{self.name}: {name}", split)

@@ -70,11 +70,12 @@ def test_the_report(hostile: Path, page_at, faults, width: int) -> None:
 
 def test_the_snippets_are_code(hostile: Path) -> None:
     import lrtune
-    from lrtune.export.snippet import snippet
+    from lrtune.export import export
 
     found = json.loads((hostile / "best.json").read_text())
     assert found["task"]["notes"] == list(NAMES.values())
-    compile(snippet(lrtune.load(hostile / "best.json"), found["horizon"]), "snippet", "exec")
+    source = export(lrtune.load(hostile / "best.json"), to="torch", total=found["horizon"])
+    compile(source, "snippet", "exec")
 
 
 def test_the_comparison(lrtune, digits: Path, tmp_path: Path, page_at, faults) -> None:

@@ -261,13 +261,46 @@ def test_two_optimizers_are_refused(tmp_path: Path) -> None:
 def test_a_missing_framework_is_named(
     callback: str, missing: tuple[str, ...], way_out: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in list(sys.modules):
-        if name.partition(".")[0] in missing or name == f"lrtune.callbacks.{callback}":
-            monkeypatch.delitem(sys.modules, name)
+    forget(monkeypatch, callback, missing)
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(lrtune.InputError, match=rf"is not installed: {way_out}"):
+    with pytest.raises(lrtune.InputError, match=rf"is not installed: {way_out}") as raised:
         __import__(f"lrtune.callbacks.{callback}")
+    assert isinstance(raised.value, ImportError)  # of an optional import of one's own
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import a_dependency", "ModuleNotFoundError: No module named 'a_dependency'"),
+        ("raise OSError('libcudart.so.12')", "OSError: libcudart.so.12"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("callback", "broken"), [("lightning", "lightning"), ("huggingface", "transformers")]
+)
+def test_a_broken_framework_is_not_called_missing(
+    callback: str,
+    broken: str,
+    source: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget(monkeypatch, callback, (broken, "pytorch_lightning"))
+    (tmp_path / broken).mkdir()
+    (tmp_path / broken / "__init__.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(lrtune.InputError, match=r"is installed but cannot be imported") as raised:
+        __import__(f"lrtune.callbacks.{callback}")
+    assert f"{broken}." in str(raised.value) and said in str(raised.value)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, callback: str, frameworks: tuple[str, ...]) -> None:
+    """Have them imported again."""
+    for name in list(sys.modules):
+        if name.partition(".")[0] in frameworks or name == f"lrtune.callbacks.{callback}":
+            monkeypatch.delitem(sys.modules, name)
 
 
 def test_two_processes_follow_one_trial_and_end_together(tmp_path: Path) -> None:

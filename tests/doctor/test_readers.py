@@ -215,11 +215,11 @@ def test_a_scheduler_without_its_optimizer_tells_its_last_rate(tmp_path: Path) -
 
 
 def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:
-    from lrtune.export.table import as_json
+    from lrtune.export import export
 
     path = tmp_path / "rates.json"
     schedule = Schedule("cosine", peak_lr=0.1, warmup=0.1)
-    path.write_text(as_json(schedule, 60))
+    path.write_text(export(schedule, to="json", total=60))
     (case,) = examine(path)
     np.testing.assert_array_equal(case.log.rates, schedule.rates(60))
 

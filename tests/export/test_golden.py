@@ -14,7 +14,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export, huggingface
-from lrtune.export.case import Case
+from lrtune.export.context import ExportContext
 from lrtune.schedule import Schedule
 from tests.export.conftest import SCHEDULES
 from tests.export.frameworks import (
@@ -58,7 +58,7 @@ def chosen(closed):
     for target in TARGETS:
         for schedule in SCHEDULES:
             own = target != "lightning" and (
-                target != "huggingface" or huggingface.native(Case(schedule, TOTAL))
+                target != "huggingface" or huggingface.native(ExportContext(schedule, TOTAL))
             )
             if schedule.closed_loop == closed and (own or default(schedule)):
                 yield pytest.param(

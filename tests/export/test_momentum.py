@@ -10,8 +10,8 @@ from torch.optim import SGD, Adagrad, AdamW
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export
-from lrtune.export.torch import scheduler
 from lrtune.schedule import Schedule
+from lrtune.scheduler import scheduler
 
 TOTAL = 40
 BOTH = {"base_momentum": 0.85, "max_momentum": 0.95}

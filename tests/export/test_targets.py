@@ -12,7 +12,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export
-from lrtune.export.case import Case
+from lrtune.export.context import ExportContext
 from lrtune.export.formula import FORMULAS, ratio
 from lrtune.schedule import FAMILIES, Schedule
 
@@ -49,7 +49,7 @@ def test_a_sequence_leaves_the_names_of_its_parts_to_them():
 @pytest.mark.parametrize("total", [40, 997])
 def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
     names = {"np": np, "math": __import__("math")}
-    exec(ratio(Case(opened, total), "np"), names)
+    exec(ratio(ExportContext(opened, total), "np"), names)
     used = [opened.peak_lr * float(names["ratio"](t)) for t in range(total + 3)]
     wanted = opened.rates(total)
     np.testing.assert_allclose(used[:total], wanted, rtol=1e-11, atol=1e-15 * opened.peak_lr)

@@ -1,218 +1,127 @@
-"""The torch schedulers in real training loops: the rates of the table, saved and resumed."""
+"""The source that is written stands alone, and gives the rates of the table."""
 
-import io
+import ast
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
-from torch.optim import SGD, AdamW, lr_scheduler
+from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
 from lrtune.errors import InputError
-from lrtune.export.torch import scheduler
+from lrtune.export import export
+from lrtune.export.context import ExportContext
+from lrtune.export.torch import torch as source_of
 from lrtune.schedule import FAMILIES, Schedule
 
 TOTAL = 40
 
 
-def optimizer_with(*lrs, make=SGD, lr=1.0):
-    """One parameter group for each lr; None has no lr of its own."""
-    groups = [
-        {"params": nn.Linear(2, 1).parameters()} | ({} if own is None else {"lr": own})
-        for own in lrs
-    ]
-    return make(groups, lr=lr)
+def run(source):
+    assert "import lrtune" not in source
+    assert "from lrtune" not in source
+    namespace = {}
+    exec(source, namespace)
+    return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
 
 
-def train(follow, start=0, stop=TOTAL, metrics=None):
-    """The rates used by updates start … stop-1: [updates, groups]."""
-    optimizer, used = follow.optimizer, []
-    for update in range(start, stop):
-        optimizer.zero_grad()
-        loss = sum((p**2).sum() for group in optimizer.param_groups for p in group["params"])
-        loss.backward()
-        used.append([float(group["lr"]) for group in optimizer.param_groups])
-        optimizer.step()
-        follow.step()
-        if update + 1 in (metrics or {}):
-            follow.step(metrics[update + 1])
-    return np.array(used)
-
-
-def closed_rates(schedule, metrics, total=TOTAL):
-    controller = schedule.controller(total)
-    for update, metric in metrics.items():
-        controller.observe(update, metric)
-    return controller.rates
-
-
-def stored(state):
-    """The state after a trip through a file that holds data only."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def assert_rates(used, rates, ratios=(1.0,)):
-    np.testing.assert_allclose(used, np.outer(rates, ratios), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("lrs", "ratios"),
-    [([0.5], [0.5]), ([None, 3.0, 0.5, 0.0], [1, 3, 0.5, 0])],
-)
-def test_open_loop_trains_at_the_tables_rates(opened, lrs, ratios):
-    follow = scheduler(opened, optimizer_with(*lrs), TOTAL)
-    assert_rates(train(follow), opened.rates(TOTAL), ratios)
-
-
-@pytest.mark.parametrize(("lrs", "ratios"), [([None], [1]), ([None, 3.0], [1, 3])])
-def test_closed_loop_trains_at_the_controllers_rates(closed, metrics, lrs, ratios):
-    follow = scheduler(closed, optimizer_with(*lrs), TOTAL)
-    rates = closed_rates(closed, metrics)
-    assert_rates(train(follow, metrics=metrics), rates, ratios)
-    assert follow.get_last_lr() == [rates[-1] * ratio for ratio in ratios]
-
-
-def test_it_is_torchs_own_class(opened):
-    row, follow = FAMILIES[opened.family], scheduler(opened, optimizer_with(None), TOTAL)
-    native = row.torch != "LambdaLR" and row.native(opened.resolve(TOTAL))
-    expected = getattr(lr_scheduler, row.torch) if native else LambdaLR
-    assert isinstance(follow, SequentialLR if native and opened.warmup else expected)
-
-
-def test_a_closed_loop_is_torchs_own_class(closed):
-    follow = scheduler(closed, optimizer_with(None), TOTAL)
-    assert isinstance(follow, getattr(lr_scheduler, FAMILIES[closed.family].torch))
-
-
-@pytest.mark.parametrize(
-    ("restored", "stop"),
-    [
-        ("optimizer first", 17),
-        ("scheduler first", 17),
-        ("scheduler only", 2),
-        ("scheduler only", TOTAL),
-    ],
-)
-def test_open_loop_resumes(opened, restored, stop):
-    first = scheduler(opened, optimizer_with(None, 2.0), TOTAL)
-    used = train(first, 0, stop)
-    saved, optimizer = stored(first.state_dict()), stored(first.optimizer.state_dict())
-
-    again = scheduler(opened, optimizer_with(None, 2.0), TOTAL)
-    steps = {
-        "optimizer first": [(again.optimizer, optimizer), (again, saved)],
-        "scheduler first": [(again, saved), (again.optimizer, optimizer)],
-        "scheduler only": [(again, saved)],
-    }[restored]
-    for part, state in steps:
-        part.load_state_dict(state)
-    assert again.get_last_lr() == pytest.approx(first.get_last_lr(), abs=1e-12)
-    rows = [*used, *train(again, stop)]
-    assert_rates(rows, opened.rates(TOTAL), (1, 2))
-
-
-@pytest.mark.parametrize("stop", [2, 17, TOTAL])
-def test_closed_loop_resumes(closed, metrics, stop):
-    first = scheduler(closed, optimizer_with(None, 2.0), TOTAL)
-    used = train(first, 0, stop, metrics)
-    again = scheduler(closed, optimizer_with(None, 2.0), TOTAL)
-    again.load_state_dict(stored(first.state_dict()))
-    rows = [*used, *train(again, stop, metrics=metrics)]
-    assert_rates(rows, closed_rates(closed, metrics), (1, 2))
-
-
-def test_retargets(opened):
-    first = scheduler(opened, optimizer_with(None), TOTAL)
-    train(first, 0, 17)
-    longer = scheduler(opened, optimizer_with(None), 60, on_changed_total="retarget")
-    longer.load_state_dict(stored(first.state_dict()))
-    assert_rates(train(longer, 17, 60), opened.rates(60)[17:])
-
-
-def test_a_closed_loop_retargets(closed, metrics):
-    first = scheduler(closed, optimizer_with(None), TOTAL)
-    train(first, 0, TOTAL, metrics)
-    longer = scheduler(closed, optimizer_with(None), 60, on_changed_total="retarget")
-    longer.load_state_dict(stored(first.state_dict()))
-    assert_rates(train(longer, TOTAL, 60), closed_rates(closed, metrics, 60)[TOTAL:])
-
-
-def test_a_scheduler_can_go_back():
-    follow = scheduler(Schedule("step", 0.5, 0.1), optimizer_with(None), TOTAL)
-    start = follow.state_dict()
-    train(follow)
-    follow.load_state_dict(start)
-    assert_rates(train(follow), Schedule("step", 0.5, 0.1).rates(TOTAL))
-
-
-def test_ratios_survive_a_second_schedule():
-    optimizer = optimizer_with(None, 3.0, lr=0.1)
-    train(scheduler(Schedule("one_cycle", 0.5), optimizer, TOTAL))
-    second = Schedule("cyclic", 0.2)
-    assert_rates(train(second.torch(optimizer, TOTAL)), second.rates(TOTAL), (1, 30))
-
-
-def test_lr_tensors_are_filled_in_place(opened):
-    lr = torch.tensor(1.0, dtype=torch.float64)
-    follow = scheduler(opened, optimizer_with(None, make=AdamW, lr=lr), TOTAL)
-    (group,) = follow.optimizer.param_groups
-    held = group["lr"]
-    assert_rates(train(follow), opened.rates(TOTAL))
-    assert group["lr"] is held
-
-
-LINEAR = Schedule("linear", peak_lr=0.5)
-
-
-def resume(saved, loading):
-    state = saved.state_dict()
-    loading.load_state_dict(state)
-
-
-def steps(follow, count):
-    for _ in range(count):
+def rates(follow, total=TOTAL):
+    used = []
+    for _ in range(total):
+        used.append(follow.optimizer.param_groups[0]["lr"])
         follow.optimizer.step()
         follow.step()
-    return follow
+    return used
 
 
-MISUSE = {
-    r"saved with total=40; this scheduler has total=50: make it with total=40, or .*'retarget'": (
-        lambda make: resume(make(), make(total=50))
-    ),
-    r"saved at update 9; this scheduler has total=5: make it with a larger": lambda make: resume(
-        steps(make(), 9), make(total=5, on_changed_total="retarget")
-    ),
-    r"saved with schedule=Schedule\(family='linear'.*; this scheduler has schedule=.*'rex'": (
-        lambda make: resume(make(), make(schedule=Schedule("rex", 0.5)))
-    ),
-    r"mode='min'; this scheduler has mode='max'": lambda make: resume(make(), make(mode="max")),
-    r"saved with unit='epoch'; this scheduler has unit='update': make it with the one that was": (
-        lambda make: resume(make(unit="epoch"), make())
-    ),
-    r"'schedule' is missing": lambda make: make().load_state_dict({"last_epoch": 3}),
-    r"unit 'step' is unknown: one of update, epoch": lambda make: make(unit="step"),
-    r"on_changed_total 'rase' is unknown: did you mean 'raise'": lambda make: make(
-        on_changed_total="rase"
-    ),
-    r"optimizer=None: expected a torch.optim.Optimizer": lambda make: make(optimizer=None),
-    r"optimizer: lr=0.0: expected a number above 0": lambda make: make(
-        optimizer=optimizer_with(None, lr=0.0)
-    ),
-    r"total=0: expected the number of updates": lambda make: make(total=0),
-    r"mode='low': expected 'min'": lambda make: make(schedule=Schedule("greedy", 0.1), mode="low"),
-}
+def as_it_says(source, metrics):
+    """The rates in a loop of the lines that the docstring has, at the times that they name."""
+    said = ast.get_docstring(ast.parse(source))
+    make, *calls = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    names = {"optimizer": SGD(nn.Linear(1, 1).parameters(), lr=1.0)}
+    exec(f"{source}\n{make}", names)
+    used = []
+    for update in range(1, TOTAL + 1):
+        used.append(names["optimizer"].param_groups[0]["lr"])
+        names["optimizer"].step()
+        names["metric"] = metrics.get(update)
+        for call in calls:
+            if "after every update" in call or update in metrics:
+                exec(call, names)
+    return used
 
 
-@pytest.mark.parametrize(("message", "call"), MISUSE.items(), ids=range(len(MISUSE)))
-def test_misuse_is_refused(message, call):
-    def make(schedule=LINEAR, total=TOTAL, **options):
-        optimizer = options.pop("optimizer", optimizer_with(None))
-        return scheduler(schedule, optimizer, total, **options)
+@pytest.mark.parametrize("total", [TOTAL, 97])
+def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
+    follow = run(export(opened, to="torch", total=total))
+    expected = np.pad(opened.rates(total), (0, 5), mode="edge")
+    used = rates(follow, total=total)
+    with pytest.warns(
+        UserWarning, match=f"stepped more than {total} times: the rate stays"
+    ) as said:
+        used += rates(follow, total=5)
+    assert [warning.filename for warning in said] == [__file__]
+    np.testing.assert_allclose(used, expected, rtol=0, atol=1e-12)
+    row = FAMILIES[opened.family]
+    native = row.torch != "LambdaLR" and row.native(opened.resolve(total))
+    body = getattr(lr_scheduler, row.torch) if native else LambdaLR
+    assert isinstance(follow, SequentialLR if native and opened.warmup else body)
 
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
+    used = as_it_says(source_of(ExportContext(closed, TOTAL), mode), metrics)
+    controller = closed.controller(TOTAL, mode)
+    for update, metric in metrics.items():
+        controller.observe(update, metric)
+    np.testing.assert_allclose(used, controller.rates, atol=1e-12)
+
+
+def test_open_loop_gives_the_rates_in_the_loop_that_it_says(opened):
+    used = as_it_says(export(opened, to="torch", total=TOTAL), {})
+    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
+
+
+def test_rates_that_seldom_change_are_written_as_their_changes():
+    drops = [Schedule("constant", rate) for rate in (0.5, 0.05, 0.005)]
+    knobs = {"schedules": drops, "milestones": [0.5, 0.8]}
+    source = export(Schedule("sequence", 0.5, 0.1, knobs=knobs), to="torch", total=1000)
+    assert "ratios = {0: 1.0, 450: 0.1, 720: 0.01}  # from an update on" in source
+
+
+def test_a_resumed_scheduler_goes_on(opened):
+    source = export(opened, to="torch", total=TOTAL)
+    first, again = run(source), run(source)
+    used = rates(first, total=17)
+    again.load_state_dict(first.state_dict())
+    again.optimizer.load_state_dict(first.optimizer.state_dict())
+    used += rates(again, total=TOTAL - 17)
+    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
+
+
+def test_all_parameter_groups_get_the_same_rate():
+    """As it says; Schedule.torch keeps their ratios."""
+    namespace = {}
+    exec(export(Schedule("linear", 0.5), to="torch", total=TOTAL), namespace)
+    groups = [{"params": nn.Linear(1, 1).parameters(), "lr": lr} for lr in (1.0, 0.1)]
+    assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
+
+
+def test_the_source_says_what_it_is():
+    source = export(Schedule("wsd", peak_lr=0.1), to="torch", total=100)
+    assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
+    assert "For 100 updates of the optimizer; all parameter groups get the same rate:" in source
+    assert Schedule("wsd", peak_lr=0.1).to_json() in source
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: export(s, to="torhc", total=10), "'torhc' is unknown: did you mean 'torch'"),
+        (lambda s: export(s, to="torch", total=0), "total=0"),
+        (lambda s: source_of(ExportContext(s, 10), "low"), "mode='low'"),
+    ],
+)
+def test_misuse_is_refused(call, message):
     with pytest.raises(InputError, match=message):
-        call(make)
+        call(Schedule("cosine", peak_lr=0.1))

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from lrtune.export import export
-from lrtune.export.case import Case
-from lrtune.export.train_py import arguments
+from lrtune.export.context import ExportContext
+from lrtune.export.timm import timm_cli
 from lrtune.schedule import Schedule
 from tests.export.conftest import SCHEDULES
 from tests.export.frameworks import TOTAL, WARNINGS, parameter, run
 
 pytestmark = WARNINGS
 
-EPOCHS = [s for s in SCHEDULES if not s.closed_loop and arguments(Case(s, TOTAL))]
+EPOCHS = [s for s in SCHEDULES if not s.closed_loop and timm_cli(ExportContext(s, TOTAL))]
 
 
 def test_train_py_has_the_families_that_timm_has():
@@ -36,7 +36,7 @@ def test_the_arguments_of_timms_train_py_give_the_rates_by_epoch(schedule):
     parser.add_argument("--warmup-prefix", action="store_true")
     parser.add_argument("--sched")
     parser.add_argument("--lr-decay-fn")
-    words = arguments(Case(schedule, TOTAL)).split()
+    words = timm_cli(ExportContext(schedule, TOTAL)).split()
     assert " ".join(words) in " ".join(export(schedule, to="timm", total=TOTAL).split())
     given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
     optimizer = torch.optim.SGD([parameter()], lr=given["lr"])

@@ -51,7 +51,7 @@ def test_the_lines_of_a_winner(many) -> None:
     assert "better than a tuned constant: yes (p < 0.001)" in answer.sure
     assert "3,600 updates" in answer.valid
     assert "1\u202fmin" in answer.cost and "(search " in answer.cost
-    assert answer.use_it == "lrtune export 'runs/my run'/best.json --to torch"
+    assert answer.use_it == "lrtune export 'runs/my run' --to torch"
     content = as_json(answer)
     assert content is not None and json.loads(json.dumps(content)) == content
     assert content["use"] == answer.use and content["warnings"] == list(answer.warnings)

@@ -86,6 +86,13 @@ def test_no_range_test_no_section(many):
     assert "range" not in Page(report.render(trials, {**run, "range_test": None})).ids
 
 
+def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
+    training = "# The peak rate holds for sgd, momentum 0.9, nesterov, weight decay 0.0005, batch "
+    study, task = many[1]["study"], many[1]["task"]
+    found = f"# Found in {study}: {task['name']}, model {task['model']}, by lrtune "
+    assert page.words.count(training) == page.words.count(found) == 2  # for lrtune, and plain torch
+
+
 def test_page_needs_no_network(page):
     tags = page.tags
     assert not any("src" in attrs or tag == "link" for tag, attrs in tags)

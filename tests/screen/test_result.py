@@ -51,7 +51,7 @@ def test_without_a_verdict_nobody_has_won(lrtune, copy: Path) -> None:
     assert gain.startswith("Gain    not measured; validation cross-entropy ")
     assert sure == "Sure    no: each trial ran once, on one seed"
     assert valid.startswith("Valid   sgd, ") and cost.startswith("Cost    ")
-    assert use_it == f"Use it  lrtune export {copy}/best.json --to torch"
+    assert use_it == f"Use it  lrtune export {copy} --to torch"
 
 
 def test_a_verdict_that_is_older_than_the_trials(lrtune, copy: Path) -> None:

@@ -51,6 +51,26 @@ def test_other_parameters_may_be_tuned_beside_the_schedule(sampler: str, first: 
         assert {trial.params["family"] for trial in trials[:4]} == {*FAMILIES}
 
 
+def test_parameters_of_the_same_name_without_the_prefix_are_the_users_own() -> None:
+    ours = {"family": "cosine", "cosine.peak_lr": 0.1, "cosine.warmup": 0.1}
+    ours |= {"cosine.T_max": 1.0, "cosine.eta_min": 0.0}
+    theirs = {"warmup": 0.5, "peak_lr": 9.0, "eta_min": 0.3, "wsd.warmup": 0.4}
+    assert SPACE.schedule({**ours, **theirs}) == SPACE.schedule(ours)
+    one_cycle = lrtune.Space(("one_cycle",), PEAKS)  # which has a rise of its own
+    params = {name: 0.1 for name in one_cycle.distributions("one_cycle")}
+    params |= {"family": "one_cycle", "one_cycle.anneal_strategy": "cos"}
+    params |= {"one_cycle.div_factor": 25.0, "one_cycle.final_div_factor": 1e3}
+    assert one_cycle.schedule({**params, "warmup": 0.5}).warmup == 0
+
+
+def test_parameters_whose_names_are_anagrams_are_drawn_apart() -> None:
+    study = optuna.create_study(sampler=SAMPLERS["SurrogateSampler"]())
+    for _ in range(3):
+        trial = study.ask()
+        drawn = {trial.suggest_float(name, 0.0, 1.0) for name in ("drop_in", "drop_ni", "nord_ip")}
+        assert len(drawn) == 3
+
+
 class Ray:
     """What Ray's Tuner asks of a search, without a cluster."""
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split, Task
-from lrtune.tasks.metrics import MSE
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, MSE
 
 digits = load_digits()
 X, Y = torch.from_numpy(digits.data).float(), torch.from_numpy(digits.target)
@@ -277,3 +277,26 @@ def test_check_model_leaves_the_generator_alone():
     before = torch.get_rng_state()
     replace(TASK, model=lambda: nn.Sequential(nn.Linear(64, 10), nn.Dropout())).check_model()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def focal(outputs, targets):
+    likely = torch.log_softmax(outputs, -1).gather(-1, targets[:, None])
+    return -((1 - likely.exp()) ** 2 * likely).mean()
+
+
+def test_what_the_search_improves_is_the_loss_that_was_given():
+    task = Task(**GIVEN, loss=focal)
+    assert [m.name for m in task.metrics] == ["loss", "accuracy"]
+    assert (task.objective.function, task.objective.direction) == (focal, "minimize")
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+    assert replace(task, loss=smoothed).objective.function is smoothed  # also of a changed task
+    numbers = {"train": Split(X[:300], X[:300, :1]), "val": Split(X[300:350], X[300:350, :1])}
+    numbers |= {"test": None, "classes": None, "model": lambda: nn.Linear(64, 1)}
+    task = Task(**GIVEN | numbers, loss=nn.functional.l1_loss)
+    assert [m.function for m in task.metrics] == [nn.functional.l1_loss]
+    assert task.objective.function(torch.zeros(2, 1), torch.ones(2, 1)) == 1
+
+
+def test_metrics_that_were_given_come_before_the_loss():
+    assert Task(**GIVEN, loss=focal, metrics=(ACCURACY,)).metrics == (ACCURACY,)
+    assert Task(**GIVEN).metrics == (CROSS_ENTROPY, ACCURACY)

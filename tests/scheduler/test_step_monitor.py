@@ -11,8 +11,8 @@ from torch.amp import GradScaler
 from torch.optim import SGD
 
 import lrtune
-from lrtune.export.torch import scheduler
 from lrtune.schedule import Schedule
+from lrtune.scheduler import scheduler
 
 COSINE = Schedule("cosine", peak_lr=0.5, warmup=0.1)
 
@@ -141,7 +141,7 @@ def test_an_update_by_a_subclass_is_one_update():
     follow = scheduler(COSINE, optimizer, 400)
     optimizer.register_step_post_hook(lambda *_: hooks.append(1))
     assert train(follow, 100) == []
-    assert (len(hooks), follow.watch.updates) == (200, 100)
+    assert (len(hooks), follow.monitor.updates) == (200, 100)
 
 
 @pytest.mark.gpu

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
-from lrtune.export.torch import scheduler
 from lrtune.schedule import Schedule
+from lrtune.scheduler import scheduler
 
 TOTAL, BATCH = 24, 4
 
@@ -125,5 +125,5 @@ def test_nothing_is_compiled_anew_at_every_update():
             warnings.simplefilter("ignore")  # torch's compiler has its own to say
             step()
         follow.step()
-    assert follow.watch.updates == TOTAL
+    assert follow.monitor.updates == TOTAL
     assert len(graphs) <= 2

@@ -8,9 +8,8 @@ import pytest
 from torch import nn
 from torch.optim import SGD
 
-from lrtune.export import watch
-from lrtune.export.torch import scheduler
 from lrtune.schedule import Schedule
+from lrtune.scheduler import scheduler, step_monitor
 
 COSINE = Schedule("cosine", peak_lr=0.5, warmup=0.1)
 
@@ -28,12 +27,12 @@ def train(follow, updates, step=True):
 
 def ended(monkeypatch, *schedulers):
     """What is said at the end of a process that trained with these schedulers."""
-    monkeypatch.setattr(watch, "_trained", [follow.watch for follow in schedulers])
+    monkeypatch.setattr(step_monitor, "_trained", [follow.monitor for follow in schedulers])
     monkeypatch.delattr(sys, "last_value", raising=False)
     monkeypatch.delattr(sys, "ps1", raising=False)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        watch._at_exit()
+        step_monitor._at_exit()
     return [str(w.message) for w in said]
 
 
@@ -70,11 +69,11 @@ NEVER_ENDED = {
 @pytest.mark.parametrize("case", NEVER_ENDED)
 def test_a_run_that_never_came_to_its_end_is_told_when_it_is_over(case, monkeypatch):
     make, sentence = NEVER_ENDED[case]
-    monkeypatch.setattr(watch, "_trained", [])
+    monkeypatch.setattr(step_monitor, "_trained", [])
     follow = make()
     if not follow.last_epoch:
         train(follow, 70, step=False)
-    assert watch._trained == [follow.watch]
+    assert step_monitor._trained == [follow.monitor]
     assert ended(monkeypatch, follow) == [sentence]
     assert ended(monkeypatch, follow) == []
 
@@ -103,11 +102,11 @@ def test_nothing_is_said_of_an_end_that_may_be_meant(case, monkeypatch):
 @pytest.mark.parametrize("name", ["last_value", "ps1"])
 def test_nothing_is_said_after_an_exception_or_at_a_prompt(name, monkeypatch):
     follow = after(700)
-    monkeypatch.setattr(watch, "_trained", [follow.watch])
+    monkeypatch.setattr(step_monitor, "_trained", [follow.monitor])
     monkeypatch.setattr(sys, name, "x", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        watch._at_exit()
+        step_monitor._at_exit()
 
 
 SCRIPT = """

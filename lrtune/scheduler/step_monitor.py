@@ -1,4 +1,4 @@
-"""Watch: whether a training loop steps a scheduler as it was made for.
+"""StepMonitor: whether a training loop steps a scheduler as it was made for.
 
 It never stops a run: each thing that does not fit is said once, as a ScheduleWarning, by the first
 process of a distributed run. What it goes by are two counts: calls of `step()` and, by torch's
@@ -18,7 +18,7 @@ from torch import cuda, distributed
 from torch.optim import Optimizer
 
 from lrtune.errors import ScheduleWarning
-from lrtune.export.plan import Plan, Unit
+from lrtune.scheduler.spec import SchedulerSpec, Unit
 
 Pace: TypeAlias = Literal["never", "slow", "even", "fast"]
 
@@ -46,11 +46,11 @@ WAY_OUT: dict[tuple[Unit, Pace], str] = {
 }
 
 
-class Watch:
+class StepMonitor:
     """The counts of one scheduler in this process."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, spec: SchedulerSpec) -> None:
+        self.spec = spec
         self.update = 0  # how far the schedule has come
         self.saved = -1  # how far it had come when its state was last asked for
         self.steps = self.updates = 0
@@ -61,7 +61,7 @@ class Watch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The optimizer beside a copy is a copy without hooks: nothing would be counted any more.
-        return Watch, (self.plan,)
+        return StepMonitor, (self.spec,)
 
     def follow(self, optimizer: Optimizer) -> None:
         """Count the optimizer's updates."""
@@ -70,13 +70,13 @@ class Watch:
             optimizer.register_step_post_hook(self._count)
 
     def state(self, update: int) -> dict[str, Any]:
-        """The plan's state to save; the run can go on from `update` now."""
+        """The spec's state to save; the run can go on from `update` now."""
         self.saved = update
-        return self.plan.state(update)
+        return self.spec.state(update)
 
     def resume(self, state: Mapping[str, Any]) -> int:
-        """The update that a saved state of the plan has come to."""
-        self.update = self.plan.resume(state)
+        """The update that a saved state of the spec has come to."""
+        self.update = self.spec.resume(state)
         return self.update
 
     def step(self, update: int) -> None:
@@ -87,14 +87,14 @@ class Watch:
         if not self.steps:
             self.before = self.updates
         self.steps += 1
-        plan = self.plan
-        made = f"made for total={plan.total:,} {plan.unit}s, but step() is called"
-        way = WAY_OUT[plan.unit, self.pace]
+        spec = self.spec
+        made = f"made for total={spec.total:,} {spec.unit}s, but step() is called"
+        way = WAY_OUT[spec.unit, self.pace]
         if past:
             stays = "the rate stays at its last value"
             self._say("past", f"{made} more often{self._beside('')}: {stays}; {way}")
         elif "pace" not in self.said and self._judged:
-            if self.pace not in RIGHT[plan.unit]:
+            if self.pace not in RIGHT[spec.unit]:
                 self._say("pace", f"{made} {self._rhythm}: {way}")
             self.said.add("pace")  # judged once
 
@@ -105,19 +105,19 @@ class Watch:
         the same, where a state was saved at the very update at which the run ended, from which it
         can go on, and after a few updates, which were a trial of the code.
         """
-        plan = self.plan
-        done = self.update >= NEARLY * plan.total or self.saved == self.update
-        if done or plan.schedule.closed_loop or max(self.steps, self.updates) < EARLY:
+        spec = self.spec
+        done = self.update >= NEARLY * spec.total or self.saved == self.update
+        if done or spec.schedule.closed_loop or max(self.steps, self.updates) < EARLY:
             return
-        rates = plan.schedule.rates(plan.total)
+        rates = spec.schedule.rates(spec.total)
         rate, last = rates[self.update], rates[-1]
         if rate != last:
             self._say(
                 "end",
-                f"the run ended at {plan.unit} {self.update:,} of total={plan.total:,}"
+                f"the run ended at {spec.unit} {self.update:,} of total={spec.total:,}"
                 f"{self._beside('step() was called ')}, at a rate of {rate:.3g}; the schedule ends "
                 f"at {last:.3g}. Unless it was stopped on purpose (early stopping, an error), "
-                f"{WAY_OUT[plan.unit, self.pace]}",
+                f"{WAY_OUT[spec.unit, self.pace]}",
             )
 
     @property
@@ -125,7 +125,7 @@ class Watch:
         """Steps beside updates; where those are not counted, as it should be."""
         steps, updates = self._counts
         if not updates:
-            return RIGHT[self.plan.unit][0]
+            return RIGHT[self.spec.unit][0]
         if not self.steps:
             return "never"
         ratio = steps / updates
@@ -186,7 +186,7 @@ def _first_process() -> bool:
     return not running or distributed.get_rank() == 0
 
 
-_trained: list[Watch] = []
+_trained: list[StepMonitor] = []
 
 
 @atexit.register

@@ -1,4 +1,4 @@
-"""Plan: what a scheduler was asked for, and whether a saved state belongs to it."""
+"""SchedulerSpec: what a scheduler was asked for, and whether a saved state belongs to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Unit: TypeAlias = Literal["update", "epoch"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SchedulerSpec:
     """What a scheduler was asked for."""
 
     schedule: Schedule
@@ -34,7 +34,7 @@ class Plan:
         return {"schedule": self.schedule.to_dict(), **asked, "update": update}
 
     def resume(self, state: Mapping[str, Any]) -> int:
-        """The update that a saved state has come to; InputError if it is not this plan's."""
+        """The update that a saved state has come to; InputError if it is not this spec's."""
         missing = [name for name in self.state(0) if name not in state]
         if missing:
             raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")

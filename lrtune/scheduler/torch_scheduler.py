@@ -1,0 +1,243 @@
+"""Torch schedulers with the rates of a Schedule: torch's own class wherever torch has the family.
+
+What is saved is what was asked for and how far it has come; loading makes the scheduler anew and
+steps it there. So a resumed scheduler is the one that never stopped, whatever the torch version
+that saved it, and whether or not the optimizer's state was restored.
+
+From the total on the rate is held at that of the last update: torch's own classes would rise again
+(cosine), restart, fall below zero (a linear one_cycle) or raise in the middle of a run.
+"""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
+
+from lrtune.errors import InputError
+from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.reactive import Mode
+from lrtune.schedule.schedule import Schedule
+from lrtune.scheduler.spec import OnChangedTotal, SchedulerSpec, Unit
+from lrtune.scheduler.step_monitor import StepMonitor
+
+# Torch's arguments that are absolute rates and may differ between parameter groups.
+PER_GROUP = ("base_lr", "max_lr", "min_lr")
+
+
+def scheduler(
+    schedule: Schedule,
+    optimizer: Optimizer,
+    total: int,
+    *,
+    mode: Mode = "min",
+    unit: Unit = "update",
+    on_changed_total: OnChangedTotal = "raise",
+) -> LRScheduler:
+    """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
+
+    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`.
+    A closed loop also takes `step(metric)` after every validation. The peak replaces the
+    optimizer's own lr; a parameter group with another lr than the optimizer's default keeps its
+    ratio to it, as `group["lr_ratio"]`.
+
+    A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
+    and an `lrtune.ScheduleWarning` says once what does not fit (`warnings.simplefilter("error",
+    lrtune.ScheduleWarning)` makes it an error). So does a run that ends long before the total.
+
+    Args:
+        schedule: what to follow.
+        optimizer: whose rates are set, now and at every step.
+        total: the number of updates of the whole run: of calls of `step()`.
+        mode: for a closed loop: whether the metric is best at its `min` or its `max`.
+        unit: `epoch` if `step()` is called once an epoch; `total` then counts epochs.
+        on_changed_total: what `load_state_dict` does with a state saved for another total:
+            `raise` an InputError, or `retarget`: go on at the same update of the new rates.
+
+    Raises:
+        InputError: an argument is not admissible.
+
+    Example:
+        >>> from torch import nn
+        >>> from torch.optim import SGD
+        >>> optimizer = SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        >>> follow = scheduler(Schedule("linear", peak_lr=0.4), optimizer, total=4)
+        >>> for update in range(4):
+        ...     print(round(optimizer.param_groups[0]["lr"], 3))
+        ...     optimizer.step()
+        ...     follow.step()
+        0.4
+        0.3
+        0.2
+        0.1
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
+    if schedule.cycles_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
+            "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
+        )
+    monitor = StepMonitor(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
+    made = (_closed_loop if schedule.closed_loop else _open_loop)(monitor, optimizer)
+    monitor.follow(optimizer)
+    return made
+
+
+class _OpenLoop(LRScheduler):
+    """Before torch's class in the order of inheritance: guards its step, saves the spec."""
+
+    def __init__(self, monitor: StepMonitor, optimizer: Optimizer, **arguments: Any) -> None:
+        self.monitor = monitor
+        super().__init__(optimizer, **arguments)
+
+    def step(self) -> None:  # type: ignore[override]
+        if self.last_epoch < 0:  # torch's own, in the constructor
+            super().step()
+            return
+        self._advance()
+        self.monitor.step(self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.monitor.state(self.last_epoch)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        update = self.monitor.resume(state_dict)
+        fresh = _open_loop(self.monitor, self.optimizer)
+        with warnings.catch_warnings():
+            # torch expects an optimizer.step() before these; it was in the run that was saved.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(update):
+                fresh._advance()
+        self.__dict__.update(fresh.__dict__)
+
+    def _advance(self) -> None:
+        total = self.monitor.spec.total
+        if self.last_epoch < total - 1:
+            super().step()
+        else:
+            self.last_epoch = total
+
+
+class _ClosedLoop(LRScheduler):
+    """Before torch's class in the order of inheritance: the rates of a Controller.
+
+    torch's ReduceLROnPlateau steps only on a metric, and its SequentialLR refuses it; here the
+    warmup moves with the updates. Attributes of the machine carry torch's names.
+    """
+
+    def __init__(self, monitor: StepMonitor, optimizer: Optimizer, **arguments: Any) -> None:
+        self.monitor, self.spec = monitor, monitor.spec
+        self.controller = self.spec.schedule.controller(self.spec.total, self.spec.mode)
+        super().__init__(optimizer, **arguments)
+        self.last_epoch = 0
+        self._apply()
+
+    def step(self, metrics: float | Tensor | None = None) -> None:
+        if metrics is not None:
+            self.controller.observe(self.last_epoch, float(metrics))
+            self._apply()
+        elif self.last_epoch >= 0:  # else torch's own, in the constructor
+            self.last_epoch = min(self.last_epoch + 1, self.spec.total)
+            self._apply()
+            self.monitor.step(self.last_epoch)
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.monitor.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.last_epoch = self.monitor.resume(state_dict)
+        self.controller = self.spec.schedule.controller(self.spec.total, self.spec.mode)
+        for update, metric in state_dict["observed"]:
+            self.controller.observe(update, metric)
+        self._apply()
+
+    def _apply(self) -> None:
+        rate = float(self.controller.rates[min(self.last_epoch, self.spec.total - 1)])
+        for group in self.optimizer.param_groups:
+            _set_lr(group, rate * group["lr_ratio"])
+        self.__dict__.update(asdict(self.controller.state))
+
+
+def _before(mixin: type[Any], base: type[Any]) -> type[Any]:
+    return type(f"Lrtune{base.__name__}", (mixin, base), {})
+
+
+def _open_loop(monitor: StepMonitor, optimizer: Optimizer) -> _OpenLoop:
+    ratios = _take_groups(optimizer, monitor.spec.schedule.peak_lr)
+    base, arguments = _native(monitor.spec, optimizer, ratios) or _table(monitor.spec)
+    made: _OpenLoop = _before(_OpenLoop, base)(monitor, optimizer, **arguments)
+    return made
+
+
+def _closed_loop(monitor: StepMonitor, optimizer: Optimizer) -> _ClosedLoop:
+    spec = monitor.spec
+    ratios = _take_groups(optimizer, spec.schedule.peak_lr)
+    base = getattr(lr_scheduler, FAMILIES[spec.schedule.family].torch)
+    params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}
+    taken = {k: v for k, v in params.items() if k in inspect.signature(base).parameters}
+    made: _ClosedLoop = _before(_ClosedLoop, base)(monitor, optimizer, **taken)
+    return made
+
+
+def _native(
+    spec: SchedulerSpec, optimizer: Optimizer, ratios: list[float]
+) -> tuple[type[LRScheduler], dict[str, Any]] | None:
+    """Torch's class and its arguments; None where it lacks the family or cannot take them."""
+    row = FAMILIES[spec.schedule.family]
+    params = spec.schedule.resolve(spec.total)
+    warmup = params.pop("warmup_steps")
+    del params["peak_lr"]
+    # eta_min is one absolute rate for all groups: it would bend the ratios between them.
+    one_floor = params.get("eta_min", 0) > 0 and set(ratios) != {1.0}
+    if row.torch == "LambdaLR" or not row.native(params) or one_floor:
+        return None
+    base = getattr(lr_scheduler, row.torch)
+    arguments = _per_group(params, ratios)
+    if not warmup:
+        return base, arguments
+    start = spec.schedule.warmup_start
+    rise = LinearLR(optimizer, start_factor=start, total_iters=warmup)
+    parts = [rise, base(optimizer, **arguments)]
+    return SequentialLR, {"schedulers": parts, "milestones": [warmup]}
+
+
+def _table(spec: SchedulerSpec) -> tuple[type[LRScheduler], dict[str, Any]]:
+    ratios = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
+    return LambdaLR, {"lr_lambda": lambda update: ratios[update]}
+
+
+def _per_group(params: dict[str, Any], ratios: list[float]) -> dict[str, Any]:
+    return {
+        name: [value * ratio for ratio in ratios] if name in PER_GROUP else value
+        for name, value in params.items()
+    }
+
+
+def _take_groups(optimizer: Optimizer, peak: float) -> list[float]:
+    """Set every group to its share of the peak; the shares."""
+    default = float(optimizer.defaults["lr"])
+    if default <= 0:
+        raise InputError(
+            f"optimizer: lr={default}: expected a number above 0, to which the lr of each "
+            "parameter group is a ratio (the schedule's peak_lr replaces it)"
+        )
+    for group in optimizer.param_groups:
+        # An earlier scheduler has moved lr and left what it was in initial_lr.
+        own = float(group.pop("initial_lr", group["lr"]))
+        _set_lr(group, peak * group.setdefault("lr_ratio", own / default))
+    return [group["lr_ratio"] for group in optimizer.param_groups]
+
+
+def _set_lr(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):  # captured graphs hold the tensor itself
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -1,0 +1,203 @@
+"""A peak belongs to its optimizer: what the exported code makes updates weights as torch does."""
+
+import ast
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lrtune.engine.optimizers import OPTIMIZERS, settings_of
+from lrtune.export import FoundOptimizer, export, keras, optax
+from lrtune.export.torch import OPTIMIZERS as CLASSES
+from lrtune.schedule import Schedule
+from lrtune.tasks.load import decay_matrices
+from tests.export.frameworks import WARNINGS
+
+PEAK, TOTAL = 0.05, 6
+# Of one rate: with others Keras' momentum keeps those of earlier updates.
+CONSTANT = Schedule("constant", PEAK)
+GIVEN = [
+    *((name, {}) for name in OPTIMIZERS),
+    *((name, {"weight_decay": 0.3}) for name in OPTIMIZERS),
+    ("sgd", {"momentum": 0.0}),
+    ("adam", {"betas": (0.5, 0.7), "weight_decay": 0.3, "decoupled_weight_decay": True}),
+    ("rmsprop", {"alpha": 0.5, "momentum": 0.5, "weight_decay": 0.3}),
+    ("rmsprop", {"centered": True}),
+    ("adagrad", {"initial_accumulator_value": 0.5}),
+]
+FOUND = [
+    FoundOptimizer(name, settings_of(name, given), groups)
+    for name, given in GIVEN
+    for groups in (None, "decay_matrices")
+]
+EPSILON = FoundOptimizer("adamw", settings_of("adamw", {"betas": (0.5, 0.7), "eps": 0.1}))
+START = [np.linspace(-1, 1, 6, dtype="float32").reshape(2, 3), np.ones(3, "float32")]
+GRADIENTS = [[np.sin(t + start) for start in START] for t in range(TOTAL)]
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel, self.bias = (nn.Parameter(torch.tensor(start)) for start in START)
+
+
+def made(found, target, schedule=CONSTANT):
+    names = {"__name__": "exported"}
+    exec(export(schedule, to=target, total=TOTAL, optimizer=found), names)
+    return types.SimpleNamespace(**names)
+
+
+def by_torch(model, optimizer):
+    for gradients in GRADIENTS:
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    return [parameter.detach().numpy() for parameter in model.parameters()]
+
+
+def expected(found):
+    model = Model()
+    groups = model.parameters() if found.groups is None else decay_matrices(model)
+    return by_torch(model, OPTIMIZERS[found.name].make(groups, lr=PEAK, **found.settings))
+
+
+def by_lightning(found):
+    model = Model()
+    return by_torch(model, made(found, "lightning").configure_optimizers(model)["optimizer"])
+
+
+def by_keras(found):
+    from keras import Variable, ops
+
+    optimizer = made(found, "keras").optimizer
+    weights = [Variable(start) for start in START]
+    for gradients in GRADIENTS:
+        optimizer.apply([ops.convert_to_tensor(g) for g in gradients], weights)
+    return [ops.convert_to_numpy(weight) for weight in weights]
+
+
+def by_optax(found):
+    from optax import apply_updates
+
+    optimizer, weights = made(found, "optax").optimizer, START
+    state = optimizer.init(weights)
+    for gradients in GRADIENTS:
+        updates, state = optimizer.update(gradients, state, weights)
+        weights = apply_updates(weights, updates)
+    return weights
+
+
+def name_of(found):
+    odd = {k: v for k, v in found.settings.items() if settings_of(found.name, {})[k] != v}
+    return f"{found.name}-{odd}-{found.groups}"
+
+
+@pytest.mark.parametrize(
+    ("found", "by"),
+    [
+        *((found, by) for found in FOUND for by in (by_lightning, by_keras, by_optax)),
+        *((EPSILON, by) for by in (by_lightning, by_optax)),
+    ],
+    ids=lambda part: name_of(part) if isinstance(part, FoundOptimizer) else part.__name__,
+)
+@pytest.mark.filterwarnings(*[mark.args[0] for mark in WARNINGS])
+def test_weights_are_updated_as_by_the_one_found(found, by):
+    for weight, wanted in zip(by(found), expected(found), strict=True):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=5e-6)
+
+
+def test_every_optimizer_of_a_search_can_be_written():
+    assert {name: rule.make.__name__ for name, rule in OPTIMIZERS.items()} == CLASSES
+    assert OPTIMIZERS.keys() == keras.OPTIMIZERS.keys() == {*optax.OPTIMIZERS, "adamw"}
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "given"),
+    [
+        ("keras", "sgd", {"dampening": 0.5}),
+        ("keras", "adagrad", {"lr_decay": 0.1}),
+        ("optax", "sgd", {"dampening": 0.5}),
+        ("optax", "adam", {"amsgrad": True}),
+    ],
+)
+def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
+    found = FoundOptimizer(name, settings_of(name, given))
+    source = export(CONSTANT, to=target, total=TOTAL, optimizer=found)
+    (setting,) = given
+    said = " ".join(ast.get_docstring(ast.parse(source)).split())
+    assert f"found with {name}, {setting}={given[setting]}, which" in said
+    assert "make the optimizer yourself" in said
+    assert not hasattr(made(found, target), "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("found", "notes"),
+    [
+        (FOUND[0], ["momentum"]),
+        (FoundOptimizer("adam", settings_of("adam", {})), []),
+        (EPSILON, ["epsilon"]),
+    ],
+    ids=["sgd", "adam", "epsilon"],
+)
+def test_what_keras_does_otherwise_is_said(found, notes):
+    said = ast.get_docstring(ast.parse(export(CONSTANT, to="keras", total=9, optimizer=found)))
+    assert [word for word in ("momentum", "epsilon") if f"Keras' {word}" in said] == notes
+
+
+@pytest.mark.parametrize("target", ["lightning", "keras", "optax"])
+def test_a_users_own_parameter_groups_are_named(target):
+    found = FoundOptimizer("adamw", settings_of("adamw", {}), "by_depth")
+    source = export(CONSTANT, to=target, total=TOTAL, optimizer=found)
+    assert "# found with the parameter groups of by_depth: make them here too" in source
+
+
+@pytest.mark.parametrize("family", ["plateau", "greedy"])
+def test_a_closed_loop_of_keras_begins_at_the_peak(family):
+    found = FoundOptimizer("nesterov", settings_of("nesterov", {"weight_decay": 0.1}))
+    optimizer = made(found, "keras", Schedule(family, PEAK)).optimizer
+    assert float(optimizer.learning_rate) == pytest.approx(PEAK)
+    assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
+
+
+def test_keras_saves_and_loads_the_weight_decay():
+    import keras as framework
+
+    settings = settings_of("adamw", {"betas": (0.5, 0.7)})
+    optimizer = made(FoundOptimizer("adamw", settings, "decay_matrices"), "keras").optimizer
+    saved = framework.saving.serialize_keras_object(optimizer)
+    read = framework.saving.deserialize_keras_object(saved)
+    assert type(read) is type(optimizer) is not framework.optimizers.AdamW
+    assert (read.beta_1, read.beta_2) == (0.5, 0.7)
+
+
+def test_the_trainer_of_transformers_makes_the_one_found(tmp_path):
+    import transformers
+
+    found = FoundOptimizer(
+        "adamw", settings_of("adamw", {"betas": (0.8, 0.9), "eps": 1e-6}), "decay_matrices"
+    )
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), use_cpu=True, report_to=[], **made(found, "huggingface").ARGUMENTS
+    )
+    model = nn.Sequential(nn.Linear(2, 2))
+    optimizer = transformers.Trainer(model, arguments).create_optimizer()
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert decays == {id(model[0].weight): 0.01, id(model[0].bias): 0.0}
+    assert type(optimizer) is torch.optim.AdamW
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["betas"], group["eps"]) == (PEAK, (0.8, 0.9), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        FoundOptimizer("sgd", settings_of("sgd", {}), "decay_matrices"),
+        FoundOptimizer("adamw", settings_of("adamw", {"amsgrad": True}), "decay_matrices"),
+        FoundOptimizer("adamw", settings_of("adamw", {}), None),  # biases decay too
+    ],
+    ids=name_of,
+)
+def test_another_optimizer_is_given_to_the_trainer(found):
+    assert hasattr(made(found, "huggingface"), "make_scheduler")
