@@ -44,7 +44,7 @@ def render(
             inside(trials, run),
             sections.range_test(run),
             tables.budget(trials, run),
-            stopping.stopping(trials, run, verdict, finals),
+            stopping.stopping(trials, run),
             tables.all_trials(trials, run),
             tables.record(run),
         ]

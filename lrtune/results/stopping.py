@@ -8,7 +8,6 @@ import pandas as pd
 
 from lrtune.results.early import RULES, at_most, audits, ended_early, is_audited, spared
 from lrtune.results.ends import ends
-from lrtune.results.hindsight import hindsight
 from lrtune.results.markup import (
     NARROW,
     Markup,
@@ -21,7 +20,6 @@ from lrtune.results.markup import (
     table,
     tag,
 )
-from lrtune.results.notes import Verdict
 from lrtune.results.prose import Run, nothing
 from lrtune.results.summary import figures_in, forecasts
 from lrtune.results.wording import forecast_range
@@ -34,12 +32,7 @@ NOTE = (
 FEW = 20  # audited trials, below which their share says little
 
 
-def stopping(
-    trials: pd.DataFrame,
-    run: Run,
-    verdict: Verdict | None = None,
-    finals: pd.DataFrame | None = None,
-) -> Markup:
+def stopping(trials: pd.DataFrame, run: Run) -> Markup:
     """What ended early, why, what that saved, and how often it was wrong."""
     title = "Early stopping"
     if trials.empty:
@@ -53,12 +46,10 @@ def stopping(
     if not figure.data:
         return section("stopping", title, tag("p", "No trial was ended early."))
     said = spared(trials, run["horizon"]) or "No trial was ended early."
-    back = [] if verdict is None or finals is None else hindsight(trials, verdict, finals)
     return section(
         "stopping",
         title,
         tag("p", join([said, *_checks(trials, run)], " ")),
-        tag("p", join(back, " ")) if back else Markup(""),
         show("ends", figure, caption, nothing(trials)),
         _table(trials, run),
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrtune.results import early, figures, stopping
+from lrtune.results import early, stopping
 from lrtune.results.early import at_most, audits, spared
 from lrtune.results.ends import LEAST_ROW, MARKS, NAME, TALL, ends
 from lrtune.results.markup import NARROW
@@ -226,12 +226,6 @@ def test_the_figure_fits_however_many_trials(count):
     assert len(set(places)) == count
     low, high = sorted(figure.layout.yaxis.range)
     assert low <= min(places) and max(places) <= high
-
-
-def test_the_figure_as_png(tmp_path):
-    figure = ends(made(pruned(), audited(0.5, 0.3), row("diverged", 9)), LOSS, HORIZON)
-    path = figures.save(figure, tmp_path / "ends.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002, "audit": 0.03}
