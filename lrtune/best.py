@@ -10,8 +10,9 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.export.replay import replay
+from lrtune.results.exports import found_with
 from lrtune.results.plan import decided, recommended_row
-from lrtune.results.recommendation import described_training, short
+from lrtune.results.recommendation import short
 from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
@@ -95,21 +96,10 @@ def replayed(path: Path) -> Schedule:
     return replay(schedule, total, [*zip(row["step"].tolist(), row["loss"], strict=True)])
 
 
-def found_with(path: Path) -> str:
-    """Comments on the training that a best.json was found with; none of a schedule alone.
-
-    A peak rate belongs to its optimizer: whoever copies the one needs to know the other.
-    """
+def training_of(path: Path) -> str:
+    """Comments on the training that a best.json was found with; none of a schedule alone."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    if "optimizer" not in kept:
-        return ""
-    shown = described_training(kept["optimizer"], kept["task"]["batch_size"], kept["horizon"])
-    lines = (
-        f"The peak rate holds for {shown}.",
-        f"Found on {kept['task']['name']}, model {kept['task']['model']}, by lrtune "
-        f"{kept['versions']['lrtune']}.",
-    )
-    return "".join(f"# {' '.join(line.split())}\n" for line in lines)
+    return found_with(kept) if "optimizer" in kept else ""
 
 
 def horizon_of(path: Path) -> int:

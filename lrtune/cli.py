@@ -363,7 +363,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
     """Write a schedule for a training framework: source code that needs only that, or a table."""
-    from lrtune.best import found_with, horizon_of, replayed
+    from lrtune.best import horizon_of, replayed, training_of
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
     from lrtune.schedule import load
@@ -373,7 +373,7 @@ def export(
     schedule = replayed(best) if replay else load(best)
     text = text_of(schedule, to=to, total=horizon_of(best) if total is None else total)
     if to not in TABLES:
-        text = found_with(best) + text
+        text = training_of(best) + text
     if out is None:
         print(text, end="")
         return

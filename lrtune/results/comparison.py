@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from lrtune.format import aligned, count, measured, number
 from lrtune.results.canvas import words
-from lrtune.results.markup import aligned, count, measured, number
 
 HEADS = ["task", "metric", "split", "updates", "seeds"]
 HEADS += ["winner", "score (95 %)", "next behind", "by (95 %)"]

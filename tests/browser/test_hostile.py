@@ -11,7 +11,7 @@ import pytest
 from hostile import HIT, NAMES, SHORT
 from looks import WIDE, opened
 
-from lrtune.results.markup import LONGEST
+from lrtune.format import LONGEST
 
 pytestmark = pytest.mark.browser
 FILE = SHORT.replace("'", "") + "\udcff"  # the last one is no UTF-8
