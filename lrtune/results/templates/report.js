@@ -35,7 +35,7 @@
       box.before(toggle(menus[0].buttons, box));
     }
     box.draw = () => {
-      if (!box.offsetParent) return undefined; // folded or not chosen: drawn when it has a width
+      if (box.closest("[hidden], details:not([open])")) return undefined; // drawn once it is seen
       const fitted = fit(structuredClone(base));
       const layout = { ...fitted, ...place(fitted, spec.data) };
       layout.font = { ...layout.font, color: ink() };
