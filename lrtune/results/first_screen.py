@@ -28,7 +28,7 @@ SURE = 0.05  # p below which a gain is told from none
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line of the sketch: an SVG path, in a colour, or where there is none as one to compare."""
+    """A line of the sketch: its SVG path, and its colour; what it is compared with has none."""
 
     label: str
     path: str

@@ -13,7 +13,6 @@ from lrtune.results.summary import PARTIAL, by_end
 from lrtune.results.wording import since
 
 Run = Mapping[str, Any]
-Metric = Mapping[str, Any]
 Row = Mapping[str, Any]  # of a verdict's families
 
 
