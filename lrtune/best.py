@@ -11,8 +11,9 @@ import pandas as pd
 from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer
 from lrtune.export.replay import replay
+from lrtune.results.exports import found_with
 from lrtune.results.plan import decided, recommended_row
-from lrtune.results.recommendation import short, training_comments
+from lrtune.results.recommendation import short
 from lrtune.results.summary import beside, figures_in, recommended
 from lrtune.schedule import Schedule, load
 from lrtune.settings import FORMAT
@@ -120,10 +121,10 @@ def found_optimizer(path: Path) -> FoundOptimizer | None:
     return FoundOptimizer.of(json.loads(path.read_text(encoding="utf-8")))
 
 
-def found_with(path: Path) -> str:
+def training_of(path: Path) -> str:
     """Comments on the training that a best.json was found with; none of a schedule alone."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    return training_comments(kept, kept["found"]) if "optimizer" in kept else ""
+    return found_with(kept, kept["found"]) if "optimizer" in kept else ""
 
 
 def horizon_of(path: Path) -> int:

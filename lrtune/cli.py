@@ -172,7 +172,7 @@ def preview(
         typer.Argument(help="cosine, cosine:peak_lr=0.1,warmup=0.05, or a best.json; one or more"),
     ],
     total: Annotated[int, typer.Option(help="updates")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
 ) -> None:
     """Draw schedules side by side: in the terminal, or to a file."""
     from lrtune.schedule import load, parse
@@ -197,7 +197,7 @@ def range_test(
     updates: Annotated[int, typer.Option(help="length of the sweep")] = 240,
     seeds: Annotated[int, typer.Option(help="how many sweeps")] = 3,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
-    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
     **given: Any,
 ) -> None:
     """Find the rates that train at all: a sweep from low to high, several seeds."""
@@ -286,23 +286,22 @@ def verdict(
     show_verdict(run, total, margin, goal)
 
 
-@app.command(epilog=examples("lrtune compare runs/ --out compare"))
+@app.command(epilog=examples("lrtune compare runs/ --out compare.parquet"))
 def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(help="runs with a verdict, verdicts, or folders of them", metavar="RUN"),
     ],
-    out: Annotated[Path, typer.Option(help="a folder for the page and the table")] = Path(
-        "compare"
-    ),
+    out: Annotated[Path | None, typer.Option(help="the whole table: a .parquet file")] = None,
 ) -> None:
     """Which schedules win across tasks: a table of wins, from the verdicts of several runs."""
     from lrtune.results import compare
 
-    found = compare.write(runs, out)
+    found = compare.compare(runs, out)
     for line in (*compare.markdown(found.table, found.wins).split("\n"), *found.sentences):
         print(harmless(line))
-    print(harmless(f"wrote {found.page} and {found.page.with_suffix('.parquet').name}"))
+    if out is not None:
+        print(harmless(f"wrote {out}"))
 
 
 @app.command()
@@ -363,7 +362,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
     """Write a schedule for a training framework: source code that needs only that, or a table."""
-    from lrtune.best import best_in, found_optimizer, found_with, horizon_of, replayed
+    from lrtune.best import best_in, found_optimizer, horizon_of, replayed, training_of
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
     from lrtune.schedule import load
@@ -375,7 +374,7 @@ def export(
     total = horizon_of(best) if total is None else total
     text = text_of(schedule, to=to, total=total, optimizer=found_optimizer(best))
     if to not in TABLES:
-        text = found_with(best) + text
+        text = training_of(best) + text
     if out is None:
         print(text, end="")
         return
@@ -398,7 +397,7 @@ def doctor(
     ],
     total: Annotated[int | None, typer.Option(help="updates of the run, if not in there")] = None,
     warmup: Annotated[int | None, typer.Option(help="updates that the warmup was to take")] = None,
-    out: Annotated[Path | None, typer.Option(help="a picture: .html or .png")] = None,
+    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
 ) -> None:
     """Say what is wrong with the learning rates of a training run; exit code 3 if something is."""
     from lrtune.screen.doctor import diagnose

@@ -13,13 +13,13 @@ from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError
+from lrtune.format import plural
 from lrtune.identity import check_same, settings_for
 from lrtune.judgement import finalists_of, judged
 from lrtune.locking import locked
 from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
 from lrtune.results.finalists import room_for
-from lrtune.results.markup import plural
 from lrtune.results.plan import Finalist, Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.verdict import standing

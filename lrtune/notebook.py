@@ -7,14 +7,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrtune.errors import InputError
-from lrtune.results import ends, figures, gaps, markup
+from lrtune.format import aligned, number
+from lrtune.results import ends, figures, gaps, page
+from lrtune.results.blocks import Cell, Table
 from lrtune.results.canvas import words
-from lrtune.results.markup import Markup, aligned, join, number, tag
-from lrtune.results.palette import look
 from lrtune.results.plan import decided
-from lrtune.results.prose import headline, nothing, subtitle
+from lrtune.results.prose import Answer, answer, nothing, subtitle
 from lrtune.results.recommendation import of_verdict
-from lrtune.results.summary import by_family, recommended
+from lrtune.results.summary import by_family
 
 if TYPE_CHECKING:
     from lrtune.run import Run
@@ -35,9 +35,11 @@ class Verdict(dict[str, Any]):
         return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        first, *others = self.lines
-        rest = tag("ul", *(tag("li", sentence) for sentence in others)) if others else Markup("")
-        return join([tag("p", tag("strong", first)), rest, _finalists(self)])
+        use, *others = self.lines
+        lines = [(label, said) for label, _, said in (line.partition(": ") for line in others)]
+        return page.render(
+            "notebook.html", title=[], answer=Answer(use, lines, (), []), table=_finalists(self)
+        )
 
 
 class Figures:
@@ -126,18 +128,21 @@ class Figures:
         return found
 
 
-def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> Markup:
+def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> str:
     """The answer in words and the table of families, as HTML."""
-    objective = settings["objective"]
-    title = join([tag("strong", settings["study"]), subtitle(trials, settings)], " · ")
-    known = recommended(trials, objective["direction"]) is not None
-    answer = headline(trials, settings, verdict) if known else tag("p", nothing(trials))
-    told = verdict is not None and decided(verdict)
-    table = _finalists(verdict) if verdict is not None and told else _families(trials, objective)
-    return join([tag("p", title), answer, table])
+    if verdict is not None and decided(verdict):
+        table = _finalists(verdict)
+    else:
+        table = _families(trials, settings["objective"])
+    return page.render(
+        "notebook.html",
+        title=[settings["study"], *subtitle(trials, settings)],
+        answer=answer(trials, settings, verdict),
+        table=table,
+    )
 
 
-def _finalists(verdict: Mapping[str, Any]) -> Markup:
+def _finalists(verdict: Mapping[str, Any]) -> Table:
     """The finals as a table."""
     split = "test" if verdict["split"] == "test" else "validation"
     score = f"{split} {words(verdict['objective']['name'])}"
@@ -146,18 +151,18 @@ def _finalists(verdict: Mapping[str, Any]) -> Markup:
         reach = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
         mean = "–" if row["mean"] is None else aligned(row["mean"])
         gap = number(row["gap"], 3) if row["gap"] else "–"
-        left = (_coloured(row["family"]), _left(row["place"]))
-        rows.append([*left, mean, reach, gap, row["seeds"]])
-    heads = [_left("family"), _left("place"), score, "95 % interval", "behind by", "seeds"]
-    return markup.table(heads, rows, numeric=2) if rows else Markup("")
+        name = Cell(row["family"], family=row["family"])
+        rows.append([name, row["place"], mean, reach, gap, row["seeds"]])
+    heads = ["family", "place", score, "95 % interval", "behind by", "seeds"]
+    return Table(heads, rows, numeric=2)
 
 
-def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Markup:
+def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
     """The search as a table."""
     counts = ("trials", "pruned", "diverged")
     rows = [
         [
-            _coloured(row["family"]),
+            Cell(row["family"], family=row["family"]),
             *(aligned(row[name]) for name in ("best", "median")),
             number(row["peak_lr"], 3),
             *(row[name] for name in counts),
@@ -165,18 +170,8 @@ def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Markup:
         for row in by_family(trials, objective["direction"]).to_dict("records")
     ]
     name = words(objective["name"])
-    heads = [_left("family"), f"best validation {name}", "median", "its peak rate", *counts]
-    return markup.table(heads, rows) if rows else Markup("")
-
-
-def _coloured(family: str) -> Markup:
-    """A family's name behind a dot in its colour, which needs no style sheet."""
-    return _left(join([Markup(f'<span style="color:{look(family).colour}">●</span> '), family]))
-
-
-def _left(cell: object) -> Markup:
-    """A cell of words: notebooks align all of them to the right."""
-    return Markup(f'<div style="text-align:left">{markup.text(cell)}</div>')
+    heads = ["family", f"best validation {name}", "median", "its peak rate", *counts]
+    return Table(heads, rows)
 
 
 def _or_say(figure: go.Figure, why: str) -> go.Figure:

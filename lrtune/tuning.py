@@ -20,13 +20,13 @@ from lrtune.engine import range_test
 from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.format import duration, plural
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
 from lrtune.model.decide import EPSILON
 from lrtune.model.transfer import Transfer, published
 from lrtune.ownership import check_owner, claim
 from lrtune.pools import choose_pool, devices_of, maker, own_threads
-from lrtune.results.markup import duration, plural
 from lrtune.results.plan import Plan
 from lrtune.run import CHECKPOINT, TRANSFER, Run
 from lrtune.schedule import Schedule

@@ -154,9 +154,8 @@ def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
     assert code == 0
     assert out.count("┤") == 12 and out.count("└") == 1  # side by side: nothing folds a pipe
     assert "1: cosine" in out and "3: Schedule(family='plateau'" in out
-    for name in ("x.html", "x.png"):
-        assert lrtune("preview", "wsd", "step", "--out", tmp_path / name)[0] == 0
-        assert (tmp_path / name).stat().st_size > 1000
+    assert lrtune("preview", "wsd", "step", "--out", tmp_path / "x.html")[0] == 0
+    assert (tmp_path / "x.html").stat().st_size > 1000
 
 
 def test_families_are_told(lrtune) -> None:

@@ -191,6 +191,5 @@ def test_the_options_of_early_stopping_are_in_the_readme() -> None:
 
 def test_the_package_names_what_the_readme_installs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert "png" in project["optional-dependencies"]
     for command in re.findall(r"pip install -e '?\.(\[\w+\])?", README):
         assert command.strip("[]") in {"", *project["optional-dependencies"]}

@@ -13,12 +13,11 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.results.comparison import markdown, render
+from lrtune.results.comparison import markdown
 from lrtune.results.kept import read_verdict
 from lrtune.results.ranks import TASK, sentences, wins
 
-__all__ = ["Comparison", "find_verdicts", "markdown", "render", "sentences", "table", "wins"]
-__all__ += ["write"]
+__all__ = ["Comparison", "compare", "find_verdicts", "markdown", "sentences", "table", "wins"]
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
@@ -35,13 +34,11 @@ class Comparison:
         table: see ``table``.
         wins: see ``wins``.
         sentences: see ``sentences``.
-        page: the HTML file that was written; ``compare.parquet`` lies beside it.
     """
 
     table: pd.DataFrame
     wins: pd.DataFrame
     sentences: list[str]
-    page: Path
 
 
 def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:
@@ -193,22 +190,22 @@ def _check_metrics(table: pd.DataFrame) -> None:
             )
 
 
-def write(paths: Iterable[str | Path], out: str | Path) -> Comparison:
-    """Write ``compare.parquet`` and ``compare.html``, each whole or not at all.
+def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Comparison:
+    """Compare the verdicts in these places, and write the table where ``out`` says.
 
     Args:
         paths: see ``find_verdicts``.
-        out: a folder, made if need be.
+        out: a ``.parquet`` file in a folder that exists, or None.
 
     Raises:
-        InputError: as ``find_verdicts`` and ``table``, or ``out`` cannot be a folder.
+        InputError: as ``find_verdicts`` and ``table``, or ``out`` cannot be written.
     """
-    out, rows = Path(out), table(find_verdicts(paths))
-    won, said = wins(rows), sentences(rows)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out={str(out)!r}: cannot be a folder: {error.strerror}") from error
-    replace(out / "compare.parquet", rows.to_parquet(index=False))
-    replace(out / "compare.html", render(rows, won, said).encode())
-    return Comparison(rows, won, said, out / "compare.html")
+    if out is not None and Path(out).suffix != ".parquet":
+        raise InputError(f"out={str(out)!r}: expected the name of a .parquet file")
+    rows = table(find_verdicts(paths))
+    if out is not None:
+        try:
+            replace(Path(out), rows.to_parquet(index=False))
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}") from error
+    return Comparison(rows, wins(rows), sentences(rows))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta
 
-from lrtune.results.markup import plural
+from lrtune.format import plural
 from lrtune.results.summary import figures_in, ranked
 
 # The rules that end a trial before its horizon: a trial's state, and what to say of it.

@@ -7,28 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.format import aligned, count, duration, measured, number, plural
+from lrtune.results.blocks import Block, Bullets, Cell, Section, Table, Text, drawn
 from lrtune.results.canvas import words
 from lrtune.results.courses import finals_curves
 from lrtune.results.gaps import gaps
-from lrtune.results.markup import (
-    Markup,
-    aligned,
-    count,
-    duration,
-    join,
-    measured,
-    number,
-    plural,
-    section,
-    show,
-    stacked,
-    swatch,
-    table,
-    tag,
-    text,
-)
 from lrtune.results.notes import Verdict, notes
+from lrtune.results.plan import decided
 from lrtune.results.prose import Row, Run, second_metric
+from lrtune.results.wording import listed
 from lrtune.schedule import Schedule
 
 BASELINE = "Baseline: unlikely to be the best after the search, trained again for comparison."
@@ -46,8 +33,8 @@ NOTE = (
 ONE_SEED = "One seed says nothing about how much a score moves: no intervals, and no test."
 
 
-def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
-    """Every finalist beside the best: a table, the gaps, the curves; nothing without finalists.
+def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Section | None:
+    """Every finalist beside the best: a table, the gaps, the curves; None without finalists.
 
     Args:
         verdict: the verdict.
@@ -55,21 +42,32 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
         run: what was searched (run.json).
     """
     if not verdict["families"]:
-        return Markup("")
-    alone = Markup("There is no second finalist with a score on every seed: no gap to show.")
-    none = Markup("No final was trained to its end.")
-    return section(
-        "finals",
-        "Finals",
-        tag("p", _what(verdict, finals, run)),
+        return None
+    alone = "There is no second finalist with a score on every seed: no gap to show."
+    none = "No final was trained to its end."
+    blocks: list[Block] = [
+        Text(_what(verdict, finals, run)),
         _table(verdict, run),
-        tag("p", NOTE if _several(verdict) else ONE_SEED, css="note"),
-        join([tag("p", said, css="note") for said in notes(verdict)]),
-        _lost(verdict),
-        _absent(verdict),
-        show("gaps", gaps(verdict, finals), _of_gaps(verdict), alone),
-        show("finals-curves", finals_curves(verdict, finals), _of_curves(verdict), none),
-    )
+        Text(NOTE if _several(verdict) else ONE_SEED, "note"),
+        *(Text(said, "note") for said in notes(verdict)),
+        *_lost(verdict),
+        *_absent(verdict),
+        drawn("gaps", gaps(verdict, finals), _of_gaps(verdict), alone),
+        drawn("finals-curves", finals_curves(verdict, finals), _of_curves(verdict), none),
+    ]
+    return Section("finals", "Finals", _summary(verdict), blocks)
+
+
+def _summary(verdict: Verdict) -> str:
+    """Who was trained again, and who came out on top."""
+    families = verdict["families"]
+    seeds = max(row["seeds"] for row in families)
+    finalists = plural(len(families), "finalist", "finalists")
+    who = f"{finalists} on {plural(seeds, 'fresh seed', 'fresh seeds')}"
+    top = verdict["answer"]["families"]
+    if not decided(verdict):
+        return f"{who}: no winner"
+    return f"{who}: {listed(top)} {'wins' if len(top) == 1 else 'cannot be told apart'}"
 
 
 def _several(verdict: Verdict) -> bool:
@@ -122,7 +120,7 @@ def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
     )
 
 
-def _table(verdict: Verdict, run: Run) -> Markup:
+def _table(verdict: Verdict, run: Run) -> Table:
     objective, second = verdict["objective"], second_metric(run)
     on_test = verdict["split"] == "test"
     split = "test" if on_test else "validation"
@@ -136,18 +134,18 @@ def _table(verdict: Verdict, run: Run) -> Markup:
     for at, row in enumerate(families):
         leads = at == 0 and row["gap"] is not None
         cells: list[object] = [
-            stacked(join([swatch(row["family"]), text(row["family"])]), _role(row)),
+            Cell(row["family"], below=_role(row), family=row["family"]),
             _place(verdict, row),
             means[at],
             row["seeds"],
             "–" if leads else behind[at],
-            "–" if leads else (_small(row["p"], "< 0.001", 0.001), row["p"]),
+            "–" if leads else Cell(_small(row["p"], "< 0.001", 0.001), row["p"]),
             _aligned(row["searched"]),
         ]
         cells += [_aligned(row["validation"])] if on_test else []
         cells += [_aligned(row["metrics"].get(second["name"]))] if second else []
         rows.append(cells)
-    return table(heads, rows, css="sortable finals", numeric=2)
+    return Table(heads, rows, style="sortable finals", numeric=2)
 
 
 def _head(split: str, metric: Mapping[str, Any]) -> str:
@@ -159,13 +157,12 @@ def _role(row: Row) -> str:
     return row["role"] if row["role"] == "baseline" else ""
 
 
-def _place(verdict: Verdict, row: Row) -> Markup:
+def _place(verdict: Verdict, row: Row) -> Cell:
     place = row["place"]
     if verdict["answer"]["place"] == "unfinished" and place in ("winner", "tied"):
         place = "still in"
-    if row["lost"]:
-        return stacked(place, f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}")
-    return stacked(place, "")
+    lost = f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}" if row["lost"] else ""
+    return Cell(place, below=lost)
 
 
 def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
@@ -179,7 +176,7 @@ def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object
             cells.append("–")
             continue
         ends = [_fixed(row[end], digits) for end in (low, high)] if row in known else []
-        cells.append((stacked(_fixed(row[value], digits), " to ".join(ends)), row[value]))
+        cells.append(Cell(_fixed(row[value], digits), row[value], below=" to ".join(ends)))
     return cells
 
 
@@ -198,25 +195,20 @@ def _small(value: float | None, less: str, least: float) -> str:
     return less if value is not None and value < least else number(value, 2)
 
 
-def _lost(verdict: Verdict) -> Markup:
+def _lost(verdict: Verdict) -> list[Block]:
     """Why those that were lost were."""
-    lost = [(row["family"], row["reasons"]) for row in verdict["families"] if row["lost"]]
-    rows = [tag("li", tag("strong", name), f": {'; '.join(reasons)}") for name, reasons in lost]
-    if not rows:
-        return Markup("")
-    return join(
-        [
-            tag("p", "Lost on a seed or more, and why; the scores are of the other seeds:"),
-            tag("ul", *rows),
-        ]
-    )
+    lost = [
+        (row["family"], "; ".join(row["reasons"])) for row in verdict["families"] if row["lost"]
+    ]
+    said = "Lost on a seed or more, and why; the scores are of the other seeds:"
+    return [Text(said), Bullets(lost)] if lost else []
 
 
-def _absent(verdict: Verdict) -> Markup:
+def _absent(verdict: Verdict) -> list[Block]:
     """Who is not among the finalists, and who is for comparison."""
     said = [BASELINE] if any(map(_role, verdict["families"])) else []
     for why, meaning in ABSENT.items():
         names = [gone["family"] for gone in verdict["absent"] if gone["why"] == why]
         if names:
             said.append(f"Not compared: {', '.join(names)} ({meaning}).")
-    return tag("p", " ".join(said)) if said else Markup("")
+    return [Text(" ".join(said))] if said else []

@@ -5,7 +5,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
-from lrtune.results.markup import count
+from lrtune.format import count
 from lrtune.results.wording import listed
 
 FEWEST = 3  # families, for a correlation of ranks

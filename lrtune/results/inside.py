@@ -1,24 +1,13 @@
 """The section of the report on each family's own trials: its knobs, and which of them mattered."""
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from lrtune.format import limited, measured, number, plural
+from lrtune.results.blocks import Block, Cell, Choice, Heading, Section, Table, Text, drawn
 from lrtune.results.knobs import FEWEST, Importance, importance, knobs_of, scored
-from lrtune.results.markup import (
-    Markup,
-    join,
-    limited,
-    measured,
-    number,
-    plural,
-    section,
-    show,
-    table,
-    tag,
-)
 from lrtune.results.prose import Run, nothing
 from lrtune.results.slices import landscape, slices
 from lrtune.results.summary import best, by_family
@@ -31,81 +20,65 @@ CAVEAT = (
 )
 
 
-def inside(trials: pd.DataFrame, run: Run) -> Markup:
+def inside(trials: pd.DataFrame, run: Run) -> Section:
     """One family at a time, the best one first: a choice, and what belongs to each."""
     title = "Inside each family"
     order = by_family(trials, run["objective"]["direction"])["family"].astype(str).tolist()
     if not order:
-        return section("inside", title, tag("p", nothing(trials)))
-    options = "".join(
-        f'<option value="inside-{place}">{html.escape(limited(name, 60))}</option>'
-        for place, name in enumerate(order)
-    )
-    chooser = Markup(f'<label class="choose">family <select>{options}</select></label>')
-    parts = [
-        Markup(
-            f'<div id="inside-{place}"{" hidden" if place else ""}>'
-            f"{_family(trials, run['objective'], name, f'inside-{place}')}</div>"
-        )
+        return Section("inside", title, nothing(trials), [Text(nothing(trials))])
+    options = [
+        (limited(name, 60), _family(trials, run["objective"], name, f"inside-{place}"))
         for place, name in enumerate(order)
     ]
-    return section("inside", title, chooser, *parts)
+    summary = "Scores against each knob, one family at a time, and which knobs mattered"
+    return Section("inside", title, summary, [Choice("inside", "family", options)])
 
 
-def _family(trials: pd.DataFrame, objective: Mapping[str, Any], family: str, key: str) -> Markup:
+def _family(
+    trials: pd.DataFrame, objective: Mapping[str, Any], family: str, key: str
+) -> list[Block]:
     own = scored(trials, family)
     found = importance(own, family, objective)
-    whole = trials[trials["family"] == family]
-    alike = Markup("No figure of its knobs: ") + _why_alike(own, family)
-    few = Markup("No figure over two knobs: fewer than three trials have a score, or two numbers.")
     shaded = ""
     if own["finished"].sum() >= FEWEST:
         shaded = " The shade is a local mean of the finished trials, drawn where enough lie around."
-    return join(
-        [
-            tag("p", _summary(whole, objective, family)),
-            show(
-                f"{key}-slices",
-                slices(trials, family, objective),
-                f"Scores on validation, a panel a knob. {_key(own)}",
-                Markup(alike),
-            ),
-            show(
-                f"{key}-landscape",
-                landscape(trials, family, objective, found),
-                f"The fuller the colour, the better the score. Small marks: forecasts.{shaded}",
-                few,
-            ),
-            tag("h3", "What mattered"),
-            _mattered(found),
-        ]
-    )
+    return [
+        Text(_summary(trials[trials["family"] == family], objective, family)),
+        drawn(
+            f"{key}-slices",
+            slices(trials, family, objective),
+            f"Scores on validation, a panel a knob. {_key(own)}",
+            f"No figure of its knobs: {_why_alike(own, family)}",
+        ),
+        drawn(
+            f"{key}-landscape",
+            landscape(trials, family, objective, found),
+            f"The fuller the colour, the better the score. Small marks: forecasts.{shaded}",
+            "No figure over two knobs: fewer than three trials have a score, or two numbers.",
+        ),
+        Heading("What mattered"),
+        *_mattered(found),
+    ]
 
 
-def _mattered(found: Importance) -> Markup:
+def _mattered(found: Importance) -> list[Block]:
     if found.why:
-        return tag("p", f"That cannot be said of this family: {found.why}.")
+        return [Text(f"That cannot be said of this family: {found.why}.")]
     rows = [
-        (name, (_bar(mean), mean), f"{100 * low:.0f} to {100 * high:.0f}")
+        (
+            name,
+            Cell(f"{100 * mean:.0f}", mean, share=mean),
+            f"{100 * low:.0f} to {100 * high:.0f}",
+        )
         for name, mean, low, high in zip(
             found.names, found.mean, found.low, found.high, strict=True
         )
     ]
-    return join(
-        [
-            tag("p", CAVEAT, css="note"),
-            table(["knob", "explains by itself (%)", "middle half of the trees"], rows, numeric=2),
-        ]
-    )
+    heads = ["knob", "explains by itself (%)", "middle half of the trees"]
+    return [Text(CAVEAT, "note"), Table(heads, rows, numeric=2)]
 
 
-def _bar(share: float) -> Markup:
-    return Markup(
-        f'<span class="share"><i style="width:{100 * share:.1f}%"></i></span>{100 * share:.0f}'
-    )
-
-
-def _summary(own: pd.DataFrame, objective: Mapping[str, Any], family: str) -> Markup:
+def _summary(own: pd.DataFrame, objective: Mapping[str, Any], family: str) -> str:
     """How many trials, and the best of them."""
     tried = plural(len(own), "trial", "trials")
     done = int(own["state"].eq("complete").sum())
@@ -116,7 +89,7 @@ def _summary(own: pd.DataFrame, objective: Mapping[str, Any], family: str) -> Ma
             f" The best, trial {top['number']}, reached {measured(top['value'], objective)} with a "
             f"peak rate of {number(top['peak_lr'], 3)}."
         )
-    return join([tag("strong", family), f": {said}"])
+    return f"{family}: {said}"
 
 
 def _key(own: pd.DataFrame) -> str:

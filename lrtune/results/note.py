@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from html.parser import HTMLParser
 
 import pandas as pd
 
-from lrtune.results.markup import aligned, count, limited, number
+from lrtune.format import aligned, count, limited, number
 from lrtune.results.notes import Verdict
 from lrtune.results.plan import decided
-from lrtune.results.prose import Run, headline, subtitle
+from lrtune.results.prose import Answer, Run, answer, subtitle
 from lrtune.results.summary import by_family
 
 LONGEST = 300  # characters of somebody's name: the note is sent at every poll
@@ -19,8 +18,6 @@ WRITTEN = "*lrtune writes this note again with the report. What is below this li
 _MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!$&:@])")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
-_AROUND = {"p": "\n\n", "ul": "\n\n", "li": "\n- ", "br": "\n", "span": " "}
-_AROUND |= {"dl": "\n\n", "dt": "\n- ", "dd": ": "}
 
 
 def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -> str:
@@ -34,8 +31,8 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
     """
     parts = [
         f"# {plain(run['study'])}",
-        _markdown(subtitle(trials, run)),
-        _markdown(headline(trials, run, verdict)),
+        " · ".join(plain(part, SENTENCE) for part in subtitle(trials, run)),
+        *_answer(answer(trials, run, verdict)),
         "## Families",
         _families(trials, run, verdict),
         "## The command that made it",
@@ -73,28 +70,14 @@ def _clean(text: str) -> str:
     return _OPEN_BIDI.sub("", _CONTROLS.sub(" ", text))
 
 
-class _Reader(HTMLParser):
-    """Our own markup, read into Markdown; the text in it is text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.parts.append("**" if tag == "strong" else _AROUND.get(tag, ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.parts.append("**" if tag == "strong" else "")
-
-    def handle_data(self, data: str) -> None:
-        self.parts.append(plain(data, SENTENCE))
-
-
-def _markdown(markup: str) -> str:
-    reader = _Reader()
-    reader.feed(markup)
-    reader.close()
-    return "".join(reader.parts).strip()
+def _answer(answer: Answer) -> list[str]:
+    """Its paragraphs and lists."""
+    listed = [f"{label}: {said}" for label, said in answer.lines]
+    lists = (
+        "\n".join(f"- {plain(said, SENTENCE)}" for said in items)
+        for items in (listed, answer.warnings)
+    )
+    return [plain(answer.use, SENTENCE), *lists, *(plain(said, SENTENCE) for said in answer.notes)]
 
 
 def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lrtune.results.markup import count
+from lrtune.format import count
 from lrtune.results.plan import decided
 from lrtune.results.wording import amount_of, listed, metric_of
 

@@ -1,39 +1,48 @@
-"""A page that needs nothing else, not even a network."""
+"""The templates of the pages, and what makes HTML of them."""
 
-import html
-from importlib import resources
+import re
+from typing import Any
 
-from lrtune.results.markup import Markup, limited
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-_POLICY = (  # the page loads nothing: all that it needs is in it
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-)
+from lrtune.format import limited
+from lrtune.results.palette import look
+
+_LOADER = PackageLoader("lrtune.results")
 
 
-def shell(title: str, body: Markup, scripts: str = "") -> str:
-    """A page around its content.
+def render(template: str, **context: Any) -> str:
+    """A template with its values: plain text is escaped, and cut where it is very long."""
+    return _ENVIRONMENT.get_template(template).render(**context)
 
-    Args:
-        title: what the browser's tab says.
-        body: the content.
-        scripts: JavaScript that the page's own needs.
 
-    Returns:
-        HTML with everything inline.
-    """
-    return "".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{html.escape(limited(title))} – lrtune</title>",
-            f"<style>{_resource('report.css')}</style></head><body><main>{body}</main>",
-            f"<script>{scripts}</script>" if scripts else "",
-            f"<script>{_resource('report.js')}</script></body></html>\n",
-        ]
+def _shown(value: object) -> object:
+    return value if isinstance(value, Markup) else limited(str(value))
+
+
+def _unbroken(text: str) -> Markup:
+    """A sentence whose options and percentages no line breaks."""
+    parts = re.split(r"(--[\w-]+|\d+ %)", limited(text))
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if at % 2 else part
+        for at, part in enumerate(parts)
     )
 
 
-def _resource(name: str) -> str:
-    return resources.files("lrtune.results").joinpath(name).read_text(encoding="utf-8")
+def _source(name: str) -> Markup:
+    """A style sheet or a script of ours, as it is."""
+    return Markup(_LOADER.get_source(_ENVIRONMENT, name)[0])
+
+
+_ENVIRONMENT = Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters["colour"] = lambda family: look(family).colour
+_ENVIRONMENT.filters["unbroken"] = _unbroken
+_ENVIRONMENT.globals["source"] = _source

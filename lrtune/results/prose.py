@@ -1,75 +1,70 @@
-"""The sentences of the report: who won, by how much, and how far to trust it."""
+"""The sentences of the report: what to use, or why there is nothing to use."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from lrtune.results.markup import (
-    Markup,
-    count,
-    join,
-    number,
-    plural,
-    tag,
-    text,
-)
+from lrtune.format import count, number, plural
 from lrtune.results.notes import Verdict
 from lrtune.results.recommendation import recommendation
-from lrtune.results.summary import (
-    PARTIAL,
-    by_end,
-)
+from lrtune.results.summary import PARTIAL, by_end
 from lrtune.results.wording import since
 
 Run = Mapping[str, Any]
-Metric = Mapping[str, Any]
 Row = Mapping[str, Any]  # of a verdict's families
 
 
-def headline(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run says, in words.
+
+    Attributes:
+        use: what to use, or that there is no winner.
+        lines: labels and what is said of each: gain, sure, valid, cost, use it.
+        warnings: sentences, the gravest first.
+        notes: what to do next.
+    """
+
+    use: str
+    lines: list[tuple[str, str]]
+    warnings: tuple[str, ...]
+    notes: list[str]
+
+
+def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:
     """The answer: its lines and its warnings; or why there is none."""
     found = recommendation(trials, run, verdict)
     if found is None:
-        no_winner = tag("p", "No winner. ", nothing(trials), css="answer")
-        return join([no_winner, tag("p", _way_out(trials, run))])
-    (_, use), *others = found.lines
-    lines = [join([tag("dt", label), tag("dd", said)]) for label, said in others]
-    warnings = [tag("li", warning) for warning in found.warnings]
+        way_out = _way_out(trials, run)
+        return Answer(f"No winner. {nothing(trials)}", [], (), [way_out] if way_out else [])
+    (_, use), *lines = found.lines
     newer = "" if verdict is None else since(verdict, len(trials))
-    return join(
-        [
-            tag("p", use, css="answer"),
-            tag("dl", *lines, css="lines"),
-            tag("ul", *warnings, css="warnings") if warnings else Markup(""),
-            tag("p", newer, css="caveat") if newer else Markup(""),
-        ]
-    )
+    return Answer(use, lines, found.warnings, [newer] if newer else [])
 
 
-def nothing(trials: pd.DataFrame) -> Markup:
+def nothing(trials: pd.DataFrame) -> str:
     """Why there is no winner and nothing to draw."""
     if trials.empty:
-        return Markup("No trial has ended yet.")
+        return "No trial has ended yet."
     ends = by_end(trials)
     how = ", ".join(f"{n} {end}" for end, n in zip(ends["end"], ends["trials"], strict=True) if n)
-    return Markup(f"None of the {plural(len(trials), 'trial', 'trials')} ran to a value: {how}.")
+    return f"None of the {plural(len(trials), 'trial', 'trials')} ran to a value: {how}."
 
 
-def _way_out(trials: pd.DataFrame, run: Run) -> Markup:
+def _way_out(trials: pd.DataFrame, run: Run) -> str:
     """What to try when nothing finished."""
     if trials.empty:
-        return Markup("")
+        return ""
     ends = trials["state"].value_counts()
     if ends.get("diverged", 0) >= len(trials) / 2:
         low, high = (number(rate, 3) for rate in run["peak_lr"])
-        return join(
-            [Markup("Most trials diverged: search lower peak rates than "), f"{low} to {high}."]
-        )
-    where = "<a href='#budget'>where the budget went</a>"
+        return f"Most trials diverged: search lower peak rates than {low} to {high}."
+    where = "Where the budget went"
     if ends.index.isin(PARTIAL).any():
-        where += " and <a href='#stopping'>early stopping</a>"
-    return Markup(f"The reasons are listed under {where}.")
+        where += " and Early stopping"
+    return f"The reasons are listed under {where}."
 
 
 def second_metric(run: Run) -> dict[str, Any] | None:
@@ -78,10 +73,10 @@ def second_metric(run: Run) -> dict[str, Any] | None:
     return others[0] if others else None
 
 
-def subtitle(trials: pd.DataFrame, run: Run) -> Markup:
-    """What was searched, on one line."""
+def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
+    """What was searched: the data, the model, the horizon, how much was tried."""
     task = run["task"]
     tried = plural(len(trials), "trial", "trials")
     kinds = plural(trials["family"].nunique(), "family", "families")
     horizon = f"{count(run['horizon'])} updates ({number(run['epochs'], 3)} epochs)"
-    return join([text(task["data"]), text(task["model"]), horizon, f"{tried} of {kinds}"], " · ")
+    return [task["data"], task["model"], horizon, f"{tried} of {kinds}"]

@@ -2,37 +2,25 @@
 
 from collections.abc import Iterable
 
+from lrtune.format import aligned, count, measured, number
+from lrtune.results.blocks import Block, Cell, Heading, Section, Table, Text
 from lrtune.results.canvas import words
-from lrtune.results.markup import (
-    Markup,
-    aligned,
-    count,
-    join,
-    measured,
-    number,
-    section,
-    stacked,
-    swatch,
-    table,
-    tag,
-    text,
-)
 from lrtune.results.notes import Verdict
 from lrtune.results.prose import Row
 from lrtune.results.wording import listed
 
 
-def target(verdict: Verdict) -> Markup:
-    """Updates to the target, family by family; nothing where there is no target."""
+def target(verdict: Verdict) -> Section | None:
+    """Updates to the target, family by family; None where there is no target."""
     found = verdict["quickest"]
     if found is None:
-        return Markup("")
+        return None
     rows = [
         (
-            join([swatch(row["family"]), text(row["family"])]),
+            Cell(row["family"], family=row["family"]),
             "–" if row["place"] == "lost" else row["place"],
-            (f"{row['reached']} of {row['seeds']}", row["reached"]),
-            "–" if row["updates"] is None else (count(row["updates"]), row["updates"]),
+            Cell(f"{row['reached']} of {row['seeds']}", row["reached"]),
+            "–" if row["updates"] is None else Cell(count(row["updates"]), row["updates"]),
             "–" if row["low"] is None else f"{count(row['low'])} to {count(row['high'])}",
         )
         for row in found["families"]
@@ -43,24 +31,21 @@ def target(verdict: Verdict) -> Markup:
         "alone."
     )
     heads = ["family", "place", "seeds that reached it", "updates, mean", "95 % interval"]
-    return section(
-        "target",
-        "Fewest updates",
-        tag("p", quickest(verdict)),
-        table(heads, rows, css="sortable", numeric=2),
-        tag("p", note, css="note"),
-    )
+    said = quickest(verdict)
+    listing = Table(heads, rows, style="sortable", numeric=2)
+    summary = said.removeprefix("Fewest updates ").capitalize()
+    return Section("target", "Fewest updates", summary, [Text(said), listing, Text(note, "note")])
 
 
-def responses(verdict: Verdict) -> Markup:
+def responses(verdict: Verdict) -> list[Block]:
     """How far each finalist's peak may be off, from the search's trials."""
     amount = verdict["amount"]
     if amount is None:
-        return Markup("")
+        return []
     seen = [row for row in verdict["response"] if row["peak_lr"] is not None]
     rows = [
         (
-            join([swatch(row["family"]), text(row["family"])]),
+            Cell(row["family"], family=row["family"]),
             _peak(row),
             _factor(row),
             number(row["diverged_from"], 3),
@@ -75,14 +60,9 @@ def responses(verdict: Verdict) -> Markup:
         "seeds. Intervals hold with 90 %."
     )
     heads = ["family", "best peak rate", "off by", "diverged from", "trials"]
-    return join(
-        [
-            tag("h3", "How far the peak may be off"),
-            tag("p", note) if rows else Markup(""),
-            table(heads, rows) if rows else Markup(""),
-            *(tag("p", sentence) for sentence in _unseen(verdict["response"])),
-        ]
-    )
+    known: list[Block] = [Text(note), Table(heads, rows)] if rows else []
+    unseen = [Text(sentence) for sentence in _unseen(verdict["response"])]
+    return [Heading("How far the peak may be off"), *known, *unseen]
 
 
 def _unseen(response: Iterable[Row]) -> list[str]:
@@ -94,17 +74,17 @@ def _unseen(response: Iterable[Row]) -> list[str]:
     return [f"{', '.join(names)}: {why}." for why, names in families.items()]
 
 
-def _peak(row: Row) -> object:
+def _peak(row: Row) -> Cell:
     ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-    return stacked(number(row["peak_lr"], 3), ends), row["peak_lr"]
+    return Cell(number(row["peak_lr"], 3), row["peak_lr"], below=ends)
 
 
-def _factor(row: Row) -> object:
+def _factor(row: Row) -> Cell:
     high = row["factor_high"]
     ends = (
         f"{number(row['factor_low'], 2)} {'or more' if high is None else f'to {number(high, 2)}'}"
     )
-    return stacked(number(row["factor"], 2), ends), row["factor"]
+    return Cell(number(row["factor"], 2), row["factor"], below=ends)
 
 
 def quickest(verdict: Verdict) -> str:

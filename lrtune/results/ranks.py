@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lrtune.results.markup import number, plural
+from lrtune.format import number, plural
 
 ALPHA = 0.05
 TASK = ["task", "horizon"]  # columns: what makes two verdicts two of the same task

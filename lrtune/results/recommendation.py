@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lrtune.format import count, duration, measured, number, plural, setting
 from lrtune.results.canvas import words
-from lrtune.results.markup import count, duration, limited, measured, number, plural, setting
 from lrtune.results.plan import decided, recommended_row
 from lrtune.results.summary import curve_of, recommended
 from lrtune.results.wording import amount_of, listed, metric_of, range_of
@@ -220,26 +220,6 @@ def described_training(optimizer: Mapping[str, Any], batch_size: int, horizon: i
         parts.append(f"betas {'/'.join(f'{beta:g}' for beta in optimizer['betas'])}")
     parts.append(f"weight decay {setting(optimizer['weight_decay'], 3)}")
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
-
-
-def training_comments(run: Run, found: Mapping[str, Any] | None = None) -> str:
-    """What a peak rate belongs to, as comments over code that is copied.
-
-    Args:
-        run: what was searched (run.json), or best.json.
-        found: of best.json: with the number of the trial.
-    """
-    task = run["task"]
-    training = described_training(run["optimizer"], task["batch_size"], run["horizon"])
-    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
-    without = "Guessed for" if "guess" in run else "Found in"
-    by = f"Found by trial {found['trial']} of" if found else without
-    lines = (
-        f"The peak rate holds for {training}{clipped}.",
-        f"{by} {run['study']}: {task['name']}, model {task['model']}, by lrtune "
-        f"{run['versions']['lrtune']}.",
-    )
-    return "".join(f"# {limited(' '.join(line.split()))}\n" for line in lines)
 
 
 def _peak_factor(verdict: Verdict | None, family: str) -> float | None:

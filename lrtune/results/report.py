@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lrtune.files import replace
 from lrtune.results import page, sections, stopping, tables
+from lrtune.results.blocks import Section
 from lrtune.results.finals import standings
+from lrtune.results.first_screen import first_screen
 from lrtune.results.inside import inside
-from lrtune.results.markup import Markup, join, tag
 from lrtune.results.notes import Verdict
-from lrtune.results.prose import Run, headline, subtitle
+from lrtune.results.prose import Run, subtitle
 from lrtune.results.questions import target
 
 
@@ -32,30 +34,28 @@ def render(
     Returns:
         HTML with everything inline: style, plotly and data.
     """
-    body = join(
-        [
-            tag("header", tag("h1", run["study"]), tag("p", subtitle(trials, run), css="quiet")),
-            Markup(f'<section id="answer">{headline(trials, run, verdict)}</section>'),
-            sections.settings(trials, run, verdict),
-            *_verdict(verdict, finals, run),
-            sections.families(trials, run),
-            sections.curves(trials, run),
-            sections.against_peak(trials, run, verdict),
-            inside(trials, run),
-            sections.range_test(run),
-            tables.budget(trials, run),
-            stopping.stopping(trials, run, verdict, finals),
-            tables.all_trials(trials, run),
-            tables.record(run),
-        ]
+    folded: list[Section | None] = [
+        sections.settings(trials, run, verdict),
+        standings(verdict, finals, run) if verdict is not None and finals is not None else None,
+        None if verdict is None else target(verdict),
+        sections.families(trials, run),
+        sections.curves(trials, run),
+        sections.against_peak(trials, run, verdict),
+        inside(trials, run),
+        sections.range_test(run),
+        tables.budget(trials, run),
+        stopping.stopping(trials, run),
+        tables.all_trials(trials, run),
+        tables.record(run),
+    ]
+    return page.render(
+        "report.html",
+        title=run["study"],
+        subtitle=subtitle(trials, run),
+        first=first_screen(trials, run, verdict, finals),
+        sections=[section for section in folded if section is not None],
+        plotly=Markup(get_plotlyjs()),
     )
-    return page.shell(run["study"], body, get_plotlyjs())
-
-
-def _verdict(verdict: Verdict | None, finals: pd.DataFrame | None, run: Run) -> list[Markup]:
-    if verdict is None or finals is None:
-        return []
-    return [standings(verdict, finals, run), target(verdict)]
 
 
 def write(

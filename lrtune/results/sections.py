@@ -1,96 +1,56 @@
 """The sections of the report that answer: settings, families and figures."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from lrtune.format import aligned, count, measured, number, plural, setting
 from lrtune.results import figures
+from lrtune.results.blocks import Block, Cell, Code, Fold, Section, Table, Text, drawn
 from lrtune.results.canvas import words
-from lrtune.results.markup import (
-    Markup,
-    aligned,
-    code,
-    count,
-    join,
-    measured,
-    number,
-    section,
-    setting,
-    show,
-    swatch,
-    table,
-    tag,
-    text,
-)
+from lrtune.results.exports import chosen, exports, found_with
 from lrtune.results.notes import Verdict
-from lrtune.results.plan import decided, recommended_row
 from lrtune.results.prose import Run, nothing
 from lrtune.results.questions import responses
-from lrtune.results.recommendation import training_comments
-from lrtune.results.summary import PARTIAL, by_family, recommended
+from lrtune.results.summary import PARTIAL, best, by_family
 from lrtune.schedule import FAMILIES, Schedule
 
 ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were lost aside
 
 
-def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
+def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Section:
     """The winning schedule in the field's terms, and as code to copy."""
-    from lrtune.export import export
-
-    title, horizon = "Settings to copy", run["horizon"]
-    found = _to_copy(trials, run, verdict)
+    title, horizon = "Settings and code", run["horizon"]
+    found = chosen(trials, run, verdict)
     if found is None:
-        return section("settings", title, tag("p", nothing(trials)))
-    schedule, resolved, where = found
-    training = training_comments(run)
+        return Section("settings", title, "None yet", [Text(nothing(trials))])
+    schedule = found.schedule
     load = (
-        f"{training}import lrtune\n\n"
+        f"{found_with(run)}import lrtune\n\n"
         'schedule = lrtune.load("best.json")  # written beside this report\n'
         f"scheduler = schedule.torch(optimizer, total={horizon})\n"
     )
     if schedule.closed_loop:  # the search fed it the validation loss, whatever the objective was
         load += "# scheduler.step() after each update, scheduler.step(loss) after each validation\n"
-    return section(
-        "settings",
-        title,
-        tag(
-            "p",
-            f"{where} The settings hold for {count(horizon)} updates; the form "
-            "for any horizon counts lengths in fractions of the run and low rates in ratios of "
-            "the peak.",
-        ),
-        _terms(schedule, resolved, horizon),
-        code("load", load),
-        Markup("<details><summary>As plain torch, without lrtune</summary>"),
-        code("snippet", training + export(schedule, to="torch", total=horizon)),
-        Markup("</details><details><summary>As JSON, for lrtune.load</summary>"),
-        code("json", schedule.to_json()),
-        Markup("</details>"),
+    said = (
+        f"{found.where} The settings hold for {count(horizon)} updates; the form for any horizon "
+        "counts lengths in fractions of the run and low rates in ratios of the peak."
     )
+    blocks: list[Block] = [
+        Text(said),
+        _terms(schedule, found.resolved, horizon),
+        Code("load", load),
+    ]
+    for one in exports(schedule, run):
+        code: Block = Code(one.anchor, one.source) if one.source else Text(one.why)
+        blocks.append(Fold(f"For {one.label}", [code]))
+    blocks.append(Fold("As JSON, for lrtune.load", [Code("json", schedule.to_json())]))
+    summary = f"{schedule.family} over {count(horizon)} updates, and for any horizon"
+    return Section("settings", title, summary, blocks)
 
 
-def _to_copy(
-    trials: pd.DataFrame, run: Run, verdict: Verdict | None
-) -> tuple[Schedule, dict[str, Any], str] | None:
-    """The schedule that best.json holds, its settings at the horizon, and where it is from."""
-    if verdict is not None and decided(verdict):
-        row = recommended_row(verdict)
-        whose = row["family"] if row["trial"] is None else f"{row['family']}, trial {row['trial']}"
-        if verdict["answer"]["place"] == "tie":
-            whose += ", the simplest of those that cannot be told apart"
-        return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."
-    winner = recommended(trials, run["objective"]["direction"])
-    if winner is None:
-        return None
-    resolved, by = json.loads(winner["resolved"]), ""
-    if winner["state"] != "complete":
-        by = ", by its forecast, for none was trained to its end"
-    return Schedule.from_json(winner["schedule"]), resolved, f"Trial {winner['number']}{by}."
-
-
-def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup:
+def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Table:
     """The settings side by side: in the field's terms, for any horizon, and what they mean."""
     free = {"peak_lr": schedule.peak_lr, **schedule.to_dict()["knobs"]}
     meaning = {"peak_lr": "the highest rate"}
@@ -110,34 +70,18 @@ def _terms(schedule: Schedule, resolved: dict[str, Any], horizon: int) -> Markup
         )
         for name in dict.fromkeys(["peak_lr", *free, *resolved])
     ]
-    return table(
-        ["setting", f"{count(horizon)} updates", "any horizon", "meaning"], rows, numeric=9
-    )
+    heads = ["setting", f"{count(horizon)} updates", "any horizon", "meaning"]
+    return Table(heads, rows, style="terms", numeric=9)
 
 
-def families(trials: pd.DataFrame, run: Run) -> Markup:
+def families(trials: pd.DataFrame, run: Run) -> Section:
     """How each family did: a table and a figure."""
-    objective = run["objective"]
+    objective, title = run["objective"], "Families in the search"
     heads = ["family", "best", "median", "middle half", "peak rate", "trial"]
-    rows = []
-    for _, row in by_family(trials, objective["direction"]).iterrows():
-        lost = int(row["diverged"] + row["failed"])
-        half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
-        rows.append(
-            (
-                join([swatch(row["family"]), text(row["family"])]),
-                (tag("strong", measured(row["best"], objective)), row["best"]),
-                aligned(row["median"]),
-                half,
-                number(row["peak_lr"], 3),
-                "–" if pd.isna(row["number"]) else row["number"],
-                row["trials"],
-                *(row[name] for name in ENDED),
-                lost,
-                count(row["updates"]),
-            )
-        )
     heads += ["tried", "finished", *ENDED[1:], "lost", "updates"]
+    rows = [
+        _family(row, objective) for _, row in by_family(trials, objective["direction"]).iterrows()
+    ]
     note = (
         "Best: the final value that is expected on another seed of each family's best schedule. "
         "Finished: trained to the end, the trials whose value counts. Lost: diverged or failed."
@@ -151,13 +95,36 @@ def families(trials: pd.DataFrame, run: Run) -> Markup:
         "A dot is a finished trial, the bar the middle half of them, the large mark the best. "
         f"{_better(objective).capitalize()} is better."
     )
-    figure = figures.wins(trials, objective)
-    return section(
-        "families",
-        "Families in the search",
-        tag("p", note),
-        table(heads, rows, css="sortable") if rows else Markup(""),
-        show("wins", figure, caption, nothing(trials)),
+    figure = drawn("wins", figures.wins(trials, objective), caption, nothing(trials))
+    table: list[Block] = [Table(heads, rows, style="sortable")] if rows else []
+    return Section("families", title, _best(trials, run), [Text(note), *table, figure])
+
+
+def _family(row: "pd.Series[Any]", objective: Mapping[str, Any]) -> list[object]:
+    half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
+    return [
+        Cell(row["family"], family=row["family"]),
+        Cell(measured(row["best"], objective), row["best"], style="strong"),
+        aligned(row["median"]),
+        half,
+        number(row["peak_lr"], 3),
+        "–" if pd.isna(row["number"]) else row["number"],
+        row["trials"],
+        *(row[name] for name in ENDED),
+        int(row["diverged"] + row["failed"]),
+        count(row["updates"]),
+    ]
+
+
+def _best(trials: pd.DataFrame, run: Run) -> str:
+    """Which family was the best of how many."""
+    first = best(trials, run["objective"]["direction"])
+    if first is None:
+        return nothing(trials)
+    tried = plural(trials["family"].nunique(), "family", "families")
+    value = measured(first["value"], run["objective"], 3)
+    return (
+        f"Best of {tried}: {first['family']}, validation {words(run['objective']['name'])} {value}"
     )
 
 
@@ -165,7 +132,7 @@ def _better(objective: Mapping[str, Any]) -> str:
     return "lower" if objective["direction"] == "minimize" else "higher"
 
 
-def curves(trials: pd.DataFrame, run: Run) -> Markup:
+def curves(trials: pd.DataFrame, run: Run) -> Section:
     """The best trial of each family, rate and metric."""
     figure = figures.curves(trials, run["objective"], run["horizon"])
     caption = (
@@ -173,12 +140,13 @@ def curves(trials: pd.DataFrame, run: Run) -> Markup:
         "the legend shows another, a double click isolates it. The metric's axis fits the last "
         "two thirds of training; a double click on the figure shows all of it."
     )
-    return section(
-        "curves", "Curves in the search", show("curves", figure, caption, nothing(trials))
-    )
+    metric = words(run["objective"]["name"])
+    summary = f"Learning rate and validation {metric} of each family's best trial"
+    figures_ = [drawn("curves", figure, caption, nothing(trials))]
+    return Section("curves", "Curves in the search", summary, figures_)
 
 
-def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Markup:
+def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Section:
     """Value against peak rate."""
     test = run["range_test"]
     bracket = (float(test["base_lr"]), float(test["max_lr"])) if test else None
@@ -188,20 +156,27 @@ def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None)
         "that diverged, of any family. Trials that were pruned or plateaued have no final value "
         "and are not shown."
     )
-    title = "Score against peak rate"
-    drawn = show("against-peak", figure, caption, nothing(trials))
-    return section("peak", title, drawn, Markup("") if verdict is None else responses(verdict))
+    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    summary = f"Final scores of peak learning rates from {low} to {high}"
+    blocks = [drawn("against-peak", figure, caption, nothing(trials))]
+    blocks += [] if verdict is None else responses(verdict)
+    return Section("peak", "Score against peak rate", summary, blocks)
 
 
-def range_test(run: Run) -> Markup:
+def range_test(run: Run) -> Section | None:
     """The range test, if one was run."""
     result = run["range_test"]
     if not result:
-        return Markup("")
+        return None
     loss = run["task"]["loss"]
     unit = run["metrics"].get(loss, {}).get("unit")
     figure = figures.range_test(result, f"training {words(loss)}" + (f" ({unit})" if unit else ""))
-    none = Markup("The range test recorded no losses.")
-    said = tag("p", result["message"]) if result.get("message") else Markup("")
     caption = "Loss while the rate grows, before any schedule is tried."
-    return section("range", "Range test", said, show("range-test", figure, caption, none))
+    low, high = (number(result[name], 3) for name in ("base_lr", "max_lr"))
+    summary = f"The loss falls at rates from {low} to {high}"
+    message: list[Block] = []
+    if result.get("message"):
+        said = result["message"]
+        message, summary = [Text(said)], said[:1].upper() + said[1:]
+    shown = drawn("range-test", figure, caption, "The range test recorded no losses.")
+    return Section("range", "Range test", summary, [*message, shown])

@@ -1,27 +1,15 @@
 """The section of the report on early stopping: what it saved, and what the checks say of it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrtune.format import NARROW, count, number, plural
+from lrtune.results.blocks import Block, Cell, Fold, Heading, Section, Table, Text, drawn
 from lrtune.results.early import RULES, at_most, audits, ended_early, is_audited, spared
 from lrtune.results.ends import ends
-from lrtune.results.hindsight import hindsight
-from lrtune.results.markup import (
-    NARROW,
-    Markup,
-    count,
-    join,
-    number,
-    plural,
-    section,
-    show,
-    table,
-    tag,
-)
-from lrtune.results.notes import Verdict
 from lrtune.results.prose import Run, nothing
 from lrtune.results.summary import figures_in, forecasts
 from lrtune.results.wording import forecast_range
@@ -34,34 +22,22 @@ NOTE = (
 FEW = 20  # audited trials, below which their share says little
 
 
-def stopping(
-    trials: pd.DataFrame,
-    run: Run,
-    verdict: Verdict | None = None,
-    finals: pd.DataFrame | None = None,
-) -> Markup:
+def stopping(trials: pd.DataFrame, run: Run) -> Section:
     """What ended early, why, what that saved, and how often it was wrong."""
     title = "Early stopping"
     if trials.empty:
-        return section("stopping", title, tag("p", nothing(trials)))
+        return Section("stopping", title, nothing(trials), [Text(nothing(trials))])
     figure = ends(trials, run["objective"], run["horizon"])
     caption = (
         "A bar is a trial, over the updates it was trained; a family's trials lie in the order in "
         "which they were tried, the best family on top. The mark says how a trial ended, a diamond "
         "where one was to be pruned that went on as a check."
     )
-    if not figure.data:
-        return section("stopping", title, tag("p", "No trial was ended early."))
     said = spared(trials, run["horizon"]) or "No trial was ended early."
-    back = [] if verdict is None or finals is None else hindsight(trials, verdict, finals)
-    return section(
-        "stopping",
-        title,
-        tag("p", join([said, *_checks(trials, run)], " ")),
-        tag("p", join(back, " ")) if back else Markup(""),
-        show("ends", figure, caption, nothing(trials)),
-        _table(trials, run),
-    )
+    blocks: list[Block] = [Text(" ".join([said, *_checks(trials, run)]))]
+    if figure.data:
+        blocks += [drawn("ends", figure, caption, nothing(trials)), *_table(trials, run)]
+    return Section("stopping", title, said, blocks)
 
 
 def in_words(stopping: Mapping[str, Any], validations: int) -> str:
@@ -142,30 +118,30 @@ def _percent(share: float, digits: int = 3) -> str:
     return f"{number(percent, digits)}{NARROW}%"
 
 
-def _table(trials: pd.DataFrame, run: Run) -> Markup:
+def _table(trials: pd.DataFrame, run: Run) -> list[Block]:
     """The trials that ended early or were audited: those first, some shown and the rest folded."""
     checked = trials[is_audited(trials)].sort_values("number")
     early = ended_early(trials).sort_values("number")
     listed = pd.concat([checked, early[~early["number"].isin(checked["number"])]])
     if listed.empty:
-        return Markup("")
+        return []
     facts = audits(trials, run["objective"]["direction"]).set_index("number")
     shown = listed.head(MOST)
     rows = [_row(trial, run["horizon"], facts) for trial in shown.to_dict("records")]
     forecast = (np.isfinite(forecasts(listed)) | is_audited(listed)).any()
-    note = tag("p", NOTE) if forecast else Markup("")
-    parts = [tag("h3", "Which trials, and why"), note, _rows(rows[:SHOWN])]
+    note = [Text(NOTE)] if forecast else []
+    parts: list[Block] = [Heading("Which trials, and why"), *note, _rows(rows[:SHOWN])]
     if len(rows) > SHOWN:
         more = plural(len(rows) - SHOWN, "more trial", "more trials")
         left = len(listed) - len(rows)
-        rest = tag("p", f"and {count(left)} more in trials.parquet") if left else Markup("")
-        parts.append(tag("details", tag("summary", more), _rows(rows[SHOWN:]), rest))
-    return join(parts)
+        rest = [Text(f"and {count(left)} more in trials.parquet")] if left else []
+        parts.append(Fold(more, [_rows(rows[SHOWN:]), *rest]))
+    return parts
 
 
-def _rows(rows: Iterable[list[object]]) -> Markup:
+def _rows(rows: Sequence[list[object]]) -> Table:
     heads = ["trial", "family", "ended", "after", "why"]
-    return table(heads, rows, css="sortable why", numeric=3, until=4)
+    return Table(heads, rows, style="sortable why", numeric=3, until=4)
 
 
 def _row(trial: Mapping[Any, Any], horizon: int, facts: pd.DataFrame) -> list[object]:
@@ -174,7 +150,7 @@ def _row(trial: Mapping[Any, Any], horizon: int, facts: pd.DataFrame) -> list[ob
     state = f"{trial['state']}, checked" if audit else trial["state"]
     shown = f"{count(done)} ({100 * done / horizon:.0f}{NARROW}%)"
     why = _audit(audit, trial, facts) if audit else _reason(trial)
-    return [trial["number"], trial["family"], state, (shown, done), why]
+    return [trial["number"], trial["family"], state, Cell(shown, done), why]
 
 
 def _reason(trial: Mapping[Any, Any]) -> str:

@@ -4,21 +4,9 @@ from typing import Any
 
 import pandas as pd
 
+from lrtune.format import aligned, count, duration, number, plural, setting
+from lrtune.results.blocks import Block, Cell, Heading, Section, Shares, Table, Text, drawn
 from lrtune.results.canvas import words
-from lrtune.results.markup import (
-    Markup,
-    aligned,
-    count,
-    duration,
-    join,
-    number,
-    plural,
-    section,
-    setting,
-    show,
-    table,
-    tag,
-)
 from lrtune.results.prose import Run, nothing, second_metric
 from lrtune.results.stopping import in_words
 from lrtune.results.summary import beside, by_end, ranked, reasons
@@ -28,64 +16,50 @@ WEIGHTS = {"last": "the weights at the end", "best": "the best checkpoint by val
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 
 
-def budget(trials: pd.DataFrame, run: Run) -> Markup:
+def budget(trials: pd.DataFrame, run: Run) -> Section:
     """What each way to end cost, and why trials were lost."""
     title = "Where the budget went"
     if trials.empty:
-        return section("budget", title, tag("p", nothing(trials)))
+        return Section("budget", title, nothing(trials), [Text(nothing(trials))])
     ends = by_end(trials)
     total = ends["updates"].sum()
     rows, bars = [], []
     for row in ends.to_dict("records"):
         share = 100 * row["updates"] / total if total else 0.0
         cost = (count(row["updates"]), f"{share:.0f} %", duration(row["seconds"]))
-        rows.append(
-            (
-                join([Markup(f'<i class="swatch {row["end"]}"></i>'), row["end"]]),
-                row["trials"],
-                *cost,
-            )
-        )
-        bars.append(f'<i class="{row["end"]}" style="flex:{share:.2f}" title="{row["end"]}"></i>')
-    why = reasons(trials)
-    lost = Markup("") if why.empty else _reasons(why)
-    heads = ["ended", "trials", "updates", "share", "time"]
+        rows.append((Cell(row["end"], end=row["end"]), row["trials"], *cost))
+        bars.append((row["end"], share))
     caption = (
         "The trials one behind the other, as they were started. Above: what each finished trial "
         "reached, in its family's colour, and the best so far. Below: how the trials ended that "
         "the updates went to."
     )
     figure = timeline(trials, run["objective"])
-    return section(
-        "budget",
-        title,
-        tag("p", f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."),
-        Markup(f'<div class="bar" aria-hidden="true">{"".join(bars)}</div>'),
-        table(heads, rows),
-        show(
-            "timeline", figure, caption, Markup("No update was trained, so there is no timeline.")
-        ),
-        lost,
-    )
+    said = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."
+    blocks: list[Block] = [
+        Text(said),
+        Shares(bars),
+        Table(["ended", "trials", "updates", "share", "time"], rows),
+        drawn("timeline", figure, caption, "No update was trained, so there is no timeline."),
+        *_reasons(reasons(trials)),
+    ]
+    return Section("budget", title, said, blocks)
 
 
-def _reasons(why: pd.DataFrame) -> Markup:
+def _reasons(why: pd.DataFrame) -> list[Block]:
+    if why.empty:
+        return []
     shown = why.head(20)
     rows = [(row["end"], row["reason"] or "–", row["trials"]) for row in shown.to_dict("records")]
     rest = len(why) - len(shown)
-    more = tag("p", f"and {rest} more reasons in trials.parquet") if rest else Markup("")
-    return join(
-        [
-            tag("h3", "Why trials were lost"),
-            table(["ended", "why", "trials"], rows, numeric=2),
-            more,
-        ]
-    )
+    more = [Text(f"and {rest} more reasons in trials.parquet")] if rest else []
+    listing = Table(["ended", "why", "trials"], rows, numeric=2)
+    return [Heading("Why trials were lost"), listing, *more]
 
 
-def all_trials(trials: pd.DataFrame, run: Run) -> Markup:
+def all_trials(trials: pd.DataFrame, run: Run) -> Section:
     """The best trials as a table that sorts, and where the rest is."""
-    objective, second = run["objective"], second_metric(run)
+    objective, second, title = run["objective"], second_metric(run), "All trials"
     best_first = ranked(trials, objective["direction"])
     others = trials[~trials["number"].isin(best_first["number"])].sort_values("number")
     shown = pd.concat([best_first, others]).head(ROWS)
@@ -93,30 +67,28 @@ def all_trials(trials: pd.DataFrame, run: Run) -> Markup:
     heads += [words(second["name"])] if second else []
     rows = [_trial(trial, objective["name"], second) for _, trial in shown.iterrows()]
     if shown.empty:
-        return section("trials", "All trials", tag("p", nothing(trials)))
+        return Section("trials", title, nothing(trials), [Text(nothing(trials))])
     rest = len(trials) - len(shown)
     note = (
         f"The best {len(shown)} of {len(trials)}; all are in " if rest else "The same table is in "
     )
-    return section(
-        "trials",
-        "All trials",
-        Markup(f"<details><summary>{plural(len(shown), 'trial', 'trials')}, best first</summary>"),
-        table([*heads, "peak rate", "warmup", "updates", "time"], rows, css="sortable", numeric=3),
-        Markup(f"<p>{note}<code>trials.parquet</code>.</p></details>"),
+    listing = Table(
+        [*heads, "peak rate", "warmup", "updates", "time"], rows, style="sortable", numeric=3
     )
+    summary = f"{plural(len(trials), 'trial', 'trials')}, best first"
+    return Section("trials", title, summary, [listing, Text(f"{note}trials.parquet.")])
 
 
 def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]:
     value = [beside(trial, second["name"])] if second else []
-    cells: list[object] = [(aligned(v), v) for v in (float(trial["value"]), *value)]
-    cells += [(number(v, 3), v) for v in (float(trial["peak_lr"]), float(trial["warmup"]))]
+    cells: list[object] = [Cell(aligned(v), v) for v in (float(trial["value"]), *value)]
+    cells += [Cell(number(v, 3), v) for v in (float(trial["peak_lr"]), float(trial["warmup"]))]
     updates, seconds = trial["updates"], float(trial["seconds"])
-    costs: list[object] = [(count(updates), updates), (duration(seconds), seconds)]
+    costs: list[object] = [Cell(count(updates), updates), Cell(duration(seconds), seconds)]
     return [trial["number"], trial["family"], trial["state"], *cells, *costs]
 
 
-def record(run: Run) -> Markup:
+def record(run: Run) -> Section:
     """Everything needed to run this search again."""
     task, objective = run["task"], run["objective"]
     optimizer = dict(run["optimizer"])
@@ -151,10 +123,12 @@ def record(run: Run) -> Markup:
         ("early stopping", _stopping(run)),
         ("seed", run["seed"]),
         ("versions", _pairs(run["versions"])),
-        ("command", tag("code", run["command"])),
+        ("command", Cell(run["command"], style="code")),
     ]
     shown = [(name, value) for name, value in rows if value is not None]
-    return section("record", "The record", table(["", ""], shown, css="record", numeric=9))
+    summary = "Data, model, optimizer, engine, versions, command: all that it takes to run it again"
+    listing = Table(["", ""], shown, style="record", numeric=9)
+    return Section("record", "The record", summary, [listing])
 
 
 def _stopping(run: Run) -> str | None:

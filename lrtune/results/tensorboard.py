@@ -12,8 +12,8 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.files import replaced
+from lrtune.format import setting
 from lrtune.results.canvas import Array, thin
-from lrtune.results.markup import setting
 from lrtune.results.summary import best_of_each, curve_of, finals_of
 from lrtune.schedule import Schedule
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lrtune.format import number, plural
 from lrtune.results.canvas import words
-from lrtune.results.markup import number, plural
 
 
 def metric_of(verdict: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import shlex
 
-from lrtune.best import found_with
+from lrtune.best import training_of
 from lrtune.config import StudyFile, load
 from lrtune.export import export
 from lrtune.guess import cost, guess
@@ -34,5 +34,5 @@ def print_guess(study: StudyFile) -> None:
         f"such guesses end within {costs['half']:g} % of the best of 160 schedules on half of "
         f"{costs['tasks']} recorded tasks, within {costs['nine_of_ten']:g} % on nine of ten",
     )
-    print("\n" + found_with(path) + export(schedule, to="torch", total=task.horizon))
+    print("\n" + training_of(path) + export(schedule, to="torch", total=task.horizon))
     copyable(console, f"wrote {shlex.quote(str(path))}; lrtune search tries it first")

@@ -10,8 +10,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from lrtune.best import best_json
+from lrtune.format import count, number
 from lrtune.results.canvas import words
-from lrtune.results.markup import count, number
 from lrtune.results.questions import quickest
 from lrtune.results.recommendation import Recommendation, as_json, of_verdict, recommendation
 from lrtune.results.summary import by_end, by_family

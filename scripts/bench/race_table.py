@@ -100,7 +100,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def draw(searches: pd.DataFrame, path: Path) -> None:
     """Test loss over the best known: a panel a budget, a line a method, a dot a task."""
-    from matplotlib.figure import Figure  # of the extra png; the searches need none
+    from matplotlib.figure import Figure  # of the extra bench; the searches need none
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     budgets = sorted(searches["budget"].unique())

@@ -47,7 +47,7 @@ def ratios(means: pd.DataFrame, what: str) -> str:
 
 def draw(means: pd.DataFrame, path: Path) -> None:
     """A panel a regret, a line a policy, the mean over the tasks by budget."""
-    from matplotlib.figure import Figure  # of the extra png; the replays need none
+    from matplotlib.figure import Figure  # of the extra bench; the replays need none
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, len(WHAT), sharey=True)

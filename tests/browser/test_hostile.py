@@ -11,7 +11,7 @@ import pytest
 from hostile import HIT, NAMES, SHORT
 from looks import WIDE, opened
 
-from lrtune.results.markup import LONGEST
+from lrtune.format import LONGEST
 
 pytestmark = pytest.mark.browser
 FILE = SHORT.replace("'", "") + "\udcff"  # the last one is no UTF-8
@@ -76,29 +76,6 @@ def test_the_snippets_are_code(hostile: Path) -> None:
     assert found["task"]["notes"] == list(NAMES.values())
     source = export(lrtune.load(hostile / "best.json"), to="torch", total=found["horizon"])
     compile(source, "snippet", "exec")
-
-
-def test_the_comparison(lrtune, digits: Path, tmp_path: Path, page_at, faults) -> None:
-    verdict = json.loads((digits / "verdict.json").read_text())
-    for key, name in NAMES.items():
-        folder = tmp_path / "verdicts" / (re.sub(r"[/\x00]", "", name)[:60])
-        folder.mkdir(parents=True, exist_ok=True) if key != "surrogate" else None
-        if not folder.is_dir():
-            folder = tmp_path / "verdicts" / FILE
-            folder.mkdir()
-        task = verdict["task"] | {"name": name, "model": SHORT}
-        changed = verdict | {"task": task, "study": name, "seed": len(key)}
-        changed["objective"] = verdict["objective"] | {"unit": name}
-        (folder / "verdict.json").write_text(json.dumps(changed))
-    code, out, err = lrtune("compare", tmp_path / "verdicts", "--out", tmp_path / "out")
-    assert (code, err) == (0, "")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
-    page = opened(page_at(390), tmp_path / "out" / "compare.html")
-    said = shown(page)
-    for name in NAMES.values():
-        assert given("".join(c if c.isprintable() else " " for c in name)) in said
-    assert page.evaluate(HIT) == [] and faults == []
-    assert page.evaluate(WIDE) <= 0
 
 
 def test_a_table_with_such_columns_and_classes(lrtune, tmp_path: Path, page_at, faults) -> None:

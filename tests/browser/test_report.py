@@ -5,10 +5,14 @@ import re
 import pytest
 from looks import WIDE, opened
 
+from lrtune.results.exports import LABELS
+from lrtune.results.recommendation import recommendation
+from lrtune.run import Run
+
 pytestmark = pytest.mark.browser
 
 RUNS = ("tiny", "digits", "thousand")
-DESKTOP, PHONE = 1280, 390
+DESKTOP, PHONE = 1280, 375
 ALWAYS = {"answer", "settings", "families", "curves", "peak", "budget", "stopping", "trials"}
 ALWAYS |= {"inside", "record"}
 FINALS = {"tiny": set(), "digits": {"finals"}, "thousand": {"finals"}}
@@ -58,28 +62,120 @@ def test_everything_is_there(report, page_at, faults, name: str, width: int, sch
     assert shade < 60 if scheme == "dark" else shade > 240
 
 
-@pytest.mark.parametrize("clipboard", ["open", "closed"])
+# What is wider than the page, or scrolls sideways within it.
+CUT = """() => [...document.querySelectorAll("main *:not(svg *)")].filter((part) => {
+    const box = part.getBoundingClientRect();
+    return box.right > innerWidth + 1 || (part.scrollWidth > part.clientWidth + 1
+        && getComputedStyle(part).overflowX === "auto");
+}).map((part) => part.outerHTML.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_first_screen_says_it_all(report, page_at, faults, name: str) -> None:
+    page, path = page_at(DESKTOP), report(name)
+    page.goto(path.as_uri())
+    run = Run(path.parent)
+    lines = recommendation(run.trials(), run.told, run.verdict()).lines
+    shown = page.locator("#answer")
+    said = " ".join(shown.inner_text().split())
+    assert all(" ".join(line.split()) in said for _, line in lines)
+    assert shown.locator(".sketch .plot path").count() >= 2 or name == "tiny"
+    gains = (run.verdict() or {"answer": {"gains": []}})["answer"]["gains"]
+    assert shown.locator(".gain").count() == len(gains) >= (name != "tiny")
+    assert shown.locator(".copy button").count() == len(LABELS)
+    end = page.evaluate("document.querySelector('#answer').getBoundingClientRect().bottom")
+    assert end <= page.viewport_size["height"]
+    assert page.locator("details[open]").count() == 0
+    assert page.locator(".main-svg").count() == 0  # what nobody looks at is not drawn
+    assert faults == []
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_nothing_is_cut_off_on_a_phone(report, page_at, name: str) -> None:
+    page = opened(page_at(PHONE), report(name))
+    assert page.evaluate(CUT) == []
+
+
+def test_links_open_what_is_folded(report, page_at, faults) -> None:
+    page = page_at()
+    page.goto(f"{report('digits').as_uri()}#finals")
+    page.wait_for_selector("#finals .main-svg")
+    assert page.locator("#finals table").is_visible()
+    assert not page.locator("#record table").is_visible()
+    page.evaluate("location.hash = '#code-keras'")
+    page.wait_for_selector("#code-keras", state="visible")
+    assert faults == []
+
+
+@pytest.mark.parametrize("search", ["of the browser", "of ours"])
+def test_a_search_in_the_page_opens_what_is_folded(report, page_at, search: str) -> None:
+    page = page_at()
+    if search == "of ours":  # where the browser opens nothing by itself
+        page.add_init_script("delete HTMLElement.prototype.onbeforematch")
+    page.goto(report("tiny").as_uri())
+    page.keyboard.press("Control+f")
+    opens = page.evaluate("document.querySelectorAll('.folded > details[open]').length")
+    assert opens == (page.locator(".folded").count() if search == "of ours" else 0)
+
+
+def test_one_button_opens_and_folds_everything(report, page_at) -> None:
+    page = page_at()
+    page.goto(report("digits").as_uri())
+    page.get_by_role("button", name="Open all").click()
+    page.wait_for_selector("#curves .main-svg")
+    assert page.locator("#record table").is_visible()
+    page.get_by_role("button", name="Close all").click()
+    assert page.locator("details[open]").count() == 0
+
+
+@pytest.mark.parametrize("clipboard", ["open", "closed", "missing"])
 def test_the_copy_buttons_copy(report, page_at, faults, clipboard: str) -> None:
     page = page_at()
     if clipboard == "closed":  # as browsers do for pages opened from a file
         page.add_init_script("navigator.clipboard.writeText = () => Promise.reject(Error())")
+    if clipboard == "missing":
+        page.add_init_script(
+            "window.theirs = navigator.clipboard;"
+            "Object.defineProperty(navigator, 'clipboard', { value: undefined })"
+        )
     opened(page, report("tiny"))
     buttons = page.locator("[data-copy]").all()
     assert len(buttons) >= 3
     for button in buttons:
+        label = button.inner_text()
         button.click()
         page.wait_for_function("(b) => b.textContent === 'Copied'", arg=button.element_handle())
         code = page.locator(f"#{button.get_attribute('data-copy')}").text_content()
-        assert page.evaluate("navigator.clipboard.readText()") == code
+        assert page.evaluate("(window.theirs ?? navigator.clipboard).readText()") == code
+        page.wait_for_function(
+            "([b, label]) => b.textContent === label", arg=[button.element_handle(), label]
+        )
     assert "peak_lr" in code and faults == []
+
+
+def test_code_that_cannot_be_copied_is_selected(report, page_at) -> None:
+    page = page_at()
+    page.add_init_script(
+        "navigator.clipboard.writeText = () => Promise.reject(Error());"
+        "document.execCommand = () => false"
+    )
+    page.goto(report("tiny").as_uri())
+    page.locator("#answer").get_by_role("button", name="PyTorch").click()
+    page.get_by_role("button", name="Press Ctrl+C").wait_for()
+    code = page.locator("#code-torch")
+    assert code.is_visible()
+    assert page.evaluate("getSelection().toString()").split() == code.text_content().split()
 
 
 def test_the_copied_code_runs(report, page_at) -> None:
     import torch
 
-    page = opened(page_at(), report("digits"))
+    page = page_at()
+    page.goto(report("digits").as_uri())
+    page.locator("#answer").get_by_role("button", name="PyTorch").click()
+    page.get_by_role("button", name="Copied").wait_for()
     names: dict = {}
-    exec(page.locator("#snippet").text_content(), names)
+    exec(page.evaluate("navigator.clipboard.readText()"), names)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     names["make_scheduler"](optimizer)
     assert 0 < optimizer.param_groups[0]["lr"] != 0.1
@@ -150,3 +246,17 @@ def test_it_prints_black_on_white(report, page_at, faults, scheme: str) -> None:
     for button in page.locator("[data-copy], .toggle").all():
         assert not button.is_visible()
     assert page.evaluate(WIDE) <= 0 and faults == []
+
+
+def test_paper_shows_what_is_folded(report, page_at, faults) -> None:
+    page = page_at()
+    page.goto(report("digits").as_uri())
+    page.evaluate("""addEventListener("beforeprint", () => {
+        window.folded = document.querySelectorAll("details:not([open])").length;
+        window.blank = [...document.querySelectorAll("[data-figure]")].filter(
+            (box) => !box.closest("[hidden]") && !box.querySelector(".main-svg")).length;
+    })""")
+    page.pdf(format="A4")
+    assert page.evaluate("[window.folded, window.blank]") == [0, 0]
+    assert page.locator("details[open]").count() == 0  # as it was before
+    assert faults == []

@@ -25,12 +25,11 @@ def test_a_log(lrtune, log_of, tmp_path: Path) -> None:
     assert code == 2 and "No such file" in err
 
 
-@pytest.mark.parametrize("out", ["x.html", "x.png"])
-def test_rates_that_are_no_numbers_are_drawn(out: str, lrtune, log_of, tmp_path: Path) -> None:
+def test_rates_that_are_no_numbers_are_drawn(lrtune, log_of, tmp_path: Path) -> None:
     broken = log_of(torch_csv(of("LambdaLR", not_a_number), 60))
-    code, shown, _ = lrtune("doctor", broken, "--out", tmp_path / out)
+    code, shown, _ = lrtune("doctor", broken, "--out", tmp_path / "x.html")
     assert code == 3 and "not-finite" in shown and "nan at update 40" in shown
-    assert "█" in shown and (tmp_path / out).stat().st_size > 1000
+    assert "█" in shown and (tmp_path / "x.html").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("rates", [[math.inf] * 6, [math.inf, math.inf, -math.inf, 0.2, 0.1, 0.1]])

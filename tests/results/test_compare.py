@@ -143,4 +143,3 @@ def test_one_seed_has_no_interval():
         row |= dict.fromkeys(("low", "high", "sd", "gap_low", "gap_high", "best"))
     table = tabled(found)
     assert "| cosine | 0.9000 | linear | 0.02 |" in compare.markdown(table, compare.wins(table))
-    compare.render(table, compare.wins(table), compare.sentences(table))

@@ -1,8 +1,7 @@
-"""Verdicts that are found, read and refused; the page and the table that are written."""
+"""Verdicts that are found, read and refused; the table that is written."""
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
@@ -14,78 +13,47 @@ from tests.results.verdicts import made, put
 EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
 
 
-class Page(HTMLParser):
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.ids, self.text = [], [], []
-        self.feed(html)
-        self.words = " ".join("".join(self.text).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "section":
-            self.ids.append(dict(attrs)["id"])
-
-    def handle_data(self, data):
-        if self.tags[-1][0] not in ("script", "style"):
-            self.text.append(data)
-
-
-def test_page_and_table_are_written(tmp_path):
+def test_the_table_is_written(tmp_path):
     put(tmp_path / "runs" / "a", made())
     put(tmp_path / "runs" / "b", made("wine", lost=["constant"]))
-    found = compare.write([tmp_path / "runs"], tmp_path / "deep" / "out")
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(found.page.parent / "compare.parquet"), found.table
-    )
-    html = found.page.read_text(encoding="utf-8")
-    assert html == compare.render(found.table, found.wins, found.sentences)
-    page = Page(html)
-    assert page.ids == ["answer", "tasks", "families", "gaps", "sources"]
-    assert all(sentence in page.words for sentence in found.sentences)
-    assert "2.5" in page.words  # 0.05 worse, of a standard deviation of 0.02
-    assert not any("src" in attrs or tag == "link" for tag, attrs in page.tags)
-    assert "nan" not in page.words.lower().split()
-    assert len(html) < 100_000
+    out = tmp_path / "table.parquet"
+    found = compare.compare([tmp_path / "runs"], out)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), found.table)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "table.parquet"}
 
 
-def test_hostile_names_are_text(tmp_path):
+def test_hostile_names_are_text(lrtune, tmp_path):
     gaps = {EVIL: 0.0, "cosine": 0.1}
     found = made(EVIL, **gaps) | {"study": EVIL, "split": EVIL}
     found["objective"] = {"name": EVIL, "unit": EVIL, "direction": "maximize"}
     found["task"]["model"] = EVIL
     put(tmp_path / "runs", found)
-    comparison = compare.write([tmp_path / "runs"], tmp_path / "out")
-    page = Page(comparison.page.read_text(encoding="utf-8"))
-    assert [tag for tag, _ in page.tags].count("script") == 1
-    assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
-    shown = compare.markdown(comparison.table, comparison.wins)
-    assert not re.search(r"(?<!\\)<|\x1b|\ud800", shown)
-    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in shown.splitlines() if line[:1] == "|"}
-    assert cells == {8, 10}
-    assert len(pd.read_parquet(tmp_path / "out" / "compare.parquet")) == 2
+    code, out, err = lrtune("compare", tmp_path / "runs", "--out", tmp_path / "table.parquet")
+    assert (code, err) == (0, "")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800]", out)
+    tables = [line for line in out.splitlines() if line[:1] == "|"]
+    assert "alert(1)" in out and "مرحبا 🎉" in out
+    assert not any(re.search(r"(?<!\\)<", line) for line in tables)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {8, 10}
+    assert len(pd.read_parquet(tmp_path / "table.parquet")) == 2
 
 
-def test_write_is_atomic(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("table", "out='table': expected the name of a .parquet file"),
+        ("none/table.parquet", "none/table.parquet: cannot be written: No such file"),
+        ("folder.parquet", "folder.parquet: cannot be written: Is a directory"),
+    ],
+)
+def test_where_no_table_can_be_written(out, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     put(tmp_path / "runs", made())
-    page = compare.write([tmp_path / "runs"], tmp_path / "out").page
-    before = page.read_bytes()
-
-    def fails(*names):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("lrtune.files.os.replace", fails)
-    with pytest.raises(OSError, match="disk full"):
-        compare.write([tmp_path / "runs"], tmp_path / "out")
-    assert page.read_bytes() == before
-    assert {p.name for p in page.parent.iterdir()} == {"compare.html", "compare.parquet"}
-
-
-def test_out_that_is_a_file(tmp_path):
-    put(tmp_path / "runs", made())
-    (tmp_path / "out").touch()
-    with pytest.raises(InputError, match=r"out='.*out': cannot be a folder: File exists"):
-        compare.write([tmp_path / "runs"], tmp_path / "out")
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(InputError) as error:
+        compare.compare(["runs"], out)
+    assert str(error.value).startswith(message)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "folder.parquet"}
 
 
 def test_where_verdicts_are_found(tmp_path, monkeypatch):
@@ -171,9 +139,9 @@ def test_what_cannot_be_compared(content, message, tmp_path, monkeypatch):
             text = json.dumps(text) if isinstance(text, dict) else text
             (tmp_path / "x" / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(InputError) as error:
-        compare.write(["x"], "out")
+        compare.compare(["x"], "out.parquet")
     assert str(error.value).startswith(message)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.parametrize("verdicts", [[], [("a", made("a")), ("a", made("b"))]])

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from lrtune.results import report
+from lrtune.results.blocks import Section
 from lrtune.results.courses import finals_curves
 from lrtune.results.finals import standings
 from lrtune.results.gaps import gaps, paired
@@ -20,7 +21,7 @@ from lrtune.results.summary import best_of_each
 from lrtune.results.verdict import verdict
 from lrtune.schedule import Schedule
 from tests.results.conftest import HORIZON, STEPS
-from tests.results.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page
+from tests.results.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page, shown
 
 SEEDS = list(range(40, 60))
 WITH_FINALS = [*SECTIONS[:2], "finals", "target", *SECTIONS[2:]]
@@ -101,8 +102,8 @@ def case(request, many):
     return request.param, *make(request.param, *many)
 
 
-def words(markup):
-    return Page(str(markup)).words
+def words(html):
+    return Page(html).words
 
 
 def test_every_section_of_every_kind_of_verdict(case):
@@ -169,17 +170,17 @@ def test_a_search_that_went_on_says_so(many):
 
 def test_the_table_says_what_is_known_of_each(many):
     _, run, found, finals = make("lost", *many)
-    said = words(standings(found, finals, run))
+    said = shown(standings(found, finals, run))
     assert "20 trainings of up to 3,600 updates in 1 min" in said
     assert "constantbaseline" in said and "lost1 of 5 seeds" in said
-    assert "the scores are of the other seeds:cosine: loss is nan" in said
+    assert "the scores are of the other seeds: cosine: loss is nan" in said
     assert "Baseline: unlikely to be the best" in said and "Not in the finals: " in said
     assert "validation, finals" in said and "judged on the test split" in said
-    assert "validation, finals" not in words(standings(*_of("no test split", many)))
-    assert "judged on the validation split" in words(standings(*_of("no test split", many)))
-    assert "One seed says nothing" in words(standings(*_of("one seed", many)))
-    assert "There is no second finalist" in words(standings(*_of("one family", many)))
-    assert standings({**found, "families": []}, finals, run) == ""
+    assert "validation, finals" not in shown(standings(*_of("no test split", many)))
+    assert "judged on the validation split" in shown(standings(*_of("no test split", many)))
+    assert "One seed says nothing" in shown(standings(*_of("one seed", many)))
+    assert "There is no second finalist" in shown(standings(*_of("one family", many)))
+    assert standings({**found, "families": []}, finals, run) is None
 
 
 def _of(kind, many):
@@ -191,24 +192,25 @@ def test_columns_are_as_exact_as_their_intervals(many):
     _, run, found, finals = make("winner", *many)
     row = found["families"][0]
     digits = 1 - math.floor(math.log10((row["high"] - row["low"]) / 2))
-    shown = f"{row['mean']:.{digits}f}{row['low']:.{digits}f} to {row['high']:.{digits}f}"
-    assert shown in words(standings(found, finals, run))
+    written = f"{row['mean']:.{digits}f}{row['low']:.{digits}f} to {row['high']:.{digits}f}"
+    assert written in shown(standings(found, finals, run))
 
 
 def test_fewest_updates(many):
     _, _, found, _ = make("tie", *many)
-    said = words(target(found))
-    assert said.startswith("Fewest updatesFewest updates to cross-entropy")
+    said = shown(target(found))
+    assert said.startswith("Fewest updates To cross-entropy")
+    assert "Fewest updates to cross-entropy" in said
     assert "spline–0 of 20––" in said and "wsdtied20 of 20" in said
 
 
 def test_responses_of_the_search(many):
     _, _, found, _ = make("tie", *many)
-    said = words(responses(found))
+    said = shown(Section("peak", "", "", responses(found)))
     assert "How far the peak may be off" in said
     for row in found["response"]:
         assert row["family"] in said and row["why"] in said
-    assert responses({**found, "amount": None}) == ""
+    assert responses({**found, "amount": None}) == []
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "accuracy"])
@@ -277,6 +279,8 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(many):
     for row in (*found["families"], *found["response"], *found["quickest"]["families"]):
         row["family"] = EVIL
     found["answer"]["recommended"] = EVIL
+    for gain in found["answer"]["gains"]:
+        gain |= {"over": EVIL, "what": EVIL}
     found["objective"] |= {"name": EVIL, "unit": EVIL}
     found["absent"] = [{"family": EVIL, "why": "diverged"}]
     found["families"][0] |= {"reasons": [EVIL], "lost": 1}

@@ -5,11 +5,12 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
+from lrtune.format import LONGEST
 from lrtune.results import report
 from lrtune.results.canvas import LABEL
 from lrtune.results.inside import inside
-from lrtune.results.markup import LONGEST
-from lrtune.results.prose import headline
+from lrtune.results.page import render as page_of
+from lrtune.results.prose import answer
 from lrtune.results.summary import by_family
 from tests.results.conftest import search
 
@@ -60,6 +61,11 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
+def shown(section):
+    """The words of a section."""
+    return Page(page_of("section.html", section=section)).words
+
+
 @pytest.fixture(scope="module")
 def page(many):
     return Page(report.render(*many))
@@ -90,7 +96,8 @@ def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
     training = "# The peak rate holds for sgd, momentum 0.9, nesterov, weight decay 0.0005, batch "
     study, task = many[1]["study"], many[1]["task"]
     found = f"# Found in {study}: {task['name']}, model {task['model']}, by lrtune "
-    assert page.words.count(training) == page.words.count(found) == 2  # for lrtune, and plain torch
+    # With lrtune, and each framework.
+    assert page.words.count(training) == page.words.count(found) == 1 + len(LABELS)
 
 
 def test_page_needs_no_network(page):
@@ -111,9 +118,10 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
     finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first = each.sort_values(ascending=direction == "minimize").index[0]
-    said = Page(str(headline(trials, {**run, "objective": objective}))).words
-    assert said.startswith(f"Use {first}: peak ")
-    assert f"not measured; validation {name.replace('cross_', 'cross-')} " in said
+    said = answer(trials, {**run, "objective": objective})
+    assert said.use.startswith(f"Use {first}: peak ")
+    gain = dict(said.lines)["Gain"]
+    assert gain.startswith(f"not measured; validation {name.replace('cross_', 'cross-')} ")
 
 
 def test_hostile_names_are_shown_as_text(many, tmp_path):
@@ -229,11 +237,11 @@ def test_one_family_is_shown_at_a_time_the_best_first(many, page):
 
 
 def test_what_mattered_is_said_or_why_not(many):
-    said = Page(str(inside(*many))).words
+    said = shown(inside(*many))
     finished = many[0][many[0]["family"] == "wsd"]["state"].eq("complete").sum()
     assert f"That cannot be said of this family: {finished} finished, and at least 15" in said
     grown = search(["cosine"], 60)
-    said = Page(str(inside(grown, many[1]))).words
+    said = shown(inside(grown, many[1]))
     assert "Functional analysis of variance" in said and "knobexplains by itself (%)" in said
 
 

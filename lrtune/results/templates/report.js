@@ -23,10 +23,7 @@
     if (!narrow.matches || layout.showlegend === false) return { height: layout.height };
     return {
       height: layout.height + 20 * Math.ceil(named / 2),
-      legend: {
-        orientation: "h", x: 0, y: 0, yref: "container", yanchor: "bottom",
-        entrywidth: 0.48, entrywidthmode: "fraction",
-      },
+      legend: { orientation: "h", x: 0, xref: "container", y: 0, yref: "container", yanchor: "bottom" },
     };
   }
 
@@ -38,7 +35,7 @@
       box.before(toggle(menus[0].buttons, box));
     }
     box.draw = () => {
-      if (box.closest("[hidden]")) return undefined; // drawn when it is chosen: now it has no width
+      if (box.closest("[hidden], details:not([open])")) return undefined; // drawn once it is seen
       const fitted = fit(structuredClone(base));
       const layout = { ...fitted, ...place(fitted, spec.data) };
       layout.font = { ...layout.font, color: ink() };
@@ -74,24 +71,42 @@
     return group;
   }
 
-  // Clipboards are closed to pages opened from a file in some browsers: then the old way.
-  async function copy(text) {
+  // Clipboards are closed to pages opened from a file in some browsers: then the old way, and where
+  // that is closed too, the code is selected for the reader to copy.
+  async function copy(code) {
+    const text = code.textContent;
     try {
       await navigator.clipboard.writeText(text);
+      return true;
     } catch {
       const area = Object.assign(document.createElement("textarea"), { value: text });
+      area.style.cssText = "position:fixed;top:0;opacity:0";
       document.body.append(area);
       area.select();
-      document.execCommand("copy");
+      const done = document.execCommand("copy");
       area.remove();
+      if (!done) {
+        reveal(code);
+        getSelection().selectAllChildren(code);
+      }
+      return done;
     }
   }
 
   for (const button of document.querySelectorAll("[data-copy]")) {
+    const label = button.textContent;
+    let back;
     button.addEventListener("click", async () => {
-      await copy(document.getElementById(button.dataset.copy).textContent);
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+      button.style.minWidth ||= `${button.offsetWidth}px`;
+      const done = await copy(document.getElementById(button.dataset.copy));
+      button.textContent = done ? "Copied" : "Press Ctrl+C";
+      button.classList.add("copied");
+      for (const status of document.querySelectorAll("[role=status]")) status.textContent = `${label}: ${button.textContent}`;
+      clearTimeout(back);
+      back = setTimeout(() => {
+        button.textContent = label;
+        button.classList.remove("copied");
+      }, 1500);
     });
   }
 
@@ -134,6 +149,54 @@
   const redraw = () => figures.forEach((box) => box.draw());
   dark.addEventListener("change", redraw);
   narrow.addEventListener("change", redraw);
-  addEventListener("beforeprint", () => { printing = true; redraw(); });
-  addEventListener("afterprint", () => { printing = false; redraw(); });
+
+  // What is folded opens for a link, a search in the page (where the browser does not do that by
+  // itself), and on paper; its figures are drawn then.
+  const folds = [...document.querySelectorAll("details")];
+  const sections = folds.filter((fold) => fold.parentElement.matches(".folded"));
+  for (const fold of folds) {
+    fold.addEventListener("toggle", () => {
+      if (!fold.open) return;
+      for (const box of fold.querySelectorAll("[data-figure]")) if (!box.data) box.draw();
+    });
+  }
+
+  function reveal(part) {
+    for (const inner of part.querySelectorAll(":scope > details")) inner.open = true;
+    for (let fold = part.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    part.scrollIntoView();
+  }
+
+  function follow() {
+    const part = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (part) reveal(part);
+  }
+  addEventListener("hashchange", follow);
+  follow();
+
+  const unfold = document.getElementById("unfold");
+  unfold.addEventListener("click", () => {
+    const open = unfold.textContent === "Open all";
+    for (const section of sections) section.open = open;
+    unfold.textContent = open ? "Close all" : "Open all";
+  });
+
+  if (!("onbeforematch" in document.documentElement)) {
+    addEventListener("keydown", (event) => {
+      if ((event.ctrlKey || event.metaKey) && event.key === "f") for (const fold of folds) fold.open = true;
+    });
+  }
+
+  let before = [];
+  addEventListener("beforeprint", () => {
+    before = folds.filter((fold) => !fold.open);
+    for (const fold of folds) fold.open = true;
+    printing = true;
+    redraw();
+  });
+  addEventListener("afterprint", () => {
+    for (const fold of before) fold.open = false;
+    printing = false;
+    redraw();
+  });
 })();

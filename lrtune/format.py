@@ -1,0 +1,93 @@
+"""Numbers, units, amounts and durations as text: the same wherever a person reads them."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+LONGEST = 2000  # characters of a text that are shown: names come from anyone's files
+
+
+def limited(text: str, most: int = LONGEST) -> str:
+    """A text, the beginning of a very long one.
+
+    Example:
+        >>> limited("abcdef", 3)
+        'abc… (6 characters)'
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def plural(amount: int, one: str, many: str) -> str:
+    """An amount and its noun.
+
+    Example:
+        >>> plural(1, "family", "families")
+        '1 family'
+    """
+    return f"{count(amount)} {one if amount == 1 else many}"
+
+
+def number(value: object, digits: int = 4) -> str:
+    """A number at that many significant digits; a dash for none."""
+    if value is None or isinstance(value, (str, bool, list, dict)):
+        return "–" if value is None else str(value)
+    amount = float(value)  # type: ignore[arg-type]
+    if not np.isfinite(amount):
+        return "–"
+    return f"{amount:,.0f}" if abs(amount) >= 10**digits - 0.5 else f"{amount:.{digits}g}"
+
+
+def setting(value: object, digits: int = 4) -> object:
+    """A setting as text: lists and nested settings flat, numbers short."""
+    if isinstance(value, list):
+        return ", ".join(str(setting(item)) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return number(value, digits)
+    return "–" if value is None else value
+
+
+def count(value: float) -> str:
+    """A whole number with its thousands apart.
+
+    Example:
+        >>> count(12345)
+        '12,345'
+    """
+    return f"{round(value):,}"
+
+
+def aligned(value: float, digits: int = 4) -> str:
+    """A number with all its significant digits, trailing zeros too.
+
+    Example:
+        >>> aligned(0.33)
+        '0.3300'
+    """
+    plain = not np.isfinite(value) or abs(value) >= 10 ** (digits - 1) - 0.05
+    return number(value, digits) if plain else f"{value:#.{digits}g}"
+
+
+def measured(value: float, metric: Any, digits: int = 4) -> str:
+    """A value with its unit."""
+    unit = metric.get("unit")
+    shown = aligned(value, digits)
+    return f"{shown}{NARROW}{unit}" if unit and np.isfinite(value) else shown
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two units that a person would say.
+
+    Example:
+        >>> duration(4000).split()
+        ['1', 'h', '7', 'min']
+    """
+    if not np.isfinite(seconds) or seconds < 60:
+        return f"{number(seconds, 2)}{NARROW}s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes}{NARROW}min"
+    return f"{minutes // 60:,}{NARROW}h {minutes % 60}{NARROW}min"
