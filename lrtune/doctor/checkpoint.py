@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> list[Log]:
             f"{path}: torch.load(weights_only=True) refuses it ({first}); doctor runs nobody's "
             "code: save scheduler.state_dict() alone to a file and give that"
         ) from error
-    states = list(_find(data, {"last_epoch", "_last_lr"}))
+    states = list(_find(data, {"_last_lr"}))
     if not states:
         keys = ", ".join(map(str, list(data)[:8])) if isinstance(data, Mapping) else type(data)
         raise InputError(f"{path}: no state_dict of a scheduler in it: {keys}")
@@ -83,16 +83,14 @@ def read_checkpoint(path: Path) -> list[Log]:
     for place, (name, state) in enumerate(states):
         # As many optimizers as schedulers: they are in one order.
         beside: Groups = optimizers[place] if len(optimizers) == len(states) else ()
-        # The groups that began with the scheduler's first rates; of several such, those beside it.
-        base: Any = state.get("base_lrs")
-        same = [one for one in optimizers if [group.get("initial_lr") for group in one] == base]
-        groups = same[0] if len(same) == 1 or (same and not beside) else beside
         try:
+            # The groups that began with the scheduler's rates; of several such, those beside it.
+            base: Any = state.get("base_lrs")
+            same = [one for one in optimizers if [group.get("initial_lr") for group in one] == base]
+            groups = same[0] if len(same) == 1 or (same and not beside) else beside
             logs += _logs(name, state, groups)
-        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError,
-                RuntimeError) as error:  # fmt: skip
-            known = isinstance(error, InputError)
-            said = error if known else f"not a scheduler's state as torch saves it: {error!r}"
+        except Exception as error:  # torch's code meets what nobody has checked
+            said = error if isinstance(error, InputError) else f"not a scheduler's state: {error!r}"
             raise InputError(f"{path}: {name}: {said}") from error
     updates = data.get("global_step") if isinstance(data, Mapping) else None
     if isinstance(updates, int) and updates > 0:  # as Lightning counts them
@@ -122,19 +120,28 @@ def _number(state: State, key: str) -> Any:
     return (integer if "whole" in expected else number)(key, value, low, high, expected)
 
 
+def _rates(state: State, key: str) -> list[float]:
+    """One rate per parameter group; InputError where there are none."""
+    try:
+        return [float(rate) for rate in state[key]]
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(f"{key}={str(state[key])[:40]}: expected a list of rates") from error
+
+
 def _base(state: State) -> list[float]:
-    """The rates that the scheduler starts from, one per parameter group."""
+    """The rates that the scheduler starts from."""
     if "_schedulers" in state and "base_lrs" not in state:
         return _base(state["_schedulers"][0])
-    rates = map(float, state.get("base_lrs", state["_last_lr"]))
+    rates = _rates(state, "base_lrs" if "base_lrs" in state else "_last_lr")
     return [number("base_lrs", rate, 0, MAX, "finite rates of at least 0") for rate in rates]
 
 
 def _logs(name: str, state: State, groups: Groups) -> list[Log]:
     """The rates of each parameter group; only the last one where no more can be told."""
-    steps, base, kind, logs = _number(state, "last_epoch"), _base(state), _kind(state), []
+    counted = state if "last_epoch" in state else state["_schedulers"][0]  # of a ChainedScheduler
+    steps, base, kind, logs = _number(counted, "last_epoch"), _base(state), _kind(state), []
     table = _replayed(state, base, groups, steps)
-    for place, last in enumerate(map(float, state["_last_lr"])):
+    for place, last in enumerate(_rates(state, "_last_lr")):
         title = name if len(base) == 1 else f"{name}, group {place}"
         log = Log(title, np.array([float(steps)]), np.array([last]), ended=False)
         log = replace(log, steps=steps, base=base[place])
@@ -198,7 +205,7 @@ def _built(state: State, groups: Groups, optimizer: Optimizer) -> LRScheduler | 
         size, rise, gamma = (_number(state, key) for key in ("total_size", "step_ratio", "gamma"))
         given: Any = {"step_size_up": size * rise, "step_size_down": size * (1 - rise)}
         given |= {"mode": state["mode"], "gamma": gamma, "cycle_momentum": False}
-        made = lr_scheduler.CyclicLR(optimizer, _base(state), list(state["max_lrs"]), **given)
+        made = lr_scheduler.CyclicLR(optimizer, _base(state), _rates(state, "max_lrs"), **given)
     elif kind == "OneCycleLR" and groups and all({"max_lr", "min_lr"} <= g.keys() for g in groups):
         tops, total = [float(group["max_lr"]) for group in groups], _number(state, "total_steps")
         made = lr_scheduler.OneCycleLR(optimizer, tops, total, cycle_momentum=False)

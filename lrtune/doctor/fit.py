@@ -63,7 +63,7 @@ def fit(log: Log, families: Container[str] = FAMILIES) -> FamilyFit | None:
 
     None where there are too few rates, or none that a schedule can have.
     """
-    valid = np.isfinite(log.rates).all() and log.rates.min() >= 0 and log.rates.any()
+    valid = log.rates.min() >= 0 and 1e-100 < log.rates.max() < 1e100  # and no NaN
     if len(log.at) < ENOUGH or not valid:
         return None
     logs = [log]
@@ -119,10 +119,7 @@ class CurveFeatures:
         restarts = np.flatnonzero(np.diff(y) > 0.3 * top) + 1
         stays = float(t[moved[-1]]) if moved.size else 0.0
         return cls(
-            top,
-            log.end,
-            first,
-            slope,
+            top, log.end, first, slope,
             hidden=float(t[0]) if peak == 0 and t[0] > 0 else 0.0,
             turn=float(t[peak]),
             low=float(y[peak:].min()) / top,
@@ -131,7 +128,7 @@ class CurveFeatures:
             restarts=t[restarts[restarts > peak]],
             rests=(stays, float(t[peak + rises[0]] if rises.size else t[-1])),
             falls=not rises.size and (bool(slope) or peak == 0),
-        )
+        )  # fmt: skip
 
     def warmup(self, family: str, peak: float) -> float:
         """Updates until the rise reaches a peak; 0 without a rise, or where the body begins so."""
@@ -284,13 +281,7 @@ def _fitted(f: CurveFeatures, family: str, floor: bool, log: Log) -> FamilyFit |
     best, fitted = model.settings(x), model.rates(x, log.at)
     horizon = best["warmup"] + best["n"] if ends else None
     total = round(horizon or log.end)
-    return FamilyFit(
-        family,
-        float(np.max(np.abs(fitted - log.rates))) / f.top,
-        best["warmup"],
-        horizon,
-        fitted,
-        float(model.rates(x, np.array([log.end - 1]))[0]),
-        model.schedule(x, total),
-        total,
-    )
+    later = float(model.rates(x, np.array([log.end - 1]))[0])
+    worst = float(np.max(np.abs(fitted - log.rates))) / f.top
+    schedule = model.schedule(x, total)
+    return FamilyFit(family, worst, best["warmup"], horizon, fitted, later, schedule, total)

@@ -184,8 +184,7 @@ def read(path: Path) -> list[Log]:
         for pattern, reader in READERS.items():
             if path.match(pattern):
                 if reader is not read_checkpoint and path.stat().st_size > LARGEST:
-                    size = f"{path.stat().st_size:,} bytes"
-                    raise InputError(f"{path}: {size}: at most {LARGEST:,} are read: thin the log")
+                    raise InputError(f"{path}: at most {LARGEST:,} bytes are read: thin the log")
                 return reader(path)
         raise InputError(
             f"{path}: expected a log (.csv, .json, .jsonl, TensorBoard's events) or a checkpoint "

@@ -20,47 +20,47 @@ FLOOR = 0.01  # of the peak: the lowest rate that is a floor
 ANNEALED = 1 / 3  # of the peak: our own search draws cosines that end there, on purpose
 
 
-def not_finite(case: Diagnosis) -> str | None:
+def not_finite(diagnosis: Diagnosis) -> str | None:
     """A rate that is no number."""
-    bad = ~np.isfinite(case.log.rates)
+    log, bad = diagnosis.log, ~np.isfinite(diagnosis.log.rates)
     if not bad.any():
         return None
     first = int(np.argmax(bad))
     return (
-        f"the rate is {case.log.rates[first]} at update {case.log.at[first]:,.0f}, and not a "
-        f"finite number at {np.count_nonzero(bad):,} of {len(bad):,} updates"
+        f"the rate is {log.rates[first]} at update {log.at[first]:,.0f}, and not a finite number "
+        f"at {np.count_nonzero(bad):,} of {len(bad):,} updates"
     )
 
 
-def zero(case: Diagnosis) -> str | None:
+def zero(diagnosis: Diagnosis) -> str | None:
     """No rate at all."""
-    updates = f"{len(case.log.rates):,} updates"
-    return f"the rate is zero at all {updates}: nothing was learned" if case.log.zero else None
+    updates = f"{len(diagnosis.log.rates):,} updates"
+    return f"the rate is zero at all {updates}: nothing was learned" if diagnosis.log.zero else None
 
 
-def inverted(case: Diagnosis) -> str | None:
+def inverted(diagnosis: Diagnosis) -> str | None:
     """A floor above the rate that falls to it."""
-    base, floor = case.log.base, case.log.floor
+    base, floor = diagnosis.log.base, diagnosis.log.floor
     if base is None or floor is None or floor <= base:
         return None
     return f"the rate rises: eta_min is {floor:.3g}, and the rate starts at {base:.3g}"
 
 
-def counted_twice(case: Diagnosis) -> str | None:
+def counted_twice(diagnosis: Diagnosis) -> str | None:
     """Two counts of one checkpoint that do not agree."""
-    steps, updates = case.log.steps, case.log.updates
+    steps, updates = diagnosis.log.steps, diagnosis.log.updates
     times = _times(steps / updates) if steps and updates else None
     if times is None:
         return None
     return f"the scheduler made {steps:,} steps in {updates:,} updates: {times} per update"
 
 
-def jump(case: Diagnosis) -> str | None:
+def jump(diagnosis: Diagnosis) -> str | None:
     """A rate that goes back to where it was, at once, and no restart of a schedule."""
-    starts = distinct(case.log.rates)
-    if case.known is not None or case.log.rates.min() < 0 or len(starts) < 4:
+    starts = distinct(diagnosis.log.rates)
+    if diagnosis.known is not None or diagnosis.log.rates.min() < 0 or len(starts) < 4:
         return None
-    at, rates, top = case.log.at[starts], case.log.rates[starts], case.top
+    at, rates, top = diagnosis.log.at[starts], diagnosis.log.rates[starts], diagnosis.top
     step = np.diff(rates)
     previous, following = np.r_[step[0], step[:-1]], np.r_[step[1:], step[-1]]
     before = np.maximum.accumulate(rates)[:-1]
@@ -86,58 +86,58 @@ def jump(case: Diagnosis) -> str | None:
     )
 
 
-def epochs_for_updates(case: Diagnosis) -> str | None:
+def epochs_for_updates(diagnosis: Diagnosis) -> str | None:
     """A horizon in epochs that was stepped per batch."""
-    horizon, steps = case.horizon, float(case.log.steps or case.log.end)
+    horizon, steps = diagnosis.horizon, float(diagnosis.log.steps or diagnosis.log.end)
     if horizon is None or steps < MANY * horizon:
         return None
     return f"the schedule is for {horizon:,.0f} steps, but {steps:,.0f} were made"
 
 
-def updates_for_epochs(case: Diagnosis) -> str | None:
+def updates_for_epochs(diagnosis: Diagnosis) -> str | None:
     """A horizon in updates that was stepped per epoch."""
-    horizon, end, rates = case.horizon, case.log.end, case.log.rates
-    if case.per < 3 or len(distinct(rates)) < 2:
+    horizon, end, rates = diagnosis.horizon, diagnosis.log.end, diagnosis.log.rates
+    if diagnosis.per < 3 or len(distinct(rates)) < 2:
         return None
-    stretched = horizon is not None and case.by_step and horizon >= 0.5 * case.per * end
-    if not (stretched or case.rising_at_end):
+    stretched = horizon is not None and diagnosis.by_step and horizon >= 0.5 * diagnosis.per * end
+    if not (stretched or diagnosis.rising_at_end):
         return None
-    steps = f"{horizon / case.per:,.0f}" if horizon and stretched else "far more"
+    steps = f"{horizon / diagnosis.per:,.0f}" if horizon and stretched else "far more"
     return (
-        f"the rate changes once in {case.per} updates, {end / case.per:,.0f} times in all, from "
-        f"{rates[0]:.3g} to {rates[-1]:.3g}: the schedule is for {steps} steps"
+        f"the rate changes once in {diagnosis.per} updates, {end / diagnosis.per:,.0f} times in "
+        f"all, from {rates[0]:.3g} to {rates[-1]:.3g}: the schedule is for {steps} steps"
     )
 
 
-def vanished(case: Diagnosis) -> str | None:
+def vanished(diagnosis: Diagnosis) -> str | None:
     """A decay that leaves nothing long before the end."""
-    gone = case.log.rates < 1e-7 * case.top
+    gone = diagnosis.log.rates < 1e-7 * diagnosis.top
     first = int(np.argmax(gone))
-    at, end = float(case.log.at[first]), case.log.end
-    if case.log.rates[first] == 0 or at > 0.5 * end or not gone[first:].all():
+    at, end = float(diagnosis.log.at[first]), diagnosis.log.end
+    if diagnosis.log.rates[first] == 0 or at > 0.5 * end or not gone[first:].all():
         return None
     return f"the rate is below a ten-millionth of its peak from update {at:,.0f} of {end:,.0f} on"
 
 
-def negative(case: Diagnosis) -> str | None:
+def negative(diagnosis: Diagnosis) -> str | None:
     """A rate below zero."""
-    below = case.log.rates < 0
-    first, end = case.log.at[np.argmax(below)], case.log.end
+    below = diagnosis.log.rates < 0
+    first, end = diagnosis.log.at[np.argmax(below)], diagnosis.log.end
     where = f"the rate is below zero from update {first:,.0f} of {end:,.0f} on"
     return f"{where}: those updates climb the loss" if below.any() else None
 
 
-def overshoot(case: Diagnosis) -> str | None:
+def overshoot(diagnosis: Diagnosis) -> str | None:
     """The schedule was over before the run."""
-    log, start, last = case.log, case.horizon, float(case.log.rates[-1])
+    log, start, last = diagnosis.log, diagnosis.horizon, float(diagnosis.log.rates[-1])
     end = float(log.steps) if log.steps and not log.total else log.end
     if start is not None and start < end - max(1.5, 0.01 * end, log.gap):
         before = log.rates[log.at <= max(start, log.at[0])]
         # The lowest of the decay: a warmup may begin below the floor.
         low = float(before[np.argmax(before) :].min())
         low = min(low, float(log.rates[np.argmin(np.abs(log.at - start))]))
-        rises = last - low > 0.005 * case.top
-        rest = REST if low >= FLOOR * case.top else SHORT
+        rises = last - low > 0.005 * diagnosis.top
+        rest = REST if low >= FLOOR * diagnosis.top else SHORT
         if not rises and end - start < rest * end and low > 0:
             return None  # a tail at a floor
     else:  # a tail at zero, whatever the family
@@ -155,10 +155,11 @@ def overshoot(case: Diagnosis) -> str | None:
     )
 
 
-def never_annealed(case: Diagnosis) -> str | None:
+def never_annealed(diagnosis: Diagnosis) -> str | None:
     """A decay that the run cuts short."""
-    fit, horizon, log, end, top = case.known, case.horizon, case.log, case.log.end, case.top
-    if horizon is None or case.rising_at_end or not (log.ended or log.total):
+    fit, horizon, log = diagnosis.known, diagnosis.horizon, diagnosis.log
+    end, top = log.end, diagnosis.top
+    if horizon is None or diagnosis.rising_at_end or not (log.ended or log.total):
         return None
     later = float(log.rates[-1]) if log.complete else fit.later if fit and not log.horizon else None
     if later is None or not ANNEALED * top <= later <= 0.999 * top or horizon <= 1.1 * end:
@@ -170,10 +171,10 @@ def never_annealed(case: Diagnosis) -> str | None:
     )
 
 
-def still_warming(case: Diagnosis) -> str | None:
+def still_warming(diagnosis: Diagnosis) -> str | None:
     """The highest rate is the last one."""
-    rates, end = case.log.rates, case.log.end
-    if not case.rising_at_end or not case.log.complete:
+    rates, end = diagnosis.log.rates, diagnosis.log.end
+    if not diagnosis.rising_at_end or not diagnosis.log.complete:
         return None
     return f"the rate rises throughout {end:,.0f} updates, from {rates[0]:.3g} to {rates[-1]:.3g}"
 
@@ -236,12 +237,12 @@ class Finding:
     fix: str
 
 
-def findings(case: Diagnosis) -> list[Finding]:
+def findings(diagnosis: Diagnosis) -> list[Finding]:
     """Everything that is wrong, the surest first; at most one of each name."""
     found: dict[str, Finding] = {}
     for name, look, cause, fix in RULES:
         if name in found or "not-finite" in found or (name in SAME and SAME & {*found}):
             continue
-        if evidence := look(case):
+        if evidence := look(diagnosis):
             found[name] = Finding(name, evidence, cause, fix)
     return [*found.values()]

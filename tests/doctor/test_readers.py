@@ -69,14 +69,15 @@ BAD = {
     "a line cut within": (text("log.jsonl", '{"lr": 1}\n{"lr\n{"lr": 1}'), "line 2 is not JSON"),
     "a list at the end": (text("log.jsonl", '{"lr": 1}\n[1]'), "line 2: expected an object"),
     "bytes in a line": (raw(b'{"lr": 1}\n\xff\n', "log.jsonl"), "line 2 is not JSON"),
-    "much JSON": (large("log.json", 2**30), "at most 268,435,456 are read: thin the log"),
+    "much JSON": (large("log.json", 2**30), "at most 268,435,456 bytes are read: thin the log"),
     "a script": (text("train.py", "import torch\n"), "expected a log"),
     "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
     "a pickle": (pickled, "runs nobody's code"),
     "no checkpoint": (text("x.pt", "hello"), "refuses it"),
     "a pickle cut short": (raw(b"\x80\x02X"), "refuses it"),
     "a pickle of nothing": (raw(b"\x80\x02(."), "refuses it"),
-    "other keys": (saved(last_epoch=3, _last_lr=0.1), "not a scheduler's state"),
+    "no epoch": (saved(_last_lr=[0.1]), "not a scheduler's state"),
+    "no list of rates": (saved(last_epoch=3, _last_lr=0.1), "_last_lr=0.1: expected a list"),
     "a number too large": (text("log.jsonl", f'{{"lr": {"9" * 400}}}'), "too large"),
     "deep JSON lines": (text("log.jsonl", "[" * 99999), "recursion"),
     "no events": (text("events.out.tfevents.1", "hello"), ""),
@@ -112,9 +113,9 @@ def test_a_last_line_that_was_cut_is_left_out(last: str, tmp_path: Path) -> None
     path = tmp_path / "log.jsonl"
     lines = [json.dumps({"step": step, "lr": 1 - step / 9}) for step in range(9)]
     path.write_bytes("\n".join([*lines, last]).encode("latin-1"))
-    (case,) = examine(path)
-    assert len(case.log.rates) == 9
-    assert case.log.notes == ("line 10, the last, was cut short and is left out",)
+    (diagnosis,) = examine(path)
+    assert len(diagnosis.log.rates) == 9
+    assert diagnosis.log.notes == ("line 10, the last, was cut short and is left out",)
 
 
 def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path: Path) -> None:
@@ -157,18 +158,18 @@ KEPT = {
 def test_each_scheduler_has_its_own_optimizer(other, keep, tmp_path: Path) -> None:
     from torch.optim.lr_scheduler import OneCycleLR
 
-    cases = examine(saved(**keep(*one_cycles(SMALL, other)))(tmp_path))
-    assert len(cases) == 2
-    for case, more in zip(cases, (SMALL, other), strict=True):
+    diagnoses = examine(saved(**keep(*one_cycles(SMALL, other)))(tmp_path))
+    assert len(diagnoses) == 2
+    for diagnosis, more in zip(diagnoses, (SMALL, other), strict=True):
         used = frameworks.used(lambda o, m=more: OneCycleLR(o, total_steps=60, **m), 20)
-        np.testing.assert_allclose(case.log.rates, used, rtol=1e-6)
+        np.testing.assert_allclose(diagnosis.log.rates, used, rtol=1e-6)
 
 
 def test_a_scheduler_without_its_optimizer_tells_its_last_rate(tmp_path: Path) -> None:
     _, (first, second) = one_cycles(SMALL, LARGE)
     data = {"optimizer": SPARE, "a": first, "b": second}
-    for case in examine(saved(**data)(tmp_path)):
-        assert "keeps no more than its last rate" in case.log.notes[0]
+    for diagnosis in examine(saved(**data)(tmp_path)):
+        assert "keeps no more than its last rate" in diagnosis.log.notes[0]
 
 
 def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:
@@ -177,15 +178,15 @@ def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     schedule = Schedule("cosine", peak_lr=0.1, warmup=0.1)
     path.write_text(as_json(schedule, 60))
-    (case,) = examine(path)
-    np.testing.assert_array_equal(case.log.rates, schedule.rates(60))
+    (diagnosis,) = examine(path)
+    np.testing.assert_array_equal(diagnosis.log.rates, schedule.rates(60))
 
 
 def test_a_log_with_its_settings_beside_it_is_a_log(tmp_path: Path) -> None:
     path = tmp_path / "log.json"
     path.write_text(json.dumps({"epochs": 20, "lr": [1 - i / 20 for i in range(20)]}))
-    (case,) = examine(path)
-    assert len(case.log.rates) == 20
+    (diagnosis,) = examine(path)
+    assert len(diagnosis.log.rates) == 20
 
 
 # States of torch's schedulers with one value that torch would not have saved.
@@ -219,5 +220,5 @@ def test_an_endless_run_has_no_total(tmp_path: Path) -> None:
     path = tmp_path / "trainer_state.json"
     rows = ", ".join(f'{{"step": {i}, "learning_rate": 0.1}}' for i in range(1, 9))
     path.write_text(f'{{"max_steps": 1e400, "log_history": [{rows}]}}')
-    (case,) = examine(path)
-    assert case.log.total is None
+    (diagnosis,) = examine(path)
+    assert diagnosis.log.total is None
