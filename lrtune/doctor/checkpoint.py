@@ -90,8 +90,10 @@ def read_checkpoint(path: Path) -> list[Log]:
             groups = same[0] if len(same) == 1 or (same and not beside) else beside
             logs += _logs(name, state, groups)
         except Exception as error:  # torch's code meets what nobody has checked
-            said = error if isinstance(error, InputError) else f"not a scheduler's state: {error!r}"
-            raise InputError(f"{path}: {name}: {said}") from error
+            reason = (
+                error if isinstance(error, InputError) else f"not a scheduler's state: {error!r}"
+            )
+            raise InputError(f"{path}: {name}: {reason}") from error
     updates = data.get("global_step") if isinstance(data, Mapping) else None
     if isinstance(updates, int) and updates > 0:  # as Lightning counts them
         logs = [replace(log, updates=updates) for log in logs]
@@ -101,7 +103,7 @@ def read_checkpoint(path: Path) -> list[Log]:
 def _find(
     data: object, keys: set[str], name: str = "scheduler", depth: int = 0
 ) -> Iterator[tuple[str, State]]:
-    """The dictionaries within `data` that have these keys, each with its own key."""
+    """The dictionaries within `data` that have these keys, each with its key."""
     if isinstance(data, Mapping) and keys <= data.keys():
         yield name, data
     elif isinstance(data, Mapping) and depth < DEEPEST:
@@ -109,8 +111,8 @@ def _find(
             yield from _find(value, keys, str(key), depth + 1)
     elif isinstance(data, list | tuple) and depth < DEEPEST:
         for place, value in enumerate(data):
-            own = f"{name}[{place}]" if len(data) > 1 else name
-            yield from _find(value, keys, own, depth + 1)
+            key = f"{name}[{place}]" if len(data) > 1 else name
+            yield from _find(value, keys, key, depth + 1)
 
 
 def _number(state: State, key: str) -> Any:

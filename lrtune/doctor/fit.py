@@ -76,11 +76,11 @@ def fit(log: Log, families: Container[str] = FAMILIES) -> FamilyFit | None:
             if family not in families or not (features.falls or family in RISING):
                 continue
             with np.errstate(all="ignore"):
-                found = _fitted(features, family, floor, each)
-            if found is not None and found.tight:
-                return found
-            if found is not None and (best is None or found.worst < best.worst):
-                best = found
+                attempt = _fitted(features, family, floor, each)
+            if attempt is not None and attempt.tight:
+                return attempt
+            if attempt is not None and (best is None or attempt.worst < best.worst):
+                best = attempt
     return best
 
 
@@ -273,10 +273,10 @@ def _fitted(f: CurveFeatures, family: str, floor: bool, log: Log) -> FamilyFit |
     results = []
     for model in models[:TRIED]:
         given: Knobs = {"bounds": (model.low, model.high), "args": (model,)}
-        found = least_squares(off, model.start, max_nfev=FIRST, **given)
-        if np.sqrt(2 * found.cost / len(at)) < NEAR:
-            found = least_squares(off, found.x, max_nfev=60, xtol=1e-12, ftol=1e-12, **given)
-        results.append((float(found.cost), model, found.x))
+        solution = least_squares(off, model.start, max_nfev=FIRST, **given)
+        if np.sqrt(2 * solution.cost / len(at)) < NEAR:
+            solution = least_squares(off, solution.x, max_nfev=60, xtol=1e-12, ftol=1e-12, **given)
+        results.append((float(solution.cost), model, solution.x))
     _, model, x = min(results, key=lambda result: result[0])
     best, fitted = model.settings(x), model.rates(x, log.at)
     horizon = best["warmup"] + best["n"] if ends else None

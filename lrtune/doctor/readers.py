@@ -191,5 +191,5 @@ def read(path: Path) -> list[Log]:
             "(.pt, .pth, .ckpt, .bin, .tar)"
         )
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {said}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from error

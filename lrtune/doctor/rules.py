@@ -239,10 +239,10 @@ class Finding:
 
 def findings(diagnosis: Diagnosis) -> list[Finding]:
     """Everything that is wrong, the surest first; at most one of each name."""
-    found: dict[str, Finding] = {}
-    for name, look, cause, fix in RULES:
-        if name in found or "not-finite" in found or (name in SAME and SAME & {*found}):
+    by_name: dict[str, Finding] = {}
+    for name, rule, cause, fix in RULES:
+        if name in by_name or "not-finite" in by_name or (name in SAME and SAME & {*by_name}):
             continue
-        if evidence := look(diagnosis):
-            found[name] = Finding(name, evidence, cause, fix)
-    return [*found.values()]
+        if evidence := rule(diagnosis):
+            by_name[name] = Finding(name, evidence, cause, fix)
+    return [*by_name.values()]
