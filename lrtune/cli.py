@@ -385,24 +385,21 @@ def export(
     print(harmless(f"wrote {out}"))
 
 
-@app.command(epilog=examples("lrtune doctor trainer_state.json", "lrtune doctor train.py"))
+@app.command(epilog=examples("lrtune doctor trainer_state.json", "lrtune doctor last.ckpt"))
 def doctor(
     what: Annotated[
         Path,
         typer.Argument(
-            help="trainer_state.json, CSV, JSON lines, TensorBoard events, a checkpoint, a script, "
-            "a config; a folder",
-            metavar="SCRIPT|CONFIG|CHECKPOINT|LOG",
+            help="trainer_state.json, CSV, JSON lines, TensorBoard events, a checkpoint; a folder",
+            metavar="LOG|CHECKPOINT",
         ),
     ],
     total: Annotated[int | None, typer.Option(help="updates of the run, if not in there")] = None,
-    warmup: Annotated[int | None, typer.Option(help="updates that the warmup was to take")] = None,
-    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
 ) -> None:
     """Say what is wrong with the learning rates of a training run; exit code 3 if something is."""
     from lrtune.screen.doctor import diagnose
 
-    if diagnose(what, total, warmup, out):
+    if diagnose(what, total):
         raise typer.Exit(FOUND)
 
 

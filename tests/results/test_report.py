@@ -8,6 +8,7 @@ import pytest
 from lrtune.format import LONGEST
 from lrtune.results import report
 from lrtune.results.canvas import LABEL
+from lrtune.results.exports import LABELS
 from lrtune.results.inside import inside
 from lrtune.results.page import render as page_of
 from lrtune.results.prose import answer
