@@ -3,8 +3,14 @@
 import builtins
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
+
+import yaml
 
 import lrtune
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -33,3 +39,17 @@ for _ in range(5):
     warnings.warn("shown once", UserWarning)
 """
     assert run(code).stderr.count("UserWarning: shown once") == 1
+
+
+def test_the_papers_of_the_package_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert [author["name"] for author in cited["authors"]] == [
+        author["name"] for author in project["authors"]
+    ]
+    licence = (ROOT / "LICENSE").read_text()
+    assert licence.startswith("MIT License\n")
+    hub = list((ROOT / "studies/optunahub").rglob("LICENSE"))
+    assert hub and all(path.read_text() == licence for path in hub)
+    assert Path(lrtune.__file__).with_name("py.typed").exists()
