@@ -342,7 +342,7 @@ def dashboard(
     opened = Run(run)
     with locked_if_free(opened.folder, _say):
         pass  # a search may go on beside it
-    serve(opened, port, look)
+    serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
 
 
 @app.command(

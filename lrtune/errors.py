@@ -21,6 +21,11 @@ def as_utf8(message: str) -> str:
     return message.encode("utf-8", "backslashreplace").decode()
 
 
+def one_line(value: object) -> str:
+    """A value for an error message: one line, even of a tensor."""
+    return " ".join(repr(value).split())[:200]
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message: which of the names was probably meant, or nothing.
 

@@ -14,7 +14,7 @@ from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.search import Space
 from lrtune.settings import FORMAT, hidden
-from lrtune.tasks import Task
+from lrtune.tasks import Task, check_model
 from lrtune.tasks.load import check_seed
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
@@ -58,7 +58,7 @@ def settings_for(
             "fingerprint": task.fingerprint,
             "classes": task.classes,
             "model": task.model_name,
-            "parameters": _rehearsed(task),
+            "parameters": _parameters(task),
             "prepare": _state(task.prepare),
             "loss": _name(task.loss),
             "batch_size": task.batch_size,
@@ -88,8 +88,8 @@ def settings_for(
     }
 
 
-def _rehearsed(task: Task) -> int:
-    parameters = task.check_model()
+def _parameters(task: Task) -> int:
+    parameters = check_model(task)
     with torch.random.fork_rng(devices=[]):
         make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
     return parameters

@@ -164,7 +164,9 @@ def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch)
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
         with pytest.raises(KeyboardInterrupt):
-            serve(copy, None, look=False)
+            serve(
+                copy.storage, copy.study().study_name, copy.settings["objective"], None, look=False
+            )
         now = [signal.getsignal(number) for number in ENDING]
     finally:
         for number, handler in zip(ENDING, before, strict=True):

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,46 @@ def test_imports_point_one_way(path: Path) -> None:
         if layer == "schedule" and at_top:
             allowed = {"numpy", "errors", "schedule", *sys.stdlib_module_names}
             assert target in allowed, f"{name} imports {module}"
+
+
+# A schedule may be made of schedules: two rows of the table need what holds the table.
+RECURSIVE = {"schedule/family.py", "schedule/compose.py"}
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of ours that a file imports anywhere, for types alone too, but not UPWARDS."""
+    name = path.relative_to(PACKAGE).as_posix()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [full if full in MODULES else node.module for full in names]
+        else:
+            continue
+        found |= {module for module in names if (name, part(module)) not in UPWARDS}
+    if name in RECURSIVE:
+        found.discard("lrtune.schedule.schedule")
+    return found & MODULES.keys()
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+        ".__init__"
+    )
+
+
+MODULES = {dotted(path): path for path in FILES}
+
+
+def test_no_modules_import_each_other() -> None:
+    """Neither two, nor several in a circle, wherever in them the import is written."""
+    sorter = TopologicalSorter({name: ours(path) - {name} for name, path in MODULES.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(f"import circle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lrtune.errors import InputError
-from lrtune.tasks import DATASETS, Task, load_task
+from lrtune.tasks import DATASETS, Task, check_model, load_task
 from lrtune.tasks.datasets import digits
 from lrtune.tasks.load import NAMED
 
@@ -58,7 +58,7 @@ def test_a_users_function(where, folder):
     task = load_task(f"{where.format(folder)}:make")
     assert isinstance(task, Task)
     assert (task.name, task.batch_size, task.settings) == ("mine", 5, {"momentum": 0.5})
-    assert task.check_model() == 4 * 2 + 2
+    assert check_model(task) == 4 * 2 + 2
 
 
 def test_a_file_is_found_and_imports_its_neighbours_from_anywhere(folder, monkeypatch):
@@ -106,7 +106,7 @@ def test_what_is_given_replaces_the_tasks_own(what, given, expected, folder):
 def test_digits(model, name):
     task = load_task("digits", model=model)
     assert (task.model_name, task.classes, task.name) == (name, 10, "digits")
-    assert task.check_model() > 1000
+    assert check_model(task) > 1000
 
 
 def test_the_seed_is_the_splits(tmp_path, write_images):
@@ -119,7 +119,7 @@ def test_the_seed_is_the_splits(tmp_path, write_images):
 def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
     task = load_task(str(write_images(tmp_path / "pets", ant=10, bee=10)), batch_size=4)
     assert (task.name, task.classes, task.model_name) == ("pets", 2, "cnn")
-    assert task.check_model() > 1000
+    assert check_model(task) > 1000
     assert task.prepare(task.train.inputs).dtype == torch.float32
 
 
