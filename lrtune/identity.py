@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
@@ -12,12 +13,13 @@ from torch import nn
 
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
-from lrtune.search import Space
+from lrtune.search import SEARCHABLE, Space
 from lrtune.settings import FORMAT, hidden
-from lrtune.tasks import Task, check_model
+from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.load import check_seed
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
 def settings_for(
@@ -42,13 +44,12 @@ def settings_for(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
         )
     optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
-    parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
     objective, *_ = metrics = [
         {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
     ]
     return {
         "format": FORMAT,
-        "study": "-".join(parts),
+        "study": _study(task, families),
         "task": {
             "name": task.name,
             "data": task.data,
@@ -86,6 +87,21 @@ def settings_for(
         "storage": storage,
         "versions": {name: version(name) for name in PACKAGES},
     }
+
+
+def _study(task: Task, families: tuple[str, ...]) -> str:
+    """The name of the study and of its folder.
+
+    What is asked for beside the data comes last, so that two questions have two folders.
+    """
+    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
+        parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
+    if families != SEARCHABLE:
+        digest = hashlib.blake2b(",".join(families).encode(), digest_size=3).hexdigest()
+        few = len(families) <= NAMED
+        parts += families if few else [f"{len(families)}-families-{digest}"]
+    return "-".join(parts)
 
 
 def _parameters(task: Task) -> int:

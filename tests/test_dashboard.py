@@ -25,6 +25,7 @@ from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+STUDY = "digits-mlp-sgd-72-cosine-constant"
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -65,7 +66,7 @@ def again(run: Run, trials: pd.DataFrame | None = None) -> None:
 def test_a_search_leaves_note_and_figures(run: Path) -> None:
     found = detail(Run(run))
     said = found["note"]["body"]
-    assert said.startswith("# digits-mlp-sgd-72") and "not measured; validation" in said
+    assert said.startswith(f"# {STUDY}") and "not measured; validation" in said
     assert "| cosine |" in said and "| constant |" in said
     assert "report.html" in said and said.endswith(WRITTEN)
     figures = {one["id"]: one["graph_object"] for one in found["plotly_graph_objects"]}
@@ -245,7 +246,7 @@ def test_the_command_serves_and_ends(run: Path, ended_by: signal.Signals) -> Non
             base = address.partition("/dashboard/studies/0")[0]
             with urllib.request.urlopen(f"{base}/api/studies", timeout=30) as answer:
                 studies = json.loads(answer.read())["study_summaries"]
-            assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
+            assert [study["study_name"] for study in studies] == [STUDY]
             with urllib.request.urlopen(address, timeout=30) as answer:
                 assert b"<title>" in answer.read()
             process.send_signal(ended_by)

@@ -2,11 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
-
-import optuna
 
 from lrtune.config import StudyFile, baseline_of, load, parse_time, plan_of, stopping
 from lrtune.confirmation import confirm
@@ -29,16 +27,13 @@ Asked = tuple[int | None, int | None, float | None, str | None]  # seeds, max, i
 
 @contextmanager
 def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
-    """Who is told, until the end."""
+    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr."""
     if quiet and as_json:
         raise InputError("--quiet and --json: one of the two")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     person = Quiet if quiet else Screen
     listener: Listener = Events(sys.stdout) if as_json else person(console_of())
-    try:
+    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield listener
-    finally:
-        listener.close()
 
 
 def search(study: StudyFile, command: str, listener: Listener) -> None:

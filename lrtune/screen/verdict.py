@@ -4,8 +4,6 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
-
 from lrtune.config import parse_goal
 from lrtune.errors import InputError
 from lrtune.judgement import judged
@@ -20,7 +18,6 @@ def show_verdict(
     folder: Path, total: int | None, indifference: float | None, goal: str | None
 ) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     console, run = console_of(), Run(folder)
     horizon = run.settings["horizon"] if total is None else total
     told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
