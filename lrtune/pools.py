@@ -119,8 +119,13 @@ def device_of(name: str | None) -> str:
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = torch.backends.cuda.is_built()
+        why = "" if built else f", and PyTorch {torch.__version__} is built without CUDA"
+        raise InputError(f"device {name!r}: No CUDA device found{why}: use --device cpu")
     try:
         device = torch.empty(0, device=name).device  # cuda is one of them: cuda:0, say
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
+        last = torch.cuda.device_count() - 1
+        raise InputError(f"device {name!r}: there are cuda:0 to cuda:{last}") from error
     return "cpu" if kind == "cpu" else str(device)

@@ -229,7 +229,7 @@ def test_a_port_that_is_taken(run: Path) -> None:
 
 def started(run: Path, *words: str, **env: str) -> tuple[subprocess.Popen[str], str]:
     """The command, and the address that it says."""
-    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), *words]
+    command = [sys.executable, "-m", "lrtune", "dashboard", str(run), *words]
     kept = {name: value for name, value in os.environ.items() if name not in SCREEN} | env
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kept

@@ -15,7 +15,7 @@ from lrtune.screen.result import LEAD, lead, print_verdict
 
 
 def show_verdict(
-    folder: Path, total: int | None, indifference: float | None, goal: str | None
+    folder: Path, total: int | None, indifference: float | None = None, goal: str | None = None
 ) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon."""
     console, run = console_of(), Run(folder)

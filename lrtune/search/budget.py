@@ -29,7 +29,7 @@ class Budget:
         for name in ("trials", "updates", "seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise InputError(f"{name}={value}: a positive number")
+                raise InputError(f"{name} must be positive (got {value})")
         if self.trials is None and self.updates is None and self.seconds is None:
             raise InputError("no budget: give trials, updates or seconds")
 

@@ -1,6 +1,7 @@
 """load_task: names, folders and users' functions; what is given replaces what the data suggests."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -164,11 +165,19 @@ def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
         ("wine", {"model": "transformer"}, r"'transformer': reads text, not samples of \(13,\)"),
         ("a.txt", {"model": "mlp", "context": 9}, "'mlp': does not read text: give --model trans"),
         ("wine", {"nosuch": 1}, "wine: unknown key 'nosuch'"),
-        ("wine", {"clip_norm": "long"}, "wine: clip_norm='long': expected a number"),
-        ("wine", {"label_smoothing": 1.0}, r"label_smoothing=1\.0: from 0 to below 1"),
+        ("wine", {"clip_norm": "long"}, r"wine: clip_norm must be a number \(got 'long'\)"),
+        ("wine", {"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and below 1 \(got"),
         ("diabetes", {"label_smoothing": 0.1}, "label_smoothing=0.1: diabetes is a regression"),
-        ("wine", {"class_weights": "odd"}, "class_weights='odd': balanced, or nothing"),
+        ("wine", {"class_weights": "odd"}, r"class_weights must be 'balanced' \(got 'odd'\)"),
         ("mytask:make", {"memory": "much"}, "memory='much': a number and a unit: 500MB, 2GB"),
+        ("wine", {"kind": "ranking"}, "wine: kind must be classification or regression "),
+        ("a.txt", {"tokens": "word"}, r"a\.txt: tokens must be char or byte \(got 'word'\)"),
+        ("a.txt", {"context": 1}, r"a\.txt: context must be at least 2 \(got 1\)"),
+        ("images", {"image_size": 0}, "image_size must be at least 1 and at most 4096"),
+        ("images", {"image_size": 4097}, r"images: image_size must be .* \(got 4097\)"),
+        ("wine", {"epochs": math.inf}, r"wine: epochs must be a finite number \(got inf\)"),
+        ("mytask.py", {}, r"^mytask\.py: did you mean mytask\.py:make\? Of a Python file, name"),
+        ("neighbour.py", {}, r"did you mean neighbour\.py:make\?"),
         (":make", {}, "no such module here"),
         (".mytask:make", {}, r"\.mytask: no such module here"),
     ],

@@ -332,7 +332,6 @@ def test_parquet_files_with_a_mistake(tmp_path: Path) -> None:
             "same has a single class .1.: nothing to tell apart: give another",
         ),
         ({}, {"target": "bought", "kind": "regression"}, "bought holds no numbers .'.*' in row 1"),
-        ({}, {"target": "bought", "kind": "ranking"}, "'ranking': expected classification or reg"),
         ({"bought": ["a"] * 199 + ["b"]}, {"target": "bought"}, "class 'b' has 1 sample left"),
         (
             {"bought": [f"{i}th" for i in range(200)]},
