@@ -48,8 +48,10 @@ def test_compare_fits_the_terminal(
     out = capsys.readouterr().out
     tables, _, _ = out.partition("spline won 1 of 6 tasks")
     assert all(len(line) <= 80 for line in tables.splitlines())
-    assert re.search(r"^ +cifar, cnn, 105 +spline +0\.471 +wsd by 0\.00745 *$", out, re.MULTILINE)
-    assert re.search(r"^ +cosine +6 +0 +5 +1 +1\.67 *$", out, re.MULTILINE)
+    assert re.search(
+        r"^cifar, cnn, 105 updates: +spline +0\.471 +wsd by 0\.00745 *$", out, re.MULTILINE
+    )
+    assert re.search(r"^cosine +6 +0 +5 +1 +1\.67 *$", out, re.MULTILINE)
     assert "…" not in tables and "|" not in tables
 
 
@@ -163,7 +165,7 @@ def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
     code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
     assert code == 0
     assert out.count("┤") == 12 and out.count("└") == 1  # side by side: nothing folds a pipe
-    assert "1: cosine" in out and "3: Schedule(family='plateau'" in out
+    assert "1: cosine" in out and "3: plateau: peak 0.1, factor 0.1" in out
     for name in ("x.html", "x.png"):
         assert lrtune("preview", "wsd", "step", "--out", tmp_path / name)[0] == 0
         assert (tmp_path / name).stat().st_size > 1000

@@ -13,6 +13,7 @@ from lrtune.results.canvas import words
 from lrtune.results.markup import count, number
 from lrtune.results.wording import listed
 from lrtune.screen.console import console_of, copyable, harmless, named, say
+from lrtune.screen.result import short
 
 ARROWS = {"minimize": "↓", "maximize": "↑"}
 NAMED = 2  # of those tied
@@ -32,7 +33,7 @@ def print_comparison(runs: Sequence[Path], out: Path) -> None:
 def _print_tasks(table: pd.DataFrame, console: Console) -> None:
     """One row per verdict; words fold, figures do not."""
     seeds = table.groupby(["task", "horizon"])["seed"].transform("nunique") > 1
-    shown = Table(box=box.SIMPLE_HEAD)
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("task", "winner", "score", "next behind"):
         shown.add_column(name, overflow="fold", no_wrap=name in ("score", "next behind"))
     for _, rows in table.groupby("source", sort=False):
@@ -56,14 +57,14 @@ def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:
     behind, follows = rows[rows["place"] == "behind"].sort_values("rank", kind="stable"), "–"
     if not behind.empty:
         first = behind.iloc[0]
-        follows = f"{named(first['family'], 20)} by {number(first['gap'], 3)}"
-    return won, number(rows.iloc[0]["mean"], 3), follows
+        follows = f"{named(first['family'], 20)} by {short(first['gap'])}"
+    return won, short(rows.iloc[0]["mean"]), follows
 
 
 def _print_families(wins: pd.DataFrame, console: Console) -> None:
     """One row per family."""
     amounts = ("tasks", "wins", "ties", "losses")
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("family", overflow="fold")
     for name in (*amounts, "mean rank"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -121,7 +121,7 @@ class Screen(Quiet):
             return
         best, leader = board.best, ""
         if best is not None:
-            leader = f"; best: {best.schedule.family}, {self._value} {best.value:.4g}"
+            leader = f"; best: {best.schedule.family}, {self._value} {best.value:.3g}"
         self.tell(f"{board.share:4.0%}  {counts[0]}, {left}{leader}")
 
     def finals(self, tally: Tally) -> None:

@@ -9,6 +9,7 @@ from lrtune.errors import InputError
 from lrtune.judgement import judged
 from lrtune.results.horizons import agreement, outlook
 from lrtune.results.plan import finalists_in, plan_in
+from lrtune.results.recommendation import described
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
 from lrtune.screen.result import LEAD, lead, print_verdict
@@ -31,8 +32,8 @@ def show_verdict(
         copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
         best = run.best()
         assert best is not None
-        say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it: {best}")
-        say(console, f"  {best.resolve(horizon)}")
+        say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it:")
+        say(console, f"  {described(best, horizon)}")
         return
     plan = plan_in(found)
     if indifference is not None:
