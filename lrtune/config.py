@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, expect, nearest
 from lrtune.options import REPEATED, TaskOptions, parse_optimizer
 
 if TYPE_CHECKING:
     from lrtune.results.plan import Plan
     from lrtune.schedule import Schedule
+    from lrtune.search import Budget
     from lrtune.tasks import Task
 
+TRAININGS = 40  # of a run in all, where the user gives no budget
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -112,6 +114,56 @@ def load(study: StudyFile) -> "Task":
     task = load_task(study.task, **{name: options[name] for name in given})
     # What would end no trial is not worth a second set of weights and a second look at the data.
     return replace(task, average=None) if study.no_prune else task
+
+
+def made_of(task: "Task | str", seed: int, options: dict[str, Any]) -> "Task":
+    """The Task that a caller in Python means.
+
+    Args:
+        task: a Task, or what ``load_task`` takes.
+        seed: of the splits of data that are named.
+        options: of ``load_task``.
+
+    Raises:
+        InputError: neither; an option that is none, or that a Task has itself.
+    """
+    from lrtune.tasks import Task, load_task
+
+    expect("task", task, Task | str, "an lrtune.Task or a string")
+    for name in options:
+        if name not in TaskOptions.model_fields:
+            raise InputError(f"unknown argument {name!r}{nearest(name, StudyFile.model_fields)}")
+        if isinstance(task, Task):
+            raise InputError(f"{name}: a Task has its own: leave it out, or name the data instead")
+    return load_task(task, seed=seed, **options) if isinstance(task, str) else task
+
+
+def limits_of(
+    task: "Task",
+    trials: int | None,
+    updates: float | None,
+    seconds: float | None,
+    trainings: float | None,
+    time: str | None,
+) -> "Budget":
+    """A budget in whatever units; TRAININGS where there is none.
+
+    Raises:
+        InputError: two in the same unit, or one that is not positive.
+    """
+    from lrtune.search import Budget
+    from lrtune.search.budget import check_positive
+
+    if trainings is not None and updates is not None:
+        raise InputError("budget and updates: one of the two: both say how much is trained in all")
+    if time is not None and seconds is not None:
+        raise InputError("time and seconds: one of the two: both say when to stop")
+    if all(limit is None for limit in (trials, updates, seconds, trainings, time)):
+        trainings = TRAININGS
+    if trainings is not None:
+        check_positive("budget", trainings)
+        updates = trainings * task.horizon
+    return Budget(trials, updates, seconds if time is None else parse_time(time))
 
 
 def check(study: StudyFile) -> None:

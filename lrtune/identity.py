@@ -14,6 +14,7 @@ from torch import nn
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.search import SEARCHABLE, Space
+from lrtune.search.space import names_of
 from lrtune.settings import FORMAT, hidden
 from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.load import check_seed
@@ -32,10 +33,8 @@ def settings_for(
     device: str,
 ) -> dict[str, Any]:
     """What makes a search this one: everything in here must be the same when it goes on."""
-    if isinstance(families, str):
-        raise InputError(f"families={families!r}: a list of names")
     check_seed(seed)
-    families = tuple(families)
+    families = names_of(families)
     Space(families, warmup=warmup, cycle_momentum=cycle_momentum)  # looks at all three
     if cycle_momentum:
         check_momentum(task.optimizer)

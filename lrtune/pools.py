@@ -11,7 +11,7 @@ from lrtune.engine import Choice, Pool, choose, make_pool
 from lrtune.engine.child import Make, say
 from lrtune.engine.choice import hardware
 from lrtune.engine.devices import SpreadPool
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 from lrtune.search import Budget
 from lrtune.tasks import Task
 
@@ -99,6 +99,7 @@ def devices_of(names: str | None) -> tuple[str, ...]:
     """The devices of these names, with commas between; see device_of."""
     if names is None:
         return (device_of(None),)
+    expect("device", names, str, "a name, such as cpu or cuda:0")
     devices = tuple(device_of(name.strip()) for name in names.split(","))
     if len({name.partition(":")[0] for name in devices}) > 1:
         raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")

@@ -18,7 +18,7 @@ _UNSAFE = re.compile(
 def console_of(*, stderr: bool = False) -> Console:
     """A console that takes names as they are: no markup, no emoji codes, no colouring of digits."""
     console = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
-    if not console.is_terminal:
+    if not console.is_terminal and not console.is_jupyter:
         console.width = max(PIPED, console.width)
     return console
 

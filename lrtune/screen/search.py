@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lrtune.config import StudyFile, baseline_of, load, parse_time, plan_of, stopping
+from lrtune.config import TRAININGS, StudyFile, baseline_of, limits_of, load, plan_of, stopping
 from lrtune.confirmation import confirm
 from lrtune.errors import InputError
 from lrtune.model.transfer import nothing, published
@@ -21,8 +22,6 @@ from lrtune.screen.listener import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE
 from lrtune.tasks import Task
 from lrtune.tuning import tune
-
-TRAININGS = 40  # where the user says no budget
 
 
 @contextmanager
@@ -42,13 +41,11 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     baselines = [baseline_of(text) for text in study.baseline]
     task = load(study)
     names = tuple(SEARCHABLE if study.families is None else study.families)
-    seconds = None if study.time is None else parse_time(study.time)
-    updates: float | None = study.updates
-    if study.budget is not None:
-        updates = study.budget * task.horizon
-    elif updates is None and seconds is None:
-        updates = TRAININGS * task.horizon
+    trainings = study.budget
+    if study.updates is None and study.budget is None and study.time is None:
+        trainings = TRAININGS
         listener.tell(f"budget: {TRAININGS} trainings in all (--budget, --updates, --time)")
+    limits = limits_of(task, study.trials, study.updates, None, trainings, study.time)
     listener.tell(
         f"{named(task.name)}: {task.train.samples:,} training and {task.val.samples:,} "
         f"validation samples, model {named(task.model_name)}, {task.optimizer}, "
@@ -59,14 +56,11 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     plan = _plan(task, study)
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
-    budget = {"trials": study.trials, "updates": updates, "seconds": seconds}
-    facts = {"command": command, "seed": study.seed, "families": names, "budget": budget}
+    facts = {"command": command, "seed": study.seed, "families": names, "budget": asdict(limits)}
     listener.started(task, facts)
     run = tune(
         task,
-        trials=study.trials,
-        updates=updates,
-        seconds=seconds,
+        **asdict(limits),
         families=names,
         peak_lr=study.peak_lr,
         warmup=study.warmup,
