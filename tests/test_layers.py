@@ -80,12 +80,15 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 # A schedule may be made of schedules: two rows of the table need what holds the table.
-RECURSIVE = {"schedule/family.py", "schedule/compose.py"}
+RECURSIVE = {
+    ("lrtune.schedule.family", "lrtune.schedule.schedule"),
+    ("lrtune.schedule.compose", "lrtune.schedule.schedule"),
+    ("lrtune.schedule.schedule", "lrtune.export.torch"),
+}
 
 
 def ours(path: Path) -> set[str]:
-    """The modules of ours that a file imports anywhere, for types alone too, but not UPWARDS."""
-    name = path.relative_to(PACKAGE).as_posix()
+    """The modules of ours that a file imports anywhere, for types alone too, but not RECURSIVE."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -95,16 +98,14 @@ def ours(path: Path) -> set[str]:
             names = [full if full in MODULES else node.module for full in names]
         else:
             continue
-        found |= {module for module in names if (name, part(module)) not in UPWARDS}
-    if name in RECURSIVE:
-        found.discard("lrtune.schedule.schedule")
+        found |= {name for name in names if (dotted(path), name) not in RECURSIVE}
     return found & MODULES.keys()
 
 
 def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
-        ".__init__"
-    )
+    """``lrtune.tasks.task`` of ``lrtune/tasks/task.py``."""
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(names).removesuffix(".__init__")
 
 
 MODULES = {dotted(path): path for path in FILES}

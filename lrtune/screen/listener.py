@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lrtune.screen.block import Block
 from lrtune.screen.cell import Cell
-from lrtune.screen.console import console_of, is_live, say
+from lrtune.screen.console import console_of, in_notebook, is_live, say
 from lrtune.screen.pace import Pace, clock
 from lrtune.screen.panel import Panel
 from lrtune.screen.standings import families, finals
@@ -87,7 +87,7 @@ class Screen(Quiet):
         """Print on this console: of a terminal, a notebook, a file."""
         super().__init__(console)
         self._block: Block | Cell | None = None
-        if console.is_jupyter:
+        if in_notebook():
             self._block = Cell()
         elif is_live(console):
             self._block = Block(console)
