@@ -6,6 +6,7 @@ The public names load on first use, so that ``import lrtune`` brings neither tor
 import warnings
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(_HOMES)
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("lrtune")
     if name not in _HOMES:
         raise AttributeError(f"module 'lrtune' has no attribute {name!r}")
     _quiet()

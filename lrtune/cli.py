@@ -3,6 +3,7 @@
 import io
 import shlex
 import sys
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,28 +18,21 @@ from lrtune.screen.console import harmless
 
 WHAT = "a data set's name, a folder of images, a table, a text, file.py:function"
 app = typer.Typer(
-    help="Which learning-rate schedule wins on your task, and by how much.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
-
-Margin = Annotated[float | None, typer.Option(help="a difference that does not matter")]
-Goal = Annotated[str | None, typer.Option(help="to be reached soonest: 0.95, accuracy=0.95")]
-More = Annotated[float | None, typer.Option(help="whole trainings, beside those that there are")]
-Baseline = Annotated[
-    list[str] | None,
-    typer.Option(help=StudyFile.model_fields["baseline"].description, metavar="SCHEDULE"),
-]
+TaskOrStudy = Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")]
+AnotherHorizon = Annotated[int | None, typer.Option(help="updates, of another horizon")]
+Picture = Annotated[Path | None, typer.Option(help="a figure: an .html file")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="also write the finalists for TensorBoard")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print the result alone")]
 Json = Annotated[
-    bool, typer.Option("--json", help="one JSON object a line on stdout, see the README")
+    bool, typer.Option("--json", help="one JSON object per line on stdout, see the README")
 ]
 
 
@@ -47,9 +41,10 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-# Options of a search that a guess has no use for.
-OF_A_GUESS = {*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device"}
-SEARCH_ONLY = [name for name in StudyFile.model_fields if name not in OF_A_GUESS]
+# Which fields of a study file are options of which command.
+OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
+OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
+OF_FINALS = ("baseline", "margin", "goal", "device", "tensorboard")
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -64,7 +59,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ▁▂▃ shows ???, not an error
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="lrtune", standalone_mode=False)
     except (InputError, TyperException) as error:
         said = error.format_message() if isinstance(error, TyperException) else str(error)
         code = _fail(said, 2)
@@ -75,6 +70,18 @@ def main() -> None:
     if code == INTERRUPTED:
         _fail("stopped; a search goes on from here with the same command", code)
     sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def lrtune(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Which learning-rate schedule wins on your task, and by how much."""
+    if version:
+        print(f"lrtune {version_of('lrtune')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _say(line: str) -> None:
@@ -106,19 +113,15 @@ def _fail(message: str, code: int) -> int:
         "lrtune search studies/digits.toml --time 10m --families cosine,wsd,one_cycle",
     )
 )
-@with_options(StudyFile, but=("baseline",))
-def search(
-    what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
-    baseline: Baseline = None,
-    quiet: Quiet = False,
-    json: Json = False,
-    **given: Any,
-) -> None:
-    """Search learning-rate schedules; the same command goes on where it stopped."""
+@with_options(StudyFile, StudyFile.model_fields)
+def search(what: TaskOrStudy, quiet: Quiet = False, json: Json = False, **given: Any) -> None:
+    """Find the learning-rate schedule that wins on a task.
+
+    The same command goes on where a search stopped.
+    """
     from lrtune.screen.search import listening
     from lrtune.screen.search import search as begin
 
-    given |= {} if baseline is None else {"baseline": baseline}
     with listening(quiet, json) as listener:
         begin(_study(what, given), _command(), listener)
 
@@ -126,12 +129,12 @@ def search(
 @app.command(
     epilog=examples("lrtune guess digits", "lrtune guess sales.csv --families cosine,linear")
 )
-@with_options(StudyFile, but=SEARCH_ONLY)
-def guess(
-    what: Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")],
-    **given: Any,
-) -> None:
-    """Guess a schedule in seconds: a range test and what other tasks taught; no search."""
+@with_options(StudyFile, OF_A_GUESS)
+def guess(what: TaskOrStudy, **given: Any) -> None:
+    """Recommend a schedule in seconds, without a search.
+
+    It rests on a range test and on what other tasks taught.
+    """
     from lrtune.screen.guess import print_guess
 
     print_guess(_study(what, given))
@@ -141,7 +144,7 @@ def _study(what: str, given: dict[str, Any]) -> StudyFile:
     """A task by its name, or a study file, and the options that were typed."""
     from_file = what.endswith(".toml")
     keys = read_study(Path(what)) if from_file else {"task": what}
-    return validate(StudyFile, keys | given, what if from_file else "the command line")
+    return validate(StudyFile, keys | given, what, typed=given)
 
 
 def _command() -> str:
@@ -152,7 +155,7 @@ def _command() -> str:
 def families(
     name: Annotated[str | None, typer.Argument(help="one family; all of them if not given")] = None,
 ) -> None:
-    """Show the schedule families, their knobs and ranges, their sources."""
+    """List the schedule families, or the knobs of one."""
     from lrtune.errors import nearest
     from lrtune.schedule import FAMILIES
     from lrtune.screen.families import print_families, print_family
@@ -172,9 +175,9 @@ def preview(
         typer.Argument(help="cosine, cosine:peak_lr=0.1,warmup=0.05, or a best.json; one or more"),
     ],
     total: Annotated[int, typer.Option(help="updates")] = 1000,
-    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
+    out: Picture = None,
 ) -> None:
-    """Draw schedules side by side: in the terminal, or to a file."""
+    """Draw schedules side by side, in the terminal or to a file."""
     from lrtune.schedule import load, parse
     from lrtune.screen.preview import print_schedules
 
@@ -189,35 +192,35 @@ def preview(
 
 
 @app.command()
-@with_options(TaskOptions, but=("epochs", "ema"))
+@with_options(StudyFile, OF_A_RANGE_TEST)
 def range_test(
     task: Annotated[str, typer.Argument(help=WHAT)],
     low: Annotated[float, typer.Option(help="first rate")] = 1e-6,
     high: Annotated[float, typer.Option(help="last rate")] = 10.0,
     updates: Annotated[int, typer.Option(help="length of the sweep")] = 240,
     seeds: Annotated[int, typer.Option(help="how many sweeps")] = 3,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
-    out: Annotated[Path | None, typer.Option(help="a figure: an .html file")] = None,
+    out: Picture = None,
     **given: Any,
 ) -> None:
-    """Find the rates that train at all: a sweep from low to high, several seeds."""
+    """Find the rates that train at all: a sweep from low to high."""
+    from lrtune.config import load
     from lrtune.engine import range_test as sweep
     from lrtune.pools import device_of
     from lrtune.screen.preview import print_range_test
     from lrtune.settings import range_test_json
-    from lrtune.tasks import load_task
 
     if out is not None:
         from lrtune.results import save
 
         save.check(out)  # before the sweep, not after it
+    study = validate(StudyFile, {"task": task} | given, task, typed=given)
     test = sweep(
-        load_task(task, **given),
+        load(study),
         low=low,
         high=high,
         updates=updates,
         seeds=range(seeds),
-        device=device_of(device),
+        device=device_of(study.device),
         slots=1,  # on one device one after the other is as quick
     )
     print_range_test(test)
@@ -228,36 +231,22 @@ def range_test(
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --budget 20"))
+@with_options(StudyFile, OF_FINALS)
 def confirm(
     run: RunFolder,
     budget: Annotated[
         float | None, typer.Option(help="whole trainings, more than there are [20]")
     ] = None,
-    baseline: Baseline = None,
-    margin: Margin = None,
-    goal: Goal = None,
-    total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0,cuda:1")] = None,
-    tensorboard: Tensorboard = False,
+    total: AnotherHorizon = None,
     quiet: Quiet = False,
     json: Json = False,
+    **given: Any,
 ) -> None:
-    """Train what may be the best again on fresh seeds, and say what to use."""
+    """Train the best schedules again on fresh seeds: the verdict."""
     from lrtune.screen.search import finals, listening
 
-    asked = (margin, goal)
     with listening(quiet, json) as listener:
-        finals(
-            run,
-            asked,
-            total,
-            device,
-            tensorboard,
-            _command(),
-            listener,
-            trainings=budget,
-            baselines=baseline,
-        )
+        finals(run, given, total, budget, _command(), listener)
 
 
 @app.command()
@@ -267,23 +256,19 @@ def show(
         bool, typer.Option("--json", help="what best.json and verdict.json hold, as JSON")
     ] = False,
 ) -> None:
-    """Print the result of a run again, as `lrtune search` did."""
+    """Print the result of a run again."""
     from lrtune.screen.result import show
 
     show(run, json)
 
 
 @app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-718 --total 5000"))
-def verdict(
-    run: RunFolder,
-    total: Annotated[int | None, typer.Option(help="updates, of another horizon")] = None,
-    margin: Margin = None,
-    goal: Goal = None,
-) -> None:
-    """Print the verdict; for another horizon, what is known of it."""
+@with_options(StudyFile, ("margin", "goal"))
+def verdict(run: RunFolder, total: AnotherHorizon = None, **given: Any) -> None:
+    """Print the verdict, or what is known of another horizon."""
     from lrtune.screen.verdict import show_verdict
 
-    show_verdict(run, total, margin, goal)
+    show_verdict(run, total, **given)
 
 
 @app.command(epilog=examples("lrtune compare runs/ --out compare.parquet"))
@@ -294,19 +279,15 @@ def compare(
     ],
     out: Annotated[Path | None, typer.Option(help="the whole table: a .parquet file")] = None,
 ) -> None:
-    """Which schedules win across tasks: a table of wins, from the verdicts of several runs."""
-    from lrtune.results import compare
+    """Compare schedules across the verdicts of several runs."""
+    from lrtune.screen.compare import print_comparison
 
-    found = compare.compare(runs, out)
-    for line in (*compare.markdown(found.table, found.wins).split("\n"), *found.sentences):
-        print(harmless(line))
-    if out is not None:
-        print(harmless(f"wrote {out}"))
+    print_comparison(runs, out)
 
 
 @app.command()
 def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
-    """Write trials.parquet, best.json and report.html again, from what is stored."""
+    """Write the files of a run's results again."""
     from lrtune.locking import locked_if_free
     from lrtune.run import Run
 
@@ -337,7 +318,7 @@ def dashboard(
     opened = Run(run)
     with locked_if_free(opened.folder, _say):
         pass  # a search may go on beside it
-    serve(opened, port, look)
+    serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
 
 
 @app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-718 --to keras --out lr.py"))
@@ -401,7 +382,3 @@ def doctor(
 
     if diagnose(what, total):
         raise typer.Exit(FOUND)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,16 +5,17 @@ import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from lrtune.errors import InputError
-from lrtune.options import TaskOptions
+from lrtune.errors import InputError, expect, nearest
+from lrtune.options import REPEATED, TaskOptions, parse_optimizer
 
 if TYPE_CHECKING:
     from lrtune.results.plan import Plan
     from lrtune.schedule import Schedule
+    from lrtune.search import Budget
     from lrtune.tasks import Task
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -35,40 +36,47 @@ class StudyFile(TaskOptions):
     budget: float | None = Field(
         None, gt=0, description="whole trainings in all: range test, search, confirmation [40]"
     )
-    updates: int | None = Field(None, description="the same in optimizer updates")
+    updates: int | None = Field(None, gt=0, description="the same in optimizer updates")
     time: str | None = Field(None, description="the same in time on the clock: 90s, 10m, 1h30m")
-    trials: int | None = Field(None, description="trials of the search, at most")
-    pruner: str = Field(
+    trials: int | None = Field(None, gt=0, description="trials of the search, at most")
+    pruner: Literal["schedule", "halving", "hyperband", "median", "none"] = Field(
         "schedule", description="schedule, halving, hyperband, median or none [schedule]"
     )
     no_prune: bool = Field(False, description="train every trial to its end")
     epsilon: float | None = Field(
-        None, description="end a trial that wins with less than this probability [0.05]"
+        None, gt=0, lt=1, description="end a trial that wins with less than this probability [0.05]"
     )
     patience: int | None = Field(
-        None, description="validations without gain that make a plateau, 0: none do [a fifth]"
+        None, ge=0, description="validations without gain that make a plateau, 0: none do [a fifth]"
     )
-    min_delta: float | None = Field(None, description="the least gain, a share [0.002]")
+    min_delta: float | None = Field(None, ge=0, lt=1, description="the least gain, a share [0.002]")
     audit: float | None = Field(
-        None, description="share of the trials to be pruned that go on, as a check [0.03]"
+        None,
+        ge=0,
+        le=1,
+        description="share of the trials to be pruned that go on, as a check [0.03]",
     )
-    judge: str = Field(
+    judge: Literal["last", "best"] = Field(
         "last",
         description="last: the weights at the end, or best: the best checkpoint by validation",
     )
     no_transfer: bool = Field(False, description="search as if no other task were known")
     baseline: list[str] = Field(
-        [], description="what you use now: step:peak_lr=0.1,gamma=0.1 or a best.json; several times"
+        [],
+        description="what you use now: step:peak_lr=0.1,gamma=0.1 or a best.json; several times",
+        json_schema_extra=REPEATED,
     )
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
     margin: float | None = Field(
-        None, description="a difference that does not matter, in the metric's unit"
+        None, ge=0, description="a difference that does not matter, in the metric's unit"
     )
     goal: str | None = Field(
         None, description="to be reached soonest: 0.95 or accuracy=0.95 [where constant ends]"
     )
-    engine: str = Field("auto", description="auto, serial or fused [auto: the fastest here]")
-    slots: int | None = Field(None, description="trials side by side [the fastest number]")
+    engine: Literal["auto", "serial", "fused"] = Field(
+        "auto", description="auto, serial or fused [auto: the fastest here]"
+    )
+    slots: int | None = Field(None, gt=0, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
     tensorboard: bool = Field(False, description="also write the finalists for TensorBoard")
@@ -92,14 +100,101 @@ def read_study(path: Path) -> dict[str, Any]:
 
 
 def load(study: StudyFile) -> "Task":
-    """The task that a study names."""
+    """The task that a study names, once all is told that can be told without its data."""
     from lrtune.tasks import load_task
 
+    check(study)
     options = {name: getattr(study, name) for name in TaskOptions.model_fields}
     given = study.model_fields_set & options.keys()
     task = load_task(study.task, **{name: options[name] for name in given})
     # What would end no trial is not worth a second set of weights and a second look at the data.
     return replace(task, average=None) if study.no_prune else task
+
+
+def made_of(task: "Task | str", seed: int, options: dict[str, Any]) -> "Task":
+    """The Task that a caller in Python means.
+
+    Args:
+        task: a Task, or what ``load_task`` takes.
+        seed: of the splits of data that are named.
+        options: of ``load_task``.
+
+    Raises:
+        InputError: neither; an option that is none, or that a Task has itself.
+    """
+    from lrtune.tasks import Task, load_task
+
+    expect("task", task, Task | str, "an lrtune.Task or a string")
+    for name in options:
+        if name not in TaskOptions.model_fields:
+            raise InputError(f"unknown argument {name!r}{nearest(name, StudyFile.model_fields)}")
+        if isinstance(task, Task):
+            raise InputError(f"{name}: a Task has its own: leave it out, or name the data instead")
+    return load_task(task, seed=seed, **options) if isinstance(task, str) else task
+
+
+def limits_of(
+    task: "Task",
+    trials: int | None,
+    updates: float | None,
+    seconds: float | None,
+    trainings: float | None,
+    time: str | None,
+) -> "Budget":
+    """A budget in whatever units; TRAININGS where there is none.
+
+    Raises:
+        InputError: two in the same unit, or one that is not positive.
+    """
+    from lrtune.search import Budget
+    from lrtune.search.budget import TRAININGS, check_positive
+
+    if trainings is not None and updates is not None:
+        raise InputError("budget and updates: one of the two: both say how much is trained in all")
+    if time is not None and seconds is not None:
+        raise InputError("time and seconds: one of the two: both say when to stop")
+    if all(limit is None for limit in (trials, updates, seconds, trainings, time)):
+        trainings = TRAININGS
+    if trainings is not None:
+        check_positive("budget", trainings)
+        updates = trainings * task.horizon
+    return Budget(trials, updates, seconds if time is None else parse_time(time))
+
+
+def check(study: StudyFile) -> None:
+    """Look at every setting that needs no data.
+
+    Raises:
+        InputError: the first that is wrong.
+    """
+    from lrtune.engine.optimizers import check_momentum, settings_of
+    from lrtune.pools import devices_of
+    from lrtune.search import SEARCHABLE, Space
+    from lrtune.tasks import METRICS
+    from lrtune.tasks.augment import check_augment
+    from lrtune.tasks.memory import parse_size
+
+    names = SEARCHABLE if study.families is None else tuple(study.families)
+    Space(names, study.peak_lr or Space.peak_lr, study.warmup, study.cycle_momentum)
+    if study.optimizer is not None:
+        name, settings = parse_optimizer(study.optimizer)
+        settings_of(name, settings)
+        if study.cycle_momentum:
+            check_momentum(name)
+    metrics = {metric.name for row in METRICS.values() for metric in row}
+    if study.metric is not None and study.metric not in metrics:
+        hint = nearest(study.metric, metrics)
+        raise InputError(f"metric {study.metric!r}: one of {', '.join(sorted(metrics))}{hint}")
+    if study.memory is not None:
+        parse_size(study.memory)
+    check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
+    devices_of(study.device)
+    plan_of("", study.margin, study.goal)
+    stopping(study)
+    if study.time is not None:
+        parse_time(study.time)
+    if study.budget is not None and study.updates is not None:
+        raise InputError("budget and updates: one of the two: both say how much is trained in all")
 
 
 def stopping(study: StudyFile) -> dict[str, Any]:
@@ -164,5 +259,7 @@ def parse_time(text: str) -> float:
     packed = text.replace(" ", "")
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", packed)
     if not parts or "".join(n + u for n, u in parts) != packed:
-        raise InputError(f"time={text!r}: a number and a unit: 90s, 10m, 1h30m, 2d")
+        raise InputError(
+            f"time must be a number and a unit, such as 90s, 10m or 1h30m (got {text!r})"
+        )
     return sum(float(number) * UNITS[unit] for number, unit in parts)

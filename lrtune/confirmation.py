@@ -12,7 +12,7 @@ import torch
 from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.optimizers import check_momentum
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.identity import check_same, settings_for
 from lrtune.judgement import finalists_of, judged
@@ -26,7 +26,7 @@ from lrtune.results.verdict import standing
 from lrtune.run import CHECKPOINT, FINALS, Run
 from lrtune.schedule import Schedule
 from lrtune.search import Budget
-from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS
+from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
 from lrtune.search.confirmation import Confirmation, Job, final_seeds
 from lrtune.search.final import Final, append_final
 from lrtune.search.loop import Loop
@@ -72,9 +72,14 @@ def confirm(
         The verdict, see ``lrtune.results.verdict``; the run's files are written anew.
 
     Raises:
-        InputError: another task than was searched, nothing to confirm, a plan that makes no sense.
+        InputError: an argument of another kind, another task than was searched, nothing to confirm,
+            a plan that makes no sense.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
+    expect("run", run, Run | str | Path, "a run or its folder")
+    expect("task", task, Task, "the lrtune.Task that was searched")
+    expect("plan", plan, Plan | None, "an lrtune.Plan")
+    check_positive("trainings", trainings)
     run = run if isinstance(run, Run) else Run(run)
     plan = plan or Plan()
     _check(run, task, device)
@@ -105,7 +110,9 @@ def confirm(
 
 def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> None:
     """Refuse schedules that cannot be trained, before anything is."""
+    expect("baselines", baselines, list | tuple, "a list of schedules")
     for one in baselines:
+        expect("each of baselines", one, Schedule, "an lrtune.Schedule")
         rates_of(one, horizon)
         if one.cycles_momentum:
             check_momentum(task.optimizer)

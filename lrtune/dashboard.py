@@ -24,13 +24,12 @@ from lrtune.results.notes import Verdict
 from lrtune.results.plan import decided
 from lrtune.results.wording import listed
 from lrtune.search.space import FAMILY
+from lrtune.search.store import load_study, open_storage
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     import plotly.graph_objects as go
-
-    from lrtune.run import Run
 
 PORT = 8080  # optuna-dashboard's own
 PUBLISHED = "lrtune.published"  # study attribute: a digest of what was written last
@@ -90,27 +89,32 @@ def _digest(said: str, drawn: "Mapping[str, go.Figure]") -> str:
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def serve(run: "Run", port: int | None, look: bool) -> None:
-    """Serve a run's study on loopback until Ctrl-C, SIGTERM or SIGHUP.
+def serve(
+    storage: str | Path, study: str, objective: Mapping[str, Any], port: int | None, look: bool
+) -> None:
+    """Serve a study on loopback until Ctrl-C, SIGTERM or SIGHUP.
 
     The server is a thread's work of this process: neither can outlive the other.
 
     Args:
-        run: whose study; its storage must exist.
+        storage: a journal file's path, or any storage URL of Optuna's.
+        study: its name there.
+        objective: name and unit of its trials' values.
         port: see ``lrtune.loopback.server_of``.
         look: whether to open the browser.
-    """
-    from lrtune.search.store import open_storage
 
-    study = run.study()  # what cannot be opened is an error here, not a page that stays empty
-    storage = open_storage(run.storage)
-    number = storage.get_study_id_from_name(study.study_name)
-    values = {study.study_name: value_title(run.settings["objective"])}
+    Raises:
+        InputError: the study is not there, the port cannot be had.
+    """
+    load_study(storage, study)  # what cannot be opened is an error here, not an empty page
+    opened = open_storage(storage)
+    number = opened.get_study_id_from_name(study)
+    values = {study: value_title(objective)}
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup means it
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    with server_of(app_of(storage, values), port, PORT) as server:
+    with server_of(app_of(opened, values), port, PORT) as server:
         address = f"http://127.0.0.1:{server.server_port}/dashboard/studies/{number}"
         try:
             print(f"{address}   Ctrl-C ends it", flush=True)

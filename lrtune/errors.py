@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import UnionType
 
 
 class InputError(ValueError):
@@ -23,6 +24,21 @@ def as_utf8(message: str) -> str:
     'a\\udcff'
     """
     return message.encode("utf-8", "backslashreplace").decode()
+
+
+def expect(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Refuse an argument of another kind; True is no number.
+
+    Raises:
+        InputError: it is not ``what``.
+    """
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{name} must be {what} (got {one_line(value)})")
+
+
+def one_line(value: object) -> str:
+    """A value for an error message: one line, even of a tensor."""
+    return " ".join(repr(value).split())[:200]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

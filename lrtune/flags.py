@@ -1,27 +1,29 @@
 """Command-line options made from the fields of a model, so that both say the same."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from lrtune.errors import InputError
-from lrtune.options import plain
+from lrtune.options import REPEATED, flag, plain
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def with_options(model: type[BaseModel], but: Sequence[str] = ()) -> Callable[[Command], Command]:
-    """Give a command an option for every field of a model, as ``**given``: those that were typed.
+def with_options(model: type[BaseModel], names: Iterable[str]) -> Callable[[Command], Command]:
+    """Give a command an option for each of these fields, as ``**given``: those that were typed.
 
     Args:
-        model: whose fields; a field of several values is typed with commas between.
-        but: fields that are no options here.
+        model: whose fields; a field of several values is typed with commas between, or once per
+            value where it is ``REPEATED``.
+        names: of the fields.
     """
-    fields = {name: field for name, field in model.model_fields.items() if name not in but}
+    fields = {name: model.model_fields[name] for name in names}
 
     def decorate(command: Command) -> Command:
         @wraps(command)
@@ -42,7 +44,7 @@ def with_options(model: type[BaseModel], but: Sequence[str] = ()) -> Callable[[C
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
-                annotation=_option(name, plain(field.annotation), field.description),
+                annotation=_option(name, field),
             )
             for name, field in fields.items()
         ]
@@ -52,20 +54,22 @@ def with_options(model: type[BaseModel], but: Sequence[str] = ()) -> Callable[[C
     return decorate
 
 
-def _option(name: str, kind: Any, help_text: str | None) -> Any:
-    flag = f"--{name.replace('_', '-')}"
+def _option(name: str, field: FieldInfo) -> Any:
+    kind = plain(field.annotation)
     typed = kind if kind in (bool, int, float) else str
-    return Annotated[typed | None, typer.Option(flag, help=help_text)]
+    if field.json_schema_extra == REPEATED:
+        typed = list[str]
+    return Annotated[typed | None, typer.Option(flag(name), help=field.description)]
 
 
 def _values(name: str, value: Any, kind: Any) -> Any:
-    if kind == list[str]:
+    if kind == list[str] and isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     if kind == tuple[float, float]:
         try:
             low, high = (float(part) for part in value.split(","))
         except ValueError as error:
-            flag = name.replace("_", "-")
-            raise InputError(f"{flag}={value!r}: two numbers with a comma: 0.001,0.3") from error
+            must = "must be two numbers with a comma between, such as 0.001,0.3"
+            raise InputError(f"{flag(name)} {must} (got {value!r})") from error
         return [low, high]
     return value

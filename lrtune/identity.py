@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import version
@@ -12,12 +13,14 @@ from torch import nn
 
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
-from lrtune.search import Space
+from lrtune.search import SEARCHABLE, Space
+from lrtune.search.space import names_of
 from lrtune.settings import FORMAT, hidden
-from lrtune.tasks import Task
+from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.load import check_seed
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
 def settings_for(
@@ -30,10 +33,8 @@ def settings_for(
     device: str,
 ) -> dict[str, Any]:
     """What makes a search this one: everything in here must be the same when it goes on."""
-    if isinstance(families, str):
-        raise InputError(f"families={families!r}: a list of names")
     check_seed(seed)
-    families = tuple(families)
+    families = names_of(families)
     Space(families, warmup=warmup, cycle_momentum=cycle_momentum)  # looks at all three
     if cycle_momentum:
         check_momentum(task.optimizer)
@@ -42,13 +43,12 @@ def settings_for(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
         )
     optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
-    parts = (task.name, task.model_name, task.optimizer, str(task.horizon))
     objective, *_ = metrics = [
         {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
     ]
     return {
         "format": FORMAT,
-        "study": "-".join(parts),
+        "study": _study(task, families),
         "task": {
             "name": task.name,
             "data": task.data,
@@ -58,7 +58,7 @@ def settings_for(
             "fingerprint": task.fingerprint,
             "classes": task.classes,
             "model": task.model_name,
-            "parameters": _rehearsed(task),
+            "parameters": _parameters(task),
             "prepare": _state(task.prepare),
             "loss": _name(task.loss),
             "batch_size": task.batch_size,
@@ -88,8 +88,23 @@ def settings_for(
     }
 
 
-def _rehearsed(task: Task) -> int:
-    parameters = task.check_model()
+def _study(task: Task, families: tuple[str, ...]) -> str:
+    """The name of the study and of its folder.
+
+    What is asked for beside the data comes last, so that two questions have two folders.
+    """
+    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
+        parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
+    if families != SEARCHABLE:
+        digest = hashlib.blake2b(",".join(families).encode(), digest_size=3).hexdigest()
+        few = len(families) <= NAMED
+        parts += families if few else [f"{len(families)}-families-{digest}"]
+    return "-".join(parts)
+
+
+def _parameters(task: Task) -> int:
+    parameters = check_model(task)
     with torch.random.fork_rng(devices=[]):
         make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
     return parameters

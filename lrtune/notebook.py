@@ -1,7 +1,8 @@
 """What a notebook shows of a run: the answer in words, the families as a table, the figures."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,9 +16,6 @@ from lrtune.results.plan import decided
 from lrtune.results.prose import Answer, answer, nothing, subtitle
 from lrtune.results.recommendation import of_verdict
 from lrtune.results.summary import by_family
-
-if TYPE_CHECKING:
-    from lrtune.run import Run
 
 
 class Verdict(dict[str, Any]):
@@ -42,13 +40,29 @@ class Verdict(dict[str, Any]):
         )
 
 
+class Results(Protocol):
+    """What a run has to draw; ``lrtune.run.Run`` is one."""
+
+    folder: Path
+    settings: dict[str, Any]
+
+    def trials(self) -> pd.DataFrame:
+        """One row per trial."""
+
+    def finals(self) -> pd.DataFrame:
+        """One row per final."""
+
+    def verdict(self, total: int | None = None) -> Verdict | None:
+        """The verdict on a horizon, the search's own where None."""
+
+
 class Figures:
     """The figures of a run as plotly Figures, which show themselves in a notebook.
 
     Where there is nothing to draw, the figure says why.
     """
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: Results) -> None:
         self._run = run
         self._objective = run.settings["objective"]
         self._horizon = run.settings["horizon"]

@@ -1,8 +1,10 @@
 """What a user may say of a task: the same words in Python, in a study file, on the command line."""
 
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
 
 from lrtune.errors import InputError, nearest
 
@@ -10,7 +12,7 @@ from lrtune.errors import InputError, nearest
 class TaskOptions(BaseModel):
     """The options of ``load_task``; each is a study file's key and an option of ``search``."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str | None = Field(
         None, description="mlp, cnn, resnet9, ..., or one of torchvision [suits the data]"
@@ -21,35 +23,52 @@ class TaskOptions(BaseModel):
     optimizer: str | None = Field(
         None, description="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"
     )
-    batch_size: int | None = Field(None, description="samples an update")
-    epochs: float | None = Field(None, description="passes over the training data in one trial")
+    batch_size: int | None = Field(None, gt=0, description="samples per update")
+    epochs: float | None = Field(
+        None, gt=0, description="passes over the training data in one trial"
+    )
     target: str | None = Field(None, description="of a table: the column to predict")
-    kind: str | None = Field(None, description="of a table: classification or regression")
+    kind: Literal["classification", "regression"] | None = Field(
+        None, description="of a table: classification or regression"
+    )
     data_root: str = Field("data", description="where torchvision's data sets lie [data]")
     download: bool = Field(False, description="fetch a torchvision data set that is not there")
-    image_size: int | None = Field(None, description="bring images to this many pixels a side")
+    image_size: int | None = Field(
+        None, ge=1, le=4096, description="bring images to this many pixels per side"
+    )
     skip_bad: bool = Field(False, description="leave out images that cannot be read")
-    tokens: str | None = Field(None, description="of a text: char or byte [char]")
-    context: int | None = Field(None, description="of a text: tokens a sample [128]")
+    tokens: Literal["char", "byte"] | None = Field(
+        None, description="of a text: char or byte [char]"
+    )
+    context: int | None = Field(None, ge=2, description="of a text: tokens per sample [128]")
     memory: str | None = Field(
         None, description="data kept in memory: 500MB, 2GB [half of what is free]"
     )
     augment: list[str] | None = Field(
         None, description="of images: flip, crop, cutout, mixup, with commas"
     )
-    label_smoothing: float | None = Field(None, description="of class targets, 0 to below 1")
-    class_weights: str | None = Field(None, description="balanced: rare classes weigh more")
-    clip_norm: float | None = Field(None, description="longest gradient, by its norm")
-    ema: float | None = Field(
-        None, description="validate averaged weights; the average's length, a share of the run"
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=1, description="of class targets, 0 to below 1"
     )
-    precision: str | None = Field(None, description="float32 or bfloat16 [bfloat16 on CUDA]")
-    seed: int = Field(0, description="of the splits, the trials, the sampler")
+    class_weights: Literal["balanced"] | None = Field(
+        None, description="balanced: rare classes weigh more"
+    )
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient, by its norm")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="validate averaged weights; the average's length, a share of the run",
+    )
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        None, description="float32 or bfloat16 [bfloat16 on CUDA]"
+    )
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="of the splits, the trials, the sampler")
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# What a value of another type should have been.
+# What a value must be, by its type,
 EXPECTED: dict[object, str] = {
     str: "a string",
     int: "a whole number",
@@ -58,18 +77,22 @@ EXPECTED: dict[object, str] = {
     list[str]: "a list of names",
     tuple[float, float]: "two numbers: [low, high]",
 }
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # and by its range
 
 
-def validate(model: type[Model], keys: dict[str, Any], source: str) -> Model:
+def validate(
+    model: type[Model], keys: dict[str, Any], source: str, typed: Collection[str] = ()
+) -> Model:
     """Look at every key and value.
 
     Args:
         model: what the keys are.
         keys: as a user gave them.
-        source: what to name in an error: the study file, or "the command line".
+        source: what to name in an error: the study file, say.
+        typed: those that are options of the command line; an error names them as such.
 
     Raises:
-        InputError: the first key that is unknown, missing or of another type.
+        InputError: the first key that is unknown, missing, of another type or out of range.
     """
     # TOML has arrays, and no tuples; strict validation tells them apart.
     pairs = {n for n, field in model.model_fields.items() if plain(field.annotation) not in LISTS}
@@ -85,11 +108,41 @@ def validate(model: type[Model], keys: dict[str, Any], source: str) -> Model:
         if name not in keys:
             raise InputError(f"{source}: {name} is missing") from error
         given = list(keys[name]) if isinstance(keys[name], tuple) else keys[name]
-        expected = EXPECTED[plain(model.model_fields[name].annotation)]
-        raise InputError(f"{source}: {name}={given!r}: expected {expected}") from error
+        said = flag(name) if name in typed else f"{source}: {name}"
+        must = f"must be {_expected(model.model_fields[name], first['type'])}"
+        raise InputError(f"{said} {must} (got {given!r}){_hint(model, name, given)}") from error
+
+
+def _expected(field: FieldInfo, problem: str) -> str:
+    """What a value of this field is, in words."""
+    kind = plain(field.annotation)
+    if get_origin(kind) is Literal:
+        *most, last = get_args(kind)
+        return f"{', '.join(most)} or {last}" if most else repr(last)
+    if problem == "finite_number":
+        return "a finite number"
+    bounds = {of: getattr(m, of) for m in field.metadata for of in BOUNDS if hasattr(m, of)}
+    if problem.endswith("_type") or not bounds:
+        return EXPECTED[kind]
+    if bounds == {"gt": 0}:
+        return "positive"
+    return " and ".join(f"{BOUNDS[of]} {value}" for of, value in bounds.items())
+
+
+def _hint(model: type[BaseModel], name: str, given: object) -> str:
+    kind = plain(model.model_fields[name].annotation)
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    return nearest(given, words) if isinstance(given, str) else ""
+
+
+def flag(name: str) -> str:
+    """The option of a field: ``--batch-size`` of ``batch_size``."""
+    return f"--{name.replace('_', '-')}"
 
 
 LISTS = (list[str],)
+# Of a list: its option is given once per value, which may have commas.
+REPEATED: dict[str, JsonValue] = {"repeated": True}
 
 
 def plain(annotation: Any) -> Any:

@@ -11,7 +11,7 @@ from lrtune.engine import Choice, Pool, choose, make_pool
 from lrtune.engine.child import Make, say
 from lrtune.engine.choice import hardware
 from lrtune.engine.devices import SpreadPool
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 from lrtune.search import Budget
 from lrtune.tasks import Task
 
@@ -99,6 +99,7 @@ def devices_of(names: str | None) -> tuple[str, ...]:
     """The devices of these names, with commas between; see device_of."""
     if names is None:
         return (device_of(None),)
+    expect("device", names, str, "a name, such as cpu or cuda:0")
     devices = tuple(device_of(name.strip()) for name in names.split(","))
     if len({name.partition(":")[0] for name in devices}) > 1:
         raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")
@@ -119,8 +120,13 @@ def device_of(name: str | None) -> str:
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda"):
         raise InputError(f"device {name!r}: cpu, cuda, or cuda:1 and so on")
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = torch.backends.cuda.is_built()
+        why = "" if built else f", and PyTorch {torch.__version__} is built without CUDA"
+        raise InputError(f"device {name!r}: No CUDA device found{why}: use --device cpu")
     try:
         device = torch.empty(0, device=name).device  # cuda is one of them: cuda:0, say
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r}: not to be had here: use --device cpu") from error
+        last = torch.cuda.device_count() - 1
+        raise InputError(f"device {name!r}: there are cuda:0 to cuda:{last}") from error
     return "cpu" if kind == "cpu" else str(device)

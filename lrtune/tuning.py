@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,11 +15,13 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.best import guessed
+from lrtune.config import limits_of, made_of
 from lrtune.confirmation import Finals, check_baselines, made, with_baselines
 from lrtune.engine import range_test
 from lrtune.engine.choice import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.errors import expect
 from lrtune.format import duration, plural
 from lrtune.identity import check_same, settings_for
 from lrtune.locking import locked
@@ -48,7 +50,7 @@ from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.search.sampler import fits
 from lrtune.settings import range_test_json, write_json
 from lrtune.tally import Tally
-from lrtune.tasks import Task, load_task
+from lrtune.tasks import Task
 from lrtune.tasks.ignorant import ignorant
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
@@ -61,6 +63,8 @@ def tune(
     trials: int | None = None,
     updates: float | None = None,
     seconds: float | None = None,
+    budget: float | None = None,
+    time: str | None = None,
     families: Iterable[str] = SEARCHABLE,
     peak_lr: tuple[float, float] | None = None,
     warmup: tuple[float, float] = (0.0, 0.2),
@@ -78,16 +82,20 @@ def tune(
     min_delta: float = MIN_DELTA,
     audit: float = AUDITED,
     judge: str = "last",
-    plan: Plan | None = None,
+    plan: Plan | Literal["bounded"] | None = "bounded",
     baselines: Sequence[Schedule] = (),
     transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
-    watch: Callable[[Board], None] = lambda board: None,
-    watch_finals: Callable[[Tally], None] = lambda tally: None,
-    tell: Callable[[str], None] = lambda line: None,
+    watch: Callable[[Board], None] | None = None,
+    watch_finals: Callable[[Tally], None] | None = None,
+    tell: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> Run:
     """Search the learning-rate schedules of a task; called again, go on where it stopped.
+
+    Progress and the answer are printed as ``lrtune search`` prints them, in a notebook too, unless
+    one of the last three arguments is given: ``tell=lambda line: None`` prints nothing.
 
     Args:
         task: a Task, or what ``load_task`` takes.
@@ -95,6 +103,8 @@ def tune(
             is spent first ends it.
         updates: budget in optimizer updates: of range test, search and confirmation together.
         seconds: budget in seconds on the clock, in which all must be done.
+        budget: budget in whole trainings; 40 where no budget is given at all.
+        time: budget on the clock, in words: ``90s``, ``10m`` or ``1h30m``.
         families: names of FAMILIES.
         peak_lr: lowest and highest peak rate; from a range test where None.
         warmup: shortest and longest warmup, fractions of the horizon.
@@ -118,7 +128,8 @@ def tune(
             or "best", those of its best validation, as people have them who keep the best
             checkpoint. The best of many noisy figures flatters itself on validation.
         plan: how the verdict is to be reached, for which a part of the budget is kept; search only
-            where None.
+            where None. Unless given, it is ``Plan()`` where a budget bounds the whole run, and
+            None where ``trials`` alone bounds the search.
         baselines: your own schedules, which the verdict compares with.
         transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
@@ -126,24 +137,38 @@ def tune(
         watch: called with the Board after each segment of the search.
         watch_finals: called with the Tally after each segment of the confirmation.
         tell: called with a line on what is being done.
+        **options: of ``load_task``, where the task is a string: ``target="price"``, ``epochs=5``.
 
     Returns:
-        The run, its files written.
+        The run, its files written; ``run.best()`` is the schedule to use.
 
     Raises:
         InputError: for any mistake in the above, or another search on the same folder.
         KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
     """
     clock = Clock()
+    shown = None
+    if watch is None and watch_finals is None and tell is None:
+        from lrtune.screen.listener import Screen  # a terminal is nothing to a library's import
+
+        shown = Screen.here()
+        watch, watch_finals, tell = shown.search, shown.finals, shown.tell
+    watch, watch_finals, tell = watch or nobody, watch_finals or nobody, tell or nobody
     if isinstance(task, str):
-        task = load_task(task, seed=seed)
+        asked = asked or {"task": task, "seed": seed, **options}
+    task = made_of(task, seed, options)
     devices = devices_of(device)
     check_wishes(engine, slots)
     check_baselines(baselines, task, task.horizon)
     if peak_lr is not None:
         Space(peak_lr=peak_lr)  # looks at it before anything is kept
     device = devices[0]
-    weights, budget = judge_of(judge), Budget(trials, updates, seconds)
+    weights, limits = judge_of(judge), limits_of(task, trials, updates, seconds, budget, time)
+    if plan == "bounded":
+        plan = None if limits.updates is limits.seconds is None else Plan()
+    expect("plan", plan, Plan | None, "an lrtune.Plan, or None")
+    if shown is not None:
+        shown.started(task, {})
     count = len(task.checkpoints)
     if patience is None:
         patience = max(LEAST_PATIENCE, round(PATIENCE * count))
@@ -168,7 +193,7 @@ def tune(
             owner, direction = os.urandom(8).hex(), task.objective.direction
             claim(storage or folder / "journal.log", settings["study"], direction, owner)
         before = None if run is None else run.choice
-        pool, choice = choose_pool(task, budget, devices, engine, slots, before, tell)
+        pool, choice = choose_pool(task, limits, devices, engine, slots, before, tell)
         if isinstance(pool, SpreadPool):
             processes.enter_context(pool)
         if run is not None and choice is not before:
@@ -180,9 +205,9 @@ def tune(
             make = maker(replace(choice, compiled=False), tell)
             slots = choice.slots // len(devices)
             how: dict[str, Any] = {"device": device, "slots": slots, "make": make}
-            total = budget.most(task.horizon)
-            if budget.seconds is not None:
-                total = min(total, budget.seconds / choice.seconds)
+            total = limits.most(task.horizon)
+            if limits.seconds is not None:
+                total = min(total, limits.seconds / choice.seconds)
             peaks = peak_settings(task, peak_lr, tell, total, **how)
             torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
@@ -209,7 +234,7 @@ def tune(
         swept = swept_in(run.settings)
         kept = 0.0
         if plan is not None:
-            kept = budget.kept(task.horizon, choice.seconds, clock.seconds)
+            kept = limits.kept(task.horizon, choice.seconds, clock.seconds)
             if not kept:
                 tell(
                     f"the budget is too small to confirm what is found: give at least "
@@ -219,7 +244,7 @@ def tune(
             study,
             space,
             pool,
-            budget.of_search(swept, clock.seconds, kept),
+            limits.of_search(swept, clock.seconds, kept),
             rules=rules,
             judge=weights,
             seed=seed,
@@ -231,8 +256,8 @@ def tune(
         works: list[Work[Any]] = [search]
         finals = None
         if plan is not None and kept:
-            bounded = budget.updates is not None or budget.seconds is not None
-            allowed = partial(_allowed, run, budget, swept, clock) if bounded else None
+            bounded = limits.updates is not None or limits.seconds is not None
+            allowed = partial(_allowed, run, limits, swept, clock) if bounded else None
             finals = Finals(
                 run,
                 task.horizon,
@@ -243,12 +268,12 @@ def tune(
                 kept=kept,
             )
             works.append(finals.work(pool, lambda: search.over))
-        tell(_planned(budget, task.horizon, choice, clock, kept))
+        tell(_planned(limits, task.horizon, choice, clock, kept))
 
         def spent() -> bool:
-            if budget.seconds is not None and clock.seconds >= budget.seconds:
+            if limits.seconds is not None and clock.seconds >= limits.seconds:
                 return True
-            return budget.updates is not None and swept + search.board.spent[1] >= budget.updates
+            return limits.updates is not None and swept + search.board.spent[1] >= limits.updates
 
         loop = Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell)
         cut = False
@@ -265,7 +290,15 @@ def tune(
                 run.write()
             else:
                 run.write_verdict(verdict)
+            if shown is not None:
+                shown.close()
+    if shown is not None:
+        shown.finished(run, None)
     return run
+
+
+def nobody(_: object) -> None:
+    """Watch nothing."""
 
 
 def _elapsed(run: Run) -> float:

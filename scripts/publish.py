@@ -53,7 +53,7 @@ def publish(name: str, study: str, run: Path, task: str | None) -> None:
     """Search and confirm one study file; keep its verdict."""
     words = ["search", f"studies/{study}.toml", "--no-transfer", "--out", str(run)]
     words += ["--task", task] if task else []
-    subprocess.run([sys.executable, "-m", "lrtune.cli", *words], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "lrtune", *words], cwd=ROOT, check=True)
     verdict = json.loads((run / "verdict.json").read_text())
     if task:  # where it lies here is nobody else's business
         verdict["task"]["data"] = name

@@ -10,8 +10,10 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))  # hostile.py, for all
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
 
-# A job in a shell's background has Ctrl-C ignored, and would hand that on to what it starts.
+# A job in a shell's background ignores Ctrl-C, one under nohup SIGHUP; its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lrtune")

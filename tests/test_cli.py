@@ -14,6 +14,47 @@ from filelock import FileLock
 ROOT = Path(__file__).parents[1]
 
 
+def test_lrtune_alone_shows_its_commands(lrtune) -> None:
+    code, out, err = lrtune()
+    assert (code, err) == (0, "")
+    from lrtune import cli
+
+    for command in cli.app.registered_commands:
+        name = (command.name or command.callback.__name__).replace("_", "-")
+        assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
+    assert lrtune("--help")[1] == out
+
+
+def test_the_version_and_the_module(lrtune) -> None:
+    from importlib.metadata import version
+
+    assert lrtune("--version") == (0, f"lrtune {version('lrtune')}\n", "")
+    command = [sys.executable, "-m", "lrtune", "families", "cosin"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "did you mean 'cosine'?" in ended.stderr
+
+
+def test_compare_fits_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from lrtune.screen import compare
+
+    narrow = Console(width=80, highlight=False, markup=False)
+    monkeypatch.setattr(compare, "console_of", lambda: narrow)
+    compare.print_comparison([ROOT / "studies" / "results"], tmp_path)
+    out = capsys.readouterr().out
+    tables, _, _ = out.partition("spline won 1 of 6 tasks")
+    assert all(len(line) <= 80 for line in tables.splitlines())
+    assert re.search(
+        r"^cifar, cnn, 105 updates: +spline +0\.471 +wsd by 0\.00745 *$", out, re.MULTILINE
+    )
+    assert re.search(r"^cosine +6 +0 +5 +1 +1\.67 *$", out, re.MULTILINE)
+    assert "…" not in tables and "|" not in tables
+
+
 def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
@@ -153,7 +194,7 @@ def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
     code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
     assert code == 0
     assert out.count("┤") == 12 and out.count("└") == 1  # side by side: nothing folds a pipe
-    assert "1: cosine" in out and "3: Schedule(family='plateau'" in out
+    assert "1: cosine" in out and "3: plateau: peak 0.1, factor 0.1" in out
     assert lrtune("preview", "wsd", "step", "--out", tmp_path / "x.html")[0] == 0
     assert (tmp_path / "x.html").stat().st_size > 1000
 
@@ -206,7 +247,7 @@ def test_a_torn_journal_is_mended_before_it_is_written(
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = ["search", "digits", "--epochs", "3", "--trials", "12", "--families", "cosine,linear"]
     words += ["--peak-lr", "0.01,0.1", "--no-confirm", "--out", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "lrtune.cli", *words]
+    command = [sys.executable, "-m", "lrtune", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "run" / "journal.log"
     while not journal.exists() or len(journal.read_text().splitlines()) < 60:

@@ -25,6 +25,7 @@ from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+STUDY = "digits-mlp-sgd-72-cosine-constant"
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -65,7 +66,7 @@ def again(run: Run, trials: pd.DataFrame | None = None) -> None:
 def test_a_search_leaves_note_and_figures(run: Path) -> None:
     found = detail(Run(run))
     said = found["note"]["body"]
-    assert said.startswith("# digits-mlp-sgd-72") and "not measured; validation" in said
+    assert said.startswith(f"# {STUDY}") and "not measured; validation" in said
     assert "| cosine |" in said and "| constant |" in said
     assert "report.html" in said and said.endswith(WRITTEN)
     figures = {one["id"]: one["graph_object"] for one in found["plotly_graph_objects"]}
@@ -164,7 +165,9 @@ def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch)
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
         with pytest.raises(KeyboardInterrupt):
-            serve(copy, None, look=False)
+            serve(
+                copy.storage, copy.study().study_name, copy.settings["objective"], None, look=False
+            )
         now = [signal.getsignal(number) for number in ENDING]
     finally:
         for number, handler in zip(ENDING, before, strict=True):
@@ -226,7 +229,7 @@ def test_a_port_that_is_taken(run: Path) -> None:
 
 def started(run: Path, *words: str, **env: str) -> tuple[subprocess.Popen[str], str]:
     """The command, and the address that it says."""
-    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(run), *words]
+    command = [sys.executable, "-m", "lrtune", "dashboard", str(run), *words]
     kept = {name: value for name, value in os.environ.items() if name not in SCREEN} | env
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kept
@@ -243,7 +246,7 @@ def test_the_command_serves_and_ends(run: Path, ended_by: signal.Signals) -> Non
             base = address.partition("/dashboard/studies/0")[0]
             with urllib.request.urlopen(f"{base}/api/studies", timeout=30) as answer:
                 studies = json.loads(answer.read())["study_summaries"]
-            assert [study["study_name"] for study in studies] == ["digits-mlp-sgd-72"]
+            assert [study["study_name"] for study in studies] == [STUDY]
             with urllib.request.urlopen(address, timeout=30) as answer:
                 assert b"<title>" in answer.read()
             process.send_signal(ended_by)

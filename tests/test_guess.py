@@ -13,6 +13,7 @@ from lrtune.model.decide import recommend
 from lrtune.model.features import features
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import published
+from lrtune.results.recommendation import described
 from lrtune.schedule import FAMILIES, Schedule
 
 WORDS = ("guess", "digits", "--model", "mlp", "--epochs", 1, "--device", "cpu")
@@ -29,7 +30,7 @@ def test_from_digits_to_code_and_a_search_that_begins_with_it(lrtune, tmp_path: 
     best, schedule = json.loads(path.read_text()), load(path)
     training = "# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, "
     assert f"\n{training}" in out and f"\n# Guessed for {best['study']}: digits" in out
-    assert f"guess: {schedule}" in out and f"wrote {path}" in out
+    assert f"guess: {described(schedule, best['horizon'])}\n" in out and f"wrote {path}" in out
     assert f"within {cost()['half']:g} % of the best of 160 schedules on half of" in out
     assert best["found"] is None and best["verdict"] is None
     assert best["guess"]["cost"] == cost()

@@ -98,7 +98,7 @@ def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
     code, _, err = lrtune(*words, "--out", tmp_path / "run", "--judge", "last")
     assert code == 2 and "was searched with judge='best'" in err
     code, _, err = lrtune(*words, "--out", tmp_path / "other", "--judge", "worst")
-    assert code == 2 and "judge='worst': one of last, best" in err
+    assert code == 2 and "--judge must be last or best (got 'worst')" in err
 
 
 def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import lrtune
 from lrtune import cli
+from lrtune.tasks import check_model
 from tests.callbacks import trainings
 from tests.test_notebook import confirmed
 
@@ -64,7 +65,7 @@ def test_the_readmes_own_task_trains(block: str, tmp_path: Path) -> None:
     (tmp_path / "mytask.py").write_text(block)
     task = lrtune.load_task(f"{tmp_path}/mytask.py:make")
     assert task.name == "mine"
-    assert task.check_model() > 0
+    assert check_model(task) > 0
 
 
 @runs("lrtune.load(")

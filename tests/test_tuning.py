@@ -1,6 +1,8 @@
 """tune: what is left where it ends early."""
 
 import math
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 
 import lrtune
 from lrtune import InputError, tuning
+from lrtune.config import limits_of
 from lrtune.engine import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
+from lrtune.search import Budget
 
 
 class Closing(SpreadPool):
@@ -70,6 +74,88 @@ def test_the_more_doubt_the_wider_the_peaks(
         if message
         else []
     )
+
+
+QUICK = {"epochs": 1, "families": ["cosine", "constant"], "peak_lr": (0.01, 0.2)}
+QUICK |= {"engine": "serial", "slots": 2}
+
+
+def test_progress_and_answer_are_printed_unless_somebody_watches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = lrtune.tune("digits", budget=12, out=tmp_path / "run", **QUICK)
+    out, err = capsys.readouterr()
+    progress, use, answer = out.partition("\nUse ")
+    assert err == "" and "plan: about 12 trainings" in progress and use
+    assert answer.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
+    assert run.verdict() is not None  # a budget bounds the run, so it is confirmed
+    assert run.settings["asked"] == {"task": "digits", "seed": 0, "epochs": 1}
+    told: list[str] = []
+    lrtune.tune("digits", budget=12, out=tmp_path / "run", tell=told.append, **QUICK)
+    assert capsys.readouterr() == ("", "") and told
+    alone = lrtune.tune("digits", budget=12, plan=None, out=tmp_path / "alone", **QUICK)
+    assert alone.verdict() is None and "Sure    no:" in capsys.readouterr().out
+
+
+def test_a_run_of_a_named_task_is_confirmed_by_the_command(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    lrtune.tune("digits", trials=2, out=tmp_path / "run", tell=print, **QUICK)
+    command = request.getfixturevalue("lrtune")
+    words = ["--seeds", 2, "--max-seeds", 2, "--device", "cpu", "--quiet"]
+    code, out, err = command("confirm", tmp_path / "run", *words)
+    assert (code, err) == (0, "") and "finals: test cross-entropy" in out
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ({}, (None, 40 * 36, None)),
+        ({"trainings": 2.5}, (None, 90, None)),
+        ({"trials": 3}, (3, None, None)),
+        ({"time": "1h30m", "updates": 9}, (None, 9, 5400)),
+        ({"seconds": 5}, (None, None, 5)),
+    ],
+)
+def test_a_budget_in_any_unit(given: dict, limits: tuple) -> None:
+    task = lrtune.load_task("digits", epochs=1)
+    none = dict.fromkeys(("trials", "updates", "seconds", "trainings", "time"))
+    assert limits_of(task, **none | given) == Budget(*limits)
+
+
+class Notebook(types.ModuleType):
+    """Stands in for IPython.display: what is shown, in its order, and what replaced it."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython.display")
+        self.shown: list[list[str]] = []
+
+    def HTML(self, text: str) -> str:
+        return text
+
+    def display(self, content: str, display_id: bool) -> "Notebook":
+        assert display_id
+        self.shown.append([content])
+        return self
+
+    def update(self, content: str) -> None:
+        self.shown[-1].append(content)
+
+
+def test_a_notebook_shows_progress_in_place_and_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("lrtune.screen.cell.SECONDS", 0.0)
+    lrtune.tune("digits", trials=2, out=tmp_path / "run", **QUICK)
+    (drawn,) = notebook.shown
+    assert len(drawn) > 1 and "cosine" in drawn[0] and 'style="color:' in drawn[0].replace(" ", "")
+    assert drawn[-1] == ""  # nothing of it is left
+    said = capsys.readouterr().out
+    assert "plan: at most 2 trials" in said and "Use c" in said and "report.html" in said
 
 
 # Of a training of 900 updates, a seed of the range test has 240.

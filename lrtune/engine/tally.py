@@ -118,7 +118,7 @@ class Tally:
 def figures_of(
     task: Task, judged: list[float] | Exception, averaged: list[float] | Exception | None = None
 ) -> Figures | Exception:
-    """What a validation has found, or the error that a metric raised.
+    """What a validation has found, or the error that a metric raised, of either weights.
 
     Args:
         task: with the metrics.
@@ -127,9 +127,12 @@ def figures_of(
     """
     if isinstance(judged, Exception):
         return judged
+    if isinstance(averaged, Exception):
+        averaged.add_note("on the averaged weights (average=None in Task: judge none beside)")
+        return averaged
     loss, *values = judged
     metrics = {metric.name: v for metric, v in zip(task.metrics, values, strict=True)}
-    return Figures(loss, metrics, averaged[0] if isinstance(averaged, list) else math.nan)
+    return Figures(loss, metrics, math.nan if averaged is None else averaged[0])
 
 
 def _vmapped(metric: Metric, outputs: Tree, targets: Tree) -> Tensor | None:

@@ -17,10 +17,17 @@ _UNSAFE = re.compile(
 
 def console_of(*, stderr: bool = False) -> Console:
     """A console that takes names as they are: no markup, no emoji codes, no colouring of digits."""
-    console = Console(highlight=False, markup=False, emoji=False, stderr=stderr)
+    console = Console(
+        highlight=False, markup=False, emoji=False, stderr=stderr, force_jupyter=False
+    )
     if not console.is_terminal:
         console.width = max(PIPED, console.width)
     return console
+
+
+def in_notebook() -> bool:
+    """Whether this process serves a notebook."""
+    return Console().is_jupyter
 
 
 def is_live(console: Console) -> bool:

@@ -1,7 +1,6 @@
 """Events: one line of JSON each, for scripts and logs."""
 
 import json
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
@@ -38,9 +37,8 @@ class Events:
     """Writes events; what is for a person goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
-        """Write to this stream; whatever else is printed until ``close`` goes to stderr."""
+        """Write to this stream."""
         self._out = out
-        self._stdout, sys.stdout = sys.stdout, sys.stderr  # a task of the user's own may print
         self._console = console_of(stderr=True)
         self._pace: Pace | None = None
         self._stage = ""
@@ -139,8 +137,7 @@ class Events:
         )
 
     def close(self) -> None:
-        """Give stdout back."""
-        sys.stdout = self._stdout
+        """Nothing is left to take away."""
 
     def _trial(self, record: "Record") -> None:
         curves = record.curves

@@ -6,6 +6,7 @@ from lrtune.best import training_of
 from lrtune.config import StudyFile, load
 from lrtune.export import export
 from lrtune.guess import cost, guess
+from lrtune.results.recommendation import described
 from lrtune.schedule import load as load_schedule
 from lrtune.screen.console import console_of, copyable, named, say
 from lrtune.search import SEARCHABLE
@@ -28,7 +29,7 @@ def print_guess(study: StudyFile) -> None:
         tell=lambda line: say(console, line),
     )
     schedule, costs = load_schedule(path), cost()
-    say(console, f"guess: {schedule}")
+    say(console, f"guess: {described(schedule, task.horizon)}")
     say(
         console,
         f"such guesses end within {costs['half']:g} % of the best of 160 schedules on half of "

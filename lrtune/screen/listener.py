@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from lrtune.screen.block import Block
-from lrtune.screen.console import is_live, say
+from lrtune.screen.cell import Cell
+from lrtune.screen.console import console_of, in_notebook, is_live, say
 from lrtune.screen.pace import Pace, clock
 from lrtune.screen.panel import Panel
 from lrtune.screen.standings import families, finals
@@ -80,15 +81,24 @@ class Quiet:
 
 
 class Screen(Quiet):
-    """Draws how things stand in place on a terminal, and as a line now and then elsewhere."""
+    """Draws how things stand in place where that is possible, else prints a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        """Print on this console."""
+        """Print on this console: of a terminal, a notebook, a file."""
         super().__init__(console)
-        self._block = Block(console)
+        self._block: Block | Cell | None = None
+        if in_notebook():
+            self._block = Cell()
+        elif is_live(console):
+            self._block = Block(console)
         self._pace: Pace | None = None
         self._share = 0.0
         self._last = -LINE_SECONDS
+
+    @classmethod
+    def here(cls) -> "Screen":
+        """On what this process prints to."""
+        return cls(console_of())
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Remember what is compared."""
@@ -112,7 +122,7 @@ class Screen(Quiet):
         left = _left(self._pace.left(board.share))
         counts = [spent(board, self._pace), ends(board)]
         rows = families(board, self._objective)
-        if is_live(self._console):
+        if self._block is not None:
             said = (
                 f"best of each family: validation {self._value}, one seed; {self._better} is better"
             )
@@ -121,7 +131,7 @@ class Screen(Quiet):
             return
         best, leader = board.best, ""
         if best is not None:
-            leader = f"; best: {best.schedule.family}, {self._value} {best.value:.4g}"
+            leader = f"; best: {best.schedule.family}, {self._value} {best.value:.3g}"
         self.tell(f"{board.share:4.0%}  {counts[0]}, {left}{leader}")
 
     def finals(self, tally: Tally) -> None:
@@ -135,7 +145,7 @@ class Screen(Quiet):
         left = _left(self._pace.left(share))
         said = f"finals  {int(tally.done)} of {tally.jobs} trainings"
         rows = finals(tally, self._minimize)
-        if is_live(self._console):
+        if self._block is not None:
             on = f"so far: {self._judged} {self._value}, mean over seeds; {self._better} is better"
             self._block.show(Panel(share, left, [said, on], rows, "mean", "seeds"))
         else:
@@ -148,12 +158,13 @@ class Screen(Quiet):
 
     def close(self) -> None:
         """Take away what is drawn."""
-        self._block.close()
+        if self._block is not None:
+            self._block.close()
 
     def _due(self) -> bool:
         """Whether it is time for the next picture, or the next line."""
         now = time.monotonic()
-        due = now - self._last >= (DRAWN_SECONDS if is_live(self._console) else LINE_SECONDS)
+        due = now - self._last >= (LINE_SECONDS if self._block is None else DRAWN_SECONDS)
         self._last = now if due else self._last
         return due
 

@@ -103,7 +103,7 @@ class Panel:
             style = "bold" if first else "dim" if row.out else ""
             cells = {"behind": "–" if first else _figure(row.gap, 2), "now": row.now, **row.more}
             cells["peak_lr"] = _figure(row.peak_lr)
-            shown = [_figure(row.value, 4), str(row.count or "–")]
+            shown = [_figure(row.value), str(row.count or "–")]
             shown += [harmless(cells.get(name, "–")) for name in heads]
             table.add_row(_family(row.family), *shown, style=style)
         return table
@@ -112,7 +112,7 @@ class Panel:
 def rest(rows: Sequence[Row]) -> str:
     """The rows that found no room, in a line."""
     tried = [row for row in rows if isfinite(row.value)]
-    parts = [", ".join(f"{row.family} {_figure(row.value, 4)}" for row in tried)]
+    parts = [", ".join(f"{row.family} {_figure(row.value)}" for row in tried)]
     others = len(rows) - len(tried)
     parts += [f"{others} without a value yet"] * bool(others)
     return f"and {len(rows)} more: {'; '.join(filter(None, parts))}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrtune.results.palette import look
+from lrtune.results.recommendation import described
 from lrtune.schedule import Schedule
 from lrtune.screen.console import console_of, say
 from lrtune.screen.plot import Curve, plot
@@ -26,7 +27,8 @@ def print_schedules(schedules: Sequence[Schedule], total: int) -> None:
         curves.append(Curve(title, table.tolist(), look(schedule.family).colour))
     plot(console, curves, "learning rate over updates", 0, total)
     for number, schedule in enumerate(schedules, 1):
-        say(console, f"{number}: {schedule}" if several else schedule)
+        said = described(schedule, total)
+        say(console, f"{number}: {said}" if several else said)
     if any(schedule.closed_loop for schedule in schedules):
         names = ", ".join(dict.fromkeys(s.family for s in schedules if s.closed_loop))
         say(console, f"{names}: drawn as if the validation metric never let it change the rate")

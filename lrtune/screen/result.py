@@ -1,25 +1,27 @@
 """What came out of a run: the verdict or the ranking, the winner, where it is written."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pandas import DataFrame
+from pandas import DataFrame, isna
+from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from lrtune.best import best_json
-from lrtune.format import count, number
+from lrtune.format import count
 from lrtune.results.canvas import words
 from lrtune.results.questions import quickest
 from lrtune.results.recommendation import Recommendation, as_json, of_verdict, recommendation
-from lrtune.results.summary import by_end, by_family
+from lrtune.results.summary import beside, by_end, by_family
 from lrtune.results.wording import since
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
 
 TOP = 8  # families in the ranking
+DIGITS = 3  # of a figure; report and files have more
 LEAD = {"winner": "winner", "tie": "first of the tie"}  # what the first is, by a verdict's place
 
 
@@ -85,11 +87,15 @@ def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
     """The families as the search alone ranks them."""
     objective = run.settings["objective"]
     families = by_family(trials, objective["direction"])
-    shown = {"best": number, "median": number, "trials": count, "pruned": count, "diverged": count}
-    table = table_of("family", *shown, "best peak_lr")
+    best = trials.set_index("number")
+    other = _beside(objective, run.settings["metrics"])
+    shown = {"best": short, "median": short, "trials": count, "pruned": count, "diverged": count}
+    table = table_of("family", *shown, *map(words, other), "best peak_lr")
     for row in families.head(TOP).to_dict("records"):
-        figures = (as_text(row[name]) for name, as_text in shown.items())
-        table.add_row(row["family"], *figures, number(row["peak_lr"], 3))
+        figures = [as_text(row[name]) for name, as_text in shown.items()]
+        known = not isna(row["number"])
+        figures += [short(beside(best.loc[row["number"]], m)) if known else "–" for m in other]
+        table.add_row(row["family"], *figures, short(row["peak_lr"]))
     say(
         console,
         f"validation {words(objective['name'])} by family; best: as expected on another seed",
@@ -112,12 +118,17 @@ def print_table(verdict: Mapping[str, Any], console: Console) -> None:
     """The finalists."""
     objective = verdict["objective"]
     unit = f", {objective['unit']}" if objective.get("unit") else ""
-    table = table_of("family", "", "score", "95 % interval", "behind", "seeds")
+    measured = dict.fromkeys(name for row in verdict["families"] for name in row["metrics"])
+    other = _beside(objective, measured)
+    heads = ("score", "95 % interval", "behind", *map(words, other), "seeds")
+    table = table_of("family", "", *heads)
     for row in verdict["families"]:
-        ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-        gap = "" if row["gap"] == 0 else number(row["gap"], 3)
+        ends = f"{short(row['low'])} to {short(row['high'])}"
+        gap = "" if row["gap"] == 0 else short(row["gap"])
+        others = [short(row["metrics"].get(name)) for name in other]
         seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
-        table.add_row(row["family"], row["place"], number(row["mean"]), ends, gap, seeds)
+        figures = (short(row["mean"]), ends, gap, *others, seeds)
+        table.add_row(row["family"], row["place"], *figures)
     what = f"{verdict['split']} {words(objective['name'])}{unit}"
     say(console, f"finals: {what}, {verdict['horizon']:,} updates")
     console.print(table)
@@ -125,9 +136,19 @@ def print_table(verdict: Mapping[str, Any], console: Console) -> None:
         say(console, quickest(verdict))
 
 
+def short(value: float | None) -> str:
+    """A figure for a person: all of DIGITS, trailing zeros too; a dash for none."""
+    return "–" if value is None else aligned(value, DIGITS)
+
+
+def _beside(objective: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+    """The metric that is shown beside the objective: accuracy, where classes are told apart."""
+    return [name for name in metrics if name != objective["name"]][:1]
+
+
 def table_of(*names: str) -> Table:
     """An empty table; all but the first column and those without a name hold figures."""
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in names:
         justify: JustifyMethod = "left" if name in (names[0], "") else "right"
         table.add_column(name, justify=justify, no_wrap=name == names[0])

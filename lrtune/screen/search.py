@@ -1,61 +1,52 @@
 """``lrtune search`` and ``lrtune confirm``: what was asked for, done and told."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import optuna
-
-from lrtune.config import StudyFile, baseline_of, load, parse_time, plan_of, stopping
+from lrtune.config import StudyFile, baseline_of, limits_of, load, plan_of, stopping
 from lrtune.confirmation import confirm
 from lrtune.errors import InputError
 from lrtune.model.transfer import nothing, published
 from lrtune.options import validate
+from lrtune.results.plan import Plan
 from lrtune.results.quickest import check_target
 from lrtune.results.tensorboard import check as check_tensorboard
 from lrtune.run import Run
 from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
 from lrtune.screen.listener import Listener, Quiet, Screen
-from lrtune.search import SEARCHABLE, Space
+from lrtune.search import SEARCHABLE
 from lrtune.search.budget import TRAININGS
+from lrtune.tasks import Task
 from lrtune.tuning import tune
-
-Asked = tuple[float | None, str | None]  # margin, goal
 
 
 @contextmanager
 def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
-    """Who is told, until the end."""
+    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr."""
     if quiet and as_json:
         raise InputError("--quiet and --json: one of the two")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     person = Quiet if quiet else Screen
     listener: Listener = Events(sys.stdout) if as_json else person(console_of())
-    try:
+    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
         yield listener
-    finally:
-        listener.close()
 
 
 def search(study: StudyFile, command: str, listener: Listener) -> None:
     """Run the search that ``study`` asks for, then its finals, and tell what came out."""
-    names = tuple(SEARCHABLE if study.families is None else study.families)
-    Space(names, cycle_momentum=study.cycle_momentum)  # looks at them before anything is said
     _check(study)
     baselines = [baseline_of(text) for text in study.baseline]
-    seconds = None if study.time is None else parse_time(study.time)
-    if study.budget is not None and study.updates is not None:
-        raise InputError("budget and updates: one of the two: both say how much is trained in all")
     task = load(study)
-    updates: float | None = study.updates
-    if study.budget is not None:
-        updates = study.budget * task.horizon
-    elif updates is None and seconds is None:
-        updates = TRAININGS * task.horizon
+    names = tuple(SEARCHABLE if study.families is None else study.families)
+    trainings = study.budget
+    if study.updates is None and study.budget is None and study.time is None:
+        trainings = TRAININGS
         listener.tell(f"budget: {TRAININGS} trainings in all (--budget, --updates, --time)")
+    limits = limits_of(task, study.trials, study.updates, None, trainings, study.time)
     listener.tell(
         f"{named(task.name)}: {task.train.samples:,} training and {task.val.samples:,} "
         f"validation samples, model {named(task.model_name)}, {task.optimizer}, "
@@ -63,17 +54,14 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
     )
     for note in task.notes:
         listener.tell(f"  {note}")
-    plan = plan_of(task.objective.name, study.margin, study.goal)
+    plan = _plan(task, study)
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
-    budget = {"trials": study.trials, "updates": updates, "seconds": seconds}
-    facts = {"command": command, "seed": study.seed, "families": names, "budget": budget}
+    facts = {"command": command, "seed": study.seed, "families": names, "budget": asdict(limits)}
     listener.started(task, facts)
     run = tune(
         task,
-        trials=study.trials,
-        updates=updates,
-        seconds=seconds,
+        **asdict(limits),
         families=names,
         peak_lr=study.peak_lr,
         warmup=study.warmup,
@@ -100,26 +88,31 @@ def search(study: StudyFile, command: str, listener: Listener) -> None:
 
 def finals(
     folder: Path,
-    asked: Asked,
+    given: dict[str, Any],
     total: int | None,
-    device: str | None,
-    tensorboard: bool,
+    trainings: float | None,
     command: str,
     listener: Listener,
-    *,
-    trainings: float | None = None,
-    baselines: Sequence[str] | None = None,
 ) -> None:
-    """Train the finals of a run that ``lrtune search`` made, and tell what came out."""
+    """Train the finals of a run that ``lrtune search`` made, and tell what came out.
+
+    Args:
+        folder: of the run.
+        given: keys of a study file, which come before those that the run was searched with.
+        total: updates of another horizon; the search's own where None.
+        trainings: how many more there may be; as many as the plan says where None.
+        command: what the user typed.
+        listener: who is told.
+    """
     run = Run(folder)
     keys = run.settings.get("asked")
     if keys is None:
         raise InputError(
             f"{folder}: was made from Python, with a task of its own: lrtune.confirm(run, task)"
         )
-    keys = keys | ({"tensorboard": True} if tensorboard else {})
-    study = validate(StudyFile, keys, str(folder / "run.json"))
+    study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     _check(study)
+    baselines = [baseline_of(text) for text in study.baseline] if "baseline" in given else None
     task = load(study)
     listener.started(
         task,
@@ -133,15 +126,20 @@ def finals(
     confirm(
         run,
         task,
-        plan=plan_of(task.objective.name, *_merged(study, asked)),
+        plan=_plan(task, study),
         total=total,
         trainings=trainings,
-        baselines=None if baselines is None else [baseline_of(text) for text in baselines],
-        device=study.device if device is None else device,
+        baselines=baselines,
+        device=study.device,
         watch=listener.finals,
         tell=listener.tell,
     )
     _told(study, run, run.settings["horizon"] if total is None else total, listener)
+
+
+def _plan(task: Task, study: StudyFile) -> Plan:
+    metric = task.objective.name
+    return plan_of(metric, study.margin, study.goal)
 
 
 def _check(study: StudyFile) -> None:
@@ -155,12 +153,3 @@ def _told(study: StudyFile, run: Run, total: int | None, listener: Listener) -> 
     if study.tensorboard and (folder := run.write_tensorboard()) is not None:
         listener.tell(f"for TensorBoard: {folder}")
     listener.finished(run, total)
-
-
-def _merged(study: StudyFile, asked: Sequence[Any]) -> list[Any]:
-    """What was asked for now, else when the run was searched."""
-    names = ("margin", "goal")
-    return [
-        getattr(study, name) if given is None else given
-        for name, given in zip(names, asked, strict=True)
-    ]

@@ -111,7 +111,7 @@ def _progress(trials: list[ActiveTrial]) -> str:
 def _others(record: Record, objective: str) -> dict[str, str]:
     assert record.judged_at is not None
     seen = record.curves.at(record.judged_at)
-    return {name: f"{value:.4g}" for name, value in seen.items() if name != objective}
+    return {name: f"{value:.3g}" for name, value in seen.items() if name != objective}
 
 
 def _mean(one: Contender, seeds: Set[int]) -> float:

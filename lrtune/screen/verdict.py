@@ -4,21 +4,21 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
-
 from lrtune.config import parse_goal
 from lrtune.errors import InputError
 from lrtune.judgement import judged
 from lrtune.results.horizons import agreement, outlook
 from lrtune.results.plan import finalists_in, plan_in
+from lrtune.results.recommendation import described
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
 from lrtune.screen.result import LEAD, lead, print_verdict
 
 
-def show_verdict(folder: Path, total: int | None, margin: float | None, goal: str | None) -> None:
+def show_verdict(
+    folder: Path, total: int | None, margin: float | None = None, goal: str | None = None
+) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     console, run = console_of(), Run(folder)
     horizon = run.settings["horizon"] if total is None else total
     told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
@@ -32,8 +32,8 @@ def show_verdict(folder: Path, total: int | None, margin: float | None, goal: st
         copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
         best = run.best()
         assert best is not None
-        say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it: {best}")
-        say(console, f"  {best.resolve(horizon)}")
+        say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it:")
+        say(console, f"  {described(best, horizon)}")
         return
     plan = plan_in(found)
     if margin is not None:

@@ -3,8 +3,9 @@
 import math
 import time
 from dataclasses import dataclass, replace
+from numbers import Real
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 
 TRAININGS = 50  # that a run may cost where the user says no budget
 CONFIRMED = 0.56  # share of a budget that is kept for the confirmation
@@ -28,9 +29,7 @@ class Budget:
     def __post_init__(self) -> None:
         """Refuse a budget that is none."""
         for name in ("trials", "updates", "seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}={value}: a positive number")
+            check_positive(name, getattr(self, name))
         if self.trials is None and self.updates is None and self.seconds is None:
             raise InputError("no budget: give trials, updates or seconds")
 
@@ -75,6 +74,13 @@ class Budget:
         """The share of it that is kept for the confirmation; 0 where it is too little for one."""
         enough = CONFIRMED * self.trainings(horizon, pace, spent) >= FEWEST
         return CONFIRMED if enough else 0.0
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse a limit that is none."""
+    expect(name, value, Real | None, "a number")
+    if value is not None and not value > 0:  # type: ignore[operator]
+        raise InputError(f"{name} must be positive (got {value})")
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import BaseTrial
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, expect, nearest
 from lrtune.schedule import FAMILIES, Knob, Schedule
 
 FAMILY = "family"
@@ -59,6 +61,13 @@ class Space:
         if self.cycle_momentum and not any(FAMILIES[name].optional for name in self.families):
             able = ", ".join(name for name, family in FAMILIES.items() if family.optional)
             raise InputError(f"cycle_momentum: only {able} can: name one of them, or leave it out")
+        for pair in ("peak_lr", "warmup"):
+            ends = getattr(self, pair)
+            expect(pair, ends, tuple | list, "two numbers, the lower first")
+            if len(ends) != 2:
+                raise InputError(f"{pair} must be two numbers, the lower first (got {ends!r})")
+            for end in ends:
+                expect(f"each end of {pair}", end, Real, "a number")
         low, high = self.peak_lr
         if not LOWEST_PEAK <= low <= high <= HIGHEST_PEAK:
             raise InputError(
@@ -133,7 +142,7 @@ def suggest(
         trial carries it too, which is what ``SchedulePruner`` reads.
 
     Raises:
-        InputError: unknown family, or an empty range.
+        InputError: an argument of another kind, an unknown family, an empty range.
 
     Example:
         >>> import optuna
@@ -141,10 +150,25 @@ def suggest(
         >>> suggest(study.ask(), families=["cosine", "linear"]).family in ("cosine", "linear")
         True
     """
-    space = Space(tuple(families), peak_lr, warmup, cycle_momentum)
+    expect("trial", trial, BaseTrial, "an Optuna trial")
+    space = Space(names_of(families), peak_lr, warmup, cycle_momentum)
     schedule = suggest_from(space, trial)
     trial.set_user_attr(SCHEDULE, schedule.to_json())
     return schedule
+
+
+def names_of(families: object) -> tuple[str, ...]:
+    """Families as a caller gave them.
+
+    Raises:
+        InputError: they are no list of names.
+    """
+    if isinstance(families, str) or not isinstance(families, Iterable):
+        raise InputError(f"families must be a list of names (got {families!r})")
+    names = tuple(families)
+    for name in names:
+        expect("each of families", name, str, "a name")
+    return names
 
 
 def as_spline(schedule: Schedule, knobs: Mapping[str, BaseDistribution]) -> dict[str, Any]:

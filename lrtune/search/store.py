@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
-    """Open or create a study; one of the other direction makes room if it has no trials.
+    """Open or create a study; an existing one is left as it is.
 
     Args:
         storage: a journal file's path, or any storage URL of Optuna's.
@@ -70,24 +71,37 @@ def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any
         kept: sampler and pruner, which Optuna does not store.
 
     Raises:
-        InputError: if the storage cannot be opened, or has trials of the other direction.
+        InputError: the storage cannot be opened, or its study has the other direction.
     """
     try:
-        opened = open_storage(storage)
-        study = optuna.create_study(
-            storage=opened, study_name=name, direction=direction, load_if_exists=True, **kept
-        )
-        if [found.name.lower() for found in study.directions] == [direction]:
-            return study
-        if study.get_trials(deepcopy=False):
+        with quiet_optuna():
+            study = optuna.create_study(
+                storage=open_storage(storage),
+                study_name=name,
+                direction=direction,
+                load_if_exists=True,
+                **kept,
+            )
+        # Even without trials it may be another run's, which is about to begin.
+        if [found.name.lower() for found in study.directions] != [direction]:
             raise InputError(
-                f"its study {name!r} has trials of a search that was not to {direction}: "
+                f"its study {name!r} is of a search that was not to {direction}: "
                 "give another --out, or another --storage"
             )
-        optuna.delete_study(study_name=name, storage=opened)
     except Exception as error:  # every backend has errors of its own
         raise _unusable(storage, error) from error
-    return open_study(storage, name, direction, **kept)
+    return study
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna's own lines ("A new study created ...") are not shown; its verbosity is as before."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _unusable(storage: str | Path, error: Exception) -> InputError:

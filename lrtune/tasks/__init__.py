@@ -4,6 +4,7 @@ from lrtune.tasks.datasets import DATASETS
 from lrtune.tasks.load import load_task
 from lrtune.tasks.metrics import METRICS, Metric
 from lrtune.tasks.models import MODELS
+from lrtune.tasks.sanity_check import check_model
 from lrtune.tasks.split import Split, Stream
 from lrtune.tasks.task import Task
 
@@ -15,5 +16,6 @@ __all__ = [
     "Split",
     "Stream",
     "Task",
+    "check_model",
     "load_task",
 ]

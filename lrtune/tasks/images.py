@@ -18,7 +18,6 @@ from lrtune.tasks.pictures import (
     Mode,
     Source,
     check_depth,
-    check_side,
     check_size,
     headers,
 )
@@ -95,7 +94,6 @@ def image_data(
         InputError: an unreadable image, a class without a readable one, a label of no class,
             images of different sizes or of more than 8 bits.
     """
-    check_side(options.image_size)
     found = {part: headers(one.dataset) for part, one in sources.items()}
     if mode is None:
         modes = {header.mode for few in found.values() for header in few.values()}

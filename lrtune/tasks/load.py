@@ -22,7 +22,7 @@ from lrtune.tasks.models import Scalar, model_maker
 from lrtune.tasks.tables import embedded, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
-from lrtune.tasks.user import users_task
+from lrtune.tasks.user import likely_maker, users_task
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 TABBED = (".tsv", ".tsv.gz")
@@ -59,7 +59,6 @@ def load_task(what: str, **options: Any) -> Task:
         InputError: for anything that is not there or does not fit.
     """
     given = validate(TaskOptions, options, what)
-    check_seed(given.seed)
     if ":" in what and not Path(what).exists():
         _check_given(given, what, "a function of yours")
         changed = _changed(given)
@@ -92,6 +91,11 @@ def _read(what: str, given: TaskOptions) -> Data:
         return image_folder(path, given)
     if what.lower().endswith(TABBED):
         raise InputError(f"{what}: a table with tabs: save it as .csv")
+    if path.suffix == ".py" and path.is_file():
+        raise InputError(
+            f"{what}: did you mean {what}:{likely_maker(path)}? Of a Python file, name the "
+            "function that makes the lrtune.Task"
+        )
     if path.is_file():
         _check_given(given, what, "a text")
         return text_file(path, given)
@@ -168,12 +172,8 @@ def _loss(data: Data, given: TaskOptions) -> Callable[[Any, Any], Tensor]:
                 raise InputError(f"{name}={value!r}: {data.name} is a regression: no classes")
         return F.mse_loss
     smoothing = 0.0 if given.label_smoothing is None else given.label_smoothing
-    if not 0 <= smoothing < 1:
-        raise InputError(f"label_smoothing={smoothing!r}: from 0 to below 1")
     if given.class_weights is None:
         return CrossEntropy(smoothing)
-    if given.class_weights != "balanced":
-        raise InputError(f"class_weights={given.class_weights!r}: balanced, or nothing")
     labels = data.train.labels
     assert labels is not None  # classes are whole numbers
     counts = labels.bincount(minlength=data.outputs).clamp_min(1)

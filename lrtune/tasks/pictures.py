@@ -21,7 +21,6 @@ from lrtune.tasks.split import batches, spread
 Mode = Literal["L", "RGB"]
 
 PEEKED = 64  # images that are looked at, where a look means decoding
-LARGEST_SIDE = 4096  # px
 # What PIL raises for a broken file: it depends on the format, and on how far PIL got.
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error),
@@ -114,12 +113,6 @@ def check_depth(where: str, mode: str) -> None:
         raise InputError(
             f"{where}: more than 8 bits a channel (mode {mode}): save the images with 8 bits"
         )
-
-
-def check_side(side: int | None) -> None:
-    """Refuse an image size that is none."""
-    if side is not None and not 1 <= side <= LARGEST_SIDE:
-        raise InputError(f"image_size={side}: a whole number of pixels from 1 to {LARGEST_SIDE}")
 
 
 def headers(dataset: Any) -> dict[int, Header]:

@@ -192,8 +192,6 @@ def _quantity(target: "pd.Series[Any]", kind: str | None, source: str) -> "pd.Se
     """The target as numbers; None where it is a class."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    if kind not in (None, "classification", "regression"):
-        raise InputError(f"kind={kind!r}: expected classification or regression")
     if kind == "classification":
         return None
     if kind is None and target.nunique() <= MOST_CLASSES:

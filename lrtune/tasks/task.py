@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, one_line
 from lrtune.tasks.augment import check_augment
 from lrtune.tasks.memory import LIMIT
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
-from lrtune.tasks.rehearsal import rehearse, short
 from lrtune.tasks.split import (
     Split,
     Stream,
@@ -105,7 +104,9 @@ class Task:
         """Look at everything that a wrong data set or setting would break later."""
         for name, fits, expected in FIELDS:
             if not fits(getattr(self, name)):
-                raise InputError(f"task: {name}={short(getattr(self, name))}: expected {expected}")
+                raise InputError(
+                    f"task: {name}={one_line(getattr(self, name))}: expected {expected}"
+                )
         if isinstance(self.metrics, OfLoss):
             object.__setattr__(self, "metrics", metrics_of(self.loss, self.classes))
         self._hold()
@@ -187,14 +188,6 @@ class Task:
             digest.update(f"{split.samples} {keys(tuple(split.first))} {kinds}".encode())
             digest.update(split.hashes.tobytes())
         return digest.hexdigest()
-
-    def check_model(self) -> int:
-        """Train on a few samples and validate on a few; the number of trainable parameters.
-
-        Raises:
-            InputError: model, loss, metrics and data do not fit together.
-        """
-        return rehearse(self)
 
 
 def _is_data(value: object) -> bool:

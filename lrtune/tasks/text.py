@@ -61,10 +61,6 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     """
     tokens = "char" if options.tokens is None else options.tokens
     context = CONTEXT if options.context is None else options.context
-    if tokens not in TOKENS:
-        raise InputError(f"tokens={tokens!r}: expected char or byte")
-    if context < 2:
-        raise InputError(f"context={context}: tokens a sample: expected 2 or more")
     raw = _read(path)
     metrics, notes = METRICS["text"], list[str]()
     if tokens == "char":

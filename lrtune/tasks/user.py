@@ -1,5 +1,6 @@
 """A task of the user's own: a function in a module or a file of theirs."""
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -32,6 +33,17 @@ def users_task(what: str) -> Task:
     if not isinstance(task, Task):
         raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
     return task
+
+
+def likely_maker(path: Path) -> str:
+    """The function of a file that probably makes its Task; the file is read, not run."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        body = []
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    names = [node.name for node in functions if "Task(" in ast.unparse(node)]
+    return names[0] if names else "make"
 
 
 @contextmanager

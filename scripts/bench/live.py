@@ -65,6 +65,8 @@ def search(name: str, pruner: str, seed: int, args: argparse.Namespace) -> dict[
         run = tune(
             seen,
             updates=TRAININGS * task.horizon,
+            plan=None,
+            watch=lambda board: None,
             peak_lr=TASKS[name].peak_lr,
             seed=seed,
             out=Path(folder),

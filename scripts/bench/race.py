@@ -270,7 +270,7 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
 
     with tempfile.TemporaryDirectory() as folder:
         kept = {"out": folder, "device": "cpu", "transfer": transfer, "watch": watch}
-        run = lrtune.tune(task, updates=updates, seed=seed, **kept, **engine)
+        run = lrtune.tune(task, updates=updates, plan=None, seed=seed, **kept, **engine)
         trials, best, swept = run.trials(), run.best(), swept_in(run.settings)
     seconds = time.perf_counter() - began
     if best is None:

@@ -30,7 +30,7 @@ def main() -> None:
     for seed in range(args.first, args.last + 1):
         run = args.runs / f"{args.study.stem}-{seed}"
         words = ["search", str(args.study), "--no-transfer", "--seed", str(seed), "--quiet"]
-        command = [sys.executable, "-m", "lrtune.cli", *words, "--out", str(run)]
+        command = [sys.executable, "-m", "lrtune", *words, "--out", str(run)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         rows.append({"seed": seed, **told(json.loads((run / "verdict.json").read_text()))})
         print(line(rows[-1]), flush=True)

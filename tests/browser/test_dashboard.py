@@ -28,7 +28,7 @@ DRAWN = """() => Object.fromEntries(
 @pytest.fixture(scope="module")
 def served(chromium_path: str, digits: Path) -> Iterator[str]:
     """The address of the study's page, as the command says it."""
-    command = [sys.executable, "-m", "lrtune.cli", "dashboard", str(digits)]
+    command = [sys.executable, "-m", "lrtune", "dashboard", str(digits)]
     command += ["--port", "0", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

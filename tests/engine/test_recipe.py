@@ -13,7 +13,7 @@ from lrtune.engine import SerialPool
 from lrtune.engine.optimizers import make_optimizer
 from lrtune.engine.order import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
-from lrtune.tasks import Metric, Split
+from lrtune.tasks import Metric, Split, check_model
 from lrtune.tasks.metrics import CROSS_ENTROPY
 from tests.engine.models import TwoHeads
 from tests.engine.trials import net, states
@@ -143,7 +143,7 @@ def test_inputs_outputs_and_targets_may_be_trees(digits):
         epochs=1,
         validations=2,
     )
-    assert task.check_model() == 65 * 11
+    assert check_model(task) == 65 * 11
     _, told = states(task, np.full(task.horizon, 1e-2))
     assert told[-1].metrics["total"] < told[0].metrics["total"]
     assert told[-1].loss == pytest.approx(told[-1].metrics["total"])

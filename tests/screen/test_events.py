@@ -5,7 +5,6 @@ import json
 import math
 import shlex
 import shutil
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from lrtune.results.plan import recommended_row
 from lrtune.run import Run
 from lrtune.schedule import Schedule
 from lrtune.screen.events import FIELDS, Events
+from lrtune.screen.search import listening
 
 WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--seeds", 2, "--max-seeds", 2]
@@ -160,10 +160,9 @@ def test_mistakes_go_to_stderr(lrtune, tmp_path: Path) -> None:
 def test_what_else_is_printed_goes_to_stderr_and_numbers_are_finite(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    events = Events(sys.stdout)
-    print("a task of the user's own")
-    events._emit("verdict", place="\x1b[31m", families=[], lines=["é\n"], standings=[math.nan])
-    events.close()
+    with listening(quiet=False, as_json=True) as events:
+        print("a task of the user's own")
+        events._emit("verdict", place="\x1b[31m", families=[], lines=["é\n"], standings=[math.nan])
     print("after")
     out, err = capsys.readouterr()
     line, after = out.splitlines()

@@ -54,6 +54,20 @@ def test_without_a_verdict_nobody_has_won(lrtune, copy: Path) -> None:
     assert use_it == f"Use it  lrtune export {copy} --to torch"
 
 
+def test_figures_have_three_digits_and_accuracy_is_beside_the_loss(lrtune, copy: Path) -> None:
+    trials = Run(copy).trials()
+    out = lrtune("show", copy)[1]
+    heads = next(line for line in out.splitlines() if line.startswith("family"))
+    assert "accuracy" in heads
+    row = next(line for line in out.splitlines() if line.startswith("cosine")).split()
+    best, median, accuracy = row[1], row[2], row[-2]
+    assert all(len(figure.replace(".", "").lstrip("0")) == 3 for figure in (best, median, accuracy))
+    curves = trials.loc[trials["family"] == "cosine", "val_accuracy"]
+    assert float(accuracy) in [pytest.approx(curve[-1], abs=6e-4) for curve in curves]
+    judged(Run(copy), "winner", 8)
+    assert "accuracy" in lrtune("show", copy)[1].split("finals: ")[1]
+
+
 def test_a_verdict_that_is_older_than_the_trials(lrtune, copy: Path) -> None:
     judged(Run(copy), "winner", 8)
     for words in (["show", copy], ["verdict", copy]):

@@ -76,7 +76,7 @@ def test_what_is_kept_for_the_confirmation(budget: Budget, trainings: float, kep
 @pytest.mark.parametrize("name", ["trials", "updates", "seconds"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_budget_that_is_none(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"{name}={value}: a positive number"):
+    with pytest.raises(InputError, match=rf"{name} must be positive \(got {value}\)"):
         Budget(**{name: value})
     with pytest.raises(InputError, match="no budget: give trials, updates or seconds"):
         Budget()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.study import StudyDirection
 
@@ -15,15 +16,28 @@ STORAGES = {
 
 
 @pytest.mark.parametrize("kind", STORAGES)
-def test_a_study_of_the_other_direction_makes_room_only_if_it_is_empty(
-    tmp_path: Path, kind: str
-) -> None:
+def test_a_study_of_the_other_direction_stays_as_it_is(tmp_path: Path, kind: str) -> None:
     storage = STORAGES[kind](tmp_path)
-    open_study(storage, "s", "minimize")
-    study = open_study(storage, "s", "maximize")
-    assert study.direction == StudyDirection.MAXIMIZE
-    study.ask()
-    assert len(open_study(storage, "s", "maximize").trials) == 1
-    with pytest.raises(InputError, match="study 's' has trials of a search that was not to min"):
-        open_study(storage, "s", "minimize")
-    assert load_study(storage, "s").direction == StudyDirection.MAXIMIZE
+    study = open_study(storage, "s", "minimize")
+    study.set_user_attr("lrtune.owner", "another")  # which is about to begin
+    with pytest.raises(InputError, match="study 's' is of a search that was not to maximize: give"):
+        open_study(storage, "s", "maximize")
+    study = load_study(storage, "s")
+    assert study.direction == StudyDirection.MINIMIZE
+    assert study.user_attrs == {"lrtune.owner": "another"}
+
+
+def test_optuna_is_as_loud_afterwards_as_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.enable_propagation()
+    try:
+        for loud in (optuna.logging.INFO, optuna.logging.ERROR):
+            optuna.logging.set_verbosity(loud)
+            open_study(tmp_path / f"{loud}.log", "s", "minimize")
+            assert optuna.logging.get_verbosity() == loud
+    finally:
+        optuna.logging.set_verbosity(before)
+        optuna.logging.disable_propagation()
+    assert not caplog.records

@@ -1,6 +1,7 @@
 """load_task: names, folders and users' functions; what is given replaces what the data suggests."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lrtune.errors import InputError
-from lrtune.tasks import DATASETS, Task, load_task
+from lrtune.tasks import DATASETS, Task, check_model, load_task
 from lrtune.tasks.datasets import digits
 from lrtune.tasks.load import NAMED
 
@@ -58,7 +59,7 @@ def test_a_users_function(where, folder):
     task = load_task(f"{where.format(folder)}:make")
     assert isinstance(task, Task)
     assert (task.name, task.batch_size, task.settings) == ("mine", 5, {"momentum": 0.5})
-    assert task.check_model() == 4 * 2 + 2
+    assert check_model(task) == 4 * 2 + 2
 
 
 def test_a_file_is_found_and_imports_its_neighbours_from_anywhere(folder, monkeypatch):
@@ -106,7 +107,7 @@ def test_what_is_given_replaces_the_tasks_own(what, given, expected, folder):
 def test_digits(model, name):
     task = load_task("digits", model=model)
     assert (task.model_name, task.classes, task.name) == (name, 10, "digits")
-    assert task.check_model() > 1000
+    assert check_model(task) > 1000
 
 
 def test_the_seed_is_the_splits(tmp_path, write_images):
@@ -119,7 +120,7 @@ def test_the_seed_is_the_splits(tmp_path, write_images):
 def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
     task = load_task(str(write_images(tmp_path / "pets", ant=10, bee=10)), batch_size=4)
     assert (task.name, task.classes, task.model_name) == ("pets", 2, "cnn")
-    assert task.check_model() > 1000
+    assert check_model(task) > 1000
     assert task.prepare(task.train.inputs).dtype == torch.float32
 
 
@@ -164,11 +165,19 @@ def test_a_folder_is_a_task_with_a_model_that_fits(tmp_path, write_images):
         ("wine", {"model": "transformer"}, r"'transformer': reads text, not samples of \(13,\)"),
         ("a.txt", {"model": "mlp", "context": 9}, "'mlp': does not read text: give --model trans"),
         ("wine", {"nosuch": 1}, "wine: unknown key 'nosuch'"),
-        ("wine", {"clip_norm": "long"}, "wine: clip_norm='long': expected a number"),
-        ("wine", {"label_smoothing": 1.0}, r"label_smoothing=1\.0: from 0 to below 1"),
+        ("wine", {"clip_norm": "long"}, r"wine: clip_norm must be a number \(got 'long'\)"),
+        ("wine", {"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and below 1 \(got"),
         ("diabetes", {"label_smoothing": 0.1}, "label_smoothing=0.1: diabetes is a regression"),
-        ("wine", {"class_weights": "odd"}, "class_weights='odd': balanced, or nothing"),
+        ("wine", {"class_weights": "odd"}, r"class_weights must be 'balanced' \(got 'odd'\)"),
         ("mytask:make", {"memory": "much"}, "memory='much': a number and a unit: 500MB, 2GB"),
+        ("wine", {"kind": "ranking"}, "wine: kind must be classification or regression "),
+        ("a.txt", {"tokens": "word"}, r"a\.txt: tokens must be char or byte \(got 'word'\)"),
+        ("a.txt", {"context": 1}, r"a\.txt: context must be at least 2 \(got 1\)"),
+        ("images", {"image_size": 0}, "image_size must be at least 1 and at most 4096"),
+        ("images", {"image_size": 4097}, r"images: image_size must be .* \(got 4097\)"),
+        ("wine", {"epochs": math.inf}, r"wine: epochs must be a finite number \(got inf\)"),
+        ("mytask.py", {}, r"^mytask\.py: did you mean mytask\.py:make\? Of a Python file, name"),
+        ("neighbour.py", {}, r"did you mean neighbour\.py:make\?"),
         (":make", {}, "no such module here"),
         (".mytask:make", {}, r"\.mytask: no such module here"),
     ],

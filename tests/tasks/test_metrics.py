@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lrtune import InputError, Metric, load_task
-from lrtune.tasks import METRICS
+from lrtune.tasks import METRICS, check_model
 from lrtune.tasks.metrics import CrossEntropy, bits_per_character
 
 DRAW = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_the_metric_asked_for_is_the_objective() -> None:
 
 def test_roc_auc_of_ten_classes() -> None:
     with pytest.raises(InputError, match="roc_auc: takes two classes, not 10"):
-        load_task("digits", metric="roc_auc").check_model()
+        check_model(load_task("digits", metric="roc_auc"))
 
 
 def test_a_direction_that_is_none() -> None:

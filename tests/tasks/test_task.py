@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from lrtune.errors import InputError
-from lrtune.tasks import Metric, Split, Task
+from lrtune.tasks import Metric, Split, Task, check_model
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, MSE
 
 digits = load_digits()
@@ -222,7 +222,7 @@ def half_frozen():
 
 
 def test_check_model_counts_what_is_trained():
-    assert replace(TASK, model=half_frozen).check_model() == 5 * 10 + 10
+    assert check_model(replace(TASK, model=half_frozen)) == 5 * 10 + 10
 
 
 SHARED = nn.Linear(64, 10)
@@ -270,12 +270,12 @@ SHARED = nn.Linear(64, 10)
 )
 def test_check_model_refuses(change, message):
     with pytest.raises(InputError, match=f"toy: .*{message}"):
-        replace(TASK, **change).check_model()
+        check_model(replace(TASK, **change))
 
 
 def test_check_model_leaves_the_generator_alone():
     before = torch.get_rng_state()
-    replace(TASK, model=lambda: nn.Sequential(nn.Linear(64, 10), nn.Dropout())).check_model()
+    check_model(replace(TASK, model=lambda: nn.Sequential(nn.Linear(64, 10), nn.Dropout())))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -1,29 +1,27 @@
-"""A rehearsal: what a user's model, loss and metrics make of a few samples, before any search."""
+"""A sanity check: a user's model, loss and metrics on a few samples, before any search."""
 
 import math
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, one_line
 from lrtune.tasks.augment import augment
 from lrtune.tasks.split import Rows, Split, Stream, row_hashes, spread
 from lrtune.tasks.stream import take
+from lrtune.tasks.task import Task
 from lrtune.tasks.tree import Tree, concat, laid_out, leaves, tree_map
-
-if TYPE_CHECKING:
-    from lrtune.tasks.task import Task
 
 CHECKED = 256  # validation samples that the metrics are tried on,
 AT_ONCE = 32
 
 
-def rehearse(task: "Task") -> int:
+def check_model(task: Task) -> int:
     """Train on two samples and validate on some; the number of trainable parameters.
 
     Raises:
@@ -39,7 +37,7 @@ def rehearse(task: "Task") -> int:
         prepare = deepcopy(task.prepare)
         loss = _tried(task, "training", lambda: _loss(task, model.train(), prepare.train()))
         if not isinstance(loss, Tensor) or loss.dim() != 0:
-            raise InputError(f"{task.name}: loss returned {short(loss)}, not a scalar tensor")
+            raise InputError(f"{task.name}: loss returned {one_line(loss)}, not a scalar tensor")
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not parameters or not loss.requires_grad:
             raise InputError(f"{task.name}: nothing to train: no parameter reaches the loss")
@@ -48,12 +46,7 @@ def rehearse(task: "Task") -> int:
     return parameters
 
 
-def short(value: object) -> str:
-    """A value for an error message: one line, even of a tensor."""
-    return " ".join(repr(value).split())[:200]
-
-
-def _loss(task: "Task", model: nn.Module, prepare: nn.Module) -> object:
+def _loss(task: Task, model: nn.Module, prepare: nn.Module) -> object:
     # Two samples, because batch norm in training has no variance of one.
     stored = _some(task.train, np.arange(min(2, task.batch_size, task.train.samples)))
     before = Split(*tree_map(torch.clone, tuple(stored)))
@@ -71,7 +64,7 @@ def _loss(task: "Task", model: nn.Module, prepare: nn.Module) -> object:
     return odd[0] if odd else sum(weight * loss for weight, loss in losses)
 
 
-def _try_metrics(task: "Task", model: nn.Module, prepare: nn.Module) -> None:
+def _try_metrics(task: Task, model: nn.Module, prepare: nn.Module) -> None:
     rows = _telling(task.val)
     parts = [_some(task.val, rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
 
@@ -110,7 +103,7 @@ def _telling(split: Split | Stream) -> Rows:
     return rows
 
 
-def _tried(task: "Task", what: str, call: Callable[[], Any]) -> Any:
+def _tried(task: Task, what: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Exception as error:  # whatever the user's own code may raise

@@ -1,0 +1,5 @@
+"""``python -m lrtune``: the command line."""
+
+from lrtune.cli import main
+
+main()
