@@ -11,7 +11,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from lrtune.best import best_json
-from lrtune.format import count
+from lrtune.format import aligned, count
 from lrtune.results.canvas import words
 from lrtune.results.questions import quickest
 from lrtune.results.recommendation import Recommendation, as_json, of_verdict, recommendation
