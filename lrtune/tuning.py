@@ -252,6 +252,7 @@ def tune(
             clock=clock,
             kept=kept,
             watch=watch,
+            tell=tell,
         )
         works: list[Work[Any]] = [search]
         finals = None

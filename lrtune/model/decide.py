@@ -51,6 +51,20 @@ def propose(
     return [int(rows[place]) for place in chosen]
 
 
+def expected_gain(posterior: Posterior, x: Array, rng: np.random.Generator) -> float:
+    """How much the best of these schedules is expected to be better than the best trained one.
+
+    Returns:
+        In standard deviations of a training's noise; infinite before a training was whole.
+    """
+    whole = posterior.known.x[posterior.known.variance == 0]
+    if not len(whole) or not len(x):
+        return float("inf")
+    draws = posterior.draws(x[promising(posterior, x, JOINT, rng)], DRAWS, rng)
+    best = posterior.mean_and_sd(whole)[0].min()
+    return float(np.maximum(best - draws, 0).mean(0).max() / posterior.noise)
+
+
 def promising(
     posterior: Posterior, x: Array, most: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:

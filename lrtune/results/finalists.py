@@ -19,7 +19,6 @@ from lrtune.schedule import Schedule
 BASELINES = ("constant", "cosine")  # against which any other family is read
 LEAST = 0.02  # probability to be the best, of a family that is invited
 FEWEST, MOST = 2, 6  # families that are invited
-CLOSE = 1.0  # standard deviations of what is expected of the best: a simpler one is preferred
 SEEDS = 6  # trainings of each there should be
 
 
@@ -35,8 +34,7 @@ def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finali
         objective: name and direction.
 
     Returns:
-        What the search recommends first, then the family most likely to be the best. Recommended is
-        that family, or a simpler one of which hardly less is expected.
+        The family first that is most likely to be the best.
     """
     direction = objective["direction"]
     sound = trials[~trials["state"].isin(("diverged", "failed"))]
@@ -47,26 +45,7 @@ def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finali
     chances = trials.groupby("family")["p_best"].sum().reindex(first.index)
     order = chances.sort_values(ascending=False, kind="stable")
     likely = max(FEWEST, min(MOST, int((order >= LEAST).sum())))
-    leaders = [_finalist(first.loc[family]) for family in order.index[:likely]]
-    worse = {
-        name: abs(first["score"][name] - first["score"][order.index[0]]) for name in order.index
-    }
-    close = [
-        one for one in leaders if worse[one.family] <= CLOSE * _doubt(first.loc[order.index[0]])
-    ]
-    pick = min(close, key=lambda one: complexity(one.schedule), default=leaders[0])
-    return [pick, *(one for one in leaders if one is not pick)]
-
-
-def complexity(schedule: Schedule) -> int:
-    """How many numbers beside the peak a person has to set."""
-    return len(schedule.knobs) + bool(schedule.warmup)
-
-
-def _doubt(trial: "pd.Series[Any]") -> float:
-    """Standard deviation of what is expected of it; 0 where nothing is said."""
-    width = float(trial.get("high", np.nan)) - float(trial.get("low", np.nan))
-    return abs(width) / (2 * 1.645) if np.isfinite(width) else 0.0
+    return [_finalist(first.loc[family]) for family in order.index[:likely]]
 
 
 def room_for(trainings: float, yours: int) -> int:

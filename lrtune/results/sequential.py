@@ -31,6 +31,7 @@ ALPHA = 0.04  # of a claim that something is behind: 5 % less what the simulatio
 BETTER = 0.005  # of one that the reference itself is behind: then the other takes its place
 MARGIN = 0.1  # standard deviations between seeds that do not matter, where no margin was named
 NEAR = 0.25  # standard deviations between seeds, and one standard error, by which another must lead
+SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse
 # Power below which a comparison is given up, and seeds before that.
 FUTILE: dict[Role, tuple[float, int]] = {
     "yours": (0.01, 5),
@@ -113,6 +114,7 @@ def sequential_test(
     first: int = FIRST,
     width: int = 1,
     over: bool = False,
+    knobs: Mapping[str, int] | None = None,
 ) -> Result:
     """What these scores tell, and what is to be trained next.
 
@@ -133,11 +135,13 @@ def sequential_test(
         first: seeds before the first look.
         width: trainings of a round at least, as far as the budget has them.
         over: whether there will be no more scores: it is judged on what there is.
+        knobs: by name, how many numbers a person has to set: at the first look the simplest of
+            those that are about as good becomes the reference.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}
     table = {name: Sample.of(seen, parts.get(name, ()), sign) for name, seen in scores.items()}
-    test = _Test(table, roles or {}, trainings, margin, first, width)
+    test = _Test(table, roles or {}, trainings, margin, first, width, knobs or {})
     test.run(over)
     return test.result(sign)
 
@@ -153,7 +157,9 @@ class _Test:
         margin: float | None,
         first: int,
         width: int,
+        knobs: Mapping[str, int],
     ) -> None:
+        self._knobs = knobs
         self._table = table
         self._roles = roles
         self._named_margin = margin
@@ -162,6 +168,7 @@ class _Test:
         self._open = list(self._sound)
         self._reference = self._sound[0] if self._sound else ""
         self._chosen_by_scores = False
+        self._looked = False
         self._seeds = dict.fromkeys(table, first)
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
@@ -177,6 +184,9 @@ class _Test:
                     break
                 self._wanted = seeds
                 return
+            if not self._looked:
+                self._prefer_the_simplest()
+            self._looked = True
             self._look()
             if not self._next():
                 break
@@ -195,6 +205,15 @@ class _Test:
             if why := self._why(name, pairs[name]):
                 self._decided[name] = why
                 self._open.remove(name)
+
+    def _prefer_the_simplest(self) -> None:
+        """Of what is about as good as the reference, or better."""
+        pairs = self._pairs()
+        near = [n for n in pairs if self._roles.get(n) != "yours" and n in self._knobs]
+        near = [name for name in near if pairs[name].mean <= SIMPLER * self._sd]
+        simplest = min(near, key=lambda name: self._knobs[name], default="")
+        if simplest and self._knobs[simplest] < self._knobs.get(self._reference, 0):
+            self._reference = simplest
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER

@@ -54,6 +54,7 @@ def standing(
         first=max(2, min(FIRST, plan.trainings // max(1, len(finalists)))),
         width=plan.width,
         over=over,
+        knobs={one.family: one.schedule.complexity for one in finalists},
     )
 
 

@@ -161,6 +161,11 @@ class Schedule:
         table = np.concatenate([self._rise(warmup), np.full(n, self.peak_lr)])
         return Controller(self._row.machine, params, table, warmup, mode)
 
+    @property
+    def complexity(self) -> int:
+        """How many numbers a person has to set beside the peak."""
+        return len(self.knobs) + bool(self.warmup)
+
     def resolve(self, total: int) -> dict[str, Any]:
         """The parameters in the field's own terms (torch's, where it has the family); JSON-able."""
         warmup, n = self._split(total)

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from lrtune.errors import InputError
-from lrtune.model.decide import propose
+from lrtune.model.decide import expected_gain, propose
 from lrtune.model.features import features
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer, published
@@ -130,6 +130,18 @@ class SurrogateSampler(BaseSampler):
             for (name, distribution), place in zip(self._model.others.items(), places, strict=True)
         }
         return {**found, **others}, distributions
+
+    def expected_gain(self, study: optuna.Study, index: int) -> float:
+        """What trial ``index`` may be expected to better the best one by; see ``expected_gain``."""
+        with ONE_AT_A_TIME:
+            if study.study_name != self._study:
+                self._begin(study.study_name)
+            self._model.read(study, None, self._remember)
+            posterior = self._current()
+            leaders = self._leaders(posterior)
+            _, x = self._candidates.draw(index, leaders, None)
+            rng = np.random.default_rng([self._seed, index])
+            return expected_gain(posterior, self._with_others(x, leaders, rng), rng)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial

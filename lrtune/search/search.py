@@ -15,12 +15,16 @@ from lrtune.search.keeper import Keeper
 from lrtune.search.lineup import Lineup
 from lrtune.search.record import End, Ending, Judge
 from lrtune.search.referee import NEVER, Referee, Rules
+from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.stopping import DIVERGENCE_FACTOR
 from lrtune.search.store import START, records, save_record
 from lrtune.search.training import TRIAL, ActiveTrial, as_it_was, from_scratch, trial_key
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
+HANDED_OVER = "handed_over"  # user attribute of the study: the gain that was too small
+WORTH = 0.03  # standard deviations of noise that the next trial must be expected to gain
+LEAST = 0.5  # share of the search's own budget before that is asked
 FAILURES = 3  # this many failed trials running: the fault is not the schedule's
 
 
@@ -39,6 +43,7 @@ class Search:
         clock: of the run, for a budget in seconds; from now on where None.
         kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
         watch: called after each segment and each trial's end.
+        tell: called with a line where the search ends before its budget.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Search:
         clock: Clock | None = None,
         kept: float = 0.0,
         watch: Callable[[Board], None] = lambda board: None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
+        self._tell = tell
         self._study = study
         self._space = space
         self._pool = pool
@@ -67,6 +74,8 @@ class Search:
         self._minimize = self._objective.direction == "minimize"
         self._referee = Referee(study, pool.task, rules, judge, seed)
         self._failures = 0
+        self._handed_over = HANDED_OVER in study.user_attrs and kept > 0
+        self._asked = -1  # trials that were over when the gain was last looked at
         self._lineup = Lineup(study, space, pool.slots, owner)
         whole = pool.task.horizon if kept else 0
         self.board = Board(budget, self._minimize, clock or Clock(), kept, whole)
@@ -74,13 +83,12 @@ class Search:
     @property
     def over(self) -> bool:
         """Whether nothing of it is trained, nor will be."""
-        room = self.board.may_start(queued=0)
-        return not self.board.running and not room
+        return not self.board.running and not self._may_start(queued=0)
 
     @property
     def waits(self) -> bool:
         """Whether a trial is yet to start, for which the budget has room."""
-        return self._lineup.waits and self.board.may_start(queued=0)
+        return self._lineup.waits and self._may_start(queued=0)
 
     def begin(self, keeper: Keeper) -> None:
         """Count what is over, and queue what was cut short."""
@@ -99,7 +107,8 @@ class Search:
 
     def next(self, slot: int, keeper: Keeper) -> ActiveTrial | None:
         """Start the trial that is due in this slot."""
-        trial = self._lineup.next(slot, self.board.may_start)
+        self._hand_over()
+        trial = self._lineup.next(slot, self._may_start)
         if trial is None:
             return None
         schedule = suggest_from(self._space, trial)
@@ -118,6 +127,27 @@ class Search:
         if running.untrained.error is None:
             self._referee.take_up(running)
         return running
+
+    def _may_start(self, queued: int) -> bool:
+        """Whether there is room for one more, and more is to be searched."""
+        over = self._handed_over and not self._lineup.repeated
+        return not over and self.board.may_start(queued)
+
+    def _hand_over(self) -> None:
+        """End the search where more of it is expected to gain less than certainty is worth."""
+        board, sampler = self.board, self._study.sampler
+        if not isinstance(sampler, SurrogateSampler) or not board.kept:
+            return
+        if self._handed_over or self._asked == board.trials:
+            return
+        self._asked = board.trials
+        if board.share < LEAST * (1 - board.kept):
+            return
+        gain = sampler.expected_gain(self._study, self._lineup.index)
+        if gain < WORTH:
+            self._handed_over = True
+            self._study.set_user_attr(HANDED_OVER, gain)
+            self._tell("the next trial is expected to gain little: on to the confirmation")
 
     def ending(self, running: ActiveTrial, progress: Progress) -> Ending | None:
         """As the referee says."""
