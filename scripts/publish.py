@@ -1,79 +1,132 @@
-"""Publish verdicts: run the study files, keep what they found, rewrite the README's table.
+"""Publish answers: search many tasks with the default budget, keep what was found, write the table.
 
     python scripts/publish.py --images CIFAR_FOLDER --text tinyshakespeare.txt
 
-Each study file is searched and confirmed as a user would, but without what other tasks teach, some
-of which are made of the same data, in a folder of its own under ``--runs``; a run that is there
-goes on where it stopped. The verdicts go to ``studies/results/<task>.json``, and the wins-per-task
-table between two marks in README.md.
+The tasks are some of those whose trainings are recorded (``scripts/bench/recorded_tasks.py``):
+tables, images and texts that two cores can train. Nothing is learnt from the recorded trainings
+(``transfer=nothing()``), which were made on the same tasks. A run that is there goes on where it
+stopped. The verdicts go to ``studies/results/<task>.json``, and the table to ``studies/README.md``,
+between two marks.
 """
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from lrtune.results.compare import find_verdicts, markdown, table, wins
+import pandas as pd
+
+import lrtune
+from lrtune.model.transfer import nothing
+from lrtune.results.compare import find_verdicts, table, wins
+from lrtune.results.kept import read_verdict
+from lrtune.results.wording import amount_of, range_of
 from lrtune.settings import write_json
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "studies" / "results"
-MARKS = "<!-- wins per task: scripts/publish.py -->", "<!-- end -->"
+sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
-# By the name of the result: the study file for two cores, and for a GPU.
-STUDIES = {
-    "digits-mlp": ("digits", "digits"),
-    "digits-cnn": ("digits-cnn", "digits-cnn"),
-    "breast-cancer": ("breast-cancer", "breast-cancer"),
-    "diabetes": ("diabetes", "diabetes"),
-    "cifar10": ("cifar10-two-cores", "cifar10"),
-    "shakespeare": ("shakespeare-two-cores", "shakespeare"),
-}
+from recorded_tasks import TASKS  # noqa: E402
+
+RESULTS, PAGE = ROOT / "studies" / "results", ROOT / "studies" / "README.md"
+MARKS = "<!-- answers: scripts/publish.py -->", "<!-- end -->"
+CHOSEN = (
+    "digits-mlp-sgd",
+    "digits-cnn-adamw",
+    "digits-resnet-nesterov",
+    "breast-cancer-mlp-sgd",
+    "diabetes-mlp-adamw",
+    "wine-mlp-adam",
+    "affairs-mlp-adagrad",
+    "visits-mlp-adamw",
+    "friedman-mlp-nesterov",
+    "clusters-mlp-adamw",
+    "patches-mlp-adam",
+    "cifar10-mlp-adamw",
+    "cifar10-cnn-sgd",
+    "shakespeare-grams-sgd",
+    "shakespeare-grams-adamw",
+    "shakespeare-transformer-adamw",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", help="CIFAR-10 as a folder of images")
     parser.add_argument("--text", help="tiny Shakespeare")
-    parser.add_argument("--only", help=f"of {','.join(STUDIES)}; 'none' rewrites the tables alone")
+    parser.add_argument("--only", help=f"of {','.join(CHOSEN)}; 'none' rewrites the page alone")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "publish")
-    parser.add_argument("--gpu", action="store_true", help="the study files for a GPU")
     args = parser.parse_args()
-    chosen = args.only.split(",") if args.only else list(STUDIES)
-    if unknown := set(chosen) - STUDIES.keys() - {"none"}:
-        parser.error(f"--only: {', '.join(sorted(unknown))}: some of {', '.join(STUDIES)}")
-    for name in (name for name in STUDIES if name in chosen):
-        given = {"cifar10": args.images, "shakespeare": args.text}.get(name)
-        publish(name, STUDIES[name][args.gpu], args.runs / name, given)
-    rewrite(ROOT / "README.md", readme_table())
+    chosen = args.only.split(",") if args.only else list(CHOSEN)
+    if unknown := set(chosen) - {*CHOSEN, "none"}:
+        parser.error(f"--only: {', '.join(sorted(unknown))}: some of {', '.join(CHOSEN)}")
+    for name in (name for name in CHOSEN if name in chosen):
+        publish(name, args)
+    rewrite(PAGE, answers())
 
 
-def publish(name: str, study: str, run: Path, task: str | None) -> None:
-    """Search and confirm one study file; keep its verdict."""
-    words = ["search", f"studies/{study}.toml", "--no-transfer", "--out", str(run)]
-    words += ["--task", task] if task else []
-    subprocess.run([sys.executable, "-m", "lrtune", *words], cwd=ROOT, check=True)
-    verdict = json.loads((run / "verdict.json").read_text())
-    if task:  # where it lies here is nobody else's business
-        verdict["task"]["data"] = name
-    write_json(RESULTS / f"{name}.json", verdict)
+def publish(name: str, args: argparse.Namespace) -> None:
+    """Search and confirm one task; keep its verdict."""
+    task = TASKS[name].make(args)
+    run = lrtune.tune(task, out=args.runs / name, transfer=nothing(), tell=print)
+    verdict = run.verdict()
+    assert verdict is not None
+    verdict["task"]["data"] = verdict["task"]["name"] = (
+        name  # where it lies here is nobody's business
+    )
+    kept: dict[str, Any] = {**verdict, "seconds": run.settings["elapsed"]}
+    kept["searched"] = float(run.trials()["updates"].sum())
+    write_json(RESULTS / f"{name}.json", kept)
 
 
-def readme_table() -> str:
-    there = [path for name in STUDIES if (path := RESULTS / f"{name}.json").exists()]
-    found = table(find_verdicts(there))
-    return markdown(found, wins(found))
+def answers() -> str:
+    """The answers, a line per task; then what each family came to."""
+    there = [RESULTS / f"{name}.json" for name in CHOSEN if (RESULTS / f"{name}.json").exists()]
+    rows = pd.DataFrame([answer(path) for path in there])
+    told = wins(table(find_verdicts(there)))[["family", "tasks", "wins", "ties", "losses"]]
+    counted = [
+        f"{column}: yes on {sum('**' in cell for cell in rows[column])} of "
+        f"{sum(cell != '–' for cell in rows[column])}"
+        for column in ("better than a tuned constant by", "than a tuned cosine by")
+    ]
+    parts = (rows.to_markdown(index=False), f"{'; '.join(counted)}.", told.to_markdown(index=False))
+    return "\n\n".join(parts)
 
 
-def rewrite(readme: Path, text: str) -> None:
+def answer(path: Path) -> dict[str, str]:
+    """A line of the table; what is shown, not chance, is bold."""
+    verdict = read_verdict(path.read_text(), path.name)
+    found = verdict["answer"]
+    gains = {gain["over"]: gain for gain in found["gains"]}
+    others = [name for name in found["families"] if name != found["recommended"]]
+    trainings = (verdict["searched"] + verdict["trained"]) / verdict["horizon"]
+    return {
+        "task": path.stem,
+        "metric": verdict["objective"]["name"],
+        "updates": f"{verdict['horizon']:,}",
+        "use": found["recommended"] or "–",
+        "better than a tuned constant by": shown(verdict, gains.get("constant")),
+        "than a tuned cosine by": shown(verdict, gains.get("cosine")),
+        "as good": ", ".join(others) or "–",
+        "trainings": f"{trainings:.0f}",
+    }
+
+
+def shown(verdict: dict[str, Any], gain: dict[str, Any] | None) -> str:
+    if gain is None:
+        return "–"
+    said = f"{amount_of(verdict, gain['gain'])} ({range_of(verdict, gain['low'], gain['high'])})"
+    return f"**{said}**" if gain["sure"] else said
+
+
+def rewrite(page: Path, text: str) -> None:
     """Put ``text`` between the marks."""
     first, last = MARKS
-    before, _, rest = readme.read_text().partition(first)
+    before, _, rest = page.read_text().partition(first)
     _, mark, after = rest.partition(last)
     if not mark:
-        raise SystemExit(f"{readme.name}: has not the marks {first} and {last}")
-    readme.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}")
+        raise SystemExit(f"{page.name}: has not the marks {first} and {last}")
+    page.write_text(f"{before}{first}\n{text.strip()}\n{last}{after}")
 
 
 if __name__ == "__main__":
