@@ -173,6 +173,7 @@ class _Test:
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
         self._decided: dict[str, str] = {}  # why, by name
+        self._early: dict[str, str] = {}  # of those behind: what they were compared with
         self._wanted: dict[str, int] = {}
 
     def run(self, over: bool) -> None:
@@ -203,7 +204,7 @@ class _Test:
             pairs = self._pairs()
         for name in [name for name in self._open if name != self._reference]:
             if why := self._why(name, pairs[name]):
-                self._decided[name] = why
+                self._decided[name], self._early[name] = why, self._reference
                 self._open.remove(name)
 
     def _prefer_the_simplest(self) -> None:
@@ -277,9 +278,13 @@ class _Test:
         return 2 if self._roles.get(name, "leader") == "leader" else 1
 
     def _p(self, name: str, pair: Difference) -> float:
-        """Corrected for what it has to be; of what was open to the end there is no early look."""
-        most = self._most if self._decided.get(name) == "behind" else pair.seeds
+        """Corrected for what it has to be."""
+        most = self._most if self._was_early(name) else pair.seeds
         return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * pair.p(most))
+
+    def _was_early(self, name: str) -> bool:
+        """Whether it was decided before the end that it is behind the reference."""
+        return self._decided.get(name) == "behind" and self._early.get(name) == self._reference
 
     def _pairs(self) -> dict[str, Difference]:
         """What the reference is compared with, on the seeds looked at."""
@@ -320,7 +325,7 @@ class _Test:
         gap = (0.0 if name == self._reference else math.nan, math.nan, math.nan)
         p = math.nan
         if pair is not None:
-            gap = (pair.mean, *pair.interval(self._most if behind else 0))
+            gap = (pair.mean, *pair.interval(self._most if self._was_early(name) else 0))
             p = self._p(name, pair)
         return Standing(
             seeds=len(whole),
