@@ -31,6 +31,7 @@ WORTH = 1.05
 # Compiling: seconds that it takes and share of the time that it saves, as long as nothing else is
 # known. On two idle cores 7 to 15 s and 0.3 to 0.7 were seen for small models.
 COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
+CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compiling included
 
 
 def choose(
@@ -51,7 +52,7 @@ def choose(
         slots: K; the best one where None.
         updates: about how many the search will make, all trials together: what measuring and
             compiling have to be worth.
-        seconds: about how long it will train.
+        seconds: about how long it will train; choosing takes a small share of it.
 
     Raises:
         InputError: an unknown engine, slots below 1, a model that cannot be trained or that the
@@ -81,6 +82,7 @@ class _Contest:
         self._serial = slots or (SHARING if isinstance(task.train, Stream) else 1)  # slots
         self._updates = updates
         self._seconds = seconds
+        self._until = time.perf_counter() + CHOOSING * seconds
         self._figures: dict[str, float] = {}
         self._best: tuple[float, Choice, Pool] | None = None
         self._why_serial = ""
@@ -90,7 +92,7 @@ class _Contest:
         most = torch.get_num_threads()
         try:
             for threads in self._threads(most):
-                if self._best is not None and self._leading * self._work < BRIEF:
+                if self._best is not None and (self._is_late or self._leading * self._work < BRIEF):
                     break
                 if threads is not None:
                     torch.set_num_threads(threads)
@@ -131,7 +133,7 @@ class _Contest:
             self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
             return
         for slots in self._sizes():
-            if not self._try(Choice("fused", slots, threads=threads)):
+            if self._is_late or not self._try(Choice("fused", slots, threads=threads)):
                 break
 
     def _compiled(self, threads: int | None) -> None:
@@ -141,6 +143,8 @@ class _Contest:
         saved = SAVED / 5 if self._is_long else SAVED
         for slots in sizes if leader.name == "fused" else [leader.slots]:
             if saved * self._leading * self._work < self._compiling:
+                return
+            if time.perf_counter() + self._compiling > self._until:
                 return
             began = time.perf_counter()
             if not self._try(Choice(leader.name, slots, compiled=True, threads=threads)):
@@ -205,6 +209,10 @@ class _Contest:
         if self._best is None or needed * seconds < self._best[0]:
             self._best = seconds, choice, pool
         return True
+
+    @property
+    def _is_late(self) -> bool:
+        return time.perf_counter() > self._until
 
     @property
     def _is_long(self) -> bool:
