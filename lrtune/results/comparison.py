@@ -27,8 +27,8 @@ HEADS = ["task", "metric", "split", "updates", "seeds"]
 HEADS += ["winner", "score (95 %)", "next behind", "by (95 %)"]
 FAMILY_HEADS = ["family", "tasks", "wins", "ties", "losses", "mean rank", "against the first"]
 NOTE = (
-    "A winner is told from all others; of those tied none is, and the score is that of the best "
-    "mean. Lower is better with ↓, higher with ↑. By: how much worse, on the same seeds."
+    "A winner is told from all others; of those tied none is, and the score is that of the "
+    "recommended one. Lower is better with ↓, higher with ↑. By: how much worse, on the same seeds."
 )
 FIXED = "\N{NO-BREAK SPACE}"
 SHOWN = 3  # of those tied
@@ -179,7 +179,7 @@ def _gaps(verdicts: Sequence[tuple[str, pd.DataFrame]], families: Sequence[str])
     columns = [_column(rows) for _, rows in verdicts]
     cells = [[_name(f), *(column.get(f, _box("–")) for column in columns)] for f in families]
     note = (
-        "Gap to the best on the same seeds, in standard deviations between seeds of those at the "
+        "Gap to the recommended one on the same seeds, in standard deviations between seeds of those at the "
         "top. Bold: winner or tied. A dash: not a finalist there."
     )
     heads = ["family", *(label for label, _ in verdicts)]

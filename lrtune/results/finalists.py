@@ -48,13 +48,15 @@ def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finali
     order = chances.sort_values(ascending=False, kind="stable")
     likely = max(FEWEST, min(MOST, int((order >= LEAST).sum())))
     leaders = [_finalist(first.loc[family]) for family in order.index[:likely]]
+    if not leaders:
+        return []
     worse = {
         name: abs(first["score"][name] - first["score"][order.index[0]]) for name in order.index
     }
     close = [
         one for one in leaders if worse[one.family] <= CLOSE * _doubt(first.loc[order.index[0]])
     ]
-    pick = min(close, key=lambda one: complexity(one.schedule), default=leaders[0])
+    pick = min(close, key=lambda one: complexity(one.schedule))
     return [pick, *(one for one in leaders if one is not pick)]
 
 

@@ -1,4 +1,4 @@
-"""The section of the report on the finals: who is how far behind the best."""
+"""The section of the report on the finals: who is how far behind the recommended one."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ ONE_SEED = "One seed says nothing about how much a score moves: no intervals, an
 
 
 def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
-    """Every finalist beside the best: a table, the gaps, the curves; nothing without finalists.
+    """Every finalist beside the recommended one: a table, the gaps, the curves; nothing without finalists.
 
     Args:
         verdict: the verdict.
@@ -84,7 +84,7 @@ def _of_gaps(verdict: Verdict) -> str:
     if _several(verdict):
         said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
     if {row["place"] for row in families} >= {"tied", "behind"}:
-        said.append("Above the dotted line: those that cannot be told apart from the best.")
+        said.append("Above the dotted line: those that cannot be told apart from it.")
     if delta:
         least = measured(delta, verdict["objective"], 2)
         said.append(f"Grey: differences up to {least}, taken not to matter.")
