@@ -307,7 +307,8 @@ def _overfitting(trials: pd.DataFrame, run: Run) -> str:
 
 
 def _few_seeds(verdict: Verdict | None) -> str:
-    if verdict is None or not decided(verdict):
+    """A tie for want of seeds; one that more seeds would not change needs none."""
+    if verdict is None or verdict["answer"]["why"] not in ("budget", "futile"):
         return ""
     seeds = recommended_row(verdict)["seeds"]
     if seeds >= FEW_SEEDS:

@@ -43,7 +43,15 @@ def judged(shifts, direction="minimize", lost=()):
     run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
-    return verdict(trials, pd.DataFrame(finals), finalists, run, seeds, Plan(trainings=20 * len(shifts)), over=True)
+    return verdict(
+        trials,
+        pd.DataFrame(finals),
+        finalists,
+        run,
+        seeds,
+        Plan(trainings=20 * len(shifts)),
+        over=True,
+    )
 
 
 def test_a_verdict_as_it_is_made():
