@@ -179,8 +179,8 @@ def _gaps(verdicts: Sequence[tuple[str, pd.DataFrame]], families: Sequence[str])
     columns = [_column(rows) for _, rows in verdicts]
     cells = [[_name(f), *(column.get(f, _box("–")) for column in columns)] for f in families]
     note = (
-        "Gap to the recommended one on the same seeds, in standard deviations between seeds of those at the "
-        "top. Bold: winner or tied. A dash: not a finalist there."
+        "Gap to the recommended one on the same seeds, in standard deviations between seeds of "
+        "those at the top. Bold: winner or tied. A dash: not a finalist there."
     )
     heads = ["family", *(label for label, _ in verdicts)]
     listed = grid(heads, cells, css="gaps")

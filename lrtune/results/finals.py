@@ -47,7 +47,7 @@ ONE_SEED = "One seed says nothing about how much a score moves: no intervals, an
 
 
 def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Markup:
-    """Every finalist beside the recommended one: a table, the gaps, the curves; nothing without finalists.
+    """Every finalist beside the recommended one: table, gaps, curves; nothing without finalists.
 
     Args:
         verdict: the verdict.

@@ -77,7 +77,7 @@ def _to_copy(
         row = recommended_row(verdict)
         whose = row["family"] if row["trial"] is None else f"{row['family']}, trial {row['trial']}"
         if verdict["answer"]["place"] == "tie":
-            whose += ", the simplest of those that cannot be told apart"
+            whose += ", recommended of those that cannot be told apart"
         return Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}."
     winner = recommended(trials, run["objective"]["direction"])
     if winner is None:

@@ -79,8 +79,8 @@ class Result:
 
     Attributes:
         standings: by name, the recommended one first, then by gap; those with lost seeds last.
-        why: "separated" (all others are behind or lost), "more" (of ``wanted``), "alone" (nothing to
-            compare with), "lost" (nothing has a score on every seed), or why those that are tied
+        why: "separated" (all others are behind or lost), "more" (of ``wanted``), "alone" (nothing
+            to compare with), "lost" (nothing has a score on every seed), or why those that are tied
             get no more seeds: "budget", "futile", "samples" or "equivalent".
         margin: a difference that does not matter, in the metric's unit.
         wanted: seeds that each is to have for the next look; empty unless ``why`` is "more".

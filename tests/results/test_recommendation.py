@@ -106,6 +106,13 @@ def test_few_seeds(many, place: str) -> None:
     assert any("Few trainings: " in w for w in warned(trials, run, found)) == (place == "tied")
 
 
+def test_a_budget_that_ended(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    for known, what in ((None, "the search was over"), (found, "all was settled")):
+        said = f"The budget ended before {what}: "
+        assert any(w.startswith(said) for w in warned(trials, {**run, "cut": True}, known))
+
+
 def test_nothing_is_recommended_where_all_was_lost() -> None:
     table, one = finals({"linear": math.nan}), Finalist("linear", LINEAR, 1, 0.3, "leader")
     found = verdict(searched({0.1: 0.3}), table, [one], RUN, SEEDS, Plan(trainings=5), True)
@@ -175,12 +182,7 @@ RUNS = {  # a task, options of the search, trainings of the confirmation, and wh
     "36 updates": (digits(1), GIVEN, 0, "Hardly trained: 36 updates"),
     "wrong labels": (overfit, GIVEN | {"pruner": "none", "patience": 0}, 0, "Overfitting: "),
     "two seeds": (digits(2), GIVEN, 4, "Few trainings: 2 fresh seeds"),
-    "unsure": (
-        noise,
-        SOUND | {"trials": 2},
-        0,
-        "The range test was unsure: the loss falls clearly",
-    ),
+    "unsure": (noise, SOUND | {"trials": 2}, 0, "The range test was unsure: the loss falls"),
     "cut short": (digits(2), GIVEN | {"updates": 108}, 0, "The budget ended before the search was"),
 }
 
