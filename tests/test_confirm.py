@@ -20,7 +20,7 @@ from lrtune.search import final as log
 from lrtune.tasks import Task
 from lrtune.tuning import _elapsed
 
-PLAN = Plan(seeds=2, max_seeds=4)
+TRAININGS = 8
 
 
 @pytest.fixture(scope="module")
