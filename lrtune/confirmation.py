@@ -76,7 +76,7 @@ def confirm(
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     run = run if isinstance(run, Run) else Run(run)
-    plan = plan or Plan()
+    plan, trainings = plan or Plan(), MORE if trainings is None else trainings
     _check(run, task, device)
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
@@ -86,7 +86,7 @@ def confirm(
         if baselines is not None:
             run = with_baselines(run, baselines)
         there = made(run, task.horizon)
-        allowed = partial(float, there + (MORE if trainings is None else trainings))
+        allowed = partial(float, there + trainings)
         finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
