@@ -141,7 +141,7 @@ def _table(verdict: Verdict, run: Run) -> Markup:
             means[at],
             row["seeds"],
             "–" if leads else behind[at],
-            "–" if leads else (_small(row["p"], "< 0.001", 0.001), row["p"]),
+            "–" if leads else (_p(row["p"]), row["p"]),
             _aligned(row["searched"]),
         ]
         cells += [_aligned(row["validation"])] if on_test else []
@@ -160,12 +160,9 @@ def _role(row: Row) -> str:
 
 
 def _place(verdict: Verdict, row: Row) -> Markup:
-    place = row["place"]
-    if verdict["answer"]["place"] == "unfinished" and place in ("winner", "tied"):
-        place = "still in"
-    if row["lost"]:
-        return stacked(place, f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}")
-    return stacked(place, "")
+    still_in = verdict["answer"]["place"] == "unfinished" and row["place"] in ("winner", "tied")
+    lost = f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}" if row["lost"] else ""
+    return stacked("still in" if still_in else row["place"], lost)
 
 
 def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
@@ -194,8 +191,8 @@ def _aligned(value: float | None) -> str:
     return "–" if value is None else aligned(value)
 
 
-def _small(value: float | None, less: str, least: float) -> str:
-    return less if value is not None and value < least else number(value, 2)
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 2)
 
 
 def _lost(verdict: Verdict) -> Markup:
