@@ -166,6 +166,8 @@ class _Test:
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
         self._decided: dict[str, str] = {}  # why, by name
+        self._settled: dict[str, Difference] = {}  # from the reference, as it was decided
+        self._early: set[str] = set()  # called behind at a look before the end
         self._wanted: dict[str, int] = {}
 
     def run(self, over: bool) -> None:
@@ -188,19 +190,21 @@ class _Test:
         better = [n for n in self._open if n in pairs and self._is_better(pairs[n])]
         if better:
             self._decided[self._reference] = "behind"
+            self._early.add(self._reference)
             self._open.remove(self._reference)
             self._prefer(min(better, key=lambda name: pairs[name].mean))
             pairs = self._pairs()
         for name in [name for name in self._open if name != self._reference]:
             if why := self._why(name, pairs[name]):
-                self._decided[name] = why
+                self._decided[name], self._settled[name] = why, pairs[name]
+                self._early |= {name} if why == "behind" else set()
                 self._open.remove(name)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
 
     def _prefer(self, name: str) -> None:
-        self._reference, self._chosen_by_scores = name, True
+        self._reference, self._chosen_by_scores, self._settled = name, True, {}
 
     def _why(self, name: str, pair: Difference) -> str:
         """Why a comparison is decided; empty where it is not."""
@@ -238,13 +242,16 @@ class _Test:
         return TURNS.index(self._roles.get(name, "leader"))
 
     def _end(self) -> None:
-        """Recommend what leads by more than a little, and settle what was open to the end."""
+        """Recommend what leads by more than a little, and settle what was open to the end.
+
+        A lead that is not shown does not undo what was shown: that yours is behind the reference.
+        """
         tied = self._tied()
         ahead = {name: -pair.mean for name, pair in self._pairs().items() if name in tied}
         sure = {name: pair.error for name, pair in self._pairs().items() if pair.seeds > 1}
         close = NEAR * self._sd
         better = [n for n in ahead if n in sure and ahead[n] > max(close, sure[n])]
-        if better:
+        if better and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
             self._prefer(max(better, key=ahead.__getitem__))
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
@@ -258,14 +265,21 @@ class _Test:
         return 2 if self._roles.get(name, "leader") == "leader" else 1
 
     def _p(self, name: str, pair: Difference) -> float:
-        """Corrected for what it has to be; of what was open to the end there is no early look."""
-        most = self._most if self._decided.get(name) == "behind" else pair.seeds
-        return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * pair.p(most))
+        """Corrected for what it has to be."""
+        p = pair.p(self._planned(name, pair))
+        return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * p)
+
+    def _planned(self, name: str, pair: Difference) -> int:
+        """Seeds at which it would have ended; what was open to the end had no early look."""
+        return self._most if name in self._early else pair.seeds
 
     def _pairs(self) -> dict[str, Difference]:
-        """What the reference is compared with, on the seeds looked at."""
+        """What the reference is compared with, on the seeds looked at.
+
+        What others' later seeds say of the variances does not undo what was decided.
+        """
         samples = {name: self._table[name].first(self._seeds[name]) for name in self._sound}
-        return differences(samples, self._reference)
+        return differences(samples, self._reference) | self._settled
 
     @property
     def _sd(self) -> float:
@@ -301,7 +315,7 @@ class _Test:
         gap = (0.0 if name == self._reference else math.nan, math.nan, math.nan)
         p = math.nan
         if pair is not None:
-            gap = (pair.mean, *pair.interval(self._most if behind else 0))
+            gap = (pair.mean, *pair.interval(self._planned(name, pair)))
             p = self._p(name, pair)
         return Standing(
             seeds=len(whole),

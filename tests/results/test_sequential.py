@@ -136,6 +136,29 @@ def test_equals_are_given_up_before_the_trainings_are_used_up():
     assert found.why == "futile" and sum(seen.values()) < 28
 
 
+def test_what_is_called_behind_is_sure():
+    """Whatever seeds that come later say of the variances, and be it at the end."""
+    behind = 0
+    for seed in range(60):
+        levels = {"cosine": 0.0, "yours": 1.2, "constant": 2.0, "step": 0.0, "wsd": 0.0}
+        found, _ = trained(scored(levels, seed=seed), roles=ROLES)
+        for name, one in found.standings.items():
+            if one.place == "behind" and found.recommended == "cosine":
+                assert one.p < ALPHA and one.gap_low > 0, (seed, name)
+                behind += 1
+    assert behind > 60
+
+
+def test_a_lead_that_is_not_shown_does_not_undo_what_was_shown_of_yours():
+    switched = {}
+    for name in ("yours", "constant"):
+        levels = {"cosine": 0.0, name: 6.0, "step": 0.0, "wsd": 0.0}
+        ends = [trained(scored(levels, seed=seed), roles=ROLES)[0] for seed in range(60)]
+        assert {end.standings[name].place for end in ends} == {"behind"}
+        switched[name] = sum(end.recommended != "cosine" for end in ends)
+    assert switched["yours"] <= 2 and switched["constant"] >= 10  # two may be shown, by luck
+
+
 def test_a_lost_seed_is_out():
     scores = scored({"cosine": 0.0, "step": -5.0})
     scores["step"][1] = np.nan
