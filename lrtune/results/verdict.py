@@ -107,8 +107,9 @@ def verdict(
     chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
+    order = list(chosen)
     rows = [
-        _row(chosen[family], one, own[family], run, horizon)
+        {"order": order.index(family), **_row(chosen[family], one, own[family], run, horizon)}
         for family, one in result.standings.items()
     ]
     searched = set(trials["family"])

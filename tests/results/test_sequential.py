@@ -156,7 +156,7 @@ def test_a_lead_that_is_not_shown_does_not_undo_what_was_shown_of_yours():
         ends = [trained(scored(levels, seed=seed), roles=ROLES)[0] for seed in range(60)]
         assert {end.standings[name].place for end in ends} == {"behind"}
         switched[name] = sum(end.recommended != "cosine" for end in ends)
-    assert switched["yours"] <= 2 and switched["constant"] >= 10  # two may be shown, by luck
+    assert switched["yours"] <= 2 and switched["constant"] >= 6  # two may be shown, by luck
 
 
 def test_a_lost_seed_is_out():

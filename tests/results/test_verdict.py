@@ -12,7 +12,7 @@ from lrtune.errors import InputError
 from lrtune.results.horizons import outlook
 from lrtune.results.kept import read_verdict
 from lrtune.results.notes import WHY, notes, why
-from lrtune.results.plan import Finalist, Plan, plan_in
+from lrtune.results.plan import Finalist, Plan, finalists_in, plan_in
 from lrtune.results.questions import quickest
 from lrtune.results.recommendation import of_verdict, short
 from lrtune.results.verdict import standing, verdict
@@ -256,6 +256,16 @@ def test_a_verdict_is_read_again() -> None:
             read_verdict(text, "here")
     with pytest.raises(InputError, match="format 9: this lrtune reads 1"):
         read_verdict(json.dumps(found | {"format": 9}), "here")
+
+
+def test_judged_again_it_is_the_same_though_another_is_recommended() -> None:
+    table, who = finals({"step": 0.12, "cosine": 0.1, "wsd": 0.11}), ["step", "cosine", "wsd"]
+    plan = Plan(trainings=len(table))
+    found = verdict(searched({0.1: 0.3}), table, [*map(finalist, who)], RUN, SEEDS, plan, True)
+    assert found["answer"]["recommended"] != "step"
+    assert [one.family for one in finalists_in(found)] == who
+    again = verdict(searched({0.1: 0.3}), table, finalists_in(found), RUN, SEEDS, plan, True)
+    assert again == found
 
 
 def test_other_horizons() -> None:
