@@ -34,7 +34,7 @@ class StudyFile(TaskOptions):
         False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
     )
     budget: float | None = Field(
-        None, gt=0, description="whole trainings in all: range test, search, confirmation [40]"
+        None, gt=0, description="whole trainings in all: range test, search, confirmation [50]"
     )
     updates: int | None = Field(None, gt=0, description="the same in optimizer updates")
     time: str | None = Field(None, description="the same in time on the clock: 90s, 10m, 1h30m")

@@ -81,7 +81,7 @@ def confirm(
     expect("plan", plan, Plan | None, "an lrtune.Plan")
     check_positive("trainings", trainings)
     run = run if isinstance(run, Run) else Run(run)
-    plan = plan or Plan()
+    plan, trainings = plan or Plan(), MORE if trainings is None else trainings
     _check(run, task, device)
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
@@ -91,7 +91,7 @@ def confirm(
         if baselines is not None:
             run = with_baselines(run, baselines)
         there = made(run, task.horizon)
-        allowed = partial(float, there + (MORE if trainings is None else trainings))
+        allowed = partial(float, there + trainings)
         finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")

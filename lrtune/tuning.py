@@ -238,7 +238,7 @@ def tune(
             if not kept:
                 tell(
                     f"the budget is too small to confirm what is found: give at least "
-                    f"{FEWEST / CONFIRMED:.0f} trainings"
+                    f"{math.ceil(FEWEST / CONFIRMED)} trainings"
                 )
         search = Search(
             study,

@@ -11,7 +11,7 @@ import pytest
 from overfit import overfit
 
 import lrtune as package
-from lrtune import InputError, Plan
+from lrtune import InputError
 from lrtune.run import Run
 from lrtune.schedule import Schedule
 
@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     for judge in ("last", "best"):
         folder = tmp_path_factory.mktemp(judge) / "run"
         package.tune(overfit(), judge=judge, out=folder, **SEARCH)
-        package.confirm(folder, overfit(), plan=Plan(seeds=2, max_seeds=2))
+        package.confirm(folder, overfit(), trainings=4)
         found[judge] = Run(folder)
     return found
 
@@ -109,5 +109,5 @@ def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_pat
     assert whole.any() and (run.trials()["state"] == "plateaued").any()
     assert run.trials()["value"].notna().equals(whole)
     assert run.best() in [Schedule.from_json(text) for text in run.trials()["schedule"][whole]]
-    found = package.confirm(run, replace(overfit()), plan=Plan(seeds=1, max_seeds=1))
+    found = package.confirm(run, replace(overfit()), trainings=4)
     assert found["families"][0]["searched"] is not None

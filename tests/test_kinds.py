@@ -75,9 +75,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     make, options, source, notes = CASES[case]
-    words = ["search", make(tmp_path), *options, "--epochs", 1, "--trials", 2]
+    words = ["search", make(tmp_path), *options, "--epochs", 1, "--trials", 2, "--budget", 8]
     words += ["--families", "cosine,constant", "--peak-lr", "0.001,0.01", "--out", tmp_path / "r"]
-    words += ["--seeds", 2, "--max-seeds", 2]
     code, _, err = lrtune(*words)
     assert (code, err) == (0, "")
     task = json.loads((tmp_path / "r" / "run.json").read_text())["task"]
@@ -88,7 +87,7 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
         assert said in record, said
     verdict = json.loads((tmp_path / "r" / "verdict.json").read_text())
     assert verdict["split"] == "test" and verdict["answer"]["place"] in ("winner", "tie")
-    assert [row["seeds"] for row in verdict["families"]] == [2, 2]
+    assert [row["seeds"] >= 2 for row in verdict["families"]] == [True, True]
     code, _, err = lrtune(*words, "--seed", 1)
     assert code == 2
     assert "seed=0, now seed=1" in err

@@ -168,14 +168,14 @@ def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypa
 def test_a_search_and_its_finals_for_tensorboard(lrtune, tmp_path: Path) -> None:
     study, folder = tmp_path / "study.toml", tmp_path / "run"
     study.write_text(
-        'task = "digits"\nepochs = 1\nfamilies = ["cosine", "constant"]\ntrials = 2\nseeds = 2\n'
-        f'max_seeds = 2\npeak_lr = [0.01, 0.2]\nengine = "serial"\nout = "{folder}"\n'
+        'task = "digits"\nepochs = 1\nfamilies = ["cosine", "constant"]\ntrials = 2\n'
+        f'peak_lr = [0.01, 0.2]\nengine = "serial"\nout = "{folder}"\n'
         'tensorboard = true\nno_confirm = true\npruner = "none"\n'
     )
     code, out, err = lrtune("search", study)
     assert (code, err) == (0, "") and str(folder / "tensorboard") in out
     assert len(list(folder.glob("tensorboard/*/trial-*"))) == 2
-    code, out, err = lrtune("confirm", folder)
+    code, out, err = lrtune("confirm", folder, "--budget", 4)
     assert (code, err) == (0, "")
     finals = [json.loads(line) for line in (folder / "finals.jsonl").read_text().splitlines()]
     written = {f"{p.parent.name}/{p.name}" for p in folder.glob("tensorboard/*/*-*")}

@@ -98,7 +98,7 @@ def _text(file: Path) -> str:
 
 
 def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
-    """One row a family of a verdict: those of a task together, the best family first.
+    """One row a family of a verdict: those of a task together, the recommended one first.
 
     Args:
         verdicts: with what to call each, as ``find_verdicts`` gives them.
@@ -107,11 +107,11 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
         Columns ``task`` (data and model), ``horizon`` (updates), ``source`` (what the verdict is
         called), ``study``, ``seed`` (of the search), ``metric``, ``unit``, ``direction``,
         ``split``, ``family``, ``place`` (winner, tied, behind, lost), ``mean``, ``low`` and
-        ``high`` (its 95 % interval), ``sd`` (between seeds), ``seeds``, ``gap`` (to the best on
-        common seeds, positive where worse), ``gap_low``, ``gap_high``, ``p_best`` (the probability
-        that it is), ``peak_lr``, ``warmup`` (share of the horizon), ``schedule`` (JSON), ``rank``
-        (1 is the best: those at the top, those behind, those lost, by the gap among themselves;
-        equal gaps, and those lost, share the mean of their ranks).
+        ``high`` (its 95 % interval), ``sd`` (between seeds), ``seeds``, ``gap`` (to the
+        recommended one on common seeds, positive where worse), ``gap_low``, ``gap_high``,
+        ``peak_lr``, ``warmup`` (share of the horizon), ``schedule`` (JSON), ``rank`` (1 is the
+        best: those at the top, those behind, those lost, by the gap among themselves; equal gaps,
+        and those lost, share the mean of their ranks).
 
     Raises:
         InputError: a verdict is damaged, unfinished or compares nothing, or one task was judged by

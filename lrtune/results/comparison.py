@@ -12,8 +12,8 @@ HEADS = ["task", "metric", "split", "updates", "seeds"]
 HEADS += ["winner", "score (95 %)", "next behind", "by (95 %)"]
 FAMILY_HEADS = ["family", "tasks", "wins", "ties", "losses", "mean rank", "against the first"]
 NOTE = (
-    "A winner is told from all others; of those tied none is, and the score is that of the best "
-    "mean. Lower is better with ↓, higher with ↑. By: how much worse, on the same seeds."
+    "A winner is told from all others; of those tied none is, and the score is that of the "
+    "recommended one. Lower is better with ↓, higher with ↑. By: how much worse, on the same seeds."
 )
 FIXED = "\N{NO-BREAK SPACE}"
 SHOWN = 3  # of those tied

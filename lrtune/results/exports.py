@@ -72,7 +72,7 @@ def chosen(
         row = recommended_row(verdict)
         whose = row["family"] if row["trial"] is None else f"{row['family']}, trial {row['trial']}"
         if verdict["answer"]["place"] == "tie":
-            whose += ", the simplest of those that cannot be told apart"
+            whose += ", recommended of those that cannot be told apart"
         return Chosen(Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}.")
     best = recommended(trials, run["objective"]["direction"])
     if best is None:

@@ -1,4 +1,4 @@
-"""The section of the report on the finals: who is how far behind the best."""
+"""The section of the report on the finals: who is how far behind the recommended one."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ ONE_SEED = "One seed says nothing about how much a score moves: no intervals, an
 
 
 def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Section | None:
-    """Every finalist beside the best: a table, the gaps, the curves; None without finalists.
+    """Every finalist beside the recommended one: table, gaps, curves; None without finalists.
 
     Args:
         verdict: the verdict.
@@ -82,7 +82,7 @@ def _of_gaps(verdict: Verdict) -> str:
     if _several(verdict):
         said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
     if {row["place"] for row in families} >= {"tied", "behind"}:
-        said.append("Above the dotted line: those that cannot be told apart from the best.")
+        said.append("Above the dotted line: those that cannot be told apart from it.")
     if delta:
         least = measured(delta, verdict["objective"], 2)
         said.append(f"Grey: differences up to {least}, taken not to matter.")
@@ -139,7 +139,7 @@ def _table(verdict: Verdict, run: Run) -> Table:
             means[at],
             row["seeds"],
             "–" if leads else behind[at],
-            "–" if leads else Cell(_small(row["p"], "< 0.001", 0.001), row["p"]),
+            "–" if leads else Cell(_p(row["p"]), row["p"]),
             _aligned(row["searched"]),
         ]
         cells += [_aligned(row["validation"])] if on_test else []
@@ -191,8 +191,8 @@ def _aligned(value: float | None) -> str:
     return "–" if value is None else aligned(value)
 
 
-def _small(value: float | None, less: str, least: float) -> str:
-    return less if value is not None and value < least else number(value, 2)
+def _p(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else number(value, 2)
 
 
 def _lost(verdict: Verdict) -> list[Block]:

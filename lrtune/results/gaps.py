@@ -1,4 +1,4 @@
-"""The figure of how far each finalist is behind the best, on the same seeds."""
+"""The figure of how far each finalist is behind the recommended one, on the same seeds."""
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,9 @@ FAR = 4.0  # times the median reach: beyond it a family is left outside the axis
 
 
 def gaps(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
-    """Each finalist's gap to the best with its 95 % interval, and the single seeds.
+    """Each finalist's gap to the recommended one with its 95 % interval, and the single seeds.
 
-    Without traces where there is no second finalist to compare with the best.
+    Without traces where there is no second finalist to compare with.
     """
     figure = canvas()
     rows = [row for row in verdict["families"] if row["gap"] is not None]

@@ -58,7 +58,7 @@ class Finalist:
 
 
 def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
-    """Who took part."""
+    """Who took part, in the order in which they were compared."""
     return [
         Finalist(
             row["family"],
@@ -68,7 +68,7 @@ def finalists_in(verdict: Mapping[str, Any]) -> list[Finalist]:
             row["role"],
             row["params"],
         )
-        for row in verdict["families"]
+        for row in sorted(verdict["families"], key=lambda row: int(row["order"]))
     ]
 
 

@@ -175,9 +175,11 @@ def _sure(verdict: Verdict) -> str:
     said = [_beaten(gain) for gain in verdict["answer"]["gains"]]
     compared = {row["family"], *(gain["over"] for gain in verdict["answer"]["gains"])}
     others = [r for r in verdict["families"] if r["family"] not in compared]
-    for place, words_ in (("tied", "as good"), ("behind", "behind"), ("lost", "diverged")):
+    for place, words_ in (("tied", "as good"), ("behind", "behind")):
         if names := [r["family"] for r in others if r["place"] == place]:
             said.append(f"{listed(names)} {_are(names)} {words_}")
+    if lost := [r["family"] for r in others if r["place"] == "lost"]:
+        said.append(f"{listed(lost)} diverged or failed")
     seeds = plural(row["seeds"], "fresh seed", "fresh seeds")
     said = [f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict['split']})"]
     for why, words_ in (("close", "as good"), ("behind", "behind")):
@@ -308,7 +310,8 @@ def _overfitting(trials: pd.DataFrame, run: Run) -> str:
 
 
 def _few_seeds(verdict: Verdict | None) -> str:
-    if verdict is None or not decided(verdict):
+    """A tie for want of seeds; one that more seeds would not change needs none."""
+    if verdict is None or verdict["answer"]["why"] not in ("budget", "futile"):
         return ""
     seeds = recommended_row(verdict)["seeds"]
     if seeds >= FEW_SEEDS:

@@ -80,8 +80,8 @@ class Result:
 
     Attributes:
         standings: by name, the recommended one first, then by gap; those with lost seeds last.
-        why: "separated" (all others are behind), "more" (of ``wanted``), "alone" (nothing to
-            compare with), "lost" (nothing has a score on every seed), or why those that are tied
+        why: "separated" (all others are behind or lost), "more" (of ``wanted``), "alone" (nothing
+            to compare with), "lost" (nothing has a score on every seed), or why those that are tied
             get no more seeds: "budget", "futile", "samples" or "equivalent".
         margin: a difference that does not matter, in the metric's unit.
         wanted: seeds that each is to have for the next look; empty unless ``why`` is "more".
@@ -173,7 +173,8 @@ class _Test:
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
         self._decided: dict[str, str] = {}  # why, by name
-        self._early: dict[str, str] = {}  # of those behind: what they were compared with
+        self._settled: dict[str, Difference] = {}  # from the reference, as it was decided
+        self._early: set[str] = set()  # called behind the reference at a look before the end
         self._wanted: dict[str, int] = {}
 
     def run(self, over: bool) -> None:
@@ -199,12 +200,15 @@ class _Test:
         better = [n for n in self._open if n in pairs and self._is_better(pairs[n])]
         if better:
             self._decided[self._reference] = "behind"
-            self._open.remove(self._reference)
+            before = self._reference
+            self._open.remove(before)
             self._prefer(min(better, key=lambda name: pairs[name].mean))
+            self._early.add(before)
             pairs = self._pairs()
         for name in [name for name in self._open if name != self._reference]:
             if why := self._why(name, pairs[name]):
-                self._decided[name], self._early[name] = why, self._reference
+                self._decided[name], self._settled[name] = why, pairs[name]
+                self._early |= {name} if why == "behind" else set()
                 self._open.remove(name)
 
     def _prefer_the_simplest(self) -> None:
@@ -221,6 +225,7 @@ class _Test:
 
     def _prefer(self, name: str) -> None:
         self._reference, self._chosen_by_scores = name, True
+        self._settled, self._early = {}, set()
 
     def _why(self, name: str, pair: Difference) -> str:
         """Why a comparison is decided; empty where it is not."""
@@ -258,13 +263,16 @@ class _Test:
         return TURNS.index(self._roles.get(name, "leader"))
 
     def _end(self) -> None:
-        """Recommend what leads by more than a little, and settle what was open to the end."""
+        """Recommend what leads by more than a little, and settle what was open to the end.
+
+        A lead that is not shown does not undo what was shown: that yours is behind the reference.
+        """
         tied = self._tied()
         ahead = {name: -pair.mean for name, pair in self._pairs().items() if name in tied}
         sure = {name: pair.error for name, pair in self._pairs().items() if pair.seeds > 1}
         close = NEAR * self._sd
         better = [n for n in ahead if n in sure and ahead[n] > max(close, sure[n])]
-        if better:
+        if better and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
             self._prefer(max(better, key=ahead.__getitem__))
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
@@ -279,17 +287,20 @@ class _Test:
 
     def _p(self, name: str, pair: Difference) -> float:
         """Corrected for what it has to be."""
-        most = self._most if self._was_early(name) else pair.seeds
-        return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * pair.p(most))
+        p = pair.p(self._planned(name, pair))
+        return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * p)
 
-    def _was_early(self, name: str) -> bool:
-        """Whether it was decided before the end that it is behind the reference."""
-        return self._decided.get(name) == "behind" and self._early.get(name) == self._reference
+    def _planned(self, name: str, pair: Difference) -> int:
+        """Seeds at which it would have ended; what was open to the end had no early look."""
+        return self._most if name in self._early else pair.seeds
 
     def _pairs(self) -> dict[str, Difference]:
-        """What the reference is compared with, on the seeds looked at."""
+        """What the reference is compared with, on the seeds looked at.
+
+        What others' later seeds say of the variances does not undo what was decided.
+        """
         samples = {name: self._table[name].first(self._seeds[name]) for name in self._sound}
-        return differences(samples, self._reference)
+        return differences(samples, self._reference) | self._settled
 
     @property
     def _sd(self) -> float:
@@ -325,7 +336,7 @@ class _Test:
         gap = (0.0 if name == self._reference else math.nan, math.nan, math.nan)
         p = math.nan
         if pair is not None:
-            gap = (pair.mean, *pair.interval(self._most if self._was_early(name) else 0))
+            gap = (pair.mean, *pair.interval(self._planned(name, pair)))
             p = self._p(name, pair)
         return Standing(
             seeds=len(whole),

@@ -108,8 +108,9 @@ def verdict(
     chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
+    order = list(chosen)
     rows = [
-        _row(chosen[family], one, own[family], run, horizon)
+        {"order": order.index(family), **_row(chosen[family], one, own[family], run, horizon)}
         for family, one in result.standings.items()
     ]
     searched = set(trials["family"])
@@ -140,7 +141,9 @@ def verdict(
                 "margin": result.margin,
             },
             "families": rows,
-            "absent": _absent(trials, searched - set(chosen), result.recommended),
+            "absent": _absent(
+                trials, searched - set(chosen), result.recommended, objective["direction"]
+            ),
             "quickest": quickest(own, target),
             "amount": amount,
             "response": answers,
@@ -210,31 +213,33 @@ def _mean(values: Any) -> float:
     return float(seen.mean()) if seen.size else math.nan
 
 
-def _absent(trials: pd.DataFrame, names: set[str], use: str | None) -> list[dict[str, Any]]:
+def _absent(
+    trials: pd.DataFrame, names: set[str], use: str | None, direction: str
+) -> list[dict[str, Any]]:
     """Families that were searched and not compared, and what the search alone says of them.
 
     ``why`` is diverged, behind or close (to the recommended one, as far as is believed), or open.
     """
     sound = trials[~trials["state"].isin(("diverged", "failed"))]
-    believed = {"expected", "low", "high"} <= set(trials.columns)
-    best = sound.loc[sound.groupby("family")["p_best"].idxmax()] if believed else sound.head(0)
-    best = best.dropna(subset=["expected", "low", "high"]) if believed else best
-    rows = {str(row["family"]): row for _, row in best.iterrows()}
+    known = sound.reindex(columns=["family", "expected", "low", "high", "p_best"]).dropna()
+    likely = known.sort_values("p_best", kind="stable").drop_duplicates("family", keep="last")
+    rows = {str(row["family"]): row for _, row in likely.iterrows()}
     absent = []
     for name in sorted(names):
         if name not in set(sound["family"]):
             why = "diverged"
         elif use in rows and name in rows:
-            why = _believed(rows[use], rows[name])
+            why = _believed(rows[use], rows[name], direction)
         else:
             why = "open"
         absent.append({"family": name, "why": why})
     return absent
 
 
-def _believed(use: "pd.Series[Any]", other: "pd.Series[Any]") -> str:
-    """Whether the intervals of what is expected of two schedules lie apart, or one in the other."""
-    if other["low"] > use["high"] or other["high"] < use["low"]:
+def _believed(use: "pd.Series[Any]", other: "pd.Series[Any]", direction: str) -> str:
+    """Whether what is expected of the other is worse beyond doubt, or in doubt about the first."""
+    worse = other["low"] > use["high"] if direction == "minimize" else other["high"] < use["low"]
+    if worse:
         return "behind"
     return "close" if use["low"] <= other["expected"] <= use["high"] else "open"
 

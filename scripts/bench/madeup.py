@@ -18,7 +18,6 @@ import lrtune
 from lrtune.confirmation import confirm
 from lrtune.engine import Choice, Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.results.plan import Plan
 from lrtune.run import Run
 from lrtune.search.store import START
 from lrtune.tasks import Task
@@ -128,7 +127,7 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
     ):
         run = lrtune.tune(task, trials=trials, out=folder, **options)
         _repeat(run, times)
-        confirm(run, task, plan=Plan(seeds=3, max_seeds=3))
+        confirm(run, task, trainings=28)
     return run
 
 

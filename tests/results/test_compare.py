@@ -14,7 +14,7 @@ from lrtune.schedule import Schedule
 from tests.results.verdicts import made, tabled
 
 COLUMNS = "task horizon source study seed metric unit direction split family place mean low high sd"
-COLUMNS += " seeds gap gap_low gap_high p_best rank peak_lr warmup schedule"
+COLUMNS += " seeds gap gap_low gap_high rank peak_lr warmup schedule"
 
 
 def judged(shifts, direction="minimize", lost=()):
@@ -43,7 +43,15 @@ def judged(shifts, direction="minimize", lost=()):
     run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
-    return verdict(trials, pd.DataFrame(finals), finalists, run, seeds, Plan())
+    return verdict(
+        trials,
+        pd.DataFrame(finals),
+        finalists,
+        run,
+        seeds,
+        Plan(trainings=20 * len(shifts)),
+        over=True,
+    )
 
 
 def test_a_verdict_as_it_is_made():
@@ -51,7 +59,7 @@ def test_a_verdict_as_it_is_made():
     table = compare.table([("runs/t", json.loads(json.dumps(found, allow_nan=False)))])
     assert sorted(table) == sorted(COLUMNS.split())
     assert table["place"].tolist() == ["tied", "tied", "behind", "lost"]
-    assert table["rank"].tolist() == [1, 2, 3, 4]
+    assert table["rank"].tolist() == [2, 1, 3, 4]  # recommended, though hardly the best mean
     first, lost = table.iloc[0], table.iloc[3]
     assert (first["task"], first["horizon"], first["split"], first["seed"]) == (
         "t, m",
@@ -60,7 +68,7 @@ def test_a_verdict_as_it_is_made():
         3,
     )
     assert first["low"] < first["mean"] < first["high"] and first["gap"] == 0
-    assert lost["family"] == "step" and np.isnan(lost["gap"]) and lost["seeds"] == 20
+    assert lost["family"] == "step" and np.isnan(lost["gap"]) and lost["seeds"] == 3
     assert Schedule.from_json(lost["schedule"]) == Schedule("step", peak_lr=lost["peak_lr"])
 
 

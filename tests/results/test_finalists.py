@@ -3,8 +3,9 @@
 import math
 
 import pandas as pd
+import pytest
 
-from lrtune.results.finalists import MOST, finalists
+from lrtune.results.finalists import MOST, finalists, room_for
 from lrtune.results.plan import Finalist
 from tests.results.test_verdict import ACCURACY, LOSS, searched
 
@@ -46,8 +47,8 @@ def test_families_come_by_their_chance() -> None:
     found = {one.family: one.role for one in invited(*tables)}
     assert found == {"rex": "leader", "wsd": "leader"}
     assert list(found) == ["rex", "wsd"]
-    (first, second) = invited(*tables[1:2], *tables[4:])  # two at least, however unlikely
-    assert (first.family, second.family) == ("step", "linear")
+    unlikely = invited(*tables[:2], *tables[4:])  # two at least
+    assert {one.family for one in unlikely} == {"step", "linear"}
 
 
 def test_no_more_than_a_few_lead() -> None:
@@ -55,8 +56,29 @@ def test_no_more_than_a_few_lead() -> None:
     chances = {name: 0.2 - 0.02 * place for place, name in enumerate(names)}
     tables = [believed(name, [("complete", 0.3, 0.3, p)]) for name, p in chances.items()]
     found = invited(*tables)
-    assert [one.family for one in found] == list(names[:MOST])
+    assert {one.family for one in found} == set(names[:MOST])
     assert {one.role for one in found} == {"leader"}
+
+
+def test_the_simplest_of_those_hardly_worse_is_recommended() -> None:
+    """Of which as much is expected as of the most likely, but for its standard deviation of 0.1."""
+    known = {"polynomial": (0.30, 0.5), "linear": (0.38, 0.2), "constant": (0.45, 0.1)}
+    tables = []
+    for family, (mean, chance) in known.items():
+        table = believed(family, [("complete", mean, mean, chance)])
+        tables.append(table.assign(low=mean - 0.1645, high=mean + 0.1645))
+    assert [one.family for one in invited(*tables)] == ["linear", "polynomial", "constant"]
+    sure = [table.assign(low=table["expected"], high=table["expected"]) for table in tables]
+    assert [one.family for one in invited(*sure)] == ["polynomial", "linear", "constant"]
+
+
+@pytest.mark.parametrize(
+    ("trainings", "yours", "room"), [(4, 0, 2), (4, 1, 3), (28, 0, 4), (28, 1, 4), (40, 2, 6)]
+)
+def test_how_many_schedules_so_many_trainings_compare(
+    trainings: int, yours: int, room: int
+) -> None:
+    assert room_for(trainings, yours) == room
 
 
 def test_who_diverged_sends_none_and_who_is_not_known_counts_by_its_value() -> None:

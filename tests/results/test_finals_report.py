@@ -18,7 +18,7 @@ from lrtune.results.plan import Finalist, Plan, recommended_row
 from lrtune.results.questions import responses, target
 from lrtune.results.recommendation import of_verdict, recommendation
 from lrtune.results.summary import best_of_each
-from lrtune.results.verdict import verdict
+from lrtune.results.verdict import standing, verdict
 from lrtune.schedule import Schedule
 from tests.results.conftest import HORIZON, STEPS
 from tests.results.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page, shown
@@ -29,7 +29,7 @@ WITH_FINALS = [*SECTIONS[:2], "finals", "target", *SECTIONS[2:]]
 KINDS = {
     "winner": {"wsd": 0.3, "constant": 0.4, "linear": 0.5, "plateau": 0.6},
     "tie": {"wsd": 0.3, "cosine": 0.3005, "constant": 0.4, "spline": 2.0},
-    "unfinished": {"wsd": 0.3, "cosine": 0.3005, "constant": 0.4},
+    "unfinished": {"wsd": 0.3, "cosine": 0.302, "constant": 0.4},
     "lost": {"wsd": 0.3, "cosine": math.nan, "constant": 0.4, "linear": 0.35},
     "none": {"wsd": math.nan, "cosine": math.nan},
     "one family": {"cosine": 0.3},
@@ -37,7 +37,7 @@ KINDS = {
     "no test split": {"wsd": 0.3, "constant": 0.4},
     "no target": {"wsd": 0.3, "linear": 0.4},
 }
-SEVERAL = {"tie": 20, "one seed": 1}  # seeds, where not 5
+SEEDED = {"unfinished": 3, "one seed": 1}  # seeds that there are, where not 20
 PLACES = {
     **dict.fromkeys(KINDS, "winner"),
     "tie": "tie",
@@ -88,12 +88,14 @@ def make(kind, trials, run, objective="cross_entropy"):
         one = Finalist(family, schedule, int(row["number"]), float(row["value"]), role)
         finalists.append(one)
         split = "val" if kind == "no test split" else "test"
-        for seed in SEEDS[: SEVERAL.get(kind, 5)]:
+        for seed in SEEDS[: SEEDED.get(kind, 20)]:
             lost = math.isnan(level) and seed == SEEDS[2]
             rows.append(final(one, seed, 0.3 if math.isnan(level) else level, split, lost))
-    plan = Plan(1, 1) if kind == "one seed" else Plan()
-    finals = pd.DataFrame(rows)
-    return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan), finals
+    made, plan = pd.DataFrame(rows), Plan(trainings=28)
+    asked = standing(made, finalists, run["objective"], SEEDS, plan, over=True)
+    used = [made[made["family"] == f].head(one.seeds) for f, one in asked.standings.items()]
+    finals, over = pd.concat(used, ignore_index=True), kind != "unfinished"
+    return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan, over), finals
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -143,7 +145,7 @@ def test_a_decision_replaces_the_ranking(many, kind):
     assert sure.removeprefix("Sure: ") in said and "each trial ran once" not in said
     best = recommended_row(found)
     assert f"{best['family']}, trial {best['trial']}" in said
-    assert ("the simplest of those that cannot be told apart" in said) == (kind == "tie")
+    assert ("recommended of those that cannot be told apart" in said) == (kind == "tie")
     schedule = Schedule.from_dict(best["schedule"])
     assert schedule.to_json() in said
 
@@ -171,10 +173,10 @@ def test_a_search_that_went_on_says_so(many):
 def test_the_table_says_what_is_known_of_each(many):
     _, run, found, finals = make("lost", *many)
     said = shown(standings(found, finals, run))
-    assert "20 trainings of up to 3,600 updates in 1 min" in said
-    assert "constantbaseline" in said and "lost1 of 5 seeds" in said
+    assert f"{len(finals)} trainings of up to 3,600 updates in " in said
+    assert "constantbaseline" in said and "lost1 of 3 seeds" in said
     assert "the scores are of the other seeds: cosine: loss is nan" in said
-    assert "Baseline: unlikely to be the best" in said and "Not in the finals: " in said
+    assert "Baseline: unlikely to be the best" in said and "Not compared: " in said
     assert "validation, finals" in said and "judged on the test split" in said
     assert "validation, finals" not in shown(standings(*_of("no test split", many)))
     assert "judged on the validation split" in shown(standings(*_of("no test split", many)))
@@ -200,8 +202,9 @@ def test_fewest_updates(many):
     _, _, found, _ = make("tie", *many)
     said = shown(target(found))
     assert said.startswith("Fewest updates To cross-entropy")
+    least = min(row["seeds"] for row in found["families"])
     assert "Fewest updates to cross-entropy" in said
-    assert "spline–0 of 20––" in said and "wsdtied20 of 20" in said
+    assert f"spline–0 of {least}––" in said and f"wsdtied{least} of {least}" in said
 
 
 def test_responses_of_the_search(many):
@@ -219,17 +222,17 @@ def test_gaps(many, objective):
     figure = gaps(found, finals)
     rows = found["families"]
     assert [row["place"] for row in rows] == ["tied", "tied", "behind", "behind"]
-    assert len(figure.data) == 3 * len(rows) - 1  # the best is not its own rival
+    assert len(figure.data) == 3 * len(rows) - 2  # the recommended one is at 0, and no interval
     assert all(
         trace.marker.color == LOOKS[trace.name].colour for trace in figure.data if trace.name
     )
     for row in rows[1:]:
         pair = paired(found, finals, row, rows[0])
-        assert len(pair) == 20 and pair.mean() == pytest.approx(row["gap"])
+        assert len(pair) == row["seeds"] and pair.mean() == pytest.approx(row["gap"])
     shapes = figure.layout.shapes
     assert len(shapes) == 3  # what does not matter, zero, and the end of the tie
     low, high = figure.layout.xaxis.range
-    assert low < -found["answer"]["indifference"] and rows[2]["gap_high"] < high < rows[3]["gap"]
+    assert low < -found["answer"]["margin"] and rows[2]["gap_high"] < high < rows[3]["gap"]
     assert [note.text for note in figure.layout.annotations] == [f"{rows[3]['gap']:.3g} →"]
     assert objective.replace("cross_", "cross-") in figure.layout.xaxis.title.text
 
@@ -244,7 +247,7 @@ def test_gaps_without_intervals_or_rivals(many):
         assert not gaps(found, finals).data
     _, _, found, finals = make("winner", *many)
     bare = gaps(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
-    assert [len(trace.x) for trace in bare.data if trace.mode == "lines"] == [2] * 4
+    assert [len(trace.x) for trace in bare.data if trace.mode == "lines"] == [2] * 3
 
 
 def test_curves_of_the_finals(many):

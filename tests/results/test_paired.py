@@ -1,18 +1,26 @@
-"""Sample: two sources of doubt, and what of it more seeds would lower."""
+"""Samples and their differences: two sources of doubt, and what of it more seeds would lower."""
 
 import numpy as np
 import pytest
-from lrtune.results.contest import contest
 from scipy import stats
-from tests.results.contests import drawn
 
-from lrtune.results.paired import Sample, interval, paired_p
+from lrtune.results.paired import Difference, Sample, differences, interval
+from lrtune.results.sequential import sequential_test
 
 PARTS = 20
 
 
 def alone(values):
     return Sample.of(values, (), 1.0)
+
+
+def drawn(mean, seeds, seed=0):
+    return mean + np.random.default_rng(seed).standard_normal(seeds)
+
+
+def apart(one, other):
+    """The second sample less the first."""
+    return differences({"one": one, "other": other}, "one")["other"]
 
 
 def crossed(mean, seeds, between, parts, cell, random, count=20):
@@ -39,9 +47,8 @@ def test_tests_of_equals_err_as_often_as_they_say():
     random = np.random.default_rng(1)
     found = []
     for _ in range(800):
-        one, other = (crossed(0, 8, 0.3, 2.0, 1.0, random) for _ in range(2))
-        apart = Sample.of(one.mean(1), one, 1.0) - Sample.of(other.mean(1), other, 1.0)
-        found.append(paired_p(apart))
+        tables = (crossed(0, 8, 0.3, 2.0, 1.0, random) for _ in range(2))
+        found.append(apart(*(Sample.of(one.mean(1), one, 1.0) for one in tables)).p(8))
     assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.065
 
 
@@ -72,11 +79,11 @@ def test_a_split_that_favours_one_is_no_proof():
         "b": crossed(0, 20, 0.3, 0, 0.3, random) + favours,
     }
     scores = {name: table.mean(1) for name, table in blocks.items()}
-    assert contest(scores, minimize=True).tied == ["a"]
-    found = contest(scores, minimize=True, blocks=blocks)
-    assert found.tied == ["a", "b"] and found.why == "samples" and found.seeds == 5
-    assert found.needed is None and found.wanted == {}
-    assert 0.05 < found.standings["b"].best < 0.5
+    how = {"minimize": True, "trainings": 40, "first": 5, "over": True}
+    assert sequential_test(scores, **how).tied == ["a"]
+    found = sequential_test(scores, blocks=blocks, **how)
+    assert found.tied == ["a", "b"] and found.why == "samples"
+    assert found.standings["b"].seeds == 5
     assert found.standings["b"].gap_low < 0 < found.standings["b"].gap_high
 
 
@@ -85,35 +92,66 @@ def test_a_difference_on_every_part_is_found():
     shared = 5.0 * random.standard_normal((1, PARTS))  # hard parts are hard for both
     blocks = {n: crossed(m, 5, 0.1, 0.1, 0.1, random) + shared for n, m in (("a", 0), ("b", 1))}
     scores = {name: table.mean(1) for name, table in blocks.items()}
-    found = contest(scores, minimize=True, blocks=blocks)
+    found = sequential_test(scores, minimize=True, trainings=10, first=5, blocks=blocks)
     assert found.tied == ["a"] and found.why == "separated"
     assert found.standings["a"].high - found.standings["a"].low > 2  # of the score itself
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 20])
 @pytest.mark.parametrize("gap", [0.0, 0.5, -3.0])
-def test_paired_p_is_that_of_scipy(seeds, gap):
-    one, other = drawn([0, gap], seeds).values()
-    assert paired_p(alone(other - one)) == pytest.approx(stats.ttest_rel(other, one).pvalue)
+def test_of_two_alone_the_difference_is_tested_as_scipy_does(seeds, gap):
+    one, other = drawn(0, seeds), drawn(gap, seeds, seed=1)
+    pair, expected = apart(alone(one), alone(other)), stats.ttest_rel(other, one)
+    assert pair.p(seeds) == pytest.approx(expected.pvalue)
+    assert pair.interval() == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_an_early_look_is_stricter():
+    pair = apart(alone(drawn(0, 5)), alone(drawn(0.8, 5, seed=1)))
+    assert pair.p(20) > pair.p(5)
+    assert np.ptp(pair.interval(20)) == pytest.approx(2 * np.ptp(pair.interval(5)))
 
 
 @pytest.mark.parametrize(
-    ("differences", "p"),
-    [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)],
+    ("gaps", "p"), [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)]
 )
-def test_paired_p_without_a_spread(differences, p):
-    assert paired_p(alone(differences)) == pytest.approx(p)
+def test_differences_without_a_spread_or_without_any(gaps, p):
+    pair = apart(alone([0.0] * len(gaps)), alone(gaps))
+    assert pair.p(len(gaps)) == pytest.approx(p)
+
+
+def test_variances_are_shrunk_towards_those_of_the_others():
+    """Of four comparisons on five seeds, the one that looks exact by luck counts as less exact."""
+    samples = {"reference": alone(np.zeros(5))}
+    samples |= {f"{n}": alone(drawn(0, 5, seed=n)) for n in range(3)}
+    samples["lucky"] = alone(0.5 + 0.01 * drawn(0, 5, seed=9))
+    together = differences(samples, "reference")["lucky"]
+    by_itself = apart(samples["reference"], samples["lucky"])
+    assert together.freedom > by_itself.freedom == 4
+    assert together.error > 5 * by_itself.error and together.mean == by_itself.mean
+
+
+@pytest.mark.parametrize(("mean", "seeds"), [(0.2, 5), (0.6, 5), (0.6, 10)])
+def test_the_power_is_how_often_the_whole_test_would_tell_them_apart(mean, seeds):
+    """If the mean so far is the truth: by simulating the seeds that are left."""
+    most, random = 20, np.random.default_rng(0)
+    pair = Difference(mean, seeds, 1 / seeds, 0.0, seeds**-0.5, 1e6)
+    left = mean + random.standard_normal((20_000, most - seeds))
+    ends = (mean * seeds + left.sum(1)) / most
+    told = np.mean(np.abs(ends) * np.sqrt(most) > stats.norm.isf(0.025))
+    assert pair.power(most) == pytest.approx(told, abs=0.02)
+    assert pair.power(seeds) == 1.0  # what is left is nothing: what there is decides
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 29])
 def test_the_interval_of_few_is_students(seeds):
-    values = drawn([3], seeds)["a"]
+    values = drawn(3, seeds)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert interval(alone(values)) == pytest.approx((expected.low, expected.high))
 
 
 def test_the_interval_of_many_is_near_students_and_of_one_unknown():
-    values = drawn([3], 100)["a"]
+    values = drawn(3, 100)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert interval(alone(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
     assert np.isnan(interval(alone(values[:1]))).all()

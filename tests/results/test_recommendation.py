@@ -1,27 +1,33 @@
-"""The answer: its lines, its warnings, and what is recommended of a tie."""
+"""The answer: its lines and its warnings."""
 
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from overfit import overfit
 from torch import nn
 
 import lrtune
 from lrtune import Metric, Plan, Split, Task
-from lrtune.results.plan import Finalist
-from lrtune.results.recommendation import as_json, recommendation
+from lrtune.results.plan import Finalist, recommended_row
+from lrtune.results.recommendation import FEW_SEEDS, as_json, recommendation
 from lrtune.results.verdict import verdict
+from lrtune.run import Run
 from lrtune.schedule import Schedule
 from lrtune.tasks.ignorant import ignorant
 from tests.results.test_finals_report import make
 from tests.results.test_verdict import RUN, SEEDS, finals, searched
 
 IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accuracy": 10.0}}
+LINEAR = Schedule("linear", peak_lr=0.1)
 
 
 def warned(trials: pd.DataFrame, run: dict, found: dict | None = None) -> tuple[str, ...]:
@@ -91,42 +97,25 @@ def test_overfitting(many, judge: str) -> None:
         assert re.search(said, found[0])
 
 
-def test_few_seeds(many) -> None:
-    trials, run, found, _ = make("one seed", *many)
-    assert any(w.startswith("Few trainings: 1 fresh seed ") for w in warned(trials, run, found))
+@pytest.mark.parametrize("place", ["tied", "winner"])
+def test_few_seeds(many, place: str) -> None:
+    """Where a few told all apart, more would tell nothing; one alone tells nothing apart."""
+    trials, run, found, _ = make({"tied": "one seed", "winner": "winner"}[place], *many)
+    best = recommended_row(found)
+    assert best["place"] == place and best["seeds"] < FEW_SEEDS
+    assert any("Few trainings: " in w for w in warned(trials, run, found)) == (place == "tied")
 
 
-def test_an_unsure_range_test_and_a_budget_that_ended(many) -> None:
-    trials, run = many
-    unsure = {**run, "range_test": {**run["range_test"], "message": "the seeds disagree"}}
-    assert "The range test was unsure: the seeds disagree." in warned(trials, unsure)
-    said = "The budget ended before the search was over: the same command with a larger one"
-    assert any(w.startswith(said) for w in warned(trials, {**run, "cut": True}))
-
-
-def judged(levels: dict[str, float], schedules: dict[str, Schedule], sd: float = 0.01) -> dict:
-    table = finals(levels, sd=sd)
-    table["schedule"] = [schedules[family].to_json() for family in table["family"]]
-    who = [Finalist(family, schedules[family], 1, 0.3, "leader") for family in levels]
-    return verdict(searched({0.1: 0.3}), table, who, RUN, SEEDS, Plan(seeds=5, max_seeds=5))
-
-
-def test_of_a_tie_the_simplest_near_the_best_is_recommended() -> None:
-    simple = Schedule("linear", peak_lr=0.1)
-    knobs = {"ordinates": (0.1, 0.9, 1.0, 0.5, 0.001)}
-    free = Schedule("spline", peak_lr=0.1, warmup=0.1, knobs=knobs)
-    schedules = {"linear": simple, "spline": free}
-    near = judged({"linear": 0.1001, "spline": 0.1}, schedules)
-    assert near["answer"]["place"] == "tie" and near["answer"]["recommended"] == "linear"
-    # Tied for want of seeds alone: too far from the best to be called as good.
-    far = judged({"linear": 0.1, "spline": 0.09}, schedules, sd=0.012)
-    gap = next(row["gap"] for row in far["families"] if row["family"] == "linear")
-    assert far["answer"]["place"] == "tie" and gap > 0.004
-    assert far["answer"]["recommended"] == "spline"
+def test_a_budget_that_ended(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    for known, what in ((None, "the search was over"), (found, "all was settled")):
+        said = f"The budget ended before {what}: "
+        assert any(w.startswith(said) for w in warned(trials, {**run, "cut": True}, known))
 
 
 def test_nothing_is_recommended_where_all_was_lost() -> None:
-    found = judged({"linear": math.nan}, {"linear": Schedule("linear", peak_lr=0.1)})
+    table, one = finals({"linear": math.nan}), Finalist("linear", LINEAR, 1, 0.3, "leader")
+    found = verdict(searched({0.1: 0.3}), table, [one], RUN, SEEDS, Plan(trainings=5), True)
     assert found["answer"]["recommended"] is None and found["answer"]["gains"] == []
 
 
@@ -165,32 +154,49 @@ def test_a_metric_that_wants_another_form_is_left_out() -> None:
     assert set(ignorant(task)["val"]) == {"cross_entropy", "accuracy"}
 
 
-def test_a_run_that_learns_nothing_says_so(tmp_path) -> None:
+# Whole runs: each warning is provoked by one, and a sound one is not warned of.
+
+
+def noise() -> Task:
     """Labels that have nothing to do with the inputs."""
     generator = torch.Generator().manual_seed(0)
     parts = [
         Split(torch.randn(60, 2, generator=generator), torch.randint(3, (60,), generator=generator))
         for _ in range(3)
     ]
-    task = Task(
-        name="noise",
-        train=parts[0],
-        val=parts[1],
-        test=parts[2],
-        model=lambda: nn.Linear(2, 3),
-        classes=3,
-        batch_size=6,
-        epochs=6,
+    made = dict(zip(("train", "val", "test"), parts, strict=True))
+    return Task(
+        name="noise", **made, model=lambda: nn.Linear(2, 3), classes=3, batch_size=6, epochs=6
     )
-    run = lrtune.tune(
-        task,
-        trials=2,
-        families=["constant"],
-        peak_lr=(0.3, 1.0),
-        out=tmp_path / "run",
-        device="cpu",
-        engine="serial",
-    )
-    answer = recommendation(run.trials(), run.told, None)
-    assert answer is not None
-    assert answer.warnings[0].startswith("No better than a predictor that ignores its inputs")
+
+
+def digits(epochs: float) -> Callable[[], Task]:
+    return partial(lrtune.load_task, "digits", epochs=epochs)
+
+
+SOUND = {"trials": 4, "families": ["cosine", "constant"]}
+GIVEN = SOUND | {"peak_lr": (0.05, 0.1)}
+RUNS = {  # a task, options of the search, trainings of the confirmation, and what is warned of
+    "sound": (digits(8), SOUND, 12, None),
+    "noise": (noise, GIVEN | {"trials": 2}, 0, "No better than a predictor"),
+    "36 updates": (digits(1), GIVEN, 0, "Hardly trained: 36 updates"),
+    "wrong labels": (overfit, GIVEN | {"pruner": "none", "patience": 0}, 0, "Overfitting: "),
+    "two seeds": (digits(2), GIVEN, 4, "Few trainings: 2 fresh seeds"),
+    "unsure": (noise, SOUND | {"trials": 2}, 0, "The range test was unsure: the loss falls"),
+    "cut short": (digits(2), GIVEN | {"updates": 108}, 0, "The budget ended before the search was"),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> None:
+    make_task, options, trainings, warning = RUNS[kind]
+    task, folder = make_task(), tmp_path / "run"
+    lrtune.tune(task, out=folder, device="cpu", engine="serial", **options)
+    if trainings:
+        lrtune.confirm(folder, task, trainings=trainings)
+    run = Run(folder)
+    found = warned(run.trials(), run.told, run.verdict())
+    if warning is None:
+        assert found == warned(run.trials(), run.told) == ()
+    else:
+        assert any(sentence.startswith(warning) for sentence in found)

@@ -24,7 +24,7 @@ def made(name="digits", metric="accuracy", seed=0, horizon=718, lost=(), **score
         found = {"family": family, "place": place(family), "seeds": 20, "lost": family in lost}
         found |= {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "sd": 0.02, "gap": gap}
         ends = (None, None) if gap is None else (gap - 0.001, gap + 0.001)
-        found |= {"gap_low": ends[0], "gap_high": ends[1], "best": 0.5, "p": None}
+        found |= {"gap_low": ends[0], "gap_high": ends[1], "p": None}
         return found | {"schedule": Schedule("cosine", peak_lr=0.1).to_dict()}
 
     return {

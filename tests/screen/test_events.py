@@ -18,7 +18,7 @@ from lrtune.screen.events import FIELDS, Events
 from lrtune.screen.search import listening
 
 WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
-WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--seeds", 2, "--max-seeds", 2]
+WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 
 def strict(constant: str) -> float:
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> None:
     code, out, err = lrtune(*WORDS, "--out", folder, "--json")
-    assert code == 0 and "digits: 1,149 training" in err and "finals: 2 families" in err
+    assert code == 0 and "digits: 1,149 training" in err and "confirmation: 2 schedules" in err
     events = read(out)
     for event in events:
         assert list(event) == ["event", "time", *FIELDS[event["event"]].split()]
@@ -44,10 +44,12 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     kinds = [event["event"] for event in events]
     assert kinds[0] == "started" and kinds[-2:] == ["verdict", "finished"]
     by_kind = {kind: [e for e in events if e["event"] == kind] for kind in FIELDS}
-    assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": 1440, "seconds": None}
+    assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": 360, "seconds": None}
     assert sorted(e["number"] for e in by_kind["trial"]) == [0, 1, 2]
     assert all(e["schedule"]["family"] == e["family"] for e in by_kind["trial"])
-    assert len(by_kind["final"]) == 4 and {e["split"] for e in by_kind["final"]} == {"test"}
+    standings = by_kind["verdict"][0]["standings"]
+    assert len(by_kind["final"]) == sum(row["seeds"] for row in standings)
+    assert {e["split"] for e in by_kind["final"]} == {"test"}
     stages = {e["stage"] for e in by_kind["progress"]}  # one a second: short ones go unseen
     assert "search" in stages and stages <= {"search", "finals"}
     assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
@@ -83,9 +85,7 @@ def test_the_result_as_one_document(lrtune, folder: Path) -> None:
 
 def test_finals_as_events(lrtune, folder: Path) -> None:
     search_in(lrtune, folder)
-    code, out, _ = lrtune(
-        "confirm", folder, "--total", 20, "--seeds", 2, "--max-seeds", 2, "--json"
-    )
+    code, out, _ = lrtune("confirm", folder, "--total", 20, "--budget", 4, "--json")
     events = read(out)
     last = events[-1]
     assert code == 0 and last["horizon"] == 20
@@ -120,7 +120,7 @@ def test_only_a_verdict_of_that_horizon_names_a_winner(
         ("tie", other["schedule"]),
         ("none", None),
     ):
-        why = {"winner": "alone", "tie": "open", "none": "lost"}[place]
+        why = {"winner": "alone", "tie": "budget", "none": "lost"}[place]
         answer = verdict["answer"] | {"place": place, "why": why, "recommended": other["family"]}
         path.write_text(
             json.dumps(verdict | {"answer": answer, "families": [other, *verdict["families"][1:]]})
