@@ -230,7 +230,7 @@ def range_test(
         print(harmless(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}"))
 
 
-@app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-718 --budget 20"))
+@app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))
 @with_options(StudyFile, OF_FINALS)
 def confirm(
     run: RunFolder,
@@ -262,7 +262,7 @@ def show(
     show(run, json)
 
 
-@app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-718 --total 5000"))
+@app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-862 --total 5000"))
 @with_options(StudyFile, ("margin", "goal"))
 def verdict(run: RunFolder, total: AnotherHorizon = None, **given: Any) -> None:
     """Print the verdict, or what is known of another horizon."""
@@ -321,7 +321,7 @@ def dashboard(
     serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
 
 
-@app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-718 --to keras --out lr.py"))
+@app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-862 --to keras --out lr.py"))
 def export(
     best: Annotated[
         Path,

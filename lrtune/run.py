@@ -183,7 +183,7 @@ def open(folder: str | Path) -> Run:
 
         import lrtune
 
-        run = lrtune.open("runs/digits-mlp-sgd-718")
+        run = lrtune.open("runs/digits-mlp-sgd-862")
         run.verdict().lines[0]  # what to use
         run.best().rates(1000)  # the winner, over as many updates as you like
         trials = run.trials()  # a DataFrame, one row a trial

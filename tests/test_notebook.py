@@ -141,7 +141,7 @@ def confirmed(run: Path, parent: Path) -> Path:
 def test_the_example_of_open_runs(run: Path, tmp_path: Path) -> None:
     folder = confirmed(run, tmp_path)
     example = inspect.getdoc(lrtune.open).split("::\n", 1)[1].split("\nArgs:")[0]
-    source = textwrap.dedent(example).replace("runs/digits-mlp-sgd-718", str(folder))
+    source = textwrap.dedent(example).replace("runs/digits-mlp-sgd-862", str(folder))
     names: dict[str, Any] = {}
     exec(source, names)
     assert names["run"].folder == folder

@@ -18,7 +18,7 @@ from tests.test_notebook import confirmed
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-FOLDER = "runs/digits-mlp-sgd-718"
+FOLDER = "runs/digits-mlp-sgd-862"
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -34,7 +34,7 @@ def digits(options: TaskOptions) -> Data:
         test=splits["test"],
         outputs=len(raw.target_names),
         prepare=normalize(splits["train"]),
-        defaults={"model": "mlp", "batch_size": 8, "epochs": 5.0},
+        defaults={"model": "mlp", "batch_size": 4, "epochs": 3.0},
     )
 
 

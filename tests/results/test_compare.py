@@ -105,7 +105,7 @@ def test_one_task_again_counts_once():
     assert ranks.ranking(table).means == pytest.approx(means)
     assert (
         compare.sentences(table)[-1]
-        == "y, mlp over 718 updates was judged 3 times and counts once."
+        == "y, mlp over 862 updates was judged 3 times and counts once."
     )
     assert "| y, mlp, seed 1 |" in compare.markdown(table, compare.wins(table))
 
@@ -120,7 +120,7 @@ def test_different_metrics_are_an_error_on_one_task_alone():
     with pytest.raises(InputError) as error:
         tabled(made(), made(metric="cross_entropy", seed=1))
     assert str(error.value) == (
-        "runs/0 and runs/1: the same task, digits, mlp over 718 updates, judged by accuracy and "
+        "runs/0 and runs/1: the same task, digits, mlp over 862 updates, judged by accuracy and "
         "by cross_entropy: leave one out"
     )
     table = tabled(made(), made("wine", "cross_entropy"))
@@ -134,11 +134,11 @@ def test_markdown():
     shown = compare.markdown(table, compare.wins(table)).replace("\N{NO-BREAK SPACE}", " ")
     first, second = shown.splitlines()[2:4]
     assert first == (
-        "| digits, mlp | accuracy ↑ | test | 718 | 20 | cosine | 0.9000 (0.8900 to 0.9100) "
+        "| digits, mlp | accuracy ↑ | test | 862 | 20 | cosine | 0.9000 (0.8900 to 0.9100) "
         "| linear | 0.02 (0.019 to 0.021) |"
     )
     assert second.startswith(
-        r"| wine\|\*, mlp | cross-entropy ↓ | test | 718 | 20 | cosine, wsd (tie) |"
+        r"| wine\|\*, mlp | cross-entropy ↓ | test | 862 | 20 | cosine, wsd (tie) |"
     )
     assert "| cosine | 2 | 1 | 1 | 0 | 1.00 | first |" in shown
     assert "| wsd | 1 | 0 | 1 | 0 | – | – |" in shown
