@@ -44,7 +44,7 @@ def test_compare_fits_the_terminal(
 
     narrow = Console(width=80, highlight=False, markup=False)
     monkeypatch.setattr(compare, "console_of", lambda: narrow)
-    compare.print_comparison([ROOT / "studies" / "results"], tmp_path)
+    compare.print_comparison([ROOT / "studies" / "results"], None)
     out = capsys.readouterr().out
     tables, _, _ = out.partition("spline won 1 of 6 tasks")
     assert all(len(line) <= 80 for line in tables.splitlines())
@@ -135,9 +135,7 @@ def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: P
         assert re.search(rf"\b{target}\b", told)
         code, out, err = lrtune("export", run / "best.json", "--to", target, "--total", 50)
         assert (code, err) == (0, "") and "50" in out
-        told_of = (
-            f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, {updates}"
-        )
+        told_of = f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 4, {updates}"
         assert out.startswith(told_of) == (target not in TABLES)
         assert (f"\n# Found by trial {found['trial']} of {best['study']}: digits" in out) == (
             target not in TABLES

@@ -28,7 +28,7 @@ def test_from_digits_to_code_and_a_search_that_begins_with_it(lrtune, tmp_path: 
     assert (code, err) == (0, "")
     path = tmp_path / "run" / "best.json"
     best, schedule = json.loads(path.read_text()), load(path)
-    training = "# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, "
+    training = "# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 4, "
     assert f"\n{training}" in out and f"\n# Guessed for {best['study']}: digits" in out
     assert f"guess: {described(schedule, best['horizon'])}\n" in out and f"wrote {path}" in out
     assert f"within {cost()['half']:g} % of the best of 160 schedules on half of" in out

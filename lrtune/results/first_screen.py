@@ -23,7 +23,6 @@ POINTS = 200  # of a curve
 FAR = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
 DECADES = 2.0  # below the lowest peak, on a log axis
 ROOM = 0.06  # of the gains' axis, on either side
-SURE = 0.05  # p below which a gain is told from none
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +218,8 @@ def _gains(verdict: Verdict) -> Gains | None:
 def _gain(verdict: Verdict, row: Mapping[str, Any], place: Callable[[float], float]) -> Gain:
     sign = "+" if row["gain"] > 0 else ""
     ends = (row["low"], row["high"]) if _known(row) else (row["gain"], row["gain"])
-    sure = "may be chance"
-    if row["p"] is not None and row["p"] < SURE:
-        sure = "better" if row["gain"] > 0 else "worse"
+    worse = row["gain"] < 0 and row["p"] is not None and row["p"] < ALPHA
+    sure = "better" if row["sure"] else "worse" if worse else "may be chance"
     return Gain(
         over=row["what"],
         amount=f"{sign}{amount_of(verdict, row['gain'])}",

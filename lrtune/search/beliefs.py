@@ -16,6 +16,7 @@ from lrtune.search.space import Space
 from lrtune.search.store import Belief, index_of
 from lrtune.search.study_model import StudyModel
 
+NEAR = 4.0  # factor from the best trial's peak rate within which a family is tuned untried
 TAIL = 1.645  # standard deviations to the 5 % and 95 % quantiles
 
 
@@ -42,6 +43,11 @@ def beliefs(
     return found
 
 
+def _apart(one: float, other: float) -> float:
+    """The factor between two rates, at least 1."""
+    return max(one / other, other / one)
+
+
 class Tuned(NamedTuple):
     """The schedule of a family of which most is expected.
 
@@ -59,7 +65,10 @@ class Tuned(NamedTuple):
 def tuned(
     study: optuna.Study, space: Space, family: str, total: int, guess: PeakGuess, transfer: Transfer
 ) -> Tuned:
-    """The best of a family as far as all trials tell, of whatever family; tried or not."""
+    """The best of a family as far as all trials tell, of whatever family; tried or not.
+
+    Of what was not tried, only peaks near that of the best trial count: of others little is known.
+    """
     model = StudyModel(total, transfer)
     model.read(study)
     posterior = Surrogate(transfer, guess).posterior(model.observations())
@@ -70,6 +79,11 @@ def tuned(
         if schedule.family == family
     ]
     params, _ = Candidates(replace(space, families=(family,)), seed=0).draw(0, [], family)
+    if whole := model.whole_rows():
+        means = posterior.mean_and_sd(model.x()[whole])[0]
+        peak = model.schedules()[whole[int(means.argmin())]].peak_lr
+        near = [one for one in params if _apart(space.schedule(one).peak_lr, peak) <= NEAR]
+        params = near or params
     schedules = [*(schedule for _, schedule in tried), *map(space.schedule, params)]
     x = np.hstack([features_table(schedules), np.full((len(schedules), len(model.others)), 0.5)])
     best = int(posterior.mean_and_sd(x)[0].argmin())

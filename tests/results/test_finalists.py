@@ -60,18 +60,6 @@ def test_no_more_than_a_few_lead() -> None:
     assert {one.role for one in found} == {"leader"}
 
 
-def test_the_simplest_of_those_hardly_worse_is_recommended() -> None:
-    """Of which as much is expected as of the most likely, but for its standard deviation of 0.1."""
-    known = {"polynomial": (0.30, 0.5), "linear": (0.38, 0.2), "constant": (0.45, 0.1)}
-    tables = []
-    for family, (mean, chance) in known.items():
-        table = believed(family, [("complete", mean, mean, chance)])
-        tables.append(table.assign(low=mean - 0.1645, high=mean + 0.1645))
-    assert [one.family for one in invited(*tables)] == ["linear", "polynomial", "constant"]
-    sure = [table.assign(low=table["expected"], high=table["expected"]) for table in tables]
-    assert [one.family for one in invited(*sure)] == ["polynomial", "linear", "constant"]
-
-
 @pytest.mark.parametrize(
     ("trainings", "yours", "room"), [(4, 0, 2), (4, 1, 3), (28, 0, 4), (28, 1, 4), (40, 2, 6)]
 )

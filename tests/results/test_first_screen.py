@@ -55,6 +55,7 @@ def test_yours_is_drawn_in_place_of_tuned_baselines(many):
     row = next(row for row in verdict["families"] if row["family"] == "linear")
     row |= {"family": "yours", "role": "yours"}
     gain = {"over": "yours", "what": "your linear", "gain": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}
+    gain["sure"] = True
     verdict["answer"]["gains"].append(gain)
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert [curve.label for curve in sketch.curves] == ["wsd", "your linear"]
@@ -88,7 +89,11 @@ def test_gains_lie_on_one_axis(many):
     trials, run, verdict, finals = make("winner", *many)
     sure = {"over": "constant", "what": "a tuned constant", "gain": 2.0, "low": 1.0, "high": 3.0}
     open_ = {"over": "linear", "what": "your linear", "gain": -1.0, "low": -3.0, "high": 1.0}
-    rows = [sure | {"p": 0.001}, open_ | {"p": 0.4}, sure | {"gain": -2.0, "low": -3.0, "p": 0.01}]
+    rows = [
+        sure | {"p": 0.001, "sure": True},
+        open_ | {"p": 0.4, "sure": False},
+        sure | {"gain": -2.0, "low": -3.0, "p": 0.01, "sure": False},
+    ]
     answer = verdict["answer"] | {"gains": rows}
     gains = first_screen(trials, run, verdict | {"answer": answer}, finals).gains
     assert [row.sure for row in gains.rows] == ["better", "may be chance", "worse"]

@@ -171,7 +171,7 @@ def noise() -> Task:
 
 
 def digits(epochs: float) -> Callable[[], Task]:
-    return partial(lrtune.load_task, "digits", epochs=epochs)
+    return partial(lrtune.load_task, "digits", epochs=epochs, batch_size=32)
 
 
 SOUND = {"trials": 4, "families": ["cosine", "constant"]}
