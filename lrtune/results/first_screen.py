@@ -15,6 +15,7 @@ from lrtune.results.palette import look
 from lrtune.results.plan import decided
 from lrtune.results.prose import Answer, Run, answer
 from lrtune.results.rates import rates_of
+from lrtune.results.sequential import ALPHA
 from lrtune.results.wording import amount_of, metric_of, range_of
 from lrtune.schedule import Schedule
 
