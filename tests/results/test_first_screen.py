@@ -101,7 +101,7 @@ def test_gains_lie_on_one_axis(many):
     first, second, _ = gains.rows
     assert 0 < second.low < second.at < gains.zero < first.low == second.high < first.at < 100
     assert gains.zero == pytest.approx(50, abs=0.1)
-    once = [sure | {"low": None, "high": None, "p": None}]
+    once = [sure | {"low": None, "high": None, "p": None, "sure": False}]
     (row,) = first_screen(
         trials, run, verdict | {"answer": answer | {"gains": once}}, finals
     ).gains.rows
