@@ -10,33 +10,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from optuna.visualization import plot_optimization_history
 
-from lrtune.results.canvas import (
+from lrtune.results.learning_curves import SHOWN
+from lrtune.results.palette import GREY, look
+from lrtune.results.parameters import study_of
+from lrtune.results.plot_style import (
+    INK,
     SHADE,
+    TEMPLATE,
+    Array,
     axis_title,
-    canvas,
+    blank,
     log_axis,
+    padded,
     rounded,
     safe,
     value_axis,
 )
-from lrtune.results.courses import SHOWN, curves, finals_curves
-from lrtune.results.palette import GREY, look
-from lrtune.results.rates import preview, range_test
-from lrtune.results.save import save
-from lrtune.results.slices import landscape, slices
-from lrtune.results.summary import ranked
-from lrtune.results.timeline import timeline
+from lrtune.results.summary import finals_of, ranked
+from lrtune.results.wording import words
 
-__all__ = ["against_peak", "curves", "finals_curves", "landscape", "preview", "range_test"]
-__all__ += ["save", "slices", "timeline", "wins"]
+Fields = Mapping[str, Any]  # of run.json, or of a verdict
+FAR = 4.0  # times the median reach: beyond it a family is left outside the axis, and its gap said
 
 
-def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:
+def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
     """Each family's finished trials in a row of its own, the best family on top."""
     rows = ranked(trials, objective["direction"])
     order = list(rows["family"].unique())
-    figure = canvas()
+    figure = blank()
     for place, family in enumerate(order):
         of_family = rows[rows["family"] == family]
         values = of_family["value"].to_numpy(float)
@@ -82,7 +85,7 @@ def wins(trials: pd.DataFrame, objective: Mapping[str, Any]) -> go.Figure:
 
 def against_peak(
     trials: pd.DataFrame,
-    objective: Mapping[str, Any],
+    objective: Fields,
     bracket: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Value against peak rate, family by family; above it, where trials diverged.
@@ -93,7 +96,7 @@ def against_peak(
         bracket: The rates between which the range test saw the loss fall, to be shaded.
     """
     rows = ranked(trials, objective["direction"])
-    figure = canvas((0.07, 0.93), gap=0.02)
+    figure = blank((0.07, 0.93), gap=0.02)
     for place, (family, of_family) in enumerate(rows.groupby("family", sort=False)):
         colour, _, symbol = look(str(family))
         figure.add_scatter(
@@ -134,3 +137,144 @@ def against_peak(
     )
     figure.update_yaxes(title_text=axis_title(objective), **value_axis(values), row=2)
     return figure.update_layout(height=460, showlegend=True)
+
+
+def optimization_history(trials: pd.DataFrame, objective: Fields) -> go.Figure:
+    """Optuna's history of a search: each finished trial in its family's look, and the best so far.
+
+    Without traces where no trial has a value.
+    """
+    rows = ranked(trials, objective["direction"]).sort_values("number")
+    if rows.empty:
+        return blank()
+    values, looks = rounded(rows["value"]), [look(str(family)) for family in rows["family"]]
+    study = study_of(rows, {}, values, objective["direction"])
+    figure = plot_optimization_history(study)
+    scores, best = figure.data = figure.data[:2]
+    best.update(name="best so far", line={"color": INK, "width": 1.5, "shape": "hv"})
+    best.update(x=rows["number"].tolist(), hoverinfo="skip")
+    scores.update(
+        x=rows["number"].tolist(),
+        customdata=[safe(family) for family in rows["family"]],
+        marker={
+            "color": [one.colour for one in looks],
+            "symbol": [one.symbol for one in looks],
+            "size": 7,
+        },
+        name="finished, by family",
+        hovertemplate="%{customdata}, trial %{x}: %{y:.4g}<extra></extra>",
+    )
+    axis = value_axis(np.array(values))
+    axis |= {"title_text": axis_title(objective), "range": padded(np.array(values), axis["type"])}
+    figure.update_layout(template=TEMPLATE, title=None, xaxis_title_text="trial", height=360)
+    return figure.update_layout(yaxis=axis, showlegend=True)
+
+
+def paired_differences(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
+    """Each finalist's gap to the best with its 95 % interval, and the single seeds.
+
+    Without traces where there is no second finalist to compare with the best.
+    """
+    figure = blank()
+    rows = [row for row in verdict["families"] if row["gap"] is not None]
+    if len(rows) < 2:
+        return figure
+    pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
+    for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
+        _row(figure, place, row, pair)
+    delta = verdict["answer"]["margin"]
+    if delta:
+        figure.add_vrect(-delta, delta, **SHADE)
+    figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")
+    view = padded(np.concatenate([_near(rows, pairs), [-delta, delta]]))
+    assert view is not None
+    for place, row in enumerate(rows):
+        if row["gap"] > view[1]:
+            _outside(figure, place, row)
+    tied = sum(row["place"] in ("winner", "tied") for row in rows)
+    if 1 < tied < len(rows):
+        figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
+    unit = verdict["objective"].get("unit")
+    metric = safe(words(verdict["objective"]["name"])) + (f" ({safe(unit)})" if unit else "")
+    figure.update_xaxes(title_text=f"behind by, {metric}", range=view)
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=[safe(row["family"]) for row in rows],
+        range=[len(rows) - 0.4, -0.6],
+        showgrid=False,
+        fixedrange=True,
+    )
+    return figure.update_layout(showlegend=False, height=110 + 32 * max(len(rows), 3))
+
+
+def paired(
+    verdict: Fields,
+    finals: pd.DataFrame,
+    row: Fields,
+    best: Fields,
+) -> Array:
+    """How much worse one is than the other on each seed that both have a score of."""
+    name = f"final_{verdict['objective']['name']}"
+    direction = verdict["objective"]["direction"]
+    if name not in finals:
+        return np.empty(0)
+    one, other = (
+        finals_of(finals, which, verdict["horizon"]).set_index("seed")[name]
+        for which in (row, best)
+    )
+    apart: Array = (one - other).dropna().to_numpy(float)
+    return apart if direction == "minimize" else -apart
+
+
+def _row(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
+    colour, _, symbol = look(row["family"])
+    jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
+    if place:
+        figure.add_scatter(
+            x=rounded(pair),
+            y=rounded(place + jitter, 3),
+            mode="markers",
+            marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.4},
+            name=safe(row["family"]),
+            hovertemplate="on one seed: %{x:.3g}",
+        )
+    if row["gap_low"] is not None:
+        figure.add_scatter(
+            x=rounded(np.array([row["gap_low"], row["gap_high"]])),
+            y=[place, place],
+            mode="lines",
+            line={"color": colour, "width": 3},
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=rounded(np.array([row["gap"]])),
+        y=[place],
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 12},
+        name=safe(row["family"]),
+        hovertemplate="%{x:.3g}",
+    )
+
+
+def _near(rows: list[Fields], pairs: list[Array]) -> Array:
+    """All that is not so far off that it would crush the rest."""
+    ends = [row["gap"] if row["gap_high"] is None else row["gap_high"] for row in rows]
+    limit = FAR * float(np.median(ends[1:]))
+    near = [
+        np.array([row["gap"], row["gap_low"] or row["gap"], end, *pair])
+        for row, pair, end in zip(rows, pairs, ends, strict=True)
+        if end <= limit or row["place"] in ("winner", "tied")
+    ]
+    return np.concatenate(near)
+
+
+def _outside(figure: go.Figure, place: int, row: Fields) -> None:
+    figure.add_annotation(
+        x=1,
+        xref="x domain",
+        xanchor="right",
+        y=place,
+        text=f"{row['gap']:.3g} →",
+        showarrow=False,
+        font={"color": INK},
+    )

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from lrtune.format import count, number
-from lrtune.results.canvas import Array, thin
+from lrtune.results.answer import Answer, Run, answer
 from lrtune.results.exports import Export, chosen, exports
 from lrtune.results.notes import Verdict
 from lrtune.results.palette import look
 from lrtune.results.plan import decided
-from lrtune.results.prose import Answer, Run, answer
+from lrtune.results.plot_style import Array, thin
 from lrtune.results.rates import rates_of
 from lrtune.results.wording import amount_of, metric_of, range_of
 from lrtune.schedule import Schedule

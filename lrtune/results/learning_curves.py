@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.canvas import Array, axis_title, linked, padded, rounded, safe
 from lrtune.results.palette import look
+from lrtune.results.plot_style import Array, axis_title, linked, padded, rounded, safe
 from lrtune.results.rates import rate_axis, rates_of
 from lrtune.results.summary import best_of_each, curve_of, finals_of
 

@@ -8,12 +8,22 @@ import pandas as pd
 import pytest
 
 from lrtune.format import NARROW
-from lrtune.results import early, stopping
-from lrtune.results.early import at_most, audits, spared
-from lrtune.results.ends import LEAST_ROW, MARKS, NAME, TALL, ends
-from lrtune.results.page import render
+from lrtune.results import pruning
+from lrtune.results.blocks import render
 from lrtune.results.palette import LOOKS
-from lrtune.results.stopping import MOST, SHOWN, in_words
+from lrtune.results.pruning import (
+    LEAST_ROW,
+    MARKS,
+    MOST,
+    NAME,
+    SHOWN,
+    TALL,
+    at_most,
+    audits,
+    in_words,
+    spared,
+    trial_lengths,
+)
 from lrtune.results.summary import figures_in
 
 HORIZON = 100
@@ -55,7 +65,7 @@ def pruned(updates=30, **more):
 
 def section_of(trials, objective=LOSS):
     """(HTML without the figure, words) of the report's section."""
-    section = stopping.stopping(trials, {"objective": objective, "horizon": HORIZON})
+    section = pruning.stopping(trials, {"objective": objective, "horizon": HORIZON})
     page = render("section.html", section=section)
     page = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page.replace("<td", " <td"))).split())
@@ -80,7 +90,7 @@ def test_what_was_saved_is_counted_from_where_each_trial_ended():
 )
 def test_nothing_ended_early(trials):
     assert spared(trials, HORIZON) == ""
-    assert not ends(trials, LOSS, HORIZON).data
+    assert not trial_lengths(trials, LOSS, HORIZON).data
     assert audits(trials, "minimize").empty
 
 
@@ -208,7 +218,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
         row("diverged", 10, family="step"),
         row("failed", 5),
     )
-    figure = ends(trials, LOSS, HORIZON)
+    figure = trial_lengths(trials, LOSS, HORIZON)
     marks = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
     assert {*marks} == {"check began"} | {*MARKS} - {"audited"}
     assert [*marks["complete"].x] == [100, 100] and [*marks["plateaued"].x] == [60]
@@ -224,7 +234,7 @@ def test_the_figure_has_a_bar_and_a_mark_for_each_trial():
 def test_the_figure_fits_however_many_trials(count):
     families = ["cosine", "wsd", "step", "linear"][:count]
     trials = made(*[pruned(10 + n % 90, family=families[n % len(families)]) for n in range(count)])
-    figure = ends(trials, SCORE, HORIZON)
+    figure = trial_lengths(trials, SCORE, HORIZON)
     height = figure.layout.height
     assert NAME < height <= max(TALL, LEAST_ROW * count) + 80 + len(families) * 22
     places = [y for t in figure.data if t.mode == "markers" for y in t.y]
@@ -256,4 +266,4 @@ def test_the_rules_in_words(change, said):
 
 
 def test_every_state_that_ends_early_has_words_and_a_mark():
-    assert {*early.RULES} < {*MARKS}
+    assert {*pruning.RULES} < {*MARKS}

@@ -1,12 +1,17 @@
-"""What all figures share: the empty canvas, words for axes, and curves thinned for the eye."""
+"""What all figures share: the template, axes, curves thinned for the eye, and a page."""
 
 import html
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
+
+from lrtune.errors import InputError
+from lrtune.results.wording import value_title
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -37,7 +42,7 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def canvas(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
+def blank(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
     """An empty figure of panels one above the other that share their x axis."""
     if len(heights) == 1:
         return go.Figure(layout={"template": TEMPLATE})
@@ -56,7 +61,7 @@ def linked(gap: float = 0.06) -> go.Figure:
 
     The upper panel's traces are on axis `y`, the lower one's on `y2`.
     """
-    figure = canvas()
+    figure = blank()
     figure.update_layout(
         hovermode="x unified",
         hoversubplots="axis",
@@ -126,28 +131,12 @@ def safe(text: object) -> str:
     return html.escape(shown, quote=False).replace("$", "&#36;")
 
 
-def words(name: str) -> str:
-    """A metric's name as a person writes it.
-
-    Example:
-        >>> words("cross_entropy")
-        'cross-entropy'
-    """
-    return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
-
-
-def value_title(metric: Mapping[str, Any]) -> str:
-    """A validation metric and its unit."""
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"validation {words(metric['name'])}{unit}"
-
-
 def axis_title(metric: Mapping[str, Any]) -> str:
     """A validation metric and its unit as the title of an axis."""
     return value_title({name: safe(metric.get(name) or "") for name in ("name", "unit")})
 
 
-def rounded(values: Array, digits: int = 5) -> list[float]:
+def rounded(values: ArrayLike, digits: int = 5) -> list[float]:
     """Values at that many significant digits: what a page should carry."""
     return [float(f"{value:.{digits}g}") for value in np.asarray(values, dtype=float)]
 
@@ -193,3 +182,37 @@ def padded(values: Array, kind: str = "linear", pad: float = 0.06) -> list[float
     low, high = float(finite.min()), float(finite.max())
     room = pad * (high - low or abs(high) or 1.0)
     return [low - room, high + room]
+
+
+# Plotly 4 has a button that uploads the figure: not for somebody else's results.
+_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
+
+
+def save(figure: go.Figure, path: str | Path) -> Path:
+    """Write a figure as a self-contained `.html` file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: as ``check_path``, or the file cannot be written.
+    """
+    path = Path(path)
+    check_path(path)
+    try:
+        figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def check_path(path: Path) -> None:
+    """Look whether a figure can be saved there, before one is worked out.
+
+    Raises:
+        InputError: another suffix than `.html`, no such folder, or a folder itself.
+    """
+    if path.suffix.lower() != ".html":
+        raise InputError(f"{path}: a figure is saved as .html")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists")
