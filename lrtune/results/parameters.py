@@ -35,7 +35,7 @@ from lrtune.results.summary import best, by_family, forecasts, ranked
 from lrtune.schedule import FAMILIES
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
-TREES = 32
+TREES, DEPTH = 32, 6  # deeper ones take seconds per hundred trials
 READ = {"number", "family", "state", "value", "expected", "peak_lr", "warmup", "evidence"}
 SHARED = {"peak_lr": "log", "warmup": "linear"}  # by every family, and their scales
 CAVEAT = (
@@ -180,15 +180,18 @@ def study_of(
         study = optuna.create_study(direction=direction)
     finally:
         optuna.logging.set_verbosity(before)
-    distributions = {_label(column): distribution for column, distribution in space.items()}
-    for row, value in zip(own[list(space)].itertuples(index=False), values, strict=True):
-        cells = zip(distributions.items(), row, strict=True)
-        params = {
-            name: safe(cell) if isinstance(one, CategoricalDistribution) else float(cell)
-            for (name, one), cell in cells
-        }
+    distributions = {_label(column): one for column, one in space.items()}
+    params = {
+        _label(column): [
+            safe(cell) if isinstance(one, CategoricalDistribution) else float(cell)
+            for cell in own[column]
+        ]
+        for column, one in space.items()
+    }
+    for at, value in enumerate(values):
+        tried = {name: column[at] for name, column in params.items()}
         study.add_trial(
-            optuna.create_trial(value=float(value), params=params, distributions=distributions)
+            optuna.create_trial(value=float(value), params=tried, distributions=distributions)
         )
     return study
 
@@ -229,7 +232,7 @@ def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) ->
     if forest.fit(pd.DataFrame(numbers), values).oob_score_ <= 0:
         return Importances(why="its parameters do not tell good trials from bad ones")
     study = study_of(done, space, values, objective["direction"])
-    evaluator = FanovaImportanceEvaluator(n_trees=TREES, seed=0)
+    evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
     return Importances(evaluator.evaluate(study))
 
 
@@ -258,13 +261,13 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
             "opacity": 0.8,
         }
         trace.customdata = own["number"].to_numpy()[at].tolist()
-        shown = "%{x}"
-        if figure.layout[x].type == "category":
+        axis, shown = figure.layout[x], "%{x:.3g}"
+        if axis.type == "category":
             trace.x = [word[1:-1] for word in trace.x]  # Optuna quotes words
-            figure.layout[x].categoryarray = [w[1:-1] for w in figure.layout[x].categoryarray]
-        else:
-            shown = "%{x:.3g}"
-        name = figure.layout[x].title.text
+            axis.categoryarray, shown = [word[1:-1] for word in axis.categoryarray], "%{x}"
+        elif axis.type == "log" and max(trace.x) > 10 * min(trace.x):
+            axis.dtick = 1  # of panels so small, decades are enough
+        name = axis.title.text
         said = f"trial %{{customdata}}<br>{name} {shown}: %{{y:.4g}}<extra></extra>"
         trace.update(name=name, hovertemplate=said)
     figure.update_xaxes(nticks=5).update_yaxes(**value_axis(own["value"].to_numpy(float)))
@@ -295,7 +298,9 @@ def rank(
     pair = {column: space[column] for column in columns}
     study = study_of(own, pair, own["value"], objective["direction"])
     figure = plot_rank(study, target_name=axis_title(objective))
-    points = figure.data[0]
+    points, scale = figure.data
+    bar = scale.marker.colorbar
+    bar.ticktext = [text.partition("(")[2].rstrip(")") for text in bar.ticktext]
     points.marker.size = np.where(own["finished"], 11, 6).tolist()
     points.hovertext = [
         f"trial {number}<br>{said.partition('<br>')[2]}"  # by our number
