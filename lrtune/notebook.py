@@ -98,10 +98,10 @@ class Figures:
         return _or_say(rates.range_test(test), why)
 
     def trial_lengths(self) -> go.Figure:
-        """How far each trial was trained, and how it ended."""
+        """After how many updates trials ended early, and how."""
         trials = self._run.trials()
-        why = "Every trial was trained to its end." if len(trials) else nothing(trials)
-        return _or_say(pruning.trial_lengths(trials, self._objective, self._horizon), why)
+        why = "No trial was ended early." if len(trials) else nothing(trials)
+        return _or_say(pruning.trial_lengths(trials, self._horizon), why)
 
     def optimization_history(self) -> go.Figure:
         """Scores of the finished trials in the order of the search, and the best so far."""

@@ -180,7 +180,7 @@ def _first_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> pd.Da
 
 def _fitted(figure: go.Figure, title: str) -> go.Figure:
     """A figure with a title, in the dashboard's box, each curve at few points."""
-    for trace in figure.data:
+    for trace in figure.select_traces({"type": "scatter"}):
         if "lines" not in (trace.mode or "") or len(trace.x or ()) <= POINTS:
             continue
         at = thin(np.asarray(trace.y, dtype=float), POINTS)

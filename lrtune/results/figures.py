@@ -42,29 +42,25 @@ def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
     figure = blank()
     for place, family in enumerate(order):
         of_family = rows[rows["family"] == family]
-        values = of_family["value"].to_numpy(float)
+        values, numbers = rounded(of_family["value"]), of_family["number"].tolist()
         colour, _, symbol = look(family)
         hover = {"name": safe(family), "hovertemplate": "trial %{customdata}: %{x:.4g}"}
-        jitter = 0.16 * np.sin(2.4 * np.arange(values.size))  # spread without chance
-        figure.add_scatter(
-            x=rounded(values),
-            y=rounded(place + jitter, 3),
-            customdata=of_family["number"].tolist(),
-            mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 6, "opacity": 0.65},
+        figure.add_box(
+            x=values,
+            y=[place] * len(values),
+            customdata=numbers,
+            orientation="h",
+            boxpoints="all",
+            pointpos=0,
+            hoveron="points",
+            line={"color": colour, "width": 1.5},
+            marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.65},
             **hover,
         )
         figure.add_scatter(
-            x=rounded(np.quantile(values, [0.25, 0.75])),
-            y=[place, place],
-            mode="lines",
-            line={"color": colour, "width": 3},
-            hoverinfo="skip",
-        )
-        figure.add_scatter(
-            x=rounded(values[:1]),
+            x=values[:1],
             y=[place],
-            customdata=[int(of_family["number"].iloc[0])],
+            customdata=numbers[:1],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 12},
             **hover,
@@ -238,17 +234,14 @@ def _row(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
             name=safe(row["family"]),
             hovertemplate="on one seed: %{x:.3g}",
         )
+    reach = None
     if row["gap_low"] is not None:
-        figure.add_scatter(
-            x=rounded(np.array([row["gap_low"], row["gap_high"]])),
-            y=[place, place],
-            mode="lines",
-            line={"color": colour, "width": 3},
-            hoverinfo="skip",
-        )
+        sides = rounded([row["gap_high"] - row["gap"], row["gap"] - row["gap_low"]])
+        reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
     figure.add_scatter(
-        x=rounded(np.array([row["gap"]])),
+        x=rounded([row["gap"]]),
         y=[place],
+        error_x=reach,
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 12},
         name=safe(row["family"]),

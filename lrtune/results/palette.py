@@ -5,7 +5,7 @@ moved so that each stands out at 3:1 on white and on a dark page alike; three da
 shapes make twenty-one looks of them. The families that people compare most come first.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Look(NamedTuple):
@@ -40,6 +40,15 @@ LOOKS = {
     "inverse_sqrt": Look(RED, "dot", "square"),
     "sequence": Look(PINK, "dot", "square"),
     "custom": Look(SKY, "dot", "square"),
+}
+
+# How trials ended, in shades of grey: colour is the families'. In bars and in the report's style.
+ENDS_LOOK: dict[str, dict[str, Any]] = {
+    "complete": {"color": "rgba(128,128,128,1)"},
+    "plateaued": {"color": "rgba(128,128,128,.6)"},
+    "pruned": {"color": "rgba(128,128,128,.25)"},
+    "diverged": {"color": "rgba(128,128,128,.08)", "pattern": {"shape": "x", "fgcolor": GREY}},
+    "failed": {"color": "rgba(128,128,128,.08)", "pattern": {"shape": "/", "fgcolor": GREY}},
 }
 
 STRANGER = Look(GREY, "dot", "square")

@@ -300,7 +300,7 @@ def rank(
     figure = plot_rank(study, target_name=axis_title(objective))
     points, scale = figure.data
     bar = scale.marker.colorbar
-    bar.ticktext = [text.partition("(")[2].rstrip(")") for text in bar.ticktext]
+    bar.ticktext = [f"{float(said.split('(')[1][:-1]):.3g}" for said in bar.ticktext]
     points.marker.size = np.where(own["finished"], 11, 6).tolist()
     points.hovertext = [
         f"trial {number}<br>{said.partition('<br>')[2]}"  # by our number

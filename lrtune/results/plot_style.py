@@ -73,20 +73,20 @@ def linked(gap: float = 0.06) -> go.Figure:
     return figure.update_xaxes(anchor="y2", showspikes=True, spikesnap="cursor", **spike)
 
 
-WIDE, NARROW_PAGE = 3, 2  # panels beside each other
-PANEL = 215  # pixels of a row of panels
+COLUMNS, PANEL = 2, 215  # panels beside each other, and the pixels of a row of them
 
 
-def panels(amount: int) -> dict[str, dict[str, Any]]:
-    """The layout of panels side by side that share their y axis.
-
-    What is otherwise on a narrow page lies in `meta.narrow`, for the report's script.
-    """
-    layout = _grid(amount, WIDE) | {"meta": {"narrow": _grid(amount, NARROW_PAGE)}}
+def panels(amount: int) -> dict[str, Any]:
+    """The layout of panels that share their y axis, on a page of any width."""
+    rows = -(-amount // COLUMNS)
+    height = PANEL * rows + 40
+    room = {"horizontal_spacing": 0.05, "vertical_spacing": 70 / height}  # for titles
+    grid = make_subplots(rows, COLUMNS, shared_yaxes="all", **room).layout
+    layout: dict[str, Any] = {"height": height}
     for place in range(amount):
         x, y = axes_of(place)
-        layout[x] |= {"anchor": y.replace("axis", "")}
-        layout[y] |= {"anchor": x.replace("axis", ""), **({"matches": "y"} if place else {})}
+        layout[x] = grid[x].to_plotly_json()
+        layout[y] = grid[y].to_plotly_json() | {"showticklabels": place % COLUMNS == 0}
     return layout
 
 
@@ -99,24 +99,6 @@ def axes_of(place: int) -> tuple[str, str]:
     """
     number = "" if place == 0 else str(place + 1)
     return f"xaxis{number}", f"yaxis{number}"
-
-
-def _grid(amount: int, columns: int) -> dict[str, Any]:
-    """Where panels lie, row by row, and the height of all."""
-    rows = -(-amount // columns) or 1
-    beside, below = 0.05, 70 / (PANEL * rows)  # of the figure, between panels: room for titles
-    wide, tall = (1 - beside * (columns - 1)) / columns, (1 - below * (rows - 1)) / rows
-    layout: dict[str, Any] = {"height": PANEL * rows + 40}
-    for place in range(amount):
-        row, column = divmod(place, columns)
-        x, y = axes_of(place)
-        left, top = column * (wide + beside), 1 - row * (tall + below)
-        layout[x] = {"domain": [round(left, 4), round(left + wide, 4)]}
-        layout[y] = {
-            "domain": [round(max(top - tall, 0.0), 4), round(top, 4)],
-            "showticklabels": column == 0,
-        }
-    return layout
 
 
 def safe(text: object) -> str:

@@ -5,7 +5,7 @@ pruned or has plateaued, the figures of its forecast) and `audit` (JSON or None:
 that was to be pruned and was trained to the end as a check, with `update` and `reason`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,10 @@ from scipy.stats import beta
 
 from lrtune.format import NARROW, count, number, plural
 from lrtune.results.answer import Run, nothing
-from lrtune.results.blocks import Block, Cell, Fold, Heading, Section, Table, Text, drawn
-from lrtune.results.palette import look
-from lrtune.results.plot_style import INK, blank, safe
-from lrtune.results.summary import by_family, figures_in, forecasts, ranked
-from lrtune.results.wording import forecast_range
+from lrtune.results.blocks import Block, Cell, Heading, Section, Table, Text, drawn
+from lrtune.results.palette import ENDS_LOOK
+from lrtune.results.plot_style import blank
+from lrtune.results.summary import figures_in, forecasts, ranked
 
 # The rules that end a trial before its horizon: a trial's state, and what to say of it.
 RULES = {
@@ -29,25 +28,15 @@ RULES = {
 }
 SURE = 0.95
 AUDITS = ("number", "cost", "best", "value", "gain", "wrong")
-SHOWN, MOST = 40, 400  # rows of the table, at first and at most
+SHOWN = 40  # rows of the table
 NOTE = (
     "Forecast: what a trial would have ended with, and the range that holds it with "
-    f"90{NARROW}% probability; beside it the best final value of that time, which it had to beat."
+    f"90{NARROW}% probability; the best final value of that time, which it had to beat, and the "
+    "chance of that. Reached: by a trial that went on as a check."
 )
+NONE = "No trial was ended early."
 FEW = 20  # audited trials, below which their share says little
-# A trial's state and its mark; "audited" is where a trial was to be pruned that went on.
-MARKS = {
-    "complete": "circle",
-    "plateaued": "square",
-    "pruned": "x",
-    "diverged": "triangle-up",
-    "failed": "star",
-    "audited": "diamond",
-}
-TALL = 460.0  # pixels for all trials together, where they need no more
-ROW, LEAST_ROW = 14.0, 1.5  # pixels a trial, at most and at least
-LEGIBLE = 6.0  # pixels of a mark whose shape can be told
-NAME, GAP = 16.0, 6.0  # pixels that a family's name needs, and between two families
+BINS = 40  # of the figure, over the horizon
 
 
 def stopping(trials: pd.DataFrame, run: Run) -> Section:
@@ -55,16 +44,12 @@ def stopping(trials: pd.DataFrame, run: Run) -> Section:
     title = "Early stopping"
     if trials.empty:
         return Section("stopping", title, nothing(trials), [Text(nothing(trials))])
-    figure = trial_lengths(trials, run["objective"], run["horizon"])
-    caption = (
-        "A bar is a trial, over the updates it was trained; a family's trials lie in the order in "
-        "which they were tried, the best family on top. The mark says how a trial ended, a diamond "
-        "where one was to be pruned that went on as a check."
-    )
-    said = spared(trials, run["horizon"]) or "No trial was ended early."
+    caption = "How many trials ended early after how many updates, of those that a whole trial has."
+    said = spared(trials, run["horizon"]) or NONE
     blocks: list[Block] = [Text(" ".join([said, *_checks(trials, run)]))]
-    if figure.data:
-        blocks += [drawn("ends", figure, caption, nothing(trials)), *_table(trials, run)]
+    if said != NONE:
+        blocks.append(drawn("lengths", trial_lengths(trials, run["horizon"]), caption, NONE))
+    blocks += _table(trials, run)
     return Section("stopping", title, said, blocks)
 
 
@@ -147,77 +132,52 @@ def _percent(share: float, digits: int = 3) -> str:
 
 
 def _table(trials: pd.DataFrame, run: Run) -> list[Block]:
-    """The trials that ended early or were audited: those first, some shown and the rest folded."""
+    """The first trials that were audited or ended early, those audited on top."""
     checked = trials[is_audited(trials)].sort_values("number")
     early = ended_early(trials).sort_values("number")
     listed = pd.concat([checked, early[~early["number"].isin(checked["number"])]])
     if listed.empty:
         return []
     facts = audits(trials, run["objective"]["direction"]).set_index("number")
-    shown = listed.head(MOST)
+    shown, left = listed.head(SHOWN), len(listed) - SHOWN
     rows = [_row(trial, run["horizon"], facts) for trial in shown.to_dict("records")]
     forecast = (np.isfinite(forecasts(listed)) | is_audited(listed)).any()
     note = [Text(NOTE)] if forecast else []
-    parts: list[Block] = [Heading("Which trials, and why"), *note, _rows(rows[:SHOWN])]
-    if len(rows) > SHOWN:
-        more = plural(len(rows) - SHOWN, "more trial", "more trials")
-        left = len(listed) - len(rows)
-        rest = [Text(f"and {count(left)} more in trials.parquet")] if left else []
-        parts.append(Fold(more, [_rows(rows[SHOWN:]), *rest]))
-    return parts
-
-
-def _rows(rows: Sequence[list[object]]) -> Table:
-    heads = ["trial", "family", "ended", "after", "why"]
-    return Table(heads, rows, style="sortable why", numeric=3, until=4)
+    more = [Text(f"and {count(left)} more in trials.parquet")] if left > 0 else []
+    heads = ["trial", "family", "ended", "after", "forecast", "to beat", "chance", "reached", "why"]
+    table = Table(heads, rows, style="sortable why", numeric=3, until=8)
+    return [Heading("Which trials, and why"), *note, table, *more]
 
 
 def _row(trial: Mapping[Any, Any], horizon: int, facts: pd.DataFrame) -> list[object]:
-    done = int(trial["updates"])
-    audit = figures_in(trial.get("audit"))
-    state = f"{trial['state']}, checked" if audit else trial["state"]
-    shown = f"{count(done)} ({100 * done / horizon:.0f}{NARROW}%)"
-    why = _audit(audit, trial, facts) if audit else _reason(trial)
-    return [trial["number"], trial["family"], state, Cell(shown, done), why]
+    done, audit = int(trial["updates"]), figures_in(trial.get("audit"))
+    found = audit or figures_in(trial.get("evidence"))
+    ends = sorted(found[name] for name in ("low", "high") if found.get(name) is not None)
+    chance = found.get("probability")
+    return [
+        trial["number"],
+        trial["family"],
+        f"{trial['state']}, checked" if audit else trial["state"],
+        Cell(f"{count(done)} ({100 * done / horizon:.0f}{NARROW}%)", done),
+        Cell(
+            number(found.get("final"), 3),
+            found.get("final"),
+            below=" to ".join(number(end, 3) for end in ends),
+        ),
+        Cell(number(found.get("best"), 3), found.get("best")),
+        Cell("–" if chance is None else _percent(chance, 2), chance),
+        _outcome(trial, facts) if audit else "–",
+        str(found.get("reason") or trial["reason"] or RULES.get(trial["state"], "–")),
+    ]
 
 
-def _reason(trial: Mapping[Any, Any]) -> str:
-    found = figures_in(trial.get("evidence"))
-    why = str(trial["reason"] or RULES.get(trial["state"], "–"))
-    if found.get("final") is None:
-        return why
-    return f"{why}; {_forecast(found)}" if trial["state"] == "plateaued" else _forecast(found)
-
-
-def _forecast(found: Mapping[str, Any]) -> str:
-    """A forecast in words: where it would end, what it had to beat, how likely that was."""
-    said = f"forecast {number(found['final'], 3)}{forecast_range(found)}"
-    if found.get("best") is None or found.get("probability") is None:
-        return said
-    chance, least = (_percent(found.get(name) or 0.0, 2) for name in ("probability", "threshold"))
-    if chance == least and found["probability"] < found["threshold"]:
-        chance = f"just under {least}"
-    return f"{said}; {chance} chance to beat {number(found['best'], 3)}"
-
-
-def _audit(audit: Mapping[str, Any], trial: Mapping[Any, Any], facts: pd.DataFrame) -> str:
-    """What was forecast of an audited trial, and what it ended with."""
-    why = str(audit.get("reason") or "–") if audit.get("final") is None else _forecast(audit)
-    after = f"to be pruned after {count(audit['update'])}: " if audit.get("update") else ""
-    return f"{after}{why}. {_outcome(trial, facts)}"
-
-
-def _outcome(trial: Mapping[Any, Any], facts: pd.DataFrame) -> str:
+def _outcome(trial: Mapping[Any, Any], facts: pd.DataFrame) -> Cell:
+    """What an audited trial ended with, and whether pruning it would have been right."""
     if trial["number"] not in facts.index:
-        return "It failed, which says nothing"
+        return Cell("–")
     fact = facts.loc[trial["number"]]
-    if pd.isna(fact["value"]):
-        return "It diverged: pruning it would have been right"
-    ended = f"It ended with {number(fact['value'], 3)}"
-    if fact["wrong"]:
-        by = "" if pd.isna(fact["gain"]) else f", {_percent(fact['gain'], 2)} better than the best"
-        return f"{ended}{by}: pruning it would have been wrong"
-    return f"{ended}: pruning it would have been right"
+    right = "wrong to prune" if fact["wrong"] else "right to prune"
+    return Cell(number(fact["value"], 3), fact["value"], below=right)
 
 
 def ended_early(trials: pd.DataFrame) -> pd.DataFrame:
@@ -305,84 +265,20 @@ def at_most(wrong: int, checked: int) -> float:
     return float(beta.ppf(SURE, wrong + 1, checked - wrong))
 
 
-def trial_lengths(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go.Figure:
-    """Every trial as a bar from 0 to the update at which it ended, family by family, best first.
+def trial_lengths(trials: pd.DataFrame, horizon: int) -> go.Figure:
+    """A histogram of the updates after which trials ended early, stacked by how they ended.
 
-    Without traces where every trial was trained to its end.
+    Without traces where none did.
     """
     figure = blank()
-    if ended_early(trials).empty and not is_audited(trials).any():
-        return figure
-    order = [str(name) for name in by_family(trials, objective["direction"])["family"]]
-    row = min(ROW, max(LEAST_ROW, TALL / len(trials)))
-    rows, middles, height = _laid_out(trials, order, row)
-    for family in order:
-        _bars(figure, rows[rows["family"] == family], family, row)
-    for state in MARKS:
-        # Bars to the very end speak for themselves: where all are thin, so are their marks.
-        least = LEAST_ROW if state == "complete" else LEGIBLE
-        _marks(figure, rows, state, min(9.0, max(least, row)))
-    figure.update_xaxes(title_text="updates", range=[0, 1.02 * horizon])
-    figure.update_yaxes(
-        tickvals=middles,
-        ticktext=[safe(family) for family in order],
-        range=[height, -GAP],
-        showgrid=False,
-        fixedrange=True,
-    )
-    figure.update_layout(legend_itemsizing="constant", showlegend=True)
-    return figure.update_layout(height=round(height) + 80)
-
-
-def _laid_out(
-    trials: pd.DataFrame, order: list[str], row: float
-) -> tuple[pd.DataFrame, list[float], float]:
-    """The trials with their `y`, the middle of each family, and the height: all in pixels."""
-    y, middles, top = pd.Series(0.0, index=trials.index), [], 0.0
-    for family in order:
-        own = trials[trials["family"] == family].sort_values("number")
-        room = max(NAME, row * len(own))
-        first = top + (room - row * len(own) + row) / 2
-        y.loc[own.index] = (first + row * np.arange(len(own))).round(2)
-        middles.append(round(top + room / 2, 2))
-        top += room + GAP
-    return trials.assign(y=y), middles, top
-
-
-def _bars(figure: go.Figure, own: pd.DataFrame, family: str, row: float) -> None:
-    x: list[int | None] = []
-    y: list[float | None] = []
-    for end, height in zip(own["updates"], own["y"], strict=True):
-        x += [0, int(end), None]  # one trace for all: a gap after each
-        y += [float(height), float(height), None]
-    figure.add_scatter(
-        x=x,
-        y=y,
-        mode="lines",
-        line={"color": look(family).colour, "width": max(1.0, 0.4 * row)},
-        opacity=0.75,
-        name=safe(family),
-        hoverinfo="skip",
-        showlegend=False,
-    )
-
-
-def _marks(figure: go.Figure, rows: pd.DataFrame, state: str, size: float) -> None:
-    own = rows[is_audited(rows)] if state == "audited" else rows[rows["state"] == state]
-    if own.empty:
-        return
-    x, said = own["updates"].tolist(), f"{state} after"
-    if state == "audited":
-        x = [figures_in(cell).get("update") for cell in own["audit"]]
-        said = "went on as a check, to be pruned after"
-    named = zip(own["number"], own["family"], strict=True)
-    figure.add_scatter(
-        x=x,
-        y=own["y"].tolist(),
-        customdata=[[int(number), safe(family)] for number, family in named],
-        mode="markers",
-        marker={"color": INK, "symbol": MARKS[state], "size": size},
-        name={"audited": "check began"}.get(state, state),
-        hovertemplate="%{customdata[1]}, trial %{customdata[0]}<br>"
-        f"{said} %{{x:,}} updates<extra></extra>",
-    )
+    for state, own in ended_early(trials).groupby("state")["updates"]:
+        figure.add_histogram(
+            x=own.tolist(),
+            xbins={"start": 0, "end": 1.01 * horizon, "size": horizon / BINS},
+            name=str(state),
+            marker=ENDS_LOOK[str(state)],
+            hovertemplate=f"%{{y}} {state}, after %{{x}} updates<extra></extra>",
+        )
+    figure.update_xaxes(title_text="updates", range=[0, horizon], tickformat=",d")
+    figure.update_yaxes(title_text="trials that ended early")
+    return figure.update_layout(barmode="stack", height=280, showlegend=True)

@@ -92,7 +92,7 @@ def families(trials: pd.DataFrame, run: Run) -> Section:
             "worse."
         )
     caption = (
-        "A dot is a finished trial, the bar the middle half of them, the large mark the best. "
+        "A dot is a finished trial, the box the middle half of them, the large mark the best. "
         f"{_better(objective).capitalize()} is better."
     )
     figure = drawn("wins", figures.wins(trials, objective), caption, nothing(trials))

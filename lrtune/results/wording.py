@@ -35,17 +35,6 @@ def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
     return f"{number(value, 3)}{' ' + unit if unit else ''}"
 
 
-def forecast_range(found: Mapping[str, Any]) -> str:
-    """The interval of a forecast in parentheses, if there is one.
-
-    Example:
-        >>> forecast_range({"final": 0.5, "low": 0.4, "high": 0.7})
-        ' (0.4 to 0.7)'
-    """
-    ends = [found[name] for name in ("low", "high") if found.get(name) is not None]
-    return f" ({' to '.join(number(end, 3) for end in sorted(ends))})" if ends else ""
-
-
 def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) -> str:
     """Two values, their unit once."""
     unit = verdict["objective"].get("unit")
