@@ -44,25 +44,15 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table."""
 
-    Attributes:
-        shown: its text.
-        key: what it is sorted by, where that is not the text.
-        below: smaller, under the text: what it rests on.
-        family: whose colour stands before the text.
-        end: the way to end whose shade stands before the text.
-        share: of 1, drawn as a bar before the text.
-        style: ``strong`` or ``code``.
-    """
-
-    shown: object
-    key: object = None
-    below: str = ""
-    family: str = ""
-    end: str = ""
-    share: float | None = None
-    style: str = ""
+    shown: object  # its text
+    key: object = None  # what it is sorted by, where that is not the text
+    below: str = ""  # smaller, under the text: what it rests on
+    family: str = ""  # whose colour stands before the text
+    end: str = ""  # the way to end whose shade stands before the text
+    share: float | None = None  # of 1, drawn as a bar before the text
+    style: str = ""  # ``strong`` or ``code``
 
     @property
     def sorts(self) -> bool:
@@ -157,19 +147,12 @@ Block: TypeAlias = Text | Heading | Bullets | Table | Figure | Code | Shares | F
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page, folded.
+    """A section of the page, folded."""
 
-    Attributes:
-        name: its anchor.
-        title: its heading.
-        summary: what it says, in a line.
-        blocks: what it holds.
-    """
-
-    name: str
-    title: str
-    summary: str
-    blocks: Sequence[Block]
+    name: str  # its anchor
+    title: str  # its heading
+    summary: str  # what it says, in a line
+    blocks: Sequence[Block]  # what it holds
 
 
 def drawn(name: str, figure: go.Figure, caption: str, otherwise: str) -> Block:

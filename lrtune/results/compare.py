@@ -27,17 +27,11 @@ Verdict = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found across tasks.
+    """What was found across tasks."""
 
-    Attributes:
-        table: see ``table``.
-        wins: see ``wins``.
-        sentences: see ``sentences``.
-    """
-
-    table: pd.DataFrame
-    wins: pd.DataFrame
-    sentences: list[str]
+    table: pd.DataFrame  # see ``table``
+    wins: pd.DataFrame  # see ``wins``
+    sentences: list[str]  # see ``sentences``
 
 
 def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:

@@ -65,10 +65,7 @@ def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": 12},
             **hover,
         )
-    figure.update_xaxes(
-        title_text=axis_title(objective),
-        **value_axis(rows["value"].to_numpy(float)),
-    )
+    figure.update_xaxes(title_text=axis_title(objective), **value_axis(rows["value"]))
     figure.update_yaxes(
         tickvals=list(range(len(order))),
         ticktext=[safe(family) for family in order],
@@ -92,46 +89,42 @@ def against_peak(
         bracket: The rates between which the range test saw the loss fall, to be shaded.
     """
     rows = ranked(trials, objective["direction"])
-    figure = blank((0.07, 0.93), gap=0.02)
+    figure = blank()
     for place, (family, of_family) in enumerate(rows.groupby("family", sort=False)):
         colour, _, symbol = look(str(family))
         figure.add_scatter(
-            x=rounded(of_family["peak_lr"].to_numpy(float)),
-            y=rounded(of_family["value"].to_numpy(float)),
+            x=rounded(of_family["peak_lr"]),
+            y=rounded(of_family["value"]),
             customdata=of_family["number"].tolist(),
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
             name=safe(family),
             visible=True if place < SHOWN else "legendonly",
             hovertemplate="trial %{customdata}<br>peak %{x:.3g}: %{y:.4g}",
-            row=2,
-            col=1,
         )
-    lost = trials[trials["state"] == "diverged"]
     if rows.empty:
         return figure
+    lost = trials[trials["state"] == "diverged"]
     figure.add_scatter(
-        x=rounded(lost["peak_lr"].to_numpy(float)),
-        y=[0] * len(lost),
+        x=rounded(lost["peak_lr"]),
+        y=[0.98] * len(lost),  # of the height: they have no value
+        yaxis="y2",
         customdata=[[int(n), safe(f)] for n, f in zip(lost["number"], lost["family"], strict=True)],
         mode="markers",
         marker={"color": GREY, "symbol": "x", "size": 7, "opacity": 0.8},
-        hovertemplate="%{customdata[1]}, trial %{customdata[0]}<br>peak %{x:.3g}<extra></extra>",
-        showlegend=False,
-        row=1,
-        col=1,
+        name="diverged",
+        hovertemplate="%{customdata[1]}, trial %{customdata[0]}<br>peak %{x:.3g}",
     )
     if bracket:
-        named = {"name": "bracket", "showlegend": True}
-        figure.add_vrect(*bracket, row=2, col=1, **named, **SHADE)
+        figure.add_vrect(*bracket, name="bracket", showlegend=True, **SHADE)
     values = rows["value"].to_numpy(float)
-    figure.update_xaxes(**log_axis(trials["peak_lr"].to_numpy(float)))
-    figure.update_xaxes(showgrid=False, row=1)
-    figure.update_xaxes(title_text="peak learning rate", row=2)
-    figure.update_yaxes(
-        tickvals=[0], ticktext=["diverged"], range=[-1, 1], fixedrange=True, row=1, showgrid=False
+    axis = value_axis(values)
+    room = padded(values, axis["type"], pad=0.1)  # below the crosses
+    figure.update_xaxes(title_text="peak learning rate", **log_axis(trials["peak_lr"]))
+    figure.update_layout(
+        yaxis={"title_text": axis_title(objective), "range": room, **axis},
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     )
-    figure.update_yaxes(title_text=axis_title(objective), **value_axis(values), row=2)
     return figure.update_layout(height=460, showlegend=True)
 
 

@@ -50,25 +50,15 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A row of the gains; places are in percent of the axis.
+    """A row of the gains; places are in percent of the axis."""
 
-    Attributes:
-        over: the baseline, for a person.
-        amount: signed, with its unit.
-        reach: the 95 % interval; empty for one seed.
-        sure: ``better``, ``worse`` or ``may be chance``.
-        at: where the gain is.
-        low: where the interval begins.
-        high: where it ends.
-    """
-
-    over: str
-    amount: str
-    reach: str
-    sure: str
-    at: float
-    low: float
-    high: float
+    over: str  # the baseline, for a person
+    amount: str  # signed, with its unit
+    reach: str  # the 95 % interval; empty for one seed
+    sure: str  # ``better``, ``worse`` or ``may be chance``
+    at: float  # where the gain is
+    low: float  # where the interval begins
+    high: float  # where it ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,32 +17,22 @@ LEVEL = 0.9  # of the intervals: trials are few
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parabola over the logarithm of the peak.
+    """A parabola over the logarithm of the peak."""
 
-    Attributes:
-        family: whose trials.
-        trials: how many had a value, those that ended before their end with their forecast.
-        peak_lr: where it is best; None where no optimum is seen within the trials.
-        low: lower end of its 90 % interval.
-        high: upper end.
-        factor: how far the peak may be off, either way, before the score is worse by ``amount``;
-            no more than was tried.
-        factor_low: lower end of its 90 % interval.
-        factor_high: upper end; infinite where it lies beyond what was tried.
-        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; None if none.
-        why: why there is no optimum; empty where there is one.
-    """
-
-    family: str
-    trials: int
+    family: str  # whose trials
+    trials: int  # how many had a value, those that ended before their end with their forecast
+    # where it is best; None where no optimum is seen within the trials
     peak_lr: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: float | None = None  # lower end of its 90 % interval
+    high: float | None = None  # upper end
+    # how far the peak may be off, either way, before the score is worse by ``amount``; no more than
+    # was tried
     factor: float | None = None
-    factor_low: float | None = None
-    factor_high: float | None = None
+    factor_low: float | None = None  # lower end of its 90 % interval
+    factor_high: float | None = None  # upper end; infinite where it lies beyond what was tried
+    # the lowest peak above ``peak_lr`` with which a trial diverged; None if none
     diverged_from: float | None = None
-    why: str = ""
+    why: str = ""  # why there is no optimum; empty where there is one
 
 
 def response(

@@ -17,7 +17,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.visualization import plot_rank, plot_slice
 from sklearn.ensemble import RandomForestRegressor
 
-from lrtune.format import limited, measured, number, plural
+from lrtune.format import limited
 from lrtune.results.answer import Run, nothing
 from lrtune.results.blocks import Block, Cell, Choice, Heading, Section, Table, Text, drawn
 from lrtune.results.palette import look
@@ -31,7 +31,7 @@ from lrtune.results.plot_style import (
     safe,
     value_axis,
 )
-from lrtune.results.summary import best, by_family, forecasts, ranked
+from lrtune.results.summary import by_family, forecasts, ranked
 from lrtune.schedule import FAMILIES
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
@@ -51,15 +51,11 @@ Space = Mapping[str, BaseDistribution]  # by column of the search's table
 
 @dataclass(frozen=True, slots=True)
 class Importances:
-    """Which parameters matter.
+    """Which parameters matter."""
 
-    Attributes:
-        shares: of the variance of the scores, by parameter, the most important one first.
-        why: why there are none; empty where there are.
-    """
-
+    # of the variance of the scores, by parameter, the most important one first
     shares: Mapping[str, float] = field(default_factory=dict)
-    why: str = ""
+    why: str = ""  # why there are none; empty where there are
 
 
 def inside(trials: pd.DataFrame, run: Run) -> Section:
@@ -83,7 +79,6 @@ def _family(
     found = importances(own, family, objective)
     why = "none of its trials has a score" if own.empty else "no parameter differs between them"
     return [
-        Text(_summary(trials[trials["family"] == family], objective, family)),
         drawn(
             f"{key}-slices",
             slices(trials, family, objective),
@@ -111,17 +106,6 @@ def _mattered(found: Importances) -> list[Block]:
         for name, share in found.shares.items()
     ]
     return [Text(CAVEAT, "note"), Table(["parameter", "explains by itself (%)"], rows)]
-
-
-def _summary(own: pd.DataFrame, objective: Mapping[str, Any], family: str) -> str:
-    """How many trials, and the best of them."""
-    tried = plural(len(own), "trial", "trials")
-    said = f"{family}: {tried}, {int(own['state'].eq('complete').sum())} of them finished."
-    top = best(own, objective["direction"])
-    if top is None:
-        return said
-    reached, peak = measured(top["value"], objective), number(top["peak_lr"], 3)
-    return f"{said} The best, trial {top['number']}, reached {reached} with a peak rate of {peak}."
 
 
 def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:

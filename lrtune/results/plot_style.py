@@ -42,18 +42,9 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def blank(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
-    """An empty figure of panels one above the other that share their x axis."""
-    if len(heights) == 1:
-        return go.Figure(layout={"template": TEMPLATE})
-    figure = make_subplots(
-        rows=len(heights),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=gap,
-        row_heights=list(heights),
-    )
-    return figure.update_layout(template=TEMPLATE)
+def blank() -> go.Figure:
+    """An empty figure."""
+    return go.Figure(layout={"template": TEMPLATE})
 
 
 def linked(gap: float = 0.06) -> go.Figure:
@@ -140,15 +131,17 @@ def thin(values: Array, keep: int = 400) -> "np.ndarray[Any, np.dtype[np.intp]]"
     return np.unique(np.r_[0, np.minimum(inner, values.size - 1), values.size - 1])
 
 
-def value_axis(values: Array) -> dict[str, Any]:
+def value_axis(values: ArrayLike) -> dict[str, Any]:
     """A log axis where a linear one would crush the good end: all positive, over a decade."""
+    values = np.asarray(values, dtype=float)
     finite = values[np.isfinite(values)]
     spread = finite.size > 0 and finite.min() > 0 and finite.max() > 10 * finite.min()
     return log_axis(finite) if spread else {"type": "linear"}
 
 
-def log_axis(values: Array) -> dict[str, Any]:
+def log_axis(values: ArrayLike) -> dict[str, Any]:
     """A log axis whose labels do not run into each other: 1, 2, 5, or decades alone."""
+    values = np.asarray(values, dtype=float)
     finite = values[np.isfinite(values) & (values > 0)]
     ratio = float(finite.max() / finite.min()) if finite.size else 1.0
     return {"type": "log", "dtick": 1 if ratio > 2000 else "D2" if ratio > 4 else None}

@@ -44,7 +44,7 @@ def stopping(trials: pd.DataFrame, run: Run) -> Section:
     title = "Early stopping"
     if trials.empty:
         return Section("stopping", title, nothing(trials), [Text(nothing(trials))])
-    caption = "How many trials ended early after how many updates, of those that a whole trial has."
+    caption = "How many trials ended early, by the update at which they ended."
     said = spared(trials, run["horizon"]) or NONE
     blocks: list[Block] = [Text(" ".join([said, *_checks(trials, run)]))]
     if said != NONE:

@@ -23,21 +23,16 @@ LISTED = 4  # names in a sentence; the others are counted
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Mean ranks over tasks.
+    """Mean ranks over tasks."""
 
-    Attributes:
-        means: of each family that every verdict has, the best first; 1 is the best rank.
-        difference: by which two mean ranks must differ to be told apart (Nemenyi); None without
-            mean ranks.
-        p: Friedman's, that all of these families are equal; None of two, where the critical
-            difference says the same.
-        why: why there are no mean ranks; empty where there are.
-    """
-
+    # of each family that every verdict has, the best first; 1 is the best rank
     means: dict[str, float] = field(default_factory=dict)
+    # by which two mean ranks must differ to be told apart (Nemenyi); None without mean ranks
     difference: float | None = None
+    # Friedman's, that all of these families are equal; None of two, where the critical difference
+    # says the same
     p: float | None = None
-    why: str = ""
+    why: str = ""  # why there are no mean ranks; empty where there are
 
     @property
     def first(self) -> list[str]:
