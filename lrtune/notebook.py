@@ -85,7 +85,7 @@ class Figures:
         )
 
     def against_peak(self) -> go.Figure:
-        """Value against peak rate, family by family, and the range test's bracket."""
+        """Value against peak rate by family, and the range test's bracket."""
         trials, test = self._run.trials(), self._run.settings["range_test"]
         bracket = (test["base_lr"], test["max_lr"]) if test else None
         figure = figures.against_peak(trials, self._objective, bracket)
@@ -119,7 +119,7 @@ class Figures:
         return _or_say(figure, f"Too few trials of {family} have a score.")
 
     def paired_differences(self, total: int | None = None) -> go.Figure:
-        """The finals: how far each finalist is behind the best; of another horizon with total."""
+        """How far each finalist is behind the best; of another horizon with total."""
         why = "There is no second finalist with a score on every seed."
         return _or_say(figures.paired_differences(self._verdict(total), self._run.finals()), why)
 
