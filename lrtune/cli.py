@@ -183,10 +183,10 @@ def preview(
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
-        from lrtune.results import rates, save
+        from lrtune.results import plot_style, rates
 
-        save.check(out)
-        print(harmless(f"wrote {save.save(rates.preview(drawn, total), out)}"))
+        plot_style.check_path(out)
+        print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
         return
     print_schedules(drawn, total)
 
@@ -210,9 +210,9 @@ def range_test(
     from lrtune.settings import range_test_json
 
     if out is not None:
-        from lrtune.results import save
+        from lrtune.results import plot_style
 
-        save.check(out)  # before the sweep, not after it
+        plot_style.check_path(out)  # before the sweep, not after it
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
     test = sweep(
         load(study),
@@ -227,7 +227,7 @@ def range_test(
     if out is not None:
         from lrtune.results import rates
 
-        print(harmless(f"wrote {save.save(rates.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))

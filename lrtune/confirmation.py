@@ -21,7 +21,7 @@ from lrtune.notebook import Verdict
 from lrtune.pools import choose_pool, devices_of, own_threads
 from lrtune.results.finalists import room_for
 from lrtune.results.plan import Finalist, Plan
-from lrtune.results.quickest import check_target
+from lrtune.results.time_to_target import check_target
 from lrtune.results.verdict import standing
 from lrtune.run import CHECKPOINT, FINALS, Run
 from lrtune.schedule import Schedule

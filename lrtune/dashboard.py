@@ -18,11 +18,9 @@ import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.loopback import server_of
-from lrtune.results.canvas import value_title
-from lrtune.results.note import beside_theirs, note, plain
 from lrtune.results.notes import Verdict
 from lrtune.results.plan import decided
-from lrtune.results.wording import listed
+from lrtune.results.wording import listed, value_title
 from lrtune.search.space import FAMILY
 from lrtune.search.store import load_study, open_storage
 
@@ -64,10 +62,10 @@ def publish(
         save_plotly_graph_object,
     )
 
-    from lrtune.results.posters import posters
+    from lrtune.results.dashboard import beside_theirs, figures, note
 
     where = str(report.resolve())
-    said, drawn = note(trials, run, verdict, where), posters(trials, run, verdict, finals)
+    said, drawn = note(trials, run, verdict, where), figures(trials, run, verdict, finals)
     facts = {"report": where}
     if verdict is not None and decided(verdict):
         facts["verdict"] = f"{verdict['answer']['place']}: {listed(verdict['answer']['families'])}"
@@ -172,6 +170,8 @@ def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication"
 
 def _for_people(found: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
     """An answer of the dashboard's API: of the studies, or of one with its trials."""
+    from lrtune.results.dashboard import plain
+
     if found.get("name") in values:
         found["objective_names"] = [values[found["name"]]]
     for study in found.get("study_summaries", [found]):

@@ -9,13 +9,13 @@ import plotly.graph_objects as go
 
 from lrtune.errors import InputError
 from lrtune.format import aligned, number
-from lrtune.results import ends, figures, gaps, page
-from lrtune.results.blocks import Cell, Table
-from lrtune.results.canvas import words
+from lrtune.results import figures, learning_curves, parameters, pruning, rates
+from lrtune.results.answer import Answer, answer, nothing, subtitle
+from lrtune.results.blocks import Cell, Table, render
 from lrtune.results.plan import decided
-from lrtune.results.prose import Answer, answer, nothing, subtitle
 from lrtune.results.recommendation import of_verdict
 from lrtune.results.summary import by_family
+from lrtune.results.wording import words
 
 
 class Verdict(dict[str, Any]):
@@ -35,7 +35,7 @@ class Verdict(dict[str, Any]):
     def _repr_html_(self) -> str:
         use, *others = self.lines
         lines = [(label, said) for label, _, said in (line.partition(": ") for line in others)]
-        return page.render(
+        return render(
             "notebook.html", title=[], answer=Answer(use, lines, (), []), table=_finalists(self)
         )
 
@@ -69,7 +69,7 @@ class Figures:
 
     def __repr__(self) -> str:
         named = {name: member for name, member in vars(Figures).items() if name[0] != "_"}
-        lines = (f"{name:<14} {(one.__doc__ or '').splitlines()[0]}" for name, one in named.items())
+        lines = (f"{name:<21} {(one.__doc__ or '').splitlines()[0]}" for name, one in named.items())
         return "\n".join(["The figures of a run:", *lines])
 
     def wins(self) -> go.Figure:
@@ -80,10 +80,12 @@ class Figures:
     def curves(self) -> go.Figure:
         """The best trial of each family: its rate above its validation metric."""
         trials = self._run.trials()
-        return _or_say(figures.curves(trials, self._objective, self._horizon), nothing(trials))
+        return _or_say(
+            learning_curves.curves(trials, self._objective, self._horizon), nothing(trials)
+        )
 
     def against_peak(self) -> go.Figure:
-        """Value against peak rate, family by family, and the range test's bracket."""
+        """Value against peak rate by family, and the range test's bracket."""
         trials, test = self._run.trials(), self._run.settings["range_test"]
         bracket = (test["base_lr"], test["max_lr"]) if test else None
         figure = figures.against_peak(trials, self._objective, bracket)
@@ -93,37 +95,37 @@ class Figures:
         """The range test's losses, and the bracket that was read off them."""
         test = self._run.settings["range_test"] or {"rates": [], "losses": []}
         why = "The peak rates were given: no range test was made."
-        return _or_say(figures.range_test(test), why)
+        return _or_say(rates.range_test(test), why)
 
-    def ends(self) -> go.Figure:
-        """How far each trial was trained, and how it ended."""
+    def trial_lengths(self) -> go.Figure:
+        """After how many updates trials ended early, and how."""
         trials = self._run.trials()
-        why = "Every trial was trained to its end." if len(trials) else nothing(trials)
-        return _or_say(ends.ends(trials, self._objective, self._horizon), why)
+        why = "No trial was ended early." if len(trials) else nothing(trials)
+        return _or_say(pruning.trial_lengths(trials, self._horizon), why)
 
-    def timeline(self) -> go.Figure:
-        """Where the budget went: scores, and updates by how trials ended, over updates spent."""
+    def optimization_history(self) -> go.Figure:
+        """Scores of the finished trials in the order of the search, and the best so far."""
         trials = self._run.trials()
-        return _or_say(figures.timeline(trials, self._objective), "No update was trained.")
+        return _or_say(figures.optimization_history(trials, self._objective), nothing(trials))
 
     def slices(self, family: str) -> go.Figure:
-        """Of one family: value against each of its knobs."""
-        figure = figures.slices(self._trials_of(family), family, self._objective)
-        return _or_say(figure, f"No two trials of {family} with a score differ in a knob.")
+        """Of one family: value against each of its parameters."""
+        figure = parameters.slices(self._trials_of(family), family, self._objective)
+        return _or_say(figure, f"No two trials of {family} with a score differ in a parameter.")
 
-    def landscape(self, family: str) -> go.Figure:
-        """Of one family: value over the two knobs that mattered most."""
-        figure = figures.landscape(self._trials_of(family), family, self._objective)
+    def rank(self, family: str) -> go.Figure:
+        """Of one family: rank over the two parameters that matter most."""
+        figure = parameters.rank(self._trials_of(family), family, self._objective)
         return _or_say(figure, f"Too few trials of {family} have a score.")
 
-    def gaps(self, total: int | None = None) -> go.Figure:
-        """The finals: how far each finalist is behind the best; of another horizon with total."""
+    def paired_differences(self, total: int | None = None) -> go.Figure:
+        """How far each finalist is behind the best; of another horizon with total."""
         why = "There is no second finalist with a score on every seed."
-        return _or_say(gaps.gaps(self._verdict(total), self._run.finals()), why)
+        return _or_say(figures.paired_differences(self._verdict(total), self._run.finals()), why)
 
     def finals_curves(self, total: int | None = None) -> go.Figure:
         """The finals: rates above the validation metric; of another horizon with total."""
-        figure = figures.finals_curves(self._verdict(total), self._run.finals())
+        figure = learning_curves.finals_curves(self._verdict(total), self._run.finals())
         return _or_say(figure, "No final was trained to its end.")
 
     def _trials_of(self, family: str) -> pd.DataFrame:
@@ -148,7 +150,7 @@ def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict 
         table = _finalists(verdict)
     else:
         table = _families(trials, settings["objective"])
-    return page.render(
+    return render(
         "notebook.html",
         title=[settings["study"], *subtitle(trials, settings)],
         answer=answer(trials, settings, verdict),

@@ -251,6 +251,7 @@ def tune(
             owner=run.settings["owner"],
             clock=clock,
             kept=kept,
+            pace=choice.seconds * choice.slots,
             watch=watch,
             tell=tell,
         )

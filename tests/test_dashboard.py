@@ -19,7 +19,7 @@ from optuna_dashboard import get_note
 from lrtune.dashboard import PUBLISHED, app_of, publish, serve
 from lrtune.errors import InputError
 from lrtune.loopback import server_of
-from lrtune.results.note import WRITTEN, beside_theirs
+from lrtune.results.dashboard import WRITTEN, beside_theirs
 from lrtune.run import Run
 from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage

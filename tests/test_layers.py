@@ -32,7 +32,7 @@ FORBIDDEN = {
     },
     "engine": {"schedule", "scheduler", "search", "results", "export", "callbacks", "optuna"},
     "search": {"results", "export", "callbacks"},
-    "results": {"tasks", "engine", "search", "callbacks", "scheduler", "torch", "optuna"},
+    "results": {"tasks", "engine", "search", "callbacks", "scheduler", "torch"},
     "export": {*LIBRARY - {"schedule", "export"}, "torch", "optuna"},
     "scheduler": {*LIBRARY - {"schedule", "scheduler"}, "optuna"},
     "callbacks": {"tasks", "engine", "results"},

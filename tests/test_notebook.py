@@ -20,8 +20,8 @@ from tests.results.conftest import make as searched
 from tests.results.test_finals_report import KINDS, make
 
 EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
-OF_FINALS = {"gaps", "finals_curves"}
-OF_A_FAMILY = {"slices", "landscape"}
+OF_FINALS = {"paired_differences", "finals_curves"}
+OF_A_FAMILY = {"slices", "rank"}
 NAMES = sorted(name for name in vars(Figures) if name[0] != "_")
 
 
@@ -63,7 +63,7 @@ def test_every_figure_of_every_kind_of_run_draws_or_says_why(many, kind, name) -
     figure = drawn(Made(*make(kind, *many)), name)
     said = [note.text for note in figure.layout.annotations]
     assert any(len(trace.x or ()) for trace in figure.data) or (len(said) == 1 and said[0])
-    if kind == "winner" and name != "ends":
+    if kind == "winner" and name != "trial_lengths":
         assert figure.data
 
 
@@ -90,7 +90,7 @@ def test_figures_of_finals_that_there_are_not(run: Path) -> None:
         with pytest.raises(lrtune.InputError, match="has no verdict yet"):
             drawn(lrtune.open(run), name)
     with pytest.raises(lrtune.InputError, match="has no verdict on 5 updates yet"):
-        lrtune.open(run).figures.gaps(total=5)
+        lrtune.open(run).figures.paired_differences(total=5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,15 +1,20 @@
-"""Blocks: what a section of the report is made of, as data; ``templates/blocks.html`` shows them.
+"""Blocks: what a section of the report is made of, as data, and the templates that show them.
 
 Text is escaped there. What is HTML already is a ``markupsafe.Markup``.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from lrtune.format import limited
+from lrtune.results.palette import look
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +44,15 @@ class Bullets:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table."""
 
-    Attributes:
-        shown: its text.
-        key: what it is sorted by, where that is not the text.
-        below: smaller, under the text: what it rests on.
-        family: whose colour stands before the text.
-        end: the way to end whose shade stands before the text.
-        share: of 1, drawn as a bar before the text.
-        style: ``strong`` or ``code``.
-    """
-
-    shown: object
-    key: object = None
-    below: str = ""
-    family: str = ""
-    end: str = ""
-    share: float | None = None
-    style: str = ""
+    shown: object  # its text
+    key: object = None  # what it is sorted by, where that is not the text
+    below: str = ""  # smaller, under the text: what it rests on
+    family: str = ""  # whose colour stands before the text
+    end: str = ""  # the way to end whose shade stands before the text
+    share: float | None = None  # of 1, drawn as a bar before the text
+    style: str = ""  # ``strong`` or ``code``
 
     @property
     def sorts(self) -> bool:
@@ -152,19 +147,12 @@ Block: TypeAlias = Text | Heading | Bullets | Table | Figure | Code | Shares | F
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page, folded.
+    """A section of the page, folded."""
 
-    Attributes:
-        name: its anchor.
-        title: its heading.
-        summary: what it says, in a line.
-        blocks: what it holds.
-    """
-
-    name: str
-    title: str
-    summary: str
-    blocks: Sequence[Block]
+    name: str  # its anchor
+    title: str  # its heading
+    summary: str  # what it says, in a line
+    blocks: Sequence[Block]  # what it holds
 
 
 def drawn(name: str, figure: go.Figure, caption: str, otherwise: str) -> Block:
@@ -172,3 +160,42 @@ def drawn(name: str, figure: go.Figure, caption: str, otherwise: str) -> Block:
     if not any(len(trace.x or ()) for trace in figure.data):
         return Text(otherwise)
     return Figure(name, figure, caption)
+
+
+_LOADER = PackageLoader("lrtune.results")
+
+
+def render(template: str, **context: Any) -> str:
+    """A template with its values: plain text is escaped, and cut where it is very long."""
+    return _ENVIRONMENT.get_template(template).render(**context)
+
+
+def _shown(value: object) -> object:
+    return value if isinstance(value, Markup) else limited(str(value))
+
+
+def _unbroken(text: str) -> Markup:
+    """A sentence whose options and percentages no line breaks."""
+    parts = re.split(r"(--[\w-]+|\d+ %)", limited(text))
+    return Markup("").join(
+        Markup('<span class="option">{}</span>').format(part) if at % 2 else part
+        for at, part in enumerate(parts)
+    )
+
+
+def _source(name: str) -> Markup:
+    """A style sheet or a script of ours, as it is."""
+    return Markup(_LOADER.get_source(_ENVIRONMENT, name)[0])
+
+
+_ENVIRONMENT = Environment(
+    loader=_LOADER,
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters["colour"] = lambda family: look(family).colour
+_ENVIRONMENT.filters["unbroken"] = _unbroken
+_ENVIRONMENT.globals["source"] = _source

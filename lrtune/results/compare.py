@@ -13,11 +13,10 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.results.comparison import markdown
 from lrtune.results.kept import read_verdict
 from lrtune.results.ranks import TASK, sentences, wins
 
-__all__ = ["Comparison", "compare", "find_verdicts", "markdown", "sentences", "table", "wins"]
+__all__ = ["Comparison", "compare", "find_verdicts", "sentences", "table", "wins"]
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
@@ -28,17 +27,11 @@ Verdict = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found across tasks.
+    """What was found across tasks."""
 
-    Attributes:
-        table: see ``table``.
-        wins: see ``wins``.
-        sentences: see ``sentences``.
-    """
-
-    table: pd.DataFrame
-    wins: pd.DataFrame
-    sentences: list[str]
+    table: pd.DataFrame  # see ``table``
+    wins: pd.DataFrame  # see ``wins``
+    sentences: list[str]  # see ``sentences``
 
 
 def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:

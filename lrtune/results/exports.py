@@ -30,17 +30,11 @@ LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The schedule to use.
+    """The schedule to use."""
 
-    Attributes:
-        schedule: what best.json holds.
-        resolved: its settings at the horizon.
-        where: which trial it is from, as a sentence.
-    """
-
-    schedule: Schedule
-    resolved: Mapping[str, Any]
-    where: str
+    schedule: Schedule  # what best.json holds
+    resolved: Mapping[str, Any]  # its settings at the horizon
+    where: str  # which trial it is from, as a sentence
 
 
 @dataclass(frozen=True, slots=True)

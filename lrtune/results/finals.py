@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from lrtune.format import aligned, count, duration, measured, number, plural
+from lrtune.results.answer import Row, Run, second_metric
 from lrtune.results.blocks import Block, Bullets, Cell, Section, Table, Text, drawn
-from lrtune.results.canvas import words
-from lrtune.results.courses import finals_curves
-from lrtune.results.gaps import gaps
+from lrtune.results.figures import paired_differences as gaps
+from lrtune.results.learning_curves import finals_curves
 from lrtune.results.notes import Verdict, notes
 from lrtune.results.plan import decided
-from lrtune.results.prose import Row, Run, second_metric
-from lrtune.results.wording import listed
+from lrtune.results.wording import listed, words
 from lrtune.schedule import Schedule
 
 BASELINE = "Baseline: unlikely to be the best after the search, trained again for comparison."

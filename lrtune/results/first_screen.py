@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from lrtune.format import count, number
-from lrtune.results.canvas import Array, thin
+from lrtune.results.answer import Answer, Run, answer
 from lrtune.results.exports import Export, chosen, exports
 from lrtune.results.notes import Verdict
 from lrtune.results.palette import look
 from lrtune.results.plan import decided
-from lrtune.results.prose import Answer, Run, answer
+from lrtune.results.plot_style import Array, thin
 from lrtune.results.rates import rates_of
 from lrtune.results.sequential import ALPHA
 from lrtune.results.wording import amount_of, metric_of, range_of
@@ -50,25 +50,15 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A row of the gains; places are in percent of the axis.
+    """A row of the gains; places are in percent of the axis."""
 
-    Attributes:
-        over: the baseline, for a person.
-        amount: signed, with its unit.
-        reach: the 95 % interval; empty for one seed.
-        sure: ``better``, ``worse`` or ``may be chance``.
-        at: where the gain is.
-        low: where the interval begins.
-        high: where it ends.
-    """
-
-    over: str
-    amount: str
-    reach: str
-    sure: str
-    at: float
-    low: float
-    high: float
+    over: str  # the baseline, for a person
+    amount: str  # signed, with its unit
+    reach: str  # the 95 % interval; empty for one seed
+    sure: str  # ``better``, ``worse`` or ``may be chance``
+    at: float  # where the gain is
+    low: float  # where the interval begins
+    high: float  # where it ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ LOOKS = {
     "custom": Look(SKY, "dot", "square"),
 }
 
-# How trials ended, in shades of grey: colour is the families'. As bars and in the report's style.
+# How trials ended, in shades of grey: colour is the families'. In bars and in the report's style.
 ENDS_LOOK: dict[str, dict[str, Any]] = {
     "complete": {"color": "rgba(128,128,128,1)"},
     "plateaued": {"color": "rgba(128,128,128,.6)"},

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from lrtune.format import number, plural
+from lrtune.results.wording import listed
 
 ALPHA = 0.05
 TASK = ["task", "horizon"]  # columns: what makes two verdicts two of the same task
@@ -22,21 +23,16 @@ LISTED = 4  # names in a sentence; the others are counted
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Mean ranks over tasks.
+    """Mean ranks over tasks."""
 
-    Attributes:
-        means: of each family that every verdict has, the best first; 1 is the best rank.
-        difference: by which two mean ranks must differ to be told apart (Nemenyi); None without
-            mean ranks.
-        p: Friedman's, that all of these families are equal; None of two, where the critical
-            difference says the same.
-        why: why there are no mean ranks; empty where there are.
-    """
-
+    # of each family that every verdict has, the best first; 1 is the best rank
     means: dict[str, float] = field(default_factory=dict)
+    # by which two mean ranks must differ to be told apart (Nemenyi); None without mean ranks
     difference: float | None = None
+    # Friedman's, that all of these families are equal; None of two, where the critical difference
+    # says the same
     p: float | None = None
-    why: str = ""
+    why: str = ""  # why there are no mean ranks; empty where there are
 
     @property
     def first(self) -> list[str]:
@@ -113,8 +109,7 @@ def wins(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns ``family``, ``tasks`` (where it was a finalist), ``wins`` (alone), ``ties`` (in the
-        tie at the top), ``losses``, ``mean_rank`` (NaN unless every verdict has the family) and
-        ``within`` (whether that is within the critical difference of the best; <NA> without one).
+        tie at the top), ``losses`` and ``mean_rank`` (NaN unless every verdict has the family).
     """
     found = ranking(table)
     times = table.groupby([*TASK, "family"])["source"].transform("size")
@@ -134,8 +129,6 @@ def wins(table: pd.DataFrame) -> pd.DataFrame:
         }
     )
     frame["mean_rank"] = pd.Series(found.means, dtype=float).reindex(frame.index)
-    near = {name: name not in found.behind for name in found.means}
-    frame["within"] = pd.Series(near, dtype="boolean").reindex(frame.index)
     frame = frame.rename_axis("family").reset_index()
     return frame.sort_values(
         ["wins", "ties", "mean_rank", "family"],
@@ -206,7 +199,7 @@ def _apart(found: Ranking, tasks: int) -> list[str]:
 
 
 def _and(names: Sequence[str]) -> str:
-    """Names as a person lists them."""
+    """Names as a person lists them, the first ones of many."""
     if len(names) > LISTED:
         names = [*names[: LISTED - 1], f"{len(names) - LISTED + 1} more"]
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
+    return listed(names) if names else ""

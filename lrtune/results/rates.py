@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.canvas import (
+from lrtune.results.palette import BLUE, GREEN, RED, look
+from lrtune.results.plot_style import (
     GRID,
     INK,
     SHADE,
     Array,
-    canvas,
+    blank,
     log_axis,
     padded,
     rounded,
     safe,
     thin,
 )
-from lrtune.results.palette import BLUE, GREEN, RED, look
 from lrtune.results.summary import curve_of
 from lrtune.schedule import Schedule
 
@@ -34,7 +34,7 @@ def range_test(result: Mapping[str, Any], loss: str = "training loss") -> go.Fig
             `steepest`, `valley`, `peak_lr`.
         loss: What the losses are, with their unit, for the axis.
     """
-    figure = canvas()
+    figure = blank()
     rates = np.asarray(result["rates"], dtype=float)
     lines = [np.asarray(line, dtype=float) for line in result["losses"]]
     for seed, line in enumerate(lines):
@@ -67,7 +67,7 @@ def preview(schedules: Schedule | Sequence[Schedule], total: int) -> go.Figure:
     A closed-loop schedule is drawn as it starts: at its peak until the metric says otherwise.
     """
     several = [schedules] if isinstance(schedules, Schedule) else list(schedules)
-    figure = canvas()
+    figure = blank()
     everything = [np.empty(0)]
     for number, schedule in enumerate(several):
         rates = _table(schedule, total)

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lrtune.format import count, duration, measured, number, plural, setting
-from lrtune.results.canvas import words
 from lrtune.results.plan import decided, recommended_row
 from lrtune.results.summary import curve_of, recommended
-from lrtune.results.wording import amount_of, listed, metric_of, range_of
+from lrtune.results.wording import amount_of, listed, metric_of, range_of, words
 from lrtune.schedule import Schedule
 
 Run = Mapping[str, Any]

@@ -7,14 +7,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lrtune.files import replace
-from lrtune.results import page, sections, stopping, tables
+from lrtune.results import blocks, pruning, sections, tables
+from lrtune.results.answer import Run, subtitle
 from lrtune.results.blocks import Section
 from lrtune.results.finals import standings
 from lrtune.results.first_screen import first_screen
-from lrtune.results.inside import inside
 from lrtune.results.notes import Verdict
-from lrtune.results.prose import Run, subtitle
-from lrtune.results.questions import target
+from lrtune.results.parameters import inside
 
 
 def render(
@@ -37,18 +36,18 @@ def render(
     folded: list[Section | None] = [
         sections.settings(trials, run, verdict),
         standings(verdict, finals, run) if verdict is not None and finals is not None else None,
-        None if verdict is None else target(verdict),
+        None if verdict is None else tables.target(verdict),
         sections.families(trials, run),
         sections.curves(trials, run),
         sections.against_peak(trials, run, verdict),
         inside(trials, run),
         sections.range_test(run),
         tables.budget(trials, run),
-        stopping.stopping(trials, run),
+        pruning.stopping(trials, run),
         tables.all_trials(trials, run),
         tables.record(run),
     ]
-    return page.render(
+    return blocks.render(
         "report.html",
         title=run["study"],
         subtitle=subtitle(trials, run),

@@ -6,14 +6,14 @@ from typing import Any
 import pandas as pd
 
 from lrtune.format import aligned, count, measured, number, plural, setting
-from lrtune.results import figures
+from lrtune.results import figures, learning_curves, rates
+from lrtune.results.answer import Run, nothing
 from lrtune.results.blocks import Block, Cell, Code, Fold, Section, Table, Text, drawn
-from lrtune.results.canvas import words
 from lrtune.results.exports import chosen, exports, found_with
 from lrtune.results.notes import Verdict
-from lrtune.results.prose import Run, nothing
-from lrtune.results.questions import responses
 from lrtune.results.summary import PARTIAL, best, by_family
+from lrtune.results.tables import responses
+from lrtune.results.wording import words
 from lrtune.schedule import FAMILIES, Schedule
 
 ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were lost aside
@@ -92,7 +92,7 @@ def families(trials: pd.DataFrame, run: Run) -> Section:
             "worse."
         )
     caption = (
-        "A dot is a finished trial, the bar the middle half of them, the large mark the best. "
+        "A dot is a finished trial, the box the middle half of them, the large mark the best. "
         f"{_better(objective).capitalize()} is better."
     )
     figure = drawn("wins", figures.wins(trials, objective), caption, nothing(trials))
@@ -134,7 +134,7 @@ def _better(objective: Mapping[str, Any]) -> str:
 
 def curves(trials: pd.DataFrame, run: Run) -> Section:
     """The best trial of each family, rate and metric."""
-    figure = figures.curves(trials, run["objective"], run["horizon"])
+    figure = learning_curves.curves(trials, run["objective"], run["horizon"])
     caption = (
         "The best trial of each family in the search. The leading families are drawn: a click on "
         "the legend shows another, a double click isolates it. The metric's axis fits the last "
@@ -170,7 +170,7 @@ def range_test(run: Run) -> Section | None:
         return None
     loss = run["task"]["loss"]
     unit = run["metrics"].get(loss, {}).get("unit")
-    figure = figures.range_test(result, f"training {words(loss)}" + (f" ({unit})" if unit else ""))
+    figure = rates.range_test(result, f"training {words(loss)}" + (f" ({unit})" if unit else ""))
     caption = "Loss while the rate grows, before any schedule is tried."
     low, high = (number(result[name], 3) for name in ("base_lr", "max_lr"))
     summary = f"The loss falls at rates from {low} to {high}"

@@ -1,16 +1,18 @@
-"""The sections of the report that are tables: the budget, the trials, the record."""
+"""Sections of the report that are tables: budget, trials, record, time to target, sensitivity."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from lrtune.format import aligned, count, duration, number, plural, setting
+from lrtune.format import aligned, count, duration, measured, number, plural, setting
+from lrtune.results.answer import Row, Run, nothing, second_metric
 from lrtune.results.blocks import Block, Cell, Heading, Section, Shares, Table, Text, drawn
-from lrtune.results.canvas import words
-from lrtune.results.prose import Run, nothing, second_metric
-from lrtune.results.stopping import in_words
+from lrtune.results.figures import optimization_history
+from lrtune.results.notes import Verdict
+from lrtune.results.pruning import in_words
 from lrtune.results.summary import beside, by_end, ranked, reasons
-from lrtune.results.timeline import timeline
+from lrtune.results.wording import quickest, words
 
 WEIGHTS = {"last": "the weights at the end", "best": "the best checkpoint by validation"}
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
@@ -30,17 +32,16 @@ def budget(trials: pd.DataFrame, run: Run) -> Section:
         rows.append((Cell(row["end"], end=row["end"]), row["trials"], *cost))
         bars.append((row["end"], share))
     caption = (
-        "The trials one behind the other, as they were started. Above: what each finished trial "
-        "reached, in its family's colour, and the best so far. Below: how the trials ended that "
-        "the updates went to."
+        "What each finished trial reached, in its family's colour, and the best so far, in the "
+        "order in which the trials were started."
     )
-    figure = timeline(trials, run["objective"])
+    figure = optimization_history(trials, run["objective"])
     said = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."
     blocks: list[Block] = [
         Text(said),
         Shares(bars),
         Table(["ended", "trials", "updates", "share", "time"], rows),
-        drawn("timeline", figure, caption, "No update was trained, so there is no timeline."),
+        drawn("history", figure, caption, nothing(trials)),
         *_reasons(reasons(trials)),
     ]
     return Section("budget", title, said, blocks)
@@ -151,3 +152,80 @@ def _timed(engine: dict[str, Any]) -> str | None:
 
 def _pairs(settings: Any) -> str:
     return ", ".join(f"{name} {setting(value)}" for name, value in settings.items())
+
+
+def target(verdict: Verdict) -> Section | None:
+    """Updates to the target, family by family; None where there is no target."""
+    found = verdict["quickest"]
+    if found is None:
+        return None
+    rows = [
+        (
+            Cell(row["family"], family=row["family"]),
+            "–" if row["place"] == "lost" else row["place"],
+            Cell(f"{row['reached']} of {row['seeds']}", row["reached"]),
+            "–" if row["updates"] is None else Cell(count(row["updates"]), row["updates"]),
+            "–" if row["low"] is None else f"{count(row['low'])} to {count(row['high'])}",
+        )
+        for row in found["families"]
+    ]
+    note = (
+        "On the validation curves of the finals, so to the validation after it was reached; only "
+        "families that reached it on every seed are compared. A mean of fewer seeds is of those "
+        "alone."
+    )
+    heads = ["family", "place", "seeds that reached it", "updates, mean", "95 % interval"]
+    said = quickest(verdict)
+    listing = Table(heads, rows, style="sortable", numeric=2)
+    summary = said.removeprefix("Fewest updates ").capitalize()
+    return Section("target", "Fewest updates", summary, [Text(said), listing, Text(note, "note")])
+
+
+def responses(verdict: Verdict) -> list[Block]:
+    """How far each finalist's peak may be off, from the search's trials."""
+    amount = verdict["amount"]
+    if amount is None:
+        return []
+    seen = [row for row in verdict["response"] if row["peak_lr"] is not None]
+    rows = [
+        (
+            Cell(row["family"], family=row["family"]),
+            _peak(row),
+            _factor(row),
+            number(row["diverged_from"], 3),
+            row["trials"],
+        )
+        for row in seen
+    ]
+    note = (
+        "A parabola over the logarithm of the peak, fitted to the search's trials of each "
+        "finalist. Off by: the factor, either way, before the score is "
+        f"{measured(amount, verdict['objective'], 2)} worse, twice the standard deviation between "
+        "seeds. Intervals hold with 90 %."
+    )
+    heads = ["family", "best peak rate", "off by", "diverged from", "trials"]
+    known: list[Block] = [Text(note), Table(heads, rows)] if rows else []
+    unseen = [Text(sentence) for sentence in _unseen(verdict["response"])]
+    return [Heading("How far the peak may be off"), *known, *unseen]
+
+
+def _unseen(response: Iterable[Row]) -> list[str]:
+    """The families without an optimum, a sentence a reason."""
+    families: dict[str, list[str]] = {}
+    for row in response:
+        if row["peak_lr"] is None:
+            families.setdefault(row["why"], []).append(row["family"])
+    return [f"{', '.join(names)}: {why}." for why, names in families.items()]
+
+
+def _peak(row: Row) -> Cell:
+    ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
+    return Cell(number(row["peak_lr"], 3), row["peak_lr"], below=ends)
+
+
+def _factor(row: Row) -> Cell:
+    high = row["factor_high"]
+    ends = (
+        f"{number(row['factor_low'], 2)} {'or more' if high is None else f'to {number(high, 2)}'}"
+    )
+    return Cell(number(row["factor"], 2), row["factor"], below=ends)

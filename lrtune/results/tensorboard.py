@@ -13,7 +13,7 @@ import pandas as pd
 from lrtune.errors import InputError
 from lrtune.files import replaced
 from lrtune.format import setting
-from lrtune.results.canvas import Array, thin
+from lrtune.results.plot_style import Array, thin
 from lrtune.results.summary import best_of_each, curve_of, finals_of
 from lrtune.schedule import Schedule
 

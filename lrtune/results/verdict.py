@@ -15,11 +15,11 @@ import pandas as pd
 from lrtune.files import plain
 from lrtune.results.finalists import BASELINES
 from lrtune.results.kept import FORMAT
+from lrtune.results.lr_sensitivity import response
 from lrtune.results.plan import Finalist, Plan
-from lrtune.results.quickest import quickest, target_of
-from lrtune.results.response import response
 from lrtune.results.sequential import ALPHA, FIRST, Result, Role, Standing, sequential_test
 from lrtune.results.summary import beside
+from lrtune.results.time_to_target import quickest, target_of
 
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 

@@ -3,8 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lrtune.format import number, plural
-from lrtune.results.canvas import words
+from lrtune.format import aligned, count, number, plural
+
+
+def words(name: str) -> str:
+    """A metric's name as a person writes it.
+
+    Example:
+        >>> words("cross_entropy")
+        'cross-entropy'
+    """
+    return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
+
+
+def value_title(metric: Mapping[str, Any]) -> str:
+    """A validation metric and its unit."""
+    unit = f" ({metric['unit']})" if metric.get("unit") else ""
+    return f"validation {words(metric['name'])}{unit}"
 
 
 def metric_of(verdict: Mapping[str, Any]) -> str:
@@ -18,17 +33,6 @@ def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
     if value is None:
         return "–"
     return f"{number(value, 3)}{' ' + unit if unit else ''}"
-
-
-def forecast_range(found: Mapping[str, Any]) -> str:
-    """The interval of a forecast in parentheses, if there is one.
-
-    Example:
-        >>> forecast_range({"final": 0.5, "low": 0.4, "high": 0.7})
-        ' (0.4 to 0.7)'
-    """
-    ends = [found[name] for name in ("low", "high") if found.get(name) is not None]
-    return f" ({' to '.join(number(end, 3) for end in sorted(ends))})" if ends else ""
 
 
 def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) -> str:
@@ -58,3 +62,30 @@ def listed(names: Sequence[str]) -> str:
     """
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def quickest(verdict: Mapping[str, Any]) -> str:
+    """Who needs the fewest updates to the target."""
+    found = verdict["quickest"]
+    if found is None:
+        return (
+            "Fewest updates to a target: constant was not trained to the end on every seed to set "
+            "one; name it: --goal."
+        )
+    name, value = words(found["metric"]["name"]), aligned(found["value"])
+    unit = found["metric"].get("unit")
+    target = f"{name} {value}{' ' + unit if unit else ''}"
+    whose = f", where {found['from']} ends" if found["from"] else ""
+    first = found["families"][0]
+    if not found["tied"]:
+        some = max(found["families"], key=lambda row: row["reached"])
+        return (
+            f"Fewest updates to {target} on validation{whose}: no family reached it on every "
+            f"seed; {some['family']} did on {some['reached']} of {some['seeds']}."
+        )
+    who = listed(found["tied"])
+    tie = " (a tie)" if len(found["tied"]) > 1 else ""
+    return (
+        f"Fewest updates to {target} on validation{whose}: {who}{tie}, "
+        f"{count(first['updates'])} of {count(verdict['horizon'])} on average."
+    )

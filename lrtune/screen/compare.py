@@ -10,8 +10,7 @@ from rich.table import Table
 
 from lrtune.format import count, number
 from lrtune.results import compare
-from lrtune.results.canvas import words
-from lrtune.results.wording import listed
+from lrtune.results.wording import listed, words
 from lrtune.screen.console import console_of, copyable, harmless, named, say
 from lrtune.screen.result import short
 

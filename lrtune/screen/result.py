@@ -12,11 +12,9 @@ from rich.table import Table
 
 from lrtune.best import best_json
 from lrtune.format import aligned, count
-from lrtune.results.canvas import words
-from lrtune.results.questions import quickest
 from lrtune.results.recommendation import Recommendation, as_json, of_verdict, recommendation
 from lrtune.results.summary import beside, by_end, by_family
-from lrtune.results.wording import since
+from lrtune.results.wording import quickest, since, words
 from lrtune.run import Run
 from lrtune.screen.console import console_of, copyable, say
 

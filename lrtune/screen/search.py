@@ -13,8 +13,8 @@ from lrtune.errors import InputError
 from lrtune.model.transfer import nothing, published
 from lrtune.options import validate
 from lrtune.results.plan import Plan
-from lrtune.results.quickest import check_target
 from lrtune.results.tensorboard import check as check_tensorboard
+from lrtune.results.time_to_target import check_target
 from lrtune.run import Run
 from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events

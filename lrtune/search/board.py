@@ -19,6 +19,7 @@ class Board:
         clock: of the run.
         kept: share of the whole budget that is kept for the confirmation.
         whole: updates that a new trial must find room for; where 0, it may be cut short.
+        pace: seconds that an update of a trial takes, as long as none was made here.
         running: by slot.
         ended: trials by how they ended.
         by_family: the same, family by family.
@@ -33,6 +34,7 @@ class Board:
     clock: Clock = field(default_factory=Clock)
     kept: float = 0.0
     whole: int = 0
+    pace: float = 0.0
     running: dict[int, ActiveTrial] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     by_family: dict[str, Counter[str]] = field(default_factory=dict)
@@ -84,4 +86,11 @@ class Board:
         under_way = sum(len(r.rates) for r in self.running.values())
         trials = self.trials + len(self.running) + queued
         updates = self.updates + under_way + max(0, self.whole - 1)
-        return self.budget.share(trials, updates, self.clock.seconds) < 1
+        seconds = self.clock.seconds + self.whole * self._pace
+        return self.budget.share(trials, updates, seconds) < 1
+
+    @property
+    def _pace(self) -> float:
+        """Seconds that an update of a trial takes beside the others, as far as is known."""
+        seen = [r for r in self.running.values() if r.updates and r.seconds]
+        return max((len(self.running) * r.seconds / r.updates for r in seen), default=self.pace)

@@ -42,6 +42,7 @@ class Search:
         owner: marks this run's trials in a storage that others may share.
         clock: of the run, for a budget in seconds; from now on where None.
         kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
+        pace: seconds that an update of a trial takes beside the others, as it was measured.
         watch: called after each segment and each trial's end.
         tell: called with a line where the search ends before its budget.
     """
@@ -59,6 +60,7 @@ class Search:
         owner: str = "",
         clock: Clock | None = None,
         kept: float = 0.0,
+        pace: float = 0.0,
         watch: Callable[[Board], None] = lambda board: None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -78,7 +80,7 @@ class Search:
         self._asked = -1  # trials that were over when the gain was last looked at
         self._lineup = Lineup(study, space, pool.slots, owner)
         whole = pool.task.horizon if kept else 0
-        self.board = Board(budget, self._minimize, clock or Clock(), kept, whole)
+        self.board = Board(budget, self._minimize, clock or Clock(), kept, whole, pace)
 
     @property
     def over(self) -> bool:

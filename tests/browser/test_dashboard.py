@@ -13,7 +13,7 @@ from hostile import HIT, NAMES
 
 from lrtune.dashboard import app_of, publish
 from lrtune.loopback import server_of
-from lrtune.results.posters import posters
+from lrtune.results.dashboard import figures
 from lrtune.run import Run
 from lrtune.search.store import open_storage
 
@@ -48,7 +48,7 @@ def test_the_study_page_draws_the_figures(
     page = page_at(scheme=scheme)
     page.goto(served)
     page.wait_for_function(f"Object.keys(({DRAWN})()).length === 3")
-    drawn = posters(run.trials(), run.settings, run.verdict(), run.finals())
+    drawn = figures(run.trials(), run.settings, run.verdict(), run.finals())
     assert page.evaluate(DRAWN) == {name: len(figure.data) for name, figure in drawn.items()}
     assert "lrtune." not in page.inner_text("body")
     assert faults == []

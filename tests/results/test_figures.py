@@ -5,24 +5,23 @@ import numpy as np
 import pytest
 
 from lrtune.errors import InputError
-from lrtune.results import figures
-from lrtune.results.canvas import thin
+from lrtune.results import figures, learning_curves, parameters, plot_style, rates
 from lrtune.results.palette import LOOKS, look
+from lrtune.results.plot_style import thin
 from lrtune.schedule import FAMILIES, Schedule
-from tests.results.conftest import search
 
 
 def every(trials, run):
     objective, test = run["objective"], run["range_test"]
     return {
         "wins": figures.wins(trials, objective),
-        "curves": figures.curves(trials, objective, run["horizon"]),
+        "curves": learning_curves.curves(trials, objective, run["horizon"]),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
-        "range_test": figures.range_test(test),
-        "preview": figures.preview([Schedule("cosine", peak_lr=0.1)], 1000),
-        "slices": figures.slices(trials, "wsd", objective),
-        "landscape": figures.landscape(trials, "wsd", objective),
-        "timeline": figures.timeline(trials, objective),
+        "range_test": rates.range_test(test),
+        "preview": rates.preview([Schedule("cosine", peak_lr=0.1)], 1000),
+        "slices": parameters.slices(trials, "wsd", objective),
+        "rank": parameters.rank(trials, "wsd", objective),
+        "history": figures.optimization_history(trials, objective),
     }
 
 
@@ -65,10 +64,10 @@ def test_a_family_keeps_its_colour(drawn):
 
 def test_curves_show_the_leaders_and_keep_the_rest_in_the_legend(many):
     trials, run = many
-    figure = figures.curves(trials, run["objective"], run["horizon"])
+    figure = learning_curves.curves(trials, run["objective"], run["horizon"])
     shown = {t.name for t in figure.data if t.visible is True}
     waiting = {t.name for t in figure.data if t.visible == "legendonly"}
-    assert len(shown) == figures.SHOWN
+    assert len(shown) == learning_curves.SHOWN
     assert shown | waiting == set(trials["family"])
     for trace in figure.data:
         assert len(trace.x) == len(trace.y) <= 402
@@ -79,9 +78,8 @@ def test_figures_with_nothing_to_draw_have_no_traces(many):
     trials, run = many
     none = trials[trials["state"] == "diverged"]
     figures_of = every(none, run)
-    empty = ("wins", "curves", "against_peak", "slices", "landscape")
+    empty = ("wins", "curves", "against_peak", "slices", "rank", "history")
     assert not any(figures_of[name].data for name in empty)
-    assert not figures.timeline(trials.iloc[:0], run["objective"]).data
 
 
 @pytest.mark.parametrize("family", [n for n, f in FAMILIES.items() if f.searchable])
@@ -97,15 +95,15 @@ def test_thinned_curves_look_the_same(family):
 
 def test_preview_tells_twins_apart():
     twins = [Schedule("cosine", peak_lr=peak) for peak in (0.1, 0.2, 0.3)]
-    figure = figures.preview(twins, 500)
+    figure = rates.preview(twins, 500)
     assert [t.name for t in figure.data] == ["cosine", "cosine 2", "cosine 3"]
     dashes = [t.line.dash for t in figure.data]
     assert all(a != b for a, b in pairwise(dashes))
-    assert len(figures.preview(twins[0], 500).data) == 1
+    assert len(rates.preview(twins[0], 500).data) == 1
 
 
 def test_html_stands_alone(drawn, tmp_path):
-    page = figures.save(drawn["preview"], tmp_path / "f.html").read_text(encoding="utf-8")
+    page = plot_style.save(drawn["preview"], tmp_path / "f.html").read_text(encoding="utf-8")
     assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in page
     assert not re.search(r'<(script|link)[^>]+(src|href)="?http', page)
 
@@ -113,7 +111,7 @@ def test_html_stands_alone(drawn, tmp_path):
 @pytest.mark.parametrize("suffix", [".svg", ".png", ""])
 def test_other_files_are_refused(drawn, tmp_path, suffix):
     with pytest.raises(InputError, match=r"saved as \.html"):
-        figures.save(drawn["wins"], tmp_path / f"figure{suffix}")
+        plot_style.save(drawn["wins"], tmp_path / f"figure{suffix}")
 
 
 def test_a_hover_reads_off_both_panels_of_the_curves(drawn):
@@ -129,76 +127,12 @@ def test_a_hover_reads_off_both_panels_of_the_curves(drawn):
         assert len(trace.customdata) == len(trace.x)
 
 
-def test_slices_show_every_knob_that_was_tried(many):
+def test_the_history_has_every_value_and_the_best_so_far(many):
     trials, run = many
-    figure = figures.slices(trials, "wsd", run["objective"])
-    own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])]
-    assert [t.name for t in figure.data] == [
-        "peak_lr",
-        "warmup",
-        "decay",
-        "decay_shape",
-        "end_factor",
-    ]
-    for trace in figure.data:
-        assert list(trace.customdata) == own["number"].tolist()
-        assert np.allclose(trace.y, own["value"], rtol=1e-4)
-    assert np.allclose(figure.data[0].x, own["peak_lr"], rtol=1e-4)
-    assert figure.layout.xaxis4.type == "category"
-    best = trials.loc[own["value"].idxmin(), "number"]
-    sizes = dict(zip(figure.data[0].customdata, figure.data[0].marker.size, strict=True))
-    assert max(sizes, key=sizes.get) == best
-    places = [figure.layout[f"xaxis{n}"].domain for n in ("", 2, 3, 4, 5)]
-    narrow = figure.layout.meta["narrow"]
-    assert (
-        len(set(places)) == 3 and len({str(narrow[f"xaxis{n}"]["domain"]) for n in ("", 2, 3)}) == 2
-    )
-
-
-def test_pruned_trials_are_drawn_open_where_they_were_forecast(many):
-    trials, run = many
-    pruned = trials["state"] == "pruned"
-    trials = trials.assign(evidence=np.where(pruned, '{"final": 0.5}', "{}"))
-    family = trials.loc[pruned, "family"].iloc[0]
-    trace = figures.slices(trials, family, run["objective"]).data[0]
-    shown = dict(zip(trace.customdata, zip(trace.y, trace.marker.symbol, strict=True), strict=True))
-    for number in trials.loc[pruned & (trials["family"] == family), "number"]:
-        assert shown[number] == (0.5, f"{look(family).symbol}-open")
-    finished = (trials["state"] == "complete") & (trials["family"] == family)
-    assert all(shown[n][1] == look(family).symbol for n in trials.loc[finished, "number"])
-
-
-@pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_a_landscape_is_shaded_only_among_enough_trials(many, direction):
-    objective = {**many[1]["objective"], "direction": direction}
-    few = figures.landscape(many[0], "wsd", objective)
-    assert [trace.type for trace in few.data] == ["scatter"]
-    trials = search(["wsd"], 80)
-    figure = figures.landscape(trials, "wsd", objective)
-    shade, points = figure.data
-    assert shade.type == "contour"
-    known = np.isfinite(shade.z)
-    assert known.any() and not known.all()
-    ends = points.marker.cmin, points.marker.cmax
-    assert shade.z[known].min() >= ends[0] - 1e-6 and shade.z[known].max() <= ends[1] + 1e-6
-    strong = points.marker.colorscale[0 if direction == "minimize" else -1][1]
-    assert strong.endswith("0.95)")  # the best in the family's full colour
-    ticks = points.marker.colorbar.ticktext
-    assert ticks[-1 if direction == "minimize" else 0].endswith("or worse")
-
-
-def test_the_timeline_accounts_for_every_update(many):
-    trials, run = many
-    figure = figures.timeline(trials, run["objective"])
-    bars = [trace for trace in figure.data if trace.type == "bar"]
-    assert np.allclose(sum(np.array(bar.y) for bar in bars), 100, atol=0.5)
-    width = trials["updates"].sum() / len(bars[0].x)
-    for bar in bars:
-        spent = trials.loc[trials["state"] == bar.name, "updates"].sum()
-        assert sum(bar.y) / 100 * width == pytest.approx(spent, rel=0.01)
-    best = next(trace for trace in figure.data if trace.name == "best so far")
-    values = trials.loc[trials["state"] == "complete", "value"]
-    assert np.all(np.diff(best.y) <= 0) and best.y[-1] == pytest.approx(values.min(), rel=1e-4)
-    rising = figures.timeline(trials, {**run["objective"], "direction": "maximize"})
-    best = next(trace for trace in rising.data if trace.name == "best so far")
-    assert best.y[-1] == pytest.approx(values.max(), rel=1e-4)
+    finished = trials[trials["state"] == "complete"]
+    for direction, best in (("minimize", "cummin"), ("maximize", "cummax")):
+        objective = {**run["objective"], "direction": direction}
+        scores, line = figures.optimization_history(trials, objective).data
+        assert list(scores.x) == list(line.x) == finished["number"].tolist()
+        assert np.allclose(scores.y, finished["value"], rtol=1e-4)
+        assert np.allclose(line.y, getattr(finished["value"], best)(), rtol=1e-4)

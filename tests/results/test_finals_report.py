@@ -10,14 +10,14 @@ import pytest
 
 from lrtune.results import report
 from lrtune.results.blocks import Section
-from lrtune.results.courses import finals_curves
+from lrtune.results.figures import paired, paired_differences
 from lrtune.results.finals import standings
-from lrtune.results.gaps import gaps, paired
+from lrtune.results.learning_curves import finals_curves
 from lrtune.results.palette import LOOKS
 from lrtune.results.plan import Finalist, Plan, recommended_row
-from lrtune.results.questions import responses, target
 from lrtune.results.recommendation import of_verdict, recommendation
 from lrtune.results.summary import best_of_each
+from lrtune.results.tables import responses, target
 from lrtune.results.verdict import standing, verdict
 from lrtune.schedule import Schedule
 from tests.results.conftest import HORIZON, STEPS
@@ -219,10 +219,10 @@ def test_responses_of_the_search(many):
 @pytest.mark.parametrize("objective", ["cross_entropy", "accuracy"])
 def test_gaps(many, objective):
     _, _, found, finals = make("tie", *many, objective)
-    figure = gaps(found, finals)
+    figure = paired_differences(found, finals)
     rows = found["families"]
     assert [row["place"] for row in rows] == ["tied", "tied", "behind", "behind"]
-    assert len(figure.data) == 3 * len(rows) - 2  # the recommended one is at 0, and no interval
+    assert len(figure.data) == 2 * len(rows) - 1  # the best is not its own rival
     assert all(
         trace.marker.color == LOOKS[trace.name].colour for trace in figure.data if trace.name
     )
@@ -239,15 +239,15 @@ def test_gaps(many, objective):
 
 def test_gaps_without_intervals_or_rivals(many):
     _, _, found, finals = make("one seed", *many)
-    figure = gaps(found, finals)
+    figure = paired_differences(found, finals)
     assert len(figure.data) == 2 * len(found["families"]) - 1
     assert len(figure.layout.shapes) == 1  # nothing is known not to matter, and all are tied
     for kind in ("one family", "none"):
         _, _, found, finals = make(kind, *many)
-        assert not gaps(found, finals).data
+        assert not paired_differences(found, finals).data
     _, _, found, finals = make("winner", *many)
-    bare = gaps(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
-    assert [len(trace.x) for trace in bare.data if trace.mode == "lines"] == [2] * 3
+    bare = paired_differences(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
+    assert sum(trace.error_x.array is not None for trace in bare.data) == 3  # the recommended one is at 0, and has no interval
 
 
 def test_curves_of_the_finals(many):

@@ -13,9 +13,9 @@ from lrtune.results.horizons import outlook
 from lrtune.results.kept import read_verdict
 from lrtune.results.notes import WHY, notes, why
 from lrtune.results.plan import Finalist, Plan, finalists_in, plan_in
-from lrtune.results.questions import quickest
 from lrtune.results.recommendation import of_verdict, short
 from lrtune.results.verdict import standing, verdict
+from lrtune.results.wording import quickest
 from lrtune.schedule import Schedule
 
 LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}

@@ -8,15 +8,6 @@
   let printing = false;
   const ink = () => (printing ? "#444" : colour("quiet"));
 
-  // What the figure itself says of a narrow page: where its panels lie, and how high it is.
-  function fit(layout) {
-    if (!narrow.matches) return layout;
-    for (const [name, value] of Object.entries(layout.meta?.narrow ?? {})) {
-      layout[name] = typeof value === "object" ? { ...layout[name], ...value } : value;
-    }
-    return layout;
-  }
-
   // The legend beside the plot on a wide page, below it on a narrow one.
   function place(layout, data) {
     const named = data.filter((t) => t.showlegend !== false).length;
@@ -36,7 +27,7 @@
     }
     box.draw = () => {
       if (box.closest("[hidden], details:not([open])")) return undefined; // drawn once it is seen
-      const fitted = fit(structuredClone(base));
+      const fitted = structuredClone(base);
       const layout = { ...fitted, ...place(fitted, spec.data) };
       layout.font = { ...layout.font, color: ink() };
       layout.paper_bgcolor = printing ? "#fff" : colour("page");

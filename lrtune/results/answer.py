@@ -18,19 +18,12 @@ Row = Mapping[str, Any]  # of a verdict's families
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a run says, in words.
+    """What a run says, in words."""
 
-    Attributes:
-        use: what to use, or that there is no winner.
-        lines: labels and what is said of each: gain, sure, valid, cost, use it.
-        warnings: sentences, the gravest first.
-        notes: what to do next.
-    """
-
-    use: str
-    lines: list[tuple[str, str]]
-    warnings: tuple[str, ...]
-    notes: list[str]
+    use: str  # what to use, or that there is no winner
+    lines: list[tuple[str, str]]  # labels and what is said of each: gain, sure, valid, cost, use it
+    warnings: tuple[str, ...]  # sentences, the gravest first
+    notes: list[str]  # what to do next
 
 
 def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:

@@ -17,32 +17,22 @@ LEVEL = 0.9  # of the intervals: trials are few
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parabola over the logarithm of the peak.
+    """A parabola over the logarithm of the peak."""
 
-    Attributes:
-        family: whose trials.
-        trials: how many had a value, those that ended before their end with their forecast.
-        peak_lr: where it is best; None where no optimum is seen within the trials.
-        low: lower end of its 90 % interval.
-        high: upper end.
-        factor: how far the peak may be off, either way, before the score is worse by ``amount``;
-            no more than was tried.
-        factor_low: lower end of its 90 % interval.
-        factor_high: upper end; infinite where it lies beyond what was tried.
-        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; None if none.
-        why: why there is no optimum; empty where there is one.
-    """
-
-    family: str
-    trials: int
+    family: str  # whose trials
+    trials: int  # how many had a value, those that ended before their end with their forecast
+    # where it is best; None where no optimum is seen within the trials
     peak_lr: float | None = None
-    low: float | None = None
-    high: float | None = None
+    low: float | None = None  # lower end of its 90 % interval
+    high: float | None = None  # upper end
+    # how far the peak may be off, either way, before the score is worse by ``amount``; no more than
+    # was tried
     factor: float | None = None
-    factor_low: float | None = None
-    factor_high: float | None = None
+    factor_low: float | None = None  # lower end of its 90 % interval
+    factor_high: float | None = None  # upper end; infinite where it lies beyond what was tried
+    # the lowest peak above ``peak_lr`` with which a trial diverged; None if none
     diverged_from: float | None = None
-    why: str = ""
+    why: str = ""  # why there is no optimum; empty where there is one
 
 
 def response(
@@ -71,28 +61,25 @@ def response(
         places, reach = (values if minimize else -values), amount
     x = np.log(peaks)
     centre = float(x.mean())
-    design = np.stack([np.ones_like(x), x - centre, (x - centre) ** 2], axis=1)
-    found, *_ = np.linalg.lstsq(design, places, rcond=None)
+    found, covariance = np.polyfit(x - centre, places, 2, cov=True)
     freedom = len(x) - 3
-    residual = places - design @ found
-    covariance = np.linalg.pinv(design.T @ design) * (residual @ residual) / freedom
-    optimum = centre - found[1] / (2 * found[2]) if found[2] > 0 else np.inf
+    optimum = centre - found[1] / (2 * found[0]) if found[0] > 0 else np.inf
     if not x.min() <= optimum <= x.max():
         return Response(family, len(x), why="no optimum within the peaks that were tried")
     generator = np.random.default_rng(0)
     width = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))[:, None]
     noise = generator.multivariate_normal(np.zeros(3), covariance, DRAWS) * width
     drawn = found + noise
-    curvature = np.maximum(drawn[:, 2], 1e-12)
+    curvature = np.maximum(drawn[:, 0], 1e-12)
     tails = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
-    spots = np.where(drawn[:, 2] > 0, centre - drawn[:, 1] / (2 * curvature), np.nan)
+    spots = np.where(drawn[:, 0] > 0, centre - drawn[:, 1] / (2 * curvature), np.nan)
     spots = np.clip(spots[np.isfinite(spots)], x.min(), x.max())
     factors = np.minimum(np.sqrt(reach / curvature), 50.0)
     low, high = np.exp(np.quantile(spots, tails))
     narrow, wide = np.exp(np.quantile(factors, tails))
     # Beyond the peaks that were tried, nothing was seen.
     seen = float(max(peaks.max() / np.exp(optimum), np.exp(optimum) / peaks.min()))
-    factor = float(np.exp(np.sqrt(reach / found[2])))
+    factor = float(np.exp(np.sqrt(reach / found[0])))
     open_end = factor > seen or wide > seen
     lost = own.loc[own["state"] == "diverged", "peak_lr"]
     above = lost[lost > np.exp(optimum)]

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.results.canvas import Array, axis_title, linked, padded, rounded, safe
 from lrtune.results.palette import look
+from lrtune.results.plot_style import Array, axis_title, linked, padded, rounded, safe
 from lrtune.results.rates import rate_axis, rates_of
 from lrtune.results.summary import best_of_each, curve_of, finals_of
 
@@ -17,21 +17,14 @@ SHOWN = 6  # families drawn at first; the others wait in the legend
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """What one family trained with, and what came of it.
-
-    Attributes:
-        family: its name.
-        rates: updates, the rates there, and how to join them.
-        step: updates of the validations.
-        metric: there.
-        band: there, between which the middle half of several trainings lies.
-    """
+class Trajectory:
+    """What one family trained with, and what came of it."""
 
     family: str
-    rates: tuple[Array, Array, str]
-    step: Array
-    metric: Array
+    rates: tuple[Array, Array, str]  # updates, the rates there, and how to join them
+    step: Array  # updates of the validations
+    metric: Array  # at these validations
+    # between which the middle half of several trainings lies
     band: tuple[Array, Array] | None = None
 
 
@@ -42,8 +35,8 @@ def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> 
         step = curve_of(trial, "step")
         metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
         rates = rates_of(trial, horizon)
-        several.append(Course(trial["family"], rates, step[: metric.size], metric))
-    return _courses(several, objective, horizon)
+        several.append(Trajectory(trial["family"], rates, step[: metric.size], metric))
+    return _figure(several, objective, horizon)
 
 
 def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure:
@@ -66,19 +59,19 @@ def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure
         low, high = np.quantile(metrics, [0.25, 0.75], axis=0)
         band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
-        several.append(Course(row["family"], rates, step, metrics.mean(0), band))
-    return _courses(several, objective, horizon)
+        several.append(Trajectory(row["family"], rates, step, metrics.mean(0), band))
+    return _figure(several, objective, horizon)
 
 
-def _courses(several: Sequence[Course], objective: Mapping[str, Any], horizon: int) -> go.Figure:
+def _figure(several: Sequence[Trajectory], objective: Mapping[str, Any], horizon: int) -> go.Figure:
     figure = linked()
     rates, metrics = [np.empty(0)], [np.empty(0)]
-    for place, course in enumerate(several):
+    for place, one in enumerate(several):
         if place < SHOWN:
-            rates.append(course.rates[1])
-            metrics.append(course.metric[course.step >= horizon / 3])
-            metrics += [end[-1:] for end in course.band or ()]
-        _course(figure, course, "legendonly" if place >= SHOWN else True)
+            rates.append(one.rates[1])
+            metrics.append(one.metric[one.step >= horizon / 3])
+            metrics += [end[-1:] for end in one.band or ()]
+        _draw(figure, one, "legendonly" if place >= SHOWN else True)
     title = axis_title(objective)
     figure.update_layout(yaxis2={"title_text": title, "range": padded(np.concatenate(metrics))})
     hover = {"unifiedhovertitle_text": "update %{x:,d}"}
@@ -87,12 +80,12 @@ def _courses(several: Sequence[Course], objective: Mapping[str, Any], horizon: i
     return figure.update_layout(height=640, showlegend=True)
 
 
-def _course(figure: go.Figure, course: Course, visible: bool | str) -> None:
-    colour, dash, symbol = look(course.family)
-    name, step = safe(course.family), course.step.astype(int).tolist()
+def _draw(figure: go.Figure, one: Trajectory, visible: bool | str) -> None:
+    colour, dash, symbol = look(one.family)
+    name, step = safe(one.family), one.step.astype(int).tolist()
     shared: dict[str, Any] = {"name": name, "legendgroup": name, "visible": visible}
     line = {"color": colour, "dash": dash, "width": 2}
-    updates, rate, shape = course.rates
+    updates, rate, shape = one.rates
     figure.add_scatter(
         x=updates.astype(int).tolist(),
         y=rounded(rate),
@@ -102,8 +95,8 @@ def _course(figure: go.Figure, course: Course, visible: bool | str) -> None:
         **shared,
     )
     shared |= {"showlegend": False, "yaxis": "y2"}
-    if course.band:
-        low, high = course.band
+    if one.band:
+        low, high = one.band
         figure.add_scatter(
             x=[*step, *step[::-1]],
             y=rounded(np.r_[low, high[::-1]]),
@@ -117,11 +110,11 @@ def _course(figure: go.Figure, course: Course, visible: bool | str) -> None:
         )
     figure.add_scatter(
         x=step,
-        y=rounded(course.metric),
+        y=rounded(one.metric),
         mode="lines+markers" if len(step) <= 40 else "lines",
         line=line,
         marker={"color": colour, "symbol": symbol, "size": 5},
-        customdata=rounded(np.interp(course.step - 1, updates, rate), 3) if updates.size else None,
+        customdata=rounded(np.interp(one.step - 1, updates, rate), 3) if updates.size else None,
         hovertemplate="%{y:.4g} at rate %{customdata:.3g}",
         **shared,
     )

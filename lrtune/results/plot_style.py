@@ -1,12 +1,17 @@
-"""What all figures share: the empty canvas, words for axes, and curves thinned for the eye."""
+"""What all figures share: the template, axes, curves thinned for the eye, and a page."""
 
 import html
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
+
+from lrtune.errors import InputError
+from lrtune.results.wording import value_title
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -37,18 +42,9 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def canvas(heights: tuple[float, ...] = (1.0,), gap: float = 0.06) -> go.Figure:
-    """An empty figure of panels one above the other that share their x axis."""
-    if len(heights) == 1:
-        return go.Figure(layout={"template": TEMPLATE})
-    figure = make_subplots(
-        rows=len(heights),
-        cols=1,
-        shared_xaxes=True,
-        vertical_spacing=gap,
-        row_heights=list(heights),
-    )
-    return figure.update_layout(template=TEMPLATE)
+def blank() -> go.Figure:
+    """An empty figure."""
+    return go.Figure(layout={"template": TEMPLATE})
 
 
 def linked(gap: float = 0.06) -> go.Figure:
@@ -56,7 +52,7 @@ def linked(gap: float = 0.06) -> go.Figure:
 
     The upper panel's traces are on axis `y`, the lower one's on `y2`.
     """
-    figure = canvas()
+    figure = blank()
     figure.update_layout(
         hovermode="x unified",
         hoversubplots="axis",
@@ -68,20 +64,20 @@ def linked(gap: float = 0.06) -> go.Figure:
     return figure.update_xaxes(anchor="y2", showspikes=True, spikesnap="cursor", **spike)
 
 
-WIDE, NARROW_PAGE = 3, 2  # panels beside each other
-PANEL = 215  # pixels of a row of panels
+COLUMNS, PANEL = 2, 215  # panels beside each other, and the pixels of a row of them
 
 
-def panels(amount: int) -> dict[str, dict[str, Any]]:
-    """The layout of panels side by side that share their y axis.
-
-    What is otherwise on a narrow page lies in `meta.narrow`, for the report's script.
-    """
-    layout = _grid(amount, WIDE) | {"meta": {"narrow": _grid(amount, NARROW_PAGE)}}
+def panels(amount: int) -> dict[str, Any]:
+    """The layout of panels that share their y axis, on a page of any width."""
+    rows = -(-amount // COLUMNS)
+    height = PANEL * rows + 40
+    room = {"horizontal_spacing": 0.05, "vertical_spacing": 70 / height}  # for titles
+    grid = make_subplots(rows, COLUMNS, shared_yaxes="all", **room).layout
+    layout: dict[str, Any] = {"height": height}
     for place in range(amount):
         x, y = axes_of(place)
-        layout[x] |= {"anchor": y.replace("axis", "")}
-        layout[y] |= {"anchor": x.replace("axis", ""), **({"matches": "y"} if place else {})}
+        layout[x] = grid[x].to_plotly_json()
+        layout[y] = grid[y].to_plotly_json() | {"showticklabels": place % COLUMNS == 0}
     return layout
 
 
@@ -96,24 +92,6 @@ def axes_of(place: int) -> tuple[str, str]:
     return f"xaxis{number}", f"yaxis{number}"
 
 
-def _grid(amount: int, columns: int) -> dict[str, Any]:
-    """Where panels lie, row by row, and the height of all."""
-    rows = -(-amount // columns) or 1
-    beside, below = 0.05, 70 / (PANEL * rows)  # of the figure, between panels: room for titles
-    wide, tall = (1 - beside * (columns - 1)) / columns, (1 - below * (rows - 1)) / rows
-    layout: dict[str, Any] = {"height": PANEL * rows + 40}
-    for place in range(amount):
-        row, column = divmod(place, columns)
-        x, y = axes_of(place)
-        left, top = column * (wide + beside), 1 - row * (tall + below)
-        layout[x] = {"domain": [round(left, 4), round(left + wide, 4)]}
-        layout[y] = {
-            "domain": [round(max(top - tall, 0.0), 4), round(top, 4)],
-            "showticklabels": column == 0,
-        }
-    return layout
-
-
 def safe(text: object) -> str:
     """Text as plotly shall show it: plotly reads a little HTML, and TeX, in every label.
 
@@ -126,28 +104,12 @@ def safe(text: object) -> str:
     return html.escape(shown, quote=False).replace("$", "&#36;")
 
 
-def words(name: str) -> str:
-    """A metric's name as a person writes it.
-
-    Example:
-        >>> words("cross_entropy")
-        'cross-entropy'
-    """
-    return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
-
-
-def value_title(metric: Mapping[str, Any]) -> str:
-    """A validation metric and its unit."""
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"validation {words(metric['name'])}{unit}"
-
-
 def axis_title(metric: Mapping[str, Any]) -> str:
     """A validation metric and its unit as the title of an axis."""
     return value_title({name: safe(metric.get(name) or "") for name in ("name", "unit")})
 
 
-def rounded(values: Array, digits: int = 5) -> list[float]:
+def rounded(values: ArrayLike, digits: int = 5) -> list[float]:
     """Values at that many significant digits: what a page should carry."""
     return [float(f"{value:.{digits}g}") for value in np.asarray(values, dtype=float)]
 
@@ -169,15 +131,17 @@ def thin(values: Array, keep: int = 400) -> "np.ndarray[Any, np.dtype[np.intp]]"
     return np.unique(np.r_[0, np.minimum(inner, values.size - 1), values.size - 1])
 
 
-def value_axis(values: Array) -> dict[str, Any]:
+def value_axis(values: ArrayLike) -> dict[str, Any]:
     """A log axis where a linear one would crush the good end: all positive, over a decade."""
+    values = np.asarray(values, dtype=float)
     finite = values[np.isfinite(values)]
     spread = finite.size > 0 and finite.min() > 0 and finite.max() > 10 * finite.min()
     return log_axis(finite) if spread else {"type": "linear"}
 
 
-def log_axis(values: Array) -> dict[str, Any]:
+def log_axis(values: ArrayLike) -> dict[str, Any]:
     """A log axis whose labels do not run into each other: 1, 2, 5, or decades alone."""
+    values = np.asarray(values, dtype=float)
     finite = values[np.isfinite(values) & (values > 0)]
     ratio = float(finite.max() / finite.min()) if finite.size else 1.0
     return {"type": "log", "dtick": 1 if ratio > 2000 else "D2" if ratio > 4 else None}
@@ -193,3 +157,37 @@ def padded(values: Array, kind: str = "linear", pad: float = 0.06) -> list[float
     low, high = float(finite.min()), float(finite.max())
     room = pad * (high - low or abs(high) or 1.0)
     return [low - room, high + room]
+
+
+# Plotly 4 has a button that uploads the figure: not for somebody else's results.
+_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
+
+
+def save(figure: go.Figure, path: str | Path) -> Path:
+    """Write a figure as a self-contained `.html` file.
+
+    Returns:
+        The path written.
+
+    Raises:
+        InputError: as ``check_path``, or the file cannot be written.
+    """
+    path = Path(path)
+    check_path(path)
+    try:
+        figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def check_path(path: Path) -> None:
+    """Look whether a figure can be saved there, before one is worked out.
+
+    Raises:
+        InputError: another suffix than `.html`, no such folder, or a folder itself.
+    """
+    if path.suffix.lower() != ".html":
+        raise InputError(f"{path}: a figure is saved as .html")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: expected a file in a folder that exists")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lrtune.results.response import response
+from lrtune.results.lr_sensitivity import response
 from tests.results.test_verdict import LOSS, searched
 
 
