@@ -149,7 +149,7 @@ def tune(
     clock = Clock()
     shown = None
     if watch is None and watch_finals is None and tell is None:
-        from lrtune.screen.listener import Screen  # a terminal is nothing to a library's import
+        from lrtune.screen.progress import Screen  # a terminal is nothing to a library's import
 
         shown = Screen.here()
         watch, watch_finals, tell = shown.search, shown.finals, shown.tell
@@ -251,6 +251,8 @@ def tune(
             owner=run.settings["owner"],
             clock=clock,
             kept=kept,
+            limits=limits,
+            swept=swept,
             watch=watch,
             tell=tell,
         )
@@ -266,7 +268,7 @@ def tune(
                 watch=watch_finals,
                 tell=tell,
                 allowed=allowed,
-                kept=kept,
+                spent=lambda: search.board.share,
             )
             works.append(finals.work(pool, lambda: search.over))
         tell(_planned(limits, task.horizon, choice, clock, kept))

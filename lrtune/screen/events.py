@@ -1,13 +1,16 @@
 """Events: one line of JSON each, for scripts and logs."""
 
 import json
+import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lrtune.files import plain
 from lrtune.screen.console import console_of, say
-from lrtune.screen.pace import Pace
+from lrtune.screen.listener import Listener
+from lrtune.screen.progress import RunProgress
 from lrtune.search import Board
 from lrtune.settings import hidden_in
 from lrtune.tally import Tally
@@ -33,17 +36,17 @@ FIELDS = {
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
 
 
-class Events:
+class Events(Listener):
     """Writes events; what is for a person goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
         """Write to this stream."""
         self._out = out
         self._console = console_of(stderr=True)
-        self._pace: Pace | None = None
-        self._stage = ""
+        self._progress = RunProgress(self._console)  # measures, and is never shown
+        self._earlier: int | None = None  # trials of sessions before
         self._told: Record | None = None
-        self._last = 0.0
+        self._last = -math.inf
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Say what is trained, and what for."""
@@ -69,17 +72,19 @@ class Events:
         if board.last is not None and board.last is not self._told:
             self._told = board.last
             self._trial(board.last)
-        pace = self._begun("search", board.share, board.trials)
-        if not self._due(pace):
+        if self._earlier is None:
+            self._earlier = board.trials
+        if not self._due(board.share, "search"):
             return
+        elapsed = self._progress.tasks[0].elapsed
         best = board.best
         self._emit(
             "progress",
             stage="search",
             share=board.share,
             done=board.trials,
-            seconds_left=pace.left(board.share),
-            per_minute=pace.per_minute(board.trials),
+            seconds_left=self._progress.seconds_left,
+            per_minute=60 * (board.trials - self._earlier) / elapsed if elapsed else None,
             running=len(board.running),
             ends=dict(board.ended),
             still_in=None,
@@ -91,17 +96,15 @@ class Events:
         """Say which trainings ended, and now and then how it goes."""
         for final in tally.over:
             self._final(final)
-        share = tally.share
-        pace = self._begun("finals", share, 0)
-        if not self._due(pace):
+        if not self._due(tally.share, "finals"):
             return
         self._emit(
             "progress",
             stage="finals",
-            share=share,
+            share=tally.share,
             done=int(tally.done),
-            seconds_left=pace.left(share),
-            per_minute=pace.per_minute(int(tally.done)),
+            seconds_left=self._progress.seconds_left,
+            per_minute=None,
             running=None,
             ends=None,
             still_in=[one.schedule.family for one in tally.contenders if one.wanted],
@@ -136,9 +139,6 @@ class Events:
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
-    def close(self) -> None:
-        """Nothing is left to take away."""
-
     def _trial(self, record: "Record") -> None:
         curves = record.curves
         at = record.judged_at or (curves.step[-1] if curves.step else None)
@@ -162,14 +162,10 @@ class Events:
             **{name: getattr(final, name) for name in names},
         )
 
-    def _begun(self, stage: str, share: float, trials: int) -> Pace:
-        """The pace of this stage, from its first event on."""
-        if self._pace is None or stage != self._stage:
-            self._stage, self._pace = stage, Pace(share, trials)
-        return self._pace
-
-    def _due(self, pace: Pace) -> bool:
-        now = pace.began + pace.seconds
+    def _due(self, share: float, stage: str) -> bool:
+        """Whether it is time for the next event of progress."""
+        self._progress.reach(share, stage)
+        now = time.monotonic()
         due = now - self._last >= PROGRESS_SECONDS
         self._last = now if due else self._last
         return due

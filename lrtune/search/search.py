@@ -42,6 +42,8 @@ class Search:
         owner: marks this run's trials in a storage that others may share.
         clock: of the run, for a budget in seconds; from now on where None.
         kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
+        limits: the whole budget, of which ``budget`` is the search's; that one where None.
+        swept: updates that the range test took.
         watch: called after each segment and each trial's end.
         tell: called with a line where the search ends before its budget.
     """
@@ -59,6 +61,8 @@ class Search:
         owner: str = "",
         clock: Clock | None = None,
         kept: float = 0.0,
+        limits: Budget | None = None,
+        swept: int = 0,
         watch: Callable[[Board], None] = lambda board: None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -78,7 +82,8 @@ class Search:
         self._asked = -1  # trials that were over when the gain was last looked at
         self._lineup = Lineup(study, space, pool.slots, owner)
         whole = pool.task.horizon if kept else 0
-        self.board = Board(budget, self._minimize, clock or Clock(), kept, whole)
+        clock = clock or Clock()
+        self.board = Board(budget, self._minimize, clock, kept, whole, limits or budget, swept)
 
     @property
     def over(self) -> bool:
@@ -141,7 +146,7 @@ class Search:
         if self._handed_over or self._asked == board.trials:
             return
         self._asked = board.trials
-        if board.share < LEAST * (1 - board.kept):
+        if board.searched < LEAST:
             return
         gain = sampler.expected_gain(self._study, self._lineup.index)
         if gain < WORTH:

@@ -9,8 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lrtune.screen.console import console_of, copyable, harmless, is_live, named, say
-from lrtune.screen.panel import Panel
-from lrtune.screen.standings import Row
+from lrtune.screen.progress import table_of
 
 NAMES = [
     "[red]markup[/red] :smile:",
@@ -62,7 +61,7 @@ def test_names_are_text_and_control_nothing(name: str) -> None:
     console, out = printed(80)
     say(console, f"{name}: 3 samples")
     copyable(console, f"lrtune export {name}")
-    console.print(Panel(0.5, name, [name], [Row(name, 0.1, 0.0, 0.1, 3, name)], name, name))
+    console.print(table_of([{"family": name, "value": name, "now": name}], {"value": name}, 80, 1))
     shown = out.getvalue()
     shown.encode()
     kinds = {unicodedata.category(c) for c in shown.replace("\n", "")}
