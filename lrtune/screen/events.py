@@ -123,7 +123,7 @@ class Events(Listener):
         if verdict is not None:
             said = [*of_verdict(verdict), since(verdict, len(trials))]
             winner = recommended_row(verdict)["schedule"] if decided(verdict) else None
-            kept = ("family", "place", "mean", "low", "high", "gap", "best", "seeds", "lost")
+            kept = ("family", "place", "mean", "low", "high", "gap", "seeds", "lost")
             rows = [{name: row[name] for name in kept} for row in verdict["families"]]
             found = {name: verdict["answer"][name] for name in ("place", "families")}
             self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)

@@ -18,7 +18,7 @@ from lrtune.screen.events import FIELDS, Events
 from lrtune.screen.search import listening
 
 WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
-WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--seeds", 2, "--max-seeds", 2]
+WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 
 def strict(constant: str) -> float:
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> None:
     code, out, err = lrtune(*WORDS, "--out", folder, "--json")
-    assert code == 0 and "digits: 1,149 training" in err and "finals: 2 families" in err
+    assert code == 0 and "digits: 1,149 training" in err and "confirmation: 2 schedules" in err
     events = read(out)
     for event in events:
         assert list(event) == ["event", "time", *FIELDS[event["event"]].split()]
@@ -47,10 +47,11 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     assert by_kind["started"][0]["budget"] == {"trials": 3, "updates": 1440, "seconds": None}
     assert sorted(e["number"] for e in by_kind["trial"]) == [0, 1, 2]
     assert all(e["schedule"]["family"] == e["family"] for e in by_kind["trial"])
-    assert len(by_kind["final"]) == 4 and {e["split"] for e in by_kind["final"]} == {"test"}
+    assert len(by_kind["final"]) == 6 and {e["split"] for e in by_kind["final"]} == {"test"}
     stages = {e["stage"] for e in by_kind["progress"]}  # one a second: short ones go unseen
     assert "search" in stages and stages <= {"search", "finals"}
-    assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
+    shares = [e["share"] for e in by_kind["progress"]]
+    assert shares == sorted(shares) and 0 <= shares[0] and shares[-1] <= 1
     last = events[-1]
     assert last["winner"] == json.loads((folder / "best.json").read_text())["schedule"]
     assert sum(last["trials"][end] for end in ("complete", "plateaued", "pruned")) == 3
@@ -83,9 +84,7 @@ def test_the_result_as_one_document(lrtune, folder: Path) -> None:
 
 def test_finals_as_events(lrtune, folder: Path) -> None:
     search_in(lrtune, folder)
-    code, out, _ = lrtune(
-        "confirm", folder, "--total", 20, "--seeds", 2, "--max-seeds", 2, "--json"
-    )
+    code, out, _ = lrtune("confirm", folder, "--total", 20, "--budget", 4, "--json")
     events = read(out)
     last = events[-1]
     assert code == 0 and last["horizon"] == 20
