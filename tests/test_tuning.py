@@ -149,7 +149,7 @@ def test_a_notebook_shows_progress_in_place_and_the_answer(
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("lrtune.screen.progress.DRAWN_SECONDS", 0.01)
+    monkeypatch.setattr("lrtune.screen.progress.DRAWN_SECONDS", 0.0)
     lrtune.tune("digits", trials=2, out=tmp_path / "run", **QUICK)
     (drawn,) = notebook.shown
     assert len(drawn) > 1 and "cosine" in drawn[0] and 'style="color:' in drawn[0].replace(" ", "")

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from lrtune.files import plain
 from lrtune.screen.console import console_of, say
-from lrtune.screen.listener import Listener
-from lrtune.screen.progress import RunProgress
+from lrtune.screen.progress import Listener, RunProgress
 from lrtune.search import Board
 from lrtune.settings import hidden_in
 from lrtune.tally import Tally
@@ -74,20 +73,14 @@ class Events(Listener):
             self._trial(board.last)
         if self._earlier is None:
             self._earlier = board.trials
-        if not self._due(board.share, "search"):
-            return
-        elapsed = self._progress.tasks[0].elapsed
         best = board.best
-        self._emit(
-            "progress",
-            stage="search",
-            share=board.share,
+        self._progressed(
+            "search",
+            board.share,
             done=board.trials,
-            seconds_left=self._progress.seconds_left,
-            per_minute=60 * (board.trials - self._earlier) / elapsed if elapsed else None,
+            ended=board.trials - self._earlier,
             running=len(board.running),
             ends=dict(board.ended),
-            still_in=None,
             best=best
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )
@@ -96,20 +89,8 @@ class Events(Listener):
         """Say which trainings ended, and now and then how it goes."""
         for final in tally.over:
             self._final(final)
-        if not self._due(tally.share, "finals"):
-            return
-        self._emit(
-            "progress",
-            stage="finals",
-            share=tally.share,
-            done=int(tally.done),
-            seconds_left=self._progress.seconds_left,
-            per_minute=None,
-            running=None,
-            ends=None,
-            still_in=[one.schedule.family for one in tally.contenders if one.wanted],
-            best=None,
-        )
+        still_in = [one.schedule.family for one in tally.contenders if one.wanted]
+        self._progressed("finals", tally.share, done=int(tally.done), still_in=still_in)
 
     def finished(self, run: "Run", total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
@@ -162,13 +143,16 @@ class Events(Listener):
             **{name: getattr(final, name) for name in names},
         )
 
-    def _due(self, share: float, stage: str) -> bool:
-        """Whether it is time for the next event of progress."""
+    def _progressed(self, stage: str, share: float, ended: int = 0, **known: Any) -> None:
+        """Say how it goes, unless it was said a moment ago; what is not known is null."""
         self._progress.reach(share, stage)
+        elapsed = self._progress.tasks[0].elapsed
+        known["per_minute"] = 60 * ended / elapsed if ended and elapsed else None
         now = time.monotonic()
-        due = now - self._last >= PROGRESS_SECONDS
-        self._last = now if due else self._last
-        return due
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            known |= {"stage": stage, "share": share, "seconds_left": self._progress.seconds_left}
+            self._emit("progress", **dict.fromkeys(FIELDS["progress"].split()) | known)
 
     def _emit(self, event: str, **fields: Any) -> None:
         """One line: the fields of this event, in their order."""

@@ -1,4 +1,4 @@
-"""A run's progress: a bar with the time left, and below it the families or the finalists."""
+"""What a command tells while it works: a bar with the time left, and what is compared below it."""
 
 import math
 import time
@@ -14,11 +14,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from lrtune.format import aligned, duration, number, plural
+from lrtune.format import aligned, duration, number, plural, setting
+from lrtune.results.canvas import words
 from lrtune.results.palette import look
 from lrtune.schedule import Schedule
-from lrtune.screen.console import console_of, harmless, in_notebook, is_live, named, say
-from lrtune.screen.listener import Quiet
+from lrtune.screen.console import harmless, named, say
 from lrtune.search import Board
 from lrtune.tally import Contender, Tally
 from lrtune.tasks import Task
@@ -44,7 +44,7 @@ Row = dict[str, str]  # a line of the table: the family, and its cells by COLUMN
 class RunProgress(Progress):
     """The bar of a run, its speed, and what stands below the bar.
 
-    It shows itself in a terminal from ``start`` to ``stop``, and in a notebook where displayed.
+    In a terminal it is drawn by ``refresh``, from ``start`` to ``stop``; a notebook displays it.
     """
 
     def __init__(self, console: Console, get_time: Callable[[], float] | None = None) -> None:
@@ -63,7 +63,7 @@ class RunProgress(Progress):
             TextColumn("left at most", style="dim"),
             console=console,
             transient=True,
-            refresh_per_second=1 / DRAWN_SECONDS,
+            auto_refresh=False,  # a second thread would draw over what is printed meanwhile
             speed_estimate_period=math.inf,
             get_time=get_time,
         )
@@ -86,6 +86,46 @@ class RunProgress(Progress):
         return ["", *super().get_renderables(), *self.below]
 
 
+class Listener:
+    """Is told what happens, and says nothing."""
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """The data are there, and the work begins."""
+
+    def tell(self, line: str) -> None:
+        """A line on what is being done."""
+
+    def search(self, board: Board) -> None:
+        """The search as it stands, after each segment and each trial's end."""
+
+    def finals(self, tally: Tally) -> None:
+        """The finals as they stand, after each segment."""
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """All is written; the verdict is on this horizon, the search's own where None."""
+
+    def close(self) -> None:
+        """Nothing more comes, whatever the reason."""
+
+
+class Quiet(Listener):
+    """Prints the result, and nothing before it."""
+
+    def __init__(self, console: Console) -> None:
+        """Print on this console."""
+        self._console = console
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """Print what came out."""
+        from lrtune.screen.result import print_result, print_verdict
+
+        verdict = run.verdict(total)
+        if total is None or verdict is None:
+            print_result(run, self._console)
+        else:
+            print_verdict(verdict, self._console, len(run.trials()))
+
+
 class Screen(Quiet):
     """Draws the progress in place where that is possible, else prints a line now and then."""
 
@@ -93,20 +133,15 @@ class Screen(Quiet):
         """Print on this console: of a terminal, a notebook, a file."""
         super().__init__(console)
         self._progress = RunProgress(console)
-        self._notebook = in_notebook()
-        self._in_place = self._notebook or is_live(console)
+        self._notebook = Console().is_jupyter
+        self._in_place = self._notebook or console.is_interactive
         self._output: Any = None  # of a notebook's cell
         self._last = -math.inf
-
-    @classmethod
-    def here(cls) -> "Screen":
-        """On what this process prints to."""
-        return cls(console_of())
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Remember what is compared."""
         names = [metric.name for metric in task.metrics if metric is not task.objective]
-        self._objective, self._other = task.objective.name, names[0] if names else ""
+        self._value, self._other = words(task.objective.name), names[0] if names else ""
         self._minimize = task.objective.direction == "minimize"
         self._judged = "test" if task.test is not None else "validation"
 
@@ -121,10 +156,9 @@ class Screen(Quiet):
             return
         ended = ", ".join(f"{count} {state}" for state, count in sorted(board.ended.items()))
         trials = plural(board.trials, "trial", "trials") + (f" ({ended})" if ended else "")
-        trials += f", {len(board.running)} running"
-        rows = family_rows(board, self._other)
-        what = f"best validation {self._words} of each family, one seed"
-        self._show(trials, what, rows, {"value": "best", "count": "trials"})
+        what = f"best validation {self._value} of each family, one seed"
+        rows, heads = family_rows(board, self._other), {"value": "best", "count": "trials"}
+        self._show(f"{trials}, {len(board.running)} running", what, rows, heads)
 
     def finals(self, tally: Tally) -> None:
         """Show how the finalists stand."""
@@ -132,10 +166,10 @@ class Screen(Quiet):
         if not self._due():
             return
         trainings = plural(tally.jobs, "training", "trainings")
-        trainings = f"this round: {trainings}, {tally.done / tally.jobs:.0%} done"
-        rows = finalist_rows(tally, self._minimize)
-        what = f"{self._judged} {self._words} so far, mean over fresh seeds"
-        self._show(trainings, what, rows, {"value": "mean", "count": "seeds"})
+        done = f"this round: {trainings}, {tally.done / tally.jobs:.0%} done"
+        what = f"{self._judged} {self._value} so far, mean over fresh seeds"
+        rows, heads = finalist_rows(tally, self._minimize), {"value": "mean", "count": "seeds"}
+        self._show(done, what, rows, heads)
 
     def finished(self, run: "Run", total: int | None) -> None:
         """Put the result in the place of what was drawn."""
@@ -148,10 +182,6 @@ class Screen(Quiet):
             self._progress.stop()
         if self._output is not None:
             self._output.update(Text(""))
-
-    @property
-    def _words(self) -> str:
-        return self._objective.replace("_", "-")
 
     def _due(self) -> bool:
         """Whether it is time for the next drawing, or the next line."""
@@ -174,18 +204,20 @@ class Screen(Quiet):
         better = "lower is better" if self._minimize else "higher is better"
         size = self._console.size
         most = max(FEWEST, size.height - OTHERS)
-        heads = {"other": self._other.replace("_", "-"), **heads}
+        heads = {"other": words(self._other), **heads}
         progress.below = [
             Text(harmless(done)),
             Text(harmless(f"{what}; {better}"), style="dim"),
             table_of(rows[:most], heads, size.width, len(rows)),
         ]
-        if not self._notebook:
-            progress.start()
-        elif self._output is None:
+        if self._notebook and self._output is None:
             self._output = import_module("IPython.display").display(progress, display_id=True)
-        else:
+        elif self._notebook:
             self._output.update(progress)
+        elif progress.live.is_started:
+            progress.refresh()
+        else:
+            progress.start()
 
 
 def table_of(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: int) -> Table:
@@ -277,16 +309,10 @@ def _mean(one: Contender, seeds: AbstractSet[int]) -> float:
 
 def _figures(schedule: Schedule, value: float | None, gap: float) -> Row:
     """Cells of a schedule and its value; gap is 0 for the first, positive for those behind."""
-    settings = {"warmup": schedule.warmup, **schedule.knobs}
+    settings = {"warmup": schedule.warmup, **schedule.to_dict()["knobs"]}
     return {
         "value": NONE if value is None else aligned(value, 3),
         "behind": aligned(gap, 2) if gap else NONE,
         "peak": number(schedule.peak_lr, 3),
-        "settings": ", ".join(f"{name} {_short(knob)}" for name, knob in settings.items()),
+        "settings": ", ".join(f"{name} {setting(knob, 3)}" for name, knob in settings.items()),
     }
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "/".join(map(_short, value))
-    return number(value, 3)

@@ -18,8 +18,7 @@ from lrtune.results.tensorboard import check as check_tensorboard
 from lrtune.run import Run
 from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
-from lrtune.screen.listener import Listener, Quiet
-from lrtune.screen.progress import Screen
+from lrtune.screen.progress import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE
 from lrtune.search.budget import TRAININGS
 from lrtune.tasks import Task
