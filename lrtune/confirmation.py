@@ -158,7 +158,7 @@ class Finals:
         watch: Callable[[Tally], None],
         tell: Callable[[str], None],
         allowed: Callable[[], float] | None = None,
-        kept: float = 1.0,
+        spent: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Look at nothing yet.
 
@@ -170,13 +170,14 @@ class Finals:
             tell: called with a line on what is being done.
             allowed: whole trainings that there may be of all finalists, those of sessions before
                 counted; the plan's where None.
-            kept: share of a budget that they have, for ``watch`` to know.
+            spent: how much of the whole run's budget is spent by its clock and its search,
+                0 ... 1, for ``watch`` to know.
         """
         self._run = run
         self._horizon = horizon
         self._plan = replace(plan, width=run.choice.slots)
         self._allowed = allowed
-        self._kept = kept
+        self._spent = spent
         self._objective = run.settings["objective"]
         self._watch = watch
         self._tell = tell
@@ -185,6 +186,11 @@ class Finals:
         self._told: list[Final] = []  # that ended since ``watch`` was called
         self._contenders: list[Contender] = []
         self._settled = False
+
+    @cached_property
+    def _before(self) -> float:
+        """How much of the whole run's budget was spent before the first final of this session."""
+        return self._spent()
 
     @cached_property
     def plan(self) -> Plan:
@@ -291,11 +297,10 @@ class Finals:
             return
         over, self._told = self._told, []
         done = self._jobs - len(self._left) + under_way
-        share = done / self._jobs
-        if self._allowed is not None:
-            made = sum(len(one.scores) for one in self._contenders) + under_way
-            assert self.plan.trainings
-            share = 1 - self._kept + self._kept * min(1.0, made / self.plan.trainings)
+        made = sum(len(one.scores) for one in self._contenders) + under_way
+        assert self.plan.trainings
+        share = self._before + (1 - self._before) * min(1.0, made / self.plan.trainings)
+        share = max(share, self._spent())  # time may be over before the trainings are
         self._watch(Tally(share, done, self._jobs, self._contenders, over))
 
 

@@ -27,7 +27,7 @@ class Tally:
     """A round of trainings as it stands.
 
     Attributes:
-        share: how much of the whole budget is spent, 0 ... 1; of the round where there is none.
+        share: how much of the whole run's budget is spent, 0 ... 1.
         done: trainings of this round that are over, those under way in part.
         jobs: trainings in this round.
         contenders: all of them.

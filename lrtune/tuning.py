@@ -149,9 +149,11 @@ def tune(
     clock = Clock()
     shown = None
     if watch is None and watch_finals is None and tell is None:
-        from lrtune.screen.listener import Screen  # a terminal is nothing to a library's import
+        # A terminal is nothing to a library's import.
+        from lrtune.screen.console import console_of
+        from lrtune.screen.progress import Screen
 
-        shown = Screen.here()
+        shown = Screen(console_of())
         watch, watch_finals, tell = shown.search, shown.finals, shown.tell
     watch, watch_finals, tell = watch or nobody, watch_finals or nobody, tell or nobody
     if isinstance(task, str):
@@ -252,6 +254,8 @@ def tune(
             clock=clock,
             kept=kept,
             pace=choice.seconds * choice.slots,
+            limits=limits,
+            swept=swept,
             watch=watch,
             tell=tell,
         )
@@ -267,7 +271,7 @@ def tune(
                 watch=watch_finals,
                 tell=tell,
                 allowed=allowed,
-                kept=kept,
+                spent=lambda: search.board.share,
             )
             works.append(finals.work(pool, lambda: search.over))
         tell(_planned(limits, task.horizon, choice, clock, kept))

@@ -191,7 +191,7 @@ def test_export_replays_the_rates_of_a_closed_loop(lrtune, run: Path, tmp_path: 
 def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
     code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
     assert code == 0
-    assert out.count("┤") == 12 and out.count("└") == 1  # side by side: nothing folds a pipe
+    assert any(line.count("╭") == 3 for line in out.splitlines())  # side by side in a pipe
     assert "1: cosine" in out and "3: plateau: peak 0.1, factor 0.1" in out
     assert lrtune("preview", "wsd", "step", "--out", tmp_path / "x.html")[0] == 0
     assert (tmp_path / "x.html").stat().st_size > 1000

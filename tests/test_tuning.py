@@ -1,12 +1,14 @@
 """tune: what is left where it ends early."""
 
 import math
+import re
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.jupyter import JupyterMixin
 
 import lrtune
 from lrtune import InputError, tuning
@@ -130,16 +132,14 @@ class Notebook(types.ModuleType):
         super().__init__("IPython.display")
         self.shown: list[list[str]] = []
 
-    def HTML(self, text: str) -> str:
-        return text
-
-    def display(self, content: str, display_id: bool) -> "Notebook":
+    def display(self, content: JupyterMixin, display_id: bool) -> "Notebook":
         assert display_id
-        self.shown.append([content])
+        self.shown.append([])
+        self.update(content)
         return self
 
-    def update(self, content: str) -> None:
-        self.shown[-1].append(content)
+    def update(self, content: JupyterMixin) -> None:
+        self.shown[-1].append(content._repr_mimebundle_((), ())["text/html"])
 
 
 def test_a_notebook_shows_progress_in_place_and_the_answer(
@@ -149,11 +149,11 @@ def test_a_notebook_shows_progress_in_place_and_the_answer(
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("lrtune.screen.cell.SECONDS", 0.0)
+    monkeypatch.setattr("lrtune.screen.progress.DRAWN_SECONDS", 0.0)
     lrtune.tune("digits", trials=2, out=tmp_path / "run", **QUICK)
     (drawn,) = notebook.shown
     assert len(drawn) > 1 and "cosine" in drawn[0] and 'style="color:' in drawn[0].replace(" ", "")
-    assert drawn[-1] == ""  # nothing of it is left
+    assert "search" in drawn[0] and re.sub(r"<.*?>", "", drawn[-1]).strip() == ""
     said = capsys.readouterr().out
     assert "plan: at most 2 trials" in said and "Use c" in said and "report.html" in said
 

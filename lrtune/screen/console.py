@@ -25,16 +25,6 @@ def console_of(*, stderr: bool = False) -> Console:
     return console
 
 
-def in_notebook() -> bool:
-    """Whether this process serves a notebook."""
-    return Console().is_jupyter
-
-
-def is_live(console: Console) -> bool:
-    """Whether lines on it can be drawn again in place."""
-    return console.is_terminal and not console.is_dumb_terminal
-
-
 def harmless(text: object) -> str:
     r"""Text with control characters spelled out, so that no terminal obeys them.
 

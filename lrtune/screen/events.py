@@ -1,13 +1,15 @@
 """Events: one line of JSON each, for scripts and logs."""
 
 import json
+import math
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lrtune.files import plain
 from lrtune.screen.console import console_of, say
-from lrtune.screen.pace import Pace
+from lrtune.screen.progress import Listener, RunProgress
 from lrtune.search import Board
 from lrtune.settings import hidden_in
 from lrtune.tally import Tally
@@ -33,17 +35,17 @@ FIELDS = {
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
 
 
-class Events:
+class Events(Listener):
     """Writes events; what is for a person goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
         """Write to this stream."""
         self._out = out
         self._console = console_of(stderr=True)
-        self._pace: Pace | None = None
-        self._stage = ""
+        self._progress = RunProgress(self._console)  # measures, and is never shown
+        self._earlier: int | None = None  # trials of sessions before
         self._told: Record | None = None
-        self._last = 0.0
+        self._last = -math.inf
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Say what is trained, and what for."""
@@ -69,20 +71,16 @@ class Events:
         if board.last is not None and board.last is not self._told:
             self._told = board.last
             self._trial(board.last)
-        pace = self._begun("search", board.share, board.trials)
-        if not self._due(pace):
-            return
+        if self._earlier is None:
+            self._earlier = board.trials
         best = board.best
-        self._emit(
-            "progress",
-            stage="search",
-            share=board.share,
+        self._progressed(
+            "search",
+            board.share,
             done=board.trials,
-            seconds_left=pace.left(board.share),
-            per_minute=pace.per_minute(board.trials),
+            ended=board.trials - self._earlier,
             running=len(board.running),
             ends=dict(board.ended),
-            still_in=None,
             best=best
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )
@@ -91,22 +89,8 @@ class Events:
         """Say which trainings ended, and now and then how it goes."""
         for final in tally.over:
             self._final(final)
-        share = tally.share
-        pace = self._begun("finals", share, 0)
-        if not self._due(pace):
-            return
-        self._emit(
-            "progress",
-            stage="finals",
-            share=share,
-            done=int(tally.done),
-            seconds_left=pace.left(share),
-            per_minute=pace.per_minute(int(tally.done)),
-            running=None,
-            ends=None,
-            still_in=[one.schedule.family for one in tally.contenders if one.wanted],
-            best=None,
-        )
+        still_in = [one.schedule.family for one in tally.contenders if one.wanted]
+        self._progressed("finals", tally.share, done=int(tally.done), still_in=still_in)
 
     def finished(self, run: "Run", total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
@@ -136,9 +120,6 @@ class Events:
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
-    def close(self) -> None:
-        """Nothing is left to take away."""
-
     def _trial(self, record: "Record") -> None:
         curves = record.curves
         at = record.judged_at or (curves.step[-1] if curves.step else None)
@@ -162,17 +143,16 @@ class Events:
             **{name: getattr(final, name) for name in names},
         )
 
-    def _begun(self, stage: str, share: float, trials: int) -> Pace:
-        """The pace of this stage, from its first event on."""
-        if self._pace is None or stage != self._stage:
-            self._stage, self._pace = stage, Pace(share, trials)
-        return self._pace
-
-    def _due(self, pace: Pace) -> bool:
-        now = pace.began + pace.seconds
-        due = now - self._last >= PROGRESS_SECONDS
-        self._last = now if due else self._last
-        return due
+    def _progressed(self, stage: str, share: float, ended: int = 0, **known: Any) -> None:
+        """Say how it goes, unless it was said a moment ago; what is not known is null."""
+        self._progress.reach(share, stage)
+        elapsed = self._progress.tasks[0].elapsed
+        known["per_minute"] = 60 * ended / elapsed if ended and elapsed else None
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            known |= {"stage": stage, "share": share, "seconds_left": self._progress.seconds_left}
+            self._emit("progress", **dict.fromkeys(FIELDS["progress"].split()) | known)
 
     def _emit(self, event: str, **fields: Any) -> None:
         """One line: the fields of this event, in their order."""

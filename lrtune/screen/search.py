@@ -18,7 +18,7 @@ from lrtune.results.time_to_target import check_target
 from lrtune.run import Run
 from lrtune.screen.console import console_of, named
 from lrtune.screen.events import Events
-from lrtune.screen.listener import Listener, Quiet, Screen
+from lrtune.screen.progress import Listener, Quiet, Screen
 from lrtune.search import SEARCHABLE
 from lrtune.search.budget import TRAININGS
 from lrtune.tasks import Task

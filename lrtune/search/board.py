@@ -1,7 +1,7 @@
 """Board: how a search stands."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from lrtune.search.budget import Budget, Clock
@@ -20,6 +20,8 @@ class Board:
         kept: share of the whole budget that is kept for the confirmation.
         whole: updates that a new trial must find room for; where 0, it may be cut short.
         pace: seconds that an update of a trial takes, as long as none was made here.
+        limits: the budget of the whole run; that of the search where None.
+        swept: updates that the range test took.
         running: by slot.
         ended: trials by how they ended.
         by_family: the same, family by family.
@@ -35,6 +37,8 @@ class Board:
     kept: float = 0.0
     whole: int = 0
     pace: float = 0.0
+    limits: Budget | None = None
+    swept: int = 0
     running: dict[int, ActiveTrial] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     by_family: dict[str, Counter[str]] = field(default_factory=dict)
@@ -78,8 +82,20 @@ class Board:
 
     @property
     def share(self) -> float:
-        """How much of the whole budget is spent, 0 ... 1."""
-        return (1 - self.kept) * self.budget.share(*self.spent)
+        """How much of the whole run's budget is spent, 0 ... 1: it grows evenly with the work."""
+        limits = self.limits or self.budget
+        trials, updates, seconds = self.spent
+        after = 0.0
+        if self.kept and limits.updates is limits.seconds is None:
+            after = self.kept  # trials alone say how long the search is
+        elif self.kept:
+            limits = replace(limits, trials=None)  # what they leave is the confirmation's
+        return (1 - after) * limits.share(trials, self.swept + updates, seconds)
+
+    @property
+    def searched(self) -> float:
+        """How much of the search's own budget is spent, 0 ... 1."""
+        return self.budget.share(*self.spent)
 
     def may_start(self, queued: int) -> bool:
         """Whether the budget has room for one more; those under way or queued count as whole."""

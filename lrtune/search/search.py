@@ -43,6 +43,8 @@ class Search:
         clock: of the run, for a budget in seconds; from now on where None.
         kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
         pace: seconds that an update of a trial takes beside the others, as it was measured.
+        limits: the whole budget, of which ``budget`` is the search's; that one where None.
+        swept: updates that the range test took.
         watch: called after each segment and each trial's end.
         tell: called with a line where the search ends before its budget.
     """
@@ -61,6 +63,8 @@ class Search:
         clock: Clock | None = None,
         kept: float = 0.0,
         pace: float = 0.0,
+        limits: Budget | None = None,
+        swept: int = 0,
         watch: Callable[[Board], None] = lambda board: None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -80,7 +84,16 @@ class Search:
         self._asked = -1  # trials that were over when the gain was last looked at
         self._lineup = Lineup(study, space, pool.slots, owner)
         whole = pool.task.horizon if kept else 0
-        self.board = Board(budget, self._minimize, clock or Clock(), kept, whole, pace)
+        self.board = Board(
+            budget,
+            self._minimize,
+            clock or Clock(),
+            kept,
+            whole,
+            pace,
+            limits or budget,
+            swept,
+        )
 
     @property
     def over(self) -> bool:
@@ -143,7 +156,7 @@ class Search:
         if self._handed_over or self._asked == board.trials:
             return
         self._asked = board.trials
-        if board.share < LEAST * (1 - board.kept):
+        if board.searched < LEAST:
             return
         gain = sampler.expected_gain(self._study, self._lineup.index)
         if gain < WORTH:

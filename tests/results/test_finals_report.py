@@ -247,7 +247,7 @@ def test_gaps_without_intervals_or_rivals(many):
         assert not paired_differences(found, finals).data
     _, _, found, finals = make("winner", *many)
     bare = paired_differences(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
-    assert sum(trace.error_x.array is not None for trace in bare.data) == 3  # the recommended one is at 0, and has no interval
+    assert sum(trace.error_x.array is not None for trace in bare.data) == 3
 
 
 def test_curves_of_the_finals(many):

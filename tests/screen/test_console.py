@@ -1,16 +1,14 @@
 """Sentences and foreign names on a terminal and elsewhere."""
 
 import io
-import os
 import unicodedata
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from lrtune.screen.console import console_of, copyable, harmless, is_live, named, say
-from lrtune.screen.panel import Panel
-from lrtune.screen.standings import Row
+from lrtune.screen.console import console_of, copyable, harmless, named, say
+from lrtune.screen.progress import table_of
 
 NAMES = [
     "[red]markup[/red] :smile:",
@@ -62,7 +60,7 @@ def test_names_are_text_and_control_nothing(name: str) -> None:
     console, out = printed(80)
     say(console, f"{name}: 3 samples")
     copyable(console, f"lrtune export {name}")
-    console.print(Panel(0.5, name, [name], [Row(name, 0.1, 0.0, 0.1, 3, name)], name, name))
+    console.print(table_of([{"family": name, "value": name, "now": name}], {"value": name}, 80, 1))
     shown = out.getvalue()
     shown.encode()
     kinds = {unicodedata.category(c) for c in shown.replace("\n", "")}
@@ -77,11 +75,6 @@ def test_what_is_spelled_out_is_what_was_there() -> None:
     assert len(named("x" * 10_000)) <= 60 and named("short") == "short"
 
 
-def test_a_console_says_what_it_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not is_live(console_of())  # pytest holds stdout
+def test_what_is_no_terminal_is_wide() -> None:
+    assert not console_of().is_interactive  # pytest holds stdout
     assert console_of().width >= 160
-    monkeypatch.setenv("TERM", "dumb")
-    assert not is_live(Console(force_terminal=True))
-    monkeypatch.setenv("TERM", "xterm")
-    assert is_live(Console(force_terminal=True))
-    assert os.environ["TERM"] == "xterm"

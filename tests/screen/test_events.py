@@ -52,7 +52,8 @@ def test_a_search_as_events_then_quietly_then_shown(lrtune, folder: Path) -> Non
     assert {e["split"] for e in by_kind["final"]} == {"test"}
     stages = {e["stage"] for e in by_kind["progress"]}  # one a second: short ones go unseen
     assert "search" in stages and stages <= {"search", "finals"}
-    assert all(0 <= e["share"] <= 1 for e in by_kind["progress"])
+    shares = [e["share"] for e in by_kind["progress"]]
+    assert shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
     last = events[-1]
     assert last["winner"] == json.loads((folder / "best.json").read_text())["schedule"]
     assert sum(last["trials"][end] for end in ("complete", "plateaued", "pruned")) == 3

@@ -2,16 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from idle import SPACE as ALL
 from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
 
 import lrtune
-from lrtune import InputError, Plan
+from lrtune import InputError, Plan, tuning
 from lrtune.engine import Choice, Progress, SerialPool
-from lrtune.search import Budget, Clock, Loop, Search
+from lrtune.results.plan import Finalist
+from lrtune.screen.console import console_of
+from lrtune.screen.progress import RunProgress
+from lrtune.search import Board, Budget, Clock, Loop, Search
 from lrtune.search.budget import CONFIRMED
+from lrtune.tally import Tally
+from lrtune.tasks import Task
 from lrtune.tuning import swept_in
 
 HORIZON = 400
@@ -148,8 +155,9 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
     assert min(seeds) >= 2 and len(finals) == sum(seeds) <= verdict["plan"]["trainings"]
 
 
-def test_time_is_kept_by_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every update takes 10 ms by this clock: range test, search and finals end in time."""
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Task, list[float]]:
+    """A task, and a clock by which every update of its pool takes 10 ms, and nothing else any."""
     task, now = lrtune.load_task("digits", **TASK), [0.0]
     pool = SerialPool(task)
 
@@ -162,6 +170,12 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("lrtune.search.budget.time.monotonic", lambda: now[0])
     choice = Choice("serial", 1, figures={"serial": 0.01}, devices=("cpu",))
     monkeypatch.setattr("lrtune.tuning.choose_pool", lambda *_: (pool, choice))
+    return task, now
+
+
+def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list[float]]) -> None:
+    """Range test, search and finals end in time."""
+    task, now = clocked
     limit = 0.01 * 12 * task.horizon
     kept = {"families": ("cosine", "constant"), "out": tmp_path / "run", "device": "cpu"}
     told: list[str] = []
@@ -182,3 +196,50 @@ def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Pa
     assert "Gain    not measured; validation" in out
     code, _, err = lrtune("search", *words, "--updates", "100", "--out", tmp_path / "run")
     assert code == 2 and "budget and updates: one of the two" in err
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e9])  # the search spends its share, or half of it
+@pytest.mark.parametrize("kind", ["updates", "seconds", "trials"])
+def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
+    kind: str,
+    worth: float,
+    tmp_path: Path,
+    clocked: tuple[Task, list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a run that spends its whole budget, however it is divided; the range test takes 5 s."""
+    task, now = clocked
+    progress = RunProgress(console_of(), get_time=lambda: now[0])
+    seen: list[tuple[float, float | None]] = []
+
+    def watch(state: Board | Tally) -> None:
+        progress.reach(state.share, "")
+        seen.append((now[0], progress.seconds_left))
+
+    def slow(*args: Any, **how: Any) -> dict[str, Any]:
+        now[0] += 5
+        return peaks(*args, **how)
+
+    def undecided(
+        finals: object, who: list[Finalist], objective: object, seeds: object, plan: Plan
+    ):
+        assert plan.trainings
+        each, more = divmod(plan.trainings, len(who))
+        return SimpleNamespace(wanted={w.family: each + (i < more) for i, w in enumerate(who)})
+
+    peaks = tuning.peak_settings
+    monkeypatch.setattr(tuning, "peak_settings", slow)
+    monkeypatch.setattr("lrtune.confirmation.standing", undecided)
+    monkeypatch.setattr("lrtune.search.search.WORTH", worth)
+    updates = 20 * task.horizon
+    budgets = {"updates": {"updates": updates}, "seconds": {"seconds": 5 + 0.01 * updates}}
+    budgets["trials"] = {"trials": 3, "updates": updates}
+    how = {"families": ("cosine", "constant"), "device": "cpu", "watch": watch}
+    lrtune.tune(task, **budgets[kind], **how, plan=Plan(), out=tmp_path / "run", watch_finals=watch)
+    begun, end = seen[0][0], now[0]
+    assert end > 5 + 0.8 * 0.01 * updates
+    late = [(left, end - at) for at, left in seen if at - begun >= 0.1 * (end - begun)]
+    for said, left in late:
+        # rich rounds up to whole seconds; less than a training may be left over.
+        over = 1 + 0.01 * task.horizon
+        assert said is not None and abs(said - left) <= 0.2 * left + over, late
