@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.format import aligned, duration, number, plural, setting
-from lrtune.results.canvas import words
 from lrtune.results.palette import look
+from lrtune.results.plot_style import words
 from lrtune.schedule import Schedule
 from lrtune.screen.console import harmless, named, say
 from lrtune.search import Board
