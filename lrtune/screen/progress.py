@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lrtune.format import aligned, duration, number, plural, setting
 from lrtune.results.palette import look
-from lrtune.results.plot_style import words
+from lrtune.results.wording import words
 from lrtune.schedule import Schedule
 from lrtune.screen.console import harmless, named, say
 from lrtune.search import Board
