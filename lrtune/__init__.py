@@ -10,20 +10,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.confirmation import confirm
     from lrtune.errors import InputError, ScheduleWarning
-    from lrtune.results.plan import Plan
-    from lrtune.run import open as open
+    from lrtune.run.confirm import confirm
+    from lrtune.run.folder import open as open
+    from lrtune.run.tune import tune
     from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import SchedulePruner, Space, SurrogateSampler, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
-    from lrtune.tuning import tune
+    from lrtune.verdict.plan import Plan
 
 _HOMES = {
     "FAMILIES": "lrtune.schedule",
     "InputError": "lrtune.errors",
     "Metric": "lrtune.tasks",
-    "Plan": "lrtune.results.plan",
+    "Plan": "lrtune.verdict.plan",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
     "ScheduleWarning": "lrtune.errors",
@@ -31,14 +31,14 @@ _HOMES = {
     "Split": "lrtune.tasks",
     "SurrogateSampler": "lrtune.search",
     "Task": "lrtune.tasks",
-    "confirm": "lrtune.confirmation",
+    "confirm": "lrtune.run.confirm",
     "load": "lrtune.schedule",
     "load_task": "lrtune.tasks",
-    "open": "lrtune.run",
+    "open": "lrtune.run.folder",
     "register": "lrtune.schedule",
     "report": "lrtune.search",
     "suggest": "lrtune.search",
-    "tune": "lrtune.tuning",
+    "tune": "lrtune.run.tune",
 }
 
 # Without open: `from lrtune import *` would hide the builtin.

@@ -1,5 +1,5 @@
 """``python -m lrtune``: the command line."""
 
-from lrtune.cli import main
+from lrtune.cli.commands import main
 
 main()

@@ -1,6 +1,8 @@
 """Numbers, units, amounts and durations as text: the same wherever a person reads them."""
 
 import json
+import re
+import shlex
 from typing import Any
 
 import numpy as np
@@ -91,3 +93,25 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{NARROW}min"
     return f"{minutes // 60:,}{NARROW}h {minutes % 60}{NARROW}min"
+
+
+def hidden(url: str) -> str:
+    """A storage's URL, or a word that holds one, without its passwords; other text as it is.
+
+    Example:
+        >>> hidden("--storage=mysql://me:secret@host/db")
+        '--storage=mysql://me:***@host/db'
+    """
+    # Also what is no URL to SQLAlchemy, whose errors are told: so up to the last @, not the first.
+    url = re.sub(r"(?i)([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", url)
+    return re.sub(r"(?s)(://[^:/@]*:).*@", r"\1***@", url)
+
+
+def hidden_in(command: str) -> str:
+    """A command without the passwords in its words."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # from Python anything may be given
+        return hidden(command)
+    shown = [hidden(word) for word in words]
+    return command if shown == words else shlex.join(shown)

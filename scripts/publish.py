@@ -18,10 +18,10 @@ import pandas as pd
 
 import lrtune
 from lrtune.model.transfer import nothing
-from lrtune.results.compare import find_verdicts, table, wins
-from lrtune.results.kept import read_verdict
-from lrtune.results.wording import amount_of, range_of
-from lrtune.settings import write_json
+from lrtune.reports.compare import find_verdicts, table, wins
+from lrtune.run.run_json import write_json
+from lrtune.verdict.kept import read_verdict
+from lrtune.verdict.wording import amount_of, range_of
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))

@@ -22,7 +22,7 @@ settings.load_profile("lrtune")
 @pytest.fixture
 def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run a command: (exit code, stdout, stderr)."""
-    from lrtune import cli
+    from lrtune.cli import commands as cli
 
     def command(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 def test_lrtune_alone_shows_its_commands(lrtune) -> None:
     code, out, err = lrtune()
     assert (code, err) == (0, "")
-    from lrtune import cli
+    from lrtune.cli import commands as cli
 
     for command in cli.app.registered_commands:
         name = (command.name or command.callback.__name__).replace("_", "-")
@@ -40,7 +40,7 @@ def test_compare_fits_the_terminal(
 ) -> None:
     from rich.console import Console
 
-    from lrtune.screen import compare
+    from lrtune.cli import compare
 
     narrow = Console(width=80, highlight=False, markup=False)
     monkeypatch.setattr(compare, "console_of", lambda: narrow)
@@ -94,8 +94,8 @@ def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
 
 def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
     from lrtune import InputError
-    from lrtune.config import StudyFile, load, read_study
-    from lrtune.options import validate
+    from lrtune.run.study_file import StudyFile, load, read_study
+    from lrtune.tasks.options import validate
 
     files = sorted((ROOT / "studies").glob("*.toml"))
     assert len(files) > 5
@@ -229,9 +229,9 @@ def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
 def test_a_torn_journal_is_mended_before_it_is_written(
     lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    from lrtune.run import Run
+    from lrtune.run.folder import Run
 
-    monkeypatch.setattr("lrtune.dashboard.serve", lambda *_: None)
+    monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
     folder = shutil.copytree(run, tmp_path / "run")
     journal = folder / "journal.log"
     with FileLock(folder / "lock"):  # while a search is at work, which looks after it
@@ -270,7 +270,7 @@ def test_a_full_memory_is_told_in_a_sentence(lrtune, monkeypatch) -> None:
     def full(**_: object) -> None:
         raise MemoryError("cuda:1: CUDA out of memory.\nTried to allocate 2 GiB")
 
-    monkeypatch.setattr("lrtune.cli.app", full)
+    monkeypatch.setattr("lrtune.cli.commands.app", full)
     code, out, err = lrtune("search", "digits")
     assert (code, out) == (1, "")
     assert err == (
@@ -281,6 +281,6 @@ def test_a_full_memory_is_told_in_a_sentence(lrtune, monkeypatch) -> None:
 
 
 def test_a_bug_keeps_its_traceback(lrtune, monkeypatch) -> None:
-    monkeypatch.setattr("lrtune.cli.app", lambda **_: {}["bug"])
+    monkeypatch.setattr("lrtune.cli.commands.app", lambda **_: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         lrtune("families")

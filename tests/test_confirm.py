@@ -11,15 +11,15 @@ import pytest
 
 import lrtune as package
 from lrtune import InputError, Plan
-from lrtune.confirmation import confirm
-from lrtune.judgement import finalists_of, judged
-from lrtune.results.notes import notes
-from lrtune.results.plan import finalists_in
-from lrtune.run import Run
+from lrtune.run.confirm import confirm
+from lrtune.run.folder import Run
+from lrtune.run.judge import finalists_of, judged
+from lrtune.run.tune import _elapsed
 from lrtune.schedule import Schedule
 from lrtune.search import final as log
 from lrtune.tasks import Task
-from lrtune.tuning import _elapsed
+from lrtune.verdict.notes import notes
+from lrtune.verdict.plan import finalists_in
 
 TRAININGS = 8
 
@@ -113,7 +113,7 @@ def test_after_a_stop_only_the_rest_is_trained(
         if left == 0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("lrtune.confirmation.append_final", stops)
+    monkeypatch.setattr("lrtune.run.confirm.append_final", stops)
     with pytest.raises(KeyboardInterrupt):
         confirm(folder, task, trainings=TRAININGS)
     assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
@@ -153,7 +153,7 @@ def test_a_torn_journal_is_mended_first(
     folder = shutil.copytree(run, tmp_path / "run")
     journal, told = folder / "journal.log", list[str]()
     journal.write_bytes(journal.read_bytes()[:-20])
-    monkeypatch.setattr("lrtune.confirmation.finalists_of", lambda run: [])
+    monkeypatch.setattr("lrtune.run.confirm.finalists_of", lambda run: [])
     with pytest.raises(InputError, match="nothing to confirm"):
         confirm(folder, task, tell=told.append)
     assert "damaged" in told[0] and journal.read_bytes().endswith(b"}\n")

@@ -16,11 +16,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_dashboard import get_note
 
-from lrtune.dashboard import PUBLISHED, app_of, publish, serve
 from lrtune.errors import InputError
-from lrtune.loopback import server_of
-from lrtune.results.dashboard import WRITTEN, beside_theirs
-from lrtune.run import Run
+from lrtune.reports.dashboard import PUBLISHED, app_of, publish, serve
+from lrtune.reports.dashboard_figures import WRITTEN, beside_theirs
+from lrtune.reports.loopback import server_of
+from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage
 
@@ -159,8 +159,8 @@ def test_a_study_of_others_is_shown_as_it_is(copy: Run) -> None:
 def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict] = []
     copy.settings["objective"] = copy.settings["objective"] | {"name": "a<b & $c", "unit": "<i>"}
-    monkeypatch.setattr("lrtune.dashboard.app_of", lambda _, values: given.append(values))
-    monkeypatch.setattr("lrtune.dashboard.server_of", interrupted)
+    monkeypatch.setattr("lrtune.reports.dashboard.app_of", lambda _, values: given.append(values))
+    monkeypatch.setattr("lrtune.reports.dashboard.server_of", interrupted)
     before = [signal.getsignal(number) for number in ENDING]
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup

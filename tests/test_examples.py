@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 import lrtune
-from lrtune.run import Run
+from lrtune.run.folder import Run
 from tests.test_readme import inline
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lrtune.files import plain, replace, replaced
-from lrtune.settings import write_json
+from lrtune.run.run_json import write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(

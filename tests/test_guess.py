@@ -8,13 +8,13 @@ import pytest
 
 import lrtune
 from lrtune import InputError
-from lrtune.guess import cost, guess
 from lrtune.model.decide import recommend
 from lrtune.model.features import features
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import published
-from lrtune.results.recommendation import described
+from lrtune.run.guess import cost, guess
 from lrtune.schedule import FAMILIES, Schedule
+from lrtune.verdict.recommendation import described
 
 WORDS = ("guess", "digits", "--model", "mlp", "--epochs", 1, "--device", "cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 
 import lrtune
-from lrtune.identity import settings_for
+from lrtune.run.identity import settings_for
 from lrtune.search import SEARCHABLE
 
 

@@ -54,7 +54,7 @@ def test_mypy_knows_the_types_of_an_installed_lrtune(tmp_path: Path) -> None:
     script.write_text("import lrtune\nreveal_type(lrtune.tune)\nlrtune.tune('x', trials='5')\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", script]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
-    assert "-> lrtune.run.Run" in said and 'incompatible type "str"' in said
+    assert "-> lrtune.run.folder.Run" in said and 'incompatible type "str"' in said
 
 
 TASK = lrtune.load_task("digits", epochs=2)

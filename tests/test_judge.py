@@ -12,7 +12,7 @@ from overfit import overfit
 
 import lrtune as package
 from lrtune import InputError
-from lrtune.run import Run
+from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 
 SEARCH = {"trials": 6, "families": ["constant", "cosine"], "peak_lr": (0.03, 0.06)}

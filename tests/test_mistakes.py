@@ -181,8 +181,8 @@ def test_no_cuda_device(lrtune) -> None:
 
 
 def test_words_of_a_study_file_are_those_of_the_tables() -> None:
-    from lrtune.config import StudyFile
     from lrtune.engine.choice import ENGINES
+    from lrtune.run.study_file import StudyFile
     from lrtune.search import PRUNERS
     from lrtune.search.record import JUDGES
 

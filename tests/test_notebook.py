@@ -13,11 +13,11 @@ import pytest
 from plotly.graph_objects import Figure
 
 import lrtune
-from lrtune.notebook import Figures, Verdict, summary
-from lrtune.results.recommendation import of_verdict
-from lrtune.run import Run
-from tests.results.conftest import make as searched
-from tests.results.test_finals_report import KINDS, make
+from lrtune.reports.notebook import Figures, Verdict, summary
+from lrtune.run.folder import Run
+from lrtune.verdict.recommendation import of_verdict
+from tests.reports.conftest import make as searched
+from tests.reports.test_finals_report import KINDS, make
 
 EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
 OF_FINALS = {"paired_differences", "finals_curves"}
@@ -157,7 +157,7 @@ def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypa
     trials = Run(copy).trials()
     whole = set(trials[trials["state"] == "complete"]["family"])
     assert whole and {path.name for path in copy.glob("tensorboard/*/")} >= whole
-    monkeypatch.setattr("lrtune.results.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("lrtune.reports.tensorboard.find_spec", lambda name: None)
     words = ["search", "digits", "--trials", 1, "--out", tmp_path / "new", "--tensorboard"]
     for command in (words, ["report", copy, "--tensorboard"]):
         code, _, err = lrtune(*command)

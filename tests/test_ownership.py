@@ -10,7 +10,7 @@ from optuna.trial import create_trial
 
 import lrtune
 from lrtune import InputError
-from lrtune.ownership import OWNER, claim
+from lrtune.search.ownership import OWNER, claim
 
 PEAKS = (0.01, 0.1)
 SMALL = {"trials": 1, "families": ["constant"], "peak_lr": PEAKS, "engine": "serial", "slots": 1}
@@ -27,7 +27,7 @@ def test_a_search_that_never_began_is_in_nobodys_way(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("lrtune.tuning.peak_settings", ctrl_c)
+        patched.setattr("lrtune.run.tune.peak_settings", ctrl_c)
         lrtune.tune(lrtune.load_task("digits", epochs=1), **arguments)
     task = lrtune.load_task("digits", epochs=1, metric="accuracy")
     run = lrtune.tune(task, **arguments)
@@ -47,7 +47,7 @@ def test_of_two_that_begin_at_once_one_goes_on(
         lrtune.tune(task, out=tmp_path / "other", **arguments)
         return {"peak_lr": PEAKS, "range_test": None}
 
-    monkeypatch.setattr("lrtune.tuning.peak_settings", meanwhile)
+    monkeypatch.setattr("lrtune.run.tune.peak_settings", meanwhile)
     for _ in range(2):  # the same call again does not go on with it either
         with pytest.raises(InputError, match=r"belongs to another run: give that run's --out"):
             lrtune.tune(task, out=tmp_path / "run", **arguments)

@@ -7,7 +7,7 @@ import torch
 
 from lrtune import InputError, pools
 from lrtune.engine import Choice
-from lrtune.pools import choose_pool, devices_of
+from lrtune.run.devices import choose_pool, devices_of
 from lrtune.search import Budget
 
 

@@ -11,7 +11,7 @@ import optuna
 import pytest
 
 import lrtune
-from lrtune import cli
+from lrtune.cli import commands as cli
 from lrtune.tasks import check_model
 from tests.callbacks import trainings
 from tests.test_notebook import confirmed

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 import lrtune
 from lrtune import InputError
 from lrtune.engine import SerialPool
+from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
-from lrtune.run import Run
+from lrtune.run.folder import Run
+from lrtune.run.run_json import without_password, write_json
 from lrtune.schedule import Schedule
 from lrtune.search import load_study
-from lrtune.settings import hidden, hidden_in, without_password, write_json
 from lrtune.tasks.models import Normalize
 
 THREADS = torch.get_num_threads()

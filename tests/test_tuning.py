@@ -12,10 +12,10 @@ from rich.jupyter import JupyterMixin
 
 import lrtune
 from lrtune import InputError, tuning
-from lrtune.config import limits_of
 from lrtune.engine import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
+from lrtune.run.study_file import limits_of
 from lrtune.search import Budget
 
 
@@ -149,7 +149,7 @@ def test_a_notebook_shows_progress_in_place_and_the_answer(
     monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("lrtune.screen.progress.DRAWN_SECONDS", 0.0)
+    monkeypatch.setattr("lrtune.cli.progress.DRAWN_SECONDS", 0.0)
     lrtune.tune("digits", trials=2, out=tmp_path / "run", **QUICK)
     (drawn,) = notebook.shown
     assert len(drawn) > 1 and "cosine" in drawn[0] and 'style="color:' in drawn[0].replace(" ", "")

@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError, as_utf8
 from lrtune.files import plain
+from lrtune.format import hidden
 from lrtune.schedule import Schedule
 from lrtune.search.record import Curves, Record
 from lrtune.search.space import FAMILY, SCHEDULE
-from lrtune.settings import hidden
 from lrtune.tasks.metrics import Direction
 
 START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}

@@ -1,12 +1,31 @@
-"""Tasks: what is trained. Torch, never Optuna."""
+"""Tasks: what is trained. Torch, never Optuna.
 
-from lrtune.tasks.datasets import DATASETS
-from lrtune.tasks.load import load_task
-from lrtune.tasks.metrics import METRICS, Metric
-from lrtune.tasks.models import MODELS
-from lrtune.tasks.sanity_check import check_model
-from lrtune.tasks.split import Split, Stream
-from lrtune.tasks.task import Task
+The names load on first use: what a user may say of a task (``options``) needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrtune.tasks.datasets import DATASETS
+    from lrtune.tasks.load import load_task
+    from lrtune.tasks.metrics import METRICS, Metric
+    from lrtune.tasks.models import MODELS
+    from lrtune.tasks.sanity_check import check_model
+    from lrtune.tasks.split import Split, Stream
+    from lrtune.tasks.task import Task
+
+_HOMES = {
+    "DATASETS": "datasets",
+    "METRICS": "metrics",
+    "MODELS": "models",
+    "Metric": "metrics",
+    "Split": "split",
+    "Stream": "split",
+    "Task": "task",
+    "check_model": "sanity_check",
+    "load_task": "load",
+}
 
 __all__ = [
     "DATASETS",
@@ -19,3 +38,10 @@ __all__ = [
     "check_model",
     "load_task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lrtune.tasks' has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"lrtune.tasks.{_HOMES[name]}"), name)
+    return value

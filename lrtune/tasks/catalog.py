@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrtune.errors import InputError
-from lrtune.options import TaskOptions
 from lrtune.tasks.data import Data
 from lrtune.tasks.images import check_classes, image_data
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.pictures import Files, Source
 
 # The recipe of the model: David Page, "How to train your ResNet" (2018).

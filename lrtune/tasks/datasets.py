@@ -5,10 +5,10 @@ from functools import partial
 
 import torch
 
-from lrtune.options import TaskOptions
 from lrtune.tasks.catalog import CATALOG, torchvision_data
 from lrtune.tasks.data import Data
 from lrtune.tasks.metrics import METRICS
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.parts import normalize, three_parts
 from lrtune.tasks.split import Split
 from lrtune.tasks.tables import embedded

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.errors import InputError
-from lrtune.options import TaskOptions
 from lrtune.tasks.data import Data
 from lrtune.tasks.metrics import METRICS
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.parts import SPLITS, hold_all, labels, normalize, three_parts
 from lrtune.tasks.pictures import (
     Files,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
-from lrtune.options import TaskOptions, parse_optimizer, validate
 from lrtune.tasks.catalog import torchvision_data
 from lrtune.tasks.data import Data
 from lrtune.tasks.datasets import DATASETS, digits
@@ -19,6 +18,7 @@ from lrtune.tasks.images import image_folder
 from lrtune.tasks.memory import LIMIT, parse_size
 from lrtune.tasks.metrics import ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
+from lrtune.tasks.options import TaskOptions, parse_optimizer, validate
 from lrtune.tasks.tables import embedded, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrtune.options import TaskOptions
 from lrtune.tasks.data import cut
 from lrtune.tasks.memory import parse_size, room
 from lrtune.tasks.models import Normalize
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.pictures import Images
 from lrtune.tasks.reading import worker_count
 from lrtune.tasks.split import Rows, Split, Stream, batches, spread

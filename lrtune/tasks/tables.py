@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError, nearest
-from lrtune.options import TaskOptions
 from lrtune.tasks.columns import NESTED, as_numbers, encode
 from lrtune.tasks.data import Data, Kind, cut
 from lrtune.tasks.metrics import METRICS, Metric
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.split import Rows, Split
 from lrtune.tasks.text import refuse_binaries, slug
 

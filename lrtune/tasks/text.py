@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError
-from lrtune.options import TaskOptions
 from lrtune.tasks.data import Data
 from lrtune.tasks.metrics import METRICS, bits_per_character
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.split import Split
 
 Tokens = NDArray[np.uint8] | NDArray[np.int32]

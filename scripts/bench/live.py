@@ -27,10 +27,10 @@ from race_table import markdown
 from recorded_tasks import TASKS
 
 from lrtune.engine import SerialPool
-from lrtune.results.summary import best
+from lrtune.run.tune import tune
 from lrtune.schedule import Schedule
 from lrtune.tasks import Task
-from lrtune.tuning import tune
+from lrtune.verdict.summary import best
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 CHOSEN = ("digits-mlp-sgd", "diabetes-mlp-adamw", "shakespeare-grams-sgd")

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 import lrtune
-from lrtune.confirmation import confirm
 from lrtune.engine import Choice, Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.run import Run
+from lrtune.run.confirm import confirm
+from lrtune.run.folder import Run
 from lrtune.search.store import START
 from lrtune.tasks import Task
 
@@ -122,8 +122,8 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
     choice = Choice("serial", SLOTS, threads=1, why="made up")
     searching, confirming = MadeUpPool(task, error), MadeUpPool(task, error)
     with (
-        patch("lrtune.tuning.choose_pool", lambda *_: (searching, choice)),
-        patch("lrtune.confirmation.choose_pool", lambda *_: (confirming, choice)),
+        patch("lrtune.run.tune.choose_pool", lambda *_: (searching, choice)),
+        patch("lrtune.run.confirm.choose_pool", lambda *_: (confirming, choice)),
     ):
         run = lrtune.tune(task, trials=trials, out=folder, **options)
         _repeat(run, times)

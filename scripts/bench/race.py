@@ -47,15 +47,15 @@ import lrtune
 from lrtune.engine import Pool, Progress, SerialPool, choose
 from lrtune.engine.choose import WAVES
 from lrtune.model.transfer import Transfer
+from lrtune.run.run_json import write_json
+from lrtune.run.tune import swept_in
 from lrtune.schedule import Schedule
 from lrtune.search.board import Board
 from lrtune.search.confirmation import Confirmation, Job
 from lrtune.search.final import Final
 from lrtune.search.loop import Loop
 from lrtune.search.space import FAMILY, Space
-from lrtune.settings import write_json
 from lrtune.tasks import Task
-from lrtune.tuning import swept_in
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BUDGETS, SEEDS = (6, 20), 10  # whole trainings; master seeds

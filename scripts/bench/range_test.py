@@ -29,7 +29,7 @@ from lrtune.engine.range_test import (
     landmarks,
     suggest_range,
 )
-from lrtune.tuning import DOUBTS
+from lrtune.run.tune import DOUBTS
 
 CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"
 BEST = 0.1  # the share of the trainings whose peaks are good

@@ -20,7 +20,7 @@ import optuna
 from madeup import VALIDATIONS, madeup
 from plotly.offline import get_plotlyjs
 
-from lrtune.run import Run
+from lrtune.run.folder import Run
 
 OUT = Path(__file__).parents[2] / "studies" / "results" / "bench" / "report.json"
 

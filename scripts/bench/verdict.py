@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.engine.blocks import BLOCKS
-from lrtune.results.finalists import room_for
-from lrtune.results.sequential import ALPHA, Role, sequential_test
 from lrtune.search.budget import CONFIRMED, TRAININGS
+from lrtune.verdict.finalists import room_for
+from lrtune.verdict.sequential import ALPHA, Role, sequential_test
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BAD = 0.5  # standard deviations

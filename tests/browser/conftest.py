@@ -89,7 +89,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of several families, with finals."""
     import lrtune
-    from lrtune.confirmation import confirm
+    from lrtune.run.confirm import confirm
 
     folder = tmp_path_factory.mktemp("digits") / "run"
     task = lrtune.load_task("digits", epochs=2)

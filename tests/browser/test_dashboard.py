@@ -11,10 +11,10 @@ import optuna
 import pytest
 from hostile import HIT, NAMES
 
-from lrtune.dashboard import app_of, publish
-from lrtune.loopback import server_of
-from lrtune.results.dashboard import figures
-from lrtune.run import Run
+from lrtune.reports.dashboard import app_of, publish
+from lrtune.reports.dashboard_figures import figures
+from lrtune.reports.loopback import server_of
+from lrtune.run.folder import Run
 from lrtune.search.store import open_storage
 
 pytestmark = pytest.mark.browser

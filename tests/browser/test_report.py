@@ -5,9 +5,9 @@ import re
 import pytest
 from looks import WIDE, opened
 
-from lrtune.results.exports import LABELS
-from lrtune.results.recommendation import recommendation
-from lrtune.run import Run
+from lrtune.reports.exports import LABELS
+from lrtune.run.folder import Run
+from lrtune.verdict.recommendation import recommendation
 
 pytestmark = pytest.mark.browser
 

@@ -11,15 +11,15 @@ from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, stud
 
 import lrtune
 from lrtune import InputError, Plan, tuning
+from lrtune.cli.console import console_of
+from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
-from lrtune.results.plan import Finalist
-from lrtune.screen.console import console_of
-from lrtune.screen.progress import RunProgress
+from lrtune.run.tally import Tally
+from lrtune.run.tune import swept_in
 from lrtune.search import Board, Budget, Clock, Loop, Search
 from lrtune.search.budget import CONFIRMED
-from lrtune.tally import Tally
 from lrtune.tasks import Task
-from lrtune.tuning import swept_in
+from lrtune.verdict.plan import Finalist
 
 HORIZON = 400
 FAST = 1e-3  # seconds an update
@@ -169,7 +169,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Task, list[float]]:
     monkeypatch.setattr(pool, "advance", advance)
     monkeypatch.setattr("lrtune.search.budget.time.monotonic", lambda: now[0])
     choice = Choice("serial", 1, figures={"serial": 0.01}, devices=("cpu",))
-    monkeypatch.setattr("lrtune.tuning.choose_pool", lambda *_: (pool, choice))
+    monkeypatch.setattr("lrtune.run.tune.choose_pool", lambda *_: (pool, choice))
     return task, now
 
 
@@ -229,7 +229,7 @@ def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
 
     peaks = tuning.peak_settings
     monkeypatch.setattr(tuning, "peak_settings", slow)
-    monkeypatch.setattr("lrtune.confirmation.standing", undecided)
+    monkeypatch.setattr("lrtune.run.confirm.standing", undecided)
     monkeypatch.setattr("lrtune.search.search.WORTH", worth)
     updates = 20 * task.horizon
     budgets = {"updates": {"updates": updates}, "seconds": {"seconds": 5 + 0.01 * updates}}

@@ -24,9 +24,9 @@ from refereed import (
 
 from lrtune import InputError, SchedulePruner
 from lrtune.engine import Progress
-from lrtune.results.finalists import finalists
-from lrtune.results.summary import ranked, recommended
 from lrtune.search import Board, Budget, Rules, Space, frame, open_study
+from lrtune.verdict.finalists import finalists
+from lrtune.verdict.summary import ranked, recommended
 
 CAREFUL = 1e-9  # an epsilon with which nothing is pruned
 

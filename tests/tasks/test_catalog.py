@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from lrtune.errors import InputError
-from lrtune.options import TaskOptions
 from lrtune.tasks import DATASETS
 from lrtune.tasks.catalog import CATALOG
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.split import Split, Stream
 from lrtune.tasks.stream import take
 

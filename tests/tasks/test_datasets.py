@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lrtune.options import TaskOptions
 from lrtune.tasks import DATASETS
 from lrtune.tasks.data import SPLIT_SHARE
+from lrtune.tasks.options import TaskOptions
 
 SPLITS = ("train", "val", "test")
 

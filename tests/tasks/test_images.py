@@ -11,9 +11,9 @@ from torch.utils.data import default_collate
 from torchvision import transforms
 
 from lrtune.errors import InputError
-from lrtune.options import TaskOptions
 from lrtune.tasks import images
 from lrtune.tasks.images import image_folder
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.split import Split, Stream
 from lrtune.tasks.stream import take
 

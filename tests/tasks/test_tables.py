@@ -11,9 +11,9 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from lrtune import InputError, load_task
-from lrtune.options import TaskOptions
 from lrtune.tasks import check_model
 from lrtune.tasks.data import Data, cut
+from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.tables import embedded, table, table_file
 
 

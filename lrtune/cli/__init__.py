@@ -1,0 +1,1 @@
+"""The command line: commands, progress, events, and what a result looks like in a terminal."""

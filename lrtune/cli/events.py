@@ -1,0 +1,165 @@
+"""Events: one line of JSON each, for scripts and logs."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+from lrtune.cli.console import console_of, say
+from lrtune.cli.progress import Listener, RunProgress
+from lrtune.files import plain
+from lrtune.format import hidden_in
+from lrtune.run.tally import Tally
+from lrtune.search import Board
+from lrtune.tasks import Task
+
+if TYPE_CHECKING:
+    from lrtune.run.folder import Run
+    from lrtune.search import Record
+    from lrtune.search.final import Final
+
+PROGRESS_SECONDS = 1.0  # between two events of progress
+
+# What each event holds beside "event" and "time" (ISO 8601, UTC). A number that is not finite, or
+# not known, is null.
+FIELDS = {
+    "started": "command task samples model optimizer objective horizon seed families budget",
+    "progress": "stage share done seconds_left per_minute running ends still_in best",
+    "trial": "number family state reason value metrics schedule updates seconds",
+    "final": "family seed state reason split metrics schedule updates seconds",
+    "verdict": "place families lines standings",
+    "finished": "run horizon trials answer winner files",
+}
+FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
+
+
+class Events(Listener):
+    """Writes events; what is for a person goes to stderr."""
+
+    def __init__(self, out: TextIO) -> None:
+        """Write to this stream."""
+        self._out = out
+        self._console = console_of(stderr=True)
+        self._progress = RunProgress(self._console)  # measures, and is never shown
+        self._earlier: int | None = None  # trials of sessions before
+        self._told: Record | None = None
+        self._last = -math.inf
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """Say what is trained, and what for."""
+        objective = task.objective
+        self._emit(
+            "started",
+            task=task.name,
+            samples={"train": task.train.samples, "val": task.val.samples}
+            | {"test": None if task.test is None else task.test.samples},
+            model=task.model_name,
+            optimizer=task.optimizer,
+            objective={"name": objective.name, "direction": objective.direction},
+            horizon=task.horizon,
+            **{**facts, "command": hidden_in(facts["command"])},
+        )
+
+    def tell(self, line: str) -> None:
+        """Say it to the person."""
+        say(self._console, line)
+
+    def search(self, board: Board) -> None:
+        """Say which trial ended, and now and then how it goes."""
+        if board.last is not None and board.last is not self._told:
+            self._told = board.last
+            self._trial(board.last)
+        if self._earlier is None:
+            self._earlier = board.trials
+        best = board.best
+        self._progressed(
+            "search",
+            board.share,
+            done=board.trials,
+            ended=board.trials - self._earlier,
+            running=len(board.running),
+            ends=dict(board.ended),
+            best=best
+            and {"family": best.schedule.family, "trial": best.number, "value": best.value},
+        )
+
+    def finals(self, tally: Tally) -> None:
+        """Say which trainings ended, and now and then how it goes."""
+        for final in tally.over:
+            self._final(final)
+        still_in = [one.schedule.family for one in tally.contenders if one.wanted]
+        self._progressed("finals", tally.share, done=int(tally.done), still_in=still_in)
+
+    def finished(self, run: "Run", total: int | None) -> None:
+        """Say the verdict, if there is one, and where everything is."""
+        from lrtune.verdict.plan import decided, recommended_row
+        from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
+        from lrtune.verdict.summary import by_end
+        from lrtune.verdict.wording import since
+
+        horizon = run.settings["horizon"] if total is None else total
+        verdict, trials, winner = run.verdict(horizon), run.trials(), None
+        if verdict is not None:
+            said = [*of_verdict(verdict), since(verdict, len(trials))]
+            winner = recommended_row(verdict)["schedule"] if decided(verdict) else None
+            kept = ("family", "place", "mean", "low", "high", "gap", "p", "seeds", "lost")
+            rows = [{name: row[name] for name in kept} for row in verdict["families"]]
+            found = {name: verdict["answer"][name] for name in ("place", "families")}
+            self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)
+        answer = None if total else as_json(recommendation(trials, run.told, verdict))
+        files = [*FILES, run.verdict_path(horizon).name]
+        self._emit(
+            "finished",
+            run=str(run.folder),
+            horizon=horizon,
+            trials={row["end"]: row["trials"] for row in by_end(trials).to_dict("records")},
+            answer=answer,
+            winner=winner,
+            files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
+        )
+
+    def _trial(self, record: "Record") -> None:
+        curves = record.curves
+        at = record.judged_at or (curves.step[-1] if curves.step else None)
+        metrics = {} if at is None else curves.at(at)
+        self._emit(
+            "trial",
+            **{name: getattr(record, name) for name in ("number", "state", "reason", "value")},
+            family=record.schedule.family,
+            metrics=metrics,
+            schedule=record.schedule.to_dict(),
+            updates=record.updates,
+            seconds=record.seconds,
+        )
+
+    def _final(self, final: "Final") -> None:
+        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
+        self._emit(
+            "final",
+            family=final.schedule.family,
+            schedule=final.schedule.to_dict(),
+            **{name: getattr(final, name) for name in names},
+        )
+
+    def _progressed(self, stage: str, share: float, ended: int = 0, **known: Any) -> None:
+        """Say how it goes, unless it was said a moment ago; what is not known is null."""
+        self._progress.reach(share, stage)
+        elapsed = self._progress.tasks[0].elapsed
+        known["per_minute"] = 60 * ended / elapsed if ended and elapsed else None
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            known |= {"stage": stage, "share": share, "seconds_left": self._progress.seconds_left}
+            self._emit("progress", **dict.fromkeys(FIELDS["progress"].split()) | known)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        """One line: the fields of this event, in their order."""
+        names = FIELDS[event].split()
+        assert fields.keys() == set(names), fields.keys() ^ set(names)
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        ordered = {name: fields[name] for name in names}
+        line = json.dumps(plain({"event": event, "time": now, **ordered}), allow_nan=False)
+        self._out.write(f"{line}\n")
+        self._out.flush()

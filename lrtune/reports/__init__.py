@@ -1,0 +1,1 @@
+"""Reports: the HTML page, figures, the dashboard's note, notebooks, comparisons of runs."""

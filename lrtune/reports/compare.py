@@ -1,0 +1,204 @@
+"""Compare: the verdicts of several tasks side by side."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from lrtune.errors import InputError
+from lrtune.files import replace
+from lrtune.reports.ranks import TASK, sentences, wins
+from lrtune.verdict.kept import read_verdict
+
+__all__ = ["Comparison", "compare", "find_verdicts", "sentences", "table", "wins"]
+
+VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
+PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
+EQUAL = 9  # digits: gaps that differ by less, relative to the best score, are a tie of ranks
+
+Verdict = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What was found across tasks."""
+
+    table: pd.DataFrame  # see ``table``
+    wins: pd.DataFrame  # see ``wins``
+    sentences: list[str]  # see ``sentences``
+
+
+def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:
+    """The verdicts in these places, each once, and what to call them.
+
+    Args:
+        paths: of a run's folder, of a verdict's file, or of a folder of such: its ``verdict.json``
+            files at any depth, and those of the ``*.json`` directly in it that are verdicts.
+
+    Raises:
+        InputError: a place has no verdict, or one that cannot be read.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    for path in map(Path, paths):
+        for file in _files(path):
+            verdict = _read(file)
+            if all(verdict != other for _, other in found):  # a copy tells nothing new
+                found.append((str(file.parent if file.name == VERDICT else file), verdict))
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    if (path / VERDICT).exists():
+        return [path / VERDICT]
+    if (path / RUN).exists():
+        raise InputError(f"{path}: has no verdict yet: lrtune confirm {shlex.quote(str(path))}")
+    files = [*sorted(path.rglob(VERDICT)), *sorted(filter(_is_verdict, path.glob("*.json")))]
+    if not files:
+        raise InputError(f"{path}: holds no verdict: lrtune confirm RUN makes one")
+    return files
+
+
+def _is_verdict(file: Path) -> bool:
+    try:
+        content = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: damaged: not JSON: {error}") from error
+    return isinstance(content, dict) and "answer" in content
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return read_verdict(_text(file), str(file))
+    except RecursionError as error:
+        raise InputError(f"{file}: not a verdict of lrtune: {error}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+
+
+def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
+    """One row a family of a verdict: those of a task together, the recommended one first.
+
+    Args:
+        verdicts: with what to call each, as ``find_verdicts`` gives them.
+
+    Returns:
+        Columns ``task`` (data and model), ``horizon`` (updates), ``source`` (what the verdict is
+        called), ``study``, ``seed`` (of the search), ``metric``, ``unit``, ``direction``,
+        ``split``, ``family``, ``place`` (winner, tied, behind, lost), ``mean``, ``low`` and
+        ``high`` (its 95 % interval), ``sd`` (between seeds), ``seeds``, ``gap`` (to the
+        recommended one on common seeds, positive where worse), ``gap_low``, ``gap_high``,
+        ``peak_lr``, ``warmup`` (share of the horizon), ``schedule`` (JSON), ``rank`` (1 is the
+        best: those at the top, those behind, those lost, by the gap among themselves; equal gaps,
+        and those lost, share the mean of their ranks).
+
+    Raises:
+        InputError: a verdict is damaged, unfinished or compares nothing, or one task was judged by
+            two metrics.
+    """
+    if len({label for label, _ in verdicts}) < max(1, len(verdicts)):
+        raise InputError("expected verdicts to compare, each with a name of its own")
+    frame = pd.DataFrame([row for label, verdict in verdicts for row in _rows(label, verdict)])
+    _check_metrics(frame)
+    return frame.sort_values([*TASK, "seed"], kind="stable", ignore_index=True)
+
+
+def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
+    try:
+        place = verdict["answer"]["place"]
+        rows = [_row(label, verdict, family) for family in verdict["families"]]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{label}: a damaged verdict: {why}") from error
+    if place == "unfinished":
+        raise InputError(f"{label}: not finished yet: lrtune confirm goes on with it")
+    if len(rows) < 2:
+        raise InputError(f"{label}: has one family only, nothing to compare: leave it out")
+    scale = max((abs(row["mean"]) for row in rows if row["place"] != "lost"), default=0.0) or 1.0
+    keys = [
+        (PLACES[row["place"]], 0.0 if row["place"] == "lost" else round(row["gap"] / scale, EQUAL))
+        for row in rows
+    ]
+    order = sorted(set(keys))
+    ranks = stats.rankdata([order.index(key) for key in keys]).tolist()
+    return [row | {"rank": rank} for row, rank in zip(rows, ranks, strict=True)]
+
+
+def _row(label: str, verdict: Verdict, family: Mapping[str, Any]) -> dict[str, Any]:
+    task, objective, schedule = verdict["task"], verdict["objective"], family["schedule"]
+    names = ("mean", "low", "high", "sd", "gap", "gap_low", "gap_high")
+    figures = {name: math.nan if family[name] is None else float(family[name]) for name in names}
+    if family["place"] not in PLACES:
+        raise ValueError(f"place {family['place']!r}: none of {', '.join(PLACES)}")
+    if family["place"] != "lost" and not math.isfinite(figures["mean"] + figures["gap"]):
+        raise ValueError(f"{family['family']} is not lost, and has no mean or no gap")
+    return {
+        "task": _printable(f"{task['name']}, {task['model']}"),
+        "horizon": int(verdict["horizon"]),
+        "source": _printable(label),
+        "study": _printable(verdict["study"]),
+        "seed": int(verdict["seed"]),
+        "metric": _printable(objective["name"]),
+        "unit": _printable(objective["unit"]),
+        "direction": _printable(objective["direction"]),
+        "split": _printable(verdict["split"]),
+        "family": _printable(family["family"]),
+        "place": family["place"],
+        "seeds": int(family["seeds"]),
+        **figures,
+        "peak_lr": float(schedule["peak_lr"]),
+        "warmup": float(schedule["warmup"]),
+        "schedule": json.dumps(schedule),
+    }
+
+
+def _printable(text: object) -> str:
+    """Text that a terminal, Parquet and a table's cell can hold; names come from anyone's files."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def _check_metrics(table: pd.DataFrame) -> None:
+    for (task, horizon), rows in table.groupby(TASK):
+        judged = rows.drop_duplicates(["metric", "direction"])
+        if len(judged) > 1:
+            first, other = judged.iloc[0], judged.iloc[1]
+            raise InputError(
+                f"{first['source']} and {other['source']}: the same task, {task} over "
+                f"{horizon:,} updates, judged by {first['metric']} and by {other['metric']}: "
+                "leave one out"
+            )
+
+
+def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Comparison:
+    """Compare the verdicts in these places, and write the table where ``out`` says.
+
+    Args:
+        paths: see ``find_verdicts``.
+        out: a ``.parquet`` file in a folder that exists, or None.
+
+    Raises:
+        InputError: as ``find_verdicts`` and ``table``, or ``out`` cannot be written.
+    """
+    if out is not None and Path(out).suffix != ".parquet":
+        raise InputError(f"out={str(out)!r}: expected the name of a .parquet file")
+    rows = table(find_verdicts(paths))
+    if out is not None:
+        try:
+            replace(Path(out), rows.to_parquet(index=False))
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written: {error.strerror}") from error
+    return Comparison(rows, wins(rows), sentences(rows))

@@ -1,1 +1,0 @@
-"""What a search found: tables, figures and one HTML report. Never imports torch."""

@@ -1,0 +1,199 @@
+"""A run: a folder that holds a search and what it found."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+
+from lrtune.engine import Choice
+from lrtune.errors import InputError
+from lrtune.files import replace
+from lrtune.model.surrogate import PeakGuess
+from lrtune.model.transfer import Transfer, published, read
+from lrtune.reports.notebook import Figures, Verdict, summary
+from lrtune.run.best_json import best_json
+from lrtune.run.run_json import read_settings, without_password, write_json
+from lrtune.schedule import Schedule
+from lrtune.search import Space, frame, load_study, records
+from lrtune.search.beliefs import Tuned, beliefs, tuned
+from lrtune.search.final import read_finals
+from lrtune.search.sampler import guess_in
+from lrtune.verdict.kept import read_verdict
+
+VERDICT, FINALS = "verdict.json", "finals.jsonl"
+CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
+TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
+
+
+class Run:
+    """A folder with ``run.json``, the journal, and the results; ``lrtune.open`` gives one.
+
+    Every method reads what is there now, so a run may be looked at while it is searched.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.settings = read_settings(self.folder / "run.json")
+
+    def __repr__(self) -> str:
+        return f"lrtune.open({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return summary(self.trials(), self.told, self.verdict())
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The settings as results tell them: without passwords, and with the folder."""
+        return without_password(self.settings) | {"folder": str(self.folder)}
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's journal; optuna-dashboard opens it."""
+        return self.folder / "journal.log"
+
+    @property
+    def storage(self) -> str | Path:
+        """Where the study is kept: the journal, or the URL that was given."""
+        return self.settings["storage"] or self.journal
+
+    @property
+    def choice(self) -> Choice:
+        """The pool that trained it.
+
+        Raises:
+            InputError: run.json does not say.
+        """
+        try:
+            return Choice.from_json(self.settings["engine"])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.folder / 'run.json'}: damaged: engine: {error}") from error
+
+    @property
+    def space(self) -> Space:
+        """What was searched."""
+        families, peak_lr, warmup = (
+            tuple(self.settings[name]) for name in ("families", "peak_lr", "warmup")
+        )
+        return Space(families, peak_lr, warmup, self.settings["cycle_momentum"])
+
+    @property
+    def peak_guess(self) -> PeakGuess:
+        """Where a good peak rate should be: as the range test says, or as the user does."""
+        return guess_in(self.space, self.settings["range_test"])
+
+    @property
+    def transfer(self) -> Transfer:
+        """What other tasks taught the search."""
+        own = self.folder / TRANSFER
+        return read(own.read_bytes()) if own.exists() else published()
+
+    def study(self) -> optuna.Study:
+        """The Optuna study, to read."""
+        return load_study(self.storage, self.settings["study"])
+
+    def trials(self) -> pd.DataFrame:
+        """One row a trial that is over, in the order in which they started."""
+        study, guess = self.study(), self.peak_guess
+        known = beliefs(study, self.settings["horizon"], guess, self.transfer)
+        return frame(records(study), known)
+
+    def tuned(self, family: str) -> Tuned:
+        """The schedule of a family that was searched of which most is expected, tried or not."""
+        horizon = self.settings["horizon"]
+        return tuned(self.study(), self.space, family, horizon, self.peak_guess, self.transfer)
+
+    def finals(self) -> pd.DataFrame:
+        """One row a final that is over, see ``lrtune.search.final.read_finals``."""
+        return read_finals(self.folder / FINALS)
+
+    def verdict(self, total: int | None = None) -> Verdict | None:
+        """The verdict on a horizon, the search's own where None; None before there is one."""
+        path = self.verdict_path(self.settings["horizon"] if total is None else total)
+        if not path.exists():
+            return None
+        return Verdict(read_verdict(path.read_text(encoding="utf-8"), str(path)))
+
+    def verdict_path(self, horizon: int) -> Path:
+        """Where the verdict on a horizon is, or will be."""
+        own = horizon == self.settings["horizon"]
+        return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
+
+    @property
+    def horizons(self) -> list[int]:
+        """The horizons on which there is a verdict."""
+        names = [path.stem.rpartition("-")[2] for path in self.folder.glob("verdict-*.json")]
+        others = [int(name) for name in names if name.isdecimal()]
+        own = [self.settings["horizon"]] if (self.folder / VERDICT).exists() else []
+        return sorted(own + others)
+
+    @property
+    def figures(self) -> Figures:
+        """The figures of the report: ``run.figures.wins()``."""
+        return Figures(self)
+
+    def best(self) -> Schedule | None:
+        """The verdict's winner, or before one the schedule of the best trial, if there is any."""
+        found = best_json(self.trials(), self.settings, self.verdict())
+        return None if found is None else Schedule.from_dict(found["schedule"])
+
+    def write(self) -> None:
+        """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
+        from lrtune.reports import report
+        from lrtune.reports.dashboard import publish
+
+        trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        # Bytes, because pyarrow wants names in UTF-8.
+        replace(self.folder / "trials.parquet", trials.to_parquet(index=False))
+        best = best_json(trials, self.settings, verdict)
+        if best is not None:
+            write_json(self.folder / "best.json", best)
+        shown = self.told
+        page = report.write(self.folder / "report.html", trials, shown, verdict, finals)
+        publish(self.study(), trials, shown, verdict, finals, page)
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Keep a verdict, and what follows from it."""
+        write_json(self.verdict_path(verdict["horizon"]), verdict)
+        self.write()
+
+    def write_tensorboard(self) -> Path | None:
+        """Write event files of each finalist, or of each family's best trial before the finals.
+
+        Written again they replace those before.
+
+        Returns:
+            The folder, for ``tensorboard --logdir``; None where no training is there to write.
+
+        Raises:
+            InputError: tensorboard is not installed.
+        """
+        from lrtune.reports import tensorboard
+
+        verdicts = [found for total in self.horizons if (found := self.verdict(total))]
+        return tensorboard.write(
+            self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
+        )
+
+
+def open(folder: str | Path) -> Run:
+    """Open the folder of a search, to look at what it found.
+
+    Example: in a notebook, where the run, the verdict and the figures show themselves::
+
+        import lrtune
+
+        run = lrtune.open("runs/digits-mlp-sgd-862")
+        run.verdict().lines[0]  # what to use
+        run.best().rates(1000)  # the winner, over as many updates as you like
+        trials = run.trials()  # a DataFrame, one row a trial
+        trials.groupby("family")["value"].min()
+        run.figures.wins()  # and curves, against_peak, ...: see run.figures
+
+    Args:
+        folder: what ``lrtune search`` or ``lrtune.tune`` wrote.
+
+    Raises:
+        InputError: it is not a run, or a newer lrtune made it.
+    """
+    return Run(folder)

@@ -1,1 +1,0 @@
-"""What the commands print: the terminal while they work, their result, lines for a script."""

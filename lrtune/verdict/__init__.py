@@ -1,0 +1,1 @@
+"""The verdict: pure statistics over trials and final trainings."""

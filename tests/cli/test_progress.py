@@ -1,0 +1,175 @@
+"""Progress: rows of the search and of the confirmation, on terminals of all sizes and elsewhere."""
+
+import io
+import math
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from lrtune import load_task
+from lrtune.cli.progress import (
+    LINE_SECONDS,
+    RunProgress,
+    Screen,
+    family_rows,
+    finalist_rows,
+    table_of,
+)
+from lrtune.run.tally import Contender, Tally
+from lrtune.schedule import FAMILIES, Schedule
+from lrtune.search import Board, Budget, Record
+from lrtune.search.record import Curves
+
+SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
+FIGURES = {"count": "6", "behind": "0.1", "peak": "0.05", "now": "45%, 12%", "other": "0.95"}
+FIGURES |= {"settings": "warmup 0.1, eta_min 0"}
+ROWS = [{"family": name, "value": f"0.{i:03d}", **FIGURES} for i, name in enumerate(SEARCHED)]
+
+
+def record(number: int, family: str, value: float | None, state: str = "complete") -> Record:
+    schedule = Schedule(family, peak_lr=0.1 + number / 100)
+    metrics = {} if value is None else {"loss": [9.0, value], "accuracy": [0.1, 0.9]}
+    at = None if value is None else 10
+    curves = Curves(step=[5, 10], metrics=metrics)
+    return Record(
+        number, number, schedule, {}, state, "", value, curves, {}, 10, 1.0, 0, judged_at=at
+    )
+
+
+def board(*records: Record, minimize: bool = True, budget: Budget | None = None) -> Board:
+    found = Board(budget or Budget(trials=10), minimize)
+    for one in records:
+        found.add(one)
+    return found
+
+
+def test_families_are_in_the_order_of_their_best() -> None:
+    seen = [record(0, "wsd", 0.3), record(1, "cosine", 0.2), record(2, "wsd", 0.25)]
+    seen += [record(3, "cosine", None, "pruned"), record(4, "step", None, "diverged")]
+    rows = family_rows(board(*seen), "accuracy")
+    assert [row["family"] for row in rows] == ["cosine", "wsd", "step"]
+    assert [row["count"] for row in rows] == ["2", "2", "1"]
+    assert [row["value"] for row in rows] == ["0.200", "0.250", "–"]
+    assert [row.get("behind") for row in rows] == ["–", "0.050", None]
+    assert rows[0]["other"] == "0.900" and rows[1]["peak"] == "0.12"
+
+
+def test_higher_may_be_better() -> None:
+    now = board(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
+    rows = family_rows(now, "")
+    assert [(row["family"], row["behind"]) for row in rows] == [("wsd", "–"), ("cosine", "0.10")]
+
+
+def test_the_board_knows_what_is_spent_and_the_first_of_equals() -> None:
+    now = board(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
+    assert now.best is not None and now.best.number == 0
+    assert now.spent[:2] == (3, 30) and now.share == 0.3
+    assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
+    assert [row["family"] for row in family_rows(now, "")] == ["cosine", "wsd", "step"]
+
+
+def test_finalists_are_compared_on_common_seeds() -> None:
+    scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5, 3: 9.0}, "step": {1: 0.1}}
+    contenders = [Contender(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()]
+    lost = Contender(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
+    rows = finalist_rows(Tally(0.5, 5.5, 8, [*contenders, lost]), minimize=True)
+    by = {row["family"]: row for row in rows}
+    assert by["wsd"]["value"] == "0.300" and by["cosine"]["value"] == "0.400"
+    assert by["cosine"]["count"] == "3"
+    assert by["step"]["now"] == "no more seeds" and by["step"]["style"] == "dim"
+    assert by["constant"]["now"] == "1 lost" and by["constant"]["style"] == "dim"
+    nothing = finalist_rows(Tally(0.5, 0.0, 8, [Contender(lost.schedule, {}, True)]), True)
+    assert nothing[0]["value"] == nothing[0]["count"] == "–"
+    assert finalist_rows(Tally(0.5, 0.0, 8), minimize=True) == []
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_who_is_behind_is_so_by_a_positive_gap(higher: bool) -> None:
+    scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5}}
+    contenders = [Contender(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
+    rows = finalist_rows(Tally(0.5, 4.0, 4, contenders), minimize=not higher)
+    assert [row["family"] for row in rows] == (["cosine", "wsd"] if higher else ["wsd", "cosine"])
+    assert [row["behind"] for row in rows] == ["–", "0.10"]
+
+
+def drawn(width: int, height: int, **options: object) -> str:
+    """A search of all families on a terminal of this size, before it is taken away."""
+    out = io.StringIO()
+    options = {"color_system": None, "force_terminal": True, **options}
+    screen = Screen(Console(file=out, width=width, height=height, **options))
+    screen.started(load_task("digits", epochs=1), {})
+    tried = [record(i, name, 0.1 + i / 100) for i, name in enumerate(SEARCHED)]
+    screen.search(board(*tried, budget=Budget(trials=2 * len(tried))))
+    shown = out.getvalue()
+    screen.close()
+    return shown
+
+
+@pytest.mark.parametrize("height", [10, 24, 40])
+@pytest.mark.parametrize("width", [50, 80, 140])
+def test_it_fits(width: int, height: int) -> None:
+    lines = drawn(width, height).splitlines()
+    assert len(lines) <= height and max(map(cell_len, lines)) <= width
+    assert "search" in lines[1] and "50%" in lines[1] and "left at most" in lines[1]
+
+
+def test_the_leading_few_and_how_many_more() -> None:
+    few, all_of_them = drawn(80, 24), drawn(140, 50)
+    shown = [name for name in SEARCHED if re.search(rf"\b{name}  ", few)]
+    assert shown == SEARCHED[:12] and f"and {len(SEARCHED) - 12} more" in few
+    assert all(re.search(rf"\b{name}  ", all_of_them) for name in SEARCHED)
+    assert " more" not in all_of_them
+
+
+def test_a_wider_terminal_is_told_more() -> None:
+    heads = {"value": "best", "count": "trials", "other": "accuracy"}
+    expected = ["best", "trials", "behind", "peak", "now", "accuracy", "settings"]
+    for width, many in ((50, 3), (80, 5), (100, 6), (140, 7)):
+        table = table_of(ROWS, heads, width, len(ROWS))
+        assert [str(column.header) for column in table.columns] == ["family", *expected[:many]]
+
+
+def test_without_colours_no_colour_and_with_them_the_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "38;2;31;126;194" in drawn(80, 24, color_system="truecolor")  # cosine's blue
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = drawn(80, 24, color_system="truecolor")
+    assert "cosine" in shown and not re.search(r"\x1b\[[\d;]*(3[0-9]|38)[;m]", shown)
+
+
+@pytest.mark.parametrize("dumb", [False, True])
+def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, now = io.StringIO(), [100.0]
+    monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
+    monkeypatch.setattr("lrtune.cli.progress.time.monotonic", lambda: now[0])
+    screen = Screen(Console(file=out, width=160, force_terminal=dumb))
+    screen.started(load_task("digits", epochs=1), {})
+    running = board(record(0, "wsd", None, "pruned"))
+    screen.search(running)
+    running.add(record(1, "constant", 0.1))
+    screen.search(running)
+    now[0] += LINE_SECONDS
+    screen.search(running)
+    screen.close()
+    said = " ".join(out.getvalue().split())  # a dumb terminal is narrow
+    first, second = "10% search: 1 trial (1 pruned)", "20% search: 2 trials (1 complete, 1 pruned)"
+    left = "at most [0-9]+.s left"
+    assert re.fullmatch(
+        f"{re.escape(first)}, 0 running {re.escape(second)}, 0 running; {left}; "
+        "best: constant 0.100",
+        said,
+    )
+
+
+def test_time_left_is_that_of_the_whole_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    progress = RunProgress(Console(file=io.StringIO()), get_time=lambda: now[0])
+    assert progress.seconds_left is None
+    for share in range(500, 751):  # a session before has done the half
+        progress.reach(share / 1000, "search")
+        now[0] += 1
+    assert progress.seconds_left == 250
+    assert progress.tasks[0].description == "search"

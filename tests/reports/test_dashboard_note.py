@@ -1,0 +1,35 @@
+import pandas as pd
+import pytest
+from hostile import NAMES
+
+from lrtune.reports.dashboard_figures import LONGEST, figures, note, plain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_markdown(many, name: str) -> None:
+    trials, run = many
+    hostile = NAMES[name]
+    task = {**run["task"], "data": hostile, "model": hostile}
+    said = note(trials, {**run, "study": hostile, "task": task, "command": hostile}, None, hostile)
+    said.encode()
+    prose, fence = said.split("```", 1)[0], said[said.index("```") :]
+    for mark in "<>`[]":  # of those alone that begin an element or a link
+        assert prose.replace(f"\\{mark}", "").count(mark) == 0
+    assert len(plain(hostile)) <= 2 * LONGEST + 40
+    assert "\n#" not in plain(hostile) and "\u202e" not in said
+    assert fence.count("\n") >= 2
+
+
+def test_a_very_long_command_is_cut(many) -> None:
+    trials, run = many
+    said = note(trials, {**run, "command": "lrtune search " + "x" * 100_000}, None, "report.html")
+    assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000
+
+
+def test_figures_are_small_however_many_trials(many) -> None:
+    trials, run = many
+    drawn = figures(pd.concat([trials] * 5, ignore_index=True), run, None, pd.DataFrame())
+    assert len(drawn) == 3
+    assert sum(len(figure.to_json()) for figure in drawn.values()) < 60_000
+    for figure in drawn.values():
+        assert all(len(trace.x) <= 60 for trace in figure.data)

@@ -1,0 +1,202 @@
+"""The answer: its lines and its warnings."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from overfit import overfit
+from torch import nn
+
+import lrtune
+from lrtune import Metric, Plan, Split, Task
+from lrtune.run.folder import Run
+from lrtune.schedule import Schedule
+from lrtune.tasks.ignorant import ignorant
+from lrtune.verdict.plan import Finalist, recommended_row
+from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
+from lrtune.verdict.verdict import verdict
+from tests.reports.test_finals_report import make
+from tests.reports.test_verdict import RUN, SEEDS, finals, searched
+
+IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accuracy": 10.0}}
+LINEAR = Schedule("linear", peak_lr=0.1)
+
+
+def warned(trials: pd.DataFrame, run: dict, found: dict | None = None) -> tuple[str, ...]:
+    answer = recommendation(trials, run, found)
+    assert answer is not None
+    return answer.warnings
+
+
+def test_a_sound_run_is_not_warned_of(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    run = {**run, "ignorant": IGNORANT, "range_test": {**run["range_test"], "message": ""}}
+    assert warned(trials, run, found) == ()
+    assert warned(trials, run) == ()
+
+
+def test_the_lines_of_a_winner(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    answer = recommendation(trials, {**run, "elapsed": 65.0, "folder": "runs/my run"}, found)
+    assert answer is not None
+    labels, texts = zip(*answer.lines, strict=True)
+    assert labels == ("", "Gain", "Sure", "Valid", "Cost", "Use it")
+    best = found["families"][0]["family"]
+    assert texts[0].startswith(f"Use {best}: peak ")
+    (gain,) = [one for one in found["answer"]["gains"] if one["over"] == "constant"]
+    assert "better than a tuned constant (95 %: " in answer.gain
+    assert gain["low"] < gain["gain"] < gain["high"]
+    assert "better than a tuned constant: yes (p < 0.001)" in answer.sure
+    assert "3,600 updates" in answer.valid
+    assert "1\u202fmin" in answer.cost and "(search " in answer.cost
+    assert answer.use_it == "lrtune export 'runs/my run' --to torch"
+    content = as_json(answer)
+    assert content is not None and json.loads(json.dumps(content)) == content
+    assert content["use"] == answer.use and content["warnings"] == list(answer.warnings)
+
+
+def test_no_better_than_a_predictor_that_ignores_its_inputs(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    said = "No better than a predictor that ignores its inputs: cross-entropy "
+    close = {"val": {"cross_entropy": 0.01}, "test": {"cross_entropy": 0.01}}
+    for known in (None, found):
+        assert warned(trials, {**run, "ignorant": close}, known)[0].startswith(said)
+    objective = run["metrics"]["accuracy"]
+    upwards = {**run, "objective": objective, "ignorant": {"val": {"accuracy": 99.9}}}
+    scores = trials.assign(value=90.0)
+    assert warned(scores, upwards)[0].startswith("No better than a predictor")
+
+
+def test_hardly_trained(many) -> None:
+    trials, run = many
+    assert any(w.startswith("Hardly trained: 49 ") for w in warned(trials, {**run, "horizon": 49}))
+    assert not any("Hardly" in w for w in warned(trials, {**run, "horizon": 50}))
+
+
+@pytest.mark.parametrize("judge", ["last", "best"])
+def test_overfitting(many, judge: str) -> None:
+    trials, run = many
+    run = {**run, "judge": judge}
+    curve = [1.5, 0.9, *[0.3] * 5, *np.linspace(0.3, 0.6, 13)]
+    worse = trials.assign(
+        val_cross_entropy=[curve] * len(trials), step=[list(range(20))] * len(trials)
+    )
+    worse = worse[worse["state"] == "complete"].assign(judged_at=19)
+    found = [w for w in warned(worse, run) if w.startswith("Overfitting: ")]
+    assert len(found) == (judge == "last")  # where the best checkpoint is judged, all is well
+    if found:
+        said = r"best after 2 of 3,600 updates, 0\.300\s?nats against 0\.600\s?nats at the end"
+        assert re.search(said, found[0])
+
+
+@pytest.mark.parametrize("place", ["tied", "winner"])
+def test_few_seeds(many, place: str) -> None:
+    """Where a few told all apart, more would tell nothing; one alone tells nothing apart."""
+    trials, run, found, _ = make({"tied": "one seed", "winner": "winner"}[place], *many)
+    best = recommended_row(found)
+    assert best["place"] == place and best["seeds"] < FEW_SEEDS
+    assert any("Few trainings: " in w for w in warned(trials, run, found)) == (place == "tied")
+
+
+def test_a_budget_that_ended(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+    for known, what in ((None, "the search was over"), (found, "all was settled")):
+        said = f"The budget ended before {what}: "
+        assert any(w.startswith(said) for w in warned(trials, {**run, "cut": True}, known))
+
+
+def test_nothing_is_recommended_where_all_was_lost() -> None:
+    table, one = finals({"linear": math.nan}), Finalist("linear", LINEAR, 1, 0.3, "leader")
+    found = verdict(searched({0.1: 0.3}), table, [one], RUN, SEEDS, Plan(trainings=5), True)
+    assert found["answer"]["recommended"] is None and found["answer"]["gains"] == []
+
+
+# What a predictor scores that ignores its inputs.
+
+
+def of(targets: torch.Tensor, **given: object) -> Task:
+    split = Split(torch.zeros(len(targets), 2), targets)
+    kept = {"name": "made", "train": split, "val": split, "test": split, "batch_size": 4}
+    outputs = given.pop("outputs", 3)
+    return Task(**kept, model=lambda: nn.Linear(2, outputs), epochs=8, **given)
+
+
+def test_class_frequencies_and_the_mean() -> None:
+    labels = torch.tensor([0] * 27 + [1] * 9 + [2] * 0 + [0] * 0)
+    found = ignorant(of(labels, classes=3))
+    frequencies = np.array([28, 10, 1]) / 39
+    expected = -(27 * np.log(frequencies[0]) + 9 * np.log(frequencies[1])) / 36
+    assert found["val"]["cross_entropy"] == pytest.approx(expected, rel=1e-6)
+    assert found["test"]["accuracy"] == 0.75
+    numbers = torch.tensor([[1.0], [2.0], [6.0], [3.0]] * 4)
+    mse = Metric("mse", nn.functional.mse_loss, "minimize")
+    found = ignorant(of(numbers, outputs=1, loss=nn.functional.mse_loss, metrics=(mse,)))
+    assert found["val"]["mse"] == pytest.approx(float(numbers.var(correction=0)))
+
+
+def test_a_metric_that_wants_another_form_is_left_out() -> None:
+    def wants(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        if len(outputs) == len(targets) and not outputs.requires_grad and outputs.std(0).sum() == 0:
+            raise ValueError("all alike")
+        return 1.0
+
+    labels = torch.tensor([0, 1, 2, 0] * 5)
+    task = of(labels, classes=3)
+    task = replace(task, metrics=(*task.metrics, Metric("own", wants, "maximize")))
+    assert set(ignorant(task)["val"]) == {"cross_entropy", "accuracy"}
+
+
+# Whole runs: each warning is provoked by one, and a sound one is not warned of.
+
+
+def noise() -> Task:
+    """Labels that have nothing to do with the inputs."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        Split(torch.randn(60, 2, generator=generator), torch.randint(3, (60,), generator=generator))
+        for _ in range(3)
+    ]
+    made = dict(zip(("train", "val", "test"), parts, strict=True))
+    return Task(
+        name="noise", **made, model=lambda: nn.Linear(2, 3), classes=3, batch_size=6, epochs=6
+    )
+
+
+def digits(epochs: float) -> Callable[[], Task]:
+    return partial(lrtune.load_task, "digits", epochs=epochs, batch_size=32)
+
+
+SOUND = {"trials": 4, "families": ["cosine", "constant"]}
+GIVEN = SOUND | {"peak_lr": (0.05, 0.1)}
+RUNS = {  # a task, options of the search, trainings of the confirmation, and what is warned of
+    "sound": (digits(8), SOUND, 12, None),
+    "noise": (noise, GIVEN | {"trials": 2}, 0, "No better than a predictor"),
+    "36 updates": (digits(1), GIVEN, 0, "Hardly trained: 36 updates"),
+    "wrong labels": (overfit, GIVEN | {"pruner": "none", "patience": 0}, 0, "Overfitting: "),
+    "two seeds": (digits(2), GIVEN, 4, "Few trainings: 2 fresh seeds"),
+    "unsure": (noise, SOUND | {"trials": 2}, 0, "The range test was unsure: the loss falls"),
+    "cut short": (digits(2), GIVEN | {"updates": 108}, 0, "The budget ended before the search was"),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> None:
+    make_task, options, trainings, warning = RUNS[kind]
+    task, folder = make_task(), tmp_path / "run"
+    lrtune.tune(task, out=folder, device="cpu", engine="serial", **options)
+    if trainings:
+        lrtune.confirm(folder, task, trainings=trainings)
+    run = Run(folder)
+    found = warned(run.trials(), run.told, run.verdict())
+    if warning is None:
+        assert found == warned(run.trials(), run.told) == ()
+    else:
+        assert any(sentence.startswith(warning) for sentence in found)

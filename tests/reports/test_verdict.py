@@ -1,0 +1,290 @@
+"""The verdict on made-up finals: places, targets, robustness, words, other horizons."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lrtune.errors import InputError
+from lrtune.schedule import Schedule
+from lrtune.verdict.horizons import outlook
+from lrtune.verdict.kept import read_verdict
+from lrtune.verdict.notes import WHY, notes, why
+from lrtune.verdict.plan import Finalist, Plan, finalists_in, plan_in
+from lrtune.verdict.recommendation import of_verdict, short
+from lrtune.verdict.verdict import standing, verdict
+from lrtune.verdict.wording import quickest
+
+LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
+ACCURACY = {"name": "accuracy", "direction": "maximize", "unit": None}
+RUN = {
+    "study": "s",
+    "task": {"name": "digits", "model": "mlp", "data": "", "test": 10},
+    "unit": "updates",
+    "objective": LOSS,
+    "judge": "last",
+    "metrics": {"cross_entropy": LOSS, "accuracy": ACCURACY},
+    "optimizer": {"name": "sgd"},
+    "versions": {},
+    "seed": 0,
+    "horizon": 100,
+    "peak_lr": [0.01, 1.0],
+    "range_test": {"base_lr": 0.02, "max_lr": 0.5},
+}
+SEEDS = list(range(100, 120))
+
+
+def finalist(family: str, value: float = 0.3) -> Finalist:
+    return Finalist(family, Schedule(family, peak_lr=0.1), 1, value, "leader")
+
+
+def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: int = 100):
+    """Of each family a level, and noise of its own around it; curves fall to it in ten steps."""
+    random = np.random.default_rng(0)
+    rows = []
+    for family, level in levels.items():
+        for seed in SEEDS[:seeds]:
+            score = level + sd * random.standard_normal()
+            lost = math.isnan(score)
+            curve = [score + 0.1 * (10 - i) for i in range(1, 11)]
+            rows.append(
+                {
+                    "family": family,
+                    "schedule": Schedule(family, peak_lr=0.1).to_json(),
+                    "seed": seed,
+                    "horizon": horizon,
+                    "state": "diverged" if lost else "complete",
+                    "reason": "loss is nan" if lost else "reached the horizon",
+                    "split": "test",
+                    "step": list(range(10, 101, 10)),
+                    "judged_at": math.nan if lost else 100,
+                    "updates": 100,
+                    "final_cross_entropy": score,
+                    "final_accuracy": 1 - score,
+                    "val_cross_entropy": curve,
+                    "val_accuracy": [1 - value for value in curve],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def searched(peaks: dict[float, float], family: str = "cosine") -> pd.DataFrame:
+    """Trials of one family: value by peak; NaN diverged."""
+    rows = [
+        {
+            "number": number,
+            "family": family,
+            "peak_lr": peak,
+            "value": value,
+            "state": "diverged" if math.isnan(value) else "complete",
+            "evidence": "{}",
+            "schedule": Schedule(family, peak_lr=peak).to_json(),
+            f"{family}.peak_lr": peak,
+        }
+        for number, (peak, value) in enumerate(peaks.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def judge(levels: dict[str, float], plan: Plan | None = None, run=RUN, over=True, **kept):
+    """The verdict on five finals of each, unless ``kept`` says otherwise."""
+    table = finals(levels, **kept)
+    plan = plan or Plan()
+    plan = replace(plan, trainings=plan.trainings or len(table))
+    who = [finalist(family) for family in levels]
+    return verdict(searched({0.1: 0.3}), table, who, run, SEEDS, plan, over)
+
+
+def answer(found: dict) -> str:
+    return " ".join(of_verdict(found))
+
+
+def test_a_clear_winner() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4, "wsd": 0.5})
+    assert found["answer"]["place"] == "winner" and found["answer"]["why"] == "separated"
+    assert found["answer"]["recommended"] == "cosine"
+    assert [row["family"] for row in found["families"]] == ["cosine", "constant", "wsd"]
+    (gain,) = found["answer"]["gains"]
+    assert (gain["over"], gain["what"], gain["sure"]) == ("constant", "a tuned constant", True)
+    assert gain["p"] < 0.01 and 0 < gain["low"] < gain["gain"] < gain["high"]
+    use, gained, sure = of_verdict(found)
+    assert use == "Use cosine: peak 0.1, T_max 1, eta_min 0"
+    assert gained.startswith("Gain: cross-entropy 0.") and "better than a tuned constant" in gained
+    assert "better than a tuned constant: yes (p" in sure and "wsd is behind" in sure
+    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_tie_says_why_no_more_was_trained() -> None:
+    levels = {"cosine": 0.1, "linear": 0.101, "constant": 0.5}
+    who = [finalist(family) for family in levels]
+    close = levels | {"linear": 0.11}
+    asked = standing(finals(close, seeds=3), who, LOSS, SEEDS, Plan(trainings=30))
+    assert asked.wanted == {"cosine": 4, "linear": 4}
+    unfinished = judge(close, Plan(trainings=30), over=False, seeds=3)
+    assert unfinished["answer"]["place"] == "unfinished" and "not finished" in answer(unfinished)
+    found = judge(levels)
+    assert (found["answer"]["place"], found["answer"]["why"]) == ("tie", "futile")
+    assert set(found["answer"]["families"]) == {"cosine", "linear"}
+    assert "linear is as good" in answer(found) and "hardly" in why(found)
+    settled = judge(levels, Plan(margin=0.1))
+    assert settled["answer"]["why"] == "equivalent" and settled["answer"]["margin"] == 0.1
+    assert "0.1 nats" in why(settled)
+
+
+@pytest.mark.parametrize("reason", WHY)
+def test_every_reason_for_a_tie_has_words(reason: str) -> None:
+    found = judge({"cosine": 0.1, "linear": 0.101})
+    assert found["answer"]["place"] == "tie"
+    said = why(found | {"answer": found["answer"] | {"why": reason}})
+    assert said.startswith("Why no more seeds: ") and "{" not in said
+
+
+def test_maximised_metrics_are_ranked_the_other_way() -> None:
+    run = RUN | {"objective": ACCURACY}
+    found = judge({"cosine": 0.1, "constant": 0.4}, run=run)
+    assert found["answer"]["families"] == ["cosine"]
+    assert found["families"][0]["mean"] == pytest.approx(0.9, abs=0.02)
+    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
+
+
+def test_finals_that_diverge() -> None:
+    found = judge({"cosine": math.nan, "constant": 0.4})
+    assert found["answer"]["families"] == ["constant"] and found["answer"]["place"] == "winner"
+    assert "cosine diverged" in answer(found)
+    none = judge({"cosine": math.nan, "constant": math.nan})
+    assert none["answer"]["place"] == "none" and answer(none).startswith("No winner")
+    assert none["families"][0]["reasons"] == ["loss is nan"]
+
+
+def test_one_family_and_one_seed() -> None:
+    one = judge({"cosine": 0.1})
+    assert one["answer"]["why"] == "alone" and "nothing to compare" in answer(one)
+    single = judge({"cosine": 0.1, "linear": 0.3}, seeds=1)
+    assert single["answer"]["place"] == "tie" and "(1 fresh seed, test)" in answer(single)
+    assert single["families"][0]["low"] is None and notes(single)
+
+
+def test_your_own_comes_first_in_the_gains() -> None:
+    levels = {"cosine": 0.1, "constant": 0.2, "step": 0.11}
+    who = [finalist("cosine"), finalist("constant")]
+    who += [Finalist("yours", Schedule("step", peak_lr=0.1), None, None, "yours")]
+    table = finals(levels)
+    plan = Plan(trainings=len(table))
+    gains = verdict(searched({0.1: 0.3}), table, who, RUN, SEEDS, plan, True)["answer"]["gains"]
+    assert [gain["what"] for gain in gains] == ["your step", "a tuned constant"]
+    assert [gain["sure"] for gain in gains] == [False, True]
+
+
+@pytest.mark.parametrize("objective", [LOSS, ACCURACY])
+def test_what_the_search_alone_says_of_those_not_compared(objective: dict) -> None:
+    """Of each the 5 % quantile, the mean and the 95 % quantile of what is believed."""
+    believed = {
+        "cosine": (0.1, 0.2, 0.3),
+        "linear": (0.15, 0.22, 0.5),
+        "rex": (0.25, 0.35, 0.45),
+        "step": (0.4, 0.5, 0.6),
+        "wsd": (0.01, 0.02, 0.03),
+        "tanh": (math.nan,) * 3,
+        "spline": (math.nan,) * 3,
+    }
+    rows = []
+    for family, ends in believed.items():
+        low, mean, high = ends if objective is LOSS else [1 - end for end in reversed(ends)]
+        known = {"expected": mean, "low": low, "high": high, "p_best": 0 * mean}
+        rows.append(searched({0.1: 0.3}, family).assign(**known))
+    trials = pd.concat(rows, ignore_index=True)
+    trials.loc[trials["family"] == "spline", "state"] = "diverged"
+    table, who = finals({"cosine": 0.1}), [finalist("cosine")]
+    run = RUN | {"objective": objective}
+    found = verdict(trials, table, who, run, SEEDS, Plan(trainings=5), True)
+    expected = {"linear": "close", "rex": "open", "step": "behind", "wsd": "open", "tanh": "open"}
+    expected |= {"spline": "diverged"}
+    assert {gone["family"]: gone["why"] for gone in found["absent"]} == expected
+    assert "Expected by the search: linear is as good; step is behind" in answer(found)
+
+
+def test_fewest_updates_to_a_target() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4})
+    target = found["quickest"]
+    assert target["from"] == "constant" and target["value"] == pytest.approx(0.41, abs=0.02)
+    assert target["tied"] == ["cosine"] and target["families"][0]["updates"] == 70
+    plan = Plan(target=("accuracy", 0.85))
+    found = judge({"cosine": 0.1, "constant": 0.4}, plan)
+    assert [row["reached"] for row in found["quickest"]["families"]] == [5, 0]
+    assert "accuracy 0.8500" in quickest(found)
+    nobody = judge({"cosine": 0.1, "constant": 0.4}, Plan(target=("accuracy", 0.99)))
+    assert "no family reached it on every seed" in quickest(nobody)
+    with pytest.raises(InputError, match="metric 'f1': one of cross_entropy, accuracy"):
+        judge({"cosine": 0.1}, Plan(target=("f1", 1.0)))
+    assert "name it" in quickest(judge({"cosine": 0.1, "linear": 0.4}))
+
+
+def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:
+    table = finals({"cosine": 0.1, "constant": 0.4})
+    other = Schedule("cosine", peak_lr=0.3).to_json()
+    table.loc[(table["family"] == "cosine") & (table["seed"] == SEEDS[2]), "schedule"] = other
+    who = [finalist("cosine"), finalist("constant")]
+    found = standing(table, who, LOSS, SEEDS, Plan(trainings=10))
+    assert found.standings["cosine"].seeds == 2 and found.why == "more"
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"margin": -1.0}, "margin=-1.0: 0 or more"),
+        ({"margin": math.inf}, "margin=inf: 0 or more"),
+        ({"target": ("loss", math.nan)}, "target=.*: a metric's name and a number"),
+    ],
+)
+def test_plans_that_make_no_sense(plan: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Plan(**plan)
+
+
+def test_a_verdict_is_read_again() -> None:
+    plan = Plan(trainings=10, margin=0.01, target=("accuracy", 0.9), width=4)
+    found = judge({"cosine": 0.1, "constant": 0.4}, plan)
+    assert read_verdict(json.dumps(found), "here") == found
+    assert plan_in(found) == plan
+    assert short(found)["lines"] == of_verdict(found)
+    for text in ("", "[]", "{}", '{"format": 1, "answer": 3}'):
+        with pytest.raises(InputError, match="here: not a verdict of lrtune"):
+            read_verdict(text, "here")
+    with pytest.raises(InputError, match="format 9: this lrtune reads 1"):
+        read_verdict(json.dumps(found | {"format": 9}), "here")
+
+
+def test_judged_again_it_is_the_same_though_another_is_recommended() -> None:
+    table, who = finals({"step": 0.12, "cosine": 0.1, "wsd": 0.11}), ["step", "cosine", "wsd"]
+    plan = Plan(trainings=len(table))
+    found = verdict(searched({0.1: 0.3}), table, [*map(finalist, who)], RUN, SEEDS, plan, True)
+    assert found["answer"]["recommended"] != "step"
+    assert [one.family for one in finalists_in(found)] == who
+    again = verdict(searched({0.1: 0.3}), table, finalists_in(found), RUN, SEEDS, plan, True)
+    assert again == found
+
+
+def test_other_horizons() -> None:
+    levels = {"cosine": 0.1, "linear": 0.2, "wsd": 0.3, "constant": 0.4}
+    short_one = judge(levels, horizon=100)
+    alike = judge(levels, horizon=400)
+    other = judge(dict(zip(levels, (0.4, 0.3, 0.2, 0.1), strict=True)), horizon=400, seeds=10)
+    assert "not known" in outlook([short_one], 300)
+    assert "is expected to hold" in outlook([alike, short_one], 300)
+    assert "is not expected to hold" in outlook([short_one, other], 300)
+    assert "Further out nothing is known" in outlook([short_one, alike], 900)
+    middle = judge(levels, horizon=200)
+    assert "is not expected to hold" in outlook([short_one, middle, other], 900)
+    assert "shorter than any tried" in outlook([short_one, alike], 10)
+    assert "no finals yet" in outlook([], 10)
+
+
+def test_a_second_test_is_said() -> None:
+    found = judge({"cosine": 0.1, "constant": 0.4})
+    assert not any("judged before" in sentence for sentence in notes(found))
+    (said,) = notes(found | {"earlier": [5, 10]})
+    assert "with 5 and 10 trainings" in said and "these 3 tests" in said and "up to 15 %" in said

@@ -1,0 +1,52 @@
+"""Made-up verdicts."""
+
+import json
+
+from lrtune.reports import compare
+from lrtune.schedule import Schedule
+
+
+def made(name="digits", metric="accuracy", seed=0, horizon=862, lost=(), **scores):
+    """A verdict as JSON holds it; of each family how much worse than the best: 0 are at the top."""
+    direction = "minimize" if metric == "cross_entropy" else "maximize"
+    sign = 1 if direction == "minimize" else -1
+    scores = scores or {"cosine": 0.0, "linear": 0.02, "constant": 0.05}
+    top = [family for family, gap in scores.items() if gap == 0 and family not in lost]
+
+    def place(family):
+        if family in lost:
+            return "lost"
+        return "behind" if scores[family] else "winner" if len(top) == 1 else "tied"
+
+    def row(family):
+        gap = None if family in lost else scores[family]
+        mean = 0.9 + sign * scores[family]
+        found = {"family": family, "place": place(family), "seeds": 20, "lost": family in lost}
+        found |= {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "sd": 0.02, "gap": gap}
+        ends = (None, None) if gap is None else (gap - 0.001, gap + 0.001)
+        found |= {"gap_low": ends[0], "gap_high": ends[1], "p": None}
+        return found | {"schedule": Schedule("cosine", peak_lr=0.1).to_dict()}
+
+    return {
+        "format": 1,
+        "study": f"{name}-mlp-sgd-{horizon}",
+        "task": {"name": name, "model": "mlp", "fingerprint": f"of seed {seed}"},
+        "objective": {"name": metric, "direction": direction, "unit": ""},
+        "judge": "last",
+        "seed": seed,
+        "horizon": horizon,
+        "split": "test",
+        "answer": {"place": {0: "none", 1: "winner"}.get(len(top), "tie"), "families": top},
+        "families": [row(family) for family in sorted(scores, key=scores.get)],
+    }
+
+
+def tabled(*verdicts):
+    return compare.table([(f"runs/{number}", found) for number, found in enumerate(verdicts)])
+
+
+def put(folder, verdict=None, name="verdict.json"):
+    folder.mkdir(parents=True, exist_ok=True)
+    if verdict is not None:
+        (folder / name).write_text(json.dumps(verdict))
+    return folder
