@@ -89,8 +89,13 @@ def answers() -> str:
         f"{sum(cell != '–' for cell in rows[column])}"
         for column in ("better than a tuned constant by", "than a tuned cosine by")
     ]
-    parts = (rows.to_markdown(index=False), f"{'; '.join(counted)}.", told.to_markdown(index=False))
-    return "\n\n".join(parts)
+    return "\n\n".join((markdown(rows), f"{'; '.join(counted)}.", markdown(told.round(2))))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    lines = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def answer(path: Path) -> dict[str, str]:

@@ -46,12 +46,12 @@ def test_compare_fits_the_terminal(
     monkeypatch.setattr(compare, "console_of", lambda: narrow)
     compare.print_comparison([ROOT / "studies" / "results"], None)
     out = capsys.readouterr().out
-    tables, _, _ = out.partition("spline won 1 of 6 tasks")
+    tables, _, _ = out.partition("cosine and spline each won 1 of 16 tasks")
     assert all(len(line) <= 80 for line in tables.splitlines())
     assert re.search(
-        r"^cifar, cnn, 105 updates: +spline +0\.471 +wsd by 0\.00745 *$", out, re.MULTILINE
+        r"^cifar10-cnn-sgd, cnn, +spline +1\.49 +tanh by 0\.0155 *$", out, re.MULTILINE
     )
-    assert re.search(r"^cosine +6 +0 +5 +1 +1\.67 *$", out, re.MULTILINE)
+    assert re.search(r"^cosine +16 +1 +10 +5 +1\.12 *$", out, re.MULTILINE)
     assert "…" not in tables and "|" not in tables
 
 

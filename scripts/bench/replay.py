@@ -409,7 +409,7 @@ def main() -> None:
     if args.guess:
         costs = guessed(tasks, learnt)
         write_guess(costs)
-        print(costs.sort_values().round(1).to_markdown())
+        print(costs.sort_values().round(1).to_string())
         return
     if args.alone:
         pairs = product(tasks, range(args.orders))
