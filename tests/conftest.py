@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = tmp_path_factory.mktemp("run") / "digits"
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     # One after the other: what is chosen depends on how busy the machine is, and so do digits.
     lrtune.tune(task, trials=8, families=["cosine", "constant"], engine="serial", out=folder)
     yield folder

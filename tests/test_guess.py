@@ -42,7 +42,7 @@ def test_from_digits_to_code_and_a_search_that_begins_with_it(lrtune, tmp_path: 
     names["make_scheduler"](optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(schedule.rates(best["horizon"])[0])
 
-    task, said = load_task("digits", model="mlp", epochs=1), list[str]()
+    task, said = load_task("digits", batch_size=32, model="mlp", epochs=1), list[str]()
     options = {"engine": "serial", "slots": 1, "device": "cpu", "out": tmp_path / "run"}
     run = tune(task, trials=2, tell=said.append, **options)
     assert "the schedule that lrtune guess said is tried first" in said
@@ -75,9 +75,11 @@ def test_of_a_table_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
 
 def test_a_guess_for_another_task_is_not_tried(tmp_path: Path) -> None:
     options = {"peak_lr": (0.01, 0.1), "device": "cpu", "out": tmp_path}
-    path = guess(lrtune.load_task("digits", epochs=1), families=["cosine"], **options)
+    path = guess(
+        lrtune.load_task("digits", batch_size=32, epochs=1), families=["cosine"], **options
+    )
     said = list[str]()
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     options |= {"engine": "serial", "slots": 1, "families": ["cosine", "linear"]}
     run = lrtune.tune(task, trials=1, tell=said.append, **options)
     assert not any("guess" in line for line in said)
@@ -105,7 +107,7 @@ def test_bad_input(lrtune, options: list, said: str, tmp_path: Path) -> None:
 
 def test_python_says_no_too() -> None:
     with pytest.raises(InputError, match="a list of names"):
-        guess(lrtune.load_task("digits", epochs=1), families="cosine")
+        guess(lrtune.load_task("digits", batch_size=32, epochs=1), families="cosine")
 
 
 @pytest.mark.parametrize("peak", [1e-3, 0.1])

@@ -21,6 +21,8 @@ from lrtune.search import SEARCHABLE
 def test_another_question_has_a_folder_of_its_own(
     metric: str | None, families: tuple[str, ...], study: str
 ) -> None:
-    task = lrtune.load_task("digits", epochs=1, **({} if metric is None else {"metric": metric}))
+    task = lrtune.load_task(
+        "digits", batch_size=32, epochs=1, **({} if metric is None else {"metric": metric})
+    )
     found = settings_for(task, families, (0.0, 0.2), False, 0, None, "cpu")
     assert found["study"] == study

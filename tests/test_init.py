@@ -57,7 +57,7 @@ def test_mypy_knows_the_types_of_an_installed_lrtune(tmp_path: Path) -> None:
     assert "-> lrtune.run.folder.Run" in said and 'incompatible type "str"' in said
 
 
-TASK = lrtune.load_task("digits", epochs=2)
+TASK = lrtune.load_task("digits", batch_size=32, epochs=2)
 TRIAL = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
 WRONG = {
     "trial must be an Optuna trial": lambda run: lrtune.suggest("trial"),

@@ -91,7 +91,9 @@ def test_a_judge_that_is_none(tmp_path: Path) -> None:
 
 def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_text('task = "digits"\nepochs = 1\ntrials = 1\njudge = "best"\nno_confirm = true\n')
+    study.write_text(
+        'task = "digits"\nbatch_size = 32\nepochs = 1\ntrials = 1\njudge = "best"\nno_confirm = true\n'
+    )
     words = ["search", study, "--families", "cosine", "--peak-lr", "0.01,0.2", "--engine", "serial"]
     assert lrtune(*words, "--out", tmp_path / "run")[0] == 0
     assert Run(tmp_path / "run").settings["judge"] == "best"

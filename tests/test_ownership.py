@@ -28,8 +28,8 @@ def test_a_search_that_never_began_is_in_nobodys_way(
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("lrtune.run.tune.peak_settings", ctrl_c)
-        lrtune.tune(lrtune.load_task("digits", epochs=1), **arguments)
-    task = lrtune.load_task("digits", epochs=1, metric="accuracy")
+        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), **arguments)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1, metric="accuracy")
     run = lrtune.tune(task, **arguments)
     assert run.study().direction == StudyDirection.MAXIMIZE
     assert run.study().user_attrs[OWNER] == run.settings["owner"]
@@ -39,7 +39,7 @@ def test_a_search_that_never_began_is_in_nobodys_way(
 def test_of_two_that_begin_at_once_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {**SMALL, "storage": f"sqlite:///{tmp_path}/study.db"}
 
     def meanwhile(*_: object, **__: object) -> dict[str, object]:
@@ -67,7 +67,7 @@ def test_a_journal_of_another_run(run: Path, tmp_path: Path, lost: str) -> None:
     before = study.trials
     with pytest.raises(InputError, match=r"belongs to another run: restore its run\.json"):
         lrtune.tune(
-            lrtune.load_task("digits", epochs=2),
+            lrtune.load_task("digits", batch_size=32, epochs=2),
             trials=9,
             families=["cosine", "constant"],
             out=folder,

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lrtune import InputError, pools
+from lrtune import InputError
 from lrtune.engine import Choice
+from lrtune.run import devices as pools
 from lrtune.run.devices import choose_pool, devices_of
 from lrtune.search import Budget
 

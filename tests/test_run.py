@@ -32,7 +32,7 @@ def again(run: Path, folder: Path, **changes: object) -> Run:
     """The call that made ``run``, on a copy of it, with changes."""
     shutil.copytree(run, folder)
     arguments = {"trials": 8, "families": ["cosine", "constant"], "out": folder, **changes}
-    task = arguments.pop("task", None) or lrtune.load_task("digits", epochs=2)
+    task = arguments.pop("task", None) or lrtune.load_task("digits", batch_size=32, epochs=2)
     return lrtune.tune(task, **arguments)
 
 
@@ -63,7 +63,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     best = trials.loc[trials["value"].idxmin()]
     schedule = lrtune.load(run / "best.json")
     assert schedule == Schedule.from_json(best["schedule"]) == lrtune.open(run).best()
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     engine = json.loads((run / "run.json").read_text())["engine"]
     assert engine["threads"] == torch.get_num_threads() == 1
     pool = SerialPool(task)
@@ -121,7 +121,7 @@ def test_another_search_is_refused_in_the_same_folder(
 
 def test_another_transfer_is_another_search(tmp_path: Path) -> None:
     arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1), "out": tmp_path}
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     lrtune.tune(task, **arguments)
     kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
     assert kept == published().fingerprint
@@ -132,14 +132,14 @@ def test_another_transfer_is_another_search(tmp_path: Path) -> None:
 
 def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
     arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1)}
-    decayed = lrtune.load_task("digits", epochs=1, optimizer="sgd:weight_decay=0.1")
+    decayed = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="sgd:weight_decay=0.1")
     lrtune.tune(decayed, out=tmp_path, **arguments)
     with pytest.raises(InputError, match=r"optimizer\.weight_decay=0\.1, now .*decay=0:"):
-        lrtune.tune(lrtune.load_task("digits", epochs=1), out=tmp_path, **arguments)
+        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path, **arguments)
 
 
 def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     task.train.inputs[0, 0, 0, 0] += 1
     with pytest.raises(InputError, match=r"the data has changed since \(fingerprint .*, now .*\)"):
         again(run, tmp_path / "copy", task=task)
@@ -163,7 +163,7 @@ def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
 def test_another_training_is_another_search(
     run: Path, tmp_path: Path, change: dict, name: str
 ) -> None:
-    task = replace(lrtune.load_task("digits", epochs=2), **change)
+    task = replace(lrtune.load_task("digits", batch_size=32, epochs=2), **change)
     with pytest.raises(InputError, match=name):
         again(run, tmp_path / "copy", task=task)
 
@@ -179,7 +179,7 @@ def test_what_a_run_does_not_say_from_before_it_was_kept_is_not_held_against_it(
 
 
 def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
-    task = replace(lrtune.load_task("digits", epochs=1), groups=lambda model: [])
+    task = replace(lrtune.load_task("digits", batch_size=32, epochs=1), groups=lambda model: [])
     with pytest.raises(InputError, match="digits: groups: ValueError: optimizer got an empty"):
         lrtune.tune(task, trials=1, out=tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
@@ -189,7 +189,7 @@ def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(run, folder)
     with FileLock(folder / "lock"), pytest.raises(InputError, match="another lrtune"):
-        lrtune.tune(lrtune.load_task("digits", epochs=2), trials=9, out=folder)
+        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=2), trials=9, out=folder)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
 
 
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     found = lrtune.tune(
         task, trials=3, families=["constant"], peak_lr=(1e4, 1e5), out=tmp_path / "run"
     )
@@ -228,7 +228,7 @@ def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
 
 def test_a_search_on_another_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {"families": ["linear"], "peak_lr": (0.01, 0.1), "storage": url}
     lrtune.tune(task, trials=2, out=tmp_path / "run", **arguments)
     found = lrtune.tune(task, trials=3, out=tmp_path / "run", **arguments)
@@ -295,7 +295,7 @@ def test_no_horizon_is_no_verdict(run: Path) -> None:
 
 
 def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
     task = replace(task, metrics=(*task.metrics, nan))
     arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1)}
@@ -327,7 +327,7 @@ def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: 
     torn = DAMAGES[damage](journal.read_bytes())
     journal.write_bytes(torn)
     told: list[str] = []
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     arguments = {"trials": 8, "families": ["cosine", "constant"], "out": folder}
     found = lrtune.tune(task, tell=told.append, **arguments).trials()
     before = pd.read_parquet(run / "trials.parquet")
@@ -358,7 +358,7 @@ def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use)
 
 
 def again_in(folder: Path, trials: int = 9) -> Run:
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     return lrtune.tune(task, trials=trials, families=["cosine", "constant"], out=folder)
 
 

@@ -11,10 +11,11 @@ import pytest
 from rich.jupyter import JupyterMixin
 
 import lrtune
-from lrtune import InputError, tuning
+from lrtune import InputError
 from lrtune.engine import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
+from lrtune.run import tune as tuning
 from lrtune.run.study_file import limits_of
 from lrtune.search import Budget
 
@@ -40,7 +41,9 @@ def test_processes_end_where_the_search_does_not_begin(
     monkeypatch.setattr(tuning, "choose_pool", lambda *_: (pool, Choice("serial", 2)))
     monkeypatch.setattr(tuning, "range_test", fails)
     with pytest.raises(InputError, match="no range"):
-        lrtune.tune(lrtune.load_task("digits", epochs=1), trials=1, out=tmp_path / "run")
+        lrtune.tune(
+            lrtune.load_task("digits", batch_size=32, epochs=1), trials=1, out=tmp_path / "run"
+        )
     assert pool.closed
 
 
@@ -64,7 +67,7 @@ def test_the_more_doubt_the_wider_the_peaks(
     test = RangeTest(rates, losses, losses, suggestion, message)
     monkeypatch.setattr(tuning, "range_test", lambda *_, **__: test)
     told: list[str] = []
-    task = lrtune.load_task("digits", epochs=0.2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=0.2)
     options = {"families": ["constant"], "engine": "serial", "slots": 1}
     run = lrtune.tune(task, trials=1, out=tmp_path / "run", tell=told.append, **options)
     assert run.settings["peak_lr"] == pytest.approx([low, high])
@@ -120,7 +123,7 @@ def test_a_run_of_a_named_task_is_confirmed_by_the_command(
     ],
 )
 def test_a_budget_in_any_unit(given: dict, limits: tuple) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     none = dict.fromkeys(("trials", "updates", "seconds", "trainings", "time"))
     assert limits_of(task, **none | given) == Budget(*limits)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from lrtune.verdict.summary import forecasts
 
 FEWEST = 6  # trials with a value
+DIFFERENT = 4  # peaks, by a hundredth: fewer do not hold a parabola
 LEAST_SPREAD = 2.0  # factor between the lowest and the highest peak
 DRAWS = 4000
 LEVEL = 0.9  # of the intervals: trials are few
@@ -50,6 +51,9 @@ def response(
     peaks, values = _seen(own)
     if len(peaks) < FEWEST:
         return Response(family, len(peaks), why=f"{len(peaks)} trials have a value: too few")
+    different = len(np.unique(np.log(peaks).round(2)))
+    if different < DIFFERENT:
+        return Response(family, len(peaks), why=f"{different} different peaks: too few")
     if peaks.max() < LEAST_SPREAD * peaks.min():
         return Response(family, len(peaks), why="all its peaks were about the same")
     minimize = objective["direction"] == "minimize"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-HELP = "import sys; sys.argv = ['lrtune', '--help']; from lrtune import cli; cli.main()"
+HELP = "import sys; sys.argv = ['lrtune', '--help']; from lrtune.cli.commands import main; main()"
 COMMANDS = {
     "import torch": "import torch",
     "import lrtune": "import lrtune",

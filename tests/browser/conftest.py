@@ -80,7 +80,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import lrtune
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     lrtune.tune(task, trials=3, families=["cosine"], engine="serial", out=folder)
     return folder
 
@@ -92,7 +92,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lrtune.run.confirm import confirm
 
     folder = tmp_path_factory.mktemp("digits") / "run"
-    task = lrtune.load_task("digits", epochs=2)
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
     families = ["cosine", "constant", "wsd", "plateau"]
     lrtune.tune(task, trials=12, families=families, engine="serial", out=folder)
     confirm(folder, task, trainings=8)

@@ -57,7 +57,7 @@ def test_the_study_page_draws_the_figures(
 def test_the_note_is_read(served: str, digits: Path, page_at, faults: list[str]) -> None:
     page = page_at()
     page.goto(f"{served}/note")
-    page.get_by_role("heading", name="Families").wait_for()
+    page.get_by_role("heading", name="Families", exact=True).wait_for()
     said = page.inner_text("body")
     assert Run(digits).verdict()["families"][0]["family"] in said
     assert "\\" not in said and "**" not in said
@@ -104,7 +104,7 @@ def test_names_are_text(hostile: str, page_at, faults: list[str], place: int) ->
     page.wait_for_function(f"Object.keys(({DRAWN})()).length === 3")
     assert page.evaluate(HIT) == []
     page.goto(f"{hostile}/{place}/note")
-    page.get_by_role("heading", name="Families").wait_for()
+    page.get_by_role("heading", name="Families", exact=True).wait_for()
     assert page.evaluate(HIT) == []
     begin = " ".join(list(NAMES.values())[place].split())[:12]
     if begin.isprintable() and begin.isascii():

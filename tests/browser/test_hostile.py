@@ -39,7 +39,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import lrtune
 
-    task = lrtune.load_task("digits", epochs=4)
+    task = lrtune.load_task("digits", batch_size=32, epochs=4)
     first, *others = task.metrics
     every = " / ".join(name for key, name in NAMES.items() if key != "long")
     task = replace(

@@ -17,7 +17,18 @@ from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import recommended_row
 
-WORDS = ["search", "digits", "--epochs", 1, "--trials", 3, "--families", "cosine,constant"]
+WORDS = [
+    "search",
+    "digits",
+    "--batch-size",
+    "32",
+    "--epochs",
+    1,
+    "--trials",
+    3,
+    "--families",
+    "cosine,constant",
+]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 
@@ -140,7 +151,7 @@ def test_no_password_in_an_event() -> None:
     events = Events(out)
     url = shlex.quote("mysql://me:se$cret@host/db")
     facts = {"command": f"lrtune search digits --storage={url}", "seed": 0, "families": []}
-    events.started(load_task("digits", epochs=1), facts | {"budget": None})
+    events.started(load_task("digits", batch_size=32, epochs=1), facts | {"budget": None})
     events.close()
     (found,) = read(out.getvalue())
     assert "cret" not in found["command"] and "me:***@host/db" in found["command"]

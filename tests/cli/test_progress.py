@@ -99,7 +99,7 @@ def drawn(width: int, height: int, **options: object) -> str:
     out = io.StringIO()
     options = {"color_system": None, "force_terminal": True, **options}
     screen = Screen(Console(file=out, width=width, height=height, **options))
-    screen.started(load_task("digits", epochs=1), {})
+    screen.started(load_task("digits", batch_size=32, epochs=1), {})
     tried = [record(i, name, 0.1 + i / 100) for i, name in enumerate(SEARCHED)]
     screen.search(board(*tried, budget=Budget(trials=2 * len(tried))))
     shown = out.getvalue()
@@ -146,7 +146,7 @@ def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
     monkeypatch.setattr("lrtune.cli.progress.time.monotonic", lambda: now[0])
     screen = Screen(Console(file=out, width=160, force_terminal=dumb))
-    screen.started(load_task("digits", epochs=1), {})
+    screen.started(load_task("digits", batch_size=32, epochs=1), {})
     running = board(record(0, "wsd", None, "pruned"))
     screen.search(running)
     running.add(record(1, "constant", 0.1))

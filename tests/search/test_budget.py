@@ -10,10 +10,11 @@ from idle import SPACE as ALL
 from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
 
 import lrtune
-from lrtune import InputError, Plan, tuning
+from lrtune import InputError, Plan
 from lrtune.cli.console import console_of
 from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
+from lrtune.run import tune as tuning
 from lrtune.run.tally import Tally
 from lrtune.run.tune import swept_in
 from lrtune.search import Board, Budget, Clock, Loop, Search
@@ -130,7 +131,7 @@ def test_a_trial_starts_only_where_it_does_not_cut_into_what_is_kept(tmp_path: P
     assert counts == [2, 3]
 
 
-TASK = {"epochs": 1.0}
+TASK = {"epochs": 1.0, "batch_size": 32}
 
 
 @pytest.mark.parametrize("trainings", [10, 20])
@@ -190,7 +191,7 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list
 
 
 def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Path) -> None:
-    words = ["digits", "--epochs", "1", "--budget", "4"]
+    words = ["digits", "--batch-size", "32", "--epochs", "1", "--budget", "4"]
     code, out, _ = lrtune("search", *words, "--out", tmp_path / "run")
     assert code == 0 and "too small to confirm what is found: give at least 8 trainings" in out
     assert "Gain    not measured; validation" in out

@@ -236,7 +236,7 @@ def test_seeds_are_fresh_and_the_first_stay_the_first() -> None:
 
 @pytest.mark.parametrize("make", [SerialPool, FusedPool])
 def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
-    task = replace(load_task("digits", epochs=0.5), validations=2, average=None)
+    task = replace(load_task("digits", batch_size=32, epochs=0.5), validations=2, average=None)
     as_val = replace(task, val=task.test)
     rates = np.full(task.horizon, 0.05)
     pool, other = make(task, 2), make(as_val, 2)
@@ -261,7 +261,7 @@ def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
 
 
 def test_examine_without_a_test_split_judges_on_validation() -> None:
-    task = replace(load_task("digits", epochs=0.2), validations=1, test=None)
+    task = replace(load_task("digits", batch_size=32, epochs=0.2), validations=1, test=None)
     pool = SerialPool(task)
     pool.admit(0, np.full(task.horizon, 0.05), seed=0)
     reached = pool.advance()

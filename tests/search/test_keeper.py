@@ -237,7 +237,7 @@ idle.search_in(folder, pool, idle.Budget(trials=3), checkpoint=folder / idle.CHE
 
 def small_task() -> Task:
     """40 updates in 8 segments."""
-    digits = load_task("digits")
+    digits = load_task("digits", batch_size=32)
     return replace(digits, val=digits.val.part(0, 100), epochs=40 * 32 / 1149, validations=8)
 
 

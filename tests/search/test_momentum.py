@@ -48,7 +48,7 @@ def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
 
 
 def test_a_search(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
     arguments |= {"pruner": "none", "patience": 0, "slots": 2}
     run = lrtune.tune(task, trials=3, cycle_momentum=True, **arguments)
@@ -65,7 +65,7 @@ def test_a_search(tmp_path: Path) -> None:
 
 
 def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
     lrtune.tune(task, trials=1, **arguments)
     settings = json.loads((tmp_path / "run.json").read_text())
@@ -75,14 +75,14 @@ def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1, optimizer="adagrad")
+    task = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="adagrad")
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
         lrtune.tune(task, trials=1, cycle_momentum=True, out=tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.json"))
 
 
 def test_finals_have_it(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", epochs=1)
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
     with_it = Schedule("one_cycle", 0.05, knobs=KNOBS)
     finals: list[Final] = []
     jobs = [Job(schedule, 7) for schedule in (with_it, Schedule("one_cycle", 0.05))]

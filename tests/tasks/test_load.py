@@ -105,7 +105,7 @@ def test_what_is_given_replaces_the_tasks_own(what, given, expected, folder):
 
 @pytest.mark.parametrize(("model", "name"), [(None, "mlp"), ("cnn", "cnn")])
 def test_digits(model, name):
-    task = load_task("digits", model=model)
+    task = load_task("digits", batch_size=32, model=model)
     assert (task.model_name, task.classes, task.name) == (name, 10, "digits")
     assert check_model(task) > 1000
 
@@ -206,8 +206,8 @@ def test_no_augmentation_of_what_has_one_by_default(given, monkeypatch):
 
     monkeypatch.setitem(DATASETS, "digits", augmented)
     monkeypatch.setitem(NAMED, augmented, "scikit-learn's digits")
-    assert load_task("digits").augment == ("crop",)
-    assert load_task("digits", augment=given).augment == ()
+    assert load_task("digits", batch_size=32).augment == ("crop",)
+    assert load_task("digits", batch_size=32, augment=given).augment == ()
 
 
 def test_the_memory_of_a_users_function_is_known_while_it_runs(folder):

@@ -86,7 +86,7 @@ def test_the_metric_asked_for_is_the_objective() -> None:
 
 def test_roc_auc_of_ten_classes() -> None:
     with pytest.raises(InputError, match="roc_auc: takes two classes, not 10"):
-        check_model(load_task("digits", metric="roc_auc"))
+        check_model(load_task("digits", batch_size=32, metric="roc_auc"))
 
 
 def test_a_direction_that_is_none() -> None:

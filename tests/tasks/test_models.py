@@ -243,7 +243,7 @@ def test_text_is_for_the_transformer(name):
 
 
 def test_normalize_is_by_the_training_images_alone():
-    task = load_task("digits")
+    task = load_task("digits", batch_size=32)
     train, val = task.prepare(task.train.inputs), task.prepare(task.val.inputs)
     assert train.dtype == torch.float32
     torch.testing.assert_close(train.mean(), torch.tensor(0.0), atol=1e-5, rtol=0)
