@@ -146,7 +146,9 @@ def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: P
         assert re.search(rf"\b{target}\b", told)
         code, out, err = lrtune("export", run / "best.json", "--to", target, "--total", 50)
         assert (code, err) == (0, "") and "50" in out
-        told_of = f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 4, {updates}"
+        told_of = (
+            f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, {updates}"
+        )
         assert out.startswith(told_of) == (target not in TABLES)
         assert (f"\n# Found by trial {found['trial']} of {best['study']}: digits" in out) == (
             target not in TABLES

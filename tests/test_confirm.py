@@ -1,6 +1,5 @@
 """From a search to a verdict: finals on real data, resumed, at another horizon, by the command."""
 
-import html
 import json
 import shutil
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from markupsafe import escape
 
 import lrtune as package
 from lrtune import InputError, Plan
@@ -55,7 +55,7 @@ def test_the_report_shows_the_verdict(confirmed: Run) -> None:
     page = (confirmed.folder / "report.html").read_text()
     best = confirmed.best()
     assert 'id="finals"' in page and best is not None
-    assert html.escape(best.to_json()) in page
+    assert escape(best.to_json()) in page
 
 
 def test_each_family_sends_the_schedule_of_which_most_is_expected(confirmed: Run) -> None:
@@ -214,7 +214,7 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
         (("search", "digits", "--goal", "nan"), "goal='nan': a number, or a metric and one"),
         (("search", "digits", "--goal", "=1"), "goal='=1': a number, or a metric and one"),
         (("search", "digits", "--goal", "f1=1"), "metric 'f1': one of cross_entropy, accuracy"),
-        (("search", "digits", "--margin", "-1"), "margin=-1.0: 0 or more"),
+        (("search", "digits", "--margin", "-1"), "--margin must be at least 0 (got -1.0)"),
     ],
 )
 def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:

@@ -92,7 +92,8 @@ def test_a_judge_that_is_none(tmp_path: Path) -> None:
 def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
-        'task = "digits"\nbatch_size = 32\nepochs = 1\ntrials = 1\njudge = "best"\nno_confirm = true\n'
+        'task = "digits"\nbatch_size = 32\nepochs = 1\ntrials = 1\njudge = "best"\n'
+        "no_confirm = true\n"
     )
     words = ["search", study, "--families", "cosine", "--peak-lr", "0.01,0.2", "--engine", "serial"]
     assert lrtune(*words, "--out", tmp_path / "run")[0] == 0

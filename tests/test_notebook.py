@@ -168,7 +168,8 @@ def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypa
 def test_a_search_and_its_finals_for_tensorboard(lrtune, tmp_path: Path) -> None:
     study, folder = tmp_path / "study.toml", tmp_path / "run"
     study.write_text(
-        'task = "digits"\nbatch_size = 32\nepochs = 1\nfamilies = ["cosine", "constant"]\ntrials = 2\n'
+        'task = "digits"\nbatch_size = 32\nepochs = 1\nfamilies = ["cosine", "constant"]\n'
+        "trials = 2\n"
         f'peak_lr = [0.01, 0.2]\nengine = "serial"\nout = "{folder}"\n'
         'tensorboard = true\nno_confirm = true\npruner = "none"\n'
     )

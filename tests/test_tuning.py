@@ -107,7 +107,7 @@ def test_a_run_of_a_named_task_is_confirmed_by_the_command(
 ) -> None:
     lrtune.tune("digits", trials=2, out=tmp_path / "run", tell=print, **QUICK)
     command = request.getfixturevalue("lrtune")
-    words = ["--seeds", 2, "--max-seeds", 2, "--device", "cpu", "--quiet"]
+    words = ["--budget", 4, "--device", "cpu", "--quiet"]
     code, out, err = command("confirm", tmp_path / "run", *words)
     assert (code, err) == (0, "") and "finals: test cross-entropy" in out
 
@@ -115,7 +115,7 @@ def test_a_run_of_a_named_task_is_confirmed_by_the_command(
 @pytest.mark.parametrize(
     ("given", "limits"),
     [
-        ({}, (None, 40 * 36, None)),
+        ({}, (None, 50 * 36, None)),
         ({"trainings": 2.5}, (None, 90, None)),
         ({"trials": 3}, (3, None, None)),
         ({"time": "1h30m", "updates": 9}, (None, 9, 5400)),

@@ -301,7 +301,8 @@ from layers.linear import Net
 from lrtune.tasks import load_task
 
 def task():
-    return replace(load_task("digits", batch_size=32), epochs=15 * 32 / 1149, validations=1, model=lambda: Net(8))
+    digits = load_task("digits", batch_size=32)
+    return replace(digits, epochs=15 * 32 / 1149, validations=1, model=lambda: Net(8))
 """
 LAYERS = """
 from torch import nn
