@@ -19,7 +19,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def digits():
-    return load_task("digits", batch_size=32)
+    return load_task("digits", batch_size=32, epochs=20.0)
 
 
 @pytest.fixture(scope="session")
