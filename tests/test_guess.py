@@ -42,7 +42,7 @@ def test_from_digits_to_code_and_a_search_that_begins_with_it(lrtune, tmp_path: 
     names["make_scheduler"](optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(schedule.rates(best["horizon"])[0])
 
-    task, said = load_task("digits", batch_size=32, model="mlp", epochs=1), list[str]()
+    task, said = load_task("digits", model="mlp", epochs=1), list[str]()
     options = {"engine": "serial", "slots": 1, "device": "cpu", "out": tmp_path / "run"}
     run = tune(task, trials=2, tell=said.append, **options)
     assert "the schedule that lrtune guess said is tried first" in said

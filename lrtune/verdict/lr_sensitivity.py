@@ -51,11 +51,11 @@ def response(
     peaks, values = _seen(own)
     if len(peaks) < FEWEST:
         return Response(family, len(peaks), why=f"{len(peaks)} trials have a value: too few")
+    if peaks.max() < LEAST_SPREAD * peaks.min():
+        return Response(family, len(peaks), why="all its peaks were about the same")
     different = len(np.unique(np.log(peaks).round(2)))
     if different < DIFFERENT:
         return Response(family, len(peaks), why=f"{different} different peaks: too few")
-    if peaks.max() < LEAST_SPREAD * peaks.min():
-        return Response(family, len(peaks), why="all its peaks were about the same")
     minimize = objective["direction"] == "minimize"
     logarithmic = minimize and bool((values > 0).all())
     if logarithmic:  # a loss far off must not outweigh those near the optimum
