@@ -42,11 +42,6 @@ class Lineup:
         self._due: dict[int, int] = {}  # index -> clock at which it goes on
 
     @property
-    def index(self) -> int:
-        """Of the next new trial."""
-        return self._next_index
-
-    @property
     def repeated(self) -> set[int]:
         """The indices of the trials that are still to be repeated."""
         return {_start(trial)["index"] for trial in self._queue}

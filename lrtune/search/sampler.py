@@ -132,7 +132,12 @@ class SurrogateSampler(BaseSampler):
         return {**found, **others}, distributions
 
     def expected_gain(self, study: optuna.Study, index: int) -> float:
-        """What trial ``index`` may be expected to better the best one by; see ``expected_gain``."""
+        """What the next trial is expected to gain over the best one; see ``expected_gain``.
+
+        Args:
+            study: that is searched.
+            index: what the schedules that are looked at are drawn by: the same, the same answer.
+        """
         with ONE_AT_A_TIME:
             if study.study_name != self._study:
                 self._begin(study.study_name)

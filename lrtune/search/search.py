@@ -158,7 +158,7 @@ class Search:
         self._asked = board.trials
         if board.searched < LEAST:
             return
-        gain = sampler.expected_gain(self._study, self._lineup.index)
+        gain = sampler.expected_gain(self._study, board.trials)
         if gain < WORTH:
             self._handed_over = True
             self._study.set_user_attr(HANDED_OVER, gain)

@@ -61,7 +61,7 @@ class Scenario:
         cosine: of the tuned cosine.
         others: of the best of other families.
         noise: of mean 0 and standard deviation 1.
-        correlation: of two schedules on the same seed; about 0.5 on recorded tasks.
+        correlation: of two schedules on the same seed.
         sd: of the noise, of the user's schedule; that of all others is 1.
         belief: standard deviation of the search's error about a family.
         split: standard deviation of what this test split gives or takes from a schedule.

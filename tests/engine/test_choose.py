@@ -15,7 +15,7 @@ from lrtune.engine.choice import Choice
 from lrtune.errors import InputError
 from tests.engine.test_feed import Pairs
 
-contest = import_module("lrtune.engine.choose")
+choosing = import_module("lrtune.engine.choose")
 
 
 class Dropping(nn.Sequential):
@@ -35,7 +35,7 @@ def timed(monkeypatch):
         asked.append(key)
         return 1e-3 * table[key] * pool.slots
 
-    monkeypatch.setattr(contest, "time_updates", time_updates)
+    monkeypatch.setattr(choosing, "time_updates", time_updates)
     torch.set_num_threads(2)
     return table, asked
 
@@ -122,7 +122,7 @@ def test_fewer_share_a_stream_where_four_have_no_room(digits, monkeypatch):
             raise torch.OutOfMemoryError("full")
         return 1e-3
 
-    monkeypatch.setattr(contest, "time_updates", time_updates)
+    monkeypatch.setattr(choosing, "time_updates", time_updates)
     task = replace(digits, train=Pairs(digits.train), memory=1000)
     choice, pool = choose(task, updates=10_000)
     assert (choice.name, choice.slots, pool.slots) == ("serial", 1, 1)
@@ -132,7 +132,7 @@ def test_fewer_share_a_stream_where_four_have_no_room(digits, monkeypatch):
 
 def test_no_more_updates_are_tried_than_a_trial_has():
     counts = []
-    contest.time_updates(
+    choosing.time_updates(
         SimpleNamespace(task=SimpleNamespace(horizon=3), try_updates=counts.append)
     )
     assert max(counts) == 3
@@ -204,6 +204,6 @@ def test_no_candidate_that_runs(digits, monkeypatch):
     def time_updates(pool, hopeless):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(contest, "time_updates", time_updates)
+    monkeypatch.setattr(choosing, "time_updates", time_updates)
     with pytest.raises(InputError, match="--engine fused: OutOfMemoryError: full: use --engine"):
         choose(digits, engine="fused", updates=10_000)

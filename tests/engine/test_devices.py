@@ -116,7 +116,7 @@ def test_what_a_device_prints_is_not_on_our_stdout(task, capfd):
 
 
 class Chatty(Touchy):
-    """Prints in the process of its device; here its rehearsal is silent."""
+    """Prints in the process of its device; here its check is silent."""
 
     def __init__(self, ours):
         super().__init__(32)
