@@ -5,7 +5,7 @@ from typing import Any
 
 from lrtune.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def read_verdict(text: str, where: str) -> dict[str, Any]:

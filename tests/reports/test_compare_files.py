@@ -103,8 +103,8 @@ def broken(path, value):
         ({"verdict.json": b"\xff"}, "x/verdict.json: cannot be read: 'utf-8' codec"),
         ({"a.json": "{"}, "x/a.json: damaged: not JSON: Expecting"),
         (
-            {"verdict.json": made() | {"format": 2}},
-            "x/verdict.json: a verdict of format 2: this lrtune reads 1",
+            {"verdict.json": made() | {"format": 3}},
+            "x/verdict.json: a verdict of format 3: this lrtune reads 2",
         ),
         (
             {"verdict.json": made() | {"answer": {"place": "unfinished"}}},

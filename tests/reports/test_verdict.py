@@ -254,7 +254,7 @@ def test_a_verdict_is_read_again() -> None:
     for text in ("", "[]", "{}", '{"format": 1, "answer": 3}'):
         with pytest.raises(InputError, match="here: not a verdict of lrtune"):
             read_verdict(text, "here")
-    with pytest.raises(InputError, match="format 9: this lrtune reads 1"):
+    with pytest.raises(InputError, match="format 9: this lrtune reads 2"):
         read_verdict(json.dumps(found | {"format": 9}), "here")
 
 

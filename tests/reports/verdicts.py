@@ -28,7 +28,7 @@ def made(name="digits", metric="accuracy", seed=0, horizon=862, lost=(), **score
         return found | {"schedule": Schedule("cosine", peak_lr=0.1).to_dict()}
 
     return {
-        "format": 1,
+        "format": 2,
         "study": f"{name}-mlp-sgd-{horizon}",
         "task": {"name": name, "model": "mlp", "fingerprint": f"of seed {seed}"},
         "objective": {"name": metric, "direction": direction, "unit": ""},
