@@ -75,7 +75,7 @@ def _several(verdict: Verdict) -> bool:
 def _of_gaps(verdict: Verdict) -> str:
     """The caption of the gaps."""
     families, delta = verdict.families, verdict.answer.margin
-    said = [f"How much worse each finalist is than {families[0]['family']}, on the same seeds."]
+    said = [f"How much worse each finalist is than {families[0].family}, on the same seeds."]
     if _several(verdict):
         said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
     if {row.place for row in families} >= {"tied", "behind"}:
@@ -161,7 +161,7 @@ def _role(row: FamilyResult) -> str:
 
 
 def _place(verdict: Verdict, row: FamilyResult) -> Cell:
-    place = row.place
+    place: str = row.place
     if verdict.answer.place == "unfinished" and place in ("winner", "tied"):
         place = "still in"
     lost = f"{row.lost} of {plural(row.seeds, 'seed', 'seeds')}" if row.lost else ""

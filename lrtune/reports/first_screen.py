@@ -119,8 +119,7 @@ def _curves(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple
         yours = map(Schedule.from_dict, run.get("baselines", []))
         return [(schedule.family, schedule), *((f"your {one.family}", one) for one in yours)]
     rows = {row.family: row for row in verdict.families}
-    first = rows[verdict.answer.recommended]
-    label = f"your {schedule.family}" if first.role == "yours" else schedule.family
+    label = f"your {schedule.family}" if verdict.recommended.role == "yours" else schedule.family
     compared = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]
     others = [one for one in compared if one[1].role == "yours"] or compared
     beside = [(what, row.schedule) for what, row in others]
