@@ -65,9 +65,10 @@ def test_the_source_is_formatted(tmp_path):
     """But for tables, which are one line."""
     for target in SOURCES:
         for place, schedule in enumerate(SCHEDULES):
-            held = (target, schedule.family) != ("optax", "greedy")
-            if held and schedule.family not in ("sequence", "custom"):
-                source = export(schedule, to=target, total=TOTAL, optimizer=ADAMW)
+            if (target, schedule.family) == ("optax", "greedy"):
+                continue
+            source = export(schedule, to=target, total=TOTAL, optimizer=ADAMW)
+            if "ratios = [" not in source and "table = " not in source:
                 (tmp_path / f"{target}_{place}.py").write_text(source)
     command = ["ruff", "format", "--isolated", "--line-length=100", "--diff", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
