@@ -16,7 +16,7 @@ from lrtune.run.folder import Run
 from lrtune.run.judge import finalists_of, judged
 from lrtune.run.tune import _elapsed
 from lrtune.schedule import Schedule
-from lrtune.search import final as log
+from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.notes import notes
 from lrtune.verdict.plan import finalists_in
@@ -164,9 +164,7 @@ def test_finals_that_all_diverge_are_no_winner(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    monkeypatch.setattr(
-        "lrtune.search.confirmation.diverged", lambda losses, untrained: "by decree"
-    )
+    monkeypatch.setattr("lrtune.search.confirmation.diverged", lambda *_: "by decree")
     found = confirm(folder, task, trainings=TRAININGS)
     assert found["answer"]["place"] == "none"
     assert all(row["reasons"] == ["by decree"] for row in found["families"])

@@ -10,7 +10,7 @@ from optuna.trial import create_trial
 
 import lrtune
 from lrtune import InputError
-from lrtune.search.ownership import OWNER, claim
+from lrtune.search.storage import OWNER, claim
 
 PEAKS = (0.01, 0.1)
 SMALL = {"trials": 1, "families": ["constant"], "peak_lr": PEAKS, "engine": "serial", "slots": 1}

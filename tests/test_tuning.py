@@ -17,7 +17,7 @@ from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
 from lrtune.run import tune as tuning
 from lrtune.run.study_file import limits_of
-from lrtune.search import Budget
+from lrtune.search import Limits
 
 
 class Closing(SpreadPool):
@@ -125,7 +125,7 @@ def test_a_run_of_a_named_task_is_confirmed_by_the_command(
 def test_a_budget_in_any_unit(given: dict, limits: tuple) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     none = dict.fromkeys(("trials", "updates", "seconds", "trainings", "time"))
-    assert limits_of(task, **none | given) == Budget(*limits)
+    assert limits_of(task, **none | given) == Limits(*limits)
 
 
 class Notebook(types.ModuleType):

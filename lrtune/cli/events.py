@@ -12,13 +12,13 @@ from lrtune.cli.progress import Listener, RunProgress
 from lrtune.files import plain
 from lrtune.format import hidden_in
 from lrtune.run.tally import Tally
-from lrtune.search import Board
+from lrtune.search import SearchState
 from lrtune.tasks import Task
 
 if TYPE_CHECKING:
     from lrtune.run.folder import Run
     from lrtune.search import Record
-    from lrtune.search.final import Final
+    from lrtune.search.confirmation import Final
 
 PROGRESS_SECONDS = 1.0  # between two events of progress
 
@@ -66,21 +66,21 @@ class Events(Listener):
         """Say it to the person."""
         say(self._console, line)
 
-    def search(self, board: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """Say which trial ended, and now and then how it goes."""
-        if board.last is not None and board.last is not self._told:
-            self._told = board.last
-            self._trial(board.last)
+        if state.last is not None and state.last is not self._told:
+            self._told = state.last
+            self._trial(state.last)
         if self._earlier is None:
-            self._earlier = board.trials
-        best = board.best
+            self._earlier = state.trials
+        best = state.best
         self._progressed(
             "search",
-            board.share,
-            done=board.trials,
-            ended=board.trials - self._earlier,
-            running=len(board.running),
-            ends=dict(board.ended),
+            state.share,
+            done=state.trials,
+            ended=state.trials - self._earlier,
+            running=len(state.running),
+            ends=dict(state.ended),
             best=best
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )

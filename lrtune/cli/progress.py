@@ -19,7 +19,7 @@ from lrtune.format import aligned, duration, number, plural, setting
 from lrtune.reports.palette import look
 from lrtune.run.tally import Contender, Tally
 from lrtune.schedule import Schedule
-from lrtune.search import Board
+from lrtune.search import SearchState
 from lrtune.tasks import Task
 from lrtune.verdict.wording import words
 
@@ -95,7 +95,7 @@ class Listener:
     def tell(self, line: str) -> None:
         """A line on what is being done."""
 
-    def search(self, board: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """The search as it stands, after each segment and each trial's end."""
 
     def finals(self, tally: Tally) -> None:
@@ -149,16 +149,16 @@ class Screen(Quiet):
         """Print it above what is drawn."""
         say(self._console, line)
 
-    def search(self, board: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """Show how the families stand."""
-        self._progress.reach(board.share, "search")
+        self._progress.reach(state.share, "search")
         if not self._due():
             return
-        ended = ", ".join(f"{count} {state}" for state, count in sorted(board.ended.items()))
-        trials = plural(board.trials, "trial", "trials") + (f" ({ended})" if ended else "")
+        ended = ", ".join(f"{count} {end}" for end, count in sorted(state.ended.items()))
+        trials = plural(state.trials, "trial", "trials") + (f" ({ended})" if ended else "")
         what = f"best validation {self._value} of each family, one seed"
-        rows, heads = family_rows(board, self._other), {"value": "best", "count": "trials"}
-        self._show(f"{trials}, {len(board.running)} running", what, rows, heads)
+        rows, heads = family_rows(state, self._other), {"value": "best", "count": "trials"}
+        self._show(f"{trials}, {len(state.running)} running", what, rows, heads)
 
     def finals(self, tally: Tally) -> None:
         """Show how the finalists stand."""
@@ -247,29 +247,29 @@ def table_of(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: i
     return table
 
 
-def family_rows(board: Board, other: str) -> list[Row]:
+def family_rows(state: SearchState, other: str) -> list[Row]:
     """The families that were tried: the best first, then those without a value yet.
 
     Args:
-        board: of the search.
+        state: of the search.
         other: a metric beside the objective, may be empty.
     """
-    shares: dict[str, list[float]] = {family: [] for family in board.by_family}
-    for trial in board.running.values():
+    shares: dict[str, list[float]] = {family: [] for family in state.families}
+    for trial in state.running.values():
         family = trial.schedule.family
         shares.setdefault(family, []).append(trial.updates / len(trial.rates))
-    rows, first = [], board.best
-    bests = sorted(board.bests.values(), key=lambda record: (board.loss_of(record), record.number))
-    order = [record.schedule.family for record in bests]
+    rows, first = [], state.best
+    bests = {record.schedule.family: record for record in state.bests}
+    order = list(bests)
     order += sorted(shares, key=lambda family: not shares[family])  # those under way first
     for family in dict.fromkeys(order):
-        trials = sum(board.by_family.get(family, {}).values())
+        trials = state.families[family].ended.total() if family in state.families else 0
         now = ", ".join(f"{share:.0%}" for share in sorted(shares[family], reverse=True))
         row = {"family": family, "value": NONE, "count": str(trials or NONE), "now": now}
-        record = board.bests.get(family)
+        record = bests.get(family)
         if record is not None and first is not None:
             metrics = {} if record.judged_at is None else record.curves.at(record.judged_at)
-            gap = board.loss_of(record) - board.loss_of(first)
+            gap = state.loss_of(record) - state.loss_of(first)
             row |= _figures(record.schedule, record.value, 0 if record is first else gap)
             row["other"] = aligned(metrics[other], 3) if other in metrics else NONE
         rows.append(row)

@@ -23,12 +23,11 @@ from lrtune.run.lock import locked
 from lrtune.run.run_json import write_json
 from lrtune.run.tally import Contender, Tally
 from lrtune.schedule import Schedule
-from lrtune.search import Budget
+from lrtune.search import Limits
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
-from lrtune.search.confirmation import Confirmation, Job, final_seeds
-from lrtune.search.final import Final, append_final
+from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
-from lrtune.search.training import rates_of
+from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.verdict.finalists import room_for
 from lrtune.verdict.plan import Finalist, Plan
@@ -96,7 +95,7 @@ def confirm(
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := finals.wanted():
-            budget = Budget(trials=len(wanted))
+            budget = Limits(trials=len(wanted))
             with pool_for(run, task, devices_of(device), budget, tell) as pool:
                 Loop(pool, [finals.work(pool)], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
         found = finals.verdict()
@@ -132,7 +131,7 @@ def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
 
 @contextmanager
 def pool_for(
-    run: Run, task: Task, devices: tuple[str, ...], budget: Budget, tell: Callable[[str], None]
+    run: Run, task: Task, devices: tuple[str, ...], budget: Limits, tell: Callable[[str], None]
 ) -> Iterator[Pool]:
     """The pool of the search, or on other devices what trains fastest there in its way."""
     before = run.choice

@@ -12,13 +12,13 @@ from lrtune.engine.child import Make, say
 from lrtune.engine.choice import hardware
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError, expect
-from lrtune.search import Budget
+from lrtune.search import Limits
 from lrtune.tasks import Task
 
 
 def choose_pool(
     task: Task,
-    budget: Budget,
+    budget: Limits,
     devices: tuple[str, ...],
     engine: str,
     slots: int | None,

@@ -1,7 +1,6 @@
 """What a user asks of a search: from the command line, from a study file (TOML), or both."""
 
 import math
-import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lrtune.errors import InputError, expect, nearest
+from lrtune.format import parse_time
 from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer
 
 if TYPE_CHECKING:
     from lrtune.schedule import Schedule
-    from lrtune.search import Budget
+    from lrtune.search import Limits
     from lrtune.tasks import Task
     from lrtune.verdict.plan import Plan
-
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class StudyFile(TaskOptions):
@@ -140,13 +138,13 @@ def limits_of(
     seconds: float | None,
     trainings: float | None,
     time: str | None,
-) -> "Budget":
+) -> "Limits":
     """A budget in whatever units; TRAININGS where there is none.
 
     Raises:
         InputError: two in the same unit, or one that is not positive.
     """
-    from lrtune.search import Budget
+    from lrtune.search import Limits
     from lrtune.search.budget import TRAININGS, check_positive
 
     if trainings is not None and updates is not None:
@@ -158,7 +156,7 @@ def limits_of(
     if trainings is not None:
         check_positive("budget", trainings)
         updates = trainings * task.horizon
-    return Budget(trials, updates, seconds if time is None else parse_time(time))
+    return Limits(trials, updates, seconds if time is None else parse_time(time))
 
 
 def check(study: StudyFile) -> None:
@@ -248,18 +246,3 @@ def parse_goal(text: str, metric: str) -> tuple[str, float]:
     if not math.isfinite(number) or (equals and not name):
         raise wrong
     return name if equals else metric, number
-
-
-def parse_time(text: str) -> float:
-    """Seconds from ``90s``, ``10m`` or ``1h30m``.
-
-    >>> parse_time("1h30m")
-    5400.0
-    """
-    packed = text.replace(" ", "")
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", packed)
-    if not parts or "".join(n + u for n, u in parts) != packed:
-        raise InputError(
-            f"time must be a number and a unit, such as 90s, 10m or 1h30m (got {text!r})"
-        )
-    return sum(float(number) * UNITS[unit] for number, unit in parts)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lrtune.schedule import Schedule
-from lrtune.search.final import Final
+from lrtune.search.confirmation import Final
 
 
 @dataclass(frozen=True, slots=True)

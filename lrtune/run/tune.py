@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,21 +34,18 @@ from lrtune.run.tally import Tally
 from lrtune.schedule import Schedule
 from lrtune.search import (
     SEARCHABLE,
-    Board,
-    Budget,
-    Rules,
+    Limits,
     Search,
+    SearchState,
     Space,
+    Stopping,
     SurrogateSampler,
-    make_pruner,
     records,
 )
 from lrtune.search.budget import CONFIRMED, FEWEST, Clock
+from lrtune.search.early_stopping import AUDITED, MIN_DELTA
 from lrtune.search.loop import Loop, Work
-from lrtune.search.ownership import check_owner, claim
-from lrtune.search.record import judge_of
-from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
-from lrtune.search.sampler import fits
+from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.ignorant import ignorant
 from lrtune.verdict.plan import Plan
@@ -87,7 +84,7 @@ def tune(
     transfer: Transfer | None = None,
     asked: dict[str, Any] | None = None,
     command: str = "",
-    watch: Callable[[Board], None] | None = None,
+    watch: Callable[[SearchState], None] | None = None,
     watch_finals: Callable[[Tally], None] | None = None,
     tell: Callable[[str], None] | None = None,
     **options: Any,
@@ -134,7 +131,7 @@ def tune(
         transfer: what other tasks teach; what comes with lrtune where None.
         asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
         command: what the user typed, for the record.
-        watch: called with the Board after each segment of the search.
+        watch: called with the SearchState after each segment of the search.
         watch_finals: called with the Tally after each segment of the confirmation.
         tell: called with a line on what is being done.
         **options: of ``load_task``, where the task is a string: ``target="price"``, ``epochs=5``.
@@ -172,18 +169,10 @@ def tune(
     if shown is not None:
         shown.started(task, {})
     count = len(task.checkpoints)
-    if patience is None:
-        patience = max(LEAST_PATIENCE, round(PATIENCE * count))
-    rules = Rules(patience, min_delta, audit)
-    called = pruner if isinstance(pruner, str) else type(pruner).__name__
+    stopping = Stopping(pruner, epsilon, patience, min_delta, audit)
     transfer = published() if transfer is None else transfer
-    if isinstance(pruner, str):
-        every = max(1, task.horizon // count)
-        pruner = make_pruner(pruner, task.horizon, every, epsilon, transfer)
-    least = epsilon if called == "schedule" else None  # other pruners have their own settings
-    stopping = {"pruner": called, "epsilon": least, **asdict(rules)}
     settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
-    settings |= {"stopping": stopping, "transfer": transfer.fingerprint}
+    settings |= {"stopping": stopping.settings(count), "transfer": transfer.fingerprint}
     settings["judge"] = judge
     folder = Path(out) if out is not None else Path("runs") / settings["study"]
     with locked(folder, tell), own_threads(), ExitStack() as processes:
@@ -226,13 +215,13 @@ def tune(
         check_owner(study, run.storage, run.settings["owner"])
         space = run.space
         first = guessed(folder, run.settings)
-        if first is not None and fits(space, first) and not study.get_trials(deepcopy=False):
+        if first is not None and space.contains(first) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(first)
         study.sampler = sampler or SurrogateSampler(
             space, task.horizon, seed=seed, peak=run.peak_guess, transfer=transfer
         )
-        study.pruner = pruner
+        study.pruner = stopping.make_pruner(task.horizon, count, transfer)
         swept = swept_in(run.settings)
         kept = 0.0
         if plan is not None:
@@ -242,20 +231,23 @@ def tune(
                     f"the budget is too small to confirm what is found: give at least "
                     f"{math.ceil(FEWEST / CONFIRMED)} trainings"
                 )
-        search = Search(
-            study,
-            space,
-            pool,
+        state = SearchState(
             limits.of_search(swept, clock.seconds, kept),
-            rules=rules,
-            judge=weights,
-            seed=seed,
-            owner=run.settings["owner"],
             clock=clock,
             kept=kept,
             pace=choice.seconds * choice.slots,
             limits=limits,
             swept=swept,
+        )
+        search = Search(
+            study,
+            space,
+            pool,
+            state,
+            stopping=stopping,
+            judge=weights,
+            seed=seed,
+            owner=run.settings["owner"],
             watch=watch,
             tell=tell,
         )
@@ -271,7 +263,7 @@ def tune(
                 watch=watch_finals,
                 tell=tell,
                 allowed=allowed,
-                spent=lambda: search.board.share,
+                spent=lambda: search.state.share,
             )
             works.append(finals.work(pool, lambda: search.over))
         tell(_planned(limits, task.horizon, choice, clock, kept))
@@ -279,7 +271,7 @@ def tune(
         def spent() -> bool:
             if limits.seconds is not None and clock.seconds >= limits.seconds:
                 return True
-            return limits.updates is not None and swept + search.board.spent[1] >= limits.updates
+            return limits.updates is not None and swept + search.state.spent[1] >= limits.updates
 
         loop = Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell)
         cut = False
@@ -315,7 +307,7 @@ def _elapsed(run: Run) -> float:
     return max(float(run.settings.get("elapsed", 0.0)), trained)
 
 
-def _allowed(run: Run, budget: Budget, swept: int, clock: Clock) -> float:
+def _allowed(run: Run, budget: Limits, swept: int, clock: Clock) -> float:
     """Whole trainings that there may be of all finalists, those that there are counted."""
     trials, horizon = run.trials(), run.settings["horizon"]
     searched = float(trials["updates"].sum())
@@ -327,7 +319,7 @@ def _allowed(run: Run, budget: Budget, swept: int, clock: Clock) -> float:
     return float(max(0.0, min(by_updates, by_time)) / horizon)
 
 
-def _planned(budget: Budget, horizon: int, choice: Choice, clock: Clock, kept: float) -> str:
+def _planned(budget: Limits, horizon: int, choice: Choice, clock: Clock, kept: float) -> str:
     """What is to be done, and how long it will take, in a line."""
     trials = "" if budget.trials is None else f"at most {plural(budget.trials, 'trial', 'trials')}"
     trainings = budget.trainings(horizon, choice.seconds, clock.seconds)

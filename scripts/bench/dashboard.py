@@ -26,7 +26,7 @@ from optuna_dashboard import wsgi
 from lrtune.reports.dashboard import app_of, publish
 from lrtune.reports.loopback import server_of
 from lrtune.search import frame, records
-from lrtune.search.store import START, open_storage
+from lrtune.search.storage import START, open_storage
 
 TRAINED = 50  # made-up trials; there are as many copies of them as it takes
 PAGE = ("/api/meta", "/api/studies", "/api/studies/0?after=0")

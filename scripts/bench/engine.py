@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.optimizers import settings_of
 from lrtune.run.tune import tune
-from lrtune.search import Board, Budget, Loop, Search, Space, SurrogateSampler, open_study
+from lrtune.search import Limits, Loop, Search, SearchState, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
@@ -109,8 +109,8 @@ class Clock:
     def mark(self, updates: int) -> None:
         self.marks.append((time.perf_counter(), updates))
 
-    def watch(self, board: Board) -> None:
-        self.mark(board.updates + sum(trial.updates for trial in board.running.values()))
+    def watch(self, state: SearchState) -> None:
+        self.mark(state.updates + sum(trial.updates for trial in state.running.values()))
 
     def rates(self) -> dict[str, float]:
         """Updates a second, see above, and the cores that were had; the whole ends now."""
@@ -385,7 +385,7 @@ def graphed(work: Work, folder: Path) -> tuple[Clock, Choice]:
     pruner = optuna.pruners.NopPruner()
     study = open_study(folder / "journal.log", "graphed", direction, sampler=sampler, pruner=pruner)
     pool = SerialPool(work.task, 1, work.device, compiled=True)
-    search = Search(study, space, pool, Budget(trials=work.trials), watch=clock.watch)
+    search = Search(study, space, pool, SearchState(Limits(trials=work.trials)), watch=clock.watch)
     Loop(pool, [search]).run()
     return clock, {"name": "serial", "slots": 1, "compiled": True}
 

@@ -19,7 +19,7 @@ from lrtune.engine import Choice, Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
-from lrtune.search.store import START
+from lrtune.search.storage import START
 from lrtune.tasks import Task
 
 VALIDATIONS, SLOTS = 25, 16

@@ -50,9 +50,8 @@ from lrtune.model.transfer import Transfer
 from lrtune.run.run_json import write_json
 from lrtune.run.tune import swept_in
 from lrtune.schedule import Schedule
-from lrtune.search.board import Board
-from lrtune.search.confirmation import Confirmation, Job
-from lrtune.search.final import Final
+from lrtune.search import SearchState
+from lrtune.search.confirmation import Confirmation, Final, Job
 from lrtune.search.loop import Loop
 from lrtune.search.space import FAMILY, Space
 from lrtune.tasks import Task
@@ -264,9 +263,9 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
     began = time.perf_counter()
     spent, started = 0, 0
 
-    def watch(board: Board) -> None:
+    def watch(state: SearchState) -> None:
         nonlocal spent, started
-        spent, started = int(board.spent[1]), board.trials + len(board.running)
+        spent, started = int(state.spent[1]), state.trials + len(state.running)
 
     with tempfile.TemporaryDirectory() as folder:
         kept = {"out": folder, "device": "cpu", "transfer": transfer, "watch": watch}

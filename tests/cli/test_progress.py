@@ -19,8 +19,8 @@ from lrtune.cli.progress import (
 )
 from lrtune.run.tally import Contender, Tally
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.search import Board, Budget, Record
-from lrtune.search.record import Curves
+from lrtune.search import Limits, Record, SearchState
+from lrtune.search.storage import Curves
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
 FIGURES = {"count": "6", "behind": "0.1", "peak": "0.05", "now": "45%, 12%", "other": "0.95"}
@@ -38,8 +38,8 @@ def record(number: int, family: str, value: float | None, state: str = "complete
     )
 
 
-def board(*records: Record, minimize: bool = True, budget: Budget | None = None) -> Board:
-    found = Board(budget or Budget(trials=10), minimize)
+def state(*records: Record, minimize: bool = True, budget: Limits | None = None) -> SearchState:
+    found = SearchState(budget or Limits(trials=10), minimize)
     for one in records:
         found.add(one)
     return found
@@ -48,7 +48,7 @@ def board(*records: Record, minimize: bool = True, budget: Budget | None = None)
 def test_families_are_in_the_order_of_their_best() -> None:
     seen = [record(0, "wsd", 0.3), record(1, "cosine", 0.2), record(2, "wsd", 0.25)]
     seen += [record(3, "cosine", None, "pruned"), record(4, "step", None, "diverged")]
-    rows = family_rows(board(*seen), "accuracy")
+    rows = family_rows(state(*seen), "accuracy")
     assert [row["family"] for row in rows] == ["cosine", "wsd", "step"]
     assert [row["count"] for row in rows] == ["2", "2", "1"]
     assert [row["value"] for row in rows] == ["0.200", "0.250", "–"]
@@ -57,13 +57,13 @@ def test_families_are_in_the_order_of_their_best() -> None:
 
 
 def test_higher_may_be_better() -> None:
-    now = board(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
+    now = state(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
     rows = family_rows(now, "")
     assert [(row["family"], row["behind"]) for row in rows] == [("wsd", "–"), ("cosine", "0.10")]
 
 
-def test_the_board_knows_what_is_spent_and_the_first_of_equals() -> None:
-    now = board(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
+def test_the_state_knows_what_is_spent_and_the_first_of_equals() -> None:
+    now = state(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
     assert now.best is not None and now.best.number == 0
     assert now.spent[:2] == (3, 30) and now.share == 0.3
     assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
@@ -101,7 +101,7 @@ def drawn(width: int, height: int, **options: object) -> str:
     screen = Screen(Console(file=out, width=width, height=height, **options))
     screen.started(load_task("digits", batch_size=32, epochs=1), {})
     tried = [record(i, name, 0.1 + i / 100) for i, name in enumerate(SEARCHED)]
-    screen.search(board(*tried, budget=Budget(trials=2 * len(tried))))
+    screen.search(state(*tried, budget=Limits(trials=2 * len(tried))))
     shown = out.getvalue()
     screen.close()
     return shown
@@ -147,7 +147,7 @@ def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lrtune.cli.progress.time.monotonic", lambda: now[0])
     screen = Screen(Console(file=out, width=160, force_terminal=dumb))
     screen.started(load_task("digits", batch_size=32, epochs=1), {})
-    running = board(record(0, "wsd", None, "pruned"))
+    running = state(record(0, "wsd", None, "pruned"))
     screen.search(running)
     running.add(record(1, "constant", 0.1))
     screen.search(running)

@@ -13,8 +13,7 @@ from lrtune import InputError
 from lrtune.engine import SerialPool
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import SEARCHABLE, Loop, Space, suggest
-from lrtune.search.confirmation import Confirmation, Job
-from lrtune.search.final import Final
+from lrtune.search.confirmation import Confirmation, Final, Job
 
 CYCLING = tuple(name for name, family in FAMILIES.items() if family.optional)
 KNOBS = {"base_momentum": 0.5, "max_momentum": 0.97}
