@@ -29,7 +29,7 @@ from overhead import idle_task
 from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.checkpoint import load
 from lrtune.engine.program import Program
-from lrtune.search import Limits, Loop, Search, loop
+from lrtune.search import Limits, Loop, Search, SearchState, loop
 from lrtune.search.storage import mend
 from lrtune.tasks import Task, load_task
 
