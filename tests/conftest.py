@@ -46,5 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("run") / "digits"
     task = lrtune.load_task("digits", batch_size=32, epochs=2)
     # One after the other: what is chosen depends on how busy the machine is, and so do digits.
-    lrtune.tune(task, trials=8, families=["cosine", "constant"], engine="serial", out=folder)
+    families = ["cosine", "constant"]
+    lrtune.tune(
+        task, budget=lrtune.Budget(trials=8), families=families, engine="serial", out=folder
+    )
     yield folder

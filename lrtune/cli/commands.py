@@ -367,9 +367,7 @@ def confirm(
     from lrtune.run.confirm import confirm_study
 
     with listening(quiet, json) as listener:
-        confirm_study(
-            run, given, listener, total=total, trainings=budget, command=_command()
-        )
+        confirm_study(run, given, listener, total=total, trainings=budget, command=_command())
 
 
 @app.command()

@@ -13,8 +13,8 @@ from lrtune.files import plain
 from lrtune.format import hidden_in
 from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
-from lrtune.search import Board, Record
-from lrtune.search.final import Final
+from lrtune.search import Record, SearchState
+from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
 from lrtune.verdict.plan import decided, recommended_row
 from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
@@ -66,7 +66,7 @@ class Events(Listener):
         """Say it to the person."""
         say(self._console, line)
 
-    def search(self, state: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """Say which trial ended, and now and then how it goes."""
         if state.last is not None and state.last is not self._told:
             self._told = state.last

@@ -23,7 +23,7 @@ from lrtune.reports.palette import look
 from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
-from lrtune.search import Board
+from lrtune.search import SearchState
 from lrtune.tasks import Task
 from lrtune.verdict.wording import words
 
@@ -143,7 +143,7 @@ class Screen(Quiet):
         """Print it above what is drawn."""
         say(self._console, line)
 
-    def search(self, state: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """Show how the families stand."""
         self._progress.reach(state.share, "search")
         if not self._due():
@@ -241,26 +241,26 @@ def standings(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: 
     return table
 
 
-def family_rows(state: Board, other: str) -> list[Row]:
+def family_rows(state: SearchState, other: str) -> list[Row]:
     """The families that were tried: the best first, then those without a value yet.
 
     Args:
         state: of the search.
         other: a metric beside the objective, may be empty.
     """
-    shares: dict[str, list[float]] = {family: [] for family in state.by_family}
+    shares: dict[str, list[float]] = {family: [] for family in state.families}
     for trial in state.running.values():
         family = trial.schedule.family
         shares.setdefault(family, []).append(trial.updates / len(trial.rates))
     rows, first = [], state.best
-    bests = sorted(state.bests.values(), key=lambda record: (state.loss_of(record), record.number))
-    order = [record.schedule.family for record in bests]
+    bests = {record.schedule.family: record for record in state.bests}
+    order = list(bests)
     order += sorted(shares, key=lambda family: not shares[family])  # those under way first
     for family in dict.fromkeys(order):
-        trials = sum(state.by_family.get(family, {}).values())
+        trials = state.families[family].ended.total() if family in state.families else 0
         now = ", ".join(f"{share:.0%}" for share in sorted(shares[family], reverse=True))
         row = {"family": family, "value": NONE, "count": str(trials or NONE), "now": now}
-        record = state.bests.get(family)
+        record = bests.get(family)
         if record is not None and first is not None:
             metrics = {} if record.judged_at is None else record.curves.at(record.judged_at)
             gap = state.loss_of(record) - state.loss_of(first)

@@ -10,11 +10,13 @@ as many updates: what lags behind them gains more.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from lrtune.model.features import PEAK
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -23,6 +25,12 @@ REMAINDER, FALL, RISE = (0.0, 6.0), (-3.0, 7.0), (0.0, 5.0)  # bounds, in nats
 SLOPE, ABOVE, BEHIND = (-1.0, 1.0), (0.0, 1.0), (-1.0, 2.0)  # bounds, in units of the task's fall
 SURE = 1e-9  # an error that is none
 LEAST_UNIT = 1e-4  # nats: what a task falls by that does not
+# Of ``shorter_training``.
+OVERFIT = 0.15  # rise after the best, as a share of the fall before: less may be noise
+LEAST_OVERFIT = 0.02  # nats of it
+LEAST_SHIFT = 0.35  # nats by which the peak is lower at least
+OVERFIT_DOUBT = 0.5  # standard deviation of what it comes to, a share of the rise
+
 AHEAD = ("one", "remainder", "fall", "rise", "slope", "above", "fallen")
 
 
@@ -203,3 +211,45 @@ def learn_gain(
     doubt = np.asarray(np.linalg.inv(after), dtype=np.float64)
     sharper = shape + len(gains) / 2
     return Gain(fitted, doubt, sharper, scale + max(0.0, quadratic) / 2, yardstick)
+
+
+class ShorterTraining(NamedTuple):
+    """A schedule that was not trained, and what it would have come to.
+
+    Attributes:
+        x: float64 (features,): those of the schedule that was, at a lower peak.
+        y: on a Scale.
+        variance: of that, beside the noise between seeds.
+    """
+
+    x: Array
+    y: float
+    variance: float
+
+
+def shorter_training(
+    x: Array,  # (features,) of the schedule
+    rates: Array,  # (horizon,) that it had
+    steps: Sequence[int] | NDArray[np.int64],  # (n,) updates done at each validation
+    signal: Array,  # (n,) what was seen there, on a Scale
+    final: float,  # what the training came to
+) -> ShorterTraining | None:
+    """What less training would have come to; None where it was not clearly better on the way.
+
+    Rate times updates is what moves the weights, so a run that was best after a third of it tells
+    of the same curve at a third of its peak rate, which no other trial may have tried.
+    """
+    if not len(signal):
+        return None
+    wide = np.concatenate([signal[:1], signal, signal[-1:]])
+    curve = np.median([wide[:-2], wide[1:-1], wide[2:]], axis=0)  # one lucky validation is nothing
+    best = int(curve.argmin())
+    rise = min(final, float(curve[-1])) - float(curve[best])
+    if best == 0 or rise < max(OVERFIT * float(signal[0] - curve[best]), LEAST_OVERFIT):
+        return None
+    shift = float(np.log(rates[: steps[best]].sum() / rates.sum()))
+    if shift > -LEAST_SHIFT:
+        return None
+    lower = x.copy()
+    lower[PEAK] += shift
+    return ShorterTraining(lower, float(curve[best]), (OVERFIT_DOUBT * rise) ** 2)

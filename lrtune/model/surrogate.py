@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 from lrtune.model.features import NAMES
-from lrtune.model.overfit import Less
+from lrtune.model.forecast import ShorterTraining
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Observations:
         """The first n of them."""
         return Observations(self.x[:n], self.y[:n], self.variance[:n])
 
-    def with_others(self, others: Sequence[Less]) -> "Observations":
+    def with_others(self, others: Sequence[ShorterTraining]) -> "Observations":
         """These, and behind them what less training would have come to."""
         if not others:
             return self

@@ -22,12 +22,11 @@ from lrtune.run.lock import locked
 from lrtune.run.run_json import write_json
 from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
-from lrtune.search import Board
+from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Limits, check_positive
-from lrtune.search.confirmation import Confirmation, Job, final_seeds
-from lrtune.search.final import Final, append_final
+from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
-from lrtune.search.training import rates_of
+from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.finalists import room_for
@@ -82,7 +81,7 @@ class Listener:
     def tell(self, line: str) -> None:
         """A line on what is being done."""
 
-    def search(self, state: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """The search as it stands, after each segment and each trial's end."""
 
     def confirmation(self, state: ConfirmationState) -> None:
@@ -401,9 +400,7 @@ class Rounds:
         share = self._spent_before
         share += (1 - share) * min(1.0, made / self.plan.trainings)
         share = max(share, self._spent())  # time may be over before the trainings are
-        self._listener.confirmation(
-            ConfirmationState(share, done, self._jobs, self._scores, ended)
-        )
+        self._listener.confirmation(ConfirmationState(share, done, self._jobs, self._scores, ended))
 
 
 def _check_task(run: Run, task: Task, engine: Engine) -> None:

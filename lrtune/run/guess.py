@@ -20,8 +20,7 @@ from lrtune.run.study_file import StudyFile, engine_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
-from lrtune.search.candidates import Candidates
-from lrtune.search.sampler import guess_in
+from lrtune.search.sampler import Candidates, guess_in
 from lrtune.search.space import SPLINE
 from lrtune.tasks import Task
 

@@ -38,13 +38,12 @@ from lrtune.run.study_file import (
     stopping_of,
 )
 from lrtune.schedule import Schedule
-from lrtune.search import SEARCHABLE, Space, SurrogateSampler, records
+from lrtune.search import SEARCHABLE, SearchState, Space, SurrogateSampler, records
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Budget, Clock, Limits
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop
-from lrtune.search.ownership import check_owner, claim
-from lrtune.search.sampler import fits
 from lrtune.search.search import Search
+from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.ignorant import ignorant
 from lrtune.verdict.plan import Plan
@@ -258,7 +257,13 @@ class Tuning:
             search = self._search(run, pool, choice)
             rounds = self._rounds(run, search)
             works = [search, *([rounds.work(pool, lambda: search.over)] if rounds else [])]
-            loop = Loop(pool, works, checkpoint=self._folder / CHECKPOINT, spent=partial(self._spent, search), tell=self._tell)
+            loop = Loop(
+                pool,
+                works,
+                checkpoint=self._folder / CHECKPOINT,
+                spent=partial(self._spent, search),
+                tell=self._tell,
+            )
             cut = False
             try:
                 cut = loop.run()
@@ -338,7 +343,7 @@ class Tuning:
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])
         guess = guessed(self._folder, run.settings)
-        if guess and fits(run.space, guess) and not study.get_trials(deepcopy=False):
+        if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(guess)
         study.sampler = self._sampler or SurrogateSampler(
@@ -352,21 +357,25 @@ class Tuning:
             kept = self._limits.kept(task.horizon, choice.seconds, spent)
             if not kept:
                 least = math.ceil(FEWEST / CONFIRMED)
-                tell(f"the budget is too small to confirm what is found: give at least {least} trainings")
-        search = Search(
-            study,
-            run.space,
-            pool,
+                needed = f"give at least {least} trainings"
+                tell(f"the budget is too small to confirm what is found: {needed}")
+        state = SearchState(
             self._limits.of_search(swept, spent, kept),
-            stopping=self._stopping,
-            judge=judge_of(self._study.judge),
-            seed=seed,
-            owner=run.settings["owner"],
             clock=self._clock,
             kept=kept,
             pace=choice.seconds * choice.slots,
             limits=self._limits,
             swept=swept,
+        )
+        search = Search(
+            study,
+            run.space,
+            pool,
+            state,
+            stopping=self._stopping,
+            judge=judge_of(self._study.judge),
+            seed=seed,
+            owner=run.settings["owner"],
             watch=self._listener.search,
             tell=tell,
         )
@@ -375,17 +384,17 @@ class Tuning:
 
     def _rounds(self, run: Run, search: Search) -> Rounds | None:
         """The confirmation; None where there is none."""
-        if self._plan is None or not search.board.kept:
+        if self._plan is None or not search.state.kept:
             return None
         bounded = self._limits.updates is not None or self._limits.seconds is not None
-        allowed = partial(self._allowed, run, search.board.swept) if bounded else None
+        allowed = partial(self._allowed, run, search.state.swept) if bounded else None
         return Rounds(
             run,
             self._task.horizon,
             self._plan,
             self._listener,
             allowed=allowed,
-            spent=lambda: search.board.share,
+            spent=lambda: search.state.share,
         )
 
     def _allowed(self, run: Run, swept: int) -> float:
@@ -402,7 +411,7 @@ class Tuning:
 
     def _spent(self, search: Search) -> bool:
         """Whether the whole budget is."""
-        limits, state = self._limits, search.board
+        limits, state = self._limits, search.state
         if limits.seconds is not None and self._clock.seconds >= limits.seconds:
             return True
         return limits.updates is not None and state.swept + state.spent[1] >= limits.updates

@@ -12,7 +12,7 @@ import pytest
 
 from lrtune import load_task
 from lrtune.cli.events import FIELDS, Events
-from lrtune.cli.search import listening
+from lrtune.cli.progress import listening
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import recommended_row

@@ -93,18 +93,18 @@ OPEN = Forecast(mean=0.0, spread=0.1, freedom=30)
     ],
 )
 def test_who_is_stopped(forecast: Forecast, progress: float, expected: bool) -> None:
-    assert stop(forecast, 0.0, progress).now == expected
+    assert stop(forecast, 0.0, progress)[0] == expected
 
 
 def test_it_says_what_it_rests_on() -> None:
-    assert stop(OPEN, 0.0, 0.5).probability == pytest.approx(0.5)
+    assert stop(OPEN, 0.0, 0.5)[1] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.2, 0.9])
 def test_epsilon_is_the_probability_that_is_asked_for(epsilon: float) -> None:
     for mean in np.linspace(-0.5, 0.5, 21):
         found = stop(Forecast(float(mean), 0.1, 30), 0.0, 0.5, epsilon)
-        assert found.now == (found.probability < epsilon)
+        assert found[0] == (found[1] < epsilon)
 
 
 # Recommend.

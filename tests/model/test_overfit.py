@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lrtune.model.features import PEAK, features
-from lrtune.model.overfit import LEAST, RISE, less
+from lrtune.model.forecast import LEAST_OVERFIT, OVERFIT, shorter_training
 from lrtune.schedule import Schedule
 
 SCHEDULE = Schedule("constant", 0.1)
@@ -13,7 +13,9 @@ STEPS = np.arange(10, 101, 10)
 
 
 def told(signal: list[float], final: float | None = None):
-    return less(X, RATES, STEPS, np.array(signal), signal[-1] if final is None else final)
+    return shorter_training(
+        X, RATES, STEPS, np.array(signal), signal[-1] if final is None else final
+    )
 
 
 # Of ten validations the best is the third, by a fall of 1: what rises after it may count.
@@ -41,8 +43,8 @@ def test_the_surer_it_is_the_less_it_rose() -> None:
     ("why", "signal", "final"),
     [
         ("best at its end", np.linspace(1, 0, 10), None),
-        ("no more than noise", curve(0.9 * RISE), None),
-        ("hardly falls or rises", [LEAST * place for place in curve(0.5)], None),
+        ("no more than noise", curve(0.9 * OVERFIT), None),
+        ("hardly falls or rises", [LEAST_OVERFIT * place for place in curve(0.5)], None),
         ("one lucky validation", [1, 0.9, 0.0, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5], None),
         ("best before it learnt anything", np.linspace(1, 5, 10), None),
         ("best near its end", [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.1, 0.0, 0.0, 0.5], None),
@@ -54,4 +56,4 @@ def test_others_tell_nothing(why: str, signal: list, final: float | None) -> Non
 
 
 def test_nothing_was_seen() -> None:
-    assert less(X, RATES, [], np.empty(0), 1.0) is None
+    assert shorter_training(X, RATES, [], np.empty(0), 1.0) is None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrtune.model.scale import Scale
+from lrtune.model.features import Scale
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12)
 

@@ -17,13 +17,14 @@ from overhead import IdlePool, idle_task
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.search import (
-    Budget,
+    Limits,
     Loop,
     Search,
+    SearchState,
     Space,
     SurrogateSampler,
     frame,
-    keeper,
+    loop,
     open_study,
     records,
 )
@@ -79,12 +80,12 @@ def study_in(folder: Path, pruner: BasePruner | None = None) -> optuna.Study:
 def search_in(
     folder: Path,
     pool: IdlePool,
-    budget: Budget,
+    budget: Limits,
     pruner: BasePruner | None = None,
     **kept: object,
 ) -> pd.DataFrame:
     study = study_in(folder, pruner)
-    search = Search(study, SPACE, pool, budget, seed=5, owner="me")
+    search = Search(study, SPACE, pool, SearchState(budget), seed=5, owner="me")
     Loop(pool, [search], **kept).run()
     return found_in(folder)
 
@@ -102,7 +103,7 @@ def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 def checkpoint_every_segment() -> None:
-    keeper.due = lambda since, cost: True
+    loop.due = lambda since, cost: True
 
 
 # Killed as it stores its n-th entry, or just before it puts its n-th checkpoint in place.
@@ -134,7 +135,7 @@ if {checkpoints!r}:
 idle.search_in(
     Path({folder!r}),
     idle.EdgyPool({slots}),
-    idle.Budget(trials={trials}),
+    idle.Limits(trials={trials}),
     **kept,
 )
 """

@@ -9,9 +9,9 @@ from optuna.trial import TrialState, create_trial
 
 import lrtune
 from lrtune import Schedule, SchedulePruner
-from lrtune.search.pruner import Decision, rates_ahead
+from lrtune.search.early_stopping import Decision, rates_ahead
 from lrtune.search.space import SCHEDULE
-from lrtune.search.store import AVERAGED
+from lrtune.search.storage import AVERAGED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 TOTAL, EVERY = 400, 20

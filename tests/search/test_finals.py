@@ -14,9 +14,15 @@ from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.search import Loop, keeper
-from lrtune.search.confirmation import Confirmation, Job, final_seeds
-from lrtune.search.final import Final, append_final, read_finals
+from lrtune.search import Loop, loop
+from lrtune.search.confirmation import (
+    Confirmation,
+    Final,
+    Job,
+    append_final,
+    final_seeds,
+    read_finals,
+)
 from lrtune.tasks import load_task
 
 COSINE = Schedule("cosine", peak_lr=0.05)
@@ -114,7 +120,7 @@ def test_a_closed_loop_follows_the_validation_of_its_own_training() -> None:
 def test_what_was_under_way_goes_on(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+    monkeypatch.setattr(loop, "due", lambda since, cost: True)
     whole = trained(SeededPool(2), jobs(COSINE, PLATEAU))
     path = tmp_path / "finals.safetensors"
     stopped, before = SeededPool(2, stop_after=after), list[Final]()
@@ -140,7 +146,7 @@ def path_was_used(after: int) -> bool:
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint of three trainings of COSINE, after three segments."""
-    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+    monkeypatch.setattr(loop, "due", lambda since, cost: True)
     path = tmp_path / "finals.safetensors"
     with pytest.raises(KeyboardInterrupt):
         trained(SeededPool(3, stop_after=3), jobs(COSINE), checkpoint=path)
@@ -186,7 +192,7 @@ def test_a_full_disk_ends_the_checkpoints_and_keeps_none(
         raise OSError(28, "No space left on device")
 
     told: list[str] = []
-    monkeypatch.setattr(keeper, "save", full)
+    monkeypatch.setattr(loop, "save", full)
     found = trained(SeededPool(3), jobs(COSINE), checkpoint=stopped, tell=told.append)
     assert len(found) == 3 and len(told) == 1 and "No space left" in told[0]
     assert not stopped.exists()
@@ -337,7 +343,7 @@ class StoppedPool(SerialPool):
 def test_the_best_weights_are_not_lost_with_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+    monkeypatch.setattr(loop, "due", lambda since, cost: True)
     todo, path = jobs(*SCHEDULES, seeds=2), tmp_path / "finals.safetensors"
     whole = trained(StoppedPool(2), todo, judge="best")
     kept = {"judge": "best", "checkpoint": path}

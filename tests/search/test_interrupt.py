@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lrtune.search.interrupt import Interrupts
+from lrtune.search.loop import Interrupts
 
 
 def test_ctrl_c_waits_until_it_is_heard() -> None:

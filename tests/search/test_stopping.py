@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.schedule import Schedule
-from lrtune.search.stopping import diverged, plateaued
+from lrtune.search.early_stopping import diverged, plateaued
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ from optuna.pruners import BasePruner
 from lrtune import SchedulePruner
 from lrtune.engine import Progress
 from lrtune.search import (
-    Budget,
+    Limits,
     Loop,
     Record,
-    Rules,
     Search,
+    SearchState,
     Space,
+    Stopping,
     SurrogateSampler,
     open_study,
     records,
 )
+from lrtune.search.early_stopping import NEVER
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -29,7 +31,13 @@ TOTAL, TRIALS = 400, 30
 SPACE = Space(("constant", "cosine", "inverse_sqrt", "linear"), peak_lr=(0.01, 0.2))
 CONSTANTS = Space(("constant",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 LOOPS = Space(("plateau",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
-RULES = Rules(patience=2, audit=0.3)
+
+
+def stopping(**own: float) -> Stopping:
+    return replace(NEVER, **own)
+
+
+STOPPING = stopping(patience=2, audit=0.3)
 
 
 class NoisyPool(SpoiltPool):
@@ -54,7 +62,7 @@ class NoisyPool(SpoiltPool):
 def search_with(
     folder: Path,
     pool: SpoiltPool,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: Stopping = NEVER,
     *,
     pruner: BasePruner | None = None,
     trials: int = TRIALS,
@@ -72,8 +80,10 @@ def search_with(
         sampler=SurrogateSampler(space, TOTAL, seed=5),
         pruner=pruner or SchedulePruner(TOTAL),
     )
-    budget = Budget(trials=trials)
-    search = Search(study, space, pool, budget, rules=rules, seed=seed, owner="me", **kept)
+    budget = Limits(trials=trials)
+    search = Search(
+        study, space, pool, SearchState(budget), stopping=rules, seed=seed, owner="me", **kept
+    )
     Loop(pool, [search], checkpoint=checkpoint).run()
     return records(study)
 

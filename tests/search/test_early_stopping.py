@@ -11,7 +11,7 @@ import pytest
 from idle import VALIDATIONS, SpoiltPool, found_in
 from optuna.pruners import BasePruner, MedianPruner
 from optuna.trial import FrozenTrial, TrialState
-from refereed import (
+from stopped import (
     CONSTANTS,
     TOTAL,
     TRIALS,
@@ -20,13 +20,13 @@ from refereed import (
     learns_nothing,
     scoring,
     search_with,
+    stopping,
     study_of,
 )
 
 from lrtune.engine import Progress
-from lrtune.search import Rules
-from lrtune.search.pruner import EPSILON
-from lrtune.search.store import AUDIT
+from lrtune.search.early_stopping import EPSILON
+from lrtune.search.storage import AUDIT
 
 # Pruned.
 
@@ -107,7 +107,7 @@ def test_another_pruner_has_no_figures(tmp_path: Path) -> None:
 
 
 def test_all_that_would_be_pruned_is_trained_to_its_end(tmp_path: Path) -> None:
-    found = search_with(tmp_path, NoisyPool(), Rules(patience=2, audit=1.0))
+    found = search_with(tmp_path, NoisyPool(), stopping(patience=2, audit=1.0))
     audited = [record for record in found if record.audit is not None]
     assert 3 < len(audited) < TRIALS
     assert not in_state(found, "pruned")
@@ -141,7 +141,7 @@ class AllButTheFirst(BasePruner):
 def test_an_audited_trial_does_not_plateau(tmp_path: Path) -> None:
     kept = {"pruner": AllButTheFirst(spared=2), "space": CONSTANTS, "trials": 4}
     pool = SpoiltPool(learns_nothing)
-    found = search_with(tmp_path, pool, Rules(patience=3, audit=1.0), **kept)
+    found = search_with(tmp_path, pool, stopping(patience=3, audit=1.0), **kept)
     assert [record.state for record in found] == ["complete", "plateaued", "complete", "complete"]
     assert [record.audit is None for record in found] == [True, True, False, False]
     assert {record.audit["update"] for record in found[2:]} == {TOTAL // VALIDATIONS}
@@ -153,13 +153,13 @@ def test_an_audited_trial_that_diverges_is_no_other(tmp_path: Path) -> None:
         return replace(progress, loss=math.nan) if progress.update > 200 else progress
 
     kept = {"pruner": AllButTheFirst(), "space": CONSTANTS, "trials": 3}
-    found = search_with(tmp_path, SpoiltPool(diverges), Rules(audit=1.0), **kept)
+    found = search_with(tmp_path, SpoiltPool(diverges), stopping(audit=1.0), **kept)
     assert [record.state for record in found] == ["diverged"] * 3
     assert found[1].audit is not None and found[1].value is None
 
 
 def test_without_audits_there_are_none(tmp_path: Path) -> None:
-    found = search_with(tmp_path, NoisyPool(), Rules(audit=0.0))
+    found = search_with(tmp_path, NoisyPool(), stopping(audit=0.0))
     assert len(in_state(found, "pruned")) > 5
     assert all(record.audit is None for record in found)
     assert not any(AUDIT in trial.user_attrs for trial in study_of(tmp_path).trials)
@@ -169,7 +169,7 @@ def audits(folder: Path, seed: int, share: float, trials: int = 25) -> list[bool
     """Of each trial that was to be pruned, in their order, whether it was audited."""
     folder.mkdir()
     kept = {"pruner": AllButTheFirst(), "space": CONSTANTS, "trials": trials, "seed": seed}
-    found = search_with(folder, SpoiltPool(learns_nothing), Rules(audit=share), **kept)
+    found = search_with(folder, SpoiltPool(learns_nothing), stopping(audit=share), **kept)
     return [record.audit is not None for record in found[1:]]
 
 

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from idle import CHECKPOINT, PATH, SAME, dies, found_in
 from optuna.storages.journal import JournalFileBackend
-from refereed import RULES, TRIALS, NoisyPool, search_with
+from stopped import STOPPING, TRIALS, NoisyPool, search_with
 
 from lrtune.engine import Progress
-from lrtune.search import keeper
-from lrtune.search.journal import mend
-from lrtune.search.lineup import Lineup
+from lrtune.search import loop
+from lrtune.search.storage import mend
+from lrtune.search.trials import TrialQueue
 
 ENTRIES, SEGMENTS = (58, 111, 199), (12, 20, 33)  # at which a search is killed
 SAME_ENDS = [*SAME, "reason", "evidence", "audit", "averaged"]
@@ -24,7 +24,7 @@ def assert_ends_alike(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 def whole_search(folder: Path, slots: int) -> pd.DataFrame:
     """What an unbroken search finds: all ways to end, and audits."""
     folder.mkdir()
-    search_with(folder, NoisyPool(slots), RULES)
+    search_with(folder, NoisyPool(slots), STOPPING)
     expected = found_in(folder)
     assert set(expected["state"]) == {"complete", "pruned", "plateaued", "diverged"}
     assert expected["audit"].notna().any()
@@ -35,7 +35,7 @@ DIES = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-import idle, refereed
+import idle, stopped
 from optuna.storages.journal import JournalFileBackend
 
 left, store = {count}, JournalFileBackend.append_logs
@@ -52,8 +52,8 @@ kept = {{}}
 if {checkpoints!r}:
     idle.checkpoint_every_segment()
     kept["checkpoint"] = Path({folder!r}) / idle.CHECKPOINT
-refereed.search_with(
-    Path({folder!r}), refereed.NoisyPool({slots}), refereed.RULES, **kept
+stopped.search_with(
+    Path({folder!r}), stopped.NoisyPool({slots}), stopped.STOPPING, **kept
 )
 """
 
@@ -70,7 +70,7 @@ def test_a_killed_search_ends_as_an_unbroken_one(
     assert len(found_in(broken)) < TRIALS
     mend(broken / "journal.log", stale_seconds=0)
     kept = {"checkpoint": broken / CHECKPOINT} if checkpoints else {}
-    search_with(broken, NoisyPool(slots), RULES, **kept)
+    search_with(broken, NoisyPool(slots), STOPPING, **kept)
     assert_ends_alike(found_in(broken), expected)
 
 
@@ -93,16 +93,16 @@ def killed_here(
 
     with monkeypatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", counted)
-        patched.setattr(Lineup, "close", lambda *_: None)
+        patched.setattr(TrialQueue, "close", lambda *_: None)
         with pytest.raises(Killed):
-            search_with(folder, NoisyPool(slots), RULES, **kept)
+            search_with(folder, NoisyPool(slots), STOPPING, **kept)
     mend(folder / "journal.log", stale_seconds=0)
 
 
 def goes_on_alike(folder: Path, slots: int, expected: pd.DataFrame, **kept: object) -> None:
     mend(folder / "journal.log", stale_seconds=0)
     assert len(found_in(folder)) < TRIALS
-    search_with(folder, NoisyPool(slots), RULES, **kept)
+    search_with(folder, NoisyPool(slots), STOPPING, **kept)
     assert_ends_alike(found_in(folder), expected)
 
 
@@ -139,12 +139,12 @@ def test_killed_while_it_trains(
 ) -> None:
     expected = whole_search(tmp_path / "whole", slots=3)
     if checkpoints:
-        monkeypatch.setattr(keeper, "due", lambda since, cost: True)
+        monkeypatch.setattr(loop, "due", lambda since, cost: True)
     for segments in SEGMENTS:
         folder = tmp_path / str(segments)
         folder.mkdir()
         kept = {"checkpoint": folder / CHECKPOINT} if checkpoints else {}
         with monkeypatch.context() as patched, pytest.raises(Killed):
-            patched.setattr(Lineup, "close", lambda *_: None)
-            search_with(folder, KilledPool(3, segments), RULES, **kept)
+            patched.setattr(TrialQueue, "close", lambda *_: None)
+            search_with(folder, KilledPool(3, segments), STOPPING, **kept)
         goes_on_alike(folder, 3, expected, **kept)

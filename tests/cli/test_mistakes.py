@@ -189,7 +189,7 @@ def test_words_of_a_study_file_are_those_of_the_tables() -> None:
     from lrtune.engine.choice import ENGINES
     from lrtune.run.study_file import StudyFile
     from lrtune.search import PRUNERS
-    from lrtune.search.record import JUDGES
+    from lrtune.search.storage import JUDGES
 
     tables = {"engine": ENGINES, "pruner": PRUNERS, "judge": JUDGES}
     for name, table in tables.items():

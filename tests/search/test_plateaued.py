@@ -11,7 +11,7 @@ import pytest
 from idle import VALIDATIONS, SpoiltPool
 from optuna.pruners import NopPruner
 from optuna.trial import TrialState
-from refereed import (
+from stopped import (
     CONSTANTS,
     LOOPS,
     TOTAL,
@@ -19,12 +19,13 @@ from refereed import (
     learns_nothing,
     scoring,
     search_with,
+    stopping,
     study_of,
 )
 
 from lrtune import InputError, SchedulePruner
 from lrtune.engine import Progress
-from lrtune.search import Board, Budget, Rules, Space, frame, open_study
+from lrtune.search import Limits, SearchState, Space, frame, open_study
 from lrtune.verdict.finalists import finalists
 from lrtune.verdict.summary import ranked, recommended
 
@@ -56,7 +57,7 @@ def test_a_plateaued_trial_has_no_value_and_is_told_as_pruned(
 ) -> None:
     pool = judged(PlateauPool())
     kept = {"pruner": SchedulePruner(TOTAL, epsilon=CAREFUL), "space": CONSTANTS, "trials": 3}
-    found = search_with(tmp_path, pool, Rules(patience=2), judge=judge, **kept)
+    found = search_with(tmp_path, pool, stopping(patience=2), judge=judge, **kept)
     first, *others = found  # the first is what the others are compared with
     assert first.state == "complete" and first.updates == TOTAL
     for record in others:
@@ -83,7 +84,7 @@ def test_a_plateau_that_would_be_the_best_is_trained_on(tmp_path: Path) -> None:
 
     pool = SpoiltPool(spoil)
     pruner = SchedulePruner(TOTAL, epsilon=CAREFUL)
-    found = search_with(tmp_path, pool, Rules(patience=2), pruner=pruner, space=BOTH, trials=8)
+    found = search_with(tmp_path, pool, stopping(patience=2), pruner=pruner, space=BOTH, trials=8)
     first_whole = next(record.number for record in found if record.state == "complete")
     better = [
         one for one in found if one.number > first_whole and one.schedule.family == "constant"
@@ -116,7 +117,7 @@ BOTH = Space(("linear", "constant"), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     pruner = SchedulePruner(TOTAL, epsilon=CAREFUL)
     kept = {"pruner": pruner, "space": BOTH, "trials": 16}
-    found = search_with(tmp_path, OverfitPool(), Rules(patience=2), **kept)
+    found = search_with(tmp_path, OverfitPool(), stopping(patience=2), **kept)
     flat, whole = in_state(found, "plateaued"), in_state(found, "complete")
     assert {one.schedule.family for one in flat} == {"constant"} and len(flat) > 1
     assert {one.schedule.family for one in whole} == {"linear"} and len(whole) > 1
@@ -138,10 +139,10 @@ def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     sent = finalists(trials.assign(p_best=1.0), {"name": "loss", "direction": "minimize"})
     assert {(one.family, one.value) for one in sent} >= {("linear", best.value), ("constant", None)}
     assert set(ranked(trials, "minimize")["family"]) == {"linear"}
-    board = Board(Budget(trials=16))
+    state = SearchState(Limits(trials=16))
     for one in found:
-        board.add(one)
-    assert board.best == best and set(board.bests) == {"linear"}
+        state.add(one)
+    assert state.best == best and [one.schedule.family for one in state.bests] == ["linear"]
 
 
 def test_the_best_weights_count_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_the_best_weights_count_where_they_are_asked_for(tmp_path: Path) -> None
     for folder, judge in ((at_end, "last"), (at_best, "best")):
         folder.mkdir()
         kept = {"pruner": NopPruner(), "space": BOTH, "trials": 4, "judge": judge}
-        found = search_with(folder, OverfitPool(), Rules(), **kept)
+        found = search_with(folder, OverfitPool(), stopping(), **kept)
         for record in found:
             curve = record.curves.metrics["cross_entropy"]
             at = TOTAL if judge == "last" else 3 * TOTAL // VALIDATIONS
@@ -170,7 +171,7 @@ def test_a_trial_that_diverges_late_has_no_value(tmp_path: Path, judge: str) -> 
     def spoil(progress: Progress) -> Progress:
         return replace(progress, loss=math.nan) if progress.update == TOTAL else progress
 
-    found = search_with(tmp_path, SpoiltPool(spoil), Rules(), trials=3, judge=judge)
+    found = search_with(tmp_path, SpoiltPool(spoil), stopping(), trials=3, judge=judge)
     assert {(record.state, record.value) for record in found} == {("diverged", None)}
 
 
@@ -183,14 +184,14 @@ def test_the_averaged_weights_may_still_gain(tmp_path: Path) -> None:
     for spoilt, state in ((learns_nothing, "plateaued"), (spoil, "complete")):
         folder = tmp_path / state
         folder.mkdir()
-        rules = Rules(patience=2)
+        rules = stopping(patience=2)
         found = search_with(folder, SpoiltPool(spoilt), rules, space=CONSTANTS, trials=3)
         assert [record.state for record in found] == ["complete", state, state]
 
 
 def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
     late = Space(("wsd",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
-    rules = Rules(patience=2)
+    rules = stopping(patience=2)
     found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=late, trials=6)
     for record in found:
         rates = record.schedule.rates(TOTAL)
@@ -205,7 +206,7 @@ def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) ->
     study = open_study(tmp_path / "journal.log", "s", "minimize")
     for _ in range(2):  # the first is trained to its end
         study.enqueue_trial({"family": "plateau", **eager})  # it gives its rate up at once
-    rules = Rules(patience=1)
+    rules = stopping(patience=1)
     found = search_with(tmp_path, SpoiltPool(learns_nothing), rules, space=LOOPS, trials=4)
     assert {record.state for record in found} == {"complete", "plateaued"}
     for record in in_state(found, "plateaued"):
@@ -217,7 +218,7 @@ def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) ->
 
 def test_without_patience_nothing_plateaus(tmp_path: Path) -> None:
     kept = {"space": CONSTANTS, "trials": 2}
-    found = search_with(tmp_path, SpoiltPool(learns_nothing), Rules(patience=0), **kept)
+    found = search_with(tmp_path, SpoiltPool(learns_nothing), stopping(patience=0), **kept)
     assert {record.state for record in found} == {"complete"}
 
 
@@ -229,7 +230,7 @@ def test_a_gain_that_counts_is_set_by_min_delta(tmp_path: Path) -> None:
     for min_delta, state in ((0.005, "complete"), (0.05, "plateaued")):
         folder = tmp_path / state
         folder.mkdir()
-        rules = Rules(patience=2, min_delta=min_delta)
+        rules = stopping(patience=2, min_delta=min_delta)
         found = search_with(folder, SpoiltPool(spoil), rules, space=CONSTANTS, trials=3)
         assert [record.state for record in found] == ["complete", state, state]
 
@@ -250,4 +251,4 @@ def test_a_gain_that_counts_is_set_by_min_delta(tmp_path: Path) -> None:
 )
 def test_rules_that_make_no_sense(arguments: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Rules(**arguments)
+        stopping(**arguments)

@@ -29,16 +29,16 @@ from overhead import idle_task
 from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.checkpoint import load
 from lrtune.engine.program import Program
-from lrtune.search import Budget, Loop, Search, keeper
-from lrtune.search.journal import mend
+from lrtune.search import Limits, Loop, Search, SearchState, loop
+from lrtune.search.storage import mend
 from lrtune.tasks import Task, load_task
 
-BUDGET = Budget(trials=TRIALS)
+BUDGET = Limits(trials=TRIALS)
 
 
 @pytest.fixture(autouse=True)
 def every_segment(monkeypatch) -> None:
-    monkeypatch.setattr(keeper, "due", keeper.due)  # put back at the end
+    monkeypatch.setattr(loop, "due", loop.due)  # put back at the end
     checkpoint_every_segment()
 
 
@@ -82,7 +82,7 @@ class CutShort(SpoiltPool):
         return super().advance()
 
 
-def cut_short(folder: Path, pool: CutShort, budget: Budget = BUDGET, pruner=None) -> None:
+def cut_short(folder: Path, pool: CutShort, budget: Limits = BUDGET, pruner=None) -> None:
     with pytest.raises(KeyboardInterrupt):
         search_in(folder, pool, budget, pruner, checkpoint=folder / CHECKPOINT)
 
@@ -104,10 +104,10 @@ def test_a_closed_loop_goes_on_as_it_was(tmp_path: Path) -> None:
     knobs = {"plateau.warmup": 0.0, "plateau.patience": 2, "plateau.cooldown": 1}
     for folder in (tmp_path, tmp_path / "whole"):
         study_in(folder).enqueue_trial({"family": "plateau", **knobs})
-    expected = search_in(tmp_path / "whole", SpoiltPool(flat), Budget(trials=1))
-    cut_short(tmp_path, CutShort(7, spoil=flat), Budget(trials=1))
+    expected = search_in(tmp_path / "whole", SpoiltPool(flat), Limits(trials=1))
+    cut_short(tmp_path, CutShort(7, spoil=flat), Limits(trials=1))
     pool = SpoiltPool(flat)
-    found = search_in(tmp_path, pool, Budget(trials=1), checkpoint=tmp_path / CHECKPOINT)
+    found = search_in(tmp_path, pool, Limits(trials=1), checkpoint=tmp_path / CHECKPOINT)
     assert pool.spared == 300
     assert len(set(expected["rate"][0])) > 1
     assert_same(found, expected)
@@ -143,9 +143,9 @@ def test_a_checkpoint_of_no_use_is_told_and_costs_nothing_else(
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-1])
     if damage == "other rates":
-        original = keeper.load
+        original = loop.load
         monkeypatch.setattr(
-            keeper,
+            loop,
             "load",
             lambda path: {
                 key: (replace(kept, rates=2 * kept.rates), note)
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_the_checkpoints_and_not_the_search(tmp_path: Path, mon
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keeper, "save", full)
+    monkeypatch.setattr(loop, "save", full)
     pool = SpoiltPool(lambda progress: progress)
     found = search_in(tmp_path, pool, BUDGET, checkpoint=tmp_path / CHECKPOINT, tell=told.append)
     assert len(found) == TRIALS
@@ -181,9 +181,11 @@ def test_another_runs_checkpoint_is_left_alone(tmp_path: Path) -> None:
     study = study_in(tmp_path / "other")
     pool = CutShort(3)
     with pytest.raises(KeyboardInterrupt):
-        Loop(pool, [Search(study, SPACE, pool, BUDGET, seed=5, owner="you")]).run()
+        Loop(pool, [Search(study, SPACE, pool, SearchState(BUDGET), seed=5, owner="you")]).run()
     pool = SpoiltPool(lambda progress: progress)
-    search = Search(study_in(tmp_path / "other"), SPACE, pool, BUDGET, seed=5, owner="you")
+    search = Search(
+        study_in(tmp_path / "other"), SPACE, pool, SearchState(BUDGET), seed=5, owner="you"
+    )
     Loop(pool, [search], checkpoint=tmp_path / "other" / CHECKPOINT).run()
     assert pool.restored == 0
 
@@ -192,9 +194,9 @@ def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> 
     cut_short(tmp_path, CutShort(2 * VALIDATIONS + 4))
     kept = {"checkpoint": tmp_path / CHECKPOINT}
     pool = SpoiltPool(lambda progress: progress)
-    search_in(tmp_path, pool, Budget(trials=2), **kept)
+    search_in(tmp_path, pool, Limits(trials=2), **kept)
     assert pool.restored == 0
-    search_in(tmp_path, pool, Budget(trials=3), **kept)
+    search_in(tmp_path, pool, Limits(trials=3), **kept)
     assert pool.restored == 1
 
 
@@ -204,7 +206,7 @@ def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> 
 )
 def test_when(since: float, cost: float, expected: bool, monkeypatch) -> None:
     monkeypatch.undo()
-    assert keeper.due(since, cost) == expected
+    assert loop.due(since, cost) == expected
 
 
 # A real trainer that is killed in the middle of a segment.
@@ -214,10 +216,10 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 import torch
 from lrtune.engine import {make}
-import idle, test_keeper
+import idle, test_checkpointer
 
 torch.set_num_threads(1)
-owner, name = test_keeper.STEPS[{make}]
+owner, name = test_checkpointer.STEPS[{make}]
 left, step = {updates}, getattr(owner, name)
 
 def counted(*given):
@@ -230,8 +232,8 @@ def counted(*given):
 setattr(owner, name, counted)
 idle.checkpoint_every_segment()
 folder = Path({folder!r})
-pool = {make}(test_keeper.small_task(), {slots})
-idle.search_in(folder, pool, idle.Budget(trials=3), checkpoint=folder / idle.CHECKPOINT)
+pool = {make}(test_checkpointer.small_task(), {slots})
+idle.search_in(folder, pool, idle.Limits(trials=3), checkpoint=folder / idle.CHECKPOINT)
 """
 
 
@@ -265,7 +267,7 @@ def test_a_trial_killed_within_a_segment_goes_on_from_the_last_one(
     owner, name = STEPS[make]
     steps, step = [], getattr(owner, name)
     monkeypatch.setattr(owner, name, lambda *a: (steps.append(1), step(*a))[1])
-    budget = Budget(trials=3)
+    budget = Limits(trials=3)
     expected = search_in(tmp_path / "whole", make(small_task(), slots), budget)
     assert len(steps) == (3 if make is SerialPool else 2) * 40
 
