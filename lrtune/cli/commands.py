@@ -310,9 +310,7 @@ def range_test(
     **given: Any,
 ) -> None:
     """Find the rates that train at all: a sweep from low to high."""
-    import math
-
-    from lrtune.cli.console import sparkline
+    from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
     from lrtune.run.run_json import range_test_json
     from lrtune.run.study_file import engine_of, load
@@ -331,21 +329,7 @@ def range_test(
         device=engine_of(study).devices[0],
         slots=1,  # on one device one after the other is as quick
     )
-    console, found = console_of(), test.suggestion
-    if losses := [loss for loss in test.smoothed[0].tolist() if math.isfinite(loss)]:
-        ends = f"{test.rates[0]:.4g} to {test.rates[len(losses) - 1]:.4g}"
-        say(console, f"loss of the first seed over rate ({ends}): {sparkline(losses)}")
-    doubt = f"within a factor of {math.exp(found.doubt):.2g} two times of three"
-    for name, meaning in (
-        ("base_lr", "the loss begins to fall"),
-        ("valley", "half-way down the longest fall"),
-        ("steepest", "the loss falls fastest"),
-        ("max_lr", "the loss begins to rise for good"),
-        ("peak_lr", f"a good peak for whole trainings, {doubt}"),
-    ):
-        say(console, f"{name:<9} {getattr(found, name):.3g}   {meaning}")
-    if test.message:
-        say(console, f"unsure: {test.message}")
+    print_range_test(test, console_of())
     if out is not None:
         print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
 

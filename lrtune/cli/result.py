@@ -1,6 +1,7 @@
 """What a result looks like in a terminal: of a run, a verdict, several runs, a log."""
 
 import json
+import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from lrtune.verdict.wording import listed, quickest, since, words
 
 if TYPE_CHECKING:
     from lrtune.doctor import Diagnosis
+    from lrtune.engine import RangeTest
     from lrtune.reports.compare import Comparison
 
 TOP = 8  # families in the ranking
@@ -236,6 +238,27 @@ def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:
         first = behind.iloc[0]
         follows = f"{named(first['family'], 20)} by {short(first['gap'])}"
     return winner, short(rows.iloc[0]["mean"]), follows
+
+
+def print_range_test(test: "RangeTest", console: Console) -> None:
+    """Print the rates that a range test suggests, and why they are unsure."""
+    if losses := [loss for loss in test.smoothed[0].tolist() if math.isfinite(loss)]:
+        ends = f"{test.rates[0]:.4g} to {test.rates[len(losses) - 1]:.4g}"
+        say(console, f"loss of the first seed over rate ({ends}): {sparkline(losses)}")
+    doubt = math.exp(test.suggestion.doubt)
+    for name, meaning in (
+        ("base_lr", "the loss begins to fall"),
+        ("valley", "half-way down the longest fall"),
+        ("steepest", "the loss falls fastest"),
+        ("max_lr", "the loss begins to rise for good"),
+        (
+            "peak_lr",
+            f"a good peak for whole trainings, within a factor of {doubt:.2g} two times of three",
+        ),
+    ):
+        say(console, f"{name:<9} {getattr(test.suggestion, name):.3g}   {meaning}")
+    if test.message:
+        say(console, f"unsure: {test.message}")
 
 
 def print_diagnoses(diagnoses: "Sequence[Diagnosis]", console: Console) -> int:

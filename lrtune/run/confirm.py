@@ -177,8 +177,8 @@ def confirm_study(
         folder: of the run.
         given: keys of a study file, which come before those that the run was searched with.
         listener: is told what happens.
-        total: updates of another horizon; the search's own where None.
-        trainings: how many more there may be.
+        total: as in ``confirm``.
+        trainings: as in ``confirm``.
         command: what the user typed.
 
     Raises:

@@ -180,22 +180,7 @@ def _screen() -> Listener:
 
 
 class Tuning:
-    """One session of a search and its confirmation.
-
-    Args:
-        task: what is trained.
-        study: the search space, seed, judge, storage and folder.
-        budget: of the whole run.
-        stopping: when a trial ends early.
-        engine: what trains.
-        plan: of the verdict; search only where None.
-        baselines: the user's own schedules.
-        transfer: what other tasks teach.
-        listener: is told what happens.
-        sampler: in place of SurrogateSampler.
-        asked: the keys of a study file with which ``lrtune confirm`` makes the task again.
-        command: what the user typed.
-    """
+    """One session of a search and its confirmation; the arguments are as in ``tune``."""
 
     def __init__(
         self,
