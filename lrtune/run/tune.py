@@ -41,7 +41,7 @@ from lrtune.schedule import Schedule
 from lrtune.search import SEARCHABLE, SearchState, Space, SurrogateSampler, records
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Budget, Clock, Limits
 from lrtune.search.early_stopping import Stopping
-from lrtune.search.loop import Loop
+from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
@@ -228,9 +228,8 @@ class Tuning:
         self._introduce()
         with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
             earlier, owner = self._earlier()
-            pool, choice = choose_pool(
-                self._task, self._limits, self._engine, earlier and earlier.choice, self._tell
-            )
+            before = None if earlier is None else earlier.choice
+            pool, choice = choose_pool(self._task, self._limits, self._engine, before, self._tell)
             if isinstance(pool, SpreadPool):
                 processes.enter_context(pool)
             if earlier is None:
@@ -241,7 +240,9 @@ class Tuning:
                 run = with_baselines(run, self._baselines)
             search = self._search(run, pool, choice)
             rounds = self._rounds(run, search)
-            works = [search, *([rounds.work(pool, lambda: search.over)] if rounds else [])]
+            works: list[Work[Any]] = [search]
+            if rounds is not None:
+                works.append(rounds.work(pool, lambda: search.over))
             loop = Loop(
                 pool,
                 works,
@@ -309,7 +310,11 @@ class Tuning:
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
         if self._transfer is not published():
             self._transfer.save(self._folder / TRANSFER)
-        facts = {"owner": owner, "ignorant": ignorant(self._task), "placement": pool.placement}
+        facts: dict[str, Any] = {
+            "owner": owner,
+            "ignorant": ignorant(self._task),
+            "placement": pool.placement,
+        }
         facts |= {"engine": choice.to_json(), **self._origin}
         write_json(self._folder / "run.json", self._settings | peaks | facts)
         return Run(self._folder)

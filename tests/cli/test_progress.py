@@ -66,7 +66,7 @@ def test_the_state_knows_what_is_spent_and_the_first_of_equals() -> None:
     now = state(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
     assert now.best is not None and now.best.number == 0
     assert now.spent[:2] == (3, 30) and now.share == 0.3
-    assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
+    assert now.ended == {"complete": 3} and now.families["step"].ended["complete"] == 1
     assert [row["family"] for row in family_rows(now, "")] == ["cosine", "wsd", "step"]
 
 
