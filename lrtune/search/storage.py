@@ -49,10 +49,9 @@ def judge_of(name: str) -> Judge:
     Raises:
         InputError: neither of JUDGES.
     """
-    for judge in JUDGES:
-        if judge == name:
-            return judge
-    raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+    if name not in JUDGES:
+        raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+    return JUDGES[JUDGES.index(name)]
 
 
 def better(value: float, averaged: float, minimize: bool) -> float:
@@ -263,17 +262,10 @@ def _of_another(storage: str | Path, name: str) -> InputError:
 
 
 def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
-    """Make a journal readable again; call it only while no search writes to it.
+    """Make a journal readable again, and say what was cut; only while no search writes to it.
 
     Removes the lock of a process that was killed while it held it. Cuts off the journal from the
     first line that is not whole, which a full disk leaves, and keeps a copy of the damaged file.
-
-    Args:
-        path: of the journal.
-        stale_seconds: the age from which a lock belongs to nobody.
-
-    Returns:
-        What was cut, for the user to know; None where nothing was.
 
     Raises:
         InputError: not a journal.
