@@ -35,8 +35,10 @@ OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
 # Of a Record, kept in RECORD beside its curves.
-KEPT = ("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit")
-KEPT += ("judged_at",)
+KEPT = (
+    *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
+    "judged_at",
+)
 
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
 Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
@@ -107,8 +109,8 @@ class Curves:
     def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
         """What JSON kept of them: null is NaN."""
         metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
-        losses = (_with_nan(kept[name]) for name in ("loss", "train_loss"))
-        return cls(kept["step"], *losses, kept["rate"], metrics, _with_nan(kept["averaged"]))
+        own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
+        return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
 
 
 def _with_nan(values: list[float | None]) -> list[float]:
@@ -383,8 +385,10 @@ class Belief:
 UNKNOWN = Belief(math.nan, math.nan, math.nan, math.nan)
 TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
 LISTS = ("step", "loss", "train_loss", "rate", "averaged")
-NUMBERS = ("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed")
-NUMBERS += ("judged_at", *Belief.__slots__)
+NUMBERS = (
+    *("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed"),
+    *("judged_at", *Belief.__slots__),
+)
 
 
 def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None) -> pd.DataFrame:

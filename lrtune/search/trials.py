@@ -134,7 +134,7 @@ class ActiveTrial(Training):
     @property
     def index(self) -> int:
         """Which of the search's trials this is."""
-        return _start(self.trial)["index"]
+        return int(_start(self.trial)["index"])
 
     @property
     def key(self) -> str:
@@ -272,7 +272,7 @@ class TrialQueue:
 
     def _ask(self, slot: int) -> optuna.Trial:
         """A trial from Optuna that says from its first moment on which one it is."""
-        start = {"index": self._next_index, "slot": slot}
+        start: dict[str, Any] = {"index": self._next_index, "slot": slot}
         start |= {"clock": self.clock, "owner": self._owner}
         if not self._waiting():
             self._add(start)
@@ -290,8 +290,9 @@ class TrialQueue:
             return
         params, distributions = sampler.draw(self._study, start["index"])
         carried = {START: start, SCHEDULE: self._space.schedule(params).to_json()}
-        new = {"params": params, "distributions": distributions, "user_attrs": carried}
-        self._study.add_trial(create_trial(state=TrialState.WAITING, **new))
+        new: dict[str, Any] = {"params": params, "distributions": distributions}
+        new |= {"state": TrialState.WAITING, "user_attrs": carried}
+        self._study.add_trial(create_trial(**new))
 
     def _waiting(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
