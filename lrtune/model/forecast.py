@@ -102,15 +102,10 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What whole trainings of a task showed after as many updates.
+    """What whole trainings of a task showed after as many updates."""
 
-    Attributes:
-        level: their signal then, on a Scale; None where there are none.
-        unit: what they fall by in all, in nats.
-    """
-
-    level: float | None
-    unit: float
+    level: float | None  # their signal then, on a Scale; None where there are none
+    unit: float  # what they fall by in all, in nats
 
     @classmethod
     def of(
@@ -150,21 +145,13 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What a trial still gains after so much of its run, as far as is known.
+    """What a trial still gains after so much of its run, as far as is known."""
 
-    Attributes:
-        mean: float64 (7,): coefficients of what ``Yardstick.measure`` tells.
-        spread: float64 (7, 7): their covariance, in units of the error's variance.
-        shape: of that variance, an inverse gamma's.
-        scale: of it.
-        yardstick: in whose units gains are.
-    """
-
-    mean: Array
-    spread: Array
-    shape: float
-    scale: float
-    yardstick: Yardstick
+    mean: Array  # (7,) coefficients of what ``Yardstick.measure`` tells
+    spread: Array  # (7, 7) their covariance, in units of the error's variance
+    shape: float  # of that variance, an inverse gamma's
+    scale: float  # of it
+    yardstick: Yardstick  # in whose units gains are
 
     def forecasts(
         self,
@@ -176,10 +163,8 @@ class Gain:
         doubts = 1 + ((rows @ self.spread) * rows).sum(1)
         spreads = units * np.sqrt(self.scale / self.shape * doubts) + SURE
         means = signals + units * (rows @ self.mean)
-        return [
-            Forecast(mean, spread, 2 * self.shape)
-            for mean, spread in zip(means.tolist(), spreads.tolist(), strict=True)
-        ]
+        pairs = zip(means.tolist(), spreads.tolist(), strict=True)
+        return [Forecast(mean, spread, 2 * self.shape) for mean, spread in pairs]
 
     def forecast(self, signal: float, own: Array) -> Forecast:
         """Of a single trial."""
@@ -214,17 +199,11 @@ def learn_gain(
 
 
 class ShorterTraining(NamedTuple):
-    """A schedule that was not trained, and what it would have come to.
+    """A schedule that was not trained, and what it would have come to."""
 
-    Attributes:
-        x: float64 (features,): those of the schedule that was, at a lower peak.
-        y: on a Scale.
-        variance: of that, beside the noise between seeds.
-    """
-
-    x: Array
-    y: float
-    variance: float
+    x: Array  # (features,) of the schedule that was trained, at a lower peak
+    y: float  # on a Scale
+    variance: float  # of that, beside the noise between seeds
 
 
 def shorter_training(

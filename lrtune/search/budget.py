@@ -36,7 +36,6 @@ class Budget:
     trials: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the limits."""
         if self.trainings is not None and self.updates is not None:
             raise InputError("trainings and updates say the same: give one of the two")
         self.limits(1)
@@ -44,10 +43,10 @@ class Budget:
     def limits(self, horizon: int) -> "Limits":
         """The same for trainings of ``horizon`` updates."""
         trainings, updates = self.trainings, self.updates
-        if all(getattr(self, field.name) is None for field in fields(self)):
+        check_positive("trainings", trainings)
+        if trainings is updates is self.time is self.trials is None:
             trainings = TRAININGS
         if trainings is not None:
-            check_positive("trainings", trainings)
             updates = trainings * horizon
         seconds = parse_time(self.time) if isinstance(self.time, str) else self.time
         check_positive("time", seconds)
@@ -69,7 +68,6 @@ class Limits:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the limits."""
         for field in fields(self):
             check_positive(field.name, getattr(self, field.name))
         if self.trials is None and self.updates is None and self.seconds is None:
@@ -86,13 +84,7 @@ class Limits:
         return min(1.0, max(done / limit for done, limit in spent if limit is not None))
 
     def of_search(self, swept: int, seconds: float, confirmed: float) -> "Limits":
-        """The limits of the search alone.
-
-        Args:
-            swept: updates that the range test took.
-            seconds: spent so far.
-            confirmed: share that is kept for the confirmation.
-        """
+        """The search's own: less the updates of the range test and the share to be confirmed."""
         updates, end = self.updates, self.seconds
         if updates is not None:
             updates = max(1.0, (1 - confirmed) * updates - swept)
@@ -129,7 +121,6 @@ class Clock:
     """Seconds since a run began, sessions before included."""
 
     def __init__(self, earlier: float = 0.0) -> None:
-        """Begin where the session before ended."""
         self._began = time.monotonic() - earlier
 
     @property

@@ -44,6 +44,10 @@ DIVERGENCE_VALIDATIONS = 2
 # A future is flat where the rate stays within these factors, and spent where less is left.
 FALLS_BY, RISES_BY = 2.0, 1.5
 LEFT = 0.01
+UNFAIR = (
+    "no value of averaged weights is reported: a schedule whose rate is still high looks worse "
+    "than it is, and more of the best trials are pruned: give averaged= to lrtune.report"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +129,16 @@ class SchedulePruner(BasePruner):
         Raises:
             InputError: a step beyond ``total``.
         """
-        step = trial.last_step
-        schedule = schedule_of(trial)
+        step, schedule = trial.last_step, schedule_of(trial)
         if not step or schedule is None:
             return Decision(False, "no schedule" if step else "nothing reported after an update")
         curve = self._model.curve_of(trial, schedule)
         value = trial.intermediate_values[step]
         if not np.isfinite(value):
             return Decision(True, f"the value is {value}")
-        self._warn(trial)
+        if not self._warned and not trial.user_attrs.keys() & {START, AVERAGED}:
+            self._warned = True
+            warnings.warn(UNFAIR, stacklevel=2)
         self._model.read(study, trial.number)
         best, back = self._model.best, self._model.scale.back
         forecast = self._model.forecast(curve)
@@ -157,18 +162,7 @@ class SchedulePruner(BasePruner):
             probability,
             self._epsilon,
             dict(zip(AHEAD[1:4], at.tolist(), strict=True)),
-            self._model.whole,
-        )
-
-    def _warn(self, trial: FrozenTrial) -> None:
-        if self._warned or trial.user_attrs.keys() & {START, AVERAGED}:
-            return
-        self._warned = True
-        warnings.warn(
-            "no value of averaged weights is reported: a schedule whose rate is still high looks "
-            "worse than it is, and more of the best trials are pruned: give averaged= to "
-            "lrtune.report",
-            stacklevel=2,
+            len(self._model.whole_rows),
         )
 
 
@@ -183,12 +177,11 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
             the run: close to what the trial would score if its rate came down now. Optuna is told
             the better of the two.
     """
-    if averaged is None:
-        trial.report(value, step)
-        return
-    if AVERAGED not in trial.user_attrs:
-        trial.set_user_attr(AVERAGED, True)
-    trial.report(better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE), step)
+    if averaged is not None:
+        if AVERAGED not in trial.user_attrs:
+            trial.set_user_attr(AVERAGED, True)
+        value = better(value, averaged, trial.study.direction == StudyDirection.MINIMIZE)
+    trial.report(value, step)
 
 
 def check_epsilon(epsilon: object) -> None:
@@ -200,15 +193,13 @@ def check_epsilon(epsilon: object) -> None:
 # Pruners by name: (updates of a full trial, updates between validations, epsilon, transfer). All of
 # them see the better of current and averaged weights, Optuna's own too.
 PRUNERS: dict[str, Callable[[int, int, float, Transfer | None], BasePruner]] = {
-    "schedule": lambda total, every, epsilon, transfer: SchedulePruner(
+    "schedule": lambda total, _, epsilon, transfer: SchedulePruner(
         total, epsilon=epsilon, transfer=transfer
     ),
     "halving": lambda total, every, *_: SuccessiveHalvingPruner(
         min_resource=max(every, round(0.13 * total)), reduction_factor=3
     ),
-    "hyperband": lambda total, every, *_: HyperbandPruner(
-        min_resource=every, max_resource=total, reduction_factor=3
-    ),
+    "hyperband": lambda total, every, *_: HyperbandPruner(every, total, 3),
     "median": lambda total, every, *_: MedianPruner(n_warmup_steps=round(0.3 * total)),
     "none": lambda total, every, *_: NopPruner(),
 }
@@ -240,7 +231,6 @@ class Stopping:
     audit: float = AUDITED
 
     def __post_init__(self) -> None:
-        """Check the values."""
         expect("pruner", self.pruner, BasePruner | str, "a name or an Optuna pruner")
         if isinstance(self.pruner, str) and self.pruner not in PRUNERS:
             hint = nearest(self.pruner, PRUNERS)
@@ -261,13 +251,7 @@ class Stopping:
     def make_pruner(
         self, total: int, validations: int, transfer: Transfer | None = None
     ) -> BasePruner:
-        """Optuna's pruner.
-
-        Args:
-            total: updates of a full trial, its horizon.
-            validations: of a full trial.
-            transfer: what other tasks teach; what comes with lrtune where None.
-        """
+        """Optuna's pruner, for trials of ``total`` updates with so many validations."""
         if not isinstance(self.pruner, str):
             return self.pruner
         return PRUNERS[self.pruner](total, max(1, total // validations), self.epsilon, transfer)
@@ -288,10 +272,7 @@ NEVER = Stopping(pruner="none", patience=0, audit=0.0)
 
 
 class EarlyStopping:
-    """Decides at each validation: divergence, the horizon, the pruner, the plateau, in this order.
-
-    The pruner is the study's own.
-    """
+    """At each validation, in this order: divergence, the horizon, the study's pruner, a plateau."""
 
     def __init__(
         self, study: optuna.Study, task: Task, stopping: Stopping, judge: Judge, seed: int

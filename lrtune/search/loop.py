@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -79,14 +79,9 @@ class Interrupts:
 
 
 def due(since: float, cost: float) -> bool:
-    """Whether it is time for a checkpoint.
+    """Whether it is time for a checkpoint, so many seconds after the last one, which took ``cost``.
 
-    The more often, the less a kill costs, and the more no kill does. Half a minute is cheap to
-    lose; where saving is slow, its share of the time decides.
-
-    Args:
-        since: seconds since the last one, or since the start.
-        cost: seconds that the last one took; 0 before the first.
+    Half a minute is cheap to lose; where saving is slow, its share of the time decides.
     """
     return since >= max(LEAST_SECONDS, cost / MOST_OF_TIME)
 
@@ -101,12 +96,7 @@ class Checkpointer:
     """
 
     def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
-        """Start with nothing.
-
-        Args:
-            path: of the checkpoint; nothing is kept where None.
-            tell: called with a line where a checkpoint cannot be used.
-        """
+        """Nothing is kept where ``path`` is None; ``tell`` hears what cannot be saved or used."""
         self.kept: dict[str, tuple[Snapshot, Note]] = {}
         self._path = path
         self._tell = tell
@@ -135,11 +125,7 @@ class Checkpointer:
     ) -> Kind | None:
         """Put one in a free slot as it was; None where it was not kept, or cannot be used any more.
 
-        Args:
-            key: of which one.
-            pool: that goes on with it.
-            slot: of the pool's.
-            resume: makes it.
+        ``resume`` makes the Training.
         """
         if key not in self.kept:
             return None
@@ -158,27 +144,14 @@ class Checkpointer:
             return None
         return training
 
-    def save(
-        self,
-        pool: Pool,
-        running: Mapping[int, Training],
-        note: Callable[[int], Note],
-        now: bool = False,
-    ) -> None:
-        """Save all that is under way, between two segments; and what is still to be taken up.
-
-        Args:
-            pool: that trains it.
-            running: by slot.
-            note: by slot, what the Snapshot does not know of what is trained there.
-            now: whether it is due or not.
-        """
+    def save(self, pool: Pool, running: "Running", now: bool = False) -> None:
+        """Save all that is under way and what is still to be taken up, if due or ``now``."""
         began = time.monotonic()
         if not (self._saves and running and (now or due(began - self._last, self._cost))):
             return
         kept = dict(self.kept)
-        for slot, training in running.items():
-            kept[training.key] = pool.snapshot(slot), note(slot)
+        for slot, (work, training) in running.items():
+            kept[training.key] = pool.snapshot(slot), work.note(training)
             if training.best is not None:
                 kept[training.key + BEST] = training.best, {}
         snapshots = {key: snapshot for key, (snapshot, _) in kept.items()}
@@ -232,6 +205,9 @@ class Work(Generic[Kind]):
         """The session is over, whatever the reason."""
 
 
+Running = dict[int, tuple[Work[Any], Training]]  # by slot
+
+
 class Loop:
     """Trains what its works say, as many side by side as the pool has slots.
 
@@ -262,7 +238,7 @@ class Loop:
         self._works = works
         self._spent = spent
         self._checkpointer = Checkpointer(checkpoint, tell)
-        self._running: dict[int, tuple[Work[Any], Training]] = {}  # by slot
+        self._running: Running = {}
         self.segments = 0
 
     def run(self) -> bool:
@@ -288,9 +264,9 @@ class Loop:
                     for work in self._works:
                         work.segment_over()
                     with interrupts.heard():
-                        self._save()
+                        self._checkpointer.save(self._pool, self._running)
                 if self._running:
-                    self._save(now=True)
+                    self._checkpointer.save(self._pool, self._running, now=True)
                 elif not self._checkpointer.kept:
                     self._checkpointer.remove()
                 return bool(self._running)
@@ -339,8 +315,3 @@ class Loop:
         work.ended(training, ending, progress)
         del self._running[progress.slot]
         self._pool.release(progress.slot)
-
-    def _save(self, now: bool = False) -> None:
-        notes = {slot: work.note for slot, (work, _) in self._running.items()}
-        running = {slot: training for slot, (_, training) in self._running.items()}
-        self._checkpointer.save(self._pool, running, lambda slot: notes[slot](running[slot]), now)

@@ -108,16 +108,18 @@ class SurrogateSampler(BaseSampler):
     def draw(
         self, study: optuna.Study, index: int, family: str | None = None, asked: int | None = None
     ) -> tuple[Params, dict[str, BaseDistribution]]:
-        """The parameters of trial ``index`` and their distributions.
+        """The parameters of trial ``index``, of ``family`` if given, and their distributions.
 
-        Args:
-            study: that is searched.
-            index: which of its trials.
-            family: the only one that is allowed; any where None.
-            asked: number of the trial that is being asked for, if it is there.
+        ``asked`` is the number of the trial that is being asked for, if it is there.
         """
         running, posterior, leaders = self._read(study, asked)
-        self._warn()
+        if self._model.without_schedule and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
+                "nothing from them: suggest schedules by lrtune.suggest",
+                stacklevel=2,
+            )
         rng = np.random.default_rng([self._seed, index])
         params, x = self._candidates.draw(index, leaders, family)
         rows = self._open(params, x, running, index)
@@ -133,12 +135,7 @@ class SurrogateSampler(BaseSampler):
         return {**best, **beside}, {FAMILY: self._choice, **own, **others}
 
     def expected_gain(self, study: optuna.Study, index: int) -> float:
-        """What the next trial is expected to gain over the best one; see ``expected_gain``.
-
-        Args:
-            study: that is searched.
-            index: of the draw of schedules that are compared: the same index, the same answer.
-        """
+        """What the next trial, ``index``, is expected to gain; see ``model.decide``."""
         with ONE_AT_A_TIME:
             _, posterior, leaders = self._read(study, None)
             _, x = self._candidates.draw(index, leaders, None)
@@ -248,15 +245,6 @@ class SurrogateSampler(BaseSampler):
             places = np.where(rng.random(places.shape) < KEPT, near, places)
         return np.hstack([x, places])
 
-    def _warn(self) -> None:
-        if self._model.without_schedule and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
-                "nothing from them: suggest schedules by lrtune.suggest",
-                stacklevel=2,
-            )
-
 
 def _other_space(what: str) -> InputError:
     return InputError(
@@ -281,7 +269,6 @@ class Candidates:
     """
 
     def __init__(self, space: Space, seed: int) -> None:
-        """Draw nothing yet."""
         self._space = space
         self._knobs = {name: space.distributions(name) for name in space.families}
         self._seed = seed
@@ -291,15 +278,9 @@ class Candidates:
     def draw(
         self, index: int, best: Sequence[Params], family: str | None
     ) -> tuple[list[Params], Array]:
-        """All that may be tried as trial ``index``.
+        """All that may be tried as trial ``index``: parameters, and features (n, features).
 
-        Args:
-            index: of the trial.
-            best: parameters of the best trials so far; every second draw has schedules near them.
-            family: the only one that is allowed; any where None.
-
-        Returns:
-            Optuna's parameters of each, ``family`` among them; their features, (n, features).
+        Every second draw has schedules near the best trials so far; all are of ``family`` if given.
         """
         if index // REDRAWN != self._block:
             self._block = index // REDRAWN

@@ -35,8 +35,10 @@ OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
 # Of a Record, kept in RECORD beside its curves.
-KEPT = ("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit")
-KEPT += ("judged_at",)
+KEPT = (
+    *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
+    "judged_at",
+)
 
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
 Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
@@ -49,10 +51,9 @@ def judge_of(name: str) -> Judge:
     Raises:
         InputError: neither of JUDGES.
     """
-    for judge in JUDGES:
-        if judge == name:
-            return judge
-    raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+    if name not in JUDGES:
+        raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+    return JUDGES[JUDGES.index(name)]
 
 
 def better(value: float, averaged: float, minimize: bool) -> float:
@@ -108,8 +109,8 @@ class Curves:
     def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
         """What JSON kept of them: null is NaN."""
         metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
-        losses = (_with_nan(kept[name]) for name in ("loss", "train_loss"))
-        return cls(kept["step"], *losses, kept["rate"], metrics, _with_nan(kept["averaged"]))
+        own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
+        return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
 
 
 def _with_nan(values: list[float | None]) -> list[float]:
@@ -263,17 +264,10 @@ def _of_another(storage: str | Path, name: str) -> InputError:
 
 
 def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
-    """Make a journal readable again; call it only while no search writes to it.
+    """Make a journal readable again, and say what was cut; only while no search writes to it.
 
     Removes the lock of a process that was killed while it held it. Cuts off the journal from the
     first line that is not whole, which a full disk leaves, and keeps a copy of the damaged file.
-
-    Args:
-        path: of the journal.
-        stale_seconds: the age from which a lock belongs to nobody.
-
-    Returns:
-        What was cut, for the user to know; None where nothing was.
 
     Raises:
         InputError: not a journal.
@@ -391,8 +385,10 @@ class Belief:
 UNKNOWN = Belief(math.nan, math.nan, math.nan, math.nan)
 TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
 LISTS = ("step", "loss", "train_loss", "rate", "averaged")
-NUMBERS = ("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed")
-NUMBERS += ("judged_at", *Belief.__slots__)
+NUMBERS = (
+    *("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed"),
+    *("judged_at", *Belief.__slots__),
+)
 
 
 def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None) -> pd.DataFrame:

@@ -96,12 +96,7 @@ class StudyModel:
     """
 
     def __init__(self, total: int, transfer: Transfer) -> None:
-        """Start with nothing read.
-
-        Args:
-            total: updates of a full trial, its horizon.
-            transfer: what other tasks teach.
-        """
+        """Start with nothing read; ``total`` is the updates of a full trial."""
         if type(total) is not int or total < 1:
             raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         self.total = total
@@ -125,15 +120,9 @@ class StudyModel:
         asked: int | None = None,
         after: Callable[[], None] = lambda: None,
     ) -> list[FrozenTrial]:
-        """Take in the trials that are over; of another study, from the first one on.
+        """Take in the trials that are over but ``asked``; of another study, from the first one on.
 
-        Args:
-            study: to read.
-            asked: number of a trial that is left out.
-            after: called after each trial that was taken in.
-
-        Returns:
-            The trials that are under way.
+        ``after`` is called after each. Returns the trials that are under way.
         """
         if study.study_name != self._study:
             self._begin(study.study_name, study.direction == StudyDirection.MINIMIZE)
@@ -153,18 +142,10 @@ class StudyModel:
         return len(self.over)
 
     @property
-    def whole(self) -> int:
-        """Trials that came to their end."""
-        return len(self._whole)
-
-    @property
     def whole_rows(self) -> list[int]:
         """Which rows of ``over`` came to their end."""
-        return [
-            row
-            for row, trial in enumerate(self.over)
-            if trial.curve and trial.curve.final is not None
-        ]
+        curves = enumerate(trial.curve for trial in self.over)
+        return [row for row, curve in curves if curve and curve.final is not None]
 
     @property
     def best(self) -> float | None:
@@ -277,14 +258,9 @@ class StudyModel:
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             # Sums must not depend on the order.
             order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
-            self._gains[step, averaged] = learn_gain(
-                self._transfer,
-                averaged,
-                step / self.total,
-                table[order, 1:],
-                table[order, 0],
-                self.scale.to(np.array(finals))[order],
-            )
+            known = table[order, 1:], table[order, 0], self.scale.to(np.array(finals))[order]
+            gain = learn_gain(self._transfer, averaged, step / self.total, *known)
+            self._gains[step, averaged] = gain
         return self._gains[step, averaged]
 
     def _take(self, trial: FrozenTrial) -> None:

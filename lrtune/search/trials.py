@@ -74,33 +74,20 @@ class Training(ABC):
     def start(cls, pool: Pool, slot: int, schedule: Schedule, seed: int, **own: Any) -> Self:
         """Put a new training in a free slot."""
         horizon = pool.task.horizon
-        rates, controller = rates_of(schedule, horizon)
-        untrained = pool.admit(slot, rates, seed, schedule.momenta(horizon))
-        return cls(
-            schedule=schedule,
-            seed=seed,
-            rates=rates,
-            controller=controller,
-            untrained=untrained,
-            seconds=untrained.seconds,
-            **own,
-        )
+        own["rates"], own["controller"] = rates_of(schedule, horizon)
+        own["untrained"] = pool.admit(slot, own["rates"], seed, schedule.momenta(horizon))
+        return cls(schedule=schedule, seed=seed, seconds=own["untrained"].seconds, **own)
 
     @classmethod
     def resume(cls, schedule: Schedule, snapshot: Snapshot, note: Note, **own: Any) -> Self:
         """A training as it was when it was noted down."""
-        rates, controller = rates_of(schedule, len(snapshot.rates))
-        training = cls(
-            schedule=schedule,
-            seed=snapshot.seed,
-            rates=rates,
-            controller=controller,
-            untrained=Progress(0, 0, **note["untrained"]),
-            curves=Curves(**note["curves"]),
-            updates=snapshot.update,
-            seconds=note["seconds"],
-            **own,
-        )
+        own["rates"], own["controller"] = rates_of(schedule, len(snapshot.rates))
+        own |= {"updates": snapshot.update, "seconds": note["seconds"]}
+        own |= {
+            "untrained": Progress(0, 0, **note["untrained"]),
+            "curves": Curves(**note["curves"]),
+        }
+        training = cls(schedule=schedule, seed=snapshot.seed, **own)
         for update, loss in zip(training.curves.step, training.curves.loss, strict=True):
             training.observe(update, loss)
         return training
@@ -147,7 +134,7 @@ class ActiveTrial(Training):
     @property
     def index(self) -> int:
         """Which of the search's trials this is."""
-        return _start(self.trial)["index"]
+        return int(_start(self.trial)["index"])
 
     @property
     def key(self) -> str:
@@ -203,14 +190,6 @@ class TrialQueue:
     """
 
     def __init__(self, study: optuna.Study, space: Space, slots: int, owner: str) -> None:
-        """Start empty.
-
-        Args:
-            study: of Optuna.
-            space: families and ranges.
-            slots: trials side by side.
-            owner: marks this run's trials in a storage that others may share.
-        """
         self._study = study
         self._space = space
         self._slots = slots
@@ -244,10 +223,8 @@ class TrialQueue:
     def wind(self, kept: Mapping[int, int]) -> None:
         """Set the clock to where the first of the repeated trials goes on.
 
-        Args:
-            kept: index -> clock of the trials that go on from a checkpoint instead of from their
-                start: from the segment at which it was made, so that all that comes after comes as
-                it would have.
+        Those with a checkpoint (``kept``: index -> clock) go on from the segment at which it was
+        made, so that all that comes after comes as it would have.
         """
         self._due = {_start(trial)["index"]: _start(trial)["clock"] for trial in self._queue}
         self._due |= kept
@@ -257,9 +234,7 @@ class TrialQueue:
     def next(self, slot: int, may_start: Callable[[int], bool]) -> optuna.Trial | None:
         """The trial for a free slot: one to be repeated that is due, or a new one.
 
-        Args:
-            slot: 0 ... K-1.
-            may_start: whether the budget has room for one more and so many queued ones.
+        ``may_start`` says whether the budget has room for one more and so many queued ones.
         """
         own = [trial for trial in self._queue if _start(trial)["slot"] % self._slots == slot]
         if own:
@@ -297,12 +272,8 @@ class TrialQueue:
 
     def _ask(self, slot: int) -> optuna.Trial:
         """A trial from Optuna that says from its first moment on which one it is."""
-        start = {
-            "index": self._next_index,
-            "slot": slot,
-            "clock": self.clock,
-            "owner": self._owner,
-        }
+        start: dict[str, Any] = {"index": self._next_index, "slot": slot}
+        start |= {"clock": self.clock, "owner": self._owner}
         if not self._waiting():
             self._add(start)
         trial = self._study.ask()
@@ -319,14 +290,9 @@ class TrialQueue:
             return
         params, distributions = sampler.draw(self._study, start["index"])
         carried = {START: start, SCHEDULE: self._space.schedule(params).to_json()}
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                params=params,
-                distributions=distributions,
-                user_attrs=carried,
-            )
-        )
+        new: dict[str, Any] = {"params": params, "distributions": distributions}
+        new |= {"state": TrialState.WAITING, "user_attrs": carried}
+        self._study.add_trial(create_trial(**new))
 
     def _waiting(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
