@@ -21,11 +21,11 @@ settings.load_profile("lrtune")
 
 @pytest.fixture
 def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command: (exit code, stdout, stderr)."""
+    """Run a command, words with spaces between and words as they are: (code, stdout, stderr)."""
     from lrtune.cli import commands as cli
 
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+    def command(line: str = "", *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrtune", *line.split(), *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)

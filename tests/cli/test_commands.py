@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) 
 
 
 def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
-    words = "search digits --batch-size 32 --epochs 1 --trials 2 --families cosine,linear".split()
+    words = ["search digits --batch-size 32 --epochs 1 --trials 2 --families cosine,linear"]
     words += ["--peak-lr", "0.01,0.2", "--engine", "serial"]
     code, out, err = lrtune(*words, "--out", tmp_path / "off", "--no-prune")
     assert (code, err) == (0, "")
@@ -168,7 +169,7 @@ def test_export_makes_the_optimizer_that_was_searched_with(lrtune, run: Path) ->
 
 
 def test_export_replays_the_rates_of_a_closed_loop(lrtune, run: Path, tmp_path: Path) -> None:
-    words = "search digits --batch-size 32 --epochs 2 --trials 2 --families plateau".split()
+    words = ["search digits --batch-size 32 --epochs 2 --trials 2 --families plateau"]
     words += ["--engine", "serial", "--no-confirm", "--no-prune", "--out", tmp_path / "run"]
     assert lrtune(*words)[0] == 0
     best = tmp_path / "run" / "best.json"
@@ -244,7 +245,8 @@ def test_a_torn_journal_is_mended_before_it_is_written(
 
 
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    words = "search digits --batch-size 32 --epochs 3 --trials 12 --families cosine,linear".split()
+    words = shlex.split("search digits --batch-size 32 --epochs 3 --trials 12")
+    words += ["--families", "cosine,linear"]
     words += ["--peak-lr", "0.01,0.1", "--no-confirm", "--out", str(tmp_path / "run")]
     command = [sys.executable, "-m", "lrtune", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -17,7 +17,7 @@ from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import recommended_row
 
-WORDS = "search digits --batch-size 32 --epochs 1 --trials 3 --families cosine,constant".split()
+WORDS = ["search digits --batch-size 32 --epochs 1 --trials 3 --families cosine,constant"]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 

@@ -178,8 +178,8 @@ def test_finals_that_all_diverge_are_no_winner(
 
 def test_the_commands(lrtune, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    words = "digits --batch-size 32 --epochs 1 --families cosine,constant --trials 4".split()
-    code, out, _ = lrtune("search", *words, "--goal", "accuracy=0.8", "--out", folder)
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,constant --trials 4"]
+    code, out, _ = lrtune(*words, "--goal", "accuracy=0.8", "--out", folder)
     assert code == 0 and "confirmation: 2 schedules on 3 fresh seeds, 6 trainings" in out
     assert "Fewest updates to accuracy 0.8000" in out
     assert pd.read_json(folder / "finals.jsonl", lines=True)["horizon"].eq(36).all()
@@ -215,7 +215,7 @@ def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> No
 
 def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    words = "search digits --batch-size 32 --epochs 1 --families cosine,linear --trials 3".split()
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,linear --trials 3"]
     words += ["--out", folder]
     yours = ["--baseline", "constant:peak_lr=0.0001", "--baseline", "step:peak_lr=0.1,gamma=0.1"]
     code, out, _ = lrtune(*words, *yours)
