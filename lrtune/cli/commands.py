@@ -180,7 +180,7 @@ def search(what: TaskOrStudy, quiet: Quiet = False, json: Json = False, **given:
 
     The same command goes on where a search stopped.
     """
-    from lrtune.cli.progress import listening
+    from lrtune.cli.events import listening
     from lrtune.run.tune import search
 
     with listening(quiet, json) as listener:
@@ -347,7 +347,7 @@ def confirm(
     **given: Any,
 ) -> None:
     """Train the best schedules again on fresh seeds: the verdict."""
-    from lrtune.cli.progress import listening
+    from lrtune.cli.events import listening
     from lrtune.run.confirm import confirm_study
 
     with listening(quiet, json) as listener:

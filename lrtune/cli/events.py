@@ -2,13 +2,16 @@
 
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from lrtune.cli.console import console_of, say
-from lrtune.cli.progress import RunProgress
+from lrtune.cli.progress import Quiet, RunProgress, Screen
+from lrtune.errors import InputError
 from lrtune.files import plain
 from lrtune.format import hidden_in
 from lrtune.run.confirm import ConfirmationState, Listener
@@ -34,6 +37,21 @@ FIELDS = {
     "finished": "run horizon trials answer winner files",
 }
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
+
+
+@contextmanager
+def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
+    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if quiet and as_json:
+        raise InputError("--quiet and --json: one of the two")
+    person = Quiet if quiet else Screen
+    listener: Listener = Events(sys.stdout) if as_json else person(console_of())
+    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield listener
 
 
 class Events(Listener):

@@ -1,11 +1,9 @@
 """What a command shows while it works: a bar with the time left, and what is compared below it."""
 
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from importlib import import_module
 from math import isfinite, nan
 from statistics import fmean
@@ -16,8 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from lrtune.cli.console import console_of, harmless, named, say
-from lrtune.errors import InputError
+from lrtune.cli.console import harmless, named, say
 from lrtune.format import aligned, duration, number, plural, setting
 from lrtune.reports.palette import look
 from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
@@ -40,25 +37,6 @@ NONE = "–"  # in a cell that has nothing to show
 MARKS = {"circle": "●", "diamond": "◆", "square": "■"}
 
 Row = dict[str, str]  # a line of the table: the family, and its cells by COLUMNS
-
-
-@contextmanager
-def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
-    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr.
-
-    Raises:
-        InputError: both are asked for.
-    """
-    if quiet and as_json:
-        raise InputError("--quiet and --json: one of the two")
-    if as_json:
-        from lrtune.cli.events import Events
-
-        listener: Listener = Events(sys.stdout)
-    else:
-        listener = (Quiet if quiet else Screen)(console_of())
-    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
-        yield listener
 
 
 class RunProgress(Progress):

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from lrtune import load_task
-from lrtune.cli.events import FIELDS, Events
-from lrtune.cli.progress import listening
+from lrtune.cli.events import FIELDS, Events, listening
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import recommended_row
