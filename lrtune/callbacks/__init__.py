@@ -14,8 +14,8 @@ from optuna.study import StudyDirection
 from lrtune.errors import InputError, MissingPackage, nearest
 from lrtune.schedule import Schedule
 from lrtune.schedule.reactive import Mode
-from lrtune.search.pruner import report
-from lrtune.search.study_model import schedule_of
+from lrtune.search.early_stopping import report
+from lrtune.search.space import schedule_of
 
 
 def schedule_and_mode(trial: optuna.Trial) -> tuple[Schedule, Mode]:

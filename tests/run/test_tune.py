@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from listeners import Told
 from rich.jupyter import JupyterMixin
 
 import lrtune
-from lrtune import InputError
+from lrtune import Budget, Engine, InputError
 from lrtune.engine import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
 from lrtune.run import tune as tuning
-from lrtune.run.study_file import limits_of
-from lrtune.search import Budget
 
 
 class Closing(SpreadPool):
@@ -41,9 +40,7 @@ def test_processes_end_where_the_search_does_not_begin(
     monkeypatch.setattr(tuning, "choose_pool", lambda *_: (pool, Choice("serial", 2)))
     monkeypatch.setattr(tuning, "range_test", fails)
     with pytest.raises(InputError, match="no range"):
-        lrtune.tune(
-            lrtune.load_task("digits", batch_size=32, epochs=1), trials=1, out=tmp_path / "run"
-        )
+        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path / "run")
     assert pool.closed
 
 
@@ -66,14 +63,14 @@ def test_the_more_doubt_the_wider_the_peaks(
     rates, losses = np.geomspace(1e-4, 0.1, 10), np.ones((1, 10))
     test = RangeTest(rates, losses, losses, suggestion, message)
     monkeypatch.setattr(tuning, "range_test", lambda *_, **__: test)
-    told: list[str] = []
+    told = Told()
     task = lrtune.load_task("digits", batch_size=32, epochs=0.2)
-    options = {"families": ["constant"], "engine": "serial", "slots": 1}
-    run = lrtune.tune(task, trials=1, out=tmp_path / "run", tell=told.append, **options)
+    options = {"families": ["constant"], "engine": Engine("serial", slots=1), "listener": told}
+    run = lrtune.tune(task, budget=Budget(trials=1), out=tmp_path / "run", **options)
     assert run.settings["peak_lr"] == pytest.approx([low, high])
     kept = run.settings["range_test"]
     assert (kept["peak_lr"], kept["doubt"], kept["message"]) == (0.01, doubt, message)
-    unsure = [line for line in told if line.startswith("range test unsure")]
+    unsure = [line for line in told.lines if line.startswith("range test unsure")]
     assert unsure == (
         [f"range test unsure: no fall: peak rates from {low:.2g} to {high:.2g} are searched"]
         if message
@@ -82,7 +79,7 @@ def test_the_more_doubt_the_wider_the_peaks(
 
 
 QUICK = {"epochs": 1, "families": ["cosine", "constant"], "peak_lr": (0.01, 0.2)}
-QUICK |= {"engine": "serial", "slots": 2}
+QUICK |= {"engine": Engine("serial", slots=2)}
 
 
 def test_progress_and_answer_are_printed_unless_somebody_watches(
@@ -94,10 +91,11 @@ def test_progress_and_answer_are_printed_unless_somebody_watches(
     assert err == "" and "plan: about 12 trainings" in progress and use
     assert answer.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
     assert run.verdict() is not None  # a budget bounds the run, so it is confirmed
-    assert run.settings["asked"] == {"task": "digits", "seed": 0, "epochs": 1}
-    told: list[str] = []
-    lrtune.tune("digits", budget=12, out=tmp_path / "run", tell=told.append, **QUICK)
-    assert capsys.readouterr() == ("", "") and told
+    asked = run.settings["asked"]
+    assert (asked["task"], asked["epochs"]) == ("digits", 1) and "engine" not in asked
+    told = Told()
+    lrtune.tune("digits", budget=12, out=tmp_path / "run", listener=told, **QUICK)
+    assert capsys.readouterr() == ("", "") and told.lines
     alone = lrtune.tune("digits", budget=12, plan=None, out=tmp_path / "alone", **QUICK)
     assert alone.verdict() is None and "Sure    no:" in capsys.readouterr().out
 
@@ -105,7 +103,7 @@ def test_progress_and_answer_are_printed_unless_somebody_watches(
 def test_a_run_of_a_named_task_is_confirmed_by_the_command(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    lrtune.tune("digits", trials=2, out=tmp_path / "run", tell=print, **QUICK)
+    lrtune.tune("digits", budget=Budget(trials=2), out=tmp_path / "run", listener=Told(), **QUICK)
     command = request.getfixturevalue("lrtune")
     words = ["--budget", 4, "--device", "cpu", "--quiet"]
     code, out, err = command("confirm", tmp_path / "run", *words)
@@ -113,19 +111,28 @@ def test_a_run_of_a_named_task_is_confirmed_by_the_command(
 
 
 @pytest.mark.parametrize(
-    ("given", "limits"),
+    ("given", "budget"),
     [
-        ({}, (None, 50 * 36, None)),
-        ({"trainings": 2.5}, (None, 90, None)),
-        ({"trials": 3}, (3, None, None)),
-        ({"time": "1h30m", "updates": 9}, (None, 9, 5400)),
-        ({"seconds": 5}, (None, None, 5)),
+        ({}, Budget()),
+        ({"budget": 2.5}, Budget(trainings=2.5)),
+        ({"budget": "10m"}, Budget(time="10m")),
+        ({"budget": 20, "time": "1h"}, Budget(trainings=20, time="1h")),
+        ({"budget": Budget(trials=3)}, Budget(trials=3)),
     ],
 )
-def test_a_budget_in_any_unit(given: dict, limits: tuple) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    none = dict.fromkeys(("trials", "updates", "seconds", "trainings", "time"))
-    assert limits_of(task, **none | given) == Budget(*limits)
+def test_a_budget_in_its_simple_forms(
+    given: dict, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    monkeypatch.setattr(tuning, "Tuning", lambda *_, **options: seen.update(options) or Fake())
+
+    class Fake:
+        def run(self) -> None:
+            """Nothing."""
+
+    lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), listener=Told(), **given)
+    assert seen["budget"] == budget
+    assert (seen["plan"] is None) == (budget == Budget(trials=3))
 
 
 class Notebook(types.ModuleType):
@@ -153,7 +160,7 @@ def test_a_notebook_shows_progress_in_place_and_the_answer(
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     monkeypatch.setattr("lrtune.cli.progress.DRAWN_SECONDS", 0.0)
-    lrtune.tune("digits", trials=2, out=tmp_path / "run", **QUICK)
+    lrtune.tune("digits", budget=Budget(trials=2), out=tmp_path / "run", **QUICK)
     (drawn,) = notebook.shown
     assert len(drawn) > 1 and "cosine" in drawn[0] and 'style="color:' in drawn[0].replace(" ", "")
     assert "search" in drawn[0] and re.sub(r"<.*?>", "", drawn[-1]).strip() == ""

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from listeners import Told
 from markupsafe import escape
 
 import lrtune as package
-from lrtune import InputError, Plan
+from lrtune import Budget, InputError, Plan
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
 from lrtune.run.judge import finalists_of, judged
-from lrtune.run.tune import _elapsed
+from lrtune.run.tune import elapsed
 from lrtune.schedule import Schedule
-from lrtune.search import final as log
+from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.notes import notes
 from lrtune.verdict.plan import finalists_in
@@ -89,10 +90,10 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
 ) -> None:
     folder = tmp_path / "again"
     shutil.copytree(confirmed.folder, folder)
-    told: list[str] = []
+    told = Told()
     left = TRAININGS - len(Run(folder).finals())
-    found = confirm(folder, task, trainings=left, tell=told.append)
-    assert told == [] and found == confirmed.verdict()
+    found = confirm(folder, task, trainings=left, listener=told)
+    assert told.lines == [] and found == confirmed.verdict()
     assert found["earlier"] == []
     other = judged(Run(folder), Plan(trainings=6), task.horizon, finalists_in(found), over=True)
     assert other["earlier"] == [TRAININGS]
@@ -142,7 +143,9 @@ def test_another_task_or_nothing_to_confirm(run: Path, task: Task, tmp_path: Pat
         confirm(run, replace(task, batch_size=16))
     with pytest.raises(InputError, match="total=0: a number of updates"):
         confirm(run, task, total=0)
-    lost = package.tune(task, trials=2, families=["constant"], peak_lr=(900, 1000), out=tmp_path)
+    lost = package.tune(
+        task, budget=Budget(trials=2), families=["constant"], peak_lr=(900, 1000), out=tmp_path
+    )
     with pytest.raises(InputError, match="there is nothing to confirm"):
         confirm(lost, task)
 
@@ -151,12 +154,12 @@ def test_a_torn_journal_is_mended_first(
     run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
-    journal, told = folder / "journal.log", list[str]()
+    journal, told = folder / "journal.log", Told()
     journal.write_bytes(journal.read_bytes()[:-20])
     monkeypatch.setattr("lrtune.run.confirm.finalists_of", lambda run: [])
     with pytest.raises(InputError, match="nothing to confirm"):
-        confirm(folder, task, tell=told.append)
-    assert "damaged" in told[0] and journal.read_bytes().endswith(b"}\n")
+        confirm(folder, task, listener=told)
+    assert "damaged" in told.lines[0] and journal.read_bytes().endswith(b"}\n")
 
 
 def test_finals_that_all_diverge_are_no_winner(
@@ -164,9 +167,7 @@ def test_finals_that_all_diverge_are_no_winner(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    monkeypatch.setattr(
-        "lrtune.search.confirmation.diverged", lambda losses, untrained: "by decree"
-    )
+    monkeypatch.setattr("lrtune.search.confirmation.diverged", lambda *_: "by decree")
     found = confirm(folder, task, trainings=TRAININGS)
     assert found["answer"]["place"] == "none"
     assert all(row["reasons"] == ["by decree"] for row in found["families"])
@@ -177,18 +178,8 @@ def test_finals_that_all_diverge_are_no_winner(
 
 def test_the_commands(lrtune, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    words = [
-        "digits",
-        "--batch-size",
-        "32",
-        "--epochs",
-        "1",
-        "--families",
-        "cosine,constant",
-        "--trials",
-        "4",
-    ]
-    code, out, _ = lrtune("search", *words, "--goal", "accuracy=0.8", "--out", folder)
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,constant --trials 4"]
+    code, out, _ = lrtune(*words, "--goal", "accuracy=0.8", "--out", folder)
     assert code == 0 and "confirmation: 2 schedules on 3 fresh seeds, 6 trainings" in out
     assert "Fewest updates to accuracy 0.8000" in out
     assert pd.read_json(folder / "finals.jsonl", lines=True)["horizon"].eq(36).all()
@@ -224,18 +215,7 @@ def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> No
 
 def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    words = [
-        "search",
-        "digits",
-        "--batch-size",
-        "32",
-        "--epochs",
-        "1",
-        "--families",
-        "cosine,linear",
-        "--trials",
-        "3",
-    ]
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,linear --trials 3"]
     words += ["--out", folder]
     yours = ["--baseline", "constant:peak_lr=0.0001", "--baseline", "step:peak_lr=0.1,gamma=0.1"]
     code, out, _ = lrtune(*words, *yours)
@@ -294,10 +274,10 @@ def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path
     cycles = Schedule("one_cycle", peak_lr=0.1, knobs=knobs)
     without = replace(task, optimizer="adagrad", settings={})
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle"):
-        package.tune(without, trials=1, baselines=[cycles], out=tmp_path / "run")
+        package.tune(without, baselines=[cycles], out=tmp_path / "run")
     late = Schedule("cosine", peak_lr=0.1, warmup=0.9999)
     with pytest.raises(InputError, match="warmup"):
-        package.tune(task, trials=1, baselines=[late], out=tmp_path / "run")
+        package.tune(task, baselines=[late], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -306,8 +286,8 @@ def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Pa
     settings = json.loads((folder / "run.json").read_text())
     trained = float(Run(folder).trials()["seconds"].sum())
     assert trained > 0
-    for elapsed, expected in ((None, trained), (1e6, 1e6)):
-        kept = {name: value for name, value in settings.items() if name != "elapsed"}
-        kept |= {} if elapsed is None else {"elapsed": elapsed}
-        (folder / "run.json").write_text(json.dumps(kept))
-        assert _elapsed(Run(folder)) == pytest.approx(expected)
+    for kept, expected in ((None, trained), (1e6, 1e6)):
+        content = {name: value for name, value in settings.items() if name != "elapsed"}
+        content |= {} if kept is None else {"elapsed": kept}
+        (folder / "run.json").write_text(json.dumps(content))
+        assert elapsed(Run(folder)) == pytest.approx(expected)

@@ -9,11 +9,12 @@ from optuna.study import StudyDirection
 from optuna.trial import create_trial
 
 import lrtune
-from lrtune import InputError
-from lrtune.search.ownership import OWNER, claim
+from lrtune import Budget, Engine, InputError
+from lrtune.search.storage import OWNER, claim
 
 PEAKS = (0.01, 0.1)
-SMALL = {"trials": 1, "families": ["constant"], "peak_lr": PEAKS, "engine": "serial", "slots": 1}
+SMALL = {"budget": Budget(trials=1), "families": ["constant"], "peak_lr": PEAKS}
+SMALL |= {"engine": Engine("serial", slots=1)}
 
 
 @pytest.mark.parametrize("database", [False, True])
@@ -52,7 +53,7 @@ def test_of_two_that_begin_at_once_one_goes_on(
         with pytest.raises(InputError, match=r"belongs to another run: give that run's --out"):
             lrtune.tune(task, out=tmp_path / "run", **arguments)
     assert len(lrtune.open(tmp_path / "other").trials()) == 1
-    more = {**arguments, "trials": 2}
+    more = {**arguments, "budget": Budget(trials=2)}
     assert len(lrtune.tune(task, out=tmp_path / "other", **more).trials()) == 2
 
 
@@ -68,7 +69,7 @@ def test_a_journal_of_another_run(run: Path, tmp_path: Path, lost: str) -> None:
     with pytest.raises(InputError, match=r"belongs to another run: restore its run\.json"):
         lrtune.tune(
             lrtune.load_task("digits", batch_size=32, epochs=2),
-            trials=9,
+            budget=Budget(trials=9),
             families=["cosine", "constant"],
             out=folder,
         )

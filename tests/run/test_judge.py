@@ -11,12 +11,12 @@ import pytest
 from overfit import overfit
 
 import lrtune as package
-from lrtune import InputError
+from lrtune import Budget, InputError, Stopping
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 
-SEARCH = {"trials": 6, "families": ["constant", "cosine"], "peak_lr": (0.03, 0.06)}
-SEARCH |= {"warmup": (0.0, 0.0), "pruner": "none", "patience": 0, "engine": "serial"}
+SEARCH = {"budget": Budget(trials=6), "families": ["constant", "cosine"], "peak_lr": (0.03, 0.06)}
+SEARCH |= {"warmup": (0.0, 0.0), "stopping": Stopping("none", patience=0), "engine": "serial"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_search_goes_on_with_the_judge_that_it_began_with(runs: dict[str, Run]
 
 
 def test_a_judge_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="judge='first': one of last, best"):
+    with pytest.raises(InputError, match="judge must be last or best"):
         package.tune(overfit(), judge="first", out=tmp_path / "run", **SEARCH)
     assert not (tmp_path / "run").exists()
 
@@ -106,7 +106,7 @@ def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
 
 def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_path: Path) -> None:
     """The first is trained to its end all the same; of the others there are forecasts."""
-    quick = {"families": ["constant"], "patience": 1, "min_delta": 0.5, "pruner": "schedule"}
+    quick = {"families": ["constant"], "stopping": Stopping(patience=1, min_delta=0.5)}
     run = package.tune(overfit(), judge="best", out=tmp_path / "run", **(SEARCH | quick))
     whole = run.trials()["state"] == "complete"
     assert whole.any() and (run.trials()["state"] == "plateaued").any()

@@ -188,9 +188,12 @@ def test_no_cuda_device(lrtune) -> None:
 def test_words_of_a_study_file_are_those_of_the_tables() -> None:
     from lrtune.engine.choice import ENGINES
     from lrtune.run.study_file import StudyFile
-    from lrtune.search import PRUNERS
-    from lrtune.search.record import JUDGES
+    from lrtune.search import PRUNERS, Stopping
+    from lrtune.search.storage import JUDGES
 
     tables = {"engine": ENGINES, "pruner": PRUNERS, "judge": JUDGES}
     for name, table in tables.items():
         assert get_args(StudyFile.model_fields[name].annotation) == tuple(table)
+    for name in ("epsilon", "min_delta", "audit"):
+        text = StudyFile.model_fields[name].description
+        assert text.endswith(f"[{getattr(Stopping(), name):g}]")

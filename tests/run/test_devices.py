@@ -8,8 +8,8 @@ import torch
 from lrtune import InputError
 from lrtune.engine import Choice
 from lrtune.run import devices as pools
-from lrtune.run.devices import choose_pool, devices_of
-from lrtune.search import Budget
+from lrtune.run.devices import Engine, choose_pool, devices_of
+from lrtune.search import Limits
 
 
 @pytest.fixture
@@ -74,8 +74,9 @@ def test_what_was_chosen_serves_again_on_such_devices(
     monkeypatch.setattr(pools, "SpreadPool", lambda _, slots, *__, **___: made.append(slots))
     before = Choice("fused", 6, devices=("A", "A"))
     names = tuple(f"{kind}:{number}" for number, kind in enumerate(devices))
-    wishes = names, "auto", slots, before, lambda line: None
-    _, choice = choose_pool(SimpleNamespace(horizon=100), Budget(trials=10), *wishes)
+    monkeypatch.setattr(pools, "devices_of", lambda _: names)
+    task, limits = SimpleNamespace(horizon=100), Limits(trials=10)
+    _, choice = choose_pool(task, limits, Engine(slots=slots), before, lambda line: None)
     assert (choice is not before) == chosen
     assert (choice.slots, choice.devices) == (expected, tuple(devices))
     assert made == ([expected] if len(devices) > 1 else [])

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from listeners import Told
 from torch.nn import functional as F
 
 import lrtune
-from lrtune import InputError
+from lrtune import Budget, Engine, InputError
 from lrtune.engine import SerialPool
 from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
@@ -31,9 +32,13 @@ THREADS = torch.get_num_threads()
 def again(run: Path, folder: Path, **changes: object) -> Run:
     """The call that made ``run``, on a copy of it, with changes."""
     shutil.copytree(run, folder)
-    arguments = {"trials": 8, "families": ["cosine", "constant"], "out": folder, **changes}
+    return again_in(folder, **changes)
+
+
+def again_in(folder: Path, trials: int = 8, **changes: object) -> Run:
+    arguments = {"budget": Budget(trials=trials), "families": ["cosine", "constant"], **changes}
     task = arguments.pop("task", None) or lrtune.load_task("digits", batch_size=32, epochs=2)
-    return lrtune.tune(task, **arguments)
+    return lrtune.tune(task, out=folder, **arguments)
 
 
 def test_what_a_run_leaves(run: Path) -> None:
@@ -76,7 +81,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
 def test_a_run_that_is_complete_stays_as_it_is(run: Path, tmp_path: Path) -> None:
     found = again(run, tmp_path / "copy")
     before = (found.folder / "journal.log").read_bytes()  # its note says where the report is now
-    assert len(again_in(found.folder, trials=8).trials()) == 8
+    assert len(again_in(found.folder).trials()) == 8
     assert (found.folder / "journal.log").read_bytes() == before
 
 
@@ -88,15 +93,15 @@ def test_a_larger_budget_adds_to_a_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_engine_is_the_runs_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    told = Told()
     before = lrtune.open(run).choice
-    same = {"engine": before.name, "slots": before.slots, "tell": told.append}
+    same = {"engine": Engine(before.name, before.slots), "listener": told}
     assert again(run, tmp_path / "same", **same).choice == before
-    assert not [line for line in told if line.startswith("engine")]
-    other = {"engine": "fused", "slots": 2, "tell": told.append}
+    assert not [line for line in told.lines if line.startswith("engine")]
+    other = {"engine": Engine("fused", slots=2), "listener": told}
     after = again(run, tmp_path / "other", **other).choice
     assert (after.name, after.slots) == ("fused", 2)
-    assert [line for line in told if line.startswith("engine: fused 2 at once")]
+    assert [line for line in told.lines if line.startswith("engine: fused 2 at once")]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,12 @@ def test_another_search_is_refused_in_the_same_folder(
 
 
 def test_another_transfer_is_another_search(tmp_path: Path) -> None:
-    arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1), "out": tmp_path}
+    arguments = {
+        "budget": Budget(trials=1),
+        "families": ["constant"],
+        "peak_lr": (0.01, 0.1),
+        "out": tmp_path,
+    }
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     lrtune.tune(task, **arguments)
     kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
@@ -131,7 +141,7 @@ def test_another_transfer_is_another_search(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
-    arguments = {"trials": 1, "families": ["constant"], "peak_lr": (0.01, 0.1)}
+    arguments = {"budget": Budget(trials=1), "families": ["constant"], "peak_lr": (0.01, 0.1)}
     decayed = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="sgd:weight_decay=0.1")
     lrtune.tune(decayed, out=tmp_path, **arguments)
     with pytest.raises(InputError, match=r"optimizer\.weight_decay=0\.1, now .*decay=0:"):
@@ -175,13 +185,13 @@ def test_what_a_run_does_not_say_from_before_it_was_kept_is_not_held_against_it(
     settings = json.loads((folder / "run.json").read_text())
     del settings["task"]["average"], settings["task"]["layout"]
     write_json(folder / "run.json", settings)
-    assert len(again_in(folder, trials=8).trials()) == 8
+    assert len(again_in(folder).trials()) == 8
 
 
 def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
     task = replace(lrtune.load_task("digits", batch_size=32, epochs=1), groups=lambda model: [])
     with pytest.raises(InputError, match="digits: groups: ValueError: optimizer got an empty"):
-        lrtune.tune(task, trials=1, out=tmp_path / "run")
+        lrtune.tune(task, budget=Budget(trials=1), out=tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -189,13 +199,15 @@ def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(run, folder)
     with FileLock(folder / "lock"), pytest.raises(InputError, match="another lrtune"):
-        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=2), trials=9, out=folder)
+        lrtune.tune(
+            lrtune.load_task("digits", batch_size=32, epochs=2), budget=Budget(trials=9), out=folder
+        )
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be a run's folder: Not a directory"):
-        lrtune.tune("digits", trials=1, out=tmp_path / "file" / "run")
+        lrtune.tune("digits", budget=Budget(trials=1), out=tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +230,11 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     found = lrtune.tune(
-        task, trials=3, families=["constant"], peak_lr=(1e4, 1e5), out=tmp_path / "run"
+        task,
+        budget=Budget(trials=3),
+        families=["constant"],
+        peak_lr=(1e4, 1e5),
+        out=tmp_path / "run",
     )
     assert set(found.trials()["state"]) == {"diverged"}
     assert found.best() is None
@@ -230,12 +246,12 @@ def test_a_search_on_another_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {"families": ["linear"], "peak_lr": (0.01, 0.1), "storage": url}
-    lrtune.tune(task, trials=2, out=tmp_path / "run", **arguments)
-    found = lrtune.tune(task, trials=3, out=tmp_path / "run", **arguments)
+    lrtune.tune(task, budget=Budget(trials=2), out=tmp_path / "run", **arguments)
+    found = lrtune.tune(task, budget=Budget(trials=3), out=tmp_path / "run", **arguments)
     assert len(found.trials()) == 3
     assert not (tmp_path / "run" / "journal.log").exists()
     with pytest.raises(InputError, match="belongs to another run"):
-        lrtune.tune(task, trials=4, out=tmp_path / "other", **arguments)
+        lrtune.tune(task, budget=Budget(trials=4), out=tmp_path / "other", **arguments)
     assert len(found.trials()) == 3
 
 
@@ -283,7 +299,7 @@ def test_errors_name_a_storage_without_its_password(
         again(run, tmp_path / "copy", storage=url)
     assert "secret" not in str(told.value)
     memory = optuna.storages.InMemoryStorage()
-    monkeypatch.setattr("lrtune.search.store.open_storage", lambda _: memory)
+    monkeypatch.setattr("lrtune.search.storage.open_storage", lambda _: memory)
     with pytest.raises(InputError, match="has no study") as told:
         load_study(url, "study")
     assert "secret" not in str(told.value)
@@ -299,7 +315,7 @@ def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
     nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
     task = replace(task, metrics=(*task.metrics, nan))
     arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1)}
-    found = lrtune.tune(task, trials=1, out=tmp_path, **arguments)
+    found = lrtune.tune(task, budget=Budget(trials=1), out=tmp_path, **arguments)
     best = json.loads((tmp_path / "best.json").read_text())
     assert best["found"]["metrics"]["nan"] is None
     assert found.best() is not None and (tmp_path / "report.html").exists()
@@ -326,14 +342,12 @@ def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: 
     journal = folder / "journal.log"
     torn = DAMAGES[damage](journal.read_bytes())
     journal.write_bytes(torn)
-    told: list[str] = []
-    task = lrtune.load_task("digits", batch_size=32, epochs=2)
-    arguments = {"trials": 8, "families": ["cosine", "constant"], "out": folder}
-    found = lrtune.tune(task, tell=told.append, **arguments).trials()
+    told = Told()
+    found = again_in(folder, listener=told).trials()
     before = pd.read_parquet(run / "trials.parquet")
     assert list(found["number"]) == list(range(8))
     np.testing.assert_array_equal(found["value"], before["value"])
-    assert "damaged" in told[0]
+    assert "damaged" in told.lines[0]
     (kept,) = folder.glob("journal.log.damaged-*")
     assert kept.read_bytes() == torn
 
@@ -357,17 +371,12 @@ def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use)
     assert len(pd.read_parquet(folder / "trials.parquet")) == 8
 
 
-def again_in(folder: Path, trials: int = 9) -> Run:
-    task = lrtune.load_task("digits", batch_size=32, epochs=2)
-    return lrtune.tune(task, trials=trials, families=["cosine", "constant"], out=folder)
-
-
 def test_a_lock_left_by_a_killed_process(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     lock = folder / "journal.log.lock"
     lock.symlink_to("nowhere")
     os.utime(lock, (1, 1), follow_symlinks=False)
-    assert len(again_in(folder).trials()) == 9
+    assert len(again_in(folder, trials=9).trials()) == 9
 
 
 def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:
