@@ -151,7 +151,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     def short_search(task: package.Task, **options: Any) -> Any:
         out = f"runs/search-{next(searches)}"  # one is not another one's continuation
         budget = dict.fromkeys(("trials", "updates", "seconds")) | {"trials": 2}
-        return tune(task, **options | budget | {"plan": None, "out": out})
+        how = {"plan": None, "out": out, "peak_lr": options["peak_lr"] or (0.01, 0.1)}
+        how["engine"] = "serial" if options["engine"] == "auto" else options["engine"]
+        return tune(task, **options | budget | how)
 
     monkeypatch.setattr("lrtune.tasks.load_task", short_task)
     monkeypatch.setattr("lrtune.cli.search.tune", short_search)
