@@ -22,11 +22,11 @@ settings.load_profile("lrtune")
 
 @pytest.fixture
 def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command: (exit code, stdout, stderr)."""
+    """Run a command, words with spaces between and words as they are: (code, stdout, stderr)."""
     from lrtune.cli import commands as cli
 
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+    def command(line: str = "", *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrtune", *line.split(), *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)
@@ -58,7 +58,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         task = lrtune.load_task("digits", batch_size=32, epochs=2)
         # One after the other: what is chosen depends on how busy the machine is, and so do digits.
-        lrtune.tune(task, trials=8, families=["cosine", "constant"], engine="serial", out=folder)
+        families, budget = ["cosine", "constant"], lrtune.Budget(trials=8)
+        lrtune.tune(task, budget=budget, families=families, engine="serial", out=folder)
 
     return made_once(tmp_path_factory, "searched", make)
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 import lrtune as package
 from lrtune.cli import commands as cli
+from lrtune.run.study_file import StudyFile
 from tests.callbacks import trainings
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +136,7 @@ def workspace(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings of a few updates; a search of the command of two trials and no confirmation."""
-    from lrtune.run.tune import tune
+    from lrtune.run.tune import search
     from lrtune.tasks import load_task
 
     searches = iter(range(100))
@@ -148,15 +149,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
             return task
         return replace(task, epochs=SHORT * task.batch_size / task.train.samples)
 
-    def short_search(task: package.Task, **options: Any) -> Any:
-        out = f"runs/search-{next(searches)}"  # one is not another one's continuation
-        budget = dict.fromkeys(("trials", "updates", "seconds")) | {"trials": 2}
-        how = {"plan": None, "out": out, "peak_lr": options["peak_lr"] or (0.01, 0.1)}
-        how["engine"] = "serial" if options["engine"] == "auto" else options["engine"]
-        return tune(task, **options | budget | how)
+    def short_search(study: StudyFile, *others: Any) -> Any:
+        short = dict.fromkeys(("budget", "updates", "time")) | {"trials": 2, "no_confirm": True}
+        short |= {"peak_lr": study.peak_lr or (0.01, 0.1), "out": f"runs/{next(searches)}"}
+        short["engine"] = "serial" if study.engine == "auto" else study.engine
+        return search(study.model_copy(update=short), *others)
 
     monkeypatch.setattr("lrtune.tasks.load_task", short_task)
-    monkeypatch.setattr("lrtune.cli.search.tune", short_search)
+    monkeypatch.setattr("lrtune.run.tune.search", short_search)
 
 
 def train(schedule: package.Schedule) -> float:
@@ -270,7 +270,7 @@ def command(line: str, lrtune: Callable[..., tuple[int, str, str]]) -> None:
         return
     assert words[0].removeprefix(".venv/bin/") == "lrtune", line
     into = words.pop() if ">" in words else None
-    code, out, err = lrtune(*(word for word in words[1:] if word != ">"))
+    code, out, err = lrtune("", *(word for word in words[1:] if word != ">"))
     assert code == 0, f"{line}: {err}"
     if into:
         Path(into).write_text(out)
@@ -278,7 +278,7 @@ def command(line: str, lrtune: Callable[..., tuple[int, str, str]]) -> None:
 
 def keys(block: str) -> None:
     """A study file's keys, and that its task is made of them."""
-    from lrtune.run.study_file import StudyFile, load
+    from lrtune.run.study_file import load
     from lrtune.tasks.options import validate
 
     assert load(validate(StudyFile, tomllib.loads(block), "a study file")).horizon
