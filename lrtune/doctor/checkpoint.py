@@ -16,8 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lrtune.doctor.log import Log, without_repeats
 from lrtune.errors import InputError
-from lrtune.schedule.checks import integer, number
-from lrtune.schedule.family import Array
+from lrtune.schedule.family import Array, integer, number
 
 State: TypeAlias = Mapping[str, Any]
 Groups: TypeAlias = Sequence[State]  # the parameter groups of an optimizer

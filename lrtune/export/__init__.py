@@ -4,7 +4,7 @@ from importlib import import_module
 
 from lrtune.errors import InputError
 from lrtune.export.context import ExportContext, FoundOptimizer
-from lrtune.schedule.checks import unknown
+from lrtune.schedule.family import unknown
 from lrtune.schedule.schedule import Schedule
 
 __all__ = ["ALIASES", "EXPORTERS", "RATES_ALONE", "TABLES", "FoundOptimizer", "export"]

@@ -50,7 +50,7 @@ from lrtune.search.record import judge_of
 from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.search.sampler import fits
 from lrtune.tasks import Task
-from lrtune.tasks.ignorant import ignorant
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.plan import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
@@ -213,7 +213,7 @@ def tune(
             peaks = peak_settings(task, peak_lr, tell, total, **how)
             torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
             own: dict[str, Any] = {"command": command, "owner": owner}
-            own |= {"asked": asked, "ignorant": ignorant(task)}
+            own |= {"asked": asked, "ignorant": dummy_scores(task)}
             own |= {"placement": pool.placement, "engine": choice.to_json()}
             if transfer is not published():
                 transfer.save(folder / TRANSFER)

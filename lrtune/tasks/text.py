@@ -5,17 +5,15 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import AnyStr
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError
-from lrtune.tasks.data import Data
 from lrtune.tasks.metrics import METRICS, bits_per_character
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.split import Split
+from lrtune.tasks.splits import Data, Split
 
 Tokens = NDArray[np.uint8] | NDArray[np.int32]
 
@@ -61,16 +59,22 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     """
     tokens = "char" if options.tokens is None else options.tokens
     context = CONTEXT if options.context is None else options.context
-    raw = _read(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
+    text = _decode(path, raw) if tokens == "char" else raw
+    if not text:
+        raise InputError(f"{path}: empty: expected a text")
+    if text.count(text[:1]) == len(text):  # type: ignore[arg-type]
+        token = "character" if tokens == "char" else "byte"
+        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
     metrics, notes = METRICS["text"], list[str]()
-    if tokens == "char":
-        text = decode(path, raw, ", or give --tokens byte")
-        _check_content(path, text, "character")
+    if isinstance(text, str):
         numbers, outputs, notes = _characters(text)
     else:
-        _check_content(path, raw, "byte")
         numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
-        bits = bits_per_character(_bytes_a_character(raw))
+        bits = bits_per_character(_bytes_per_character(raw))
         metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
     train, val, test = _windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}")
     return Data(
@@ -99,30 +103,6 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name)[:LONGEST_NAME]
 
 
-def decode(path: Path, raw: bytes, way_out: str = "") -> str:
-    """Text from its bytes, line ends as they are, without the byte order mark.
-
-    Args:
-        path: what to name in an error.
-        raw: UTF-8.
-        way_out: beside a conversion to UTF-8: the end of the message.
-
-    Raises:
-        InputError: other encodings, and what is no text at all.
-    """
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        refuse_binaries(path, raw)
-        raise InputError(
-            f"{path}: not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}: convert "
-            f"it (iconv -f latin1 -t utf-8, if that is what it is){way_out}"
-        ) from error
-    if "\0" in text:
-        refuse_binaries(path, raw)
-    return text.removeprefix("\ufeff")
-
-
 def refuse_binaries(path: Path, raw: bytes) -> None:
     """Refuse bytes that are another format's, or hold a NUL: the first few tell."""
     for start, what in BINARIES.items():
@@ -133,24 +113,25 @@ def refuse_binaries(path: Path, raw: bytes) -> None:
         raise InputError(f"{path}: no text: NUL byte at position {position}: expected UTF-8")
 
 
-def _read(path: Path) -> bytes:
+def _decode(path: Path, raw: bytes) -> str:
+    """Line ends as they are, without the byte order mark."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
-
-
-def _check_content(path: Path, text: AnyStr, token: str) -> None:
-    if not text:
-        raise InputError(f"{path}: empty: expected a text")
-    if text.count(text[:1]) == len(text):
-        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        refuse_binaries(path, raw)
+        raise InputError(
+            f"{path}: not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}: convert "
+            "it (iconv -f latin1 -t utf-8, if that is what it is), or give --tokens byte"
+        ) from error
+    if "\0" in text:
+        refuse_binaries(path, raw)
+    return text.removeprefix("\ufeff")
 
 
 def _characters(text: str) -> tuple[Tokens, int, list[str]]:
     """Tokens, how many distinct ones there are, and notes."""
     end = _bounds(len(text))[1]
-    in_train, anywhere = _seen(text, end), _seen(text, len(text))
+    in_train, anywhere = _occurring(text, end), _occurring(text, len(text))
     known = int(in_train.sum())
     unknown = int((anywhere & ~in_train).sum())
     outputs = known + (unknown > 0)
@@ -163,22 +144,21 @@ def _characters(text: str) -> tuple[Tokens, int, list[str]]:
     return tokens, outputs, [f"{unknown} {are} not in train: one token for all of them"]
 
 
-def _seen(text: str, end: int) -> NDArray[np.bool_]:
+def _occurring(text: str, end: int) -> NDArray[np.bool_]:
     """Of each code point, whether it occurs before this position."""
-    seen = np.zeros(sys.maxunicode + 1, np.bool_)
+    occurs = np.zeros(sys.maxunicode + 1, np.bool_)
     for points in _code_points(text, end):
-        seen[points] = True
-    return seen
+        occurs[points] = True
+    return occurs
 
 
 def _code_points(text: str, end: int) -> Iterator[NDArray[np.uint32]]:
     for start in range(0, end, AT_ONCE):
-        part = text[start : min(start + AT_ONCE, end)]
-        yield np.frombuffer(part.encode("utf-32-le"), np.uint32)
+        yield np.frombuffer(text[start : min(start + AT_ONCE, end)].encode("utf-32-le"), np.uint32)
 
 
-def _bytes_a_character(raw: bytes) -> float:
-    """Of the validation part: the bits of a byte model become bits a character with it."""
+def _bytes_per_character(raw: bytes) -> float:
+    """Of the validation part: the bits of a byte model become bits per character with it."""
     _, start, end, _ = _bounds(len(raw))
     return (end - start) / max(1, len(raw[start:end].decode(errors="replace")))
 

@@ -41,10 +41,10 @@ from lrtune.engine.optimizers import settings_of
 from lrtune.run.tune import tune
 from lrtune.search import Board, Budget, Loop, Search, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
+from lrtune.tasks.images import normalize
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
 from lrtune.tasks.models import model_maker
-from lrtune.tasks.parts import normalize
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 EVALUATION_BATCH = 1024

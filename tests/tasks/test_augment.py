@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lrtune import InputError
-from lrtune.tasks.augment import AUGMENTATIONS, NAMES, augment, check_augment
+from lrtune.tasks.images import AUGMENTATIONS, NAMES, augment, check_augment
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (2, 16, 24)]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))

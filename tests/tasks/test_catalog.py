@@ -14,9 +14,9 @@ from torchvision import datasets
 
 from lrtune.errors import InputError
 from lrtune.tasks import DATASETS
-from lrtune.tasks.catalog import CATALOG
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.registry import CATALOG
+from lrtune.tasks.splits import Split, Stream
 from lrtune.tasks.stream import take
 
 SPLITS = ("train", "val", "test")
@@ -72,7 +72,7 @@ def test_torchvision_takes_the_splits_of_every_row(name, tmp_path):
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_not_there(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.catalog.find_spec", lambda name: True)
+    monkeypatch.setattr("lrtune.tasks.registry.find_spec", lambda name: True)
     by_hand = CATALOG[name].by_hand
     way_out = f"or get it from {by_hand}" if by_hand else "or --download to fetch it"
     for root in (tmp_path, tmp_path / "missing"):
@@ -85,7 +85,7 @@ def test_not_there(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_cannot_be_fetched(name, tmp_path, monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.catalog.find_spec", lambda name: True)
+    monkeypatch.setattr("lrtune.tasks.registry.find_spec", lambda name: True)
     by_hand = CATALOG[name].by_hand
     said = f"get it from {by_hand}" if by_hand else "cannot be fetched into"
     with pytest.raises(InputError, match=f"^{name}: .*{said}") as caught:
@@ -95,7 +95,7 @@ def test_cannot_be_fetched(name, tmp_path, monkeypatch):
 
 
 def test_a_module_that_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.catalog.find_spec", lambda name: None)
+    monkeypatch.setattr("lrtune.tasks.registry.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pcam: .* h5py: pip install"):
         DATASETS["pcam"](TaskOptions(data_root=str(tmp_path)))
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from lrtune.tasks import DATASETS
-from lrtune.tasks.data import SPLIT_SHARE
 from lrtune.tasks.options import TaskOptions
+from lrtune.tasks.splits import SPLIT_SHARE
 
 SPLITS = ("train", "val", "test")
 
@@ -34,7 +34,7 @@ def test_splits_are_stratified(name):
 
 
 def test_splits_are_no_larger_than_needed(monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.data.SPLIT_MOST", 150)
+    monkeypatch.setattr("lrtune.tasks.splits.SPLIT_MOST", 150)
     data = DATASETS["digits"](TaskOptions())
     assert [len(getattr(data, split).targets) for split in SPLITS] == [1497, 150, 150]
     assert data.test.targets.bincount().min() >= 14

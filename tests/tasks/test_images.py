@@ -14,7 +14,7 @@ from lrtune.errors import InputError
 from lrtune.tasks import images
 from lrtune.tasks.images import image_folder
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.splits import Split, Stream
 from lrtune.tasks.stream import take
 
 SPLITS = ("train", "val", "test")
@@ -193,7 +193,7 @@ def test_one_memory_limit_for_all_splits(tmp_path, write_images):
 
 
 def test_statistics_of_a_stream_are_from_a_spread_share(tmp_path, write_images, monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.parts.MEASURED", 8)
+    monkeypatch.setattr("lrtune.tasks.images.MEASURED", 8)
     write_images(tmp_path, cat=25, dog=25)
     data = image_folder(tmp_path, TaskOptions(memory="1KB"))
     some = take(data.train, np.linspace(0, data.train.samples - 1, 8).round().astype(int))

@@ -10,8 +10,8 @@ import torch
 
 from lrtune.errors import InputError
 from lrtune.tasks import DATASETS, Task, check_model, load_task
-from lrtune.tasks.datasets import digits
 from lrtune.tasks.load import NAMED
+from lrtune.tasks.registry import digits
 
 USER = """
 import torch
@@ -212,7 +212,7 @@ def test_no_augmentation_of_what_has_one_by_default(given, monkeypatch):
 
 def test_the_memory_of_a_users_function_is_known_while_it_runs(folder):
     (folder / "limited.py").write_text(
-        "from lrtune.tasks.memory import LIMIT\nfrom mytask import make as plain\n"
+        "from lrtune.tasks.stream import LIMIT\nfrom mytask import make as plain\n"
         "def make():\n    assert LIMIT.get() == 2000, LIMIT.get()\n    return plain()"
     )
     assert load_task("limited.py:make", memory="2KB").memory == 2000

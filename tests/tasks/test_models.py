@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from lrtune import InputError
 from lrtune.tasks import MODELS, load_task
-from lrtune.tasks.models import model_maker
-from lrtune.tasks.transformer import transformer
+from lrtune.tasks.models import model_maker, transformer
 
 IMAGE_MODELS = [name for name in MODELS if name != "transformer"]
 SMALL_TORCHVISION = ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_0"]

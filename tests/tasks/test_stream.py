@@ -9,9 +9,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from lrtune.errors import InputError
 from lrtune.tasks import stream
-from lrtune.tasks.reading import BadSample
-from lrtune.tasks.split import Split, Stream
-from lrtune.tasks.stream import hold, read_splits, take
+from lrtune.tasks.splits import Split, Stream
+from lrtune.tasks.stream import BadSample, hold, read_splits, take
 
 BIG = 10**9
 

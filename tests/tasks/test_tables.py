@@ -12,8 +12,8 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from lrtune import InputError, load_task
 from lrtune.tasks import check_model
-from lrtune.tasks.data import Data, cut
 from lrtune.tasks.options import TaskOptions
+from lrtune.tasks.splits import Data, cut
 from lrtune.tasks.tables import embedded, table, table_file
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lrtune import InputError
-from lrtune.tasks.data import Data
 from lrtune.tasks.options import TaskOptions
+from lrtune.tasks.splits import Data
 from lrtune.tasks.text import text_file
 
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare.txt"
