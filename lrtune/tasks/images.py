@@ -15,10 +15,9 @@ from torch.distributions import Beta
 from torch.utils.data import Dataset
 
 from lrtune.errors import InputError, nearest
-from lrtune.tasks.metrics import METRICS
 from lrtune.tasks.models import Normalize
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.splits import Data, Split, Stream, check_labels, spread, three_splits
+from lrtune.tasks.splits import Data, Split, Stream, check_labels, three_splits
 from lrtune.tasks.stream import BadSample, hold, parse_size, room, sample_batches
 from lrtune.tasks.text import slug
 
@@ -26,7 +25,6 @@ Mode = Literal["L", "RGB"]
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
 SPLITS = ("train", "val", "test")
-PEEKED = 64  # images of a split whose mode and size are looked at before all are read
 MEASURED = 10_000  # samples of a Stream that the statistics are taken from
 AT_ONCE = 16 << 20  # bytes of a Split
 # What PIL raises for a broken file: it depends on the format, and on how far PIL got.
@@ -61,14 +59,6 @@ class Source(NamedTuple):
     where: Callable[[int], str]  # what an error calls a row
 
 
-class Header(NamedTuple):
-    """What an image says of itself."""
-
-    where: str
-    mode: str  # as PIL names them
-    size: tuple[int, int]  # width, height
-
-
 @dataclass(frozen=True, slots=True)
 class Images(Dataset[tuple[Tensor, int]]):
     """Images of one form: ``images[row]`` -> uint8 (channels, height, width), label.
@@ -78,7 +68,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         mode: L for one channel, RGB for three.
         side: the shorter side is brought to so many pixels, then the centre cut out; as they are
             where None.
-        like: an image whose size all should have; not looked at where None.
+        like: an image whose (width, height) all should have; not looked at where None.
 
     Raises:
         BadSample: by an image that cannot be read.
@@ -88,7 +78,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     source: Source
     mode: Mode = "RGB"
     side: int | None = None
-    like: Header | None = None
+    like: tuple[str, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return len(self.source.dataset)
@@ -104,11 +94,11 @@ class Images(Dataset[tuple[Tensor, int]]):
                 f"{where}: more than 8 bits a channel (mode {image.mode}): save the images with "
                 "8 bits"
             )
-        if self.like is not None and image.size != self.like.size:
-            (width, height), (like_width, like_height) = image.size, self.like.size
+        if self.like is not None and image.size != self.like[1]:
+            size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
             raise InputError(
-                f"{where}: {width}x{height} pixels, {self.like.where} {like_width}x{like_height}: "
-                "resize the images to one size, or give --image-size N"
+                f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
+                "size, or give --image-size N"
             )
         with _readable(where, *UNREADABLE, IndexError), image:
             if image.mode == "P" and "transparency" in image.info:
@@ -128,17 +118,16 @@ def _readable(where: str, *unreadable: type[Exception]) -> Iterator[None]:
         raise BadSample(f"{where}: not a readable image ({message})") from error
 
 
-def _headers(source: Source) -> list[Header]:
-    """Of a few images, evenly spread; what cannot be read is left to the pass that decodes."""
-    headers = []
-    for row in spread(len(source.dataset), PEEKED).tolist():
+def _first_size(source: Source) -> tuple[str, tuple[int, int]] | None:
+    """An image and its size; what cannot be read is left to the pass that reads all."""
+    for row in range(len(source.dataset)):
         try:
             image, _ = source.dataset[row]
         except Exception:  # of the image or of the data set
             continue
         with image:
-            headers.append(Header(source.where(row), image.mode, image.size))
-    return headers
+            return source.where(row), image.size
+    return None
 
 
 def image_folder(root: Path, options: TaskOptions) -> Data:
@@ -173,7 +162,6 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
         {name: Source(files[name], str(folders[name]), files[name].where) for name in folders},
         classes["train"],
         options,
-        mode="RGB",
     )
     if not others:
         return data
@@ -189,7 +177,7 @@ def image_data(
     classes: Sequence[str] | None,
     options: TaskOptions,
     *,
-    mode: Mode | None = None,
+    mode: Mode = "RGB",
     defaults: dict[str, Any] | None = None,
 ) -> Data:
     """Read the splits that there are, and cut the others off the training split.
@@ -200,7 +188,7 @@ def image_data(
         sources: train, and val and test where there are.
         classes: their names; as many as there are labels where None.
         options: ``image_size``, ``skip_bad``, ``memory``, ``seed``.
-        mode: of the stored images; where None, grey if all that are looked at are, else RGB.
+        mode: of the stored images.
         defaults: Task fields, beside DEFAULTS.
 
     Raises:
@@ -208,10 +196,7 @@ def image_data(
             images of different sizes or of more than 8 bits.
     """
     side = options.image_size
-    headers = [header for split in sources.values() for header in _headers(split)]
-    if mode is None:
-        mode = "L" if headers and {header.mode for header in headers} <= {"1", "L"} else "RGB"
-    like = headers[0] if side is None and headers else None
+    like = _first_size(sources["train"]) if side is None else None
     images = {split: Images(each, mode, side, like) for split, each in sources.items()}
     held, bad = _hold_all(images, options)
     outputs = len(classes) if classes else 1 + max(int(_labels(s).max()) for s in held.values())
@@ -219,20 +204,17 @@ def image_data(
         _check_classes_left(sources, held, classes or list(map(str, range(outputs))))
     check_labels(name, outputs, held)
     splits = three_splits(sources["train"].name, held, options.seed, classes or ())
-    notes = _changes(headers, mode, side)
+    notes = []
     if bad:
         count = sum(map(len, images.values()))
         notes.append(f"{len(bad):,} of {count:,} images left out: cannot be read (first: {bad[0]})")
     return Data(
+        *splits,
         name=name,
         source=source,
         kind="classification",
-        metrics=METRICS["classification"],
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
         outputs=outputs,
-        prepare=normalize(splits["train"]),
+        prepare=normalize(splits[0]),
         defaults=DEFAULTS | (defaults or {}),
         notes=tuple(notes),
     )
@@ -254,7 +236,7 @@ def normalize(train: Split | Stream) -> Normalize:
     if isinstance(train, Split):
         rows = max(1, AT_ONCE // train.sample_bytes)
         starts = range(0, train.samples, rows)
-        parts = (train.part(start, start + rows).inputs for start in starts)
+        parts: Iterator[Tensor] = (train.part(start, start + rows).inputs for start in starts)
     else:
         parts = sample_batches(train, MEASURED)
     counts = torch.zeros(1, 256, dtype=torch.int64)  # (channels, values): exact, and small
@@ -299,18 +281,6 @@ def _check_classes_left(
                 f"{sources[split].name}: class {lost[0]!r} has no readable image: mend some, or "
                 "remove the class"
             )
-
-
-def _changes(headers: list[Header], mode: Mode, side: int | None) -> list[str]:
-    notes = []
-    if others := sorted({header.mode for header in headers} - {mode}):
-        made = "RGB" if mode == "RGB" else "grey"
-        notes.append(f"images of mode {', '.join(others)} made {made}")
-    if side is not None and any(header.size != (side, side) for header in headers):
-        oblong = any(header.size[0] != header.size[1] for header in headers)
-        centre = ", and the centre cut out" if oblong else ""
-        notes.append(f"all images resized to {side}x{side} pixels{centre}")
-    return notes
 
 
 def _labels(split: Split | Stream) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
 from lrtune.tasks.images import image_folder
-from lrtune.tasks.metrics import ROC_AUC, CrossEntropy, Metric
+from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
 from lrtune.tasks.options import TaskOptions, parse_optimizer, validate
 from lrtune.tasks.registry import DATASETS
@@ -182,7 +182,7 @@ def _loss(data: Data, given: TaskOptions) -> Callable[[Any, Any], Tensor]:
 
 def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
     """The objective first, then the data's first two, which every report shows."""
-    known = {metric.name: metric for metric in data.metrics}
+    known = {metric.name: metric for metric in data.metrics or METRICS[data.kind]}
     if objective is not None and objective not in known:
         hint = nearest(objective, known)
         raise InputError(f"metric {objective!r}: {data.kind} has {', '.join(known)}{hint}")

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from lrtune.errors import InputError
 from lrtune.tasks.images import Files, Source, check_classes, image_data, normalize
-from lrtune.tasks.metrics import METRICS
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Split, three_splits
 from lrtune.tasks.tables import sklearn_table
@@ -47,6 +46,7 @@ class Entry(NamedTuple):
     by_hand: str = ""  # where a person gets it; empty where torchvision fetches it
     needs: str = ""  # a module that torchvision's class imports beside its own
     defaults: dict[str, Any] = {}  # noqa: RUF012  # Task fields, where not those of any images
+    mode: Literal["L", "RGB"] = "RGB"
 
 
 def _split(
@@ -57,6 +57,7 @@ def _split(
 
 
 TRAIN_TEST: dict[str, Any] = {"train": {"train": True}, "test": {"train": False}}
+GREY: dict[str, Any] = {**TRAIN_TEST, "mode": "L"}
 
 CATALOG: dict[str, Entry] = {
     "caltech101": Entry("Caltech101"),
@@ -69,14 +70,16 @@ CATALOG: dict[str, Entry] = {
         "EMNIST",
         {"split": "balanced", "train": True},
         test={"split": "balanced", "train": False},
+        mode="L",
     ),
     "eurosat": Entry("EuroSAT"),
-    "fashionmnist": Entry("FashionMNIST", **TRAIN_TEST),
+    "fashionmnist": Entry("FashionMNIST", **GREY),
     "fer2013": Entry(
         "FER2013",
         **_split("train", test="test"),
         by_hand="kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-"
         "challenge",
+        mode="L",
     ),
     "fgvcaircraft": Entry("FGVCAircraft", **_split("train", "val", "test")),
     "flowers102": Entry("Flowers102", **_split("train", "val", "test")),
@@ -91,14 +94,14 @@ CATALOG: dict[str, Entry] = {
     "inaturalist": Entry(
         "INaturalist", {"version": "2021_train_mini", **PATHS}, {"version": "2021_valid", **PATHS}
     ),
-    "kmnist": Entry("KMNIST", **TRAIN_TEST),
-    "mnist": Entry("MNIST", **TRAIN_TEST),
+    "kmnist": Entry("KMNIST", **GREY),
+    "mnist": Entry("MNIST", **GREY),
     "oxfordiiitpet": Entry("OxfordIIITPet", **_split("trainval", test="test")),
     "pcam": Entry("PCAM", **_split("train", "val", "test"), needs="h5py"),
     "places365": Entry("Places365", **_split("train-standard", "val", small=True)),
-    "qmnist": Entry("QMNIST", **TRAIN_TEST),
+    "qmnist": Entry("QMNIST", **GREY),
     "renderedsst2": Entry("RenderedSST2", **_split("train", "val", "test")),
-    "semeion": Entry("SEMEION"),
+    "semeion": Entry("SEMEION", mode="L"),
     "stanfordcars": Entry(
         "StanfordCars",
         **_split("train", test="test"),
@@ -110,7 +113,7 @@ CATALOG: dict[str, Entry] = {
     "svhn": Entry(
         "SVHN", **_split("train", test="test"), defaults={**SMALL_PHOTOS, "augment": ("crop",)}
     ),
-    "usps": Entry("USPS", **TRAIN_TEST),
+    "usps": Entry("USPS", **GREY),
 }
 
 
@@ -140,6 +143,7 @@ def torchvision_data(name: str, options: TaskOptions) -> Data:
         {split: _source(dataset, f"{name} {split}") for split, dataset in datasets.items()},
         classes.get("train"),
         options,
+        mode=entry.mode,
         defaults=entry.defaults,
     )
 
@@ -203,15 +207,12 @@ def digits(options: TaskOptions) -> Data:
     )
     splits = three_splits("digits", {"train": whole}, options.seed, raw.target_names.astype(str))
     return Data(
+        *splits,
         name="digits",
         source="scikit-learn load_digits",
         kind="classification",
-        metrics=METRICS["classification"],
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
         outputs=len(raw.target_names),
-        prepare=normalize(splits["train"]),
+        prepare=normalize(splits[0]),
         defaults={"model": "mlp", "batch_size": 4, "epochs": 3.0},
     )
 

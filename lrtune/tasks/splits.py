@@ -175,30 +175,31 @@ class Data:
     """What a data set brings to a Task.
 
     Attributes:
-        name: of the task.
-        source: where it came from, for the record.
-        kind: classification, regression or text.
-        metrics: what a validation can measure; the first is the objective unless told otherwise.
         train: what the updates see.
         val: what the search judges by.
         test: what only a verdict looks at.
+        name: of the task.
+        source: where it came from, for the record.
+        kind: classification, regression or text.
         outputs: of a model: classes, 1 for a number, or distinct tokens.
         prepare: see Task.
         defaults: Task fields that suit this data, and ``model``: a name of MODELS.
         notes: what was done to the data, a line each: samples left out, say.
+        metrics: what a validation can measure; the first is the objective unless told otherwise.
+            Where none are given, those of METRICS for the kind.
     """
 
-    name: str
-    source: str
-    kind: Literal["classification", "regression", "text"]
-    metrics: tuple[Metric, ...]
     train: Split | Stream
     val: Split | Stream
     test: Split | Stream
+    name: str
+    source: str
+    kind: Literal["classification", "regression", "text"]
     outputs: int
     prepare: nn.Module = field(default_factory=nn.Identity)
     defaults: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
 
 def batches(samples: int, size: int) -> Iterator[list[int]]:
@@ -271,17 +272,16 @@ def cut(
 
 def three_splits(
     source: str, given: dict[str, Split | Stream], seed: int, classes: Sequence[str]
-) -> dict[str, Split | Stream]:
+) -> tuple[Split | Stream, Split | Stream, Split | Stream]:
     """Train, val and test: those that are missing are cut off train, test first."""
-    missing = [name for name in ("test", "val") if name not in given]
-    if not missing:
-        return given
-    whole = given["train"]
+    whole, splits = given["train"], dict(given)
     assert whole.labels is not None  # of classes
-    rows: dict[str, Rows] = {"train": np.arange(whole.samples)}
-    for name in missing:
-        rows["train"], rows[name] = cut(source, rows["train"], whole.labels.numpy(), seed, classes)
-    return given | {name: _select(whole, chosen) for name, chosen in rows.items()}
+    rows = np.arange(whole.samples)
+    for name in ("test", "val"):
+        if name not in given:
+            rows, chosen = cut(source, rows, whole.labels.numpy(), seed, classes)
+            splits |= {name: _select(whole, chosen), "train": _select(whole, rows)}
+    return splits["train"], splits["val"], splits["test"]
 
 
 def _select(split: Split | Stream, rows: Rows) -> Split | Stream:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -101,19 +101,16 @@ def table(
     inputs, more = _encode(frame.drop(columns=target), train, source)
     if not classes:
         targets = _standardised(targets, train, f"{source}: {target}")
-    splits = [
-        Split(torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows]))
-        for rows in (train, val, test)
-    ]
-    metrics = METRICS["classification" if classes else "regression"]
+    kind: Literal["classification", "regression"] = "classification" if classes else "regression"
+
+    def split(rows: Rows) -> Split:
+        return Split(torch.from_numpy(inputs[rows]), torch.from_numpy(targets[rows]))
+
     return Data(
+        *(split(train), split(val), split(test)),
         name=name,
         source=source,
-        kind="classification" if classes else "regression",
-        metrics=tuple(replace(each, unit=UNITS.get(each.name, each.unit)) for each in metrics),
-        train=splits[0],
-        val=splits[1],
-        test=splits[2],
+        kind=kind,
         outputs=max(1, len(classes)),
         defaults={
             "model": "mlp",
@@ -123,6 +120,9 @@ def table(
             "epochs": 30.0,
         },
         notes=(*notes, *more),
+        metrics=tuple(
+            replace(each, unit=UNITS.get(each.name, each.unit)) for each in METRICS[kind]
+        ),
     )
 
 

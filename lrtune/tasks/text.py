@@ -27,15 +27,11 @@ AT_ONCE = 1 << 22  # characters: a code point is four bytes, and an index eight
 BINARIES = {
     b"PK\x03\x04": "a zip archive (as xlsx and docx are)",
     b"\x1f\x8b": "gzip-compressed",
-    b"BZh91AY&SY": "bzip2-compressed",
-    b"\xfd7zXZ\0": "xz-compressed",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF-": "a PDF document",
     b"PAR1\x15": "a Parquet table",
     b"SQLite format 3": "an SQLite database",
-    b"\xd0\xcf\x11\xe0": "an old Office document (xls, doc)",
     b"\xff\xfe": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
     b"\xfe\xff": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
 }
@@ -76,15 +72,11 @@ def text_file(path: Path, options: TaskOptions) -> Data:
         numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
         bits = bits_per_character(_bytes_per_character(raw))
         metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
-    train, val, test = _windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}")
     return Data(
+        *_windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}"),
         name=slug(path.stem),
         source=f"text {path}, {TOKENS[tokens]}",
         kind="text",
-        metrics=metrics,
-        train=train,
-        val=val,
-        test=test,
         outputs=outputs,
         defaults={
             "model": "transformer",
@@ -95,6 +87,7 @@ def text_file(path: Path, options: TaskOptions) -> Data:
             "clip_norm": 1.0,
         },
         notes=tuple(notes),
+        metrics=metrics,
     )
 
 
@@ -169,7 +162,7 @@ def _bounds(tokens: int) -> tuple[int, int, int, int]:
     return 0, train, val, tokens
 
 
-def _windows(numbers: Tokens, context: int, source: str) -> list[Split]:
+def _windows(numbers: Tokens, context: int, source: str) -> tuple[Split, Split, Split]:
     """Train, val and test as views of the tokens, each token one time an input."""
     spans = list(pairwise(_bounds(len(numbers))))
     shortest = min(end - start for start, end in spans)
@@ -181,4 +174,5 @@ def _windows(numbers: Tokens, context: int, source: str) -> list[Split]:
         )
     parts = (torch.from_numpy(numbers[start:end]) for start, end in spans)
     windows = (part.unfold(0, context + 1, context) for part in parts)  # (windows, context + 1)
-    return [Split(each[:, :-1], each[:, 1:]) for each in windows]
+    train, val, test = (Split(each[:, :-1], each[:, 1:]) for each in windows)
+    return train, val, test
