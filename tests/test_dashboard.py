@@ -22,7 +22,7 @@ from lrtune.reports.dashboard_figures import WRITTEN, beside_theirs
 from lrtune.reports.loopback import server_of
 from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
-from lrtune.search.store import RECORD, RESOLVED, START, open_storage
+from lrtune.search.storage import RECORD, RESOLVED, START, open_storage
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
 STUDY = "digits-mlp-sgd-72-cosine-constant"

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 
 from lrtune.reports.loopback import server_of
 from lrtune.search.space import FAMILY
-from lrtune.search.store import load_study, open_storage
+from lrtune.search.storage import load_study, open_storage
 from lrtune.verdict.notes import Verdict
 from lrtune.verdict.plan import decided
 from lrtune.verdict.wording import listed, value_title

@@ -37,7 +37,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Section | Non
 
     Args:
         verdict: the verdict.
-        finals: see ``lrtune.search.final.read_finals``.
+        finals: see ``lrtune.search.confirmation.read_finals``.
         run: what was searched (run.json).
     """
     if not verdict["families"]:

@@ -165,7 +165,7 @@ def finals_of(finals: pd.DataFrame, row: Mapping[str, Any], horizon: int) -> pd.
     """A finalist's finals, one row a seed.
 
     Args:
-        finals: see ``lrtune.search.final.read_finals``.
+        finals: see ``lrtune.search.confirmation.read_finals``.
         row: its own of the verdict's ``families``.
         horizon: the verdict's.
     """

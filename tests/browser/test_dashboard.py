@@ -15,7 +15,7 @@ from lrtune.reports.dashboard import app_of, publish
 from lrtune.reports.dashboard_figures import figures
 from lrtune.reports.loopback import server_of
 from lrtune.run.folder import Run
-from lrtune.search.store import open_storage
+from lrtune.search.storage import open_storage
 
 pytestmark = pytest.mark.browser
 

@@ -174,16 +174,31 @@ def digits(epochs: float) -> Callable[[], Task]:
     return partial(lrtune.load_task, "digits", epochs=epochs, batch_size=32)
 
 
-SOUND = {"trials": 4, "families": ["cosine", "constant"]}
+SOUND = {"budget": lrtune.Budget(trials=4), "families": ["cosine", "constant"]}
 GIVEN = SOUND | {"peak_lr": (0.05, 0.1)}
 RUNS = {  # a task, options of the search, trainings of the confirmation, and what is warned of
     "sound": (digits(8), SOUND, 12, None),
-    "noise": (noise, GIVEN | {"trials": 2}, 0, "No better than a predictor"),
+    "noise": (noise, GIVEN | {"budget": lrtune.Budget(trials=2)}, 0, "No better than a predictor"),
     "36 updates": (digits(1), GIVEN, 0, "Hardly trained: 36 updates"),
-    "wrong labels": (overfit, GIVEN | {"pruner": "none", "patience": 0}, 0, "Overfitting: "),
+    "wrong labels": (
+        overfit,
+        GIVEN | {"stopping": lrtune.Stopping("none", patience=0)},
+        0,
+        "Overfitting: ",
+    ),
     "two seeds": (digits(2), GIVEN, 4, "Few trainings: 2 fresh seeds"),
-    "unsure": (noise, SOUND | {"trials": 2}, 0, "The range test was unsure: the loss falls"),
-    "cut short": (digits(2), GIVEN | {"updates": 108}, 0, "The budget ended before the search was"),
+    "unsure": (
+        noise,
+        SOUND | {"budget": lrtune.Budget(trials=2)},
+        0,
+        "The range test was unsure: the loss falls",
+    ),
+    "cut short": (
+        digits(2),
+        GIVEN | {"budget": lrtune.Budget(trials=4, updates=108)},
+        0,
+        "The budget ended before the search was",
+    ),
 }
 
 
@@ -191,7 +206,7 @@ RUNS = {  # a task, options of the search, trainings of the confirmation, and wh
 def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> None:
     make_task, options, trainings, warning = RUNS[kind]
     task, folder = make_task(), tmp_path / "run"
-    lrtune.tune(task, out=folder, device="cpu", engine="serial", **options)
+    lrtune.tune(task, out=folder, engine=lrtune.Engine("serial", device="cpu"), **options)
     if trainings:
         lrtune.confirm(folder, task, trainings=trainings)
     run = Run(folder)
