@@ -45,6 +45,7 @@ from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.plan import Plan
 from lrtune.verdict.time_to_target import check_target
 
