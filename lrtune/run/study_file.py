@@ -162,8 +162,8 @@ def check(study: StudyFile) -> None:
     from lrtune.reports.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
-    from lrtune.tasks.augment import check_augment
-    from lrtune.tasks.memory import parse_size
+    from lrtune.tasks.images import check_augment
+    from lrtune.tasks.stream import parse_size
 
     names = SEARCHABLE if study.families is None else tuple(study.families)
     Space(names, study.peak_lr or Space.peak_lr, study.warmup, study.cycle_momentum)

@@ -45,7 +45,7 @@ from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
-from lrtune.tasks.ignorant import ignorant
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import Plan
 
@@ -312,7 +312,7 @@ class Tuning:
             self._transfer.save(self._folder / TRANSFER)
         facts: dict[str, Any] = {
             "owner": owner,
-            "ignorant": ignorant(self._task),
+            "ignorant": dummy_scores(self._task),
             "placement": pool.placement,
         }
         facts |= {"engine": choice.to_json(), **self._origin}

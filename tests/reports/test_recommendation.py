@@ -19,7 +19,7 @@ import lrtune
 from lrtune import Metric, Plan, Split, Task
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
-from lrtune.tasks.ignorant import ignorant
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
 from lrtune.verdict.verdict import Verdict, verdict
@@ -134,14 +134,14 @@ def of(targets: torch.Tensor, **given: object) -> Task:
 
 def test_class_frequencies_and_the_mean() -> None:
     labels = torch.tensor([0] * 27 + [1] * 9 + [2] * 0 + [0] * 0)
-    found = ignorant(of(labels, classes=3))
+    found = dummy_scores(of(labels, classes=3))
     frequencies = np.array([28, 10, 1]) / 39
     expected = -(27 * np.log(frequencies[0]) + 9 * np.log(frequencies[1])) / 36
     assert found["val"]["cross_entropy"] == pytest.approx(expected, rel=1e-6)
     assert found["test"]["accuracy"] == 0.75
     numbers = torch.tensor([[1.0], [2.0], [6.0], [3.0]] * 4)
     mse = Metric("mse", nn.functional.mse_loss, "minimize")
-    found = ignorant(of(numbers, outputs=1, loss=nn.functional.mse_loss, metrics=(mse,)))
+    found = dummy_scores(of(numbers, outputs=1, loss=nn.functional.mse_loss, metrics=(mse,)))
     assert found["val"]["mse"] == pytest.approx(float(numbers.var(correction=0)))
 
 
@@ -154,7 +154,7 @@ def test_a_metric_that_wants_another_form_is_left_out() -> None:
     labels = torch.tensor([0, 1, 2, 0] * 5)
     task = of(labels, classes=3)
     task = replace(task, metrics=(*task.metrics, Metric("own", wants, "maximize")))
-    assert set(ignorant(task)["val"]) == {"cross_entropy", "accuracy"}
+    assert set(dummy_scores(task)["val"]) == {"cross_entropy", "accuracy"}
 
 
 # Whole runs: each warning is provoked by one, and a sound one is not warned of.
