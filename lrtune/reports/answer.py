@@ -1,18 +1,17 @@
 """The sentences of the report: what to use, or why there is nothing to use."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from lrtune.format import count, number, plural
 from lrtune.verdict.recommendation import recommendation
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.summary import PARTIAL, by_end
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import since
 
-Run = Mapping[str, Any]
+Run = RunSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def _way_out(trials: pd.DataFrame, run: Run) -> str:
         return ""
     ends = trials["state"].value_counts()
     if ends.get("diverged", 0) >= len(trials) / 2:
-        low, high = (number(rate, 3) for rate in run["peak_lr"])
+        low, high = (number(rate, 3) for rate in run.peak_lr)
         return f"Most trials diverged: search lower peak rates than {low} to {high}."
     where = "Where the budget went"
     if ends.index.isin(PARTIAL).any():
@@ -59,16 +58,16 @@ def _way_out(trials: pd.DataFrame, run: Run) -> str:
     return f"The reasons are listed under {where}."
 
 
-def second_metric(run: Run) -> dict[str, Any] | None:
+def second_metric(run: Run) -> Objective | None:
     """The metric to print beside the objective, if the task has another."""
-    others = [m for name, m in run["metrics"].items() if name != run["objective"]["name"]]
+    others = [m for name, m in run.metrics.items() if name != run.objective.name]
     return others[0] if others else None
 
 
 def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
     """What was searched: the data, the model, the horizon, how much was tried."""
-    task = run["task"]
+    task = run.task
     tried = plural(len(trials), "trial", "trials")
     kinds = plural(trials["family"].nunique(), "family", "families")
-    horizon = f"{count(run['horizon'])} updates ({number(run['epochs'], 3)} epochs)"
-    return [task["data"], task["model"], horizon, f"{tried} of {kinds}"]
+    horizon = f"{count(run.horizon)} updates ({number(run.epochs, 3)} epochs)"
+    return [task.data, task.model, horizon, f"{tried} of {kinds}"]

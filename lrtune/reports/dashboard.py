@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from lrtune.reports.loopback import server_of
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
@@ -37,7 +38,7 @@ STUDIES = re.compile(r"/api/studies(/\d+)?/?")
 def publish(
     study: optuna.Study,
     trials: pd.DataFrame,
-    run: Mapping[str, Any],
+    run: RunSettings,
     verdict: Verdict | None,
     finals: pd.DataFrame,
     report: Path,
@@ -87,7 +88,7 @@ def _digest(said: str, drawn: "Mapping[str, go.Figure]") -> str:
 
 
 def serve(
-    storage: str | Path, study: str, objective: Mapping[str, Any], port: int | None, look: bool
+    storage: str | Path, study: str, objective: Objective, port: int | None, look: bool
 ) -> None:
     """Serve a study on loopback until Ctrl-C, SIGTERM or SIGHUP.
 

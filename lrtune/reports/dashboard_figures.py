@@ -2,8 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from lrtune.reports.answer import Answer, Run, answer, subtitle
 from lrtune.reports.figures import against_peak, wins
 from lrtune.reports.learning_curves import SHOWN, curves, finals_curves
 from lrtune.reports.plot_style import thin
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import best_of_each, by_family, ranked
 from lrtune.verdict.verdict import FamilyResult, Verdict
 
@@ -36,13 +36,13 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
         report: Where the report is.
     """
     parts = [
-        f"# {plain(run['study'])}",
+        f"# {plain(run.study)}",
         " · ".join(plain(part, SENTENCE) for part in subtitle(trials, run)),
         *_answer(answer(trials, run, verdict)),
         "## Families",
         _families(trials, run, verdict),
         "## The command that made it",
-        _fenced(run["command"]),
+        _fenced(run.command),
         f"The whole report: {plain(report)}",
         "---",
         WRITTEN,
@@ -90,7 +90,7 @@ def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
     if verdict is not None and verdict.decided:
         heads = ("family", "place", "mean", "95 % interval", "seeds", "peak rate")
         return _table(heads, (_finalist(row) for row in verdict.families))
-    table = by_family(trials, run["objective"]["direction"])
+    table = by_family(trials, run.objective.direction)
     heads = ("family", "best", "median", "trials", "diverged", "peak rate")
     names = ["family", "best", "median", "trials", "diverged", "peak_lr"]
     rows = table[names].itertuples(index=False) if len(table) else ()
@@ -143,14 +143,14 @@ def figures(
         verdict: What the finals said, if there were any.
         finals: Those that it is of, one row a training.
     """
-    objective = run["objective"]
-    few = _few(trials, objective["direction"])
+    objective = run.objective
+    few = _few(trials, objective.direction)
     drawn: dict[str, tuple[str, Callable[[], go.Figure]]] = {
         "lrtune-families": ("The best trials of each family", lambda: wins(few, objective)),
         "lrtune-peaks": ("Score against peak rate", lambda: against_peak(few, objective)),
         "lrtune-curves": (
             "The best trial of each family",
-            lambda: curves(_first_families(few, objective), objective, run["horizon"]),
+            lambda: curves(_first_families(few, objective), objective, run.horizon),
         ),
     }
     if verdict is not None and verdict.decided:
@@ -171,8 +171,8 @@ def _few(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     return pd.concat([best, lost]).sort_values("number")
 
 
-def _first_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> pd.DataFrame:
-    first = best_of_each(trials, objective["direction"])["family"].head(SHOWN)
+def _first_families(trials: pd.DataFrame, objective: Objective) -> pd.DataFrame:
+    first = best_of_each(trials, objective.direction)["family"].head(SHOWN)
     return trials[trials["family"].isin(first)]
 
 

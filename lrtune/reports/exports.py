@@ -12,6 +12,7 @@ from lrtune.export import FoundOptimizer, export
 from lrtune.format import limited
 from lrtune.schedule import Schedule
 from lrtune.verdict.recommendation import described_training
+from lrtune.verdict.settings import RunSettings, Training
 from lrtune.verdict.summary import recommended
 from lrtune.verdict.verdict import Verdict
 
@@ -51,9 +52,7 @@ class Export:
         return f"code-{self.target}"
 
 
-def chosen(
-    trials: pd.DataFrame, run: Mapping[str, Any], verdict: Verdict | None = None
-) -> Chosen | None:
+def chosen(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None = None) -> Chosen | None:
     """The schedule to use; None where no trial came to anything.
 
     Args:
@@ -67,7 +66,7 @@ def chosen(
         if verdict.answer.place == "tie":
             whose += ", recommended of those that cannot be told apart"
         return Chosen(row.schedule, row.resolved, f"{whose}.")
-    best = recommended(trials, run["objective"]["direction"])
+    best = recommended(trials, run.objective.direction)
     if best is None:
         return None
     by = ""
@@ -77,35 +76,32 @@ def chosen(
     return Chosen(schedule, resolved, f"Trial {best['number']}{by}.")
 
 
-def exports(schedule: Schedule, run: Mapping[str, Any]) -> list[Export]:
+def exports(schedule: Schedule, run: RunSettings) -> list[Export]:
     """The code of a schedule for every framework, over the run's horizon."""
     return [_export(schedule, run, target) for target in LABELS]
 
 
-def _export(schedule: Schedule, run: Mapping[str, Any], target: str) -> Export:
-    optimizer = FoundOptimizer.of(run)
+def _export(schedule: Schedule, run: RunSettings, target: str) -> Export:
+    optimizer = FoundOptimizer(run.optimizer.name, run.optimizer.settings, run.task.groups)
     try:
-        source = export(schedule, to=target, total=run["horizon"], optimizer=optimizer)
+        source = export(schedule, to=target, total=run.horizon, optimizer=optimizer)
     except InputError as error:
         return Export(target, LABELS[target], why=str(error))
     return Export(target, LABELS[target], found_with(run) + source)
 
 
-def found_with(run: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> str:
+def found_with(run: Training, by: str = "Found in") -> str:
     """What a peak rate belongs to, as comments over code that is copied.
 
     Args:
-        run: what was searched (run.json), or best.json.
-        found: of best.json: with the number of the trial.
+        run: what was searched, or what best.json holds of it.
+        by: how the comment begins that names the search.
     """
-    task = run["task"]
-    training = described_training(run["optimizer"], task["batch_size"], run["horizon"])
-    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
-    without = "Guessed for" if "guess" in run else "Found in"
-    by = f"Found by trial {found['trial']} of" if found else without
+    task = run.task
+    training = described_training(run.optimizer, task.batch_size, run.horizon)
+    clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
     lines = (
         f"The peak rate holds for {training}{clipped}.",
-        f"{by} {run['study']}: {task['name']}, model {task['model']}, by lrtune "
-        f"{run['versions']['lrtune']}.",
+        f"{by} {run.study}: {task.name}, model {task.model}, by lrtune {run.versions['lrtune']}.",
     )
     return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)

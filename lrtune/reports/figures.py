@@ -5,8 +5,6 @@ run.json. A figure with nothing to draw comes back without traces.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,17 +27,17 @@ from lrtune.reports.plot_style import (
     safe,
     value_axis,
 )
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import finals_of, ranked
 from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import words
 
-Fields = Mapping[str, Any]  # of run.json
 FAR = 4.0  # times the median reach: beyond it a family is left outside the axis, and its gap said
 
 
-def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
+def wins(trials: pd.DataFrame, objective: Objective) -> go.Figure:
     """Each family's finished trials in a row of its own, the best family on top."""
-    rows = ranked(trials, objective["direction"])
+    rows = ranked(trials, objective.direction)
     order = list(rows["family"].unique())
     figure = blank()
     for place, family in enumerate(order):
@@ -80,7 +78,7 @@ def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
 
 def against_peak(
     trials: pd.DataFrame,
-    objective: Fields,
+    objective: Objective,
     bracket: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Value against peak rate, family by family; above it, where trials diverged.
@@ -90,7 +88,7 @@ def against_peak(
         objective: Name, direction and unit of the value.
         bracket: The rates between which the range test saw the loss fall, to be shaded.
     """
-    rows = ranked(trials, objective["direction"])
+    rows = ranked(trials, objective.direction)
     figure = blank()
     for place, (family, of_family) in enumerate(rows.groupby("family", sort=False)):
         colour, _, symbol = look(str(family))
@@ -130,16 +128,16 @@ def against_peak(
     return figure.update_layout(height=460, showlegend=True)
 
 
-def optimization_history(trials: pd.DataFrame, objective: Fields) -> go.Figure:
+def optimization_history(trials: pd.DataFrame, objective: Objective) -> go.Figure:
     """Optuna's history of a search: each finished trial in its family's look, and the best so far.
 
     Without traces where no trial has a value.
     """
-    rows = ranked(trials, objective["direction"]).sort_values("number")
+    rows = ranked(trials, objective.direction).sort_values("number")
     if rows.empty:
         return blank()
     values, looks = rounded(rows["value"]), [look(str(family)) for family in rows["family"]]
-    study = study_of(rows, {}, values, objective["direction"])
+    study = study_of(rows, {}, values, objective.direction)
     figure = plot_optimization_history(study)
     scores, best = figure.data = figure.data[:2]
     best.update(name="best so far", line={"color": INK, "width": 1.5, "shape": "hv"})

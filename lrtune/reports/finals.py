@@ -12,6 +12,7 @@ from lrtune.reports.blocks import Block, Bullets, Cell, Section, Table, Text, dr
 from lrtune.reports.figures import paired_differences as gaps
 from lrtune.reports.learning_curves import finals_curves
 from lrtune.verdict.notes import notes
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import listed, words
 
@@ -107,7 +108,7 @@ def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
         if verdict.split == "test"
         else "judged on the validation split, since there is no test split"
     )
-    if run["judge"] == "best":
+    if run.judge == "best":
         judged += ", each with the weights of its best validation"
     trainings = plural(len(own), "training", "trainings")
     return (
@@ -124,14 +125,14 @@ def _table(verdict: Verdict, run: Run) -> Table:
     heads = [
         "family",
         "place",
-        _head(split, objective.name, objective.unit),
+        _head(split, objective),
         "seeds",
         "behind by",
         "p",
     ]
     heads += ["validation, search"]
     heads += ["validation, finals"] if on_test else []
-    heads += [_head(split, second["name"], second.get("unit"))] if second else []
+    heads += [_head(split, second)] if second else []
     families, rows = verdict.families, []
     means = _ranged(families, "mean", "low", "high")
     behind = _ranged(families, "gap", "gap_low", "gap_high")
@@ -147,13 +148,13 @@ def _table(verdict: Verdict, run: Run) -> Table:
             aligned(row.searched),
         ]
         cells += [aligned(row.validation)] if on_test else []
-        cells += [aligned(row.metrics.get(second["name"], math.nan))] if second else []
+        cells += [aligned(row.metrics.get(second.name, math.nan))] if second else []
         rows.append(cells)
     return Table(heads, rows, style="sortable finals", numeric=2)
 
 
-def _head(split: str, name: str, unit: str | None) -> str:
-    return f"{split} {words(name)}{f' ({unit})' if unit else ''}"
+def _head(split: str, metric: Objective) -> str:
+    return f"{split} {words(metric.name)}{f' ({metric.unit})' if metric.unit else ''}"
 
 
 def _role(row: FamilyResult) -> str:

@@ -107,7 +107,7 @@ def first_screen(
     told = verdict if verdict is not None and verdict.decided else None
     return FirstScreen(
         said,
-        _sketch(_curves(found.schedule, run, told), run["horizon"], (trials, finals)),
+        _sketch(_curves(found.schedule, run, told), run.horizon, (trials, finals)),
         None if told is None else _gains(told),
         exports(found.schedule, run),
     )
@@ -116,8 +116,8 @@ def first_screen(
 def _curves(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple[str, Schedule]]:
     """What to draw: the recommended schedule, and beside it yours, or the tuned baselines."""
     if verdict is None:
-        yours = map(Schedule.from_dict, run.get("baselines", []))
-        return [(schedule.family, schedule), *((f"your {one.family}", one) for one in yours)]
+        yours = ((f"your {one.family}", one) for one in run.baselines)
+        return [(schedule.family, schedule), *yours]
     rows = {row.family: row for row in verdict.families}
     label = f"your {schedule.family}" if verdict.recommended.role == "yours" else schedule.family
     compared = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]

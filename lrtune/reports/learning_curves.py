@@ -1,6 +1,6 @@
 """The figure of rates above the metric that they led to: of a search's best trials, of finals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from lrtune.reports.palette import look
 from lrtune.reports.plot_style import Array, axis_title, linked, padded, rounded, safe
 from lrtune.reports.rates import rate_axis, rates_of
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
 from lrtune.verdict.verdict import Verdict
 
@@ -29,12 +30,12 @@ class Trajectory:
     band: tuple[Array, Array] | None = None
 
 
-def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> go.Figure:
+def curves(trials: pd.DataFrame, objective: Objective, horizon: int) -> go.Figure:
     """The best trial of each family: its rate above its validation metric, over updates."""
     several = []
-    for _, trial in best_of_each(trials, objective["direction"]).iterrows():
+    for _, trial in best_of_each(trials, objective.direction).iterrows():
         step = curve_of(trial, "step")
-        metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
+        metric = curve_of(trial, f"val_{objective.name}")[: step.size]
         rates = rates_of(trial, horizon)
         several.append(Trajectory(trial["family"], rates, step[: metric.size], metric))
     return _figure(several, objective, horizon)
@@ -61,10 +62,10 @@ def finals_curves(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
         band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
         several.append(Trajectory(row.family, rates, step, metrics.mean(0), band))
-    return _figure(several, objective.to_json(), horizon)
+    return _figure(several, objective, horizon)
 
 
-def _figure(several: Sequence[Trajectory], objective: Mapping[str, Any], horizon: int) -> go.Figure:
+def _figure(several: Sequence[Trajectory], objective: Objective, horizon: int) -> go.Figure:
     figure = linked()
     rates, metrics = [np.empty(0)], [np.empty(0)]
     for place, one in enumerate(several):

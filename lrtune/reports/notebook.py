@@ -1,9 +1,8 @@
 """What a notebook shows of a run: the answer in words, the families as a table, the figures."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,8 +12,10 @@ from lrtune.format import aligned, number
 from lrtune.reports import figures, learning_curves, parameters, pruning, rates
 from lrtune.reports.answer import Answer, answer, nothing, subtitle
 from lrtune.reports.blocks import Cell, Table, render
+from lrtune.reports.plot_style import blank
 from lrtune.verdict import verdict as judged
 from lrtune.verdict.recommendation import of_verdict
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.summary import by_family
 from lrtune.verdict.wording import words
 
@@ -44,7 +45,7 @@ class Results(Protocol):
     """What a run has to draw; ``lrtune.run.folder.Run`` is one."""
 
     folder: Path
-    settings: dict[str, Any]
+    settings: RunSettings
 
     def trials(self) -> pd.DataFrame:
         """One row per trial."""
@@ -64,8 +65,8 @@ class Figures:
 
     def __init__(self, run: Results) -> None:
         self._run = run
-        self._objective = run.settings["objective"]
-        self._horizon = run.settings["horizon"]
+        self._objective = run.settings.objective
+        self._horizon = run.settings.horizon
 
     def __repr__(self) -> str:
         named = {name: member for name, member in vars(Figures).items() if name[0] != "_"}
@@ -86,16 +87,16 @@ class Figures:
 
     def against_peak(self) -> go.Figure:
         """Value against peak rate by family, and the range test's bracket."""
-        trials, test = self._run.trials(), self._run.settings["range_test"]
-        bracket = (test["base_lr"], test["max_lr"]) if test else None
+        trials, test = self._run.trials(), self._run.settings.range_test
+        bracket = (test.base_lr, test.max_lr) if test else None
         figure = figures.against_peak(trials, self._objective, bracket)
         return _or_say(figure, nothing(trials))
 
     def range_test(self) -> go.Figure:
         """The range test's losses, and the bracket that was read off them."""
-        test = self._run.settings["range_test"] or {"rates": [], "losses": []}
-        why = "The peak rates were given: no range test was made."
-        return _or_say(rates.range_test(test), why)
+        test = self._run.settings.range_test
+        figure = blank() if test is None else rates.range_test(test)
+        return _or_say(figure, "The peak rates were given: no range test was made.")
 
     def trial_lengths(self) -> go.Figure:
         """After how many updates trials ended early, and how."""
@@ -144,15 +145,15 @@ class Figures:
         return found
 
 
-def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> str:
+def summary(trials: pd.DataFrame, settings: RunSettings, verdict: Verdict | None) -> str:
     """The answer in words and the table of families, as HTML."""
     if verdict is not None and verdict.decided:
         table = _finalists(verdict)
     else:
-        table = _families(trials, settings["objective"])
+        table = _families(trials, settings.objective)
     return render(
         "notebook.html",
-        title=[settings["study"], *subtitle(trials, settings)],
+        title=[settings.study, *subtitle(trials, settings)],
         answer=answer(trials, settings, verdict),
         table=table,
     )
@@ -172,7 +173,7 @@ def _finalists(verdict: judged.Verdict) -> Table:
     return Table(heads, rows, numeric=2)
 
 
-def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
+def _families(trials: pd.DataFrame, objective: Objective) -> Table:
     """The search as a table."""
     counts = ("trials", "pruned", "diverged")
     rows = [
@@ -182,9 +183,9 @@ def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
             number(row["peak_lr"], 3),
             *(row[name] for name in counts),
         ]
-        for row in by_family(trials, objective["direction"]).to_dict("records")
+        for row in by_family(trials, objective.direction).to_dict("records")
     ]
-    name = words(objective["name"])
+    name = words(objective.name)
     heads = ["family", f"best validation {name}", "median", "its peak rate", *counts]
     return Table(heads, rows)
 

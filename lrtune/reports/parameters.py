@@ -6,7 +6,7 @@ The trials of one family make a study in memory: what Optuna computes and draws 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import optuna
@@ -32,6 +32,7 @@ from lrtune.reports.plot_style import (
     value_axis,
 )
 from lrtune.schedule import FAMILIES
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import by_family, forecasts, ranked
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
@@ -61,20 +62,18 @@ class Importances:
 def inside(trials: pd.DataFrame, run: Run) -> Section:
     """The section of the report: one family at a time, the best one first."""
     title = "Inside each family"
-    order = by_family(trials, run["objective"]["direction"])["family"].astype(str).tolist()
+    order = by_family(trials, run.objective.direction)["family"].astype(str).tolist()
     if not order:
         return Section("inside", title, nothing(trials), [Text(nothing(trials))])
     options = [
-        (limited(name, 60), _family(trials, run["objective"], name, f"inside-{place}"))
+        (limited(name, 60), _family(trials, run.objective, name, f"inside-{place}"))
         for place, name in enumerate(order)
     ]
     summary = "Scores against each parameter, one family at a time, and which parameters matter"
     return Section("inside", title, summary, [Choice("inside", "family", options)])
 
 
-def _family(
-    trials: pd.DataFrame, objective: Mapping[str, Any], family: str, key: str
-) -> list[Block]:
+def _family(trials: pd.DataFrame, objective: Objective, family: str, key: str) -> list[Block]:
     own = scored(trials, family)
     found = importances(own, family, objective)
     why = "none of its trials has a score" if own.empty else "no parameter differs between them"
@@ -184,7 +183,7 @@ def _label(column: str) -> str:
     return safe(column.rpartition(".")[2])
 
 
-def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> Importances:
+def importances(own: pd.DataFrame, family: str, objective: Objective) -> Importances:
     """Which parameters matter among a family's finished trials, by Optuna's fANOVA.
 
     Args:
@@ -199,7 +198,7 @@ def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) ->
     if len(space) < 2:
         return Importances(why="fewer than two parameters differ between the trials")
     values = done["value"].to_numpy(float)
-    if objective["direction"] == "minimize" and (values > 0).all():
+    if objective.direction == "minimize" and (values > 0).all():
         values = np.log(values)  # a loss far off must not outweigh those near the best
     # Optuna's evaluator measures the space as it stands, without its log scales.
     for column, one in space.items():
@@ -215,12 +214,12 @@ def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) ->
     forest = RandomForestRegressor(2 * TREES, oob_score=True, random_state=0)
     if forest.fit(pd.DataFrame(numbers), values).oob_score_ <= 0:
         return Importances(why="its parameters do not tell good trials from bad ones")
-    study = study_of(done, space, values, objective["direction"])
+    study = study_of(done, space, values, objective.direction)
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
     return Importances(evaluator.evaluate(study))
 
 
-def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> go.Figure:
+def slices(trials: pd.DataFrame, family: str, objective: Objective) -> go.Figure:
     """Optuna's slice plot of a family; without traces where no parameter differs."""
     own = scored(trials, family)
     space = space_of(own, family)
@@ -228,9 +227,9 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
         return blank()
     values, colour = own["value"].tolist(), look(family)
     title = axis_title(objective).removeprefix("validation ")  # a panel is not high
-    study = study_of(own, space, values, objective["direction"])
+    study = study_of(own, space, values, objective.direction)
     figure = plot_slice(study, target_name=title)
-    best_one = ranked(own, objective["direction"]).index[:1]
+    best_one = ranked(own, objective.direction).index[:1]
     finished, first = own["finished"].to_numpy(bool), own.index.isin(best_one)
     open_symbol = f"{colour.symbol}-open"
     symbols = np.where(finished, colour.symbol, open_symbol)
@@ -261,7 +260,7 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
 def rank(
     trials: pd.DataFrame,
     family: str,
-    objective: Mapping[str, Any],
+    objective: Objective,
     found: Importances | None = None,
 ) -> go.Figure:
     """Optuna's rank plot of the two numbers that matter most; of few trials, of the first two.
@@ -280,7 +279,7 @@ def rank(
     found = importances(own, family, objective) if found is None else found
     columns = [numeric.pop(name) for name in [*found.shares, *numeric] if name in numeric][:2]
     pair = {column: space[column] for column in columns}
-    study = study_of(own, pair, own["value"], objective["direction"])
+    study = study_of(own, pair, own["value"], objective.direction)
     figure = plot_rank(study, target_name=axis_title(objective))
     points, scale = figure.data
     bar = scale.marker.colorbar

@@ -1,7 +1,6 @@
 """What all figures share: the template, axes, curves thinned for the eye, and a page."""
 
 import html
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from lrtune.errors import InputError
-from lrtune.verdict.wording import value_title
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.wording import words
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -104,9 +104,10 @@ def safe(text: object) -> str:
     return html.escape(shown, quote=False).replace("$", "&#36;")
 
 
-def axis_title(metric: Mapping[str, Any]) -> str:
+def axis_title(metric: Objective) -> str:
     """A validation metric and its unit as the title of an axis."""
-    return value_title({name: safe(metric.get(name) or "") for name in ("name", "unit")})
+    unit = f" ({safe(metric.unit)})" if metric.unit else ""
+    return f"validation {safe(words(metric.name))}{unit}"
 
 
 def rounded(values: ArrayLike, digits: int = 5) -> list[float]:

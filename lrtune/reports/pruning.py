@@ -18,6 +18,7 @@ from lrtune.reports.answer import Run, nothing
 from lrtune.reports.blocks import Block, Cell, Heading, Section, Table, Text, drawn
 from lrtune.reports.palette import ENDS_LOOK
 from lrtune.reports.plot_style import blank
+from lrtune.verdict.settings import StoppingFacts
 from lrtune.verdict.summary import figures_in, forecasts, ranked
 
 # The rules that end a trial before its horizon: a trial's state, and what to say of it.
@@ -45,32 +46,32 @@ def stopping(trials: pd.DataFrame, run: Run) -> Section:
     if trials.empty:
         return Section("stopping", title, nothing(trials), [Text(nothing(trials))])
     caption = "How many trials ended early, by the update at which they ended."
-    said = spared(trials, run["horizon"]) or NONE
+    said = spared(trials, run.horizon) or NONE
     blocks: list[Block] = [Text(" ".join([said, *_checks(trials, run)]))]
     if said != NONE:
-        blocks.append(drawn("lengths", trial_lengths(trials, run["horizon"]), caption, NONE))
+        blocks.append(drawn("lengths", trial_lengths(trials, run.horizon), caption, NONE))
     blocks += _table(trials, run)
     return Section("stopping", title, said, blocks)
 
 
-def in_words(stopping: Mapping[str, Any], validations: int) -> str:
+def in_words(stopping: StoppingFacts, validations: int) -> str:
     """The rules of early stopping, as the record says them.
 
     Example:
-        >>> off = {"pruner": "none", "patience": 0, "min_delta": 0.002, "audit": 0.03}
+        >>> off = StoppingFacts(pruner="none", epsilon=None, patience=0, min_delta=0.002, audit=0)
         >>> in_words(off, 20)
         'no pruner; no trial plateaus'
     """
     parts = [_pruner(stopping)]
-    if stopping["patience"]:
+    if stopping.patience:
         parts.append(
-            f"a trial plateaus after {stopping['patience']} of {validations} validations without a "
-            f"gain of {_percent(stopping['min_delta'])}"
+            f"a trial plateaus after {stopping.patience} of {validations} validations without a "
+            f"gain of {_percent(stopping.min_delta)}"
         )
     else:
         parts.append("no trial plateaus")
-    if stopping["pruner"] not in NEVER:
-        share = stopping["audit"]
+    if stopping.pruner not in NEVER:
+        share = stopping.audit
         parts.append(f"{_percent(share)} of what it would prune goes on as a check")
     return "; ".join(parts)
 
@@ -78,18 +79,18 @@ def in_words(stopping: Mapping[str, Any], validations: int) -> str:
 NEVER = ("none", "NopPruner")  # pruners that prune nothing
 
 
-def _pruner(stopping: Mapping[str, Any]) -> str:
-    name = stopping["pruner"]
+def _pruner(stopping: StoppingFacts) -> str:
+    name = stopping.pruner
     if name in NEVER:
         return "no pruner"
     if name != "schedule":
         return f"pruner {name}"
-    return f"pruner schedule, which ends what wins with less than {_percent(stopping['epsilon'])}"
+    return f"pruner schedule, which ends what wins with less than {_percent(stopping.epsilon)}"
 
 
 def _checks(trials: pd.DataFrame, run: Run) -> list[str]:
     """What the trials say that were to be pruned and were trained to the end."""
-    found = audits(trials, run["objective"]["direction"])
+    found = audits(trials, run.objective.direction)
     to_be_pruned = int((trials["state"] == "pruned").sum() + is_audited(trials).sum())
     if to_be_pruned == 0:
         return []
@@ -138,9 +139,9 @@ def _table(trials: pd.DataFrame, run: Run) -> list[Block]:
     listed = pd.concat([checked, early[~early["number"].isin(checked["number"])]])
     if listed.empty:
         return []
-    facts = audits(trials, run["objective"]["direction"]).set_index("number")
+    facts = audits(trials, run.objective.direction).set_index("number")
     shown, left = listed.head(SHOWN), len(listed) - SHOWN
-    rows = [_row(trial, run["horizon"], facts) for trial in shown.to_dict("records")]
+    rows = [_row(trial, run.horizon, facts) for trial in shown.to_dict("records")]
     forecast = (np.isfinite(forecasts(listed)) | is_audited(listed)).any()
     note = [Text(NOTE)] if forecast else []
     more = [Text(f"and {count(left)} more in trials.parquet")] if left > 0 else []

@@ -1,6 +1,6 @@
 """The figures of rates alone (range test, preview), and the rate axis that all figures share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,22 @@ from lrtune.reports.plot_style import (
     thin,
 )
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import RangeTestFacts
 from lrtune.verdict.summary import curve_of
 
 DECADES = 4.0  # of rate that a figure shows at first, below the highest
 
 
-def range_test(result: Mapping[str, Any], loss: str = "training loss") -> go.Figure:
+def range_test(result: RangeTestFacts, loss: str = "training loss") -> go.Figure:
     """The range test: loss against rate, one line a seed, and the bracket that was read off it.
 
     Args:
-        result: `run["range_test"]`: `rates`, `losses` (a list a seed), `base_lr`, `max_lr`,
-            `steepest`, `valley`, `peak_lr`.
+        result: as run.json keeps it.
         loss: What the losses are, with their unit, for the axis.
     """
     figure = blank()
-    rates = np.asarray(result["rates"], dtype=float)
-    lines = [np.asarray(line, dtype=float) for line in result["losses"]]
+    rates = np.asarray(result.rates, dtype=float)
+    lines = [np.asarray(line, dtype=float) for line in result.losses]
     for seed, line in enumerate(lines):
         figure.add_scatter(
             x=rounded(rates[: line.size]),
@@ -50,12 +50,12 @@ def range_test(result: Mapping[str, Any], loss: str = "training loss") -> go.Fig
         )
     if not lines:
         return figure
-    low, high = result["base_lr"], result["max_lr"]
+    low, high = result.base_lr, result.max_lr
     figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
     for name, colour in (("steepest", RED), ("valley", GREEN), ("peak_lr", INK)):
         look_of = {"color": colour, "dash": "dash", "width": 1.5}
-        said = f"{name} {result[name]:.2g}"
-        figure.add_vline(result[name], name=said, showlegend=True, line=look_of)
+        said = f"{name} {getattr(result, name):.2g}"
+        figure.add_vline(getattr(result, name), name=said, showlegend=True, line=look_of)
     figure.update_xaxes(title_text="learning rate", **log_axis(rates))
     figure.update_yaxes(title_text=safe(loss), range=_before_blow_up(lines))
     return figure.update_layout(height=400)

@@ -49,7 +49,7 @@ def render(
     ]
     return blocks.render(
         "report.html",
-        title=run["study"],
+        title=run.study,
         subtitle=subtitle(trials, run),
         first=first_screen(trials, run, verdict, finals),
         sections=[section for section in folded if section is not None],

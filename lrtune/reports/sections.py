@@ -12,6 +12,7 @@ from lrtune.reports.blocks import Block, Cell, Code, Fold, Section, Table, Text,
 from lrtune.reports.exports import chosen, exports, found_with
 from lrtune.reports.tables import responses
 from lrtune.schedule import FAMILIES, Schedule
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import PARTIAL, best, by_family
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import words
@@ -21,7 +22,7 @@ ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were 
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Section:
     """The winning schedule in the field's terms, and as code to copy."""
-    title, horizon = "Settings and code", run["horizon"]
+    title, horizon = "Settings and code", run.horizon
     found = chosen(trials, run, verdict)
     if found is None:
         return Section("settings", title, "None yet", [Text(nothing(trials))])
@@ -76,12 +77,10 @@ def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Tab
 
 def families(trials: pd.DataFrame, run: Run) -> Section:
     """How each family did: a table and a figure."""
-    objective, title = run["objective"], "Families in the search"
+    objective, title = run.objective, "Families in the search"
     heads = ["family", "best", "median", "middle half", "peak rate", "trial"]
     heads += ["tried", "finished", *ENDED[1:], "lost", "updates"]
-    rows = [
-        _family(row, objective) for _, row in by_family(trials, objective["direction"]).iterrows()
-    ]
+    rows = [_family(row, objective) for _, row in by_family(trials, objective.direction).iterrows()]
     note = (
         "Best: the final value that is expected on another seed of each family's best schedule. "
         "Finished: trained to the end, the trials whose value counts. Lost: diverged or failed."
@@ -100,7 +99,7 @@ def families(trials: pd.DataFrame, run: Run) -> Section:
     return Section("families", title, _best(trials, run), [Text(note), *table, figure])
 
 
-def _family(row: "pd.Series[Any]", objective: Mapping[str, Any]) -> list[object]:
+def _family(row: "pd.Series[Any]", objective: Objective) -> list[object]:
     half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
     return [
         Cell(row["family"], family=row["family"]),
@@ -118,29 +117,27 @@ def _family(row: "pd.Series[Any]", objective: Mapping[str, Any]) -> list[object]
 
 def _best(trials: pd.DataFrame, run: Run) -> str:
     """Which family was the best of how many."""
-    first = best(trials, run["objective"]["direction"])
+    first = best(trials, run.objective.direction)
     if first is None:
         return nothing(trials)
     tried = plural(trials["family"].nunique(), "family", "families")
-    value = measured(first["value"], run["objective"], 3)
-    return (
-        f"Best of {tried}: {first['family']}, validation {words(run['objective']['name'])} {value}"
-    )
+    value = measured(first["value"], run.objective, 3)
+    return f"Best of {tried}: {first['family']}, validation {words(run.objective.name)} {value}"
 
 
-def _better(objective: Mapping[str, Any]) -> str:
-    return "lower" if objective["direction"] == "minimize" else "higher"
+def _better(objective: Objective) -> str:
+    return "lower" if objective.minimize else "higher"
 
 
 def curves(trials: pd.DataFrame, run: Run) -> Section:
     """The best trial of each family, rate and metric."""
-    figure = learning_curves.curves(trials, run["objective"], run["horizon"])
+    figure = learning_curves.curves(trials, run.objective, run.horizon)
     caption = (
         "The best trial of each family in the search. The leading families are drawn: a click on "
         "the legend shows another, a double click isolates it. The metric's axis fits the last "
         "two thirds of training; a double click on the figure shows all of it."
     )
-    metric = words(run["objective"]["name"])
+    metric = words(run.objective.name)
     summary = f"Learning rate and validation {metric} of each family's best trial"
     figures_ = [drawn("curves", figure, caption, nothing(trials))]
     return Section("curves", "Curves in the search", summary, figures_)
@@ -148,15 +145,15 @@ def curves(trials: pd.DataFrame, run: Run) -> Section:
 
 def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Section:
     """Value against peak rate."""
-    test = run["range_test"]
-    bracket = (float(test["base_lr"]), float(test["max_lr"])) if test else None
-    figure = figures.against_peak(trials, run["objective"], bracket)
+    test = run.range_test
+    bracket = (test.base_lr, test.max_lr) if test else None
+    figure = figures.against_peak(trials, run.objective, bracket)
     caption = (
-        f"A dot is a finished trial; {_better(run['objective'])} is better. Crosses are trials "
+        f"A dot is a finished trial; {_better(run.objective)} is better. Crosses are trials "
         "that diverged, of any family. Trials that were pruned or plateaued have no final value "
         "and are not shown."
     )
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    low, high = (number(rate, 3) for rate in run.peak_lr)
     summary = f"Final scores of peak learning rates from {low} to {high}"
     blocks = [drawn("against-peak", figure, caption, nothing(trials))]
     blocks += [] if verdict is None else responses(verdict)
@@ -165,18 +162,17 @@ def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None)
 
 def range_test(run: Run) -> Section | None:
     """The range test, if one was run."""
-    result = run["range_test"]
+    result = run.range_test
     if not result:
         return None
-    loss = run["task"]["loss"]
-    unit = run["metrics"].get(loss, {}).get("unit")
+    loss = run.task.loss
+    unit = run.metrics[loss].unit if loss in run.metrics else None
     figure = rates.range_test(result, f"training {words(loss)}" + (f" ({unit})" if unit else ""))
     caption = "Loss while the rate grows, before any schedule is tried."
-    low, high = (number(result[name], 3) for name in ("base_lr", "max_lr"))
+    low, high = (number(rate, 3) for rate in (result.base_lr, result.max_lr))
     summary = f"The loss falls at rates from {low} to {high}"
     message: list[Block] = []
-    if result.get("message"):
-        said = result["message"]
+    if said := result.message:
         message, summary = [Text(said)], said[:1].upper() + said[1:]
     shown = drawn("range-test", figure, caption, "The range test recorded no losses.")
     return Section("range", "Range test", summary, [*message, shown])

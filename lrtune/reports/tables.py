@@ -12,6 +12,7 @@ from lrtune.reports.blocks import Block, Cell, Heading, Section, Shares, Table, 
 from lrtune.reports.figures import optimization_history
 from lrtune.reports.pruning import in_words
 from lrtune.verdict.lr_sensitivity import LrSensitivity
+from lrtune.verdict.settings import EngineFacts, Objective
 from lrtune.verdict.summary import beside, by_end, ranked, reasons
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import time_to_target, words
@@ -37,7 +38,7 @@ def budget(trials: pd.DataFrame, run: Run) -> Section:
         "What each finished trial reached, in its family's colour, and the best so far, in the "
         "order in which the trials were started."
     )
-    figure = optimization_history(trials, run["objective"])
+    figure = optimization_history(trials, run.objective)
     said = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time."
     blocks: list[Block] = [
         Text(said),
@@ -62,13 +63,13 @@ def _reasons(why: pd.DataFrame) -> list[Block]:
 
 def all_trials(trials: pd.DataFrame, run: Run) -> Section:
     """The best trials as a table that sorts, and where the rest is."""
-    objective, second, title = run["objective"], second_metric(run), "All trials"
-    best_first = ranked(trials, objective["direction"])
+    objective, second, title = run.objective, second_metric(run), "All trials"
+    best_first = ranked(trials, objective.direction)
     others = trials[~trials["number"].isin(best_first["number"])].sort_values("number")
     shown = pd.concat([best_first, others]).head(ROWS)
-    heads = ["trial", "family", "ended", words(objective["name"])]
-    heads += [words(second["name"])] if second else []
-    rows = [_trial(trial, objective["name"], second) for _, trial in shown.iterrows()]
+    heads = ["trial", "family", "ended", words(objective.name)]
+    heads += [words(second.name)] if second else []
+    rows = [_trial(trial, objective.name, second) for _, trial in shown.iterrows()]
     if shown.empty:
         return Section("trials", title, nothing(trials), [Text(nothing(trials))])
     rest = len(trials) - len(shown)
@@ -82,8 +83,8 @@ def all_trials(trials: pd.DataFrame, run: Run) -> Section:
     return Section("trials", title, summary, [listing, Text(f"{note}trials.parquet.")])
 
 
-def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]:
-    value = [beside(trial, second["name"])] if second else []
+def _trial(trial: "pd.Series[Any]", objective: str, second: Objective | None) -> list[object]:
+    value = [beside(trial, second.name)] if second else []
     cells: list[object] = [Cell(aligned(v), v) for v in (float(trial["value"]), *value)]
     cells += [Cell(number(v, 3), v) for v in (float(trial["peak_lr"]), float(trial["warmup"]))]
     updates, seconds = trial["updates"], float(trial["seconds"])
@@ -93,40 +94,39 @@ def _trial(trial: "pd.Series[Any]", objective: str, second: Any) -> list[object]
 
 def record(run: Run) -> Section:
     """Everything needed to run this search again."""
-    task, objective = run["task"], run["objective"]
-    optimizer = dict(run["optimizer"])
-    splits = " · ".join(f"{count(task[part])} {part}" for part in ("train", "val", "test"))
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    task, objective = run.task, run.objective
+    splits = " · ".join(f"{count(getattr(task, part))} {part}" for part in ("train", "val", "test"))
+    low, high = (number(rate, 3) for rate in run.peak_lr)
     rows: list[tuple[str, object]] = [
-        ("study", run["study"]),
-        ("task", task["name"]),
-        ("data", task["data"]),
+        ("study", run.study),
+        ("task", task.name),
+        ("data", task.data),
         ("samples", splits),
-        ("classes", task["classes"]),
-        ("fingerprint", task["fingerprint"]),
-        ("done to the data", "; ".join(task["notes"]) or None),
-        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run["placement"].items())),
-        ("model", f"{task['model']}, {count(task['parameters'])} parameters"),
-        ("loss", words(task["loss"])),
-        ("objective", f"{objective['direction']} {words(objective['name'])} on validation"),
-        ("judged", WEIGHTS[run["judge"]]),
-        ("optimizer", f"{optimizer.pop('name')} ({_pairs(optimizer)})"),
-        ("batch size", task["batch_size"]),
-        ("augmentation", ", ".join(task["augment"]) or None),
-        ("clipped at", task["clip_norm"] and f"norm {number(task['clip_norm'], 3)}"),
-        ("averaged weights", task["ema"] and f"over {task['ema']:.0%} of the run"),
-        ("precision", task["precision"]),
-        ("parameter groups", task["groups"] and words(task["groups"])),
-        ("horizon", f"{count(run['horizon'])} {run['unit']}, {number(run['epochs'], 3)} epochs"),
+        ("classes", task.classes),
+        ("fingerprint", task.fingerprint),
+        ("done to the data", "; ".join(task.notes) or None),
+        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run.placement.items())),
+        ("model", f"{task.model}, {count(task.parameters)} parameters"),
+        ("loss", words(task.loss)),
+        ("objective", f"{objective.direction} {words(objective.name)} on validation"),
+        ("judged", WEIGHTS[run.judge]),
+        ("optimizer", f"{run.optimizer.name} ({_pairs(run.optimizer.settings)})"),
+        ("batch size", task.batch_size),
+        ("augmentation", ", ".join(task.augment) or None),
+        ("clipped at", task.clip_norm and f"norm {number(task.clip_norm, 3)}"),
+        ("averaged weights", task.ema and f"over {task.ema:.0%} of the run"),
+        ("precision", task.precision),
+        ("parameter groups", task.groups and words(task.groups)),
+        ("horizon", f"{count(run.horizon)} updates, {number(run.epochs, 3)} epochs"),
         ("peak rates", f"{low} to {high}"),
-        ("families", ", ".join(run["families"])),
-        ("device", run["device"]),
-        ("engine", _engine(run["engine"])),
-        ("engines timed", _timed(run["engine"])),
+        ("families", ", ".join(run.families)),
+        ("device", run.device),
+        ("engine", _engine(run.engine)),
+        ("engines timed", _timed(run.engine)),
         ("early stopping", _stopping(run)),
-        ("seed", run["seed"]),
-        ("versions", _pairs(run["versions"])),
-        ("command", Cell(run["command"], style="code")),
+        ("seed", run.seed),
+        ("versions", _pairs(run.versions)),
+        ("command", Cell(run.command, style="code")),
     ]
     shown = [(name, value) for name, value in rows if value is not None]
     summary = "Data, model, optimizer, engine, versions, command: all that it takes to run it again"
@@ -135,19 +135,19 @@ def record(run: Run) -> Section:
 
 
 def _stopping(run: Run) -> str | None:
-    return in_words(run["stopping"], run["validations"]) if "stopping" in run else None
+    return None if run.stopping is None else in_words(run.stopping, run.validations)
 
 
-def _engine(engine: dict[str, Any]) -> str:
-    parts = [engine["name"], f"{engine['slots']} at once"]
-    parts += ["compiled"] if engine["compiled"] else []
-    parts += [f"{engine['threads']} CPU threads"] if engine["threads"] else []
-    return f"{', '.join(parts)}: {engine['why']}"
+def _engine(engine: EngineFacts) -> str:
+    parts = [engine.name, f"{engine.slots} at once"]
+    parts += ["compiled"] if engine.compiled else []
+    parts += [f"{engine.threads} CPU threads"] if engine.threads else []
+    return f"{', '.join(parts)}: {engine.why}"
 
 
-def _timed(engine: dict[str, Any]) -> str | None:
+def _timed(engine: EngineFacts) -> str | None:
     """What the choice rests on, the quickest first."""
-    known = {name: v for name, v in engine.get("figures", {}).items() if v is not None}
+    known = {name: v for name, v in engine.figures.items() if math.isfinite(v)}
     said = [f"{name} {count(1e6 * known[name])}" for name in sorted(known, key=known.__getitem__)]
     return f"µs an update of a trial: {', '.join(said)}" if said else None
 

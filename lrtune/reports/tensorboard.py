@@ -15,10 +15,11 @@ from lrtune.files import replaced
 from lrtune.format import setting
 from lrtune.reports.plot_style import Array, thin
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
 from lrtune.verdict.verdict import Verdict
 
-Metrics = Mapping[str, Mapping[str, Any]]
+Metrics = Mapping[str, Objective]
 POINTS = 150  # of the rates, beside those of the validations: what a chart in a page can show
 
 
@@ -80,7 +81,7 @@ def check() -> None:
 
 def trainings(
     trials: pd.DataFrame,
-    run: Mapping[str, Any],
+    run: RunSettings,
     verdicts: Iterable[Verdict],
     finals: pd.DataFrame,
 ) -> Iterator[Training]:
@@ -88,20 +89,20 @@ def trainings(
     none = True
     for verdict in verdicts:
         horizon = verdict.horizon
-        lead = "" if horizon == run["horizon"] else f"{horizon}-updates/"
+        lead = "" if horizon == run.horizon else f"{horizon}-updates/"
         for finalist in verdict.families:
             for _, row in finals_of(finals, finalist.schedule, horizon).iterrows():
                 none = False
                 yield Training(lead + row["family"], f"seed-{row['seed']}", horizon, row)
     if none:
-        for _, row in best_of_each(trials, run["objective"]["direction"]).iterrows():
-            yield Training(row["family"], f"trial-{row['number']}", run["horizon"], row)
+        for _, row in best_of_each(trials, run.objective.direction).iterrows():
+            yield Training(row["family"], f"trial-{row['number']}", run.horizon, row)
 
 
 def write(
     folder: Path,
     trials: pd.DataFrame,
-    run: Mapping[str, Any],
+    run: RunSettings,
     verdicts: Sequence[Verdict],
     finals: pd.DataFrame,
 ) -> Path | None:
@@ -124,9 +125,9 @@ def write(
     several = list(trainings(trials, run, verdicts, finals))
     with replaced(folder) as part:
         for one in several[:1]:
-            _overview(part, one, run["metrics"])
+            _overview(part, one, run.metrics)
         for one in several:
-            _write(part / one.group / one.name, one, run["metrics"])
+            _write(part / one.group / one.name, one, run.metrics)
     return folder if several else None
 
 

@@ -1,7 +1,6 @@
 """What makes a search this one and no other: as run.json keeps it, and compared when it goes on."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -14,11 +13,17 @@ from torch import nn
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.format import hidden
-from lrtune.run.run_json import FORMAT
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.space import names_of
 from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.load import check_seed
+from lrtune.verdict.settings import (
+    Objective,
+    OptimizerFacts,
+    RunSettings,
+    SearchSettings,
+    TaskFacts,
+)
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 NAMED = 3  # families in a study's name; of more, their number and a digest
@@ -32,7 +37,7 @@ def settings_for(
     seed: int,
     storage: str | None,
     device: str,
-) -> dict[str, Any]:
+) -> SearchSettings:
     """What makes a search this one: everything in here must be the same when it goes on."""
     check_seed(seed)
     families = names_of(families)
@@ -43,50 +48,47 @@ def settings_for(
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
         )
-    optimizer = {"name": task.optimizer, **settings_of(task.optimizer, task.settings)}
-    objective, *_ = metrics = [
-        {"name": m.name, "direction": m.direction, "unit": m.unit} for m in task.metrics
-    ]
-    return {
-        "format": FORMAT,
-        "study": _study(task, families),
-        "task": {
-            "name": task.name,
-            "data": task.data,
-            "train": task.train.samples,
-            "val": task.val.samples,
-            "test": 0 if task.test is None else task.test.samples,
-            "fingerprint": task.fingerprint,
-            "classes": task.classes,
-            "model": task.model_name,
-            "parameters": _parameters(task),
-            "prepare": _state(task.prepare),
-            "loss": _name(task.loss),
-            "batch_size": task.batch_size,
-            "groups": None if task.groups is None else _name(task.groups),
-            "augment": list(task.augment),
-            "clip_norm": task.clip_norm,
-            "ema": task.ema,
-            "average": task.average,
-            "precision": task.precision or "by device",
-            "layout": str(task.layout),
-            "notes": list(task.notes),
-        },
-        "horizon": task.horizon,
-        "unit": "updates",
-        "epochs": task.epochs,
-        "validations": len(task.checkpoints),
-        "objective": objective,
-        "metrics": {m["name"]: m for m in metrics},
-        "optimizer": optimizer,
-        "families": list(families),
-        "warmup": list(warmup),
-        "cycle_momentum": cycle_momentum,
-        "seed": seed,
-        "device": device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
-        "storage": storage,
-        "versions": {name: version(name) for name in PACKAGES},
+    metrics = {
+        m.name: Objective(name=m.name, direction=m.direction, unit=m.unit) for m in task.metrics
     }
+    return SearchSettings(
+        study=_study(task, families),
+        task=TaskFacts(
+            name=task.name,
+            data=task.data,
+            train=task.train.samples,
+            val=task.val.samples,
+            test=0 if task.test is None else task.test.samples,
+            fingerprint=task.fingerprint,
+            classes=task.classes,
+            model=task.model_name,
+            parameters=_parameters(task),
+            prepare=_state(task.prepare),
+            loss=_name(task.loss),
+            batch_size=task.batch_size,
+            groups=None if task.groups is None else _name(task.groups),
+            augment=list(task.augment),
+            clip_norm=task.clip_norm,
+            ema=task.ema,
+            average=task.average,
+            precision=task.precision or "by device",
+            layout=str(task.layout),
+            notes=list(task.notes),
+        ),
+        horizon=task.horizon,
+        epochs=task.epochs,
+        validations=len(task.checkpoints),
+        objective=metrics[task.objective.name],
+        metrics=metrics,
+        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        families=list(families),
+        warmup=warmup,
+        cycle_momentum=cycle_momentum,
+        seed=seed,
+        device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
+        storage=storage,
+        versions={name: version(name) for name in PACKAGES},
+    )
 
 
 def _study(task: Task, families: tuple[str, ...]) -> str:
@@ -131,23 +133,22 @@ def _state(module: nn.Module) -> str:
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
 CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
 
-UNKNOWN = ("task.average", "task.layout")  # where a run does not say, from before it was kept
-
 
 def check_same(
     where: str,
-    settings: dict[str, Any],
+    settings: SearchSettings,
     peak_lr: tuple[float, float] | None,
-    before: dict[str, Any],
+    before: RunSettings,
 ) -> None:
     """Refuse to go on with other settings than a search began with."""
-    given = settings | ({} if peak_lr is None else {"peak_lr": peak_lr})
-    now = _flat(json.loads(json.dumps(given)))  # as it would be read back: tuples are lists
-    then = _flat({name: before.get(name) for name in given})
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    given |= {} if peak_lr is None else {"peak_lr": list(peak_lr)}
+    kept = before.to_json()
+    now, then = _flat(given), _flat({name: kept[name] for name in given})
     for name in sorted(
         now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
     ):
-        if name.startswith("versions.") or (name in UNKNOWN and name not in then):
+        if name.startswith("versions."):
             continue
         if then.get(name) != now.get(name):
             if name == "task.fingerprint":

@@ -6,10 +6,8 @@ import pandas as pd
 
 from lrtune.reports.notebook import Verdict
 from lrtune.run.folder import Run
-from lrtune.schedule import Schedule
 from lrtune.search.confirmation import final_seeds
 from lrtune.verdict.finalists import BASELINES, Finalist, finalists
-from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Plan, verdict
 
 
@@ -19,7 +17,7 @@ def finalists_of(run: Run) -> list[Finalist]:
     What the search recommends, the user's own, tuned baselines, and who else may be the best.
     """
     trials = run.trials()
-    found = finalists(trials, Objective(**run.settings["objective"]))
+    found = finalists(trials, run.settings.objective)
     if not found:
         return []
     known = {one.family for one in found}
@@ -31,12 +29,11 @@ def finalists_of(run: Run) -> list[Finalist]:
 
 def _yours(run: Run) -> list[Finalist]:
     """The user's own schedules."""
-    schedules = [Schedule.from_dict(kept) for kept in run.settings.get("baselines", [])]
     return [
         Finalist(
             family="yours" if number == 1 else f"yours {number}", schedule=schedule, role="yours"
         )
-        for number, schedule in enumerate(schedules, 1)
+        for number, schedule in enumerate(run.settings.baselines, 1)
     ]
 
 
@@ -56,7 +53,7 @@ def _baseline(run: Run, trials: pd.DataFrame, family: str) -> Finalist:
 def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
     """The verdict on the finals that there are, whether or not more are to come."""
     finals = run.finals()
-    seeds = final_seeds(run.settings["seed"], plan.trainings or 0)
+    seeds = final_seeds(run.settings.seed, plan.trainings or 0)
     of_horizon = finals[finals["horizon"] == horizon]
     trials = run.trials()
     found = verdict(trials, of_horizon, who, run.settings, seeds, plan, over)

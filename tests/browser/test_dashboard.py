@@ -85,10 +85,8 @@ def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]
     trials, finals, verdict = run.trials(), run.finals(), run.verdict()
     assert verdict is not None
     for name in NAMES.values():
-        objective = {**run.settings["objective"], "unit": name}
-        task = {**run.settings["task"], "data": name, "model": name}
-        settings = {**run.settings, "study": name, "task": task, "command": name}
-        settings["objective"] = objective
+        task, objective = {"data": name, "model": name}, {"unit": name}
+        settings = changed(run.settings, study=name, task=task, command=name, objective=objective)
         study = optuna.create_study(storage=storage, study_name=name)
         found = changed(verdict, study=name, objective={"unit": name})
         publish(study, trials, settings, found, finals, Path("report.html"))

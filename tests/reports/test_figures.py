@@ -9,13 +9,14 @@ from lrtune.reports import figures, learning_curves, parameters, plot_style, rat
 from lrtune.reports.palette import LOOKS, look
 from lrtune.reports.plot_style import thin
 from lrtune.schedule import FAMILIES, Schedule
+from tests.documents import changed
 
 
 def every(trials, run):
-    objective, test = run["objective"], run["range_test"]
+    objective, test = run.objective, run.range_test
     return {
         "wins": figures.wins(trials, objective),
-        "curves": learning_curves.curves(trials, objective, run["horizon"]),
+        "curves": learning_curves.curves(trials, objective, run.horizon),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
         "range_test": rates.range_test(test),
         "preview": rates.preview([Schedule("cosine", peak_lr=0.1)], 1000),
@@ -64,14 +65,14 @@ def test_a_family_keeps_its_colour(drawn):
 
 def test_curves_show_the_leaders_and_keep_the_rest_in_the_legend(many):
     trials, run = many
-    figure = learning_curves.curves(trials, run["objective"], run["horizon"])
+    figure = learning_curves.curves(trials, run.objective, run.horizon)
     shown = {t.name for t in figure.data if t.visible is True}
     waiting = {t.name for t in figure.data if t.visible == "legendonly"}
     assert len(shown) == learning_curves.SHOWN
     assert shown | waiting == set(trials["family"])
     for trace in figure.data:
         assert len(trace.x) == len(trace.y) <= 402
-        assert max(trace.x) <= run["horizon"]
+        assert max(trace.x) <= run.horizon
 
 
 def test_figures_with_nothing_to_draw_have_no_traces(many):
@@ -131,7 +132,7 @@ def test_the_history_has_every_value_and_the_best_so_far(many):
     trials, run = many
     finished = trials[trials["state"] == "complete"]
     for direction, best in (("minimize", "cummin"), ("maximize", "cummax")):
-        objective = {**run["objective"], "direction": direction}
+        objective = changed(run.objective, direction=direction)
         scores, line = figures.optimization_history(trials, objective).data
         assert list(scores.x) == list(line.x) == finished["number"].tolist()
         assert np.allclose(scores.y, finished["value"], rtol=1e-4)

@@ -72,7 +72,7 @@ def test_parameters_lie_on_the_scale_on_which_they_were_searched():
 
 def test_slices_show_every_parameter_that_was_tried(many):
     trials, run = many
-    figure = slices(trials, "wsd", run["objective"])
+    figure = slices(trials, "wsd", run.objective)
     own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])]
     panels = {trace.name: trace for trace in figure.data}
     assert set(panels) == {"peak_lr", "warmup", "decay", "decay_shape", "end_factor"}
@@ -93,7 +93,7 @@ def test_pruned_trials_are_drawn_open_where_they_were_forecast(many):
     pruned = trials["state"] == "pruned"
     trials = trials.assign(evidence=np.where(pruned, '{"final": 0.5}', "{}"))
     family = trials.loc[pruned, "family"].iloc[0]
-    trace = slices(trials, family, run["objective"]).data[0]
+    trace = slices(trials, family, run.objective).data[0]
     shown = dict(zip(trace.customdata, zip(trace.y, trace.marker.symbol, strict=True), strict=True))
     for number in trials.loc[pruned & (trials["family"] == family), "number"]:
         assert shown[number] == (0.5, f"{look(family).symbol}-open")

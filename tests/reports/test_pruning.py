@@ -19,11 +19,13 @@ from lrtune.reports.pruning import (
     spared,
     trial_lengths,
 )
+from lrtune.verdict.settings import Objective, StoppingFacts
 from lrtune.verdict.summary import figures_in
+from tests.documents import RUN, changed
 
 HORIZON = 100
-LOSS = {"name": "loss", "direction": "minimize", "unit": None}
-SCORE = {"name": "score", "direction": "maximize", "unit": None}
+LOSS = Objective(name="loss", direction="minimize")
+SCORE = Objective(name="score", direction="maximize")
 FORECAST = {"final": 0.5, "low": 0.3, "high": 0.7, "best": 0.2, "probability": 0.01}
 FORECAST |= {"threshold": 0.2, "ahead": {"fall": 1.0}, "trials": 9}
 
@@ -60,7 +62,7 @@ def pruned(updates=30, **more):
 
 def section_of(trials, objective=LOSS):
     """(HTML without the figure, words) of the report's section."""
-    section = pruning.stopping(trials, {"objective": objective, "horizon": HORIZON})
+    section = pruning.stopping(trials, changed(RUN, objective=objective, horizon=HORIZON))
     page = render("section.html", section=section)
     page = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page.replace("<td", " <td"))).split())
@@ -107,7 +109,7 @@ def test_nothing_ended_early(trials):
 def test_a_pruner_is_wrong_where_the_checked_trial_beats_the_best_then(
     objective, value, best, wrong, gain
 ):
-    found = audits(made(audited(value, best)), objective["direction"])
+    found = audits(made(audited(value, best)), objective.direction)
     assert found["wrong"].tolist() == [wrong]
     assert found["gain"].tolist() == pytest.approx([gain], nan_ok=True)
     assert found["cost"].tolist() == [60]
@@ -217,7 +219,7 @@ def test_the_figure_counts_the_trials_that_ended_early():
     assert figure.layout.barmode == "stack"
 
 
-RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002, "audit": 0.03}
+RULES = StoppingFacts(pruner="schedule", epsilon=0.2, patience=4, min_delta=0.002, audit=0.03)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ RULES = {"pruner": "schedule", "epsilon": 0.2, "patience": 4, "min_delta": 0.002
     ],
 )
 def test_the_rules_in_words(change, said):
-    words = in_words(RULES | change, 20).replace(NARROW, " ")
+    words = in_words(changed(RULES, **change), 20).replace(NARROW, " ")
     assert words.startswith(said) or (said.startswith(";") and said in words)
 
 

@@ -12,7 +12,9 @@ from lrtune.reports.blocks import render as page_of
 from lrtune.reports.exports import LABELS
 from lrtune.reports.parameters import inside
 from lrtune.reports.plot_style import LABEL
+from lrtune.verdict.settings import StoppingFacts
 from lrtune.verdict.summary import by_family
+from tests.documents import changed
 from tests.reports.conftest import search
 
 SECTIONS = [
@@ -90,13 +92,13 @@ def test_every_section_of_every_kind_of_search(kind):
 
 def test_no_range_test_no_section(many):
     trials, run = many
-    assert "range" not in Page(report.render(trials, {**run, "range_test": None})).ids
+    assert "range" not in Page(report.render(trials, changed(run, range_test=None))).ids
 
 
 def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
     training = "# The peak rate holds for sgd, momentum 0.9, nesterov, weight decay 0.0005, batch "
-    study, task = many[1]["study"], many[1]["task"]
-    found = f"# Found in {study}: {task['name']}, model {task['model']}, by lrtune "
+    study, task = many[1].study, many[1].task
+    found = f"# Found in {study}: {task.name}, model {task.model}, by lrtune "
     # With lrtune, and each framework.
     assert page.words.count(training) == page.words.count(found) == 1 + len(LABELS)
 
@@ -112,14 +114,14 @@ def test_page_needs_no_network(page):
 def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
     trials, run = many
     name = {"minimize": "cross_entropy", "maximize": "accuracy"}[direction]
-    objective = run["metrics"][name]
+    objective = run.metrics[name]
     if name == "accuracy":
         last = trials["val_accuracy"].map(lambda curve: curve[-1] if curve else float("nan"))
         trials = trials.assign(value=last.where(trials["state"] == "complete"))
     finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first = each.sort_values(ascending=direction == "minimize").index[0]
-    said = answer(trials, {**run, "objective": objective})
+    said = answer(trials, changed(run, objective=objective))
     assert said.use.startswith(f"Use {first}: peak ")
     gain = dict(said.lines)["Gain"]
     assert gain.startswith(f"not measured; validation {name.replace('cross_', 'cross-')} ")
@@ -127,11 +129,17 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
 
 def test_hostile_names_are_shown_as_text(many, tmp_path):
     trials, run = many
-    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL}
-    objective = {**run["objective"], "name": EVIL, "unit": EVIL}
-    run = {**run, "study": EVIL + "\ud800", "device": EVIL, "command": EVIL, "task": task}
-    run |= {"objective": objective, "metrics": {EVIL: objective, **run["metrics"]}}
-    run["range_test"] = {**run["range_test"], "message": EVIL}
+    objective = changed(run.objective, name=EVIL, unit=EVIL)
+    run = changed(
+        run,
+        study=EVIL + "\ud800",
+        device=EVIL,
+        command=EVIL,
+        task={"name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL},
+        objective=objective,
+        metrics={EVIL: objective, **run.metrics},
+        range_test={"message": EVIL},
+    )
     trials = trials.assign(reason=EVIL, **{f"val_{EVIL}": trials["val_cross_entropy"]})
     trials["family"] = trials["family"].replace("linear", EVIL)
     html = report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8")
@@ -203,8 +211,8 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many)
 
 def test_the_record_says_how_trials_are_stopped(many):
     trials, run = many
-    rules = {"pruner": "none", "epsilon": 0.2, "patience": 4, "min_delta": 0.01, "audit": 0.0}
-    run = {**run, "stopping": rules, "validations": 20}
+    rules = StoppingFacts(pruner="none", epsilon=0.2, patience=4, min_delta=0.01, audit=0.0)
+    run = changed(run, stopping=rules, validations=20)
     assert "no pruner; a trial plateaus after 4 of 20" in Page(report.render(trials, run)).words
 
 
@@ -213,10 +221,9 @@ LONG = "<i>ß</i>" + "W" * 10_000
 
 def test_very_long_names_are_cut(many):
     trials, run = many
-    objective = {**run["objective"], "name": LONG, "unit": LONG}
-    task = {**run["task"], "name": LONG, "notes": [LONG], "loss": LONG}
-    run = {**run, "study": LONG, "task": task, "objective": objective}
-    run["metrics"] = {LONG: objective}
+    objective = changed(run.objective, name=LONG, unit=LONG)
+    task = {"name": LONG, "notes": [LONG], "loss": LONG}
+    run = changed(run, study=LONG, task=task, objective=objective, metrics={LONG: objective})
     columns = {"val_cross_entropy": f"val_{LONG}"}
     page = Page(report.render(trials.assign(reason=LONG).rename(columns=columns), run))
     assert page.ids == SECTIONS
@@ -227,7 +234,7 @@ def test_very_long_names_are_cut(many):
 
 def test_one_family_is_shown_at_a_time_the_best_first(many, page):
     trials, run = many
-    order = by_family(trials, run["objective"]["direction"])["family"].tolist()
+    order = by_family(trials, run.objective.direction)["family"].tolist()
     choices = [attrs["value"] for tag, attrs in page.tags if tag == "option"]
     parts = {
         a["id"]: "hidden" in a for t, a in page.tags if t == "div" and "inside" in a.get("id", "")

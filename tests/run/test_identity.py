@@ -25,4 +25,4 @@ def test_another_question_has_a_folder_of_its_own(
         "digits", batch_size=32, epochs=1, **({} if metric is None else {"metric": metric})
     )
     found = settings_for(task, families, (0.0, 0.2), False, 0, None, "cpu")
-    assert found["study"] == study
+    assert found.study == study
