@@ -1,7 +1,5 @@
 """A trial's schedule in Lightning and in Hugging Face's Trainer: followed, reported, pruned."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import torch
 from optuna.trial import TrialState
 
 import lrtune
-from tests.callbacks import trainings
 from tests.callbacks.trainings import (
     EPOCHS,
     FAMILIES,
@@ -283,18 +280,3 @@ def forget(monkeypatch: pytest.MonkeyPatch, callback: str, frameworks: tuple[str
     for name in list(sys.modules):
         if name.partition(".")[0] in frameworks or name == f"lrtune.callbacks.{callback}":
             monkeypatch.delitem(sys.modules, name)
-
-
-def test_two_processes_follow_one_trial_and_end_together(tmp_path: Path) -> None:
-    """Both frameworks in one pair of processes, for what starting it takes."""
-    run = subprocess.run(
-        [sys.executable, trainings.__file__, str(tmp_path)], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    for framework in FRAMEWORKS:
-        first, second = (rank[framework] for rank in ranks)
-        assert first["end"] == second["end"] == "pruned"
-        # Two updates an epoch, with twice the data.
-        assert first["used"] == second["used"] == pytest.approx(first["rates"][:4], rel=1e-12)
-        assert first["reported"] == [2, 4]

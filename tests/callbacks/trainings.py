@@ -1,22 +1,13 @@
-"""Trainings of seconds with Lightning and with Hugging Face's Trainer, each for a trial.
+"""Trainings of seconds with Lightning and with Hugging Face's Trainer, each for a trial."""
 
-`python trainings.py FOLDER`: each in two processes, under torch.distributed.
-"""
-
-import json
-import os
-import sys
 from collections.abc import Callable
-from datetime import timedelta
-from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lrtune
@@ -205,52 +196,3 @@ class HuggingFace:
 
 
 FRAMEWORKS = {"lightning": Lightning, "huggingface": HuggingFace}
-TWO: dict[str, dict[str, Any]] = {"lightning": {"arguments": {"devices": 2}}, "huggingface": {}}
-
-
-def one_of_two(rank: int, folder: Path) -> None:
-    """What each of two processes does, with one framework after the other: rank 0 has the trial."""
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # asked for, not used
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", **address}
-    distributed.init_process_group(
-        "gloo", f"file://{folder / 'store'}", timedelta(minutes=2), world_size=2, rank=rank
-    )
-    done = {}
-    for framework, how in TWO.items():
-        os.environ["WORLD_SIZE"] = "2"  # Lightning takes it away again
-        trial = asked("one_cycle", After(4)) if rank == 0 else None
-        training = FRAMEWORKS[framework](trial, folder, **how)
-        try:
-            training.train()
-            end = "complete"
-        except optuna.TrialPruned:
-            end = "pruned"
-        done[framework] = {"end": end, "used": training.rates}
-        if trial:
-            done[framework] |= {
-                "rates": schedule_of(trial).rates(TOTAL // 2).tolist(),
-                "reported": list(stored(trial).intermediate_values),
-            }
-    (folder / f"{rank}.json").write_text(json.dumps(done))
-    distributed.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Start both; 1 if either fails."""
-    for name in (
-        "transformers.trainer",
-        "lrtune.callbacks.huggingface",
-        "lrtune.callbacks.lightning",
-    ):
-        import_module(name)  # before the fork: it is most of the time
-    fork = get_context("fork")
-    ranks = [fork.Process(target=one_of_two, args=(rank, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return int(any(process.exitcode for process in ranks))
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
