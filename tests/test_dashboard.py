@@ -17,9 +17,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_dashboard import get_note
 
 from lrtune.errors import InputError
-from lrtune.reports.dashboard import PUBLISHED, app_of, publish, serve
-from lrtune.reports.dashboard_figures import WRITTEN, beside_theirs
-from lrtune.reports.loopback import server_of
+from lrtune.reports.dashboard import (
+    PUBLISHED,
+    WRITTEN,
+    app_of,
+    beside_theirs,
+    publish,
+    serve,
+    server_of,
+)
 from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
 from lrtune.search.store import RECORD, RESOLVED, START, open_storage

@@ -183,10 +183,10 @@ def preview(
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
-        from lrtune.reports import plot_style, rates
+        from lrtune.reports import figures, plot_style
 
         plot_style.check_path(out)
-        print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.preview(drawn, total), out)}"))
         return
     print_schedules(drawn, total)
 
@@ -225,9 +225,9 @@ def range_test(
     )
     print_range_test(test)
     if out is not None:
-        from lrtune.reports import rates
+        from lrtune.reports import figures
 
-        print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_json(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))

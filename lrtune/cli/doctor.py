@@ -7,7 +7,7 @@ import numpy as np
 from lrtune.cli.console import console_of, copyable, named, say
 from lrtune.cli.plot import Curve, plot
 from lrtune.doctor import Diagnosis, examine, findings
-from lrtune.reports.palette import look
+from lrtune.reports.plot_style import look
 
 SAMPLES = 400  # of a curve, which no terminal is wide enough for
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lrtune.cli.console import console_of, say
 from lrtune.cli.plot import Curve, plot
-from lrtune.reports.palette import look
+from lrtune.reports.plot_style import look
 from lrtune.schedule import Schedule
 from lrtune.verdict.recommendation import described
 

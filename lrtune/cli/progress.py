@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lrtune.cli.console import harmless, named, say
 from lrtune.format import aligned, duration, number, plural, setting
-from lrtune.reports.palette import look
+from lrtune.reports.plot_style import look
 from lrtune.run.tally import Contender, Tally
 from lrtune.schedule import Schedule
 from lrtune.search import Board

@@ -12,10 +12,10 @@ from lrtune.cli.events import Events
 from lrtune.cli.progress import Listener, Quiet, Screen
 from lrtune.errors import InputError
 from lrtune.model.transfer import nothing, published
-from lrtune.reports.tensorboard import check as check_tensorboard
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
 from lrtune.run.study_file import StudyFile, baseline_of, limits_of, load, plan_of, stopping
+from lrtune.run.tensorboard import check as check_tensorboard
 from lrtune.run.tune import tune
 from lrtune.search import SEARCHABLE
 from lrtune.search.budget import TRAININGS

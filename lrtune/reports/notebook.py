@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from lrtune.errors import InputError
 from lrtune.format import aligned, number
-from lrtune.reports import figures, learning_curves, parameters, pruning, rates
+from lrtune.reports import figures, parameters
 from lrtune.reports.answer import Answer, answer, nothing, subtitle
 from lrtune.reports.blocks import Cell, Table, render
 from lrtune.verdict.plan import decided
@@ -80,9 +80,7 @@ class Figures:
     def curves(self) -> go.Figure:
         """The best trial of each family: its rate above its validation metric."""
         trials = self._run.trials()
-        return _or_say(
-            learning_curves.curves(trials, self._objective, self._horizon), nothing(trials)
-        )
+        return _or_say(figures.curves(trials, self._objective, self._horizon), nothing(trials))
 
     def against_peak(self) -> go.Figure:
         """Value against peak rate by family, and the range test's bracket."""
@@ -95,28 +93,12 @@ class Figures:
         """The range test's losses, and the bracket that was read off them."""
         test = self._run.settings["range_test"] or {"rates": [], "losses": []}
         why = "The peak rates were given: no range test was made."
-        return _or_say(rates.range_test(test), why)
-
-    def trial_lengths(self) -> go.Figure:
-        """After how many updates trials ended early, and how."""
-        trials = self._run.trials()
-        why = "No trial was ended early." if len(trials) else nothing(trials)
-        return _or_say(pruning.trial_lengths(trials, self._horizon), why)
-
-    def optimization_history(self) -> go.Figure:
-        """Scores of the finished trials in the order of the search, and the best so far."""
-        trials = self._run.trials()
-        return _or_say(figures.optimization_history(trials, self._objective), nothing(trials))
+        return _or_say(figures.range_test(test), why)
 
     def slices(self, family: str) -> go.Figure:
         """Of one family: value against each of its parameters."""
         figure = parameters.slices(self._trials_of(family), family, self._objective)
         return _or_say(figure, f"No two trials of {family} with a score differ in a parameter.")
-
-    def rank(self, family: str) -> go.Figure:
-        """Of one family: rank over the two parameters that matter most."""
-        figure = parameters.rank(self._trials_of(family), family, self._objective)
-        return _or_say(figure, f"Too few trials of {family} have a score.")
 
     def paired_differences(self, total: int | None = None) -> go.Figure:
         """How far each finalist is behind the best; of another horizon with total."""
@@ -125,7 +107,7 @@ class Figures:
 
     def finals_curves(self, total: int | None = None) -> go.Figure:
         """The finals: rates above the validation metric; of another horizon with total."""
-        figure = learning_curves.finals_curves(self._verdict(total), self._run.finals())
+        figure = figures.finals_curves(self._verdict(total), self._run.finals())
         return _or_say(figure, "No final was trained to its end.")
 
     def _trials_of(self, family: str) -> pd.DataFrame:
@@ -192,7 +174,7 @@ def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
 
 def _or_say(figure: go.Figure, why: str) -> go.Figure:
     """The figure, or in its place the sentence that says why there is nothing to draw."""
-    if any(len(trace.x or ()) for trace in figure.data):
+    if figures.has_data(figure):
         return figure
     figure = go.Figure(layout={"template": figure.layout.template, "height": 120})
     figure.update_xaxes(visible=False).update_yaxes(visible=False)

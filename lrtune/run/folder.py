@@ -168,7 +168,7 @@ class Run:
         Raises:
             InputError: tensorboard is not installed.
         """
-        from lrtune.reports import tensorboard
+        from lrtune.run import tensorboard
 
         verdicts = [found for total in self.horizons if (found := self.verdict(total))]
         return tensorboard.write(

@@ -23,8 +23,7 @@ from madeup import madeup
 from optuna.trial import create_trial
 from optuna_dashboard import wsgi
 
-from lrtune.reports.dashboard import app_of, publish
-from lrtune.reports.loopback import server_of
+from lrtune.reports.dashboard import app_of, publish, server_of
 from lrtune.search import frame, records
 from lrtune.search.store import START, open_storage
 

@@ -11,9 +11,7 @@ import optuna
 import pytest
 from hostile import HIT, NAMES
 
-from lrtune.reports.dashboard import app_of, publish
-from lrtune.reports.dashboard_figures import figures
-from lrtune.reports.loopback import server_of
+from lrtune.reports.dashboard import app_of, figures, publish, server_of
 from lrtune.run.folder import Run
 from lrtune.search.store import open_storage
 

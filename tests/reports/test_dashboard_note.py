@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from hostile import NAMES
 
-from lrtune.reports.dashboard_figures import LONGEST, figures, note, plain
+from lrtune.reports.dashboard import LONGEST, figures, note, plain
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,10 +10,9 @@ import pytest
 
 from lrtune.reports import report
 from lrtune.reports.blocks import Section
-from lrtune.reports.figures import paired, paired_differences
+from lrtune.reports.figures import finals_curves, paired, paired_differences
 from lrtune.reports.finals import standings
-from lrtune.reports.learning_curves import finals_curves
-from lrtune.reports.palette import LOOKS
+from lrtune.reports.plot_style import LOOKS
 from lrtune.reports.tables import responses, target
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import Finalist, Plan, recommended_row

@@ -9,7 +9,7 @@ import pytest
 from lrtune.export import EXPORTERS, TABLES
 from lrtune.reports.exports import LABELS, exports, found_with
 from lrtune.reports.first_screen import HEIGHT, WIDTH, first_screen
-from lrtune.reports.palette import look
+from lrtune.reports.plot_style import look
 from lrtune.schedule import Schedule
 from tests.reports.conftest import HORIZON
 from tests.reports.test_finals_report import make

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
 from lrtune.errors import InputError
-from lrtune.reports import tensorboard
+from lrtune.run import tensorboard
 from lrtune.schedule import Schedule
 from lrtune.verdict.summary import best_of_each
 from tests.reports.conftest import HORIZON, STEPS
