@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lrtune.schedule import FAMILIES, Schedule, load, register
     from lrtune.search import SchedulePruner, Space, SurrogateSampler, report, suggest
     from lrtune.tasks import Metric, Split, Task, load_task
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
 _HOMES = {
     "FAMILIES": "lrtune.schedule",
     "InputError": "lrtune.errors",
     "Metric": "lrtune.tasks",
-    "Plan": "lrtune.verdict.plan",
+    "Plan": "lrtune.verdict.verdict",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
     "ScheduleWarning": "lrtune.errors",

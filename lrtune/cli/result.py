@@ -16,7 +16,8 @@ from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
 from lrtune.verdict.recommendation import Recommendation, as_json, of_verdict, recommendation
 from lrtune.verdict.summary import beside, by_end, by_family
-from lrtune.verdict.wording import quickest, since, words
+from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.wording import since, time_to_target, words
 
 TOP = 8  # families in the ranking
 DIGITS = 3  # of a figure; report and files have more
@@ -35,7 +36,7 @@ def show(folder: Path, machine: bool) -> None:
         "run": str(folder),
         "answer": as_json(recommendation(trials, run.told, verdict)),
         "best": best_json(trials, run.settings, verdict),
-        "verdict": verdict,
+        "verdict": verdict and verdict.to_json(),
         "since": newer or None,
     }
     print(json.dumps(found, indent=2))
@@ -71,9 +72,9 @@ def print_answer(found: Recommendation, console: Console) -> None:
         say(console, f"Warning: {warning}")
 
 
-def lead(verdict: Mapping[str, Any] | None, trials: DataFrame) -> str:
+def lead(verdict: Verdict | None, trials: DataFrame) -> str:
     """What a run's best schedule is, by its verdict or else by its trials."""
-    place = "" if verdict is None else verdict["answer"]["place"]
+    place = "" if verdict is None else verdict.answer.place
     whole = trials["state"].eq("complete").any()
     found = (
         "best trial of the search" if whole else "best forecast, no trial having reached its end"
@@ -103,7 +104,7 @@ def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
         say(console, f"and {len(families) - TOP} families more: see the report")
 
 
-def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
+def print_verdict(verdict: Verdict, console: Console, trials: int) -> None:
     """Of a verdict alone: what it says, the finalists, and whether the search went on since."""
     for line in of_verdict(verdict):
         say(console, line)
@@ -112,26 +113,24 @@ def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> 
         say(console, newer)
 
 
-def print_table(verdict: Mapping[str, Any], console: Console) -> None:
+def print_table(verdict: Verdict, console: Console) -> None:
     """The finalists."""
-    objective = verdict["objective"]
-    unit = f", {objective['unit']}" if objective.get("unit") else ""
-    measured = dict.fromkeys(name for row in verdict["families"] for name in row["metrics"])
-    other = _beside(objective, measured)
+    objective = verdict.objective
+    unit = f", {objective.unit}" if objective.unit else ""
+    other = list(dict.fromkeys(name for row in verdict.families for name in row.metrics))[:1]
     heads = ("score", "95 % interval", "behind", *map(words, other), "seeds")
     table = table_of("family", "", *heads)
-    for row in verdict["families"]:
-        ends = f"{short(row['low'])} to {short(row['high'])}"
-        gap = "" if row["gap"] == 0 else short(row["gap"])
-        others = [short(row["metrics"].get(name)) for name in other]
-        seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
-        figures = (short(row["mean"]), ends, gap, *others, seeds)
-        table.add_row(row["family"], row["place"], *figures)
-    what = f"{verdict['split']} {words(objective['name'])}{unit}"
-    say(console, f"finals: {what}, {verdict['horizon']:,} updates")
+    for row in verdict.families:
+        ends = f"{short(row.low)} to {short(row.high)}"
+        gap = "" if row.gap == 0 else short(row.gap)
+        others = [short(row.metrics.get(name)) for name in other]
+        seeds = str(row.seeds) if not row.lost else f"{row.lost} of {row.seeds} lost"
+        table.add_row(row.family, row.place, short(row.mean), ends, gap, *others, seeds)
+    what = f"{verdict.split} {words(objective.name)}{unit}"
+    say(console, f"finals: {what}, {verdict.horizon:,} updates")
     console.print(table)
-    if verdict["plan"]["target"]:
-        say(console, quickest(verdict))
+    if verdict.plan.target:
+        say(console, time_to_target(verdict))
 
 
 def short(value: float | None) -> str:

@@ -21,8 +21,8 @@ from lrtune.search import SEARCHABLE
 from lrtune.search.budget import TRAININGS
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
-from lrtune.verdict.plan import Plan
 from lrtune.verdict.time_to_target import check_target
+from lrtune.verdict.verdict import Plan
 
 
 @contextmanager

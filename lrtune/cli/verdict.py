@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrtune.cli.console import console_of, copyable, say
-from lrtune.cli.result import LEAD, lead, print_verdict
+from lrtune.cli.result import lead, print_verdict
 from lrtune.errors import InputError
 from lrtune.run.folder import Run
 from lrtune.run.judge import judged
 from lrtune.run.study_file import parse_goal
 from lrtune.verdict.horizons import agreement, outlook
-from lrtune.verdict.plan import finalists_in, plan_in
 from lrtune.verdict.recommendation import described
 
 
@@ -23,7 +22,7 @@ def show_verdict(
     horizon = run.settings["horizon"] if total is None else total
     told = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
     found = told.pop(horizon, None)
-    others = [v for v in told.values() if v["answer"]["place"] in LEAD]
+    others = [v for v in told.values() if v.decided]
     where = shlex.quote(str(folder))
     if found is None and not others:
         raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
@@ -35,14 +34,14 @@ def show_verdict(
         say(console, f"the {lead(run.verdict(), run.trials())} so far, stretched to it:")
         say(console, f"  {described(best, horizon)}")
         return
-    plan = plan_in(found)
+    plan = found.plan
     if margin is not None:
         plan = replace(plan, margin=margin)
     if goal is not None:
         plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
-    if plan != plan_in(found):
-        found = judged(run, plan, horizon, finalists_in(found), over=True)
+    if plan != found.plan:
+        found = judged(run, plan, horizon, found.finalists, over=True)
     print_verdict(found, console, len(run.trials()))
-    if found["answer"]["place"] in LEAD:
+    if found.decided:
         for other in others:
             say(console, agreement(found, other))

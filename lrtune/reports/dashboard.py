@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import webbrowser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,15 @@ import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.errors import InputError
-from lrtune.format import aligned, limited, number
-from lrtune.reports.answer import Run, answer, subtitle
+from lrtune.format import limited
 from lrtune.reports.figures import SHOWN, against_peak, curves, finals_curves, has_data, wins
+from lrtune.reports.first_screen import Run, answer, subtitle
 from lrtune.reports.plot_style import thin
+from lrtune.reports.sections import Table, short_table
 from lrtune.search.space import FAMILY
 from lrtune.search.store import load_study, open_storage
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
-from lrtune.verdict.summary import best_of_each, by_family, ranked
+from lrtune.verdict.summary import best_of_each, ranked
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
 if TYPE_CHECKING:
@@ -89,9 +89,8 @@ def publish(
     where = str(report.resolve())
     text, drawn = note(trials, run, verdict, where), figures(trials, run, verdict, finals)
     attributes = {"report": where}
-    if verdict is not None and decided(verdict):
-        found = verdict["answer"]
-        attributes["verdict"] = f"{found['place']}: {listed(found['families'])}"
+    if verdict is not None and verdict.decided:
+        attributes["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
     whole = json.dumps([text, *(figure.to_json() for figure in drawn.values())])
     attributes[PUBLISHED] = hashlib.sha256(whole.encode()).hexdigest()[:16]
     try:
@@ -127,7 +126,7 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
         ),
         *(plain(text, SENTENCE) for text in found.notes),
         "## Families",
-        _families(trials, run, verdict),
+        _table(short_table(trials, run, verdict)),
         "## The command that made it",
         _fenced(run["command"]),
         f"The whole report: {plain(report)}",
@@ -160,31 +159,10 @@ def _clean(text: str) -> str:
     return _OPEN_BIDI.sub("", _CONTROLS.sub(" ", text))
 
 
-def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
-    if verdict is not None and decided(verdict):
-        heads = ["family", "place", "mean", "95 % interval", "seeds", "peak rate"]
-        return _table(heads, (_finalist(row) for row in verdict["families"]))
-    rows = by_family(trials, run["objective"]["direction"]).to_dict("records")
-    scores, counts = ("best", "median"), ("trials", "diverged", "peak_lr")
-    return _table(
-        ["family", *scores, "trials", "diverged", "peak rate"],
-        (
-            [row["family"], *(aligned(row[name]) for name in scores), *(row[n] for n in counts)]
-            for row in rows
-        ),
-    )
-
-
-def _finalist(row: Verdict) -> list[object]:
-    reach = "–" if row["low"] is None else f"{aligned(row['low'])} to {aligned(row['high'])}"
-    mean = "–" if row["mean"] is None else aligned(row["mean"])
-    return [row["family"], row["place"], mean, reach, row["seeds"], row["schedule"]["peak_lr"]]
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [heads, [":--", *["--:"] * (len(heads) - 1)]]
-    lines += [[plain(number(cell, 3)) for cell in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if len(lines) > 2 else ""
+def _table(table: Table) -> str:
+    lines = [[plain(head) for head in table.heads], [":--", *["--:"] * (len(table.heads) - 1)]]
+    lines += [[plain(cell.shown) for cell in row] for row in table.cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if table.rows else ""
 
 
 def _fenced(text: str) -> str:
@@ -219,8 +197,8 @@ def figures(
             curves(leaders, objective, run["horizon"]),
         ),
     }
-    if verdict is not None and decided(verdict):
-        short = {**verdict, "families": verdict["families"][:SHOWN]}
+    if verdict is not None and verdict.decided:
+        short = verdict.model_copy(update={"families": verdict.families[:SHOWN]})
         drawn["lrtune-curves"] = ("The finals", finals_curves(short, finals))
     return {
         name: _fitted(figure, title) for name, (title, figure) in drawn.items() if has_data(figure)

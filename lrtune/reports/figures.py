@@ -4,6 +4,7 @@
 figure with nothing to draw comes back without traces.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from optuna.visualization import plot_optimization_history
 
-from lrtune.reports.parameters import study_of
 from lrtune.reports.plot_style import (
     BLUE,
     GREEN,
@@ -21,7 +20,6 @@ from lrtune.reports.plot_style import (
     INK,
     RED,
     SHADE,
-    TEMPLATE,
     Array,
     axis_title,
     blank,
@@ -35,9 +33,10 @@ from lrtune.reports.plot_style import (
 )
 from lrtune.schedule import Schedule
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
+from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import words
 
-Fields = Mapping[str, Any]  # of run.json, or of a verdict
+Fields = Mapping[str, Any]  # of run.json
 SHOWN = 6  # families drawn at first; the others wait in the legend
 FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said
 APART = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
@@ -139,90 +138,59 @@ def against_peak(
     )
 
 
-def optimization_history(trials: pd.DataFrame, objective: Fields) -> go.Figure:
-    """Optuna's history of a search: each finished trial in its family's look, and the best so far.
-
-    Without traces where no trial has a value.
-    """
-    rows = ranked(trials, objective["direction"]).sort_values("number")
-    if rows.empty:
-        return blank()
-    values, looks = rounded(rows["value"]), [look(str(family)) for family in rows["family"]]
-    study = study_of(rows, {}, values, objective["direction"])
-    figure = plot_optimization_history(study)
-    scores, best = figure.data = figure.data[:2]
-    best.update(name="best so far", line={"color": INK, "width": 1.5, "shape": "hv"})
-    best.update(x=rows["number"].tolist(), hoverinfo="skip")
-    scores.update(
-        x=rows["number"].tolist(),
-        customdata=[safe(family) for family in rows["family"]],
-        marker={
-            "color": [one.colour for one in looks],
-            "symbol": [one.symbol for one in looks],
-            "size": 7,
-        },
-        name="finished, by family",
-        hovertemplate="%{customdata}, trial %{x}: %{y:.4g}<extra></extra>",
-    )
-    axis = value_axis(np.array(values))
-    axis |= {"title_text": axis_title(objective), "range": padded(np.array(values), axis["type"])}
-    figure.update_layout(template=TEMPLATE, title=None, xaxis_title_text="trial", height=360)
-    return figure.update_layout(yaxis=axis, showlegend=True)
-
-
-def paired_differences(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
+def paired_differences(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     """Each finalist's gap to the best with its 95 % interval, and the single seeds.
 
     Without traces where there is no second finalist to compare with the best.
     """
     figure = blank()
-    rows = [row for row in verdict["families"] if row["gap"] is not None]
+    rows = [row for row in verdict.families if not math.isnan(row.gap)]
     if len(rows) < 2:
         return figure
     pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
     for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
         _add_finalist(figure, place, row, pair)
-    margin = verdict["answer"]["margin"]
-    if margin:
+    margin = verdict.answer.margin
+    if margin > 0:
         figure.add_vrect(-margin, margin, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")
     view = padded(np.concatenate([_near(rows, pairs), [-margin, margin]]))
     assert view is not None
     for place, row in enumerate(rows):
-        if row["gap"] > view[1]:
-            text, where = f"{row['gap']:.3g} →", {"x": 1, "xref": "x domain", "xanchor": "right"}
+        if row.gap > view[1]:
+            text, where = f"{row.gap:.3g} →", {"x": 1, "xref": "x domain", "xanchor": "right"}
             figure.add_annotation(text=text, y=place, showarrow=False, font_color=INK, **where)
-    tied = sum(row["place"] in ("winner", "tied") for row in rows)
+    tied = sum(row.place in ("winner", "tied") for row in rows)
     if 1 < tied < len(rows):
         figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
-    unit = verdict["objective"].get("unit")
-    metric = safe(words(verdict["objective"]["name"])) + (f" ({safe(unit)})" if unit else "")
+    unit = verdict.objective.unit
+    metric = safe(words(verdict.objective.name)) + (f" ({safe(unit)})" if unit else "")
     figure.update_xaxes(title_text=f"behind by, {metric}", range=view)
-    return _in_rows(figure, [row["family"] for row in rows], 32)
+    return _in_rows(figure, [row.family for row in rows], 32)
 
 
 def paired(
-    verdict: Fields,
+    verdict: Verdict,
     finals: pd.DataFrame,
-    row: Fields,
-    best: Fields,
+    row: FamilyResult,
+    best: FamilyResult,
 ) -> Array:
     """How much worse one is than the other on each seed that both have a score of."""
-    name = f"final_{verdict['objective']['name']}"
-    direction = verdict["objective"]["direction"]
+    name = f"final_{verdict.objective.name}"
+    direction = verdict.objective.direction
     if name not in finals:
         return np.empty(0)
     one, other = (
-        finals_of(finals, which, verdict["horizon"]).set_index("seed")[name]
+        finals_of(finals, which.schedule, verdict.horizon).set_index("seed")[name]
         for which in (row, best)
     )
     apart: Array = (one - other).dropna().to_numpy(float)
     return apart if direction == "minimize" else -apart
 
 
-def _add_finalist(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
+def _add_finalist(figure: go.Figure, place: int, row: FamilyResult, pair: Array) -> None:
     """Its seeds as small marks, the mean with its interval as a large one."""
-    style = look(row["family"])
+    style = look(row.family)
     mark = {"color": style.colour, "symbol": style.symbol}
     if place:
         jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
@@ -231,32 +199,32 @@ def _add_finalist(figure: go.Figure, place: int, row: Fields, pair: Array) -> No
             y=rounded(place + jitter, 3),
             mode="markers",
             marker={**mark, "size": 5, "opacity": 0.4},
-            name=safe(row["family"]),
+            name=safe(row.family),
             hovertemplate="on one seed: %{x:.3g}",
         )
     reach = None
-    if row["gap_low"] is not None:
-        sides = rounded([row["gap_high"] - row["gap"], row["gap"] - row["gap_low"]])
+    if not math.isnan(row.gap_low):
+        sides = rounded([row.gap_high - row.gap, row.gap - row.gap_low])
         reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
     figure.add_scatter(
-        x=rounded([row["gap"]]),
+        x=rounded([row.gap]),
         y=[place],
         error_x=reach,
         mode="markers",
         marker={**mark, "size": 12},
-        name=safe(row["family"]),
+        name=safe(row.family),
         hovertemplate="%{x:.3g}",
     )
 
 
-def _near(rows: list[Fields], pairs: list[Array]) -> Array:
+def _near(rows: list[FamilyResult], pairs: list[Array]) -> Array:
     """All that is not so far off that it would crush the rest."""
-    ends = [row["gap"] if row["gap_high"] is None else row["gap_high"] for row in rows]
+    ends = [row.gap if math.isnan(row.gap_high) else row.gap_high for row in rows]
     limit = FAR * float(np.median(ends[1:]))
     near = [
-        np.array([row["gap"], row["gap_low"] or row["gap"], end, *pair])
+        np.array([row.gap, row.gap if math.isnan(row.gap_low) else row.gap_low, end, *pair])
         for row, pair, end in zip(rows, pairs, ends, strict=True)
-        if end <= limit or row["place"] in ("winner", "tied")
+        if end <= limit or row.place in ("winner", "tied")
     ]
     return np.concatenate(near)
 
@@ -284,27 +252,27 @@ def curves(trials: pd.DataFrame, objective: Fields, horizon: int) -> go.Figure:
     return _two_panels(several, objective, horizon)
 
 
-def finals_curves(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
+def finals_curves(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     """The finalists: their rates above their validation metric, the mean of the seeds in a band.
 
     The band holds the middle half of the seeds: from the lowest to the highest, bands would hide
     each other. Trainings that were lost are left out; the rates of a closed loop are those of one
     seed.
     """
-    objective, horizon = verdict["objective"], verdict["horizon"]
+    objective, horizon = verdict.objective, verdict.horizon
     several = []
-    for row in verdict["families"]:
-        own = finals_of(finals, row, horizon)
+    for row in verdict.families:
+        own = finals_of(finals, row.schedule, horizon)
         own = own[own["state"] == "complete"]
         if own.empty:
             continue
-        metrics = np.stack([curve_of(one, f"val_{objective['name']}") for _, one in own.iterrows()])
+        metrics = np.stack([curve_of(one, f"val_{objective.name}") for _, one in own.iterrows()])
         first = own.iloc[0]
         low, high = np.quantile(metrics, [0.25, 0.75], axis=0)
         band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
-        several.append(Trajectory(row["family"], rates, step, metrics.mean(0), band))
-    return _two_panels(several, objective, horizon)
+        several.append(Trajectory(row.family, rates, step, metrics.mean(0), band))
+    return _two_panels(several, objective.to_json(), horizon)
 
 
 def _two_panels(several: Sequence[Trajectory], objective: Fields, horizon: int) -> go.Figure:

@@ -309,7 +309,7 @@ def _path(line: tuple[Array, Array, str], horizon: int, bottom: float, top: floa
 
 
 def _gains(verdict: Verdict) -> Gains:
-    """The gain over each baseline, with its interval where there is one: of one seed there is none."""
+    """The gain over each baseline, with its interval; of one seed there is none."""
     rows = verdict.answer.gains
     ends = [(row.gain, row.gain) if math.isnan(row.low) else (row.low, row.high) for row in rows]
     low = min(0.0, *(end for end, _ in ends), *(row.gain for row in rows))

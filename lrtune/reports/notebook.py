@@ -8,21 +8,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lrtune.errors import InputError
-from lrtune.format import aligned, number
 from lrtune.reports import figures, parameters
-from lrtune.reports.answer import Answer, answer, nothing, subtitle
-from lrtune.reports.blocks import Cell, Table, render
-from lrtune.verdict.plan import decided
+from lrtune.reports.first_screen import Answer, answer, nothing, subtitle
+from lrtune.reports.page import fill
+from lrtune.reports.sections import short_finalists, short_table
+from lrtune.verdict import verdict as judged
 from lrtune.verdict.recommendation import of_verdict
-from lrtune.verdict.summary import by_family
-from lrtune.verdict.wording import words
 
 
-class Verdict(dict[str, Any]):
-    """``verdict.json``, which prints as what it says.
-
-    Its keys are described in ``lrtune.verdict.verdict``.
-    """
+class Verdict(judged.Verdict):
+    """A verdict that prints as what it says; its attributes are ``lrtune.verdict.Verdict``'s."""
 
     @property
     def lines(self) -> list[str]:
@@ -32,12 +27,13 @@ class Verdict(dict[str, Any]):
     def __repr__(self) -> str:
         return "\n".join(self.lines)
 
+    __str__ = __repr__
+
     def _repr_html_(self) -> str:
         use, *others = self.lines
-        lines = [(label, said) for label, _, said in (line.partition(": ") for line in others)]
-        return render(
-            "notebook.html", title=[], answer=Answer(use, lines, (), []), table=_finalists(self)
-        )
+        lines = [(label, text) for label, _, text in (line.partition(": ") for line in others)]
+        answer = Answer(use, lines, (), [])
+        return fill("notebook.html", title=[], answer=answer, table=short_finalists(self))
 
 
 class Results(Protocol):
@@ -128,48 +124,12 @@ class Figures:
 
 def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> str:
     """The answer in words and the table of families, as HTML."""
-    if verdict is not None and decided(verdict):
-        table = _finalists(verdict)
-    else:
-        table = _families(trials, settings["objective"])
-    return render(
+    return fill(
         "notebook.html",
         title=[settings["study"], *subtitle(trials, settings)],
         answer=answer(trials, settings, verdict),
-        table=table,
+        table=short_table(trials, settings, verdict),
     )
-
-
-def _finalists(verdict: Mapping[str, Any]) -> Table:
-    """The finals as a table."""
-    split = "test" if verdict["split"] == "test" else "validation"
-    score = f"{split} {words(verdict['objective']['name'])}"
-    rows = []
-    for row in verdict["families"]:
-        reach = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-        mean = "–" if row["mean"] is None else aligned(row["mean"])
-        gap = number(row["gap"], 3) if row["gap"] else "–"
-        name = Cell(row["family"], family=row["family"])
-        rows.append([name, row["place"], mean, reach, gap, row["seeds"]])
-    heads = ["family", "place", score, "95 % interval", "behind by", "seeds"]
-    return Table(heads, rows, numeric=2)
-
-
-def _families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
-    """The search as a table."""
-    counts = ("trials", "pruned", "diverged")
-    rows = [
-        [
-            Cell(row["family"], family=row["family"]),
-            *(aligned(row[name]) for name in ("best", "median")),
-            number(row["peak_lr"], 3),
-            *(row[name] for name in counts),
-        ]
-        for row in by_family(trials, objective["direction"]).to_dict("records")
-    ]
-    name = words(objective["name"])
-    heads = ["family", f"best validation {name}", "median", "its peak rate", *counts]
-    return Table(heads, rows)
 
 
 def _or_say(figure: go.Figure, why: str) -> go.Figure:

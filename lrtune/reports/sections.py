@@ -272,6 +272,44 @@ def _family(row: Mapping[Any, Any], objective: Mapping[str, Any]) -> list[object
     ]
 
 
+def short_table(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
+    """The finalists, or where nothing is decided the families: for a notebook and the dashboard."""
+    if verdict is not None and verdict.decided:
+        return short_finalists(verdict)
+    columns = ["trials", "pruned", "diverged"]
+    rows = [
+        [
+            Cell(row["family"], family=row["family"]),
+            aligned(row["best"]),
+            aligned(row["median"]),
+            number(row["peak_lr"], 3),
+            *(row[name] for name in columns),
+        ]
+        for row in by_family(trials, run["objective"]["direction"]).to_dict("records")
+    ]
+    best_value = f"best validation {words(run['objective']['name'])}"
+    return Table(["family", best_value, "median", "peak rate", *columns], rows)
+
+
+def short_finalists(verdict: Verdict) -> Table:
+    """The finals without what only the report says."""
+    split = "test" if verdict.split == "test" else "validation"
+    rows = [
+        [
+            Cell(row.family, family=row.family),
+            row.place,
+            aligned(row.mean),
+            "–" if math.isnan(row.low) else f"{number(row.low)} to {number(row.high)}",
+            number(row.gap, 3) if row.gap else "–",
+            row.seeds,
+            number(row.schedule.peak_lr, 3),
+        ]
+        for row in verdict.families
+    ]
+    heads = ["family", "place", f"{split} {words(verdict.objective.name)}", "95 % interval"]
+    return Table([*heads, "behind by", "seeds", "peak rate"], rows, numeric=2)
+
+
 def curves(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """The best trial of each family, rate and metric."""
     metric = words(run["objective"]["name"])

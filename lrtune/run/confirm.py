@@ -30,10 +30,10 @@ from lrtune.search.final import Final, append_final
 from lrtune.search.loop import Loop
 from lrtune.search.training import rates_of
 from lrtune.tasks import Task
-from lrtune.verdict.finalists import room_for
-from lrtune.verdict.plan import Finalist, Plan
+from lrtune.verdict.finalists import Finalist, room_for
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.time_to_target import check_target
-from lrtune.verdict.verdict import standing
+from lrtune.verdict.verdict import Plan, standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
 DEFAULT = round(CONFIRMED * TRAININGS)  # of a search that is bounded by trials alone
@@ -178,7 +178,7 @@ class Finals:
         self._plan = replace(plan, width=run.choice.slots)
         self._allowed = allowed
         self._spent = spent
-        self._objective = run.settings["objective"]
+        self._objective = Objective(**run.settings["objective"])
         self._watch = watch
         self._tell = tell
         self._left: list[Job] = []  # of this round
@@ -215,9 +215,9 @@ class Finals:
         if not self.who:
             return None
         found = judged(self._run, self.plan, self._horizon, self.who)
-        if found["answer"]["place"] != "unfinished":
+        if found.answer.place != "unfinished":
             return found
-        rows = {row["family"]: row["seeds"] for row in found["families"]}
+        rows = {row.family: row.seeds for row in found.families}
         compared = [one for one in self.who if rows[one.family] > 1]
         if len(compared) < min(2, len(self.who)):
             return None
@@ -265,7 +265,7 @@ class Finals:
         ]
         self._left = list(dict.fromkeys(jobs))  # yours may be what is recommended
         self._jobs, self._settled = len(self._left), not self._left
-        name = f"final_{self._objective['name']}"
+        name = f"final_{self._objective.name}"
         scores: dict[str, dict[int, float]] = {}
         for row in finals.to_dict("records"):
             scores.setdefault(row["schedule"], {})[row["seed"]] = row.get(name, math.nan)
@@ -286,7 +286,7 @@ class Finals:
         append_final(self._run.folder / FINALS, final)
         self._left.remove(Job(final.schedule, final.seed))
         self._told.append(final)
-        score = final.metrics.get(self._objective["name"], math.nan)
+        score = final.metrics.get(self._objective.name, math.nan)
         for one in self._contenders:
             if one.schedule == final.schedule:
                 one.scores[final.seed] = score

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lrtune.schedule import Schedule
     from lrtune.search import Budget
     from lrtune.tasks import Task
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -228,7 +228,7 @@ def baseline_of(text: str) -> "Schedule":
 
 def plan_of(metric: str, margin: float | None = None, goal: str | None = None) -> "Plan":
     """How a verdict is to be reached; ``metric`` is the one of a goal that names none."""
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
     return Plan(margin=margin, target=None if goal is None else parse_goal(goal, metric))
 

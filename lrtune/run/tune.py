@@ -51,7 +51,7 @@ from lrtune.search.referee import AUDITED, LEAST_PATIENCE, MIN_DELTA, PATIENCE
 from lrtune.search.sampler import fits
 from lrtune.tasks import Task
 from lrtune.tasks.ignorant import ignorant
-from lrtune.verdict.plan import Plan
+from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's

@@ -9,7 +9,7 @@ from lrtune.format import LONGEST
 from lrtune.reports import report
 from lrtune.reports.answer import answer
 from lrtune.reports.blocks import render as page_of
-from lrtune.reports.exports import LABELS
+from lrtune.reports.first_screen import LABELS
 from lrtune.reports.parameters import inside
 from lrtune.reports.plot_style import LABEL
 from lrtune.verdict.summary import by_family
