@@ -1,19 +1,13 @@
-"""Compare: the verdicts of several tasks side by side.
-
-Scores of different tasks have different units, so that only ranks cross from one to the next:
-mean ranks and the critical difference of Nemenyi, after Demšar (2006), "Statistical Comparisons of
-Classifiers over Multiple Data Sets", JMLR 7.
-"""
+"""Compare: the verdicts of several tasks side by side."""
 
 import json
 import math
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -189,55 +183,26 @@ def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Compa
     return Comparison(rows, wins(rows), sentences(rows))
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Mean ranks over tasks."""
+def mean_ranks(table: pd.DataFrame) -> dict[str, float]:
+    """Mean ranks over tasks of the families that all verdicts share, ranked among themselves.
 
-    # of each family that every verdict has, the best first; 1 is the best rank
-    means: dict[str, float] = field(default_factory=dict)
-    difference: float = math.nan  # by which two mean ranks must differ to be told apart
-    why: str = ""  # why there are no mean ranks; empty where there are
-
-
-def critical_difference(families: int, tasks: int) -> float:
-    """By how much two mean ranks differ with a probability of 5 % if all families are equal.
-
-    Args:
-        families: at least 2.
-        tasks: at least 1.
-
-    Example:
-        >>> round(critical_difference(families=4, tasks=14), 2)
-        1.25
-    """
-    q = stats.studentized_range.ppf(0.95, families, np.inf) / math.sqrt(2)
-    return float(q * math.sqrt(families * (families + 1) / (6 * tasks)))
-
-
-def ranking(table: pd.DataFrame) -> Ranking:
-    """Mean ranks of the families that all verdicts share, ranked anew among themselves.
-
+    Scores of different tasks have different units, so that only ranks cross from one to the next.
     Several verdicts on one task count as one: their ranks are averaged first.
 
     Args:
         table: see ``table``.
+
+    Returns:
+        By family, the best first; empty for one task, or where the tasks share no two families.
     """
     present = table.groupby("family")["source"].nunique()
-    shared = sorted(present.index[present == table["source"].nunique()])
-    tasks = len(table[TASK].drop_duplicates())
-    if tasks < 2:
-        return Ranking(why="there is one task only")
-    if len(shared) < 2:
-        names = f", {shared[0]}" if shared else ""
-        return Ranking(why=f"the tasks share {plural(len(shared), 'family', 'families')}{names}")
+    shared = present.index[present == table["source"].nunique()]
+    if len(table[TASK].drop_duplicates()) < 2 or len(shared) < 2:
+        return {}
     own = table[table["family"].isin(shared)]
     own = own.assign(rank=own.groupby("source")["rank"].rank())
-    ranks = own.pivot_table(index=TASK, columns="family", values="rank")
-    means = ranks.mean().round(EQUAL).sort_values(kind="stable")
-    return Ranking(
-        {str(family): float(mean) for family, mean in means.items()},
-        critical_difference(len(shared), tasks),
-    )
+    means = own.pivot_table(index=TASK, columns="family", values="rank").mean().round(EQUAL)
+    return {str(family): float(means[family]) for family in means.sort_values(kind="stable").index}
 
 
 def wins(table: pd.DataFrame) -> pd.DataFrame:
@@ -269,7 +234,7 @@ def wins(table: pd.DataFrame) -> pd.DataFrame:
             "losses": counts["behind"] + counts["lost"],
         }
     )
-    frame["mean_rank"] = pd.Series(ranking(table).means, dtype=float).reindex(frame.index)
+    frame["mean_rank"] = pd.Series(mean_ranks(table), dtype=float).reindex(frame.index)
     return (
         frame.rename_axis("family")
         .reset_index()
@@ -288,21 +253,13 @@ def sentences(table: pd.DataFrame) -> list[str]:
         table: see ``table``.
     """
     tasks = plural(len(table[TASK].drop_duplicates()), "task", "tasks")
-    found = ranking(table)
     lines = [_most(wins(table), tasks)]
-    if found.why:
-        lines.append(f"No mean ranks: {found.why}.")
-    else:
-        least, families = min(found.means.values()), len(found.means)
-        first = [name for name, mean in found.means.items() if mean == least]
-        behind = [name for name, mean in found.means.items() if mean > least + found.difference]
-        verdict = f"{_names(behind)} {'is' if len(behind) == 1 else 'are'} behind"
-        lines += [
-            f"Mean rank among the {families} families that all {tasks} share: {_names(first)} "
-            f"{'is' if len(first) == 1 else 'are'} first ({least:.2f}).",
-            f"Mean ranks must differ by {number(found.difference, 2)} to be told apart (Nemenyi, "
-            f"95 %): {verdict if behind else 'no family is shown to be behind'}.",
-        ]
+    if ranks := mean_ranks(table):
+        first = [name for name, rank in ranks.items() if rank == min(ranks.values())]
+        lines.append(
+            f"The best mean rank of the {len(ranks)} families that all tasks share: "
+            f"{_names(first)} ({min(ranks.values()):.2f})."
+        )
     for (task, horizon), rows in table.groupby(TASK):
         if (times := rows["source"].nunique()) > 1:
             lines.append(

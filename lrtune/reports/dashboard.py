@@ -1,6 +1,5 @@
-"""optuna-dashboard: the note and the figures that a study carries for it, and the server."""
+"""optuna-dashboard: the note that a study carries for it, and the server that shows it."""
 
-import hashlib
 import json
 import logging
 import os
@@ -16,32 +15,26 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-import numpy as np
 import optuna
 import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.errors import InputError
 from lrtune.format import limited
-from lrtune.reports.figures import SHOWN, against_peak, curves, finals_curves, has_data, wins
 from lrtune.reports.first_screen import Run, answer, subtitle
-from lrtune.reports.plot_style import thin
-from lrtune.reports.sections import Table, short_table
+from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
 from lrtune.search.store import load_study, open_storage
-from lrtune.verdict.summary import best_of_each, ranked
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    import plotly.graph_objects as go
 
 HOST, PORT = "127.0.0.1", 8080  # the port is optuna-dashboard's own
 OURS = {HOST, "localhost"}  # whatever the port: it may come through a tunnel
 FRAMED = ("Content-Security-Policy", "frame-ancestors 'none'")  # else clicks could be stolen
-PUBLISHED = "lrtune.published"  # study attribute: a digest of what was written last
 MACHINE = "lrtune."  # how the names of attributes begin that are not for people
 STUDIES = re.compile(r"/api/studies(/\d+)?/?")
 WRITTEN = "*lrtune writes this note again with the report. What is below this line stays.*"
@@ -52,22 +45,11 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!$&:@])")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
-# The dashboard's page asks for all figures every ten seconds.
-TRIALS, DIVERGED = 12, 60  # best trials of a family; of all families, those that diverged
-POINTS = 48  # of a curve
-HEIGHT = 440  # of the box in which the dashboard draws
-INK = "#7e7e7e"  # as far from white as from the dashboard's dark
-
 
 def publish(
-    study: optuna.Study,
-    trials: pd.DataFrame,
-    run: Run,
-    verdict: Verdict | None,
-    finals: pd.DataFrame,
-    report: Path,
+    study: optuna.Study, trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: Path
 ) -> None:
-    """Write the note and the figures that optuna-dashboard shows of a study, over those before.
+    """Write the note that optuna-dashboard shows of a study, over the one before.
 
     Nothing is written where nothing has changed, and a storage that cannot be written is left as
     it is, with a warning in the log: all of it is in the report too.
@@ -77,30 +59,22 @@ def publish(
         trials: the search's table, one row per trial.
         run: what was searched (run.json), without passwords: everybody at the dashboard reads it.
         verdict: what the finals said, if there were any.
-        finals: those that it is of, one row per training.
         report: where the report is.
     """
-    from optuna_dashboard import (  # type: ignore[import-untyped]
-        get_note,
-        save_note,
-        save_plotly_graph_object,
-    )
+    from optuna_dashboard import get_note, save_note  # type: ignore[import-untyped]
 
     where = str(report.resolve())
-    text, drawn = note(trials, run, verdict, where), figures(trials, run, verdict, finals)
     attributes = {"report": where}
     if verdict is not None and verdict.decided:
         attributes["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
-    whole = json.dumps([text, *(figure.to_json() for figure in drawn.values())])
-    attributes[PUBLISHED] = hashlib.sha256(whole.encode()).hexdigest()[:16]
     try:
-        if study.user_attrs.get(PUBLISHED) == attributes[PUBLISHED]:
-            return
-        for name, figure in drawn.items():
-            save_plotly_graph_object(study, figure, graph_object_id=name)
-        save_note(study, beside_theirs(text, get_note(study)))
+        before = get_note(study)
+        text = beside_theirs(note(trials, run, verdict, where), before)
+        if text != before:
+            save_note(study, text)
         for key, value in attributes.items():
-            study.set_user_attr(key, value)
+            if study.user_attrs.get(key) != value:
+                study.set_user_attr(key, value)
     except Exception as error:  # every backend has errors of its own
         logging.getLogger(__name__).warning("the dashboard's note was not written: %s", error)
 
@@ -126,7 +100,7 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
         ),
         *(plain(text, SENTENCE) for text in found.notes),
         "## Families",
-        _table(short_table(trials, run, verdict)),
+        _table(families_or_finalists(trials, run, verdict)),
         "## The command that made it",
         _fenced(run["command"]),
         f"The whole report: {plain(report)}",
@@ -161,7 +135,7 @@ def _clean(text: str) -> str:
 
 def _table(table: Table) -> str:
     lines = [[plain(head) for head in table.heads], [":--", *["--:"] * (len(table.heads) - 1)]]
-    lines += [[plain(cell.shown) for cell in row] for row in table.cells]
+    lines += [[plain(cell.text) for cell in row] for row in table.cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) if table.rows else ""
 
 
@@ -170,54 +144,6 @@ def _fenced(text: str) -> str:
     text = limited(_clean(text))
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
     return f"{fence}\n{text}\n{fence}"
-
-
-def figures(
-    trials: pd.DataFrame, run: Run, verdict: Verdict | None, finals: pd.DataFrame
-) -> "dict[str, go.Figure]":
-    """Figures by the names under which the study keeps them; those with nothing to draw left out.
-
-    Args:
-        trials: the search's table, one row per trial.
-        run: what was searched (run.json).
-        verdict: what the finals said, if there were any.
-        finals: those that it is of, one row per training.
-    """
-    objective = run["objective"]
-    best = ranked(trials, objective["direction"]).groupby("family", sort=False).head(TRIALS)
-    diverged = trials[trials["state"] == "diverged"].head(DIVERGED)
-    few = pd.concat([best, diverged]).sort_values("number")
-    first = best_of_each(few, objective["direction"])["family"].head(SHOWN)
-    leaders = few[few["family"].isin(first)]
-    drawn = {
-        "lrtune-families": ("The best trials of each family", wins(few, objective)),
-        "lrtune-peaks": ("Score against peak rate", against_peak(few, objective)),
-        "lrtune-curves": (
-            "The best trial of each family",
-            curves(leaders, objective, run["horizon"]),
-        ),
-    }
-    if verdict is not None and verdict.decided:
-        short = verdict.model_copy(update={"families": verdict.families[:SHOWN]})
-        drawn["lrtune-curves"] = ("The finals", finals_curves(short, finals))
-    return {
-        name: _fitted(figure, title) for name, (title, figure) in drawn.items() if has_data(figure)
-    }
-
-
-def _fitted(figure: "go.Figure", title: str) -> "go.Figure":
-    """A figure with a title, in the dashboard's box, each curve at few points."""
-    for trace in figure.select_traces({"type": "scatter"}):
-        if "lines" not in (trace.mode or "") or len(trace.x or ()) <= POINTS:
-            continue
-        at = thin(np.asarray(trace.y, dtype=float), POINTS)
-        trace.update(x=[trace.x[i] for i in at], y=[trace.y[i] for i in at])
-    return figure.update_layout(
-        title={"text": title, "font": {"size": 16}, "x": 0, "xref": "container", "pad": {"l": 8}},
-        font={"color": INK},
-        height=HEIGHT,
-        margin={"t": 48},
-    )
 
 
 def serve(

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,8 +86,7 @@ class Sketch:
     bottom: str
     end: str
     scale: str
-    width: int = WIDTH
-    height: int = HEIGHT
+    size: str = f"{WIDTH} {HEIGHT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +103,15 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Gains:
-    """What is gained over each baseline; `zero` is where none is."""
-
-    metric: str
-    zero: float
-    rows: Sequence[Gain]
-
-
-@dataclass(frozen=True, slots=True)
 class FirstScreen:
     """All that it holds."""
 
     answer: Answer
-    sketch: Sketch | None
-    gains: Gains | None
-    exports: Sequence[Export]
+    exports: Sequence[Export] = ()
+    sketch: Sketch | None = None  # None where the recommended rates are not known
+    metric: str = ""  # of the gains
+    gains: Sequence[Gain] = ()
+    zero: float = 0.0  # the place where nothing is gained
 
 
 def first_screen(
@@ -135,14 +127,15 @@ def first_screen(
     """
     words, found = answer(trials, run, verdict), chosen(trials, run, verdict)
     if found is None:
-        return FirstScreen(words, None, None, [])
+        return FirstScreen(words)
     decided = verdict if verdict is not None and verdict.decided else None
-    return FirstScreen(
-        words,
-        _sketch(_compared(found.schedule, run, decided), run["horizon"], (trials, finals)),
-        _gains(decided) if decided is not None and decided.answer.gains else None,
-        exports(found.schedule, run),
-    )
+    compared = _compared(found.schedule, run, decided)
+    sketch = _sketch(compared, run["horizon"], (trials, finals))
+    screen = FirstScreen(words, exports(found.schedule, run), sketch)
+    if decided is None:
+        return screen
+    zero, gains = _gains(decided)
+    return replace(screen, metric=metric_of(decided), gains=gains, zero=zero)
 
 
 def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:
@@ -308,28 +301,31 @@ def _path(line: tuple[Array, Array, str], horizon: int, bottom: float, top: floa
     return "M{:.1f} {:.1f}".format(*first) + "".join(step.format(x, y) for x, y in rest)
 
 
-def _gains(verdict: Verdict) -> Gains:
-    """The gain over each baseline, with its interval; of one seed there is none."""
+def _gains(verdict: Verdict) -> tuple[float, list[Gain]]:
+    """Where nothing is gained on the axis, and the gain over each baseline with its interval."""
     rows = verdict.answer.gains
     ends = [(row.gain, row.gain) if math.isnan(row.low) else (row.low, row.high) for row in rows]
-    low = min(0.0, *(end for end, _ in ends), *(row.gain for row in rows))
-    high = max(0.0, *(end for _, end in ends), *(row.gain for row in rows))
-    room = ROOM * ((high - low) or 1.0)
+    values = [0.0, *(row.gain for row in rows), *(end for pair in ends for end in pair)]
+    room = ROOM * ((max(values) - min(values)) or 1.0)
+    left, width = min(values) - room, max(values) - min(values) + 2 * room
 
     def place(value: float) -> float:
-        return round(100 * (value - low + room) / (high - low + 2 * room), 2)
+        return round(100 * (value - left) / width, 2)
 
-    shown = []
-    for row, (first, last) in zip(rows, ends, strict=True):
-        worse = row.gain < 0 and row.p < ALPHA
-        gain = Gain(
+    gains = [
+        Gain(
             over=row.what,
             amount=f"{'+' if row.gain > 0 else ''}{amount_of(verdict, row.gain)}",
-            reach="" if math.isnan(row.low) else range_of(verdict, first, last),
-            sure="better" if row.sure else "worse" if worse else "may be chance",
+            reach="" if math.isnan(row.low) else range_of(verdict, low, high),
+            sure="better"
+            if row.sure
+            else "worse"
+            if row.gain < 0 and row.p < ALPHA
+            else "may be chance",
             at=place(row.gain),
-            low=place(first),
-            high=place(last),
+            low=place(low),
+            high=place(high),
         )
-        shown.append(gain)
-    return Gains(metric_of(verdict), place(0.0), shown)
+        for row, (low, high) in zip(rows, ends, strict=True)
+    ]
+    return place(0.0), gains

@@ -50,7 +50,6 @@ def render(
         curves=sections.curves(trials, run),
         peak=sections.against_peak(trials, run, verdict),
         parameters=sections.parameters(trials, run),
-        range_test=sections.range_test(run),
         stopping=sections.stopping(trials, run),
         trials=sections.all_trials(trials, run),
         record=sections.record(run),

@@ -40,7 +40,6 @@ from lrtune.verdict.wording import listed, words
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 REASONS = 20
-ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were lost aside
 # The rules that end a trial before its horizon: a trial's state, and what to say of it.
 RULES = {"pruned": "pruned as unlikely to win", "plateaued": "plateaued", "diverged": "diverged"}
 SURE = 0.95
@@ -68,6 +67,11 @@ class Cell:
     def sorts(self) -> bool:
         """Whether it has a key; NaN is none."""
         return self.key is not None and self.key == self.key
+
+    @property
+    def text(self) -> str:
+        """All that it says, on one line."""
+        return f"{self.shown} ({self.below})" if self.below else str(self.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
         "trainings": plural(len(own), "training", "trainings"),
         "updates": count(verdict.horizon),
         "time": duration(own["seconds"].sum()),
-        "table": _finalists(verdict, run),
+        "table": finalists(verdict, second_metric(run)),
         "several": any(not math.isnan(row.low) for row in families),
         "notes": notes(verdict),
         "lost": [(row.family, "; ".join(row.reasons)) for row in families if row.lost],
@@ -171,11 +175,23 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
     }
 
 
-def _finalists(verdict: Verdict, run: Run) -> Table:
-    objective, second = verdict.objective.to_json(), second_metric(run)
+def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Table:
+    """The table of a verdict, wherever one is shown.
+
+    Args:
+        verdict: the verdict.
+        second: a metric to show beside the objective.
+    """
     on_test = verdict.split == "test"
     split = "test" if on_test else "validation"
-    heads = ["family", "place", _head(split, objective), "seeds", "behind by", "p"]
+    heads = [
+        "family",
+        "place",
+        _head(split, verdict.objective.to_json()),
+        "seeds",
+        "behind by",
+        "p",
+    ]
     heads += ["validation, search"]
     heads += ["validation, finals"] if on_test else []
     heads += [_head(split, second)] if second else []
@@ -237,77 +253,55 @@ def _ranged(rows: Sequence[tuple[float, float, float]]) -> list[Cell]:
 def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """How each family did in the search: a table and a figure."""
     objective = run["objective"]
-    heads = ["family", "best", "median", "middle half", "peak rate", "trial"]
-    heads += ["tried", "finished", *ENDED[1:], "lost", "updates"]
-    table = by_family(trials, objective["direction"])
-    rows = [_family(row, objective) for row in table.to_dict("records")]
     first, summary = best(trials, objective["direction"]), nothing(trials)
     if first is not None:
-        tried = plural(len(table), "family", "families")
+        tried = plural(trials["family"].nunique(), "family", "families")
         value = measured(first["value"], objective, 3)
         summary = (
             f"Best of {tried}: {first['family']}, validation {words(objective['name'])} {value}"
         )
     return {
         "summary": summary,
-        "table": Table(heads, rows, "sortable"),
+        "table": searched_families(trials, objective),
         "partial": bool(trials["state"].isin(PARTIAL).any()),
         "figure": figures.wins(trials, objective),
     }
 
 
-def _family(row: Mapping[Any, Any], objective: Mapping[str, Any]) -> list[object]:
-    half = f"{aligned(row['q1'])} – {aligned(row['q3'])}" if row["best"] == row["best"] else "–"
-    return [
-        Cell(row["family"], family=row["family"]),
-        Cell(measured(row["best"], objective), row["best"], style="strong"),
-        aligned(row["median"]),
-        half,
-        number(row["peak_lr"], 3),
-        "–" if pd.isna(row["number"]) else row["number"],
-        row["trials"],
-        *(row[name] for name in ENDED),
-        int(row["diverged"] + row["failed"]),
-        count(row["updates"]),
+def searched_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
+    """The table of a search, one row per family, wherever one is shown."""
+    heads = [
+        "family",
+        "best",
+        "median",
+        "peak rate",
+        "tried",
+        "finished",
+        *PARTIAL,
+        "lost",
+        "updates",
     ]
-
-
-def short_table(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
-    """The finalists, or where nothing is decided the families: for a notebook and the dashboard."""
-    if verdict is not None and verdict.decided:
-        return short_finalists(verdict)
-    columns = ["trials", "pruned", "diverged"]
     rows = [
         [
             Cell(row["family"], family=row["family"]),
-            aligned(row["best"]),
+            Cell(measured(row["best"], objective), row["best"], style="strong"),
             aligned(row["median"]),
             number(row["peak_lr"], 3),
-            *(row[name] for name in columns),
+            row["trials"],
+            *(row[name] for name in ("complete", *PARTIAL)),
+            int(row["diverged"] + row["failed"]),
+            count(row["updates"]),
         ]
-        for row in by_family(trials, run["objective"]["direction"]).to_dict("records")
+        for row in by_family(trials, objective["direction"]).to_dict("records")
     ]
-    best_value = f"best validation {words(run['objective']['name'])}"
-    return Table(["family", best_value, "median", "peak rate", *columns], rows)
+    return Table(heads, rows, "sortable")
 
 
-def short_finalists(verdict: Verdict) -> Table:
-    """The finals without what only the report says."""
-    split = "test" if verdict.split == "test" else "validation"
-    rows = [
-        [
-            Cell(row.family, family=row.family),
-            row.place,
-            aligned(row.mean),
-            "–" if math.isnan(row.low) else f"{number(row.low)} to {number(row.high)}",
-            number(row.gap, 3) if row.gap else "–",
-            row.seeds,
-            number(row.schedule.peak_lr, 3),
-        ]
-        for row in verdict.families
-    ]
-    heads = ["family", "place", f"{split} {words(verdict.objective.name)}", "95 % interval"]
-    return Table([*heads, "behind by", "seeds", "peak rate"], rows, numeric=2)
+def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
+    """What a notebook and the dashboard show: the finalists once something is decided."""
+    if verdict is not None and verdict.decided:
+        return finalists(verdict)
+    return searched_families(trials, run["objective"])
 
 
 def curves(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
@@ -378,25 +372,6 @@ def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
     return shown
 
 
-def range_test(run: Run) -> dict[str, Any] | None:
-    """The range test, if one was run."""
-    result = run["range_test"]
-    if not result:
-        return None
-    loss = run["task"]["loss"]
-    unit = run["metrics"].get(loss, {}).get("unit")
-    low, high = (number(result[name], 3) for name in ("base_lr", "max_lr"))
-    message = result.get("message") or ""
-    return {
-        "summary": message[:1].upper() + message[1:]
-        or f"The loss falls at rates from {low} to {high}",
-        "message": message,
-        "figure": figures.range_test(
-            result, f"training {words(loss)}" + (f" ({unit})" if unit else "")
-        ),
-    }
-
-
 def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """Where the budget went, what early stopping saved of it, and how often that was wrong."""
     ends = by_end(trials)
@@ -427,17 +402,17 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
 def early_stopping(trials: pd.DataFrame, direction: str, horizon: int) -> str:
     """What early stopping saved, and how often it was wrong as far as the checked trials tell."""
     saved = spared(trials, horizon) or "No trial was ended early."
-    found = audits(trials, direction)
+    gains = audits(trials, direction)
     pruned = int((trials["state"] == "pruned").sum() + _is_audited(trials).sum())
     if pruned == 0:
         return saved
     those = plural(pruned, "trial", "trials") + " to be pruned"
-    if found.empty:
+    if gains.empty:
         unknown = "none was trained to the end: how often that was wrong is not known"
         return f"{saved} Of {those}, {unknown}."
-    wrong, checked = int(found["wrong"].sum()), len(found)
-    gains = found.loc[found["wrong"], "gain"].dropna()
-    by = f", by {_percent(gains.max())} at most" if len(gains) else ""
+    wrong, checked = int((gains > 0).sum()), len(gains)
+    known = gains[(gains > 0) & np.isfinite(gains)]
+    by = f", by {_percent(known.max())} at most" if len(known) else ""
     return (
         f"{saved} As a check, {checked} of {those} {'was' if checked == 1 else 'were'} trained to "
         f"the end: {wrong} would have been the best so far{by}. So at most "
@@ -479,27 +454,30 @@ def _is_audited(trials: pd.DataFrame) -> "pd.Series[bool]":
     return trials["audit"].map(lambda cell: bool(figures_in(cell))).astype(bool)
 
 
-def audits(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """One row for each audited trial that has ended with an answer, in the order of `number`.
+def audits(trials: pd.DataFrame, direction: str) -> "pd.Series[float]":
+    """By how much each audited trial ended better than the best when it was to be pruned.
 
     Returns:
-        Columns `gain` (how far it ended better than the best final value of the time when it was
-        to be pruned, as a share of that, else negative; NaN where that is 0 or there was none), and
-        whether pruning it would have been `wrong`. A trial that diverged would have been pruned
-        rightly; one that failed says nothing and is left out.
+        Shares of that best final value, negative where pruning would have been right; infinite
+        where there was no best or it was 0. A trial that diverged would have been pruned rightly;
+        one that failed says nothing and is left out.
     """
-    rows = []
+    gains = {}
     counted = _is_audited(trials) & (trials["state"] != "failed")
-    for _, trial in trials[counted].sort_values("number").iterrows():
+    for at, trial in trials[counted].iterrows():
         top = figures_in(trial["audit"]).get("best")
         if top is None:  # the pruner does not say: of the trials before it
             before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
             top = before.min() if direction == "minimize" else before.max()
-        ended = trial["state"] == "complete" and bool(np.isfinite(trial["value"]))
-        value = float(trial["value"]) if ended else math.nan
+        value = float(trial["value"]) if trial["state"] == "complete" else math.nan
         ahead = top - value if direction == "minimize" else value - top
-        rows.append((ahead / abs(top) if top else math.nan, ahead > 0 or (ended and top != top)))
-    return pd.DataFrame(rows, columns=["gain", "wrong"]).astype({"gain": float, "wrong": bool})
+        if not np.isfinite(value):
+            gains[at] = -math.inf
+        elif top and top == top:
+            gains[at] = ahead / abs(top)
+        else:
+            gains[at] = math.inf if top != top or ahead > 0 else -math.inf
+    return pd.Series(gains, dtype=float)
 
 
 def at_most(wrong: int, checked: int) -> float:

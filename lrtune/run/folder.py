@@ -147,7 +147,7 @@ class Run:
             write_json(self.folder / "best.json", best)
         shown = self.told
         report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(self.study(), trials, shown, verdict, finals, report)
+        publish(self.study(), trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
