@@ -36,7 +36,9 @@ def render(
     Returns:
         HTML with everything inline: style, plotly and data.
     """
-    confirmed = verdict is not None and finals is not None and bool(verdict.families)
+    confirmed = None
+    if verdict is not None and verdict.families and finals is not None:
+        confirmed = sections.finals(verdict, finals, run)
     return fill(
         "report.html",
         title=run["study"],
@@ -45,7 +47,7 @@ def render(
         nothing=nothing(trials),
         better="lower" if run["objective"]["direction"] == "minimize" else "higher",
         settings=sections.settings(trials, run, verdict),
-        finals=sections.finals(verdict, finals, run) if confirmed else None,
+        finals=confirmed,
         families=sections.families(trials, run),
         curves=sections.curves(trials, run),
         peak=sections.against_peak(trials, run, verdict),

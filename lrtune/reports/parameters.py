@@ -1,7 +1,4 @@
-"""The parameters of a family: which of them matter, and scores against each, by Optuna.
-
-The trials of one family make a study in memory: what Optuna computes and draws of it is Optuna's.
-"""
+"""The parameters of a family: which of them matter, by Optuna's fANOVA, and scores against each."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,8 +11,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.visualization import plot_slice
-from plotly.subplots import make_subplots
 from sklearn.ensemble import RandomForestRegressor
 
 from lrtune.reports.plot_style import TEMPLATE, axis_title, blank, look, rounded, safe, value_axis
@@ -26,7 +21,7 @@ FEWEST = 15  # finished trials, below which a forest of trees finds what is not 
 TREES, DEPTH = 32, 6  # deeper ones take seconds per hundred trials
 READ = {"number", "family", "state", "value", "expected", "peak_lr", "warmup", "evidence"}
 SHARED = {"peak_lr": "log", "warmup": "linear"}  # by every family, and their scales
-COLUMNS, PANEL = 2, 215  # panels beside each other, and the pixels of a row of them
+COLUMNS, PANEL, ROOM = 2, 215, 0.05  # panels side by side, pixels of a line, share between them
 
 Direction: TypeAlias = Literal["minimize", "maximize"]
 Space = Mapping[str, BaseDistribution]  # by column of the search's table
@@ -80,6 +75,11 @@ def space_of(rows: pd.DataFrame, family: str) -> dict[str, BaseDistribution]:
     return space
 
 
+def label_of(column: str) -> str:
+    """A parameter's name without that of its family."""
+    return safe(column.rpartition(".")[2])
+
+
 def study_of(
     rows: pd.DataFrame, space: Space, values: Iterable[float], direction: Direction
 ) -> optuna.Study:
@@ -97,7 +97,7 @@ def study_of(
         study = optuna.create_study(direction=direction)
     finally:
         optuna.logging.set_verbosity(before)
-    names = {column: safe(column.rpartition(".")[2]) for column in space}
+    names = {column: label_of(column) for column in space}
     params = {
         names[column]: [
             safe(cell) if isinstance(distribution, CategoricalDistribution) else float(cell)
@@ -150,48 +150,70 @@ def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -
 
 
 def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> go.Figure:
-    """Optuna's slice plot of a family; without traces where no parameter differs.
+    """Scores of a family against each of its parameters, one panel each.
 
     Marks are filled for finished trials and open for those that were stopped, at their forecast.
+    Without traces where no parameter differs.
     """
     rows = scored(trials, family)
     space = space_of(rows, family)
     if not space:
         return blank()
-    style, title = look(family), axis_title(objective).removeprefix("validation ")
-    study = study_of(rows, space, rows["value"], objective["direction"])
-    figure = plot_slice(study, target_name=title)
-    finished = rows["finished"].to_numpy(bool)
+    style, finished = look(family), rows["finished"].to_numpy(bool)
     first = rows.index.isin(ranked(rows, objective["direction"]).index[:1])
-    symbols = np.where(finished, style.symbol, f"{style.symbol}-open")
-    sizes = np.where(first, 12, np.where(finished, 7, 6))
-    for axis, trace in zip(figure.select_xaxes(), figure.data, strict=True):
-        at = list(trace.marker.color)  # Optuna's own numbers of the trials
-        mark = {"symbol": symbols[at].tolist(), "size": sizes[at].tolist(), "opacity": 0.8}
-        trace.marker = {"color": style.colour, **mark}
-        shown = "%{x:.3g}"
-        if axis.type == "category":
-            trace.x = [word[1:-1] for word in trace.x]  # Optuna quotes words
-            axis.categoryarray, shown = [word[1:-1] for word in axis.categoryarray], "%{x}"
-        elif axis.type == "log" and max(trace.x) > 10 * min(trace.x):
-            axis.dtick = 1  # of panels so small, decades are enough
-        label = f"trial %{{customdata}}<br>{axis.title.text} {shown}: %{{y:.4g}}<extra></extra>"
-        trace.update(name=axis.title.text, customdata=rows["number"].to_numpy()[at].tolist())
-        trace.hovertemplate = label
-    figure.update_xaxes(nticks=5).update_yaxes(**value_axis(rows["value"].to_numpy(float)))
-    return figure.update_layout(template=TEMPLATE, title=None, width=None, **_panels(len(space)))
+    marker = {
+        "color": style.colour,
+        "symbol": np.where(finished, style.symbol, f"{style.symbol}-open").tolist(),
+        "size": np.where(first, 12, np.where(finished, 7, 6)).tolist(),
+        "opacity": 0.8,
+    }
+    lines = -(-len(space) // COLUMNS)
+    height = PANEL * lines + 40
+    room = 70 / height  # between two lines, for titles
+    tall, wide = (1 + room) / lines - room, (1 + ROOM) / COLUMNS - ROOM
+    title = {"text": axis_title(objective).removeprefix("validation ")}
+    # As dictionaries: updates of a plotly figure take a hundred times as long.
+    layout: dict[str, Any] = {"template": TEMPLATE, "showlegend": False, "height": height}
+    data = []
+    for place, (column, distribution) in enumerate(space.items()):
+        line, side = divmod(place, COLUMNS)
+        number, name = place + 1 if place else "", label_of(column)
+        left, top = side * (wide + ROOM), 1 - line * (tall + room)
+        words = isinstance(distribution, CategoricalDistribution)
+        x = rows[column].map(safe) if words else rows[column]
+        axis = {"type": "category"} if words else _scale(distribution)
+        layout[f"xaxis{number}"] = axis | {
+            "domain": [left, min(1.0, left + wide)],
+            "anchor": f"y{number}",
+            "title": {"text": name},
+            "nticks": 5,
+        }
+        layout[f"yaxis{number}"] = value_axis(rows["value"]) | {
+            "domain": [max(0.0, top - tall), top],
+            "anchor": f"x{number}",
+            "matches": "y" if place else None,
+            "showticklabels": side == 0,
+            "title": title if side == 0 else None,
+        }
+        trace = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": x.tolist(),
+            "y": rows["value"].tolist(),
+            "xaxis": f"x{number}",
+            "yaxis": f"y{number}",
+            "marker": marker,
+            "customdata": rows["number"].tolist(),
+            "name": name,
+            "hovertemplate": f"trial %{{customdata}}<br>{name} %{{x}}: %{{y:.4g}}<extra></extra>",
+        }
+        data.append(trace)
+    return go.Figure({"data": data, "layout": layout})
 
 
-def _panels(amount: int) -> dict[str, Any]:
-    """The layout of panels that share their y axis, on a page of any width."""
-    rows = -(-amount // COLUMNS)
-    height = PANEL * rows + 40
-    room = {"horizontal_spacing": 0.05, "vertical_spacing": 70 / height}  # for titles
-    grid = make_subplots(rows, COLUMNS, shared_yaxes="all", **room).layout
-    layout: dict[str, Any] = {"height": height}
-    for place in range(amount):
-        number = "" if place == 0 else str(place + 1)
-        layout[f"xaxis{number}"] = grid[f"xaxis{number}"].to_plotly_json()
-        ticks = {"showticklabels": place % COLUMNS == 0}
-        layout[f"yaxis{number}"] = grid[f"yaxis{number}"].to_plotly_json() | ticks
-    return layout
+def _scale(distribution: BaseDistribution) -> dict[str, Any]:
+    """The axis of a number; of panels so small, decades are enough."""
+    assert isinstance(distribution, FloatDistribution)
+    if not distribution.log:
+        return {"type": "linear"}
+    return {"type": "log", "dtick": 1 if distribution.high > 10 * distribution.low else None}

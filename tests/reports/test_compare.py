@@ -90,8 +90,9 @@ def test_equal_gaps_and_lost_ones_share_ranks():
 
 def test_who_is_behind_ranks_below_the_top_whatever_its_gap():
     found = made(cosine=0.0, linear=0.02)
-    found["families"][1]["gap"] = -0.01  # on the few seeds before it was left behind
-    assert tabled(found)["rank"].tolist() == [1, 2]
+    first, other = found.families
+    early = changed(other, gap=-0.01)  # on the few seeds before it was left behind
+    assert tabled(changed(found, families=[first, early]))["rank"].tolist() == [1, 2]
 
 
 def test_one_task_again_counts_once():

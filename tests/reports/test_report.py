@@ -61,7 +61,7 @@ def test_every_section_of_every_kind_of_search(kind):
     assert page.ids == SECTIONS
     assert len(html.encode()) < 8 * MEGABYTE
     assert len(page.data) == SHOWN[name] and all(figure["data"] for figure in page.data)
-    assert not {"nan", "None"} & {*page.words.split()}
+    assert "nan" not in page.words.lower().split()
     if name in ("many", "one family"):
         assert "not measured; validation cross-entropy" in page.words
         assert "no: each trial ran once, on one seed" in page.words
