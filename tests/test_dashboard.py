@@ -27,7 +27,7 @@ from lrtune.reports.dashboard import (
 )
 from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
-from lrtune.search.store import RECORD, RESOLVED, START, open_storage
+from lrtune.search.storage import RECORD, RESOLVED, START, open_storage
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
 STUDY = "digits-mlp-sgd-72-cosine-constant"

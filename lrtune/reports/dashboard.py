@@ -24,7 +24,7 @@ from lrtune.format import limited
 from lrtune.reports.first_screen import Run, answer, subtitle
 from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
-from lrtune.search.store import load_study, open_storage
+from lrtune.search.storage import load_study, open_storage
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 

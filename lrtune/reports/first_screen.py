@@ -143,7 +143,7 @@ def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> An
     found = recommendation(trials, run, verdict)
     if found is None:
         low, high = (number(rate, 3) for rate in run["peak_lr"])
-        way_out = ["The reasons are listed under Early stopping and budget."]
+        way_out = ["The reasons are listed under Early stopping."]
         if (trials["state"] == "diverged").sum() >= len(trials) / 2:
             way_out = [f"Most trials diverged: search lower peak rates than {low} to {high}."]
         return Answer(f"No winner. {nothing(trials)}", [], (), way_out if len(trials) else [])

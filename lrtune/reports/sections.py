@@ -384,7 +384,7 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
             f"{100 * row['updates'] / max(total, 1):.0f} %",
             duration(row["seconds"]),
         )
-        for row in ends.to_dict("records")
+        for row in ends[ends["trials"] > 0].to_dict("records")
     ]
     why = reasons(trials)
     lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]

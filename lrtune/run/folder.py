@@ -16,9 +16,9 @@ from lrtune.run.best_json import best_json
 from lrtune.run.run_json import read_settings, without_password, write_json
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
-from lrtune.search.beliefs import Tuned, beliefs, tuned
-from lrtune.search.final import read_finals
-from lrtune.search.sampler import guess_in
+from lrtune.search.confirmation import read_finals
+from lrtune.search.sampler import Tuned, guess_in, tuned
+from lrtune.search.study_model import beliefs
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
 CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
@@ -103,7 +103,7 @@ class Run:
         return tuned(self.study(), self.space, family, horizon, self.peak_guess, self.transfer)
 
     def finals(self) -> pd.DataFrame:
-        """One row a final that is over, see ``lrtune.search.final.read_finals``."""
+        """One row a final that is over, see ``lrtune.search.confirmation.read_finals``."""
         return read_finals(self.folder / FINALS)
 
     def verdict(self, total: int | None = None) -> Verdict | None:

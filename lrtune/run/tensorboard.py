@@ -111,7 +111,7 @@ def write(
         trials: the search's table.
         run: what was searched (run.json).
         verdicts: of one horizon each.
-        finals: those that they are of, see ``lrtune.search.final.read_finals``.
+        finals: those that they are of, see ``lrtune.search.confirmation.read_finals``.
 
     Returns:
         The folder; None where there is nothing to write.

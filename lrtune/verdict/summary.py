@@ -164,7 +164,7 @@ def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.Data
     """The finals of a schedule, one row a seed.
 
     Args:
-        finals: see ``lrtune.search.final.read_finals``.
+        finals: see ``lrtune.search.confirmation.read_finals``.
         schedule: a finalist's.
         horizon: the verdict's.
     """

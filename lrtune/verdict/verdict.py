@@ -235,7 +235,7 @@ def standing(
     """The test as it stands; its ``wanted`` says what to train next.
 
     Args:
-        finals: see ``lrtune.search.final.read_finals``; of one horizon.
+        finals: see ``lrtune.search.confirmation.read_finals``; of one horizon.
         finalists: who takes part, what the search recommends first.
         objective: name and direction.
         seeds: in their order; those that a finalist has not been trained on end its scores.

@@ -13,7 +13,7 @@ from hostile import HIT, NAMES
 
 from lrtune.reports.dashboard import app_of, publish, server_of
 from lrtune.run.folder import Run
-from lrtune.search.store import open_storage
+from lrtune.search.storage import open_storage
 from tests.documents import changed
 
 pytestmark = pytest.mark.browser

@@ -11,25 +11,13 @@ from pathlib import Path
 import pytest
 
 from lrtune import load_task
-from lrtune.cli.events import FIELDS, Events
-from lrtune.cli.search import listening
+from lrtune.cli.events import FIELDS, Events, listening
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.verdict import Verdict
 from tests.documents import changed
 
-WORDS = [
-    "search",
-    "digits",
-    "--batch-size",
-    "32",
-    "--epochs",
-    1,
-    "--trials",
-    3,
-    "--families",
-    "cosine,constant",
-]
+WORDS = ["search digits --batch-size 32 --epochs 1 --trials 3 --families cosine,constant"]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 
