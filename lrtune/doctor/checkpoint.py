@@ -15,8 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lrtune.doctor.log import Log, without_repeats
 from lrtune.errors import InputError
-from lrtune.schedule.checks import integer
-from lrtune.schedule.family import Array
+from lrtune.schedule.family import Array, integer
 
 State: TypeAlias = Mapping[str, Any]
 MOST = 5_000_000  # steps of a scheduler that are made again, at 3 µs each

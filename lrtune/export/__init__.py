@@ -8,8 +8,7 @@ import numpy as np
 
 from lrtune.errors import InputError
 from lrtune.export.context import ExportContext, FoundOptimizer, cannot_hold
-from lrtune.schedule.checks import unknown
-from lrtune.schedule.family import MAX_LENGTH, Array
+from lrtune.schedule.family import MAX_LENGTH, Array, unknown
 from lrtune.schedule.schedule import Schedule
 
 __all__ = ["ALIASES", "EXPORTERS", "RATES_ALONE", "TABLES", "FoundOptimizer", "export", "replay"]

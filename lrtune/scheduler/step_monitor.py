@@ -19,7 +19,7 @@ from torch import cuda, distributed
 from torch.optim import Optimizer
 
 from lrtune.errors import InputError, ScheduleWarning
-from lrtune.schedule.checks import unknown
+from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
 

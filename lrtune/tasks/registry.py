@@ -1,21 +1,22 @@
-"""CATALOG: torchvision's data sets of images with one class each, by name.
+"""DATASETS: data by name: those of scikit-learn, and torchvision's images with one class each.
 
-Of torchvision's other data sets of images with labels, these are left out: CelebA (40 attributes,
-no class), Omniglot, LFWPeople and LFWPairs (their test split has other classes), PhotoTour
-(patches in pairs), CLEVRClassification (counts of objects, and none in its test split), FakeData
-(noise), and LSUN (a class is a database file, and none is labelled in its test split). The rest
-hold boxes, masks, captions, flows, depths or videos.
+Left out of torchvision: CelebA, PhotoTour, CLEVRClassification (no class), Omniglot, LFWPeople,
+LFWPairs, LSUN (no test split with the classes of training), FakeData (noise).
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import torch
 
 from lrtune.errors import InputError
-from lrtune.tasks.data import Data
-from lrtune.tasks.images import check_classes, image_data
+from lrtune.tasks.images import Files, Source, check_classes, image_data, normalize
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.pictures import Files, Source
+from lrtune.tasks.splits import Data, Split, three_splits
+from lrtune.tasks.tables import sklearn_table
 
 # The recipe of the model: David Page, "How to train your ResNet" (2018).
 SMALL_PHOTOS: dict[str, Any] = {
@@ -36,36 +37,27 @@ MISSING = ("not found", "does not exist", "not present")
 
 
 class Entry(NamedTuple):
-    """One of ``torchvision.datasets``.
-
-    Attributes:
-        cls: its name there.
-        train: arguments of the training split; of all where there is no other split.
-        val: of the validation split; None where there is none with labels.
-        test: of the test split; None where there is none with labels.
-        by_hand: where a person gets it; empty where torchvision fetches it.
-        needs: a module that torchvision's class imports beside its own.
-        defaults: Task fields that suit it, where they differ from those of any images.
-    """
+    """One of ``torchvision.datasets``: the class, and the arguments of each split that it has."""
 
     cls: str
     train: dict[str, Any] = {}  # noqa: RUF012  # read alone
     val: dict[str, Any] | None = None
     test: dict[str, Any] | None = None
-    by_hand: str = ""
-    needs: str = ""
-    defaults: dict[str, Any] = {}  # noqa: RUF012
+    by_hand: str = ""  # where a person gets it; empty where torchvision fetches it
+    needs: str = ""  # a module that torchvision's class imports beside its own
+    defaults: dict[str, Any] = {}  # noqa: RUF012  # Task fields, where not those of any images
+    mode: Literal["L", "RGB"] = "RGB"
 
 
 def _split(
     train: str, val: str | None = None, test: str | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The three splits as ``split=`` of the class, with what it takes beside."""
     names = {"train": train, "val": val, "test": test}
-    return {part: {"split": one, **more} for part, one in names.items() if one is not None}
+    return {split: {"split": name, **more} for split, name in names.items() if name is not None}
 
 
 TRAIN_TEST: dict[str, Any] = {"train": {"train": True}, "test": {"train": False}}
+GREY: dict[str, Any] = {**TRAIN_TEST, "mode": "L"}
 
 CATALOG: dict[str, Entry] = {
     "caltech101": Entry("Caltech101"),
@@ -78,14 +70,16 @@ CATALOG: dict[str, Entry] = {
         "EMNIST",
         {"split": "balanced", "train": True},
         test={"split": "balanced", "train": False},
+        mode="L",
     ),
     "eurosat": Entry("EuroSAT"),
-    "fashionmnist": Entry("FashionMNIST", **TRAIN_TEST),
+    "fashionmnist": Entry("FashionMNIST", **GREY),
     "fer2013": Entry(
         "FER2013",
         **_split("train", test="test"),
         by_hand="kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-"
         "challenge",
+        mode="L",
     ),
     "fgvcaircraft": Entry("FGVCAircraft", **_split("train", "val", "test")),
     "flowers102": Entry("Flowers102", **_split("train", "val", "test")),
@@ -100,14 +94,14 @@ CATALOG: dict[str, Entry] = {
     "inaturalist": Entry(
         "INaturalist", {"version": "2021_train_mini", **PATHS}, {"version": "2021_valid", **PATHS}
     ),
-    "kmnist": Entry("KMNIST", **TRAIN_TEST),
-    "mnist": Entry("MNIST", **TRAIN_TEST),
+    "kmnist": Entry("KMNIST", **GREY),
+    "mnist": Entry("MNIST", **GREY),
     "oxfordiiitpet": Entry("OxfordIIITPet", **_split("trainval", test="test")),
     "pcam": Entry("PCAM", **_split("train", "val", "test"), needs="h5py"),
     "places365": Entry("Places365", **_split("train-standard", "val", small=True)),
-    "qmnist": Entry("QMNIST", **TRAIN_TEST),
+    "qmnist": Entry("QMNIST", **GREY),
     "renderedsst2": Entry("RenderedSST2", **_split("train", "val", "test")),
-    "semeion": Entry("SEMEION"),
+    "semeion": Entry("SEMEION", mode="L"),
     "stanfordcars": Entry(
         "StanfordCars",
         **_split("train", test="test"),
@@ -119,7 +113,7 @@ CATALOG: dict[str, Entry] = {
     "svhn": Entry(
         "SVHN", **_split("train", test="test"), defaults={**SMALL_PHOTOS, "augment": ("crop",)}
     ),
-    "usps": Entry("USPS", **TRAIN_TEST),
+    "usps": Entry("USPS", **GREY),
 }
 
 
@@ -136,21 +130,20 @@ def torchvision_data(name: str, options: TaskOptions) -> Data:
     entry = CATALOG[name]
     arguments = {"train": entry.train, "val": entry.val, "test": entry.test}
     datasets = {
-        part: _open(name, entry, given, options)
-        for part, given in arguments.items()
+        split: _open(name, entry, given, options)
+        for split, given in arguments.items()
         if given is not None
     }
-    classes = {part: _classes(dataset) for part, dataset in datasets.items()}
-    named = {part: theirs for part, theirs in classes.items() if theirs is not None}
-    if "train" in named:
-        check_classes(name, named)
-    sources = {part: _source(dataset, f"{name} {part}") for part, dataset in datasets.items()}
+    classes = {split: names for split, data in datasets.items() if (names := _classes(data))}
+    if "train" in classes:
+        check_classes(name, classes)
     return image_data(
         name,
         f"torchvision {entry.cls}",
-        sources,
-        classes["train"],
+        {split: _source(dataset, f"{name} {split}") for split, dataset in datasets.items()},
+        classes.get("train"),
         options,
+        mode=entry.mode,
         defaults=entry.defaults,
     )
 
@@ -174,16 +167,16 @@ def _open(name: str, entry: Entry, given: dict[str, Any], options: TaskOptions) 
     try:
         return getattr(datasets, entry.cls)(root, **given, **fetch)
     except Exception as error:  # whatever the network, a server, an archive or a file can do
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if options.download:
             raise InputError(
-                f"{name}: cannot be fetched into {root}/: {said}: look at the network and the "
+                f"{name}: cannot be fetched into {root}/: {message}: look at the network and the "
                 "disk, or get it elsewhere and give --data-root"
             ) from error
-        if isinstance(error, FileNotFoundError) or any(words in said for words in MISSING):
+        if isinstance(error, FileNotFoundError) or any(words in message for words in MISSING):
             raise InputError(not_there) from error
         raise InputError(
-            f"{name}: cannot be read from {root}/: {said}: remove it there and fetch it again"
+            f"{name}: cannot be read from {root}/: {message}: remove it there and fetch it again"
         ) from error
 
 
@@ -201,3 +194,44 @@ def _classes(dataset: Any) -> list[str] | None:
         if names := getattr(dataset, attribute, None):
             return [str(name) for name in names]
     return None
+
+
+def digits(options: TaskOptions) -> Data:
+    """scikit-learn's digits: 1,797 grey 8x8 images, 10 classes; needs no download."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    whole = Split(
+        torch.from_numpy(raw.images).to(torch.uint8).unsqueeze(1),
+        torch.from_numpy(raw.target).long(),
+    )
+    splits = three_splits("digits", {"train": whole}, options.seed, raw.target_names.astype(str))
+    return Data(
+        *splits,
+        name="digits",
+        source="scikit-learn load_digits",
+        kind="classification",
+        outputs=len(raw.target_names),
+        prepare=normalize(splits[0]),
+        defaults={"model": "mlp", "batch_size": 4, "epochs": 3.0},
+    )
+
+
+class Dataset(NamedTuple):
+    """Data by name: what it is, as errors call it, and how it is read."""
+
+    kind: str
+    read: Callable[[TaskOptions], Data]
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset("scikit-learn's digits", digits),
+    **{
+        name: Dataset("a table", partial(sklearn_table, name))
+        for name in ("breast_cancer", "diabetes", "wine")
+    },
+    **{
+        name: Dataset("a data set of torchvision", partial(torchvision_data, name))
+        for name in CATALOG
+    },
+}
