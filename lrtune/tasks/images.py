@@ -89,24 +89,25 @@ class Images(Dataset[tuple[Tensor, int]]):
         where = self.source.where(row)
         with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
             image, label = self.source.dataset[row]
-        if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
-            raise InputError(
-                f"{where}: more than 8 bits a channel (mode {image.mode}): save the images with "
-                "8 bits"
-            )
-        if self.like is not None and image.size != self.like[1]:
-            size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
-            raise InputError(
-                f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
-                "size, or give --image-size N"
-            )
-        with _readable(where, *UNREADABLE, IndexError), image:
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # PIL warns of the direct way
-            image = image.convert(self.mode)
-            if self.side is not None and image.size != (self.side, self.side):
-                image = center_crop(resize(image, [self.side]), [self.side])
-            return pil_to_tensor(image).contiguous(), int(label)
+        with image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
+                raise InputError(
+                    f"{where}: more than 8 bits a channel (mode {image.mode}): save the images "
+                    "with 8 bits"
+                )
+            if self.like is not None and image.size != self.like[1]:
+                size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
+                raise InputError(
+                    f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
+                    "size, or give --image-size N"
+                )
+            with _readable(where, *UNREADABLE, IndexError):
+                if image.mode == "P" and "transparency" in image.info:
+                    image = image.convert("RGBA")  # PIL warns of the direct way
+                image = image.convert(self.mode)
+                if self.side is not None and image.size != (self.side, self.side):
+                    image = center_crop(resize(image, [self.side]), [self.side])
+                return pil_to_tensor(image).contiguous(), int(label)
 
 
 @contextmanager
