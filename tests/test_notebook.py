@@ -16,6 +16,7 @@ import lrtune
 from lrtune.reports.notebook import Figures, Verdict, summary
 from lrtune.run.folder import Run
 from lrtune.verdict.recommendation import of_verdict
+from tests.documents import changed
 from tests.reports.conftest import make as searched
 from tests.reports.test_finals_report import KINDS, make
 
@@ -31,12 +32,16 @@ def many():
     return searched("many")
 
 
+def shown(verdict):
+    return Verdict(**dict(verdict))
+
+
 class Made(Run):
     """A run whose tables were made up."""
 
     def __init__(self, trials, settings, verdict=None, finals=None):
         self.folder, self.settings = Path("made"), settings
-        self._tables = trials, None if verdict is None else Verdict(verdict), finals
+        self._tables = trials, None if verdict is None else shown(verdict), finals
 
     @property
     def told(self):
@@ -99,23 +104,23 @@ def test_a_run_shows_its_answer_and_its_families(many, kind: str) -> None:
     run = Made(trials, settings, verdict, finals)
     page = run._repr_html_()
     assert of_verdict(verdict)[0].partition(" (")[0] in re.sub("<[^>]*>", "", page)
-    shown = re.findall(r"●</span> <bdi>(\w+)</bdi>", page)
-    decided = verdict["answer"]["place"] in ("winner", "tie")
-    assert set(shown) == set(KINDS[kind]) if decided else set(shown) >= set(KINDS[kind])
+    names = re.findall(r"●</span> <bdi>(\w+)</bdi>", page)
+    families = set(KINDS[kind])
+    assert set(names) == families if verdict.decided else set(names) >= families
     assert repr(run.verdict()).splitlines() == run.verdict().lines == of_verdict(verdict)
 
 
 def test_what_came_after_the_verdict_is_said(many) -> None:
     trials, settings, verdict, _ = make("winner", *many)
-    assert "gone on since" not in summary(trials, settings, Verdict(verdict))
-    older = Verdict(verdict | {"trials": len(trials) - 3})
+    assert "gone on since" not in summary(trials, settings, verdict)
+    older = changed(verdict, trials=len(trials) - 3)
     assert "gone on since, by 3 trials" in summary(trials, settings, older)
 
 
 def test_text_of_others_is_shown_as_text(many) -> None:
     trials, settings, verdict, _ = make("lost", *many)
     settings = {**settings, "study": EVIL, "task": {**settings["task"], "data": EVIL}}
-    for found in (None, Verdict(verdict)):
+    for found in (None, verdict):
         page = summary(trials.assign(family=EVIL) if found is None else trials, settings, found)
         assert "<script" not in page and "<img" not in page and "&lt;" in page
 
@@ -132,9 +137,9 @@ def confirmed(run: Path, parent: Path) -> Path:
     """A copy of a run that has a verdict."""
     folder, (_, _, verdict, _) = parent / "run", make("winner", *searched("many"))
     shutil.copytree(run, folder)
-    settings = json.loads((run / "run.json").read_text())
-    verdict["families"][0]["trial"] = 0
-    (folder / "verdict.json").write_text(json.dumps(verdict | {"horizon": settings["horizon"]}))
+    first, *others = verdict.families
+    rows, horizon = [changed(first, trial=0), *others], Run(run).settings["horizon"]
+    changed(verdict, families=rows, horizon=horizon).write(folder / "verdict.json")
     return folder
 
 
@@ -145,7 +150,7 @@ def test_the_example_of_open_runs(run: Path, tmp_path: Path) -> None:
     names: dict[str, Any] = {}
     exec(source, names)
     assert names["run"].folder == folder
-    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict = Verdict.read(folder / "verdict.json")
     assert names["run"].verdict().lines[0] == of_verdict(verdict)[0]
     assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 8
 

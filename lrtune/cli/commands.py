@@ -38,7 +38,7 @@ Tensorboard = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print the result alone")]
 Json = Annotated[
-    bool, typer.Option("--json", help="one JSON object per line on stdout, see the README")
+    bool, typer.Option("--json", help="one JSON object per line on stdout, see lrtune guide events")
 ]
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -46,6 +46,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
 OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
 OF_A_CONFIRMATION = ("baseline", "margin", "goal", "device", "tensorboard")
+GUIDES = Path(__file__).parents[1] / "guides"
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -218,6 +219,31 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
     )
     print("\n" + training_of(path) + export(schedule, to="torch", total=task.horizon))
     copyable(console, f"wrote {shlex.quote(str(path))}; lrtune search tries it first")
+
+
+@app.command(epilog=examples("lrtune guide data"))
+def guide(
+    name: Annotated[
+        str | None, typer.Argument(help="one guide; all their titles if not given")
+    ] = None,
+) -> None:
+    """Read a guide, or list them."""
+    from rich.markdown import Markdown
+
+    from lrtune.cli.console import console_of, say
+    from lrtune.errors import nearest
+
+    guides = {path.stem: path.read_text("utf-8") for path in sorted(GUIDES.glob("*.md"))}
+    console = console_of()
+    if name is None:
+        for stem, text in guides.items():
+            say(console, f"{stem:<9} {text.splitlines()[0].partition(': ')[2]}")
+    elif name not in guides:
+        raise InputError(f"guide {name!r}: no such guide{nearest(name, guides)}")
+    elif console.is_terminal:
+        console.print(Markdown(guides[name]))
+    else:
+        print(guides[name], end="")
 
 
 @app.command()

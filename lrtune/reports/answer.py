@@ -7,13 +7,12 @@ from typing import Any
 import pandas as pd
 
 from lrtune.format import count, number, plural
-from lrtune.verdict.notes import Verdict
 from lrtune.verdict.recommendation import recommendation
 from lrtune.verdict.summary import PARTIAL, by_end
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import since
 
 Run = Mapping[str, Any]
-Row = Mapping[str, Any]  # of a verdict's families
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,13 @@ from scipy import stats
 from lrtune.errors import InputError
 from lrtune.files import replace
 from lrtune.reports.ranks import TASK, sentences, wins
-from lrtune.verdict.kept import read_verdict
+from lrtune.verdict.verdict import FamilyResult, Verdict
 
 __all__ = ["Comparison", "compare", "find_verdicts", "sentences", "table", "wins"]
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
 EQUAL = 9  # digits: gaps that differ by less, relative to the best score, are a tie of ranks
-
-Verdict = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Comparison:
     sentences: list[str]  # see ``sentences``
 
 
-def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:
+def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, Verdict]]:
     """The verdicts in these places, each once, and what to call them.
 
     Args:
@@ -44,10 +42,10 @@ def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]
     Raises:
         InputError: a place has no verdict, or one that cannot be read.
     """
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[str, Verdict]] = []
     for path in map(Path, paths):
         for file in _files(path):
-            verdict = _read(file)
+            verdict = Verdict.read(file)
             if all(verdict != other for _, other in found):  # a copy tells nothing new
                 found.append((str(file.parent if file.name == VERDICT else file), verdict))
     return found
@@ -70,24 +68,10 @@ def _files(path: Path) -> list[Path]:
 
 def _is_verdict(file: Path) -> bool:
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: damaged: not JSON: {error}") from error
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON: {error}") from error
     return isinstance(content, dict) and "answer" in content
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return read_verdict(_text(file), str(file))
-    except RecursionError as error:
-        raise InputError(f"{file}: not a verdict of lrtune: {error}") from error
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
 
 
 def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
@@ -107,8 +91,8 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
         and those lost, share the mean of their ranks).
 
     Raises:
-        InputError: a verdict is damaged, unfinished or compares nothing, or one task was judged by
-            two metrics.
+        InputError: a verdict is unfinished or compares nothing, or one task was judged by two
+            metrics.
     """
     if len({label for label, _ in verdicts}) < max(1, len(verdicts)):
         raise InputError("expected verdicts to compare, each with a name of its own")
@@ -118,13 +102,8 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
 
 
 def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
-    try:
-        place = verdict["answer"]["place"]
-        rows = [_row(label, verdict, family) for family in verdict["families"]]
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise InputError(f"{label}: a damaged verdict: {why}") from error
-    if place == "unfinished":
+    rows = [_row(label, verdict, family) for family in verdict.families]
+    if verdict.answer.place == "unfinished":
         raise InputError(f"{label}: not finished yet: lrtune confirm goes on with it")
     if len(rows) < 2:
         raise InputError(f"{label}: has one family only, nothing to compare: leave it out")
@@ -138,31 +117,30 @@ def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for row, rank in zip(rows, ranks, strict=True)]
 
 
-def _row(label: str, verdict: Verdict, family: Mapping[str, Any]) -> dict[str, Any]:
-    task, objective, schedule = verdict["task"], verdict["objective"], family["schedule"]
+def _row(label: str, verdict: Verdict, family: FamilyResult) -> dict[str, Any]:
+    task, objective, schedule = verdict.task, verdict.objective, family.schedule
+    if family.place != "lost" and not math.isfinite(family.mean + family.gap):
+        raise InputError(
+            f"{label}: damaged: {family.family} is not lost, and has no mean or no gap"
+        )
     names = ("mean", "low", "high", "sd", "gap", "gap_low", "gap_high")
-    figures = {name: math.nan if family[name] is None else float(family[name]) for name in names}
-    if family["place"] not in PLACES:
-        raise ValueError(f"place {family['place']!r}: none of {', '.join(PLACES)}")
-    if family["place"] != "lost" and not math.isfinite(figures["mean"] + figures["gap"]):
-        raise ValueError(f"{family['family']} is not lost, and has no mean or no gap")
     return {
-        "task": _printable(f"{task['name']}, {task['model']}"),
-        "horizon": int(verdict["horizon"]),
+        "task": _printable(f"{task.name}, {task.model}"),
+        "horizon": verdict.horizon,
         "source": _printable(label),
-        "study": _printable(verdict["study"]),
-        "seed": int(verdict["seed"]),
-        "metric": _printable(objective["name"]),
-        "unit": _printable(objective["unit"]),
-        "direction": _printable(objective["direction"]),
-        "split": _printable(verdict["split"]),
-        "family": _printable(family["family"]),
-        "place": family["place"],
-        "seeds": int(family["seeds"]),
-        **figures,
-        "peak_lr": float(schedule["peak_lr"]),
-        "warmup": float(schedule["warmup"]),
-        "schedule": json.dumps(schedule),
+        "study": _printable(verdict.study),
+        "seed": verdict.seed,
+        "metric": _printable(objective.name),
+        "unit": _printable(objective.unit),
+        "direction": objective.direction,
+        "split": verdict.split,
+        "family": _printable(family.family),
+        "place": family.place,
+        "seeds": family.seeds,
+        **{name: getattr(family, name) for name in names},
+        "peak_lr": schedule.peak_lr,
+        "warmup": schedule.warmup,
+        "schedule": schedule.to_json(),
     }
 
 

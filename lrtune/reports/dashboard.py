@@ -20,8 +20,7 @@ from optuna.storages import BaseStorage
 from lrtune.reports.loopback import server_of
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
 if TYPE_CHECKING:
@@ -67,8 +66,8 @@ def publish(
     where = str(report.resolve())
     said, drawn = note(trials, run, verdict, where), figures(trials, run, verdict, finals)
     facts = {"report": where}
-    if verdict is not None and decided(verdict):
-        facts["verdict"] = f"{verdict['answer']['place']}: {listed(verdict['answer']['families'])}"
+    if verdict is not None and verdict.decided:
+        facts["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
     digest = _digest(said, drawn)
     try:
         if study.user_attrs.get(PUBLISHED) == digest:

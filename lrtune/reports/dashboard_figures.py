@@ -1,5 +1,6 @@
 """What a study carries for optuna-dashboard: a note in Markdown, and a few small figures."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,9 +14,8 @@ from lrtune.reports.answer import Answer, Run, answer, subtitle
 from lrtune.reports.figures import against_peak, wins
 from lrtune.reports.learning_curves import SHOWN, curves, finals_curves
 from lrtune.reports.plot_style import thin
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
 from lrtune.verdict.summary import best_of_each, by_family, ranked
+from lrtune.verdict.verdict import FamilyResult, Verdict
 
 LONGEST = 300  # characters of somebody's name: the note is sent at every poll
 SENTENCE = 1000  # characters of ours, with theirs in it
@@ -87,9 +87,9 @@ def _answer(answer: Answer) -> list[str]:
 
 
 def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
-    if verdict is not None and decided(verdict):
+    if verdict is not None and verdict.decided:
         heads = ("family", "place", "mean", "95 % interval", "seeds", "peak rate")
-        return _table(heads, (_finalist(row) for row in verdict["families"]))
+        return _table(heads, (_finalist(row) for row in verdict.families))
     table = by_family(trials, run["objective"]["direction"])
     heads = ("family", "best", "median", "trials", "diverged", "peak rate")
     names = ["family", "best", "median", "trials", "diverged", "peak_lr"]
@@ -100,12 +100,10 @@ def _families(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
     )
 
 
-def _finalist(row: Verdict) -> list[object]:
-    lost = row["mean"] is None
-    ends = ("–", "–") if row["low"] is None else (_value(row["low"]), _value(row["high"]))
-    reach = "–" if row["low"] is None else " to ".join(ends)
-    mean = "–" if lost else _value(row["mean"])
-    return [row["family"], row["place"], mean, reach, row["seeds"], row["schedule"]["peak_lr"]]
+def _finalist(row: FamilyResult) -> list[object]:
+    reach = "–" if math.isnan(row.low) else f"{_value(row.low)} to {_value(row.high)}"
+    mean, peak = _value(row.mean), row.schedule.peak_lr
+    return [row.family, row.place, mean, reach, row.seeds, peak]
 
 
 def _value(value: float) -> str:
@@ -155,8 +153,8 @@ def figures(
             lambda: curves(_first_families(few, objective), objective, run["horizon"]),
         ),
     }
-    if verdict is not None and decided(verdict):
-        short = {**verdict, "families": verdict["families"][:SHOWN]}
+    if verdict is not None and verdict.decided:
+        short = verdict.model_copy(update={"families": verdict.families[:SHOWN]})
         drawn["lrtune-curves"] = ("The finals", lambda: finals_curves(short, finals))
     fitted = {name: _fitted(draw(), title) for name, (title, draw) in drawn.items()}
     return {

@@ -11,10 +11,9 @@ from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer, export
 from lrtune.format import limited
 from lrtune.schedule import Schedule
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided, recommended_row
 from lrtune.verdict.recommendation import described_training
 from lrtune.verdict.summary import recommended
+from lrtune.verdict.verdict import Verdict
 
 LINE = 400  # characters of a comment, whose names come from anyone
 # What the targets of lrtune.export are called; those that most people use come first.
@@ -62,12 +61,12 @@ def chosen(
         run: what was searched (run.json).
         verdict: what the finals said, if there were any.
     """
-    if verdict is not None and decided(verdict):
-        row = recommended_row(verdict)
-        whose = row["family"] if row["trial"] is None else f"{row['family']}, trial {row['trial']}"
-        if verdict["answer"]["place"] == "tie":
+    if verdict is not None and verdict.decided:
+        row = verdict.recommended
+        whose = row.family if row.trial is None else f"{row.family}, trial {row.trial}"
+        if verdict.answer.place == "tie":
             whose += ", recommended of those that cannot be told apart"
-        return Chosen(Schedule.from_dict(row["schedule"]), row["resolved"], f"{whose}.")
+        return Chosen(row.schedule, row.resolved, f"{whose}.")
     best = recommended(trials, run["objective"]["direction"])
     if best is None:
         return None

@@ -4,6 +4,7 @@ Every function takes the search's `trials` table and, for words and units, the `
 run.json. A figure with nothing to draw comes back without traces.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,10 @@ from lrtune.reports.plot_style import (
     value_axis,
 )
 from lrtune.verdict.summary import finals_of, ranked
+from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import words
 
-Fields = Mapping[str, Any]  # of run.json, or of a verdict
+Fields = Mapping[str, Any]  # of run.json
 FAR = 4.0  # times the median reach: beyond it a family is left outside the axis, and its gap said
 
 
@@ -159,36 +161,36 @@ def optimization_history(trials: pd.DataFrame, objective: Fields) -> go.Figure:
     return figure.update_layout(yaxis=axis, showlegend=True)
 
 
-def paired_differences(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
+def paired_differences(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     """Each finalist's gap to the best with its 95 % interval, and the single seeds.
 
     Without traces where there is no second finalist to compare with the best.
     """
     figure = blank()
-    rows = [row for row in verdict["families"] if row["gap"] is not None]
+    rows = [row for row in verdict.families if not math.isnan(row.gap)]
     if len(rows) < 2:
         return figure
     pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
     for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
         _row(figure, place, row, pair)
-    delta = verdict["answer"]["margin"]
-    if delta:
+    delta = verdict.answer.margin
+    if delta > 0:
         figure.add_vrect(-delta, delta, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")
     view = padded(np.concatenate([_near(rows, pairs), [-delta, delta]]))
     assert view is not None
     for place, row in enumerate(rows):
-        if row["gap"] > view[1]:
+        if row.gap > view[1]:
             _outside(figure, place, row)
-    tied = sum(row["place"] in ("winner", "tied") for row in rows)
+    tied = sum(row.place in ("winner", "tied") for row in rows)
     if 1 < tied < len(rows):
         figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
-    unit = verdict["objective"].get("unit")
-    metric = safe(words(verdict["objective"]["name"])) + (f" ({safe(unit)})" if unit else "")
+    unit = verdict.objective.unit
+    metric = safe(words(verdict.objective.name)) + (f" ({safe(unit)})" if unit else "")
     figure.update_xaxes(title_text=f"behind by, {metric}", range=view)
     figure.update_yaxes(
         tickvals=list(range(len(rows))),
-        ticktext=[safe(row["family"]) for row in rows],
+        ticktext=[safe(row.family) for row in rows],
         range=[len(rows) - 0.4, -0.6],
         showgrid=False,
         fixedrange=True,
@@ -197,26 +199,26 @@ def paired_differences(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
 
 
 def paired(
-    verdict: Fields,
+    verdict: Verdict,
     finals: pd.DataFrame,
-    row: Fields,
-    best: Fields,
+    row: FamilyResult,
+    best: FamilyResult,
 ) -> Array:
     """How much worse one is than the other on each seed that both have a score of."""
-    name = f"final_{verdict['objective']['name']}"
-    direction = verdict["objective"]["direction"]
+    name = f"final_{verdict.objective.name}"
+    direction = verdict.objective.direction
     if name not in finals:
         return np.empty(0)
     one, other = (
-        finals_of(finals, which, verdict["horizon"]).set_index("seed")[name]
+        finals_of(finals, which.schedule, verdict.horizon).set_index("seed")[name]
         for which in (row, best)
     )
     apart: Array = (one - other).dropna().to_numpy(float)
     return apart if direction == "minimize" else -apart
 
 
-def _row(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
-    colour, _, symbol = look(row["family"])
+def _row(figure: go.Figure, place: int, row: FamilyResult, pair: Array) -> None:
+    colour, _, symbol = look(row.family)
     jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
     if place:
         figure.add_scatter(
@@ -224,43 +226,43 @@ def _row(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
             y=rounded(place + jitter, 3),
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.4},
-            name=safe(row["family"]),
+            name=safe(row.family),
             hovertemplate="on one seed: %{x:.3g}",
         )
     reach = None
-    if row["gap_low"] is not None:
-        sides = rounded([row["gap_high"] - row["gap"], row["gap"] - row["gap_low"]])
+    if not math.isnan(row.gap_low):
+        sides = rounded([row.gap_high - row.gap, row.gap - row.gap_low])
         reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
     figure.add_scatter(
-        x=rounded([row["gap"]]),
+        x=rounded([row.gap]),
         y=[place],
         error_x=reach,
         mode="markers",
         marker={"color": colour, "symbol": symbol, "size": 12},
-        name=safe(row["family"]),
+        name=safe(row.family),
         hovertemplate="%{x:.3g}",
     )
 
 
-def _near(rows: list[Fields], pairs: list[Array]) -> Array:
+def _near(rows: list[FamilyResult], pairs: list[Array]) -> Array:
     """All that is not so far off that it would crush the rest."""
-    ends = [row["gap"] if row["gap_high"] is None else row["gap_high"] for row in rows]
+    ends = [row.gap if math.isnan(row.gap_high) else row.gap_high for row in rows]
     limit = FAR * float(np.median(ends[1:]))
     near = [
-        np.array([row["gap"], row["gap_low"] or row["gap"], end, *pair])
+        np.array([row.gap, row.gap if math.isnan(row.gap_low) else row.gap_low, end, *pair])
         for row, pair, end in zip(rows, pairs, ends, strict=True)
-        if end <= limit or row["place"] in ("winner", "tied")
+        if end <= limit or row.place in ("winner", "tied")
     ]
     return np.concatenate(near)
 
 
-def _outside(figure: go.Figure, place: int, row: Fields) -> None:
+def _outside(figure: go.Figure, place: int, row: FamilyResult) -> None:
     figure.add_annotation(
         x=1,
         xref="x domain",
         xanchor="right",
         y=place,
-        text=f"{row['gap']:.3g} →",
+        text=f"{row.gap:.3g} →",
         showarrow=False,
         font={"color": INK},
     )

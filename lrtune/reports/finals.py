@@ -1,20 +1,18 @@
 """The section of the report on the finals: who is how far behind the recommended one."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from lrtune.format import aligned, count, duration, measured, number, plural
-from lrtune.reports.answer import Row, Run, second_metric
+from lrtune.reports.answer import Run, second_metric
 from lrtune.reports.blocks import Block, Bullets, Cell, Section, Table, Text, drawn
 from lrtune.reports.figures import paired_differences as gaps
 from lrtune.reports.learning_curves import finals_curves
-from lrtune.schedule import Schedule
-from lrtune.verdict.notes import Verdict, notes
-from lrtune.verdict.plan import decided
+from lrtune.verdict.notes import notes
+from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import listed, words
 
 BASELINE = "Baseline: unlikely to be the best after the search, trained again for comparison."
@@ -40,7 +38,7 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Section | Non
         finals: see ``lrtune.search.confirmation.read_finals``.
         run: what was searched (run.json).
     """
-    if not verdict["families"]:
+    if not verdict.families:
         return None
     alone = "There is no second finalist with a score on every seed: no gap to show."
     none = "No final was trained to its end."
@@ -59,31 +57,31 @@ def standings(verdict: Verdict, finals: pd.DataFrame, run: Run) -> Section | Non
 
 def _summary(verdict: Verdict) -> str:
     """Who was trained again, and who came out on top."""
-    families = verdict["families"]
-    seeds = max(row["seeds"] for row in families)
+    families = verdict.families
+    seeds = max(row.seeds for row in families)
     finalists = plural(len(families), "finalist", "finalists")
     who = f"{finalists} on {plural(seeds, 'fresh seed', 'fresh seeds')}"
-    top = verdict["answer"]["families"]
-    if not decided(verdict):
+    top = verdict.answer.families
+    if not verdict.decided:
         return f"{who}: no winner"
     return f"{who}: {listed(top)} {'wins' if len(top) == 1 else 'cannot be told apart'}"
 
 
 def _several(verdict: Verdict) -> bool:
     """Whether there is more than one seed, and so an interval."""
-    return any(row["low"] is not None for row in verdict["families"])
+    return any(not math.isnan(row.low) for row in verdict.families)
 
 
 def _of_gaps(verdict: Verdict) -> str:
     """The caption of the gaps."""
-    families, delta = verdict["families"], verdict["answer"]["margin"]
-    said = [f"How much worse each finalist is than {families[0]['family']}, on the same seeds."]
+    families, delta = verdict.families, verdict.answer.margin
+    said = [f"How much worse each finalist is than {families[0].family}, on the same seeds."]
     if _several(verdict):
         said.append("A small dot is one seed, the large mark their mean with its 95 % interval.")
-    if {row["place"] for row in families} >= {"tied", "behind"}:
+    if {row.place for row in families} >= {"tied", "behind"}:
         said.append("Above the dotted line: those that cannot be told apart from it.")
-    if delta:
-        least = measured(delta, verdict["objective"], 2)
+    if delta > 0:
+        least = measured(delta, verdict.objective, 2)
         said.append(f"Grey: differences up to {least}, taken not to matter.")
     return " ".join(said)
 
@@ -95,7 +93,7 @@ def _of_curves(verdict: Verdict) -> str:
         said.append(
             "A line is the mean of the seeds, in a band that holds the middle half of them."
         )
-    if any(Schedule.from_dict(row["schedule"]).closed_loop for row in verdict["families"]):
+    if any(row.schedule.closed_loop for row in verdict.families):
         said.append("The rates of a closed loop are those of one seed.")
     said.append("A click on the legend shows or hides a family.")
     return " ".join(said)
@@ -103,10 +101,10 @@ def _of_curves(verdict: Verdict) -> str:
 
 def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
     """What was trained, and on what it was judged."""
-    own = finals[finals["horizon"] == verdict["horizon"]]
+    own = finals[finals["horizon"] == verdict.horizon]
     judged = (
         "judged on the test split, which the search never saw"
-        if verdict["split"] == "test"
+        if verdict.split == "test"
         else "judged on the validation split, since there is no test split"
     )
     if run["judge"] == "best":
@@ -115,67 +113,74 @@ def _what(verdict: Verdict, finals: pd.DataFrame, run: Run) -> str:
     return (
         "Of each family the schedule that the search expects most of, trained again in full on "
         f"fresh seeds, the same for all, and {judged}. {trainings} of up to "
-        f"{count(verdict['horizon'])} updates in {duration(own['seconds'].sum())} of training time."
+        f"{count(verdict.horizon)} updates in {duration(own['seconds'].sum())} of training time."
     )
 
 
 def _table(verdict: Verdict, run: Run) -> Table:
-    objective, second = verdict["objective"], second_metric(run)
-    on_test = verdict["split"] == "test"
+    objective, second = verdict.objective, second_metric(run)
+    on_test = verdict.split == "test"
     split = "test" if on_test else "validation"
-    heads = ["family", "place", _head(split, objective), "seeds", "behind by", "p"]
+    heads = [
+        "family",
+        "place",
+        _head(split, objective.name, objective.unit),
+        "seeds",
+        "behind by",
+        "p",
+    ]
     heads += ["validation, search"]
     heads += ["validation, finals"] if on_test else []
-    heads += [_head(split, second)] if second else []
-    families, rows = verdict["families"], []
+    heads += [_head(split, second["name"], second.get("unit"))] if second else []
+    families, rows = verdict.families, []
     means = _ranged(families, "mean", "low", "high")
     behind = _ranged(families, "gap", "gap_low", "gap_high")
     for at, row in enumerate(families):
-        leads = at == 0 and row["gap"] is not None
+        leads = at == 0 and not math.isnan(row.gap)
         cells: list[object] = [
-            Cell(row["family"], below=_role(row), family=row["family"]),
+            Cell(row.family, below=_role(row), family=row.family),
             _place(verdict, row),
             means[at],
-            row["seeds"],
+            row.seeds,
             "–" if leads else behind[at],
-            "–" if leads else Cell(_p(row["p"]), row["p"]),
-            _aligned(row["searched"]),
+            "–" if leads else Cell(_p(row.p), row.p),
+            aligned(row.searched),
         ]
-        cells += [_aligned(row["validation"])] if on_test else []
-        cells += [_aligned(row["metrics"].get(second["name"]))] if second else []
+        cells += [aligned(row.validation)] if on_test else []
+        cells += [aligned(row.metrics.get(second["name"], math.nan))] if second else []
         rows.append(cells)
     return Table(heads, rows, style="sortable finals", numeric=2)
 
 
-def _head(split: str, metric: Mapping[str, Any]) -> str:
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"{split} {words(metric['name'])}{unit}"
+def _head(split: str, name: str, unit: str | None) -> str:
+    return f"{split} {words(name)}{f' ({unit})' if unit else ''}"
 
 
-def _role(row: Row) -> str:
-    return row["role"] if row["role"] == "baseline" else ""
+def _role(row: FamilyResult) -> str:
+    return row.role if row.role == "baseline" else ""
 
 
-def _place(verdict: Verdict, row: Row) -> Cell:
-    place = row["place"]
-    if verdict["answer"]["place"] == "unfinished" and place in ("winner", "tied"):
+def _place(verdict: Verdict, row: FamilyResult) -> Cell:
+    place: str = row.place
+    if verdict.answer.place == "unfinished" and place in ("winner", "tied"):
         place = "still in"
-    lost = f"{row['lost']} of {plural(row['seeds'], 'seed', 'seeds')}" if row["lost"] else ""
+    lost = f"{row.lost} of {plural(row.seeds, 'seed', 'seeds')}" if row.lost else ""
     return Cell(place, below=lost)
 
 
-def _ranged(rows: Sequence[Row], value: str, low: str, high: str) -> list[object]:
+def _ranged(rows: Sequence[FamilyResult], value: str, low: str, high: str) -> list[object]:
     """A column of values above their intervals, as exact as most of these allow."""
-    known = [row for row in rows if row[low] is not None and row[high] > row[low]]
-    middle = float(np.median([row[high] - row[low] for row in known])) / 2 if known else 0.0
+    columns = [[getattr(row, name) for name in (value, low, high)] for row in rows]
+    widths = [top - bottom for _, bottom, top in columns if top > bottom]
+    middle = float(np.median(widths)) / 2 if widths else 0.0
     digits = max(0, 1 - math.floor(math.log10(middle))) if middle else None
     cells: list[object] = []
-    for row in rows:
-        if row[value] is None:
+    for shown, bottom, top in columns:
+        if math.isnan(shown):
             cells.append("–")
             continue
-        ends = [_fixed(row[end], digits) for end in (low, high)] if row in known else []
-        cells.append(Cell(_fixed(row[value], digits), row[value], below=" to ".join(ends)))
+        ends = [_fixed(end, digits) for end in (bottom, top)] if top > bottom else []
+        cells.append(Cell(_fixed(shown, digits), shown, below=" to ".join(ends)))
     return cells
 
 
@@ -186,28 +191,22 @@ def _fixed(value: float, digits: int | None) -> str:
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero
 
 
-def _aligned(value: float | None) -> str:
-    return "–" if value is None else aligned(value)
-
-
-def _p(value: float | None) -> str:
-    return "< 0.001" if value is not None and value < 0.001 else number(value, 2)
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else number(value, 2)
 
 
 def _lost(verdict: Verdict) -> list[Block]:
     """Why those that were lost were."""
-    lost = [
-        (row["family"], "; ".join(row["reasons"])) for row in verdict["families"] if row["lost"]
-    ]
+    lost = [(row.family, "; ".join(row.reasons)) for row in verdict.families if row.lost]
     said = "Lost on a seed or more, and why; the scores are of the other seeds:"
     return [Text(said), Bullets(lost)] if lost else []
 
 
 def _absent(verdict: Verdict) -> list[Block]:
     """Who is not among the finalists, and who is for comparison."""
-    said = [BASELINE] if any(map(_role, verdict["families"])) else []
+    said = [BASELINE] if any(map(_role, verdict.families)) else []
     for why, meaning in ABSENT.items():
-        names = [gone["family"] for gone in verdict["absent"] if gone["why"] == why]
+        names = [gone.family for gone in verdict.absent if gone.why == why]
         if names:
             said.append(f"Not compared: {', '.join(names)} ({meaning}).")
     return [Text(" ".join(said))] if said else []

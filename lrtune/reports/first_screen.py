@@ -1,8 +1,8 @@
 """The first screen of the report: what to use, what it gains, how sure that is, and its code."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,9 @@ from lrtune.reports.palette import look
 from lrtune.reports.plot_style import Array, thin
 from lrtune.reports.rates import rates_of
 from lrtune.schedule import Schedule
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
 from lrtune.verdict.sequential import ALPHA
+from lrtune.verdict.verdict import Gain as GainOf
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import amount_of, metric_of, range_of
 
 WIDTH, HEIGHT = 400, 150  # of the sketch's own coordinates
@@ -104,7 +104,7 @@ def first_screen(
     said, found = answer(trials, run, verdict), chosen(trials, run, verdict)
     if found is None:
         return FirstScreen(said, None, None, [])
-    told = verdict if verdict is not None and decided(verdict) else None
+    told = verdict if verdict is not None and verdict.decided else None
     return FirstScreen(
         said,
         _sketch(_curves(found.schedule, run, told), run["horizon"], (trials, finals)),
@@ -118,12 +118,11 @@ def _curves(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple
     if verdict is None:
         yours = map(Schedule.from_dict, run.get("baselines", []))
         return [(schedule.family, schedule), *((f"your {one.family}", one) for one in yours)]
-    rows = {row["family"]: row for row in verdict["families"]}
-    first = rows[verdict["answer"]["recommended"]]
-    label = f"your {schedule.family}" if first["role"] == "yours" else schedule.family
-    compared = [(gain["what"], rows[gain["over"]]) for gain in verdict["answer"]["gains"]]
-    others = [one for one in compared if one[1]["role"] == "yours"] or compared
-    beside = [(what, Schedule.from_dict(row["schedule"])) for what, row in others]
+    rows = {row.family: row for row in verdict.families}
+    label = f"your {schedule.family}" if verdict.recommended.role == "yours" else schedule.family
+    compared = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]
+    others = [one for one in compared if one[1].role == "yours"] or compared
+    beside = [(what, row.schedule) for what, row in others]
     return [(label, schedule), *beside]
 
 
@@ -191,11 +190,11 @@ def _path(line: tuple[Array, Array, str], horizon: int, bottom: float, top: floa
 
 def _gains(verdict: Verdict) -> Gains | None:
     """The gain over each baseline with its interval; None where there is no baseline."""
-    rows = verdict["answer"]["gains"]
+    rows = verdict.answer.gains
     if not rows:
         return None
-    ends = [0.0, *(row[name] for row in rows for name in ("gain", "low", "high") if _known(row))]
-    ends += [row["gain"] for row in rows]
+    ends = [0.0, *(end for row in rows for end in (row.low, row.high) if _known(row))]
+    ends += [row.gain for row in rows]
     low, high = min(ends), max(ends)
     room = ROOM * ((high - low) or 1.0)
     low, high = low - room, high + room
@@ -206,22 +205,22 @@ def _gains(verdict: Verdict) -> Gains | None:
     return Gains(metric_of(verdict), place(0.0), [_gain(verdict, row, place) for row in rows])
 
 
-def _gain(verdict: Verdict, row: Mapping[str, Any], place: Callable[[float], float]) -> Gain:
-    sign = "+" if row["gain"] > 0 else ""
-    ends = (row["low"], row["high"]) if _known(row) else (row["gain"], row["gain"])
-    worse = row["gain"] < 0 and row["p"] is not None and row["p"] < ALPHA
-    sure = "better" if row["sure"] else "worse" if worse else "may be chance"
+def _gain(verdict: Verdict, row: GainOf, place: Callable[[float], float]) -> Gain:
+    sign = "+" if row.gain > 0 else ""
+    ends = (row.low, row.high) if _known(row) else (row.gain, row.gain)
+    worse = row.gain < 0 and row.p < ALPHA
+    sure = "better" if row.sure else "worse" if worse else "may be chance"
     return Gain(
-        over=row["what"],
-        amount=f"{sign}{amount_of(verdict, row['gain'])}",
+        over=row.what,
+        amount=f"{sign}{amount_of(verdict, row.gain)}",
         reach=range_of(verdict, *ends) if _known(row) else "",
         sure=sure,
-        at=place(row["gain"]),
+        at=place(row.gain),
         low=place(ends[0]),
         high=place(ends[1]),
     )
 
 
-def _known(row: Mapping[str, Any]) -> bool:
+def _known(row: GainOf) -> bool:
     """Whether there is an interval: of one seed there is none."""
-    return row["low"] is not None and row["high"] is not None
+    return not math.isnan(row.low + row.high)

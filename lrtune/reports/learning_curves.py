@@ -12,6 +12,7 @@ from lrtune.reports.palette import look
 from lrtune.reports.plot_style import Array, axis_title, linked, padded, rounded, safe
 from lrtune.reports.rates import rate_axis, rates_of
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
+from lrtune.verdict.verdict import Verdict
 
 SHOWN = 6  # families drawn at first; the others wait in the legend
 
@@ -39,7 +40,7 @@ def curves(trials: pd.DataFrame, objective: Mapping[str, Any], horizon: int) -> 
     return _figure(several, objective, horizon)
 
 
-def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure:
+def finals_curves(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     """The finalists: their rates above their validation metric, the mean of the seeds in a band.
 
     The band holds the middle half of the seeds: from the lowest to the highest, bands would hide
@@ -47,20 +48,20 @@ def finals_curves(verdict: Mapping[str, Any], finals: pd.DataFrame) -> go.Figure
 
     Trainings that were lost are left out; the rates of a closed loop are those of one seed.
     """
-    objective, horizon = verdict["objective"], verdict["horizon"]
+    objective, horizon = verdict.objective, verdict.horizon
     several = []
-    for row in verdict["families"]:
-        own = finals_of(finals, row, horizon)
+    for row in verdict.families:
+        own = finals_of(finals, row.schedule, horizon)
         own = own[own["state"] == "complete"]
         if own.empty:
             continue
-        metrics = np.stack([curve_of(one, f"val_{objective['name']}") for _, one in own.iterrows()])
+        metrics = np.stack([curve_of(one, f"val_{objective.name}") for _, one in own.iterrows()])
         first = own.iloc[0]
         low, high = np.quantile(metrics, [0.25, 0.75], axis=0)
         band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
-        several.append(Trajectory(row["family"], rates, step, metrics.mean(0), band))
-    return _figure(several, objective, horizon)
+        several.append(Trajectory(row.family, rates, step, metrics.mean(0), band))
+    return _figure(several, objective.to_json(), horizon)
 
 
 def _figure(several: Sequence[Trajectory], objective: Mapping[str, Any], horizon: int) -> go.Figure:

@@ -1,5 +1,6 @@
 """What a notebook shows of a run: the answer in words, the families as a table, the figures."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,17 +13,14 @@ from lrtune.format import aligned, number
 from lrtune.reports import figures, learning_curves, parameters, pruning, rates
 from lrtune.reports.answer import Answer, answer, nothing, subtitle
 from lrtune.reports.blocks import Cell, Table, render
-from lrtune.verdict.plan import decided
+from lrtune.verdict import verdict as judged
 from lrtune.verdict.recommendation import of_verdict
 from lrtune.verdict.summary import by_family
 from lrtune.verdict.wording import words
 
 
-class Verdict(dict[str, Any]):
-    """``verdict.json``, which prints as what it says.
-
-    Its keys are described in ``lrtune.verdict.verdict``.
-    """
+class Verdict(judged.Verdict):
+    """A verdict that prints as what it says; its attributes are ``lrtune.verdict.Verdict``'s."""
 
     @property
     def lines(self) -> list[str]:
@@ -31,6 +29,8 @@ class Verdict(dict[str, Any]):
 
     def __repr__(self) -> str:
         return "\n".join(self.lines)
+
+    __str__ = __repr__
 
     def _repr_html_(self) -> str:
         use, *others = self.lines
@@ -146,7 +146,7 @@ class Figures:
 
 def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None) -> str:
     """The answer in words and the table of families, as HTML."""
-    if verdict is not None and decided(verdict):
+    if verdict is not None and verdict.decided:
         table = _finalists(verdict)
     else:
         table = _families(trials, settings["objective"])
@@ -158,17 +158,16 @@ def summary(trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict 
     )
 
 
-def _finalists(verdict: Mapping[str, Any]) -> Table:
+def _finalists(verdict: judged.Verdict) -> Table:
     """The finals as a table."""
-    split = "test" if verdict["split"] == "test" else "validation"
-    score = f"{split} {words(verdict['objective']['name'])}"
+    split = "test" if verdict.split == "test" else "validation"
+    score = f"{split} {words(verdict.objective.name)}"
     rows = []
-    for row in verdict["families"]:
-        reach = "–" if row["low"] is None else f"{number(row['low'])} to {number(row['high'])}"
-        mean = "–" if row["mean"] is None else aligned(row["mean"])
-        gap = number(row["gap"], 3) if row["gap"] else "–"
-        name = Cell(row["family"], family=row["family"])
-        rows.append([name, row["place"], mean, reach, gap, row["seeds"]])
+    for row in verdict.families:
+        reach = "–" if math.isnan(row.low) else f"{number(row.low)} to {number(row.high)}"
+        gap = number(row.gap, 3) if row.gap else "–"
+        name = Cell(row.family, family=row.family)
+        rows.append([name, row.place, aligned(row.mean), reach, gap, row.seeds])
     heads = ["family", "place", score, "95 % interval", "behind by", "seeds"]
     return Table(heads, rows, numeric=2)
 

@@ -13,7 +13,7 @@ from lrtune.reports.blocks import Section
 from lrtune.reports.finals import standings
 from lrtune.reports.first_screen import first_screen
 from lrtune.reports.parameters import inside
-from lrtune.verdict.notes import Verdict
+from lrtune.verdict.verdict import Verdict
 
 
 def render(

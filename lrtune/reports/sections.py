@@ -12,8 +12,8 @@ from lrtune.reports.blocks import Block, Cell, Code, Fold, Section, Table, Text,
 from lrtune.reports.exports import chosen, exports, found_with
 from lrtune.reports.tables import responses
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.verdict.notes import Verdict
 from lrtune.verdict.summary import PARTIAL, best, by_family
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import words
 
 ENDED = ("complete", *PARTIAL)  # columns of a family's trials, those that were lost aside

@@ -1,18 +1,20 @@
 """Sections of the report that are tables: budget, trials, record, time to target, sensitivity."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from lrtune.format import aligned, count, duration, measured, number, plural, setting
-from lrtune.reports.answer import Row, Run, nothing, second_metric
+from lrtune.reports.answer import Run, nothing, second_metric
 from lrtune.reports.blocks import Block, Cell, Heading, Section, Shares, Table, Text, drawn
 from lrtune.reports.figures import optimization_history
 from lrtune.reports.pruning import in_words
-from lrtune.verdict.notes import Verdict
+from lrtune.verdict.lr_sensitivity import LrSensitivity
 from lrtune.verdict.summary import beside, by_end, ranked, reasons
-from lrtune.verdict.wording import quickest, words
+from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.wording import time_to_target, words
 
 WEIGHTS = {"last": "the weights at the end", "best": "the best checkpoint by validation"}
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
@@ -156,18 +158,18 @@ def _pairs(settings: Any) -> str:
 
 def target(verdict: Verdict) -> Section | None:
     """Updates to the target, family by family; None where there is no target."""
-    found = verdict["quickest"]
+    found = verdict.time_to_target
     if found is None:
         return None
     rows = [
         (
-            Cell(row["family"], family=row["family"]),
-            "–" if row["place"] == "lost" else row["place"],
-            Cell(f"{row['reached']} of {row['seeds']}", row["reached"]),
-            "–" if row["updates"] is None else Cell(count(row["updates"]), row["updates"]),
-            "–" if row["low"] is None else f"{count(row['low'])} to {count(row['high'])}",
+            Cell(row.family, family=row.family),
+            "–" if row.place == "lost" else row.place,
+            Cell(f"{row.reached} of {row.seeds}", row.reached),
+            "–" if math.isnan(row.updates) else Cell(count(row.updates), row.updates),
+            "–" if math.isnan(row.low) else f"{count(row.low)} to {count(row.high)}",
         )
-        for row in found["families"]
+        for row in found.families
     ]
     note = (
         "On the validation curves of the finals, so to the validation after it was reached; only "
@@ -175,7 +177,7 @@ def target(verdict: Verdict) -> Section | None:
         "alone."
     )
     heads = ["family", "place", "seeds that reached it", "updates, mean", "95 % interval"]
-    said = quickest(verdict)
+    said = time_to_target(verdict)
     listing = Table(heads, rows, style="sortable", numeric=2)
     summary = said.removeprefix("Fewest updates ").capitalize()
     return Section("target", "Fewest updates", summary, [Text(said), listing, Text(note, "note")])
@@ -183,49 +185,47 @@ def target(verdict: Verdict) -> Section | None:
 
 def responses(verdict: Verdict) -> list[Block]:
     """How far each finalist's peak may be off, from the search's trials."""
-    amount = verdict["amount"]
-    if amount is None:
+    effect = verdict.minimum_effect
+    if math.isnan(effect):
         return []
-    seen = [row for row in verdict["response"] if row["peak_lr"] is not None]
+    seen = [row for row in verdict.lr_sensitivity if not row.why]
     rows = [
         (
-            Cell(row["family"], family=row["family"]),
+            Cell(row.family, family=row.family),
             _peak(row),
             _factor(row),
-            number(row["diverged_from"], 3),
-            row["trials"],
+            number(row.diverged_from, 3),
+            row.trials,
         )
         for row in seen
     ]
     note = (
         "A parabola over the logarithm of the peak, fitted to the search's trials of each "
         "finalist. Off by: the factor, either way, before the score is "
-        f"{measured(amount, verdict['objective'], 2)} worse, twice the standard deviation between "
+        f"{measured(effect, verdict.objective, 2)} worse, twice the standard deviation between "
         "seeds. Intervals hold with 90 %."
     )
     heads = ["family", "best peak rate", "off by", "diverged from", "trials"]
     known: list[Block] = [Text(note), Table(heads, rows)] if rows else []
-    unseen = [Text(sentence) for sentence in _unseen(verdict["response"])]
+    unseen = [Text(sentence) for sentence in _unseen(verdict.lr_sensitivity)]
     return [Heading("How far the peak may be off"), *known, *unseen]
 
 
-def _unseen(response: Iterable[Row]) -> list[str]:
+def _unseen(rows: Iterable[LrSensitivity]) -> list[str]:
     """The families without an optimum, a sentence a reason."""
     families: dict[str, list[str]] = {}
-    for row in response:
-        if row["peak_lr"] is None:
-            families.setdefault(row["why"], []).append(row["family"])
+    for row in rows:
+        if row.why:
+            families.setdefault(row.why, []).append(row.family)
     return [f"{', '.join(names)}: {why}." for why, names in families.items()]
 
 
-def _peak(row: Row) -> Cell:
-    ends = f"{number(row['low'], 3)} to {number(row['high'], 3)}"
-    return Cell(number(row["peak_lr"], 3), row["peak_lr"], below=ends)
+def _peak(row: LrSensitivity) -> Cell:
+    ends = f"{number(row.low, 3)} to {number(row.high, 3)}"
+    return Cell(number(row.peak_lr, 3), row.peak_lr, below=ends)
 
 
-def _factor(row: Row) -> Cell:
-    high = row["factor_high"]
-    ends = (
-        f"{number(row['factor_low'], 2)} {'or more' if high is None else f'to {number(high, 2)}'}"
-    )
-    return Cell(number(row["factor"], 2), row["factor"], below=ends)
+def _factor(row: LrSensitivity) -> Cell:
+    high = "or more" if math.isnan(row.factor_high) else f"to {number(row.factor_high, 2)}"
+    ends = f"{number(row.factor_low, 2)} {high}"
+    return Cell(number(row.factor, 2), row.factor, below=ends)

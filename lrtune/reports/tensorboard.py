@@ -16,6 +16,7 @@ from lrtune.format import setting
 from lrtune.reports.plot_style import Array, thin
 from lrtune.schedule import Schedule
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
+from lrtune.verdict.verdict import Verdict
 
 Metrics = Mapping[str, Mapping[str, Any]]
 POINTS = 150  # of the rates, beside those of the validations: what a chart in a page can show
@@ -80,16 +81,16 @@ def check() -> None:
 def trainings(
     trials: pd.DataFrame,
     run: Mapping[str, Any],
-    verdicts: Iterable[Mapping[str, Any]],
+    verdicts: Iterable[Verdict],
     finals: pd.DataFrame,
 ) -> Iterator[Training]:
     """The finalists' finals on every seed; the best trial of each family where there are none."""
     none = True
     for verdict in verdicts:
-        horizon = verdict["horizon"]
+        horizon = verdict.horizon
         lead = "" if horizon == run["horizon"] else f"{horizon}-updates/"
-        for finalist in verdict["families"]:
-            for _, row in finals_of(finals, finalist, horizon).iterrows():
+        for finalist in verdict.families:
+            for _, row in finals_of(finals, finalist.schedule, horizon).iterrows():
                 none = False
                 yield Training(lead + row["family"], f"seed-{row['seed']}", horizon, row)
     if none:
@@ -101,7 +102,7 @@ def write(
     folder: Path,
     trials: pd.DataFrame,
     run: Mapping[str, Any],
-    verdicts: Sequence[Mapping[str, Any]],
+    verdicts: Sequence[Verdict],
     finals: pd.DataFrame,
 ) -> Path | None:
     """Write the event files in place of those that are there.

@@ -16,6 +16,7 @@ from lrtune.reports.dashboard_figures import figures
 from lrtune.reports.loopback import server_of
 from lrtune.run.folder import Run
 from lrtune.search.storage import open_storage
+from tests.documents import changed
 
 pytestmark = pytest.mark.browser
 
@@ -59,9 +60,9 @@ def test_the_note_is_read(served: str, digits: Path, page_at, faults: list[str])
     page.goto(f"{served}/note")
     page.get_by_role("heading", name="Families", exact=True).wait_for()
     said = page.inner_text("body")
-    assert Run(digits).verdict()["families"][0]["family"] in said
+    assert Run(digits).verdict().families[0].family in said
     assert "\\" not in said and "**" not in said
-    assert page.locator("table tr").count() == 1 + len(Run(digits).verdict()["families"])
+    assert page.locator("table tr").count() == 1 + len(Run(digits).verdict().families)
     assert faults == []
 
 
@@ -89,7 +90,7 @@ def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]
         settings = {**run.settings, "study": name, "task": task, "command": name}
         settings["objective"] = objective
         study = optuna.create_study(storage=storage, study_name=name)
-        found = {**verdict, "study": name, "objective": objective}
+        found = changed(verdict, study=name, objective={"unit": name})
         publish(study, trials, settings, found, finals, Path("report.html"))
     with server_of(app_of(storage, {}), 0, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -80,7 +80,8 @@ def test_the_first_screen_says_it_all(report, page_at, faults, name: str) -> Non
     said = " ".join(shown.inner_text().split())
     assert all(" ".join(line.split()) in said for _, line in lines)
     assert shown.locator(".sketch .plot path").count() >= 2 or name == "tiny"
-    gains = (run.verdict() or {"answer": {"gains": []}})["answer"]["gains"]
+    verdict = run.verdict()
+    gains = verdict.answer.gains if verdict else []
     assert shown.locator(".gain").count() == len(gains) >= (name != "tiny")
     assert shown.locator(".copy button").count() == len(LABELS)
     end = page.evaluate("document.querySelector('#answer').getBoundingClientRect().bottom")

@@ -1,7 +1,5 @@
 """Verdicts side by side: the table, wins per task, Markdown."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +7,9 @@ import pytest
 from lrtune.errors import InputError
 from lrtune.reports import compare, ranks
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import Finalist, Plan
-from lrtune.verdict.verdict import verdict
+from lrtune.verdict.finalists import Finalist
+from lrtune.verdict.verdict import Plan, Verdict, verdict
+from tests.documents import TASK, changed
 from tests.reports.verdicts import made, tabled
 
 COLUMNS = "task horizon source study seed metric unit direction split family place mean low high sd"
@@ -25,7 +24,7 @@ def judged(shifts, direction="minimize", lost=()):
     finalists, finals = [], []
     for number, (family, shift) in enumerate(shifts.items()):
         schedule = Schedule(family, peak_lr=0.1 + number / 10)
-        finalists.append(Finalist(family, schedule, number, 0.3, "leader"))
+        finalists.append(Finalist(family=family, schedule=schedule, trial=number, searched=0.3))
         for seed in seeds:
             score = 0.3 + shift + shared[seed] + random.normal(0, 0.002)
             bad = family in lost and seed == 1
@@ -35,11 +34,11 @@ def judged(shifts, direction="minimize", lost=()):
             finals.append(final | {"final_loss": float("nan") if bad else score})
     run = {
         "study": "s",
-        "task": {"name": "t", "model": "m", "test": 10},
-        "unit": "updates",
+        "task": TASK | {"name": "t", "model": "m"},
         "seed": 3,
     }
-    run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
+    run |= {"objective": objective, "metrics": {"loss": objective}}
+    run |= {"optimizer": {"name": "sgd"}, "versions": {}}
     run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
@@ -56,7 +55,7 @@ def judged(shifts, direction="minimize", lost=()):
 
 def test_a_verdict_as_it_is_made():
     found = judged({"cosine": 0.0, "linear": 0.03, "step": 0.05, "constant": 0.0}, lost=["step"])
-    table = compare.table([("runs/t", json.loads(json.dumps(found, allow_nan=False)))])
+    table = compare.table([("runs/t", Verdict.model_validate(found.to_json()))])
     assert sorted(table) == sorted(COLUMNS.split())
     assert table["place"].tolist() == ["tied", "tied", "behind", "lost"]
     assert table["rank"].tolist() == [1, 2, 3, 4]
@@ -87,8 +86,9 @@ def test_equal_gaps_and_lost_ones_share_ranks():
 
 def test_who_is_behind_ranks_below_the_top_whatever_its_gap():
     found = made(cosine=0.0, linear=0.02)
-    found["families"][1]["gap"] = -0.01  # on the few seeds before it was left behind
-    assert tabled(found)["rank"].tolist() == [1, 2]
+    first, behind = found.families
+    behind = changed(behind, gap=-0.01)  # on the few seeds before it was left behind
+    assert tabled(changed(found, families=[first, behind]))["rank"].tolist() == [1, 2]
 
 
 def test_one_task_again_counts_once():
@@ -126,8 +126,8 @@ def test_different_metrics_are_an_error_on_one_task_alone():
 
 def test_one_seed_has_no_interval():
     found = made()
-    for row in found["families"]:
-        row |= dict.fromkeys(("low", "high", "sd", "gap_low", "gap_high", "best"))
-    table = tabled(found)
+    unknown = dict.fromkeys(("low", "high", "sd", "gap_low", "gap_high"), np.nan)
+    rows = [changed(row, **unknown) for row in found.families]
+    table = tabled(changed(found, families=rows))
     assert table["low"].isna().all() and table["gap_low"].isna().all()
     assert table["mean"].notna().all()

@@ -8,6 +8,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.reports import compare
+from tests.documents import changed
 from tests.reports.verdicts import made, put
 
 EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
@@ -24,9 +25,9 @@ def test_the_table_is_written(tmp_path):
 
 def test_hostile_names_are_text(lrtune, tmp_path):
     gaps = {EVIL: 0.0, "cosine": 0.1}
-    found = made(EVIL, **gaps) | {"study": EVIL, "split": EVIL}
-    found["objective"] = {"name": EVIL, "unit": EVIL, "direction": "maximize"}
-    found["task"]["model"] = EVIL
+    found = changed(
+        made(EVIL, **gaps), study=EVIL, objective={"name": EVIL, "unit": EVIL}, task={"model": EVIL}
+    )
     put(tmp_path / "runs", found)
     code, out, err = lrtune("compare", tmp_path / "runs", "--out", tmp_path / "table.parquet")
     assert (code, err) == (0, "")
@@ -57,15 +58,15 @@ def test_where_verdicts_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     put(tmp_path / "runs" / "deep" / "a", made("a"))
     put(tmp_path / "runs" / "b", made("b"))
-    put(tmp_path / "runs" / "not-yet", {}, "run.json")
+    (put(tmp_path / "runs" / "not-yet") / "run.json").write_text("{}")
     put(tmp_path / "results", made("c"), "c.json")
     put(tmp_path / "results", made("b"), "copy-of-b.json")
-    put(tmp_path / "results", {"format": 1, "schedule": {}}, "best.json")
-    put(tmp_path / "results", ["answer"], "list.json")
+    (tmp_path / "results" / "best.json").write_text('{"format": 1, "schedule": {}}')
+    (tmp_path / "results" / "list.json").write_text('["answer"]')
     put(tmp_path / "results" / "bench", made("d"), "d.json")
 
     def found(*paths):
-        return {label: v["task"]["name"] for label, v in compare.find_verdicts(paths)}
+        return {label: v.task.name for label, v in compare.find_verdicts(paths)}
 
     assert found("runs") == {"runs/b": "b", "runs/deep/a": "a"}
     assert found("results") == {"results/c.json": "c", "results/copy-of-b.json": "b"}
@@ -82,7 +83,7 @@ def test_where_verdicts_are_found(tmp_path, monkeypatch):
 
 def broken(path, value):
     """A verdict of which one entry is another, or, of None, missing."""
-    found = made()
+    found = made().to_json()
     place = found
     for key in path[:-1]:
         place = place[key]
@@ -97,34 +98,42 @@ def broken(path, value):
         ({}, "x: holds no verdict: lrtune confirm RUN makes one"),
         ({"other.json": "{}"}, "x: holds no verdict: lrtune confirm RUN makes one"),
         ({"run.json": "{}"}, "x: has no verdict yet: lrtune confirm x"),
-        ({"verdict.json": "{"}, "x/verdict.json: not a verdict of lrtune: Expecting"),
-        ({"verdict.json": "{}"}, "x/verdict.json: not a verdict of lrtune: 'format'"),
-        ({"verdict.json": "[" * 10**5}, "x/verdict.json: not a verdict of lrtune: maximum"),
+        ({"verdict.json": "{"}, "x/verdict.json: not a verdict: Expecting"),
+        ({"verdict.json": "{}"}, "x/verdict.json: not a verdict: it has no format version"),
+        ({"verdict.json": "[" * 10**5}, "x/verdict.json: not a verdict: maximum"),
         ({"verdict.json": b"\xff"}, "x/verdict.json: cannot be read: 'utf-8' codec"),
-        ({"a.json": "{"}, "x/a.json: damaged: not JSON: Expecting"),
+        ({"a.json": "{"}, "x/a.json: cannot be read as JSON: Expecting"),
         (
-            {"verdict.json": made() | {"format": 3}},
-            "x/verdict.json: a verdict of format 3: this lrtune reads 2",
+            {"verdict.json": broken(["format"], 2)},
+            "x/verdict.json: a verdict of format 2: this lrtune reads format 3",
         ),
         (
-            {"verdict.json": made() | {"answer": {"place": "unfinished"}}},
+            {"verdict.json": broken(["answer", "place"], "unfinished")},
             "x: not finished yet: lrtune confirm goes on with it",
         ),
         (
-            {"verdict.json": made(cosine=0.0)},
+            {"verdict.json": made(cosine=0.0).to_json()},
             "x: has one family only, nothing to compare: leave it out",
         ),
-        ({"verdict.json": broken(["horizon"], None)}, "x: a damaged verdict: 'horizon' is missing"),
-        ({"verdict.json": broken(["horizon"], "long")}, "x: a damaged verdict: invalid literal"),
-        ({"verdict.json": broken(["horizon"], float("inf"))}, "x: a damaged verdict: cannot"),
-        ({"verdict.json": broken(["families"], 3)}, "x: a damaged verdict: 'int' object"),
+        (
+            {"verdict.json": broken(["horizon"], None)},
+            "x/verdict.json: damaged: horizon is missing",
+        ),
+        (
+            {"verdict.json": broken(["horizon"], "long")},
+            "x/verdict.json: damaged: horizon: expected a valid integer (got 'long')",
+        ),
+        (
+            {"verdict.json": broken(["families"], 3)},
+            "x/verdict.json: damaged: families: expected a valid list (got 3)",
+        ),
         (
             {"verdict.json": broken(["families", 1, "place"], "third")},
-            "x: a damaged verdict: place 'third': none of winner, tied, behind, lost",
+            "x/verdict.json: damaged: families.1.place: expected 'winner', 'tied', 'behind' or",
         ),
         (
             {"verdict.json": broken(["families", 1, "gap"], float("nan"))},
-            "x: a damaged verdict: linear is not lost, and has no mean or no gap",
+            "x: damaged: linear is not lost, and has no mean or no gap",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """The report of a search that has a verdict, on made-up finals."""
 
-import copy
 import json
 import math
 
@@ -16,10 +15,12 @@ from lrtune.reports.learning_curves import finals_curves
 from lrtune.reports.palette import LOOKS
 from lrtune.reports.tables import responses, target
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import Finalist, Plan, recommended_row
+from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import of_verdict, recommendation
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import best_of_each
-from lrtune.verdict.verdict import standing, verdict
+from lrtune.verdict.verdict import Absent, Plan, standing, verdict
+from tests.documents import changed
 from tests.reports.conftest import HORIZON, STEPS
 from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page, shown
 
@@ -85,14 +86,20 @@ def make(kind, trials, run, objective="cross_entropy"):
         row = top.loc[family]
         schedule = Schedule.from_json(row["schedule"])
         role = "baseline" if family == "constant" else "leader"
-        one = Finalist(family, schedule, int(row["number"]), float(row["value"]), role)
+        one = Finalist(
+            family=family,
+            schedule=schedule,
+            trial=int(row["number"]),
+            searched=float(row["value"]),
+            role=role,
+        )
         finalists.append(one)
         split = "val" if kind == "no test split" else "test"
         for seed in SEEDS[: SEEDED.get(kind, 20)]:
             lost = math.isnan(level) and seed == SEEDS[2]
             rows.append(final(one, seed, 0.3 if math.isnan(level) else level, split, lost))
     made, plan = pd.DataFrame(rows), Plan(trainings=28)
-    asked = standing(made, finalists, run["objective"], SEEDS, plan, over=True)
+    asked = standing(made, finalists, Objective(**run["objective"]), SEEDS, plan, over=True)
     used = [made[made["family"] == f].head(one.seeds) for f, one in asked.standings.items()]
     finals, over = pd.concat(used, ignore_index=True), kind != "unfinished"
     return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan, over), finals
@@ -110,7 +117,7 @@ def words(html):
 
 def test_every_section_of_every_kind_of_verdict(case):
     kind, trials, run, found, finals = case
-    assert found["answer"]["place"] == PLACES[kind]
+    assert found.answer.place == PLACES[kind]
     html = report.render(trials, run, found, finals)
     page = Page(html)
     no_target = kind in ("none", "one family", "no target")
@@ -143,11 +150,10 @@ def test_a_decision_replaces_the_ranking(many, kind):
     use, gain, sure = of_verdict(found)
     assert use in said and gain.removeprefix("Gain: ") in said
     assert sure.removeprefix("Sure: ") in said and "each trial ran once" not in said
-    best = recommended_row(found)
-    assert f"{best['family']}, trial {best['trial']}" in said
+    best = found.recommended
+    assert f"{best.family}, trial {best.trial}" in said
     assert ("recommended of those that cannot be told apart" in said) == (kind == "tie")
-    schedule = Schedule.from_dict(best["schedule"])
-    assert schedule.to_json() in said
+    assert best.schedule.to_json() in said
 
 
 @pytest.mark.parametrize("kind", ["unfinished", "none"])
@@ -165,7 +171,7 @@ def test_without_a_decision_the_ranking_stays(many, kind):
 def test_a_search_that_went_on_says_so(many):
     trials, run, found, finals = make("winner", *many)
     assert "gone on since" not in words(report.render(trials, run, found, finals))
-    older = {**found, "trials": len(trials) - 3}
+    older = changed(found, trials=len(trials) - 3)
     said = words(report.render(trials, run, older, finals))
     assert "The search has gone on since, by 3 trials" in said
 
@@ -182,7 +188,7 @@ def test_the_table_says_what_is_known_of_each(many):
     assert "judged on the validation split" in shown(standings(*_of("no test split", many)))
     assert "One seed says nothing" in shown(standings(*_of("one seed", many)))
     assert "There is no second finalist" in shown(standings(*_of("one family", many)))
-    assert standings({**found, "families": []}, finals, run) is None
+    assert standings(changed(found, families=[]), finals, run) is None
 
 
 def _of(kind, many):
@@ -192,9 +198,9 @@ def _of(kind, many):
 
 def test_columns_are_as_exact_as_their_intervals(many):
     _, run, found, finals = make("winner", *many)
-    row = found["families"][0]
-    digits = 1 - math.floor(math.log10((row["high"] - row["low"]) / 2))
-    written = f"{row['mean']:.{digits}f}{row['low']:.{digits}f} to {row['high']:.{digits}f}"
+    row = found.families[0]
+    digits = 1 - math.floor(math.log10((row.high - row.low) / 2))
+    written = f"{row.mean:.{digits}f}{row.low:.{digits}f} to {row.high:.{digits}f}"
     assert written in shown(standings(found, finals, run))
 
 
@@ -202,7 +208,7 @@ def test_fewest_updates(many):
     _, _, found, _ = make("tie", *many)
     said = shown(target(found))
     assert said.startswith("Fewest updates To cross-entropy")
-    least = min(row["seeds"] for row in found["families"])
+    least = min(row.seeds for row in found.families)
     assert "Fewest updates to cross-entropy" in said
     assert f"spline–0 of {least}––" in said and f"wsdtied{least} of {least}" in said
 
@@ -211,36 +217,36 @@ def test_responses_of_the_search(many):
     _, _, found, _ = make("tie", *many)
     said = shown(Section("peak", "", "", responses(found)))
     assert "How far the peak may be off" in said
-    for row in found["response"]:
-        assert row["family"] in said and row["why"] in said
-    assert responses({**found, "amount": None}) == []
+    for row in found.lr_sensitivity:
+        assert row.family in said and row.why in said
+    assert responses(changed(found, minimum_effect=math.nan)) == []
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "accuracy"])
 def test_gaps(many, objective):
     _, _, found, finals = make("tie", *many, objective)
     figure = paired_differences(found, finals)
-    rows = found["families"]
-    assert [row["place"] for row in rows] == ["tied", "tied", "behind", "behind"]
+    rows = found.families
+    assert [row.place for row in rows] == ["tied", "tied", "behind", "behind"]
     assert len(figure.data) == 2 * len(rows) - 1  # the best is not its own rival
     assert all(
         trace.marker.color == LOOKS[trace.name].colour for trace in figure.data if trace.name
     )
     for row in rows[1:]:
         pair = paired(found, finals, row, rows[0])
-        assert len(pair) == row["seeds"] and pair.mean() == pytest.approx(row["gap"])
+        assert len(pair) == row.seeds and pair.mean() == pytest.approx(row.gap)
     shapes = figure.layout.shapes
     assert len(shapes) == 3  # what does not matter, zero, and the end of the tie
     low, high = figure.layout.xaxis.range
-    assert low < -found["answer"]["margin"] and rows[2]["gap_high"] < high < rows[3]["gap"]
-    assert [note.text for note in figure.layout.annotations] == [f"{rows[3]['gap']:.3g} →"]
+    assert low < -found.answer.margin and rows[2].gap_high < high < rows[3].gap
+    assert [note.text for note in figure.layout.annotations] == [f"{rows[3].gap:.3g} →"]
     assert objective.replace("cross_", "cross-") in figure.layout.xaxis.title.text
 
 
 def test_gaps_without_intervals_or_rivals(many):
     _, _, found, finals = make("one seed", *many)
     figure = paired_differences(found, finals)
-    assert len(figure.data) == 2 * len(found["families"]) - 1
+    assert len(figure.data) == 2 * len(found.families) - 1
     assert len(figure.layout.shapes) == 1  # nothing is known not to matter, and all are tied
     for kind in ("one family", "none"):
         _, _, found, finals = make(kind, *many)
@@ -278,15 +284,18 @@ def test_finals_of_other_horizons_are_left_out(many):
 
 def test_hostile_names_in_a_verdict_are_shown_as_text(many):
     trials, run, found, finals = make("tie", *many)
-    found = copy.deepcopy(found)
-    for row in (*found["families"], *found["response"], *found["quickest"]["families"]):
-        row["family"] = EVIL
-    found["answer"]["recommended"] = EVIL
-    for gain in found["answer"]["gains"]:
-        gain |= {"over": EVIL, "what": EVIL}
-    found["objective"] |= {"name": EVIL, "unit": EVIL}
-    found["absent"] = [{"family": EVIL, "why": "diverged"}]
-    found["families"][0] |= {"reasons": [EVIL], "lost": 1}
+    first, *others = (changed(row, family=EVIL) for row in found.families)
+    times = [changed(row, family=EVIL) for row in found.time_to_target.families]
+    gains = [changed(gain, over=EVIL, what=EVIL) for gain in found.answer.gains]
+    found = changed(
+        found,
+        families=[changed(first, reasons=[EVIL], lost=1), *others],
+        lr_sensitivity=[changed(row, family=EVIL) for row in found.lr_sensitivity],
+        time_to_target={"families": times},
+        answer={"recommended": EVIL, "gains": gains},
+        objective={"name": EVIL, "unit": EVIL},
+        absent=[Absent(family=EVIL, why="diverged")],
+    )
     finals = finals.rename(
         columns={"final_cross_entropy": f"final_{EVIL}", "val_cross_entropy": f"val_{EVIL}"}
     )

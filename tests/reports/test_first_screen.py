@@ -1,6 +1,5 @@
 """The first screen of the report: its curves, its gains, its code."""
 
-import copy
 import re
 
 import numpy as np
@@ -11,6 +10,8 @@ from lrtune.reports.exports import LABELS, exports, found_with
 from lrtune.reports.first_screen import HEIGHT, WIDTH, first_screen
 from lrtune.reports.palette import look
 from lrtune.schedule import Schedule
+from lrtune.verdict.verdict import Gain
+from tests.documents import changed
 from tests.reports.conftest import HORIZON
 from tests.reports.test_finals_report import make
 
@@ -30,15 +31,17 @@ def points(path):
     return np.array(corners)
 
 
+def gain(*values):
+    return Gain(**dict(zip(Gain.model_fields, values, strict=True)))
+
+
 def test_the_sketch_shows_the_rates_of_the_recommended_beside_the_baseline(many):
     trials, run, verdict, finals = make("winner", *many)
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert [curve.label for curve in sketch.curves] == ["wsd", "a tuned constant"]
     assert [curve.colour for curve in sketch.curves] == [look("wsd").colour, ""]
     rates = [
-        Schedule.from_dict(row["schedule"]).rates(HORIZON)
-        for row in verdict["families"]
-        if row["family"] in ("wsd", "constant")
+        row.schedule.rates(HORIZON) for row in verdict.families if row.family in ("wsd", "constant")
     ]
     top = max(curve.max() for curve in rates)
     assert sketch.scale == "" and float(sketch.top) == pytest.approx(top, rel=0.01)
@@ -51,15 +54,15 @@ def test_the_sketch_shows_the_rates_of_the_recommended_beside_the_baseline(many)
 
 def test_yours_is_drawn_in_place_of_tuned_baselines(many):
     trials, run, verdict, finals = make("winner", *many)
-    verdict = copy.deepcopy(verdict)
-    row = next(row for row in verdict["families"] if row["family"] == "linear")
-    row |= {"family": "yours", "role": "yours"}
-    gain = {"over": "yours", "what": "your linear", "gain": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}
-    gain["sure"] = True
-    verdict["answer"]["gains"].append(gain)
+    rows = [
+        changed(row, family="yours", role="yours") if row.family == "linear" else row
+        for row in verdict.families
+    ]
+    mine = gain("yours", "your linear", 0.2, 0.1, 0.3, 0.01, True)
+    verdict = changed(verdict, families=rows, answer={"gains": [*verdict.answer.gains, mine]})
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert [curve.label for curve in sketch.curves] == ["wsd", "your linear"]
-    verdict["answer"]["recommended"] = "yours"
+    verdict = changed(verdict, answer={"recommended": "yours"})
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert sketch.curves[0].label == "your linear"
 
@@ -76,8 +79,7 @@ def test_before_a_verdict_yours_is_beside_the_best_trial(many):
 
 def test_the_rates_of_a_closed_loop_are_those_that_were_recorded(many):
     trials, run, verdict, finals = make("winner", *many)
-    verdict = copy.deepcopy(verdict)
-    verdict["answer"]["recommended"] = "plateau"
+    verdict = changed(verdict, answer={"recommended": "plateau"})
     screen = first_screen(trials, run, verdict, finals)
     assert "H" in screen.sketch.curves[0].path
     unknown = trials[trials["family"] != "plateau"]
@@ -87,27 +89,26 @@ def test_the_rates_of_a_closed_loop_are_those_that_were_recorded(many):
 
 def test_gains_lie_on_one_axis(many):
     trials, run, verdict, finals = make("winner", *many)
-    sure = {"over": "constant", "what": "a tuned constant", "gain": 2.0, "low": 1.0, "high": 3.0}
-    open_ = {"over": "linear", "what": "your linear", "gain": -1.0, "low": -3.0, "high": 1.0}
     rows = [
-        sure | {"p": 0.001, "sure": True},
-        open_ | {"p": 0.4, "sure": False},
-        sure | {"gain": -2.0, "low": -3.0, "p": 0.01, "sure": False},
+        gain("constant", "a tuned constant", 2.0, 1.0, 3.0, 0.001, True),
+        gain("linear", "your linear", -1.0, -3.0, 1.0, 0.4, False),
+        gain("constant", "a tuned constant", -2.0, -3.0, 3.0, 0.01, False),
     ]
-    answer = verdict["answer"] | {"gains": rows}
-    gains = first_screen(trials, run, verdict | {"answer": answer}, finals).gains
+
+    def gains_of(rows):
+        found = changed(verdict, answer={"gains": rows})
+        return first_screen(trials, run, found, finals).gains
+
+    gains = gains_of(rows)
     assert [row.sure for row in gains.rows] == ["better", "may be chance", "worse"]
     assert gains.rows[0].amount == "+2 nats" and gains.rows[1].amount == "-1 nats"
     first, second, _ = gains.rows
     assert 0 < second.low < second.at < gains.zero < first.low == second.high < first.at < 100
     assert gains.zero == pytest.approx(50, abs=0.1)
-    once = [sure | {"low": None, "high": None, "p": None, "sure": False}]
-    (row,) = first_screen(
-        trials, run, verdict | {"answer": answer | {"gains": once}}, finals
-    ).gains.rows
+    once = gain("constant", "a tuned constant", 2.0, None, None, None, False)
+    (row,) = gains_of([once]).rows
     assert row.sure == "may be chance" and row.reach == "" and row.low == row.at == row.high
-    alone = verdict | {"answer": answer | {"gains": []}}
-    assert first_screen(trials, run, alone, finals).gains is None
+    assert gains_of([]) is None
 
 
 def test_without_a_winner_there_is_nothing_to_draw_or_to_copy(many):

@@ -78,7 +78,7 @@ def test_the_settings_are_beside_the_curves(many, tmp_path: Path) -> None:
         told = parse_session_start_info_plugin_data(content)
         groups.add(told.group_name)
         kept = {name: value.number_value for name, value in told.hparams.items()}
-        schedule = Schedule.from_dict(verdict["families"][0]["schedule"])
+        schedule = verdict.families[0].schedule
         assert kept["peak_lr"] == schedule.peak_lr and kept["warmup"] == schedule.warmup
         assert all(name in told.hparams["knobs"].string_value for name in schedule.knobs)
     assert groups == {"cosine"}  # all seeds are one row of the table
@@ -101,7 +101,7 @@ def test_another_horizon_has_folders_of_its_own(many, tmp_path: Path) -> None:
     trials, run, verdict, finals = make("winner", *many)
     finals = finals.assign(train_loss=finals["val_cross_entropy"])
     own = tensorboard.trainings(trials, run, [verdict], finals)
-    assert {one.group for one in own} == {row["family"] for row in verdict["families"]}
+    assert {one.group for one in own} == {row.family for row in verdict.families}
     other = tensorboard.trainings(trials, {**run, "horizon": 10}, [verdict], finals)
     assert {one.group.split("/")[0] for one in other} == {f"{HORIZON}-updates"}
 
