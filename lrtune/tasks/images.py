@@ -37,18 +37,19 @@ UNREADABLE = (
 class Files(Dataset[tuple[Image.Image, int]]):
     """Image files, opened and not yet decoded."""
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self._paths, self._labels = paths, labels
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        self._samples = samples
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._samples)
 
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-        return Image.open(self._paths[row]), self._labels[row]
+        path, label = self._samples[row]
+        return Image.open(path), label
 
     def where(self, row: int) -> str:
         """The file."""
-        return self._paths[row]
+        return self._samples[row][0]
 
 
 class Source(NamedTuple):
@@ -312,7 +313,7 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
             f"{folder}: class {empty[0]!r} holds no images: expected files in "
             f"{', '.join(IMG_EXTENSIONS)}"
         )
-    return Files([path for path, _ in samples], [label for _, label in samples])
+    return Files(samples)
 
 
 def _classes(folder: Path) -> list[str]:
