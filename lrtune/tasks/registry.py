@@ -85,10 +85,6 @@ CATALOG = {entry.cls.lower(): entry for entry in ENTRIES}
 def torchvision_data(name: str, options: TaskOptions) -> Data:
     """A data set of the CATALOG.
 
-    Args:
-        name: of its row.
-        options: ``data_root``, ``download``, and those of ``image_data``.
-
     Raises:
         InputError: where it is not there, cannot be fetched, or cannot be read.
     """

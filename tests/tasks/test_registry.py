@@ -97,7 +97,9 @@ def test_a_row_fits_torchvision_and_what_is_missing_is_said(name, tmp_path):
         ):
             read(name, data_root=str(root))
     assert not (tmp_path / "missing").exists()
-    with pytest.raises(InputError, match=f"^{name}: (cannot be fetched into|.*pip install)") as caught:
+    with pytest.raises(
+        InputError, match=f"^{name}: (cannot be fetched into|.*pip install)"
+    ) as caught:
         read(name, data_root=str(tmp_path), download=True)
     assert "\n" not in str(caught.value)
 
