@@ -90,7 +90,7 @@ def _say(line: str) -> None:
 
 def _no_room(error: Exception) -> str:
     """What to say where memory has run out; any other error goes on."""
-    from lrtune.engine.tally import is_out_of_memory  # brings torch, which raised it if it is one
+    from lrtune.engine.device_task import is_out_of_memory  # brings torch, which raised it
 
     if not is_out_of_memory(error):
         raise error

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import range_test
-from lrtune.engine.choice import Choice, check_wishes
+from lrtune.engine.choose import Choice, check_wishes
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import expect

@@ -9,8 +9,8 @@ import numpy as np
 
 from lrtune.engine import Pool
 from lrtune.engine.checkpoint import Note, load, save
+from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
-from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.search.training import Training
 

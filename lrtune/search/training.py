@@ -83,7 +83,7 @@ def from_scratch(pool: Pool, slot: int, schedule: Schedule, seed: int) -> dict[s
     """Put a new training in a free slot: its fields."""
     horizon = pool.task.horizon
     rates, controller = rates_of(schedule, horizon)
-    untrained = pool.admit(slot, rates, seed, schedule.momenta(horizon))
+    untrained = pool.start(slot, rates, seed, schedule.momenta(horizon))
     found = {"schedule": schedule, "seed": seed, "rates": rates, "controller": controller}
     return found | {"untrained": untrained, "seconds": untrained.seconds}
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool
-from lrtune.engine.order import INITIAL_WEIGHTS, derive
+from lrtune.engine.rng import INITIAL_WEIGHTS, derive
 from lrtune.tasks import Metric, Split
 from tests.engine.trials import states
 
@@ -58,7 +58,7 @@ def test_mixed_targets_weigh_as_their_inputs(digits):
         return squared(outputs, targets)
 
     pool = SerialPool(replace(task, loss=watched))
-    pool.admit(0, np.zeros(6), seed=0)
+    pool.start(0, np.zeros(6), seed=0)
     seen.clear()
     (told,) = pool.advance()
     torch.manual_seed(derive(0, INITIAL_WEIGHTS))

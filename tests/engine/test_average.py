@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrtune.engine.average import Average, newest_shares
+from lrtune.engine.device_task import ema_shares
+from lrtune.engine.serial import Average
 from tests.engine.trials import net, states
 
 
@@ -45,7 +46,7 @@ class Indexed(nn.Module):
 
 def test_whole_numbers_are_not_averaged():
     model = Indexed()
-    average = Average(model, newest_shares(7, np.array([60]), 1))
+    average = Average(model, ema_shares(7, np.array([60]), 1))
     for _ in range(60):
         average.update(model)
     assert torch.equal(average.model.index, model.index)
@@ -60,7 +61,7 @@ def test_averaging_leaves_the_training_as_it_is(small):
 
 
 def test_weights_are_looked_at_from_each_validation_on():
-    shares = newest_shares(40, np.array([10, 21, 30]), 5)
+    shares = ema_shares(40, np.array([10, 21, 30]), 5)
     assert (np.flatnonzero(shares) + 1).tolist() == [5, 10, 15, 20, 26]
     decay = (1 - 1 / 40) ** 5
     looks = np.arange(1, 6)
@@ -68,7 +69,7 @@ def test_weights_are_looked_at_from_each_validation_on():
 
 
 def test_each_segment_is_looked_at_however_short():
-    shares = newest_shares(400, np.array([3, 6, 9]), 50)
+    shares = ema_shares(400, np.array([3, 6, 9]), 50)
     assert (np.flatnonzero(shares) + 1).tolist() == [3, 6, 9]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lrtune.engine.blocks import BLOCKS, LEAST, Blocks
+from lrtune.engine.evaluate import BLOCKS, LEAST, Blocks
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, R2, Metric
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool, choose, make_pool
-from lrtune.engine.choice import Choice
+from lrtune.engine.choose import Choice
 from lrtune.errors import InputError
 from tests.engine.test_feed import Pairs
 
@@ -30,7 +30,7 @@ def timed(monkeypatch):
 
     def time_updates(pool, hopeless):
         fused = not isinstance(pool, SerialPool)
-        compiled = pool._pool._sizes if fused else pool._forward.__name__ != "_forward"
+        compiled = pool._pool._sizes if fused else pool._loss.__name__ != "_loss"
         key = ("fused" if fused else "serial", pool.slots, bool(compiled), torch.get_num_threads())
         asked.append(key)
         return 1e-3 * table[key] * pool.slots
@@ -167,7 +167,7 @@ def test_measuring_leaves_no_trace(digits):
     rates = np.full(digits.horizon, 0.1)
     fresh = make_pool(digits, choice, "cpu")
     for used in (pool, fresh):
-        used.admit(0, rates, seed=1)
+        used.start(0, rates, seed=1)
     assert pool.advance()[0].loss == fresh.advance()[0].loss
 
 

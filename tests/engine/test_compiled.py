@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lrtune.engine import FusedPool
-from lrtune.engine.compiling import compiled_apart
-from lrtune.engine.sizes import Sizes
+from lrtune.engine.device_task import compile_alone
+from lrtune.engine.fused import CompiledSizes
 from tests.engine.test_equal import decays
 from tests.engine.trials import (
     BATCH,
@@ -33,7 +33,7 @@ def test_compiled_is_eager(fifty, digits):
 def test_a_compiled_program_shrinks_at_the_tail(fifty, monkeypatch):
     """Without the compiler's last part, which takes long: the sizes, and what changes in place."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr("lrtune.engine.sizes.WORTH_COMPILING", 0.0)
+    monkeypatch.setattr("lrtune.engine.fused.WORTH_COMPILING", 0.0)
     sizes: list[int] = []
     task = replace(fifty, ema=0.3, clip_norm=0.5, epochs=8 * BATCH / 240)
     rates = falling(task)
@@ -41,7 +41,7 @@ def test_a_compiled_program_shrinks_at_the_tail(fifty, monkeypatch):
     matrix = pool._pool
     update = matrix._update
     matrix._update = lambda size: sizes.append(size) or update(size)
-    curves = [numbers(pool.admit(slot, rates / (1 + slot), slot)) for slot in range(4)]
+    curves = [numbers(pool.start(slot, rates / (1 + slot), slot)) for slot in range(4)]
     for gone in (1, 3, 0, None):
         for progress in pool.advance():
             curves[progress.slot] += numbers(progress)
@@ -62,7 +62,7 @@ def test_no_program_uses_up_what_another_may_compile(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     for size in range(2, 14):
-        compiled_apart(lambda tensor: tensor + 1)(torch.zeros(size))
+        compile_alone(lambda tensor: tensor + 1)(torch.zeros(size))
         assert len(graphs) == size - 1
 
 
@@ -80,7 +80,7 @@ def test_no_program_uses_up_what_another_may_compile(monkeypatch):
     ],
 )
 def test_sizes(ready, needed, updates, expected):
-    sizes = Sizes()
+    sizes = CompiledSizes()
     for size, pace in ready.items():
         sizes.took(size, 10.0, pace)
     assert sizes.fit(needed, 16, updates) == expected

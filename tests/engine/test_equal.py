@@ -137,7 +137,7 @@ def test_resnet18(fifty, updates):
     task = replace(task, epochs=updates * 8 / 240, validations=1, clip_norm=5.0, ema=0.5)
     rates = falling(task) / 10
     pool = FusedPool(task, 2)
-    pool.admit(0, rates, 3)
+    pool.start(0, rates, 3)
     same(plainly(task, rates, 5), train(pool, 1, rates, 5))
 
 
@@ -160,7 +160,7 @@ class Pairs(Dataset):
 
 @pytest.mark.parametrize("augmentation", [(), ("flip",)])
 def test_streamed_data(augmentation, fifty, monkeypatch):
-    monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda batch_bytes: 0)
+    monkeypatch.setattr("lrtune.engine.device_task.worker_count", lambda batch_bytes: 0)
     task = replace(fifty, augment=augmentation)
     streamed = replace(task, train=Pairs(fifty.train), val=Pairs(fifty.val), memory=1000)
     rates = falling(task)
@@ -168,7 +168,7 @@ def test_streamed_data(augmentation, fifty, monkeypatch):
     same(alone(task, rates, 5), crowded(pool, 1, rates, 5))
     for slot in range(3):
         pool.release(slot)
-    assert not pool.setup.train._live
+    assert not pool.device_task.train._live
 
 
 def test_trees(fifty):

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import FusedPool, SerialPool
-from lrtune.engine.program import Program
-from lrtune.engine.rows import copied
+from lrtune.engine.stacked import Program, StackedState
 from lrtune.errors import InputError
 from lrtune.tasks import Metric
 from lrtune.tasks.metrics import ACCURACY
@@ -72,7 +71,7 @@ def test_less_at_once_where_memory_runs_out(fits, at_once, error, fifty, monkeyp
 def test_not_even_one_fits(fifty, monkeypatch):
     pool = FusedPool(fifty, 2)
     for slot in range(2):
-        pool.admit(slot, falling(fifty), slot)
+        pool.start(slot, falling(fifty), slot)
     before = pool.snapshot(0).tensors
     Fails(monkeypatch, lambda size, calls: True, OUT_OF_MEMORY[0])
     with pytest.raises(torch.OutOfMemoryError):
@@ -85,7 +84,7 @@ def test_not_even_one_fits(fifty, monkeypatch):
 def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
     pool = SerialPool(fifty, 2)
     for slot in range(2):
-        pool.admit(slot, falling(fifty), slot)
+        pool.start(slot, falling(fifty), slot)
     steps = iter(range(3))
 
     def step(*_):
@@ -99,15 +98,17 @@ def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
 
 
 def test_the_copy_that_undoes_a_segment_goes_to_the_host(fifty, monkeypatch):
-    def full(rows, device):
+    copied = StackedState.copied
+
+    def full(state, device):
         if device.type != "cpu":
             raise OUT_OF_MEMORY[0]
-        return copied(rows, device)
+        return copied(state, device)
 
     told = []
     pool = FusedPool(fifty, 3, tell=told.append)
     expected = all_curves(FusedPool(fifty, 3), falling(fifty))
-    monkeypatch.setattr("lrtune.engine.stacked.copied", full)
+    monkeypatch.setattr(StackedState, "copied", full)
     pool._pool._backup = torch.device("cuda")
     same(expected, all_curves(pool, falling(fifty)))
     assert told == ["out of memory: from here on trials are backed up in the host's"]
@@ -155,7 +156,7 @@ def test_whatever_else_goes_wrong_the_trials_go_on_serially(at, fifty, monkeypat
 def test_an_interrupted_segment_is_undone(error, fifty, monkeypatch):
     rates = falling(fifty)
     pool = FusedPool(fifty, 2)
-    curve = numbers(pool.admit(1, rates, 5)) + numbers(pool.advance()[0])
+    curve = numbers(pool.start(1, rates, 5)) + numbers(pool.advance()[0])
     with monkeypatch.context() as patch:
         Fails(patch, lambda size, calls: calls == 7, error)
         with pytest.raises(type(error)):
@@ -173,8 +174,8 @@ def test_a_diverged_row_disturbs_no_other(fifty):
     rates = falling(task)
     pool = FusedPool(task, 3)
     for slot in (0, 2):
-        pool.admit(slot, np.full(task.horizon, 1e300), slot)
-    curve = numbers(pool.admit(1, rates, 5))
+        pool.start(slot, np.full(task.horizon, 1e300), slot)
+    curve = numbers(pool.start(1, rates, 5))
     for _ in range(4):
         first, second, third = pool.advance()
         curve += numbers(second)
@@ -188,7 +189,7 @@ def test_a_diverged_row_disturbs_no_other(fifty):
 @pytest.mark.parametrize("over", ["split", "batch"])
 @pytest.mark.parametrize("pool", [SerialPool, FusedPool])
 def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch):
-    monkeypatch.setattr("lrtune.engine.feed.EVALUATION_BATCH", 25)
+    monkeypatch.setattr("lrtune.engine.device_task.EVALUATION_BATCH", 25)
 
     def fragile(outputs, targets):
         if not bool(torch.isfinite(outputs).all()):
@@ -200,8 +201,8 @@ def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch)
     rates = falling(task)
     expected = alone(task, rates, 5)
     trials = pool(task, 3)
-    curve = numbers(trials.admit(1, rates, 5))
-    trials.admit(0, np.full(50, 1e300), 1)
+    curve = numbers(trials.start(1, rates, 5))
+    trials.start(0, np.full(50, 1e300), 1)
     for _ in range(4):
         broken, fine = trials.advance()
         curve += numbers(fine)
@@ -217,9 +218,9 @@ def test_a_metric_that_always_raises(fifty):
         raise ArithmeticError("no number")
 
     pool = FusedPool(replace(fifty, metrics=(Metric("broken", broken, "minimize"),)), 2)
-    assert pool.admit(1, falling(fifty), 0).error == "ArithmeticError: no number"
+    assert pool.start(1, falling(fifty), 0).error == "ArithmeticError: no number"
     pool.release(1)
-    assert pool.admit(1, falling(fifty), 0).update == 0
+    assert pool.start(1, falling(fifty), 0).update == 0
 
 
 class Crammed(nn.Module):
@@ -247,10 +248,10 @@ def crammed(fifty, monkeypatch):
     def train_it(make):
         task = replace(fifty, model=lambda: Crammed().double(), test=fifty.val.part(0, 45))
         pool = make(task, 2)
-        first = pool.admit(0, falling(task), 5)
+        first = pool.start(0, falling(task), 5)
         while pool.advance()[0].update < task.horizon:
             pass
-        worth = pool.examine(0)
+        worth = pool.evaluate(0)
         monkeypatch.setattr(Crammed, "room", 12)
         monkeypatch.setattr(Crammed, "seen", ())
         return pool, first, worth
@@ -262,13 +263,13 @@ def crammed(fifty, monkeypatch):
 def test_fewer_samples_at_once_where_one_trial_is_judged(make, crammed):
     pool, first, worth = crammed(make)
     for _ in range(2):  # it is not tried with more again
-        told = pool.examine(0)
+        told = pool.evaluate(0)
         assert told.metrics == pytest.approx(worth.metrics, rel=1e-12)
         assert len(told.blocks) == 9
         assert told.blocks == pytest.approx(worth.blocks, rel=1e-12)
     # Four times 11 and the last one, by the weights and by their average, twice.
     assert Crammed.seen[:2] == (45, 22) and sorted(Crammed.seen[2:]) == [1] * 4 + [11] * 16
-    assert pool.admit(1, falling(pool.task), 5).loss == pytest.approx(first.loss, rel=1e-12)
+    assert pool.start(1, falling(pool.task), 5).loss == pytest.approx(first.loss, rel=1e-12)
 
 
 def test_no_room_for_a_single_sample(crammed, monkeypatch):
@@ -276,5 +277,5 @@ def test_no_room_for_a_single_sample(crammed, monkeypatch):
     monkeypatch.setattr(Crammed, "room", 0)
     for pool in pools:
         with pytest.raises(torch.OutOfMemoryError):
-            pool.examine(0)
+            pool.evaluate(0)
     assert Crammed.seen[-1] == 1

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.feed import Streamed
+from lrtune.engine.device_task import StreamLoader
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Stream
 
@@ -31,7 +31,7 @@ class Pairs(Dataset):
 @pytest.fixture
 def here(monkeypatch):
     """No worker processes: readings can be counted."""
-    monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda batch_bytes: 0)
+    monkeypatch.setattr("lrtune.engine.device_task.worker_count", lambda batch_bytes: 0)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def train(task, slots=1, rates=0.1, late=0):
     while any(len(t) < 5 for t in told.values()):
         for slot in range(slots):
             if segment == late * slot:
-                told[slot].append(pool.admit(slot, np.full(12, rates), seed=1))
+                told[slot].append(pool.start(slot, np.full(12, rates), seed=1))
         for progress in pool.advance():
             assert progress.error is None
             told[progress.slot].append(progress)
@@ -82,30 +82,32 @@ def test_trials_in_step_share_each_batch(here, small, late):
 
 def test_a_stream_stays_open_from_segment_to_segment(here, small, monkeypatch):
     opened = []
-    real = Streamed._open
+    real = StreamLoader._open
     monkeypatch.setattr(
-        Streamed, "_open", lambda self, *where: opened.append(where) or real(self, *where)
+        StreamLoader, "_open", lambda self, *where: opened.append(where) or real(self, *where)
     )
     task = replace(small, train=Pairs(small.train), memory=1000)
     pool = SerialPool(task, 2)
-    pool.admit(0, np.full(12, 0.1), seed=1)
+    pool.start(0, np.full(12, 0.1), seed=1)
     pool.advance()
-    pool.admit(1, np.full(12, 0.1), seed=1)
+    pool.start(1, np.full(12, 0.1), seed=1)
     pool.advance()
     assert opened == [(1, 0), (1, 0)]
-    assert list(pool.setup.train._live) == [(1, 6), (1, 3)]
+    assert list(pool.device_task.train._live) == [(1, 6), (1, 3)]
     pool.release(1)
-    assert list(pool.setup.train._live) == [(1, 6)]  # nobody goes on from there: its workers end
+    assert list(pool.device_task.train._live) == [
+        (1, 6)
+    ]  # nobody goes on from there: its workers end
     for _ in range(2):
         pool.advance()
-    assert len(opened) == 2 and not pool.setup.train._live
+    assert len(opened) == 2 and not pool.device_task.train._live
 
 
 def test_what_a_sample_draws_is_by_seed_and_update(here, small):
     """All rows alike, so that nothing but the drawing tells two batches apart."""
     alike = Split(torch.zeros_like(small.train.inputs), small.train.targets)
     task = replace(small, train=Pairs(alike, noise=1.0))
-    feed = SerialPool(task).setup.train
+    feed = SerialPool(task).device_task.train
     one, two = (torch.stack([b.inputs for b in feed.updates(seed, 0, 3)]) for seed in (1, 2))
     assert len({one[0].sum().item(), one[1].sum().item(), two[0].sum().item()}) == 3
     assert torch.equal(next(feed.updates(1, 2, 3)).inputs, one[2])
@@ -126,7 +128,7 @@ def test_a_data_set_that_breaks_ends_the_search_with_its_words(here, small):
     task = replace(small, train=pairs, memory=1000)
     pool = SerialPool(task, 2)
     for slot in range(2):
-        pool.admit(slot, np.full(12, 0.1), seed=1)
+        pool.start(slot, np.full(12, 0.1), seed=1)
     pool.advance()
     pairs.split = pairs.split.part(0, 10)  # the file has been cut short
     with pytest.raises(InputError, match=r"the data has changed: sample .* IndexError"):
@@ -135,7 +137,9 @@ def test_a_data_set_that_breaks_ends_the_search_with_its_words(here, small):
 
 def test_there_is_shared_memory_for_all_that_read_at_once(small, monkeypatch):
     asked = []
-    monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda size: asked.append(size) or 0)
+    monkeypatch.setattr(
+        "lrtune.engine.device_task.worker_count", lambda size: asked.append(size) or 0
+    )
     task = replace(small, train=Pairs(small.train), memory=1000)
     for slots in (1, 3):
         SerialPool(task, slots)

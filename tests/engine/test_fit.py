@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lrtune.engine import FusedPool, SerialPool
-from lrtune.engine.probe import probe
-from lrtune.engine.setup import Setup
+from lrtune.engine.device_task import DeviceTask
+from lrtune.engine.vmap_check import vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from tests.engine.models import Counts, Plain
@@ -92,7 +92,7 @@ def curves(pool):
     rates = np.linspace(0.01, 0.001, 6)
     found = []
     for slot in range(2):
-        told = pool.admit(slot, rates, slot)
+        told = pool.start(slot, rates, slot)
         found.append([told.loss])
     for _ in range(2):
         for told in pool.advance():
@@ -114,7 +114,7 @@ def test_fit(model, ema, six):
 
 def test_what_the_loss_does_not_reach_stays_as_it_was(six):
     pool = FusedPool(replace(six, model=lambda: Unreached().double()), 1)
-    pool.admit(0, np.full(6, 0.1), 0)
+    pool.start(0, np.full(6, 0.1), 0)
     before = pool.snapshot(0).tensors
     pool.advance()
     after = pool.snapshot(0).tensors
@@ -133,8 +133,8 @@ class DrawingPrepare(nn.Module):
 
 def test_a_prepare_that_draws_does_so_for_each_trial(six):
     task = replace(six, prepare=DrawingPrepare())
-    assert probe(Setup(task, 2, "cpu")).draws
-    assert not probe(Setup(six, 2, "cpu")).draws
+    assert vmap_check(DeviceTask(task, 2, "cpu"))[1]
+    assert not vmap_check(DeviceTask(six, 2, "cpu"))[1]
     np.testing.assert_allclose(curves(FusedPool(task, 2)), curves(SerialPool(task, 2)), rtol=1e-9)
 
 
@@ -145,21 +145,21 @@ def test_bfloat16_models_are_probed_in_full_precision(six, digits):
 
 def test_the_data_s_own_errors_are_no_misfit(six):
     broken = Split(six.train.inputs, six.train.targets)
-    setup = Setup(replace(six, train=broken), 2, "cpu")
+    setup = DeviceTask(replace(six, train=broken), 2, "cpu")
 
     def updates(*_):
         raise InputError("the data has changed")
 
     setup.train.updates = updates
     with pytest.raises(InputError, match="the data has changed"):
-        probe(setup)
+        vmap_check(setup)
 
 
 def test_nothing_is_left_changed(six):
-    setup = Setup(six, 2, "cpu")
+    setup = DeviceTask(six, 2, "cpu")
     settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     before = torch.get_rng_state()
-    probe(setup)
+    vmap_check(setup)
     assert torch.equal(before, torch.get_rng_state())
     assert settings == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
     assert not setup.prepare.training

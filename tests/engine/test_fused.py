@@ -24,27 +24,27 @@ def test_the_callers_generators_are_untouched(fifty):
 
 @pytest.mark.parametrize("make", [FusedPool, SerialPool])
 def test_trying_out_leaves_nothing_behind(make, fifty, monkeypatch):
-    monkeypatch.setattr("lrtune.engine.feed.worker_count", lambda batch_bytes: 0)
+    monkeypatch.setattr("lrtune.engine.device_task.worker_count", lambda batch_bytes: 0)
     streamed = replace(fifty, train=Pairs(fifty.train), memory=1000)
     for task in (fifty, streamed):
         pool = make(task, 2)
         for count in (1, 3):
             pool.try_updates(count)
-        assert not getattr(pool.setup.train, "_live", None)  # no workers that read ahead
+        assert not getattr(pool.device_task.train, "_live", None)  # no workers that read ahead
         same(alone(fifty, falling(fifty), 5), train(pool, 1, falling(fifty), 5))
         pool.release(1)
-    assert not pool.setup.train._live
+    assert not pool.device_task.train._live
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pool: pool.admit(1, np.ones(49), 0), ValueError, r"\(49,\), expected \(50,\)"),
+        (lambda pool: pool.start(1, np.ones(49), 0), ValueError, r"\(49,\), expected \(50,\)"),
         (lambda pool: pool.revise(0, np.ones(51)), ValueError, r"\(51,\), expected \(50,\)"),
-        (lambda pool: pool.admit(0, np.ones(50), 0), RuntimeError, "slot 0 is occupied: release"),
+        (lambda pool: pool.start(0, np.ones(50), 0), RuntimeError, "slot 0 is occupied: release"),
         (lambda pool: pool.restore(0, pool.snapshot(0)), RuntimeError, "slot 0 is occupied"),
-        (lambda pool: pool.admit(2, np.ones(50), 0), IndexError, "slot 2: there are 0 to 1"),
-        (lambda pool: pool.admit(-1, np.ones(50), 0), IndexError, "slot -1: there are 0 to 1"),
+        (lambda pool: pool.start(2, np.ones(50), 0), IndexError, "slot 2: there are 0 to 1"),
+        (lambda pool: pool.start(-1, np.ones(50), 0), IndexError, "slot -1: there are 0 to 1"),
         (lambda pool: pool.revise(1, np.ones(50)), RuntimeError, "slot 1 is free"),
         (lambda pool: pool.snapshot(1), RuntimeError, "slot 1 is free"),
         (lambda pool: pool.try_updates(1), RuntimeError, "there are trials in the pool"),
@@ -53,7 +53,7 @@ def test_trying_out_leaves_nothing_behind(make, fifty, monkeypatch):
 )
 def test_misuse_is_refused(call, error, message, fifty):
     pool = FusedPool(fifty, 2)
-    pool.admit(0, falling(fifty), seed=0)
+    pool.start(0, falling(fifty), seed=0)
     with pytest.raises(error, match=message):
         call(pool)
     pool.release(1)  # nothing to release is no misuse

@@ -92,9 +92,9 @@ def test_a_trial_goes_on_with_its_cycle_in_any_pool(change, fifty, tmp_path):
     curve: list[float] = []
     snapshot = None
     for pool in (SerialPool(task, 2), FusedPool(task, 3), FusedPool(task, 4), SerialPool(task, 2)):
-        pool.admit(0, falling(task), 1)
+        pool.start(0, falling(task), 1)
         if snapshot is None:
-            curve += numbers(pool.admit(1, rates, 5, momenta))
+            curve += numbers(pool.start(1, rates, 5, momenta))
         else:
             pool.restore(1, snapshot)
         curve += numbers(pool.advance()[1])
@@ -121,7 +121,7 @@ def test_a_compiled_program_has_it(optimizer, fifty, monkeypatch):
 def test_what_cannot_be_cycled_is_refused(make, fifty):
     rates = falling(fifty)
     with pytest.raises(ValueError, match=r"momenta has shape \(49,\), expected \(50,\)"):
-        make(fifty, 2).admit(0, rates, 0, rates[1:])
+        make(fifty, 2).start(0, rates, 0, rates[1:])
     task = replace(fifty, optimizer="adagrad")
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
-        make(task, 2).admit(0, rates, 0, rates)
+        make(task, 2).start(0, rates, 0, rates)

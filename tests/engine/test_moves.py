@@ -17,9 +17,9 @@ def test_a_trial_goes_on_in_any_pool(optimizer, fifty):
     pools = [SerialPool(task, 2), FusedPool(task, 3), FusedPool(task, 4), SerialPool(task, 2)]
     snapshot = None
     for number, pool in enumerate(pools):
-        pool.admit(0, rates, 1)
+        pool.start(0, rates, 1)
         if snapshot is None:
-            curve += numbers(pool.admit(1, rates, 5))
+            curve += numbers(pool.start(1, rates, 5))
         else:
             pool.restore(1, snapshot)
         told = pool.advance()
@@ -33,7 +33,7 @@ def test_a_fresh_trial_can_be_moved(fifty):
     rates = falling(fifty)
     for one, other in ((FusedPool, SerialPool), (SerialPool, FusedPool)):
         source, target = one(fifty, 2), other(fifty, 2)
-        curve = numbers(source.admit(1, rates, 5))
+        curve = numbers(source.start(1, rates, 5))
         target.restore(0, source.snapshot(1))
         while target.snapshot(0).update < fifty.horizon:
             curve += numbers(target.advance()[0])
@@ -44,8 +44,8 @@ def test_rates_may_be_revised(fifty):
     rates = falling(fifty)
     given = rates.copy()
     pool = FusedPool(fifty, 2)
-    pool.admit(1, rates, 2)
-    curve = numbers(pool.admit(0, given, 5))
+    pool.start(1, rates, 2)
+    curve = numbers(pool.start(0, given, 5))
     given[:] = 7.0  # the caller's own again
     for _ in range(4):
         curve += numbers(pool.advance()[0])

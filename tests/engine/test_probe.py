@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from lrtune.engine import FusedPool
-from lrtune.engine.probe import probe
-from lrtune.engine.rows import Unfit
-from lrtune.engine.setup import Setup
+from lrtune.engine.device_task import DeviceTask
+from lrtune.engine.optimizers import Unfit
+from lrtune.engine.vmap_check import vmap_check
 from tests.engine.models import Counts, Plain
 
 
@@ -196,13 +196,13 @@ def test_unfit_and_why(model, message, attempt, six):
     """A second time too: some warnings come once."""
     task = replace(six, model=lambda: model().double())
     with pytest.raises(Unfit, match=message) as why:
-        probe(Setup(task, 2, "cpu"))
+        vmap_check(DeviceTask(task, 2, "cpu"))
     assert "\n" not in str(why.value) and len(str(why.value)) < 250
 
 
 def test_what_remembers_is_unfit(six):
     with pytest.raises(Unfit):
-        probe(Setup(replace(six, model=lambda: Remembers().double()), 2, "cpu"))
+        vmap_check(DeviceTask(replace(six, model=lambda: Remembers().double()), 2, "cpu"))
 
 
 def half(task):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lrtune.engine import SerialPool
 from lrtune.engine.optimizers import make_optimizer
-from lrtune.engine.order import INITIAL_WEIGHTS, derive
+from lrtune.engine.rng import INITIAL_WEIGHTS, derive
 from lrtune.errors import InputError
 from lrtune.tasks import Metric, Split, check_model
 from lrtune.tasks.metrics import CROSS_ENTROPY
@@ -107,10 +107,12 @@ def test_bfloat16_is_near_float32(small):
 
 
 def test_metrics_over_batches_and_over_the_split_agree(digits, monkeypatch):
-    monkeypatch.setattr("lrtune.engine.feed.EVALUATION_BATCH", 50)  # 288 samples: a short last one
+    monkeypatch.setattr(
+        "lrtune.engine.device_task.EVALUATION_BATCH", 50
+    )  # 288 samples: a short last one
     whole = Metric("whole", CROSS_ENTROPY.function, "minimize", over="split")
     task = replace(digits, metrics=(CROSS_ENTROPY, whole))
-    told = SerialPool(task).admit(0, np.zeros(task.horizon), seed=0)
+    told = SerialPool(task).start(0, np.zeros(task.horizon), seed=0)
     assert told.metrics["whole"] == pytest.approx(told.metrics["cross_entropy"], rel=1e-6)
     assert told.loss == pytest.approx(told.metrics["whole"], rel=1e-6)
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import OPTIMIZERS, SerialPool
-from lrtune.engine.average import Average
-from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.rng import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.serial import Average
 from lrtune.errors import InputError
 from lrtune.tasks import MODELS
 
@@ -84,7 +84,7 @@ def numbers(progress):
 
 def train(pool, slot, rates, seed):
     """A trial from its admission to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.admit(slot, rates, seed))
+    curve = numbers(pool.start(slot, rates, seed))
     while True:
         for progress in pool.advance():
             assert progress.error is None
@@ -94,7 +94,7 @@ def train(pool, slot, rates, seed):
                     return np.array(curve)
             elif progress.update == pool.task.horizon:
                 pool.release(progress.slot)
-                pool.admit(progress.slot, rates * 3, seed + progress.slot + 1)
+                pool.start(progress.slot, rates * 3, seed + progress.slot + 1)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -155,7 +155,7 @@ def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, small):
     alone = train(SerialPool(task, 1, device), 0, rates, seed=7)
     pool = SerialPool(task, slots, device)
     for other in range(slots):
-        pool.admit(other, rates * 2, seed=other)
+        pool.start(other, rates * 2, seed=other)
     for _ in range(late):
         pool.advance()
     pool.release(slot)  # the trial comes into a slot that another one has used
@@ -194,7 +194,7 @@ def test_noise_is_new_at_every_update_and_seed(small):
     task = replace(small, batch_size=1149, epochs=4, validations=1, settings={})
     pool = SerialPool(task, 2)
     for slot in range(2):
-        pool.admit(slot, np.zeros(4), seed=slot)
+        pool.start(slot, np.zeros(4), seed=slot)
     losses = [progress.losses for progress in pool.advance()]
     assert np.diff(np.sort(np.concatenate(losses))).min() > 1e-4
 
@@ -212,7 +212,7 @@ def test_revise_changes_what_is_to_come_and_nothing_else(segments, small):
     both = np.append(before[: 3 * segments], after[3 * segments :])
     pool, curves = SerialPool(small, 4), [[], [], [], []]
     for slot, rates in enumerate([before, both, before, after]):
-        curves[slot] += numbers(pool.admit(slot, rates, seed=1))
+        curves[slot] += numbers(pool.start(slot, rates, seed=1))
     for segment in range(4):
         if segment == segments:
             pool.revise(0, after)
@@ -228,8 +228,8 @@ def test_an_error_ends_its_own_slot_alone(small):
     rates = np.full(12, 0.01)
     alone = train(SerialPool(task), 0, rates, seed=2)
     pool = SerialPool(task, 3)
-    curve = numbers(pool.admit(0, rates, 2))
-    pool.admit(1, np.append(rates[:4], np.full(8, 1e39)), 2)
+    curve = numbers(pool.start(0, rates, 2))
+    pool.start(1, np.append(rates[:4], np.full(8, 1e39)), 2)
     broken = []
     for _ in range(4):
         for progress in pool.advance():
@@ -243,12 +243,12 @@ def test_an_error_ends_its_own_slot_alone(small):
     assert np.isnan(broken[1].loss)
     assert "in forward" in broken[1].traceback
     pool.release(1)
-    assert pool.admit(1, rates, 2).error is None
+    assert pool.start(1, rates, 2).error is None
 
 
 def test_non_finite_losses_are_reported_not_raised(small):
     pool = SerialPool(small)
-    pool.admit(0, np.full(12, 1e39), seed=0)
+    pool.start(0, np.full(12, 1e39), seed=0)
     reached = [pool.advance()[0] for _ in range(4)]
     assert [progress.error for progress in reached] == [None] * 4
     assert [progress.update for progress in reached] == [3, 6, 9, 12]
@@ -260,7 +260,7 @@ def test_non_finite_losses_are_reported_not_raised(small):
 def test_validations_come_at_the_checkpoints(validations, small):
     task = replace(small, validations=validations)
     pool = SerialPool(task)
-    reached = [pool.admit(0, np.full(12, 0.1), seed=0)]
+    reached = [pool.start(0, np.full(12, 0.1), seed=0)]
     assert (reached[0].update, len(reached[0].losses)) == (0, 0)
     while reached[-1].update < 12:
         reached += pool.advance()
@@ -275,10 +275,10 @@ def test_validations_come_at_the_checkpoints(validations, small):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pool: pool.admit(1, np.ones(11), 0), ValueError, r"\(11,\), expected \(12,\)"),
-        (lambda pool: pool.admit(1, np.ones((1, 12)), 0), ValueError, r"\(1, 12\), expected"),
+        (lambda pool: pool.start(1, np.ones(11), 0), ValueError, r"\(11,\), expected \(12,\)"),
+        (lambda pool: pool.start(1, np.ones((1, 12)), 0), ValueError, r"\(1, 12\), expected"),
         (lambda pool: pool.revise(0, np.ones(13)), ValueError, r"\(13,\), expected \(12,\)"),
-        (lambda pool: pool.admit(0, np.ones(12), 0), RuntimeError, "slot 0 is occupied: release"),
+        (lambda pool: pool.start(0, np.ones(12), 0), RuntimeError, "slot 0 is occupied: release"),
         (lambda pool: pool.revise(1, np.ones(12)), RuntimeError, "slot 1 is free"),
         (lambda pool: SerialPool(pool.task, 0), InputError, "slots=0: at least 1"),
         (
@@ -290,7 +290,7 @@ def test_validations_come_at_the_checkpoints(validations, small):
 )
 def test_misuse_is_refused(call, error, message, small):
     pool = SerialPool(small, 2)
-    pool.admit(0, np.full(12, 0.1), seed=0)
+    pool.start(0, np.full(12, 0.1), seed=0)
     with pytest.raises(error, match=message):
         call(pool)
     assert [progress.slot for progress in pool.advance()] == [0]

@@ -6,18 +6,17 @@ import torch
 from torch._C._functorch import is_batchedtensor
 
 from lrtune import InputError
-from lrtune.engine.tally import Scorer, Tally, figures_of
+from lrtune.engine.evaluate import MetricAccumulator, _result
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, MACRO_F1, R2, Metric
 
 OUTPUTS = torch.randn(4, 30, 5, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
 
 
-def rows(metric: Metric, scorer: Scorer | None = None) -> list[float]:
-    errors: dict[int, Exception] = {}
-    found = (scorer or Scorer()).rows(metric, OUTPUTS, TARGETS, errors)
-    assert not errors
-    return found.tolist()
+def rows(metric: Metric, vmaps: dict[int, bool] | None = None) -> list[float]:
+    sums = MetricAccumulator([metric], {} if vmaps is None else vmaps)
+    sums.add(OUTPUTS, TARGETS)
+    return [values[0] for values in sums.values()]
 
 
 def alone(metric: Metric) -> list[float]:
@@ -45,7 +44,7 @@ def deceived(outputs, targets):
     ids=lambda metric: metric.name,
 )
 def test_rows_are_as_each_alone(metric: Metric) -> None:
-    scorer = Scorer()
+    scorer = {}
     for _ in range(3):  # the first time both ways are tried
         assert rows(metric, scorer) == pytest.approx(alone(metric))
 
@@ -69,7 +68,7 @@ def test_what_can_be_is_computed_in_one_go() -> None:
         calls.append(outputs)
         return outputs.mean()
 
-    metric, scorer = Metric("counted", counted, "minimize"), Scorer()
+    metric, scorer = Metric("counted", counted, "minimize"), {}
     rows(metric, scorer)
     calls.clear()
     rows(metric, scorer)
@@ -84,9 +83,9 @@ def test_an_error_is_that_of_its_trial() -> None:
 
     negative = [row for row in range(4) if OUTPUTS[row].sum() < 0]
     assert 0 < len(negative) < 4
-    tally = Tally([ACCURACY, Metric("picky", picky, "minimize")], Scorer())
+    tally = MetricAccumulator([ACCURACY, Metric("picky", picky, "minimize")], {})
     tally.add(OUTPUTS, TARGETS)
-    for row, figures in enumerate(tally.figures()):
+    for row, figures in enumerate(tally.values()):
         assert isinstance(figures, ValueError) == (row in negative)
 
 
@@ -95,7 +94,7 @@ def test_the_data_being_wrong_is_nobodys_trial() -> None:
         raise InputError("two classes")
 
     with pytest.raises(InputError, match="two classes"):
-        Tally([Metric("refuses", refuses, "minimize", over="batch")], Scorer()).add(
+        MetricAccumulator([Metric("refuses", refuses, "minimize", over="batch")], {}).add(
             OUTPUTS, TARGETS
         )
 
@@ -104,11 +103,11 @@ def test_batches_add_up_to_the_split() -> None:
     """Means are weighted by samples; a figure of the whole split sees it all at once."""
     targets = OUTPUTS[0, :, 0] * 2
     metrics = [R2, Metric("mean", lambda o, t: (o - t).mean(), "minimize", over="batch")]
-    whole, parts = Tally(metrics, Scorer()), Tally(metrics, Scorer())
+    whole, parts = MetricAccumulator(metrics, {}), MetricAccumulator(metrics, {})
     whole.add(OUTPUTS[:, :, 0], targets)
     for start, stop in (0, 7), (7, 8), (8, 30):
         parts.add(OUTPUTS[:, start:stop, 0], targets[start:stop])
-    for one, other in zip(parts.figures(), whole.figures(), strict=True):
+    for one, other in zip(parts.values(), whole.values(), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
 
 
@@ -118,13 +117,13 @@ class Measured:
 
 @pytest.mark.parametrize(("averaged", "expected"), [([0.7], 0.7), (None, math.nan)])
 def test_figures(averaged: object, expected: float) -> None:
-    found = figures_of(Measured, [1.5, 0.5], averaged)
+    found = _result(Measured, [1.5, 0.5], averaged)
     assert found.loss == 1.5 and found.metrics == {"accuracy": 0.5}
     assert found.averaged == pytest.approx(expected, nan_ok=True)
 
 
 def test_an_error_comes_before_figures() -> None:
     error = ValueError("no")
-    assert figures_of(Measured, error, [0.7]) is error
-    assert figures_of(Measured, [1.5, 0.5], error) is error  # not NaN, in silence
+    assert _result(Measured, error, [0.7]) is error
+    assert _result(Measured, [1.5, 0.5], error) is error  # not NaN, in silence
     assert "averaged weights" in error.__notes__[0]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool
-from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.rng import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.tasks.augment import augment
 
 BATCH = 16
@@ -54,7 +54,7 @@ def numbers(progress):
 
 def train(pool, slot, rates, seed, momenta=None):
     """A trial from its admission to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.admit(slot, rates, seed, momenta))
+    curve = numbers(pool.start(slot, rates, seed, momenta))
     while True:
         for progress in pool.advance():
             if progress.slot == slot:
@@ -63,13 +63,13 @@ def train(pool, slot, rates, seed, momenta=None):
                     return np.array(curve)
             elif progress.update == pool.task.horizon:
                 pool.release(progress.slot)
-                pool.admit(progress.slot, rates * 0.7, seed + progress.slot + 1)
+                pool.start(progress.slot, rates * 0.7, seed + progress.slot + 1)
 
 
 def crowded(pool, slot, rates, seed, momenta=None):
     """The same in a slot used before, out of step with its neighbours, which have other seeds."""
     for other in range(pool.slots):
-        pool.admit(other, rates * 0.5, other)
+        pool.start(other, rates * 0.5, other)
     pool.advance()
     pool.release(slot)
     return train(pool, slot, rates, seed, momenta)
@@ -143,7 +143,7 @@ def same(*curves):
 
 
 def all_curves(pool, rates):
-    curves = [numbers(pool.admit(slot, rates / (1 + slot), slot)) for slot in range(pool.slots)]
+    curves = [numbers(pool.start(slot, rates / (1 + slot), slot)) for slot in range(pool.slots)]
     for _ in range(4):
         for progress in pool.advance():
             curves[progress.slot] += numbers(progress)
@@ -163,7 +163,7 @@ def states(task, rates, seed=3):
         return made[-1]
 
     pool = SerialPool(replace(task, model=model))
-    told = [pool.admit(0, rates, seed)]
+    told = [pool.start(0, rates, seed)]
     weights = []
     while told[-1].update < task.horizon:
         told += pool.advance()

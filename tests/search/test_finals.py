@@ -33,12 +33,12 @@ class SeededPool(IdlePool):
         self.admitted: list[tuple[float, int]] = []
         self.left = stop_after
 
-    def admit(
+    def start(
         self, slot: int, rates: np.ndarray, seed: int, momenta: np.ndarray | None = None
     ) -> Progress:
         self.seeds[slot] = seed
         self.admitted.append((float(rates.max()), seed))
-        return super().admit(slot, rates, seed)
+        return super().start(slot, rates, seed)
 
     def advance(self) -> list[Progress]:
         self.left -= 1
@@ -54,7 +54,7 @@ class SeededPool(IdlePool):
         self.seeds[slot] = snapshot.seed
         super().restore(slot, snapshot)
 
-    def examine(self, slot: int) -> Progress:
+    def evaluate(self, slot: int) -> Progress:
         assert self._updates[slot] == self.task.horizon
         score = float(self._rates[slot].mean()) + self.seeds[slot] / 1000
         return Progress(slot, 400, score, {"cross_entropy": score, "accuracy": 1 - score})
@@ -241,21 +241,21 @@ def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
     rates = np.full(task.horizon, 0.05)
     pool, other = make(task, 2), make(as_val, 2)
     for one in (pool, other):
-        one.admit(0, rates, seed=3)
-        one.admit(1, rates / 2, seed=4)
+        one.start(0, rates, seed=3)
+        one.start(1, rates / 2, seed=4)
     pool.advance(), other.advance()
-    seen = [pool.examine(slot) for slot in (0, 1)]
+    seen = [pool.evaluate(slot) for slot in (0, 1)]
     assert [s.update for s in seen] == [task.checkpoints[0]] * 2
     after, expected = pool.advance(), other.advance()
-    judged = [pool.examine(slot) for slot in (0, 1)]
+    judged = [pool.evaluate(slot) for slot in (0, 1)]
     for one, same in zip(judged, expected, strict=True):
         assert one.metrics == pytest.approx(same.metrics, rel=1e-5)
         assert len(one.blocks) == 20  # of 18 of the 360 test samples each
         assert np.mean(one.blocks) == pytest.approx(one.metrics["cross_entropy"], rel=1e-5)
     assert [j.metrics for j in judged] != [a.metrics for a in after]
     straight = make(task, 2)
-    straight.admit(0, rates, seed=3)
-    straight.admit(1, rates / 2, seed=4)
+    straight.start(0, rates, seed=3)
+    straight.start(1, rates / 2, seed=4)
     straight.advance()
     assert [p.metrics for p in straight.advance()] == [p.metrics for p in after]
 
@@ -263,9 +263,9 @@ def test_examine_judges_on_test_and_changes_nothing(make: type) -> None:
 def test_examine_without_a_test_split_judges_on_validation() -> None:
     task = replace(load_task("digits", batch_size=32, epochs=0.2), validations=1, test=None)
     pool = SerialPool(task)
-    pool.admit(0, np.full(task.horizon, 0.05), seed=0)
+    pool.start(0, np.full(task.horizon, 0.05), seed=0)
     reached = pool.advance()
-    assert pool.examine(0).metrics == reached[0].metrics
+    assert pool.evaluate(0).metrics == reached[0].metrics
 
 
 # Judged by the best validation.
@@ -277,10 +277,10 @@ def by_job(found: list[Final]) -> list[Final]:
 
 def examined(pool: SerialPool | FusedPool, final: Final) -> Progress:
     """The same training, stopped at the update whose weights were judged."""
-    pool.admit(0, final.schedule.rates(pool.task.horizon), seed=final.seed)
+    pool.start(0, final.schedule.rates(pool.task.horizon), seed=final.seed)
     while pool.advance()[0].update < final.judged_at:
         pass
-    return pool.examine(0)
+    return pool.evaluate(0)
 
 
 @pytest.mark.parametrize("make", [SerialPool, FusedPool])
@@ -323,9 +323,9 @@ class StoppedPool(SerialPool):
         self.left = stop_after
         self.admitted = 0
 
-    def admit(self, *given: object) -> Progress:
+    def start(self, *given: object) -> Progress:
         self.admitted += 1
-        return super().admit(*given)
+        return super().start(*given)
 
     def advance(self) -> list[Progress]:
         self.left -= 1

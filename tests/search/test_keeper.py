@@ -28,7 +28,7 @@ from overhead import idle_task
 
 from lrtune.engine import FusedPool, Progress, SerialPool
 from lrtune.engine.checkpoint import load
-from lrtune.engine.program import Program
+from lrtune.engine.stacked import Program
 from lrtune.search import Budget, Loop, Search, keeper
 from lrtune.search.journal import mend
 from lrtune.tasks import Task, load_task

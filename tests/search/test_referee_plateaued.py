@@ -38,9 +38,9 @@ class PlateauPool(SpoiltPool):
         super().__init__(self.plateaus)
         self.admitted = 0
 
-    def admit(self, *given: Any, **named: Any) -> Progress:
+    def start(self, *given: Any, **named: Any) -> Progress:
         self.admitted += 1
-        return super().admit(*given, **named)
+        return super().start(*given, **named)
 
     def plateaus(self, progress: Progress) -> Progress:
         loss = 2 - min(progress.update, 300 - progress.update) / TOTAL
