@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrtune.engine import SerialPool, choose, make_pool
-from lrtune.engine.choose import Choice
+from lrtune.engine import Choice, SerialPool, choose, make_pool
 from lrtune.errors import InputError
-from tests.engine.test_feed import Pairs
+from tests.engine.trials import Pairs
 
 choosing = import_module("lrtune.engine.choose")
 
@@ -104,8 +103,7 @@ def test_a_model_that_cannot_run_together_is_served_serially(digits, timed):
 def test_a_long_update_has_no_overhead_to_share(digits, timed):
     timed[0].update(serial(70.0, 60.0))
     choice, _ = choose(digits, updates=100)
-    assert choice.name == "serial"
-    assert choice.why == "an update takes 70 ms, most of it work"
+    assert (choice.name, choice.why) == ("serial", "an update takes 70 ms, most of it work")
 
 
 def test_a_stream_is_shared_by_four(digits, timed):
