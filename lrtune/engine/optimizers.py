@@ -301,19 +301,16 @@ def _sgd(
 def _adam(
     weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
 ) -> None:
-    beta1, beta2 = settings["betas"]
-    given = _unit_step(ADAM, settings) | _scalars_as_columns(weights) | {"beta2": beta2}
-
-    def step(weights: Tensor, gradients: Tensor, state: Tensors, beta1: Any) -> Tensor:
-        largest = [state["max_exp_avg_sq"]] if settings["amsgrad"] else []
-        averages = [state["exp_avg"]], [state["exp_avg_sq"]], largest
-        adam([weights], [gradients], *averages, [state["step"]], beta1=beta1, **given)
-        return weights
-
-    if momenta is None:
-        step(weights, gradients, state, beta1)
-    else:  # torch takes one number for beta1, as a tensor too: vmap gives each row its own
-        torch.vmap(step)(weights, gradients, state, momenta.flatten())
+    given = _unit_step(ADAM, settings) | _scalars_as_columns(weights)
+    given["beta1"], given["beta2"] = settings["betas"]
+    if momenta is not None:
+        # Torch takes a tensor for beta1: with the rows last, it has one number for each of them.
+        weights, gradients = weights.movedim(0, -1), gradients.movedim(0, -1)
+        state = {name: tensor.movedim(0, -1) for name, tensor in state.items()}
+        given["beta1"] = momenta.flatten()
+    largest = [state["max_exp_avg_sq"]] if settings["amsgrad"] else []
+    averages = [state["exp_avg"]], [state["exp_avg_sq"]], largest
+    adam([weights], [gradients], *averages, [state["step"]], **given)
 
 
 def _rmsprop(

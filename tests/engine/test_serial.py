@@ -90,7 +90,7 @@ def test_all_slots_are_tried_with_their_averages(twelve, monkeypatch):
 
 def test_whole_numbers_are_not_averaged():
     """The mean of an index would be another index."""
-    model = nn.Module()
+    model = nn.Linear(2, 2)
     model.register_buffer("index", torch.arange(64))
     average = Average(model, np.full(60, 0.3))
     model.index += 1
