@@ -293,7 +293,8 @@ class DeviceTask:
     @property
     def test_samples(self) -> int:
         """How many the test split has."""
-        return (self.task.val if self.task.test is None else self.task.test).samples
+        split: Split | Stream = self.task.val if self.task.test is None else self.task.test
+        return split.samples
 
     @cached_property
     def average_shares(self) -> Array | None:
@@ -461,10 +462,10 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error) for words in ("allocate memory", "_ALLOC_FAILED"))
 
 
-# From PyTorch 2.14 on each call counts its own; before, all pools of a process count together.
-ISOLATED = {"isolate_recompiles": True}
-if not ISOLATED.keys() <= inspect.signature(torch.compile).parameters.keys():
-    ISOLATED = {}
+# From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.
+ALONE: dict[str, Any] = {"isolate_recompiles": True}
+if not ALONE.keys() <= inspect.signature(torch.compile).parameters.keys():
+    ALONE = {}
 
 
 def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
@@ -474,7 +475,8 @@ def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Call
     pools of a process together would soon reach: so each has a count of its own.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(function, mode=mode, dynamic=False, **ISOLATED)
+    compiled: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False, **ALONE)
+    return compiled
 
 
 @cache

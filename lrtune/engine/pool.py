@@ -131,7 +131,8 @@ class ForwardingPool:
 
     def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
         """See Pool."""
-        return replace(self._forward(slot, "start", rates, seed, momenta), slot=slot)
+        progress: Progress = self._forward(slot, "start", rates, seed, momenta)
+        return replace(progress, slot=slot)
 
     def revise(self, slot: int, rates: Array) -> None:
         """See Pool."""
@@ -139,7 +140,8 @@ class ForwardingPool:
 
     def evaluate(self, slot: int) -> Progress:
         """See Pool."""
-        return replace(self._forward(slot, "evaluate"), slot=slot)
+        progress: Progress = self._forward(slot, "evaluate")
+        return replace(progress, slot=slot)
 
     def release(self, slot: int) -> None:
         """See Pool."""
