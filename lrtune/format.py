@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lrtune.errors import InputError
+
 NARROW = "\N{NARROW NO-BREAK SPACE}"
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST = 2000  # characters of a text that are shown: names come from anyone's files
 
 
@@ -75,7 +78,7 @@ def aligned(value: float, digits: int = 4) -> str:
 
 def measured(value: float, metric: Any, digits: int = 4) -> str:
     """A value with its unit."""
-    unit = metric.get("unit")
+    unit = metric.get("unit") if isinstance(metric, dict) else metric.unit
     shown = aligned(value, digits)
     return f"{shown}{NARROW}{unit}" if unit and np.isfinite(value) else shown
 
@@ -93,6 +96,21 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}{NARROW}min"
     return f"{minutes // 60:,}{NARROW}h {minutes % 60}{NARROW}min"
+
+
+def parse_time(text: str) -> float:
+    """Seconds from ``90s``, ``10m`` or ``1h30m``.
+
+    >>> parse_time("1h30m")
+    5400.0
+    """
+    packed = text.replace(" ", "")
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", packed)
+    if not parts or "".join(n + u for n, u in parts) != packed:
+        raise InputError(
+            f"time must be a number and a unit, such as 90s, 10m or 1h30m (got {text!r})"
+        )
+    return sum(float(number) * SECONDS[unit] for number, unit in parts)
 
 
 def hidden(url: str) -> str:

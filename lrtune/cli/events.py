@@ -2,23 +2,26 @@
 
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from lrtune.cli.console import console_of, say
-from lrtune.cli.progress import Listener, RunProgress
+from lrtune.cli.progress import Quiet, RunProgress, Screen
+from lrtune.errors import InputError
 from lrtune.files import plain
 from lrtune.format import hidden_in
-from lrtune.run.tally import Tally
-from lrtune.search import Board
+from lrtune.run.confirm import ConfirmationState, Listener
+from lrtune.run.folder import Run
+from lrtune.search import Record, SearchState
+from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
-
-if TYPE_CHECKING:
-    from lrtune.run.folder import Run
-    from lrtune.search import Record
-    from lrtune.search.final import Final
+from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
+from lrtune.verdict.summary import by_end
+from lrtune.verdict.wording import since
 
 PROGRESS_SECONDS = 1.0  # between two events of progress
 
@@ -35,11 +38,25 @@ FIELDS = {
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
 
 
+@contextmanager
+def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
+    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if quiet and as_json:
+        raise InputError("--quiet and --json: one of the two")
+    person = Quiet if quiet else Screen
+    listener: Listener = Events(sys.stdout) if as_json else person(console_of())
+    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield listener
+
+
 class Events(Listener):
     """Writes events; what is for a person goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
-        """Write to this stream."""
         self._out = out
         self._console = console_of(stderr=True)
         self._progress = RunProgress(self._console)  # measures, and is never shown
@@ -66,47 +83,42 @@ class Events(Listener):
         """Say it to the person."""
         say(self._console, line)
 
-    def search(self, board: Board) -> None:
+    def search(self, state: SearchState) -> None:
         """Say which trial ended, and now and then how it goes."""
-        if board.last is not None and board.last is not self._told:
-            self._told = board.last
-            self._trial(board.last)
+        if state.last is not None and state.last is not self._told:
+            self._told = state.last
+            self._trial(state.last)
         if self._earlier is None:
-            self._earlier = board.trials
-        best = board.best
+            self._earlier = state.trials
+        best = state.best
         self._progressed(
             "search",
-            board.share,
-            done=board.trials,
-            ended=board.trials - self._earlier,
-            running=len(board.running),
-            ends=dict(board.ended),
+            state.share,
+            done=state.trials,
+            ended=state.trials - self._earlier,
+            running=len(state.running),
+            ends=dict(state.ended),
             best=best
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )
 
-    def finals(self, tally: Tally) -> None:
+    def confirmation(self, state: ConfirmationState) -> None:
         """Say which trainings ended, and now and then how it goes."""
-        for final in tally.over:
+        for final in state.ended:
             self._final(final)
-        still_in = [one.schedule.family for one in tally.contenders if one.wanted]
-        self._progressed("finals", tally.share, done=int(tally.done), still_in=still_in)
+        still_in = [one.schedule.family for one in state.finalists if one.goes_on]
+        self._progressed("finals", state.share, done=int(state.done), still_in=still_in)
 
-    def finished(self, run: "Run", total: int | None) -> None:
+    def finished(self, run: Run, total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
-        from lrtune.verdict.plan import decided, recommended_row
-        from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
-        from lrtune.verdict.summary import by_end
-        from lrtune.verdict.wording import since
-
         horizon = run.settings["horizon"] if total is None else total
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
             said = [*of_verdict(verdict), since(verdict, len(trials))]
-            winner = recommended_row(verdict)["schedule"] if decided(verdict) else None
+            winner = verdict.recommended.schedule.to_dict() if verdict.decided else None
             kept = ("family", "place", "mean", "low", "high", "gap", "p", "seeds", "lost")
-            rows = [{name: row[name] for name in kept} for row in verdict["families"]]
-            found = {name: verdict["answer"][name] for name in ("place", "families")}
+            rows = [{name: getattr(row, name) for name in kept} for row in verdict.families]
+            found = {name: getattr(verdict.answer, name) for name in ("place", "families")}
             self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)
         answer = None if total else as_json(recommendation(trials, run.told, verdict))
         files = [*FILES, run.verdict_path(horizon).name]
@@ -120,7 +132,7 @@ class Events(Listener):
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
-    def _trial(self, record: "Record") -> None:
+    def _trial(self, record: Record) -> None:
         curves = record.curves
         at = record.judged_at or (curves.step[-1] if curves.step else None)
         metrics = {} if at is None else curves.at(at)
@@ -134,7 +146,7 @@ class Events(Listener):
             seconds=record.seconds,
         )
 
-    def _final(self, final: "Final") -> None:
+    def _final(self, final: Final) -> None:
         names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
         self._emit(
             "final",

@@ -16,7 +16,7 @@ from lrtune.engine.pool import Pool
 from lrtune.engine.serial import SerialPool
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Stream, Task
-from lrtune.tasks.memory import room
+from lrtune.tasks.stream import room
 
 Engine = Literal["serial", "fused"]
 ENGINES = ("auto", "serial", "fused")

@@ -29,13 +29,10 @@ from lrtune.engine.rng import (
 )
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
-from lrtune.tasks.augment import augment
-from lrtune.tasks.memory import room, size
+from lrtune.tasks.images import augment
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.reading import worker_count
-from lrtune.tasks.split import Stream, batches
-from lrtune.tasks.stream import read_splits
-from lrtune.tasks.tree import Tree, leaves, stack, tree_map
+from lrtune.tasks.splits import Stream, Tree, batches, leaves, stack, tree_map
+from lrtune.tasks.stream import read_splits, room, size, worker_count
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
 EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point

@@ -12,7 +12,7 @@ from lrtune.engine.device_task import DeviceTask, attempt, is_out_of_memory
 from lrtune.engine.rng import VALIDATION_NOISE, reseed
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import Tree, concat, leaves, tree_map
+from lrtune.tasks.splits import Tree, concat, leaves, tree_map
 
 BLOCKS = 20  # parts
 LEAST = 5  # samples of a part

@@ -20,7 +20,7 @@ from lrtune.engine.stacked import Program, StackedState, tensors_of
 from lrtune.engine.vmap_check import vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Task
-from lrtune.tasks.tree import Tree
+from lrtune.tasks.splits import Tree
 
 REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
 WORTH_COMPILING = 2.0  # a smaller program must save this many times what compiling it takes

@@ -19,7 +19,7 @@ from lrtune.engine.optimizers import make_optimizer, set_momentum
 from lrtune.engine.pool import Array, Progress, Snapshot, check_free
 from lrtune.engine.rng import UPDATE_NOISE, reseed
 from lrtune.tasks import Split, Task
-from lrtune.tasks.tree import Tree, laid_out, tree_map
+from lrtune.tasks.splits import Tree, laid_out, tree_map
 
 
 class Average:

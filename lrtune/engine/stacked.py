@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lrtune.engine.device_task import DeviceTask, Parts
 from lrtune.engine.optimizers import StackedOptimizer, Tensors, column
-from lrtune.tasks.tree import Tree, leaves, tree_map
+from lrtune.tasks.splits import Tree, leaves, tree_map
 
 
 class StackedState:

@@ -20,7 +20,7 @@ from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit
 from lrtune.engine.stacked import Program, StackedState, tensors_of
 from lrtune.errors import InputError
 from lrtune.tasks import Split
-from lrtune.tasks.tree import Tree, laid_out, leaves, tree_map
+from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
 
 SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
 TRIALS = 2

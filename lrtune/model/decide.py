@@ -1,7 +1,5 @@
 """What is done next, from what is believed: pure functions of a Posterior."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,28 +73,15 @@ def promising(
     return np.argsort(mean + sd * rng.standard_normal(len(x)), kind="stable")[:most]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Whether a trial is to end.
-
-    Attributes:
-        now: whether.
-        probability: that it will still be better than the best.
-    """
-
-    now: bool
-    probability: float
-
-
 def stop(
     forecast: Forecast,
     incumbent: float,  # the value to beat, on the forecast's scale
     progress: float,  # share of the run that is done
     epsilon: float = EPSILON,
-) -> Stop:
-    """End a trial whose final value is unlikely to beat the incumbent."""
+) -> tuple[bool, float]:
+    """Whether to end a trial, and the probability that its final value beats the incumbent."""
     probability = forecast.below(incumbent)
-    return Stop(progress >= FIRST and probability < epsilon, probability)
+    return progress >= FIRST and probability < epsilon, probability
 
 
 def recommend(posterior: Posterior, x: Array) -> int:

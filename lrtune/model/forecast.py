@@ -10,11 +10,13 @@ as many updates: what lags behind them gains more.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
+from lrtune.model.features import PEAK
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -23,6 +25,12 @@ REMAINDER, FALL, RISE = (0.0, 6.0), (-3.0, 7.0), (0.0, 5.0)  # bounds, in nats
 SLOPE, ABOVE, BEHIND = (-1.0, 1.0), (0.0, 1.0), (-1.0, 2.0)  # bounds, in units of the task's fall
 SURE = 1e-9  # an error that is none
 LEAST_UNIT = 1e-4  # nats: what a task falls by that does not
+# Of ``shorter_training``.
+OVERFIT = 0.15  # rise after the best, as a share of the fall before: less may be noise
+LEAST_OVERFIT = 0.02  # nats of it
+LEAST_SHIFT = 0.35  # nats by which the peak is lower at least
+OVERFIT_DOUBT = 0.5  # standard deviation of what it comes to, a share of the rise
+
 AHEAD = ("one", "remainder", "fall", "rise", "slope", "above", "fallen")
 
 
@@ -94,15 +102,10 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """What whole trainings of a task showed after as many updates.
+    """What whole trainings of a task showed after as many updates."""
 
-    Attributes:
-        level: their signal then, on a Scale; None where there are none.
-        unit: what they fall by in all, in nats.
-    """
-
-    level: float | None
-    unit: float
+    level: float | None  # their signal then, on a Scale; None where there are none
+    unit: float  # what they fall by in all, in nats
 
     @classmethod
     def of(
@@ -142,21 +145,13 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What a trial still gains after so much of its run, as far as is known.
+    """What a trial still gains after so much of its run, as far as is known."""
 
-    Attributes:
-        mean: float64 (7,): coefficients of what ``Yardstick.measure`` tells.
-        spread: float64 (7, 7): their covariance, in units of the error's variance.
-        shape: of that variance, an inverse gamma's.
-        scale: of it.
-        yardstick: in whose units gains are.
-    """
-
-    mean: Array
-    spread: Array
-    shape: float
-    scale: float
-    yardstick: Yardstick
+    mean: Array  # (7,) coefficients of what ``Yardstick.measure`` tells
+    spread: Array  # (7, 7) their covariance, in units of the error's variance
+    shape: float  # of that variance, an inverse gamma's
+    scale: float  # of it
+    yardstick: Yardstick  # in whose units gains are
 
     def forecasts(
         self,
@@ -168,10 +163,8 @@ class Gain:
         doubts = 1 + ((rows @ self.spread) * rows).sum(1)
         spreads = units * np.sqrt(self.scale / self.shape * doubts) + SURE
         means = signals + units * (rows @ self.mean)
-        return [
-            Forecast(mean, spread, 2 * self.shape)
-            for mean, spread in zip(means.tolist(), spreads.tolist(), strict=True)
-        ]
+        pairs = zip(means.tolist(), spreads.tolist(), strict=True)
+        return [Forecast(mean, spread, 2 * self.shape) for mean, spread in pairs]
 
     def forecast(self, signal: float, own: Array) -> Forecast:
         """Of a single trial."""
@@ -203,3 +196,39 @@ def learn_gain(
     doubt = np.asarray(np.linalg.inv(after), dtype=np.float64)
     sharper = shape + len(gains) / 2
     return Gain(fitted, doubt, sharper, scale + max(0.0, quadratic) / 2, yardstick)
+
+
+class ShorterTraining(NamedTuple):
+    """A schedule that was not trained, and what it would have come to."""
+
+    x: Array  # (features,) of the schedule that was trained, at a lower peak
+    y: float  # on a Scale
+    variance: float  # of that, beside the noise between seeds
+
+
+def shorter_training(
+    x: Array,  # (features,) of the schedule
+    rates: Array,  # (horizon,) that it had
+    steps: Sequence[int] | NDArray[np.int64],  # (n,) updates done at each validation
+    signal: Array,  # (n,) what was seen there, on a Scale
+    final: float,  # what the training came to
+) -> ShorterTraining | None:
+    """What less training would have come to; None where it was not clearly better on the way.
+
+    Rate times updates is what moves the weights, so a run that was best after a third of it tells
+    of the same curve at a third of its peak rate, which no other trial may have tried.
+    """
+    if not len(signal):
+        return None
+    wide = np.concatenate([signal[:1], signal, signal[-1:]])
+    curve = np.median([wide[:-2], wide[1:-1], wide[2:]], axis=0)  # one lucky validation is nothing
+    best = int(curve.argmin())
+    rise = min(final, float(curve[-1])) - float(curve[best])
+    if best == 0 or rise < max(OVERFIT * float(signal[0] - curve[best]), LEAST_OVERFIT):
+        return None
+    shift = float(np.log(rates[: steps[best]].sum() / rates.sum()))
+    if shift > -LEAST_SHIFT:
+        return None
+    lower = x.copy()
+    lower[PEAK] += shift
+    return ShorterTraining(lower, float(curve[best]), (OVERFIT_DOUBT * rise) ** 2)

@@ -1,10 +1,10 @@
 """The surrogate: one Gaussian process over the curves of all schedules of a task.
 
 How good a schedule is, on a scale on which the best schedules of a task are at 0 and its median one
-at 1, is what other tasks teach (``Transfer.mean``) plus a smooth function of the task's own
-(a Matern 5/2 process) plus the noise between seeds. Five numbers say how a task lies on that scale,
-how far to trust what others teach, and how noisy it is; where its good peak rate lies, against the
-range test's, is a sixth, which is averaged over instead of chosen.
+at 1, is what other tasks teach (``Transfer.means``) plus a smooth function of the task's own
+(a Matern 5/2 process) plus the noise between seeds. Five settings say how a task lies on that
+scale, how far to trust what others teach, and how noisy it is. A sixth, where its good peak rate
+lies against the range test's, is averaged over instead of chosen.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 from lrtune.model.features import NAMES
-from lrtune.model.overfit import Less
+from lrtune.model.forecast import ShorterTraining
 from lrtune.model.transfer import Transfer
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Observations:
         """The first n of them."""
         return Observations(self.x[:n], self.y[:n], self.variance[:n])
 
-    def with_others(self, others: Sequence[Less]) -> "Observations":
+    def with_others(self, others: Sequence[ShorterTraining]) -> "Observations":
         """These, and behind them what less training would have come to."""
         if not others:
             return self
@@ -109,7 +109,6 @@ class Prior:
     """
 
     def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
-        """Know nothing yet of any schedule."""
         self.transfer = transfer
         self.shifts, self.log_weights = guess.shifts
         self._means: dict[bytes, Array] = {}  # (m,) by a schedule's features
@@ -131,14 +130,12 @@ class Prior:
 
 def warp(u: Array) -> Array:
     """As it is up to 1, the median schedule; of worse ones the logarithm: how bad is no matter."""
-    found: Array = np.where(u > 1, 1 + np.log(np.maximum(u, 1)), u)
-    return found
+    return np.where(u > 1, 1 + np.log(np.maximum(u, 1)), u)
 
 
 def unwarp(z: Array) -> Array:
     """The inverse of ``warp``."""
-    found: Array = np.where(z > 1, np.exp(np.clip(z - 1, 0, 50)), z)
-    return found
+    return np.where(z > 1, np.exp(np.clip(z - 1, 0, 50)), z)
 
 
 def matern(a: Array, b: Array) -> Array:
@@ -151,7 +148,7 @@ def matern(a: Array, b: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The five numbers of a task; see ``Transfer.settings`` for what is usual.
+    """The five numbers of a task; see ``Transfer.usual``.
 
     Attributes:
         level: where the best schedules' values lie, on the values' scale.
@@ -190,17 +187,14 @@ class Surrogate:
     """
 
     def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
-        """Know what other tasks teach, and where a good peak should be."""
         self._prior = Prior(transfer, guess)
         self._fitted: tuple[int, Settings] | None = None
 
     def posterior(self, known: Observations, then: Observations | None = None) -> "Posterior":
         """What is to be believed after these observations.
 
-        Args:
-            known: all of them.
-            then: as they were when settings were last to be fitted, see ``fitted_at``: forecasts
-                and the scale may have changed since. The first of ``known`` where None.
+        ``then``: as they were when settings were last to be fitted, see ``fitted_at``: forecasts
+        and the scale may have changed since. The first of ``known`` where None.
         """
         then = known.first(fitted_at(len(known))) if then is None else then
         if self._fitted is None or self._fitted[0] != len(then):
@@ -210,8 +204,8 @@ class Surrogate:
     def _fit(self, known: Observations) -> Settings:
         """The most probable settings, the peak averaged over."""
         prior, transfer = self._prior, self._prior.transfer
-        usual, spread = transfer.settings
-        middle, width = np.append(BEST[0], usual), np.append(BEST[1], spread)
+        middle = np.append(BEST[0], transfer.usual)
+        width = np.append(BEST[1], transfer.spread)
         low = float(known.y.min()) if len(known) else 0.0
         if len(known) < 2:
             return _settings(middle, low)
@@ -300,16 +294,10 @@ def _evidence(
 
 @dataclass
 class Posterior:
-    """What is believed of every schedule of a task, in the units that all tasks share.
+    """What is believed of every schedule of a task, in the units that all tasks share."""
 
-    Attributes:
-        prior: what was believed before.
-        settings: of this task.
-        known: what was observed.
-    """
-
-    prior: Prior
-    settings: Settings
+    prior: Prior  # what was believed before
+    settings: Settings  # of this task
     known: Observations
     shifts: Array = field(init=False)  # (m,) log peaks that are still possible
     weights: Array = field(init=False)  # (m,) how probable each is

@@ -24,49 +24,25 @@ OTHER_LENGTH = 0.5  # of a parameter beside the schedule, whose range is 0 to 1
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """What other tasks teach.
+    """What other tasks teach; all float64."""
 
-    Attributes:
-        center: float64 (features,): of the features that the network sees.
-        width: float64 (features,): they are divided by it.
-        weights_1: float64 (features, hidden): of the network's layers, tanh between them.
-        bias_1: float64 (hidden,).
-        weights_2: float64 (hidden, hidden).
-        bias_2: float64 (hidden,).
-        weights_3: float64 (hidden, 1).
-        bias_3: float64 (1,).
-        lengths: float64 (features,): over which curves are alike, in each feature.
-        usual: float64 (4,): of Settings' log_scale, trust, log_own, log_noise, the mean of tasks.
-        spread: float64 (4,): their standard deviation over tasks.
-        progress: float64 (p,): shares of the run at which forecasts were learnt.
-        gain: float64 (2, p, f): coefficients of the gain still to come in units of what the task
-            falls by, the mean of tasks, where the current weights alone are judged and where
-            averaged ones are too; see ``forecast``.
-        gain_spread: float64 (2, p, f, f): their covariance over tasks, in units of the error's
-            variance.
-        error: float64 (2, p, 2): of that variance, an inverse gamma's shape and scale.
-    """
-
-    center: Array
-    width: Array
-    weights_1: Array
-    bias_1: Array
-    weights_2: Array
-    bias_2: Array
-    weights_3: Array
-    bias_3: Array
-    lengths: Array
-    usual: Array
-    spread: Array
-    progress: Array
-    gain: Array
-    gain_spread: Array
-    error: Array
-
-    @property
-    def settings(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of what a task's settings are."""
-        return self.usual, self.spread
+    center: Array  # (features,) of the features that the network sees
+    width: Array  # (features,) they are divided by it
+    weights_1: Array  # (features, hidden) of the network's layers, tanh between them
+    bias_1: Array  # (hidden,)
+    weights_2: Array  # (hidden, hidden)
+    bias_2: Array  # (hidden,)
+    weights_3: Array  # (hidden, 1)
+    bias_3: Array  # (1,)
+    lengths: Array  # (features,) over which curves are alike, in each feature
+    usual: Array  # (4,) of Settings' log_scale, trust, log_own, log_noise, the mean of tasks
+    spread: Array  # (4,) their standard deviation over tasks
+    progress: Array  # (p,) shares of the run at which forecasts were learnt
+    # Coefficients of the gain still to come in units of what the task falls by, the mean of tasks,
+    # where the current weights alone are judged and where averaged ones are too; see ``forecast``.
+    gain: Array  # (2, p, f)
+    gain_spread: Array  # (2, p, f, f) their covariance over tasks, in units of the error's variance
+    error: Array  # (2, p, 2) of that variance, an inverse gamma's shape and scale
 
     def means(
         self,

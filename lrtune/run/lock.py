@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lrtune.errors import InputError
-from lrtune.search.journal import mend
+from lrtune.search.storage import mend
 
 LEAST_FREE = 64 << 20  # bytes
 

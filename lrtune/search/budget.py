@@ -1,25 +1,66 @@
-"""Budget: what a run may cost in all, what of it the search may have, and the clock it goes by."""
+"""Budget: what a run may cost, the search's share of it, and the clock that measures it."""
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 
 from lrtune.errors import InputError, expect
+from lrtune.format import parse_time
 
-TRAININGS = 50  # that a run may cost where the user says no budget
+TRAININGS = 50  # that a run may cost where the user sets no budget
 CONFIRMED = 0.56  # share of a budget that is kept for the confirmation
 FEWEST = 4  # trainings that can confirm anything: two schedules on two seeds
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: at whichever limit comes first; each counts the whole run, sessions before too.
+    """What the user allows a run to cost; the limit that is reached first ends it.
+
+    Trainings, updates and time cover the whole run: range test, search and confirmation, earlier
+    sessions included. Without any limit, a run may cost 50 trainings.
+
+    Attributes:
+        trainings: whole trainings.
+        updates: the same in optimizer updates.
+        time: wall-clock time, in seconds or as text: ``90s``, ``10m``, ``1h30m``.
+        trials: trials of the search, at most.
+
+    Raises:
+        InputError: a limit is not positive; both trainings and updates are given.
+    """
+
+    trainings: float | None = None
+    updates: float | None = None
+    time: float | str | None = None
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.trainings is not None and self.updates is not None:
+            raise InputError("trainings and updates say the same: give one of the two")
+        self.limits(1)
+
+    def limits(self, horizon: int) -> "Limits":
+        """The same for trainings of ``horizon`` updates."""
+        trainings, updates = self.trainings, self.updates
+        check_positive("trainings", trainings)
+        if trainings is updates is self.time is self.trials is None:
+            trainings = TRAININGS
+        if trainings is not None:
+            updates = trainings * horizon
+        seconds = parse_time(self.time) if isinstance(self.time, str) else self.time
+        check_positive("time", seconds)
+        return Limits(self.trials, updates, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A budget in the units that a run counts in, sessions before included.
 
     Attributes:
         trials: of the search, at most.
         updates: of range test, search and confirmation together.
-        seconds: on the clock on the wall, from the start of the run on.
+        seconds: on the wall clock, from the start of the run.
     """
 
     trials: int | None = None
@@ -27,14 +68,13 @@ class Budget:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a budget that is none."""
-        for name in ("trials", "updates", "seconds"):
-            check_positive(name, getattr(self, name))
+        for field in fields(self):
+            check_positive(field.name, getattr(self, field.name))
         if self.trials is None and self.updates is None and self.seconds is None:
             raise InputError("no budget: give trials, updates or seconds")
 
     def most(self, horizon: int) -> float:
-        """Updates that it allows where a trial has so many; infinity where only time is a limit."""
+        """Updates at most, where a trial has ``horizon``; infinite where only time is limited."""
         trials = math.inf if self.trials is None else self.trials * horizon
         return min(trials, math.inf if self.updates is None else self.updates)
 
@@ -43,14 +83,8 @@ class Budget:
         spent = ((trials, self.trials), (updates, self.updates), (seconds, self.seconds))
         return min(1.0, max(done / limit for done, limit in spent if limit is not None))
 
-    def of_search(self, swept: int, seconds: float, confirmed: float) -> "Budget":
-        """What the search may have of it.
-
-        Args:
-            swept: updates that the range test took.
-            seconds: that are over.
-            confirmed: share that is kept for the confirmation.
-        """
+    def of_search(self, swept: int, seconds: float, confirmed: float) -> "Limits":
+        """The search's own: less the updates of the range test and the share to be confirmed."""
         updates, end = self.updates, self.seconds
         if updates is not None:
             updates = max(1.0, (1 - confirmed) * updates - swept)
@@ -59,25 +93,25 @@ class Budget:
         return replace(self, updates=updates, seconds=end)
 
     def trainings(self, horizon: int, pace: float, spent: float = 0.0) -> float:
-        """Whole trainings that it allows in all; infinity where trials are the only limit.
+        """Whole trainings that it allows in all; infinite where only trials are limited.
 
         Args:
             horizon: updates of a training.
-            pace: seconds an update, of all slots together.
-            spent: seconds that are over.
+            pace: seconds per update, of all slots together.
+            spent: seconds so far.
         """
         by_updates = math.inf if self.updates is None else self.updates
         by_time = math.inf if self.seconds is None else (self.seconds - spent) / pace
         return max(0.0, min(by_updates, by_time)) / horizon
 
     def kept(self, horizon: int, pace: float, spent: float) -> float:
-        """The share of it that is kept for the confirmation; 0 where it is too little for one."""
+        """The share that is kept for the confirmation; 0 where it is too little for one."""
         enough = CONFIRMED * self.trainings(horizon, pace, spent) >= FEWEST
         return CONFIRMED if enough else 0.0
 
 
 def check_positive(name: str, value: object) -> None:
-    """Refuse a limit that is none."""
+    """Refuse a limit that is not positive."""
     expect(name, value, Real | None, "a number")
     if value is not None and not value > 0:  # type: ignore[operator]
         raise InputError(f"{name} must be positive (got {value})")
@@ -87,10 +121,9 @@ class Clock:
     """Seconds since a run began, sessions before included."""
 
     def __init__(self, earlier: float = 0.0) -> None:
-        """Begin where the session before ended."""
         self._began = time.monotonic() - earlier
 
     @property
     def seconds(self) -> float:
-        """That are over."""
+        """The time so far."""
         return time.monotonic() - self._began

@@ -1,24 +1,30 @@
-"""Confirmation: schedules trained again on seeds that the search never saw: work for the loop."""
+"""Confirmation: schedules trained again on seeds that the search never saw, and the log of them."""
 
+import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
-from lrtune.engine.pool import Snapshot
+from lrtune.errors import InputError, as_utf8
+from lrtune.files import plain
 from lrtune.schedule import Schedule
-from lrtune.search.final import Final
-from lrtune.search.keeper import Keeper
-from lrtune.search.record import Ending, Judge
-from lrtune.search.stopping import diverged
-from lrtune.search.training import Training, as_it_was, from_scratch
+from lrtune.search.early_stopping import diverged
+from lrtune.search.loop import Checkpointer, Work
+from lrtune.search.storage import Curves, Ending, Judge
+from lrtune.search.trials import Training
 
 FINALS = 0x46494E41  # what sets their seeds apart from all others
 FINAL = "final "  # what the keys of final trainings begin with
+COLUMNS = ("horizon", "state", "reason", "split", "updates", "judged_at", "seconds", "blocks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,106 @@ class Job:
 
     @property
     def key(self) -> str:
-        """Of it in a checkpoint."""
+        """Its key in a checkpoint."""
         return f"{FINAL}{self.seed} {zlib.crc32(self.schedule.to_json().encode()):08x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One training on a fresh seed that is over.
+
+    Attributes:
+        schedule: what it trained with.
+        seed: of everything random that it met.
+        horizon: updates of the whole training.
+        state: complete, diverged or failed.
+        reason: why.
+        curves: on the validation split, on the way.
+        updates: done.
+        seconds: of training and validation.
+        split: what ``metrics`` were measured on: test, or val where there is no test split.
+        metrics: of the weights that are judged; empty unless complete.
+        judged_at: the update whose weights were judged; None unless complete.
+        blocks: the objective on the parts of the test split.
+    """
+
+    schedule: Schedule
+    seed: int
+    horizon: int
+    state: str
+    reason: str
+    curves: Curves
+    updates: int
+    seconds: float
+    split: str = "val"
+    metrics: dict[str, float] = field(default_factory=dict)
+    judged_at: int | None = None
+    blocks: list[float] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a line of the log."""
+        kept = {name: getattr(self, name) for name in self.__slots__}
+        line: dict[str, Any] = plain(
+            kept | {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
+        )
+        return line
+
+
+def append_final(path: Path, final: Final) -> None:
+    """Add a line to the log of finals, whole and on the disk."""
+    line = json.dumps(final.to_json()).encode() + b"\n"
+    with path.open("ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            line = line if log.read() == b"\n" else b"\n" + line  # the last one was torn
+        log.write(line)
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def read_finals(path: Path) -> pd.DataFrame:
+    """The log as a table, one row per training; a line that a kill tore is left out.
+
+    Raises:
+        InputError: a line is whole, but not one of ours.
+
+    Returns:
+        Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
+        ``reason``, ``split``, ``updates``, ``judged_at`` (NaN unless complete), ``seconds``,
+        ``blocks``, ``step``, ``rate``, ``train_loss``, ``final_M`` of each metric (NaN unless
+        complete) and ``val_M``, its curve on validation.
+    """
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(_row(json.loads(line)))
+        except json.JSONDecodeError:
+            continue
+        except (KeyError, TypeError, AttributeError, InputError) as error:
+            raise InputError(
+                f"{path}: damaged: remove it, and its trainings are repeated"
+            ) from error
+    own = ("family", "schedule", "peak_lr", "seed", *COLUMNS, "step", "rate", "train_loss")
+    return pd.DataFrame(rows, columns=None if rows else list(own))
+
+
+def _row(kept: dict[str, Any]) -> dict[str, Any]:
+    schedule, curves = Schedule.from_dict(kept["schedule"]), Curves.from_json(kept["curves"])
+    row = {
+        "family": schedule.family,
+        "schedule": schedule.to_json(),
+        "peak_lr": schedule.peak_lr,
+        "seed": kept["seed"],
+        **{name: kept[name] for name in COLUMNS},
+        "step": curves.step,
+        "rate": curves.rate,
+        "train_loss": curves.train_loss,
+    }
+    row["reason"] = as_utf8(kept["reason"])
+    for name, curve in curves.metrics.items():
+        row[f"final_{name}"] = kept["metrics"].get(name, math.nan)
+        row[f"val_{name}"] = curve
+    return row
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,14 +143,9 @@ class ActiveFinal(Training):
     """A final training that is under way."""
 
     @property
-    def job(self) -> Job:
-        """What it does."""
-        return Job(self.schedule, self.seed)
-
-    @property
     def key(self) -> str:
         """Its job's."""
-        return self.job.key
+        return Job(self.schedule, self.seed).key
 
     @property
     def name(self) -> str:
@@ -54,8 +153,8 @@ class ActiveFinal(Training):
         return f"{self.schedule.family} on seed {self.seed}"
 
 
-class Confirmation:
-    """Trains what is wanted to the end, and judges it on the test split."""
+class Confirmation(Work[ActiveFinal]):
+    """Trains jobs to the end, and evaluates them on the test split."""
 
     def __init__(
         self,
@@ -72,8 +171,8 @@ class Confirmation:
             pool: that trains.
             wanted: what is still to be trained, in the order in which it is to start, what is under
                 way among it; None as long as that is not known.
-            over: called with each that is.
-            judge: which weights of a training are judged.
+            over: called with each training that is over.
+            judge: which weights of a training are evaluated.
             watch: called after each segment with what is done of those under way, in trainings.
         """
         self._pool = pool
@@ -85,38 +184,28 @@ class Confirmation:
         self._running: dict[str, ActiveFinal] = {}  # by key
         self._began = False
 
-    @property
-    def waits(self) -> bool:
-        """Never: all that is wanted may start."""
-        return False
-
-    def begin(self, keeper: Keeper) -> None:
-        """What is wanted may not be known yet."""
-
-    def next(self, slot: int, keeper: Keeper) -> ActiveFinal | None:
-        """Start the first that is wanted and not under way."""
+    def next(self, slot: int, checkpointer: Checkpointer) -> ActiveFinal | None:
+        """Start the first job that is not under way."""
         wanted = self._wanted()
         if wanted is None:
             return None
         if not self._began:
-            self._forget(keeper, {job.key for job in wanted})
+            self._forget(checkpointer, {job.key for job in wanted})
         job = next((job for job in wanted if job.key not in self._running), None)
         if job is None:
             return None
-
-        def kept(snapshot: Snapshot, note: Note) -> ActiveFinal:
-            return ActiveFinal(**as_it_was(job.schedule, snapshot, note))
-
-        final = keeper.take(job.key, self._pool, slot, kept)
+        final = checkpointer.take(
+            job.key, self._pool, slot, lambda *kept: ActiveFinal.resume(job.schedule, *kept)
+        )
         if final is None:
-            final = ActiveFinal(**from_scratch(self._pool, slot, job.schedule, job.seed))
+            final = ActiveFinal.start(self._pool, slot, job.schedule, job.seed)
         self._running[job.key] = final
         return final
 
-    def _forget(self, keeper: Keeper, wanted: set[str]) -> None:
+    def _forget(self, checkpointer: Checkpointer, wanted: set[str]) -> None:
         """Leave out what a session before left and is over, or of another horizon."""
         horizon, self._began = self._task.horizon, True
-        keeper.forget(
+        checkpointer.forget(
             lambda key, note: (
                 key.startswith(FINAL) and (key not in wanted or note["horizon"] != horizon)
             )
@@ -124,16 +213,13 @@ class Confirmation:
 
     def ending(self, final: ActiveFinal, progress: Progress) -> Ending | None:
         """Where it diverges, or at its end."""
-        objective, horizon = self._task.objective, self._task.horizon
-        losses = final.curves.loss
+        losses, name = final.curves.loss, self._task.objective.name
         # At the end there is no second look at what might have been a spike.
-        seen = losses if progress.update < horizon else losses + losses[-1:]
-        why = diverged(seen, final.untrained.loss)
-        if why is None and not math.isfinite(progress.metrics[objective.name]):
-            why = f"{objective.name} is {progress.metrics[objective.name]}"
+        seen = losses if progress.update < self._task.horizon else losses + losses[-1:]
+        why = diverged(seen, final.untrained.loss, progress, name)
         if why is not None:
             return Ending("diverged", why)
-        if progress.update == horizon:
+        if progress.update == self._task.horizon:
             return Ending("complete", "reached the horizon")
         if self._judge == "best" and self._judged_at(final) == progress.update:
             final.best = self._pool.snapshot(progress.slot)
@@ -144,15 +230,15 @@ class Confirmation:
         return final.curves.judged(objective.name, objective.direction == "minimize", self._judge)
 
     def ended(self, final: ActiveFinal, ending: Ending, progress: Progress) -> None:
-        """Judge it, and hand it over."""
+        """Evaluate it, and hand it over."""
         del self._running[final.key]
         if ending.state == "complete":
-            self._over(self._examined(final, progress.slot, ending))
+            self._over(self._evaluated(final, progress.slot, ending))
         else:
             self._over(self._final(final, ending))
 
-    def _examined(self, final: ActiveFinal, slot: int, ending: Ending) -> Final:
-        """Judged on the test split: as it is, or as it was at its best."""
+    def _evaluated(self, final: ActiveFinal, slot: int, ending: Ending) -> Final:
+        """On the test split: as it is, or as it was at its best."""
         at = self._judged_at(final)
         if final.best is not None and at < self._task.horizon:
             self._pool.release(slot)
@@ -165,13 +251,12 @@ class Confirmation:
         if not math.isfinite(judged.metrics[name]):
             why = f"{name} is {judged.metrics[name]} at the end"
             return self._final(final, Ending("diverged", why))
-        split = "val" if self._task.test is None else "test"
         return replace(
             self._final(final, ending),
+            split="val" if self._task.test is None else "test",
             metrics=judged.metrics,
-            split=split,
-            blocks=judged.blocks,
             judged_at=at,
+            blocks=judged.blocks,
         )
 
     def _final(self, final: ActiveFinal, ending: Ending) -> Final:
@@ -181,30 +266,25 @@ class Confirmation:
             self._task.horizon,
             ending.state,
             ending.reason,
-            "val",
-            {},
             final.curves,
             final.updates,
             final.seconds,
         )
 
-    def turned(self) -> None:
-        """A segment is over."""
-        self._watch(sum(one.updates for one in self._running.values()) / self._task.horizon)
+    def segment_over(self) -> None:
+        """Tell how much is done."""
+        done = sum(final.updates for final in self._running.values())
+        self._watch(done / self._task.horizon)
 
     def note(self, final: ActiveFinal) -> Note:
         """Of which horizon it is."""
         return {"horizon": self._task.horizon, **final.note()}
 
-    def close(self) -> None:
-        """What was under way goes on from the checkpoint."""
-
 
 def final_seeds(seed: int, count: int) -> list[int]:
     """Seeds for finals: the same first ones for any count, none of them the search's own."""
-    found: list[int] = []
-    for number in range(count + 1):
-        drawn = int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
-        if drawn != seed:
-            found.append(drawn)
-    return found[:count]
+    drawn = [
+        int(np.random.SeedSequence([FINALS, seed, number]).generate_state(1)[0])
+        for number in range(count + 1)
+    ]
+    return [one for one in drawn if one != seed][:count]

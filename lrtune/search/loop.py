@@ -1,46 +1,211 @@
 """The loop: all slots train a segment together, and what is over makes room for what comes next."""
 
-from collections.abc import Callable, Sequence
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from types import FrameType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
 
 from lrtune.engine import Pool, Progress
-from lrtune.engine.checkpoint import Note
-from lrtune.search.interrupt import Interrupts
-from lrtune.search.keeper import Keeper
-from lrtune.search.record import Ending
-from lrtune.search.training import Training
+from lrtune.engine.checkpoint import Note, load, save
+from lrtune.engine.device_task import is_out_of_memory
+from lrtune.engine.pool import Snapshot
+from lrtune.errors import InputError
+from lrtune.search.storage import Ending
+from lrtune.search.trials import Training
+
+LEAST_SECONDS = 30.0  # between two checkpoints: less than this may be lost
+MOST_OF_TIME = 0.02  # what saving may take of all time
+BEST = " best"  # after the key of a training, that of its state at its best validation
 
 Kind = TypeVar("Kind", bound=Training)
 
 
-class Work(Protocol[Kind]):
+class Interrupts:
+    """Inside ``with``, SIGINT and SIGTERM raise KeyboardInterrupt within ``heard()`` alone.
+
+    So they end training at any point, but never while results are stored.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+        self._pending = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> "Interrupts":
+        # Only the main thread may set handlers; elsewhere (a notebook's worker) all stays as it is.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                # Ignored by a shell's `&` or nohup, it is meant to be; None is C code's, which
+                # nobody could put back.
+                if before not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Where the work may be cut short at any point."""
+        if self._pending:
+            raise KeyboardInterrupt
+        self._open = True
+        try:
+            yield
+        finally:
+            self._open = False
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker that reads data has this handler too. The terminal's Ctrl-C is not for it:
+            # it ends with us, and by SIGTERM.
+            if number == signal.SIGTERM:
+                os._exit(0)
+            return
+        self._pending = True
+        if self._open:
+            raise KeyboardInterrupt
+
+
+def due(since: float, cost: float) -> bool:
+    """Whether it is time for a checkpoint, so many seconds after the last one, which took ``cost``.
+
+    Half a minute is cheap to lose; where saving is slow, its share of the time decides.
+    """
+    return since >= max(LEAST_SECONDS, cost / MOST_OF_TIME)
+
+
+class Checkpointer:
+    """Saves what is under way now and then, and gives it back one training at a time.
+
+    A checkpoint only saves time: without it, what was cut short starts from scratch.
+
+    Attributes:
+        kept: snapshots and notes that are still to be taken up, by key, see ``Training``.
+    """
+
+    def __init__(self, path: Path | None, tell: Callable[[str], None]) -> None:
+        """Nothing is kept where ``path`` is None; ``tell`` hears what cannot be saved or used."""
+        self.kept: dict[str, tuple[Snapshot, Note]] = {}
+        self._path = path
+        self._tell = tell
+        self._saves = path is not None
+        self._last = time.monotonic()
+        self._cost = 0.0
+
+    def load(self) -> None:
+        """Read the checkpoint."""
+        if self._path is None or not self._path.exists():
+            return
+        try:
+            self.kept = load(self._path)
+        except InputError as error:
+            self._tell(f"{error}: what it held starts from scratch")
+
+    def forget(self, unwanted: Callable[[str, Note], bool]) -> None:
+        """Leave out what is not to be taken up."""
+        whole = {key: note for key, (_, note) in self.kept.items() if not key.endswith(BEST)}
+        for key in [key for key, note in whole.items() if unwanted(key, note)]:
+            self.kept.pop(key)
+            self.kept.pop(key + BEST, None)
+
+    def take(
+        self, key: str, pool: Pool, slot: int, resume: Callable[[Snapshot, Note], Kind]
+    ) -> Kind | None:
+        """Put one in a free slot as it was; None where it was not kept, or cannot be used any more.
+
+        ``resume`` makes the Training.
+        """
+        if key not in self.kept:
+            return None
+        snapshot, note = self.kept.pop(key)
+        best, _ = self.kept.pop(key + BEST, (None, {}))
+        training = resume(snapshot, note)
+        training.best = best
+        try:
+            if not np.array_equal(training.rates, snapshot.rates):
+                raise ValueError("its rates are not those of its schedule")
+            pool.restore(slot, snapshot)
+        except (KeyError, RuntimeError, ValueError) as error:  # another model, say
+            if is_out_of_memory(error):  # it is of use where there is room: the file still has it
+                raise
+            self._tell(f"{training.name} starts from scratch: {error}")
+            return None
+        return training
+
+    def save(self, pool: Pool, running: "Running", now: bool = False) -> None:
+        """Save all that is under way and what is still to be taken up, if due or ``now``."""
+        began = time.monotonic()
+        if not (self._saves and running and (now or due(began - self._last, self._cost))):
+            return
+        kept = dict(self.kept)
+        for slot, (work, training) in running.items():
+            kept[training.key] = pool.snapshot(slot), work.note(training)
+            if training.best is not None:
+                kept[training.key + BEST] = training.best, {}
+        snapshots = {key: snapshot for key, (snapshot, _) in kept.items()}
+        assert self._path is not None
+        try:
+            save(self._path, snapshots, {key: note for key, (_, note) in kept.items()})
+        except (OSError, KeyError, RuntimeError) as error:
+            self._saves = False
+            self._tell(f"no more checkpoints: {error}")
+        self._last = time.monotonic()
+        self._cost = self._last - began
+
+    def remove(self) -> None:
+        """Nothing is left to go on with."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path.with_name(f"{self._path.name}.part").unlink(missing_ok=True)
+
+
+class Work(Generic[Kind]):
     """Trainings of one kind: where they come from, and what becomes of them."""
 
     @property
     def waits(self) -> bool:
         """Whether more is to be trained, though nothing of it can start yet."""
+        return False
 
-    def begin(self, keeper: Keeper) -> None:
+    def begin(self, checkpointer: Checkpointer) -> None:
         """Look at what there is, and at what a session before left."""
 
-    def next(self, slot: int, keeper: Keeper) -> Kind | None:
+    def next(self, slot: int, checkpointer: Checkpointer) -> Kind | None:
         """Start a training in a free slot; None where none is to start now."""
+        raise NotImplementedError
 
     def ending(self, training: Kind, progress: Progress) -> Ending | None:
         """How a training ends at this validation, which is in its curves; None where it goes on."""
+        raise NotImplementedError
 
     def ended(self, training: Kind, ending: Ending, progress: Progress) -> None:
         """Store what came of a training; its slot still has it."""
+        raise NotImplementedError
 
-    def turned(self) -> None:
+    def segment_over(self) -> None:
         """All slots have trained a segment."""
 
     def note(self, training: Kind) -> Note:
         """What is to be known of a training under way that its Snapshot does not know."""
+        return training.note()
 
     def close(self) -> None:
         """The session is over, whatever the reason."""
+
+
+Running = dict[int, tuple[Work[Any], Training]]  # by slot
 
 
 class Loop:
@@ -72,8 +237,8 @@ class Loop:
         self._pool = pool
         self._works = works
         self._spent = spent
-        self._keeper = Keeper(checkpoint, tell)
-        self._running: dict[int, tuple[Work[Any], Training]] = {}  # by slot
+        self._checkpointer = Checkpointer(checkpoint, tell)
+        self._running: Running = {}
         self.segments = 0
 
     def run(self) -> bool:
@@ -85,11 +250,11 @@ class Loop:
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM; the same trainings go on in a next session.
         """
-        self._keeper.load()
+        self._checkpointer.load()
         with Interrupts() as interrupts:
             try:
                 for work in self._works:
-                    work.begin(self._keeper)
+                    work.begin(self._checkpointer)
                 while not self._spent() and self._fill(interrupts):
                     with interrupts.heard():
                         reached = self._pool.advance()
@@ -97,20 +262,20 @@ class Loop:
                     for progress in reached:
                         self._take(progress)
                     for work in self._works:
-                        work.turned()
+                        work.segment_over()
                     with interrupts.heard():
-                        self._save()
+                        self._checkpointer.save(self._pool, self._running)
                 if self._running:
-                    self._save(now=True)
-                elif not self._keeper.kept:
-                    self._keeper.remove()
+                    self._checkpointer.save(self._pool, self._running, now=True)
+                elif not self._checkpointer.kept:
+                    self._checkpointer.remove()
                 return bool(self._running)
             finally:
                 for work in self._works:
                     work.close()
 
     def _fill(self, interrupts: Interrupts) -> bool:
-        """Start a training in each free slot: is there anything to go on with?"""
+        """Start a training in each free slot; whether there is anything to go on with."""
         started = False
         for slot in range(self._pool.slots):
             with interrupts.heard():
@@ -121,7 +286,7 @@ class Loop:
 
     def _start(self, slot: int) -> bool:
         for work in self._works:
-            training = work.next(slot, self._keeper)
+            training = work.next(slot, self._checkpointer)
             if training is None:
                 continue
             self._running[slot] = work, training
@@ -150,12 +315,3 @@ class Loop:
         work.ended(training, ending, progress)
         del self._running[progress.slot]
         self._pool.release(progress.slot)
-
-    def _save(self, now: bool = False) -> None:
-        running = {slot: training for slot, (_, training) in self._running.items()}
-
-        def note(slot: int) -> Note:
-            work, training = self._running[slot]
-            return work.note(training)
-
-        self._keeper.save(self._pool, running, note, now)

@@ -1,9 +1,10 @@
 """SurrogateSampler: an Optuna sampler that asks one model of all schedules what to try next."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -14,31 +15,41 @@ from optuna.trial import FrozenTrial
 
 from lrtune.errors import InputError
 from lrtune.model.decide import expected_gain, propose
-from lrtune.model.features import features
+from lrtune.model.features import features, features_table
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer, published
-from lrtune.search.candidates import KEPT, WIDTH, Candidates, Params
-from lrtune.search.space import FAMILY, Space
-from lrtune.search.store import index_of
-from lrtune.search.study_model import (
-    ONE_AT_A_TIME,
-    StudyModel,
-    contains,
+from lrtune.schedule import Schedule
+from lrtune.search.space import (
+    FAMILY,
+    SPLINE,
+    Space,
+    as_spline,
     from_unit,
-    of_a_schedule,
+    is_schedule_param,
+    own_params,
     schedule_of,
     unit,
 )
+from lrtune.search.storage import index_of
+from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel
 
 Array = NDArray[np.float64]
+Params = dict[str, Any]
 
 HEDGED = 4  # first trials, which are of different families
 LEADERS = 5  # best trials, near to which schedules are drawn
 APART = 0.1  # lengths by which a proposal differs from what is under way, if there is room
+POOL = 600  # schedules drawn at random, in equal shares over the families that have a form
+REDRAWN = 32  # trials for which they are the same
+NEAR = 60  # schedules near to the best ones
+ELSEWHERE = 2  # one trial in so many has none of these: the best may be the wrong place
+WIDTH = 0.1  # of the steps from there, a share of a knob's range
+KEPT = 0.5  # probability that a knob stays as it is
+PEAKS_APART = 4.0  # factor from the best trial's peak within which a family is tuned untried
 
 
 class SurrogateSampler(BaseSampler):
-    """Proposes the schedule that is expected to better the best one by the most.
+    """Proposes the schedule with the highest expected improvement over the best one.
 
     One Gaussian process over the curves of rates learns from every trial, of whatever family,
     whether it came to its end or not; other tasks teach it what to expect at first. A proposal is
@@ -89,7 +100,6 @@ class SurrogateSampler(BaseSampler):
         self._begin("")
 
     def _begin(self, study: str) -> None:
-        """Know nothing yet of a study."""
         self._study = study
         self._surrogate = Surrogate(self._transfer, self._guess)
         self._then: Observations | None = None  # when settings were last to be fitted
@@ -97,56 +107,59 @@ class SurrogateSampler(BaseSampler):
 
     def draw(
         self, study: optuna.Study, index: int, family: str | None = None, asked: int | None = None
-    ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """The parameters of trial ``index`` and their distributions.
+    ) -> tuple[Params, dict[str, BaseDistribution]]:
+        """The parameters of trial ``index``, of ``family`` if given, and their distributions.
 
-        Args:
-            study: that is searched.
-            index: which of its trials.
-            family: the only one that is wanted; any where None.
-            asked: number of the trial that is being asked for, if it is there.
+        ``asked`` is the number of the trial that is being asked for, if it is there.
         """
-        if study.study_name != self._study:
-            self._begin(study.study_name)
-        running = self._model.read(study, asked, self._remember)
-        self._warn()
-        posterior = self._current()
+        running, posterior, leaders = self._read(study, asked)
+        if self._model.without_schedule and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
+                "nothing from them: suggest schedules by lrtune.suggest",
+                stacklevel=2,
+            )
         rng = np.random.default_rng([self._seed, index])
-        leaders = self._leaders(posterior)
         params, x = self._candidates.draw(index, leaders, family)
         rows = self._open(params, x, running, index)
         x = self._with_others(x[rows], leaders, rng)
         chosen = propose(posterior, x, 1, rng, self._model.x_of(running))[0]
-        found = params[rows[chosen]]
-        own = self._space.distributions(found[FAMILY])
-        distributions: dict[str, BaseDistribution] = {
-            FAMILY: self._choice,
-            **own,
-            **self._model.others,
+        best, others = params[rows[chosen]], self._model.others
+        places = x[chosen, x.shape[1] - len(others) :].tolist()
+        beside = {
+            name: from_unit(distribution, place)
+            for (name, distribution), place in zip(others.items(), places, strict=True)
         }
-        places = x[chosen, x.shape[1] - len(self._model.others) :]
-        others = {
-            name: from_unit(distribution, float(place))
-            for (name, distribution), place in zip(self._model.others.items(), places, strict=True)
-        }
-        return {**found, **others}, distributions
+        own = self._space.distributions(best[FAMILY])
+        return {**best, **beside}, {FAMILY: self._choice, **own, **others}
 
     def expected_gain(self, study: optuna.Study, index: int) -> float:
-        """What the next trial is expected to gain over the best one; see ``expected_gain``.
-
-        Args:
-            study: that is searched.
-            index: what the schedules that are looked at are drawn by: the same, the same answer.
-        """
+        """What the next trial, ``index``, is expected to gain; see ``model.decide``."""
         with ONE_AT_A_TIME:
-            if study.study_name != self._study:
-                self._begin(study.study_name)
-            self._model.read(study, None, self._remember)
-            posterior = self._current()
-            leaders = self._leaders(posterior)
+            _, posterior, leaders = self._read(study, None)
             _, x = self._candidates.draw(index, leaders, None)
             rng = np.random.default_rng([self._seed, index])
             return expected_gain(posterior, self._with_others(x, leaders, rng), rng)
+
+    def _read(
+        self, study: optuna.Study, asked: int | None
+    ) -> tuple[list[FrozenTrial], Posterior, list[Params]]:
+        """The trials under way, the posterior, and the parameters of the leading trials."""
+        if study.study_name != self._study:
+            self._begin(study.study_name)
+        running = self._model.read(study, asked, self._remember)
+        count = self._model.count
+        if self._posterior is None or self._posterior[0] != count:
+            known = self._model.observations()
+            self._posterior = count, self._surrogate.posterior(known, self._then)
+        return running, self._posterior[1], self._leaders(self._posterior[1])
+
+    def _remember(self) -> None:
+        """Keep what is known whenever settings are to be fitted, as a sampler made later would."""
+        count = self._model.count
+        if count == fitted_at(count):
+            self._then = self._model.observations()
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -165,11 +178,8 @@ class SurrogateSampler(BaseSampler):
         return distributions
 
     def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Params:
         """What was drawn."""
         return self._drawn.pop(trial.number)
 
@@ -183,43 +193,27 @@ class SurrogateSampler(BaseSampler):
         """The family; at random what no trial had before, and what a queued trial leaves open.
 
         Raises:
-            InputError: it is one of a schedule, outside of the sampler's space.
+            InputError: the parameter is one of a schedule, outside of the sampler's space.
         """
         if param_name == FAMILY and param_distribution == self._choice:
             return self._families.pop(trial.number)
-        if of_a_schedule(param_name) and self._distribution(param_name) != param_distribution:
-            raise _other_space(f"{param_name}: the trial asks for {param_distribution}")
+        if is_schedule_param(param_name):
+            family = param_name.partition(".")[0]
+            own = self._space.distributions(family) if family in self._space.families else {}
+            if own.get(param_name) != param_distribution:
+                raise _other_space(f"{param_name}: the trial asks for {param_distribution}")
         words = [self._seed, index_of(trial), *param_name.encode()]
         sampler = RandomSampler(seed=int(np.random.SeedSequence(words).generate_state(1)[0]))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def _distribution(self, name: str) -> BaseDistribution | None:
-        """Of one of a schedule's parameters in the space; None where it has none such."""
-        family = name.partition(".")[0]
-        own = self._space.distributions(family) if family in self._space.families else {}
-        return own.get(name)
-
-    def _remember(self) -> None:
-        """Keep what is known whenever settings are to be fitted, as a sampler made later would."""
-        count = self._model.count
-        if count == fitted_at(count):
-            self._then = self._model.observations()
-
-    def _current(self) -> Posterior:
-        count = self._model.count
-        if self._posterior is None or self._posterior[0] != count:
-            known = self._model.observations()
-            self._posterior = count, self._surrogate.posterior(known, self._then)
-        return self._posterior[1]
-
-    def _leaders(self, posterior: Posterior) -> list[dict[str, Any]]:
+    def _leaders(self, posterior: Posterior) -> list[Params]:
         """Parameters of the trials that are believed to be the best."""
-        rows = self._model.whole_rows()
+        rows = self._model.whole_rows
         if not rows:
             return []
         mean, _ = posterior.mean_and_sd(self._model.x()[rows])
-        own = (self._model.params[rows[place]] for place in np.argsort(mean, kind="stable"))
-        return list(islice((params for params in own if fits(self._space, params)), LEADERS))
+        order = (self._model.over[rows[place]].params for place in np.argsort(mean, kind="stable"))
+        return list(islice((params for params in order if self._space.contains(params)), LEADERS))
 
     def _open(
         self, params: list[Params], x: Array, running: list[FrozenTrial], index: int
@@ -232,35 +226,24 @@ class SurrogateSampler(BaseSampler):
             apart = np.abs(self._transfer.scaled(x)[:, None] - under_way[None]).max(2).min(1)
             open_ &= apart > min(APART, apart.max() / 2)
         if index < HEDGED:
-            taken = {s.family for s in (*schedules, *self._model.schedules())}
-            other = open_ & np.array([one[FAMILY] not in taken for one in params])
+            taken = {s.family for s in (*schedules, *(t.schedule for t in self._model.over))}
+            other = open_ & np.array([candidate[FAMILY] not in taken for candidate in params])
             open_ = other if other.any() else open_
         return np.flatnonzero(open_) if open_.any() else np.arange(len(x))
 
-    def _with_others(
-        self, x: Array, leaders: list[dict[str, Any]], rng: np.random.Generator
-    ) -> Array:
-        """With parameters beside the schedule: anywhere, or near to one of the best trials'."""
-        names = self._model.others
-        places = rng.random((len(x), len(names)))
+    def _with_others(self, x: Array, leaders: list[Params], rng: np.random.Generator) -> Array:
+        """With parameters beside the schedule: anywhere, or near to those of a leading trial."""
+        others = self._model.others
+        places = rng.random((len(x), len(others)))
         known = [
-            [unit(d, params[name]) if name in params else 0.5 for name, d in names.items()]
+            [unit(d, params[name]) if name in params else 0.5 for name, d in others.items()]
             for params in leaders
         ]
-        if known and names:
+        if known and others:
             best = np.array(known)[rng.integers(len(known), size=len(x))]
             near = np.clip(best + WIDTH * rng.standard_normal(best.shape), 0, 1)
             places = np.where(rng.random(places.shape) < KEPT, near, places)
         return np.hstack([x, places])
-
-    def _warn(self) -> None:
-        if self._model.without_schedule and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
-                "nothing from them: suggest schedules by lrtune.suggest",
-                stacklevel=2,
-            )
 
 
 def _other_space(what: str) -> InputError:
@@ -270,17 +253,126 @@ def _other_space(what: str) -> InputError:
     )
 
 
-def fits(space: Space, params: Mapping[str, Any]) -> bool:
-    """Whether a trial's parameters lie in the space, as those of one queued by hand may not."""
-    if params.get(FAMILY) not in space.families:
-        return False
-    own = space.distributions(params[FAMILY])
-    return all(name in params and contains(d, params[name]) for name, d in own.items())
-
-
 def guess_in(space: Space, test: Mapping[str, Any] | None = None) -> PeakGuess:
     """Where a good peak is: as a range test says, or anywhere in the space where there is none."""
     if test is not None:
         return PeakGuess(float(np.log(test["peak_lr"])), test["doubt"])
     low, high = np.log(space.peak_lr)
     return PeakGuess(float((low + high) / 2), max(0.5, float(high - low) / 4))
+
+
+class Candidates:
+    """Draws schedules from a space; the same ones for the same seed and index.
+
+    The spline is drawn near to the best ones alone: other tasks say little of most of its shapes,
+    and there are so many that it would take up the search.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space = space
+        self._knobs = {name: space.distributions(name) for name in space.families}
+        self._seed = seed
+        self._block = -1
+        self._pool: tuple[list[Params], Array] = ([], np.empty((0, 0)))
+
+    def draw(
+        self, index: int, best: Sequence[Params], family: str | None
+    ) -> tuple[list[Params], Array]:
+        """All that may be tried as trial ``index``: parameters, and features (n, features).
+
+        Every second draw has schedules near the best trials so far; all are of ``family`` if given.
+        """
+        if index // REDRAWN != self._block:
+            self._block = index // REDRAWN
+            self._pool = self._made(self._random(np.random.default_rng([self._seed, self._block])))
+        best = best if index % ELSEWHERE else ()
+        rng = np.random.default_rng([self._seed, index, 1])
+        near = self._made(self._near(best, rng))
+        params, x = self._pool[0] + near[0], np.vstack([self._pool[1], near[1]])
+        if family is None:
+            return params, x
+        rows = [row for row, candidate in enumerate(params) if candidate[FAMILY] == family]
+        if not rows:
+            return self._made([self._anywhere(family, rng) for _ in range(NEAR)])
+        return [params[row] for row in rows], x[rows]
+
+    def _made(self, drawn: list[Params]) -> tuple[list[Params], Array]:
+        return drawn, features_table([self._space.schedule(params) for params in drawn])
+
+    def _random(self, rng: np.random.Generator) -> list[Params]:
+        families = [name for name in self._space.families if name != SPLINE] or [SPLINE]
+        return [self._anywhere(families[i % len(families)], rng) for i in range(POOL)]
+
+    def _anywhere(self, family: str, rng: np.random.Generator) -> Params:
+        knobs = self._knobs[family]
+        places = rng.random(len(knobs))
+        own = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
+        return {FAMILY: family, **own}
+
+    def _near(self, best: Sequence[Params], rng: np.random.Generator) -> list[Params]:
+        own = [params for params in best if params.get(FAMILY) in self._space.families]
+        if not own:
+            return []
+        drawn = [self._moved(own[i % len(own)], rng) for i in range(NEAR)]
+        if SPLINE in self._space.families:
+            schedules = (self._space.schedule(p) for p in own if p[FAMILY] != SPLINE)
+            # The spline of the same shape: from there the free form may go on.
+            drawn += [
+                {FAMILY: SPLINE, **as_spline(schedule, self._knobs[SPLINE])}
+                for schedule in schedules
+                if not schedule.closed_loop
+            ]
+        return drawn
+
+    def _moved(self, params: Params, rng: np.random.Generator) -> Params:
+        """Some of its knobs a step away."""
+        moved: Params = {FAMILY: params[FAMILY]}
+        for name, distribution in self._knobs[params[FAMILY]].items():
+            moved[name] = params[name]
+            if rng.random() >= KEPT:
+                place = unit(distribution, params[name]) + WIDTH * rng.standard_normal()
+                moved[name] = from_unit(distribution, float(np.clip(place, 0, 1)))
+        return moved
+
+
+class Tuned(NamedTuple):
+    """The schedule of a family from which most is expected.
+
+    Attributes:
+        schedule: that one.
+        params: Optuna's, without the family's prefix.
+        trial: which of the search's trials had it; None where none did.
+    """
+
+    schedule: Schedule
+    params: Params
+    trial: int | None
+
+
+def tuned(
+    study: optuna.Study, space: Space, family: str, total: int, guess: PeakGuess, transfer: Transfer
+) -> Tuned:
+    """The best schedule of a family by the model of all trials, of whatever family; tried or not.
+
+    Of what was not tried, only peaks near that of the best trial count: of others little is known.
+    """
+    model = StudyModel(total, transfer)
+    model.read(study)
+    posterior = Surrogate(transfer, guess).posterior(model.observations())
+    tried = [trial for trial in model.over if trial.schedule.family == family]
+    params, _ = Candidates(replace(space, families=(family,)), seed=0).draw(0, [], family)
+    untried = [(own, space.schedule(own)) for own in params]
+    if whole := model.whole_rows:
+        means = posterior.mean_and_sd(model.x()[whole])[0]
+        peak = model.over[whole[int(means.argmin())]].schedule.peak_lr
+        apart = [max(s.peak_lr / peak, peak / s.peak_lr) for _, s in untried]
+        near = [own for own, factor in zip(untried, apart, strict=True) if factor <= PEAKS_APART]
+        untried = near or untried
+    pairs = [*((trial.params, trial.schedule) for trial in tried), *untried]
+    x = features_table([schedule for _, schedule in pairs])
+    x = np.hstack([x, np.full((len(x), len(model.others)), 0.5)])
+    best = int(posterior.mean_and_sd(x)[0].argmin())
+    own, schedule = pairs[best]
+    index = {trial.number: index_of(trial) for trial in study.get_trials(deepcopy=False)}
+    number = index[tried[best].number] if best < len(tried) else None
+    return Tuned(schedule, own_params({**own, FAMILY: family}), number)

@@ -1,25 +1,22 @@
 """Search: the trials of an Optuna study, as work for the loop: ask, report, tell."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import TrialState
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
-from lrtune.engine.pool import Snapshot
-from lrtune.search.board import Board
-from lrtune.search.budget import Budget, Clock
-from lrtune.search.keeper import Keeper
-from lrtune.search.lineup import Lineup
-from lrtune.search.record import End, Ending, Judge
-from lrtune.search.referee import NEVER, Referee, Rules
+from lrtune.search.budget import Clock, Limits
+from lrtune.search.early_stopping import DIVERGENCE_FACTOR, NEVER, EarlyStopping, Stopping
+from lrtune.search.loop import Checkpointer, Work
 from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
-from lrtune.search.stopping import DIVERGENCE_FACTOR
-from lrtune.search.store import START, records, save_record
-from lrtune.search.training import TRIAL, ActiveTrial, as_it_was, from_scratch, trial_key
+from lrtune.search.storage import START, End, Ending, Judge, Record, records, save_record
+from lrtune.search.trials import TRIAL, ActiveTrial, TrialQueue, trial_key
 
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 HANDED_OVER = "handed_over"  # user attribute of the study: the gain that was too small
@@ -28,23 +25,136 @@ LEAST = 0.5  # share of the search's own budget before that is asked
 FAILURES = 3  # this many failed trials running: the fault is not the schedule's
 
 
-class Search:
+@dataclass
+class FamilyState:
+    """How the search of one family stands.
+
+    Attributes:
+        ended: trials by how they ended.
+        best: the best trial that has a value.
+    """
+
+    ended: Counter[str] = field(default_factory=Counter)
+    best: Record | None = None
+
+
+@dataclass
+class SearchState:
+    """How a search stands, for whoever watches.
+
+    Attributes:
+        budget: of the search, over all sessions.
+        minimize: whether the lower value is the better one.
+        clock: of the run.
+        kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
+        pace: seconds per update of a trial beside the others, as it was measured before.
+        limits: the budget of the whole run; that of the search where None.
+        swept: updates that the range test took.
+        running: by slot.
+        families: by name, of those that have a trial that is over.
+        last: the trial that ended last; None before the first of this session.
+        trials: that are over.
+        updates: of trials that are over.
+    """
+
+    budget: Limits
+    minimize: bool = True
+    clock: Clock = field(default_factory=Clock)
+    kept: float = 0.0
+    pace: float = 0.0
+    limits: Limits | None = None
+    swept: int = 0
+    running: dict[int, ActiveTrial] = field(default_factory=dict)
+    families: dict[str, FamilyState] = field(default_factory=dict)
+    last: Record | None = None
+    trials: int = 0
+    updates: int = 0
+
+    def add(self, record: Record) -> None:
+        """Count a trial that is over."""
+        family = self.families.setdefault(record.schedule.family, FamilyState())
+        family.ended[record.state] += 1
+        self.trials += 1
+        self.updates += record.updates
+        if record.value is None or not math.isfinite(record.value):
+            return
+        if family.best is None or self.loss_of(record) < self.loss_of(family.best):
+            family.best = record
+
+    def loss_of(self, record: Record) -> float:
+        """The value of a trial that has one, the lower the better."""
+        assert record.value is not None
+        return record.value if self.minimize else -record.value
+
+    @property
+    def ended(self) -> Counter[str]:
+        """Trials by how they ended."""
+        return sum((family.ended for family in self.families.values()), Counter[str]())
+
+    @property
+    def bests(self) -> list[Record]:
+        """The best trial of each family that has a value, the best family first."""
+        bests = [family.best for family in self.families.values() if family.best is not None]
+        return sorted(bests, key=lambda record: (self.loss_of(record), record.number))
+
+    @property
+    def best(self) -> Record | None:
+        """The best trial; the first of equals."""
+        return next(iter(self.bests), None)
+
+    @property
+    def spent(self) -> tuple[float, float, float]:
+        """Trials and updates so far, of trials under way in part; seconds of the run."""
+        under_way = self.running.values()
+        return (
+            self.trials + sum(r.updates / len(r.rates) for r in under_way),
+            self.updates + sum(r.updates for r in under_way),
+            self.clock.seconds,
+        )
+
+    @property
+    def share(self) -> float:
+        """How much of the whole run's budget is spent, 0 ... 1: it grows evenly with the work."""
+        limits = self.limits or self.budget
+        trials, updates, seconds = self.spent
+        after = 0.0
+        if self.kept and limits.updates is limits.seconds is None:
+            after = self.kept  # trials alone say how long the search is
+        elif self.kept:
+            limits = replace(limits, trials=None)  # what they leave is the confirmation's
+        return (1 - after) * limits.share(trials, self.swept + updates, seconds)
+
+    @property
+    def searched(self) -> float:
+        """How much of the search's own budget is spent, 0 ... 1."""
+        return self.budget.share(*self.spent)
+
+    def may_start(self, queued: int, horizon: int) -> bool:
+        """Whether the budget has room for one more; those under way or queued count as whole.
+
+        Where nothing is kept for a confirmation, the last trial may be cut short.
+        """
+        whole = horizon if self.kept else 0
+        under_way = sum(len(r.rates) for r in self.running.values())
+        trials = self.trials + len(self.running) + queued
+        updates = self.updates + under_way + max(0, whole - 1)
+        seen = [r for r in self.running.values() if r.updates and r.seconds]
+        pace = max((len(self.running) * r.seconds / r.updates for r in seen), default=self.pace)
+        return self.budget.share(trials, updates, self.clock.seconds + whole * pace) < 1
+
+
+class Search(Work[ActiveTrial]):
     """One search: a study, a space, a pool; it goes on where the study stopped.
 
     Args:
         study: of Optuna, with the sampler and the pruner to use.
         space: families and ranges.
         pool: what trains.
-        budget: when to stop.
-        rules: when a trial ends early, beside the study's pruner.
+        state: with the budget; trials of earlier sessions are counted when the loop begins.
+        stopping: when a trial ends early, beside the study's pruner.
         judge: which weights of a trial give its value.
         seed: of every trial's weights and batches: one for all, so that they are compared in pairs.
         owner: marks this run's trials in a storage that others may share.
-        clock: of the run, for a budget in seconds; from now on where None.
-        kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
-        pace: seconds that an update of a trial takes beside the others, as it was measured.
-        limits: the whole budget, of which ``budget`` is the search's; that one where None.
-        swept: updates that the range test took.
         watch: called after each segment and each trial's end.
         tell: called with a line where the search ends before its budget.
     """
@@ -54,21 +164,15 @@ class Search:
         study: optuna.Study,
         space: Space,
         pool: Pool,
-        budget: Budget,
+        state: SearchState,
         *,
-        rules: Rules = NEVER,
+        stopping: Stopping = NEVER,
         judge: Judge = "last",
         seed: int = 0,
         owner: str = "",
-        clock: Clock | None = None,
-        kept: float = 0.0,
-        pace: float = 0.0,
-        limits: Budget | None = None,
-        swept: int = 0,
-        watch: Callable[[Board], None] = lambda board: None,
+        watch: Callable[[SearchState], None] = lambda state: None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._tell = tell
         self._study = study
         self._space = space
         self._pool = pool
@@ -76,137 +180,124 @@ class Search:
         self._seed = seed
         self._owner = owner
         self._watch = watch
+        self._tell = tell
         self._objective = pool.task.objective
         self._minimize = self._objective.direction == "minimize"
-        self._referee = Referee(study, pool.task, rules, judge, seed)
+        self._early_stopping = EarlyStopping(study, pool.task, stopping, judge, seed)
         self._failures = 0
-        self._handed_over = HANDED_OVER in study.user_attrs and kept > 0
+        self._handed_over = HANDED_OVER in study.user_attrs and state.kept > 0
         self._asked = -1  # trials that were over when the gain was last looked at
-        self._lineup = Lineup(study, space, pool.slots, owner)
-        whole = pool.task.horizon if kept else 0
-        self.board = Board(
-            budget,
-            self._minimize,
-            clock or Clock(),
-            kept,
-            whole,
-            pace,
-            limits or budget,
-            swept,
-        )
+        self._queue = TrialQueue(study, space, pool.slots, owner)
+        self.state = replace(state, minimize=self._minimize)
 
     @property
     def over(self) -> bool:
         """Whether nothing of it is trained, nor will be."""
-        return not self.board.running and not self._may_start(queued=0)
+        return not self.state.running and not self._may_start(queued=0)
 
     @property
     def waits(self) -> bool:
         """Whether a trial is yet to start, for which the budget has room."""
-        return self._lineup.waits and self._may_start(queued=0)
+        return self._queue.waits and self._may_start(queued=0)
 
-    def begin(self, keeper: Keeper) -> None:
+    def begin(self, checkpointer: Checkpointer) -> None:
         """Count what is over, and queue what was cut short."""
         for record in records(self._study):
-            self.board.add(record)
-            self._referee.remember(record)
-        self._lineup.take_up()
-        repeated = {trial_key(index): index for index in self._lineup.repeated}
-        keeper.forget(
+            self.state.add(record)
+            self._early_stopping.remember(record)
+        self._queue.take_up()
+        repeated = {trial_key(index): index for index in self._queue.repeated}
+        checkpointer.forget(
             lambda key, note: (
                 key.startswith(TRIAL) and (key not in repeated or note["owner"] != self._owner)
             )
         )
-        kept = keeper.kept.keys() & repeated.keys()
-        self._lineup.wind({repeated[key]: keeper.kept[key][1]["clock"] for key in kept})
+        kept = checkpointer.kept.keys() & repeated.keys()
+        self._queue.wind({repeated[key]: checkpointer.kept[key][1]["clock"] for key in kept})
 
-    def next(self, slot: int, keeper: Keeper) -> ActiveTrial | None:
+    def next(self, slot: int, checkpointer: Checkpointer) -> ActiveTrial | None:
         """Start the trial that is due in this slot."""
         self._hand_over()
-        trial = self._lineup.next(slot, self._may_start)
+        trial = self._queue.next(slot, self._may_start)
         if trial is None:
             return None
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        index = trial.user_attrs[START]["index"]
-
-        def kept(snapshot: Snapshot, note: Note) -> ActiveTrial:
-            return ActiveTrial(trial=trial, **as_it_was(schedule, snapshot, note))
-
-        running = keeper.take(trial_key(index), self._pool, slot, kept)
-        if running is None:
-            fields = from_scratch(self._pool, slot, schedule, self._seed)
-            running = ActiveTrial(trial=trial, **fields)
-        self.board.running[slot] = running
-        if running.untrained.error is None:
-            self._referee.take_up(running)
-        return running
+        key = trial_key(trial.user_attrs[START]["index"])
+        active = checkpointer.take(
+            key, self._pool, slot, lambda *kept: ActiveTrial.resume(schedule, *kept, trial=trial)
+        )
+        if active is None:
+            active = ActiveTrial.start(self._pool, slot, schedule, self._seed, trial=trial)
+        self.state.running[slot] = active
+        if active.untrained.error is None:
+            self._early_stopping.take_up(active)
+        return active
 
     def _may_start(self, queued: int) -> bool:
         """Whether there is room for one more, and more is to be searched."""
-        over = self._handed_over and not self._lineup.repeated
-        return not over and self.board.may_start(queued)
+        over = self._handed_over and not self._queue.repeated
+        return not over and self.state.may_start(queued, self._pool.task.horizon)
 
     def _hand_over(self) -> None:
         """End the search where more of it is expected to gain less than certainty is worth."""
-        board, sampler = self.board, self._study.sampler
-        if not isinstance(sampler, SurrogateSampler) or not board.kept:
+        state, sampler = self.state, self._study.sampler
+        if not isinstance(sampler, SurrogateSampler) or not state.kept:
             return
-        if self._handed_over or self._asked == board.trials:
+        if self._handed_over or self._asked == state.trials:
             return
-        self._asked = board.trials
-        if board.searched < LEAST:
+        self._asked = state.trials
+        if state.searched < LEAST:
             return
-        gain = sampler.expected_gain(self._study, board.trials)
+        gain = sampler.expected_gain(self._study, state.trials)
         if gain < WORTH:
             self._handed_over = True
             self._study.set_user_attr(HANDED_OVER, gain)
             self._tell("the next trial is expected to gain little: on to the confirmation")
 
-    def ending(self, running: ActiveTrial, progress: Progress) -> Ending | None:
-        """As the referee says."""
-        return self._referee.ending(running, progress)
+    def ending(self, active: ActiveTrial, progress: Progress) -> Ending | None:
+        """As early stopping decides."""
+        return self._early_stopping.ending(active, progress)
 
-    def ended(self, running: ActiveTrial, ending: Ending, progress: Progress) -> None:
+    def ended(self, active: ActiveTrial, ending: Ending, progress: Progress) -> None:
         """Store the record, and tell Optuna."""
-        trial, state = running.trial, ending.state
-        name = self._objective.name
-        whole = state == "complete"
-        at = running.curves.judged(name, self._minimize, self._judge) if whole else None
-        record = running.record(ending, name, at)
+        trial, state, name = active.trial, ending.state, self._objective.name
+        at = None
+        if state == "complete":
+            at = active.curves.judged(name, self._minimize, self._judge)
+        record = active.record(ending, name, at)
         save_record(trial, record)
         trial.set_user_attr("ended", f"{state}: {ending.reason}")
         if state == "diverged":
             # Optuna ranks infeasible trials by this: the later, the less bad.
-            trial.set_constraint(DIVERGED, 2 - running.updates / len(running.rates))
-            trial.report(self._worst(running.untrained), progress.update)
+            trial.set_constraint(DIVERGED, 2 - active.updates / len(active.rates))
+            trial.report(self._worst(active.untrained), progress.update)
         if record.value is not None:
             self._study.tell(trial, record.value)
         else:
             told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
             self._study.tell(trial, state=told)
-        del self.board.running[progress.slot]
-        self.board.add(record)
-        self.board.last = record
-        self._referee.remember(record)
-        self._watch(self.board)
+        del self.state.running[progress.slot]
+        self.state.add(record)
+        self.state.last = record
+        self._early_stopping.remember(record)
+        self._watch(self.state)
         self._stop_if_nothing_works(state, progress)
 
-    def turned(self) -> None:
-        """A segment is over."""
-        self._lineup.clock += 1
-        if self.board.running:
-            self._watch(self.board)
+    def segment_over(self) -> None:
+        """Move the clock on."""
+        self._queue.clock += 1
+        if self.state.running:
+            self._watch(self.state)
 
-    def note(self, running: ActiveTrial) -> Note:
+    def note(self, active: ActiveTrial) -> Note:
         """Whose it is, and when it is to go on."""
-        place = {"owner": self._owner, "clock": self._lineup.clock}
-        return {**place, **running.note()}
+        return {"owner": self._owner, "clock": self._queue.clock, **active.note()}
 
     def close(self) -> None:
         """Trials under way are queued to be repeated."""
-        self._lineup.close(under_way.trial for under_way in self.board.running.values())
+        self._queue.close(active.trial for active in self.state.running.values())
 
     def _worst(self, untrained: Progress) -> float:
         """A finite stand-in for the value of a trial that has none, no better than untrained."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import BaseTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 from lrtune.errors import InputError, expect, nearest
 from lrtune.schedule import FAMILIES, Knob, Schedule
@@ -29,7 +30,7 @@ SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchabl
 class Space:
     """Families, and the ranges that they share.
 
-    Each parameter has its family's name in front (``cosine.peak_lr``), so that a joint sampler
+    The name of a parameter begins with its family's (``cosine.peak_lr``), so that a joint sampler
     sees the trials of one family as one space.
 
     Attributes:
@@ -38,6 +39,9 @@ class Space:
         warmup: shortest and longest warmup, fractions of the horizon.
         cycle_momentum: whether one_cycle and cyclic also cycle the momentum, as torch's do, between
             bounds that are searched; else momentum is the optimizer's own.
+
+    Raises:
+        InputError: an unknown family, an empty range, an argument of another kind.
     """
 
     families: tuple[str, ...] = SEARCHABLE
@@ -46,7 +50,7 @@ class Space:
     cycle_momentum: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be searched."""
+        """Check families and ranges."""
         if not self.families:
             raise InputError("families is empty: name at least one")
         for name in self.families:
@@ -80,20 +84,25 @@ class Space:
 
     def distributions(self, family: str) -> dict[str, BaseDistribution]:
         """The Optuna parameters of one family, ``family`` itself left out."""
-        found: dict[str, BaseDistribution] = {
-            f"{family}.peak_lr": FloatDistribution(*self.peak_lr, log=True)
-        }
+        own: dict[str, BaseDistribution] = {"peak_lr": FloatDistribution(*self.peak_lr, log=True)}
         if FAMILIES[family].takes_warmup:
-            found[f"{family}.warmup"] = FloatDistribution(*self.warmup)
+            own["warmup"] = FloatDistribution(*self.warmup)
         optional = FAMILIES[family].optional if self.cycle_momentum else ()
         for knob in (*FAMILIES[family].knobs, *optional):
-            found |= {f"{family}.{name}": d for name, d in _distributions(knob).items()}
-        return found
+            own |= _distributions(knob)
+        return {f"{family}.{name}": distribution for name, distribution in own.items()}
+
+    def contains(self, params: Mapping[str, Any]) -> bool:
+        """Whether a trial's parameters lie in the space, as those of one queued by hand may not."""
+        if params.get(FAMILY) not in self.families:
+            return False
+        own = self.distributions(params[FAMILY])
+        return all(name in params and _contains(d, params[name]) for name, d in own.items())
 
     def define(self, trial: Trial) -> None:
-        """Draw one schedule's parameters: what Ray Tune's ``OptunaSearch(space.define)`` asks for.
+        """Draw one schedule's parameters: for Ray Tune's ``OptunaSearch(space.define)``.
 
-        Each trial's config then has its family and that family's parameters alone, from which
+        Each trial's config then has its family and that family's parameters, from which
         ``schedule`` makes the schedule.
         """
         trial.set_user_attr(SCHEDULE, suggest_from(self, trial).to_json())
@@ -101,16 +110,11 @@ class Space:
     def schedule(self, params: Mapping[str, Any]) -> Schedule:
         """The schedule that these parameters (``family`` and its own; others are ignored) say.
 
-        They may be the ``params`` of an Optuna trial or the config of one of Ray Tune. A parameter
-        without the family's prefix (a ``warmup`` of yours) is not of the schedule.
+        They may be the ``params`` of an Optuna trial or the config of a Ray Tune trial. A parameter
+        without the family's prefix (your own ``warmup``, say) is not part of the schedule.
         """
         name = params[FAMILY]
-        prefix = f"{name}."
-        own = {
-            key.removeprefix(prefix): value
-            for key, value in params.items()
-            if key.startswith(prefix)
-        }
+        own = own_params(params)
         optional = (knob for knob in FAMILIES[name].optional if knob.name in own)
         return Schedule(
             name,
@@ -189,38 +193,91 @@ def as_spline(schedule: Schedule, knobs: Mapping[str, BaseDistribution]) -> dict
 def suggest_from(space: Space, trial: Trial) -> Schedule:
     """Suggest a schedule of ``space``."""
     family = trial.suggest_categorical(FAMILY, space.families)
-    params = {
-        name: _suggest(trial, name, distribution)
-        for name, distribution in space.distributions(family).items()
-    }
+    params = {name: _suggest(trial, name, d) for name, d in space.distributions(family).items()}
     return space.schedule({FAMILY: family, **params})
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     match distribution:
-        case FloatDistribution():
-            return trial.suggest_float(
-                name, distribution.low, distribution.high, log=distribution.log
-            )
-        case IntDistribution():
-            return trial.suggest_int(name, distribution.low, distribution.high)
-        case CategoricalDistribution():
-            return trial.suggest_categorical(name, distribution.choices)
+        case FloatDistribution(low=low, high=high, log=log):
+            return trial.suggest_float(name, low, high, log=log)
+        case IntDistribution(low=low, high=high):
+            return trial.suggest_int(name, low, high)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
     raise TypeError(f"{name}: no way to suggest from {distribution}")
 
 
+def own_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the schedule, without the family's prefix."""
+    prefix = f"{params[FAMILY]}."
+    return {key.removeprefix(prefix): v for key, v in params.items() if key.startswith(prefix)}
+
+
+def is_schedule_param(name: str) -> bool:
+    """Whether a parameter belongs to a schedule, by its name."""
+    family, dot, _ = name.partition(".")
+    return name == FAMILY or (bool(dot) and family in FAMILIES)
+
+
+def schedule_of(trial: Trial | FrozenTrial) -> Schedule | None:
+    """The schedule that a trial carries."""
+    text = trial.user_attrs.get(SCHEDULE)
+    return None if text is None else _read(text)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> Schedule:
+    return Schedule.from_json(text)
+
+
+def unit(distribution: BaseDistribution, value: Any) -> float:
+    """Where a value lies in its range, 0 ... 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices.index(value) / max(1, count - 1)
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    if distribution.log:  # type: ignore[attr-defined]
+        low, high, value = np.log([low, high, value])
+    return float((value - low) / (high - low)) if high > low else 0.5
+
+
+def from_unit(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a place in the range, 0 ... 1."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices[min(count - 1, int(place * count))]
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    log = distribution.log  # type: ignore[attr-defined]
+    ends = np.log([low, high]) if log else np.array([low, high], dtype=np.float64)
+    value = float(ends[0] + place * (ends[1] - ends[0]))
+    value = float(np.exp(value)) if log else value
+    step = distribution.step  # type: ignore[attr-defined]
+    if step is not None:
+        value = low + round((value - low) / step) * step
+    value = min(max(value, low), high)
+    return int(value) if isinstance(low, int) else float(value)
+
+
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    return bool(low <= value <= high)
+
+
 def _distributions(knob: Knob) -> dict[str, BaseDistribution]:
-    """One Optuna parameter a knob; one an entry for a knob that is a tuple."""
+    """One Optuna parameter per knob; for a knob that is a tuple, one per entry."""
     match knob.scale:
         case "choice":
-            one: BaseDistribution = CategoricalDistribution(knob.choices)
+            entry: BaseDistribution = CategoricalDistribution(knob.choices)
         case "int":
-            one = IntDistribution(int(knob.low), int(knob.high))
+            entry = IntDistribution(int(knob.low), int(knob.high))
         case scale:
-            one = FloatDistribution(knob.low, knob.high, log=scale == "log")
+            entry = FloatDistribution(knob.low, knob.high, log=scale == "log")
     if knob.length == 1:
-        return {knob.name: one}
-    return {f"{knob.name}_{i}": one for i in range(1, knob.length + 1)}
+        return {knob.name: entry}
+    return {f"{knob.name}_{i}": entry for i in range(1, knob.length + 1)}
 
 
 def _value(knob: Knob, own: Mapping[str, Any]) -> Any:

@@ -1,33 +1,40 @@
-"""StudyModel: what the trials of a study say to the model of schedules, each read once."""
+"""StudyModel: what the trials of a study tell the model of schedules, each trial read once."""
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError
-from lrtune.model.features import NAMES, features
-from lrtune.model.forecast import AHEAD, Forecast, Gain, design, learn_gain
-from lrtune.model.overfit import Less, less
-from lrtune.model.scale import Scale
-from lrtune.model.surrogate import Observations
+from lrtune.model.decide import DRAWS, JOINT, promising
+from lrtune.model.features import NAMES, Scale, features
+from lrtune.model.forecast import (
+    AHEAD,
+    Forecast,
+    Gain,
+    ShorterTraining,
+    design,
+    learn_gain,
+    shorter_training,
+)
+from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer
-from lrtune.schedule import FAMILIES, Schedule
-from lrtune.search.space import FAMILY, SCHEDULE
-from lrtune.search.store import AVERAGED, START, was_cut_short
+from lrtune.schedule import Schedule
+from lrtune.search.space import is_schedule_param, schedule_of, unit
+from lrtune.search.storage import AVERAGED, START, Belief, was_cut_short
 
 Array = NDArray[np.float64]
 
 ONE_AT_A_TIME = threading.RLock()  # threads of one study; of all, as samplers are pickled
 LOST = 0.5  # standard deviation of what a diverged trial counts as, on a Scale
+TAIL = 1.645  # standard deviations to the 5 % and 95 % quantiles
 
 
 @dataclass(slots=True)
@@ -39,11 +46,10 @@ class _Curve:
     steps: NDArray[np.int64]  # (n,)
     values: Array  # (n,)
     averaged: bool
-    others: dict[str, float]  # parameters beside the schedule, 0 ... 1
     final: float | None = None  # None unless trained to its end
     at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (8,)
-    ends: Forecast | None = None  # as long as no other trial has come to its end
-    told: tuple[Less, ...] | None = None  # see ``less``; None: not looked at yet
+    forecast: Forecast | None = None  # as long as no other trial has come to its end
+    shorter: tuple[ShorterTraining, ...] | None = None  # None: not computed yet
 
     @property
     def rates(self) -> Array:
@@ -66,40 +72,47 @@ class _Curve:
         return self.at[step]
 
 
+class _Trial(NamedTuple):
+    """A trial that is over and carries a schedule."""
+
+    number: int  # in the study
+    params: dict[str, Any]
+    schedule: Schedule
+    others: dict[str, float]  # parameters beside the schedule, 0 ... 1
+    x: Array  # features
+    curve: _Curve | None  # None: diverged
+
+
 class StudyModel:
     """Reads a study; forgets nothing, asks the storage for nothing twice.
 
     What it tells is a function of the trials and the order in which they ended.
+
+    Attributes:
+        over: the trials that are over, in the order in which they ended.
+        others: parameters beside the schedule.
+        scale: on which values are compared.
+        without_schedule: how many trials are over and carry no schedule.
     """
 
     def __init__(self, total: int, transfer: Transfer) -> None:
-        """Start with nothing read.
-
-        Args:
-            total: updates of a full trial, its horizon.
-            transfer: what other tasks teach.
-        """
+        """Start with nothing read; ``total`` is the updates of a full trial."""
         if type(total) is not int or total < 1:
             raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         self.total = total
         self._transfer = transfer
-        self._minimize = True
-        self._study = ""
-        self._forget()
+        self._begin("", True)
 
-    def _forget(self) -> None:
+    def _begin(self, study: str, minimize: bool) -> None:
+        self._study, self._minimize = study, minimize
         self._seen: set[int] = set()  # numbers of the trials that are over
-        self._over: list[_Curve | None] = []  # in the order in which they ended; None: diverged
-        self.numbers: list[int] = []  # in the study, of the trials that are over
-        self.params: list[dict[str, Any]] = []  # of these
-        self._schedules: list[tuple[Schedule, dict[str, float]]] = []
-        self._features: list[Array] = []  # of these
+        self.over: list[_Trial] = []
         self._whole: list[_Curve] = []
         self._under_way: dict[int, _Curve] = {}  # by number, as they were looked at last
-        self._scale = Scale(1.0, 0.0, 0.0)
+        self.scale = Scale(1.0, 0.0, 0.0)
         self._gains: dict[tuple[int, bool], Gain] = {}
-        self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
-        self.without_schedule = 0  # trials that are over and carry none
+        self.others: dict[str, BaseDistribution] = {}
+        self.without_schedule = 0
 
     def read(
         self,
@@ -107,20 +120,12 @@ class StudyModel:
         asked: int | None = None,
         after: Callable[[], None] = lambda: None,
     ) -> list[FrozenTrial]:
-        """Take in the trials that are over; of another study, from the first one on.
+        """Take in the trials that are over but ``asked``; of another study, from the first one on.
 
-        Args:
-            study: to read.
-            asked: number of a trial that is left out.
-            after: called after each trial that was taken in.
-
-        Returns:
-            The trials that are under way.
+        ``after`` is called after each. Returns the trials that are under way.
         """
         if study.study_name != self._study:
-            self._forget()
-            self._study = study.study_name
-            self._minimize = study.direction == StudyDirection.MINIMIZE
+            self._begin(study.study_name, study.direction == StudyDirection.MINIMIZE)
         trials = study.get_trials(deepcopy=False)
         others = [t for t in trials if t.number not in self._seen and t.number != asked]
         over = [t for t in others if t.state.is_finished()]
@@ -133,83 +138,73 @@ class StudyModel:
 
     @property
     def count(self) -> int:
-        """Trials that are known."""
-        return len(self._over)
+        """Trials that are over."""
+        return len(self.over)
+
+    @property
+    def whole_rows(self) -> list[int]:
+        """Which rows of ``over`` came to their end."""
+        curves = enumerate(trial.curve for trial in self.over)
+        return [row for row, curve in curves if curve and curve.final is not None]
 
     @property
     def best(self) -> float | None:
         """The best final value on the scale; None before a trial came to its end."""
         finals = [curve.final for curve in self._whole]
-        return float(self._scale.to(np.array(finals)).min()) if finals else None
+        return float(self.scale.to(np.array(finals)).min()) if finals else None
 
     @property
-    def scale(self) -> Scale:
-        """On which values are compared."""
-        return self._scale
-
-    @property
-    def whole(self) -> int:
-        """Trials that came to their end."""
-        return len(self._whole)
+    def _curves(self) -> list[_Curve]:
+        return [trial.curve for trial in self.over if trial.curve is not None]
 
     def observations(self) -> Observations:
-        """What the trials that are over say, in the order in which they ended.
+        """The final values of the trials that are over, in the order in which they ended.
 
-        Behind them, what less training would have come to where trials overfit.
+        After them come estimates of shorter trainings, where trials overfit.
         """
         self._forecast_all()
         y, variance = np.full(self.count, np.nan), np.zeros(self.count)
-        for row, curve in enumerate(self._over):
+        x, shorter = self.x(), list[ShorterTraining]()
+        for row, (*_, curve) in enumerate(self.over):
             if curve is None:
                 continue
-            if curve.final is not None:
-                y[row] = self._scale.to(curve.final)
-            elif curve.ends is not None:
-                y[row], variance[row] = curve.ends.mean, curve.ends.variance
+            if curve.final is None:
+                if curve.forecast is not None:
+                    y[row], variance[row] = curve.forecast.mean, curve.forecast.variance
+                continue
+            y[row] = self.scale.to(curve.final)
+            if curve.shorter is None:
+                signal = self.scale.to(curve.values)
+                own = shorter_training(x[row], curve.rates, curve.steps, signal, float(y[row]))
+                curve.shorter = () if own is None else (own,)
+            shorter += curve.shorter
         lost = np.isnan(y)
         y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
-        x, told = self.x(), list[Less]()
-        for row, curve in enumerate(self._over):
-            if curve is None or curve.final is None:
-                continue
-            if curve.told is None:
-                signal = self._scale.to(curve.values)
-                found = less(x[row], curve.rates, curve.steps, signal, float(y[row]))
-                curve.told = () if found is None else (found,)
-            told += curve.told
-        return Observations(x, y, variance).with_others(told)
+        return Observations(x, y, variance).with_others(shorter)
 
     def _worst(self, y: Array) -> float:
         """What a diverged trial counts as: no better than what the others began with."""
-        firsts = [curve.values[0] for curve in self._over if curve and len(curve.values)]
-        shown = self._scale.to(np.array(firsts)) if firsts else np.zeros(1)
+        firsts = [curve.values[0] for curve in self._curves if len(curve.values)]
+        shown = self.scale.to(np.array(firsts)) if firsts else np.zeros(1)
         return float(max([*y, float(np.median(shown))]))
 
     def x(self) -> Array:
         """Features of the trials that are over, those of ``others`` behind: (n, features)."""
-        return self._table(self._features, [others for _, others in self._schedules])
+        return self._table([t.x for t in self.over], [t.others for t in self.over])
 
     def x_of(self, trials: list[FrozenTrial]) -> Array:
         """Likewise of other trials; those without a schedule are left out."""
-        found = [(schedule_of(trial), self._others(trial)) for trial in trials]
-        known = [(features(schedule), others) for schedule, others in found if schedule]
+        pairs = [(schedule_of(trial), _others(trial)) for trial in trials]
+        known = [(features(schedule), others) for schedule, others in pairs if schedule]
         return self._table([x for x, _ in known], [others for _, others in known])
 
-    def _table(self, some: Sequence[Array], others: Sequence[dict[str, float]]) -> Array:
-        own = np.array(some).reshape(len(some), len(NAMES))
-        places = [[one.get(name, 0.5) for name in self.others] for one in others]
-        return np.hstack([own, np.array(places).reshape(len(some), len(self.others))])
-
-    def schedules(self) -> list[Schedule]:
-        """Of the trials that are over."""
-        return [schedule for schedule, _ in self._schedules]
-
-    def whole_rows(self) -> list[int]:
-        """Which of the trials that are over came to their end."""
-        return [row for row, curve in enumerate(self._over) if curve and curve.final is not None]
+    def _table(self, x: Sequence[Array], others: Sequence[dict[str, float]]) -> Array:
+        places = [[own.get(name, 0.5) for name in self.others] for own in others]
+        left = np.array(x).reshape(len(x), len(NAMES))
+        return np.hstack([left, np.array(places).reshape(len(x), len(self.others))])
 
     def curve_of(self, trial: FrozenTrial, schedule: Schedule) -> _Curve:
-        """A trial as the forecast needs it; reports that are no numbers are left out.
+        """A trial as the forecast needs it; reports that are not finite are left out.
 
         Raises:
             InputError: a step beyond the horizon.
@@ -224,7 +219,7 @@ class StudyModel:
         steps = np.array([step for step, _ in seen], dtype=np.int64)
         values = np.array([value for _, value in seen], dtype=np.float64)
         averaged = bool(trial.user_attrs.keys() & {START, AVERAGED})
-        curve = _Curve(schedule, self.total, steps, values, averaged, self._others(trial))
+        curve = _Curve(schedule, self.total, steps, values, averaged)
         before = self._under_way.get(trial.number)
         if before is not None and np.array_equal(before.values, values[: len(before.values)]):
             curve.at = before.at
@@ -234,43 +229,38 @@ class StudyModel:
     def forecast(self, curve: _Curve) -> Forecast | None:
         """What it ends with; None where it has shown nothing yet."""
         step = int(curve.steps[-1]) if len(curve.steps) else 0
-        seen = curve.look(step, self._scale)
+        seen = curve.look(step, self.scale)
         if seen is None:
             return None
         return self._gain(step, curve.averaged).forecast(float(seen[0]), seen[1:])
 
     def _forecast_all(self) -> None:
-        """What all trials that were cut short end with; those together that ended together."""
+        """Forecast all trials that were cut short; those together that ended at the same step."""
         groups: dict[tuple[int, bool], list[_Curve]] = {}
-        for curve in self._over:
-            if curve is not None and curve.final is None and curve.ends is None:
+        for curve in self._curves:
+            if curve.final is None and curve.forecast is None:
                 groups.setdefault((int(curve.steps[-1]), curve.averaged), []).append(curve)
         for (step, averaged), curves in groups.items():
-            looks = np.array([curve.look(step, self._scale) for curve in curves])
-            told = self._gain(step, averaged).forecasts(looks[:, 0], looks[:, 1:])
-            for curve, ends in zip(curves, told, strict=True):
-                curve.ends = ends
+            looks = np.array([curve.look(step, self.scale) for curve in curves])
+            forecasts = self._gain(step, averaged).forecasts(looks[:, 0], looks[:, 1:])
+            for curve, forecast in zip(curves, forecasts, strict=True):
+                curve.forecast = forecast
 
     def _gain(self, step: int, averaged: bool) -> Gain:
         """What trials still gain after so many updates."""
         if (step, averaged) not in self._gains:
             looks, finals = [], []
             for curve in self._whole:
-                seen = curve.look(step, self._scale) if curve.averaged == averaged else None
+                seen = curve.look(step, self.scale) if curve.averaged == averaged else None
                 if seen is not None:
                     looks.append(seen)
                     finals.append(curve.final)
             table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
             # Sums must not depend on the order.
             order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
-            self._gains[step, averaged] = learn_gain(
-                self._transfer,
-                averaged,
-                step / self.total,
-                table[order, 1:],
-                table[order, 0],
-                self._scale.to(np.array(finals))[order],
-            )
+            known = table[order, 1:], table[order, 0], self.scale.to(np.array(finals))[order]
+            gain = learn_gain(self._transfer, averaged, step / self.total, *known)
+            self._gains[step, averaged] = gain
         return self._gains[step, averaged]
 
     def _take(self, trial: FrozenTrial) -> None:
@@ -284,103 +274,45 @@ class StudyModel:
             self.without_schedule += 1
             return
         for name, distribution in trial.distributions.items():
-            if not of_a_schedule(name) and name not in self.others:
+            if not is_schedule_param(name) and name not in self.others:
                 self.others[name] = distribution
-                self._forget_told()  # it has one number less
-        curve = self.curve_of(trial, schedule)
+                self._forget(shorter=True)  # its features have one number less
+        curve: _Curve | None = self.curve_of(trial, schedule)
+        assert curve is not None
         del self._under_way[trial.number]
-        final = trial.values[0] if trial.state == TrialState.COMPLETE else None
-        silent = final is None and not len(curve.steps)
+        curve.final = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        silent = curve.final is None and not len(curve.steps)
         if trial.state == TrialState.FAIL or diverged or silent:
-            self._over.append(None)
-        else:
-            curve.final = final
-            self._over.append(curve)
-            if final is not None:
-                self._whole.append(curve)
-                self._forget_forecasts()
-        self.numbers.append(trial.number)
-        self.params.append(trial.params)
-        self._schedules.append((schedule, curve.others))
-        self._features.append(features(schedule))
+            curve = None
+        elif curve.final is not None:
+            self._whole.append(curve)
+            self._forget(forecasts=True)
+        x = features(schedule)
+        self.over.append(_Trial(trial.number, trial.params, schedule, _others(trial), x, curve))
 
     def _rescale(self) -> None:
         """Find the scale of all values; what was learnt on another one is forgotten."""
-        curves = [curve for curve in self._over if curve is not None]
+        curves = self._curves
         finals = [curve.final for curve in curves if curve.final is not None]
         values = np.concatenate([*(curve.values for curve in curves), finals])
         scale = Scale.of(values, self._minimize)
-        if scale != self._scale:
-            self._scale = scale
-            self._forget_forecasts()
-            self._forget_told()
+        if scale != self.scale:
+            self.scale = scale
+            self._forget(forecasts=True, shorter=True)
             for curve in (*curves, *self._under_way.values()):
                 curve.at.clear()
 
-    def _forget_forecasts(self) -> None:
-        self._gains.clear()
-        for curve in self._over:
-            if curve is not None:
-                curve.ends = None
-
-    def _forget_told(self) -> None:
-        for curve in self._over:
-            if curve is not None:
-                curve.told = None
-
-    def _others(self, trial: FrozenTrial) -> dict[str, float]:
-        found = {}
-        for name, value in trial.params.items():
-            if not of_a_schedule(name):
-                found[name] = unit(trial.distributions[name], value)
-        return found
+    def _forget(self, forecasts: bool = False, shorter: bool = False) -> None:
+        if forecasts:
+            self._gains.clear()
+        for curve in self._curves:
+            curve.forecast = None if forecasts else curve.forecast
+            curve.shorter = None if shorter else curve.shorter
 
 
-def unit(distribution: BaseDistribution, value: Any) -> float:
-    """Where a value lies in its range, 0 ... 1."""
-    if isinstance(distribution, CategoricalDistribution):
-        count = len(distribution.choices)
-        return distribution.choices.index(value) / max(1, count - 1)
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    if distribution.log:  # type: ignore[attr-defined]
-        low, high, value = np.log([low, high, value])
-    return float((value - low) / (high - low)) if high > low else 0.5
-
-
-def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value lies in its range."""
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    return bool(low <= value <= high)
-
-
-def from_unit(distribution: BaseDistribution, place: float) -> Any:
-    """The value at a place in the range, 0 ... 1."""
-    if isinstance(distribution, CategoricalDistribution):
-        count = len(distribution.choices)
-        return distribution.choices[min(count - 1, int(place * count))]
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    log = distribution.log  # type: ignore[attr-defined]
-    ends = np.log([low, high]) if log else np.array([low, high], dtype=np.float64)
-    value = float(ends[0] + place * (ends[1] - ends[0]))
-    value = float(np.exp(value)) if log else value
-    step = distribution.step  # type: ignore[attr-defined]
-    if step is not None:
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return int(value) if isinstance(low, int) else float(value)
-
-
-def schedule_of(trial: optuna.Trial | FrozenTrial) -> Schedule | None:
-    """The schedule that a trial carries."""
-    text = trial.user_attrs.get(SCHEDULE)
-    return None if text is None else _read(text)
-
-
-@lru_cache(maxsize=4096)
-def _read(text: str) -> Schedule:
-    return Schedule.from_json(text)
+def _others(trial: FrozenTrial) -> dict[str, float]:
+    own = {name: d for name, d in trial.distributions.items() if not is_schedule_param(name)}
+    return {name: unit(distribution, trial.params[name]) for name, distribution in own.items()}
 
 
 def rates_ahead(schedule: Schedule, total: int) -> Array:
@@ -388,15 +320,32 @@ def rates_ahead(schedule: Schedule, total: int) -> Array:
     return schedule.controller(total).rates if schedule.closed_loop else schedule.rates(total)
 
 
-def of_a_schedule(name: str) -> bool:
-    """Whether a parameter is one of a schedule's, by its name."""
-    family, dot, _ = name.partition(".")
-    return name == FAMILY or (bool(dot) and family in FAMILIES)
-
-
 def _diverged(trial: FrozenTrial) -> bool:
-    """Whether it did, by a constraint, or because the last that it said is no number."""
+    """Whether it did, by a constraint, or because its last value is not finite."""
     if any(value > 0 for value in (trial.constraints or {}).values()):
         return True
     last = [] if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
     return not np.isfinite([*last, *(trial.values or ())]).all()
+
+
+def beliefs(
+    study: optuna.Study, total: int, guess: PeakGuess, transfer: Transfer
+) -> dict[int, Belief]:
+    """By number in the study, of every trial that is over and carries a schedule."""
+    model = StudyModel(total, transfer)
+    model.read(study)
+    if not model.count:
+        return {}
+    posterior = Surrogate(transfer, guess).posterior(model.observations())
+    x = model.x()
+    mean, sd = posterior.mean_and_sd(x)
+    rng = np.random.default_rng(0)
+    rows = promising(posterior, x, JOINT, rng)
+    winners = rows[posterior.draws(x[rows], DRAWS, rng).argmin(1)]
+    shares = np.bincount(winners, minlength=len(x)) / DRAWS
+    by_number = {}
+    for row, trial in enumerate(model.over):
+        places = (mean[row], mean[row] - TAIL * sd[row], mean[row] + TAIL * sd[row])
+        value, *ends = (model.scale.back(float(posterior.values(z))) for z in places)
+        by_number[trial.number] = Belief(value, min(ends), max(ends), float(shares[row]))
+    return by_number

@@ -28,9 +28,9 @@ from lrtune.engine import FusedPool, Pool, SerialPool, range_test
 from lrtune.engine.optimizers import settings_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.schedule import Controller, Schedule
-from lrtune.search.record import Curves
+from lrtune.search.early_stopping import diverged
 from lrtune.search.space import FAMILY, SEARCHABLE, Space
-from lrtune.search.stopping import diverged
+from lrtune.search.storage import Curves
 from lrtune.tasks import Task
 
 CURVES = Path(__file__).parents[2] / "studies" / "results" / "curves"

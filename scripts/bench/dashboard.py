@@ -23,10 +23,10 @@ from madeup import madeup
 from optuna.trial import create_trial
 from optuna_dashboard import wsgi
 
-from lrtune.reports.dashboard import app_of, publish
-from lrtune.reports.loopback import server_of
+import lrtune
+from lrtune.reports.dashboard import app_of, publish, server_of
 from lrtune.search import frame, records
-from lrtune.search.store import START, open_storage
+from lrtune.search.storage import START, open_storage
 
 TRAINED = 50  # made-up trials; there are as many copies of them as it takes
 PAGE = ("/api/meta", "/api/studies", "/api/studies/0?after=0")
@@ -82,13 +82,13 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        run = madeup(Path(folder) / "run", TRAINED, pruner="none")
+        run = madeup(Path(folder) / "run", TRAINED, stopping=lrtune.Stopping("none"))
         paths = {name: Path(folder) / f"{name}.log" for name in ("lrtune", "plain")}
         times = arguments.trials // TRAINED
         study = copied(run.study(), paths["lrtune"], times, bare=False)
         copied(run.study(), paths["plain"], times, bare=True)
         trials, page = frame(records(study)), run.folder / "report.html"
-        publish(study, trials, run.settings, run.verdict(), run.finals(), page)
+        publish(study, trials, run.settings, run.verdict(), page)
         reports = [len(trial.intermediate_values) for trial in study.get_trials(deepcopy=False)]
         seen: dict[str, list[dict[str, tuple[int, float]]]] = {"lrtune": [], "plain": []}
         for _ in range(arguments.repeats):

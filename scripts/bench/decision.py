@@ -20,7 +20,7 @@ from optuna.trial import TrialState, create_trial
 
 import lrtune
 from lrtune.search.space import SCHEDULE
-from lrtune.search.store import AVERAGED
+from lrtune.search.storage import AVERAGED
 
 TOTAL, REPORTS = 3000, 30
 FAMILIES = ("constant", "cosine", "linear", "wsd", "one_cycle", "exponential")

@@ -21,7 +21,17 @@ import torch
 
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
-from lrtune.search import Budget, Loop, Search, Space, SurrogateSampler, frame, open_study, records
+from lrtune.search import (
+    Limits,
+    Loop,
+    Search,
+    SearchState,
+    Space,
+    SurrogateSampler,
+    frame,
+    open_study,
+    records,
+)
 from lrtune.tasks import Split, Task
 
 REPORTS = 20
@@ -101,7 +111,8 @@ def search(trials: int) -> float:
             pruner=optuna.pruners.NopPruner(),
         )
         pool = IdlePool(task)
-        Loop(pool, [Search(study, space, pool, Budget(trials=trials))]).run()
+        state = SearchState(Limits(trials=trials))
+        Loop(pool, [Search(study, space, pool, state)]).run()
         assert len(frame(records(study))) == trials
         return time.perf_counter() - start
 

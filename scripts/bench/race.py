@@ -50,9 +50,8 @@ from lrtune.model.transfer import Transfer
 from lrtune.run.run_json import write_json
 from lrtune.run.tune import swept_in
 from lrtune.schedule import Schedule
-from lrtune.search.board import Board
-from lrtune.search.confirmation import Confirmation, Job
-from lrtune.search.final import Final
+from lrtune.search import SearchState
+from lrtune.search.confirmation import Confirmation, Final, Job
 from lrtune.search.loop import Loop
 from lrtune.search.space import FAMILY, Space
 from lrtune.tasks import Task
@@ -264,13 +263,22 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
     began = time.perf_counter()
     spent, started = 0, 0
 
-    def watch(board: Board) -> None:
-        nonlocal spent, started
-        spent, started = int(board.spent[1]), board.trials + len(board.running)
+    class Watching(lrtune.Listener):
+        def search(self, state: SearchState) -> None:
+            nonlocal spent, started
+            spent, started = int(state.spent[1]), state.trials + len(state.running)
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = {"out": folder, "device": "cpu", "transfer": transfer, "watch": watch}
-        run = lrtune.tune(task, updates=updates, plan=None, seed=seed, **kept, **engine)
+        run = lrtune.tune(
+            task,
+            budget=lrtune.Budget(updates=updates),
+            plan=None,
+            seed=seed,
+            out=folder,
+            engine=lrtune.Engine(**engine, device="cpu"),
+            transfer=transfer,
+            listener=Watching(),
+        )
         trials, best, swept = run.trials(), run.best(), swept_in(run.settings)
     seconds = time.perf_counter() - began
     if best is None:
@@ -343,7 +351,7 @@ class Race:
             for seed, budget in missing:
                 updates = budget * self.task.horizon
                 # As many slots as are chosen at most; the results are the same on any pool.
-                slots = {"engine": "serial", "slots": max(1, budget // WAVES)}
+                slots = {"kind": "serial", "slots": max(1, budget // WAVES)}
                 yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed, **slots)
         elif missing:
             seeds = sorted({seed for seed, _ in missing})

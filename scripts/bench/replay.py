@@ -34,8 +34,7 @@ from transfer import learn
 
 from lrtune.engine.range_test import suggest_range
 from lrtune.model.decide import propose, recommend, stop
-from lrtune.model.forecast import Forecast, learn_gain
-from lrtune.model.overfit import less
+from lrtune.model.forecast import Forecast, learn_gain, shorter_training
 from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer, nothing
 
@@ -84,7 +83,7 @@ class State:
         task = self.task
         found = Observations(task.x[self.rows], np.array(self.y), np.array(self.variance))
         told = [
-            less(
+            shorter_training(
                 task.x[row],
                 rates_ahead(task.schedules[row], task.horizon),
                 task.steps,
@@ -209,7 +208,7 @@ class Stopper:
         best = float(task.final[state.whole].min())
         if self._name == "today":
             return today(task, state.whole, row, validation, best)
-        return stop(state.forecast_at(row, validation), best, progress).now
+        return stop(state.forecast_at(row, validation), best, progress)[0]
 
     def _asked(self, row: int, validation: int) -> bool:
         assert self._study is not None

@@ -21,7 +21,7 @@ import idle  # noqa: E402
 import refereed  # noqa: E402
 import test_referee_killed as killed  # noqa: E402
 
-from lrtune.search.journal import mend  # noqa: E402
+from lrtune.search.storage import mend  # noqa: E402
 
 
 def ends_the_same(slots: int, entries: list[int]) -> bool:

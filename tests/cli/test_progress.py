@@ -15,12 +15,12 @@ from lrtune.cli.progress import (
     Screen,
     family_rows,
     finalist_rows,
-    table_of,
+    standings,
 )
-from lrtune.run.tally import Contender, Tally
+from lrtune.run.confirm import ConfirmationState, FinalistScores
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.search import Board, Budget, Record
-from lrtune.search.record import Curves
+from lrtune.search import Limits, Record, SearchState
+from lrtune.search.storage import Curves
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
 FIGURES = {"count": "6", "behind": "0.1", "peak": "0.05", "now": "45%, 12%", "other": "0.95"}
@@ -38,8 +38,8 @@ def record(number: int, family: str, value: float | None, state: str = "complete
     )
 
 
-def board(*records: Record, minimize: bool = True, budget: Budget | None = None) -> Board:
-    found = Board(budget or Budget(trials=10), minimize)
+def state(*records: Record, minimize: bool = True, budget: Limits | None = None) -> SearchState:
+    found = SearchState(budget or Limits(trials=10), minimize)
     for one in records:
         found.add(one)
     return found
@@ -48,7 +48,7 @@ def board(*records: Record, minimize: bool = True, budget: Budget | None = None)
 def test_families_are_in_the_order_of_their_best() -> None:
     seen = [record(0, "wsd", 0.3), record(1, "cosine", 0.2), record(2, "wsd", 0.25)]
     seen += [record(3, "cosine", None, "pruned"), record(4, "step", None, "diverged")]
-    rows = family_rows(board(*seen), "accuracy")
+    rows = family_rows(state(*seen), "accuracy")
     assert [row["family"] for row in rows] == ["cosine", "wsd", "step"]
     assert [row["count"] for row in rows] == ["2", "2", "1"]
     assert [row["value"] for row in rows] == ["0.200", "0.250", "–"]
@@ -57,39 +57,43 @@ def test_families_are_in_the_order_of_their_best() -> None:
 
 
 def test_higher_may_be_better() -> None:
-    now = board(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
+    now = state(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
     rows = family_rows(now, "")
     assert [(row["family"], row["behind"]) for row in rows] == [("wsd", "–"), ("cosine", "0.10")]
 
 
-def test_the_board_knows_what_is_spent_and_the_first_of_equals() -> None:
-    now = board(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
+def test_the_state_knows_what_is_spent_and_the_first_of_equals() -> None:
+    now = state(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
     assert now.best is not None and now.best.number == 0
     assert now.spent[:2] == (3, 30) and now.share == 0.3
-    assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
+    assert now.ended == {"complete": 3} and now.families["step"].ended["complete"] == 1
     assert [row["family"] for row in family_rows(now, "")] == ["cosine", "wsd", "step"]
 
 
 def test_finalists_are_compared_on_common_seeds() -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5, 3: 9.0}, "step": {1: 0.1}}
-    contenders = [Contender(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()]
-    lost = Contender(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
-    rows = finalist_rows(Tally(0.5, 5.5, 8, [*contenders, lost]), minimize=True)
+    finalists = [
+        FinalistScores(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()
+    ]
+    lost = FinalistScores(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
+    rows = finalist_rows(ConfirmationState(0.5, 5.5, 8, [*finalists, lost]), minimize=True)
     by = {row["family"]: row for row in rows}
     assert by["wsd"]["value"] == "0.300" and by["cosine"]["value"] == "0.400"
     assert by["cosine"]["count"] == "3"
     assert by["step"]["now"] == "no more seeds" and by["step"]["style"] == "dim"
     assert by["constant"]["now"] == "1 lost" and by["constant"]["style"] == "dim"
-    nothing = finalist_rows(Tally(0.5, 0.0, 8, [Contender(lost.schedule, {}, True)]), True)
+    nothing = finalist_rows(
+        ConfirmationState(0.5, 0.0, 8, [FinalistScores(lost.schedule, {}, True)]), True
+    )
     assert nothing[0]["value"] == nothing[0]["count"] == "–"
-    assert finalist_rows(Tally(0.5, 0.0, 8), minimize=True) == []
+    assert finalist_rows(ConfirmationState(0.5, 0.0, 8), minimize=True) == []
 
 
 @pytest.mark.parametrize("higher", [False, True])
 def test_who_is_behind_is_so_by_a_positive_gap(higher: bool) -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5}}
-    contenders = [Contender(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
-    rows = finalist_rows(Tally(0.5, 4.0, 4, contenders), minimize=not higher)
+    finalists = [FinalistScores(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
+    rows = finalist_rows(ConfirmationState(0.5, 4.0, 4, finalists), minimize=not higher)
     assert [row["family"] for row in rows] == (["cosine", "wsd"] if higher else ["wsd", "cosine"])
     assert [row["behind"] for row in rows] == ["–", "0.10"]
 
@@ -101,7 +105,7 @@ def drawn(width: int, height: int, **options: object) -> str:
     screen = Screen(Console(file=out, width=width, height=height, **options))
     screen.started(load_task("digits", batch_size=32, epochs=1), {})
     tried = [record(i, name, 0.1 + i / 100) for i, name in enumerate(SEARCHED)]
-    screen.search(board(*tried, budget=Budget(trials=2 * len(tried))))
+    screen.search(state(*tried, budget=Limits(trials=2 * len(tried))))
     shown = out.getvalue()
     screen.close()
     return shown
@@ -127,7 +131,7 @@ def test_a_wider_terminal_is_told_more() -> None:
     heads = {"value": "best", "count": "trials", "other": "accuracy"}
     expected = ["best", "trials", "behind", "peak", "now", "accuracy", "settings"]
     for width, many in ((50, 3), (80, 5), (100, 6), (140, 7)):
-        table = table_of(ROWS, heads, width, len(ROWS))
+        table = standings(ROWS, heads, width, len(ROWS))
         assert [str(column.header) for column in table.columns] == ["family", *expected[:many]]
 
 
@@ -147,7 +151,7 @@ def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lrtune.cli.progress.time.monotonic", lambda: now[0])
     screen = Screen(Console(file=out, width=160, force_terminal=dumb))
     screen.started(load_task("digits", batch_size=32, epochs=1), {})
-    running = board(record(0, "wsd", None, "pruned"))
+    running = state(record(0, "wsd", None, "pruned"))
     screen.search(running)
     running.add(record(1, "constant", 0.1))
     screen.search(running)

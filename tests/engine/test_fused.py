@@ -16,9 +16,9 @@ from lrtune.engine.device_task import compile_alone
 from lrtune.engine.fused import CompiledSizes
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.tasks import Metric, Split, transformer
+from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CrossEntropy
-from lrtune.tasks.models import model_maker
+from lrtune.tasks.models import model_maker, transformer
 from tests.engine.trials import (
     BATCH,
     RATE,
@@ -57,7 +57,7 @@ def test_fused_is_serial_is_plain_pytorch(optimizer, model, fifty):
 def test_a_transformer(optimizer, fifty, monkeypatch):
     """Rows of pixels as characters, each to tell the next; one layer, to be quick."""
     for name, value in (("LAYERS", 1), ("WIDTH", 16), ("HEADS", 2)):
-        monkeypatch.setattr(f"{transformer.__name__}.{name}", value)
+        monkeypatch.setattr(f"lrtune.tasks.models.{name}", value)
 
     def text(split):
         rows = split.inputs.flatten(1)
@@ -68,7 +68,7 @@ def test_a_transformer(optimizer, fifty, monkeypatch):
         train=text(fifty.train),
         val=text(fifty.val),
         prepare=nn.Identity(),
-        model=lambda: transformer.transformer((8,), 17).double(),
+        model=lambda: transformer((8,), 17).double(),
         loss=CrossEntropy(),
         metrics=(Metric("cross_entropy", CrossEntropy(), "minimize"),),
         classes=None,

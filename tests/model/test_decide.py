@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from hand_made import EMPTY, posterior, schedules, table, valley, whole
 
-from lrtune.model.decide import (
-    FIRST,
-    JOINT,
-    promising,
-    propose,
-    recommend,
-    stop,
-)
+from lrtune.model.decide import FIRST, JOINT, promising, propose, recommend, stop
 from lrtune.model.forecast import Forecast
 from lrtune.model.surrogate import Observations
 
@@ -33,14 +26,10 @@ def test_proposals_for_slots_side_by_side_are_distinct(known: Observations, coun
     assert chosen == propose(posterior(known), X, count, rng())
 
 
-def test_of_few_schedules_all_are_proposed() -> None:
-    chosen = propose(posterior(EMPTY), X[:3], 5, rng())
-    assert sorted(chosen) == [0, 1, 2]
-
-
-def test_the_first_of_all_is_the_one_with_the_best_mean() -> None:
+def test_the_first_of_all_has_the_best_mean_and_of_few_all_are_proposed() -> None:
     found = posterior(EMPTY)
     assert propose(found, X, 1, rng()) == [int(found.mean_and_sd(X)[0].argmin())]
+    assert sorted(propose(found, X[:3], 5, rng())) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("known", [EMPTY, whole(X[:2], Y[:2])])
@@ -93,18 +82,15 @@ OPEN = Forecast(mean=0.0, spread=0.1, freedom=30)
     ],
 )
 def test_who_is_stopped(forecast: Forecast, progress: float, expected: bool) -> None:
-    assert stop(forecast, 0.0, progress).now == expected
-
-
-def test_it_says_what_it_rests_on() -> None:
-    assert stop(OPEN, 0.0, 0.5).probability == pytest.approx(0.5)
+    assert stop(forecast, 0.0, progress)[0] == expected
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.2, 0.9])
-def test_epsilon_is_the_probability_that_is_asked_for(epsilon: float) -> None:
+def test_epsilon_is_the_probability_below_which_it_stops(epsilon: float) -> None:
+    assert stop(OPEN, 0.0, 0.5)[1] == pytest.approx(0.5)
     for mean in np.linspace(-0.5, 0.5, 21):
-        found = stop(Forecast(float(mean), 0.1, 30), 0.0, 0.5, epsilon)
-        assert found.now == (found.probability < epsilon)
+        now, probability = stop(Forecast(float(mean), 0.1, 30), 0.0, 0.5, epsilon)
+        assert now == (probability < epsilon)
 
 
 # Recommend.
@@ -123,7 +109,4 @@ def test_what_is_recommended_is_not_the_luckiest() -> None:
     chosen = recommend(found, x)
     assert abs(x[chosen, 0] - X[good, 0]) < 1.5 and chosen != 0
     assert not np.array_equal(x[chosen], x[0])
-
-
-def test_of_one_that_one_is_recommended() -> None:
-    assert recommend(posterior(EMPTY), X[:1]) == 0
+    assert recommend(posterior(EMPTY), X[:1]) == 0  # of one, that one

@@ -1,4 +1,4 @@
-"""What is ahead of a schedule, and the forecast that is learnt from it."""
+"""What is ahead of a schedule, the forecast that is learnt from it, and shorter trainings."""
 
 import math
 from itertools import pairwise
@@ -9,11 +9,14 @@ from hand_made import NOTHING
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrtune.model.features import PEAK, features
 from lrtune.model.forecast import (
     ABOVE,
     AHEAD,
     BEHIND,
     FALL,
+    LEAST_OVERFIT,
+    OVERFIT,
     REMAINDER,
     RISE,
     SLOPE,
@@ -22,6 +25,7 @@ from lrtune.model.forecast import (
     ahead,
     design,
     learn_gain,
+    shorter_training,
     shown,
 )
 from lrtune.model.transfer import Transfer, published
@@ -114,14 +118,10 @@ def test_what_a_curve_shows(signal: list, slope: list, above: list, fallen: list
     found = shown(STEPS, np.array(signal))
     for column, expected in zip(found.T, (slope, above, fallen), strict=True):
         assert column == pytest.approx(expected)
-
-
-def test_a_forecast_goes_by_what_is_ahead_and_what_is_shown() -> None:
-    rates, signal = Schedule("cosine", 0.1).rates(TOTAL), np.array([1.0, 0.5, 0.9, 0.6])
-    found = design(rates, STEPS, signal)
-    assert found.shape == (4, WIDTH) and (found[:, 0] == 1).all()
-    assert (found[:, 1:4] == ahead(rates, STEPS)).all()
-    assert (found[:, 4:] == shown(STEPS, signal)).all()
+    rates = Schedule("cosine", 0.1).rates(TOTAL)  # a forecast goes by both
+    both = design(rates, STEPS, np.array(signal))
+    assert both.shape == (4, WIDTH) and (both[:, 0] == 1).all()
+    assert (both[:, 1:4] == ahead(rates, STEPS)).all() and (both[:, 4:] == found).all()
 
 
 # What is learnt.
@@ -163,12 +163,6 @@ def test_without_a_known_trial_it_is_what_other_tasks_teach(
     assert told.spread > 0 and np.isfinite([told.spread, told.variance]).all()
 
 
-def test_with_no_other_tasks_nothing_is_gained_and_little_is_sure() -> None:
-    told = learn_gain(NOTHING, False, 0.5, *NONE).forecast(0.3, looking(2.0))
-    assert told.mean == 0.3
-    assert told.quantile(0.95) - told.quantile(0.05) > 1
-
-
 @TRANSFERS
 def test_with_many_known_trials_these_decide(transfer: Transfer) -> None:
     gain = learn_gain(transfer, False, 0.5, *some_known(200))
@@ -207,27 +201,27 @@ def test_what_is_far_off_is_bounded() -> None:
 
 
 @TRANSFERS
-def test_the_more_trials_the_surer(transfer: Transfer) -> None:
+def test_more_trials_are_surer_than_few(transfer: Transfer) -> None:
     known, signals, finals = some_known(160)
-    spreads = []
-    for n in (0, 160):
-        gain = learn_gain(transfer, True, 0.5, known[:n], signals[:n], finals[:n])
-        told = gain.forecast(0.0, looking(1.0))
-        spreads.append(told.quantile(0.95) - told.quantile(0.05))
-    assert spreads[1] < spreads[0]
-
-
-def test_more_noise_is_less_sure() -> None:
-    calm, rough = (
-        learn_gain(NOTHING, False, 0.5, *some_known(40, noise=noise)).forecast(0.0, looking(1.0))
-        for noise in (0.01, 1.0)
+    few, many = (
+        learn_gain(transfer, True, 0.5, known[:n], signals[:n], finals[:n]) for n in (0, 160)
     )
-    assert rough.spread > 5 * calm.spread
+    widths = [
+        told.quantile(0.95) - told.quantile(0.05)
+        for told in (gain.forecast(0.0, looking(1.0)) for gain in (few, many))
+    ]
+    assert widths[1] < widths[0]
 
 
-def test_gains_that_were_never_seen_are_doubted() -> None:
-    gain = learn_gain(NOTHING, False, 0.5, *some_known(40))
-    assert gain.forecast(0.0, looking(40.0)).spread > 2 * gain.forecast(0.0, looking(2.0)).spread
+def test_noise_and_what_was_never_seen_are_doubted() -> None:
+    calm, rough = (
+        learn_gain(NOTHING, False, 0.5, *some_known(40, noise=noise)) for noise in (0.01, 1.0)
+    )
+    spread = calm.forecast(0.0, looking(1.0)).spread
+    assert rough.forecast(0.0, looking(1.0)).spread > 5 * spread
+    assert calm.forecast(0.0, looking(40.0)).spread > 2 * spread
+    unknown = learn_gain(NOTHING, False, 0.5, *NONE).forecast(0.3, looking(2.0))
+    assert unknown.mean == 0.3 and unknown.quantile(0.95) - unknown.quantile(0.05) > 1
 
 
 def test_trials_that_are_all_alike_are_no_error() -> None:
@@ -271,31 +265,65 @@ def test_it_is_finite_and_a_distribution(transfer: Transfer, case: tuple) -> Non
     assert found.quantile(0.05) < found.mean < found.quantile(0.95)
 
 
-@given(regressions(), st.randoms(use_true_random=False))
-def test_the_order_of_the_trials_does_not_matter(case: tuple, random) -> None:
+@given(regressions(), st.randoms(use_true_random=False), st.floats(-1e3, 1e3))
+def test_the_order_of_trials_is_no_matter_and_a_shift_moves_all(case, random, shift) -> None:
     known, signals, finals, signal, own = case
     order = list(range(len(finals)))
     random.shuffle(order)
-    found = told_by(published(), (known[order], signals[order], finals[order], signal, own))
-    assert found.mean == pytest.approx(told_by(published(), case).mean, abs=1e-6)
-
-
-@given(regressions(), st.floats(-1e3, 1e3))
-def test_it_moves_with_all_that_is_shown(case: tuple, shift: float) -> None:
-    found = told_by(published(), case, shift)
-    assert found.mean == pytest.approx(told_by(published(), case).mean + shift, abs=1e-6)
+    shuffled = known[order], signals[order], finals[order], signal, own
+    mean = told_by(published(), case).mean
+    assert told_by(published(), shuffled).mean == pytest.approx(mean, abs=1e-6)
+    assert told_by(published(), case, shift).mean == pytest.approx(mean + shift, abs=1e-6)
 
 
 def test_it_is_a_t_distribution() -> None:
     cauchy = Forecast(mean=2.0, spread=0.5, freedom=1)
     assert cauchy.below(2.5) == pytest.approx(0.75)
     assert cauchy.quantile(0.25) == pytest.approx(1.5)
-
-
-@pytest.mark.parametrize(("freedom", "expected"), [(4.0, 2.0), (1e9, 1.0), (3.0, 3.0)])
-def test_its_variance(freedom: float, expected: float) -> None:
-    assert Forecast(0.0, 1.0, freedom).variance == pytest.approx(expected)
-
-
-def test_where_it_has_no_variance_it_is_a_large_one() -> None:
+    for freedom, variance in ((4.0, 2.0), (1e9, 1.0), (3.0, 3.0)):
+        assert Forecast(0.0, 1.0, freedom).variance == pytest.approx(variance)
+    # Where it has no variance it is a large one.
     assert Forecast(0.0, 1.0, 1.0).variance == Forecast(0.0, 1.0, 2.0).variance > 3
+
+
+# What less training would have come to.
+
+SCHEDULE = Schedule("constant", 0.1)
+
+
+def shorter(signal: list[float], final: float | None = None):
+    steps, end = np.arange(10, 101, 10)[: len(signal)], signal[-1] if signal else 1.0
+    rates = SCHEDULE.rates(100)
+    final = end if final is None else final
+    return shorter_training(features(SCHEDULE), rates, steps, np.array(signal), final)
+
+
+def curve(rise: float) -> list[float]:
+    """Of ten validations the best is the third, by a fall of 1: what rises after it may count."""
+    return [1.0, 0.5, 0.0, *np.linspace(0, rise, 8)[1:]]
+
+
+def test_a_training_that_was_best_on_the_way_tells_of_a_lower_peak() -> None:
+    found, x = shorter(curve(0.6)), features(SCHEDULE)
+    # The median of neighbours, which moves the best one to the next.
+    assert found.y == pytest.approx(0.6 / 7, abs=0.01)
+    assert found.x[PEAK] - x[PEAK] == pytest.approx(np.log(0.3), abs=0.3)
+    assert np.delete(found.x, PEAK) == pytest.approx(np.delete(x, PEAK))
+    assert 0 < shorter(curve(0.3)).variance < found.variance < 0.6**2  # the less it rose
+
+
+@pytest.mark.parametrize(
+    ("signal", "final"),
+    [
+        pytest.param(np.linspace(1, 0, 10), None, id="best at its end"),
+        pytest.param(curve(0.9 * OVERFIT), None, id="no more than noise"),
+        pytest.param([LEAST_OVERFIT * place for place in curve(0.5)], None, id="hardly moves"),
+        pytest.param([1, 0.9, 0.0, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5], None, id="one lucky"),
+        pytest.param(np.linspace(1, 5, 10), None, id="best before it learnt anything"),
+        pytest.param([1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.1, 0, 0, 0.5], None, id="best near its end"),
+        pytest.param(curve(0.6), 0.0, id="its best checkpoint is judged"),
+        pytest.param([], None, id="nothing was seen"),
+    ],
+)
+def test_other_trainings_tell_nothing_of_it(signal, final: float | None) -> None:
+    assert shorter(list(map(float, signal)), final) is None

@@ -50,28 +50,17 @@ def test_what_comes_with_lrtune_is_whole() -> None:
     assert np.linalg.eigvalsh(known.gain_spread).min() > 0
 
 
-def test_only_how_far_a_peak_is_from_a_good_one_counts() -> None:
+def test_what_the_network_sees() -> None:
     known, moved = published(), X.copy()
-    moved[:, 0] += 0.7
+    moved[:, 0] += 0.7  # only how far a peak is from a good one counts
     assert known.means(moved, PEAKS + 0.7) == pytest.approx(known.means(X, PEAKS))
     assert known.means(X, PEAKS).shape == (len(PEAKS), len(X))
-
-
-def test_parameters_beside_the_schedule_say_nothing_of_their_own() -> None:
-    wide = np.hstack([X, np.linspace(0, 1, len(X))[:, None]])
-    assert (published().means(wide, PEAKS) == published().means(X, PEAKS)).all()
-    scaled = published().scaled(wide)
-    assert scaled[:, :-1] == pytest.approx(X / published().lengths)
+    wide = np.hstack([X, np.linspace(0, 1, len(X))[:, None]])  # a parameter beside the schedule
+    assert (known.means(wide, PEAKS) == known.means(X, PEAKS)).all()
+    scaled = known.scaled(wide)
+    assert scaled[:, :-1] == pytest.approx(X / known.lengths)
     assert scaled[-1, -1] - scaled[0, -1] > 1
-
-
-def test_other_tasks_know_that_a_peak_may_be_too_high_or_too_low() -> None:
-    peaks = np.log(0.1) + np.array([-4.0, 0.0, 4.0])
-    low, good, high = published().means(table(schedules([0.1], ("cosine",))), peaks)[:, 0]
-    assert good < low and good < high
-
-
-def test_nothing_is_flat() -> None:
-    assert len(np.unique(NOTHING.means(X, PEAKS))) == 1
-    assert (NOTHING.gain == 0).all()
-    assert NOTHING.fingerprint != published().fingerprint
+    around = np.log(0.1) + np.array([-4.0, 0.0, 4.0])
+    low, good, high = known.means(table(schedules([0.1], ("cosine",))), around)[:, 0]
+    assert good < low and good < high  # a peak may be too high or too low
+    assert len(np.unique(NOTHING.means(X, PEAKS))) == 1 and (NOTHING.gain == 0).all()

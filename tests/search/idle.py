@@ -1,6 +1,7 @@
-"""Searches with an idle trainer, and processes that are killed while they search."""
+"""Searches with an idle trainer, whose trials end in all ways, and processes that are killed."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -12,40 +13,60 @@ import optuna
 import pandas as pd
 import torch
 from optuna.pruners import BasePruner, NopPruner
+from optuna.storages.journal import JournalFileBackend
 from overhead import IdlePool, idle_task
 
 from lrtune.engine import Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.search import (
-    Budget,
+    Limits,
     Loop,
+    Record,
+    SchedulePruner,
     Search,
+    SearchState,
     Space,
+    Stopping,
     SurrogateSampler,
     frame,
-    keeper,
+    loop,
     open_study,
     records,
 )
+from lrtune.search.early_stopping import NEVER
+from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+TOTAL, VALIDATIONS, TRIALS = 400, 8, 24
+EVERYTHING = replace(NEVER, patience=2, audit=0.3)  # with NoisyPool: all ways to end, and audits
 SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
-TRIALS, VALIDATIONS = 24, 8
+# Half of them hold their rate, so that some reach a plateau.
+HELD = Space(("constant", "cosine", "inverse_sqrt", "linear"), peak_lr=(0.01, 0.2))
+CONSTANTS = Space(("constant",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 CHECKPOINT = "checkpoint.safetensors"
 HERE = Path(__file__).parent
 PATH = [str(HERE.parents[1] / "scripts" / "bench"), str(HERE)]  # as conftest.py has it
+SAME = ["number", "family", "state", "reason", "value", "schedule", "updates", "evidence", "audit"]
+SAME += ["step", "loss", "train_loss", "rate", "averaged", "val_cross_entropy"]
 
 
 class SpoiltPool(IdlePool):
     """Spoils what a pool reports, as ``spoil(progress)`` says; counts what it restores."""
 
-    def __init__(self, spoil: Callable[[Progress], Progress], slots: int = 1) -> None:
+    def __init__(
+        self, spoil: Callable[[Progress], Progress] = lambda progress: progress, slots: int = 1
+    ) -> None:
         super().__init__(idle_task(VALIDATIONS), slots)
         self.spoil = spoil
         self.restored = 0  # trials
         self.spared = 0  # updates that these had done
+        self.dies_in = math.inf  # segments
+        self.death: BaseException = KeyboardInterrupt()
 
     def advance(self) -> list[Progress]:
+        self.dies_in -= 1
+        if self.dies_in == 0:
+            raise self.death
         return [self.spoil(progress) for progress in super().advance()]
 
     def snapshot(self, slot: int) -> Snapshot:
@@ -58,134 +79,137 @@ class SpoiltPool(IdlePool):
         self.spared += snapshot.update
 
 
-class EdgyPool(SpoiltPool):
-    """Every third trial or so diverges on the way, so that slots fall out of step."""
+class NoisyPool(SpoiltPool):
+    """Averaged weights that are a little ahead; a few trials diverge, others reach a plateau."""
 
-    def __init__(self, slots: int) -> None:
-        super().__init__(self.diverge, slots)
+    def __init__(self, slots: int = 1) -> None:
+        super().__init__(self.spoilt, slots)
 
-    def diverge(self, progress: Progress) -> Progress:
-        early = 10 + int(1e6 * self._rates[progress.slot][20]) % 900
-        return replace(progress, loss=math.nan) if progress.update > early else progress
+    def spoilt(self, progress: Progress) -> Progress:
+        rates = self._rates[progress.slot]
+        kind = int(1e7 * rates[20]) % 7
+        if kind == 0 and progress.update > 0:
+            return replace(progress, loss=math.nan)
+        loss = progress.loss * (1 + 0.02 * math.sin(1e4 * rates[20] + progress.update))
+        if kind < 3:
+            loss = 0.5 + 0.01 * kind
+        return replace(losing(progress, loss), averaged=0.97 * loss)
 
 
-def study_in(folder: Path, pruner: BasePruner | None = None) -> optuna.Study:
-    sampler = SurrogateSampler(SPACE, idle_task(VALIDATIONS).horizon, seed=5)
-    return open_study(
-        folder / "journal.log", "s", "minimize", sampler=sampler, pruner=pruner or NopPruner()
-    )
+def losing(progress: Progress, loss: float) -> Progress:
+    """The same with another loss."""
+    metrics = {"cross_entropy": loss, "accuracy": math.exp(-loss)}
+    return replace(progress, loss=loss, metrics=metrics)
+
+
+def flat(progress: Progress) -> Progress:
+    """Learns nothing."""
+    return losing(progress, 1.0)
+
+
+def scoring(pool: SpoiltPool) -> SpoiltPool:
+    """The same pool, judged by its accuracy."""
+    pool.task = replace(pool.task, metrics=(ACCURACY, CROSS_ENTROPY))
+    return pool
+
+
+def study_in(
+    folder: Path,
+    pruner: BasePruner | None = None,
+    space: Space = SPACE,
+    direction: str = "minimize",
+) -> optuna.Study:
+    folder.mkdir(exist_ok=True)
+    sampler = SurrogateSampler(space, idle_task(VALIDATIONS).horizon, seed=5)
+    kept = {"sampler": sampler, "pruner": pruner or NopPruner()}
+    return open_study(folder / "journal.log", "s", direction, **kept)
 
 
 def search_in(
     folder: Path,
     pool: IdlePool,
-    budget: Budget,
+    limits: Limits | SearchState | int = TRIALS,
+    *,
     pruner: BasePruner | None = None,
+    space: Space = SPACE,
+    stopping: Stopping = NEVER,
+    checkpoint: bool = False,
+    owner: str = "me",
+    seed: int = 5,
+    judge: str = "last",
     **kept: object,
-) -> pd.DataFrame:
-    study = study_in(folder, pruner)
-    search = Search(study, SPACE, pool, budget, seed=5, owner="me")
-    Loop(pool, [search], **kept).run()
-    return found_in(folder)
+) -> list[Record]:
+    """Search, or go on with one: every trial that is over."""
+    limits = Limits(trials=limits) if isinstance(limits, int) else limits
+    state = SearchState(limits) if isinstance(limits, Limits) else limits
+    study = study_in(folder, pruner, space, pool.task.objective.direction)
+    how = {"stopping": stopping, "seed": seed, "owner": owner, "judge": judge}
+    path = folder / CHECKPOINT if checkpoint else None
+    Loop(pool, [Search(study, space, pool, state, **how)], checkpoint=path, **kept).run()
+    return records(study)
+
+
+def pruned_in(folder: Path, pool: SpoiltPool, trials: int = 30, **how: object) -> list[Record]:
+    """Likewise, with our pruner, unless another is given."""
+    return search_in(
+        folder, pool, trials, **{"pruner": SchedulePruner(TOTAL), "space": HELD, **how}
+    )
 
 
 def found_in(folder: Path) -> pd.DataFrame:
     return frame(records(study_in(folder)))
 
 
-SAME = ["number", "family", "state", "value", "peak_lr", "schedule", "step", "loss", "train_loss"]
-SAME += ["rate", "val_cross_entropy", "updates"]
+def in_state(trials: list[Record], state: str) -> list[Record]:
+    return [record for record in trials if record.state == state]
 
 
-def assert_same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(found[SAME], expected[SAME])
+def assert_same(trials: list[Record], expected: list[Record]) -> None:
+    pd.testing.assert_frame_equal(frame(trials)[SAME], frame(expected)[SAME])
 
 
 def checkpoint_every_segment() -> None:
-    keeper.due = lambda since, cost: True
+    loop.due = lambda since, cost: True
 
 
-# Killed as it stores its n-th entry, or just before it puts its n-th checkpoint in place.
-DIES = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-from pathlib import Path
-from optuna.storages.journal import JournalFileBackend
-import idle
+def dying(owner: type, function: str, count: int, death: Callable[[], None], before: bool) -> None:
+    """Let the n-th call of a function be the last: once it is done, or before."""
+    call, left = getattr(owner, function), count
 
-left = {count}
-
-def counts(done):
-    def counted(*arguments, **named):
-        global left
+    def counted(*arguments: object, **named: object) -> object:
+        nonlocal left
         left -= 1
-        if left == 0 and {before!r}:
-            os.kill(os.getpid(), signal.{signal})
-        done(*arguments, **named)
+        if left == 0 and before:
+            death()
+        result = call(*arguments, **named)
         if left == 0:
-            os.kill(os.getpid(), signal.{signal})
-    return counted
+            death()
+        return result
 
-{owner}.{function} = counts({owner}.{function})
-kept = {{}}
-if {checkpoints!r}:
-    idle.checkpoint_every_segment()
-    kept["checkpoint"] = Path({folder!r}) / idle.CHECKPOINT
-idle.search_in(
-    Path({folder!r}),
-    idle.EdgyPool({slots}),
-    idle.Budget(trials={trials}),
-    **kept,
-)
-"""
+    setattr(owner, function, counted)
 
 
-def killed(
-    folder: Path,
-    slots: int,
-    by: str,
-    count: int,
-    checkpoints: bool,
-    at: str,
+def child(
+    folder: str, pool: str, slots: int, by: str, count: int, at: str, checkpoint: bool
 ) -> None:
-    """Search in another process, which is killed before it is done.
+    """Search in this process, which dies as it stores its n-th entry, or n-th checkpoint."""
+    owner, function = (os, "replace") if at == "checkpoint" else (JournalFileBackend, "append_logs")
+    if checkpoint:
+        checkpoint_every_segment()
 
-    Args:
-        folder: of the study and the checkpoint.
-        slots: of the pool.
-        by: name of the signal.
-        count: how many entries or checkpoints until then.
-        checkpoints: whether there is one after each segment.
-        at: "entry" or "checkpoint".
-    """
-    owner, function = {
-        "entry": ("JournalFileBackend", "append_logs"),
-        "checkpoint": ("os", "replace"),
-    }[at]
-    code = DIES.format(
-        path=PATH,
-        folder=str(folder),
-        slots=slots,
-        signal=by,
-        count=count,
-        checkpoints=checkpoints,
-        trials=TRIALS,
-        before=at == "checkpoint",
-        owner=owner,
-        function=function,
-    )
-    dies(code, by)
+    def death() -> None:
+        os.kill(os.getpid(), getattr(signal, by))
+
+    dying(owner, function, count, death, before=at == "checkpoint")
+    how = {"stopping": EVERYTHING, "checkpoint": checkpoint}
+    pruned_in(Path(folder), NoisyPool(slots), **how)
 
 
-def dies(code: str, by: str) -> None:
-    """Run code that ends by this signal."""
+def dies(call: str, by: str = "SIGKILL") -> None:
+    """Call a function from beside the tests in a process that ends by this signal."""
+    code = f"import sys; sys.path[:0] = {PATH!r}; import {call.partition('.')[0]}; {call}"
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     # Python ends by SIGINT where nobody catches a KeyboardInterrupt.
     number = signal.SIGKILL if by == "SIGKILL" else signal.SIGINT
     assert ended.returncode == -number, ended.stderr
-
-
-def flat(progress: Progress) -> Progress:
-    """Learns nothing."""
-    return replace(progress, loss=1.0)

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from idle import SPACE as ALL
 from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
+from listeners import Told
 
 import lrtune
-from lrtune import InputError, Plan
+from lrtune import Budget, Engine, InputError, Listener, Plan
 from lrtune.cli.console import console_of
 from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
 from lrtune.run import tune as tuning
-from lrtune.run.tally import Tally
 from lrtune.run.tune import swept_in
-from lrtune.search import Board, Budget, Clock, Loop, Search
+from lrtune.search import Clock, Limits, Loop, Search, SearchState
 from lrtune.search.budget import CONFIRMED
 from lrtune.tasks import Task
-from lrtune.verdict.plan import Finalist
+from lrtune.verdict.finalists import Finalist
 
 HORIZON = 400
 FAST = 1e-3  # seconds an update
@@ -52,14 +52,14 @@ class TimedPool(SpoiltPool):
 @pytest.mark.parametrize(
     ("budget", "updates", "seconds"),
     [
-        (Budget(updates=40_000), 40_000 * (1 - CONFIRMED) - 720, None),
-        (Budget(seconds=600), None, 50 + (1 - CONFIRMED) * 550),
-        (Budget(trials=7, updates=1000), 1.0, None),  # the range test took all
-        (Budget(trials=7), None, None),
+        (Limits(updates=40_000), 40_000 * (1 - CONFIRMED) - 720, None),
+        (Limits(seconds=600), None, 50 + (1 - CONFIRMED) * 550),
+        (Limits(trials=7, updates=1000), 1.0, None),  # the range test took all
+        (Limits(trials=7), None, None),
     ],
 )
 def test_the_share_of_the_search(
-    budget: Budget, updates: float | None, seconds: float | None
+    budget: Limits, updates: float | None, seconds: float | None
 ) -> None:
     found = budget.of_search(swept=720, seconds=50.0, confirmed=CONFIRMED)
     assert (found.trials, found.updates, found.seconds) == (budget.trials, updates, seconds)
@@ -68,15 +68,15 @@ def test_the_share_of_the_search(
 @pytest.mark.parametrize(
     ("budget", "trainings", "kept"),
     [
-        (Budget(updates=40 * HORIZON), 40, CONFIRMED),
-        (Budget(updates=8 * HORIZON), 8, CONFIRMED),
-        (Budget(updates=7 * HORIZON), 7, 0.0),  # two schedules on two seeds have no room
-        (Budget(seconds=20 + 6 * HORIZON * FAST), 6, 0.0),
-        (Budget(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
-        (Budget(trials=3), float("inf"), CONFIRMED),
+        (Limits(updates=40 * HORIZON), 40, CONFIRMED),
+        (Limits(updates=8 * HORIZON), 8, CONFIRMED),
+        (Limits(updates=7 * HORIZON), 7, 0.0),  # two schedules on two seeds have no room
+        (Limits(seconds=20 + 6 * HORIZON * FAST), 6, 0.0),
+        (Limits(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
+        (Limits(trials=3), float("inf"), CONFIRMED),
     ],
 )
-def test_what_is_kept_for_the_confirmation(budget: Budget, trainings: float, kept: float) -> None:
+def test_what_is_kept_for_the_confirmation(budget: Limits, trainings: float, kept: float) -> None:
     assert budget.trainings(HORIZON, FAST, 20.0) == pytest.approx(trainings)
     assert budget.kept(HORIZON, FAST, 20.0) == kept
 
@@ -85,15 +85,16 @@ def test_what_is_kept_for_the_confirmation(budget: Budget, trainings: float, kep
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_a_budget_that_is_none(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"{name} must be positive \(got {value}\)"):
-        Budget(**{name: value})
+        Limits(**{name: value})
     with pytest.raises(InputError, match="no budget: give trials, updates or seconds"):
-        Budget()
+        Limits()
 
 
 def timed(folder: Path, pool: TimedPool, seconds: float) -> Search:
     """Search for so long by the pool's clock."""
-    budget = Budget(trials=6, seconds=seconds)
-    search = Search(study_in(folder), ALL, pool, budget, seed=5, owner="me", clock=pool.clock)
+    budget = Limits(trials=6, seconds=seconds)
+    state = SearchState(budget, clock=pool.clock)
+    search = Search(study_in(folder), ALL, pool, state, seed=5, owner="me")
     Loop(
         pool,
         [search],
@@ -106,7 +107,7 @@ def timed(folder: Path, pool: TimedPool, seconds: float) -> Search:
 @pytest.mark.parametrize("slots", [1, 3])
 def test_time_ends_a_search_within_a_segment_and_loses_nothing(tmp_path: Path, slots: int) -> None:
     (tmp_path / "whole").mkdir()
-    whole = search_in(tmp_path / "whole", SpoiltPool(lambda p: p, slots), Budget(trials=6))
+    whole = search_in(tmp_path / "whole", SpoiltPool(lambda p: p, slots), Limits(trials=6))
     pool = TimedPool(slots)
     timed(tmp_path, pool, seconds=10 * VALIDATIONS + 35)  # in the midst of the second trials
     assert pool.clock.now == 10 * VALIDATIONS + 40
@@ -124,8 +125,9 @@ def test_a_trial_starts_only_where_it_does_not_cut_into_what_is_kept(tmp_path: P
         folder = tmp_path / str(kept)
         folder.mkdir()
         pool = SpoiltPool(lambda progress: progress)
-        budget = Budget(updates=2.5 * HORIZON)
-        search = Search(study_in(folder), ALL, pool, budget, seed=5, owner="me", kept=kept)
+        budget = Limits(updates=2.5 * HORIZON)
+        state = SearchState(budget, kept=kept)
+        search = Search(study_in(folder), ALL, pool, state, seed=5, owner="me")
         Loop(pool, [search]).run()
         counts.append(len(found_in(folder)))
     assert counts == [2, 3]
@@ -139,21 +141,19 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
     task = lrtune.load_task("digits", **TASK)
     run = lrtune.tune(
         task,
-        updates=trainings * task.horizon,
-        plan=Plan(),
+        budget=trainings,
         families=("cosine", "constant", "wsd", "linear"),
-        engine="serial",
+        engine=Engine("serial", device="cpu"),
         out=tmp_path / "run",
-        device="cpu",
     )
     swept, finals = swept_in(run.settings), run.finals()
     searched = swept + run.trials()["updates"].sum()
     assert searched > ((1 - CONFIRMED) * trainings - 1) * task.horizon
     assert searched + finals["updates"].sum() <= trainings * task.horizon
     verdict = run.verdict()
-    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
-    seeds = [row["seeds"] for row in verdict["families"]]
-    assert min(seeds) >= 2 and len(finals) == sum(seeds) <= verdict["plan"]["trainings"]
+    assert verdict is not None and verdict.decided
+    seeds = [row.seeds for row in verdict.families]
+    assert min(seeds) >= 2 and len(finals) == sum(seeds) <= verdict.plan.trainings
 
 
 @pytest.fixture
@@ -178,15 +178,19 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list
     """Range test, search and finals end in time."""
     task, now = clocked
     limit = 0.01 * 12 * task.horizon
-    kept = {"families": ("cosine", "constant"), "out": tmp_path / "run", "device": "cpu"}
-    told: list[str] = []
-    run = lrtune.tune(task, seconds=limit, plan=Plan(), tell=told.append, **kept)
+    kept = {
+        "families": ("cosine", "constant"),
+        "out": tmp_path / "run",
+        "engine": Engine(device="cpu"),
+    }
+    told = Told()
+    run = lrtune.tune(task, time=limit, listener=told, **kept)
     segment = 0.01 * task.horizon / len(task.checkpoints)
     assert 0.8 * limit < now[0] <= limit + segment
     assert json.loads((tmp_path / "run" / "run.json").read_text())["elapsed"] == now[0]
-    assert any(line.startswith("plan: about 12 trainings, 5 to search, 7") for line in told)
+    assert any(line.startswith("plan: about 12 trainings, 5 to search, 7") for line in told.lines)
     trials = len(run.trials())
-    lrtune.tune(task, seconds=limit, plan=Plan(), **kept)  # all is spent
+    lrtune.tune(task, time=limit, **kept)  # all is spent
     assert len(run.trials()) == trials and now[0] <= limit + 2 * segment
 
 
@@ -213,9 +217,12 @@ def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     progress = RunProgress(console_of(), get_time=lambda: now[0])
     seen: list[tuple[float, float | None]] = []
 
-    def watch(state: Board | Tally) -> None:
-        progress.reach(state.share, "")
-        seen.append((now[0], progress.seconds_left))
+    class Watching(Listener):
+        def search(self, state: Any) -> None:
+            progress.reach(state.share, "")
+            seen.append((now[0], progress.seconds_left))
+
+        confirmation = search
 
     def slow(*args: Any, **how: Any) -> dict[str, Any]:
         now[0] += 5
@@ -233,10 +240,10 @@ def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     monkeypatch.setattr("lrtune.run.confirm.standing", undecided)
     monkeypatch.setattr("lrtune.search.search.WORTH", worth)
     updates = 20 * task.horizon
-    budgets = {"updates": {"updates": updates}, "seconds": {"seconds": 5 + 0.01 * updates}}
-    budgets["trials"] = {"trials": 3, "updates": updates}
-    how = {"families": ("cosine", "constant"), "device": "cpu", "watch": watch}
-    lrtune.tune(task, **budgets[kind], **how, plan=Plan(), out=tmp_path / "run", watch_finals=watch)
+    budgets = {"updates": Budget(updates=updates), "seconds": Budget(time=5 + 0.01 * updates)}
+    budgets["trials"] = Budget(trials=3, updates=updates)
+    how = {"families": ("cosine", "constant"), "engine": Engine(device="cpu")}
+    lrtune.tune(task, budget=budgets[kind], **how, listener=Watching(), out=tmp_path / "run")
     begun, end = seen[0][0], now[0]
     assert end > 5 + 0.8 * 0.01 * updates
     late = [(left, end - at) for at, left in seen if at - begun >= 0.1 * (end - begun)]

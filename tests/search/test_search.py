@@ -26,9 +26,9 @@ from overhead import IdlePool, idle_task
 
 from lrtune import InputError
 from lrtune.engine import Progress
-from lrtune.search import Budget, Loop, Search, open_study, records
-from lrtune.search.journal import mend
+from lrtune.search import Limits, Loop, Search, SearchState, open_study, records
 from lrtune.search.search import FAILURES
+from lrtune.search.storage import mend
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -43,7 +43,7 @@ def test_a_killed_search_ends_as_an_unbroken_one(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    budget = Budget(trials=TRIALS)
+    budget = Limits(trials=TRIALS)
     expected = search_in(whole, EdgyPool(slots), budget)
     assert set(expected["state"]) == {"complete", "diverged"}
     for entry in entries:
@@ -60,7 +60,7 @@ def test_a_storage_that_fails_between_record_and_end_loses_no_trial(
     tmp_path: Path, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "whole").mkdir()
-    budget, tell, values = Budget(trials=9), optuna.Study.tell, []
+    budget, tell, values = Limits(trials=9), optuna.Study.tell, []
     expected = search_in(tmp_path / "whole", EdgyPool(slots), budget)
 
     def fails_once(study: optuna.Study, trial: object, *value: float, **state: object) -> object:
@@ -82,11 +82,11 @@ def test_a_storage_that_fails_between_record_and_end_loses_no_trial(
 def test_a_search_that_is_extended_is_one_search(tmp_path: Path, slots: int) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    expected = search_in(tmp_path / "a", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=14))
-    search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=5))
-    found = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Budget(trials=14))
+    expected = search_in(tmp_path / "a", IdlePool(idle_task(VALIDATIONS), 1), Limits(trials=14))
+    search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Limits(trials=5))
+    found = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), 1), Limits(trials=14))
     assert_same(found, expected)
-    again = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), slots), Budget(trials=14))
+    again = search_in(tmp_path / "b", IdlePool(idle_task(VALIDATIONS), slots), Limits(trials=14))
     assert_same(again, expected)  # the budget is spent: nothing is added
 
 
@@ -102,7 +102,7 @@ def test_divergence_is_told_as_pruned_and_infeasible(
         loss = bad if field == "loss" else progress.loss
         return replace(progress, loss=loss, metrics=metrics)
 
-    found = search_in(tmp_path, SpoiltPool(spoil), Budget(trials=5))
+    found = search_in(tmp_path, SpoiltPool(spoil), Limits(trials=5))
     assert set(found["state"]) == {"diverged"}
     assert (found["updates"] == 100).all()
     assert found["value"].isna().all()
@@ -120,7 +120,7 @@ def test_trial_after_trial_that_fails_ends_the_search(tmp_path: Path) -> None:
         return Progress(progress.slot, 50, math.nan, {}, error=error, traceback=told)
 
     with pytest.raises(RuntimeError, match="ValueError: oh"):
-        search_in(tmp_path, SpoiltPool(spoil), Budget(trials=9))
+        search_in(tmp_path, SpoiltPool(spoil), Limits(trials=9))
     found = found_in(tmp_path)
     assert list(found["state"]) == ["failed"] * FAILURES
     assert found["reason"].str.contains("oh").all()
@@ -128,7 +128,7 @@ def test_trial_after_trial_that_fails_ends_the_search(tmp_path: Path) -> None:
 
 def test_any_pruner_may_be_passed_in(tmp_path: Path) -> None:
     pruner = MedianPruner(n_startup_trials=4)
-    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=20), pruner)
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Limits(trials=20), pruner)
     pruned = found[found["state"] == "pruned"]
     assert 0 < len(pruned) < 20
     assert (pruned["reason"] == "by MedianPruner").all()
@@ -140,7 +140,7 @@ def test_the_rates_of_a_closed_loop_are_kept(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     knobs = {"warmup": 0.0, "patience": 2, "cooldown": 0}
     study.enqueue_trial({"family": "plateau", **{f"plateau.{k}": v for k, v in knobs.items()}})
-    found = search_in(tmp_path, SpoiltPool(flat), Budget(trials=1))
+    found = search_in(tmp_path, SpoiltPool(flat), Limits(trials=1))
     (rates,) = found["rate"]
     (knobs,) = [json.loads(text)["knobs"] for text in found["schedule"]]
     # The first validation is the best; three without improvement are one more than patience.
@@ -151,36 +151,36 @@ def test_the_rates_of_a_closed_loop_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("budget", "trials"),
     [
-        (Budget(trials=7), 7),
-        (Budget(updates=400 * 5), 5),
-        (Budget(updates=400 * 5 + 1), 6),
-        (Budget(trials=3, updates=400 * 50), 3),
+        (Limits(trials=7), 7),
+        (Limits(updates=400 * 5), 5),
+        (Limits(updates=400 * 5 + 1), 6),
+        (Limits(trials=3, updates=400 * 50), 3),
     ],
 )
 @pytest.mark.parametrize("slots", [1, 3])
-def test_budgets(tmp_path: Path, budget: Budget, trials: int, slots: int) -> None:
+def test_budgets(tmp_path: Path, budget: Limits, trials: int, slots: int) -> None:
     assert len(search_in(tmp_path, IdlePool(idle_task(VALIDATIONS), slots), budget)) == trials
 
 
 @pytest.mark.parametrize("arguments", [{}, {"trials": 0}, {"seconds": -1.0}, {"updates": math.nan}])
 def test_a_budget_that_is_none(arguments: dict) -> None:
     with pytest.raises(InputError, match=r"budget|positive"):
-        Budget(**arguments)
+        Limits(**arguments)
 
 
 def test_trials_queued_by_somebody_else_are_run(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     study.enqueue_trial({"family": "cosine", "cosine.peak_lr": 0.123})
-    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=3))
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Limits(trials=3))
     assert 0.123 in list(found["peak_lr"])
 
 
 def test_a_trial_queued_outside_the_space_is_run_and_does_no_harm(tmp_path: Path) -> None:
     study_in(tmp_path).enqueue_trial({"family": "cosine", "cosine.peak_lr": 5.0})
     with pytest.warns(UserWarning, match="out of range"):
-        found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=12))
+        found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Limits(trials=12))
     assert 5.0 in list(found["peak_lr"])
-    assert len(search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=14))) == 14
+    assert len(search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Limits(trials=14))) == 14
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -188,35 +188,35 @@ def test_queued_trials_count_in_the_budget(tmp_path: Path, slots: int) -> None:
     for _ in range(6):
         study_in(tmp_path).enqueue_trial({"family": "wsd"})
     pool = IdlePool(idle_task(VALIDATIONS), slots)
-    assert len(search_in(tmp_path, pool, Budget(trials=3))) == 3
-    assert list(search_in(tmp_path, pool, Budget(trials=7))["family"][:6]) == ["wsd"] * 6
+    assert len(search_in(tmp_path, pool, Limits(trials=3))) == 3
+    assert list(search_in(tmp_path, pool, Limits(trials=7))["family"][:6]) == ["wsd"] * 6
 
 
 def test_trials_of_another_run_on_the_storage_are_left_alone(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     theirs = study.ask()
-    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Budget(trials=3))
+    found = search_in(tmp_path, IdlePool(idle_task(VALIDATIONS)), Limits(trials=3))
     assert len(found) == 3
     assert study.trials[theirs.number].state == TrialState.RUNNING
 
 
-def test_the_board_adds_up(tmp_path: Path) -> None:
+def test_the_state_adds_up(tmp_path: Path) -> None:
     shares = []
-    pool, budget = IdlePool(idle_task(VALIDATIONS), 2), Budget(trials=6)
+    pool, budget = IdlePool(idle_task(VALIDATIONS), 2), Limits(trials=6)
     search = Search(
         study_in(tmp_path),
         SPACE,
         pool,
-        budget,
-        watch=lambda board: shares.append(board.share),
+        SearchState(budget),
+        watch=lambda state: shares.append(state.share),
     )
     Loop(pool, [search]).run()
-    board = search.board
+    state = search.state
     assert shares == sorted(shares) and shares[-1] == 1
-    assert board.trials == sum(board.ended.values()) == 6
-    assert board.updates == 6 * 400
-    assert board.best is not None
-    assert board.best.value == min(r.value for r in records(study_in(tmp_path)) if r.value)
+    assert state.trials == sum(state.ended.values()) == 6
+    assert state.updates == 6 * 400
+    assert state.best is not None
+    assert state.best.value == min(r.value for r in records(study_in(tmp_path)) if r.value)
 
 
 def test_a_storage_that_cannot_be_opened(tmp_path: Path) -> None:

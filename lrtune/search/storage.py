@@ -1,0 +1,429 @@
+"""Storage: open a study, mend a journal, and write and read trials as Records."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import optuna
+import pandas as pd
+from numpy.typing import NDArray
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from lrtune.engine import Progress
+from lrtune.errors import InputError, as_utf8
+from lrtune.files import plain
+from lrtune.format import hidden
+from lrtune.schedule import Schedule
+from lrtune.search.space import FAMILY, SCHEDULE
+from lrtune.tasks.metrics import Direction
+
+START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
+AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
+AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
+RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
+RESOLVED = "resolved"  # trial attribute: the schedule's settings, for people to read
+OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
+
+STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
+# Of a Record, kept in RECORD beside its curves.
+KEPT = (
+    *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
+    "judged_at",
+)
+
+End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
+Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
+JUDGES: tuple[Judge, ...] = get_args(Judge)
+
+
+def judge_of(name: str) -> Judge:
+    """Which weights of a training count, by name.
+
+    Raises:
+        InputError: neither of JUDGES.
+    """
+    if name not in JUDGES:
+        raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
+    return JUDGES[JUDGES.index(name)]
+
+
+def better(value: float, averaged: float, minimize: bool) -> float:
+    """The better of a value and that of the averaged weights, which may be NaN."""
+    if not math.isfinite(averaged):
+        return value
+    return min(value, averaged) if minimize else max(value, averaged)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a training ended, why, and the figures behind that."""
+
+    state: End
+    reason: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What was seen at each validation, one entry each."""
+
+    step: list[int] = field(default_factory=list)  # updates done
+    loss: list[float] = field(default_factory=list)  # validation loss
+    train_loss: list[float] = field(default_factory=list)  # mean since the last validation
+    rate: list[float] = field(default_factory=list)  # rate of the last update
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # on the validation split
+    averaged: list[float] = field(default_factory=list)  # the objective of the averaged weights
+
+    def add(self, progress: Progress, rates: NDArray[np.float64]) -> None:
+        """Append a validation of a training with these rates."""
+        self.step.append(progress.update)
+        self.loss.append(progress.loss)
+        self.train_loss.append(float(progress.losses.mean()))
+        self.rate.append(float(rates[progress.update - 1]))
+        for name, value in progress.metrics.items():
+            self.metrics.setdefault(name, []).append(value)
+        self.averaged.append(progress.averaged)
+
+    def judged(self, metric: str, minimize: bool, judge: Judge) -> int:
+        """The update whose weights a training is judged by so far: the first of equals."""
+        if judge == "last":
+            return self.step[-1]
+        values = self.metrics[metric]
+        return self.step[values.index(min(values) if minimize else max(values))]
+
+    def at(self, update: int) -> dict[str, float]:
+        """The metrics of the validation after this update."""
+        place = self.step.index(update)
+        return {name: values[place] for name, values in self.metrics.items()}
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
+        """What JSON kept of them: null is NaN."""
+        metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
+        own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
+        return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
+
+
+def _with_nan(values: list[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One trial as stored.
+
+    Attributes:
+        number: which of the search's trials; a trial repeated after a kill keeps its number.
+        optuna_number: its number in the Optuna study.
+        schedule: what it trained with.
+        params: the Optuna parameters that the schedule came from.
+        state: how it ended.
+        reason: why.
+        value: the objective on validation; None unless complete.
+        curves: what was seen on the way.
+        resolved: the schedule's settings in the field's terms, for this horizon.
+        updates: what it cost, in updates.
+        seconds: what it cost, in seconds of training and validation.
+        seed: of everything random that it met.
+        judged_at: the update whose weights ``value`` is of; None where there is no value.
+        evidence: of a trial that was pruned or has plateaued, the figures of its forecast, see
+            Decision.
+        audit: of a trial that was to be pruned and trained on, to see whether that would have been
+            right: ``update`` and the figures of the forecast; None of others.
+    """
+
+    number: int
+    optuna_number: int
+    schedule: Schedule
+    params: dict[str, Any]
+    state: End
+    reason: str
+    value: float | None
+    curves: Curves
+    resolved: dict[str, Any]
+    updates: int
+    seconds: float
+    seed: int
+    judged_at: int | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+    audit: dict[str, Any] | None = None
+
+
+def load_study(storage: str | Path, name: str) -> optuna.Study:
+    """Open a study that exists, to read it; nothing is written.
+
+    Raises:
+        InputError: there is none, or the storage cannot be opened.
+    """
+    lost = InputError(
+        f"storage {hidden(str(storage))}: has no study {name!r}: restore it, or remove the run's "
+        "folder"
+    )
+    if isinstance(storage, Path) and not storage.is_file():
+        raise lost
+    try:
+        return optuna.load_study(storage=open_storage(storage), study_name=name)
+    except KeyError as error:
+        raise lost from error
+    except Exception as error:  # every backend has errors of its own
+        raise _unusable(storage, error) from error
+
+
+def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
+    """Open or create a study; an existing one is left as it is.
+
+    Args:
+        storage: a journal file's path, or any storage URL of Optuna's.
+        name: the study's.
+        direction: of the objective.
+        kept: sampler and pruner, which Optuna does not store.
+
+    Raises:
+        InputError: the storage cannot be opened, or its study has the other direction.
+    """
+    options = {"study_name": name, "direction": direction, "load_if_exists": True, **kept}
+    try:
+        with _quiet_optuna():
+            study = optuna.create_study(storage=open_storage(storage), **options)
+        # Even without trials it may be another run's, which is about to begin.
+        if [found.name.lower() for found in study.directions] != [direction]:
+            raise InputError(
+                f"its study {name!r} is of a search that was not to {direction}: "
+                "give another --out, or another --storage"
+            )
+    except Exception as error:  # every backend has errors of its own
+        raise _unusable(storage, error) from error
+    return study
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Hide Optuna's own lines ("A new study created ..."); its verbosity is restored."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _unusable(storage: str | Path, error: Exception) -> InputError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    url = str(storage)
+    return InputError(f"storage {url}: {first}".replace(url, hidden(url)))
+
+
+def open_storage(storage: str | Path) -> BaseStorage:
+    """Open a journal file by its path, or a database by its URL."""
+    if isinstance(storage, Path):
+        # Absolute, because Optuna's lock is a link to this path as it is written here.
+        return JournalStorage(JournalFileBackend(str(storage.resolve())))
+    if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
+        raise InputError("a database in memory is lost at the end: give a file or a server")
+    return RDBStorage(storage)
+
+
+def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> None:
+    """Make a new run's study; or take one that has no trials, which a run left that never began.
+
+    Of two runs that begin at once the later has it; ``check_owner`` tells the other.
+
+    Raises:
+        InputError: it is another run's, or the storage cannot be opened.
+    """
+    study = open_study(storage, name, direction)
+    if study.get_trials(deepcopy=False):
+        raise _of_another(storage, name)
+    study.set_user_attr(OWNER, owner)
+
+
+def check_owner(study: optuna.Study, storage: str | Path, owner: str) -> None:
+    """Refuse a study that belongs to another run."""
+    if study.user_attrs.get(OWNER) != owner:
+        raise _of_another(storage, study.study_name)
+
+
+def _of_another(storage: str | Path, name: str) -> InputError:
+    way_out = (
+        "restore its run.json, or remove the folder"
+        if isinstance(storage, Path)
+        else "give that run's --out to go on with it, or another --storage"
+    )
+    return InputError(
+        f"storage {hidden(str(storage))}: its study {name} belongs to another run: {way_out}"
+    )
+
+
+def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
+    """Make a journal readable again, and say what was cut; only while no search writes to it.
+
+    Removes the lock of a process that was killed while it held it. Cuts off the journal from the
+    first line that is not whole, which a full disk leaves, and keeps a copy of the damaged file.
+
+    Raises:
+        InputError: not a journal.
+    """
+    lock = path.with_name(f"{path.name}.lock")
+    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > stale_seconds:
+        lock.unlink()
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    whole = _whole(content)
+    if whole == len(content):
+        return None
+    if whole == 0:
+        raise InputError(f"{path}: not an Optuna journal: restore it, or remove the run's folder")
+    damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")  # none before it is lost
+    damaged.write_bytes(content)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content[:whole])
+    os.replace(part, path)
+    lost = len(content) - whole
+    return f"{path}: cut {lost:,} bytes off its damaged end; all of it is in {damaged.name}"
+
+
+def _whole(content: bytes) -> int:
+    """How many bytes from the start are lines that Optuna can read."""
+    end = 0
+    for line in content.splitlines(keepends=True):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not line.endswith(b"\n") or not isinstance(entry, dict) or "op_code" not in entry:
+            break
+        end += len(line)
+    return end
+
+
+def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials in the order of their index; of one that was killed and repeated, the repetition."""
+    latest = {
+        (index_of(trial), trial.user_attrs.get(START, {}).get("owner")): trial
+        for trial in study.get_trials(deepcopy=False)
+    }
+    return sorted(latest.values(), key=index_of)
+
+
+def index_of(trial: FrozenTrial) -> int:
+    """Which of the search's trials this is; elsewhere, its number in the study."""
+    return int(trial.user_attrs.get(START, {}).get("index", trial.number))
+
+
+def was_cut_short(trial: FrozenTrial) -> bool:
+    """Whether it failed because its process ended; then it is repeated, and counts for nothing."""
+    state = trial.user_attrs.get(RECORD, {}).get("state")
+    return trial.state == TrialState.FAIL and state != "failed"
+
+
+def save_record(trial: optuna.Trial, record: Record) -> None:
+    """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
+    kept = {name: getattr(record, name) for name in KEPT}
+    trial.set_user_attr(RECORD, plain({**kept, "curves": asdict(record.curves)}))
+    # Without what the horizon says: the dashboard does not fold the line.
+    shown = {name: value for name, value in record.resolved.items() if name != "total_iters"}
+    trial.set_user_attr(RESOLVED, ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))
+
+
+def _short(value: Any) -> str:
+    """A setting at four digits; of several, all."""
+    if isinstance(value, list):
+        return f"[{', '.join(_short(entry) for entry in value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def records(study: optuna.Study) -> list[Record]:
+    """Every trial that is over, in the order of their numbers."""
+    # One may have a record and not be over: a kill, or a storage that failed, came between.
+    return [
+        _record(trial)
+        for trial in unique_trials(study)
+        if trial.state.is_finished() and RECORD in trial.user_attrs and not was_cut_short(trial)
+    ]
+
+
+def _record(trial: FrozenTrial) -> Record:
+    kept = trial.user_attrs[RECORD]
+    return Record(
+        number=index_of(trial),
+        optuna_number=trial.number,
+        schedule=Schedule.from_json(trial.user_attrs[SCHEDULE]),
+        params=trial.params,
+        value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
+        curves=Curves.from_json(kept["curves"]),
+        **{name: kept[name] for name in KEPT},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """The model's estimate of what a trial's schedule comes to, the luck of its seed left out.
+
+    Attributes:
+        expected: the mean.
+        low: 5 % quantile.
+        high: 95 % quantile.
+        p_best: probability that no other schedule tried is better.
+    """
+
+    expected: float
+    low: float
+    high: float
+    p_best: float
+
+
+UNKNOWN = Belief(math.nan, math.nan, math.nan, math.nan)
+TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
+LISTS = ("step", "loss", "train_loss", "rate", "averaged")
+NUMBERS = (
+    *("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed"),
+    *("judged_at", *Belief.__slots__),
+)
+
+
+def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None) -> pd.DataFrame:
+    """One row per trial: what ``trials.parquet`` holds and the report reads.
+
+    Args:
+        trials: the rows.
+        beliefs: of the trials, by number in the study.
+    """
+    beliefs = beliefs or {}
+    rows = [_row(record) | asdict(beliefs.get(record.optuna_number, UNKNOWN)) for record in trials]
+    if rows:
+        return pd.DataFrame(rows)
+    return pd.DataFrame(columns=[*TEXTS, *LISTS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
+
+
+def _row(record: Record) -> dict[str, Any]:
+    curves = record.curves
+    knobs = {name: value for name, value in record.params.items() if name != FAMILY}
+    return {
+        "number": record.number,
+        "optuna_number": record.optuna_number,
+        "family": record.schedule.family,
+        "state": record.state,
+        "reason": as_utf8(record.reason),
+        "value": math.nan if record.value is None else record.value,
+        "peak_lr": record.schedule.peak_lr,
+        "warmup": record.schedule.warmup,
+        "schedule": record.schedule.to_json(),
+        "resolved": json.dumps(record.resolved),
+        **{name: getattr(curves, name) for name in LISTS},
+        **{f"val_{name}": curve for name, curve in curves.metrics.items()},
+        **{name: getattr(record, name) for name in ("updates", "seconds", "seed")},
+        "evidence": json.dumps(record.evidence),
+        "audit": None if record.audit is None else json.dumps(record.audit),
+        "judged_at": math.nan if record.judged_at is None else record.judged_at,
+        **knobs,
+    }

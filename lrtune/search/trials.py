@@ -1,0 +1,323 @@
+"""Trials under way: what is in a slot, and the queue of the trials that start next."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from typing import Any, Self
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from lrtune.engine import Pool, Progress
+from lrtune.engine.checkpoint import Note
+from lrtune.engine.pool import Snapshot
+from lrtune.schedule import Controller, Schedule
+from lrtune.search.sampler import SurrogateSampler
+from lrtune.search.space import SCHEDULE, Space, suggest_from
+from lrtune.search.storage import (
+    AUDIT,
+    RECORD,
+    START,
+    Curves,
+    Ending,
+    Judge,
+    Record,
+    better,
+    index_of,
+    unique_trials,
+    was_cut_short,
+)
+
+TRIAL = "trial "  # what the keys of a search's trials begin with
+
+
+@dataclass(slots=True, kw_only=True)
+class Training(ABC):
+    """One training in a slot.
+
+    Attributes:
+        schedule: what it trains with.
+        seed: of everything random that it meets.
+        rates: float64 (horizon,): of all updates, those to come as they are planned now.
+        controller: what changes them, of a closed loop.
+        untrained: the validation before the first update.
+        curves: what was seen since.
+        updates: done.
+        seconds: of training and validation.
+        best: its state at its best validation, where that is to be evaluated on test.
+    """
+
+    schedule: Schedule
+    seed: int
+    rates: NDArray[np.float64]
+    controller: Controller | None
+    untrained: Progress
+    curves: Curves = field(default_factory=Curves)
+    updates: int = 0
+    seconds: float = 0.0
+    best: Snapshot | None = None
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """Its key in a checkpoint: the same in every session."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Its name, for a person."""
+
+    @classmethod
+    def start(cls, pool: Pool, slot: int, schedule: Schedule, seed: int, **own: Any) -> Self:
+        """Put a new training in a free slot."""
+        horizon = pool.task.horizon
+        own["rates"], own["controller"] = rates_of(schedule, horizon)
+        own["untrained"] = pool.start(slot, own["rates"], seed, schedule.momenta(horizon))
+        return cls(schedule=schedule, seed=seed, seconds=own["untrained"].seconds, **own)
+
+    @classmethod
+    def resume(cls, schedule: Schedule, snapshot: Snapshot, note: Note, **own: Any) -> Self:
+        """A training as it was when it was noted down."""
+        own["rates"], own["controller"] = rates_of(schedule, len(snapshot.rates))
+        own |= {"updates": snapshot.update, "seconds": note["seconds"]}
+        own |= {
+            "untrained": Progress(0, 0, **note["untrained"]),
+            "curves": Curves(**note["curves"]),
+        }
+        training = cls(schedule=schedule, seed=snapshot.seed, **own)
+        for update, loss in zip(training.curves.step, training.curves.loss, strict=True):
+            training.observe(update, loss)
+        return training
+
+    def observe(self, update: int, loss: float) -> bool:
+        """Let a closed loop see a validation; whether it is one."""
+        if self.controller is None:
+            return False
+        self.controller.observe(update, loss)
+        self.rates = self.controller.rates
+        return True
+
+    def note(self) -> Note:
+        """What a Snapshot does not know of it, as JSON can hold it."""
+        untrained = {"loss": self.untrained.loss, "metrics": self.untrained.metrics}
+        return {
+            "schedule": self.schedule.to_json(),
+            "seconds": self.seconds,
+            "untrained": untrained,
+            "curves": asdict(self.curves),
+        }
+
+
+def rates_of(schedule: Schedule, horizon: int) -> tuple[NDArray[np.float64], Controller | None]:
+    """The rates that a training starts with, and what will change them in a closed loop."""
+    if not schedule.closed_loop:
+        return schedule.rates(horizon), None
+    controller = schedule.controller(horizon, mode="min")
+    return controller.rates, controller
+
+
+@dataclass(slots=True, kw_only=True)
+class ActiveTrial(Training):
+    """A trial of the search that is under way.
+
+    Attributes:
+        trial: Optuna's.
+        audit: see Record.
+    """
+
+    trial: optuna.Trial
+    audit: dict[str, Any] | None = None
+
+    @property
+    def index(self) -> int:
+        """Which of the search's trials this is."""
+        return int(_start(self.trial)["index"])
+
+    @property
+    def key(self) -> str:
+        """By its index."""
+        return trial_key(self.index)
+
+    @property
+    def name(self) -> str:
+        """By its index."""
+        return f"trial {self.index}"
+
+    def signals(self, objective: str, minimize: bool, judge: Judge) -> list[float]:
+        """At each validation the better of current and averaged weights; or the best so far."""
+        pairs = zip(self.curves.metrics.get(objective, ()), self.curves.averaged, strict=True)
+        values = [better(value, averaged, minimize) for value, averaged in pairs]
+        return values if judge == "last" else [*accumulate(values, min if minimize else max)]
+
+    def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
+        """What is stored of a trial that is over."""
+        return Record(
+            number=self.index,
+            optuna_number=self.trial.number,
+            schedule=self.schedule,
+            params=self.trial.params,
+            state=ending.state,
+            reason=ending.reason,
+            value=None if judged_at is None else self.curves.at(judged_at)[objective],
+            curves=self.curves,
+            resolved=self.schedule.resolve(len(self.rates)),
+            updates=self.updates,
+            seconds=self.seconds,
+            seed=self.seed,
+            judged_at=judged_at,
+            evidence=ending.evidence,
+            audit=self.audit,
+        )
+
+
+def trial_key(index: int) -> str:
+    """The key of a trial in a checkpoint."""
+    return f"{TRIAL}{index}"
+
+
+class TrialQueue:
+    """Asks Optuna for the trials of one run, those first that a session before left unfinished.
+
+    Every trial of an unbroken search starts at a known segment. The repeated ones start at the
+    same distance from each other, and nothing new starts before the segment at which the search
+    stopped: so it asks the same questions with the same answers known.
+
+    Attributes:
+        clock: segments since the start of the search, over all sessions.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space, slots: int, owner: str) -> None:
+        self._study = study
+        self._space = space
+        self._slots = slots
+        self._owner = owner
+        self.clock = 0
+        self._stopped = 0  # the clock at which an earlier session stopped
+        self._next_index = 0
+        self._queue: list[optuna.Trial] = []  # to be repeated, in the order of their index
+        self._due: dict[int, int] = {}  # index -> clock at which it goes on
+
+    @property
+    def repeated(self) -> set[int]:
+        """The indices of the trials that are still to be repeated."""
+        return {_start(trial)["index"] for trial in self._queue}
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are trials, repeated or new, whose time is yet to come."""
+        return bool(self._queue) or self.clock < self._stopped
+
+    def take_up(self) -> None:
+        """Queue what was cut short."""
+        self._repeat_what_was_cut_short()
+        self._next_index = 1 + max(map(index_of, unique_trials(self._study)), default=-1)
+        waiting = self._waiting()
+        self._queue = [self._ask(slot=index % self._slots) for index in range(len(waiting))]
+        self._queue.sort(key=lambda trial: _start(trial)["index"])
+        for trial in self._queue:
+            suggest_from(self._space, trial)  # from here on its parameters are its own
+
+    def wind(self, kept: Mapping[int, int]) -> None:
+        """Set the clock to where the first of the repeated trials goes on.
+
+        Those with a checkpoint (``kept``: index -> clock) go on from the segment at which it was
+        made, so that all that comes after comes as it would have.
+        """
+        self._due = {_start(trial)["index"]: _start(trial)["clock"] for trial in self._queue}
+        self._due |= kept
+        self._stopped = max(map(_end_of, unique_trials(self._study)), default=0)
+        self.clock = min([*self._due.values(), self._stopped])
+
+    def next(self, slot: int, may_start: Callable[[int], bool]) -> optuna.Trial | None:
+        """The trial for a free slot: one to be repeated that is due, or a new one.
+
+        ``may_start`` says whether the budget has room for one more and so many queued ones.
+        """
+        own = [trial for trial in self._queue if _start(trial)["slot"] % self._slots == slot]
+        if own:
+            if self._due[_start(own[0])["index"]] > self.clock or not may_start(0):
+                return None
+            self._queue.remove(own[0])
+            return own[0]
+        if self.clock < self._stopped or not may_start(len(self._queue)):
+            return None
+        return self._ask(slot)
+
+    def close(self, under_way: Iterable[optuna.Trial]) -> None:
+        """Leave in the storage what is to be repeated: these trials, and the queue."""
+        for trial in (*under_way, *self._queue):
+            self._study.tell(trial, state=TrialState.FAIL)
+        self._repeat_what_was_cut_short()
+
+    def _repeat_what_was_cut_short(self) -> None:
+        """Queue again what this run left unfinished, whichever moment it was killed at."""
+        unique = unique_trials(self._study)
+        latest = {trial.number for trial in unique}
+        ended = {(_start(trial)["slot"], _end_of(trial)) for trial in unique if _end_of(trial)}
+        for trial in self._study.get_trials(deepcopy=False):
+            start = trial.user_attrs.get(START, {})
+            running = trial.state == TrialState.RUNNING
+            if start.get("owner") != self._owner or not (running or was_cut_short(trial)):
+                continue
+            if trial.number in latest:
+                kept = {START: {**start, "survived": _survived(trial, ended)}}
+                if AUDIT in trial.user_attrs:
+                    kept[AUDIT] = trial.user_attrs[AUDIT]
+                self._study.enqueue_trial(trial.params, user_attrs=kept)
+            if running:
+                self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def _ask(self, slot: int) -> optuna.Trial:
+        """A trial from Optuna that says from its first moment on which one it is."""
+        start: dict[str, Any] = {"index": self._next_index, "slot": slot}
+        start |= {"clock": self.clock, "owner": self._owner}
+        if not self._waiting():
+            self._add(start)
+        trial = self._study.ask()
+        if START not in trial.user_attrs:  # queued by somebody else, from the dashboard say
+            trial.set_user_attr(START, start)
+        self._next_index = max(self._next_index, 1 + _start(trial)["index"])
+        return trial
+
+    def _add(self, start: dict[str, Any]) -> None:
+        """A new trial, in a single entry of the storage where the sampler is ours."""
+        sampler = self._study.sampler
+        if not isinstance(sampler, SurrogateSampler):
+            self._study.enqueue_trial({}, user_attrs={START: start})
+            return
+        params, distributions = sampler.draw(self._study, start["index"])
+        carried = {START: start, SCHEDULE: self._space.schedule(params).to_json()}
+        new: dict[str, Any] = {"params": params, "distributions": distributions}
+        new |= {"state": TrialState.WAITING, "user_attrs": carried}
+        self._study.add_trial(create_trial(**new))
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+
+
+def _start(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    start: dict[str, Any] = trial.user_attrs[START]
+    return start
+
+
+def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
+    """A trial that was cut short was not to be pruned at reports before this update.
+
+    Nor at the last one, if a trial in a later slot ended in that segment: then slots had been
+    looked at up to there. If none did, no more is known than was then, and the answer is the same.
+    """
+    start, last = _start(trial), trial.last_step or 0
+    clock = start["clock"] + len(trial.intermediate_values)
+    decided = any(slot > start["slot"] and end == clock for slot, end in ended)
+    return last + 1 if decided else last
+
+
+def _end_of(trial: FrozenTrial) -> int:
+    """The segment at which a trial ended, counted from the start of the search; 0 if it did not."""
+    if RECORD not in trial.user_attrs or START not in trial.user_attrs:
+        return 0
+    segments = len(trial.user_attrs[RECORD]["curves"]["step"])
+    return int(_start(trial)["clock"]) + segments

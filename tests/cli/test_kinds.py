@@ -1,0 +1,95 @@
+"""Each kind of data through `lrtune search`: it trains, and the report says what it was."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from lrtune.verdict.verdict import Verdict
+
+
+def digit_images(folder: Path) -> Path:
+    """A folder a class, 40 digits each, one of them cut short."""
+    raw = load_digits()
+    for label in range(3):
+        (folder / str(label)).mkdir(parents=True)
+        for i, pixels in enumerate(raw.images[raw.target == label][:40]):
+            Image.fromarray((pixels * 15).astype(np.uint8)).save(
+                folder / str(label) / f"{i:02}.png"
+            )
+    broken = folder / "1" / "07.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    return folder
+
+
+def sales(path: Path) -> Path:
+    draw = np.random.default_rng(0)
+    size = draw.normal(100, 20, 120)
+    frame = pd.DataFrame({"size": size, "town": draw.choice(["Ulm", "Trier"], 120)})
+    frame["price"] = 3 * size + 50 * (frame["town"] == "Ulm") + draw.normal(0, 5, 120)
+    frame.loc[3:7, "size"] = np.nan
+    frame.to_csv(path, index=False)
+    return path
+
+
+def book(path: Path) -> Path:
+    path.write_text("the cat sat on the mat and the dog sat on the log\n" * 60)
+    return path
+
+
+CASES = {
+    "digits": (lambda folder: "digits", [], "scikit-learn load_digits", []),
+    "breast cancer": (lambda folder: "breast_cancer", ["--metric", "roc_auc"], "breast_cancer", []),
+    "diabetes": (lambda folder: "diabetes", ["--metric", "r2"], "load_diabetes", []),
+    "images": (
+        lambda folder: digit_images(folder / "images"),
+        ["--skip-bad", "--augment", "crop", "--batch-size", "20"],
+        "images",
+        ["1 of 120 images left out: cannot be read"],
+    ),
+    "streamed images": (
+        lambda folder: digit_images(folder / "images"),
+        ["--skip-bad", "--memory", "1KB", "--batch-size", "20"],
+        "images",
+        ["streamed by"],
+    ),
+    "table": (
+        lambda folder: sales(folder / "sales.csv"),
+        ["--target", "price", "--metric", "mae"],
+        "sales.csv",
+        ["size"],
+    ),
+    "text": (
+        lambda folder: book(folder / "book.txt"),
+        ["--context", "16", "--metric", "bits_per_character", "--ema", "0.2"],
+        "book.txt, characters",
+        ["averaged weights"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
+    make, options, source, notes = CASES[case]
+    words = ["search", make(tmp_path), *options, "--epochs", 1, "--trials", 2, "--budget", 8]
+    words += ["--families", "cosine,constant", "--peak-lr", "0.001,0.01", "--out", tmp_path / "r"]
+    code, _, err = lrtune(*words)
+    assert (code, err) == (0, "")
+    task = json.loads((tmp_path / "r" / "run.json").read_text())["task"]
+    report = html.unescape((tmp_path / "r" / "report.html").read_text())
+    record = re.sub(r"<[^>]+>", " ", report[report.index("The record") :])
+    splits = [f"{task[name]:,} {name}" for name in ("train", "val", "test")]
+    for said in [source, task["fingerprint"], *splits, *notes]:
+        assert said in record, said
+    verdict = Verdict.read(tmp_path / "r" / "verdict.json")
+    assert verdict.split == "test" and verdict.decided
+    assert [row.seeds >= 2 for row in verdict.families] == [True, True]
+    code, _, err = lrtune(*words, "--seed", 1)
+    assert code == 2
+    assert "seed=0, now seed=1" in err
