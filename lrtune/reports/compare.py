@@ -13,13 +13,14 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.reports.ranks import TASK, sentences, wins
+from lrtune.format import number, plural
 from lrtune.verdict.verdict import FamilyResult, Verdict
-
-__all__ = ["Comparison", "compare", "find_verdicts", "sentences", "table", "wins"]
+from lrtune.verdict.wording import listed
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
+TASK = ["task", "horizon"]  # columns: what makes two verdicts two of the same task
+LISTED = 4  # names in a sentence; the others are counted
 EQUAL = 9  # digits: gaps that differ by less, relative to the best score, are a tie of ranks
 
 
@@ -75,7 +76,7 @@ def _is_verdict(file: Path) -> bool:
 
 
 def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
-    """One row a family of a verdict: those of a task together, the recommended one first.
+    """One row per family of a verdict: those of a task together, the recommended one first.
 
     Args:
         verdicts: with what to call each, as ``find_verdicts`` gives them.
@@ -180,3 +181,108 @@ def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Compa
         except OSError as error:
             raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     return Comparison(rows, wins(rows), sentences(rows))
+
+
+def mean_ranks(table: pd.DataFrame) -> dict[str, float]:
+    """Mean ranks over tasks of the families that all verdicts share, ranked among themselves.
+
+    Scores of different tasks have different units, so that only ranks cross from one to the next.
+    Several verdicts on one task count as one: their ranks are averaged first.
+
+    Args:
+        table: see ``table``.
+
+    Returns:
+        By family, the best first; empty for one task, or where the tasks share no two families.
+    """
+    present = table.groupby("family")["source"].nunique()
+    shared = present.index[present == table["source"].nunique()]
+    if len(table[TASK].drop_duplicates()) < 2 or len(shared) < 2:
+        return {}
+    own = table[table["family"].isin(shared)]
+    own = own.assign(rank=own.groupby("source")["rank"].rank())
+    means = own.pivot_table(index=TASK, columns="family", values="rank").mean().round(EQUAL)
+    return {str(family): float(means[family]) for family in means.sort_values(kind="stable").index}
+
+
+def wins(table: pd.DataFrame) -> pd.DataFrame:
+    """How each family did over all tasks, the most wins first.
+
+    A task judged by several verdicts is shared out among them, so that every family's wins, ties
+    and losses add up to its tasks.
+
+    Args:
+        table: see ``table``.
+
+    Returns:
+        Columns ``family``, ``tasks`` (where it was a finalist), ``wins`` (alone), ``ties`` (in the
+        tie at the top), ``losses`` and ``mean_rank`` (NaN unless every verdict has the family).
+    """
+    times = table.groupby([*TASK, "family"])["source"].transform("size")
+    counts = (
+        table.assign(share=1 / times)
+        .pivot_table(index="family", columns="place", values="share", aggfunc="sum")
+        .reindex(columns=list(PLACES))
+        .fillna(0.0)
+        .round(EQUAL)
+    )
+    frame = pd.DataFrame(
+        {
+            "tasks": table.drop_duplicates([*TASK, "family"])["family"].value_counts(),
+            "wins": counts["winner"],
+            "ties": counts["tied"],
+            "losses": counts["behind"] + counts["lost"],
+        }
+    )
+    frame["mean_rank"] = pd.Series(mean_ranks(table), dtype=float).reindex(frame.index)
+    return (
+        frame.rename_axis("family")
+        .reset_index()
+        .sort_values(
+            ["wins", "ties", "mean_rank", "family"],
+            ascending=[False, False, True, True],
+            ignore_index=True,
+        )
+    )
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """What a person should take from it.
+
+    Args:
+        table: see ``table``.
+    """
+    tasks = plural(len(table[TASK].drop_duplicates()), "task", "tasks")
+    lines = [_most(wins(table), tasks)]
+    if ranks := mean_ranks(table):
+        first = [name for name, rank in ranks.items() if rank == min(ranks.values())]
+        lines.append(
+            f"The best mean rank of the {len(ranks)} families that all tasks share: "
+            f"{_names(first)} ({min(ranks.values()):.2f})."
+        )
+    for (task, horizon), rows in table.groupby(TASK):
+        if (times := rows["source"].nunique()) > 1:
+            lines.append(
+                f"{task} over {horizon:,} updates was judged {times} times and counts once."
+            )
+    return lines
+
+
+def _most(frame: pd.DataFrame, tasks: str) -> str:
+    """Who has most wins, or was most often at the top."""
+    column = "wins" if frame["wins"].any() else "ties"
+    most = frame[column].max()
+    if not most:
+        return "Nobody won: on every task, all families lost seeds."
+    first = frame.loc[frame[column] == most, "family"].tolist()
+    who = _names(first) + (" each" if len(first) > 1 else "")
+    if column == "ties":
+        return f"{who} shared the top of {number(most, 3)} of {tasks}; nobody won one alone."
+    return f"{who} won {number(most, 3)} of {tasks} alone."
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names as a person lists them, the first ones of many."""
+    if len(names) > LISTED:
+        names = [*names[: LISTED - 1], f"{len(names) - LISTED + 1} more"]
+    return listed(names) if names else ""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer, replay
-from lrtune.reports.exports import found_with
+from lrtune.reports.first_screen import found_with
 from lrtune.run.run_json import FORMAT
 from lrtune.schedule import Schedule, load
 from lrtune.verdict.recommendation import short

@@ -136,7 +136,7 @@ class Run:
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
-        from lrtune.reports import report
+        from lrtune.reports import page
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
@@ -146,8 +146,8 @@ class Run:
         if best is not None:
             write_json(self.folder / "best.json", best)
         shown = self.told
-        page = report.write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(self.study(), trials, shown, verdict, finals, page)
+        report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
+        publish(self.study(), trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
@@ -165,7 +165,7 @@ class Run:
         Raises:
             InputError: tensorboard is not installed.
         """
-        from lrtune.reports import tensorboard
+        from lrtune.run import tensorboard
 
         verdicts = [found for total in self.horizons if (found := self.verdict(total))]
         return tensorboard.write(

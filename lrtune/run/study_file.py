@@ -159,7 +159,7 @@ def check(study: StudyFile) -> None:
         InputError: the first that is wrong.
     """
     from lrtune.engine.optimizers import check_momentum, settings_of
-    from lrtune.reports.tensorboard import check as check_tensorboard
+    from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
     from lrtune.tasks.images import check_augment

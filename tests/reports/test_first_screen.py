@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from lrtune.export import EXPORTERS, TABLES
-from lrtune.reports.exports import LABELS, exports, found_with
-from lrtune.reports.first_screen import HEIGHT, WIDTH, first_screen
-from lrtune.reports.palette import look
+from lrtune.reports.first_screen import HEIGHT, LABELS, WIDTH, exports, first_screen, found_with
+from lrtune.reports.plot_style import look
 from lrtune.schedule import Schedule
 from lrtune.verdict.verdict import Gain
 from tests.documents import changed
@@ -73,7 +72,7 @@ def test_before_a_verdict_yours_is_beside_the_best_trial(many):
     screen = first_screen(trials, {**run, "baselines": [mine]}, None, None)
     assert [curve.label for curve in screen.sketch.curves] == ["wsd", "your step"]
     assert screen.sketch.scale == ", log scale" and float(screen.sketch.bottom) > 0
-    assert screen.gains is None
+    assert len(screen.gains) == 0
     assert len(first_screen(trials, run, None, None).sketch.curves) == 1
 
 
@@ -97,26 +96,27 @@ def test_gains_lie_on_one_axis(many):
 
     def gains_of(rows):
         found = changed(verdict, answer={"gains": rows})
-        return first_screen(trials, run, found, finals).gains
+        screen = first_screen(trials, run, found, finals)
+        return screen.gains, screen.zero
 
-    gains = gains_of(rows)
-    assert [row.sure for row in gains.rows] == ["better", "may be chance", "worse"]
-    assert gains.rows[0].amount == "+2 nats" and gains.rows[1].amount == "-1 nats"
-    first, second, _ = gains.rows
-    assert 0 < second.low < second.at < gains.zero < first.low == second.high < first.at < 100
-    assert gains.zero == pytest.approx(50, abs=0.1)
+    gains, zero = gains_of(rows)
+    assert [row.sure for row in gains] == ["better", "may be chance", "worse"]
+    assert gains[0].amount == "+2 nats" and gains[1].amount == "-1 nats"
+    first, second, _ = gains
+    assert 0 < second.low < second.at < zero < first.low == second.high < first.at < 100
+    assert zero == pytest.approx(50, abs=0.1)
     once = gain("constant", "a tuned constant", 2.0, None, None, None, False)
-    (row,) = gains_of([once]).rows
+    ((row,), _) = gains_of([once])
     assert row.sure == "may be chance" and row.reach == "" and row.low == row.at == row.high
-    assert gains_of([]) is None
+    assert gains_of([])[0] == []
 
 
 def test_without_a_winner_there_is_nothing_to_draw_or_to_copy(many):
     trials, run = many
     lost = trials.assign(state="diverged", value=np.nan)
     screen = first_screen(lost, run, None, None)
-    assert screen.use.startswith("No winner.") and screen.exports == []
-    assert screen.sketch is None and screen.gains is None
+    assert screen.answer.use.startswith("No winner.")
+    assert screen.sketch is None and not screen.gains and not screen.exports
 
 
 def test_every_framework_has_code_or_a_reason(many):

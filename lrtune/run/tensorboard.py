@@ -1,4 +1,4 @@
-"""TensorBoard's event files: a folder a training, each written anew and never added to."""
+"""TensorBoard's event files: a folder per training, each written anew and never added to."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,6 @@ from lrtune.schedule import Schedule
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
 from lrtune.verdict.verdict import Verdict
 
-Metrics = Mapping[str, Mapping[str, Any]]
 POINTS = 150  # of the rates, beside those of the validations: what a chart in a page can show
 
 
@@ -38,42 +37,42 @@ class Training:
     horizon: int
     row: "pd.Series[Any]"
 
-    @property
-    def schedule(self) -> Schedule:
-        """What it trained with."""
-        return Schedule.from_json(self.row["schedule"])
-
-    def curves(self, metrics: Metrics) -> dict[str, tuple[Array, Array]]:
+    def curves(self, metrics: Iterable[str]) -> dict[str, tuple[Array, Array]]:
         """Updates and values there, by tag."""
         step = curve_of(self.row, "step")
         columns = {"train/loss": "train_loss"}
         columns |= {f"validation/{name}": f"val_{name}" for name in metrics}
-        found = {"learning_rate": self._rates(step)}
-        found |= {tag: (step, curve_of(self.row, column)) for tag, column in columns.items()}
+        curves = {"learning_rate": self._rates(step)}
+        curves |= {tag: (step, curve_of(self.row, column)) for tag, column in columns.items()}
         if self.row.get("split") == "test":
-            ends = {f"test/{name}": self.row.get(f"final_{name}", np.nan) for name in metrics}
             at = np.array([self.row["judged_at"]])
-            found |= {t: (at, np.array([v])) for t, v in ends.items() if np.isfinite(v)}
-        return found
+            ends = {f"test/{name}": self.row.get(f"final_{name}", np.nan) for name in metrics}
+            curves |= {t: (at, np.array([v])) for t, v in ends.items() if np.isfinite(v)}
+        return curves
 
     def _rates(self, step: Array) -> tuple[Array, Array]:
         """The rate of each update where it bends, and at every validation."""
-        if self.schedule.closed_loop:  # only the record knows it
+        schedule = Schedule.from_json(self.row["schedule"])
+        if schedule.closed_loop:  # only the record knows it
             return step, curve_of(self.row, "rate")
-        table = self.schedule.rates(self.horizon)[: int(step[-1]) if step.size else 0]
+        table = schedule.rates(self.horizon)[: int(step[-1]) if step.size else 0]
         at = np.union1d(thin(table, POINTS), step.astype(int) - 1)
         return at + 1.0, table[at]
 
     def settings(self) -> dict[str, float | str]:
         """What it trained with, as TensorBoard's table of hyperparameters shows it."""
-        kept = self.schedule.to_dict()
-        knobs = ", ".join(f"{name} {setting(value, 3)}" for name, value in kept["knobs"].items())
-        shown = {name: kept[name] for name in ("family", "peak_lr", "warmup")}
-        return shown | {"knobs": knobs or "none"}
+        content = Schedule.from_json(self.row["schedule"]).to_dict()
+        knobs = [f"{name} {setting(value, 3)}" for name, value in content["knobs"].items()]
+        shown = {name: content[name] for name in ("family", "peak_lr", "warmup")}
+        return shown | {"knobs": ", ".join(knobs) or "none"}
 
 
 def check() -> None:
-    """Say early that what ``write`` needs is not there."""
+    """Check early that what ``write`` needs is installed.
+
+    Raises:
+        InputError: it is not.
+    """
     if find_spec("tensorboard") is None:
         raise InputError("tensorboard: is not installed: pip install 'lrtune[tensorboard]'")
 
@@ -123,57 +122,23 @@ def write(
     check()
     several = list(trainings(trials, run, verdicts, finals))
     with replaced(folder) as part:
-        for one in several[:1]:
-            _overview(part, one, run["metrics"])
-        for one in several:
-            _write(part / one.group / one.name, one, run["metrics"])
+        for training in several:
+            _write(part / training.group / training.name, training, run["metrics"])
     return folder if several else None
 
 
-def _overview(folder: Path, one: Training, metrics: Metrics) -> None:
-    """Which settings and scores the table of hyperparameters shows, and in which order."""
-    from tensorboard.plugins.hparams import summary_v2
-
-    scores = [tag for tag in one.curves(metrics) if tag.startswith(("test/", "validation/"))]
-    shown = summary_v2.hparams_config_pb(
-        [summary_v2.HParam(name) for name in one.settings()],
-        [summary_v2.Metric(tag) for tag in sorted(scores)],  # of test before those of validation
-    )
-    _log(folder, [{"wall_time": time.time(), "summary": shown}])
-
-
-def _write(folder: Path, one: Training, metrics: Metrics) -> None:
+def _write(folder: Path, training: Training, metrics: Iterable[str]) -> None:
     """One training's settings and curves."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # .api needs TensorFlow
+    from torch.utils.tensorboard import SummaryWriter
 
     # Seconds were measured for the whole training alone: they are spread evenly over its updates.
-    seconds, done = float(one.row["seconds"]), max(one.row["step"], default=1)
+    seconds, done = float(training.row["seconds"]), max(training.row["step"], default=1)
     start = time.time() - seconds
-    # Seeds of one schedule are one group: TensorBoard shows the mean of their scores.
-    settings = hparams_pb(one.settings(), trial_id=one.group, start_time_secs=start)
-    events: list[dict[str, Any]] = [{"wall_time": start, "summary": settings}]
-    for tag, (updates, values) in one.curves(metrics).items():
-        for update, value in zip(updates.astype(int).tolist(), values.tolist(), strict=True):
-            scalar = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
-            at = start + seconds * update / done
-            events.append({"wall_time": at, "step": update, "summary": scalar})
-    _log(folder, events)
-
-
-def _log(folder: Path, events: Iterable[Mapping[str, Any]]) -> None:
-    """A file of events.
-
-    Not by torch's SummaryWriter, which brings torch, nor by tensorboard's own Writer, whose scalars
-    many readers take for tensors: these are the records that both of them write.
-    """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    folder.mkdir(parents=True, exist_ok=True)
-    now = time.time()
-    with (folder / f"events.out.tfevents.{now:.0f}.lrtune").open("wb") as file:
-        log = RecordWriter(file)
-        log.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        for event in events:
-            log.write(Event(**event).SerializeToString())
+    with SummaryWriter(folder, filename_suffix=".lrtune") as log:
+        # Seeds of one schedule are one group: TensorBoard shows the mean of their scores.
+        settings = hparams_pb(training.settings(), training.group, start_time_secs=start)
+        log.file_writer.add_summary(settings)
+        for tag, (updates, values) in training.curves(metrics).items():
+            for update, value in zip(updates.astype(int).tolist(), values.tolist(), strict=True):
+                log.add_scalar(tag, value, update, walltime=start + seconds * update / done)
