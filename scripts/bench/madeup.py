@@ -43,7 +43,7 @@ class MadeUpPool:
         self._checkpoints = task.checkpoints.tolist()
         self._trials: dict[int, Snapshot] = {}
 
-    def admit(
+    def start(
         self,
         slot: int,
         rates: NDArray[np.float64],
@@ -66,7 +66,7 @@ class MadeUpPool:
             for slot, trial in sorted(self._trials.items())
         ]
 
-    def examine(self, slot: int) -> Progress:
+    def evaluate(self, slot: int) -> Progress:
         trial = self._trials[slot]
         return self._at(slot, trial, trial.update)
 
