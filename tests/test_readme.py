@@ -72,7 +72,7 @@ def test_a_terminal_shows_a_guide_rendered(lrtune, monkeypatch: pytest.MonkeyPat
     from rich.console import Console
 
     terminal = Console(force_terminal=True, width=80)
-    monkeypatch.setattr("lrtune.cli.console.console_of", lambda: terminal)
+    monkeypatch.setattr(cli, "console_of", lambda: terminal)
     code, out, err = lrtune("guide", "events")
     assert (code, err) == (0, "")
     assert "JSON lines" in out and "```" not in out and "## " not in out
