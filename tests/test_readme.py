@@ -147,7 +147,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         task = load_task(what, **options)
         if task.horizon <= LONG:
             return task
-        return replace(task, epochs=SHORT * task.batch_size / task.train.samples)
+        batch = min(task.batch_size, 8)
+        return replace(task, batch_size=batch, epochs=SHORT * batch / task.train.samples)
 
     def short_search(study: StudyFile, *others: Any) -> Any:
         short = dict.fromkeys(("budget", "updates", "time")) | {"trials": 2, "no_confirm": True}
