@@ -68,7 +68,9 @@ def main() -> None:
     except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
-        from lrtune.engine.tally import is_out_of_memory  # brings torch, as whoever raised it did
+        from lrtune.engine.device_task import (
+            is_out_of_memory,  # brings torch, as whoever raised it did
+        )
 
         if not is_out_of_memory(error):
             raise
@@ -309,10 +311,10 @@ def preview(
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
-        from lrtune.reports import plot_style, rates
+        from lrtune.reports import figures, plot_style
 
         plot_style.check_path(out)
-        print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.preview(drawn, total), out)}"))
         return
     console = console_of()
     curves = [(s.controller(total).rates if s.closed_loop else s.rates(total)) for s in drawn]
@@ -341,7 +343,7 @@ def range_test(
     from lrtune.run.study_file import engine_of, load
 
     if out is not None:
-        from lrtune.reports import plot_style, rates
+        from lrtune.reports import figures, plot_style
 
         plot_style.check_path(out)  # before the sweep, not after it
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
@@ -356,7 +358,7 @@ def range_test(
     )
     print_range_test(test, console_of())
     if out is not None:
-        print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_json(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))

@@ -14,7 +14,7 @@ import torch
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
-from lrtune.engine.choice import Choice
+from lrtune.engine.choose import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
@@ -46,8 +46,8 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
-from lrtune.verdict.plan import Plan
 from lrtune.verdict.time_to_target import check_target
+from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
