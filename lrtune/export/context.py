@@ -38,7 +38,8 @@ class FoundOptimizer:
         """The one in a run.json or a best.json; None of a schedule alone.
 
         Raises:
-            InputError: not all of its settings are there.
+            InputError: not all of its settings are there, or one is no number: what anyone's file
+                holds is written into code.
         """
         if "optimizer" not in run:
             return None
@@ -48,6 +49,10 @@ class FoundOptimizer:
             raise InputError(
                 f"optimizer {name}: weight_decay is missing: search again with this lrtune"
             )
+        for setting, value in settings.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
+                raise InputError(f"optimizer {name}: {setting}={value!r}: expected a number")
         return cls(name, settings, run["task"]["groups"])
 
     @property
@@ -68,7 +73,8 @@ class FoundOptimizer:
     @property
     def own_groups(self) -> str | None:
         """The user's function that made the parameter groups, which cannot be written out."""
-        return None if self.groups == MATRICES else self.groups
+        own = self.groups is not None and self.groups != MATRICES
+        return " ".join(str(self.groups).split()) if own else None  # one line: it is a comment
 
     def missing(self, lacks: Collection[str]) -> str:
         """Those of its settings that a target lacks, as `name=value and …`."""
