@@ -397,8 +397,7 @@ def compare(
 @app.command()
 def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     """Write the files of a run's results again."""
-    from lrtune.run.folder import Run
-    from lrtune.run.lock import locked_if_free
+    from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
@@ -421,8 +420,7 @@ def dashboard(
 ) -> None:
     """Open the run in optuna-dashboard; Ctrl-C ends it."""
     from lrtune.reports.dashboard import serve
-    from lrtune.run.folder import Run
-    from lrtune.run.lock import locked_if_free
+    from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):

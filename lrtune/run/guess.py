@@ -13,8 +13,8 @@ from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
 from lrtune.run.best_json import SAME
+from lrtune.run.folder import locked
 from lrtune.run.identity import settings_for
-from lrtune.run.lock import locked
 from lrtune.run.run_json import FORMAT, write_json
 from lrtune.run.study_file import StudyFile, engine_of
 from lrtune.run.tune import peak_settings

@@ -14,7 +14,6 @@ import lrtune as package
 from lrtune import Budget, InputError, Plan
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
-from lrtune.run.judge import finalists_of, judged
 from lrtune.run.tune import elapsed
 from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
@@ -95,7 +94,7 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     found = confirm(folder, task, trainings=left, listener=told)
     assert told.lines == [] and found == confirmed.verdict()
     assert found["earlier"] == []
-    other = judged(Run(folder), Plan(trainings=6), task.horizon, finalists_in(found), over=True)
+    other = Run(folder).judged(Plan(trainings=6), task.horizon, finalists_in(found), over=True)
     assert other["earlier"] == [TRAININGS]
     assert f"judged before with {TRAININGS} trainings" in str(notes(other))
 
@@ -156,7 +155,7 @@ def test_a_torn_journal_is_mended_first(
     folder = shutil.copytree(run, tmp_path / "run")
     journal, told = folder / "journal.log", Told()
     journal.write_bytes(journal.read_bytes()[:-20])
-    monkeypatch.setattr("lrtune.run.confirm.finalists_of", lambda run: [])
+    monkeypatch.setattr(Run, "finalists", lambda run: [])
     with pytest.raises(InputError, match="nothing to confirm"):
         confirm(folder, task, listener=told)
     assert "damaged" in told.lines[0] and journal.read_bytes().endswith(b"}\n")
@@ -260,7 +259,7 @@ def test_what_is_yours_and_recommended_is_trained_once(
     run: Path, task: Task, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
-    first = finalists_of(Run(folder))[0]
+    first = Run(folder).finalists()[0]
     found = confirm(folder, task, trainings=TRAININGS, baselines=[first.schedule])
     finals = Run(folder).finals()
     assert not finals.duplicated(["schedule", "seed"]).any()
