@@ -1,8 +1,8 @@
 """confirm: the best schedules are trained again on fresh seeds, until the verdict is sure."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,8 +147,12 @@ def confirm(
         if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine = Engine(run.choice.name, device=device)
-            with _pool(run, task, engine, len(wanted), listener.tell) as pool:
+            engine, limits = Engine(run.choice.name, device=device), Limits(trials=len(wanted))
+            with ExitStack() as processes:
+                # The pool of the search, or what trains fastest on other devices in its way.
+                pool, _ = choose_pool(task, limits, engine, run.choice, listener.tell)
+                if isinstance(pool, SpreadPool):
+                    processes.enter_context(pool)
                 works = [rounds.work(pool)]
                 Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
         verdict = rounds.verdict()
@@ -233,19 +237,6 @@ def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
     content = {"baselines": [schedule.to_dict() for schedule in baselines]}
     write_json(run.folder / "run.json", run.settings | content)
     return Run(run.folder)
-
-
-@contextmanager
-def _pool(
-    run: Run, task: Task, engine: Engine, trainings: int, tell: Callable[[str], None]
-) -> Iterator[Pool]:
-    """The pool of the search, or on other devices what trains fastest there in its way."""
-    pool, _ = choose_pool(task, Limits(trials=trainings), engine, run.choice, tell)
-    try:
-        yield pool
-    finally:
-        if isinstance(pool, SpreadPool):
-            pool.close()
 
 
 class Rounds:
