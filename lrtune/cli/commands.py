@@ -290,10 +290,10 @@ def preview(
         print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
         return
     console = console_of()
-    curves = [(s.controller(total).rates if s.closed_loop else s.rates(total)) for s in drawn]
-    top = max(float(curve.max()) for curve in curves)
-    for schedule, curve in zip(drawn, curves, strict=True):
-        say(console, f"{sparkline(curve.tolist(), top)}  {described(schedule, total)}")
+    for schedule in drawn:
+        closed = schedule.closed_loop
+        curve = schedule.controller(total).rates if closed else schedule.rates(total)
+        say(console, f"{sparkline(curve.tolist())}  {described(schedule, total)}")
     if names := ", ".join(dict.fromkeys(s.family for s in drawn if s.closed_loop)):
         say(console, f"{names}: drawn as if the validation metric never let it change the rate")
 
