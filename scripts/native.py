@@ -1,4 +1,4 @@
-"""Rewrite the README's table of how each family is written for each framework.
+"""Rewrite the table in the export guide of how each family is written for each framework.
 
     python scripts/native.py
 
@@ -15,21 +15,21 @@ from lrtune.export.context import ExportContext
 from lrtune.schedule import FAMILIES
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "lrtune" / "guides" / "export.md"
 SCHEDULES = runpy.run_path(str(ROOT / "tests" / "export" / "conftest.py"))["SCHEDULES"]
 MARKS = "<!-- native: scripts/native.py -->", "<!-- end -->"
 TOTAL = 40
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(rewritten(readme.read_text()))
+    PAGE.write_text(rewritten(PAGE.read_text()))
 
 
 def rewritten(text: str) -> str:
-    """The README with the table between its marks."""
+    """The guide with the table between its marks."""
     before, first, rest = text.partition(MARKS[0])
     _, last, after = rest.partition(MARKS[1])
-    assert first and last, f"README.md has not the marks {MARKS}"
+    assert first and last, f"{PAGE.name} has not the marks {MARKS}"
     return f"{before}{first}\n{table()}\n{last}{after}"
 
 
@@ -55,21 +55,21 @@ def by_torch(ctx: ExportContext) -> str:
     row = FAMILIES[ctx.family]
     if row.torch == "LRScheduler":
         return "a class"
-    if row.torch != "LambdaLR" and row.native(ctx.params):
+    if row.closed_loop or torch.native(ctx):
         return f"`{row.torch}`"
     return "formula" if torch.by_formula(ctx) else "table"
 
 
 def by_huggingface(ctx: ExportContext) -> str:
-    found = huggingface.native(ctx)
-    return f"`{found[0]}`" if found else "as torch"
+    own = huggingface.native(ctx)
+    return f"`{own[0]}`" if own else "as torch"
 
 
 def by_timm(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop:
         return "as torch"
-    found = timm.native(ctx)
-    return f"`{found[0]}`" if found else by_formula(ctx)
+    own = timm.native(ctx)
+    return f"`{own[0]}`" if own else by_formula(ctx)
 
 
 def by_keras(ctx: ExportContext) -> str:
@@ -81,15 +81,15 @@ def by_keras(ctx: ExportContext) -> str:
 def by_optax(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop:
         return "`reduce_on_plateau`" if ctx.family == "plateau" else "–"
-    found = optax.native(ctx)
-    if found is None:
+    pieces = optax.native(ctx)
+    if pieces is None:
         return by_formula(ctx)
-    (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in found[0]]
+    (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in pieces[0]]
     return "`join_schedules`" if more else f"`{name}`"
 
 
 def by_formula(ctx: ExportContext) -> str:
-    return "table" if formula.by_table(ctx) else "formula"
+    return "formula" if ctx.family in formula.FORMULAS else "table"
 
 
 TARGETS: dict[str, Callable[[ExportContext], str]] = {

@@ -1,7 +1,8 @@
 """A run: a folder that holds a search and what it found, and its lock."""
 
+import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,9 @@ from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
 from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
-from lrtune.verdict.finalists import BASELINES, finalists
-from lrtune.verdict.kept import read_verdict
-from lrtune.verdict.plan import Finalist, Plan, decided
-from lrtune.verdict.verdict import verdict
+from lrtune.verdict.finalists import BASELINES, Finalist, finalists
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.verdict import Plan, verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
 CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
@@ -119,9 +119,7 @@ class Run:
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""
         path = self.verdict_path(self.settings["horizon"] if total is None else total)
-        if not path.exists():
-            return None
-        return Verdict(read_verdict(path.read_text(encoding="utf-8"), str(path)))
+        return Verdict.read(path) if path.exists() else None
 
     def verdict_path(self, horizon: int) -> Path:
         """Where the verdict on a horizon is, or will be."""
@@ -142,7 +140,7 @@ class Run:
         What the search recommends, the user's own, tuned baselines, and who else may be the best.
         """
         trials = self.trials()
-        leaders = finalists(trials, self.settings["objective"])
+        leaders = finalists(trials, Objective(**self.settings["objective"]))
         if not leaders:
             return []
         known = {finalist.family for finalist in leaders}
@@ -150,21 +148,27 @@ class Run:
         pick, *others = [*leaders, *(self._baseline(trials, name) for name in missing)]
         yours = [
             Finalist(
-                "yours" if n == 1 else f"yours {n}", Schedule.from_dict(kept), None, None, "yours"
+                family="yours" if number == 1 else f"yours {number}",
+                schedule=Schedule.from_dict(kept),
+                role="yours",
             )
-            for n, kept in enumerate(self.settings.get("baselines", []), 1)
+            for number, kept in enumerate(self.settings.get("baselines", []), 1)
         ]
         return [pick, *yours, *sorted(others, key=lambda one: one.family not in BASELINES)]
 
     def _baseline(self, trials: pd.DataFrame, family: str) -> Finalist:
         schedule, params, trial = self.tuned(family)
         values = trials.loc[trials["number"] == trial, "value"].dropna()
-        value = None if values.empty else float(values.iloc[0])
-        return Finalist(family, schedule, trial, value, "baseline", params)
+        return Finalist(
+            family=family,
+            schedule=schedule,
+            trial=trial,
+            searched=math.nan if values.empty else float(values.iloc[0]),
+            role="baseline",
+            params=params,
+        )
 
-    def judged(
-        self, plan: Plan, horizon: int, who: Sequence[Finalist], over: bool = False
-    ) -> Verdict:
+    def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
         """The verdict on the trainings that there are; ``over``: whether no more are to come."""
         finals = self.finals()
         seeds = final_seeds(self.settings["seed"], plan.trainings or 0)
@@ -172,10 +176,10 @@ class Run:
         found = verdict(self.trials(), of_horizon, who, self.settings, seeds, plan, over)
         before, earlier = self.verdict(horizon), set[int]()
         if before is not None:  # each number of trainings judged by had 5 % to err
-            earlier.update(before.get("earlier", []))
-            if decided(before):
-                earlier.add(before["plan"]["trainings"])
-        return Verdict(found | {"earlier": sorted(earlier - {plan.trainings})})
+            earlier.update(before.earlier)
+            if before.decided and before.plan.trainings is not None:
+                earlier.add(before.plan.trainings)
+        return Verdict(**{**dict(found), "earlier": sorted(earlier - {plan.trainings})})
 
     @property
     def figures(self) -> Figures:
@@ -189,7 +193,7 @@ class Run:
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
-        from lrtune.reports import report
+        from lrtune.reports import page
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
@@ -199,12 +203,12 @@ class Run:
         if best is not None:
             write_json(self.folder / "best.json", best)
         shown = self.told
-        page = report.write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(self.study(), trials, shown, verdict, finals, page)
+        report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
+        publish(self.study(), trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
-        write_json(self.verdict_path(verdict["horizon"]), verdict)
+        verdict.write(self.verdict_path(verdict.horizon))
         self.write()
 
     def write_tensorboard(self) -> Path | None:
@@ -218,7 +222,7 @@ class Run:
         Raises:
             InputError: tensorboard is not installed.
         """
-        from lrtune.reports import tensorboard
+        from lrtune.run import tensorboard
 
         verdicts = [found for total in self.horizons if (found := self.verdict(total))]
         return tensorboard.write(

@@ -41,10 +41,10 @@ from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.optimizers import settings_of
 from lrtune.search import Limits, Loop, Search, SearchState, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
+from lrtune.tasks.images import normalize
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
 from lrtune.tasks.models import model_maker
-from lrtune.tasks.parts import normalize
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 EVALUATION_BATCH = 1024
