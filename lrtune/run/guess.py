@@ -16,7 +16,7 @@ from lrtune.run.best_json import SAME
 from lrtune.run.folder import locked
 from lrtune.run.identity import settings_for
 from lrtune.run.run_json import FORMAT, write_json
-from lrtune.run.study_file import StudyFile, engine_of
+from lrtune.run.study_file import StudyFile, engine_of, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
@@ -51,7 +51,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
         )
     if study.peak_lr is not None:
         Space(peak_lr=study.peak_lr)
-    folder = Path(study.out or Path("runs") / settings["study"])
+    folder = folder_of(study, settings["study"])
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(

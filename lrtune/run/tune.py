@@ -31,6 +31,7 @@ from lrtune.run.study_file import (
     baselines_of,
     budget_of,
     engine_of,
+    folder_of,
     from_python,
     load,
     plan_of,
@@ -212,7 +213,7 @@ class Tuning:
             "transfer": self.transfer.fingerprint,
             "judge": study.judge,
         }
-        self._folder = Path(study.out or Path("runs") / self._settings["study"])
+        self._folder = folder_of(study, self._settings["study"])
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
