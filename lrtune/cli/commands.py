@@ -68,7 +68,9 @@ def main() -> None:
     except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
-        from lrtune.engine.tally import is_out_of_memory  # brings torch, as whoever raised it did
+        from lrtune.engine.device_task import (
+            is_out_of_memory,  # brings torch, as whoever raised it did
+        )
 
         if not is_out_of_memory(error):
             raise

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from lrtune.engine import Choice, Pool, choose, make_pool
-from lrtune.engine.child import Make, say
-from lrtune.engine.choice import check_wishes, hardware
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.choose import check_wishes, hardware
+from lrtune.engine.devices import Make, SpreadPool, say
 from lrtune.errors import InputError, expect
 from lrtune.search.budget import Limits
 from lrtune.tasks import Task

@@ -14,7 +14,7 @@ import torch
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
-from lrtune.engine.choice import Choice
+from lrtune.engine.choose import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect

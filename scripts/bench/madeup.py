@@ -44,7 +44,7 @@ class MadeUpPool:
         self._checkpoints = task.checkpoints.tolist()
         self._trials: dict[int, Snapshot] = {}
 
-    def admit(
+    def start(
         self,
         slot: int,
         rates: NDArray[np.float64],
@@ -67,7 +67,7 @@ class MadeUpPool:
             for slot, trial in sorted(self._trials.items())
         ]
 
-    def examine(self, slot: int) -> Progress:
+    def evaluate(self, slot: int) -> Progress:
         trial = self._trials[slot]
         return self._at(slot, trial, trial.update)
 

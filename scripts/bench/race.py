@@ -186,7 +186,7 @@ class Search:
         """Draw a trial and put it in this slot; all trials meet the same seed, as lrtune's do."""
         self.trial, schedule = self.rival.draw(self.study, PEAK_LR[self.task.optimizer])
         self.schedules.append(schedule)
-        pool.admit(slot, schedule.rates(self.task.horizon), self.seed)
+        pool.start(slot, schedule.rates(self.task.horizon), self.seed)
 
     def take(self, progress: Progress) -> bool:
         """Report a validation; whether the trial is over."""
@@ -432,7 +432,7 @@ class Race:
         """The objective before the first update, mean over the fresh seeds."""
         pool, found = SerialPool(self.plain), []
         for seed in FRESH:
-            told = pool.admit(0, np.ones(self.task.horizon), seed)
+            told = pool.start(0, np.ones(self.task.horizon), seed)
             found.append(told.metrics[self.task.objective.name])
             pool.release(0)
         return float(np.mean(found))

@@ -173,7 +173,7 @@ def test_no_cuda_device(lrtune) -> None:
 
 
 def test_words_of_a_study_file_are_those_of_the_tables() -> None:
-    from lrtune.engine.choice import ENGINES
+    from lrtune.engine.choose import ENGINES
     from lrtune.run.study_file import StudyFile
     from lrtune.search import PRUNERS, Stopping
     from lrtune.search.storage import JUDGES

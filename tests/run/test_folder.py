@@ -73,7 +73,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     engine = json.loads((run / "run.json").read_text())["engine"]
     assert engine["threads"] == torch.get_num_threads() == 1
     pool = SerialPool(task)
-    pool.admit(0, schedule.rates(task.horizon), seed=0)
+    pool.start(0, schedule.rates(task.horizon), seed=0)
     for _ in best["step"]:
         (progress,) = pool.advance()
     assert progress.metrics["cross_entropy"] == best["val_cross_entropy"][-1]

@@ -40,7 +40,7 @@ def test_suggestions() -> None:
 def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
     """The last validation of a pool of its own."""
     pool, horizon = SerialPool(task), task.horizon
-    pool.admit(0, schedule.rates(horizon), seed, schedule.momenta(horizon))
+    pool.start(0, schedule.rates(horizon), seed, schedule.momenta(horizon))
     while (progress := pool.advance()[0]).update < horizon:
         assert progress.error is None
     return progress.metrics["cross_entropy"]
