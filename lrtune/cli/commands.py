@@ -340,7 +340,7 @@ def range_test(
     """Find the rates that train at all: a sweep from low to high."""
     from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
-    from lrtune.run.run_json import range_test_json
+    from lrtune.run.run_json import range_test_facts
     from lrtune.run.study_file import engine_of, load
 
     if out is not None:
@@ -359,7 +359,7 @@ def range_test(
     )
     print_range_test(test, console_of())
     if out is not None:
-        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_facts(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))
@@ -453,7 +453,7 @@ def dashboard(
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         pass  # a search may go on beside it
-    serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
+    serve(opened.storage, opened.settings.study, opened.settings.objective, port, look)
 
 
 @app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-862 --to keras --out lr.py"))

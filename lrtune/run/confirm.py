@@ -16,8 +16,7 @@ from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
 from lrtune.run.devices import Engine, choose_pool, own_threads
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
-from lrtune.run.identity import check_same, settings_for
-from lrtune.run.run_json import write_json
+from lrtune.run.run_json import check_same, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
@@ -28,7 +27,6 @@ from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.finalists import Finalist, room_for
-from lrtune.verdict.settings import Objective
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import Plan, standing
 
@@ -137,7 +135,7 @@ def confirm(
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
-        check_target(plan.target, list(run.settings["metrics"]))
+        check_target(plan.target, list(run.settings.metrics))
     task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
     with locked(run.folder.resolve(), listener.tell), own_threads():
         if baselines is not None:
@@ -187,7 +185,7 @@ def confirm_study(
         InputError: what ``confirm`` refuses; a run that was made from Python.
     """
     run = Run(folder)
-    keys = run.settings.get("asked")
+    keys = run.settings.asked
     if keys is None:
         raise InputError(
             f"{folder}: was made from Python, with a task of its own: lrtune.confirm(run, task)"
@@ -195,7 +193,7 @@ def confirm_study(
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
-    facts = {name: run.settings[name] for name in ("seed", "families")}
+    facts = {"seed": run.settings.seed, "families": run.settings.families}
     listener.started(task, {"command": command, "budget": None, **facts})
     confirm(
         run,
@@ -207,7 +205,7 @@ def confirm_study(
         device=study.device,
         listener=listener,
     )
-    finish(study, run, run.settings["horizon"] if total is None else total, listener)
+    finish(study, run, run.settings.horizon if total is None else total, listener)
 
 
 def finish(study: StudyFile, run: Run, total: int | None, listener: Listener) -> None:
@@ -234,8 +232,8 @@ def trained(run: Run, horizon: int) -> int:
 
 def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
     """The run, which from now on knows the user's own schedules."""
-    content = {"baselines": [schedule.to_dict() for schedule in baselines]}
-    write_json(run.folder / "run.json", run.settings | content)
+    settings = run.settings.model_copy(update={"baselines": list(baselines)})
+    settings.write(run.folder / "run.json")
     return Run(run.folder)
 
 
@@ -266,7 +264,7 @@ class Rounds:
         self._run, self._horizon = run, horizon
         self._plan = replace(plan, width=run.choice.slots)
         self._listener, self._allowed, self._spent = listener, allowed, spent
-        self._objective = Objective(**run.settings["objective"])
+        self._objective = run.settings.objective
         self._left: list[Job] = []  # of this round
         self._jobs = 0  # of this round, at its begin
         self._ended: list[Final] = []  # since the listener was told
@@ -319,7 +317,7 @@ class Rounds:
             pool,
             lambda: self.wanted() if begun() else None,
             self.over,
-            judge=self._run.settings["judge"],
+            judge=self._run.settings.judge,
             watch=self._watch,
         )
 
@@ -336,7 +334,7 @@ class Rounds:
             return
         finals = self._run.finals()
         finals = finals[finals["horizon"] == self._horizon]
-        seeds = final_seeds(self._run.settings["seed"], self.plan.trainings or 0)
+        seeds = final_seeds(self._run.settings.seed, self.plan.trainings or 0)
         needed = standing(finals, self.finalists, self._objective, seeds, self.plan).wanted
         name = f"final_{self._objective.name}"
         scores: dict[str, dict[int, float]] = {}
@@ -397,11 +395,11 @@ def _check_task(run: Run, task: Task, engine: Engine) -> None:
     kept = run.settings
     settings = settings_for(
         task,
-        kept["families"],
-        tuple(kept["warmup"]),
-        kept["cycle_momentum"],
-        kept["seed"],
-        kept["storage"],
+        kept.families,
+        kept.warmup,
+        kept.cycle_momentum,
+        kept.seed,
+        kept.storage,
         engine.devices[0],
     )
     check_same(str(run.folder), settings, None, kept)

@@ -24,8 +24,7 @@ from lrtune.run.best_json import guessed
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.devices import Engine, choose_pool, maker, own_threads
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
-from lrtune.run.identity import check_same, settings_for
-from lrtune.run.run_json import range_test_json, write_json
+from lrtune.run.run_json import check_same, range_test_facts, settings_for
 from lrtune.run.study_file import (
     StudyFile,
     baselines_of,
@@ -46,6 +45,13 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
+from lrtune.verdict.settings import (
+    EngineFacts,
+    RangeTestFacts,
+    RunSettings,
+    SearchSettings,
+    StoppingFacts,
+)
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import Plan
 
@@ -208,12 +214,13 @@ class Tuning:
         check_baselines(self.baselines, task, task.horizon)
         families = SEARCHABLE if study.families is None else study.families
         space = families, study.warmup, study.cycle_momentum
-        self._settings = settings_for(task, *space, study.seed, study.storage, self._device) | {
-            "stopping": self.stopping.settings(len(task.checkpoints)),
-            "transfer": self.transfer.fingerprint,
-            "judge": study.judge,
-        }
-        self._folder = folder_of(study, self._settings["study"])
+        settings = settings_for(task, *space, study.seed, study.storage, self._device)
+        self._settings = SearchSettings(
+            **dict(settings)
+            | {"stopping": StoppingFacts(**self.stopping.settings(len(task.checkpoints)))}
+            | {"transfer": self.transfer.fingerprint, "judge": study.judge}
+        )
+        self._folder = folder_of(study, self._settings.study)
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
@@ -247,7 +254,7 @@ class Tuning:
         for note in task.notes:
             self._tell(f"  {note}")
         facts = {"command": self.command, "seed": study.seed}
-        facts |= {"families": self._settings["families"], "budget": asdict(self._limits)}
+        facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
         self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:
@@ -256,9 +263,9 @@ class Tuning:
             run = Run(self._folder)
             check_same(str(self._folder), self._settings, self.study.peak_lr, run.settings)
             self._clock = Clock(self._clock.seconds + elapsed(run))
-            return run, run.settings["owner"]
+            return run, run.settings.owner
         # The storage first: what cannot be opened must not cost a range test.
-        owner, study = os.urandom(8).hex(), self._settings["study"]
+        owner, study = os.urandom(8).hex(), self._settings.study
         storage = self.study.storage or self._folder / "journal.log"
         claim(storage, study, self.task.objective.direction, owner)
         return None, owner
@@ -268,7 +275,7 @@ class Tuning:
         total = self._limits.most(self.task.horizon)
         if self._limits.seconds is not None:
             total = min(total, self._limits.seconds / choice.seconds)
-        peaks = peak_settings(
+        peak_lr, test = peak_settings(
             self.task,
             self.study.peak_lr,
             self._tell,
@@ -280,37 +287,32 @@ class Tuning:
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
         if self.transfer is not published():
             self.transfer.save(self._folder / TRANSFER)
-        facts = {
-            "command": self.command,
-            "owner": owner,
-            "asked": self.asked,
-            "ignorant": dummy_scores(self.task),
-            "placement": pool.placement,
-            "engine": choice.to_json(),
-            **self._yours,
-        }
-        write_json(self._folder / "run.json", self._settings | peaks | facts)
+        RunSettings(
+            **dict(self._settings),
+            peak_lr=peak_lr,
+            range_test=test,
+            command=self.command,
+            owner=owner,
+            asked=self.asked,
+            dummy_scores=dummy_scores(self.task),
+            placement=pool.placement,
+            engine=EngineFacts(**asdict(choice)),
+            baselines=list(self.baselines),
+        ).write(self._folder / "run.json")
         return Run(self._folder)
 
     def _continued(self, run: Run, choice: Choice) -> Run:
         """The run of an earlier session, which may have other baselines from now on."""
-        content = {**run.settings, "engine": choice.to_json()}
-        content.pop("baselines", None)
-        write_json(self._folder / "run.json", content | self._yours)
+        changes = {"engine": EngineFacts(**asdict(choice)), "baselines": list(self.baselines)}
+        run.settings.model_copy(update=changes).write(self._folder / "run.json")
         return Run(self._folder)
-
-    @property
-    def _yours(self) -> dict[str, Any]:
-        """The user's own schedules, for run.json."""
-        schedules = [schedule.to_dict() for schedule in self.baselines]
-        return {"baselines": schedules} if schedules else {}
 
     def _search(self, run: Run, pool: Pool, choice: Choice) -> Search:
         """The search as work for the loop."""
         task, seed, tell = self.task, self.study.seed, self._tell
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
-        check_owner(study, run.storage, run.settings["owner"])
+        check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
@@ -320,7 +322,8 @@ class Tuning:
         )
         validations = len(task.checkpoints)
         study.pruner = self.stopping.make_pruner(task.horizon, validations, self.transfer)
-        swept, spent = swept_in(run.settings), self._clock.seconds
+        test, spent = run.settings.range_test, self._clock.seconds
+        swept = 0 if test is None else test.updates
         kept = 0.0
         if self.plan is not None:
             kept = self._limits.kept(task.horizon, choice.seconds, spent)
@@ -344,7 +347,7 @@ class Tuning:
             stopping=self.stopping,
             judge=judge_of(self.study.judge),
             seed=seed,
-            owner=run.settings["owner"],
+            owner=run.settings.owner,
             watch=self.listener.search,
             tell=tell,
         )
@@ -387,7 +390,7 @@ class Tuning:
             processes.close()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
-                write_json(self._folder / "run.json", run.settings | ended)
+                run.settings.model_copy(update=ended).write(self._folder / "run.json")
             run = Run(self._folder)
             verdict = rounds.verdict() if rounds and search.over else None
             if verdict is None:
@@ -421,7 +424,7 @@ def elapsed(run: Run) -> float:
     seconds = sum(record.seconds for record in records(run.study()))
     finals = run.finals()
     seconds += float(finals["seconds"].sum()) if len(finals) else 0.0
-    return max(float(run.settings.get("elapsed", 0.0)), seconds)
+    return max(run.settings.elapsed, seconds)
 
 
 def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float) -> str:
@@ -437,12 +440,6 @@ def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float
     plan = ", ".join([*parts, trials] if trials else parts)
     seconds = trainings * horizon * pace
     return f"plan: {plan}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
-
-
-def swept_in(settings: dict[str, Any]) -> int:
-    """Updates that the range test of a run took."""
-    test = settings["range_test"]
-    return 0 if test is None else len(test["rates"]) * len(test["losses"])
 
 
 def sweep(task: Task, total: float) -> tuple[int, int]:
@@ -461,10 +458,10 @@ def peak_settings(
     tell: Callable[[str], None],
     total: float = math.inf,
     **how: Any,
-) -> dict[str, Any]:
+) -> tuple[tuple[float, float], RangeTestFacts | None]:
     """The peak rates to search, and the range test they come from: on what, ``how`` says."""
     if given is not None:
-        return {"peak_lr": [float(rate) for rate in given], "range_test": None}
+        return (float(given[0]), float(given[1])), None
     tell("range test: which peak rates are worth searching")
     updates, seeds = sweep(task, total)
     test = range_test(task, updates=updates, seeds=range(seeds), **how)
@@ -474,4 +471,4 @@ def peak_settings(
     if test.message:
         searched = f"peak rates from {low:.2g} to {high:.2g} are searched"
         tell(f"range test unsure: {test.message}: {searched}")
-    return {"peak_lr": [low, high], "range_test": range_test_json(test)}
+    return (low, high), range_test_facts(test)

@@ -8,11 +8,12 @@ import pytest
 
 from lrtune.format import NARROW
 from lrtune.reports.sections import at_most, audits, early_stopping, spared
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import figures_in
 
 HORIZON = 100
-LOSS = {"name": "loss", "direction": "minimize", "unit": None}
-SCORE = {"name": "score", "direction": "maximize", "unit": None}
+LOSS = Objective(name="loss", direction="minimize")
+SCORE = Objective(name="score", direction="maximize")
 FORECAST = {"final": 0.5, "low": 0.3, "high": 0.7, "best": 0.2, "probability": 0.01}
 
 

@@ -12,6 +12,7 @@ from lrtune.reports import page as report
 from lrtune.reports.first_screen import LABELS, answer
 from lrtune.reports.plot_style import LABEL
 from lrtune.verdict.summary import by_family
+from tests.documents import changed
 from tests.reports.conftest import search
 
 SECTIONS = ["answer", "settings", "families", "curves", "peak", "parameters"]
@@ -93,7 +94,7 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
     finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first = each.sort_values(ascending=direction == "minimize").index[0]
-    found = answer(trials, {**run, "objective": run["metrics"][name]})
+    found = answer(trials, changed(run, objective=run.metrics[name]))
     assert found.use.startswith(f"Use {first}: peak ")
     gain = dict(found.lines)["Gain"]
     assert gain.startswith(f"not measured; validation {name.replace('cross_', 'cross-')} ")
@@ -102,10 +103,16 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
 def test_hostile_and_very_long_names_are_shown_as_text(many, tmp_path):
     trials, run = many
     long = "<i>ß</i>" + "W" * 10_000
-    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL, "notes": [long]}
-    objective = {**run["objective"], "name": EVIL, "unit": long}
-    run = {**run, "study": EVIL + "\ud800", "device": EVIL, "command": EVIL, "task": task}
-    run |= {"objective": objective, "metrics": {EVIL: objective, **run["metrics"]}}
+    objective = changed(run.objective, name=EVIL, unit=long)
+    run = changed(
+        run,
+        study=EVIL + "\ud800",
+        device=EVIL,
+        command=EVIL,
+        task={"name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL, "notes": [long]},
+        objective=objective,
+        metrics={EVIL: objective, **run.metrics},
+    )
     trials = trials.assign(reason=long, **{f"val_{EVIL}": trials["val_cross_entropy"]})
     trials["family"] = trials["family"].replace("linear", EVIL)
     page = Page(report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8"))
@@ -173,7 +180,7 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many)
 
 def test_one_family_is_shown_at_a_time_the_best_first(many, page):
     trials, run = many
-    order = by_family(trials, run["objective"]["direction"])["family"].tolist()
+    order = by_family(trials, run.objective.direction)["family"].tolist()
     choices = [attrs["value"] for tag, attrs in page.tags if tag == "option"]
     parts = {
         a["id"]: "hidden" in a for t, a in page.tags if t == "div" and a.get("id", "") in choices

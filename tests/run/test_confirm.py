@@ -19,6 +19,7 @@ from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.notes import notes
+from tests.documents import changed
 
 TRAININGS = 8
 
@@ -274,11 +275,9 @@ def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path
 
 def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
-    settings = json.loads((folder / "run.json").read_text())
+    settings = Run(folder).settings
     trained = float(Run(folder).trials()["seconds"].sum())
     assert trained > 0
-    for kept, expected in ((None, trained), (1e6, 1e6)):
-        content = {name: value for name, value in settings.items() if name != "elapsed"}
-        content |= {} if kept is None else {"elapsed": kept}
-        (folder / "run.json").write_text(json.dumps(content))
+    for kept, expected in ((0.0, trained), (1e6, 1e6)):
+        changed(settings, elapsed=kept).write(folder / "run.json")
         assert elapsed(Run(folder)) == pytest.approx(expected)

@@ -64,16 +64,6 @@ def test_a_search(tmp_path: Path) -> None:
         lrtune.tune(task, budget=lrtune.Budget(trials=4), **arguments)
 
 
-def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
-    lrtune.tune(task, budget=lrtune.Budget(trials=1), **arguments)
-    settings = json.loads((tmp_path / "run.json").read_text())
-    assert settings.pop("cycle_momentum") is False
-    (tmp_path / "run.json").write_text(json.dumps(settings))
-    assert len(lrtune.tune(task, budget=lrtune.Budget(trials=2), **arguments).trials()) == 2
-
-
 def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="adagrad")
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
