@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run.folder import Run
-from tests.test_readme import inline
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -100,13 +99,11 @@ def test_the_pruner_in_a_study_of_ones_own(
 
 
 def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's search and the example's training, without Ray's processes."""
-    example = runpy.run_path(str(EXAMPLES / "ray_tune.py"))
-    names, losses = {**example, "space": example["SPACE"]}, []
+    """Without Ray's processes."""
+    example, losses = runpy.run_path(str(EXAMPLES / "ray_tune.py")), []
     monkeypatch.setattr(example["tune"], "report", lambda result: losses.append(result["loss"]))
-    names["config"] = eval(inline("OptunaSearch("), names).suggest("a trial")
-    assert eval(inline("space.schedule("), names).family == names["config"]["family"]
-    example["train"](names["config"])
+    search = example["OptunaSearch"](example["SPACE"].define, "loss", "min")
+    example["train"](search.suggest("a trial"))
     assert len(losses) == example["UPDATES"] // example["EVERY"]
     assert losses[-1] < losses[0] < 3
 

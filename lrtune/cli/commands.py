@@ -232,7 +232,6 @@ def guide(
     """Read a guide, or list them."""
     from rich.markdown import Markdown
 
-    from lrtune.cli.console import console_of, say
     from lrtune.errors import nearest
 
     guides = {path.stem: path.read_text("utf-8") for path in sorted(GUIDES.glob("*.md"))}

@@ -38,7 +38,7 @@ def audited(value, best, update=40, state="complete"):
 
 
 def stated(trials, objective=LOSS):
-    return early_stopping(trials, objective["direction"], HORIZON).replace(NARROW, " ")
+    return early_stopping(trials, objective.direction, HORIZON).replace(NARROW, " ")
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
@@ -70,7 +70,7 @@ def test_what_was_saved_is_counted_from_where_each_trial_ended():
 def test_a_pruner_is_wrong_where_the_checked_trial_beats_the_best_then(
     objective, value, best, gain
 ):
-    found = audits(made(audited(value, best)), objective["direction"])
+    found = audits(made(audited(value, best)), objective.direction)
     assert found.tolist() == pytest.approx([gain])
 
 

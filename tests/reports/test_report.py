@@ -11,6 +11,7 @@ from lrtune.format import LONGEST
 from lrtune.reports import page as report
 from lrtune.reports.first_screen import LABELS, answer
 from lrtune.reports.plot_style import LABEL
+from lrtune.verdict.settings import StoppingFacts
 from lrtune.verdict.summary import by_family
 from tests.documents import changed
 from tests.reports.conftest import search
@@ -72,8 +73,8 @@ def test_every_section_of_every_kind_of_search(kind):
 
 def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
     training = "# The peak rate holds for sgd, momentum 0.9, nesterov, weight decay 0.0005, batch "
-    study, task = many[1]["study"], many[1]["task"]
-    found = f"# Found in {study}: {task['name']}, model {task['model']}, by lrtune "
+    study, task = many[1].study, many[1].task
+    found = f"# Found in {study}: {task.name}, model {task.model}, by lrtune "
     # With lrtune, and each framework.
     assert page.words.count(training) == page.words.count(found) == 1 + len(LABELS)
 
@@ -198,6 +199,6 @@ def test_what_mattered_is_said_or_why_not(many, page):
 
 
 def test_the_record_says_how_to_run_it_again(many):
-    rules = {"pruner": "none", "patience": 4, "min_delta": 0.01, "audit": 0.0}
-    words = Page(report.render(many[0], {**many[1], "stopping": rules})).words
-    assert "pruner none, patience 4, min_delta 0.01" in words and many[1]["command"] in words
+    rules = StoppingFacts(pruner="none", epsilon=None, patience=4, min_delta=0.01, audit=0.0)
+    words = Page(report.render(many[0], changed(many[1], stopping=rules))).words
+    assert "patience 4, min_delta 0.01" in words and many[1].command in words
