@@ -33,27 +33,16 @@ class FoundOptimizer:
     settings: Mapping[str, Any]
     groups: str | None = None
 
-    @classmethod
-    def of(cls, run: Mapping[str, Any]) -> "FoundOptimizer | None":
-        """The one in a run.json or a best.json; None of a schedule alone.
-
-        Raises:
-            InputError: not all of its settings are there, or one is no number: what anyone's file
-                holds is written into code.
-        """
-        if "optimizer" not in run:
-            return None
-        settings = dict(run["optimizer"])
-        name = settings.pop("name")
-        if "weight_decay" not in settings:
+    def __post_init__(self) -> None:
+        """Refuse settings that are not all there, or no numbers: they are written into code."""
+        if "weight_decay" not in self.settings:
             raise InputError(
-                f"optimizer {name}: weight_decay is missing: search again with this lrtune"
+                f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
-        for setting, value in settings.items():
+        for setting, value in self.settings.items():
             numbers = value if isinstance(value, list | tuple) else [value]
             if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
-                raise InputError(f"optimizer {name}: {setting}={value!r}: expected a number")
-        return cls(name, settings, run["task"]["groups"])
+                raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
 
     @property
     def decay(self) -> float:

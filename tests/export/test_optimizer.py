@@ -153,9 +153,8 @@ def test_a_users_own_parameter_groups_are_named(target):
 
 @pytest.mark.parametrize(("setting", "value"), [("eps", "print(1)"), ("x: 1 or (y", 1.0)])
 def test_a_file_puts_no_code_into_what_is_written(setting, value):
-    optimizer = {"name": "adamw", **settings_of("adamw", {}), setting: value}
     with pytest.raises(InputError, match="expected a number"):
-        FoundOptimizer.of({"optimizer": optimizer, "task": {"groups": None}})
+        FoundOptimizer("adamw", settings_of("adamw", {}) | {setting: value})
 
 
 @pytest.mark.parametrize("family", ["plateau", "greedy"])
