@@ -11,17 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lrtune.errors import InputError, ScheduleWarning
-    from lrtune.run.confirm import confirm
+    from lrtune.run.confirm import Listener, confirm
+    from lrtune.run.devices import Engine
     from lrtune.run.folder import open as open
     from lrtune.run.tune import tune
     from lrtune.schedule import FAMILIES, Schedule, load, register
-    from lrtune.search import SchedulePruner, Space, SurrogateSampler, report, suggest
+    from lrtune.search import (
+        Budget,
+        SchedulePruner,
+        Space,
+        Stopping,
+        SurrogateSampler,
+        report,
+        suggest,
+    )
     from lrtune.tasks import Metric, Split, Task, load_task
     from lrtune.verdict.plan import Plan
 
 _HOMES = {
+    "Budget": "lrtune.search",
+    "Engine": "lrtune.run.devices",
     "FAMILIES": "lrtune.schedule",
     "InputError": "lrtune.errors",
+    "Listener": "lrtune.run.confirm",
     "Metric": "lrtune.tasks",
     "Plan": "lrtune.verdict.plan",
     "Schedule": "lrtune.schedule",
@@ -29,6 +41,7 @@ _HOMES = {
     "ScheduleWarning": "lrtune.errors",
     "Space": "lrtune.search",
     "Split": "lrtune.tasks",
+    "Stopping": "lrtune.search",
     "SurrogateSampler": "lrtune.search",
     "Task": "lrtune.tasks",
     "confirm": "lrtune.run.confirm",
@@ -44,7 +57,10 @@ _HOMES = {
 # Without open: `from lrtune import *` would hide the builtin.
 __all__ = [
     "FAMILIES",
+    "Budget",
+    "Engine",
     "InputError",
+    "Listener",
     "Metric",
     "Plan",
     "Schedule",
@@ -52,6 +68,7 @@ __all__ = [
     "ScheduleWarning",
     "Space",
     "Split",
+    "Stopping",
     "SurrogateSampler",
     "Task",
     "confirm",

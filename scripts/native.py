@@ -55,21 +55,21 @@ def by_torch(ctx: ExportContext) -> str:
     row = FAMILIES[ctx.family]
     if row.torch == "LRScheduler":
         return "a class"
-    if row.torch != "LambdaLR" and row.native(ctx.params):
+    if row.closed_loop or torch.native(ctx):
         return f"`{row.torch}`"
     return "formula" if torch.by_formula(ctx) else "table"
 
 
 def by_huggingface(ctx: ExportContext) -> str:
-    found = huggingface.native(ctx)
-    return f"`{found[0]}`" if found else "as torch"
+    own = huggingface.native(ctx)
+    return f"`{own[0]}`" if own else "as torch"
 
 
 def by_timm(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop:
         return "as torch"
-    found = timm.native(ctx)
-    return f"`{found[0]}`" if found else by_formula(ctx)
+    own = timm.native(ctx)
+    return f"`{own[0]}`" if own else by_formula(ctx)
 
 
 def by_keras(ctx: ExportContext) -> str:
@@ -81,15 +81,15 @@ def by_keras(ctx: ExportContext) -> str:
 def by_optax(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop:
         return "`reduce_on_plateau`" if ctx.family == "plateau" else "–"
-    found = optax.native(ctx)
-    if found is None:
+    pieces = optax.native(ctx)
+    if pieces is None:
         return by_formula(ctx)
-    (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in found[0]]
+    (name, *more) = [piece.removeprefix("optax.").partition("(")[0] for piece in pieces[0]]
     return "`join_schedules`" if more else f"`{name}`"
 
 
 def by_formula(ctx: ExportContext) -> str:
-    return "table" if formula.by_table(ctx) else "formula"
+    return "formula" if ctx.family in formula.FORMULAS else "table"
 
 
 TARGETS: dict[str, Callable[[ExportContext], str]] = {

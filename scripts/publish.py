@@ -65,10 +65,17 @@ def main() -> None:
     rewrite(PAGE, answers())
 
 
+class Printing(lrtune.Listener):
+    """Prints what is being done."""
+
+    def tell(self, line: str) -> None:
+        print(line)
+
+
 def publish(name: str, args: argparse.Namespace) -> None:
     """Search and confirm one task; keep its verdict."""
     task = TASKS[name].make(args)
-    run = lrtune.tune(task, out=args.runs / name, transfer=nothing(), tell=print)
+    run = lrtune.tune(task, out=args.runs / name, transfer=nothing(), listener=Printing())
     verdict = run.verdict()
     assert verdict is not None
     verdict["task"]["data"] = verdict["task"]["name"] = (

@@ -21,11 +21,11 @@ settings.load_profile("lrtune")
 
 @pytest.fixture
 def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command: (exit code, stdout, stderr)."""
+    """Run a command, words with spaces between and words as they are: (code, stdout, stderr)."""
     from lrtune.cli import commands as cli
 
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lrtune", *map(str, words)])
+    def command(line: str = "", *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lrtune", *line.split(), *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
             sys.exit(0)
@@ -46,5 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("run") / "digits"
     task = lrtune.load_task("digits", batch_size=32, epochs=2)
     # One after the other: what is chosen depends on how busy the machine is, and so do digits.
-    lrtune.tune(task, trials=8, families=["cosine", "constant"], engine="serial", out=folder)
+    families = ["cosine", "constant"]
+    lrtune.tune(
+        task, budget=lrtune.Budget(trials=8), families=families, engine="serial", out=folder
+    )
     yield folder

@@ -15,7 +15,11 @@ from lrtune.run.folder import Run
 from tests.test_readme import inline
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
-TWO = {"families": ["cosine", "constant"], "peak_lr": (1e-3, 1e-2), "trials": 2}
+TWO = {
+    "families": ["cosine", "constant"],
+    "peak_lr": (1e-3, 1e-2),
+    "budget": lrtune.Budget(trials=2),
+}
 
 
 def searched(name: str, folder: Path, epochs: float) -> Run:

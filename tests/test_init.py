@@ -51,10 +51,10 @@ def test_type_checkers_see_the_same_names() -> None:
 @pytest.mark.slow
 def test_mypy_knows_the_types_of_an_installed_lrtune(tmp_path: Path) -> None:
     script = tmp_path / "theirs.py"
-    script.write_text("import lrtune\nreveal_type(lrtune.tune)\nlrtune.tune('x', trials='5')\n")
+    script.write_text("import lrtune\nreveal_type(lrtune.tune)\nlrtune.tune('x', out=5)\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", script]
     said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path).stdout
-    assert "-> lrtune.run.folder.Run" in said and 'incompatible type "str"' in said
+    assert "-> lrtune.run.folder.Run" in said and 'incompatible type "int"' in said
 
 
 TASK = lrtune.load_task("digits", batch_size=32, epochs=2)
@@ -79,16 +79,22 @@ WRONG = {
     "device must be a name": lambda run: lrtune.confirm(run, TASK, device=0),
     "task must be an lrtune.Task or a string": lambda run: lrtune.tune(5),
     "batch_size: a Task has its own": lambda run: lrtune.tune(TASK, batch_size=5),
-    "unknown argument 'trails'; did you mean 'trials'": lambda run: lrtune.tune(TASK, trails=5),
+    "unknown argument 'warm_up'; did you mean 'warmup'": lambda run: lrtune.tune(TASK, warm_up=5),
+    "trials: belongs to an object: budget=Budget": lambda run: lrtune.tune(TASK, trials=5),
     "unknown argument 'optimiser'; did you mean 'optimizer'": lambda run: lrtune.tune(
         "digits", optimiser="sgd"
     ),
-    "trials must be a number": lambda run: lrtune.tune(TASK, trials="5"),
-    "budget must be positive .got -1": lambda run: lrtune.tune(TASK, budget=-1),
+    "trials must be a number": lambda run: lrtune.tune(TASK, budget=lrtune.Budget(trials="5")),
+    "trainings must be positive .got -1": lambda run: lrtune.tune(TASK, budget=-1),
+    "slots=0: at least 1": lambda run: lrtune.Engine(slots=0),
+    "engine must be an lrtune.Engine": lambda run: lrtune.tune(TASK, engine=3),
+    "stopping must be an lrtune.Stopping": lambda run: lrtune.tune(TASK, stopping="none"),
     "time must be a number and a unit": lambda run: lrtune.tune(TASK, time="soon"),
-    "time and seconds: one of the two": lambda run: lrtune.tune(TASK, time="1m", seconds=60),
-    "budget and updates: one of the two": lambda run: lrtune.tune(TASK, budget=3, updates=60),
-    "plan must be an lrtune.Plan, or None": lambda run: lrtune.tune(TASK, trials=1, plan="quick"),
+    "time: the budget is a Budget": lambda run: lrtune.tune(
+        TASK, time="1m", budget=lrtune.Budget(3)
+    ),
+    "trainings and updates say the same": lambda run: lrtune.Budget(trainings=3, updates=60),
+    "plan must be an lrtune.Plan, or None": lambda run: lrtune.tune(TASK, plan="quick"),
 }
 
 

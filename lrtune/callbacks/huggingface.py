@@ -6,9 +6,10 @@ from typing import Any
 
 import optuna
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lrtune.callbacks.trial import drawn, framework, told, unknown_metric
+from lrtune.callbacks import framework, report_validation, schedule_and_mode, unknown_metric
 from lrtune.errors import InputError
 
 INSTALL = "transformers[torch]"
@@ -67,7 +68,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             raise InputError("Trainer: eval_strategy='no': say 'steps' or 'epoch', and report it")
         self._trainer = trainer
         self._trial = trial
-        self._drawn = None if trial is None else drawn(trial)
+        self._drawn = None if trial is None else schedule_and_mode(trial)
         self._monitor = f"eval_{monitor.removeprefix('eval_')}"
         self._averaging = averaging
         self._averages: _Averages | None = None
@@ -113,7 +114,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         value, averaged, prune = metrics[self._monitor], self._of_averaged(), False
         if state.is_world_process_zero:
             assert self._trial is not None, "rank 0 has the trial"
-            prune = told(self._trial, value, state.global_step, averaged)
+            prune = report_validation(self._trial, value, state.global_step, averaged)
         prune, value = broadcast_object_list([prune, value])
         if prune:
             trainer.callback_handler.on_train_end(args, state, control)  # as the Trainer itself
@@ -130,8 +131,8 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         with self._averages.in_place(), _no_callbacks(trainer.callback_handler):
             metrics = trainer.evaluate(metric_key_prefix=AVERAGED)
         for logs in trainer.state.log_history[logged:]:
-            own = {name: value for name, value in logs.items() if name != "step"}  # as they were
-            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, own)
+            as_logged = {name: value for name, value in logs.items() if name != "step"}
+            trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, as_logged)
         return float(metrics[AVERAGED + self._monitor.removeprefix("eval")])
 
 
@@ -156,20 +157,18 @@ class _PerUpdate:
 
 
 class _Averages:
-    """An exponential moving average of a model's weights, and of no buffers."""
+    """An exponential moving average of a model's trained weights, and of no buffers."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self._current = [p for p in model.parameters() if p.requires_grad]
-        self._averages: list[Tensor] = []
-        self._decay = decay
+        self._current: list[Any] = [p for p in model.parameters() if p.requires_grad]
+        self._averages: list[Any] = []
+        self._take_in = get_ema_multi_avg_fn(decay)
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the current weights."""
         if not self._averages:
             self._averages = [p.detach().clone() for p in self._current]
-        for average, current in zip(self._averages, self._current, strict=True):
-            average.lerp_(current, 1 - self._decay)
+        self._take_in(self._averages, self._current, None)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 
-from lrtune.callbacks.trial import drawn, framework, told, unknown_metric
+from lrtune.callbacks import framework, report_validation, schedule_and_mode, unknown_metric
 from lrtune.errors import InputError
 
 # The one that is loaded first: a Trainer of either takes callbacks of its own alone.
@@ -49,7 +49,7 @@ class TrialCallback(Callback):  # type: ignore[misc]
                 cannot follow one.
         """
         self._trial = trial
-        self._drawn = None if trial is None else drawn(trial)
+        self._drawn = None if trial is None else schedule_and_mode(trial)
         self._monitor = monitor
         self._averaged = averaged
 
@@ -76,16 +76,16 @@ class TrialCallback(Callback):  # type: ignore[misc]
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        wanted = [self._monitor, *([self._averaged] if self._averaged else [])]
-        for name in wanted:
+        for name in filter(None, (self._monitor, self._averaged)):
             if name not in metrics:
                 unknown_metric(name, list(metrics))
-        value, averaged = metrics[wanted[0]], metrics[wanted[-1]]
-        prune = False
+        value, prune = metrics[self._monitor], False
         if trainer.is_global_zero:
             assert self._trial is not None, "rank 0 has the trial"
-            known = averaged if self._averaged or _averages(trainer) else None
-            prune = told(self._trial, value, trainer.global_step, known)
+            averaged = metrics[self._averaged] if self._averaged else None
+            if averaged is None and _averages(trainer):
+                averaged = value
+            prune = report_validation(self._trial, value, trainer.global_step, averaged)
         prune, value = trainer.strategy.broadcast((prune, value))
         if prune:
             raise optuna.TrialPruned

@@ -1,20 +1,26 @@
 """The command line: a thin coat over the library."""
 
+import inspect
 import io
 import shlex
 import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
-from lrtune.cli.console import harmless
-from lrtune.cli.options import with_options
+from lrtune.cli.console import console_of, copyable, harmless, named, say
 from lrtune.errors import InputError
 from lrtune.run.study_file import StudyFile, read_study
-from lrtune.tasks.options import TaskOptions, validate
+from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
+
+if TYPE_CHECKING:
+    from lrtune.schedule import Knob
 
 WHAT = "a data set's name, a folder of images, a table, a text, file.py:function"
 app = typer.Typer(
@@ -26,7 +32,7 @@ app = typer.Typer(
 RunFolder = Annotated[Path, typer.Argument(help="a folder that `lrtune search` made")]
 TaskOrStudy = Annotated[str, typer.Argument(help=f"{WHAT}, a study file (.toml)", metavar="TASK")]
 AnotherHorizon = Annotated[int | None, typer.Option(help="updates, of another horizon")]
-Picture = Annotated[Path | None, typer.Option(help="a figure: an .html file")]
+Figure = Annotated[Path | None, typer.Option(help="a figure: an .html file")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="also write the finalists for TensorBoard")
 ]
@@ -34,17 +40,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="print the result alone")]
 Json = Annotated[
     bool, typer.Option("--json", help="one JSON object per line on stdout, see the README")
 ]
-
-
-def examples(*lines: str) -> str:
-    r"""What a command's help ends with; \b keeps the lines apart."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
+Command = TypeVar("Command", bound=Callable[..., None])
 
 # Which fields of a study file are options of which command.
 OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
 OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
-OF_FINALS = ("baseline", "margin", "goal", "device", "tensorboard")
+OF_A_CONFIRMATION = ("baseline", "margin", "goal", "device", "tensorboard")
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -61,15 +62,97 @@ def main() -> None:
     try:
         code = app(prog_name="lrtune", standalone_mode=False)
     except (InputError, TyperException) as error:
-        said = error.format_message() if isinstance(error, TyperException) else str(error)
-        code = _fail(said, 2)
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        code = _fail(message, 2)
     except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:
-        code = _fail(_no_room(error), 1)
+        from lrtune.engine.tally import is_out_of_memory  # brings torch, as whoever raised it did
+
+        if not is_out_of_memory(error):
+            raise
+        code = _fail(
+            f"out of memory: {str(error)[:200]}: the same command again goes on where a search "
+            "stopped; fewer --slots or a smaller --batch-size need less",
+            1,
+        )
     if code == INTERRUPTED:
         _fail("stopped; a search goes on from here with the same command", code)
     sys.exit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    print("lrtune:", harmless(" ".join(message.split())), file=sys.stderr)
+    return code
+
+
+def examples(*lines: str) -> str:
+    r"""What a command's help ends with; \b keeps the lines apart."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def with_options(names: Iterable[str]) -> Callable[[Command], Command]:
+    """Give a command an option for each of these keys of a study file.
+
+    The command gets those that were typed as ``**given``. A key of several values is typed with
+    commas between, or once per value where it is ``REPEATED``.
+    """
+    fields = {name: StudyFile.model_fields[name] for name in names}
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(**typed: Any) -> None:
+            values = {name: typed.pop(name) for name in fields}
+            given = {name: value for name, value in values.items() if value is not None}
+            command(**typed, **{n: _parsed(n, value, fields[n]) for n, value in given.items()})
+
+        own = [p for p in inspect.signature(command).parameters.values() if p.kind != p.VAR_KEYWORD]
+        options = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field)
+            )
+            for name, field in fields.items()
+        ]
+        run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    kind = plain(field.annotation)
+    typed = kind if kind in (bool, int, float) else str
+    if field.json_schema_extra == REPEATED:
+        typed = list[str]
+    default = field.get_default()
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f" [{text}]" if type(default) in (str, int, float, tuple) else ""
+    return Annotated[typed | None, typer.Option(flag(name), help=f"{field.description}{shown}")]
+
+
+def _parsed(name: str, value: Any, field: FieldInfo) -> Any:
+    """A value as the study file has it."""
+    kind = plain(field.annotation)
+    if kind == list[str] and isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    if kind == tuple[float, float]:
+        try:
+            low, high = (float(part) for part in value.split(","))
+        except ValueError as error:
+            must = "must be two numbers with a comma between, such as 0.001,0.3"
+            raise InputError(f"{flag(name)} {must} (got {value!r})") from error
+        return [low, high]
+    return value
+
+
+def _study(what: str, given: dict[str, Any]) -> StudyFile:
+    """A task by its name, or a study file, and the options that were typed."""
+    keys = read_study(Path(what)) if what.endswith(".toml") else {"task": what}
+    return validate(StudyFile, keys | given, what, typed=given)
+
+
+def _command() -> str:
+    return shlex.join(["lrtune", *sys.argv[1:]])
 
 
 @app.callback(invoke_without_command=True)
@@ -84,28 +167,6 @@ def lrtune(
         print(context.get_help())
 
 
-def _say(line: str) -> None:
-    print(harmless(line))
-
-
-def _no_room(error: Exception) -> str:
-    """What to say where memory has run out; any other error goes on."""
-    from lrtune.engine.tally import is_out_of_memory  # brings torch, which raised it if it is one
-
-    if not is_out_of_memory(error):
-        raise error
-    said = " ".join(str(error).split())[:200]
-    return (
-        f"out of memory: {said}: the same command again goes on where a search stopped; "
-        "fewer --slots or a smaller --batch-size need less"
-    )
-
-
-def _fail(message: str, code: int) -> int:
-    print("lrtune:", harmless(" ".join(message.split())), file=sys.stderr)
-    return code
-
-
 @app.command(
     epilog=examples(
         "lrtune search digits",
@@ -113,42 +174,50 @@ def _fail(message: str, code: int) -> int:
         "lrtune search studies/digits.toml --time 10m --families cosine,wsd,one_cycle",
     )
 )
-@with_options(StudyFile, StudyFile.model_fields)
+@with_options(StudyFile.model_fields)
 def search(what: TaskOrStudy, quiet: Quiet = False, json: Json = False, **given: Any) -> None:
     """Find the learning-rate schedule that wins on a task.
 
     The same command goes on where a search stopped.
     """
-    from lrtune.cli.search import listening
-    from lrtune.cli.search import search as begin
+    from lrtune.cli.events import listening
+    from lrtune.run.tune import search
 
     with listening(quiet, json) as listener:
-        begin(_study(what, given), _command(), listener)
+        search(_study(what, given), listener, _command())
 
 
 @app.command(
     epilog=examples("lrtune guess digits", "lrtune guess sales.csv --families cosine,linear")
 )
-@with_options(StudyFile, OF_A_GUESS)
+@with_options(OF_A_GUESS)
 def guess(what: TaskOrStudy, **given: Any) -> None:
     """Recommend a schedule in seconds, without a search.
 
     It rests on a range test and on what other tasks taught.
     """
-    from lrtune.cli.guess import print_guess
+    from lrtune.export import export
+    from lrtune.run.best_json import training_of
+    from lrtune.run.guess import cost, guess
+    from lrtune.run.study_file import load
+    from lrtune.schedule import load as load_schedule
+    from lrtune.verdict.recommendation import described
 
-    print_guess(_study(what, given))
-
-
-def _study(what: str, given: dict[str, Any]) -> StudyFile:
-    """A task by its name, or a study file, and the options that were typed."""
-    from_file = what.endswith(".toml")
-    keys = read_study(Path(what)) if from_file else {"task": what}
-    return validate(StudyFile, keys | given, what, typed=given)
-
-
-def _command() -> str:
-    return shlex.join(["lrtune", *sys.argv[1:]])
+    console, study = console_of(), _study(what, given)
+    task = load(study)
+    say(console, f"{named(task.name)}: {named(task.model_name)}, {task.optimizer}")
+    for note in task.notes:
+        say(console, f"  {note}")
+    path = guess(task, study, lambda line: say(console, line))
+    schedule, costs = load_schedule(path), cost()
+    say(console, f"guess: {described(schedule, task.horizon)}")
+    say(
+        console,
+        f"such guesses end within {costs['half']:g} % of the best of 160 schedules on half of "
+        f"{costs['tasks']} recorded tasks, within {costs['nine_of_ten']:g} % on nine of ten",
+    )
+    print("\n" + training_of(path) + export(schedule, to="torch", total=task.horizon))
+    copyable(console, f"wrote {shlex.quote(str(path))}; lrtune search tries it first")
 
 
 @app.command()
@@ -156,16 +225,47 @@ def families(
     name: Annotated[str | None, typer.Argument(help="one family; all of them if not given")] = None,
 ) -> None:
     """List the schedule families, or the knobs of one."""
-    from lrtune.cli.families import print_families, print_family
+    from rich.table import Table
+
     from lrtune.errors import nearest
     from lrtune.schedule import FAMILIES
 
+    console, table = console_of(), Table()
     if name is None:
-        print_families()
-    elif name in FAMILIES:
-        print_family(FAMILIES[name])
-    else:
+        for head in ("family", "shape", "knobs", "source"):
+            table.add_column(head, overflow="fold", no_wrap=head == "family")
+        for family in FAMILIES.values():
+            knobs = ", ".join(knob.name for knob in family.knobs)
+            table.add_row(family.name, family.doc, knobs, family.source)
+        console.print(table)
+        return
+    if name not in FAMILIES:
         raise InputError(f"family {name!r}: no such family{nearest(name, FAMILIES)}")
+    family = FAMILIES[name]
+    say(console, f"{family.name}: {family.doc}")
+    loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
+    warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
+    say(console, f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
+    for head in ("knob", "default", "searched", "admissible", "what"):
+        table.add_column(head, overflow="fold", no_wrap=head == "knob")
+    for knob in (*family.knobs, *family.optional):
+        default = "-" if knob.default is None else str(knob.default)
+        table.add_row(knob.name, default, *_ranges(knob), knob.doc)
+    if table.rows:
+        console.print(table)
+    if family.optional:
+        together = " and ".join(knob.name for knob in family.optional)
+        say(console, f"{together}: together or not at all; searched with --cycle-momentum")
+
+
+def _ranges(knob: "Knob") -> tuple[str, str]:
+    """What is searched, and what is admissible."""
+    if knob.scale in ("choice", "schedules", "function"):
+        words = ", ".join(knob.choices) or "-"
+        return words, words
+    many = f", {knob.length} numbers" if knob.length > 1 else ""
+    low, high = knob.valid
+    return f"{knob.low:g} to {knob.high:g}, {knob.scale}{many}", f"{low:g} to {high:g}"
 
 
 @app.command(epilog=examples("lrtune preview cosine:warmup=0.1 wsd --total 1000"))
@@ -175,11 +275,12 @@ def preview(
         typer.Argument(help="cosine, cosine:peak_lr=0.1,warmup=0.05, or a best.json; one or more"),
     ],
     total: Annotated[int, typer.Option(help="updates")] = 1000,
-    out: Picture = None,
+    out: Figure = None,
 ) -> None:
-    """Draw schedules side by side, in the terminal or to a file."""
-    from lrtune.cli.preview import print_schedules
+    """Draw schedules, in the terminal or to a file."""
+    from lrtune.cli.console import sparkline
     from lrtune.schedule import load, parse
+    from lrtune.verdict.recommendation import described
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
@@ -188,29 +289,34 @@ def preview(
         plot_style.check_path(out)
         print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
         return
-    print_schedules(drawn, total)
+    console = console_of()
+    curves = [(s.controller(total).rates if s.closed_loop else s.rates(total)) for s in drawn]
+    top = max(float(curve.max()) for curve in curves)
+    for schedule, curve in zip(drawn, curves, strict=True):
+        say(console, f"{sparkline(curve.tolist(), top)}  {described(schedule, total)}")
+    if names := ", ".join(dict.fromkeys(s.family for s in drawn if s.closed_loop)):
+        say(console, f"{names}: drawn as if the validation metric never let it change the rate")
 
 
 @app.command()
-@with_options(StudyFile, OF_A_RANGE_TEST)
+@with_options(OF_A_RANGE_TEST)
 def range_test(
     task: Annotated[str, typer.Argument(help=WHAT)],
     low: Annotated[float, typer.Option(help="first rate")] = 1e-6,
     high: Annotated[float, typer.Option(help="last rate")] = 10.0,
     updates: Annotated[int, typer.Option(help="length of the sweep")] = 240,
     seeds: Annotated[int, typer.Option(help="how many sweeps")] = 3,
-    out: Picture = None,
+    out: Figure = None,
     **given: Any,
 ) -> None:
     """Find the rates that train at all: a sweep from low to high."""
-    from lrtune.cli.preview import print_range_test
+    from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
-    from lrtune.run.devices import device_of
     from lrtune.run.run_json import range_test_json
-    from lrtune.run.study_file import load
+    from lrtune.run.study_file import engine_of, load
 
     if out is not None:
-        from lrtune.reports import plot_style
+        from lrtune.reports import plot_style, rates
 
         plot_style.check_path(out)  # before the sweep, not after it
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
@@ -220,18 +326,16 @@ def range_test(
         high=high,
         updates=updates,
         seeds=range(seeds),
-        device=device_of(study.device),
+        device=engine_of(study).devices[0],
         slots=1,  # on one device one after the other is as quick
     )
-    print_range_test(test)
+    print_range_test(test, console_of())
     if out is not None:
-        from lrtune.reports import rates
-
         print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))
-@with_options(StudyFile, OF_FINALS)
+@with_options(OF_A_CONFIRMATION)
 def confirm(
     run: RunFolder,
     budget: Annotated[
@@ -243,10 +347,11 @@ def confirm(
     **given: Any,
 ) -> None:
     """Train the best schedules again on fresh seeds: the verdict."""
-    from lrtune.cli.search import finals, listening
+    from lrtune.cli.events import listening
+    from lrtune.run.confirm import confirm_study
 
     with listening(quiet, json) as listener:
-        finals(run, given, total, budget, _command(), listener)
+        confirm_study(run, given, listener, total=total, trainings=budget, command=_command())
 
 
 @app.command()
@@ -263,10 +368,10 @@ def show(
 
 
 @app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-862 --total 5000"))
-@with_options(StudyFile, ("margin", "goal"))
+@with_options(("margin", "goal"))
 def verdict(run: RunFolder, total: AnotherHorizon = None, **given: Any) -> None:
     """Print the verdict, or what is known of another horizon."""
-    from lrtune.cli.verdict import show_verdict
+    from lrtune.cli.result import show_verdict
 
     show_verdict(run, total, **given)
 
@@ -280,9 +385,13 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="the whole table: a .parquet file")] = None,
 ) -> None:
     """Compare schedules across the verdicts of several runs."""
-    from lrtune.cli.compare import print_comparison
+    from lrtune.cli.result import print_comparison
+    from lrtune.reports.compare import compare
 
-    print_comparison(runs, out)
+    console = console_of()
+    print_comparison(compare(runs, out), console)
+    if out is not None:
+        copyable(console, f"wrote {out}")
 
 
 @app.command()
@@ -292,7 +401,7 @@ def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     from lrtune.run.lock import locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, _say):
+    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         events = opened.write_tensorboard() if tensorboard else None
         opened.write()
     print(harmless(f"wrote {opened.folder / 'report.html'}"))
@@ -316,7 +425,7 @@ def dashboard(
     from lrtune.run.lock import locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, _say):
+    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         pass  # a search may go on beside it
     serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
 
@@ -378,7 +487,8 @@ def doctor(
     total: Annotated[int | None, typer.Option(help="updates of the run, if not in there")] = None,
 ) -> None:
     """Say what is wrong with the learning rates of a training run; exit code 3 if something is."""
-    from lrtune.cli.doctor import diagnose
+    from lrtune.cli.result import print_diagnoses
+    from lrtune.doctor import examine
 
-    if diagnose(what, total):
+    if print_diagnoses(examine(what, total=total), console_of()):
         raise typer.Exit(FOUND)

@@ -1,12 +1,19 @@
-"""Where commands print, and how a sentence and a foreign name get there unharmed."""
+"""How sentences, names of others, tables and curves are printed in a terminal."""
 
 import re
+import textwrap
+from collections.abc import Collection, Sequence
+from math import isfinite
+from typing import Any
 
-from rich.cells import cell_len
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
-LONGEST = 60  # characters of a name in a line of ours
-PIPED = 160  # columns of what is no terminal: nobody folds it, and few tables need more
+LONGEST = 60  # characters of a name within a line
+PIPED = 160  # columns where the output is no terminal: nobody folds it, and few tables need more
+BLOCKS = " ▁▂▃▄▅▆▇█"
+WIDTH = 48  # columns of a curve
 
 # Control characters, which a terminal obeys; those that turn the writing direction around; line
 # ends that are not "\n"; halves of characters, which no encoding takes.
@@ -16,7 +23,7 @@ _UNSAFE = re.compile(
 
 
 def console_of(*, stderr: bool = False) -> Console:
-    """A console that takes names as they are: no markup, no emoji codes, no colouring of digits."""
+    """A console that prints names as they are: no markup, no emoji codes, no coloured digits."""
     console = Console(
         highlight=False, markup=False, emoji=False, stderr=stderr, force_jupyter=False
     )
@@ -31,11 +38,11 @@ def harmless(text: object) -> str:
     >>> print(harmless("a\x1b[31mb\nc"))
     a\x1b[31mb\nc
     """
-    return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], str(text))
+    return _UNSAFE.sub(lambda unsafe: ascii(unsafe[0])[1:-1], str(text))
 
 
 def named(text: object, most: int = LONGEST) -> str:
-    """A name as it fits a line: harmless, and without its middle where it is long.
+    """A harmless name, shortened in the middle to fit a line.
 
     >>> named("a" * 30 + "z" * 30, most=9)
     'aaaa…zzzz'
@@ -46,33 +53,61 @@ def named(text: object, most: int = LONGEST) -> str:
 
 
 def say(console: Console, sentence: object) -> None:
-    """Print a sentence: folded between words on a terminal, a line of its own elsewhere.
+    """Print a sentence: folded between words on a terminal, on one line elsewhere.
 
-    Lines after the first keep its indent. A word longer than the terminal is wide, such as a path,
-    stays whole, so that it can be copied.
+    Further lines keep the indent. A word wider than the terminal, such as a path, stays whole, so
+    that it can be copied.
     """
     text = harmless(sentence)
-    if not console.is_terminal:
-        console.print(text, soft_wrap=True)
-        return
-    words = text.lstrip(" ")
-    indent = " " * (len(text) - len(words))
-    for line in _folded(words, max(20, console.width - len(indent))):
-        console.print(indent + line, soft_wrap=True)
-
-
-def _folded(text: str, width: int) -> list[str]:
-    """Lines of whole words."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and cell_len(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+    if console.is_terminal and text.strip():
+        indent = " " * (len(text) - len(text.lstrip(" ")))
+        lines = textwrap.wrap(
+            text,
+            max(20, console.width),
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        text = "\n".join(lines)
+    console.print(text, soft_wrap=True)
 
 
 def copyable(console: Console, line: object) -> None:
-    """Print what a person copies, such as a command: the terminal alone may fold it."""
+    """Print what a person copies, such as a command: only the terminal itself may fold it."""
     console.print(harmless(line), soft_wrap=True)
+
+
+def table_of(first: str, *others: str, words: Collection[str] = ("",)) -> Table:
+    """An empty table: columns of words are folded where need be, columns of figures are not.
+
+    Args:
+        first: the head of the first column, which holds words.
+        others: the heads of the others.
+        words: those of the others that hold words.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        figures = name not in words
+        justify: Any = "right" if figures else "left"
+        table.add_column(name, justify=justify, no_wrap=figures, overflow="fold")
+    return table
+
+
+def sparkline(values: Sequence[float], top: float | None = None) -> str:
+    """A curve as a line of blocks.
+
+    Args:
+        values: at even distances, none of them negative.
+        top: what fills a line; the highest value where None.
+
+    Example:
+        >>> sparkline([0, 1, 2, 4])[::16]
+        ' ▁▃'
+    """
+    count = len(values)
+    picked = [values[i * (count - 1) // (WIDTH - 1)] for i in range(WIDTH)]
+    if top is None:
+        top = max(filter(isfinite, picked), default=0.0)
+    heights = [value / top if top and isfinite(value) else 0.0 for value in picked]
+    return "".join(BLOCKS[min(8, max(0, round(8 * height)))] for height in heights)

@@ -2,23 +2,27 @@
 
 import json
 import math
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from lrtune.cli.console import console_of, say
-from lrtune.cli.progress import Listener, RunProgress
+from lrtune.cli.progress import Quiet, RunProgress, Screen
+from lrtune.errors import InputError
 from lrtune.files import plain
 from lrtune.format import hidden_in
-from lrtune.run.tally import Tally
-from lrtune.search import SearchState
+from lrtune.run.confirm import ConfirmationState, Listener
+from lrtune.run.folder import Run
+from lrtune.search import Record, SearchState
+from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
-
-if TYPE_CHECKING:
-    from lrtune.run.folder import Run
-    from lrtune.search import Record
-    from lrtune.search.confirmation import Final
+from lrtune.verdict.plan import decided, recommended_row
+from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
+from lrtune.verdict.summary import by_end
+from lrtune.verdict.wording import since
 
 PROGRESS_SECONDS = 1.0  # between two events of progress
 
@@ -35,11 +39,25 @@ FIELDS = {
 FILES = ("best.json", "verdict.json", "report.html", "trials.parquet", "journal.log", "run.json")
 
 
+@contextmanager
+def listening(quiet: bool, as_json: bool) -> Iterator[Listener]:
+    """Who is told, until the end; beside JSON, a task of the user's own prints to stderr.
+
+    Raises:
+        InputError: both are asked for.
+    """
+    if quiet and as_json:
+        raise InputError("--quiet and --json: one of the two")
+    person = Quiet if quiet else Screen
+    listener: Listener = Events(sys.stdout) if as_json else person(console_of())
+    with closing(listener), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        yield listener
+
+
 class Events(Listener):
     """Writes events; what is for a person goes to stderr."""
 
     def __init__(self, out: TextIO) -> None:
-        """Write to this stream."""
         self._out = out
         self._console = console_of(stderr=True)
         self._progress = RunProgress(self._console)  # measures, and is never shown
@@ -85,20 +103,15 @@ class Events(Listener):
             and {"family": best.schedule.family, "trial": best.number, "value": best.value},
         )
 
-    def finals(self, tally: Tally) -> None:
+    def confirmation(self, state: ConfirmationState) -> None:
         """Say which trainings ended, and now and then how it goes."""
-        for final in tally.over:
+        for final in state.ended:
             self._final(final)
-        still_in = [one.schedule.family for one in tally.contenders if one.wanted]
-        self._progressed("finals", tally.share, done=int(tally.done), still_in=still_in)
+        still_in = [one.schedule.family for one in state.finalists if one.goes_on]
+        self._progressed("finals", state.share, done=int(state.done), still_in=still_in)
 
-    def finished(self, run: "Run", total: int | None) -> None:
+    def finished(self, run: Run, total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
-        from lrtune.verdict.plan import decided, recommended_row
-        from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
-        from lrtune.verdict.summary import by_end
-        from lrtune.verdict.wording import since
-
         horizon = run.settings["horizon"] if total is None else total
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
@@ -120,7 +133,7 @@ class Events(Listener):
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
-    def _trial(self, record: "Record") -> None:
+    def _trial(self, record: Record) -> None:
         curves = record.curves
         at = record.judged_at or (curves.step[-1] if curves.step else None)
         metrics = {} if at is None else curves.at(at)
@@ -134,7 +147,7 @@ class Events(Listener):
             seconds=record.seconds,
         )
 
-    def _final(self, final: "Final") -> None:
+    def _final(self, final: Final) -> None:
         names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
         self._emit(
             "final",

@@ -1,4 +1,4 @@
-"""What a command tells while it works: a bar with the time left, and what is compared below it."""
+"""What a command shows while it works: a bar with the time left, and what is compared below it."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from importlib import import_module
 from math import isfinite, nan
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -17,14 +17,12 @@ from rich.text import Text
 from lrtune.cli.console import harmless, named, say
 from lrtune.format import aligned, duration, number, plural, setting
 from lrtune.reports.palette import look
-from lrtune.run.tally import Contender, Tally
+from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
+from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.tasks import Task
 from lrtune.verdict.wording import words
-
-if TYPE_CHECKING:
-    from lrtune.run.folder import Run
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.25  # between two drawings
@@ -45,15 +43,13 @@ class RunProgress(Progress):
     """The bar of a run, its speed, and what stands below the bar.
 
     In a terminal it is drawn by ``refresh``, from ``start`` to ``stop``; a notebook displays it.
+
+    Args:
+        console: where to draw.
+        get_time: the clock, in seconds; the console's where None.
     """
 
     def __init__(self, console: Console, get_time: Callable[[], float] | None = None) -> None:
-        """Draw nothing yet.
-
-        Args:
-            console: where to draw.
-            get_time: the clock, in seconds; the console's where None.
-        """
         self.below: Sequence[RenderableType] = ()
         super().__init__(
             TextColumn("{task.description}"),
@@ -86,37 +82,14 @@ class RunProgress(Progress):
         return ["", *super().get_renderables(), *self.below]
 
 
-class Listener:
-    """Is told what happens, and says nothing."""
-
-    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
-        """The data are there, and the work begins."""
-
-    def tell(self, line: str) -> None:
-        """A line on what is being done."""
-
-    def search(self, state: SearchState) -> None:
-        """The search as it stands, after each segment and each trial's end."""
-
-    def finals(self, tally: Tally) -> None:
-        """The finals as they stand, after each segment."""
-
-    def finished(self, run: "Run", total: int | None) -> None:
-        """All is written; the verdict is on this horizon, the search's own where None."""
-
-    def close(self) -> None:
-        """Nothing more comes, whatever the reason."""
-
-
 class Quiet(Listener):
     """Prints the result, and nothing before it."""
 
     def __init__(self, console: Console) -> None:
-        """Print on this console."""
         self._console = console
 
-    def finished(self, run: "Run", total: int | None) -> None:
-        """Print what came out."""
+    def finished(self, run: Run, total: int | None) -> None:
+        """Print the result."""
         from lrtune.cli.result import print_result, print_verdict
 
         verdict = run.verdict(total)
@@ -130,7 +103,6 @@ class Screen(Quiet):
     """Draws the progress in place where that is possible, else prints a line now and then."""
 
     def __init__(self, console: Console) -> None:
-        """Print on this console: of a terminal, a notebook, a file."""
         super().__init__(console)
         self._progress = RunProgress(console)
         self._notebook = Console().is_jupyter
@@ -160,18 +132,18 @@ class Screen(Quiet):
         rows, heads = family_rows(state, self._other), {"value": "best", "count": "trials"}
         self._show(f"{trials}, {len(state.running)} running", what, rows, heads)
 
-    def finals(self, tally: Tally) -> None:
+    def confirmation(self, state: ConfirmationState) -> None:
         """Show how the finalists stand."""
-        self._progress.reach(tally.share, "confirmation")
+        self._progress.reach(state.share, "confirmation")
         if not self._due():
             return
-        trainings = plural(tally.jobs, "training", "trainings")
-        done = f"this round: {trainings}, {tally.done / tally.jobs:.0%} done"
+        trainings = plural(state.jobs, "training", "trainings")
+        done = f"this round: {trainings}, {state.done / state.jobs:.0%} done"
         what = f"{self._judged} {self._value} so far, mean over fresh seeds"
-        rows, heads = finalist_rows(tally, self._minimize), {"value": "mean", "count": "seeds"}
+        rows, heads = finalist_rows(state, self._minimize), {"value": "mean", "count": "seeds"}
         self._show(done, what, rows, heads)
 
-    def finished(self, run: "Run", total: int | None) -> None:
+    def finished(self, run: Run, total: int | None) -> None:
         """Put the result in the place of what was drawn."""
         self.close()
         super().finished(run, total)
@@ -195,11 +167,11 @@ class Screen(Quiet):
         progress = self._progress
         if not self._in_place:
             (task,), left = progress.tasks, progress.seconds_left
-            said = [f"{task.completed:4.0%}  {task.description}: {done}"]
-            said += [] if left is None else [f"at most {duration(left)} left"]
+            parts = [f"{task.completed:4.0%}  {task.description}: {done}"]
+            parts += [] if left is None else [f"at most {duration(left)} left"]
             if rows and rows[0]["value"] != NONE:
-                said.append(f"best: {rows[0]['family']} {rows[0]['value']}")
-            self.tell("; ".join(said))
+                parts.append(f"best: {rows[0]['family']} {rows[0]['value']}")
+            self.tell("; ".join(parts))
             return
         better = "lower is better" if self._minimize else "higher is better"
         size = self._console.size
@@ -208,7 +180,7 @@ class Screen(Quiet):
         progress.below = [
             Text(harmless(done)),
             Text(harmless(f"{what}; {better}"), style="dim"),
-            table_of(rows[:most], heads, size.width, len(rows)),
+            standings(rows[:most], heads, size.width, len(rows)),
         ]
         if self._notebook and self._output is None:
             self._output = import_module("IPython.display").display(progress, display_id=True)
@@ -220,8 +192,8 @@ class Screen(Quiet):
             progress.start()
 
 
-def table_of(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: int) -> Table:
-    """The rows, with the columns that a terminal of this width has room for.
+def standings(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: int) -> Table:
+    """The rows as a table, with the columns that a terminal of this width has room for.
 
     Args:
         rows: the best first.
@@ -240,8 +212,8 @@ def table_of(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: i
         head = Text(named(heads.get(name, name), 20))
         table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        seen = look(row["family"])
-        family = Text.assemble((f"{MARKS[seen.symbol]} ", seen.colour), named(row["family"], 24))
+        style = look(row["family"])
+        family = Text.assemble((f"{MARKS[style.symbol]} ", style.colour), named(row["family"], 24))
         cells = [Text(harmless(row.get(name, NONE))) for name in shown]
         table.add_row(family, *cells, style="bold" if row is rows[0] else row.get("style", ""))
     return table
@@ -270,44 +242,46 @@ def family_rows(state: SearchState, other: str) -> list[Row]:
         if record is not None and first is not None:
             metrics = {} if record.judged_at is None else record.curves.at(record.judged_at)
             gap = state.loss_of(record) - state.loss_of(first)
-            row |= _figures(record.schedule, record.value, 0 if record is first else gap)
+            row |= _cells(record.schedule, record.value, 0 if record is first else gap)
             row["other"] = aligned(metrics[other], 3) if other in metrics else NONE
         rows.append(row)
     return rows
 
 
-def finalist_rows(tally: Tally, minimize: bool) -> list[Row]:
+def finalist_rows(state: ConfirmationState, minimize: bool) -> list[Row]:
     """The finalists, the best mean first, on seeds that all who go on have been trained on."""
     sign = 1 if minimize else -1
-    going = [one.scores.keys() for one in tally.contenders if one.wanted and one.scores]
+    going = [f.scores.keys() for f in state.finalists if f.goes_on and f.scores]
     seeds = set(going[0]).intersection(*going[1:]) if going else set()
 
-    def lost(one: Contender) -> int:
-        return sum(not isfinite(score) for score in one.scores.values())
+    def lost(finalist: FinalistScores) -> int:
+        return sum(not isfinite(score) for score in finalist.scores.values())
 
-    def rank(one: Contender) -> tuple[bool, bool, float]:
-        mean = _mean(one, seeds)
-        return not isfinite(mean), lost(one) > 0, sign * mean
+    def rank(finalist: FinalistScores) -> tuple[bool, bool, float]:
+        mean = _mean(finalist, seeds)
+        return not isfinite(mean), lost(finalist) > 0, sign * mean
 
-    rows, ranked = [], sorted(tally.contenders, key=rank)
-    for one in ranked:
-        first = ranked[0]
-        both = {s for s in seeds if isfinite(one.scores.get(s, nan) + first.scores.get(s, nan))}
-        gap = sign * (_mean(one, both) - _mean(first, both))
-        row = _figures(one.schedule, _mean(one, seeds), 0 if one is first else gap)
-        row |= {"family": one.schedule.family, "count": str(len(one.scores) or NONE)}
-        row["now"] = f"{lost(one)} lost" if lost(one) else "" if one.wanted else "no more seeds"
+    rows, ranked = [], sorted(state.finalists, key=rank)
+    for finalist in ranked:
+        first, scores = ranked[0], finalist.scores
+        both = {s for s in seeds if isfinite(scores.get(s, nan) + first.scores.get(s, nan))}
+        gap = sign * (_mean(finalist, both) - _mean(first, both))
+        row = _cells(finalist.schedule, _mean(finalist, seeds), 0 if finalist is first else gap)
+        row |= {"family": finalist.schedule.family, "count": str(len(scores) or NONE)}
+        row["now"] = "" if finalist.goes_on else "no more seeds"
+        if lost(finalist):
+            row["now"] = f"{lost(finalist)} lost"
         rows.append(row | {"style": "dim" if row["now"] else ""})
     return rows
 
 
-def _mean(one: Contender, seeds: AbstractSet[int]) -> float:
+def _mean(finalist: FinalistScores, seeds: AbstractSet[int]) -> float:
     """Of its scores on these seeds; NaN where it has none of them."""
-    scores = [one.scores[seed] for seed in seeds if isfinite(one.scores.get(seed, nan))]
+    scores = [finalist.scores[seed] for seed in seeds if isfinite(finalist.scores.get(seed, nan))]
     return fmean(scores) if scores else nan
 
 
-def _figures(schedule: Schedule, value: float | None, gap: float) -> Row:
+def _cells(schedule: Schedule, value: float | None, gap: float) -> Row:
     """Cells of a schedule and its value; gap is 0 for the first, positive for those behind."""
     settings = {"warmup": schedule.warmup, **schedule.to_dict()["knobs"]}
     return {

@@ -1,123 +1,125 @@
-"""What came out of a run: the verdict or the ranking, the winner, where it is written."""
+"""What a result looks like in a terminal: of a run, a verdict, several runs, a log."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pandas import DataFrame, isna
-from rich import box
-from rich.console import Console, JustifyMethod
-from rich.table import Table
+import numpy as np
+import pandas as pd
+from rich.console import Console
 
-from lrtune.cli.console import console_of, copyable, say
-from lrtune.format import aligned, count
+from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
+from lrtune.errors import InputError
+from lrtune.format import aligned, count, number
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
-from lrtune.verdict.recommendation import Recommendation, as_json, of_verdict, recommendation
+from lrtune.run.judge import judged
+from lrtune.run.study_file import parse_goal
+from lrtune.verdict.horizons import agreement, outlook
+from lrtune.verdict.plan import decided, finalists_in, plan_in
+from lrtune.verdict.recommendation import (
+    Recommendation,
+    as_json,
+    described,
+    of_verdict,
+    recommendation,
+)
 from lrtune.verdict.summary import beside, by_end, by_family
-from lrtune.verdict.wording import quickest, since, words
+from lrtune.verdict.wording import listed, quickest, since, words
+
+if TYPE_CHECKING:
+    from lrtune.doctor import Diagnosis
+    from lrtune.engine import RangeTest
+    from lrtune.reports.compare import Comparison
 
 TOP = 8  # families in the ranking
 DIGITS = 3  # of a figure; report and files have more
-LEAD = {"winner": "winner", "tie": "first of the tie"}  # what the first is, by a verdict's place
+ARROWS = {"minimize": "↓", "maximize": "↑"}
+NAMED = 2  # families of a tie that are named
+SAMPLES = 400  # of a log's rates
 
 
 def show(folder: Path, machine: bool) -> None:
     """Print the result of a run again: as ``lrtune search`` did, or as JSON."""
-    run, console = Run(folder), console_of()
+    run = Run(folder)
     if not machine:
-        print_result(run, console)
+        print_result(run, console_of())
         return
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
-    found = {
+    content = {
         "run": str(folder),
         "answer": as_json(recommendation(trials, run.told, verdict)),
         "best": best_json(trials, run.settings, verdict),
         "verdict": verdict,
         "since": newer or None,
     }
-    print(json.dumps(found, indent=2))
+    print(json.dumps(content, indent=2))
 
 
 def print_result(run: Run, console: Console) -> None:
-    """What to use, what it gains, how sure that is; what it rests on, and where it is written."""
+    """Print what to use, what it gains and how sure that is; then what it rests on."""
     trials, verdict = run.trials(), run.verdict()
-    found = recommendation(trials, run.told, verdict)
-    if found is None:
+    answer = recommendation(trials, run.told, verdict)
+    if answer is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
-        print_answer(found, console)
+        _print_answer(answer, console)
     if verdict is not None:
-        print_table(verdict, console)
-        if newer := since(verdict, len(trials)):
-            say(console, newer)
-    elif found is not None:
+        _print_finalists(verdict, console, len(trials))
+    elif answer is not None:
         _print_ranking(run, trials, console)
-    ended = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
-    say(console, f"trials: {', '.join(ended)}")
+    ends = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
+    say(console, f"trials: {', '.join(ends)}")
     copyable(console, f"report: {run.folder / 'report.html'}")
 
 
-def print_answer(found: Recommendation, console: Console) -> None:
-    """Its lines and its warnings."""
-    (_, use), *others, (label, command) = found.lines
+def _print_answer(answer: Recommendation, console: Console) -> None:
+    (_, use), *others, (label, command) = answer.lines
     say(console, use)
     for name, text in others:
         say(console, f"{name:<7} {text}")
     copyable(console, f"{label:<7} {command}")
-    for warning in found.warnings:
+    for warning in answer.warnings:
         say(console, f"Warning: {warning}")
 
 
-def lead(verdict: Mapping[str, Any] | None, trials: DataFrame) -> str:
-    """What a run's best schedule is, by its verdict or else by its trials."""
-    place = "" if verdict is None else verdict["answer"]["place"]
-    whole = trials["state"].eq("complete").any()
-    found = (
-        "best trial of the search" if whole else "best forecast, no trial having reached its end"
-    )
-    return LEAD.get(place, found)
-
-
-def _print_ranking(run: Run, trials: DataFrame, console: Console) -> None:
+def _print_ranking(run: Run, trials: pd.DataFrame, console: Console) -> None:
     """The families as the search alone ranks them."""
     objective = run.settings["objective"]
     families = by_family(trials, objective["direction"])
     best = trials.set_index("number")
-    other = _beside(objective, run.settings["metrics"])
-    shown = {"best": short, "median": short, "trials": count, "pruned": count, "diverged": count}
-    table = table_of("family", *shown, *map(words, other), "best peak_lr")
+    other = _other_metric(objective, run.settings["metrics"])
+    columns = {"best": short, "median": short, "trials": count, "pruned": count, "diverged": count}
+    table = table_of("family", *columns, *map(words, other), "best peak_lr")
     for row in families.head(TOP).to_dict("records"):
-        figures = [as_text(row[name]) for name, as_text in shown.items()]
-        known = not isna(row["number"])
+        figures = [as_text(row[name]) for name, as_text in columns.items()]
+        known = not pd.isna(row["number"])
         figures += [short(beside(best.loc[row["number"]], m)) if known else "–" for m in other]
         table.add_row(row["family"], *figures, short(row["peak_lr"]))
-    say(
-        console,
-        f"validation {words(objective['name'])} by family; best: as expected on another seed",
-    )
+    metric = words(objective["name"])
+    say(console, f"validation {metric} by family; best: as expected on another seed")
     console.print(table)
     if len(families) > TOP:
         say(console, f"and {len(families) - TOP} families more: see the report")
 
 
 def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
-    """Of a verdict alone: what it says, the finalists, and whether the search went on since."""
+    """Print a verdict alone, and whether the search has gone on since; it has ``trials`` by now."""
     for line in of_verdict(verdict):
         say(console, line)
-    print_table(verdict, console)
-    if newer := since(verdict, trials):
-        say(console, newer)
+    _print_finalists(verdict, console, trials)
 
 
-def print_table(verdict: Mapping[str, Any], console: Console) -> None:
-    """The finalists."""
+def _print_finalists(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
     objective = verdict["objective"]
     unit = f", {objective['unit']}" if objective.get("unit") else ""
     measured = dict.fromkeys(name for row in verdict["families"] for name in row["metrics"])
-    other = _beside(objective, measured)
+    other = _other_metric(objective, measured)
     heads = ("score", "95 % interval", "behind", *map(words, other), "seeds")
     table = table_of("family", "", *heads)
     for row in verdict["families"]:
@@ -125,29 +127,206 @@ def print_table(verdict: Mapping[str, Any], console: Console) -> None:
         gap = "" if row["gap"] == 0 else short(row["gap"])
         others = [short(row["metrics"].get(name)) for name in other]
         seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
-        figures = (short(row["mean"]), ends, gap, *others, seeds)
-        table.add_row(row["family"], row["place"], *figures)
+        table.add_row(row["family"], row["place"], short(row["mean"]), ends, gap, *others, seeds)
     what = f"{verdict['split']} {words(objective['name'])}{unit}"
     say(console, f"finals: {what}, {verdict['horizon']:,} updates")
     console.print(table)
     if verdict["plan"]["target"]:
         say(console, quickest(verdict))
+    if newer := since(verdict, trials):
+        say(console, newer)
 
 
 def short(value: float | None) -> str:
-    """A figure for a person: all of DIGITS, trailing zeros too; a dash for none."""
+    """A figure with DIGITS digits, trailing zeros too; a dash for none."""
     return "–" if value is None else aligned(value, DIGITS)
 
 
-def _beside(objective: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
-    """The metric that is shown beside the objective: accuracy, where classes are told apart."""
+def _other_metric(objective: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+    """The metric that is shown beside the objective: the accuracy of a classification."""
     return [name for name in metrics if name != objective["name"]][:1]
 
 
-def table_of(*names: str) -> Table:
-    """An empty table; all but the first column and those without a name hold figures."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        justify: JustifyMethod = "left" if name in (names[0], "") else "right"
-        table.add_column(name, justify=justify, no_wrap=name == names[0])
-    return table
+def show_verdict(
+    folder: Path, total: int | None, margin: float | None = None, goal: str | None = None
+) -> None:
+    """Print the verdict, judged anew if asked for; or what is expected of another horizon.
+
+    Args:
+        folder: of the run.
+        total: updates of another horizon; the search's own where None.
+        margin: a difference that does not matter; the verdict's own where None.
+        goal: to be reached soonest; the verdict's own where None.
+
+    Raises:
+        InputError: there is no verdict on any horizon.
+    """
+    console, run = console_of(), Run(folder)
+    horizon = run.settings["horizon"] if total is None else total
+    verdicts = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
+    verdict = verdicts.pop(horizon, None)
+    others = [other for other in verdicts.values() if decided(other)]
+    where = shlex.quote(str(folder))
+    if verdict is None and not others:
+        raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
+    if verdict is None:
+        best = run.best()
+        assert best is not None
+        say(console, outlook(others, horizon))
+        copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
+        say(console, f"the {_lead(run)} so far, stretched to it:")
+        say(console, f"  {described(best, horizon)}")
+        return
+    before = plan = plan_in(verdict)
+    if margin is not None:
+        plan = replace(plan, margin=margin)
+    if goal is not None:
+        plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
+    if plan != before:
+        verdict = judged(run, plan, horizon, finalists_in(verdict), over=True)
+    print_verdict(verdict, console, len(run.trials()))
+    if decided(verdict):
+        for other in others:
+            say(console, agreement(verdict, other))
+
+
+def _lead(run: Run) -> str:
+    """What the best schedule of a run is, by its verdict or else by its trials."""
+    verdict = run.verdict()
+    place = "" if verdict is None else verdict["answer"]["place"]
+    if place in ("winner", "tie"):
+        return {"winner": "winner", "tie": "first of the tie"}[place]
+    if run.trials()["state"].eq("complete").any():
+        return "best trial of the search"
+    return "best forecast, no trial having reached its end"
+
+
+def print_comparison(comparison: "Comparison", console: Console) -> None:
+    """Print two tables that fit the terminal, and the answer in sentences."""
+    table = comparison.table
+    several_seeds = table.groupby(["task", "horizon"])["seed"].transform("nunique") > 1
+    tasks = table_of("task", "winner", "score", "next behind", words=("winner",))
+    for _, rows in table.groupby("source", sort=False):
+        best = rows.iloc[0]
+        seed = f", seed {best['seed']}" if several_seeds[rows.index[0]] else ""
+        what = f"{words(best['metric'])} {ARROWS[best['direction']]}"
+        task = f"{best['task']}, {count(best['horizon'])} updates{seed}: {what}"
+        tasks.add_row(*map(harmless, (task, *_winner(rows))))
+    console.print(tasks)
+    say(console, "↓: lower is better, ↑: higher is better; of a tie, the score of the best mean")
+    amounts = ("tasks", "wins", "ties", "losses")
+    families = table_of("family", *amounts, "mean rank")
+    for row in comparison.wins.to_dict("records"):
+        # A task that several verdicts judge counts once, shared among them.
+        cells = [number(row[name], 3) for name in (*amounts, "mean_rank")]
+        families.add_row(harmless(row["family"]), *cells)
+    console.print(families)
+    for sentence in comparison.sentences:
+        say(console, sentence)
+
+
+def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:
+    """The winner or the tie, its score, and who is behind by how much."""
+    names = rows.loc[rows["place"].isin(("winner", "tied")), "family"].tolist()
+    if not names:
+        return "none: all lost seeds", "–", "–"
+    more = len(names) - NAMED
+    who = listed([*names[:NAMED], f"{more} more"] if more > 1 else names)
+    winner = who if len(names) == 1 else f"tie: {who}"
+    behind, follows = rows[rows["place"] == "behind"].sort_values("rank", kind="stable"), "–"
+    if not behind.empty:
+        first = behind.iloc[0]
+        follows = f"{named(first['family'], 20)} by {short(first['gap'])}"
+    return winner, short(rows.iloc[0]["mean"]), follows
+
+
+def print_range_test(test: "RangeTest", console: Console) -> None:
+    """Print the rates that a range test suggests, and why they are unsure."""
+    if losses := [loss for loss in test.smoothed[0].tolist() if math.isfinite(loss)]:
+        ends = f"{test.rates[0]:.4g} to {test.rates[len(losses) - 1]:.4g}"
+        say(console, f"loss of the first seed over rate ({ends}): {sparkline(losses)}")
+    doubt = math.exp(test.suggestion.doubt)
+    for name, meaning in (
+        ("base_lr", "the loss begins to fall"),
+        ("valley", "half-way down the longest fall"),
+        ("steepest", "the loss falls fastest"),
+        ("max_lr", "the loss begins to rise for good"),
+        (
+            "peak_lr",
+            f"a good peak for whole trainings, within a factor of {doubt:.2g} two times of three",
+        ),
+    ):
+        say(console, f"{name:<9} {getattr(test.suggestion, name):.3g}   {meaning}")
+    if test.message:
+        say(console, f"unsure: {test.message}")
+
+
+def print_diagnoses(diagnoses: "Sequence[Diagnosis]", console: Console) -> int:
+    """Print the rates of logs and what is wrong with them.
+
+    Returns:
+        How many things are wrong.
+    """
+    from lrtune.doctor import findings
+
+    wrong = 0
+    for diagnosis in diagnoses:
+        log, fit = diagnosis.log, diagnosis.known
+        if len(diagnoses) > 1:
+            say(console, named(log.name))
+        for fact in _facts(diagnosis):
+            say(console, fact)
+        found = findings(diagnosis)
+        for finding in found:
+            console.print(f"\n{finding.name}", style="bold red")
+            say(console, f"  {finding.evidence}")
+            say(console, f"  usual cause: {finding.cause}")
+            say(console, f"  fix: {finding.fix}")
+        say(console, "" if found else "nothing wrong was found")
+        wrong += len(found)
+        say(console, _fitted(diagnosis))
+        if fit and fit.schedule:
+            copyable(console, f"  {fit.schedule}")
+    return wrong
+
+
+def _facts(diagnosis: "Diagnosis") -> list[str]:
+    """The curve; first, highest and last rate; warmup; how the log was read."""
+    log, fit, facts = diagnosis.log, diagnosis.known, []
+    if len(log.at) > 1:
+        if diagnosis.top > 0:
+            at = np.linspace(log.at[0], log.at[-1], SAMPLES)  # each rate holds until the next
+            held = log.rates[np.maximum(np.searchsorted(log.at, at, side="right") - 1, 0)]
+            facts.append(f"rates: {sparkline(np.maximum(held, 0.0).tolist())}")
+        facts.append(
+            f"{len(log.at):,} rates, updates {log.at[0]:,.0f} to {log.at[-1]:,.0f}"
+            + (f" of {log.total:,}" if log.total else "")
+            + f": first {log.rates[0]:.4g}, highest {diagnosis.top:.4g} at update "
+            + f"{diagnosis.peak_at:,.0f}, last {log.rates[-1]:.4g}"
+        )
+        warmup = fit.warmup * (diagnosis.per if diagnosis.by_step else 1) if fit else 0.0
+        if warmup >= 1 and not diagnosis.rising_at_end:
+            facts.append(f"warmup: {warmup:,.0f} updates")
+        if diagnosis.per > 1:
+            facts.append(f"the rate changes every {diagnosis.per:,} updates: an epoch, probably")
+        if diagnosis.top > 0 and np.ptp(log.rates) == 0:
+            facts.append("the rate never changes: if a schedule was meant, step() is not called")
+    if log.steps is not None and log.horizon and not log.total and log.steps < log.horizon:
+        facts.append(
+            f"{log.steps:,} of {log.horizon:,} steps are made; a checkpoint does not say how long "
+            "the run is: --total does"
+        )
+    return [*facts, *log.notes]
+
+
+def _fitted(diagnosis: "Diagnosis") -> str:
+    """The family that comes nearest, and by how much it misses."""
+    fit = diagnosis.fit
+    if fit is None:
+        return "no family was fitted: too few rates, or some that no schedule has"
+    off = "to the last digit" if fit.worst < 1e-6 else f"off by at most {fit.worst:.1%} of the peak"
+    if not fit.tight:
+        return f"no family gives these rates; the nearest is {fit.family}, {off}"
+    other = "; plateau may give the same" if fit.family in ("step", "multistep") else ""
+    unit = f" (a step is {diagnosis.per} updates)" if diagnosis.by_step else ""
+    return f"best fit: {fit.family}, {off}{other}; total {fit.total:,} steps{unit}"

@@ -1,10 +1,9 @@
 """Schedulers in checkpoints: torch's own are built again from their state and stepped once more."""
 
 import math
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,11 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lrtune.doctor.log import Log, without_repeats
 from lrtune.errors import InputError
-from lrtune.schedule.checks import integer, number
-from lrtune.schedule.family import Array
+from lrtune.schedule.family import Array, integer
 
 State: TypeAlias = Mapping[str, Any]
-Groups: TypeAlias = Sequence[State]  # the parameter groups of an optimizer
 MOST = 5_000_000  # steps of a scheduler that are made again, at 3 µs each
 DEEPEST = 6  # dictionaries within dictionaries
 
@@ -41,28 +38,16 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 PLAIN = [*KINDS][-7:]  # those whose keys are their arguments
 # The steps that a scheduler was made for, where it was made for a number.
-HORIZONS = {"CosineAnnealingLR": "T_max", "OneCycleLR": "total_steps", "LinearLR": "total_iters",
+HORIZONS = {"CosineAnnealingLR": "T_max", "LinearLR": "total_iters",
             "PolynomialLR": "total_iters"}  # fmt: skip
-
-# Lowest, highest, and both in words, of what a state's numbers may be; those of no row are finite.
-MAX = sys.float_info.max
-FINITE = -MAX, MAX, "a finite number"
-RANGES: Mapping[str, tuple[float, float, str]] = {
-    **dict.fromkeys(("T_0", "T_mult", "total_steps"), (1, MAX, "a whole number of at least 1")),
-    "last_epoch": (0, MOST, f"a whole number from 0 to {MOST:,}"),
-    **dict.fromkeys(("T_max", "step_size", "total_size"), (1e-9, MAX, "a number above 0")),
-    **dict.fromkeys(("end_factor", "factor", "step_ratio"), (0, 1, "a number from 0 to 1")),
-    "start_factor": (1e-9, 1, "a number above 0, at most 1"),
-    "total_iters": (0, MAX, "a number of at least 0"),
-}
 
 
 def read_checkpoint(path: Path) -> list[Log]:
     """The schedulers in a file of torch.save, wherever they are in it.
 
     Raises:
-        InputError: torch refuses the file, there is no scheduler's state in it, or a key of that
-            has no valid value.
+        InputError: torch refuses the file, there is no scheduler's state in it, or torch refuses
+            that state.
     """
     try:
         data = torch.load(path, weights_only=True, map_location="cpu")
@@ -74,21 +59,14 @@ def read_checkpoint(path: Path) -> list[Log]:
             f"{path}: torch.load(weights_only=True) refuses it ({first}); doctor runs nobody's "
             "code: save scheduler.state_dict() alone to a file and give that"
         ) from error
-    states = list(_find(data, {"_last_lr"}))
+    states = list(_schedulers(data))
     if not states:
         keys = ", ".join(map(str, list(data)[:8])) if isinstance(data, Mapping) else type(data)
         raise InputError(f"{path}: no state_dict of a scheduler in it: {keys}")
-    optimizers = [optimizer["param_groups"] for _, optimizer in _find(data, {"param_groups"})]
     logs: list[Log] = []
-    for place, (name, state) in enumerate(states):
-        # As many optimizers as schedulers: they are in one order.
-        beside: Groups = optimizers[place] if len(optimizers) == len(states) else ()
+    for name, state in states:
         try:
-            # The groups that began with the scheduler's rates; of several such, those beside it.
-            base: Any = state.get("base_lrs")
-            same = [one for one in optimizers if [group.get("initial_lr") for group in one] == base]
-            groups = same[0] if len(same) == 1 or (same and not beside) else beside
-            logs += _logs(name, state, groups)
+            logs += _logs(name, state)
         except Exception as error:  # torch's code meets what nobody has checked
             reason = (
                 error if isinstance(error, InputError) else f"not a scheduler's state: {error!r}"
@@ -100,50 +78,29 @@ def read_checkpoint(path: Path) -> list[Log]:
     return without_repeats(logs)
 
 
-def _find(
-    data: object, keys: set[str], name: str = "scheduler", depth: int = 0
+def _schedulers(
+    data: object, name: str = "scheduler", depth: int = 0
 ) -> Iterator[tuple[str, State]]:
-    """The dictionaries within `data` that have these keys, each with its key."""
-    if isinstance(data, Mapping) and keys <= data.keys():
+    """The states of schedulers within `data`, each with its key."""
+    if isinstance(data, Mapping) and "_last_lr" in data:
         yield name, data
     elif isinstance(data, Mapping) and depth < DEEPEST:
         for key, value in data.items():
-            yield from _find(value, keys, str(key), depth + 1)
+            yield from _schedulers(value, str(key), depth + 1)
     elif isinstance(data, list | tuple) and depth < DEEPEST:
         for place, value in enumerate(data):
             key = f"{name}[{place}]" if len(data) > 1 else name
-            yield from _find(value, keys, key, depth + 1)
+            yield from _schedulers(value, key, depth + 1)
 
 
-def _number(state: State, key: str) -> Any:
-    """A number of a state; InputError where torch would not have saved it."""
-    low, high, expected = RANGES.get(key, FINITE)
-    value = state[key].item() if isinstance(state[key], torch.Tensor) else state[key]
-    return (integer if "whole" in expected else number)(key, value, low, high, expected)
-
-
-def _rates(state: State, key: str) -> list[float]:
-    """One rate per parameter group; InputError where there are none."""
-    try:
-        return [float(rate) for rate in state[key]]
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(f"{key}={str(state[key])[:40]}: expected a list of rates") from error
-
-
-def _base(state: State) -> list[float]:
-    """The rates that the scheduler starts from."""
-    if "_schedulers" in state and "base_lrs" not in state:
-        return _base(state["_schedulers"][0])
-    rates = _rates(state, "base_lrs" if "base_lrs" in state else "_last_lr")
-    return [number("base_lrs", rate, 0, MAX, "finite rates of at least 0") for rate in rates]
-
-
-def _logs(name: str, state: State, groups: Groups) -> list[Log]:
+def _logs(name: str, state: State) -> list[Log]:
     """The rates of each parameter group; only the last one where no more can be told."""
     counted = state if "last_epoch" in state else state["_schedulers"][0]  # of a ChainedScheduler
-    steps, base, kind, logs = _number(counted, "last_epoch"), _base(state), _kind(state), []
-    table = _replayed(state, base, groups, steps)
-    for place, last in enumerate(_rates(state, "_last_lr")):
+    expected = f"a whole number from 0 to {MOST:,}"
+    steps = integer("last_epoch", counted["last_epoch"], 0, MOST, expected)
+    base, kind, logs = _base(state), _kind(state), []
+    table = _replayed(state, base, steps)
+    for place, last in enumerate(map(float, state["_last_lr"])):
         title = name if len(base) == 1 else f"{name}, group {place}"
         log = Log(title, np.array([float(steps)]), np.array([last]), ended=False)
         log = replace(log, steps=steps, base=base[place])
@@ -166,12 +123,19 @@ def _logs(name: str, state: State, groups: Groups) -> list[Log]:
     return logs
 
 
-def _replayed(state: State, base: list[float], groups: Groups, steps: int) -> Array | None:
+def _base(state: State) -> list[float]:
+    """The rates that the scheduler starts from."""
+    if "_schedulers" in state and "base_lrs" not in state:
+        return _base(state["_schedulers"][0])
+    return [float(rate) for rate in state.get("base_lrs", state["_last_lr"])]
+
+
+def _replayed(state: State, base: list[float], steps: int) -> Array | None:
     """float64[steps + 1, groups], the rates after 0, 1, ... steps; None where none can be told."""
     optimizer = SGD([{"params": [torch.zeros(1)], "lr": rate} for rate in base])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about a loop that trains nothing
-        scheduler = _built(state, groups, optimizer)
+        scheduler = _built(state, optimizer)
         if scheduler is None:
             return None
         rates = np.empty((steps + 1, len(base)))
@@ -187,35 +151,31 @@ def _kind(state: State) -> str:
     return next((name for name, keys in KINDS.items() if state.keys() >= {*keys}), "")
 
 
-def _built(state: State, groups: Groups, optimizer: Optimizer) -> LRScheduler | None:
+def _built(state: State, optimizer: Optimizer) -> LRScheduler | None:
     """The scheduler as it was before its first step; None where its state does not tell."""
     kind = _kind(state)
-    made: LRScheduler | None = None
     if kind in PLAIN:
-        settings = {key: _number(state, key) for key in KINDS[kind]}
-        made = getattr(lr_scheduler, kind)(optimizer, **settings)
-    elif kind in ("SequentialLR", "ChainedScheduler"):
-        parts: list[Any] = [_built(part, groups, optimizer) for part in state["_schedulers"]]
-        if kind == "ChainedScheduler" and None not in parts:
-            made = lr_scheduler.ChainedScheduler(parts)
-        elif None not in parts:
-            made = lr_scheduler.SequentialLR(optimizer, parts, list(state["_milestones"]))
-    elif kind == "MultiStepLR":
-        made = lr_scheduler.MultiStepLR(optimizer, [], _number(state, "gamma"))
-        made.milestones = Counter(state["milestones"])
-    elif kind == "CyclicLR":
-        size, rise, gamma = (_number(state, key) for key in ("total_size", "step_ratio", "gamma"))
+        made: LRScheduler = getattr(lr_scheduler, kind)(
+            optimizer, **{key: state[key] for key in KINDS[kind]}
+        )
+        return made
+    if kind == "MultiStepLR":
+        steps = lr_scheduler.MultiStepLR(optimizer, [], state["gamma"])
+        steps.milestones = Counter(state["milestones"])
+        return steps
+    if kind == "CyclicLR":
+        size, rise = state["total_size"], state["step_ratio"]
         given: Any = {"step_size_up": size * rise, "step_size_down": size * (1 - rise)}
-        given |= {"mode": state["mode"], "gamma": gamma, "cycle_momentum": False}
-        made = lr_scheduler.CyclicLR(optimizer, _base(state), _rates(state, "max_lrs"), **given)
-    elif kind == "OneCycleLR" and groups and all({"max_lr", "min_lr"} <= g.keys() for g in groups):
-        tops, total = [float(group["max_lr"]) for group in groups], _number(state, "total_steps")
-        made = lr_scheduler.OneCycleLR(optimizer, tops, total, cycle_momentum=False)
-        made.load_state_dict({key: state[key] for key in ("_schedule_phases", "_anneal_func_type")})
-        for group, saved in zip(optimizer.param_groups, groups, strict=True):
-            group.update({key: saved[key] for key in ("initial_lr", "min_lr")})
-            group["lr"] = group["initial_lr"]
-    return made
+        given |= {"mode": state["mode"], "gamma": state["gamma"], "cycle_momentum": False}
+        return lr_scheduler.CyclicLR(optimizer, _base(state), state["max_lrs"], **given)
+    if kind in ("SequentialLR", "ChainedScheduler"):
+        parts: list[Any] = [_built(part, optimizer) for part in state["_schedulers"]]
+        if None in parts:
+            return None
+        if kind == "ChainedScheduler":
+            return lr_scheduler.ChainedScheduler(parts)
+        return lr_scheduler.SequentialLR(optimizer, parts, list(state["_milestones"]))
+    return None  # OneCycleLR keeps its rates in the optimizer
 
 
 def _horizon(state: State) -> int | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from lrtune.engine.feed import Span
 from lrtune.engine.order import UPDATE_NOISE, reseed
 from lrtune.engine.setup import Parts, Setup
-from lrtune.tasks.tree import Tree, leaves, stack
+from lrtune.tasks.splits import Tree, leaves, stack
 
 
 def stored(setup: Setup, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lrtune.engine.tally import attempt
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import Tree, concat, leaves, tree_map
+from lrtune.tasks.splits import Tree, concat, leaves, tree_map
 
 BLOCKS = 20  # parts
 LEAST = 5  # samples of a part

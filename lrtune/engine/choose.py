@@ -15,7 +15,7 @@ from lrtune.engine.serial import SerialPool
 from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Stream, Task
-from lrtune.tasks.memory import room
+from lrtune.tasks.stream import room
 
 SHARING = 4  # trials that share each batch of a stream
 TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried

@@ -10,11 +10,8 @@ from torch import Tensor
 from lrtune.engine.order import SAMPLE_NOISE, BatchOrder, derive
 from lrtune.engine.tally import is_out_of_memory
 from lrtune.tasks import Split, Task
-from lrtune.tasks.memory import room, size
-from lrtune.tasks.reading import worker_count
-from lrtune.tasks.split import Stream, batches
-from lrtune.tasks.stream import read_splits
-from lrtune.tasks.tree import leaves, stack, tree_map
+from lrtune.tasks.splits import Stream, batches, leaves, stack, tree_map
+from lrtune.tasks.stream import read_splits, room, size, worker_count
 
 EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
 EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point

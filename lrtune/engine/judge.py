@@ -8,7 +8,7 @@ from lrtune.engine.rows import Rows, Tensors
 from lrtune.engine.setup import Setup
 from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import leaves, tree_map
+from lrtune.tasks.splits import leaves, tree_map
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from lrtune.engine.rows import Layout, Rows, Tensors, Unfit, empty_rows, load, t
 from lrtune.engine.setup import Parts, Setup
 from lrtune.errors import InputError
 from lrtune.tasks import Split
-from lrtune.tasks.tree import Tree, laid_out, leaves, tree_map
+from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
 
 SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
 TRIALS = 2

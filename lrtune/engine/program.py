@@ -13,7 +13,7 @@ from lrtune.engine.optimizers import momentum_of
 from lrtune.engine.rows import Layout, Rows, Tensors
 from lrtune.engine.rules import step_rows
 from lrtune.engine.setup import Parts, Setup
-from lrtune.tasks.tree import Tree
+from lrtune.tasks.splits import Tree
 
 
 class Program:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lrtune.engine.optimizers import OPTIMIZERS, make_optimizer
 from lrtune.engine.rules import RULES, Rule, State, fresh_state
 from lrtune.tasks import Task
-from lrtune.tasks.tree import Tree, leaves, tree_map
+from lrtune.tasks.splits import Tree, leaves, tree_map
 
 Tensors = dict[str, Tensor]
 

@@ -26,7 +26,7 @@ from lrtune.engine.tally import Figures, Scorer, Tally, exact, figures_of, is_ou
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import Tree, laid_out, tree_map
+from lrtune.tasks.splits import Tree, laid_out, tree_map
 
 
 @dataclass(slots=True)

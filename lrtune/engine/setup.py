@@ -20,9 +20,9 @@ from lrtune.engine.optimizers import check_momentum, settings_of
 from lrtune.engine.order import INITIAL_WEIGHTS, reseed
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
-from lrtune.tasks.augment import augment
+from lrtune.tasks.images import augment
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import Tree
+from lrtune.tasks.splits import Tree
 
 LOOKS = 4  # at the weights, within the length of an average that nobody asked to be exact
 Function = TypeVar("Function", bound=Callable[[Any, Any], Any])

@@ -36,7 +36,7 @@ from lrtune.engine.tables import Trial, tables
 from lrtune.engine.tally import Figures, Scorer, attempt, is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.tasks import Task
-from lrtune.tasks.tree import Tree
+from lrtune.tasks.splits import Tree
 
 REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import Metric
-from lrtune.tasks.tree import Tree, concat, leaves, tree_map
+from lrtune.tasks.splits import Tree, concat, leaves, tree_map
 
 T = TypeVar("T")
 

@@ -1,24 +1,28 @@
-"""EXPORTERS: a schedule as source code for a training framework, or as a table."""
+"""EXPORTERS: a schedule as source code for a training framework, or its rates as a table."""
 
+import json
+from collections.abc import Sequence
 from importlib import import_module
 
+import numpy as np
+
 from lrtune.errors import InputError
-from lrtune.export.context import ExportContext, FoundOptimizer
-from lrtune.schedule.checks import unknown
+from lrtune.export.context import ExportContext, FoundOptimizer, cannot_hold
+from lrtune.schedule.family import MAX_LENGTH, Array, unknown
 from lrtune.schedule.schedule import Schedule
 
-__all__ = ["ALIASES", "EXPORTERS", "RATES_ALONE", "TABLES", "FoundOptimizer", "export"]
+__all__ = ["ALIASES", "EXPORTERS", "RATES_ALONE", "TABLES", "FoundOptimizer", "export", "replay"]
 
 # target -> module:function, ExportContext -> text. None needs the framework to write for it.
 EXPORTERS: dict[str, str] = {
     "torch": "lrtune.export.torch:torch",
-    "lightning": "lrtune.export.lightning:lightning",
+    "lightning": "lrtune.export.torch:lightning",
     "huggingface": "lrtune.export.huggingface:huggingface",
     "timm": "lrtune.export.timm:timm",
     "keras": "lrtune.export.keras:keras",
     "optax": "lrtune.export.optax:optax",
-    "csv": "lrtune.export.table:csv",
-    "json": "lrtune.export.table:as_json",
+    "csv": "lrtune.export:csv",
+    "json": "lrtune.export:as_json",
 }
 ALIASES = {"pytorch": "torch"}  # other names that people type
 # Their schedules say what the rate is, and nothing of momentum.
@@ -61,3 +65,81 @@ def export(
     context = ExportContext(schedule, total, optimizer)
     text: str = getattr(import_module(module), function)(context)
     return text
+
+
+def csv(ctx: ExportContext) -> str:
+    """A line per update: its number from 0, its rate, and its momentum where that is cycled.
+
+    Raises:
+        InputError: the loop is closed.
+
+    Example:
+        >>> from lrtune.schedule import Schedule
+        >>> print(csv(ExportContext(Schedule("linear", peak_lr=0.4), 2)), end="")
+        update,rate
+        0,0.4
+        1,0.2
+    """
+    columns = {"rate": _rates(ctx)}
+    if (momenta := ctx.schedule.momenta(ctx.total)) is not None:
+        columns["momentum"] = momenta
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    lines = (",".join([str(t), *map(repr, row)]) for t, row in enumerate(rows))
+    return "\n".join([",".join(["update", *columns]), *lines, ""])
+
+
+def as_json(ctx: ExportContext) -> str:
+    """The schedule, its counts for `total` updates, and the rate of each of them (and momentum).
+
+    Raises:
+        InputError: the loop is closed.
+    """
+    schedule, total, rates = ctx.schedule, ctx.total, _rates(ctx).tolist()
+    about = {"schedule": schedule.to_dict(), "resolved": schedule.resolve(total), "total": total}
+    momenta = schedule.momenta(total)
+    cycle = {} if momenta is None else {"momenta": momenta.tolist()}
+    return json.dumps({**about, "rates": rates, **cycle}) + "\n"
+
+
+def _rates(ctx: ExportContext) -> Array:
+    if ctx.schedule.closed_loop:
+        raise cannot_hold(ctx, "a table", "its rates depend on the validation loss")
+    return ctx.schedule.rates(ctx.total)
+
+
+def replay(schedule: Schedule, total: int, losses: Sequence[tuple[int, float]]) -> Schedule:
+    """The rates that a closed loop came to, as an open loop: a sequence of constants.
+
+    Args:
+        schedule: of a closed-loop family.
+        total: the updates of that run.
+        losses: (update, validation loss) of each of its validations.
+
+    Raises:
+        InputError: the loop is open, or it changed its rate too often for a schedule to say.
+
+    Example:
+        >>> plateau = Schedule("plateau", peak_lr=0.5, knobs={"patience": 0})
+        >>> replay(plateau, 8, [(2, 1.0), (4, 0.9), (6, 0.9)]).rates(8).round(3).tolist()
+        [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.05, 0.05]
+    """
+    controller = schedule.controller(total)
+    for update, loss in losses:
+        controller.observe(update, loss)
+    rates = controller.rates
+    warmup: int = schedule.resolve(total)["warmup_steps"]
+    # Where the rate changes, but for the rise before it.
+    changes = [t for t in (np.flatnonzero(np.diff(rates)) + 1).tolist() if t > warmup]
+    if len(changes) >= MAX_LENGTH:
+        raise InputError(
+            f"{schedule.family}: its rate changed {len(changes)} times in this run: expected at "
+            f"most {MAX_LENGTH - 1}, more does not make a schedule"
+        )
+    ends = [*changes, total]
+    parts = [Schedule("constant", float(rates[end - 1])) for end in ends]
+    rise = (schedule.warmup, schedule.warmup_start)
+    if len(parts) == 1:
+        return Schedule("constant", parts[0].peak_lr, *rise)
+    milestones = [(end - warmup) / (total - warmup) for end in ends[:-1]]
+    knobs = {"schedules": parts, "milestones": milestones}
+    return Schedule("sequence", max(part.peak_lr for part in parts), *rise, knobs=knobs)

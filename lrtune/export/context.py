@@ -1,8 +1,12 @@
-"""ExportContext: what a target is asked to write, and what all of them write alike."""
+"""ExportContext: what a target is asked to write, and how its template becomes source code."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from textwrap import indent
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
@@ -11,10 +15,8 @@ from lrtune.schedule.schedule import Schedule
 
 # Our names of the decays of `wsd` -> those of timm and of transformers.
 DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
-
-
 WIDTH = 80  # of a call that is written on one line
-MATRICES = "decay_matrices"  # of `lrtune.tasks.load`: how its tasks group their parameters
+MATRICES = "decay_matrices"  # of `lrtune.tasks`: how its tasks group their parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +66,14 @@ class FoundOptimizer:
         return self.decay > 0 and self.groups == MATRICES
 
     @property
-    def note(self) -> str:
-        """A comment on parameter groups of the user's own, which cannot be written; else empty."""
-        if self.groups in (None, MATRICES):
-            return ""
-        return f"# found with the parameter groups of {self.groups}: make them here too\n"
+    def own_groups(self) -> str | None:
+        """The user's function that made the parameter groups, which cannot be written out."""
+        return None if self.groups == MATRICES else self.groups
 
-    def lacking(self, target: str, lacks: Collection[str]) -> str:
-        """What to do about a setting that a target lacks; empty where it lacks none of them."""
-        missing = [f"{name}={self.settings[name]}" for name in lacks if self.settings.get(name)]
-        if not missing:
-            return ""
-        return (
-            f"\nThe peak was found with {self.name}, {' and '.join(missing)}, which {target} does "
-            "not have:\nmake the optimizer yourself, or search again without that setting."
+    def missing(self, lacks: Collection[str]) -> str:
+        """Those of its settings that a target lacks, as `name=value and …`."""
+        return " and ".join(
+            f"{name}={self.settings[name]}" for name in lacks if self.settings.get(name)
         )
 
 
@@ -90,6 +86,11 @@ class ExportContext:
         params: the parameters of the body, in torch's terms.
         warmup: updates before the body.
         n: updates of the body.
+        family: the schedule's family.
+        knobs: the schedule's settings: fractions, and ratios of the peak.
+        peak: the highest rate.
+        start: the rate at which the warmup starts.
+        floor: the rate at which the body ends, of a family that has such a knob; else 0.
     """
 
     schedule: Schedule
@@ -98,39 +99,25 @@ class ExportContext:
     params: Params = field(init=False)
     warmup: int = field(init=False)
     n: int = field(init=False)
+    family: str = field(init=False)
+    knobs: Knobs = field(init=False)
+    peak: float = field(init=False)
+    start: float = field(init=False)
+    floor: float = field(init=False)
 
     def __post_init__(self) -> None:
-        params = self.schedule.resolve(self.total)
-        del params["peak_lr"]
-        warmup = params.pop("warmup_steps")
-        for name, value in {"params": params, "warmup": warmup, "n": self.total - warmup}.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def family(self) -> str:
-        """The schedule's family."""
-        return self.schedule.family
-
-    @property
-    def knobs(self) -> Knobs:
-        """The schedule's settings: fractions, and ratios of the peak."""
-        return self.schedule.knobs
-
-    @property
-    def peak(self) -> float:
-        """The highest rate."""
-        return self.schedule.peak_lr
-
-    @property
-    def start(self) -> float:
-        """Where the warmup starts: a rate."""
-        return self.schedule.warmup_start * self.peak
-
-    @property
-    def floor(self) -> float:
-        """Where the body ends, of a family that has such a knob: a rate."""
-        low: float = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0))
-        return low * self.peak
+        params, knobs = self.schedule.resolve(self.total), self.schedule.knobs
+        peak, warmup = params.pop("peak_lr"), params.pop("warmup_steps")
+        vars(self).update(
+            params=params,
+            warmup=warmup,
+            n=self.total - warmup,
+            family=self.schedule.family,
+            knobs=knobs,
+            peak=peak,
+            start=self.schedule.warmup_start * peak,
+            floor=knobs.get("end_factor", knobs.get("eta_min", 0.0)) * peak,
+        )
 
     @property
     def stepped(self) -> bool:
@@ -146,28 +133,48 @@ class ExportContext:
         return lengths
 
 
-def head(ctx: ExportContext, how: str, install: str) -> str:
-    """The docstring that a file begins with: what it is, how to use it, where it is from."""
-    row = FAMILIES[ctx.family]
-    return (
-        f'"""{row.name}: {row.doc} ({row.source}).\n\n{how}\n\n'
-        f'Needs `pip install "{install}"`. Written by lrtune from\n{ctx.schedule.to_json()}\n'
-        '"""\n'
+def render(target: str, ctx: ExportContext, **values: Any) -> str:
+    """The source code that the template of a target gives."""
+    template = _templates().get_template(f"{target}.py.jinja")
+    return template.render(ctx=ctx, row=FAMILIES[ctx.family], **values)
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lrtune.export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters["literal"] = literal
+    environment.globals["call"] = call
+    return environment
 
 
 def call(function: str, *first: str, **named: object) -> str:
-    """A call as source code, without the arguments that are False: a default of every optimizer.
+    """A call as source code, without the arguments that are None.
 
     Example:
-        >>> call("optax.adam", "schedule", b1=0.9, nesterov=False)
+        >>> call("optax.adam", "schedule", b1=0.9, nesterov=None)
         'optax.adam(schedule, b1=0.9)'
     """
-    given = [f"{name}={value}" for name, value in named.items() if value is not False]
+    given = [f"{name}={value}" for name, value in named.items() if value is not None]
     words = [*first, *given]
     line = f"{function}({', '.join(words)})"
-    lines = "".join(f"    {word},\n" for word in words)
+    lines = "".join(indent(f"{word},\n", "    ") for word in words)
     return line if len(line) <= WIDTH else f"{function}(\n{lines})"
+
+
+def literal(value: object) -> str:
+    """A value as source code; its strings, which hold no quotes, as a formatter has them."""
+    return repr(value).replace("'", '"')
+
+
+def literals(values: Mapping[str, object]) -> dict[str, str]:
+    """Values as source code, for `call`."""
+    return {name: literal(value) for name, value in values.items()}
 
 
 def cannot_hold(ctx: ExportContext, target: str, why: str) -> InputError:

@@ -41,13 +41,10 @@ def ratio(ctx: ExportContext, np: str) -> str:
 def plain(ctx: ExportContext) -> Code | None:
     """The formula for one number, in plain Python; None where it needs arrays."""
     before, expression = FORMULAS.get(ctx.family, _table)(ctx)
-    *lines, last = [_plain(line) for line in (*before, expression)]
-    return None if any("np." in line for line in (*lines, last)) else (lines, last)
-
-
-def by_table(ctx: ExportContext) -> bool:
-    """Whether there is no formula."""
-    return ctx.family not in FORMULAS
+    lines = [*before, expression]
+    for array, number in PLAIN.items():
+        lines = [line.replace(array, number) for line in lines]
+    return None if any("np." in line for line in lines) else (lines[:-1], lines[-1])
 
 
 def rise(ctx: ExportContext) -> str:
@@ -59,9 +56,12 @@ def rise(ctx: ExportContext) -> str:
 def defined(ctx: ExportContext, code: Code, s: str = MEANING["s"]) -> list[str]:
     """The lines of the code, its expression last, after what the names in it mean."""
     lines = [*code[0], code[1]]
+    t = f"t - {ctx.warmup}" if ctx.warmup else "t"
     for name, meaning in reversed((MEANING | {"s": s}).items()):
-        if _uses(lines, name) and not any(line.startswith(f"{name} = ") for line in lines):
-            t = f"t - {ctx.warmup}" if ctx.warmup else "t"
+        # Parts have names of their own.
+        read = [line for line in lines if not line.lstrip().startswith("def ")]
+        used = any(re.search(rf"\b{name}\b", line) for line in read)
+        if used and not any(line.startswith(f"{name} = ") for line in lines):
             lines.insert(0, f"{name} = {meaning.format(t=t, n=ctx.n, last=ctx.n - 1)}")
     return lines
 
@@ -74,20 +74,9 @@ def _body(ctx: ExportContext) -> str:
     return "\n".join([*lines, f"return {expression}"])
 
 
-def _plain(line: str) -> str:
-    for array, number in PLAIN.items():
-        line = line.replace(array, number)
-    return line
-
-
-def _uses(lines: Sequence[str], name: str) -> bool:
-    # Parts have names of their own.
-    own = (line for line in lines if not line.lstrip().startswith("def "))
-    return any(re.search(rf"\b{name}\b", line) for line in own)
-
-
 def _above(floor: float, shape: str) -> str:
-    return f"{floor} + {1 - floor} * {shape}" if floor else shape
+    factor = f"({shape})" if shape.startswith("1 /") else shape
+    return f"{floor} + {1 - floor} * {factor}" if floor else shape
 
 
 def _sine(left: str) -> str:
@@ -177,40 +166,32 @@ def _table(ctx: ExportContext) -> Code:
     return [f"table = np.array({ratios})"], "np.take(table, s)"
 
 
+def _alone(expression: str) -> Callable[[ExportContext], Code]:
+    """A formula of one line, with the family's parameters and knobs in it."""
+    return lambda ctx: ([], expression.format(**{**ctx.knobs, **ctx.params}))
+
+
+def _to_floor(knob: str, shape: str) -> Callable[[ExportContext], Code]:
+    """The same, of a shape that goes down to the floor that a knob gives."""
+    return lambda ctx: ([], _above(ctx.knobs[knob], shape.format(**{**ctx.knobs, **ctx.params})))
+
+
 FORMULAS: dict[str, Callable[[ExportContext], Code]] = {
-    "constant": lambda ctx: ([], "1.0"),
-    "step": lambda ctx: (
-        [],
-        "np.power({gamma}, np.floor_divide(s, {step_size}))".format(**ctx.params),
-    ),
-    "multistep": lambda ctx: (
-        [],
-        "np.power({gamma}, np.sum(s >= np.array({milestones})))".format(**ctx.params),
-    ),
-    "exponential": lambda ctx: ([], f"np.power({ctx.knobs['final_ratio']}, u)"),
-    "inverse_time": lambda ctx: ([], f"1 / (1 + {ctx.knobs['decay_rate']} * u)"),
+    "constant": _alone("1.0"),
+    "step": _alone("np.power({gamma}, np.floor_divide(s, {step_size}))"),
+    "multistep": _alone("np.power({gamma}, np.sum(s >= np.array({milestones})))"),
+    "exponential": _alone("np.power({final_ratio}, u)"),
+    "inverse_time": _alone("1 / (1 + {decay_rate} * u)"),
     "inverse_sqrt": lambda ctx: ([], f"1 / np.sqrt(1 + u / {ctx.knobs['timescale']})"),
-    "linear": lambda ctx: ([], _above(ctx.knobs["end_factor"], "left")),
-    "polynomial": lambda ctx: (
-        [],
-        _above(ctx.knobs["end_factor"], f"np.power(left, {ctx.knobs['power']})"),
-    ),
-    "cosine": lambda ctx: (
-        [],
-        _above(ctx.knobs["eta_min"], _sine("(({T_max} - s) / {T_max})".format(**ctx.params))),
-    ),
+    "linear": _to_floor("end_factor", "left"),
+    "polynomial": _to_floor("end_factor", "np.power(left, {power})"),
+    "cosine": _to_floor("eta_min", _sine("(({T_max} - s) / {T_max})")),
     "cosine_restarts": _restarts,
     "cyclic": _cyclic,
     "one_cycle": _one_cycle,
     "wsd": _wsd,
-    "rex": lambda ctx: ([], f"left / (left + {ctx.knobs['beta']} * u)"),
-    "tanh": lambda ctx: (
-        [],
-        _above(
-            ctx.knobs["end_factor"],
-            "(1 / (1 + np.exp(2 * ({lb} * left + {ub} * u))))".format(**ctx.params),
-        ),
-    ),
+    "rex": _alone("left / (left + {beta} * u)"),
+    "tanh": _to_floor("end_factor", "1 / (1 + np.exp(2 * ({lb} * left + {ub} * u)))"),
     "spline": _spline,
     "sequence": _sequence,
 }

@@ -6,45 +6,26 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.context import DECAY, ExportContext, FoundOptimizer, head
-from lrtune.export.torch import torch_code
+from lrtune.export.context import DECAY, ExportContext, FoundOptimizer, render
+from lrtune.export.torch import scheduler
 from lrtune.schedule.family import Params
-
-HOW_NATIVE = """\
-TrainingArguments(..., **ARGUMENTS)
-For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
-EVALUATED = ', eval_strategy="epoch", metric_for_best_model="loss"'
-
-HOW_SCHEDULER = """\
-scheduler = make_scheduler(optimizer)  # sets the learning rate of any torch optimizer
-args = TrainingArguments(..., max_steps={total}{evaluated})
-Trainer(..., args=args, optimizers=(optimizer, scheduler){more})
-For {total} updates: with gradient_accumulation_steps=k one update is k batches."""
 
 
 def huggingface(ctx: ExportContext) -> str:
     """Source that defines `ARGUMENTS` for TrainingArguments, else `make_scheduler(optimizer)`."""
-    schedule, total = ctx.schedule, ctx.total
-    found, optimizer = native(ctx), arguments_of(ctx.optimizer)
-    if found is None or optimizer is None:
-        more = ", callbacks=[FeedSchedule()]" if schedule.closed_loop else ""
-        evaluated = EVALUATED if schedule.closed_loop else ""
-        how = HOW_SCHEDULER.format(total=total, more=more, evaluated=evaluated)
-        code = CALLBACKS.get(ctx.family, "")
-        imported = "\nfrom transformers import TrainerCallback\n" if code else ""
-        return head(ctx, how, "transformers[torch]") + imported + torch_code(ctx) + code
-    name, kwargs = found
-    arguments = {"learning_rate": ctx.peak, "lr_scheduler_type": name}
-    arguments |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
-    arguments |= optimizer
-    arguments |= {"warmup_steps": ctx.warmup, "max_steps": total}
-    if schedule.closed_loop:
-        arguments |= {"eval_strategy": "epoch", "metric_for_best_model": "loss"}
-    how = HOW_NATIVE.format(total=total)
-    lines = "".join(f"    {name!r}: {value!r},\n" for name, value in arguments.items())
-    lines = lines.replace("'", '"')
+    own, optimizer = native(ctx), arguments_of(ctx.optimizer)
+    if own is None or optimizer is None:
+        return render(
+            "huggingface", ctx, install="transformers[torch]", trainer=None, **scheduler(ctx)
+        )
+    name, kwargs = own
+    trainer = {"learning_rate": ctx.peak, "lr_scheduler_type": name}
+    trainer |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
+    trainer |= optimizer | {"warmup_steps": ctx.warmup, "max_steps": ctx.total}
+    if ctx.schedule.closed_loop:
+        trainer |= {"eval_strategy": "epoch", "metric_for_best_model": "loss"}
     install = f"transformers[torch]{SINCE.get(name, '')}"
-    return f"{head(ctx, how, install)}\nARGUMENTS = {{\n{lines}}}\n"
+    return render("huggingface", ctx, install=install, trainer=trainer)
 
 
 def arguments_of(found: FoundOptimizer | None) -> Params | None:
@@ -63,25 +44,20 @@ def arguments_of(found: FoundOptimizer | None) -> Params | None:
 
 def native(ctx: ExportContext) -> tuple[str, Params] | None:
     """Transformers' name of the family and its arguments, if the rates are equal."""
-    if ctx.family not in NATIVE or (ctx.warmup and not _same_rise(ctx)):
+    # transformers' warmup_stable_decay rises from the ratio where it ends.
+    same_rise = ctx.family == "wsd" and ctx.schedule.warmup_start == ctx.knobs["end_factor"]
+    if ctx.family not in NATIVE or (ctx.warmup and not same_rise):
         return None
     return NATIVE[ctx.family](ctx)
-
-
-def _same_rise(ctx: ExportContext) -> bool:
-    # transformers' warmup_stable_decay rises from the ratio where it ends.
-    return ctx.family == "wsd" and ctx.schedule.warmup_start == ctx.knobs["end_factor"]
 
 
 def _polynomial(ctx: ExportContext) -> tuple[str, Params] | None:
     low, power = ctx.floor, ctx.knobs.get("power", 1.0)
     if low >= ctx.peak:
         return None
-    return ("linear", {}) if power == 1 and not low else ("polynomial", _end(low, power))
-
-
-def _end(low: float, power: float) -> Params:
-    return {"lr_end": low, "power": power}
+    if power == 1 and not low:
+        return "linear", {}
+    return "polynomial", {"lr_end": low, "power": power}
 
 
 def _cosine(ctx: ExportContext) -> tuple[str, Params]:
@@ -126,26 +102,4 @@ NATIVE: dict[str, Callable[[ExportContext], tuple[str, Params] | None]] = {
     "plateau": lambda ctx: ("reduce_lr_on_plateau", {"mode": "min", **ctx.params}),
     "greedy": _greedy,
 }
-
 SINCE = {"greedy": ">=5.4"}
-
-# The Trainer steps a ReduceLROnPlateau on evaluations alone, and others on updates alone.
-CALLBACKS = {
-    "plateau": '''
-
-class FeedSchedule(TrainerCallback):
-    """Steps the warmup with every update; the Trainer itself gives the scheduler the metric."""
-
-    def on_step_end(self, args, state, control, lr_scheduler, **rest):
-        lr_scheduler.step()
-''',
-    "greedy": '''
-
-class FeedSchedule(TrainerCallback):
-    """Gives the scheduler every eval_loss; the Trainer itself steps it."""
-
-    def on_evaluate(self, args, state, control, metrics, lr_scheduler, **rest):
-        if "eval_loss" in metrics:  # of several sets each has a name of its own
-            lr_scheduler.step(metrics["eval_loss"])
-''',
-}

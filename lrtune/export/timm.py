@@ -5,147 +5,96 @@ train.py can say the same of epochs, the docstring has them.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from lrtune.export.context import DECAY, ExportContext, head
+from lrtune.export.context import DECAY, ExportContext, literals, render
 from lrtune.export.formula import ratio
-from lrtune.export.torch import torch_code
-from lrtune.schedule.family import Params
+from lrtune.export.torch import scheduler
 
-HOW = """\
-scheduler = make_scheduler(optimizer)  # sets the learning rate
-scheduler.step_update(num_updates)     # after every update of the optimizer, {total} in all"""
-
-HOW_ARGUMENTS = """
-
-If the {total} are epochs, train.py has it too (then the rate changes once an epoch):
-{arguments}"""
-
-HOW_FED = """
-scheduler.step(epoch, loss)            # after every validation
-To go on later, save its state_dict() beside the optimizer's: timm's train.py does not."""
+# A class of timm.scheduler and its arguments.
+Native: TypeAlias = tuple[str, dict[str, Any]]
 
 
 def timm(ctx: ExportContext) -> str:
     """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`."""
-    schedule, total = ctx.schedule, ctx.total
-    how = HOW.format(total=total)
-    if schedule.closed_loop:
-        # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint.
-        on_update = (
-            UP_TO.format(done="update") if ctx.stepped else "pass  # validations alone count"
-        )
-        return head(ctx, how + HOW_FED, "timm") + _wrapped(ctx, on_update, ON_METRIC)
-    if schedule.cycles_momentum:  # timm's own are of the rate alone
-        on_update = UP_TO.format(done="last_epoch")
-        return head(ctx, how, "timm") + _wrapped(ctx, on_update, "pass  # updates alone count")
-    found = native(ctx)
-    if found is None:
-        code = ratio(ctx, "np")
-        math = "import math\n\n" if "math." in code else ""
-        filled = OWN.format(math=math, ratio=code, peak=ctx.peak)
-        return head(ctx, how, "timm") + filled
-    name, kwargs = found
-    words = timm_cli(ctx)
-    if words:
-        how += HOW_ARGUMENTS.format(total=total, arguments=_folded(words))
-    lines = "".join(f"        {key}={value!r},\n" for key, value in kwargs.items())
-    return head(ctx, how, f"timm{SINCE.get(name, '')}") + NATIVE_CODE.format(
-        name=name, peak=ctx.peak, lines=lines.replace("'", '"')
-    )
+    # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint, and its
+    # schedulers are of the rate alone.
+    if ctx.schedule.closed_loop or ctx.schedule.cycles_momentum:
+        torch = scheduler(ctx) | {"make": "torch_scheduler"}
+        return render("timm", ctx, install="timm", name="Wrapped", cli="", **torch)
+    if (own := native(ctx)) is None:
+        return render("timm", ctx, install="timm", name="Ratio", cli="", ratio=ratio(ctx, "np"))
+    name, kwargs = own
+    values = {"name": name, "arguments": literals(kwargs), "cli": timm_cli(ctx)}
+    return render("timm", ctx, install=f"timm{SINCE.get(name, '')}", **values)
 
 
-def _wrapped(ctx: ExportContext, on_update: str, on_epoch: str) -> str:
-    code = torch_code(ctx).strip().replace("make_scheduler", "torch_scheduler")
-    return WRAPPED.format(code=code, on_update=on_update, on_epoch=on_epoch)
-
-
-def native(ctx: ExportContext) -> tuple[str, Params] | None:
+def native(ctx: ExportContext) -> Native | None:
     """The class of timm.scheduler and its arguments, if the rates are equal."""
-    if ctx.family not in NATIVE:
+    if ctx.family not in NATIVE or (own := NATIVE[ctx.family](ctx)) is None:
         return None
-    found = NATIVE[ctx.family](ctx)
-    if found is None:
-        return None
-    name, kwargs = found
+    name, kwargs = own
     if ctx.warmup:
         kwargs |= {"warmup_t": ctx.warmup, "warmup_lr_init": ctx.start}
-        # timm's wsd has its warmup before it in any ctx.
+        # timm's wsd has its warmup before it in any case.
         kwargs |= {} if name == "WSDLRScheduler" else {"warmup_prefix": True}
     return name, kwargs | {"t_in_epochs": False}
 
 
-def _folded(words: str) -> str:
-    head, _, tail = words.partition(" --sched ")
-    return f"    {head}\n    --sched {tail}"
-
-
-def _poly(ctx: ExportContext) -> tuple[str, Params]:
+def _poly(ctx: ExportContext) -> Native:
     power = ctx.knobs.get("power", 1.0)
     return "PolyLRScheduler", {"t_initial": ctx.n, "power": power, "lr_min": ctx.floor}
 
 
-def _cosine(ctx: ExportContext) -> tuple[str, Params] | None:
+def _step(every: int, factor: float) -> Native:
+    return "StepLRScheduler", {"decay_t": every, "decay_rate": factor}
+
+
+def _multistep(ctx: ExportContext) -> Native:
+    # timm drops at the milestone less one.
+    milestones = [m + 1 for m in ctx.params["milestones"]]
+    return "MultiStepLRScheduler", {"decay_t": milestones, "decay_rate": ctx.params["gamma"]}
+
+
+def _cosine(ctx: ExportContext) -> Native | None:
     if ctx.params["T_max"] < ctx.n:
         return None  # timm holds the floor from there on, torch rises again
     return "CosineLRScheduler", {"t_initial": ctx.params["T_max"], "lr_min": ctx.floor}
 
 
-def _restarts(ctx: ExportContext) -> tuple[str, Params] | None:
-    lengths = ctx.cycles
-    if ctx.params["T_mult"] > 2:
+def _restarts(ctx: ExportContext) -> Native | None:
+    lengths, times = ctx.cycles, ctx.params["T_mult"]
+    if times > 2:
         return None  # timm finds the cycle with a logarithm, which rounds: floor(log(243, 3)) is 4
-    return "CosineLRScheduler", {
-        "t_initial": lengths[0],
-        "lr_min": ctx.floor,
-        "cycle_mul": ctx.params["T_mult"],
-        "cycle_limit": len(lengths),
-    }
+    cycles = {"cycle_mul": times, "cycle_limit": len(lengths)}
+    return "CosineLRScheduler", {"t_initial": lengths[0], "lr_min": ctx.floor, **cycles}
 
 
-def _tanh(ctx: ExportContext) -> tuple[str, Params] | None:
+def _tanh(ctx: ExportContext) -> Native | None:
     lb, ub = ctx.knobs["lb"], ctx.knobs["ub"]
     if ub > 5 or lb >= ub:
         return None  # 1 - tanh(ub) has lost its digits there
     return "TanhLRScheduler", {"t_initial": ctx.n, "lb": lb, "ub": ub, "lr_min": ctx.floor}
 
 
-def _wsd(ctx: ExportContext) -> tuple[str, Params]:
-    return "WSDLRScheduler", {
-        "t_initial": ctx.n,
-        "decay_t": ctx.params["decay_steps"],
-        "lr_min": ctx.floor,
-        "decay_fn": DECAY[ctx.params["decay_shape"]],
-    }
+def _wsd(ctx: ExportContext) -> Native:
+    decay = {"decay_t": ctx.params["decay_steps"], "lr_min": ctx.floor}
+    form = DECAY[ctx.params["decay_shape"]]
+    return "WSDLRScheduler", {"t_initial": ctx.n, **decay, "decay_fn": form}
 
 
-NATIVE: dict[str, Callable[[ExportContext], tuple[str, dict[str, Any]] | None]] = {
-    "constant": lambda ctx: ("StepLRScheduler", {"decay_t": 1, "decay_rate": 1.0}),
-    "step": lambda ctx: (
-        "StepLRScheduler",
-        {"decay_t": ctx.params["step_size"], "decay_rate": ctx.params["gamma"]},
-    ),
-    "multistep": lambda ctx: (
-        "MultiStepLRScheduler",
-        # timm drops at the milestone less one.
-        {
-            "decay_t": [m + 1 for m in ctx.params["milestones"]],
-            "decay_rate": ctx.params["gamma"],
-        },
-    ),
-    "exponential": lambda ctx: (
-        "StepLRScheduler",
-        {"decay_t": 1, "decay_rate": ctx.params["gamma"]},
-    ),
-    "inverse_sqrt": lambda ctx: (
-        "WSDLRScheduler",
-        {
-            "t_initial": ctx.n + 1,  # and the decay after the end
-            "decay_t": 1,
-            "stable_fn": "rsqrt",
-            "stable_timescale": ctx.params["timescale"],
-        },
-    ),
+def _inverse_sqrt(ctx: ExportContext) -> Native:
+    after_the_end = {"t_initial": ctx.n + 1, "decay_t": 1}
+    stable = {"stable_fn": "rsqrt", "stable_timescale": ctx.params["timescale"]}
+    return "WSDLRScheduler", after_the_end | stable
+
+
+NATIVE: dict[str, Callable[[ExportContext], Native | None]] = {
+    "constant": lambda ctx: _step(1, 1.0),
+    "step": lambda ctx: _step(ctx.params["step_size"], ctx.params["gamma"]),
+    "multistep": _multistep,
+    "exponential": lambda ctx: _step(1, ctx.params["gamma"]),
+    "inverse_sqrt": _inverse_sqrt,
     "linear": _poly,
     "polynomial": _poly,
     "cosine": _cosine,
@@ -153,118 +102,28 @@ NATIVE: dict[str, Callable[[ExportContext], tuple[str, dict[str, Any]] | None]] 
     "tanh": _tanh,
     "wsd": _wsd,
 }
-
 SINCE = {"WSDLRScheduler": ">=1.0.31"}
+
+# Class -> the end of train.py's command line, whose epochs are t_initial.
+CLI = {
+    "StepLRScheduler": "step --decay-epochs {decay_t} --decay-rate {decay_rate}",
+    "MultiStepLRScheduler": "multistep --decay-milestones {decay_t} --decay-rate {decay_rate}",
+    "PolyLRScheduler": "poly --decay-rate {power} --min-lr {lr_min}",
+    "CosineLRScheduler": "cosine --min-lr {lr_min}",
+    "WSDLRScheduler": "wsd --decay-epochs {decay_t} --lr-decay-fn {decay_fn} --min-lr {lr_min}",
+}
 
 
 def timm_cli(ctx: ExportContext) -> str:
-    """The options of timm's train.py, in epochs; empty where they cannot say it."""
-    words = SCHED[ctx.family](ctx) if ctx.family in SCHED else ""
-    if not words:
+    """The options of timm's train.py, in epochs, on two lines; empty where it has none for this."""
+    name, kwargs = native(ctx) or ("", {})
+    if name not in CLI or kwargs.get("t_initial", ctx.n) != ctx.n:
         return ""
-    rise = f"--warmup-epochs {ctx.warmup}"
-    if ctx.warmup:
-        rise += f" --warmup-lr {ctx.start} --warmup-prefix"
-    return f"--lr {ctx.peak} --epochs {ctx.n} {rise} --sched {words}"
-
-
-def _sched_cosine(ctx: ExportContext) -> str:
-    return f"cosine --min-lr {ctx.floor}" if ctx.params["T_max"] == ctx.n else ""
-
-
-# The rest of the command line, from --sched on.
-SCHED: dict[str, Callable[[ExportContext], str]] = {
-    "constant": lambda ctx: "constant",
-    "step": lambda ctx: "step --decay-epochs {step_size} --decay-rate {gamma}".format(**ctx.params),
-    "multistep": lambda ctx: (
-        "multistep --decay-milestones "
-        f"{' '.join(str(m + 1) for m in ctx.params['milestones'])} "
-        f"--decay-rate {ctx.params['gamma']}"
-    ),
-    "exponential": lambda ctx: f"step --decay-epochs 1 --decay-rate {ctx.params['gamma']}",
-    "linear": lambda ctx: f"poly --decay-rate 1.0 --min-lr {ctx.floor}",
-    "polynomial": lambda ctx: f"poly --decay-rate {ctx.knobs['power']} --min-lr {ctx.floor}",
-    "cosine": _sched_cosine,
-    "wsd": lambda ctx: (
-        f"wsd --decay-epochs {ctx.params['decay_steps']} "
-        f"--lr-decay-fn {DECAY[ctx.params['decay_shape']]} --min-lr {ctx.floor}"
-    ),
-}
-
-NATIVE_CODE = """
-from timm.scheduler import {name}
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = {peak}
-    scheduler = {name}(
-        optimizer,
-{lines}    )
-    scheduler.step_update(0)  # some begin with the peak
-    return scheduler
-"""
-
-OWN = '''
-{math}import numpy as np
-from timm.scheduler.scheduler import Scheduler
-
-
-{ratio}
-
-class Ratio(Scheduler):
-    """At update t, the rate of each group is ratio(t) of its own."""
-
-    def __init__(self, optimizer):
-        super().__init__(optimizer, "lr", t_in_epochs=False)
-        self.step_update(0)
-
-    def _get_lr(self, t):
-        return [base * float(ratio(t)) for base in self.base_values]
-
-
-def make_scheduler(optimizer):
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = {peak}
-    return Ratio(optimizer)
-'''
-
-WRAPPED = '''
-{code}
-
-
-class Wrapped:
-    """A torch scheduler with timm's interface, and with the lr_scale of parameter groups."""
-
-    def __init__(self, optimizer):
-        self.scheduler = torch_scheduler(optimizer)
-        self.state_dict = self.scheduler.state_dict
-        self.scale(1)
-
-    def load_state_dict(self, state):
-        self.unscaled(self.scheduler.load_state_dict, state)
-
-    def step_update(self, num_updates, metric=None):
-        {on_update}
-
-    def step(self, epoch, metric=None):
-        {on_epoch}
-
-    def unscaled(self, call, *arguments):
-        self.scale(-1)
-        call(*arguments)
-        self.scale(1)
-
-    def scale(self, power):
-        for group in self.scheduler.optimizer.param_groups:
-            group["lr"] *= group.get("lr_scale", 1) ** power
-
-
-make_scheduler = Wrapped
-'''
-
-ON_METRIC = """if metric is not None:  # of the validation
-            self.unscaled(self.scheduler.step, metric)"""
-
-UP_TO = """for _ in range(num_updates - self.scheduler.{done}):
-            self.unscaled(self.scheduler.step)"""
+    milestones = kwargs.get("decay_t")
+    if isinstance(milestones, list):
+        kwargs |= {"decay_t": " ".join(map(str, milestones))}
+    rise = f" --warmup-lr {ctx.start} --warmup-prefix" if ctx.warmup else ""
+    return (
+        f"--lr {ctx.peak} --epochs {ctx.n} --warmup-epochs {ctx.warmup}{rise}\n"
+        f"--sched {CLI[name].format(**kwargs)}"
+    )

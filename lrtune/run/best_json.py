@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
-from lrtune.export import FoundOptimizer
-from lrtune.export.replay import replay
+from lrtune.export import FoundOptimizer, replay
 from lrtune.reports.exports import found_with
 from lrtune.run.run_json import FORMAT
 from lrtune.schedule import Schedule, load

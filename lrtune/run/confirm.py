@@ -1,13 +1,12 @@
-"""confirm: from a search to a verdict, by finals on fresh seeds."""
+"""confirm: the best schedules are trained again on fresh seeds, until the verdict is sure."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from lrtune.engine import Pool
 from lrtune.engine.devices import SpreadPool
@@ -15,27 +14,84 @@ from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
-from lrtune.run.devices import choose_pool, devices_of, own_threads
+from lrtune.run.devices import Engine, choose_pool, own_threads
 from lrtune.run.folder import CHECKPOINT, FINALS, Run
 from lrtune.run.identity import check_same, settings_for
 from lrtune.run.judge import finalists_of, judged
 from lrtune.run.lock import locked
 from lrtune.run.run_json import write_json
-from lrtune.run.tally import Contender, Tally
+from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
-from lrtune.search import Limits
-from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
+from lrtune.search import SearchState
+from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Limits, check_positive
 from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
 from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
+from lrtune.tasks.options import validate
 from lrtune.verdict.finalists import room_for
 from lrtune.verdict.plan import Finalist, Plan
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
-DEFAULT = round(CONFIRMED * TRAININGS)  # of a search that is bounded by trials alone
+DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only trials bound
+
+
+@dataclass(frozen=True, slots=True)
+class FinalistScores:
+    """A finalist, as far as it was trained again.
+
+    Attributes:
+        schedule: what is trained.
+        scores: by seed; NaN of a training that diverged or failed.
+        goes_on: whether more seeds of it are trained, or may be.
+    """
+
+    schedule: Schedule
+    scores: dict[int, float]
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationState:
+    """The confirmation as it stands.
+
+    Attributes:
+        share: of the whole run's budget that is spent, 0 ... 1.
+        done: trainings of this round that are over, those under way in part.
+        jobs: trainings of this round.
+        finalists: all of them.
+        ended: trainings that ended since the last time.
+    """
+
+    share: float
+    done: float
+    jobs: int
+    finalists: Sequence[FinalistScores] = ()
+    ended: Sequence[Final] = ()
+
+
+class Listener:
+    """Is told what happens, and says nothing; subclasses show it."""
+
+    def started(self, task: Task, facts: Mapping[str, Any]) -> None:
+        """The data are there, and the work begins."""
+
+    def tell(self, line: str) -> None:
+        """A line on what is being done."""
+
+    def search(self, state: SearchState) -> None:
+        """The search as it stands, after each segment and each trial's end."""
+
+    def confirmation(self, state: ConfirmationState) -> None:
+        """The confirmation as it stands, after each segment."""
+
+    def finished(self, run: Run, total: int | None) -> None:
+        """All is written; the verdict is on this horizon, the search's own where None."""
+
+    def close(self) -> None:
+        """Nothing more comes, whatever the reason."""
 
 
 def confirm(
@@ -47,8 +103,7 @@ def confirm(
     trainings: float | None = None,
     baselines: Sequence[Schedule] | None = None,
     device: str | None = None,
-    watch: Callable[[Tally], None] = lambda tally: None,
-    tell: Callable[[str], None] = lambda line: None,
+    listener: Listener | None = None,
 ) -> Verdict:
     """Train the recommended schedule, yours and baselines on fresh seeds, and judge on test.
 
@@ -63,9 +118,8 @@ def confirm(
             where None.
         trainings: how many more there may be; 20 where None.
         baselines: your own schedules, to compare with; those of the search where None.
-        device: as in ``tune``.
-        watch: called after each segment.
-        tell: called with a line on what is being done.
+        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        listener: is told what happens.
 
     Returns:
         The verdict, see ``lrtune.verdict.verdict``; the run's files are written anew.
@@ -80,64 +134,115 @@ def confirm(
     expect("plan", plan, Plan | None, "an lrtune.Plan")
     check_positive("trainings", trainings)
     run = run if isinstance(run, Run) else Run(run)
-    plan, trainings = plan or Plan(), MORE if trainings is None else trainings
-    _check(run, task, device)
+    plan, listener = plan or Plan(), listener or Listener()
+    trainings = MORE if trainings is None else trainings
+    _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
         check_target(plan.target, list(run.settings["metrics"]))
-    task = replace(_stretched(task, total), average=None)  # nobody stops a final early
-    with locked(run.folder.resolve(), tell), own_threads():
+    task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
+    with locked(run.folder.resolve(), listener.tell), own_threads():
         if baselines is not None:
             run = with_baselines(run, baselines)
-        there = made(run, task.horizon)
-        allowed = partial(float, there + trainings)
-        finals = Finals(run, task.horizon, plan, watch=watch, tell=tell, allowed=allowed)
+        allowed = trained(run, task.horizon) + trainings
+        rounds = Rounds(run, task.horizon, plan, listener, allowed=lambda: allowed)
         if not finalists_of(run):
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
-        if wanted := finals.wanted():
-            budget = Limits(trials=len(wanted))
-            with pool_for(run, task, devices_of(device), budget, tell) as pool:
-                Loop(pool, [finals.work(pool)], checkpoint=run.folder / CHECKPOINT, tell=tell).run()
-        found = finals.verdict()
-        if found is None:
+        if wanted := rounds.wanted():
+            engine = Engine(run.choice.name, device=device)
+            with _pool(run, task, engine, len(wanted), listener.tell) as pool:
+                works = [rounds.work(pool)]
+                Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
+        verdict = rounds.verdict()
+        if verdict is None:
             raise InputError(
                 f"trainings={trainings:g}: too few to compare two schedules: give at least {FEWEST}"
             )
-        run.write_verdict(found)
-    return found
+        run.write_verdict(verdict)
+    return verdict
+
+
+def confirm_study(
+    folder: Path,
+    given: dict[str, Any],
+    listener: Listener,
+    *,
+    total: int | None = None,
+    trainings: float | None = None,
+    command: str = "",
+) -> None:
+    """Do what ``lrtune confirm`` is asked for.
+
+    Args:
+        folder: of the run.
+        given: keys of a study file, which come before those that the run was searched with.
+        listener: is told what happens.
+        total: as in ``confirm``.
+        trainings: as in ``confirm``.
+        command: what the user typed.
+
+    Raises:
+        InputError: what ``confirm`` refuses; a run that was made from Python.
+    """
+    run = Run(folder)
+    keys = run.settings.get("asked")
+    if keys is None:
+        raise InputError(
+            f"{folder}: was made from Python, with a task of its own: lrtune.confirm(run, task)"
+        )
+    study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
+    baselines = baselines_of(study) if "baseline" in given else None
+    task = load(study)
+    facts = {name: run.settings[name] for name in ("seed", "families")}
+    listener.started(task, {"command": command, "budget": None, **facts})
+    confirm(
+        run,
+        task,
+        plan=plan_of(study, task.objective.name),
+        total=total,
+        trainings=trainings,
+        baselines=baselines,
+        device=study.device,
+        listener=listener,
+    )
+    finish(study, run, run.settings["horizon"] if total is None else total, listener)
+
+
+def finish(study: StudyFile, run: Run, total: int | None, listener: Listener) -> None:
+    """Write what was asked for beside the report, and tell that all is done."""
+    if study.tensorboard and (folder := run.write_tensorboard()) is not None:
+        listener.tell(f"for TensorBoard: {folder}")
+    listener.finished(run, total)
 
 
 def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> None:
     """Refuse schedules that cannot be trained, before anything is."""
     expect("baselines", baselines, list | tuple, "a list of schedules")
-    for one in baselines:
-        expect("each of baselines", one, Schedule, "an lrtune.Schedule")
-        rates_of(one, horizon)
-        if one.cycles_momentum:
+    for schedule in baselines:
+        expect("each of baselines", schedule, Schedule, "an lrtune.Schedule")
+        rates_of(schedule, horizon)
+        if schedule.cycles_momentum:
             check_momentum(task.optimizer)
 
 
-def made(run: Run, horizon: int) -> int:
-    """Finals of this horizon that are over."""
+def trained(run: Run, horizon: int) -> int:
+    """Trainings of the confirmation on this horizon that are over."""
     return int((run.finals()["horizon"] == horizon).sum())
 
 
 def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
-    """The run, which knows from now on what the user has."""
-    kept = {"baselines": [one.to_dict() for one in baselines]}
-    write_json(run.folder / "run.json", run.settings | kept)
+    """The run, which from now on knows the user's own schedules."""
+    content = {"baselines": [schedule.to_dict() for schedule in baselines]}
+    write_json(run.folder / "run.json", run.settings | content)
     return Run(run.folder)
 
 
 @contextmanager
-def pool_for(
-    run: Run, task: Task, devices: tuple[str, ...], budget: Limits, tell: Callable[[str], None]
+def _pool(
+    run: Run, task: Task, engine: Engine, trainings: int, tell: Callable[[str], None]
 ) -> Iterator[Pool]:
     """The pool of the search, or on other devices what trains fastest there in its way."""
-    before = run.choice
-    pool, choice = choose_pool(task, budget, devices, before.name, None, before, tell)
-    if choice.threads is not None:
-        torch.set_num_threads(choice.threads)
+    pool, _ = choose_pool(task, Limits(trials=trainings), engine, run.choice, tell)
     try:
         yield pool
     finally:
@@ -145,17 +250,16 @@ def pool_for(
             pool.close()
 
 
-class Finals:
-    """What the verdict still wants to know, round by round, and how the finalists stand."""
+class Rounds:
+    """Which trainings the verdict still needs, round by round, and how the finalists stand."""
 
     def __init__(
         self,
         run: Run,
         horizon: int,
         plan: Plan,
+        listener: Listener,
         *,
-        watch: Callable[[Tally], None],
-        tell: Callable[[str], None],
         allowed: Callable[[], float] | None = None,
         spent: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -165,118 +269,113 @@ class Finals:
             run: that was searched.
             horizon: updates of a training.
             plan: what difference does not matter.
-            watch: called after each segment.
-            tell: called with a line on what is being done.
-            allowed: whole trainings that there may be of all finalists, those of sessions before
-                counted; the plan's where None.
-            spent: how much of the whole run's budget is spent by its clock and its search,
-                0 ... 1, for ``watch`` to know.
+            listener: is told how the finalists stand.
+            allowed: whole trainings that there may be of all finalists, those of earlier sessions
+                included; the plan's where None.
+            spent: how much of the whole run's budget is spent by its clock and its search, 0 ... 1.
         """
-        self._run = run
-        self._horizon = horizon
+        self._run, self._horizon = run, horizon
         self._plan = replace(plan, width=run.choice.slots)
-        self._allowed = allowed
-        self._spent = spent
+        self._listener, self._allowed, self._spent = listener, allowed, spent
         self._objective = run.settings["objective"]
-        self._watch = watch
-        self._tell = tell
         self._left: list[Job] = []  # of this round
         self._jobs = 0  # of this round, at its begin
-        self._told: list[Final] = []  # that ended since ``watch`` was called
-        self._contenders: list[Contender] = []
+        self._ended: list[Final] = []  # since the listener was told
+        self._scores: list[FinalistScores] = []
         self._settled = False
 
     @cached_property
-    def _before(self) -> float:
-        """How much of the whole run's budget was spent before the first final of this session."""
+    def _spent_before(self) -> float:
+        """The budget that was spent before the first training of this session, 0 ... 1."""
         return self._spent()
 
     @cached_property
     def plan(self) -> Plan:
-        """With the trainings that there may be of all, sessions before included."""
+        """The plan, with the number of trainings of all finalists, earlier sessions included."""
         if self._allowed is None:
             return replace(self._plan, trainings=self._plan.trainings or DEFAULT)
         return replace(self._plan, trainings=int(self._allowed() + 1e-9))
 
     @cached_property
-    def who(self) -> list[Finalist]:
-        """What is compared: as many as there is room for; nothing where there is none for two."""
-        assert self.plan.trainings is not None
-        if self.plan.trainings < FEWEST:
+    def finalists(self) -> list[Finalist]:
+        """As many as the trainings suffice for; none where they do not suffice for two."""
+        trainings = self.plan.trainings or 0
+        if trainings < FEWEST:
             return []
         everyone = finalists_of(self._run)
-        yours = sum(one.role == "yours" for one in everyone)
-        room = min(room_for(self.plan.trainings, yours), self.plan.trainings // 2)
-        return everyone[:room]
+        yours = sum(finalist.role == "yours" for finalist in everyone)
+        return everyone[: min(room_for(trainings, yours), trainings // 2)]
 
     def verdict(self) -> Verdict | None:
-        """On what there is; None where there is nothing to compare on two seeds."""
-        if not self.who:
+        """The verdict as things stand; None where nothing can be compared on two seeds."""
+        if not self.finalists:
             return None
-        found = judged(self._run, self.plan, self._horizon, self.who)
-        if found["answer"]["place"] != "unfinished":
-            return found
-        rows = {row["family"]: row["seeds"] for row in found["families"]}
-        compared = [one for one in self.who if rows[one.family] > 1]
-        if len(compared) < min(2, len(self.who)):
+        verdict = judged(self._run, self.plan, self._horizon, self.finalists)
+        if verdict["answer"]["place"] != "unfinished":
+            return verdict
+        seeds = {row["family"]: row["seeds"] for row in verdict["families"]}
+        compared = [finalist for finalist in self.finalists if seeds[finalist.family] > 1]
+        if len(compared) < min(2, len(self.finalists)):
             return None
         return judged(self._run, self.plan, self._horizon, compared, over=True)
 
     def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
-        """For the loop.
+        """The same as work for the loop.
 
         Args:
             pool: that trains.
-            begun: whether it is known who takes part.
+            begun: whether the finalists are known.
         """
         return Confirmation(
             pool,
             lambda: self.wanted() if begun() else None,
             self.over,
             judge=self._run.settings["judge"],
-            watch=self.watch,
+            watch=self._watch,
         )
 
     def wanted(self) -> list[Job]:
         """What is still to be trained of this round; of the next one where none is left."""
         if not self._left and not self._settled:
-            self._round()
+            self._next_round()
         return self._left
 
-    def _round(self) -> None:
-        """Look at what there is: who needs more seeds?"""
-        if not self.who:
+    def _next_round(self) -> None:
+        """Find out who needs more seeds."""
+        if not self.finalists:
             self._settled = True
             return
         finals = self._run.finals()
         finals = finals[finals["horizon"] == self._horizon]
         seeds = final_seeds(self._run.settings["seed"], self.plan.trainings or 0)
-        found = standing(finals, self.who, self._objective, seeds, self.plan)
-        still = set(found.wanted)
-        there = set(zip(finals["schedule"], finals["seed"], strict=True))
-        # Seed by seed: so a stop leaves whole comparisons.
-        jobs = [
-            Job(one.schedule, seed)
-            for number, seed in enumerate(seeds)
-            for one in self.who
-            if number < found.wanted.get(one.family, 0)
-            and (one.schedule.to_json(), seed) not in there
-        ]
-        self._left = list(dict.fromkeys(jobs))  # yours may be what is recommended
-        self._jobs, self._settled = len(self._left), not self._left
+        needed = standing(finals, self.finalists, self._objective, seeds, self.plan).wanted
         name = f"final_{self._objective['name']}"
         scores: dict[str, dict[int, float]] = {}
         for row in finals.to_dict("records"):
             scores.setdefault(row["schedule"], {})[row["seed"]] = row.get(name, math.nan)
-        self._contenders = [
-            Contender(one.schedule, scores.get(one.schedule.to_json(), {}), one.family in still)
-            for one in self.who
+        self._scores = [
+            FinalistScores(
+                finalist.schedule,
+                scores.get(finalist.schedule.to_json(), {}),
+                finalist.family in needed,
+            )
+            for finalist in self.finalists
         ]
+        # Seed by seed: so a stop leaves whole comparisons.
+        jobs = [
+            Job(finalist.schedule, seed)
+            for number, seed in enumerate(seeds)
+            for finalist in self.finalists
+            if number < needed.get(finalist.family, 0)
+            and seed not in scores.get(finalist.schedule.to_json(), {})
+        ]
+        self._left = list(dict.fromkeys(jobs))  # yours may be what is recommended
+        self._jobs, self._settled = len(self._left), not self._left
         if self._left:
             schedules = plural(len({job.schedule for job in self._left}), "schedule", "schedules")
-            most = plural(max(found.wanted.values()), "fresh seed", "fresh seeds")
+            most = plural(max(needed.values()), "fresh seed", "fresh seeds")
             trainings = plural(self._jobs, "training", "trainings")
-            self._tell(
+            self._listener.tell(
                 f"confirmation: {schedules} on {most}, {trainings} of {self._horizon:,} updates"
             )
 
@@ -284,26 +383,27 @@ class Finals:
         """Take in a training that is over."""
         append_final(self._run.folder / FINALS, final)
         self._left.remove(Job(final.schedule, final.seed))
-        self._told.append(final)
+        self._ended.append(final)
         score = final.metrics.get(self._objective["name"], math.nan)
-        for one in self._contenders:
-            if one.schedule == final.schedule:
-                one.scores[final.seed] = score
+        for finalist in self._scores:
+            if finalist.schedule == final.schedule:
+                finalist.scores[final.seed] = score
 
-    def watch(self, under_way: float) -> None:
+    def _watch(self, under_way: float) -> None:
         """Tell how they stand, with so many trainings under way."""
         if not self._jobs:
             return
-        over, self._told = self._told, []
+        ended, self._ended = self._ended, []
         done = self._jobs - len(self._left) + under_way
-        made = sum(len(one.scores) for one in self._contenders) + under_way
+        made = sum(len(finalist.scores) for finalist in self._scores) + under_way
         assert self.plan.trainings
-        share = self._before + (1 - self._before) * min(1.0, made / self.plan.trainings)
+        share = self._spent_before
+        share += (1 - share) * min(1.0, made / self.plan.trainings)
         share = max(share, self._spent())  # time may be over before the trainings are
-        self._watch(Tally(share, done, self._jobs, self._contenders, over))
+        self._listener.confirmation(ConfirmationState(share, done, self._jobs, self._scores, ended))
 
 
-def _check(run: Run, task: Task, device: str | None) -> None:
+def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
     kept = run.settings
     settings = settings_for(
@@ -313,7 +413,7 @@ def _check(run: Run, task: Task, device: str | None) -> None:
         kept["cycle_momentum"],
         kept["seed"],
         kept["storage"],
-        devices_of(device)[0],
+        engine.devices[0],
     )
     check_same(str(run.folder), settings, None, kept)
 

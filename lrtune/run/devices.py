@@ -1,68 +1,97 @@
-"""Pools for a search: which one, on which devices, with how many threads."""
+"""Engine: what trains, on which devices, with how many threads."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from lrtune.engine import Choice, Pool, choose, make_pool
 from lrtune.engine.child import Make, say
-from lrtune.engine.choice import hardware
+from lrtune.engine.choice import check_wishes, hardware
 from lrtune.engine.devices import SpreadPool
 from lrtune.errors import InputError, expect
-from lrtune.search import Limits
+from lrtune.search.budget import Limits
 from lrtune.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What trains.
+
+    Attributes:
+        kind: auto, serial or fused; auto takes what is measured to be the fastest here.
+        slots: trials side by side, over all devices; measured too where None.
+        device: as torch names it, several with commas between; CUDA where there is one, else the
+            CPU, where None.
+
+    Raises:
+        InputError: an unknown kind, no slots, a device that is not there.
+    """
+
+    kind: str = "auto"
+    slots: int | None = None
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_wishes(self.kind, self.slots)
+        if self.slots is not None and self.slots < len(self.devices):
+            count = len(self.devices)
+            raise InputError(f"slots={self.slots}: at least one for each of {count} devices")
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Each with its number: ``cuda:0``."""
+        return devices_of(self.device)
 
 
 def choose_pool(
     task: Task,
-    budget: Limits,
-    devices: tuple[str, ...],
-    engine: str,
-    slots: int | None,
+    limits: Limits,
+    engine: Engine,
     before: Choice | None,
     tell: Callable[[str], None],
 ) -> tuple[Pool, Choice]:
-    """What trains fastest on these devices, and why; see ``lrtune.engine.choose``.
+    """What trains fastest on these devices, and why; torch's threads are set for it.
 
     Args:
         task: what is trained.
-        budget: of the search.
-        devices: as torch names them.
-        engine: auto, serial or fused.
-        slots: K over all devices; measured where None.
+        limits: of the search.
+        engine: what may be chosen.
         before: what was chosen earlier: it serves again where it is what is wished for.
         tell: called with a line on what is chosen, and where memory runs out.
 
     Raises:
-        InputError: fewer slots than devices; what ``choose`` refuses.
+        InputError: what ``choose`` refuses.
     """
-    names = tuple(map(hardware, devices))
-    if before is not None and before.grants(engine, slots, names):
-        return spread(task, before, devices, tell), before
-    tell("engine: which one trains fastest here")
-    seconds = math.inf if budget.seconds is None else budget.seconds
-    count = len(devices)
-    if slots is not None and 0 < slots < count:
-        raise InputError(f"slots={slots}: at least one for each of {count} devices")
-    choice, pool = choose(
-        task,
-        devices[0],
-        engine=engine,
-        slots=None if slots is None else slots // count,
-        updates=budget.most(task.horizon) / count,
-        seconds=seconds / count,
-    )
-    choice = replace(choice, devices=names)
-    if count > 1:
-        del pool  # it has its device's memory
-        torch.cuda.empty_cache()
-        threads = None if choice.threads is None else max(1, choice.threads // count)
-        choice = replace(choice, slots=slots or count * choice.slots, threads=threads)
-        pool = spread(task, choice, devices, tell)
-    tell(f"engine: {choice}")
+    devices = engine.devices
+    names, count = tuple(map(hardware, devices)), len(devices)
+    if before is not None and before.grants(engine.kind, engine.slots, names):
+        pool, choice = spread(task, before, devices, tell), before
+    else:
+        tell("engine: which one trains fastest here")
+        seconds = math.inf if limits.seconds is None else limits.seconds
+        choice, pool = choose(
+            task,
+            devices[0],
+            engine=engine.kind,
+            slots=None if engine.slots is None else engine.slots // count,
+            updates=limits.most(task.horizon) / count,
+            seconds=seconds / count,
+        )
+        choice = replace(choice, devices=names)
+        if count > 1:
+            del pool  # it has its device's memory
+            torch.cuda.empty_cache()
+            threads = None if choice.threads is None else max(1, choice.threads // count)
+            slots = engine.slots or count * choice.slots
+            choice = replace(choice, slots=slots, threads=threads)
+            pool = spread(task, choice, devices, tell)
+        tell(f"engine: {choice}")
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
     return pool, choice
 
 

@@ -1,7 +1,7 @@
 """guess: the schedule to use before any search, from a range test and what other tasks teach."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import numpy as np
 
 from lrtune.errors import InputError
 from lrtune.model.decide import recommend
-from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
+from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
 from lrtune.run.best_json import SAME
-from lrtune.run.devices import devices_of
 from lrtune.run.identity import settings_for
 from lrtune.run.lock import locked
 from lrtune.run.run_json import FORMAT, write_json
+from lrtune.run.study_file import StudyFile, engine_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
@@ -25,38 +25,23 @@ from lrtune.search.space import SPLINE
 from lrtune.tasks import Task
 
 
-def guess(
-    task: Task,
-    *,
-    families: Iterable[str] = SEARCHABLE,
-    peak_lr: tuple[float, float] | None = None,
-    warmup: tuple[float, float] = (0.0, 0.2),
-    seed: int = 0,
-    out: str | Path | None = None,
-    device: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """Guess the schedule that is best on a task; ``tune`` on the same folder tries it first.
+def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda line: None) -> Path:
+    """Guess the schedule that is best on a task; ``tune`` in the same folder tries it first.
 
     Args:
         task: what is to be trained.
-        families: names of FAMILIES; closed loops and the spline are left out.
-        peak_lr: lowest and highest peak rate; from a range test where None.
-        warmup: shortest and longest warmup, fractions of the horizon.
-        seed: of the schedules among which the best is taken.
-        out: the folder; ``runs/<study>`` where None, as ``tune`` has it.
-        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        study: the search space, seed, device and folder. Closed loops and the spline are left out.
         tell: called with a line on what is being done.
 
     Returns:
         The ``best.json`` that was written.
 
     Raises:
-        InputError: for any mistake in the above, or a search in the folder.
+        InputError: no family to guess of; a search in the folder.
     """
-    first, *_ = devices_of(device)
-    settings = settings_for(task, families, warmup, False, seed, None, first)
-    names = settings["families"]
+    device, names = engine_of(study).devices[0], study.families or SEARCHABLE
+    space = names, study.warmup, study.cycle_momentum
+    settings = settings_for(task, *space, study.seed, None, device)
     # The free form has shapes that hardly a recorded task has tried.
     named = tuple(name for name in names if not FAMILIES[name].closed_loop and name != SPLINE)
     if not named:
@@ -64,21 +49,19 @@ def guess(
             f"families={','.join(names)}: the rates of a closed loop depend on the training, and "
             "a spline may have any shape: name another family too, cosine say"
         )
-    if peak_lr is not None:
-        Space(peak_lr=peak_lr)  # looks at it before anything is made
-    folder = Path(out) if out is not None else Path("runs") / settings["study"]
+    if study.peak_lr is not None:
+        Space(peak_lr=study.peak_lr)
+    folder = Path(study.out or Path("runs") / settings["study"])
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(
                 f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
                 "or give another --out"
             )
-        peaks = peak_settings(task, peak_lr, tell, device=first)
-        space = Space(named, tuple(peaks["peak_lr"]), warmup)
+        peaks = peak_settings(task, study.peak_lr, tell, device=device)
         test = peaks["range_test"]
-        params = _lowest(space, seed, guess_in(space, test))
-        schedule = space.schedule(params)
-        kept = ("peak_lr", "doubt", "message")
+        params = _best_expected(Space(named, tuple(peaks["peak_lr"]), study.warmup), test, study)
+        schedule = Space(named).schedule(params)
         content = {
             "format": FORMAT,
             "schedule": schedule.to_dict(),
@@ -88,7 +71,7 @@ def guess(
             **{name: settings[name] for name in (*SAME, "unit", "epochs", "versions")},
             "guess": {
                 "params": params,
-                "range_test": test and {name: test[name] for name in kept},
+                "range_test": test and {n: test[n] for n in ("peak_lr", "doubt", "message")},
                 "transfer": published().fingerprint,
                 "cost": cost(),
             },
@@ -97,12 +80,11 @@ def guess(
     return folder / "best.json"
 
 
-def _lowest(space: Space, seed: int, peak: PeakGuess) -> dict[str, Any]:
-    """The parameters of the schedule of which most is expected."""
-    params, x = Candidates(space, seed).draw(0, [], None)
-    known = Observations(x[:0], np.empty(0), np.empty(0))
-    posterior = Surrogate(published(), peak).posterior(known)
-    return params[recommend(posterior, x)]
+def _best_expected(space: Space, test: dict[str, Any] | None, study: StudyFile) -> dict[str, Any]:
+    """The parameters of the schedule with the best expected final value."""
+    params, x = Candidates(space, study.seed).draw(0, [], None)
+    nothing = Observations(x[:0], np.empty(0), np.empty(0))
+    return params[recommend(Surrogate(published(), guess_in(space, test)).posterior(nothing), x)]
 
 
 def cost() -> dict[str, float]:
@@ -112,5 +94,5 @@ def cost() -> dict[str, float]:
     half of the ``tasks``, ``nine_of_ten`` on nine of ten.
     """
     text = resources.files("lrtune.model").joinpath("guess.json").read_text(encoding="utf-8")
-    found: dict[str, float] = json.loads(text)
-    return found
+    costs: dict[str, float] = json.loads(text)
+    return costs

@@ -1,7 +1,8 @@
-"""What a user asks of a search: from the command line, from a study file (TOML), or both."""
+"""The options of a search, each declared once: for the study file, the command line and Python."""
 
 import math
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,24 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lrtune.errors import InputError, expect, nearest
-from lrtune.format import parse_time
-from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer
+from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer, validate
 
 if TYPE_CHECKING:
+    from lrtune.run.devices import Engine
     from lrtune.schedule import Schedule
-    from lrtune.search import Limits
+    from lrtune.search.budget import Budget
+    from lrtune.search.early_stopping import Stopping
     from lrtune.tasks import Task
     from lrtune.verdict.plan import Plan
 
 
 class StudyFile(TaskOptions):
-    """The keys of a study file; each is an option of ``lrtune search``."""
+    """The keys of a study file (TOML); each is an option of ``lrtune search``."""
 
     task: str = Field(description="what to search on; given here, it comes before the study file's")
     families: list[str] | None = Field(None, description="names, with commas between [all]")
     peak_lr: tuple[float, float] | None = Field(None, description="LOW,HIGH [from a range test]")
     warmup: tuple[float, float] = Field(
-        (0.0, 0.2), description="LOW,HIGH: shortest and longest, fractions of the run [0,0.2]"
+        (0.0, 0.2), description="LOW,HIGH: shortest and longest, fractions of the run"
     )
     cycle_momentum: bool = Field(
         False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
@@ -38,7 +40,7 @@ class StudyFile(TaskOptions):
     time: str | None = Field(None, description="the same in time on the clock: 90s, 10m, 1h30m")
     trials: int | None = Field(None, gt=0, description="trials of the search, at most")
     pruner: Literal["schedule", "halving", "hyperband", "median", "none"] = Field(
-        "schedule", description="schedule, halving, hyperband, median or none [schedule]"
+        "schedule", description="schedule, halving, hyperband, median or none"
     )
     no_prune: bool = Field(False, description="train every trial to its end")
     epsilon: float | None = Field(
@@ -72,7 +74,7 @@ class StudyFile(TaskOptions):
         None, description="to be reached soonest: 0.95 or accuracy=0.95 [where constant ends]"
     )
     engine: Literal["auto", "serial", "fused"] = Field(
-        "auto", description="auto, serial or fused [auto: the fastest here]"
+        "auto", description="auto, serial or fused; auto: the fastest here"
     )
     slots: int | None = Field(None, gt=0, description="trials side by side [the fastest number]")
     storage: str | None = Field(None, description="an Optuna storage URL")
@@ -81,6 +83,17 @@ class StudyFile(TaskOptions):
     device: str | None = Field(
         None, description="cpu, cuda, or several: cuda:0,cuda:1 [CUDA where there is one]"
     )
+
+
+# Options that Python passes by their own name; all others belong to one of tune's objects.
+IN_PYTHON = ("families", "peak_lr", "warmup", "cycle_momentum", "seed", "judge", "storage", "out")
+STOPPING = ("pruner", "epsilon", "patience", "min_delta", "audit")
+OBJECTS = {
+    **dict.fromkeys(("trials", "updates"), "budget=Budget"),
+    **dict.fromkeys(STOPPING, "stopping=Stopping"),
+    **dict.fromkeys(("slots", "device"), "engine=Engine"),
+    **dict.fromkeys(("margin", "goal"), "plan=Plan"),
+}
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -97,80 +110,60 @@ def read_study(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def load(study: StudyFile) -> "Task":
-    """The task that a study names, once all is told that can be told without its data."""
-    from lrtune.tasks import load_task
-
-    check(study)
-    options = {name: getattr(study, name) for name in TaskOptions.model_fields}
-    given = study.model_fields_set & options.keys()
-    task = load_task(study.task, **{name: options[name] for name in given})
-    # What would end no trial is not worth a second set of weights and a second look at the data.
-    return replace(task, average=None) if study.no_prune else task
-
-
-def made_of(task: "Task | str", seed: int, options: dict[str, Any]) -> "Task":
-    """The Task that a caller in Python means.
+def from_python(task: "Task | str", options: Mapping[str, Any]) -> StudyFile:
+    """The study that a call of ``tune`` describes.
 
     Args:
         task: a Task, or what ``load_task`` takes.
-        seed: of the splits of data that are named.
-        options: of ``load_task``.
+        options: of IN_PYTHON and, where the task is a string, of ``load_task``; None: not given.
 
     Raises:
-        InputError: neither; an option that is none, or that a Task has itself.
+        InputError: not a task; an unknown option; one that the Task itself or an object has.
     """
-    from lrtune.tasks import Task, load_task
+    from lrtune.search.space import names_of
+    from lrtune.tasks import Task
 
     expect("task", task, Task | str, "an lrtune.Task or a string")
-    for name in options:
-        if name not in TaskOptions.model_fields:
-            raise InputError(f"unknown argument {name!r}{nearest(name, StudyFile.model_fields)}")
-        if isinstance(task, Task):
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name in OBJECTS:
+            raise InputError(f"{name}: belongs to an object: {OBJECTS[name]}({name}=...)")
+        if name not in (*IN_PYTHON, *TaskOptions.model_fields):
+            names = (*IN_PYTHON, *TaskOptions.model_fields, *OBJECTS)
+            raise InputError(f"unknown argument {name!r}{nearest(name, names)}")
+        if name not in IN_PYTHON and isinstance(task, Task):
             raise InputError(f"{name}: a Task has its own: leave it out, or name the data instead")
-    return load_task(task, seed=seed, **options) if isinstance(task, str) else task
+    if "families" in given:
+        given["families"] = list(names_of(given["families"]))
+    if "out" in given:
+        given["out"] = str(given["out"])
+    given["task"] = task if isinstance(task, str) else task.name
+    return validate(StudyFile, given, "tune")
 
 
-def limits_of(
-    task: "Task",
-    trials: int | None,
-    updates: float | None,
-    seconds: float | None,
-    trainings: float | None,
-    time: str | None,
-) -> "Limits":
-    """A budget in whatever units; TRAININGS where there is none.
+def load(study: StudyFile) -> "Task":
+    """The task of a study, once everything is checked that can be without its data."""
+    from lrtune.tasks import load_task
 
-    Raises:
-        InputError: two in the same unit, or one that is not positive.
-    """
-    from lrtune.search import Limits
-    from lrtune.search.budget import TRAININGS, check_positive
-
-    if trainings is not None and updates is not None:
-        raise InputError("budget and updates: one of the two: both say how much is trained in all")
-    if time is not None and seconds is not None:
-        raise InputError("time and seconds: one of the two: both say when to stop")
-    if all(limit is None for limit in (trials, updates, seconds, trainings, time)):
-        trainings = TRAININGS
-    if trainings is not None:
-        check_positive("budget", trainings)
-        updates = trainings * task.horizon
-    return Limits(trials, updates, seconds if time is None else parse_time(time))
+    check(study)
+    options = study.model_dump(include={*TaskOptions.model_fields}, exclude_unset=True)
+    task = load_task(study.task, **options)
+    # Where no trial ends early, nobody looks at a second set of weights.
+    return replace(task, average=None) if study.no_prune else task
 
 
 def check(study: StudyFile) -> None:
-    """Look at every setting that needs no data.
+    """Check every option that needs no data.
 
     Raises:
         InputError: the first that is wrong.
     """
     from lrtune.engine.optimizers import check_momentum, settings_of
-    from lrtune.run.devices import devices_of
-    from lrtune.search import SEARCHABLE, Space
+    from lrtune.reports.tensorboard import check as check_tensorboard
+    from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
-    from lrtune.tasks.augment import check_augment
-    from lrtune.tasks.memory import parse_size
+    from lrtune.tasks.images import check_augment
+    from lrtune.tasks.stream import parse_size
 
     names = SEARCHABLE if study.families is None else tuple(study.families)
     Space(names, study.peak_lr or Space.peak_lr, study.warmup, study.cycle_momentum)
@@ -186,49 +179,53 @@ def check(study: StudyFile) -> None:
     if study.memory is not None:
         parse_size(study.memory)
     check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
-    devices_of(study.device)
-    plan_of("", study.margin, study.goal)
-    stopping(study)
-    if study.time is not None:
-        parse_time(study.time)
+    engine_of(study)
+    plan_of(study, "")
+    stopping_of(study)
+    budget_of(study)
+    baselines_of(study)
+    if study.tensorboard:
+        check_tensorboard()
+
+
+def budget_of(study: StudyFile) -> "Budget":
+    """What a run may cost."""
+    from lrtune.search.budget import Budget
+
     if study.budget is not None and study.updates is not None:
         raise InputError("budget and updates: one of the two: both say how much is trained in all")
+    return Budget(study.budget, study.updates, study.time, study.trials)
 
 
-def stopping(study: StudyFile) -> dict[str, Any]:
-    """What ``tune`` is told of ending trials early: only what was asked for."""
-    names = {"pruner", "epsilon", "patience", "min_delta", "audit"} & study.model_fields_set
+def stopping_of(study: StudyFile) -> "Stopping":
+    """When a trial ends early."""
+    from lrtune.search.early_stopping import Stopping
+
+    given = study.model_dump(include={*STOPPING}, exclude_unset=True)
     if study.no_prune:
-        if names:
-            said = ", ".join(sorted(names))
-            raise InputError(f"no_prune: trains every trial to its end: leave out {said}")
-        return {"pruner": "none", "patience": 0}
-    if "epsilon" in names and study.pruner != "schedule":
+        if given:
+            raise InputError(
+                f"no_prune: trains every trial to its end: leave out {', '.join(sorted(given))}"
+            )
+        return Stopping(pruner="none", patience=0)
+    if "epsilon" in given and study.pruner != "schedule":
         raise InputError(f"epsilon: {study.pruner} takes none: leave it out, or the pruner")
-    return {name: getattr(study, name) for name in names}
+    return Stopping(**given)
 
 
-def baseline_of(text: str) -> "Schedule":
-    """A schedule that the user has: its text, or a JSON file.
+def engine_of(study: StudyFile) -> "Engine":
+    """What trains."""
+    from lrtune.run.devices import Engine
 
-    Raises:
-        InputError: neither, or it says no peak rate.
-    """
-    from lrtune.schedule import load, parse
-
-    if text.endswith(".json"):
-        return load(text)
-    schedule = parse(text)
-    if "peak_lr=" not in text:
-        raise InputError(f"baseline={text!r}: says no peak rate: {schedule.family}:peak_lr=0.1")
-    return schedule
+    return Engine(study.engine, study.slots, study.device)
 
 
-def plan_of(metric: str, margin: float | None = None, goal: str | None = None) -> "Plan":
-    """How a verdict is to be reached; ``metric`` is the one of a goal that names none."""
+def plan_of(study: StudyFile, metric: str) -> "Plan":
+    """How the verdict is reached; ``metric`` is that of a goal that names none."""
     from lrtune.verdict.plan import Plan
 
-    return Plan(margin=margin, target=None if goal is None else parse_goal(goal, metric))
+    target = None if study.goal is None else parse_goal(study.goal, metric)
+    return Plan(margin=study.margin, target=target)
 
 
 def parse_goal(text: str, metric: str) -> tuple[str, float]:
@@ -246,3 +243,22 @@ def parse_goal(text: str, metric: str) -> tuple[str, float]:
     if not math.isfinite(number) or (equals and not name):
         raise wrong
     return name if equals else metric, number
+
+
+def baselines_of(study: StudyFile) -> "list[Schedule]":
+    """The user's own schedules.
+
+    Raises:
+        InputError: neither a schedule's text nor a JSON file; one without a peak rate.
+    """
+    from lrtune.schedule import load as load_schedule
+    from lrtune.schedule import parse
+
+    schedules = []
+    for text in study.baseline:
+        schedule = load_schedule(text) if text.endswith(".json") else parse(text)
+        if not text.endswith(".json") and "peak_lr=" not in text:
+            example = f"{schedule.family}:peak_lr=0.1"
+            raise InputError(f"baseline={text!r}: says no peak rate: {example}")
+        schedules.append(schedule)
+    return schedules

@@ -1,54 +1,53 @@
-"""tune: a search from a task to its results."""
+"""tune: from a task to a confirmed schedule: range test, search, confirmation, results."""
 
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from lrtune.engine import range_test
-from lrtune.engine.choice import Choice, check_wishes
+from lrtune.engine import Pool, range_test
+from lrtune.engine.choice import Choice
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
-from lrtune.errors import expect
+from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
-from lrtune.model.decide import EPSILON
-from lrtune.model.transfer import Transfer, published
+from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.best_json import guessed
-from lrtune.run.confirm import Finals, check_baselines, made, with_baselines
-from lrtune.run.devices import choose_pool, devices_of, maker, own_threads
+from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained, with_baselines
+from lrtune.run.devices import Engine, choose_pool, maker, own_threads
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run
 from lrtune.run.identity import check_same, settings_for
 from lrtune.run.lock import locked
 from lrtune.run.run_json import range_test_json, write_json
-from lrtune.run.study_file import limits_of, made_of
-from lrtune.run.tally import Tally
-from lrtune.schedule import Schedule
-from lrtune.search import (
-    SEARCHABLE,
-    Limits,
-    Search,
-    SearchState,
-    Space,
-    Stopping,
-    SurrogateSampler,
-    records,
+from lrtune.run.study_file import (
+    StudyFile,
+    baselines_of,
+    budget_of,
+    engine_of,
+    from_python,
+    load,
+    plan_of,
+    stopping_of,
 )
-from lrtune.search.budget import CONFIRMED, FEWEST, Clock
-from lrtune.search.early_stopping import AUDITED, MIN_DELTA
+from lrtune.schedule import Schedule
+from lrtune.search import SEARCHABLE, SearchState, Space, SurrogateSampler, records
+from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Budget, Clock, Limits
+from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
+from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
-from lrtune.tasks.ignorant import ignorant
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.plan import Plan
+from lrtune.verdict.time_to_target import check_target
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
@@ -57,298 +56,384 @@ DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the
 def tune(
     task: Task | str,
     *,
-    trials: int | None = None,
-    updates: float | None = None,
-    seconds: float | None = None,
-    budget: float | None = None,
-    time: str | None = None,
-    families: Iterable[str] = SEARCHABLE,
+    budget: Budget | float | str | None = None,
+    time: float | str | None = None,
+    families: Iterable[str] | None = None,
     peak_lr: tuple[float, float] | None = None,
-    warmup: tuple[float, float] = (0.0, 0.2),
-    cycle_momentum: bool = False,
-    seed: int = 0,
-    out: str | Path | None = None,
-    storage: str | None = None,
-    device: str | None = None,
-    engine: str = "auto",
-    slots: int | None = None,
+    stopping: Stopping | None = None,
+    engine: Engine | str | None = None,
     sampler: BaseSampler | None = None,
-    pruner: BasePruner | str = "schedule",
-    epsilon: float = EPSILON,
-    patience: int | None = None,
-    min_delta: float = MIN_DELTA,
-    audit: float = AUDITED,
-    judge: str = "last",
     plan: Plan | Literal["bounded"] | None = "bounded",
     baselines: Sequence[Schedule] = (),
     transfer: Transfer | None = None,
-    asked: dict[str, Any] | None = None,
-    command: str = "",
-    watch: Callable[[SearchState], None] | None = None,
-    watch_finals: Callable[[Tally], None] | None = None,
-    tell: Callable[[str], None] | None = None,
+    out: str | Path | None = None,
+    listener: Listener | None = None,
     **options: Any,
 ) -> Run:
     """Search the learning-rate schedules of a task; called again, go on where it stopped.
 
     Progress and the answer are printed as ``lrtune search`` prints them, in a notebook too, unless
-    one of the last three arguments is given: ``tell=lambda line: None`` prints nothing.
+    a listener is given: ``listener=Listener()`` prints nothing.
 
     Args:
         task: a Task, or what ``load_task`` takes.
-        trials: of the search, at most. Budgets count the whole run, sessions before too; whichever
-            is spent first ends it.
-        updates: budget in optimizer updates: of range test, search and confirmation together.
-        seconds: budget in seconds on the clock, in which all must be done.
-        budget: budget in whole trainings; 40 where no budget is given at all.
-        time: budget on the clock, in words: ``90s``, ``10m`` or ``1h30m``.
-        families: names of FAMILIES.
+        budget: whole trainings, a time such as ``"10m"``, or a Budget; 50 trainings where None.
+        time: limit on the clock, in seconds or as ``90s``, ``10m``, ``1h30m``.
+        families: names of FAMILIES; all that can be searched where None.
         peak_lr: lowest and highest peak rate; from a range test where None.
-        warmup: shortest and longest warmup, fractions of the horizon.
-        cycle_momentum: whether one_cycle and cyclic also cycle the momentum, as torch's do.
-        seed: of the trials and the sampler.
-        out: the run's folder; ``runs/<study>`` where None.
-        storage: any Optuna storage URL; a journal in the run's folder where None.
-        device: as torch names it, several with commas between; CUDA where there is one, else the
-            CPU, where None.
-        engine: auto, serial or fused: what trains; auto takes what is measured to be fastest.
-        slots: trials side by side; measured too where None.
+        stopping: when a trial ends early.
+        engine: what trains, and on which devices; or its kind: auto, serial or fused.
         sampler: any Optuna sampler, in place of SurrogateSampler.
-        pruner: a name of ``lrtune.search.PRUNERS`` or any Optuna pruner; it sees the better of
-            the current and the averaged weights.
-        epsilon: of the schedule pruner: it ends a trial that wins with less than this probability.
-        patience: validations without a gain that make a plateau; a fifth of them, at least 3,
-            where None; no trial plateaus where 0.
-        min_delta: the least gain, as a share of the value.
-        audit: share of the trials to be pruned that are trained to the end, to check on the pruner.
-        judge: which weights of a training count, here and in the finals: "last", those at the end,
-            or "best", those of its best validation, as people have them who keep the best
-            checkpoint. The best of many noisy figures flatters itself on validation.
-        plan: how the verdict is to be reached, for which a part of the budget is kept; search only
-            where None. Unless given, it is ``Plan()`` where a budget bounds the whole run, and
-            None where ``trials`` alone bounds the search.
+        plan: how the verdict is reached, for which a part of the budget is kept; search only where
+            None. Unless given, it is ``Plan()`` where a budget bounds the whole run, and None where
+            trials alone bound the search.
         baselines: your own schedules, which the verdict compares with.
         transfer: what other tasks teach; what comes with lrtune where None.
-        asked: the keys of a study file, for ``lrtune confirm``, which makes the task again.
-        command: what the user typed, for the record.
-        watch: called with the SearchState after each segment of the search.
-        watch_finals: called with the Tally after each segment of the confirmation.
-        tell: called with a line on what is being done.
-        **options: of ``load_task``, where the task is a string: ``target="price"``, ``epochs=5``.
+        out: the run's folder; ``runs/<study>`` where None.
+        listener: is told what happens.
+        **options: warmup, cycle_momentum, seed, judge and storage, as a study file has them; and
+            those of ``load_task`` where the task is a string: ``target="price"``, ``epochs=5``.
 
     Returns:
         The run, its files written; ``run.best()`` is the schedule to use.
 
     Raises:
-        InputError: for any mistake in the above, or another search on the same folder.
+        InputError: for any mistake in the above, or another search in the same folder.
         KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
     """
-    clock = Clock()
-    shown = None
-    if watch is None and watch_finals is None and tell is None:
-        # A terminal is nothing to a library's import.
-        from lrtune.cli.console import console_of
-        from lrtune.cli.progress import Screen
-
-        shown = Screen(console_of())
-        watch, watch_finals, tell = shown.search, shown.finals, shown.tell
-    watch, watch_finals, tell = watch or nobody, watch_finals or nobody, tell or nobody
-    if isinstance(task, str):
-        asked = asked or {"task": task, "seed": seed, **options}
-    task = made_of(task, seed, options)
-    devices = devices_of(device)
-    check_wishes(engine, slots)
-    check_baselines(baselines, task, task.horizon)
-    if peak_lr is not None:
-        Space(peak_lr=peak_lr)  # looks at it before anything is kept
-    device = devices[0]
-    weights, limits = judge_of(judge), limits_of(task, trials, updates, seconds, budget, time)
+    study = from_python(task, {"families": families, "peak_lr": peak_lr, "out": out, **options})
+    if not isinstance(budget, Budget):
+        trainings, time = (None, budget) if isinstance(budget, str) else (budget, time)
+        budget = Budget(trainings=trainings, time=time)
+    elif time is not None:
+        raise InputError("time: the budget is a Budget, which has its own: Budget(time=...)")
     if plan == "bounded":
-        plan = None if limits.updates is limits.seconds is None else Plan()
+        trials_alone = budget.trainings is budget.updates is budget.time is None
+        plan = None if trials_alone and budget.trials is not None else Plan()
     expect("plan", plan, Plan | None, "an lrtune.Plan, or None")
-    if shown is not None:
-        shown.started(task, {})
-    count = len(task.checkpoints)
-    stopping = Stopping(pruner, epsilon, patience, min_delta, audit)
-    transfer = published() if transfer is None else transfer
-    settings = settings_for(task, families, warmup, cycle_momentum, seed, storage, device)
-    settings |= {"stopping": stopping.settings(count), "transfer": transfer.fingerprint}
-    settings["judge"] = judge
-    folder = Path(out) if out is not None else Path("runs") / settings["study"]
-    with locked(folder, tell), own_threads(), ExitStack() as processes:
-        run = _continued(folder, settings, peak_lr)
-        if run is not None:
-            clock = Clock(clock.seconds + _elapsed(run))
-        else:
-            # The storage first: what cannot be opened must not cost a range test.
-            owner, direction = os.urandom(8).hex(), task.objective.direction
-            claim(storage or folder / "journal.log", settings["study"], direction, owner)
-        before = None if run is None else run.choice
-        pool, choice = choose_pool(task, limits, devices, engine, slots, before, tell)
-        if isinstance(pool, SpreadPool):
-            processes.enter_context(pool)
-        if run is not None and choice is not before:
-            write_json(folder / "run.json", run.settings | {"engine": choice.to_json()})
-            run = Run(folder)
-        if choice.threads is not None:
-            torch.set_num_threads(choice.threads)
-        if run is None:
-            make = maker(replace(choice, compiled=False), tell)
-            slots = choice.slots // len(devices)
-            how: dict[str, Any] = {"device": device, "slots": slots, "make": make}
-            total = limits.most(task.horizon)
-            if limits.seconds is not None:
-                total = min(total, limits.seconds / choice.seconds)
-            peaks = peak_settings(task, peak_lr, tell, total, **how)
-            torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
-            own: dict[str, Any] = {"command": command, "owner": owner}
-            own |= {"asked": asked, "ignorant": ignorant(task)}
-            own |= {"placement": pool.placement, "engine": choice.to_json()}
-            if transfer is not published():
-                transfer.save(folder / TRANSFER)
-            write_json(folder / "run.json", settings | peaks | own)
-            run = Run(folder)
-        if baselines or run.settings.get("baselines"):
-            run = with_baselines(run, baselines)
+    expect("stopping", stopping, Stopping | None, "an lrtune.Stopping")
+    engine = Engine(kind=engine) if isinstance(engine, str) else engine or Engine()
+    expect("engine", engine, Engine, "an lrtune.Engine, or its kind")
+    named = isinstance(task, str)
+    with nullcontext(listener) if listener is not None else closing(_screen()) as listener:
+        tuning = Tuning(
+            load(study) if isinstance(task, str) else task,
+            study,
+            budget=budget,
+            stopping=stopping or Stopping(),
+            engine=engine,
+            plan=plan,
+            sampler=sampler,
+            baselines=baselines,
+            transfer=published() if transfer is None else transfer,
+            listener=listener,
+            asked=study.model_dump(exclude_unset=True) if named else None,
+        )
+        run = tuning.run()
+        listener.finished(run, None)
+    return run
+
+
+def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
+    """Do what a study file asks for.
+
+    Args:
+        study: see StudyFile.
+        listener: is told what happens.
+        command: what the user typed, for the record.
+
+    Raises:
+        InputError: a mistake in the study; another search in the same folder.
+        KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
+    """
+    task, budget = load(study), budget_of(study)
+    if budget == Budget(trials=budget.trials):
+        budget = replace(budget, trainings=TRAININGS)
+        listener.tell(f"budget: {TRAININGS} trainings in all (--budget, --updates, --time)")
+    plan = plan_of(study, task.objective.name)
+    if plan.target is not None:
+        check_target(plan.target, [metric.name for metric in task.metrics])
+    tuning = Tuning(
+        task,
+        study,
+        budget=budget,
+        stopping=stopping_of(study),
+        engine=engine_of(study),
+        plan=None if study.no_confirm else plan,
+        baselines=baselines_of(study),
+        transfer=nothing() if study.no_transfer else published(),
+        listener=listener,
+        asked=study.model_dump(exclude_unset=True),
+        command=command,
+    )
+    run = tuning.run()
+    finish(study, run, None, listener)
+    return run
+
+
+def _screen() -> Listener:
+    """What ``lrtune search`` shows; a terminal is nothing to a library's import."""
+    from lrtune.cli.console import console_of
+    from lrtune.cli.progress import Screen
+
+    return Screen(console_of())
+
+
+class Tuning:
+    """One session of a search and its confirmation; the arguments are as in ``tune``."""
+
+    def __init__(
+        self,
+        task: Task,
+        study: StudyFile,
+        *,
+        budget: Budget,
+        stopping: Stopping,
+        engine: Engine,
+        plan: Plan | None,
+        baselines: Sequence[Schedule],
+        transfer: Transfer,
+        listener: Listener,
+        sampler: BaseSampler | None = None,
+        asked: dict[str, Any] | None = None,
+        command: str = "",
+    ) -> None:
+        self._clock = Clock()
+        self._task, self._study, self._stopping, self._engine = task, study, stopping, engine
+        self._plan, self._transfer, self._sampler = plan, transfer, sampler
+        self._baselines = baselines
+        self._listener, self._tell = listener, listener.tell
+        self._origin = {"command": command, "asked": asked}
+        self._limits = budget.limits(task.horizon)
+        self._device = engine.devices[0]
+        if study.peak_lr is not None:
+            Space(peak_lr=study.peak_lr)
+        check_baselines(baselines, task, task.horizon)
+        families = SEARCHABLE if study.families is None else study.families
+        space = families, study.warmup, study.cycle_momentum
+        self._settings = settings_for(task, *space, study.seed, study.storage, self._device) | {
+            "stopping": stopping.settings(len(task.checkpoints)),
+            "transfer": transfer.fingerprint,
+            "judge": study.judge,
+        }
+        self._folder = Path(study.out or Path("runs") / self._settings["study"])
+
+    def run(self) -> Run:
+        """Search, confirm and write the results; go on where an earlier session stopped.
+
+        Raises:
+            InputError: another search in the same folder.
+            KeyboardInterrupt: after Ctrl-C, files written.
+        """
+        self._introduce()
+        with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
+            earlier, owner = self._earlier()
+            before = None if earlier is None else earlier.choice
+            pool, choice = choose_pool(self._task, self._limits, self._engine, before, self._tell)
+            if isinstance(pool, SpreadPool):
+                processes.enter_context(pool)
+            if earlier is None:
+                run = self._new(pool, choice, owner)
+            else:
+                run = self._continued(earlier, choice)
+            if self._baselines or run.settings.get("baselines"):
+                run = with_baselines(run, self._baselines)
+            search = self._search(run, pool, choice)
+            rounds = self._rounds(run, search)
+            works: list[Work[Any]] = [search]
+            if rounds is not None:
+                works.append(rounds.work(pool, lambda: search.over))
+            loop = Loop(
+                pool,
+                works,
+                checkpoint=self._folder / CHECKPOINT,
+                spent=partial(self._spent, search),
+                tell=self._tell,
+            )
+            cut = False
+            try:
+                cut = loop.run()
+            finally:
+                processes.close()
+                if loop.segments:
+                    ended = {"elapsed": self._clock.seconds, "cut": cut}
+                    write_json(self._folder / "run.json", run.settings | ended)
+                run = Run(self._folder)
+                verdict = rounds.verdict() if rounds and search.over else None
+                if verdict is None:
+                    run.write()
+                else:
+                    run.write_verdict(verdict)
+        return run
+
+    def _introduce(self) -> None:
+        """Tell what is trained."""
+        task, study = self._task, self._study
+        self._tell(
+            f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
+            f"validation samples, model {task.model_name}, {task.optimizer}, "
+            f"{task.horizon:,} updates a trial"
+        )
+        for note in task.notes:
+            self._tell(f"  {note}")
+        facts = {"command": self._origin["command"], "seed": study.seed}
+        facts |= {"families": self._settings["families"], "budget": asdict(self._limits)}
+        self._listener.started(task, facts)
+
+    def _earlier(self) -> tuple[Run | None, str]:
+        """The run of an earlier session, if there is one, and whose trials these are."""
+        if (self._folder / "run.json").exists():
+            run = Run(self._folder)
+            check_same(str(self._folder), self._settings, self._study.peak_lr, run.settings)
+            self._clock = Clock(self._clock.seconds + elapsed(run))
+            return run, run.settings["owner"]
+        # The storage first: what cannot be opened must not cost a range test.
+        owner, study = os.urandom(8).hex(), self._settings["study"]
+        storage = self._study.storage or self._folder / "journal.log"
+        claim(storage, study, self._task.objective.direction, owner)
+        return None, owner
+
+    def _new(self, pool: Pool, choice: Choice, owner: str) -> Run:
+        """Find the peak rates that are worth searching, and write down what the run is."""
+        total = self._limits.most(self._task.horizon)
+        if self._limits.seconds is not None:
+            total = min(total, self._limits.seconds / choice.seconds)
+        peaks = peak_settings(
+            self._task,
+            self._study.peak_lr,
+            self._tell,
+            total,
+            device=self._device,
+            slots=choice.slots // len(self._engine.devices),
+            make=maker(replace(choice, compiled=False), self._tell),
+        )
+        torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
+        if self._transfer is not published():
+            self._transfer.save(self._folder / TRANSFER)
+        facts: dict[str, Any] = {
+            "owner": owner,
+            "ignorant": dummy_scores(self._task),
+            "placement": pool.placement,
+        }
+        facts |= {"engine": choice.to_json(), **self._origin}
+        write_json(self._folder / "run.json", self._settings | peaks | facts)
+        return Run(self._folder)
+
+    def _continued(self, run: Run, choice: Choice) -> Run:
+        """The run of an earlier session, which may be trained otherwise from now on."""
+        if choice == run.choice:
+            return run
+        write_json(self._folder / "run.json", run.settings | {"engine": choice.to_json()})
+        return Run(self._folder)
+
+    def _search(self, run: Run, pool: Pool, choice: Choice) -> Search:
+        """The search as work for the loop."""
+        task, seed, tell = self._task, self._study.seed, self._tell
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
         check_owner(study, run.storage, run.settings["owner"])
-        space = run.space
-        first = guessed(folder, run.settings)
-        if first is not None and space.contains(first) and not study.get_trials(deepcopy=False):
+        guess = guessed(self._folder, run.settings)
+        if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
-            study.enqueue_trial(first)
-        study.sampler = sampler or SurrogateSampler(
-            space, task.horizon, seed=seed, peak=run.peak_guess, transfer=transfer
+            study.enqueue_trial(guess)
+        study.sampler = self._sampler or SurrogateSampler(
+            run.space, task.horizon, seed=seed, peak=run.peak_guess, transfer=self._transfer
         )
-        study.pruner = stopping.make_pruner(task.horizon, count, transfer)
-        swept = swept_in(run.settings)
+        validations = len(task.checkpoints)
+        study.pruner = self._stopping.make_pruner(task.horizon, validations, self._transfer)
+        swept, spent = swept_in(run.settings), self._clock.seconds
         kept = 0.0
-        if plan is not None:
-            kept = limits.kept(task.horizon, choice.seconds, clock.seconds)
+        if self._plan is not None:
+            kept = self._limits.kept(task.horizon, choice.seconds, spent)
             if not kept:
-                tell(
-                    f"the budget is too small to confirm what is found: give at least "
-                    f"{math.ceil(FEWEST / CONFIRMED)} trainings"
-                )
+                least = math.ceil(FEWEST / CONFIRMED)
+                needed = f"give at least {least} trainings"
+                tell(f"the budget is too small to confirm what is found: {needed}")
         state = SearchState(
-            limits.of_search(swept, clock.seconds, kept),
-            clock=clock,
+            self._limits.of_search(swept, spent, kept),
+            clock=self._clock,
             kept=kept,
             pace=choice.seconds * choice.slots,
-            limits=limits,
+            limits=self._limits,
             swept=swept,
         )
         search = Search(
             study,
-            space,
+            run.space,
             pool,
             state,
-            stopping=stopping,
-            judge=weights,
+            stopping=self._stopping,
+            judge=judge_of(self._study.judge),
             seed=seed,
             owner=run.settings["owner"],
-            watch=watch,
+            watch=self._listener.search,
             tell=tell,
         )
-        works: list[Work[Any]] = [search]
-        finals = None
-        if plan is not None and kept:
-            bounded = limits.updates is not None or limits.seconds is not None
-            allowed = partial(_allowed, run, limits, swept, clock) if bounded else None
-            finals = Finals(
-                run,
-                task.horizon,
-                plan,
-                watch=watch_finals,
-                tell=tell,
-                allowed=allowed,
-                spent=lambda: search.state.share,
-            )
-            works.append(finals.work(pool, lambda: search.over))
-        tell(_planned(limits, task.horizon, choice, clock, kept))
+        tell(planned(self._limits, task.horizon, choice.seconds, spent, kept))
+        return search
 
-        def spent() -> bool:
-            if limits.seconds is not None and clock.seconds >= limits.seconds:
-                return True
-            return limits.updates is not None and swept + search.state.spent[1] >= limits.updates
+    def _rounds(self, run: Run, search: Search) -> Rounds | None:
+        """The confirmation; None where there is none."""
+        if self._plan is None or not search.state.kept:
+            return None
+        bounded = self._limits.updates is not None or self._limits.seconds is not None
+        allowed = partial(self._allowed, run, search.state.swept) if bounded else None
+        return Rounds(
+            run,
+            self._task.horizon,
+            self._plan,
+            self._listener,
+            allowed=allowed,
+            spent=lambda: search.state.share,
+        )
 
-        loop = Loop(pool, works, checkpoint=folder / CHECKPOINT, spent=spent, tell=tell)
-        cut = False
-        try:
-            cut = loop.run()
-        finally:
-            processes.close()
-            if loop.segments:
-                ended = {"elapsed": clock.seconds, "cut": cut}
-                write_json(folder / "run.json", run.settings | ended)
-            run = Run(folder)
-            verdict = finals.verdict() if finals is not None and search.over else None
-            if verdict is None:
-                run.write()
-            else:
-                run.write_verdict(verdict)
-            if shown is not None:
-                shown.close()
-    if shown is not None:
-        shown.finished(run, None)
-    return run
+    def _allowed(self, run: Run, swept: int) -> float:
+        """Whole trainings that there may be of all finalists, those that are over included."""
+        trials, limits, horizon = run.trials(), self._limits, self._task.horizon
+        searched = float(trials["updates"].sum())
+        by_updates = math.inf if limits.updates is None else limits.updates - swept - searched
+        by_time = math.inf
+        if limits.seconds is not None:
+            pace = float(trials["seconds"].sum()) / searched if searched else math.inf
+            by_time = trained(run, horizon) * horizon
+            by_time += (limits.seconds - self._clock.seconds) / pace
+        return float(max(0.0, min(by_updates, by_time)) / horizon)
+
+    def _spent(self, search: Search) -> bool:
+        """Whether the whole budget is."""
+        limits, state = self._limits, search.state
+        if limits.seconds is not None and self._clock.seconds >= limits.seconds:
+            return True
+        return limits.updates is not None and state.swept + state.spent[1] >= limits.updates
 
 
-def nobody(_: object) -> None:
-    """Watch nothing."""
-
-
-def _elapsed(run: Run) -> float:
+def elapsed(run: Run) -> float:
     """Seconds of earlier sessions; of one that was killed, at least what its trainings took."""
-    trained = sum(record.seconds for record in records(run.study()))
+    seconds = sum(record.seconds for record in records(run.study()))
     finals = run.finals()
-    trained += float(finals["seconds"].sum()) if len(finals) else 0.0
-    return max(float(run.settings.get("elapsed", 0.0)), trained)
+    seconds += float(finals["seconds"].sum()) if len(finals) else 0.0
+    return max(float(run.settings.get("elapsed", 0.0)), seconds)
 
 
-def _allowed(run: Run, budget: Limits, swept: int, clock: Clock) -> float:
-    """Whole trainings that there may be of all finalists, those that there are counted."""
-    trials, horizon = run.trials(), run.settings["horizon"]
-    searched = float(trials["updates"].sum())
-    by_updates = math.inf if budget.updates is None else budget.updates - swept - searched
-    by_time = math.inf
-    if budget.seconds is not None:
-        pace = float(trials["seconds"].sum()) / searched if searched else math.inf
-        by_time = made(run, horizon) * horizon + (budget.seconds - clock.seconds) / pace
-    return float(max(0.0, min(by_updates, by_time)) / horizon)
-
-
-def _planned(budget: Limits, horizon: int, choice: Choice, clock: Clock, kept: float) -> str:
+def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float) -> str:
     """What is to be done, and how long it will take, in a line."""
-    trials = "" if budget.trials is None else f"at most {plural(budget.trials, 'trial', 'trials')}"
-    trainings = budget.trainings(horizon, choice.seconds, clock.seconds)
+    trials = "" if limits.trials is None else f"at most {plural(limits.trials, 'trial', 'trials')}"
+    trainings = limits.trainings(horizon, pace, spent)
     if math.isinf(trainings):
         return f"plan: {trials}"
     parts = [f"about {plural(round(trainings), 'training', 'trainings')}"]
     if kept:
         searched = (1 - kept) * trainings
         parts.append(f"{searched:.0f} to search, {trainings - searched:.0f} to confirm")
-    said = ", ".join([*parts, trials] if trials else parts)
-    seconds = trainings * horizon * choice.seconds
-    return f"plan: {said}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
+    plan = ", ".join([*parts, trials] if trials else parts)
+    seconds = trainings * horizon * pace
+    return f"plan: {plan}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
 
 
 def swept_in(settings: dict[str, Any]) -> int:
     """Updates that the range test of a run took."""
     test = settings["range_test"]
     return 0 if test is None else len(test["rates"]) * len(test["losses"])
-
-
-def _continued(
-    folder: Path, settings: dict[str, Any], peak_lr: tuple[float, float] | None
-) -> Run | None:
-    """The run in this folder, if there is one and it is the same search."""
-    if not (folder / "run.json").exists():
-        return None
-    run = Run(folder)
-    check_same(str(folder), settings, peak_lr, run.settings)
-    return run
 
 
 def sweep(task: Task, total: float) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from lrtune.schedule.compose import register
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Family, Knob
 from lrtune.schedule.reactive import Controller
-from lrtune.schedule.schedule import Schedule
-from lrtune.schedule.text import load, parse
+from lrtune.schedule.schedule import Schedule, load, parse
 
 __all__ = ["FAMILIES", "Controller", "Family", "Knob", "Schedule", "load", "parse", "register"]

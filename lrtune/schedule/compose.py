@@ -10,8 +10,7 @@ from lrtune.errors import InputError
 from lrtune.schedule.family import Array, Family, Knob, Knobs, Params, count
 
 
-def check_sequence(knobs: Knobs, peak: float) -> None:
-    """The cross-knob rules of `sequence`; the knobs are checked one by one before."""
+def _check_sequence(knobs: Knobs, peak: float) -> None:
     parts, milestones = knobs["schedules"], knobs["milestones"]
     if len(milestones) != len(parts) - 1:
         raise InputError(
@@ -19,15 +18,13 @@ def check_sequence(knobs: Knobs, peak: float) -> None:
             f"its {len(parts)} schedules"
         )
     for i, part in enumerate(parts):
+        where = f"sequence: schedules[{i}]={part.family!r}: expected"
         if part.closed_loop:
-            raise InputError(
-                f"sequence: schedules[{i}]={part.family!r}: expected an open-loop family "
-                "(a part ends at a known update)"
-            )
+            raise InputError(f"{where} an open-loop family (a part ends at a known update)")
         if part.cycles_momentum:
             raise InputError(
-                f"sequence: schedules[{i}]={part.family!r}: expected one without base_momentum and "
-                "max_momentum (no other part says what momentum is)"
+                f"{where} one without base_momentum and max_momentum (no other part says what "
+                "momentum is)"
             )
     highest = max(part.peak_lr for part in parts)
     if peak != highest:
@@ -37,7 +34,7 @@ def check_sequence(knobs: Knobs, peak: float) -> None:
         )
 
 
-def resolve_sequence(knobs: Knobs, n: int, peak: float) -> Params:
+def _resolve_sequence(knobs: Knobs, n: int, peak: float) -> Params:
     """Each part with the updates of its span as its own horizon."""
     milestones = [count(fraction, n) for fraction in knobs["milestones"]]
     spans = [b - a for a, b in pairwise([0, *milestones, n])]
@@ -55,10 +52,9 @@ def resolve_sequence(knobs: Knobs, n: int, peak: float) -> Params:
     }
 
 
-def sequence(
+def _sequence(
     s: Array, n: int, peak: float, *, schedules: list[Params], milestones: list[int]
 ) -> Array:
-    """The parts' rates, end to end."""
     from lrtune.schedule.schedule import Schedule  # a sequence is made of what it is a row of
 
     return np.concatenate(
@@ -66,22 +62,20 @@ def sequence(
     )
 
 
-def resolve_custom(knobs: Knobs, n: int, peak: float) -> Params:
-    """The function's name and the user's own numbers."""
-    own = {name: value for name, value in knobs.items() if name != "function"}
-    return {"function": knobs["function"], "total": n, "knobs": own}
-
-
-def custom(
+def _custom(
     s: Array, n: int, peak: float, *, function: str, total: int, knobs: dict[str, float]
 ) -> Array:
     """The peak × function(step, total, **knobs), for step = 0 … total - 1."""
-    ratio_of = _registered(function)
+    if function not in _REGISTERED:
+        raise InputError(
+            f"custom: function={function!r} is not registered: decorate it with "
+            "@lrtune.register and import its module first"
+        )
     ratios = np.empty(total)
     for step in range(total):
         call = f"custom: {function}(step={step}, total={total})"
         try:
-            ratio = ratio_of(step, total, **knobs)
+            ratio = _REGISTERED[function](step, total, **knobs)
         except Exception as error:
             raise InputError(f"{call} raised {type(error).__name__}: {error}") from error
         try:
@@ -119,16 +113,6 @@ def register(function: F) -> F:
     return function
 
 
-def _registered(reference: str) -> Callable[..., float]:
-    try:
-        return _REGISTERED[reference]
-    except KeyError as error:
-        raise InputError(
-            f"custom: function={reference!r} is not registered: decorate it with "
-            "@lrtune.register and import its module first"
-        ) from error
-
-
 SEQUENCE = Family(
     "sequence",
     "schedules one after the other",
@@ -142,21 +126,22 @@ SEQUENCE = Family(
             doc="the fractions of the body at which each hands over",
         ),
     ),
-    resolve=resolve_sequence,
-    body=sequence,
-    # SequentialLR gives all parts one base rate, and cannot hold another SequentialLR.
-    torch="LambdaLR",
-    source="torch",
-    check=check_sequence,
+    resolve=_resolve_sequence,
+    # SequentialLR gives all parts one base rate, and cannot hold another: so LambdaLR.
+    body=_sequence,
+    check=_check_sequence,
 )
 
 CUSTOM = Family(
     "custom",
     "the user's pure function f(step, total, **knobs) -> ratio of the peak",
     knobs=(Knob("function", 0, 0, "function", None, (0, 0), doc="the name 'module:function'"),),
-    resolve=resolve_custom,
-    body=custom,
-    torch="LambdaLR",
+    resolve=lambda k, n, peak: {
+        "function": k["function"],
+        "total": n,
+        "knobs": {name: value for name, value in k.items() if name != "function"},
+    },
+    body=_custom,
     source="the user",
     extra=Knob("", 0, 0, "linear", None, (-1e300, 1e300), doc="passed on to the function"),
 )

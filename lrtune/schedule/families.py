@@ -1,17 +1,19 @@
 """FAMILIES: every learning-rate schedule that lrtune knows, one row each.
 
-The bodies are in `shapes`, the closed loops in `reactive`. A row's `resolve` gives exactly the
-arguments of torch's class where torch has the family. Search ranges hold what the row's source,
-torch's defaults and published recipes use; `valid` is what keeps every rate above zero.
+A body gives the rates of its n updates, s = 0 … n-1; its other arguments are what the row's
+`resolve` gives: exactly those of torch's class where torch has the family. So the counts that are
+printed and the rates that are used cannot disagree. Longer bodies are in `shapes`, the closed
+loops in `reactive`. Search ranges hold what the row's source, torch's defaults and published
+recipes use; `valid` is what keeps every rate above zero.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+
+import numpy as np
 
 from lrtune.errors import InputError
-from lrtune.schedule import compose, momentum, reactive, shapes
+from lrtune.schedule import compose, reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
-
-TORCH = "torch"
 
 
 def _floor(name: str) -> Knob:
@@ -28,10 +30,44 @@ END = _floor("end_factor")
 ETA_MIN = _floor("eta_min")
 MIN_LR = _floor("min_lr")
 
+# torch's inverse momentum cycle: momentum, or Adam's beta1, is low where the rate is high.
+# Smith 2018 (arXiv 1803.09820) tries 0.8 to 0.9 and 0.95 to 0.99; torch's own are 0.8 and 0.9 of
+# cyclic, 0.85 and 0.95 of one_cycle. Above zero: torch's SGD leaves its buffer as it is at none.
+MOMENTUM = (
+    Knob(
+        *("base_momentum", 0.75, 0.9, "linear", None, (1e-6, 1 - 1e-6)),
+        doc="momentum, or beta1, at the peak",
+    ),
+    Knob(
+        *("max_momentum", 0.9, 0.99, "linear", None, (1e-6, 1 - 1e-6)),
+        doc="the same at the lowest rate",
+    ),
+)
 
-def _plain(*names: str) -> Callable[[Knobs, int, float], Params]:
-    """The resolve of knobs that mean the same at every horizon, plus that horizon."""
-    return lambda k, n, peak: {"total_iters": n} | {name: k[name] for name in names}
+
+def _check_momentum(knobs: Knobs, peak: float) -> None:
+    base, highest = (knobs.get(knob.name) for knob in MOMENTUM)
+    if base is not None and highest is not None and base > highest:
+        raise InputError(
+            f"base_momentum={base!r}, max_momentum={highest!r}: the lower first, for momentum "
+            "falls while the rate rises"
+        )
+
+
+def _momentum(knobs: Knobs) -> Params:
+    """What torch's class is told of it."""
+    given = {knob.name: knobs[knob.name] for knob in MOMENTUM if knob.name in knobs}
+    return {"cycle_momentum": bool(given), **given}
+
+
+def _one_cycle(k: Knobs, n: int, peak: float) -> Params:
+    params = {"max_lr": peak, "total_steps": n, **k, **_momentum(k)}
+    if params["cycle_momentum"] and k["pct_start"] * n == 1:
+        raise InputError(
+            f"one_cycle: pct_start={k['pct_start']!r} of total={n}: torch's OneCycleLR divides "
+            "by zero there, and only it cycles momentum; give another pct_start"
+        )
+    return params
 
 
 def _polynomial(k: Knobs, n: int, peak: float) -> Params:
@@ -53,9 +89,8 @@ ROWS = (
         "the peak throughout",
         knobs=(),
         resolve=lambda k, n, peak: {"factor": 1.0, "total_iters": n},
-        body=shapes.constant,
+        body=lambda s, n, peak, factor, total_iters: np.full(n, peak * factor),
         torch="ConstantLR",
-        source=TORCH,
     ),
     Family(
         "step",
@@ -65,9 +100,8 @@ ROWS = (
             Knob("step_size", 0.1, 0.5, "linear", 0.3, (0.02, 1), doc="fraction of the body"),
         ),
         resolve=lambda k, n, peak: {"step_size": count(k["step_size"], n), "gamma": k["gamma"]},
-        body=shapes.step,
+        body=lambda s, n, peak, step_size, gamma: peak * gamma ** (s // step_size),
         torch="StepLR",
-        source=TORCH,
     ),
     Family(
         "multistep",
@@ -86,9 +120,11 @@ ROWS = (
             "milestones": [count(m, n) for m in k["milestones"]],
             "gamma": k["gamma"],
         },
-        body=shapes.multistep,
+        # Twice at a milestone that is there twice, as in torch.
+        body=lambda s, n, peak, milestones, gamma: (
+            peak * np.power(gamma, np.searchsorted(milestones, s, side="right"))
+        ),
         torch="MultiStepLR",
-        source=TORCH,
     ),
     Family(
         "exponential",
@@ -97,26 +133,24 @@ ROWS = (
             Knob("final_ratio", 1e-4, 0.5, "log", 0.01, (1e-12, 1), doc="end, ratio of the peak"),
         ),
         resolve=lambda k, n, peak: {"gamma": k["final_ratio"] ** (1 / n)},
-        body=shapes.exponential,
+        body=lambda s, n, peak, gamma: peak * gamma**s,
         torch="ExponentialLR",
-        source=TORCH,
     ),
     Family(
         "inverse_time",
         "1/(1 + decay_rate·u)",
         knobs=(Knob("decay_rate", 0.5, 100, "log", 10.0, (0, 1e6), doc="per body"),),
         resolve=lambda k, n, peak: {"decay_rate": k["decay_rate"], "decay_steps": n},
-        body=shapes.inverse_time,
-        torch="LambdaLR",
+        body=lambda s, n, peak, decay_rate, decay_steps: peak / (1 + decay_rate * s / decay_steps),
         source="Robbins & Monro 1951",
     ),
     Family(
         "inverse_sqrt",
         "falls as 1/√(update)",
+        # A timescale of its own, not the warmup's length.
         knobs=(Knob("timescale", 0.003, 1, "log", 0.05, (1e-6, 1e3), doc="fraction of the body"),),
         resolve=lambda k, n, peak: {"timescale": k["timescale"] * n},
-        body=shapes.inverse_sqrt,
-        torch="LambdaLR",
+        body=lambda s, n, peak, timescale: peak * np.sqrt(timescale / (s + timescale)),
         source="Vaswani 2017",
     ),
     Family(
@@ -128,19 +162,21 @@ ROWS = (
             "end_factor": k["end_factor"],
             "total_iters": n,
         },
-        body=shapes.linear,
+        body=lambda s, n, peak, start_factor, end_factor, total_iters: (
+            peak * (start_factor + (end_factor - start_factor) * s / total_iters)
+        ),
         torch="LinearLR",
-        source=TORCH,
     ),
     Family(
         "polynomial",
         "a power of the updates that are left",
         knobs=(Knob("power", 0.5, 4, "log", 2.0, (0.01, 10), doc="exponent of (1 - u)"), END),
         resolve=_polynomial,
-        body=shapes.polynomial,
+        body=lambda s, n, peak, power, total_iters, end_factor=0.0: (
+            peak * (end_factor + (1 - end_factor) * (1 - s / total_iters) ** power)
+        ),
         torch="PolynomialLR",
         native=lambda p: "end_factor" not in p,
-        source=TORCH,
     ),
     Family(
         "cosine",
@@ -149,11 +185,10 @@ ROWS = (
             Knob("T_max", 1, 1.5, "linear", 1.0, (0.05, 10), doc="fraction of the body"),
             ETA_MIN,
         ),
-        resolve=lambda k, n, peak: {
-            "T_max": count(k["T_max"], n),
-            "eta_min": k["eta_min"] * peak,
-        },
-        body=shapes.cosine,
+        resolve=lambda k, n, peak: {"T_max": count(k["T_max"], n), "eta_min": k["eta_min"] * peak},
+        body=lambda s, n, peak, T_max, eta_min: (
+            eta_min + (peak - eta_min) * shapes.half_cosine(s / T_max)
+        ),
         torch="CosineAnnealingLR",
         source="Loshchilov & Hutter 2016",
         check=_check_cosine,
@@ -192,14 +227,18 @@ ROWS = (
             "step_size_up": count(k["step_size_up"], n),
             "mode": k["mode"],
             "gamma": k["gamma"] ** (1 / n),
-            **momentum.arguments(k),
+            **_momentum(k),
         },
-        body=shapes.cyclic,
-        optional=momentum.MOMENTUM,
-        momentum=momentum.cyclic,
-        check=momentum.check,
+        body=lambda s, n, peak, base_lr, max_lr, step_size_up, mode, gamma, **momentum: (
+            shapes.triangles(s, base_lr, max_lr, step_size_up, mode, gamma)
+        ),
         torch="CyclicLR",
         source="Smith 2015",
+        optional=MOMENTUM,
+        momentum=lambda s, base_momentum, max_momentum, step_size_up, mode, gamma, **rates: (
+            shapes.triangles(s, max_momentum, base_momentum, step_size_up, mode, gamma)
+        ),
+        check=_check_momentum,
     ),
     Family(
         "one_cycle",
@@ -211,19 +250,20 @@ ROWS = (
             Knob("final_div_factor", 10, 1e5, "log", 1e4, (1, 1e8), doc="initial over last rate"),
             _choice("anneal_strategy", shapes.ANNEAL, "cos", "form of both"),
         ),
-        resolve=lambda k, n, peak: {
-            **{"max_lr": peak, "total_steps": n, **k},
-            **momentum.one_cycle_arguments(k, n),
-        },
-        body=shapes.one_cycle,
-        optional=momentum.MOMENTUM,
-        momentum=momentum.one_cycle,
-        check=momentum.check,
+        resolve=_one_cycle,
+        body=lambda s, n, peak, *, max_lr, div_factor, final_div_factor, **rest: shapes.one_cycle(
+            s, (max_lr / div_factor, max_lr, max_lr / div_factor / final_div_factor), **rest
+        ),
         torch="OneCycleLR",
         # torch divides 0 by 0 where the rise ends at step 0 exactly.
         native=lambda p: p["pct_start"] * p["total_steps"] != 1,
         source="Smith & Topin 2017",
         takes_warmup=False,
+        optional=MOMENTUM,
+        momentum=lambda s, base_momentum, max_momentum, **rest: shapes.one_cycle(
+            s, (max_momentum, base_momentum, max_momentum), **rest
+        ),
+        check=_check_momentum,
     ),
     Family(
         "wsd",
@@ -240,16 +280,16 @@ ROWS = (
             "end_factor": k["end_factor"],
         },
         body=shapes.wsd,
-        torch="LambdaLR",
         source="Hu 2024, Hägele 2024",
     ),
     Family(
         "rex",
         "reflected exponential",
         knobs=(Knob("beta", 0.1, 1, "log", 0.5, (1e-3, 1e3), doc="1: linear; less: later"),),
-        resolve=_plain("beta"),
-        body=shapes.rex,
-        torch="LambdaLR",
+        resolve=lambda k, n, peak: {"total_iters": n, "beta": k["beta"]},
+        body=lambda s, n, peak, beta, total_iters: (
+            peak * (1 - s / total_iters) / (1 - (1 - beta) * (s / total_iters))
+        ),
         source="Chen 2021",
     ),
     Family(
@@ -260,9 +300,12 @@ ROWS = (
             Knob("ub", 1, 5, "linear", 3.0, (0, 20), doc="argument at the end"),
             END,
         ),
-        resolve=_plain("lb", "ub", "end_factor"),
-        body=shapes.tanh,
-        torch="LambdaLR",
+        resolve=lambda k, n, peak: {"total_iters": n, **k},
+        # ½(1 - tanh x) without the cancellation that makes it 0 from x = 19 on.
+        body=lambda s, n, peak, lb, ub, end_factor, total_iters: (
+            peak
+            * (end_factor + (1 - end_factor) / (1 + np.exp(2 * (lb + (ub - lb) * s / total_iters))))
+        ),
         source="Hsueh 2018",
     ),
     Family(
@@ -279,7 +322,6 @@ ROWS = (
         ),
         resolve=lambda k, n, peak: {"total_iters": n, "ordinates": [*k["ordinates"]]},
         body=shapes.spline,
-        torch="LambdaLR",
         source="Fritsch & Carlson 1980",
     ),
     compose.SEQUENCE,
@@ -295,10 +337,8 @@ ROWS = (
             MIN_LR,
         ),
         resolve=lambda k, n, peak: {**k, "min_lr": k["min_lr"] * peak},
-        body=None,
         machine=reactive.PLATEAU,
         torch="ReduceLROnPlateau",
-        source=TORCH,
     ),
     Family(
         "greedy",
@@ -315,7 +355,6 @@ ROWS = (
             "max_lr": k["max_lr"] * peak,
             "min_lr": k["min_lr"] * peak,
         },
-        body=None,
         machine=reactive.GREEDY,
         torch="LRScheduler",
         source="Subramanian et al. 2025, arXiv 2512.14527",

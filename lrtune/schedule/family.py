@@ -1,6 +1,6 @@
-"""Knob and Family: what a row of the table of families is made of."""
+"""Knob and Family: what a row of the table of families is made of, and how values are checked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -8,8 +8,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lrtune.errors import InputError
-from lrtune.schedule.checks import integer, number, unknown
+from lrtune.errors import InputError, nearest
 from lrtune.schedule.reactive import Machine
 
 Array: TypeAlias = NDArray[np.float64]
@@ -17,8 +16,32 @@ Knobs: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = dict[str, Any]  # JSON-able, named as torch's arguments
 Scale: TypeAlias = Literal["linear", "log", "int", "choice", "schedules", "function"]
 
+WHOLE = (int, np.integer)
+REAL = (float, np.floating, *WHOLE)
 # Keeps gamma ** length far from underflow; nobody has been seen to use ten.
 MAX_LENGTH = 64
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in `known`, with the nearest one that is."""
+    known = list(known)
+    near = nearest(str(name), known).removeprefix("; ")
+    hint = near or f"one of {', '.join(known) or '(none)'}"
+    return InputError(f"{what} {name!r} is unknown: {hint}")
+
+
+def number(where: str, value: object, low: float, high: float, expected: str) -> float:
+    """`value` as a float in [low, high]; InputError for anything else, NaN and bool included."""
+    if isinstance(value, bool) or not isinstance(value, REAL) or not low <= value <= high:
+        raise InputError(f"{where}={value!r}: expected {expected}")
+    return float(value)
+
+
+def integer(where: str, value: object, low: float, high: float, expected: str) -> int:
+    """`value` as an int in [low, high]; InputError for anything else, bool and 3.0 included."""
+    if not isinstance(value, WHOLE):
+        raise InputError(f"{where}={value!r}: expected {expected}")
+    return int(number(where, value, low, high, expected))
 
 
 def count(fraction: float, n: int) -> int:
@@ -58,69 +81,39 @@ class Knob:
         """`value` as it is stored (int, float, str, tuple); InputError if not admissible."""
         where = f"{family}: {self.name}"
         if self.length == 1:
-            return CHECKS[self.scale](self, where, value)
+            return self._check_item(where, value)
         if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_LENGTH:
-            self.refuse(where, value, f"a list of 1 to {MAX_LENGTH} numbers")
-        items = tuple(
-            CHECKS[self.scale](self, f"{where}[{i}]", item) for i, item in enumerate(value)
-        )
+            self._refuse(where, value, f"a list of 1 to {MAX_LENGTH} numbers")
+        items = tuple(self._check_item(f"{where}[{i}]", item) for i, item in enumerate(value))
         if self.ordered and any(a >= b for a, b in pairwise(items)):
-            self.refuse(where, value, "strictly increasing numbers")
+            self._refuse(where, value, "strictly increasing numbers")
         return items
 
-    def refuse(self, where: str, value: object, expected: str) -> NoReturn:
-        """Raise the InputError that says what was expected of this knob."""
+    def _check_item(self, where: str, value: object) -> Any:
+        low, high = self.valid
+        if self.scale == "int":
+            expected = f"a whole number in [{low:g}, {high:g}] ({self.doc})"
+            return integer(where, value, low, high, expected)
+        if self.scale == "choice":
+            if not isinstance(value, str) or value not in self.choices:
+                raise unknown(f"{where}:", value, self.choices)
+            return value
+        if self.scale == "function":
+            # Only the form: a schedule that is loaded from a file must not run anybody's code.
+            module, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+            if not all(part.isidentifier() for part in (name, *module.split("."))):
+                self._refuse(where, value, "'module:function'")
+            return value
+        if self.scale == "schedules":
+            from lrtune.schedule.schedule import Schedule  # a sequence is made of what it is
+
+            if not isinstance(value, list | tuple) or not value:
+                self._refuse(where, value, "a list of schedules")
+            return tuple(s if isinstance(s, Schedule) else Schedule.from_dict(s) for s in value)
+        return number(where, value, low, high, f"a number in [{low:g}, {high:g}] ({self.doc})")
+
+    def _refuse(self, where: str, value: object, expected: str) -> NoReturn:
         raise InputError(f"{where}={value!r}: expected {expected} ({self.doc})")
-
-
-def _number(knob: Knob, where: str, value: object) -> float:
-    low, high = knob.valid
-    return number(where, value, low, high, f"a number in [{low:g}, {high:g}] ({knob.doc})")
-
-
-def _integer(knob: Knob, where: str, value: object) -> int:
-    low, high = knob.valid
-    return integer(where, value, low, high, f"a whole number in [{low:g}, {high:g}] ({knob.doc})")
-
-
-def _choice(knob: Knob, where: str, value: object) -> str:
-    if not isinstance(value, str) or value not in knob.choices:
-        raise unknown(f"{where}:", value, knob.choices)
-    return value
-
-
-def _function(knob: Knob, where: str, value: object) -> str:
-    # Only the form: a schedule that is loaded from a file must not run anybody's code.
-    module, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
-    if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-        knob.refuse(where, value, "'module:function'")
-    return f"{module}:{name}"
-
-
-def _schedules(knob: Knob, where: str, value: object) -> tuple[Any, ...]:
-    from lrtune.schedule.schedule import Schedule  # a sequence is made of what it is a row of
-
-    if not isinstance(value, list | tuple) or not value:
-        knob.refuse(where, value, "a list of schedules")
-    return tuple(item if isinstance(item, Schedule) else Schedule.from_dict(item) for item in value)
-
-
-CHECKS: dict[Scale, Callable[[Knob, str, object], Any]] = {
-    "linear": _number,
-    "log": _number,
-    "int": _integer,
-    "choice": _choice,
-    "function": _function,
-    "schedules": _schedules,
-}
-
-
-def _accept(knobs: Knobs, peak: float) -> None:
-    """The check across knobs of a family that has none."""
-
-
-def _always(params: Params) -> bool:
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +129,8 @@ class Family:
         machine: the rule of a closed loop; None: open loop.
         torch: the class of torch.optim.lr_scheduler that has this family, else `LambdaLR`
             (`LRScheduler` for a closed loop).
-        native: whether that class can take these parameters (else `LambdaLR`).
         source: the paper, or torch.
+        native: whether that class can take these parameters (else `LambdaLR`).
         takes_warmup: whether a warmup may come before the body.
         optional: knobs that are there if given, all of them or none.
         momentum: (s, **params) -> float64[n], what momentum is at s = 0 … n-1 where the optional
@@ -150,15 +143,15 @@ class Family:
     doc: str
     knobs: tuple[Knob, ...]
     resolve: Callable[[Knobs, int, float], Params]
-    body: Callable[..., Array] | None
-    torch: str
-    source: str
+    body: Callable[..., Array] | None = None
     machine: Machine | None = None
-    native: Callable[[Params], bool] = _always
+    torch: str = "LambdaLR"
+    source: str = "torch"
+    native: Callable[[Params], bool] = lambda params: True
     takes_warmup: bool = True
     optional: tuple[Knob, ...] = ()
     momentum: Callable[..., Array] | None = None
-    check: Callable[[Knobs, float], None] = _accept
+    check: Callable[[Knobs, float], None] = lambda knobs, peak: None
     extra: Knob | None = None
 
     @property
@@ -173,23 +166,20 @@ class Family:
 
     def normalise(self, given: Mapping[str, object], peak: float) -> dict[str, Any]:
         """All knobs, checked, with the defaults of those not given, in the order of the row."""
-        known = {knob.name: knob for knob in (*self.knobs, *self.optional)}
-        for name in given:
-            if name not in known and self.extra is None:
-                raise unknown(f"{self.name}: knob", name, known)
+        optional = [knob.name for knob in self.optional]
+        known = [*(knob.name for knob in self.knobs), *optional]
+        extra = sorted(given.keys() - known)
+        if extra and self.extra is None:
+            raise unknown(f"{self.name}: knob", next(k for k in given if k in extra), known)
         missing = [k for k in self.knobs if k.default is None and k.name not in given]
         if missing:
             raise InputError(f"{self.name}: {missing[0].name} is missing: give {missing[0].doc}")
-        values = {k.name: k.check(self.name, given.get(k.name, k.default)) for k in self.knobs}
-        if together := [k.name for k in self.optional if k.name in given]:
-            if len(together) < len(self.optional):
-                pair = " and ".join(k.name for k in self.optional)
-                raise InputError(f"{self.name}: {together[0]} alone: give {pair}, or neither")
-            values |= {k.name: k.check(self.name, given[k.name]) for k in self.optional}
-        values |= {
-            name: replace(self.extra, name=name).check(self.name, value)
-            for name, value in sorted(given.items())
-            if self.extra is not None and name not in known
-        }
+        alone = [name for name in optional if name in given]
+        if 0 < len(alone) < len(optional):
+            pair = " and ".join(optional)
+            raise InputError(f"{self.name}: {alone[0]} alone: give {pair}, or neither")
+        knobs = [*self.knobs, *(self.optional if alone else ())]
+        knobs += [replace(self.extra, name=name) for name in extra if self.extra is not None]
+        values = {k.name: k.check(self.name, given.get(k.name, k.default)) for k in knobs}
         self.check(values, peak)
         return values

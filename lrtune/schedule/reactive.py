@@ -7,13 +7,12 @@ keeps the table of rates that results.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError
-from lrtune.schedule.checks import integer
 
 Mode: TypeAlias = Literal["min", "max"]
 WORST: dict[str, float] = {"min": math.inf, "max": -math.inf}
@@ -24,12 +23,11 @@ EPS = 1e-8
 GREEDY_THRESHOLD = 1e-6
 
 
-class State(Protocol):
-    """What every machine's state has: the learning rate it has arrived at."""
+class Machine(NamedTuple):
+    """A rule: the type of its state, (rate, best) first, and its step."""
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next update."""
+    state: Callable[[float, float], Any]
+    step: Callable[[Any, float, dict[str, Any], Mode], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +86,8 @@ def greedy(state: GreedyState, metric: float, params: dict[str, Any], mode: Mode
     bad = 0 if better else state.num_bad_epochs + 1
     raise_, lower = good > params["patience"], bad > params["patience"]
     rate = state.rate
-    if raise_:
-        rate = _raised(rate, params)
+    if raise_ and (new := min(rate / params["factor"], params["max_lr"])) - rate > EPS:
+        rate = float(new)
     elif lower:
         rate = _lowered(rate, params)
     return GreedyState(
@@ -104,18 +102,6 @@ def greedy(state: GreedyState, metric: float, params: dict[str, Any], mode: Mode
 def _lowered(rate: float, params: dict[str, Any]) -> float:
     new = max(rate * params["factor"], params["min_lr"])
     return float(new) if rate - new > EPS else rate
-
-
-def _raised(rate: float, params: dict[str, Any]) -> float:
-    new = min(rate / params["factor"], params["max_lr"])
-    return float(new) if new - rate > EPS else rate
-
-
-class Machine(NamedTuple):
-    """A rule: the type of its state, (rate, best) first, and its step."""
-
-    state: Callable[[float, float], Any]
-    step: Callable[[Any, float, dict[str, Any], Mode], Any]
 
 
 PLATEAU = Machine(PlateauState, plateau)
@@ -155,14 +141,15 @@ class Controller:
         Raises:
             InputError: `update` is not a count in [0, total], or lies before the last one.
         """
-        last = self.observed[-1][0] if self.observed else 0
-        integer(
-            *("update", update, last, len(self.rates)),
-            f"the number of updates made so far, at least {last} (the last validation) and at "
-            f"most {len(self.rates)} (the total)",
-        )
+        last, total = self.observed[-1][0] if self.observed else 0, len(self.rates)
+        whole = isinstance(update, int | np.integer) and not isinstance(update, bool)
+        if not whole or not last <= update <= total:
+            raise InputError(
+                f"update={update!r}: expected the number of updates made so far, at least {last} "
+                f"(the last validation) and at most {total} (the total)"
+            )
         metric = float(metric)
-        self.observed.append((update, metric))
+        self.observed.append((int(update), metric))
         if update >= self._warmup:
             self.state = self._step(self.state, metric, self._params, self._mode)
             self.rates[update:] = self.state.rate

@@ -1,17 +1,18 @@
-"""Schedule: a frozen, horizon-free learning-rate schedule."""
+"""Schedule: a frozen, horizon-free learning-rate schedule; and how it is written and read."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from lrtune.errors import InputError
-from lrtune.schedule.checks import integer, number, unknown
 from lrtune.schedule.families import FAMILIES
-from lrtune.schedule.family import Array, Family
+from lrtune.schedule.family import Array, Family, Params, integer, number, unknown
 from lrtune.schedule.reactive import Controller, Mode
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 FORMAT = 1
+DEFAULT_PEAK = 0.1  # of a text that gives none
 TORCH = "lrtune.scheduler"  # by name: this package knows no torch, and nothing that is above it
 BELOW_ONE = float(np.nextafter(1, 0))
+MOST = 10**7  # updates of a schedule: its table must fit in memory
 # Low enough for anyone, high enough that the deepest schedule does not underflow to zero.
 TINY = 1e-100
 
@@ -47,9 +50,6 @@ class Knobs(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._items)
-
-
-MOST = 10**7  # updates of a schedule: its table must fit in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,7 @@ class Schedule:
                 f"{self.family}: its rates depend on the validation metric; "
                 f"use .controller({total!r})"
             )
-        warmup, n = self._split(total)
-        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        warmup, n, params = self._resolved(total)
         body = self._row.body(np.arange(n, dtype=np.float64), n, self.peak_lr, **params)
         return np.concatenate([self._rise(warmup), body])
 
@@ -141,8 +140,7 @@ class Schedule:
         """
         if self._row.momentum is None or not self.cycles_momentum:
             return None
-        warmup, n = self._split(total)
-        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        warmup, n, params = self._resolved(total)
         body = self._row.momentum(np.arange(n, dtype=np.float64), **params)
         return np.concatenate([np.full(warmup, params["max_momentum"]), body])
 
@@ -156,8 +154,7 @@ class Schedule:
             raise InputError(
                 f"{self.family}: its rates are known before training; use .rates({total!r})"
             )
-        warmup, n = self._split(total)
-        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        warmup, n, params = self._resolved(total)
         table = np.concatenate([self._rise(warmup), np.full(n, self.peak_lr)])
         return Controller(self._row.machine, params, table, warmup, mode)
 
@@ -168,8 +165,7 @@ class Schedule:
 
     def resolve(self, total: int) -> dict[str, Any]:
         """The parameters in the field's own terms (torch's, where it has the family); JSON-able."""
-        warmup, n = self._split(total)
-        params = self._row.resolve(self.knobs, n, self.peak_lr)
+        warmup, _, params = self._resolved(total)
         return {"peak_lr": self.peak_lr, "warmup_steps": warmup, **params}
 
     def torch(self, optimizer: "Optimizer", total: int, **options: Any) -> "LRScheduler":
@@ -195,7 +191,7 @@ class Schedule:
         """
         if not isinstance(data, Mapping):
             raise InputError(f"schedule: expected an object, got {type(data).__name__}")
-        check_format(data)
+        _check_format(data)
         names = [f.name for f in fields(cls)]
         _same_keys("schedule", data, ["format", *names])
         schedule = cls(**{name: data[name] for name in names})
@@ -209,38 +205,88 @@ class Schedule:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The schedule that `to_json` wrote; InputError as `from_dict`, and for broken JSON."""
-        return cls.from_dict(parse_json(text))
+        return cls.from_dict(_parse_json(text))
 
-    def _split(self, total: int) -> tuple[int, int]:
-        integer(
-            "total", total, 1, MOST, f"the number of updates, a whole number from 1 to {MOST:,}"
-        )
+    def _resolved(self, total: int) -> tuple[int, int, Params]:
+        """Updates of the warmup, updates of the body, and the body's parameters."""
+        expected = f"the number of updates, a whole number from 1 to {MOST:,}"
+        total = integer("total", total, 1, MOST, expected)
         warmup = round(self.warmup * total)
         if warmup >= total:
             raise InputError(
                 f"total={total}: warmup={self.warmup:g} leaves no update after it; "
                 "give a larger total or a shorter warmup"
             )
-        return warmup, int(total) - warmup
+        n = total - warmup
+        return warmup, n, self._row.resolve(self.knobs, n, self.peak_lr)
 
     def _rise(self, warmup: int) -> Array:
         u = np.arange(warmup) / max(1, warmup)
         return self.peak_lr * (self.warmup_start + (1 - self.warmup_start) * u)
 
 
-def parse_json(text: str) -> Any:
-    """`json.loads`, with an InputError that says where the text breaks off."""
+def load(path: str | Path) -> Schedule:
+    """The schedule in a JSON file: one that `to_json` wrote, or the best.json of a search.
+
+    Raises:
+        InputError: the file cannot be read or is not one of the two; names the file.
+    """
+    try:
+        data = _parse_json(Path(path).read_text(encoding="utf-8"))
+        if isinstance(data, Mapping) and "schedule" in data:
+            _check_format(data)
+            data = data["schedule"]
+        return Schedule.from_dict(data)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Schedule:
+    """The schedule that `family:name=value,name=value` says; lists are written with slashes.
+
+    Raises:
+        InputError: the text is not of that form, or the schedule is not admissible.
+
+    Example:
+        >>> parse("multistep:peak_lr=0.2,milestones=0.5/0.75").rates(4).round(3).tolist()
+        [0.2, 0.2, 0.02, 0.002]
+    """
+    name, colon, rest = text.partition(":")
+    if name not in FAMILIES:
+        raise unknown("family", name, FAMILIES)
+    lists = {knob.name for knob in FAMILIES[name].knobs if knob.length > 1}
+    given: dict[str, object] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = item.partition("=")
+        if not (key and equals and value) or key in given:
+            raise InputError(f"{text!r}: {item!r}: expected name=value, each name once")
+        items = [_value(part) for part in value.split("/")]
+        given[key] = items if key in lists else _value(value)
+    head = {key: given.pop(key) for key in ("peak_lr", "warmup", "warmup_start") if key in given}
+    return Schedule(name, **{"peak_lr": DEFAULT_PEAK, **head}, knobs=given)  # type: ignore[arg-type]
+
+
+def _value(text: str) -> object:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON (cut short?): {error}") from error
 
 
-def check_format(data: Mapping[str, Any]) -> None:
-    """InputError unless the format is one that this lrtune reads."""
-    version = integer(
-        "format", data.get("format"), 1, 2**53, "the version of the file, a whole number"
-    )
+def _check_format(data: Mapping[str, Any]) -> None:
+    expected = "the version of the file, a whole number"
+    version = integer("format", data.get("format"), 1, 2**53, expected)
     if version > FORMAT:
         raise InputError(
             f"format {version} is newer than this lrtune reads ({FORMAT}): upgrade lrtune"

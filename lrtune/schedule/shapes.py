@@ -1,69 +1,19 @@
-"""The bodies of the open-loop families: (s, n, peak, **params) -> float64[n] rates.
+"""The bodies of the open-loop families that take more than a line.
 
 `s` is 0 … n-1, the updates of the body; the other arguments are the resolved parameters, named
-as torch's, so that the counts that are printed and the rates that are used cannot disagree.
+as torch's. Each gives float64[n].
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from lrtune.schedule.family import Array
 
 
-def constant(s: Array, n: int, peak: float, *, factor: float, total_iters: int) -> Array:
-    """The peak throughout."""
-    return np.full(n, peak * factor)
-
-
-def step(s: Array, n: int, peak: float, *, step_size: int, gamma: float) -> Array:
-    """× gamma every step_size updates."""
-    return peak * gamma ** (s // step_size)
-
-
-def multistep(s: Array, n: int, peak: float, *, milestones: Sequence[int], gamma: float) -> Array:
-    """× gamma at each milestone; twice at one that is there twice, as in torch."""
-    return peak * np.power(gamma, np.searchsorted(milestones, s, side="right"))
-
-
-def exponential(s: Array, n: int, peak: float, *, gamma: float) -> Array:
-    """× gamma every update."""
-    return peak * gamma**s
-
-
-def inverse_time(s: Array, n: int, peak: float, *, decay_rate: float, decay_steps: int) -> Array:
-    """1 / (1 + k·u)."""
-    return peak / (1 + decay_rate * s / decay_steps)
-
-
-def inverse_sqrt(s: Array, n: int, peak: float, *, timescale: float) -> Array:
-    """√(τ / (s + τ)): Vaswani 2017, with a timescale of its own, not the warmup's length."""
-    return peak * np.sqrt(timescale / (s + timescale))
-
-
-def linear(
-    s: Array, n: int, peak: float, *, start_factor: float, end_factor: float, total_iters: int
-) -> Array:
-    """1 + (r-1)·u."""
-    return peak * (start_factor + (end_factor - start_factor) * s / total_iters)
-
-
-def polynomial(
-    s: Array, n: int, peak: float, *, power: float, total_iters: int, end_factor: float = 0.0
-) -> Array:
-    """The floor r + (1-r)·(1-u)^p; torch's PolynomialLR has no r."""
-    return peak * (end_factor + (1 - end_factor) * (1 - s / total_iters) ** power)
-
-
-def _half_cosine(v: Array) -> Array:
-    # ½(1 + cos πv), written as cos² to stay above zero one update before v = 1 at any horizon.
+def half_cosine(v: Array) -> Array:
+    """½(1 + cos πv), written as cos² to stay above zero one update before v = 1."""
     return np.cos(np.pi / 2 * v) ** 2
-
-
-def cosine(s: Array, n: int, peak: float, *, T_max: int, eta_min: float) -> Array:
-    """From the peak to eta_min in T_max updates, and up again after those."""
-    return eta_min + (peak - eta_min) * _half_cosine(s / T_max)
 
 
 def cosine_restarts(
@@ -76,7 +26,7 @@ def cosine_restarts(
         lengths.append(lengths[-1] * T_mult)
     cycle = np.searchsorted(starts, s, side="right") - 1
     v = (s - np.array(starts)[cycle]) / np.array(lengths)[cycle]
-    return eta_min + (peak - eta_min) * _half_cosine(v)
+    return eta_min + (peak - eta_min) * half_cosine(v)
 
 
 CYCLE_SCALE: dict[str, Callable[[Array, Array, float], Array]] = {
@@ -86,26 +36,10 @@ CYCLE_SCALE: dict[str, Callable[[Array, Array, float], Array]] = {
 }
 
 
-def cyclic(
-    s: Array,
-    n: int,
-    peak: float,
-    *,
-    base_lr: float,
-    max_lr: float,
-    step_size_up: int,
-    mode: str,
-    gamma: float,
-    **momentum: Any,
-) -> Array:
-    """Triangles from base_lr to max_lr (Smith 2015), scaled as the mode says."""
-    return triangles(s, base_lr, max_lr, step_size_up, mode, gamma)
-
-
 def triangles(
     s: Array, foot: float, top: float, step_size_up: int, mode: str, gamma: float
 ) -> Array:
-    """From foot to top and back, again and again; top may be the lower one."""
+    """From foot to top and back, again and again (Smith 2015); top may be the lower one."""
     cycle, phase = np.divmod(s / step_size_up, 2)
     height = 1 - np.abs(phase - 1)
     scale = CYCLE_SCALE[mode](cycle, s, gamma)
@@ -113,38 +47,21 @@ def triangles(
 
 
 ANNEAL: dict[str, Callable[[Array], Array]] = {
-    "cos": lambda v: 1 - _half_cosine(v),
+    "cos": lambda v: 1 - half_cosine(v),
     "linear": lambda v: v,
 }
 
 
 def one_cycle(
     s: Array,
-    n: int,
-    peak: float,
-    *,
-    max_lr: float,
-    total_steps: int,
-    pct_start: float,
-    div_factor: float,
-    final_div_factor: float,
-    anneal_strategy: str,
-    **momentum: Any,
-) -> Array:
-    """Torch's OneCycleLR: up to step pct_start·total_steps - 1, then down to the last one."""
-    first = max_lr / div_factor
-    ends = first, max_lr, first / final_div_factor
-    return up_and_down(s, ends, total_steps, pct_start, anneal_strategy)
-
-
-def up_and_down(
-    s: Array,
     ends: tuple[float, float, float],
+    *,
     total_steps: int,
     pct_start: float,
     anneal_strategy: str,
+    **rest: object,
 ) -> Array:
-    """From the first of the ends to the second and on to the third, which may lie anywhere."""
+    """Torch's OneCycleLR: from the first end to the second at pct_start, then on to the third."""
     first, middle, last = ends
     top = pct_start * total_steps - 1
     # Where top is 0 torch divides 0 by 0 at s = 0; the rise from `first` has no length then.
@@ -158,7 +75,7 @@ def up_and_down(
 
 DECAY: dict[str, Callable[[Array], Array]] = {
     "linear": lambda v: 1 - v,
-    "cosine": _half_cosine,
+    "cosine": half_cosine,
     "sqrt": lambda v: 1 - np.sqrt(v),
 }
 
@@ -176,21 +93,6 @@ def wsd(
     """The peak, then a decay over the last decay_steps (Hu 2024, Hägele 2024)."""
     v = np.maximum(0, s - (total_iters - decay_steps)) / decay_steps
     return peak * (end_factor + (1 - end_factor) * DECAY[decay_shape](v))
-
-
-def rex(s: Array, n: int, peak: float, *, beta: float, total_iters: int) -> Array:
-    """(1-u) / (1 - (1-β)·u) (Chen 2021)."""
-    u = s / total_iters
-    return peak * (1 - u) / (1 - (1 - beta) * u)
-
-
-def tanh(
-    s: Array, n: int, peak: float, *, lb: float, ub: float, end_factor: float, total_iters: int
-) -> Array:
-    """The floor r + (1-r)·½(1 - tanh x), x from lb to ub (Hsueh 2018)."""
-    x = lb + (ub - lb) * s / total_iters
-    # ½(1 - tanh x) without the cancellation that makes it 0 from x = 19 on.
-    return peak * (end_factor + (1 - end_factor) / (1 + np.exp(2 * x)))
 
 
 def spline(s: Array, n: int, peak: float, *, ordinates: Sequence[float], total_iters: int) -> Array:
@@ -216,13 +118,13 @@ def pchip(y: Array) -> Array:
     left, right = delta[:-1], delta[1:]
     same = left * right > 0
     harmonic = same * 2 * left * right / np.where(same, left + right, 1)
-    first, last = _end(delta[0], delta[1]), _end(delta[-1], delta[-2])
+    first, last = _end_slope(delta[0], delta[1]), _end_slope(delta[-1], delta[-2])
     slope = np.concatenate([[first], harmonic, [last]])
     d0, d1 = slope[:-1], slope[1:]
     return np.stack([y[:-1], d0, 3 * delta - 2 * d0 - d1, d0 + d1 - 2 * delta], axis=1)
 
 
-def _end(near: float, far: float) -> float:
+def _end_slope(near: float, far: float) -> float:
     slope = (3 * near - far) / 2
     if slope * near <= 0:
         return 0.0

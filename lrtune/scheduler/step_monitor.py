@@ -1,10 +1,10 @@
-"""StepMonitor: whether a training loop steps a scheduler as it was made for.
+"""SchedulerSpec: what a scheduler was asked for; StepMonitor: whether a loop steps it like that.
 
-It never stops a run: each thing that does not fit is said once, as a ScheduleWarning, by the first
-process of a distributed run. What it goes by are two counts: calls of `step()` and, by torch's
-public hook, updates of the optimizer; so gradient accumulation, which makes fewer updates of more
-batches, is none of its business. Where it cannot count updates (a wrapper that has no hooks, a
-copied optimizer, a CUDA graph), it says nothing of the pace.
+The monitor never stops a run: each thing that does not fit is said once, as a ScheduleWarning, by
+the first process of a distributed run. What it goes by are two counts: calls of `step()` and, by
+torch's public hook, updates of the optimizer; so gradient accumulation, which makes fewer updates
+of more batches, is none of its business. Where it cannot count updates (a wrapper that has no
+hooks, a copied optimizer, a CUDA graph), it says nothing of the pace.
 """
 
 import atexit
@@ -12,14 +12,19 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import cuda, distributed
 from torch.optim import Optimizer
 
-from lrtune.errors import ScheduleWarning
-from lrtune.scheduler.spec import SchedulerSpec, Unit
+from lrtune.errors import InputError, ScheduleWarning
+from lrtune.schedule.family import unknown
+from lrtune.schedule.reactive import Mode
+from lrtune.schedule.schedule import Schedule
 
+OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
+Unit: TypeAlias = Literal["update", "epoch"]
 Pace: TypeAlias = Literal["never", "slow", "even", "fast"]
 
 # Counts from which the pace is judged, and the ratio that is no accident: a loss scaler of torch
@@ -46,6 +51,54 @@ WAY_OUT: dict[tuple[Unit, Pace], str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerSpec:
+    """What a scheduler was asked for."""
+
+    schedule: Schedule
+    total: int
+    mode: Mode
+    unit: Unit
+    on_changed_total: OnChangedTotal
+
+    def __post_init__(self) -> None:
+        for name, words in (("unit", Unit), ("on_changed_total", OnChangedTotal)):
+            if getattr(self, name) not in get_args(words):
+                raise unknown(name, getattr(self, name), get_args(words))
+
+    def state(self, update: int) -> dict[str, Any]:
+        """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
+        asked = {"total": self.total, "mode": self.mode, "unit": self.unit}
+        return {"schedule": self.schedule.to_dict(), **asked, "update": update}
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The update that a saved state has come to; InputError if it is not this spec's."""
+        missing = [name for name in self.state(0) if name not in state]
+        if missing:
+            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
+        total, update = state["total"], state["update"]
+        saved = {**state, "schedule": Schedule.from_dict(state["schedule"])}
+        for name in ("schedule", "mode", "unit"):
+            there, here = saved[name], getattr(self, name)
+            if there != here:
+                raise InputError(
+                    f"state_dict: saved with {name}={there!r}; this scheduler has {name}={here!r}: "
+                    "make it with the one that was saved"
+                )
+        if total != self.total and self.on_changed_total == "raise":
+            raise InputError(
+                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
+                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
+                f"update {update} of the rates for {self.total}"
+            )
+        if update > self.total:
+            raise InputError(
+                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
+                "make it with a larger total"
+            )
+        return int(update)
+
+
 class StepMonitor:
     """The counts of one scheduler in this process."""
 
@@ -56,7 +109,7 @@ class StepMonitor:
         self.steps = self.updates = 0
         self.before = 0  # updates before the first step: of another scheduler, perhaps
         self.inside = self.blind = False
-        self.said: set[str] = set()
+        self.warned: set[str] = set()
         self.speaks = True
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,11 +145,11 @@ class StepMonitor:
         way = WAY_OUT[spec.unit, self.pace]
         if past:
             stays = "the rate stays at its last value"
-            self._say("past", f"{made} more often{self._beside('')}: {stays}; {way}")
-        elif "pace" not in self.said and self._judged:
+            self._warn("past", f"{made} more often{self._beside('')}: {stays}; {way}")
+        elif "pace" not in self.warned and self._judged:
             if self.pace not in RIGHT[spec.unit]:
-                self._say("pace", f"{made} {self._rhythm}: {way}")
-            self.said.add("pace")  # judged once
+                self._warn("pace", f"{made} {self._rhythm}: {way}")
+            self.warned.add("pace")  # judged once
 
     def end(self) -> None:
         """Say how far the schedule came, if that was not to its end and the run is over.
@@ -112,7 +165,7 @@ class StepMonitor:
         rates = spec.schedule.rates(spec.total)
         rate, last = rates[self.update], rates[-1]
         if rate != last:
-            self._say(
+            self._warn(
                 "end",
                 f"the run ended at {spec.unit} {self.update:,} of total={spec.total:,}"
                 f"{self._beside('step() was called ')}, at a rate of {rate:.3g}; the schedule ends "
@@ -170,20 +223,16 @@ class StepMonitor:
 
     def _begin(self) -> None:
         if not self.steps and not self.updates:
-            self.speaks = _first_process()
+            running = distributed.is_available() and distributed.is_initialized()
+            self.speaks = not running or distributed.get_rank() == 0
             if len(_trained) < 2:  # two say no more than a thousand would
                 _trained.append(self)
 
-    def _say(self, what: str, sentence: str) -> None:
-        if self.speaks and what not in self.said:
-            self.said.add(what)
-            # From _say, step, the scheduler's step: its caller.
+    def _warn(self, what: str, sentence: str) -> None:
+        if self.speaks and what not in self.warned:
+            self.warned.add(what)
+            # From _warn, step, the scheduler's step: its caller.
             warnings.warn(sentence, ScheduleWarning, stacklevel=4)
-
-
-def _first_process() -> bool:
-    running = distributed.is_available() and distributed.is_initialized()
-    return not running or distributed.get_rank() == 0
 
 
 _trained: list[StepMonitor] = []

@@ -22,8 +22,7 @@ from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-from lrtune.scheduler.spec import OnChangedTotal, SchedulerSpec, Unit
-from lrtune.scheduler.step_monitor import StepMonitor
+from lrtune.scheduler.step_monitor import OnChangedTotal, SchedulerSpec, StepMonitor, Unit
 
 # Torch's arguments that are absolute rates and may differ between parameter groups.
 PER_GROUP = ("base_lr", "max_lr", "min_lr")
@@ -83,7 +82,9 @@ def scheduler(
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
     monitor = StepMonitor(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
-    made = (_closed_loop if schedule.closed_loop else _open_loop)(monitor, optimizer)
+    made: LRScheduler = _made(
+        _ClosedLoop if schedule.closed_loop else _OpenLoop, monitor, optimizer
+    )
     monitor.follow(optimizer)
     return made
 
@@ -107,7 +108,7 @@ class _OpenLoop(LRScheduler):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         update = self.monitor.resume(state_dict)
-        fresh = _open_loop(self.monitor, self.optimizer)
+        fresh = _made(_OpenLoop, self.monitor, self.optimizer)
         with warnings.catch_warnings():
             # torch expects an optimizer.step() before these; it was in the run that was saved.
             warnings.simplefilter("ignore", UserWarning)
@@ -166,25 +167,19 @@ class _ClosedLoop(LRScheduler):
         self.__dict__.update(asdict(self.controller.state))
 
 
-def _before(mixin: type[Any], base: type[Any]) -> type[Any]:
-    return type(f"Lrtune{base.__name__}", (mixin, base), {})
-
-
-def _open_loop(monitor: StepMonitor, optimizer: Optimizer) -> _OpenLoop:
-    ratios = _take_groups(optimizer, monitor.spec.schedule.peak_lr)
-    base, arguments = _native(monitor.spec, optimizer, ratios) or _table(monitor.spec)
-    made: _OpenLoop = _before(_OpenLoop, base)(monitor, optimizer, **arguments)
-    return made
-
-
-def _closed_loop(monitor: StepMonitor, optimizer: Optimizer) -> _ClosedLoop:
+def _made(
+    mixin: type[_OpenLoop] | type[_ClosedLoop], monitor: StepMonitor, optimizer: Optimizer
+) -> Any:
     spec = monitor.spec
     ratios = _take_groups(optimizer, spec.schedule.peak_lr)
-    base = getattr(lr_scheduler, FAMILIES[spec.schedule.family].torch)
-    params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}
-    taken = {k: v for k, v in params.items() if k in inspect.signature(base).parameters}
-    made: _ClosedLoop = _before(_ClosedLoop, base)(monitor, optimizer, **taken)
-    return made
+    if mixin is _OpenLoop:
+        base, arguments = _native(spec, optimizer, ratios) or _table(spec)
+    else:
+        base = getattr(lr_scheduler, FAMILIES[spec.schedule.family].torch)
+        params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}
+        taken = inspect.signature(base).parameters
+        arguments = {name: value for name, value in params.items() if name in taken}
+    return type(f"Lrtune{base.__name__}", (mixin, base), {})(monitor, optimizer, **arguments)
 
 
 def _native(

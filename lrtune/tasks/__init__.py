@@ -7,23 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrtune.tasks.datasets import DATASETS
     from lrtune.tasks.load import load_task
     from lrtune.tasks.metrics import METRICS, Metric
     from lrtune.tasks.models import MODELS
-    from lrtune.tasks.sanity_check import check_model
-    from lrtune.tasks.split import Split, Stream
-    from lrtune.tasks.task import Task
+    from lrtune.tasks.registry import DATASETS
+    from lrtune.tasks.splits import Split, Stream
+    from lrtune.tasks.task import Task, check_model
 
 _HOMES = {
-    "DATASETS": "datasets",
+    "DATASETS": "registry",
     "METRICS": "metrics",
     "MODELS": "models",
     "Metric": "metrics",
-    "Split": "split",
-    "Stream": "split",
+    "Split": "splits",
+    "Stream": "splits",
     "Task": "task",
-    "check_model": "sanity_check",
+    "check_model": "task",
     "load_task": "load",
 }
 

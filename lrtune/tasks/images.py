@@ -1,30 +1,133 @@
-"""Image folders; and how any images with labels become Data."""
+"""Images with labels: read as uint8 tensors, from folders too; and augmented in training."""
 
+import struct
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from lrtune.errors import InputError
-from lrtune.tasks.data import Data
-from lrtune.tasks.metrics import METRICS
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.distributions import Beta
+from torch.utils.data import Dataset
+
+from lrtune.errors import InputError, nearest
+from lrtune.tasks.models import Normalize
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.parts import SPLITS, hold_all, labels, normalize, three_parts
-from lrtune.tasks.pictures import (
-    Files,
-    Header,
-    Images,
-    Mode,
-    Source,
-    check_depth,
-    check_size,
-    headers,
-)
-from lrtune.tasks.split import Split, Stream, check_labels
+from lrtune.tasks.splits import Data, Split, Stream, check_labels, three_splits
+from lrtune.tasks.stream import BadSample, hold, parse_size, room, sample_batches
 from lrtune.tasks.text import slug
 
+Mode = Literal["L", "RGB"]
+
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
+SPLITS = ("train", "val", "test")
+MEASURED = 10_000  # samples of a Stream that the statistics are taken from
+AT_ONCE = 16 << 20  # bytes of a Split
+# What PIL raises for a broken file: it depends on the format, and on how far PIL got.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error),
+    Image.DecompressionBombError,
+)
+
+
+class Files(Dataset[tuple[Image.Image, int]]):
+    """Image files, opened and not yet decoded."""
+
+    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+        self._paths, self._labels = paths, labels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return Image.open(self._paths[row]), self._labels[row]
+
+    def where(self, row: int) -> str:
+        """The file."""
+        return self._paths[row]
+
+
+class Source(NamedTuple):
+    """The images of one split, before they are brought to one form."""
+
+    dataset: Any  # map-style: dataset[row] -> (PIL image, label)
+    name: str  # for errors
+    where: Callable[[int], str]  # what an error calls a row
+
+
+@dataclass(frozen=True, slots=True)
+class Images(Dataset[tuple[Tensor, int]]):
+    """Images of one form: ``images[row]`` -> uint8 (channels, height, width), label.
+
+    Attributes:
+        source: where they come from.
+        mode: L for one channel, RGB for three.
+        side: the shorter side is brought to so many pixels, then the centre cut out; as they are
+            where None.
+        like: an image whose (width, height) all should have; not looked at where None.
+
+    Raises:
+        BadSample: by an image that cannot be read.
+        InputError: by an image of another size, or of more than 8 bits.
+    """
+
+    source: Source
+    mode: Mode = "RGB"
+    side: int | None = None
+    like: tuple[str, tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.source.dataset)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
+
+        where = self.source.where(row)
+        with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
+            image, label = self.source.dataset[row]
+        if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
+            raise InputError(
+                f"{where}: more than 8 bits a channel (mode {image.mode}): save the images with "
+                "8 bits"
+            )
+        if self.like is not None and image.size != self.like[1]:
+            size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
+            raise InputError(
+                f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
+                "size, or give --image-size N"
+            )
+        with _readable(where, *UNREADABLE, IndexError), image:
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # PIL warns of the direct way
+            image = image.convert(self.mode)
+            if self.side is not None and image.size != (self.side, self.side):
+                image = center_crop(resize(image, [self.side]), [self.side])
+            return pil_to_tensor(image).contiguous(), int(label)
+
+
+@contextmanager
+def _readable(where: str, *unreadable: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except unreadable as error:
+        message = " ".join(str(error).split())
+        raise BadSample(f"{where}: not a readable image ({message})") from error
+
+
+def _first_size(source: Source) -> tuple[str, tuple[int, int]] | None:
+    """An image and its size; what cannot be read is left to the pass that reads all."""
+    for row in range(len(source.dataset)):
+        try:
+            image, _ = source.dataset[row]
+        except Exception:  # of the image or of the data set
+            continue
+        with image:
+            return source.where(row), image.size
+    return None
 
 
 def image_folder(root: Path, options: TaskOptions) -> Data:
@@ -39,33 +142,31 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
         InputError: a split with other classes, an empty class, one class, an unreadable image,
             images of different sizes or of more than 8 bits.
     """
-    parts = {name: root / name for name in SPLITS if (root / name).is_dir()}
-    if parts and "train" not in parts:
+    folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
+    if folders and "train" not in folders:
         raise InputError(
-            f"{root}: has {'/ and '.join(parts)}/ but no train/: "
+            f"{root}: has {'/ and '.join(folders)}/ but no train/: "
             "give train/CLASS/*, or CLASS/* alone to have it split"
         )
-    beside = [name for name in _subfolders(root) if parts and name not in parts]
+    beside = [name for name in _subfolders(root) if folders and name not in folders]
     if beside:
         raise InputError(f"{root}: {beside[0]}/ beside train/: expected train, val and test alone")
-    parts = parts or {"train": root}
-    classes = {name: _classes(folder) for name, folder in parts.items()}
+    folders = folders or {"train": root}
+    classes = {name: _classes(folder) for name, folder in folders.items()}
     others = Counter[str]()
-    files = {name: _files(folder, classes[name], others) for name, folder in parts.items()}
+    files = {name: _files(folder, classes[name], others) for name, folder in folders.items()}
     check_classes(str(root), classes)
-    sources = {name: Source(files[name], str(parts[name]), files[name].where) for name in parts}
     data = image_data(
         slug(root.resolve().name),
         f"image folder {root}",
-        sources,
+        {name: Source(files[name], str(folders[name]), files[name].where) for name in folders},
         classes["train"],
         options,
-        mode="RGB",
     )
     if not others:
         return data
     are = "file" if others.total() == 1 else "files"
-    note = f"{others.total():,} other {are} left out ({_each(others)})"
+    note = f"{others.total():,} other {are} left out ({', '.join(sorted(others))})"
     return replace(data, notes=(note, *data.notes))
 
 
@@ -76,7 +177,7 @@ def image_data(
     classes: Sequence[str] | None,
     options: TaskOptions,
     *,
-    mode: Mode | None = None,
+    mode: Mode = "RGB",
     defaults: dict[str, Any] | None = None,
 ) -> Data:
     """Read the splits that there are, and cut the others off the training split.
@@ -87,39 +188,33 @@ def image_data(
         sources: train, and val and test where there are.
         classes: their names; as many as there are labels where None.
         options: ``image_size``, ``skip_bad``, ``memory``, ``seed``.
-        mode: of the stored images; where None, grey if all are, else RGB.
+        mode: of the stored images.
         defaults: Task fields, beside DEFAULTS.
 
     Raises:
         InputError: an unreadable image, a class without a readable one, a label of no class,
             images of different sizes or of more than 8 bits.
     """
-    found = {part: headers(one.dataset) for part, one in sources.items()}
-    if mode is None:
-        modes = {header.mode for few in found.values() for header in few.values()}
-        mode = "L" if modes and modes <= {"1", "L"} else "RGB"
-    like = _check(sources, found, options.image_size)
-    images = {part: Images(one, mode, options.image_size, like) for part, one in sources.items()}
-    held, bad = hold_all(images, options)
-    outputs = len(classes) if classes else 1 + max(int(labels(s).max()) for s in held.values())
+    side = options.image_size
+    like = _first_size(sources["train"]) if side is None else None
+    images = {split: Images(each, mode, side, like) for split, each in sources.items()}
+    held, bad = _hold_all(images, options)
+    outputs = len(classes) if classes else 1 + max(int(_labels(s).max()) for s in held.values())
     if bad:
         _check_classes_left(sources, held, classes or list(map(str, range(outputs))))
     check_labels(name, outputs, held)
-    splits = three_parts(sources["train"].name, held, options.seed, classes or ())
-    count = sum(map(len, images.values()))
-    notes = _changes(found, count, mode, options.image_size)
+    splits = three_splits(sources["train"].name, held, options.seed, classes or ())
+    notes = []
     if bad:
+        count = sum(map(len, images.values()))
         notes.append(f"{len(bad):,} of {count:,} images left out: cannot be read (first: {bad[0]})")
     return Data(
+        *splits,
         name=name,
         source=source,
         kind="classification",
-        metrics=METRICS["classification"],
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
         outputs=outputs,
-        prepare=normalize(splits["train"]),
+        prepare=normalize(splits[0]),
         defaults=DEFAULTS | (defaults or {}),
         notes=tuple(notes),
     )
@@ -127,65 +222,70 @@ def image_data(
 
 def check_classes(source: str, classes: dict[str, list[str]]) -> None:
     """Refuse splits whose classes differ."""
-    for part, theirs in classes.items():
-        odd = sorted(set(theirs) ^ set(classes["train"]))
+    for split, names in classes.items():
+        odd = sorted(set(names) ^ set(classes["train"]))
         if odd:
             raise InputError(
-                f"{source}: train/ and {part}/ differ in their classes: "
+                f"{source}: train/ and {split}/ differ in their classes: "
                 f"{odd[0]!r} is in one of them only"
             )
 
 
-def _check(
-    sources: dict[str, Source], found: dict[str, dict[int, Header]], side: int | None
-) -> tuple[tuple[int, int], str] | None:
-    """Refuse what should not be decoded; else the size that all have, and which image has it."""
-    like = None
-    for part, source in sources.items():
-        for row, header in found[part].items():
-            check_depth(source.where(row), header.mode)
-            if side is not None:
-                continue
-            like = like or (header.size, source.where(row))
-            if header.size != like[0]:
-                check_size(source.where(row), header.size, *like)
-    return like
+def normalize(train: Split | Stream) -> Normalize:
+    """Zero mean and unit variance per channel, by the training images alone (uint8)."""
+    if isinstance(train, Split):
+        rows = max(1, AT_ONCE // train.sample_bytes)
+        starts = range(0, train.samples, rows)
+        parts: Iterator[Tensor] = (train.part(start, start + rows).inputs for start in starts)
+    else:
+        parts = sample_batches(train, MEASURED)
+    counts = torch.zeros(1, 256, dtype=torch.int64)  # (channels, values): exact, and small
+    for inputs in parts:
+        channels = inputs.unbind(1)
+        counts = counts + torch.stack([c.flatten().bincount(minlength=256) for c in channels])
+    values = torch.arange(256, dtype=torch.float64)
+    share = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
+    mean = share @ values
+    std = (share * (values - mean[:, None]).square()).sum(1).clamp_min(1e-12).sqrt()
+    return Normalize(mean.float().view(-1, 1, 1), std.float().view(-1, 1, 1))
+
+
+def _hold_all(
+    images: Mapping[str, Images], options: TaskOptions
+) -> tuple[dict[str, Split | Stream], list[str]]:
+    """All splits within one limit, the small ones first: they are read most often."""
+    limit = None if options.memory is None else parse_size(options.memory)
+    left = room(torch.device("cpu"), limit)
+    held: dict[str, Split | Stream] = {}
+    bad: list[str] = []
+    for name in sorted(images, key=("val", "test", "train").index):
+        if name == "train" and len(images) < len(SPLITS):
+            left //= 2  # to cut a split in memory is to copy it
+        source = images[name].source.name
+        held[name], bad_here = hold(source, images[name], left, skip_bad=options.skip_bad)
+        bad += bad_here
+        if isinstance(held[name], Split):
+            left -= held[name].samples * held[name].sample_bytes
+    return {name: held[name] for name in images}, bad
 
 
 def _check_classes_left(
     sources: dict[str, Source], held: dict[str, Split | Stream], classes: Sequence[str]
 ) -> None:
     """Refuse to leave out all images of a class."""
-    for part, split in held.items():
-        there = set(labels(split).tolist())
-        lost = [name for number, name in enumerate(classes) if number not in there]
+    for split, samples in held.items():
+        present = set(_labels(samples).tolist())
+        lost = [name for number, name in enumerate(classes) if number not in present]
         if lost:
             raise InputError(
-                f"{sources[part].name}: class {lost[0]!r} has no readable image: mend some, or "
+                f"{sources[split].name}: class {lost[0]!r} has no readable image: mend some, or "
                 "remove the class"
             )
 
 
-def _changes(
-    found: dict[str, dict[int, Header]], count: int, mode: Mode, side: int | None
-) -> list[str]:
-    every = [header for part in found.values() for header in part.values()]
-    others = Counter(h.mode for h in every if h.of_file and h.mode != mode)
-    notes = []
-    if others:
-        made = "RGB" if mode == "RGB" else "grey"
-        notes.append(f"{others.total():,} of {count:,} images made {made} ({_each(others)})")
-    if side is not None and any(header.size != (side, side) for header in every):
-        oblong = any(header.size[0] != header.size[1] for header in every)
-        centre = ", and the centre cut out" if oblong else ""
-        notes.append(f"all images resized to {side}x{side} pixels{centre}")
-    return notes
-
-
-def _each(counts: Counter[str]) -> str:
-    """The most frequent first."""
-    ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
-    return ", ".join(f"{name} {n:,}" for name, n in ordered)
+def _labels(split: Split | Stream) -> Tensor:
+    assert split.labels is not None  # an image's label is a whole number
+    return split.labels
 
 
 def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
@@ -196,10 +296,10 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
     def is_image(path: str) -> bool:
         if any(name.startswith(".") for name in Path(path).relative_to(folder).parts):
             return False
-        found = path.lower().endswith(IMG_EXTENSIONS)
-        if not found:
+        known = path.lower().endswith(IMG_EXTENSIONS)
+        if not known:
             others[Path(path).suffix.lower() or "no extension"] += 1
-        return found
+        return known
 
     numbers = {name: number for number, name in enumerate(classes)}
     samples = ImageFolder.make_dataset(
@@ -217,7 +317,7 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
 def _classes(folder: Path) -> list[str]:
     classes = _subfolders(folder)
     if not classes:
-        raise InputError(f"{folder}: holds no folders of images, one a class")
+        raise InputError(f"{folder}: holds no folders of images, one per class")
     if len(classes) < 2:
         raise InputError(f"{folder}: a single class ({classes[0]}): nothing to tell apart")
     return classes
@@ -227,3 +327,106 @@ def _subfolders(folder: Path) -> list[str]:
     """Names, sorted; hidden ones (.git, .ipynb_checkpoints) are no classes."""
     entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+# Augmentation of a batch on its device. torchvision's transforms draw once per batch; these draw
+# once per image. All randomness is from torch's default generator of the batch's device; nothing
+# waits for it.
+
+
+def flip(inputs: Tensor) -> Tensor:
+    """Each image mirrored left to right with probability 1/2."""
+    mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
+    return torch.where(mirrored, inputs.flip(-1), inputs)
+
+
+def crop(inputs: Tensor) -> Tensor:
+    """A random window of each image padded by reflection, an eighth of the side on each side."""
+    height, width = inputs.shape[2:]
+    rows, columns = _window(inputs, height), _window(inputs, width)
+    pixels = rows[:, :, None] * width + columns[:, None, :]  # (n, height, width)
+    index = pixels.flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+    return inputs.flatten(2).gather(2, index).view(inputs.shape)
+
+
+def cutout(inputs: Tensor) -> Tensor:
+    """A square of a quarter of the shorter side, wholly inside each image, set to 0: the mean."""
+    height, width = inputs.shape[2:]
+    side = max(1, min(height, width) // 4)
+    hit = _span(inputs, height, side)[:, :, None] & _span(inputs, width, side)[:, None, :]
+    return inputs.masked_fill(hit[:, None], 0)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flip": flip,
+    "crop": crop,
+    "cutout": cutout,
+}
+MIXUP_ALPHA = 0.2  # Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2017), on ImageNet
+NAMES = (*AUGMENTATIONS, "mixup")  # which needs the targets too
+
+
+def augment(
+    names: tuple[str, ...], inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
+    """Augment a batch in the order given, never in place.
+
+    ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
+    batch from Beta(0.2, 0.2).
+
+    Args:
+        names: of NAMES, as ``check_augment`` passes them.
+        inputs: float (n, channels, height, width), normalised: 0 is the mean.
+        targets: (n, ...).
+
+    Returns:
+        The inputs, of the same shape, dtype and device, and pairs (weight, targets): the loss of
+        the batch is the sum of the losses against each, so weighted. The weights sum to 1.
+    """
+    weighted: list[tuple[Tensor | float, Tensor]] = [(1.0, targets)]
+    for name in names:
+        if name == "mixup":
+            alpha = torch.full((), MIXUP_ALPHA, device=inputs.device)
+            # validate_args=True would read the device and wait for it.
+            kept: Tensor = Beta(alpha, alpha, validate_args=False).sample()
+            inputs = inputs.roll(1, 0).lerp(inputs, kept.to(inputs.dtype))
+            weighted = [(kept, targets), (1 - kept, targets.roll(1, 0))]
+        else:
+            inputs = AUGMENTATIONS[name](inputs)
+    return inputs, weighted
+
+
+def check_augment(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    """Refuse names that ``augment`` cannot apply to samples of this shape.
+
+    Raises:
+        InputError: for an unknown name, a name given twice, or samples that are not images.
+    """
+    for name in names:
+        if name not in NAMES:
+            hint = nearest(name, NAMES)
+            raise InputError(f"augment {name!r}: one of {', '.join(NAMES)}{hint}")
+        if names.count(name) > 1:
+            raise InputError(f"augment {name!r}: given {names.count(name)} times")
+        if len(shape) != 3:
+            raise InputError(f"augment {name!r}: takes images, not samples of {shape}")
+
+
+def _start(inputs: Tensor, choices: int) -> Tensor:
+    """One of 0 .. choices - 1 per sample: (n, 1)."""
+    return torch.randint(choices, (len(inputs), 1), device=inputs.device)
+
+
+def _window(inputs: Tensor, side: int) -> Tensor:
+    """Which of the pixels 0 .. side - 1 each pixel of a shifted window shows: (n, side)."""
+    pad = side // 8
+    shown = torch.arange(side, device=inputs.device) + _start(inputs, 2 * pad + 1) - pad
+    last = side - 1
+    return last - (last - shown.abs()).abs()
+
+
+def _span(inputs: Tensor, side: int, length: int) -> Tensor:
+    """A random stretch of the pixels 0 .. side - 1: bool (n, side)."""
+    start = _start(inputs, side - length + 1)
+    pixels = torch.arange(side, device=inputs.device)
+    return (pixels >= start) & (pixels < start + length)

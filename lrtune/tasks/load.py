@@ -1,9 +1,17 @@
-"""From the one argument that a user gives to a Task."""
+"""load_task: from the one argument that a user gives to a Task."""
 
-from collections.abc import Callable
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,18 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
-from lrtune.tasks.catalog import torchvision_data
-from lrtune.tasks.data import Data
-from lrtune.tasks.datasets import DATASETS, digits
 from lrtune.tasks.images import image_folder
-from lrtune.tasks.memory import LIMIT, parse_size
-from lrtune.tasks.metrics import ROC_AUC, CrossEntropy, Metric
+from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
 from lrtune.tasks.options import TaskOptions, parse_optimizer, validate
-from lrtune.tasks.tables import embedded, table_file
+from lrtune.tasks.registry import DATASETS
+from lrtune.tasks.splits import Data
+from lrtune.tasks.stream import LIMIT, parse_size
+from lrtune.tasks.tables import table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
-from lrtune.tasks.user import likely_maker, users_task
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 TABBED = (".tsv", ".tsv.gz")
@@ -38,11 +44,6 @@ OPTIONS = {
     "a folder of images": FOLDER,
     "a data set of torchvision": (*FOLDER, "data_root", "download"),
     "a text": (*OURS, "tokens", "context", "label_smoothing"),
-}
-NAMED: dict[Any, str] = {
-    digits: "scikit-learn's digits",
-    embedded: "a table",
-    torchvision_data: "a data set of torchvision",
 }
 
 
@@ -64,7 +65,7 @@ def load_task(what: str, **options: Any) -> Task:
         changed = _changed(given)
         token = LIMIT.set(changed.get("memory"))  # the Task reads its data while it is built
         try:
-            task = users_task(what)
+            task = _users_task(what)
         finally:
             LIMIT.reset(token)
         return replace(task, **changed) if changed else task
@@ -80,9 +81,8 @@ def check_seed(seed: int) -> None:
 def _read(what: str, given: TaskOptions) -> Data:
     path = Path(what)
     if what in DATASETS:
-        make = DATASETS[what]
-        _check_given(given, what, NAMED[make.func if isinstance(make, partial) else make])
-        return make(given)
+        _check_given(given, what, DATASETS[what].kind)
+        return DATASETS[what].read(given)
     if what.lower().endswith(TABLES):
         _check_given(given, what, "a table")
         return table_file(path, given)
@@ -93,7 +93,7 @@ def _read(what: str, given: TaskOptions) -> Data:
         raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.suffix == ".py" and path.is_file():
         raise InputError(
-            f"{what}: did you mean {what}:{likely_maker(path)}? Of a Python file, name the "
+            f"{what}: did you mean {what}:{_likely_maker(path)}? Of a Python file, name the "
             "function that makes the lrtune.Task"
         )
     if path.is_file():
@@ -182,7 +182,7 @@ def _loss(data: Data, given: TaskOptions) -> Callable[[Any, Any], Tensor]:
 
 def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
     """The objective first, then the data's first two, which every report shows."""
-    known = {metric.name: metric for metric in data.metrics}
+    known = {metric.name: metric for metric in data.metrics or METRICS[data.kind]}
     if objective is not None and objective not in known:
         hint = nearest(objective, known)
         raise InputError(f"metric {objective!r}: {data.kind} has {', '.join(known)}{hint}")
@@ -190,3 +190,79 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
         raise InputError(f"metric {objective}: takes two classes, not {data.outputs}")
     names = [*([objective] if objective else []), *list(known)[:2]]
     return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _users_task(what: str) -> Task:
+    """The Task that ``module:function`` or ``path.py:function`` returns."""
+    where, _, name = what.rpartition(":")
+    path = Path(where) if where.endswith(".py") else None
+    with _first_on_path(path.parent if path else Path.cwd()), _errors_of(what):
+        module = _import_file(path) if path else _import_module(where)
+        function = getattr(module, name, None)
+        if not callable(function):
+            names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+            raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
+        task = function()
+    if not isinstance(task, Task):
+        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
+    return task
+
+
+def _likely_maker(path: Path) -> str:
+    """The function of a file that probably makes its Task; the file is read, not run."""
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        body = []
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    names = [node.name for node in functions if "Task(" in ast.unparse(node)]
+    return names[0] if names else "make"
+
+
+@contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+    """Whatever the user's code raises, in one line that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit() is no task either
+        *_, last = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        message = " ".join(str(error).split())
+        raise InputError(f"{what}: {type(error).__name__}: {message} ({where})") from error
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Import from the user's folder first, as ``python file.py`` and ``python -m`` do."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    name = f"lrtune_user_{path.stem}"  # a user's json.py must not become everyone's json
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    missing = f"{name}: no such module here or among the installed ones"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(missing)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name and not name.startswith(f"{error.name}."):
+            raise  # the module is there; what it imports is not
+        raise InputError(missing) from error

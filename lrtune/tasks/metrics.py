@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,15 +33,11 @@ class Metric:
     over: Literal["split", "batch"] = "split"
 
     def __post_init__(self) -> None:
-        """Refuse a direction or a range that is none."""
         if not (isinstance(self.name, str) and self.name.isprintable() and self.name):
             raise InputError(f"metric: name={self.name!r}: expected a name")
-        if self.over not in ("split", "batch"):
-            raise InputError(f"metric {self.name}: over={self.over!r}: split or batch")
-        if self.direction not in ("minimize", "maximize"):
-            raise InputError(
-                f"metric {self.name}: direction={self.direction!r}: minimize or maximize"
-            )
+        for name, words in (("over", ("split", "batch")), ("direction", get_args(Direction))):
+            if (value := getattr(self, name)) not in words:
+                raise InputError(f"metric {self.name}: {name}={value!r}: {' or '.join(words)}")
 
 
 class CrossEntropy(nn.Module):
@@ -74,11 +70,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, -2), targets.flatten().long())
 
 
-def bits_per_character(tokens_a_character: float = 1.0) -> Metric:
-    """Cross-entropy of a text in bits a character, whatever the tokens are."""
+def bits_per_character(tokens_per_character: float = 1.0) -> Metric:
+    """Cross-entropy of a text in bits per character, whatever the tokens are."""
 
     def bits(outputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(outputs, targets) * (tokens_a_character / math.log(2))
+        return cross_entropy(outputs, targets) * (tokens_per_character / math.log(2))
 
     return Metric("bits_per_character", bits, "minimize", "bits", "batch")
 

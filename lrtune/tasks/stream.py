@@ -1,32 +1,210 @@
-"""Map-style data sets: looked at in one pass, then kept in memory or streamed."""
+"""Map-style data sets: read once by worker processes, then kept in memory or streamed."""
 
+import os
+import random
+import re
+import shutil
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lrtune.errors import InputError
-from lrtune.tasks.memory import room
-from lrtune.tasks.reading import Read, read, worker_count
-from lrtune.tasks.split import Split, Stream, batches, not_finite, row_hashes, spread
-from lrtune.tasks.tree import Tree, leaves, tree_map
+from lrtune.tasks.splits import (
+    Split,
+    Stream,
+    batches,
+    leaves,
+    not_finite,
+    row_hashes,
+    sample_types,
+    spread,
+    tree_map,
+)
 
+Plan: TypeAlias = Iterable[tuple[int, list[int]]]  # seed and rows of each batch
+
+MEMORY_SHARE = 0.5  # of what is free, for data; the rest is for models, activations, other people
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+# A container's own limit and use, version 2 and version 1 of the kernel's interface.
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+# What a user allows, while a task is built that does not say so itself.
+LIMIT: ContextVar[int | None] = ContextVar("limit", default=None)
+
+MOST_WORKERS = 8
 READ_AT_ONCE = 64  # samples; one batch of the pass
 READ_BYTES = 64 << 20  # of such a batch, at most: every worker holds a few
 FEW = 2000  # samples that are read here: workers would cost more to start than they save
 PROBED = 64  # samples that are read thrice, to see whether they are the same
 
 
-def read_splits(
-    stream: Stream, plan: Iterable[tuple[int, list[int]]], workers: int, *, pin: bool = False
-) -> Iterator[Split]:
+def room(device: torch.device, limit: int | None) -> int:
+    """Bytes of data that may be kept on a device: the user's limit, else half of what is free."""
+    if limit is not None:
+        return limit
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(MEMORY_SHARE * (torch.cuda.mem_get_info(device)[0] + cached))
+    free = [psutil.virtual_memory().available]
+    for most, used in CGROUPS:
+        try:
+            free.append(int(Path(most).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such container, or no limit ("max")
+            continue
+    return int(MEMORY_SHARE * min(free))
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``500MB`` or ``1.5 GB``.
+
+    >>> parse_size("1.5 GB")
+    1500000000
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B)", text.strip().upper())
+    if match is None or (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 1:
+        raise InputError(f"memory={text!r}: a number and a unit: 500MB, 2GB")
+    return bytes_
+
+
+def size(count: int) -> str:
+    """Bytes for a person.
+
+    >>> size(1_500_000_000)
+    '1.5 GB'
+    """
+    unit = next((u for u, n in reversed(UNITS.items()) if count >= n), "B")
+    return f"{count / UNITS[unit]:.3g} {unit}"
+
+
+class BadSample(Exception):
+    """A sample that cannot be read; may be left out where the user says so."""
+
+
+class Read(NamedTuple):
+    """What came of one batch of rows."""
+
+    batch: Split | None  # None where no row was good
+    rows: list[int]  # the good ones
+    bad: list[str]
+    error: str | None = None  # why the whole data set is refused
+
+
+class _Reader(Dataset[Read]):
+    """A data set as batches: item (seed, rows) -> Read. Runs in the workers.
+
+    Errors travel as text: raised in a worker, they would arrive as a page of traceback.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, item: tuple[int, list[int]]) -> Read:
+        seed, rows = item
+        samples, good, bad = [], [], []
+        with _seeded(seed):
+            for row in rows:
+                try:
+                    sample = self._dataset[row]
+                    if not isinstance(sample, tuple | list) or len(sample) != 2:
+                        kind = type(sample).__name__
+                        raise TypeError(f"{kind}, expected a pair (input, target)")
+                except BadSample as error:
+                    bad.append(str(error))
+                except InputError as error:
+                    return Read(None, [], [], str(error))
+                except Exception as error:  # whatever a user's data set may raise
+                    return Read(None, [], [], f"sample {row}: {_message(error)}")
+                else:
+                    samples.append(tuple(sample))
+                    good.append(row)
+        if not samples:
+            return Read(None, [], bad)
+        try:
+            batch = Split(*default_collate(samples))
+        except Exception as error:
+            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {_message(error)}")
+        odd = [leaf for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
+        if odd:
+            what = f"{type(odd[0]).__name__} {str(odd[0])[:40]!r}"
+            return Read(None, [], [], f"sample {rows[0]}: holds a {what}, expected numbers")
+        return Read(batch, good, bad)
+
+
+def _read(dataset: Any, plan: Plan, workers: int, *, pin: bool = False) -> Iterator[Read]:
+    """Batches in the order of the plan, read ahead by worker processes; 0: here."""
+    loader = DataLoader(
+        _Reader(dataset),
+        batch_size=None,
+        sampler=plan,
+        num_workers=workers,
+        # Python's default is another from 3.14 on: such workers know nothing of a user's own file.
+        multiprocessing_context="fork" if workers else None,
+        pin_memory=pin,
+        generator=torch.Generator(),  # the loader draws too: not from the caller's
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:  # of a worker that was killed, or has no memory left
+        raise InputError(f"the data cannot be read: {_message(error)}") from error
+
+
+def worker_count(batch_bytes: int, busy: int = 1) -> int:
+    """Processes that read ahead: one a core but the busy ones; 0 where they cannot start.
+
+    Args:
+        batch_bytes: of what a worker reads at once.
+        busy: cores that have other work: the training's own; none in a pass that only reads.
+    """
+    if sys.platform != "linux":
+        return 0  # elsewhere a worker starts afresh and knows nothing of a user's own file
+    cores = len(os.sched_getaffinity(0))
+    # A worker hands its batches over in shared memory, which containers keep small.
+    shared = shutil.disk_usage("/dev/shm").free // (4 * max(1, batch_bytes))
+    return min(MOST_WORKERS, max(1, cores - busy), shared)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what a data set may draw from, and leave it as it was afterwards."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) -> Iterator[Split]:
     """Batches of a Stream, which must still hold what it held when it was made.
 
+    Args:
+        stream: what is read.
+        plan: the seed of whatever the data set draws, and the rows of each batch.
+        workers: processes that read ahead; 0: none.
+        pin: batches in page-locked memory, for a GPU.
+
     Raises:
-        InputError: it does not.
+        InputError: the data have changed.
     """
     asked: deque[list[int]] = deque()
 
@@ -35,7 +213,7 @@ def read_splits(
             asked.append(rows)
             yield seed, stream.rows[rows].tolist()
 
-    for done in read(stream.dataset, of_dataset(), workers, pin=pin):
+    for done in _read(stream.dataset, of_dataset(), workers, pin=pin):
         rows = asked.popleft()
         if done.batch is None or done.bad:
             raise InputError(f"the data has changed: {done.error or done.bad[0]}")
@@ -50,6 +228,16 @@ def take(stream: Stream, rows: Sequence[int]) -> Split:
     """Some samples, read now."""
     (batch,) = read_splits(stream, [(0, list(rows))], min(1, worker_count(0)))
     return batch
+
+
+def sample_batches(stream: Stream, most: int) -> Iterator[Tensor]:
+    """Inputs of a share of the samples, evenly spread, a few at a time."""
+    rows = spread(stream.samples, most)
+    size = read_size(stream.sample_bytes)
+    plan = ((0, rows[part].tolist()) for part in batches(len(rows), size))
+    workers = 0 if len(rows) <= FEW else worker_count(size * stream.sample_bytes, busy=0)
+    for split in read_splits(stream, plan, workers):
+        yield split.inputs
 
 
 def hold(
@@ -83,13 +271,19 @@ def hold(
         bad += done.bad
         if done.batch is None:
             continue
-        _check_like(name, done, first)
+        if sample_types(done.batch) != sample_types(first):
+            raise InputError(
+                f"{name}: samples from {done.rows[0]} on are {sample_types(done.batch)}, "
+                f"the first {sample_types(first)}: bring them to one shape and type"
+            )
         if kept is not None:
-            for all_rows, tensor in zip(leaves(kept), leaves(done.batch), strict=True):
-                all_rows[len(rows) : len(rows) + len(tensor)] = tensor
-        elif (own := done.batch.labels) is not None:
+            for whole, tensor in zip(leaves(kept), leaves(done.batch), strict=True):
+                whole[len(rows) : len(rows) + len(tensor)] = tensor
+        elif (batch_labels := done.batch.labels) is not None:
             # A clone, lest it keep the worker's shared memory open.
-            labels = [*labels, own.clone()] if own.dim() == 1 else [_distinct([*labels, own])]
+            labels.append(batch_labels.clone())
+            if batch_labels.dim() > 1:  # of masks, the distinct values
+                labels = [torch.unique(torch.cat([part.flatten() for part in labels]))[None]]
         rows += done.rows
         hashes.append(row_hashes(done.batch))
     if kept is not None:
@@ -105,11 +299,6 @@ def hold(
     return stream, bad
 
 
-def _distinct(labels: list[Tensor]) -> Tensor:
-    values: Tensor = torch.cat([part.flatten() for part in labels]).unique()
-    return values[None]
-
-
 def read_size(sample_bytes: int) -> int:
     """Samples that a pass over a whole data set reads at once."""
     return max(1, min(READ_AT_ONCE, READ_BYTES // max(1, sample_bytes)))
@@ -119,12 +308,12 @@ def _probe(name: str, dataset: Any, count: int) -> tuple[Split, bool]:
     """The first good sample of some, and whether samples are others under another seed."""
     rows = spread(count, PROBED).tolist()
     plan = [(seed, [row]) for seed in (0, 1, 0) for row in rows]
-    told = list(_pass(name, dataset, plan, min(1, worker_count(0)), skip_bad=True))
-    good = [done.batch for done in told if done.batch is not None]
+    reads = list(_pass(name, dataset, plan, min(1, worker_count(0)), skip_bad=True))
+    good = [done.batch for done in reads if done.batch is not None]
     if not good:
-        raise InputError(f"{name}: none of {len(rows)} samples can be read: {told[0].bad[0]}")
-    seen = [0 if done.batch is None else int(row_hashes(done.batch)[0]) for done in told]
-    once, other, again = (seen[i : i + len(rows)] for i in range(0, len(seen), len(rows)))
+        raise InputError(f"{name}: none of {len(rows)} samples can be read: {reads[0].bad[0]}")
+    hashes = [0 if done.batch is None else int(row_hashes(done.batch)[0]) for done in reads]
+    once, other, again = (hashes[i : i + len(rows)] for i in range(0, len(hashes), len(rows)))
     if once != again:
         raise InputError(
             f"{name}: samples draw from a generator of their own: use torch's, numpy's or "
@@ -133,26 +322,8 @@ def _probe(name: str, dataset: Any, count: int) -> tuple[Split, bool]:
     return Split(*tree_map(torch.clone, tuple(good[0]))), once != other
 
 
-def _check_like(name: str, done: Read, first: Split) -> None:
-    def shapes(tree: Tree) -> list[tuple[torch.dtype, tuple[int, ...]]]:
-        return [(leaf.dtype, tuple(leaf.shape[1:])) for leaf in leaves(tree)]
-
-    assert done.batch is not None
-    if shapes(done.batch) != shapes(first):
-        raise InputError(
-            f"{name}: samples from {done.rows[0]} on are {shapes(done.batch)}, "
-            f"the first {shapes(first)}: bring them to one shape and type"
-        )
-
-
-def _pass(
-    name: str,
-    dataset: Any,
-    plan: Iterable[tuple[int, list[int]]],
-    workers: int,
-    skip_bad: bool,
-) -> Iterator[Read]:
-    for done in read(dataset, plan, workers):
+def _pass(name: str, dataset: Any, plan: Plan, workers: int, skip_bad: bool) -> Iterator[Read]:
+    for done in _read(dataset, plan, workers):
         if done.error is not None:
             raise InputError(f"{name}: {done.error}")
         if done.bad and not skip_bad:

@@ -1,8 +1,10 @@
-"""Task: what is trained, and how it is judged."""
+"""Task: what is trained, and how it is judged; and a sanity check of it before any search."""
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,19 +16,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, one_line
-from lrtune.tasks.augment import check_augment
-from lrtune.tasks.memory import LIMIT
+from lrtune.tasks.images import augment, check_augment
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
-from lrtune.tasks.split import (
+from lrtune.tasks.splits import (
+    Rows,
     Split,
     Stream,
-    check_alike,
+    Tree,
     check_labels,
     check_split,
+    concat,
     is_split,
+    keys,
+    laid_out,
+    leaves,
+    row_hashes,
+    sample_types,
+    spread,
+    tree_map,
 )
-from lrtune.tasks.stream import hold
-from lrtune.tasks.tree import keys, leaves
+from lrtune.tasks.stream import LIMIT, hold, take
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
@@ -34,6 +43,10 @@ VALIDATION_COST = 0.1
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
+
+CHECKED = 256  # validation samples that the metrics are tried on,
+AT_ONCE = 32
+DUMMY_TARGETS = 50_000  # that the dummy predictor is scored on
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,18 +125,17 @@ class Task:
         self._hold()
         for name, split in self.splits.items():
             check_split(f"{self.name}: {name}", split)
-        check_alike(self.name, self.val, self.test)
+        if self.test is not None:  # nobody tries it before the end
+            val, test = sample_types(self.val.first), sample_types(self.test.first)
+            if val != test:
+                raise InputError(
+                    f"{self.name}: a sample of val is {val}, one of test {test}: make them alike"
+                )
         if self.classes is not None:
             check_labels(self.name, self.classes, self.splits)
         check_augment(self.augment, self.sample_shape)
-        for name, value in (
-            ("batch_size", self.batch_size),
-            ("validations", 1 if self.validations is None else self.validations),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r}: a whole number of at least 1")
         most = MOST_UPDATES * self.batch_size / self.train.samples
-        if isinstance(self.epochs, bool) or not 0 < self.epochs <= most:
+        if not 0 < self.epochs <= most:
             raise InputError(
                 f"epochs={self.epochs!r}: a positive number of passes over the data, "
                 f"at most {most:g} here ({MOST_UPDATES:,} updates)"
@@ -207,6 +219,7 @@ def _is_positive(value: object) -> bool:
     return number and 0 < value < math.inf  # type: ignore[operator]
 
 
+AT_LEAST_ONE = "a whole number of at least 1"
 A_SPLIT = "a Split of tensors on the CPU, or a map-style data set"
 
 # What each field of a Task must be, beyond what the numbers' own checks say.
@@ -236,6 +249,138 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("precision", lambda v: v in (None, "float32", "bfloat16"), "float32, bfloat16 or None"),
     ("memory", lambda v: v is None or (type(v) is int and v > 0), "a number of bytes, or None"),
     ("augment", lambda v: isinstance(v, tuple), "a tuple of names"),
-    ("epochs", lambda v: isinstance(v, int | float), "a number"),
+    ("epochs", lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
+    ("batch_size", lambda v: type(v) is int and v > 0, AT_LEAST_ONE),
+    ("validations", lambda v: v is None or (type(v) is int and v > 0), AT_LEAST_ONE),
     ("classes", lambda v: v is None or type(v) is int, "a whole number, or None"),
 )
+
+
+def check_model(task: Task) -> int:
+    """Train on two samples and validate on some; the number of trainable parameters.
+
+    Raises:
+        InputError: model, loss, metrics and data do not fit together.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = _tried(task, "model", task.model)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{task.name}: model made {type(model).__name__}, not an nn.Module")
+        if _tried(task, "model", task.model) is model:
+            raise InputError(f"{task.name}: model gave the same object twice: make a fresh one")
+        model = model.to(memory_format=task.layout)
+        prepare = deepcopy(task.prepare)
+        loss = _tried(task, "training", lambda: _loss(task, model.train(), prepare.train()))
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            raise InputError(f"{task.name}: loss returned {one_line(loss)}, not a scalar tensor")
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if not parameters or not loss.requires_grad:
+            raise InputError(f"{task.name}: nothing to train: no parameter reaches the loss")
+        with torch.no_grad():
+            _try_metrics(task, model.eval(), prepare.eval())
+    return parameters
+
+
+def _loss(task: Task, model: nn.Module, prepare: nn.Module) -> object:
+    # Two samples, because batch norm in training has no variance of one.
+    stored = _some(task.train, np.arange(min(2, task.batch_size, task.train.samples)))
+    before = Split(*tree_map(torch.clone, tuple(stored)))
+    inputs, parts = augment(task.augment, prepare(stored.inputs), stored.targets)
+    outputs = model(laid_out(inputs, task.layout))
+    if task.classes is not None and outputs.shape[-1] < task.classes:
+        raise ValueError(f"{outputs.shape[-1]} outputs for {task.classes} classes")
+    with warnings.catch_warnings():
+        # Shapes that torch stretches to fit make a loss of every sample against every other.
+        warnings.filterwarnings("error", message="Using a target size")
+        losses = [(weight, task.loss(outputs, targets)) for weight, targets in parts]
+    if (row_hashes(stored) != row_hashes(before)).any():
+        raise ValueError("changes its batch in place: it would change the data: work on a copy")
+    odd = [loss for _, loss in losses if not isinstance(loss, Tensor)]
+    return odd[0] if odd else sum(weight * loss for weight, loss in losses)
+
+
+def _try_metrics(task: Task, model: nn.Module, prepare: nn.Module) -> None:
+    rows = _telling(task.val)
+    parts = [_some(task.val, rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
+
+    def validate() -> Tree:
+        return concat([model(laid_out(prepare(part.inputs), task.layout)) for part in parts])
+
+    outputs = _tried(task, "validation", validate)
+    targets = concat([part.targets for part in parts])
+    functions = {"loss": task.loss} | {f"metric {m.name}": m.function for m in task.metrics}
+    judged = ("loss", f"metric {task.objective.name}")
+    for name, function in functions.items():
+
+        def figure(name: str = name, function: Callable[[Any, Any], Any] = function) -> None:
+            value = function(outputs, targets)
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"returned a tensor {tuple(value.shape)}, not one number")
+            if name in judged and not math.isfinite(value):
+                raise ValueError(
+                    f"{float(value)} on {len(rows)} samples of val, untrained: "
+                    "expected a finite number"
+                )
+
+        _tried(task, name, figure)
+
+
+def _some(split: Split | Stream, rows: Rows) -> Split:
+    return take(split, rows.tolist()) if isinstance(split, Stream) else split.take(rows)
+
+
+def _telling(split: Split | Stream) -> Rows:
+    """Rows spread over a split, and one of each class: without it, some metrics are undefined."""
+    rows = spread(split.samples, CHECKED)
+    labels = split.labels
+    if labels is not None and labels.dim() == 1:
+        rows = np.union1d(rows, np.unique(labels.numpy(), return_index=True)[1])
+    return rows
+
+
+def _tried(task: Task, what: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # whatever the user's own code may raise
+        message = " ".join(str(error).split())[:300]
+        inputs = [f"{shape} {dtype}" for dtype, shape in sample_types(task.train.first.inputs)]
+        raise InputError(
+            f"{task.name}: {what} fails on the data (model {task.model_name}, inputs "
+            f"{' and '.join(inputs)}): {type(error).__name__}: {message}"
+        ) from error
+
+
+def dummy_scores(task: Task) -> dict[str, dict[str, float]]:
+    """Metrics of a predictor that ignores its inputs, by split: val, and test where there is one.
+
+    Whatever is no better has learnt nothing. It predicts the frequencies of the classes in
+    training, or the mean of the numbers. Empty where the targets are neither, or are streamed; a
+    metric that cannot be computed of it is left out.
+    """
+    if not isinstance(task.train, Split) or not isinstance(task.train.targets, Tensor):
+        return {}
+    seen = task.train.targets
+    if seen.is_floating_point():
+        prediction = seen.double().mean().to(seen.dtype)  # ()
+    elif task.classes is None:
+        return {}
+    else:
+        counts = torch.bincount(seen.flatten().long(), minlength=task.classes).double() + 1
+        prediction = (counts / counts.sum()).log().float()  # (classes,)
+    scores = {}
+    for name in ("val", "test"):
+        split = getattr(task, name)
+        if not isinstance(split, Split) or not isinstance(split.targets, Tensor):
+            continue
+        targets = split.targets[: max(1, DUMMY_TARGETS // max(1, split.targets[0].numel()))]
+        outputs = prediction.expand(targets.shape + prediction.shape)
+        values = {metric.name: _score(metric, outputs, targets) for metric in task.metrics}
+        scores[name] = {metric: value for metric, value in values.items() if math.isfinite(value)}
+    return scores
+
+
+def _score(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+    try:
+        return float(metric.function(outputs, targets))
+    except Exception:  # of a user's own metric, which may want another form
+        return math.nan

@@ -5,17 +5,15 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import AnyStr
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError
-from lrtune.tasks.data import Data
 from lrtune.tasks.metrics import METRICS, bits_per_character
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.split import Split
+from lrtune.tasks.splits import Data, Split
 
 Tokens = NDArray[np.uint8] | NDArray[np.int32]
 
@@ -29,15 +27,11 @@ AT_ONCE = 1 << 22  # characters: a code point is four bytes, and an index eight
 BINARIES = {
     b"PK\x03\x04": "a zip archive (as xlsx and docx are)",
     b"\x1f\x8b": "gzip-compressed",
-    b"BZh91AY&SY": "bzip2-compressed",
-    b"\xfd7zXZ\0": "xz-compressed",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"%PDF-": "a PDF document",
     b"PAR1\x15": "a Parquet table",
     b"SQLite format 3": "an SQLite database",
-    b"\xd0\xcf\x11\xe0": "an old Office document (xls, doc)",
     b"\xff\xfe": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
     b"\xfe\xff": "UTF-16 (iconv -f utf-16 -t utf-8 converts it)",
 }
@@ -61,26 +55,28 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     """
     tokens = "char" if options.tokens is None else options.tokens
     context = CONTEXT if options.context is None else options.context
-    raw = _read(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
+    text = _decode(path, raw) if tokens == "char" else raw
+    if not text:
+        raise InputError(f"{path}: empty: expected a text")
+    if text.count(text[:1]) == len(text):  # type: ignore[arg-type]
+        token = "character" if tokens == "char" else "byte"
+        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
     metrics, notes = METRICS["text"], list[str]()
-    if tokens == "char":
-        text = decode(path, raw, ", or give --tokens byte")
-        _check_content(path, text, "character")
+    if isinstance(text, str):
         numbers, outputs, notes = _characters(text)
     else:
-        _check_content(path, raw, "byte")
         numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
-        bits = bits_per_character(_bytes_a_character(raw))
+        bits = bits_per_character(_bytes_per_character(raw))
         metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
-    train, val, test = _windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}")
     return Data(
+        *_windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}"),
         name=slug(path.stem),
         source=f"text {path}, {TOKENS[tokens]}",
         kind="text",
-        metrics=metrics,
-        train=train,
-        val=val,
-        test=test,
         outputs=outputs,
         defaults={
             "model": "transformer",
@@ -91,36 +87,13 @@ def text_file(path: Path, options: TaskOptions) -> Data:
             "clip_norm": 1.0,
         },
         notes=tuple(notes),
+        metrics=metrics,
     )
 
 
 def slug(name: str) -> str:
     """The name of a task from that of its file or folder."""
     return re.sub(r"[^\w-]+", "-", name)[:LONGEST_NAME]
-
-
-def decode(path: Path, raw: bytes, way_out: str = "") -> str:
-    """Text from its bytes, line ends as they are, without the byte order mark.
-
-    Args:
-        path: what to name in an error.
-        raw: UTF-8.
-        way_out: beside a conversion to UTF-8: the end of the message.
-
-    Raises:
-        InputError: other encodings, and what is no text at all.
-    """
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        refuse_binaries(path, raw)
-        raise InputError(
-            f"{path}: not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}: convert "
-            f"it (iconv -f latin1 -t utf-8, if that is what it is){way_out}"
-        ) from error
-    if "\0" in text:
-        refuse_binaries(path, raw)
-    return text.removeprefix("\ufeff")
 
 
 def refuse_binaries(path: Path, raw: bytes) -> None:
@@ -133,24 +106,25 @@ def refuse_binaries(path: Path, raw: bytes) -> None:
         raise InputError(f"{path}: no text: NUL byte at position {position}: expected UTF-8")
 
 
-def _read(path: Path) -> bytes:
+def _decode(path: Path, raw: bytes) -> str:
+    """Line ends as they are, without the byte order mark."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
-
-
-def _check_content(path: Path, text: AnyStr, token: str) -> None:
-    if not text:
-        raise InputError(f"{path}: empty: expected a text")
-    if text.count(text[:1]) == len(text):
-        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        refuse_binaries(path, raw)
+        raise InputError(
+            f"{path}: not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}: convert "
+            "it (iconv -f latin1 -t utf-8, if that is what it is), or give --tokens byte"
+        ) from error
+    if "\0" in text:
+        refuse_binaries(path, raw)
+    return text.removeprefix("\ufeff")
 
 
 def _characters(text: str) -> tuple[Tokens, int, list[str]]:
     """Tokens, how many distinct ones there are, and notes."""
     end = _bounds(len(text))[1]
-    in_train, anywhere = _seen(text, end), _seen(text, len(text))
+    in_train, anywhere = _occurring(text, end), _occurring(text, len(text))
     known = int(in_train.sum())
     unknown = int((anywhere & ~in_train).sum())
     outputs = known + (unknown > 0)
@@ -163,22 +137,21 @@ def _characters(text: str) -> tuple[Tokens, int, list[str]]:
     return tokens, outputs, [f"{unknown} {are} not in train: one token for all of them"]
 
 
-def _seen(text: str, end: int) -> NDArray[np.bool_]:
+def _occurring(text: str, end: int) -> NDArray[np.bool_]:
     """Of each code point, whether it occurs before this position."""
-    seen = np.zeros(sys.maxunicode + 1, np.bool_)
+    occurs = np.zeros(sys.maxunicode + 1, np.bool_)
     for points in _code_points(text, end):
-        seen[points] = True
-    return seen
+        occurs[points] = True
+    return occurs
 
 
 def _code_points(text: str, end: int) -> Iterator[NDArray[np.uint32]]:
     for start in range(0, end, AT_ONCE):
-        part = text[start : min(start + AT_ONCE, end)]
-        yield np.frombuffer(part.encode("utf-32-le"), np.uint32)
+        yield np.frombuffer(text[start : min(start + AT_ONCE, end)].encode("utf-32-le"), np.uint32)
 
 
-def _bytes_a_character(raw: bytes) -> float:
-    """Of the validation part: the bits of a byte model become bits a character with it."""
+def _bytes_per_character(raw: bytes) -> float:
+    """Of the validation part: the bits of a byte model become bits per character with it."""
     _, start, end, _ = _bounds(len(raw))
     return (end - start) / max(1, len(raw[start:end].decode(errors="replace")))
 
@@ -189,7 +162,7 @@ def _bounds(tokens: int) -> tuple[int, int, int, int]:
     return 0, train, val, tokens
 
 
-def _windows(numbers: Tokens, context: int, source: str) -> list[Split]:
+def _windows(numbers: Tokens, context: int, source: str) -> tuple[Split, Split, Split]:
     """Train, val and test as views of the tokens, each token one time an input."""
     spans = list(pairwise(_bounds(len(numbers))))
     shortest = min(end - start for start, end in spans)
@@ -201,4 +174,5 @@ def _windows(numbers: Tokens, context: int, source: str) -> list[Split]:
         )
     parts = (torch.from_numpy(numbers[start:end]) for start, end in spans)
     windows = (part.unfold(0, context + 1, context) for part in parts)  # (windows, context + 1)
-    return [Split(each[:, :-1], each[:, 1:]) for each in windows]
+    train, val, test = (Split(each[:, :-1], each[:, 1:]) for each in windows)
+    return train, val, test

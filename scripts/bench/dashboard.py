@@ -23,6 +23,7 @@ from madeup import madeup
 from optuna.trial import create_trial
 from optuna_dashboard import wsgi
 
+import lrtune
 from lrtune.reports.dashboard import app_of, publish
 from lrtune.reports.loopback import server_of
 from lrtune.search import frame, records
@@ -82,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
-        run = madeup(Path(folder) / "run", TRAINED, pruner="none")
+        run = madeup(Path(folder) / "run", TRAINED, stopping=lrtune.Stopping("none"))
         paths = {name: Path(folder) / f"{name}.log" for name in ("lrtune", "plain")}
         times = arguments.trials // TRAINED
         study = copied(run.study(), paths["lrtune"], times, bare=False)

@@ -36,15 +36,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, PolynomialLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from lrtune import Budget, Engine, Listener, Stopping, tune
 from lrtune.engine import OPTIMIZERS, SerialPool
 from lrtune.engine.optimizers import settings_of
-from lrtune.run.tune import tune
 from lrtune.search import Limits, Loop, Search, SearchState, Space, SurrogateSampler, open_study
 from lrtune.tasks import Split, Task, load_task
+from lrtune.tasks.images import normalize
 from lrtune.tasks.load import decay_matrices
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY, CrossEntropy
 from lrtune.tasks.models import model_maker
-from lrtune.tasks.parts import normalize
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 EVALUATION_BATCH = 1024
@@ -99,7 +99,7 @@ class Work(NamedTuple):
     choice: Choice  # the engine of the first repeat; empty in that one
 
 
-class Clock:
+class Clock(Listener):
     """Updates done, and when."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Clock:
     def mark(self, updates: int) -> None:
         self.marks.append((time.perf_counter(), updates))
 
-    def watch(self, state: SearchState) -> None:
+    def search(self, state: SearchState) -> None:
         self.mark(state.updates + sum(trial.updates for trial in state.running.values()))
 
     def rates(self) -> dict[str, float]:
@@ -355,15 +355,12 @@ def tuned(work: Work, folder: Path, engine: str, slots: int | None) -> tuple[Clo
     clock = Clock()
     run = tune(
         work.task,
-        trials=work.trials,
+        budget=Budget(trials=work.trials),
         peak_lr=work.peak_lr,
         out=folder,
-        device=work.device,
-        engine=engine,
-        slots=slots,
-        pruner="none",
-        patience=0,
-        watch=clock.watch,
+        engine=Engine(engine, slots, work.device),
+        stopping=Stopping(pruner="none", patience=0),
+        listener=clock,
     )
     chosen = run.settings.get("engine")
     return clock, chosen if isinstance(chosen, dict) else {"name": chosen or engine}

@@ -26,8 +26,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from race_table import markdown
 from recorded_tasks import TASKS
 
+from lrtune import Budget, Engine, Listener, Stopping, tune
 from lrtune.engine import SerialPool
-from lrtune.run.tune import tune
 from lrtune.schedule import Schedule
 from lrtune.tasks import Task
 from lrtune.verdict.summary import best
@@ -38,16 +38,16 @@ TRAININGS, SLOTS = 20, 8
 FRESH = (1001, 1002, 1003)
 
 
-def pruners(task: Task) -> dict[str, dict[str, Any]]:
-    """Options of ``tune`` by the name of what ends trials."""
+def pruners(task: Task) -> dict[str, Stopping]:
+    """``stopping`` of ``tune`` by the name of what ends trials."""
     every = task.horizon // len(task.checkpoints)
 
-    def as_people_do(pruner: BasePruner | str) -> dict[str, Any]:
-        return {"pruner": pruner, "patience": 0, "audit": 0.0}
+    def as_people_do(pruner: BasePruner | str) -> Stopping:
+        return Stopping(pruner, patience=0, audit=0.0)
 
     hyperband = HyperbandPruner(min_resource=every, max_resource=task.horizon, reduction_factor=3)
     return {
-        "lrtune": {},
+        "lrtune": Stopping(),
         "none": as_people_do("none"),
         "Optuna median": as_people_do(MedianPruner()),
         "Optuna Hyperband": as_people_do(hyperband),
@@ -59,21 +59,18 @@ def search(name: str, pruner: str, seed: int, args: argparse.Namespace) -> dict[
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     task = replace(TASKS[name].make(args), validations=30)
-    options = pruners(task)[pruner]
     seen = task if pruner == "lrtune" else replace(task, average=None)
     with tempfile.TemporaryDirectory() as folder:
         run = tune(
             seen,
-            updates=TRAININGS * task.horizon,
+            budget=Budget(updates=TRAININGS * task.horizon),
             plan=None,
-            watch=lambda board: None,
+            listener=Listener(),
             peak_lr=TASKS[name].peak_lr,
             seed=seed,
             out=Path(folder),
-            engine="fused",
-            slots=SLOTS,
-            device="cpu",
-            **options,
+            engine=Engine("fused", SLOTS, "cpu"),
+            stopping=pruners(task)[pruner],
         )
         trials = run.trials()
     row = best(trials, task.objective.direction)

@@ -19,6 +19,7 @@ from lrtune.engine import Choice, Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
+from lrtune.run.run_json import write_json
 from lrtune.search.storage import START
 from lrtune.tasks import Task
 
@@ -115,9 +116,9 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
         trials: that are searched.
         times: how often each is then in the storage, for a long search in a short time.
         error: of those that fail.
-        options: of ``tune``; the task too, if it is another.
+        options: of ``tune``; the task and the command too, if they are others.
     """
-    task = options.pop("task", None)
+    task, command = options.pop("task", None), options.pop("command", None)
     task = task or replace(lrtune.load_task("digits", epochs=10), validations=VALIDATIONS)
     choice = Choice("serial", SLOTS, threads=1, why="made up")
     searching, confirming = MadeUpPool(task, error), MadeUpPool(task, error)
@@ -125,7 +126,9 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
         patch("lrtune.run.tune.choose_pool", lambda *_: (searching, choice)),
         patch("lrtune.run.confirm.choose_pool", lambda *_: (confirming, choice)),
     ):
-        run = lrtune.tune(task, trials=trials, out=folder, **options)
+        run = lrtune.tune(task, budget=lrtune.Budget(trials=trials), out=folder, **options)
+        if command is not None:
+            write_json(folder / "run.json", run.settings | {"command": command})
         _repeat(run, times)
         confirm(run, task, trainings=28)
     return run

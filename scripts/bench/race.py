@@ -263,13 +263,22 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
     began = time.perf_counter()
     spent, started = 0, 0
 
-    def watch(state: SearchState) -> None:
-        nonlocal spent, started
-        spent, started = int(state.spent[1]), state.trials + len(state.running)
+    class Watching(lrtune.Listener):
+        def search(self, state: SearchState) -> None:
+            nonlocal spent, started
+            spent, started = int(state.spent[1]), state.trials + len(state.running)
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = {"out": folder, "device": "cpu", "transfer": transfer, "watch": watch}
-        run = lrtune.tune(task, updates=updates, plan=None, seed=seed, **kept, **engine)
+        run = lrtune.tune(
+            task,
+            budget=lrtune.Budget(updates=updates),
+            plan=None,
+            seed=seed,
+            out=folder,
+            engine=lrtune.Engine(**engine, device="cpu"),
+            transfer=transfer,
+            listener=Watching(),
+        )
         trials, best, swept = run.trials(), run.best(), swept_in(run.settings)
     seconds = time.perf_counter() - began
     if best is None:
@@ -342,7 +351,7 @@ class Race:
             for seed, budget in missing:
                 updates = budget * self.task.horizon
                 # As many slots as are chosen at most; the results are the same on any pool.
-                slots = {"engine": "serial", "slots": max(1, budget // WAVES)}
+                slots = {"kind": "serial", "slots": max(1, budget // WAVES)}
                 yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed, **slots)
         elif missing:
             seeds = sorted({seed for seed, _ in missing})

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
 from lrtune.tasks import Stream, Task
-from lrtune.tasks.memory import parse_size, size
+from lrtune.tasks.stream import parse_size, size
 
 SIDE = 128
 BATCH = 64

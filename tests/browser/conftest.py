@@ -81,7 +81,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny") / "run"
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    lrtune.tune(task, trials=3, families=["cosine"], engine="serial", out=folder)
+    lrtune.tune(
+        task, budget=lrtune.Budget(trials=3), families=["cosine"], engine="serial", out=folder
+    )
     return folder
 
 
@@ -94,7 +96,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "run"
     task = lrtune.load_task("digits", batch_size=32, epochs=2)
     families = ["cosine", "constant", "wsd", "plateau"]
-    lrtune.tune(task, trials=12, families=families, engine="serial", out=folder)
+    lrtune.tune(
+        task, budget=lrtune.Budget(trials=12), families=families, engine="serial", out=folder
+    )
     confirm(folder, task, trainings=8)
     return folder
 

@@ -157,26 +157,19 @@ def test_one_of_several_sets_is_the_objective(tmp_path: Path) -> None:
     assert list(stored(trial).intermediate_values) == [4, 8, 12]
 
 
-def test_the_trainer_resumes_in_the_middle_of_the_schedule(tmp_path: Path) -> None:
-    trial = asked("one_cycle")
-    saving = {"save_strategy": "epoch", "save_total_limit": 3}
-    whole = HuggingFace(trial, tmp_path, arguments=saving).train()
-    again = asked("one_cycle", params=trial.params)
-    resumed = HuggingFace(again, tmp_path, arguments=saving)
-    used = resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert used == pytest.approx(whole[4:], rel=1e-12)
-    assert list(stored(again).intermediate_values) == [8, 12]
-
-
-@pytest.mark.parametrize("averaging", [0, 0.3])
-def test_an_evaluation_at_the_start_is_not_the_trials(averaging: float, tmp_path: Path) -> None:
-    """Of a run that resumes it was reported before; averages there are none yet."""
-    trial = asked("greedy")
-    saving = {"save_strategy": "epoch", "save_total_limit": 3, "eval_on_start": True}
+@pytest.mark.parametrize(
+    ("family", "averaging", "start"), [("one_cycle", 0, False), ("greedy", 0.3, True)]
+)
+def test_the_trainer_resumes_in_the_middle_of_the_schedule(
+    family: str, averaging: float, start: bool, tmp_path: Path
+) -> None:
+    """An evaluation at the start is not the trial's: of a resumed run it was reported before."""
+    saving = {"save_strategy": "epoch", "save_total_limit": 3, "eval_on_start": start}
     how = {"averaging": averaging, "arguments": saving}
+    trial = asked(family)
     whole = HuggingFace(trial, tmp_path, **how).train()
     assert list(stored(trial).intermediate_values) == [4, 8, 12]
-    again = asked("greedy", params=trial.params)
+    again = asked(family, params=trial.params)
     resumed = HuggingFace(again, tmp_path, **how)
     used = resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert used == pytest.approx(whole[4:], rel=1e-12)
@@ -198,45 +191,39 @@ def test_lightning_resumes_in_the_middle_of_the_schedule(family: str, tmp_path: 
     assert list(stored(again).intermediate_values) == [8, 12]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_mistakes_are_named(framework: str, tmp_path: Path) -> None:
-    make = FRAMEWORKS[framework]
-    empty = optuna.create_study().ask()
-    with pytest.raises(lrtune.InputError, match=r"trial 0 has no schedule: call lrtune.suggest"):
-        make(empty, tmp_path)
-    with pytest.raises(
-        lrtune.InputError, match=r"metric '(eval_)?los': the validation gave .*loss"
-    ):
-        make(asked("cosine"), tmp_path, monitor="los").train()
+def scheduler_too(optimizer: torch.optim.Optimizer) -> Any:
+    return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
-def test_a_scheduler_beside_ours_is_refused(tmp_path: Path) -> None:
-    def both(optimizer: torch.optim.Optimizer) -> Any:
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
-
-    with pytest.raises(lrtune.InputError, match=r"configure_optimizers returns a scheduler"):
-        Lightning(asked("cosine"), tmp_path, optimizers=both).train()
+def given_to_the_trainer() -> Any:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    given = (optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1))
-    with pytest.raises(lrtune.InputError, match=r"optimizers=\(optimizer, scheduler\)"):
-        HuggingFace(asked("cosine"), tmp_path, optimizers=given)
+    return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1)
 
 
-def test_a_trainer_that_never_validates_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(lrtune.InputError, match=r"eval_strategy='no': say 'steps' or 'epoch'"):
-        HuggingFace(asked("cosine"), tmp_path, arguments={"eval_strategy": "no"})
-    with pytest.raises(lrtune.InputError, match=r"Module: never validated, .* a validation loader"):
-        Lightning(asked("cosine"), tmp_path, arguments={"limit_val_batches": 0}).train()
+MISTAKES: list[tuple[str, dict[str, Any], str]] = [
+    ("lightning", {"monitor": "los"}, "metric 'los': the validation gave .*loss"),
+    ("huggingface", {"monitor": "los"}, "metric 'eval_los': the validation gave .*loss"),
+    ("lightning", {"optimizers": scheduler_too}, "configure_optimizers returns a scheduler"),
+    ("huggingface", {"optimizers": given_to_the_trainer}, "has a scheduler: give None"),
+    ("lightning", {"arguments": {"limit_val_batches": 0}}, "never validated"),
+    ("huggingface", {"arguments": {"eval_strategy": "no"}}, "eval_strategy='no'"),
+    ("lightning", {"arguments": {"max_epochs": -1}}, "max_epochs=-1, max_steps=-1 do not say"),
+    ("huggingface", {"averaging": 1.5}, "averaging=1.5"),
+]
 
 
-def test_a_trainer_that_does_not_say_how_long_it_trains_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(lrtune.InputError, match=r"max_epochs=-1, max_steps=-1 do not say how many"):
-        Lightning(asked("cosine"), tmp_path, arguments={"max_epochs": -1}).train()
+@pytest.mark.parametrize(("framework", "how", "message"), MISTAKES)
+def test_mistakes_are_named(framework: str, how: Any, message: str, tmp_path: Path) -> None:
+    if how.get("optimizers") is given_to_the_trainer:
+        how = {"optimizers": given_to_the_trainer()}
+    with pytest.raises(lrtune.InputError, match=message):
+        FRAMEWORKS[framework](asked("cosine"), tmp_path, **how).train()
 
 
-def test_averaging_is_a_share_of_the_run(tmp_path: Path) -> None:
-    with pytest.raises(lrtune.InputError, match=r"averaging=1.5: a share of the run in \[0, 1\)"):
-        HuggingFace(asked("cosine"), tmp_path, averaging=1.5)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_trial_without_a_schedule_is_refused(framework: str, tmp_path: Path) -> None:
+    with pytest.raises(lrtune.InputError, match="trial 0 has no schedule"):
+        FRAMEWORKS[framework](optuna.create_study().ask(), tmp_path)
 
 
 def test_two_optimizers_are_refused(tmp_path: Path) -> None:
@@ -270,7 +257,7 @@ def test_a_missing_framework_is_named(
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "reason"),
     [
         ("import a_dependency", "ModuleNotFoundError: No module named 'a_dependency'"),
         ("raise OSError('libcudart.so.12')", "OSError: libcudart.so.12"),
@@ -280,20 +267,15 @@ def test_a_missing_framework_is_named(
     ("callback", "broken"), [("lightning", "lightning"), ("huggingface", "transformers")]
 )
 def test_a_broken_framework_is_not_called_missing(
-    callback: str,
-    broken: str,
-    source: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    callback: str, broken: str, source: str, reason: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     forget(monkeypatch, callback, (broken, "pytorch_lightning"))
     (tmp_path / broken).mkdir()
     (tmp_path / broken / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(lrtune.InputError, match=r"is installed but cannot be imported") as raised:
+    with pytest.raises(lrtune.InputError, match="is installed but cannot be imported") as raised:
         __import__(f"lrtune.callbacks.{callback}")
-    assert f"{broken}." in str(raised.value) and said in str(raised.value)
+    assert f"{broken}." in str(raised.value) and reason in str(raised.value)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, callback: str, frameworks: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lrtune.cli.console import console_of, copyable, harmless, named, say
-from lrtune.cli.progress import table_of
+from lrtune.cli.progress import standings
 
 NAMES = [
     "[red]markup[/red] :smile:",
@@ -60,7 +60,7 @@ def test_names_are_text_and_control_nothing(name: str) -> None:
     console, out = printed(80)
     say(console, f"{name}: 3 samples")
     copyable(console, f"lrtune export {name}")
-    console.print(table_of([{"family": name, "value": name, "now": name}], {"value": name}, 80, 1))
+    console.print(standings([{"family": name, "value": name, "now": name}], {"value": name}, 80, 1))
     shown = out.getvalue()
     shown.encode()
     kinds = {unicodedata.category(c) for c in shown.replace("\n", "")}

@@ -11,24 +11,12 @@ from pathlib import Path
 import pytest
 
 from lrtune import load_task
-from lrtune.cli.events import FIELDS, Events
-from lrtune.cli.search import listening
+from lrtune.cli.events import FIELDS, Events, listening
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.verdict.plan import recommended_row
 
-WORDS = [
-    "search",
-    "digits",
-    "--batch-size",
-    "32",
-    "--epochs",
-    1,
-    "--trials",
-    3,
-    "--families",
-    "cosine,constant",
-]
+WORDS = ["search digits --batch-size 32 --epochs 1 --trials 3 --families cosine,constant"]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
 
 

@@ -15,9 +15,9 @@ from lrtune.cli.progress import (
     Screen,
     family_rows,
     finalist_rows,
-    table_of,
+    standings,
 )
-from lrtune.run.tally import Contender, Tally
+from lrtune.run.confirm import ConfirmationState, FinalistScores
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import Limits, Record, SearchState
 from lrtune.search.storage import Curves
@@ -66,30 +66,34 @@ def test_the_state_knows_what_is_spent_and_the_first_of_equals() -> None:
     now = state(record(1, "wsd", 0.3), record(0, "cosine", 0.3), record(2, "step", math.nan))
     assert now.best is not None and now.best.number == 0
     assert now.spent[:2] == (3, 30) and now.share == 0.3
-    assert now.ended == {"complete": 3} and now.by_family["step"]["complete"] == 1
+    assert now.ended == {"complete": 3} and now.families["step"].ended["complete"] == 1
     assert [row["family"] for row in family_rows(now, "")] == ["cosine", "wsd", "step"]
 
 
 def test_finalists_are_compared_on_common_seeds() -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5, 3: 9.0}, "step": {1: 0.1}}
-    contenders = [Contender(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()]
-    lost = Contender(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
-    rows = finalist_rows(Tally(0.5, 5.5, 8, [*contenders, lost]), minimize=True)
+    finalists = [
+        FinalistScores(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()
+    ]
+    lost = FinalistScores(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
+    rows = finalist_rows(ConfirmationState(0.5, 5.5, 8, [*finalists, lost]), minimize=True)
     by = {row["family"]: row for row in rows}
     assert by["wsd"]["value"] == "0.300" and by["cosine"]["value"] == "0.400"
     assert by["cosine"]["count"] == "3"
     assert by["step"]["now"] == "no more seeds" and by["step"]["style"] == "dim"
     assert by["constant"]["now"] == "1 lost" and by["constant"]["style"] == "dim"
-    nothing = finalist_rows(Tally(0.5, 0.0, 8, [Contender(lost.schedule, {}, True)]), True)
+    nothing = finalist_rows(
+        ConfirmationState(0.5, 0.0, 8, [FinalistScores(lost.schedule, {}, True)]), True
+    )
     assert nothing[0]["value"] == nothing[0]["count"] == "–"
-    assert finalist_rows(Tally(0.5, 0.0, 8), minimize=True) == []
+    assert finalist_rows(ConfirmationState(0.5, 0.0, 8), minimize=True) == []
 
 
 @pytest.mark.parametrize("higher", [False, True])
 def test_who_is_behind_is_so_by_a_positive_gap(higher: bool) -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5}}
-    contenders = [Contender(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
-    rows = finalist_rows(Tally(0.5, 4.0, 4, contenders), minimize=not higher)
+    finalists = [FinalistScores(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
+    rows = finalist_rows(ConfirmationState(0.5, 4.0, 4, finalists), minimize=not higher)
     assert [row["family"] for row in rows] == (["cosine", "wsd"] if higher else ["wsd", "cosine"])
     assert [row["behind"] for row in rows] == ["–", "0.10"]
 
@@ -127,7 +131,7 @@ def test_a_wider_terminal_is_told_more() -> None:
     heads = {"value": "best", "count": "trials", "other": "accuracy"}
     expected = ["best", "trials", "behind", "peak", "now", "accuracy", "settings"]
     for width, many in ((50, 3), (80, 5), (100, 6), (140, 7)):
-        table = table_of(ROWS, heads, width, len(ROWS))
+        table = standings(ROWS, heads, width, len(ROWS))
         assert [str(column.header) for column in table.columns] == ["family", *expected[:many]]
 
 

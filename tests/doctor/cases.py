@@ -86,13 +86,11 @@ def torch_csv(make: made.Make, updates: int, **more: Any) -> Callable[[Path], Pa
     return lambda folder: made.as_csv(folder, made.used(make, updates, **more))
 
 
-def torch_jsonl(make: made.Make, updates: int, **more: Any) -> Callable[[Path], Path]:
-    return lambda folder: made.as_jsonl(folder, made.used(make, updates, **more))
+def torch_jsonl(make: made.Make, updates: int) -> Callable[[Path], Path]:
+    return lambda folder: made.as_jsonl(folder, made.used(make, updates))
 
 
-def tensorboard(
-    make: made.Make, updates: int, cut: int | None = None, **more: Any
-) -> Callable[[Path], Path]:
+def events(make: made.Make, updates: int, cut: int | None = None, **more: Any):
     return lambda folder: made.as_events(folder, made.used(make, updates, **more), cut)
 
 
@@ -129,21 +127,14 @@ BROKEN: dict[str, Broken] = {
     "Trainer: linear schedule for half the run": Broken(
         hf(make=of_transformers(LINEAR, 3, 30)), "overshoot", 30
     ),
-    "Trainer: linear schedule for four times the run": Broken(
-        hf(make=of_transformers(LINEAR, 0, 240)), "never-annealed", 240
-    ),
-    "Trainer: cosine for four times the run": Broken(
-        hf(make=of_transformers("get_cosine_schedule_with_warmup", 4, 240)),
-        "never-annealed",
-        240,
+    "transformers: linear schedule for four times the run": Broken(
+        torch_csv(of_transformers(LINEAR, 0, 240), 60), "never-annealed", 240
     ),
     "Trainer: resumed without scheduler.pt": Broken(
-        hf(stop=30, forget=True, lr_scheduler_type="cosine", warmup_steps=6),
-        "jump",
+        hf(stop=30, forget=True, lr_scheduler_type="cosine", warmup_steps=6), "jump"
     ),
-    "Trainer: warmup longer than the run": Broken(
-        hf(lr_scheduler_type="constant_with_warmup", warmup_steps=500),
-        "warmup-unfinished",
+    "transformers: warmup longer than the run": Broken(
+        named("constant_with_warmup", 500), "warmup-unfinished"
     ),
     "Lightning: cosine for epochs, stepped per batch": Broken(
         pl(cosine(6), "step"), "wrong-unit", 6
@@ -152,11 +143,11 @@ BROKEN: dict[str, Broken] = {
         pl_checkpoint(cosine(6), "step"), "wrong-unit", 6
     ),
     "Lightning: cosine for updates, stepped per epoch": Broken(pl(cosine(60), None), "wrong-unit"),
-    "Lightning: OneCycleLR with the default interval": Broken(
-        pl(of("OneCycleLR", 0.1, total_steps=60), None), "wrong-unit"
+    "torch: OneCycleLR for updates, stepped per epoch": Broken(
+        torch_csv(of("OneCycleLR", 0.1, total_steps=60), 60, every=10), "wrong-unit"
     ),
     "torch: StepLR for epochs, stepped per batch": Broken(
-        tensorboard(of("StepLR", 10, 0.1), 300), "wrong-unit"
+        events(of("StepLR", 10, 0.1), 300), "wrong-unit"
     ),
     "torch: ExponentialLR for epochs, stepped per batch, its checkpoint": Broken(
         checkpoint(of("ExponentialLR", 0.9), 2000), "wrong-unit"
@@ -166,7 +157,7 @@ BROKEN: dict[str, Broken] = {
         torch_jsonl(of("LambdaLR", not_a_number), 60), "not-finite"
     ),
     "torch: resumed without the scheduler's state, two event files": Broken(
-        tensorboard(cosine(100), 100, cut=60, resume=60), "jump"
+        events(cosine(100), 100, cut=60, resume=60), "jump"
     ),
     "torch: resumed without its warmup cosine": Broken(
         torch_csv(warm_cosine(10, 100), 100, resume=55), "jump"
@@ -183,46 +174,36 @@ BROKEN: dict[str, Broken] = {
     ),
     "Accelerate: totals for four processes, not prepared, never annealed": Broken(
         accelerated(warm_cosine(80, 1600), 400, processes=4, prepared=False),
-        "never-annealed",
-        1600,
+        *("never-annealed", 1600),
     ),
     "torch: stopped early, by the total that is given": Broken(
-        checkpoint(cosine(1000), 400),
-        "never-annealed",
-        1000,
-        total=400,
+        checkpoint(cosine(1000), 400), "never-annealed", 1000, total=400
     ),
 }
 
 SOUND: dict[str, Callable[[Path], Path]] = {
     "Trainer: linear": hf(),
-    "Trainer: cosine with warmup": hf(lr_scheduler_type="cosine", warmup_steps=6),
     "Trainer: cosine with warmup, seldom logged": hf(
         lr_scheduler_type="cosine", warmup_steps=6, every=7
     ),
+    "Trainer: resumed with its scheduler": hf(stop=30, lr_scheduler_type="cosine", warmup_steps=6),
     "transformers: constant with warmup": named("constant_with_warmup", 6),
     "transformers: constant": named("constant"),
     "transformers: cosine with restarts": named("cosine_with_restarts", num_cycles=3),
+    "transformers: cosine to a floor": named("cosine_with_min_lr", 6, min_lr_rate=0.1),
     "transformers: warmup, stable, decay": named("warmup_stable_decay", 6, num_decay_steps=20),
     "transformers: inverse square root": named("inverse_sqrt", 6),
     "transformers: polynomial": named("polynomial"),
-    "Trainer: cosine to a floor": hf(
-        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}
-    ),
-    "Trainer: resumed with its scheduler": hf(stop=30, lr_scheduler_type="cosine", warmup_steps=6),
-    "Lightning: OneCycleLR per step": pl(of("OneCycleLR", 0.1, total_steps=60), "step"),
     "Lightning: cosine per epoch": pl(cosine(6), "epoch"),
     "Lightning: cosine per epoch, its checkpoint": pl_checkpoint(cosine(6), "epoch"),
-    "Lightning: OneCycleLR, its checkpoint": pl_checkpoint(
-        of("OneCycleLR", 0.1, total_steps=60), "step"
-    ),
+    "torch: OneCycleLR": torch_csv(of("OneCycleLR", 0.1, total_steps=60), 60),
     "torch: cosine": torch_csv(cosine(200), 200),
-    "torch: cosine with warmup, two event files": tensorboard(warm_cosine(10, 100), 100, cut=60),
-    "torch: warm restarts": tensorboard(of("CosineAnnealingWarmRestarts", 20), 130),
+    "torch: cosine with warmup, two event files": events(warm_cosine(10, 100), 100, cut=60),
+    "torch: warm restarts": events(of("CosineAnnealingWarmRestarts", 20), 130),
     "torch: warm restarts, each twice as long": torch_csv(
         of("CosineAnnealingWarmRestarts", 20, 2), 200
     ),
-    "torch: triangles": tensorboard(of("CyclicLR", 0.01, 0.1, 25), 320),
+    "torch: triangles": events(of("CyclicLR", 0.01, 0.1, 25), 320),
     "torch: triangles that shrink": torch_csv(
         of("CyclicLR", 0.01, 0.1, 25, mode="triangular2"), 320
     ),
@@ -251,4 +232,25 @@ SOUND: dict[str, Callable[[Path], Path]] = {
     "lrtune: wsd": torch_csv(ours("wsd", 300), 300),
     "lrtune: rex": torch_jsonl(ours("rex", 300), 300),
     "lrtune: spline": torch_csv(ours("spline", 300), 300),
+}
+
+# What is found of them.
+FITTED = {
+    "Trainer: linear": "linear",
+    "Trainer: cosine with warmup, seldom logged": "cosine",
+    "transformers: constant with warmup": "constant",
+    "transformers: cosine with restarts": "cosine_restarts",
+    "transformers: warmup, stable, decay": "wsd",
+    "transformers: inverse square root": "inverse_sqrt",
+    "Lightning: cosine per epoch": "cosine",
+    "torch: OneCycleLR": "one_cycle",
+    "torch: warm restarts": "cosine_restarts",
+    "torch: triangles": "cyclic",
+    "torch: triangles that shrink": "cyclic",
+    "torch: StepLR per epoch": "step",
+    "torch: MultiStepLR": "multistep",
+    "torch: ExponentialLR": "exponential",
+    "torch: plateau": "multistep",
+    "lrtune: wsd": "wsd",
+    "lrtune: rex": "rex",
 }

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
-from cases import cosine, hf, not_a_number, of, torch_csv
+from cases import SOUND, cosine, not_a_number, of, torch_csv
 from frameworks import as_csv
 
 
@@ -12,7 +12,7 @@ def test_a_log(lrtune, log_of, tmp_path: Path) -> None:
     broken = log_of(torch_csv(cosine(200), 300))
     code, out, _ = lrtune("doctor", broken)
     assert code == 3 and "overshoot" in out and "  fix: " in out
-    code, out, _ = lrtune("doctor", log_of(hf()))
+    code, out, _ = lrtune("doctor", log_of(SOUND["Trainer: linear"]))
     assert code == 0 and "nothing wrong was found" in out and "best fit: linear" in out
     code, _, err = lrtune("doctor", tmp_path / "none.csv")
     assert code == 2 and "No such file" in err

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from lrtune.engine import OPTIMIZERS, FusedPool
-from lrtune.tasks import Metric, Split, transformer
+from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CrossEntropy
-from lrtune.tasks.models import model_maker
+from lrtune.tasks.models import model_maker, transformer
 from tests.engine.models import TwoHeads
 from tests.engine.trials import BATCH, alone, cnn, crowded, falling, plainly, same, train, width
 
@@ -19,8 +19,8 @@ from tests.engine.trials import BATCH, alone, cnn, crowded, falling, plainly, sa
 def reader(monkeypatch):
     """A transformer of one layer, made small enough to be quick."""
     for name, value in (("LAYERS", 1), ("WIDTH", 16), ("HEADS", 2)):
-        monkeypatch.setattr(f"{transformer.__name__}.{name}", value)
-    return lambda: transformer.transformer((8,), 17)
+        monkeypatch.setattr(f"lrtune.tasks.models.{name}", value)
+    return lambda: transformer((8,), 17)
 
 
 def texts(task, make):

@@ -10,7 +10,7 @@ from torch import nn
 
 from lrtune.engine import SerialPool
 from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
-from lrtune.tasks.augment import augment
+from lrtune.tasks.images import augment
 
 BATCH = 16
 PLAIN = {

@@ -45,9 +45,9 @@ SCHEDULES = [
 
 
 def pytest_generate_tests(metafunc):
-    for fixture, closed in {"opened": False, "closed": True}.items():
+    for fixture, kinds in {"opened": (False,), "closed": (True,), "every": (False, True)}.items():
         if fixture in metafunc.fixturenames:
-            chosen = [s for s in SCHEDULES if s.closed_loop == closed]
+            chosen = [s for s in SCHEDULES if s.closed_loop in kinds]
             metafunc.parametrize(fixture, chosen, ids=lambda s: f"{s.family}-{s.warmup}")
 
 

@@ -23,6 +23,14 @@ TOTAL = 40
 SEGMENT = 3  # updates between the validations of the fixture `metrics`
 HALF = 6 * SEGMENT
 
+LIGHTNING = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 # What the frameworks themselves warn of, by name.
 WARNINGS = [
     pytest.mark.filterwarnings(f"ignore:{message}")
@@ -40,6 +48,16 @@ def run(schedule, target, total=TOTAL):
     names = {"__name__": "exported"}
     exec(export(schedule, to=target, total=total), names)
     return types.SimpleNamespace(**names)
+
+
+def controller_rates(schedule, metrics):
+    """The rates of the table, or of the controller that was told these metrics."""
+    if not schedule.closed_loop:
+        return schedule.rates(TOTAL)
+    controller = schedule.controller(TOTAL)
+    for update, metric in metrics.items():
+        controller.observe(update, metric)
+    return controller.rates
 
 
 def parameter():
@@ -75,15 +93,11 @@ def with_lightning(schedule, metrics, folder, stop=TOTAL, used=()):
 
     checks = [made.CheckSchedule(), *([made.FeedSchedule()] if "FeedSchedule" in dir(made) else [])]
     trainer = lightning.Trainer(
-        accelerator="cpu",
         max_steps=TOTAL,
         limit_val_batches=int(schedule.closed_loop),
         accumulate_grad_batches=2,
         callbacks=checks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **LIGHTNING,
     )
     module, saved = Module(), folder / "half.ckpt"
     updates = SEGMENT if schedule.closed_loop else HALF

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export, huggingface
@@ -19,11 +20,13 @@ from lrtune.schedule import Schedule
 from tests.export.conftest import SCHEDULES
 from tests.export.frameworks import (
     HALF,
+    LIGHTNING,
     SEGMENT,
     TOTAL,
     WARNINGS,
     as_csv,
     as_json,
+    controller_rates,
     in_fit,
     run,
     with_huggingface,
@@ -36,7 +39,7 @@ from tests.export.frameworks import (
 pytestmark = WARNINGS
 
 # target -> what runs it, and the tolerance: of the rate, and of the peak, as optax's own pieces
-# lose digits towards zero in float32. torch's are in test_torch and test_snippet.
+# lose digits towards zero in float32. torch's are in test_torch.
 TARGETS = {
     "lightning": (with_lightning, 1e-12, 1e-15),
     "huggingface": (with_huggingface, 1e-12, 1e-15),
@@ -53,17 +56,16 @@ def test_every_target_is_tested():
     assert {*TARGETS, "torch"} == {*EXPORTERS}
 
 
-def chosen(closed):
+def chosen():
     """All schedules; of torch's code in others' loops one of each class it is written as."""
     for target in TARGETS:
         for schedule in SCHEDULES:
             own = target != "lightning" and (
                 target != "huggingface" or huggingface.native(ExportContext(schedule, TOTAL))
             )
-            if schedule.closed_loop == closed and (own or default(schedule)):
-                yield pytest.param(
-                    target, schedule, id=f"{target}-{schedule.family}-{schedule.warmup}"
-                )
+            if own or default(schedule):
+                name = f"{target}-{schedule.family}-{schedule.warmup}"
+                yield pytest.param(target, schedule, id=name)
 
 
 def default(schedule):
@@ -76,34 +78,19 @@ def default(schedule):
     return schedule == max(alike, key=lambda s: s.warmup)
 
 
-def wanted(schedule, metrics):
-    """The rates of the table, or of the controller."""
-    if not schedule.closed_loop:
-        return schedule.rates(TOTAL)
-    controller = schedule.controller(TOTAL)
-    for update, metric in metrics.items():
-        controller.observe(update, metric)
-    return controller.rates
-
-
 def compare(target, schedule, used, rates):
     _, relative, of_peak = TARGETS[target]
     np.testing.assert_allclose(used, rates, rtol=relative, atol=of_peak * schedule.peak_lr)
 
 
-@pytest.mark.parametrize(("target", "schedule"), [*chosen(closed=False)])
-def test_the_framework_uses_the_rates_of_the_table(target, schedule, tmp_path):
-    compare(target, schedule, TARGETS[target][0](schedule, {}, tmp_path), wanted(schedule, {}))
-
-
-@pytest.mark.parametrize(("target", "schedule"), [*chosen(closed=True)])
-def test_the_framework_uses_the_rates_of_the_controller(target, schedule, metrics, tmp_path):
+@pytest.mark.parametrize(("target", "schedule"), [*chosen()])
+def test_the_framework_uses_the_rates_of_the_schedule(target, schedule, metrics, tmp_path):
     if (target, schedule.family) in CANNOT:
         with pytest.raises(InputError, match=f"cannot hold {schedule.family}: .*--replay"):
             export(schedule, to=target, total=TOTAL)
         return
-    used = TARGETS[target][0](schedule, metrics, tmp_path)
-    compare(target, schedule, used, wanted(schedule, metrics))
+    used = TARGETS[target][0](schedule, metrics if schedule.closed_loop else {}, tmp_path)
+    compare(target, schedule, used, controller_rates(schedule, metrics))
 
 
 # One of a framework's own, one by formula, one fed with metrics.
@@ -127,7 +114,7 @@ def test_a_run_that_is_saved_goes_on_with_the_same_rates(target, schedule, metri
     half = LOOPS[target](schedule, metrics, tmp_path, stop=HALF)
     assert len(half) == HALF
     used = LOOPS[target](schedule, metrics, tmp_path, used=half)
-    rates = wanted(schedule, metrics)
+    rates = controller_rates(schedule, metrics)
     if target == "keras" and schedule.closed_loop:  # the first validation is the best again
         rates[HALF + SEGMENT :] = rates[HALF:-SEGMENT]
     compare(target, schedule, used, rates)
@@ -145,8 +132,8 @@ def test_accumulated_gradients_are_one_update(family, tmp_path):
 def test_keras_waits_for_a_validation_that_is_not_of_every_epoch(metrics, tmp_path):
     schedule = Schedule("greedy", 0.5, 0.1, 0.3, DROPS)
     seldom = {update: metric for update, metric in metrics.items() if update % 2}
-    rates = wanted(schedule, seldom)
-    compare("keras", schedule, in_fit(schedule, seldom, tmp_path), rates)
+    used = in_fit(schedule, seldom, tmp_path)
+    compare("keras", schedule, used, controller_rates(schedule, seldom))
 
 
 ON_JAX = """
@@ -183,18 +170,50 @@ def test_the_callback_for_keras_on_jax(metrics):
     )
     assert done.returncode == 0, done.stderr
     used = -np.diff(json.loads(done.stdout))  # of the updates between two validations, in sum
-    rates = wanted(schedule, metrics)[: SEGMENT * len(used)]
+    rates = controller_rates(schedule, metrics)[: SEGMENT * len(used)]
     np.testing.assert_allclose(used, rates.reshape(-1, SEGMENT).sum(1), rtol=1e-5)
 
 
 def test_hugging_faces_feeder_leaves_out_what_is_not_its_loss():
     """With several sets there is an evaluation of each, under its own name."""
-    made = run(Schedule("greedy", 0.5, 0.1, 0.3, DROPS), "huggingface")
+    made, given = run(Schedule("greedy", 0.5, 0.1, 0.3, DROPS), "huggingface"), []
 
     class Scheduler:
-        step = staticmethod(lambda metric: given.append(metric))
+        step = given.append
 
-    given = []
     for metrics in ({"eval_first_loss": 1.0}, {"eval_loss": 2.0}):
         made.FeedSchedule().on_evaluate(None, None, None, metrics, Scheduler)
     assert given == [2.0]
+
+
+def test_lightning_is_told_of_another_length_and_of_the_wrong_unit():
+    from lightning import pytorch as lightning
+
+    made = run(Schedule("cosine", 0.5), "lightning")
+
+    def by_epoch(module):
+        both = made.configure_optimizers(module)
+        both["lr_scheduler"]["interval"] = "epoch"
+        return both
+
+    class Module(lightning.LightningModule):
+        def __init__(self, configure):
+            super().__init__()
+            self.configure = configure
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def configure_optimizers(self):
+            return self.configure(self)
+
+        def training_step(self, batch):
+            return (self.weight * batch).sum()
+
+    for configure, epochs, message in (
+        (made.configure_optimizers, 1, "made for 40 updates, this run has 10: .* --total 10"),
+        (by_epoch, 4, "stepped every 1 epoch, but was made for every 1 step"),
+    ):
+        trainer = lightning.Trainer(
+            max_epochs=epochs, callbacks=[made.CheckSchedule()], **LIGHTNING
+        )
+        with pytest.warns(UserWarning, match=message):
+            trainer.fit(Module(configure), torch.utils.data.DataLoader(torch.ones(10)))

@@ -1,7 +1,7 @@
 """What the targets say: where there is no way, in what unit, and that no framework is needed."""
 
+import argparse
 import ast
-import re
 import runpy
 import subprocess
 import sys
@@ -9,15 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lrtune.errors import InputError
-from lrtune.export import EXPORTERS, export
+from lrtune.export import EXPORTERS, TABLES, FoundOptimizer, export
 from lrtune.export.context import ExportContext
-from lrtune.export.formula import FORMULAS, ratio
-from lrtune.schedule import FAMILIES, Schedule
+from lrtune.export.timm import timm_cli
+from lrtune.schedule import Schedule
+from tests.export.conftest import SCHEDULES
+from tests.export.frameworks import TOTAL, parameter, run
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [target for target in EXPORTERS if target not in ("csv", "json")]
+CONTEXTS = (ast.Store, ast.Load)
+SOURCES = [target for target in EXPORTERS if target not in TABLES]
+ADAMW = FoundOptimizer(
+    "adamw",
+    {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False},
+    "decay_matrices",
+)
 
 
 def unread(source):
@@ -30,49 +39,40 @@ def unread(source):
             yield from stored - read
 
 
-CONTEXTS = (ast.Store, ast.Load)
-
-
 @pytest.mark.parametrize("target", ["torch", "keras"])
 def test_what_is_written_holds_no_idle_line(opened, target):
-    source = export(opened, to=target, total=40)
+    source = export(opened, to=target, total=TOTAL)
     assert [*unread(source)] == []
     assert ("import math" in source) == ("math." in source)
 
 
-def test_a_sequence_leaves_the_names_of_its_parts_to_them():
-    knobs = {"schedules": [Schedule("rex", 0.3), Schedule("cosine", 0.3)], "milestones": [0.5]}
-    source = export(Schedule("sequence", 0.3, knobs=knobs), to="keras", total=40)
-    assert source.count("left = ") == 1 and [*unread(source)] == []
-
-
-@pytest.mark.parametrize("total", [40, 997])
-def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
-    names = {"np": np, "math": __import__("math")}
-    exec(ratio(ExportContext(opened, total), "np"), names)
-    used = [opened.peak_lr * float(names["ratio"](t)) for t in range(total + 3)]
-    wanted = opened.rates(total)
-    np.testing.assert_allclose(used[:total], wanted, rtol=1e-11, atol=1e-15 * opened.peak_lr)
-    assert used[total:] == [used[total - 1]] * 3
-
-
-def test_only_the_users_own_function_has_no_formula():
-    assert {name for name, row in FAMILIES.items() if row.body} - {*FORMULAS} == {"custom"}
-
-
 @pytest.mark.parametrize("target", SOURCES)
-def test_the_source_says_how_it_is_used_and_what_it_needs(target):
-    for name in ("cosine", "plateau"):
-        for warmup in (0.0, 0.1):
-            source = export(Schedule(name, 0.5, warmup), to=target, total=1234)
-            said = ast.get_docstring(ast.parse(source))
-            assert said.startswith(f"{name}: ") and "1234" in said
-            assert re.search(r"updates?\b|scheduler\.step\(\)", said)
-            assert '"peak_lr": 0.5' in said
-            if target != "torch":
-                assert "pip install" in said
-            assert "lrtune." not in source.replace(said, "")
-            assert max(map(len, source.replace(said, "").splitlines())) <= 130
+@pytest.mark.parametrize("family", ["cosine", "plateau"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_the_source_says_how_it_is_used_and_what_it_needs(target, family, warmup):
+    schedule = Schedule(family, 0.5, warmup)
+    source = export(schedule, to=target, total=1234)
+    docstring = ast.get_docstring(ast.parse(source))
+    assert docstring.startswith(f"{family}: ") and "1234 updates" in docstring.replace(
+        "update of the optimizer, 1234 in all", "1234 updates"
+    )
+    assert schedule.to_json() in docstring and "pip install" in docstring
+    code = source.replace(docstring, "")
+    assert "lrtune." not in code and max(map(len, code.splitlines())) <= 110
+
+
+def test_the_source_is_formatted(tmp_path):
+    """But for tables, which are one line."""
+    for target in SOURCES:
+        for place, schedule in enumerate(SCHEDULES):
+            if (target, schedule.family) == ("optax", "greedy"):
+                continue
+            source = export(schedule, to=target, total=TOTAL, optimizer=ADAMW)
+            if "ratios = [" not in source and "table = " not in source:
+                (tmp_path / f"{target}_{place}.py").write_text(source)
+    command = ["ruff", "format", "--isolated", "--line-length=100", "--diff", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[:4000]
 
 
 @pytest.mark.parametrize(
@@ -101,35 +101,87 @@ def test_no_framework_is_needed_to_write_for_it():
 
 
 @pytest.mark.parametrize(
-    ("target", "family", "message"),
+    ("target", "family", "total", "message"),
     [
-        ("optax", "greedy", "optax cannot hold greedy: .* --replay"),
-        ("csv", "plateau", "a table cannot hold plateau: .* --replay"),
-        ("json", "greedy", "a table cannot hold greedy: .* --replay"),
-        ("kears", "cosine", "'kears' is unknown: did you mean 'keras'"),
-        ("pytorch_lightning", "cosine", "'pytorch_lightning' is unknown"),
+        ("optax", "greedy", 10, "optax cannot hold greedy: .* --replay"),
+        ("csv", "plateau", 10, "a table cannot hold plateau: .* --replay"),
+        ("json", "greedy", 10, "a table cannot hold greedy: .* --replay"),
+        ("kears", "cosine", 10, "'kears' is unknown: did you mean 'keras'"),
+        *((target, "cosine", 0, "total=0") for target in EXPORTERS),
     ],
 )
-def test_what_cannot_be_is_refused(target, family, message):
+def test_what_cannot_be_is_refused(target, family, total, message):
     with pytest.raises(InputError, match=message):
-        export(Schedule(family, 0.1), to=target, total=10)
-
-
-@pytest.mark.parametrize("target", EXPORTERS)
-def test_a_total_that_is_none_is_refused(target):
-    with pytest.raises(InputError, match="total=0"):
-        export(Schedule("cosine", 0.1), to=target, total=0)
+        export(Schedule(family, 0.1), to=target, total=total)
 
 
 def test_huggingface_is_native_only_where_the_rise_is_the_same():
-    knobs = {"end_factor": 0.1}
-    same = Schedule("wsd", 0.5, 0.1, 0.1, knobs)
-    other = Schedule("wsd", 0.5, 0.1, 0.01, knobs)
-    assert '"lr_scheduler_type": "warmup_stable_decay"' in export(same, to="huggingface", total=40)
-    assert "optimizers=(optimizer, scheduler)" in export(other, to="huggingface", total=40)
+    for start, native in ((0.1, True), (0.01, False)):
+        made = run(Schedule("wsd", 0.5, 0.1, start, {"end_factor": 0.1}), "huggingface")
+        assert hasattr(made, "ARGUMENTS") == native
 
 
 def test_the_readmes_table_is_up_to_date():
     rewritten = runpy.run_path(str(ROOT / "scripts" / "native.py"))["rewritten"]
     text = (ROOT / "README.md").read_text()
     assert rewritten(text) == text, "run scripts/native.py"
+
+
+EPOCHS = [s for s in SCHEDULES if not s.closed_loop and timm_cli(ExportContext(s, TOTAL))]
+
+
+def test_train_py_has_the_families_that_timm_has():
+    names = {"constant", "step", "multistep", "exponential", "linear", "polynomial", "cosine"}
+    assert {schedule.family for schedule in EPOCHS} == {*names, "wsd"}
+
+
+@pytest.mark.parametrize("schedule", EPOCHS, ids=lambda s: f"{s.family}-{s.warmup}")
+def test_the_arguments_of_timms_train_py_give_the_rates_by_epoch(schedule):
+    from timm.scheduler import create_scheduler
+
+    parser = argparse.ArgumentParser()  # as train.py has them
+    for name in ("lr", "warmup-lr", "min-lr", "decay-rate", "decay-epochs"):
+        parser.add_argument(f"--{name}", type=float)
+    for name in ("epochs", "warmup-epochs"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--decay-milestones", type=int, nargs="+")
+    parser.add_argument("--warmup-prefix", action="store_true")
+    parser.add_argument("--sched")
+    parser.add_argument("--lr-decay-fn")
+    words = timm_cli(ExportContext(schedule, TOTAL)).split()
+    assert " ".join(words) in " ".join(export(schedule, to="timm", total=TOTAL).split())
+    given = {k: v for k, v in vars(parser.parse_args(words)).items() if v is not None}
+    optimizer = torch.optim.SGD([parameter()], lr=given["lr"])
+    scheduler, epochs = create_scheduler(argparse.Namespace(**given), optimizer)
+    assert epochs == TOTAL
+    used = []
+    for epoch in range(epochs):
+        used.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)
+    np.testing.assert_allclose(used, schedule.rates(TOTAL), rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("family", ["plateau", "greedy"])
+def test_timm_goes_on_where_train_py_says_and_scales_each_group(family):
+    made = run(Schedule(family, 0.5, 0.1, 0.3, {"factor": 0.5, "patience": 0}), "timm")
+
+    def fresh():
+        groups = [{"params": [parameter()], "lr_scale": scale} for scale in (1.0, 0.3)]
+        optimizer = torch.optim.SGD(groups, lr=1.0)
+        return optimizer, made.make_scheduler(optimizer)
+
+    def rates():
+        return [group["lr"] for group in optimizer.param_groups]
+
+    optimizer, scheduler = fresh()
+    assert rates() == pytest.approx([0.15, 0.045])
+    scheduler.step_update(17)
+    assert rates() == pytest.approx([0.5, 0.15])
+    for epoch in (1, 2):
+        scheduler.step(epoch, 1.0)
+    assert rates() == pytest.approx([0.25, 0.075])
+    saved = optimizer.state_dict(), scheduler.state_dict()
+    optimizer, scheduler = fresh()
+    for part, state in zip((optimizer, scheduler), saved, strict=True):
+        part.load_state_dict(state)
+    assert rates() == pytest.approx([0.25, 0.075])

@@ -1,4 +1,4 @@
-"""The source that is written stands alone, and gives the rates of the table."""
+"""The source for torch stands alone, and gives the rates of the table; so does a replay."""
 
 import ast
 
@@ -8,18 +8,14 @@ from torch import nn
 from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
-from lrtune.errors import InputError
-from lrtune.export import export
+from lrtune.export import export, replay
 from lrtune.export.context import ExportContext
-from lrtune.export.torch import torch as source_of
+from lrtune.export.formula import FORMULAS, ratio
 from lrtune.schedule import FAMILIES, Schedule
-
-TOTAL = 40
+from tests.export.frameworks import TOTAL, controller_rates
 
 
 def run(source):
-    assert "import lrtune" not in source
-    assert "from lrtune" not in source
     namespace = {}
     exec(source, namespace)
     return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
@@ -36,8 +32,8 @@ def rates(follow, total=TOTAL):
 
 def as_it_says(source, metrics):
     """The rates in a loop of the lines that the docstring has, at the times that they name."""
-    said = ast.get_docstring(ast.parse(source))
-    make, *calls = [line.strip() for line in said.splitlines() if line.startswith("    ")]
+    docstring = ast.get_docstring(ast.parse(source))
+    make, *calls = [line.strip() for line in docstring.splitlines() if line.startswith("    ")]
     names = {"optimizer": SGD(nn.Linear(1, 1).parameters(), lr=1.0)}
     exec(f"{source}\n{make}", names)
     used = []
@@ -56,11 +52,9 @@ def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
     follow = run(export(opened, to="torch", total=total))
     expected = np.pad(opened.rates(total), (0, 5), mode="edge")
     used = rates(follow, total=total)
-    with pytest.warns(
-        UserWarning, match=f"stepped more than {total} times: the rate stays"
-    ) as said:
+    with pytest.warns(UserWarning, match=f"stepped more than {total} times: the rate") as caught:
         used += rates(follow, total=5)
-    assert [warning.filename for warning in said] == [__file__]
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_allclose(used, expected, rtol=0, atol=1e-12)
     row = FAMILIES[opened.family]
     native = row.torch != "LambdaLR" and row.native(opened.resolve(total))
@@ -68,25 +62,9 @@ def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
     assert isinstance(follow, SequentialLR if native and opened.warmup else body)
 
 
-@pytest.mark.parametrize("mode", ["min", "max"])
-def test_closed_loop_gives_the_controllers_rates(closed, metrics, mode):
-    used = as_it_says(source_of(ExportContext(closed, TOTAL), mode), metrics)
-    controller = closed.controller(TOTAL, mode)
-    for update, metric in metrics.items():
-        controller.observe(update, metric)
-    np.testing.assert_allclose(used, controller.rates, atol=1e-12)
-
-
-def test_open_loop_gives_the_rates_in_the_loop_that_it_says(opened):
-    used = as_it_says(export(opened, to="torch", total=TOTAL), {})
-    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
-
-
-def test_rates_that_seldom_change_are_written_as_their_changes():
-    drops = [Schedule("constant", rate) for rate in (0.5, 0.05, 0.005)]
-    knobs = {"schedules": drops, "milestones": [0.5, 0.8]}
-    source = export(Schedule("sequence", 0.5, 0.1, knobs=knobs), to="torch", total=1000)
-    assert "ratios = {0: 1.0, 450: 0.1, 720: 0.01}  # from an update on" in source
+def test_it_gives_the_rates_in_the_loop_that_it_says(every, metrics):
+    used = as_it_says(export(every, to="torch", total=TOTAL), metrics)
+    np.testing.assert_allclose(used, controller_rates(every, metrics), rtol=0, atol=1e-12)
 
 
 def test_a_resumed_scheduler_goes_on(opened):
@@ -107,21 +85,30 @@ def test_all_parameter_groups_get_the_same_rate():
     assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
 
 
-def test_the_source_says_what_it_is():
-    source = export(Schedule("wsd", peak_lr=0.1), to="torch", total=100)
-    assert '"""wsd: stable, then a decay (Hu 2024, Hägele 2024).' in source
-    assert "For 100 updates of the optimizer; all parameter groups get the same rate:" in source
-    assert Schedule("wsd", peak_lr=0.1).to_json() in source
+@pytest.mark.parametrize("total", [TOTAL, 997])
+def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
+    names = {"np": np, "math": __import__("math")}
+    exec(ratio(ExportContext(opened, total), "np"), names)
+    used = [opened.peak_lr * float(names["ratio"](t)) for t in range(total + 3)]
+    expected = opened.rates(total)
+    np.testing.assert_allclose(used[:total], expected, rtol=1e-11, atol=1e-15 * opened.peak_lr)
+    assert used[total:] == [used[total - 1]] * 3
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda s: export(s, to="torhc", total=10), "'torhc' is unknown: did you mean 'torch'"),
-        (lambda s: export(s, to="torch", total=0), "total=0"),
-        (lambda s: source_of(ExportContext(s, 10), "low"), "mode='low'"),
-    ],
-)
-def test_misuse_is_refused(call, message):
-    with pytest.raises(InputError, match=message):
-        call(Schedule("cosine", peak_lr=0.1))
+def test_only_the_users_own_function_has_no_formula():
+    assert {name for name, row in FAMILIES.items() if row.body} - {*FORMULAS} == {"custom"}
+
+
+def test_a_replay_gives_the_rates_that_were_used(closed, metrics):
+    again = replay(closed, TOTAL, [*metrics.items()])
+    expected = controller_rates(closed, metrics)
+    np.testing.assert_allclose(again.rates(TOTAL), expected, rtol=0, atol=1e-12)
+    assert not again.closed_loop
+    assert (again.warmup, again.warmup_start) == (closed.warmup, closed.warmup_start)
+
+
+def test_a_replay_is_horizon_free_and_is_written_as_its_changes():
+    plateau = Schedule("plateau", 0.4, knobs={"patience": 0})
+    again = replay(plateau, 10, [(1, 1.0), (5, 1.0), (10, 0.5)])
+    np.testing.assert_allclose(again.rates(1000), [0.4] * 500 + [0.04] * 500)
+    assert "ratios = {0: 1.0, 500: 0.1" in export(again, to="torch", total=1000)

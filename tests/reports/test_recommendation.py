@@ -19,7 +19,7 @@ import lrtune
 from lrtune import Metric, Plan, Split, Task
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
-from lrtune.tasks.ignorant import ignorant
+from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.plan import Finalist, recommended_row
 from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
 from lrtune.verdict.verdict import verdict
@@ -131,14 +131,14 @@ def of(targets: torch.Tensor, **given: object) -> Task:
 
 def test_class_frequencies_and_the_mean() -> None:
     labels = torch.tensor([0] * 27 + [1] * 9 + [2] * 0 + [0] * 0)
-    found = ignorant(of(labels, classes=3))
+    found = dummy_scores(of(labels, classes=3))
     frequencies = np.array([28, 10, 1]) / 39
     expected = -(27 * np.log(frequencies[0]) + 9 * np.log(frequencies[1])) / 36
     assert found["val"]["cross_entropy"] == pytest.approx(expected, rel=1e-6)
     assert found["test"]["accuracy"] == 0.75
     numbers = torch.tensor([[1.0], [2.0], [6.0], [3.0]] * 4)
     mse = Metric("mse", nn.functional.mse_loss, "minimize")
-    found = ignorant(of(numbers, outputs=1, loss=nn.functional.mse_loss, metrics=(mse,)))
+    found = dummy_scores(of(numbers, outputs=1, loss=nn.functional.mse_loss, metrics=(mse,)))
     assert found["val"]["mse"] == pytest.approx(float(numbers.var(correction=0)))
 
 
@@ -151,7 +151,7 @@ def test_a_metric_that_wants_another_form_is_left_out() -> None:
     labels = torch.tensor([0, 1, 2, 0] * 5)
     task = of(labels, classes=3)
     task = replace(task, metrics=(*task.metrics, Metric("own", wants, "maximize")))
-    assert set(ignorant(task)["val"]) == {"cross_entropy", "accuracy"}
+    assert set(dummy_scores(task)["val"]) == {"cross_entropy", "accuracy"}
 
 
 # Whole runs: each warning is provoked by one, and a sound one is not warned of.
@@ -174,16 +174,31 @@ def digits(epochs: float) -> Callable[[], Task]:
     return partial(lrtune.load_task, "digits", epochs=epochs, batch_size=32)
 
 
-SOUND = {"trials": 4, "families": ["cosine", "constant"]}
+SOUND = {"budget": lrtune.Budget(trials=4), "families": ["cosine", "constant"]}
 GIVEN = SOUND | {"peak_lr": (0.05, 0.1)}
 RUNS = {  # a task, options of the search, trainings of the confirmation, and what is warned of
     "sound": (digits(8), SOUND, 12, None),
-    "noise": (noise, GIVEN | {"trials": 2}, 0, "No better than a predictor"),
+    "noise": (noise, GIVEN | {"budget": lrtune.Budget(trials=2)}, 0, "No better than a predictor"),
     "36 updates": (digits(1), GIVEN, 0, "Hardly trained: 36 updates"),
-    "wrong labels": (overfit, GIVEN | {"pruner": "none", "patience": 0}, 0, "Overfitting: "),
+    "wrong labels": (
+        overfit,
+        GIVEN | {"stopping": lrtune.Stopping("none", patience=0)},
+        0,
+        "Overfitting: ",
+    ),
     "two seeds": (digits(2), GIVEN, 4, "Few trainings: 2 fresh seeds"),
-    "unsure": (noise, SOUND | {"trials": 2}, 0, "The range test was unsure: the loss falls"),
-    "cut short": (digits(2), GIVEN | {"updates": 108}, 0, "The budget ended before the search was"),
+    "unsure": (
+        noise,
+        SOUND | {"budget": lrtune.Budget(trials=2)},
+        0,
+        "The range test was unsure: the loss falls",
+    ),
+    "cut short": (
+        digits(2),
+        GIVEN | {"budget": lrtune.Budget(trials=4, updates=108)},
+        0,
+        "The budget ended before the search was",
+    ),
 }
 
 
@@ -191,7 +206,7 @@ RUNS = {  # a task, options of the search, trainings of the confirmation, and wh
 def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> None:
     make_task, options, trainings, warning = RUNS[kind]
     task, folder = make_task(), tmp_path / "run"
-    lrtune.tune(task, out=folder, device="cpu", engine="serial", **options)
+    lrtune.tune(task, out=folder, engine=lrtune.Engine("serial", device="cpu"), **options)
     if trainings:
         lrtune.confirm(folder, task, trainings=trainings)
     run = Run(folder)

@@ -22,16 +22,16 @@ SIMPLE = [n for n, f in FAMILIES.items() if f.searchable and not f.closed_loop]
 
 def values(knob):
     low, high = knob.valid
+    if knob.scale == "schedules":
+        part = st.sampled_from(SIMPLE).flatmap(schedules)
+        return st.lists(part, min_size=2, max_size=3)
     one = {
-        "linear": lambda: st.floats(low, high),
-        "log": lambda: st.floats(low, high),
-        "int": lambda: st.integers(int(low), min(int(high), 20)),
-        "choice": lambda: st.sampled_from(knob.choices),
-        "function": lambda: st.just("user_shapes:fall"),
-        "schedules": lambda: st.sampled_from(SIMPLE).flatmap(
-            lambda name: st.lists(schedules(name), min_size=2, max_size=3)
-        ),
-    }[knob.scale]()
+        "linear": st.floats(low, high),
+        "log": st.floats(low, high),
+        "int": st.integers(int(low), max(int(low), min(int(high), 20))),
+        "choice": st.sampled_from(knob.choices or ("",)),
+        "function": st.just("user_shapes:fall"),
+    }[knob.scale]
     if knob.length == 1:
         return one
     many = st.lists(one, min_size=1, max_size=6, unique=knob.ordered)

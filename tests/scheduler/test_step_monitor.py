@@ -1,6 +1,8 @@
 """A loop that steps a scheduler otherwise than it was made for is told once, and goes on."""
 
 import copy
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,7 +14,8 @@ from torch.optim import SGD
 
 import lrtune
 from lrtune.schedule import Schedule
-from lrtune.scheduler import scheduler
+from lrtune.scheduler import scheduler, step_monitor
+from lrtune.scheduler.step_monitor import WAY_OUT
 
 COSINE = Schedule("cosine", peak_lr=0.5, warmup=0.1)
 
@@ -23,70 +26,36 @@ def made(total, schedule=COSINE, **options):
 
 def train(follow, updates, every=1, times=1):
     """What is said while step() is called so many times after every so many updates."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for update in range(1, updates + 1):
             follow.optimizer.step()
             for _ in range(times if update % every == 0 else 0):
                 follow.step()
-    assert [(w.category, w.filename) for w in said] == [(lrtune.ScheduleWarning, __file__)] * len(
-        said
-    )
-    return [str(w.message) for w in said]
+    assert {(w.category, w.filename) for w in caught} <= {(lrtune.ScheduleWarning, __file__)}
+    return [str(w.message) for w in caught]
 
 
-ONCE_AN_EPOCH = "call step() once an epoch, or give total in updates and unit='update'"
-ACCELERATE = (
-    "call step() once after every update (a scheduler that Accelerate prepared is stepped once "
-    "for each process: leave it out of prepare())"
-)
-MISUSE = {
-    "past the end": (
-        [made(40), 45],
-        "made for total=40 updates, but step() is called more often (once for every update of the "
-        "optimizer): the rate stays at its last value; give as total the updates of the whole run, "
-        "its calls of optimizer.step()",
+ONCE, PAST = "once for every update", "more often"
+MISUSE = [  # scheduler; updates, every, times; what is said: unit, rhythms, and the way out
+    (lambda: made(40), (45,), "40 updates", (PAST, ONCE), ("update", "even")),
+    (lambda: made(5, unit="epoch"), (400, 40), "5 epochs", (PAST, "every 40"), ("epoch", "slow")),
+    (lambda: made(30, unit="epoch"), (400,), "30 epochs", (PAST, ONCE), ("epoch", "even")),
+    (lambda: made(7180), (400, 90), "7,180 updates", ("every 90",), ("update", "slow")),
+    (lambda: made(7180), (400, 1, 2), "7,180 updates", ("2 times for",), ("update", "fast")),
+    (lambda: made(20), (19, 1, 2), "20 updates", (PAST, "2 times for"), ("update", "fast")),
+    (
+        lambda: made(5, Schedule("plateau", 0.5)),
+        *((10,), "5 updates", (PAST, ONCE), ("update", "even")),
     ),
-    "past the end in epochs": (
-        [made(5, unit="epoch"), 400, 40],
-        "made for total=5 epochs, but step() is called more often (once for every 40 updates of "
-        "the optimizer): the rate stays at its last value; give as total the epochs of the whole "
-        "run",
-    ),
-    "a few epochs, stepped by batch": (
-        [made(30, unit="epoch"), 400],
-        "made for total=30 epochs, but step() is called more often (once for every update of the "
-        f"optimizer): the rate stays at its last value; {ONCE_AN_EPOCH}",
-    ),
-    "updates, stepped by epoch": (
-        [made(7180), 400, 90],
-        "made for total=7,180 updates, but step() is called once for every 90 updates of the "
-        "optimizer: call step() after every update, or give total in epochs and unit='epoch' (or "
-        "unit='epoch' if total counts calls of step())",
-    ),
-    "by process": (
-        [made(7180), 400, 1, 2],
-        "made for total=7,180 updates, but step() is called 2 times for every update of the "
-        f"optimizer: {ACCELERATE}",
-    ),
-    "a short run by process": (
-        [made(20), 19, 1, 2],
-        "made for total=20 updates, but step() is called more often (2 times for every update of "
-        f"the optimizer): the rate stays at its last value; {ACCELERATE}",
-    ),
-    "a closed loop past its end": (
-        [made(5, Schedule("plateau", 0.5)), 10],
-        "made for total=5 updates, but step() is called more often (once for every update of the "
-        "optimizer): the rate stays at its last value; give as total the updates of the whole run, "
-        "its calls of optimizer.step()",
-    ),
-}
+]
 
 
-@pytest.mark.parametrize("case", MISUSE)
-def test_it_is_said_once(case):
-    args, sentence = MISUSE[case]
-    assert train(*args) == [sentence]
+@pytest.mark.parametrize(("make", "loop", "unit", "rhythms", "way_out"), MISUSE)
+def test_it_is_said_once(make, loop, unit, rhythms, way_out):
+    (sentence,) = train(make(), *loop)
+    assert f"made for total={unit}" in sentence and sentence.endswith(WAY_OUT[way_out])
+    assert all(rhythm in sentence for rhythm in rhythms)
 
 
 def test_past_the_end_every_family_holds_its_last_rate(opened):
@@ -109,24 +78,25 @@ def test_past_the_end_a_closed_loop_holds_its_last_rate(closed):
 
 
 SOUND = {
-    "every update": [made(400), 400],
-    "every epoch": [made(10, unit="epoch"), 400, 40],
-    "one batch an epoch": [made(100, unit="epoch"), 100],
-    "without the optimizer's steps": [made(400), 0],
-    "the last batches dropped": [made(400), 397],
+    "every update": (lambda: made(400), 400),
+    "every epoch": (lambda: made(10, unit="epoch"), 400, 40),
+    "one batch an epoch": (lambda: made(100, unit="epoch"), 100),
+    "without the optimizer's steps": (lambda: made(400), 0),
+    "the last batches dropped": (lambda: made(400), 397),
 }
 
 
 @pytest.mark.parametrize("case", SOUND)
 def test_nothing_is_said_of_a_sound_loop(case):
-    assert train(*SOUND[case]) == []
+    make, *loop = SOUND[case]
+    assert train(make(), *loop) == []
 
 
 def test_nothing_is_said_of_what_cannot_be_counted():
     follow = made(400, Schedule("linear", 0.5))
     train(follow, 3)
     _, again = copy.deepcopy((follow.optimizer, follow))  # hooks are not copied
-    assert train(again, 390, 1, 1) == []
+    assert train(again, 390) == []
 
 
 class Doubled(SGD):
@@ -212,3 +182,77 @@ def test_it_can_be_an_error_and_the_loop_goes_on():
         with pytest.raises(lrtune.ScheduleWarning, match="made for total=3 updates"):
             follow.step()
         follow.step()
+
+
+def ended(monkeypatch, *schedulers):
+    """What is said at the end of a process that trained with these schedulers."""
+    monkeypatch.setattr(step_monitor, "_trained", [follow.monitor for follow in schedulers])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        step_monitor._at_exit()
+    return [str(w.message) for w in caught]
+
+
+def after(*args, save=False, stepped=True, **options):
+    follow = made(*args, **options)
+    train(follow, 70, times=int(stepped))
+    if save:
+        follow.state_dict()
+    return follow
+
+
+NEVER_ENDED = [
+    ({}, "update 70 of total=700", ("update", "even")),
+    ({"unit": "epoch"}, "epoch 70 of total=700", ("epoch", "even")),
+    ({"stepped": False}, "update 0 of total=700", ("update", "never")),
+]
+
+
+@pytest.mark.parametrize(("options", "where", "way_out"), NEVER_ENDED)
+def test_a_run_that_never_came_to_its_end_is_told_once(options, where, way_out, monkeypatch):
+    monkeypatch.setattr(step_monitor, "_trained", [])
+    for name in ("last_value", "ps1"):
+        monkeypatch.delattr(sys, name, raising=False)
+    follow = after(700, **options)
+    assert step_monitor._trained == [follow.monitor]
+    (sentence,) = ended(monkeypatch, follow)
+    assert sentence.startswith(f"the run ended at {where}")
+    assert sentence.endswith(WAY_OUT[way_out]) and "the schedule ends at 3.11e-06" in sentence
+    assert ended(monkeypatch, follow) == []
+
+
+HARMLESS = {
+    "it ended": lambda: [after(70)],
+    "nearly": lambda: [after(75)],
+    "one of a search": lambda: [after(700), after(700)],
+    "it can go on": lambda: [after(700, save=True)],
+    "its rate has no end": lambda: [after(700, Schedule("plateau", 0.1))],
+    "its rate is that of the end": lambda: [after(700, Schedule("constant", 0.1))],
+    "a trial of the code": lambda: [made(700)],
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_nothing_is_said_of_an_end_that_may_be_meant(case, monkeypatch):
+    assert ended(monkeypatch, *HARMLESS[case]()) == []
+
+
+@pytest.mark.parametrize("name", ["last_value", "ps1"])
+def test_nothing_is_said_after_an_exception_or_at_a_prompt(name, monkeypatch):
+    monkeypatch.setattr(sys, name, "x", raising=False)
+    assert ended(monkeypatch, after(700)) == []
+
+
+def test_a_script_says_it_when_it_exits():
+    script = (
+        "from torch import nn, optim\n"
+        "from lrtune import Schedule\n"
+        "optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)\n"
+        "follow = Schedule('linear', peak_lr=0.5).torch(optimizer, total=700)\n"
+        "for _ in range(70):\n"
+        "    optimizer.step()\n"
+        "    follow.step()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "ScheduleWarning: the run ended at update 70 of total=700" in done.stderr

@@ -18,7 +18,7 @@ from torch.optim import SGD
 from lrtune import Schedule
 from lrtune.scheduler import scheduler
 
-UPDATES, ACCUMULATE, STOP, FAMILIES = 60, 2, 25, ("cosine", "one_cycle", "wsd", "plateau")
+UPDATES, ACCUMULATE, STOP, FAMILIES = 60, 2, 25, ("one_cycle", "wsd", "plateau")
 METRICS = {update: 1.0 for update in range(5, UPDATES, 5)}
 
 

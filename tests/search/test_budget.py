@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from idle import SPACE as ALL
 from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
+from listeners import Told
 
 import lrtune
-from lrtune import InputError, Plan
+from lrtune import Budget, Engine, InputError, Listener, Plan
 from lrtune.cli.console import console_of
 from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
 from lrtune.run import tune as tuning
-from lrtune.run.tally import Tally
 from lrtune.run.tune import swept_in
 from lrtune.search import Clock, Limits, Loop, Search, SearchState
 from lrtune.search.budget import CONFIRMED
@@ -141,12 +141,10 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
     task = lrtune.load_task("digits", **TASK)
     run = lrtune.tune(
         task,
-        updates=trainings * task.horizon,
-        plan=Plan(),
+        budget=trainings,
         families=("cosine", "constant", "wsd", "linear"),
-        engine="serial",
+        engine=Engine("serial", device="cpu"),
         out=tmp_path / "run",
-        device="cpu",
     )
     swept, finals = swept_in(run.settings), run.finals()
     searched = swept + run.trials()["updates"].sum()
@@ -180,15 +178,19 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list
     """Range test, search and finals end in time."""
     task, now = clocked
     limit = 0.01 * 12 * task.horizon
-    kept = {"families": ("cosine", "constant"), "out": tmp_path / "run", "device": "cpu"}
-    told: list[str] = []
-    run = lrtune.tune(task, seconds=limit, plan=Plan(), tell=told.append, **kept)
+    kept = {
+        "families": ("cosine", "constant"),
+        "out": tmp_path / "run",
+        "engine": Engine(device="cpu"),
+    }
+    told = Told()
+    run = lrtune.tune(task, time=limit, listener=told, **kept)
     segment = 0.01 * task.horizon / len(task.checkpoints)
     assert 0.8 * limit < now[0] <= limit + segment
     assert json.loads((tmp_path / "run" / "run.json").read_text())["elapsed"] == now[0]
-    assert any(line.startswith("plan: about 12 trainings, 5 to search, 7") for line in told)
+    assert any(line.startswith("plan: about 12 trainings, 5 to search, 7") for line in told.lines)
     trials = len(run.trials())
-    lrtune.tune(task, seconds=limit, plan=Plan(), **kept)  # all is spent
+    lrtune.tune(task, time=limit, **kept)  # all is spent
     assert len(run.trials()) == trials and now[0] <= limit + 2 * segment
 
 
@@ -215,9 +217,12 @@ def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     progress = RunProgress(console_of(), get_time=lambda: now[0])
     seen: list[tuple[float, float | None]] = []
 
-    def watch(state: SearchState | Tally) -> None:
-        progress.reach(state.share, "")
-        seen.append((now[0], progress.seconds_left))
+    class Watching(Listener):
+        def search(self, state: Any) -> None:
+            progress.reach(state.share, "")
+            seen.append((now[0], progress.seconds_left))
+
+        confirmation = search
 
     def slow(*args: Any, **how: Any) -> dict[str, Any]:
         now[0] += 5
@@ -235,10 +240,10 @@ def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     monkeypatch.setattr("lrtune.run.confirm.standing", undecided)
     monkeypatch.setattr("lrtune.search.search.WORTH", worth)
     updates = 20 * task.horizon
-    budgets = {"updates": {"updates": updates}, "seconds": {"seconds": 5 + 0.01 * updates}}
-    budgets["trials"] = {"trials": 3, "updates": updates}
-    how = {"families": ("cosine", "constant"), "device": "cpu", "watch": watch}
-    lrtune.tune(task, **budgets[kind], **how, plan=Plan(), out=tmp_path / "run", watch_finals=watch)
+    budgets = {"updates": Budget(updates=updates), "seconds": Budget(time=5 + 0.01 * updates)}
+    budgets["trials"] = Budget(trials=3, updates=updates)
+    how = {"families": ("cosine", "constant"), "engine": Engine(device="cpu")}
+    lrtune.tune(task, budget=budgets[kind], **how, listener=Watching(), out=tmp_path / "run")
     begun, end = seen[0][0], now[0]
     assert end > 5 + 0.8 * 0.01 * updates
     late = [(left, end - at) for at, left in seen if at - begun >= 0.1 * (end - begun)]

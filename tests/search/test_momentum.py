@@ -48,9 +48,10 @@ def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
 
 def test_a_search(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
-    arguments |= {"pruner": "none", "patience": 0, "slots": 2}
-    run = lrtune.tune(task, trials=3, cycle_momentum=True, **arguments)
+    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "out": tmp_path}
+    arguments |= {"stopping": lrtune.Stopping("none", patience=0)}
+    arguments |= {"engine": lrtune.Engine("serial", slots=2)}
+    run = lrtune.tune(task, budget=lrtune.Budget(trials=3), cycle_momentum=True, **arguments)
     for row in run.trials().itertuples():
         schedule = Schedule.from_json(row.schedule)
         assert schedule.cycles_momentum and json.loads(row.resolved)["cycle_momentum"] is True
@@ -60,23 +61,23 @@ def test_a_search(tmp_path: Path) -> None:
     assert run.space == Space(CYCLING, (0.01, 0.1), cycle_momentum=True)
     assert "max_momentum" in (tmp_path / "report.html").read_text()
     with pytest.raises(InputError, match="cycle_momentum=True, now cycle_momentum=False"):
-        lrtune.tune(task, trials=4, **arguments)
+        lrtune.tune(task, budget=lrtune.Budget(trials=4), **arguments)
 
 
 def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
-    lrtune.tune(task, trials=1, **arguments)
+    lrtune.tune(task, budget=lrtune.Budget(trials=1), **arguments)
     settings = json.loads((tmp_path / "run.json").read_text())
     assert settings.pop("cycle_momentum") is False
     (tmp_path / "run.json").write_text(json.dumps(settings))
-    assert len(lrtune.tune(task, trials=2, **arguments).trials()) == 2
+    assert len(lrtune.tune(task, budget=lrtune.Budget(trials=2), **arguments).trials()) == 2
 
 
 def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="adagrad")
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
-        lrtune.tune(task, trials=1, cycle_momentum=True, out=tmp_path / "run")
+        lrtune.tune(task, budget=lrtune.Budget(trials=1), cycle_momentum=True, out=tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.json"))
 
 

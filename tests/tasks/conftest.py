@@ -3,6 +3,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+SPLITS = ("train", "val", "test")
+
 
 @pytest.fixture(scope="session")
 def pixels():
@@ -24,3 +26,17 @@ def write_images(pixels):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Every sample with its label, as bytes; one list per split."""
+
+    def of(data):
+        splits = (getattr(data, name) for name in SPLITS)
+        return [
+            sorted(x.numpy().tobytes() + bytes([y]) for x, y in zip(*split, strict=True))
+            for split in splits
+        ]
+
+    return of

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lrtune import InputError
-from lrtune.tasks.augment import AUGMENTATIONS, NAMES, augment, check_augment
+from lrtune.tasks.images import NAMES, augment, check_augment
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (2, 16, 24)]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))
@@ -25,18 +25,18 @@ def seeded(seed, names, inputs, targets):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_generator_decides_and_the_batch_stays(name, shape, dtype):
     inputs, targets = batch(shape)
     inputs = inputs.to(dtype)
     kept = inputs.clone(), targets.clone()
     first, again, other = (seeded(seed, (name,), inputs, targets)[0] for seed in (3, 3, 4))
-    assert first.shape == inputs.shape
-    assert first.dtype == dtype
+    assert (first.shape, first.dtype) == (inputs.shape, dtype)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert torch.equal(inputs, kept[0])
-    assert torch.equal(targets, kept[1])
+    assert torch.equal(inputs, kept[0]) and torch.equal(targets, kept[1])
+    dense = inputs.to(memory_format=torch.channels_last)
+    assert torch.equal(seeded(3, (name,), dense, targets)[0], first)
 
 
 def test_flip_mirrors_about_half_and_does_no_more():
@@ -55,7 +55,7 @@ def test_crop_is_a_window_of_the_padded_image(shape):
     pad_h, pad_w = height // 8, width // 8
     padded = F.pad(inputs, (pad_w, pad_w, pad_h, pad_h), mode="reflect")
     outputs, _ = seeded(0, ("crop",), inputs, targets)
-    found = [
+    windows = [
         {
             (top, left)
             for top in range(2 * pad_h + 1)
@@ -64,14 +64,14 @@ def test_crop_is_a_window_of_the_padded_image(shape):
         }
         for image, wide in zip(outputs, padded, strict=True)
     ]
-    assert all(len(windows) == 1 for windows in found)
-    tops, lefts = zip(*(windows.pop() for windows in found), strict=True)
+    assert all(len(each) == 1 for each in windows)
+    tops, lefts = zip(*(each.pop() for each in windows), strict=True)
     assert set(tops) == set(range(2 * pad_h + 1))  # both borders are reached
     assert set(lefts) == set(range(2 * pad_w + 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_cutout_zeros_one_whole_square_an_image(shape):
+def test_cutout_zeros_one_whole_square_per_image(shape):
     inputs, targets = batch(shape, count=300)
     side = min(shape[1:]) // 4
     outputs, _ = seeded(0, ("cutout",), inputs, targets)
@@ -79,11 +79,9 @@ def test_cutout_zeros_one_whole_square_an_image(shape):
     assert torch.equal(torch.where(zero, inputs, outputs), inputs)
     assert bool((zero == zero[:, :1]).all())  # the same in every channel
     rows, columns = zero[:, 0].any(2), zero[:, 0].any(1)
-    assert bool((rows.sum(1) == side).all())
-    assert bool((columns.sum(1) == side).all())
+    assert bool((rows.sum(1) == side).all()) and bool((columns.sum(1) == side).all())
     assert bool((zero[:, 0].sum((1, 2)) == side**2).all())
-    assert bool(rows.any(0).all())  # every place is reached
-    assert bool(columns.any(0).all())
+    assert bool(rows.any(0).all()) and bool(columns.any(0).all())  # every place is reached
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9))
@@ -105,20 +103,13 @@ def test_mixups_proportion_is_beta():
     assert drawn.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # 1 / (4 (2 alpha + 1))
 
 
-def test_without_mixup_there_is_one_target():
-    inputs, targets = batch()
-    assert augment((), inputs, targets) == (inputs, [(1.0, targets)])
-    assert augment(("flip", "crop"), inputs, targets)[1] == [(1.0, targets)]
-
-
 def test_names_apply_in_their_order():
     """Cutout before mixup leaves no zeros; after it, it does."""
     inputs, targets = batch()
-    for seed in range(3):
-        first, _ = seeded(seed, ("cutout", "mixup"), inputs, targets)
-        last, _ = seeded(seed, ("mixup", "cutout"), inputs, targets)
-        assert (last == 0).sum() == len(inputs) * 3 * 8 * 8
-        assert (first == 0).sum() < (last == 0).sum()
+    assert augment((), inputs, targets) == (inputs, [(1.0, targets)])
+    first, _ = seeded(0, ("cutout", "mixup"), inputs, targets)
+    last, _ = seeded(0, ("mixup", "cutout"), inputs, targets)
+    assert (first == 0).sum() < (last == 0).sum() == len(inputs) * 3 * 8 * 8
 
 
 @given(shapes, st.permutations(NAMES))
@@ -131,22 +122,10 @@ def test_any_image_and_order_keeps_shape_and_stays_finite(shape, names):
     assert sum(float(weight) for weight, _ in parts) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_channels_last_changes_nothing(name):
-    inputs, targets = batch()
-    dense = inputs.to(memory_format=torch.channels_last)
-    plain, _ = seeded(0, (name,), inputs, targets)
-    assert torch.equal(seeded(0, (name,), dense, targets)[0], plain)
-
-
 @pytest.mark.parametrize(
     ("names", "shape", "match"),
     [
-        (
-            ("flpi",),
-            (3, 8, 8),
-            "augment 'flpi': one of flip, crop, cutout, mixup; did you mean 'flip'",
-        ),
+        (("flpi",), (3, 8, 8), "augment 'flpi': one of .*; did you mean 'flip'"),
         (("flip", "crop", "flip"), (3, 8, 8), "augment 'flip': given 2 times"),
         (("mixup",), (64,), r"augment 'mixup': takes images, not samples of \(64,\)"),
     ],

@@ -14,18 +14,14 @@ from lrtune.errors import InputError
 from lrtune.tasks import images
 from lrtune.tasks.images import image_folder
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.split import Split, Stream
+from lrtune.tasks.splits import Split, Stream
 from lrtune.tasks.stream import take
 
 SPLITS = ("train", "val", "test")
 
 
-def rows(data):
-    """Every sample with its label, as bytes; one list a split."""
-    return [
-        sorted(x.numpy().tobytes() + bytes([y]) for x, y in zip(*getattr(data, split), strict=True))
-        for split in SPLITS
-    ]
+def read(root, **options):
+    return image_folder(root, TaskOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -38,10 +34,10 @@ def rows(data):
     ],
     ids=["flat", "train-test", "train-val", "train-val-test"],
 )
-def test_folder_layouts(given, sizes, tmp_path, write_images):
+def test_folder_layouts(given, sizes, tmp_path, write_images, rows):
     for split, count in given.items():
         write_images(tmp_path / split, cat=count, dog=count)
-    data = image_folder(tmp_path, TaskOptions())
+    data = read(tmp_path)
     assert tuple(len(getattr(data, split).targets) for split in SPLITS) == sizes
     for split in SPLITS:
         inputs, targets = getattr(data, split)
@@ -52,31 +48,25 @@ def test_folder_layouts(given, sizes, tmp_path, write_images):
     torch.testing.assert_close(prepared.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(prepared.std((0, 2, 3), correction=0), torch.ones(3))
     assert len(set(chain.from_iterable(rows(data)))) == sum(sizes)  # no image twice
-    assert rows(image_folder(tmp_path, TaskOptions())) == rows(data)
-    assert (rows(image_folder(tmp_path, TaskOptions(seed=1))) == rows(data)) == (len(given) == 3)
+    assert rows(read(tmp_path)) == rows(data)
+    assert (rows(read(tmp_path, seed=1)) == rows(data)) == (len(given) == 3)
 
 
-def test_hidden_folders_and_files_are_no_data(tmp_path, write_images):
+def test_hidden_and_other_files_are_no_data(tmp_path, write_images, rows):
     write_images(tmp_path, cat=25, dog=25)
-    before = image_folder(tmp_path, TaskOptions())
+    before = read(tmp_path)
+    assert (before.name, before.kind, before.outputs) == (tmp_path.name, "classification", 2)
+    assert (before.defaults, before.notes) == (images.DEFAULTS, ())
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "cat" / "._0.png").write_text("left by another system")
     (tmp_path / "cat" / ".ipynb_checkpoints").mkdir()
     shutil.copy(tmp_path / "cat" / "3.png", tmp_path / "cat" / ".ipynb_checkpoints")
-    after = image_folder(tmp_path, TaskOptions())
-    assert (after.outputs, rows(after), after.notes) == (2, rows(before), before.notes)
-
-
-def test_other_files_are_left_out_and_counted(tmp_path, write_images):
-    write_images(tmp_path, cat=25, dog=25)
-    before = image_folder(tmp_path, TaskOptions())
-    (tmp_path / "cat" / "notes.txt").write_text("no image")
-    one = image_folder(tmp_path, TaskOptions())
-    assert one.notes == ("1 other file left out (.txt 1)", *before.notes)
+    after = read(tmp_path)
+    assert (after.outputs, rows(after), after.notes) == (2, rows(before), ())
     for name in ("a.gif", "b.GIF", "README"):
-        (tmp_path / "dog" / name).write_text("no image either")
-    after = image_folder(tmp_path, TaskOptions())
-    assert after.notes[0] == "4 other files left out (.gif 2, .txt 1, no extension 1)"
+        (tmp_path / "dog" / name).write_text("no image")
+    after = read(tmp_path)
+    assert after.notes == ("3 other files left out (.gif, no extension)",)
     assert rows(after) == rows(before)
 
 
@@ -88,7 +78,7 @@ def test_labels_follow_the_sorted_class_names(tmp_path):
             image = Image.new("RGB", (6, 4), colour)
             image.putpixel((5, 0), (0, 0, 0))  # at the top right
             image.save(tmp_path / split / name / "a.png")
-    data = image_folder(tmp_path, TaskOptions())
+    data = read(tmp_path)
     names = ("Cat", "ant", "zebra")
     for split in SPLITS:
         inputs, targets = getattr(data, split)
@@ -148,7 +138,16 @@ def test_folders_refused(spoil, message, tmp_path, write_images):
         write_images(tmp_path / split, cat=10, dog=10)
     spoil(tmp_path)
     with pytest.raises(InputError, match=message):
-        image_folder(tmp_path, TaskOptions())
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_images_of_more_than_8_bits_are_refused_not_clipped(dtype, tmp_path, write_images):
+    write_images(tmp_path, cat=25, dog=25)
+    deep = Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(dtype))
+    deep.save(tmp_path / "cat" / "deep.tif")
+    with pytest.raises(InputError, match=r"cat/deep\.tif: more than 8 bits .*: save"):
+        read(tmp_path, skip_bad=True)
 
 
 @pytest.mark.parametrize(
@@ -160,15 +159,15 @@ def test_folders_refused(spoil, message, tmp_path, write_images):
 )
 def test_too_few_samples_to_split(counts, message, tmp_path, write_images):
     with pytest.raises(InputError, match=message):
-        image_folder(write_images(tmp_path, **counts), TaskOptions())
+        read(write_images(tmp_path, **counts))
 
 
 @pytest.mark.parametrize("layout", [{""}, {"train", "test"}, set(SPLITS)], ids=len)
 def test_streamed_equals_resident(layout, tmp_path, write_images):
     for split in layout:
         write_images(tmp_path / split, cat=25, dog=25)
-    resident = image_folder(tmp_path, TaskOptions())
-    streamed = image_folder(tmp_path, TaskOptions(memory="1KB"))
+    resident = read(tmp_path)
+    streamed = read(tmp_path, memory="1KB")
     for split in SPLITS:
         here, there = getattr(resident, split), getattr(streamed, split)
         assert (type(here), type(there)) == (Split, Stream)
@@ -186,16 +185,16 @@ def test_streamed_equals_resident(layout, tmp_path, write_images):
 def test_one_memory_limit_for_all_splits(tmp_path, write_images):
     for split in SPLITS:
         write_images(tmp_path / split, cat=20, dog=20)  # 40 images of 200 bytes
-    data = image_folder(tmp_path, TaskOptions(memory="17KB"))
+    data = read(tmp_path, memory="17KB")
     assert [type(getattr(data, split)) for split in SPLITS] == [Stream, Split, Split]
-    data = image_folder(tmp_path, TaskOptions(memory="25KB"))
+    data = read(tmp_path, memory="25KB")
     assert [type(getattr(data, split)) for split in SPLITS] == [Split] * 3
 
 
 def test_statistics_of_a_stream_are_from_a_spread_share(tmp_path, write_images, monkeypatch):
-    monkeypatch.setattr("lrtune.tasks.parts.MEASURED", 8)
+    monkeypatch.setattr("lrtune.tasks.images.MEASURED", 8)
     write_images(tmp_path, cat=25, dog=25)
-    data = image_folder(tmp_path, TaskOptions(memory="1KB"))
+    data = read(tmp_path, memory="1KB")
     some = take(data.train, np.linspace(0, data.train.samples - 1, 8).round().astype(int))
     mean = some.inputs.double().mean((0, 2, 3)).float()
     torch.testing.assert_close(data.prepare.mean.flatten(), mean)
@@ -207,8 +206,8 @@ def test_bad_images_are_left_out_where_asked(memory, tmp_path, write_images):
     (tmp_path / "cat" / "3.png").write_text("hello")
     truncate(tmp_path / "dog" / "7.png")
     with pytest.raises(InputError, match=r"cat/3\.png: not a readable image .*--skip-bad"):
-        image_folder(tmp_path, TaskOptions(memory=memory))
-    data = image_folder(tmp_path, TaskOptions(memory=memory, skip_bad=True))
+        read(tmp_path, memory=memory)
+    data = read(tmp_path, memory=memory, skip_bad=True)
     assert sum(getattr(data, split).samples for split in SPLITS) == 48
     (note,) = [note for note in data.notes if "left out" in note]
     assert note.startswith("2 of 50 images left out: cannot be read (first: ")
@@ -223,14 +222,7 @@ def test_skipping_leaves_out_no_class(part, tmp_path, write_images):
         truncate(file)
     message = f"/{part}: class 'dog' has no readable image: mend some, or remove the class"
     with pytest.raises(InputError, match=message):
-        image_folder(tmp_path, TaskOptions(skip_bad=True))
-
-
-def test_skipping_spares_no_other_size(tmp_path, write_images):
-    write_images(tmp_path, cat=25, dog=25)
-    Image.new("L", (9, 8)).save(tmp_path / "cat" / "7.png")
-    with pytest.raises(InputError, match=r"cat/7\.png: 9x8 pixels, .*--image-size N"):
-        image_folder(tmp_path, TaskOptions(skip_bad=True))
+        read(tmp_path, skip_bad=True)
 
 
 def photo(width, height):
@@ -245,8 +237,7 @@ def test_image_size_is_torchvisions_resize_and_centre_crop(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(20):
             photo(*sizes[i % 4]).save(tmp_path / name / f"{i:02}.png")
-    data = image_folder(tmp_path, TaskOptions(image_size=12))
-    assert data.notes == ("all images resized to 12x12 pixels, and the centre cut out",)
+    data = read(tmp_path, image_size=12)
     practice = transforms.Compose([transforms.Resize(12), transforms.CenterCrop(12)])
     expected = default_collate(
         [torch.from_numpy(np.array(practice(photo(*size)))).permute(2, 0, 1) for size in sizes]
@@ -257,48 +248,15 @@ def test_image_size_is_torchvisions_resize_and_centre_crop(tmp_path):
         assert (seen == one).flatten(1).all(1).sum() == 10
 
 
-def test_an_image_size_that_all_have_changes_nothing(tmp_path, write_images):
-    write_images(tmp_path, cat=25, dog=25)
-    same = image_folder(tmp_path, TaskOptions(image_size=8))
-    assert rows(same) == rows(image_folder(tmp_path, TaskOptions()))
-    assert same.notes == ("50 of 50 images made RGB (L 50)",)
-
-
-def test_nothing_is_cut_off_square_images(tmp_path, write_images):
-    write_images(tmp_path, cat=25, dog=25)
-    assert image_folder(tmp_path, TaskOptions(image_size=6)).notes[-1] == (
-        "all images resized to 6x6 pixels"
-    )
-
-
-def test_modes_made_rgb_are_counted(tmp_path):
-    (tmp_path / "dog").mkdir()
-    (tmp_path / "cat").mkdir()
-    modes = ["L", "RGBA", "P", "1", "CMYK", "LA", *["L"] * 9, *["RGB"] * 25]
-    for i, mode in enumerate(modes):
+def test_other_modes_are_made_rgb(tmp_path, write_images, rows):
+    write_images(tmp_path / "grey", cat=25, dog=25)
+    assert rows(read(tmp_path / "grey", image_size=8)) == rows(read(tmp_path / "grey"))
+    for name in ("cat", "dog"):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+    for i, mode in enumerate(["L", "RGBA", "P", "1", "CMYK", "LA", *["RGB"] * 34]):
         image = photo(8, 8).convert(mode)
         if mode == "P":
             image.info["transparency"] = bytes(range(256))  # PIL warns of it
-        file = tmp_path / ("cat", "dog")[i % 2] / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}"
-        image.save(file)
-    data = image_folder(tmp_path, TaskOptions())
-    assert data.notes == ("15 of 40 images made RGB (L 10, 1 1, CMYK 1, LA 1, P 1, RGBA 1)",)
-    assert data.train.inputs.shape[1:] == (3, 8, 8)
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_images_of_more_than_8_bits_are_refused_not_clipped(dtype, tmp_path, write_images):
-    write_images(tmp_path, cat=25, dog=25)
-    Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(dtype)).save(
-        tmp_path / "cat" / "deep.tif"
-    )
-    with pytest.raises(InputError, match=r"cat/deep\.tif: more than 8 bits .*: save"):
-        image_folder(tmp_path, TaskOptions())
-
-
-def test_what_a_folder_brings(tmp_path, write_images):
-    write_images(tmp_path / "pets", cat=25, dog=25)
-    data = image_folder(tmp_path / "pets", TaskOptions())
-    assert (data.name, data.kind, data.outputs) == ("pets", "classification", 2)
-    assert data.defaults == images.DEFAULTS
-    assert [metric.name for metric in data.metrics][:2] == ["cross_entropy", "accuracy"]
+        suffix = "jpg" if mode == "CMYK" else "png"
+        image.save(tmp_path / "mixed" / ("cat", "dog")[i % 2] / f"{i}.{suffix}")
+    assert read(tmp_path / "mixed").train.inputs.shape[1:] == (3, 8, 8)

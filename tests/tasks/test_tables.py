@@ -10,11 +10,10 @@ import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
-from lrtune import InputError, load_task
-from lrtune.tasks import check_model
-from lrtune.tasks.data import Data, cut
+from lrtune import InputError
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.tables import embedded, table, table_file
+from lrtune.tasks.splits import Data, cut
+from lrtune.tasks.tables import sklearn_table, table, table_file
 
 
 def mixed(rows: int = 200) -> pd.DataFrame:
@@ -36,7 +35,7 @@ def mixed(rows: int = 200) -> pd.DataFrame:
 
 
 def of(frame: pd.DataFrame, target: str = "y", kind: str | None = None) -> Data:
-    return table(frame, target, kind, 0, "t", "t")
+    return table(frame, target, TaskOptions(kind=kind), "t", "t")
 
 
 def written(path: Path, content: bytes | str, target: str | None = "y") -> Data:
@@ -112,7 +111,7 @@ def test_classes_are_numbered_in_their_order() -> None:
 
 
 def test_regression_targets_are_standardised_on_the_training_rows() -> None:
-    data = embedded("diabetes", "load_diabetes", TaskOptions())
+    data = sklearn_table("diabetes", TaskOptions())
     assert {metric.name: metric.unit for metric in data.metrics} == {
         "mse": "variances",
         "r2": "",
@@ -127,23 +126,18 @@ def test_regression_targets_are_standardised_on_the_training_rows() -> None:
 
 def test_the_tables_of_scikit_learn_keep_their_classes_in_proportion() -> None:
     share = load_breast_cancer().target.mean()
-    data = embedded("breast_cancer", "load_breast_cancer", TaskOptions())
+    data = sklearn_table("breast_cancer", TaskOptions())
     for split in (data.train, data.val, data.test):
         assert split.targets.double().mean() == pytest.approx(share, abs=0.01)
 
 
 def test_another_target_of_a_table_of_scikit_learn() -> None:
-    data = embedded("wine", "load_wine", TaskOptions(target="alcohol"))
+    data = sklearn_table("wine", TaskOptions(target="alcohol"))
     assert (data.kind, data.train.inputs.shape[1]) == (
         "regression",
         # The other 12 features, and the class.
         load_wine().data.shape[1],
     )
-
-
-@pytest.mark.parametrize("task", ["breast_cancer", "diabetes", "wine"])
-def test_every_table_of_scikit_learn_is_a_task(task: str) -> None:
-    assert check_model(load_task(task)) > 0
 
 
 def test_large_numbers_that_differ_little() -> None:
@@ -377,16 +371,3 @@ def test_targets_with_a_mistake(change: dict, arguments: dict, message: str) -> 
 def test_no_target(path: Path) -> None:
     with pytest.raises(InputError, match="give --target, one of x, y"):
         written(path, "x,y\n1,2\n", target=None)
-
-
-@pytest.mark.parametrize(
-    ("what", "arguments", "message"),
-    [
-        ("breast_cancer", {"metric": "r2"}, "metric 'r2'"),
-        ("breast_cancer", {"model": "cnn"}, "takes images"),
-        ("digits", {"target": "x"}, "target='x'"),
-    ],
-)
-def test_options_that_do_not_fit(what: str, arguments: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        load_task(what, **arguments)

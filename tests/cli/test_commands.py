@@ -1,0 +1,289 @@
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_lrtune_alone_shows_its_commands(lrtune) -> None:
+    code, out, err = lrtune()
+    assert (code, err) == (0, "")
+    from lrtune.cli import commands as cli
+
+    for command in cli.app.registered_commands:
+        name = (command.name or command.callback.__name__).replace("_", "-")
+        assert re.search(rf"^  {name} +\w", out, re.MULTILINE), name
+    assert lrtune("--help")[1] == out
+
+
+def test_the_version_and_the_module(lrtune) -> None:
+    from importlib.metadata import version
+
+    assert lrtune("--version") == (0, f"lrtune {version('lrtune')}\n", "")
+    command = [sys.executable, "-m", "lrtune", "families", "cosin"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "did you mean 'cosine'?" in ended.stderr
+
+
+def test_compare_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from lrtune.cli.result import print_comparison
+    from lrtune.reports.compare import compare
+
+    narrow = Console(width=80, highlight=False, markup=False)
+    print_comparison(compare([ROOT / "studies" / "results"]), narrow)
+    out = capsys.readouterr().out
+    tables, _, _ = out.partition("cosine and spline each won 1 of 16 tasks")
+    assert all(len(line) <= 80 for line in tables.splitlines())
+    assert re.search(
+        r"^cifar10-cnn-sgd, cnn, +spline +1\.49 +tanh by 0\.0155 *$", out, re.MULTILINE
+    )
+    assert re.search(r"^cosine +16 +1 +10 +5 +1\.12 *$", out, re.MULTILINE)
+    assert "…" not in tables and "|" not in tables
+
+
+def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'task = "digits"\nbatch_size = 32\nepochs = 1\nfamilies = ["cosine", "wsd"]\ntrials = 2\n'
+        f'peak_lr = [0.01, 0.2]\noptimizer = "adamw:weight_decay=0.1"\nout = "{tmp_path}/run"\n'
+    )
+    code, out, err = lrtune("search", study, "--trials", 3)
+    assert (code, err) == (0, "")
+    assert re.search(r"\nUse (cosine|wsd): peak ", out) and "report.html" in out
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())
+    adamw = {"name": "adamw", "betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False}
+    assert settings["optimizer"] == {**adamw, "weight_decay": 0.1}
+    assert settings["families"] == ["cosine", "wsd"]
+    assert re.search(r"lrtune search .*study\.toml --trials 3", settings["command"])
+    assert len((tmp_path / "run" / "journal.log").read_text().splitlines()) > 10
+
+
+def test_early_stopping_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
+    words = ["search digits --batch-size 32 --epochs 1 --trials 2 --families cosine,linear"]
+    words += ["--peak-lr", "0.01,0.2", "--engine", "serial"]
+    code, out, err = lrtune(*words, "--out", tmp_path / "off", "--no-prune")
+    assert (code, err) == (0, "")
+    assert "trials: 2 complete, 0 plateaued, 0 pruned, 0 diverged, 0 failed\n" in out
+    kept = json.loads((tmp_path / "off" / "run.json").read_text())["stopping"]
+    assert (kept["pruner"], kept["patience"]) == ("none", 0)
+    for curve in pd.read_parquet(tmp_path / "off" / "trials.parquet")["averaged"]:
+        assert pd.isna(curve).all()  # nothing to look at it, so nothing is averaged
+    assert "no pruner; no trial plateaus" in (tmp_path / "off" / "report.html").read_text()
+    given = {"pruner": "schedule", "epsilon": 0.1, "patience": 2, "min_delta": 0.01, "audit": 0.5}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    code, out, err = lrtune(*words, "--out", tmp_path / "on", *options)
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "on" / "run.json").read_text())["stopping"] == given
+    code, out, err = lrtune(*words, "--out", tmp_path / "on")
+    assert code == 2 and "was searched with stopping." in err
+
+
+def test_the_study_files_that_we_ship_are_read(lrtune) -> None:
+    from lrtune import InputError
+    from lrtune.run.study_file import StudyFile, load, read_study
+    from lrtune.tasks.options import validate
+
+    files = sorted((ROOT / "studies").glob("*.toml"))
+    assert len(files) > 5
+    for path in files:
+        study = validate(StudyFile, read_study(path), str(path))
+        assert study.budget or study.time
+        try:
+            task = load(study)
+        except InputError as error:  # data that the user has to fetch
+            assert path.stem.startswith(("cifar10", "shakespeare")), error
+            assert re.search("not under data/|nor of digits", str(error))
+        else:
+            assert task.horizon > 0
+
+
+def test_export_prints_code_that_runs(lrtune, run: Path, tmp_path: Path) -> None:
+    import torch
+
+    code, out, _ = lrtune("export", run / "best.json", "--to", "torch", "--total", 50)
+    assert code == 0
+    namespace: dict = {}
+    exec(compile(out, "exported", "exec"), namespace)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = namespace["make_scheduler"](optimizer)
+    assert scheduler.get_last_lr()[0] > 0
+    assert lrtune("export", run / "best.json", "--out", tmp_path / "made.py")[0] == 0
+    assert "def make_scheduler" in (tmp_path / "made.py").read_text()
+
+
+def test_export_names_its_targets_and_writes_each(lrtune, run: Path, tmp_path: Path) -> None:
+    from lrtune.export import EXPORTERS, TABLES
+
+    best = json.loads((run / "best.json").read_text())
+    found, updates = best["found"], f"{best['horizon']} updates.\n"
+    _, told, _ = lrtune("export", "--help")
+    for target in EXPORTERS:
+        assert re.search(rf"\b{target}\b", told)
+        code, out, err = lrtune("export", run / "best.json", "--to", target, "--total", 50)
+        assert (code, err) == (0, "") and "50" in out
+        told_of = (
+            f"# The peak rate holds for sgd, momentum 0.9, weight decay 0, batch 32, {updates}"
+        )
+        assert out.startswith(told_of) == (target not in TABLES)
+        assert (f"\n# Found by trial {found['trial']} of {best['study']}: digits" in out) == (
+            target not in TABLES
+        )
+    _, out, _ = lrtune("export", run / "best.json", "--to", "csv", "--total", 50)
+    assert len(out.splitlines()) == 51
+    code, _, err = lrtune("export", run / "best.json", "--to", "tensorflow")
+    assert code == 2 and "export target 'tensorflow' is unknown: one of torch, lightning" in err
+
+
+def test_export_of_a_runs_folder_is_that_of_its_best_json(lrtune, run: Path, tmp_path) -> None:
+    wanted = lrtune("export", run / "best.json", "--to", "torch")
+    assert wanted[0] == 0 and "make_scheduler" in wanted[1]
+    assert lrtune("export", run, "--to", "pytorch") == wanted
+    code, _, err = lrtune("export", tmp_path)
+    assert code == 2 and f"{tmp_path}: has no best.json: give the folder of a run" in err
+
+
+def test_export_makes_the_optimizer_that_was_searched_with(lrtune, run: Path) -> None:
+    from torch import nn
+
+    code, out, _ = lrtune("export", run, "--to", "lightning")
+    names: dict = {}
+    exec(compile(out, "exported", "exec"), names)
+    model = nn.Linear(2, 2)
+    optimizer = names["configure_optimizers"](model)["optimizer"]
+    searched = json.loads((run / "run.json").read_text())["optimizer"]
+    assert code == 0 and searched.pop("name") == type(optimizer).__name__.lower() == "sgd"
+    assert searched.items() <= optimizer.defaults.items()
+
+
+def test_export_replays_the_rates_of_a_closed_loop(lrtune, run: Path, tmp_path: Path) -> None:
+    words = ["search digits --batch-size 32 --epochs 2 --trials 2 --families plateau"]
+    words += ["--engine", "serial", "--no-confirm", "--no-prune", "--out", tmp_path / "run"]
+    assert lrtune(*words)[0] == 0
+    best = tmp_path / "run" / "best.json"
+    code, _, err = lrtune("export", best, "--to", "csv")
+    assert code == 2 and "cannot hold plateau" in err and "--replay" in err
+    code, out, _ = lrtune("export", best, "--to", "csv", "--replay")
+    rates = [float(line.split(",")[1]) for line in out.splitlines()[1:]]
+    trials = pd.read_parquet(tmp_path / "run" / "trials.parquet").set_index("number")
+    trial = trials.loc[json.loads(best.read_text())["found"]["trial"]]
+    assert len(rates) == trial["step"][-1]
+    assert [rates[step - 1] for step in trial["step"]] == trial["rate"].tolist()
+    alone = tmp_path / "best.json"
+    shutil.copy(best, alone)
+    code, _, err = lrtune("export", alone, "--replay")
+    assert code == 2 and "trials.parquet: not there" in err
+    code, _, err = lrtune("export", run / "best.json", "--replay")
+    assert code == 2 and "leave out --replay" in err
+
+
+def test_preview_draws(lrtune, run: Path, tmp_path: Path) -> None:
+    code, out, _ = lrtune("preview", "cosine:warmup=0.2", run / "best.json", "plateau")
+    assert code == 0
+    drawn = [line for line in out.splitlines() if "█" in line]
+    assert len(drawn) == 3 and "cosine: peak" in drawn[0]
+    assert "plateau: peak 0.1, factor 0.1" in drawn[2]
+    assert lrtune("preview", "wsd", "step", "--out", tmp_path / "x.html")[0] == 0
+    assert (tmp_path / "x.html").stat().st_size > 1000
+
+
+def test_families_are_told(lrtune) -> None:
+    from lrtune.schedule import FAMILIES
+
+    _, out, _ = lrtune("families")
+    for name, family in FAMILIES.items():
+        assert name in out
+        code, one, _ = lrtune("families", name)
+        assert code == 0
+        assert all(knob.name in one for knob in family.knobs)
+
+
+def test_range_test_suggests(lrtune, tmp_path: Path) -> None:
+    code, out, _ = lrtune("range-test", "digits", "--updates", 120, "--out", tmp_path / "r.html")
+    assert code == 0
+    assert re.search(r"base_lr +0\.0\d+", out) and "max_lr" in out and "peak_lr" in out
+    assert (tmp_path / "r.html").exists()
+
+
+def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for name in ("report.html", "best.json", "trials.parquet"):
+        (copy / name).unlink()
+    assert lrtune("report", copy)[0] == 0
+    assert (copy / "best.json").read_text() == (run / "best.json").read_text()
+    assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
+
+
+@pytest.mark.parametrize("command", ["report", "dashboard"])
+def test_a_torn_journal_is_mended_before_it_is_written(
+    lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    from lrtune.run.folder import Run
+
+    monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
+    folder = shutil.copytree(run, tmp_path / "run")
+    journal = folder / "journal.log"
+    with FileLock(folder / "lock"):  # while a search is at work, which looks after it
+        assert lrtune(command, folder)[0] == 0
+    journal.write_bytes(journal.read_bytes()[:-20])
+    code, out, _ = lrtune(command, folder)
+    assert code == 0 and "damaged" in out
+    assert len(Run(folder).trials()) == 8 and journal.read_bytes().endswith(b"}\n")
+
+
+def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    words = shlex.split("search digits --batch-size 32 --epochs 3 --trials 12")
+    words += ["--families", "cosine,linear"]
+    words += ["--peak-lr", "0.01,0.1", "--no-confirm", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "lrtune", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    journal = tmp_path / "run" / "journal.log"
+    while not journal.exists() or len(journal.read_text().splitlines()) < 60:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "lrtune: stopped; a search goes on from here with the same command\n"
+
+    before = pd.read_parquet(tmp_path / "run" / "trials.parquet")
+    assert 0 < len(before) < 12
+    subprocess.run(command, check=True, capture_output=True)
+    after = pd.read_parquet(tmp_path / "run" / "trials.parquet")
+    assert list(after["number"]) == list(range(12))
+    # Side by side, a later one may have ended before the one that was cut short.
+    same = after.set_index("number").loc[before["number"], ["state", "value"]]
+    pd.testing.assert_frame_equal(same.reset_index(), before[["number", "state", "value"]])
+
+
+def test_a_full_memory_is_told_in_a_sentence(lrtune, monkeypatch) -> None:
+    def full(**_: object) -> None:
+        raise MemoryError("cuda:1: CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr("lrtune.cli.commands.app", full)
+    code, out, err = lrtune("search", "digits")
+    assert (code, out) == (1, "")
+    assert err == (
+        "lrtune: out of memory: cuda:1: CUDA out of memory. Tried to allocate 2 GiB: the same "
+        "command again goes on where a search stopped; fewer --slots or a smaller --batch-size "
+        "need less\n"
+    )
+
+
+def test_a_bug_keeps_its_traceback(lrtune, monkeypatch) -> None:
+    monkeypatch.setattr("lrtune.cli.commands.app", lambda **_: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        lrtune("families")

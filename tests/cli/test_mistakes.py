@@ -1,0 +1,199 @@
+"""What the user gets wrong: exit code 2, and one line that says what and how to mend it."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('task = "digits"\nmodle = "mlp"', "unknown key 'modle'; did you mean 'model'?"),
+        ("epochs = 3", "task is missing"),
+        ('task = "digits"\nepochs = "three"', "study.toml: epochs must be a number (got 'three')"),
+        ('task = "digits"\ntrials = true', "study.toml: trials must be a whole number (got True)"),
+        ('task = "digits"\npeak_lr = [0.1]', "peak_lr"),
+        ('task = "digits"\ntime = "10 parsecs"', "such as 90s, 10m or 1h30m (got '10 parsecs')"),
+        ('task = "digits"\nfamilies = []', "families is empty"),
+        ('task = "digits"\nmodel = "mpl"', "did you mean 'mlp'?"),
+        ('task = "digits"\noptimizer = "sgd:momentun=0.9"', "did you mean 'momentum'?"),
+        ('task = "digits"\noptimizer = "sgd:lr=0.1"', "peak_lr"),
+        ('task = "digits"\ntrials = 1\nepochs = -1.0', "epochs must be positive (got -1.0)"),
+        ('task = "digits"\nprunner = "none"', "did you mean 'pruner'?"),
+        ('task = "digits"\npatience = 2.5', "patience must be a whole number (got 2.5)"),
+        ('task = "digits"\nno_prune = true\npruner = "halving"', "leave out pruner"),
+        ('task = "digits', "not a TOML file"),
+        ("\udcff", "not a TOML file"),
+    ],
+)
+def test_study_files_with_a_mistake(lrtune, tmp_path: Path, content: str, message: str) -> None:
+    study = tmp_path / "study.toml"
+    study.write_bytes(content.encode(errors="surrogateescape"))
+    assert_mistake(lrtune("search", study, "--out", tmp_path / "run"), message)
+    assert not (tmp_path / "run" / "journal.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "digit"], "did you mean 'digits'?"),
+        (["search", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["search", "digits", "--families", "cosin"], "did you mean 'cosine'?"),
+        (["search", "digits", "--families", "custom"], "no ranges to search"),
+        (["search", "digits", "--families", ""], "family ''"),
+        (["search", "digits", "--trials", "0"], "--trials must be positive (got 0)"),
+        (["search", "digits", "--trials", "many"], "--trials"),
+        (["search", "digits", "--nosuch", "1"], "--nosuch"),
+        (["search"], "TASK"),
+        (["search", "digits", "--seed", "-1"], "--seed must be at least 0 and at most"),
+        (["search", "digits", "--batch-size", "32", "--epochs", "1e12"], "epochs=1000000000000.0"),
+        (["search", "digits", "--out", ""], "out='.'"),
+        (["search", "digits", "--model", ""], "model ''"),
+        (["search", "digits", "--storage", "sqlite://"], "in memory"),
+        (["preview", "cosine", "--total", str(10**12)], "total=1000000000000"),
+        (["preview", "custom:function=os:getpid"], "register"),
+        (["preview", "cosine", "--out", "nowhere/x.html"], "folder that exists"),
+        (["range-test", "digits", "--out", "x.jpg"], "a figure is saved as .html"),
+        (["search", "digits", "--updates", "-5"], "--updates must be positive (got -5)"),
+        (
+            ["search", "digits", "--batch-size", "32", "--epochs", "0"],
+            "--epochs must be positive (got 0.0)",
+        ),
+        (
+            ["search", "digits", "--batch-size", "32", "--epochs", "nan"],
+            "--epochs must be a finite number (got nan)",
+        ),
+        (["search", "digits", "--peak-lr", "0.1"], "--peak-lr must be two numbers with a comma"),
+        (["search", "digits", "--peak-lr", "0.2,0.1"], "the lower first"),
+        (["search", "digits", "--device", "nosuch"], "device 'nosuch'"),
+        (["search", "digits", "--engine", "fuse"], "did you mean 'fused'?"),
+        (["search", "digits", "--slots", "0"], "--slots must be positive (got 0)"),
+        (["search", "digits", "--pruner", "medain"], "--pruner must be schedule, halving, hyper"),
+        (["search", "digits", "--pruner", "medain"], "did you mean 'median'?"),
+        (["search", "digits", "--epsilon", "0"], "--epsilon must be above 0 and below 1 (got 0.0)"),
+        (["search", "digits", "--epsilon", "1.5"], "and below 1 (got 1.5)"),
+        (["search", "digits", "--epsilon", "nan"], "--epsilon must be a finite number"),
+        (["search", "digits", "--epsilon", "small"], "--epsilon"),
+        (["search", "digits", "--patience", "-1"], "--patience must be at least 0 (got -1)"),
+        (["search", "digits", "--patience", "2.5"], "--patience"),
+        (
+            ["search", "digits", "--min-delta", "1"],
+            "--min-delta must be at least 0 and below",
+        ),
+        (["search", "digits", "--min-delta", "-0.1"], "below 1 (got -0.1)"),
+        (["search", "digits", "--min-delta", "nan"], "--min-delta must be a finite number"),
+        (
+            ["search", "digits", "--audit", "3"],
+            "--audit must be at least 0 and at most 1",
+        ),
+        (["search", "digits", "--audit", "nan"], "--audit must be a finite number"),
+        (["search", "digits", "--no-prune", "--pruner", "median"], "no_prune: trains every trial"),
+        (["search", "digits", "--no-prune", "--patience", "3"], "leave out patience"),
+        (["search", "digits", "--pruner", "median", "--epsilon", "0.1"], "median takes none"),
+        (["search", "digits", "--storage", "nosuch://x", "--trials", "1"], "nosuch://x"),
+        (["search", "digits", "--judge", "frist"], "--judge must be last or best (got 'frist')"),
+        (["guess", "digits", "--batch-size", "0"], "--batch-size must be positive (got 0)"),
+        (["range-test", "digits", "--batch-size", "0"], "--batch-size must be positive (got 0)"),
+        (["families", "cosin"], "did you mean 'cosine'?"),
+        (["preview", "cosin"], "did you mean 'cosine'?"),
+        (["preview", "cosine:eta_mim=0.1"], "did you mean 'eta_min'?"),
+        (["preview", "cosine:eta_min=2"], "eta_min=2"),
+        (["preview", "cosine:peak_lr=nan"], "peak_lr"),
+        (["preview", "cosine", "--total", "0"], "total=0"),
+        (["preview", "cosine", "--total", "-3"], "total=-3"),
+        (["preview", "cosine", "--out", "x.gif"], ".gif"),
+        (["range-test", "digits", "--low", "1", "--high", "0.1"], "the lower first"),
+        (["range-test", "digits", "--seeds", "0"], "seeds=0"),
+        (["report", "nowhere"], "not a run"),
+        (["dashboard", "nowhere"], "not a run"),
+        (["export", "nowhere.json"], "cannot be read"),
+        (["export", "nowhere.json", "--replay"], "cannot be read"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_mistake(lrtune(*words), message)
+
+
+def assert_mistake(ended: tuple[int, str, str], message: str) -> None:
+    code, _, err = ended
+    assert code == 2
+    assert message in err
+    assert err.startswith("lrtune: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 1, "schedule": {"format": 1, "family": "cos', "best.json"),
+        ('{"format": 99, "schedule": {}}', "upgrade lrtune"),
+        ('{"format": 1, "family": "constant", "peak_lr": 0.1}', "best.json"),
+    ],
+)
+def test_a_best_json_that_cannot_be_used(
+    lrtune, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(content)
+    assert_mistake(lrtune("export", path), message)
+
+
+def test_a_schedule_alone_has_no_horizon(lrtune, run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps(json.loads((run / "best.json").read_text())["schedule"]))
+    assert_mistake(lrtune("export", alone), "--total")
+    assert lrtune("export", alone, "--total", 20)[0] == 0
+
+
+# What is wrong with these is told before data is read.
+EARLY = {
+    "--trials -5": "--trials must be positive (got -5)",
+    "--device tpu": "device 'tpu': cpu, cuda",
+    "--optimizer sdg": "did you mean 'sgd'?",
+    "--optimizer sgd:momentun=0.9": "did you mean 'momentum'?",
+    "--optimizer adagrad --families one_cycle --cycle-momentum": "adagrad has no momentum to cycle",
+    "--metric acuracy": "did you mean 'accuracy'?",
+    "--families cosin": "did you mean 'cosine'?",
+    "--peak-lr 0.2,0.1": "the lower first",
+    "--warmup 0.5,1": "two fractions in [0, 1)",
+    "--augment flop": "did you mean 'flip'?",
+    "--memory much": "memory='much'",
+    "--time 10x": "(got '10x')",
+    "--budget 3 --updates 9": "budget and updates: one of the two",
+    "--goal soon": "goal='soon'",
+    "--baseline step:gama=0.1": "did you mean 'gamma'?",
+    "--baseline step": "says no peak rate",
+    "--no-prune --pruner median": "leave out pruner",
+}
+
+
+@pytest.mark.parametrize("words", EARLY)
+def test_what_needs_no_data_is_told_before_they_are_read(
+    lrtune, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr("lrtune.tasks.load_task", lambda *_, **__: pytest.fail("read the data"))
+    assert_mistake(lrtune("search", "digits", *words.split()), EARLY[words])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_device(lrtune) -> None:
+    assert_mistake(lrtune("search", "digits", "--device", "cuda"), "No CUDA device found")
+
+
+def test_words_of_a_study_file_are_those_of_the_tables() -> None:
+    from lrtune.engine.choice import ENGINES
+    from lrtune.run.study_file import StudyFile
+    from lrtune.search import PRUNERS, Stopping
+    from lrtune.search.storage import JUDGES
+
+    tables = {"engine": ENGINES, "pruner": PRUNERS, "judge": JUDGES}
+    for name, table in tables.items():
+        assert get_args(StudyFile.model_fields[name].annotation) == tuple(table)
+    for name in ("epsilon", "min_delta", "audit"):
+        text = StudyFile.model_fields[name].description
+        assert text.endswith(f"[{getattr(Stopping(), name):g}]")

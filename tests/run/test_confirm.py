@@ -1,0 +1,293 @@
+"""From a search to a verdict: finals on real data, resumed, at another horizon, by the command."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from listeners import Told
+from markupsafe import escape
+
+import lrtune as package
+from lrtune import Budget, InputError, Plan
+from lrtune.run.confirm import confirm
+from lrtune.run.folder import Run
+from lrtune.run.judge import finalists_of, judged
+from lrtune.run.tune import elapsed
+from lrtune.schedule import Schedule
+from lrtune.search import confirmation as log
+from lrtune.tasks import Task
+from lrtune.verdict.notes import notes
+from lrtune.verdict.plan import finalists_in
+
+TRAININGS = 8
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return package.load_task("digits", batch_size=32, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def confirmed(run: Path, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The session's run with its finals. Read it, never write in it."""
+    folder = tmp_path_factory.mktemp("confirmed") / "run"
+    shutil.copytree(run, folder)
+    confirm(folder, task, trainings=TRAININGS)
+    return Run(folder)
+
+
+def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
+    confirmed: Run, task: Task
+) -> None:
+    table = confirmed.finals()
+    assert set(table["family"]) == {"cosine", "constant"}
+    assert set(table["split"]) == {"test"} and set(table["horizon"]) == {task.horizon}
+    seeds = [set(own["seed"]) for _, own in table.groupby("family")]
+    assert seeds[0] == seeds[1] and 2 * len(seeds[0]) <= TRAININGS
+    assert not seeds[0] & set(confirmed.trials()["seed"])
+    assert not table.duplicated(["schedule", "seed"]).any()
+    assert (table["final_cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
+
+
+def test_the_report_shows_the_verdict(confirmed: Run) -> None:
+    page = (confirmed.folder / "report.html").read_text()
+    best = confirmed.best()
+    assert 'id="finals"' in page and best is not None
+    assert escape(best.to_json()) in page
+
+
+def test_each_family_sends_the_schedule_of_which_most_is_expected(confirmed: Run) -> None:
+    trials, table = confirmed.trials(), confirmed.finals()
+    whole = trials[trials["state"] == "complete"]
+    best = whole.loc[whole.groupby("family")["expected"].idxmin()]
+    # A baseline of which no trial came to its end is there as its trial was.
+    sent = table[table["family"].isin(best["family"])]
+    assert set(best["schedule"]) == set(sent["schedule"])
+    rows = confirmed.verdict()["families"]
+    known = [row for row in rows if row["family"] in set(best["family"])]
+    assert {row["trial"] for row in known} == set(best["number"])
+    assert {row["role"] for row in rows} <= {"leader", "baseline"}
+
+
+def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
+    verdict, best = confirmed.verdict(), json.loads((confirmed.folder / "best.json").read_text())
+    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
+    first = verdict["families"][0]
+    means = confirmed.finals().groupby("family")["final_cross_entropy"].mean()
+    assert first["mean"] == pytest.approx(means[first["family"]])
+    assert first["family"] == verdict["answer"]["recommended"]
+    assert best["schedule"] == first["schedule"]
+    assert best["verdict"]["families"] == verdict["answer"]["families"]
+    assert first["family"] in best["verdict"]["lines"][0]
+    assert package.load(confirmed.folder / "best.json") == confirmed.best()
+
+
+def test_confirmed_again_nothing_is_trained_and_nothing_changes(
+    confirmed: Run, task: Task, tmp_path: Path
+) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(confirmed.folder, folder)
+    told = Told()
+    left = TRAININGS - len(Run(folder).finals())
+    found = confirm(folder, task, trainings=left, listener=told)
+    assert told.lines == [] and found == confirmed.verdict()
+    assert found["earlier"] == []
+    other = judged(Run(folder), Plan(trainings=6), task.horizon, finalists_in(found), over=True)
+    assert other["earlier"] == [TRAININGS]
+    assert f"judged before with {TRAININGS} trainings" in str(notes(other))
+
+
+def test_after_a_stop_only_the_rest_is_trained(
+    run: Path, confirmed: Run, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    append, left = log.append_final, 2
+
+    def stops(path: Path, final: log.Final) -> None:
+        nonlocal left
+        append(path, final)
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrtune.run.confirm.append_final", stops)
+    with pytest.raises(KeyboardInterrupt):
+        confirm(folder, task, trainings=TRAININGS)
+    assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
+    monkeypatch.undo()
+    found = confirm(folder, task, trainings=TRAININGS - 2)
+    kept, whole = found["families"], confirmed.verdict()["families"]
+    assert [row["family"] for row in kept] == [row["family"] for row in whole]
+    assert [row["mean"] for row in kept] == pytest.approx([row["mean"] for row in whole], rel=1e-3)
+
+
+def test_another_horizon_has_a_verdict_of_its_own(
+    confirmed: Run, task: Task, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(confirmed.folder, folder)
+    found = confirm(folder, task, trainings=4, total=30)
+    again = Run(folder)
+    assert found["horizon"] == 30 and again.horizons == [30, task.horizon]
+    assert again.verdict(30) == found and again.verdict() == confirmed.verdict()
+    steps = again.finals().groupby("horizon")["step"].agg(lambda steps: steps.iloc[0][-1])
+    assert steps.to_dict() == {30: 30, task.horizon: task.horizon}
+
+
+def test_another_task_or_nothing_to_confirm(run: Path, task: Task, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"was searched with task.batch_size=32"):
+        confirm(run, replace(task, batch_size=16))
+    with pytest.raises(InputError, match="total=0: a number of updates"):
+        confirm(run, task, total=0)
+    lost = package.tune(
+        task, budget=Budget(trials=2), families=["constant"], peak_lr=(900, 1000), out=tmp_path
+    )
+    with pytest.raises(InputError, match="there is nothing to confirm"):
+        confirm(lost, task)
+
+
+def test_a_torn_journal_is_mended_first(
+    run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    journal, told = folder / "journal.log", Told()
+    journal.write_bytes(journal.read_bytes()[:-20])
+    monkeypatch.setattr("lrtune.run.confirm.finalists_of", lambda run: [])
+    with pytest.raises(InputError, match="nothing to confirm"):
+        confirm(folder, task, listener=told)
+    assert "damaged" in told.lines[0] and journal.read_bytes().endswith(b"}\n")
+
+
+def test_finals_that_all_diverge_are_no_winner(
+    run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    monkeypatch.setattr("lrtune.search.confirmation.diverged", lambda *_: "by decree")
+    found = confirm(folder, task, trainings=TRAININGS)
+    assert found["answer"]["place"] == "none"
+    assert all(row["reasons"] == ["by decree"] for row in found["families"])
+    best = json.loads((folder / "best.json").read_text())
+    assert package.load(folder / "best.json") == Run(run).best()
+    assert best["verdict"]["lines"][0].startswith("No winner")
+
+
+def test_the_commands(lrtune, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,constant --trials 4"]
+    code, out, _ = lrtune(*words, "--goal", "accuracy=0.8", "--out", folder)
+    assert code == 0 and "confirmation: 2 schedules on 3 fresh seeds, 6 trainings" in out
+    assert "Fewest updates to accuracy 0.8000" in out
+    assert pd.read_json(folder / "finals.jsonl", lines=True)["horizon"].eq(36).all()
+    code, out, _ = lrtune("verdict", folder, "--goal", "0.7")
+    assert code == 0 and "cross-entropy 0.7000" in out
+    code, out, _ = lrtune("verdict", folder, "--total", 72)
+    assert code == 0 and "is not known; the settings are stretched" in out
+    code, out, _ = lrtune("confirm", folder, "--total", 18, "--budget", 4)
+    assert code == 0 and "18 updates" in out
+    code, out, _ = lrtune("verdict", folder, "--total", 72)
+    assert code == 0 and "longer than any tried (18 and 36)" in out
+    code, _, err = lrtune("confirm", folder, "--goal", "f1=0.7")
+    assert code == 2 and "metric 'f1': one of cross_entropy, accuracy" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("verdict", "RUN"), "has no verdict yet: lrtune confirm"),
+        (("confirm", "RUN"), "was made from Python, with a task of its own"),
+        (("confirm", "nowhere"), "not a run: it has no run.json"),
+        (("search", "digits", "--goal", "high"), "goal='high': a number, or a metric and one"),
+        (("search", "digits", "--goal", "nan"), "goal='nan': a number, or a metric and one"),
+        (("search", "digits", "--goal", "=1"), "goal='=1': a number, or a metric and one"),
+        (("search", "digits", "--goal", "f1=1"), "metric 'f1': one of cross_entropy, accuracy"),
+        (("search", "digits", "--margin", "-1"), "--margin must be at least 0 (got -1.0)"),
+    ],
+)
+def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:
+    code, _, err = lrtune(*(run if word == "RUN" else word for word in words))
+    assert code == 2 and message in err
+
+
+def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["search digits --batch-size 32 --epochs 1 --families cosine,linear --trials 3"]
+    words += ["--out", folder]
+    yours = ["--baseline", "constant:peak_lr=0.0001", "--baseline", "step:peak_lr=0.1,gamma=0.1"]
+    code, out, _ = lrtune(*words, *yours)
+    assert code == 0
+    gain = next(line for line in out.splitlines() if line.startswith("Gain"))
+    assert "better than your constant (95 %: " in gain and "than your step (95 %: " in gain
+    verdict = json.loads((folder / "verdict.json").read_text())
+    roles = {row["family"]: row["role"] for row in verdict["families"]}
+    assert roles["yours"] == roles["yours 2"] == "yours"
+    assert verdict["answer"]["recommended"] not in ("yours",)  # it hardly trains
+    assert "than your constant" in (folder / "report.html").read_text()
+    code, out, _ = lrtune("confirm", folder, "--baseline", folder / "best.json", "--budget", 30)
+    assert code == 0 and "your " in out and "than your constant" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baseline", "step:gamma=0.1"], "says no peak rate: step:peak_lr=0.1"),
+        (["--baseline", "stp:peak_lr=0.1"], "family 'stp'"),
+        (["--baseline", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_a_baseline_that_is_none(lrtune, tmp_path: Path, words: list, message: str) -> None:
+    code, _, err = lrtune("search", "digits", *words, "--out", tmp_path / "run")
+    assert code == 2 and message in err and not (tmp_path / "run").exists()
+
+
+def test_confirm_adds_certainty_within_its_budget(run: Path, task: Task, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    with pytest.raises(InputError, match="trainings=2: too few to compare"):
+        confirm(folder, task, trainings=2)
+    first = confirm(folder, task, trainings=4)
+    assert len(Run(folder).finals()) == 4
+    more = confirm(folder, task, trainings=8)
+    assert 4 < len(Run(folder).finals()) <= 12
+    seeds = [max(row["seeds"] for row in found["families"]) for found in (first, more)]
+    assert seeds[1] > seeds[0] == 2
+
+
+def test_what_is_yours_and_recommended_is_trained_once(
+    run: Path, task: Task, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    first = finalists_of(Run(folder))[0]
+    found = confirm(folder, task, trainings=TRAININGS, baselines=[first.schedule])
+    finals = Run(folder).finals()
+    assert not finals.duplicated(["schedule", "seed"]).any()
+    (yours,) = [row for row in found["families"] if row["family"] == "yours"]
+    own = next(row for row in found["families"] if row["family"] == first.family)
+    assert yours["mean"] == own["mean"] and yours["seeds"] == own["seeds"]
+
+
+def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path: Path) -> None:
+    knobs = {"base_momentum": 0.85, "max_momentum": 0.95}
+    cycles = Schedule("one_cycle", peak_lr=0.1, knobs=knobs)
+    without = replace(task, optimizer="adagrad", settings={})
+    with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle"):
+        package.tune(without, baselines=[cycles], out=tmp_path / "run")
+    late = Schedule("cosine", peak_lr=0.1, warmup=0.9999)
+    with pytest.raises(InputError, match="warmup"):
+        package.tune(task, baselines=[late], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    settings = json.loads((folder / "run.json").read_text())
+    trained = float(Run(folder).trials()["seconds"].sum())
+    assert trained > 0
+    for kept, expected in ((None, trained), (1e6, 1e6)):
+        content = {name: value for name, value in settings.items() if name != "elapsed"}
+        content |= {} if kept is None else {"elapsed": kept}
+        (folder / "run.json").write_text(json.dumps(content))
+        assert elapsed(Run(folder)) == pytest.approx(expected)

@@ -1,0 +1,82 @@
+"""Which pool, on which devices; no GPU is needed."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lrtune import InputError
+from lrtune.engine import Choice
+from lrtune.run import devices as pools
+from lrtune.run.devices import Engine, choose_pool, devices_of
+from lrtune.search import Limits
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with some, the first of which is the current one."""
+
+    def empty(_, device):
+        found = torch.device(device)
+        index = (found.index or 0) if found.type == "cuda" else found.index
+        return SimpleNamespace(device=torch.device(found.type, index))
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (None, "cuda:0"),
+        ("cuda", "cuda:0"),
+        ("cuda:1", "cuda:1"),
+        ("cuda, cuda:1", "cuda:0 cuda:1"),
+        ("cpu", "cpu"),
+        ("cpu:0", "cpu"),
+    ],
+)
+def test_devices_have_their_number(names, expected, gpus):
+    assert devices_of(names) == tuple(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("cuda,cuda:0", "device 'cuda,cuda:0': cuda:0 is given twice: give each once"),
+        ("cuda:1,cuda:0,cuda:1", "cuda:1 is given twice"),
+        ("cpu,cpu", "cpu is given twice"),
+        ("cpu,cuda", "of one kind"),
+        ("tpu", "device 'tpu': cpu, cuda, or cuda:1"),
+    ],
+)
+def test_devices_that_cannot_be(names, message, gpus):
+    with pytest.raises(InputError, match=message):
+        devices_of(names)
+
+
+@pytest.mark.parametrize(
+    ("devices", "slots", "chosen", "expected"),
+    [
+        ("AA", None, False, 6),  # as before
+        ("A", None, True, 4),
+        ("AAAAAAAA", None, True, 32),  # and not: too few for each
+        ("AB", None, True, 8),
+        ("AA", 5, True, 5),
+    ],
+)
+def test_what_was_chosen_serves_again_on_such_devices(
+    devices, slots, chosen, expected, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(pools, "hardware", lambda device: device[0])
+    monkeypatch.setattr(pools, "choose", lambda *_, **__: (Choice("fused", 4), None))
+    monkeypatch.setattr(pools, "SpreadPool", lambda _, slots, *__, **___: made.append(slots))
+    before = Choice("fused", 6, devices=("A", "A"))
+    names = tuple(f"{kind}:{number}" for number, kind in enumerate(devices))
+    monkeypatch.setattr(pools, "devices_of", lambda _: names)
+    task, limits = SimpleNamespace(horizon=100), Limits(trials=10)
+    _, choice = choose_pool(task, limits, Engine(slots=slots), before, lambda line: None)
+    assert (choice is not before) == chosen
+    assert (choice.slots, choice.devices) == (expected, tuple(devices))
+    assert made == ([expected] if len(devices) > 1 else [])

@@ -1,0 +1,386 @@
+import json
+import os
+import shlex
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from listeners import Told
+from torch.nn import functional as F
+
+import lrtune
+from lrtune import Budget, Engine, InputError
+from lrtune.engine import SerialPool
+from lrtune.format import hidden, hidden_in
+from lrtune.model.transfer import nothing, published
+from lrtune.run.folder import Run
+from lrtune.run.run_json import without_password, write_json
+from lrtune.schedule import Schedule
+from lrtune.search import load_study
+from lrtune.tasks.models import Normalize
+
+THREADS = torch.get_num_threads()
+
+
+def again(run: Path, folder: Path, **changes: object) -> Run:
+    """The call that made ``run``, on a copy of it, with changes."""
+    shutil.copytree(run, folder)
+    return again_in(folder, **changes)
+
+
+def again_in(folder: Path, trials: int = 8, **changes: object) -> Run:
+    arguments = {"budget": Budget(trials=trials), "families": ["cosine", "constant"], **changes}
+    task = arguments.pop("task", None) or lrtune.load_task("digits", batch_size=32, epochs=2)
+    return lrtune.tune(task, out=folder, **arguments)
+
+
+def test_what_a_run_leaves(run: Path) -> None:
+    trials = pd.read_parquet(run / "trials.parquet")
+    assert list(trials["number"]) == list(range(8))
+    assert "complete" in set(trials["state"]) <= {"complete", "pruned", "plateaued"}
+    assert set(trials["family"]) == {"cosine", "constant"}
+    settings = json.loads((run / "run.json").read_text())
+    for row in trials.itertuples():
+        assert len(row.step) == len(row.val_accuracy) == len(row.averaged)
+        assert row.step[-1] == row.updates
+        whole = row.step[-1] == settings["horizon"] and len(row.step) == settings["validations"]
+        assert whole == (row.state == "complete")
+        ended = row.val_cross_entropy[-1] if row.state == "complete" else np.nan
+        np.testing.assert_equal(row.value, ended)
+        used = Schedule.from_json(row.schedule).rates(settings["horizon"])
+        np.testing.assert_array_equal(row.rate, used[np.array(row.step) - 1])
+    low, high = settings["peak_lr"]
+    assert trials["peak_lr"].between(low, high).all()
+    assert settings["range_test"]["base_lr"] is not None
+    assert "<html" in (run / "report.html").read_text()[:200]
+    assert not list(run.glob("*.part")) and not list(run.glob(".*.json.*"))
+
+
+def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
+    trials = pd.read_parquet(run / "trials.parquet")
+    best = trials.loc[trials["value"].idxmin()]
+    schedule = lrtune.load(run / "best.json")
+    assert schedule == Schedule.from_json(best["schedule"]) == lrtune.open(run).best()
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
+    engine = json.loads((run / "run.json").read_text())["engine"]
+    assert engine["threads"] == torch.get_num_threads() == 1
+    pool = SerialPool(task)
+    pool.admit(0, schedule.rates(task.horizon), seed=0)
+    for _ in best["step"]:
+        (progress,) = pool.advance()
+    assert progress.metrics["cross_entropy"] == best["val_cross_entropy"][-1]
+
+
+def test_a_run_that_is_complete_stays_as_it_is(run: Path, tmp_path: Path) -> None:
+    found = again(run, tmp_path / "copy")
+    before = (found.folder / "journal.log").read_bytes()  # its note says where the report is now
+    assert len(again_in(found.folder).trials()) == 8
+    assert (found.folder / "journal.log").read_bytes() == before
+
+
+def test_a_larger_budget_adds_to_a_run(run: Path, tmp_path: Path) -> None:
+    found = again(run, tmp_path / "copy", trials=10).trials()
+    before = pd.read_parquet(run / "trials.parquet")
+    assert len(found) == 10
+    np.testing.assert_array_equal(found["value"][:8], before["value"])
+
+
+def test_the_engine_is_the_runs_unless_another_is_asked_for(run: Path, tmp_path: Path) -> None:
+    told = Told()
+    before = lrtune.open(run).choice
+    same = {"engine": Engine(before.name, before.slots), "listener": told}
+    assert again(run, tmp_path / "same", **same).choice == before
+    assert not [line for line in told.lines if line.startswith("engine")]
+    other = {"engine": Engine("fused", slots=2), "listener": told}
+    after = again(run, tmp_path / "other", **other).choice
+    assert (after.name, after.slots) == ("fused", 2)
+    assert [line for line in told.lines if line.startswith("engine: fused 2 at once")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed=0, now seed=1"),
+        ({"families": ["cosine"]}, "families"),
+        ({"peak_lr": (0.1, 0.2)}, "peak_lr"),
+        ({"warmup": (0.0, 0.1)}, "warmup"),
+        ({"storage": "sqlite:///other.db"}, "storage"),
+    ],
+)
+def test_another_search_is_refused_in_the_same_folder(
+    run: Path, tmp_path: Path, change: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        again(run, tmp_path / "copy", **change)
+    assert "--out" in str(error.value)
+    kept = tmp_path / "copy" / "journal.log"
+    assert kept.read_bytes() == (run / "journal.log").read_bytes()
+
+
+def test_another_transfer_is_another_search(tmp_path: Path) -> None:
+    arguments = {
+        "budget": Budget(trials=1),
+        "families": ["constant"],
+        "peak_lr": (0.01, 0.1),
+        "out": tmp_path,
+    }
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    lrtune.tune(task, **arguments)
+    kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
+    assert kept == published().fingerprint
+    with pytest.raises(InputError, match=f"was searched with transfer='{kept}'"):
+        lrtune.tune(task, transfer=nothing(), **arguments)
+    lrtune.tune(task, transfer=published(), **arguments)
+
+
+def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
+    arguments = {"budget": Budget(trials=1), "families": ["constant"], "peak_lr": (0.01, 0.1)}
+    decayed = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="sgd:weight_decay=0.1")
+    lrtune.tune(decayed, out=tmp_path, **arguments)
+    with pytest.raises(InputError, match=r"optimizer\.weight_decay=0\.1, now .*decay=0:"):
+        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path, **arguments)
+
+
+def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", batch_size=32, epochs=2)
+    task.train.inputs[0, 0, 0, 0] += 1
+    with pytest.raises(InputError, match=r"the data has changed since \(fingerprint .*, now .*\)"):
+        again(run, tmp_path / "copy", task=task)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"clip_norm": 1.0}, r"task\.clip_norm=None, now"),
+        ({"ema": 0.1}, r"task\.ema=None, now"),
+        ({"average": None}, r"task\.average=0\.05, now"),
+        ({"layout": torch.channels_last}, r"task\.layout='torch\.contiguous_format', now"),
+        ({"precision": "bfloat16"}, r"task\.precision='by device', now"),
+        ({"augment": ("crop",)}, r"task\.augment=\[\], now"),
+        ({"groups": None}, r"task\.groups='decay_matrices', now"),
+        ({"loss": partial(F.cross_entropy, label_smoothing=0.1)}, r"task\.loss=.*0\.1"),
+        ({"prepare": Normalize(torch.zeros(1), torch.ones(1))}, r"task\.prepare="),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_another_training_is_another_search(
+    run: Path, tmp_path: Path, change: dict, name: str
+) -> None:
+    task = replace(lrtune.load_task("digits", batch_size=32, epochs=2), **change)
+    with pytest.raises(InputError, match=name):
+        again(run, tmp_path / "copy", task=task)
+
+
+def test_what_a_run_does_not_say_from_before_it_was_kept_is_not_held_against_it(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    settings = json.loads((folder / "run.json").read_text())
+    del settings["task"]["average"], settings["task"]["layout"]
+    write_json(folder / "run.json", settings)
+    assert len(again_in(folder).trials()) == 8
+
+
+def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
+    task = replace(lrtune.load_task("digits", batch_size=32, epochs=1), groups=lambda model: [])
+    with pytest.raises(InputError, match="digits: groups: ValueError: optimizer got an empty"):
+        lrtune.tune(task, budget=Budget(trials=1), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    with FileLock(folder / "lock"), pytest.raises(InputError, match="another lrtune"):
+        lrtune.tune(
+            lrtune.load_task("digits", batch_size=32, epochs=2), budget=Budget(trials=9), out=folder
+        )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be a run's folder: Not a directory"):
+        lrtune.tune("digits", budget=Budget(trials=1), out=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a run"),
+        ("{", "cannot be read as a run's settings"),
+        ("[]", "not a run's settings"),
+        ('{"format": 99}', "format 99"),
+        ('{"format": 1}', "task is missing"),
+    ],
+)
+def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        lrtune.open(tmp_path)
+
+
+def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    found = lrtune.tune(
+        task,
+        budget=Budget(trials=3),
+        families=["constant"],
+        peak_lr=(1e4, 1e5),
+        out=tmp_path / "run",
+    )
+    assert set(found.trials()["state"]) == {"diverged"}
+    assert found.best() is None
+    assert not (found.folder / "best.json").exists()
+    assert (found.folder / "report.html").exists()
+
+
+def test_a_search_on_another_storage(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    arguments = {"families": ["linear"], "peak_lr": (0.01, 0.1), "storage": url}
+    lrtune.tune(task, budget=Budget(trials=2), out=tmp_path / "run", **arguments)
+    found = lrtune.tune(task, budget=Budget(trials=3), out=tmp_path / "run", **arguments)
+    assert len(found.trials()) == 3
+    assert not (tmp_path / "run" / "journal.log").exists()
+    with pytest.raises(InputError, match="belongs to another run"):
+        lrtune.tune(task, budget=Budget(trials=4), out=tmp_path / "other", **arguments)
+    assert len(found.trials()) == 3
+
+
+def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
+    found = lrtune.open(shutil.copytree(run, tmp_path / "copy"))
+    url = "mysql://me:secret@host/db"
+    command = f"lrtune search digits --storage {url}"
+    found.settings |= {"storage": url, "command": command, "asked": {"storage": url}}
+    assert "secret" not in json.dumps(without_password(found.settings))
+
+
+URLS = {
+    "mysql://me:secret@host/db": "mysql://me:***@host/db",
+    "mysql://me:se'cret $1@host/db": "mysql://me:***@host/db",
+    "mysql://me:s@cret@host:3306/db": "mysql://me:***@host:3306/db",
+    "mysql://me@host/db?password=secret&ssl=1": "mysql://me@host/db?password=***&ssl=1",
+    "sqlite:////tmp/a:b@c.db": "sqlite:////tmp/a:b@c.db",
+    "mysql://host:3306/db": "mysql://host:3306/db",
+    "no url": "no url",
+}
+
+
+@pytest.mark.parametrize("url", URLS)
+@pytest.mark.parametrize("option", [["--storage", "{}"], ["--storage={}"]])
+def test_passwords_are_hidden_in_urls_and_commands(url: str, option: list[str]) -> None:
+    assert hidden(url) == URLS[url]
+    before, after = ([word.format(it) for word in option] for it in (url, URLS[url]))
+    assert shlex.split(hidden_in(shlex.join(before))) == after
+
+
+def test_what_is_no_command_has_no_password_either() -> None:
+    assert "secret" not in hidden_in("it's --storage mysql://me:secret@host/db")
+    plain = "lrtune search digits  --epochs 2 | tee log"
+    assert hidden_in(plain) == plain
+
+
+def test_errors_name_a_storage_without_its_password(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "mysql+nosuch://me:secret@host/db"
+    with pytest.raises(InputError, match=r"storage mysql\+nosuch://me:\*\*\*@host/db") as told:
+        load_study(url, "study")
+    assert "secret" not in str(told.value)
+    with pytest.raises(InputError, match="me:") as told:
+        again(run, tmp_path / "copy", storage=url)
+    assert "secret" not in str(told.value)
+    memory = optuna.storages.InMemoryStorage()
+    monkeypatch.setattr("lrtune.search.storage.open_storage", lambda _: memory)
+    with pytest.raises(InputError, match="has no study") as told:
+        load_study(url, "study")
+    assert "secret" not in str(told.value)
+
+
+def test_no_horizon_is_no_verdict(run: Path) -> None:
+    assert lrtune.open(run).verdict(0) is None
+    assert lrtune.open(run).verdict_path(0) == run / "verdict-0.json"
+
+
+def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
+    task = replace(task, metrics=(*task.metrics, nan))
+    arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1)}
+    found = lrtune.tune(task, budget=Budget(trials=1), out=tmp_path, **arguments)
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["found"]["metrics"]["nan"] is None
+    assert found.best() is not None and (tmp_path / "report.html").exists()
+
+
+DAMAGES = {
+    "a torn last line": lambda content: content[:-20],
+    "no newline at the end": lambda content: content[:-1],
+    "blank lines": lambda content: content + b"\n\n",
+    "a torn line in the middle": lambda content: torn_before_the_end(content),
+}
+
+
+def torn_before_the_end(content: bytes) -> bytes:
+    """Half of a line, and then two whole ones, as when a disk is full for a moment."""
+    *before, torn, one, two = content.splitlines(keepends=True)
+    return b"".join([*before, torn[: len(torn) // 2], one, two])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder)
+    journal = folder / "journal.log"
+    torn = DAMAGES[damage](journal.read_bytes())
+    journal.write_bytes(torn)
+    told = Told()
+    found = again_in(folder, listener=told).trials()
+    before = pd.read_parquet(run / "trials.parquet")
+    assert list(found["number"]) == list(range(8))
+    np.testing.assert_array_equal(found["value"], before["value"])
+    assert "damaged" in told.lines[0]
+    (kept,) = folder.glob("journal.log.damaged-*")
+    assert kept.read_bytes() == torn
+
+
+def test_a_journal_that_is_none(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "copy" / "journal.log").write_text("hello\n")
+    with pytest.raises(InputError, match="not an Optuna journal"):
+        again_in(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("use", [lambda r: r.trials(), lambda r: r.write(), lambda r: r.study()])
+def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "journal.log").unlink()
+    with pytest.raises(InputError, match="restore it"):
+        use(lrtune.open(folder))
+    with pytest.raises(InputError, match="restore it"):
+        again_in(folder)
+    assert not (folder / "journal.log").exists()
+    assert len(pd.read_parquet(folder / "trials.parquet")) == 8
+
+
+def test_a_lock_left_by_a_killed_process(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    lock = folder / "journal.log.lock"
+    lock.symlink_to("nowhere")
+    os.utime(lock, (1, 1), follow_symlinks=False)
+    assert len(again_in(folder, trials=9).trials()) == 9
+
+
+def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    again(run, tmp_path / "copy", trials=9)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == THREADS

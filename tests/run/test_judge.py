@@ -1,0 +1,116 @@
+"""Which weights of a training count: one rule in the search, in the finals and in the report."""
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from overfit import overfit
+
+import lrtune as package
+from lrtune import Budget, InputError, Stopping
+from lrtune.run.folder import Run
+from lrtune.schedule import Schedule
+
+SEARCH = {"budget": Budget(trials=6), "families": ["constant", "cosine"], "peak_lr": (0.03, 0.06)}
+SEARCH |= {"warmup": (0.0, 0.0), "stopping": Stopping("none", patience=0), "engine": "serial"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The same search with its finals, judged in both ways. Read them, never write in them."""
+    found = {}
+    for judge in ("last", "best"):
+        folder = tmp_path_factory.mktemp(judge) / "run"
+        package.tune(overfit(), judge=judge, out=folder, **SEARCH)
+        package.confirm(folder, overfit(), trainings=4)
+        found[judge] = Run(folder)
+    return found
+
+
+def judged(row: pd.Series, judge: str) -> int:
+    """Which validation of a training counts."""
+    curve = list(row["val_cross_entropy"])
+    return len(curve) - 1 if judge == "last" else curve.index(min(curve))
+
+
+@pytest.mark.parametrize("judge", ["last", "best"])
+def test_one_rule_from_the_search_to_the_report(runs: dict[str, Run], judge: str) -> None:
+    run = runs[judge]
+    assert run.settings["judge"] == judge
+    trials = run.trials()
+    assert set(trials["state"]) == {"complete"}
+    for _, row in trials.iterrows():
+        at = judged(row, judge)
+        assert row["value"] == row["val_cross_entropy"][at]
+        assert row["judged_at"] == row["step"][at]
+    finals = run.finals()
+    assert set(finals["split"]) == {"test"}
+    for _, row in finals.iterrows():
+        assert row["judged_at"] == row["step"][judged(row, judge)]
+    verdict = run.verdict()
+    assert verdict["judge"] == judge
+    for family in verdict["families"]:
+        own = finals[finals["schedule"] == package.Schedule.from_dict(family["schedule"]).to_json()]
+        curves = [row["val_cross_entropy"][judged(row, judge)] for _, row in own.iterrows()]
+        assert family["validation"] == pytest.approx(sum(curves) / len(curves))
+        assert family["mean"] == pytest.approx(own["final_cross_entropy"].mean())
+    best = json.loads((run.folder / "best.json").read_text())
+    row = trials[trials["number"] == best["found"]["trial"]].iloc[0]
+    assert best["judge"] == judge
+    assert best["found"]["metrics"]["cross_entropy"] == row["value"]
+    assert best["found"]["metrics"]["accuracy"] == row["val_accuracy"][judged(row, judge)]
+    page = html.unescape(re.sub("<[^>]*>", "", (run.folder / "report.html").read_text()))
+    said = {"last": "judgedthe weights at the end", "best": "judgedthe best checkpoint by"}
+    assert said[judge] in page
+    assert ("each with the weights of its best validation" in page) == (judge == "best")
+
+
+def test_where_all_overfits_the_two_differ(runs: dict[str, Run]) -> None:
+    last, best = (runs[judge].trials() for judge in ("last", "best"))
+    assert last["schedule"][0] == best["schedule"][0]  # before the sampler learns
+    assert best["value"][0] < last["value"][0]
+    assert best["judged_at"][0] < last["judged_at"][0]
+    finals = [runs[judge].finals()["final_cross_entropy"].mean() for judge in ("last", "best")]
+    assert finals[1] < finals[0]
+
+
+def test_a_search_goes_on_with_the_judge_that_it_began_with(runs: dict[str, Run]) -> None:
+    with pytest.raises(InputError, match="was searched with judge='best', now judge='last'"):
+        package.tune(overfit(), out=runs["best"].folder, **SEARCH)
+
+
+def test_a_judge_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="judge must be last or best"):
+        package.tune(overfit(), judge="first", out=tmp_path / "run", **SEARCH)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'task = "digits"\nbatch_size = 32\nepochs = 1\ntrials = 1\njudge = "best"\n'
+        "no_confirm = true\n"
+    )
+    words = ["search", study, "--families", "cosine", "--peak-lr", "0.01,0.2", "--engine", "serial"]
+    assert lrtune(*words, "--out", tmp_path / "run")[0] == 0
+    assert Run(tmp_path / "run").settings["judge"] == "best"
+    code, _, err = lrtune(*words, "--out", tmp_path / "run", "--judge", "last")
+    assert code == 2 and "was searched with judge='best'" in err
+    code, _, err = lrtune(*words, "--out", tmp_path / "other", "--judge", "worst")
+    assert code == 2 and "--judge must be last or best (got 'worst')" in err
+
+
+def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_path: Path) -> None:
+    """The first is trained to its end all the same; of the others there are forecasts."""
+    quick = {"families": ["constant"], "stopping": Stopping(patience=1, min_delta=0.5)}
+    run = package.tune(overfit(), judge="best", out=tmp_path / "run", **(SEARCH | quick))
+    whole = run.trials()["state"] == "complete"
+    assert whole.any() and (run.trials()["state"] == "plateaued").any()
+    assert run.trials()["value"].notna().equals(whole)
+    assert run.best() in [Schedule.from_json(text) for text in run.trials()["schedule"][whole]]
+    found = package.confirm(run, replace(overfit()), trainings=4)
+    assert found["families"][0]["searched"] is not None
