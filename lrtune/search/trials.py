@@ -257,16 +257,19 @@ class TrialQueue:
         unique = unique_trials(self._study)
         latest = {trial.number for trial in unique}
         ended = {(_start(trial)["slot"], _end_of(trial)) for trial in unique if _end_of(trial)}
+        params: dict[int, dict[str, Any]] = {}  # by index: a repetition may have died without all
         for trial in self._study.get_trials(deepcopy=False):
             start = trial.user_attrs.get(START, {})
             running = trial.state == TrialState.RUNNING
             if start.get("owner") != self._owner or not (running or was_cut_short(trial)):
                 continue
+            own = params.setdefault(start["index"], {})
+            own |= trial.params
             if trial.number in latest:
                 kept = {START: {**start, "survived": _survived(trial, ended)}}
                 if AUDIT in trial.user_attrs:
                     kept[AUDIT] = trial.user_attrs[AUDIT]
-                self._study.enqueue_trial(trial.params, user_attrs=kept)
+                self._study.enqueue_trial(own, user_attrs=kept)
             if running:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
@@ -312,7 +315,7 @@ def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
     start, last = _start(trial), trial.last_step or 0
     clock = start["clock"] + len(trial.intermediate_values)
     decided = any(slot > start["slot"] and end == clock for slot, end in ended)
-    return last + 1 if decided else last
+    return max(last + decided, start.get("survived", 0))  # a repetition may not have come so far
 
 
 def _end_of(trial: FrozenTrial) -> int:
