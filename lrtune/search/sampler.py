@@ -336,17 +336,11 @@ class Candidates:
 
 
 class Tuned(NamedTuple):
-    """The schedule of a family from which most is expected.
-
-    Attributes:
-        schedule: that one.
-        params: Optuna's, without the family's prefix.
-        trial: which of the search's trials had it; None where none did.
-    """
+    """The schedule of a family from which most is expected."""
 
     schedule: Schedule
-    params: Params
-    trial: int | None
+    params: Params  # Optuna's, without the family's prefix
+    trial: int | None  # which of the search's trials had it; None where none did
 
 
 def tuned(
