@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         suggest,
     )
     from lrtune.tasks import Metric, Split, Task, load_task
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
 _HOMES = {
     "Budget": "lrtune.search",
@@ -35,7 +35,7 @@ _HOMES = {
     "InputError": "lrtune.errors",
     "Listener": "lrtune.run.confirm",
     "Metric": "lrtune.tasks",
-    "Plan": "lrtune.verdict.plan",
+    "Plan": "lrtune.verdict.verdict",
     "Schedule": "lrtune.schedule",
     "SchedulePruner": "lrtune.search",
     "ScheduleWarning": "lrtune.errors",

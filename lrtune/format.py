@@ -78,7 +78,7 @@ def aligned(value: float, digits: int = 4) -> str:
 
 def measured(value: float, metric: Any, digits: int = 4) -> str:
     """A value with its unit."""
-    unit = metric.get("unit")
+    unit = metric.get("unit") if isinstance(metric, dict) else metric.unit
     shown = aligned(value, digits)
     return f"{shown}{NARROW}{unit}" if unit and np.isfinite(value) else shown
 

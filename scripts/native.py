@@ -1,4 +1,4 @@
-"""Rewrite the README's table of how each family is written for each framework.
+"""Rewrite the table in the export guide of how each family is written for each framework.
 
     python scripts/native.py
 
@@ -15,21 +15,21 @@ from lrtune.export.context import ExportContext
 from lrtune.schedule import FAMILIES
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "lrtune" / "guides" / "export.md"
 SCHEDULES = runpy.run_path(str(ROOT / "tests" / "export" / "conftest.py"))["SCHEDULES"]
 MARKS = "<!-- native: scripts/native.py -->", "<!-- end -->"
 TOTAL = 40
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(rewritten(readme.read_text()))
+    PAGE.write_text(rewritten(PAGE.read_text()))
 
 
 def rewritten(text: str) -> str:
-    """The README with the table between its marks."""
+    """The guide with the table between its marks."""
     before, first, rest = text.partition(MARKS[0])
     _, last, after = rest.partition(MARKS[1])
-    assert first and last, f"README.md has not the marks {MARKS}"
+    assert first and last, f"{PAGE.name} has not the marks {MARKS}"
     return f"{before}{first}\n{table()}\n{last}{after}"
 
 

@@ -12,21 +12,27 @@ between two marks.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 import lrtune
 from lrtune.model.transfer import nothing
 from lrtune.reports.compare import find_verdicts, table, wins
-from lrtune.run.run_json import write_json
-from lrtune.verdict.kept import read_verdict
+from lrtune.verdict.verdict import Gain, Verdict
 from lrtune.verdict.wording import amount_of, range_of
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 from recorded_tasks import TASKS  # noqa: E402
+
+
+class Published(Verdict):
+    """A verdict, and what it cost."""
+
+    seconds: float
+    searched: float  # updates
+
 
 RESULTS, PAGE = ROOT / "studies" / "results", ROOT / "studies" / "README.md"
 MARKS = "<!-- answers: scripts/publish.py -->", "<!-- end -->"
@@ -78,12 +84,13 @@ def publish(name: str, args: argparse.Namespace) -> None:
     run = lrtune.tune(task, out=args.runs / name, transfer=nothing(), listener=Printing())
     verdict = run.verdict()
     assert verdict is not None
-    verdict["task"]["data"] = verdict["task"]["name"] = (
-        name  # where it lies here is nobody's business
-    )
-    kept: dict[str, Any] = {**verdict, "seconds": run.settings["elapsed"]}
-    kept["searched"] = float(run.trials()["updates"].sum())
-    write_json(RESULTS / f"{name}.json", kept)
+    # Where the data lies here is nobody's business.
+    kept = dict(verdict) | {"task": verdict.task.model_copy(update={"data": name, "name": name})}
+    cost = {
+        "seconds": run.settings["elapsed"],
+        "searched": float(run.trials()["updates"].sum()),
+    }
+    Published(**kept, **cost).write(RESULTS / f"{name}.json")
 
 
 def answers() -> str:
@@ -107,16 +114,16 @@ def markdown(table: pd.DataFrame) -> str:
 
 def answer(path: Path) -> dict[str, str]:
     """A line of the table; what is shown, not chance, is bold."""
-    verdict = read_verdict(path.read_text(), path.name)
-    found = verdict["answer"]
-    gains = {gain["over"]: gain for gain in found["gains"]}
-    others = [name for name in found["families"] if name != found["recommended"]]
-    trainings = (verdict["searched"] + verdict["trained"]) / verdict["horizon"]
+    verdict = Published.read(path)
+    found = verdict.answer
+    gains = {gain.over: gain for gain in found.gains}
+    others = [name for name in found.families if name != found.recommended]
+    trainings = (verdict.searched + verdict.trained) / verdict.horizon
     return {
         "task": path.stem,
-        "metric": verdict["objective"]["name"],
-        "updates": f"{verdict['horizon']:,}",
-        "use": found["recommended"] or "–",
+        "metric": verdict.objective.name,
+        "updates": f"{verdict.horizon:,}",
+        "use": found.recommended or "–",
         "better than a tuned constant by": shown(verdict, gains.get("constant")),
         "than a tuned cosine by": shown(verdict, gains.get("cosine")),
         "as good": ", ".join(others) or "–",
@@ -124,11 +131,11 @@ def answer(path: Path) -> dict[str, str]:
     }
 
 
-def shown(verdict: dict[str, Any], gain: dict[str, Any] | None) -> str:
+def shown(verdict: Verdict, gain: Gain | None) -> str:
     if gain is None:
         return "–"
-    said = f"{amount_of(verdict, gain['gain'])} ({range_of(verdict, gain['low'], gain['high'])})"
-    return f"**{said}**" if gain["sure"] else said
+    said = f"{amount_of(verdict, gain.gain)} ({range_of(verdict, gain.low, gain.high)})"
+    return f"**{said}**" if gain.sure else said
 
 
 def rewrite(page: Path, text: str) -> None:

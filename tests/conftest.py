@@ -1,10 +1,11 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # hostile.py, for all
@@ -35,19 +36,41 @@ def lrtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return command
 
 
-@pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A finished run on digits: eight trials of two families. Read it, never write in it."""
-    import optuna
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder that one of the workers of a test run makes; the others wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name / "run", root / name / "done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
 
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on digits: eight trials of two families. Read it, never write in it."""
     import lrtune
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = tmp_path_factory.mktemp("run") / "digits"
-    task = lrtune.load_task("digits", batch_size=32, epochs=2)
-    # One after the other: what is chosen depends on how busy the machine is, and so do digits.
-    families = ["cosine", "constant"]
-    lrtune.tune(
-        task, budget=lrtune.Budget(trials=8), families=families, engine="serial", out=folder
-    )
-    yield folder
+    def make(folder: Path) -> None:
+        task = lrtune.load_task("digits", batch_size=32, epochs=2)
+        # One after the other: what is chosen depends on how busy the machine is, and so do digits.
+        families, budget = ["cosine", "constant"], lrtune.Budget(trials=8)
+        lrtune.tune(task, budget=budget, families=families, engine="serial", out=folder)
+
+    return made_once(tmp_path_factory, "searched", make)
+
+
+@pytest.fixture(scope="session")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the command with its verdict, of 14 short trainings. Read it, never write in it."""
+    import lrtune
+
+    def make(folder: Path) -> None:
+        options = {"families": ["cosine", "constant"], "engine": "serial", "slots": 1}
+        lrtune.tune("digits", batch_size=32, epochs=1, budget=14, out=folder, **options)
+
+    return made_once(tmp_path_factory, "answered", make)

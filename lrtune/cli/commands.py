@@ -38,7 +38,7 @@ Tensorboard = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print the result alone")]
 Json = Annotated[
-    bool, typer.Option("--json", help="one JSON object per line on stdout, see the README")
+    bool, typer.Option("--json", help="one JSON object per line on stdout, see lrtune guide events")
 ]
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -46,6 +46,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
 OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
 OF_A_CONFIRMATION = ("baseline", "margin", "goal", "device", "tensorboard")
+GUIDES = Path(__file__).parents[1] / "guides"
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
 
@@ -220,6 +221,31 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
     copyable(console, f"wrote {shlex.quote(str(path))}; lrtune search tries it first")
 
 
+@app.command(epilog=examples("lrtune guide data"))
+def guide(
+    name: Annotated[
+        str | None, typer.Argument(help="one guide; all their titles if not given")
+    ] = None,
+) -> None:
+    """Read a guide, or list them."""
+    from rich.markdown import Markdown
+
+    from lrtune.cli.console import console_of, say
+    from lrtune.errors import nearest
+
+    guides = {path.stem: path.read_text("utf-8") for path in sorted(GUIDES.glob("*.md"))}
+    console = console_of()
+    if name is None:
+        for stem, text in guides.items():
+            say(console, f"{stem:<9} {text.splitlines()[0].partition(': ')[2]}")
+    elif name not in guides:
+        raise InputError(f"guide {name!r}: no such guide{nearest(name, guides)}")
+    elif console.is_terminal:
+        console.print(Markdown(guides[name]))
+    else:
+        print(guides[name], end="")
+
+
 @app.command()
 def families(
     name: Annotated[str | None, typer.Argument(help="one family; all of them if not given")] = None,
@@ -284,10 +310,10 @@ def preview(
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
     if out is not None:
-        from lrtune.reports import plot_style, rates
+        from lrtune.reports import figures, plot_style
 
         plot_style.check_path(out)
-        print(harmless(f"wrote {plot_style.save(rates.preview(drawn, total), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.preview(drawn, total), out)}"))
         return
     console = console_of()
     curves = [(s.controller(total).rates if s.closed_loop else s.rates(total)) for s in drawn]
@@ -316,7 +342,7 @@ def range_test(
     from lrtune.run.study_file import engine_of, load
 
     if out is not None:
-        from lrtune.reports import plot_style, rates
+        from lrtune.reports import figures, plot_style
 
         plot_style.check_path(out)  # before the sweep, not after it
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
@@ -331,7 +357,7 @@ def range_test(
     )
     print_range_test(test, console_of())
     if out is not None:
-        print(harmless(f"wrote {plot_style.save(rates.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_json(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))

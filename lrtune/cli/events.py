@@ -19,7 +19,6 @@ from lrtune.run.folder import Run
 from lrtune.search import Record, SearchState
 from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
-from lrtune.verdict.plan import decided, recommended_row
 from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
 from lrtune.verdict.summary import by_end
 from lrtune.verdict.wording import since
@@ -116,10 +115,10 @@ class Events(Listener):
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
             said = [*of_verdict(verdict), since(verdict, len(trials))]
-            winner = recommended_row(verdict)["schedule"] if decided(verdict) else None
+            winner = verdict.recommended.schedule.to_dict() if verdict.decided else None
             kept = ("family", "place", "mean", "low", "high", "gap", "p", "seeds", "lost")
-            rows = [{name: row[name] for name in kept} for row in verdict["families"]]
-            found = {name: verdict["answer"][name] for name in ("place", "families")}
+            rows = [{name: getattr(row, name) for name in kept} for row in verdict.families]
+            found = {name: getattr(verdict.answer, name) for name in ("place", "families")}
             self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)
         answer = None if total else as_json(recommendation(trials, run.told, verdict))
         files = [*FILES, run.verdict_path(horizon).name]

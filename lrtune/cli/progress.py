@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lrtune.cli.console import harmless, named, say
 from lrtune.format import aligned, duration, number, plural, setting
-from lrtune.reports.palette import look
+from lrtune.reports.plot_style import look
 from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule

@@ -20,7 +20,6 @@ from lrtune.run.folder import Run
 from lrtune.run.judge import judged
 from lrtune.run.study_file import parse_goal
 from lrtune.verdict.horizons import agreement, outlook
-from lrtune.verdict.plan import decided, finalists_in, plan_in
 from lrtune.verdict.recommendation import (
     Recommendation,
     as_json,
@@ -29,7 +28,8 @@ from lrtune.verdict.recommendation import (
     recommendation,
 )
 from lrtune.verdict.summary import beside, by_end, by_family
-from lrtune.verdict.wording import listed, quickest, since, words
+from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.wording import listed, since, time_to_target, words
 
 if TYPE_CHECKING:
     from lrtune.doctor import Diagnosis
@@ -55,7 +55,7 @@ def show(folder: Path, machine: bool) -> None:
         "run": str(folder),
         "answer": as_json(recommendation(trials, run.told, verdict)),
         "best": best_json(trials, run.settings, verdict),
-        "verdict": verdict,
+        "verdict": verdict and verdict.to_json(),
         "since": newer or None,
     }
     print(json.dumps(content, indent=2))
@@ -108,31 +108,30 @@ def _print_ranking(run: Run, trials: pd.DataFrame, console: Console) -> None:
         say(console, f"and {len(families) - TOP} families more: see the report")
 
 
-def print_verdict(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
+def print_verdict(verdict: Verdict, console: Console, trials: int) -> None:
     """Print a verdict alone, and whether the search has gone on since; it has ``trials`` by now."""
     for line in of_verdict(verdict):
         say(console, line)
     _print_finalists(verdict, console, trials)
 
 
-def _print_finalists(verdict: Mapping[str, Any], console: Console, trials: int) -> None:
-    objective = verdict["objective"]
-    unit = f", {objective['unit']}" if objective.get("unit") else ""
-    measured = dict.fromkeys(name for row in verdict["families"] for name in row["metrics"])
-    other = _other_metric(objective, measured)
+def _print_finalists(verdict: Verdict, console: Console, trials: int) -> None:
+    objective = verdict.objective
+    unit = f", {objective.unit}" if objective.unit else ""
+    other = list(dict.fromkeys(name for row in verdict.families for name in row.metrics))[:1]
     heads = ("score", "95 % interval", "behind", *map(words, other), "seeds")
     table = table_of("family", "", *heads)
-    for row in verdict["families"]:
-        ends = f"{short(row['low'])} to {short(row['high'])}"
-        gap = "" if row["gap"] == 0 else short(row["gap"])
-        others = [short(row["metrics"].get(name)) for name in other]
-        seeds = str(row["seeds"]) if not row["lost"] else f"{row['lost']} of {row['seeds']} lost"
-        table.add_row(row["family"], row["place"], short(row["mean"]), ends, gap, *others, seeds)
-    what = f"{verdict['split']} {words(objective['name'])}{unit}"
-    say(console, f"finals: {what}, {verdict['horizon']:,} updates")
+    for row in verdict.families:
+        ends = f"{short(row.low)} to {short(row.high)}"
+        gap = "" if row.gap == 0 else short(row.gap)
+        others = [short(row.metrics.get(name)) for name in other]
+        seeds = str(row.seeds) if not row.lost else f"{row.lost} of {row.seeds} lost"
+        table.add_row(row.family, row.place, short(row.mean), ends, gap, *others, seeds)
+    what = f"{verdict.split} {words(objective.name)}{unit}"
+    say(console, f"finals: {what}, {verdict.horizon:,} updates")
     console.print(table)
-    if verdict["plan"]["target"]:
-        say(console, quickest(verdict))
+    if verdict.plan.target:
+        say(console, time_to_target(verdict))
     if newer := since(verdict, trials):
         say(console, newer)
 
@@ -165,7 +164,7 @@ def show_verdict(
     horizon = run.settings["horizon"] if total is None else total
     verdicts = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
     verdict = verdicts.pop(horizon, None)
-    others = [other for other in verdicts.values() if decided(other)]
+    others = [other for other in verdicts.values() if other.decided]
     where = shlex.quote(str(folder))
     if verdict is None and not others:
         raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
@@ -177,15 +176,15 @@ def show_verdict(
         say(console, f"the {_lead(run)} so far, stretched to it:")
         say(console, f"  {described(best, horizon)}")
         return
-    before = plan = plan_in(verdict)
+    before = plan = verdict.plan
     if margin is not None:
         plan = replace(plan, margin=margin)
     if goal is not None:
         plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
     if plan != before:
-        verdict = judged(run, plan, horizon, finalists_in(verdict), over=True)
+        verdict = judged(run, plan, horizon, verdict.finalists, over=True)
     print_verdict(verdict, console, len(run.trials()))
-    if decided(verdict):
+    if verdict.decided:
         for other in others:
             say(console, agreement(verdict, other))
 
@@ -193,7 +192,7 @@ def show_verdict(
 def _lead(run: Run) -> str:
     """What the best schedule of a run is, by its verdict or else by its trials."""
     verdict = run.verdict()
-    place = "" if verdict is None else verdict["answer"]["place"]
+    place = "" if verdict is None else verdict.answer.place
     if place in ("winner", "tie"):
         return {"winner": "winner", "tie": "first of the tie"}[place]
     if run.trials()["state"].eq("complete").any():

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.reports.ranks import TASK, sentences, wins
-from lrtune.verdict.kept import read_verdict
-
-__all__ = ["Comparison", "compare", "find_verdicts", "sentences", "table", "wins"]
+from lrtune.format import number, plural
+from lrtune.verdict.verdict import FamilyResult, Verdict
+from lrtune.verdict.wording import listed
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
+TASK = ["task", "horizon"]  # columns: what makes two verdicts two of the same task
+LISTED = 4  # names in a sentence; the others are counted
 EQUAL = 9  # digits: gaps that differ by less, relative to the best score, are a tie of ranks
-
-Verdict = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Comparison:
     sentences: list[str]  # see ``sentences``
 
 
-def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]]]:
+def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, Verdict]]:
     """The verdicts in these places, each once, and what to call them.
 
     Args:
@@ -44,10 +43,10 @@ def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, dict[str, Any]
     Raises:
         InputError: a place has no verdict, or one that cannot be read.
     """
-    found: list[tuple[str, dict[str, Any]]] = []
+    found: list[tuple[str, Verdict]] = []
     for path in map(Path, paths):
         for file in _files(path):
-            verdict = _read(file)
+            verdict = Verdict.read(file)
             if all(verdict != other for _, other in found):  # a copy tells nothing new
                 found.append((str(file.parent if file.name == VERDICT else file), verdict))
     return found
@@ -70,28 +69,14 @@ def _files(path: Path) -> list[Path]:
 
 def _is_verdict(file: Path) -> bool:
     try:
-        content = json.loads(_text(file))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: damaged: not JSON: {error}") from error
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON: {error}") from error
     return isinstance(content, dict) and "answer" in content
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return read_verdict(_text(file), str(file))
-    except RecursionError as error:
-        raise InputError(f"{file}: not a verdict of lrtune: {error}") from error
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from error
-
-
 def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
-    """One row a family of a verdict: those of a task together, the recommended one first.
+    """One row per family of a verdict: those of a task together, the recommended one first.
 
     Args:
         verdicts: with what to call each, as ``find_verdicts`` gives them.
@@ -107,8 +92,8 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
         and those lost, share the mean of their ranks).
 
     Raises:
-        InputError: a verdict is damaged, unfinished or compares nothing, or one task was judged by
-            two metrics.
+        InputError: a verdict is unfinished or compares nothing, or one task was judged by two
+            metrics.
     """
     if len({label for label, _ in verdicts}) < max(1, len(verdicts)):
         raise InputError("expected verdicts to compare, each with a name of its own")
@@ -118,13 +103,8 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
 
 
 def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
-    try:
-        place = verdict["answer"]["place"]
-        rows = [_row(label, verdict, family) for family in verdict["families"]]
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        why = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise InputError(f"{label}: a damaged verdict: {why}") from error
-    if place == "unfinished":
+    rows = [_row(label, verdict, family) for family in verdict.families]
+    if verdict.answer.place == "unfinished":
         raise InputError(f"{label}: not finished yet: lrtune confirm goes on with it")
     if len(rows) < 2:
         raise InputError(f"{label}: has one family only, nothing to compare: leave it out")
@@ -138,31 +118,30 @@ def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for row, rank in zip(rows, ranks, strict=True)]
 
 
-def _row(label: str, verdict: Verdict, family: Mapping[str, Any]) -> dict[str, Any]:
-    task, objective, schedule = verdict["task"], verdict["objective"], family["schedule"]
+def _row(label: str, verdict: Verdict, family: FamilyResult) -> dict[str, Any]:
+    task, objective, schedule = verdict.task, verdict.objective, family.schedule
+    if family.place != "lost" and not math.isfinite(family.mean + family.gap):
+        raise InputError(
+            f"{label}: damaged: {family.family} is not lost, and has no mean or no gap"
+        )
     names = ("mean", "low", "high", "sd", "gap", "gap_low", "gap_high")
-    figures = {name: math.nan if family[name] is None else float(family[name]) for name in names}
-    if family["place"] not in PLACES:
-        raise ValueError(f"place {family['place']!r}: none of {', '.join(PLACES)}")
-    if family["place"] != "lost" and not math.isfinite(figures["mean"] + figures["gap"]):
-        raise ValueError(f"{family['family']} is not lost, and has no mean or no gap")
     return {
-        "task": _printable(f"{task['name']}, {task['model']}"),
-        "horizon": int(verdict["horizon"]),
+        "task": _printable(f"{task.name}, {task.model}"),
+        "horizon": verdict.horizon,
         "source": _printable(label),
-        "study": _printable(verdict["study"]),
-        "seed": int(verdict["seed"]),
-        "metric": _printable(objective["name"]),
-        "unit": _printable(objective["unit"]),
-        "direction": _printable(objective["direction"]),
-        "split": _printable(verdict["split"]),
-        "family": _printable(family["family"]),
-        "place": family["place"],
-        "seeds": int(family["seeds"]),
-        **figures,
-        "peak_lr": float(schedule["peak_lr"]),
-        "warmup": float(schedule["warmup"]),
-        "schedule": json.dumps(schedule),
+        "study": _printable(verdict.study),
+        "seed": verdict.seed,
+        "metric": _printable(objective.name),
+        "unit": _printable(objective.unit),
+        "direction": objective.direction,
+        "split": verdict.split,
+        "family": _printable(family.family),
+        "place": family.place,
+        "seeds": family.seeds,
+        **{name: getattr(family, name) for name in names},
+        "peak_lr": schedule.peak_lr,
+        "warmup": schedule.warmup,
+        "schedule": schedule.to_json(),
     }
 
 
@@ -202,3 +181,108 @@ def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Compa
         except OSError as error:
             raise InputError(f"{out}: cannot be written: {error.strerror}") from error
     return Comparison(rows, wins(rows), sentences(rows))
+
+
+def mean_ranks(table: pd.DataFrame) -> dict[str, float]:
+    """Mean ranks over tasks of the families that all verdicts share, ranked among themselves.
+
+    Scores of different tasks have different units, so that only ranks cross from one to the next.
+    Several verdicts on one task count as one: their ranks are averaged first.
+
+    Args:
+        table: see ``table``.
+
+    Returns:
+        By family, the best first; empty for one task, or where the tasks share no two families.
+    """
+    present = table.groupby("family")["source"].nunique()
+    shared = present.index[present == table["source"].nunique()]
+    if len(table[TASK].drop_duplicates()) < 2 or len(shared) < 2:
+        return {}
+    own = table[table["family"].isin(shared)]
+    own = own.assign(rank=own.groupby("source")["rank"].rank())
+    means = own.pivot_table(index=TASK, columns="family", values="rank").mean().round(EQUAL)
+    return {str(family): float(means[family]) for family in means.sort_values(kind="stable").index}
+
+
+def wins(table: pd.DataFrame) -> pd.DataFrame:
+    """How each family did over all tasks, the most wins first.
+
+    A task judged by several verdicts is shared out among them, so that every family's wins, ties
+    and losses add up to its tasks.
+
+    Args:
+        table: see ``table``.
+
+    Returns:
+        Columns ``family``, ``tasks`` (where it was a finalist), ``wins`` (alone), ``ties`` (in the
+        tie at the top), ``losses`` and ``mean_rank`` (NaN unless every verdict has the family).
+    """
+    times = table.groupby([*TASK, "family"])["source"].transform("size")
+    counts = (
+        table.assign(share=1 / times)
+        .pivot_table(index="family", columns="place", values="share", aggfunc="sum")
+        .reindex(columns=list(PLACES))
+        .fillna(0.0)
+        .round(EQUAL)
+    )
+    frame = pd.DataFrame(
+        {
+            "tasks": table.drop_duplicates([*TASK, "family"])["family"].value_counts(),
+            "wins": counts["winner"],
+            "ties": counts["tied"],
+            "losses": counts["behind"] + counts["lost"],
+        }
+    )
+    frame["mean_rank"] = pd.Series(mean_ranks(table), dtype=float).reindex(frame.index)
+    return (
+        frame.rename_axis("family")
+        .reset_index()
+        .sort_values(
+            ["wins", "ties", "mean_rank", "family"],
+            ascending=[False, False, True, True],
+            ignore_index=True,
+        )
+    )
+
+
+def sentences(table: pd.DataFrame) -> list[str]:
+    """What a person should take from it.
+
+    Args:
+        table: see ``table``.
+    """
+    tasks = plural(len(table[TASK].drop_duplicates()), "task", "tasks")
+    lines = [_most(wins(table), tasks)]
+    if ranks := mean_ranks(table):
+        first = [name for name, rank in ranks.items() if rank == min(ranks.values())]
+        lines.append(
+            f"The best mean rank of the {len(ranks)} families that all tasks share: "
+            f"{_names(first)} ({min(ranks.values()):.2f})."
+        )
+    for (task, horizon), rows in table.groupby(TASK):
+        if (times := rows["source"].nunique()) > 1:
+            lines.append(
+                f"{task} over {horizon:,} updates was judged {times} times and counts once."
+            )
+    return lines
+
+
+def _most(frame: pd.DataFrame, tasks: str) -> str:
+    """Who has most wins, or was most often at the top."""
+    column = "wins" if frame["wins"].any() else "ties"
+    most = frame[column].max()
+    if not most:
+        return "Nobody won: on every task, all families lost seeds."
+    first = frame.loc[frame[column] == most, "family"].tolist()
+    who = _names(first) + (" each" if len(first) > 1 else "")
+    if column == "ties":
+        return f"{who} shared the top of {number(most, 3)} of {tasks}; nobody won one alone."
+    return f"{who} won {number(most, 3)} of {tasks} alone."
+
+
+def _names(names: Sequence[str]) -> str:
+    """Names as a person lists them, the first ones of many."""
+    if len(names) > LISTED:
+        names = [*names[: LISTED - 1], f"{len(names) - LISTED + 1} more"]
+    return listed(names) if names else ""

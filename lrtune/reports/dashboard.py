@@ -1,6 +1,5 @@
-"""optuna-dashboard: what a study carries for it, and the command that shows it."""
+"""optuna-dashboard: the note that a study carries for it, and the server that shows it."""
 
-import hashlib
 import json
 import logging
 import os
@@ -11,80 +10,140 @@ import threading
 import webbrowser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import pandas as pd
 from optuna.storages import BaseStorage
 
-from lrtune.reports.loopback import server_of
+from lrtune.errors import InputError
+from lrtune.format import limited
+from lrtune.reports.first_screen import Run, answer, subtitle
+from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    import plotly.graph_objects as go
 
-PORT = 8080  # optuna-dashboard's own
-PUBLISHED = "lrtune.published"  # study attribute: a digest of what was written last
+HOST, PORT = "127.0.0.1", 8080  # the port is optuna-dashboard's own
+OURS = {HOST, "localhost"}  # whatever the port: it may come through a tunnel
+FRAMED = ("Content-Security-Policy", "frame-ancestors 'none'")  # else clicks could be stolen
 MACHINE = "lrtune."  # how the names of attributes begin that are not for people
 STUDIES = re.compile(r"/api/studies(/\d+)?/?")
+WRITTEN = "*lrtune writes this note again with the report. What is below this line stays.*"
+
+LONGEST = 300  # characters of somebody's name: the note is sent at every poll
+SENTENCE = 1000  # characters of ours, with theirs in it
+_MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~!$&:@])")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def publish(
-    study: optuna.Study,
-    trials: pd.DataFrame,
-    run: Mapping[str, Any],
-    verdict: Verdict | None,
-    finals: pd.DataFrame,
-    report: Path,
+    study: optuna.Study, trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: Path
 ) -> None:
-    """Write the note and the figures that optuna-dashboard shows of a study, over those before.
+    """Write the note that optuna-dashboard shows of a study, over the one before.
 
     Nothing is written where nothing has changed, and a storage that cannot be written is left as
     it is, with a warning in the log: all of it is in the report too.
 
     Args:
         study: the search's.
-        trials: The search's table, one row a trial.
-        run: What was searched (run.json), without passwords: everybody at the dashboard reads it.
-        verdict: What the finals said, if there were any.
-        finals: Those that it is of, one row a training.
-        report: Where the report is.
+        trials: the search's table, one row per trial.
+        run: what was searched (run.json), without passwords: everybody at the dashboard reads it.
+        verdict: what the finals said, if there were any.
+        report: where the report is.
     """
-    from optuna_dashboard import (  # type: ignore[import-untyped]
-        get_note,
-        save_note,
-        save_plotly_graph_object,
-    )
-
-    from lrtune.reports.dashboard_figures import beside_theirs, figures, note
+    from optuna_dashboard import get_note, save_note  # type: ignore[import-untyped]
 
     where = str(report.resolve())
-    said, drawn = note(trials, run, verdict, where), figures(trials, run, verdict, finals)
-    facts = {"report": where}
-    if verdict is not None and decided(verdict):
-        facts["verdict"] = f"{verdict['answer']['place']}: {listed(verdict['answer']['families'])}"
-    digest = _digest(said, drawn)
+    attributes = {"report": where}
+    if verdict is not None and verdict.decided:
+        attributes["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
     try:
-        if study.user_attrs.get(PUBLISHED) == digest:
-            return
-        for name, figure in drawn.items():
-            save_plotly_graph_object(study, figure, graph_object_id=name)
-        save_note(study, beside_theirs(said, get_note(study)))
-        for key, value in (facts | {PUBLISHED: digest}).items():
-            study.set_user_attr(key, value)
+        before = get_note(study)
+        text = beside_theirs(note(trials, run, verdict, where), before)
+        if text != before:
+            save_note(study, text)
+        for key, value in attributes.items():
+            if study.user_attrs.get(key) != value:
+                study.set_user_attr(key, value)
     except Exception as error:  # every backend has errors of its own
         logging.getLogger(__name__).warning("the dashboard's note was not written: %s", error)
 
 
-def _digest(said: str, drawn: "Mapping[str, go.Figure]") -> str:
-    whole = json.dumps([said, *(figure.to_json() for figure in drawn.values())])
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -> str:
+    """The answer, the families and the command that made them, in Markdown.
+
+    Args:
+        trials: the search's table, one row per trial.
+        run: what was searched (run.json), without passwords.
+        verdict: what the finals said, if there were any.
+        report: where the report is.
+    """
+    found = answer(trials, run, verdict)
+    lines = [f"{label}: {text}" for label, text in found.lines]
+    parts = [
+        f"# {plain(run['study'])}",
+        " · ".join(plain(part, SENTENCE) for part in subtitle(trials, run)),
+        plain(found.use, SENTENCE),
+        *(
+            "\n".join(f"- {plain(item, SENTENCE)}" for item in items)
+            for items in (lines, found.warnings)
+        ),
+        *(plain(text, SENTENCE) for text in found.notes),
+        "## Families",
+        _table(families_or_finalists(trials, run, verdict)),
+        "## The command that made it",
+        _fenced(run["command"]),
+        f"The whole report: {plain(report)}",
+        "---",
+        WRITTEN,
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def beside_theirs(ours: str, there: str) -> str:
+    """Our note, and below it what somebody has written into the one that is there."""
+    _, mark, below = there.partition(WRITTEN)
+    theirs = below if mark else there
+    return f"{ours}\n\n{theirs.strip()}" if theirs.strip() else ours
+
+
+def plain(value: object, longest: int = LONGEST) -> str:
+    r"""Any value as Markdown that shows it as it is, cut where it is very long.
+
+    Example:
+        >>> print(plain("a_b <i>"))
+        a\_b \<i\>
+    """
+    return _MARKS.sub(r"\\\1", limited(_clean(str(value)), longest))
+
+
+def _clean(text: str) -> str:
+    """Text on a line that any storage takes and that turns no other text around."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return _OPEN_BIDI.sub("", _CONTROLS.sub(" ", text))
+
+
+def _table(table: Table) -> str:
+    lines = [[plain(head) for head in table.heads], [":--", *["--:"] * (len(table.heads) - 1)]]
+    lines += [[plain(cell.text) for cell in row] for row in table.cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) if table.rows else ""
+
+
+def _fenced(text: str) -> str:
+    """Text as a block of code, in a fence that it does not hold itself."""
+    text = limited(_clean(text))
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text)), 0)
+    return f"{fence}\n{text}\n{fence}"
 
 
 def serve(
@@ -92,13 +151,13 @@ def serve(
 ) -> None:
     """Serve a study on loopback until Ctrl-C, SIGTERM or SIGHUP.
 
-    The server is a thread's work of this process: neither can outlive the other.
+    The server runs in a thread of this process: neither can outlive the other.
 
     Args:
         storage: a journal file's path, or any storage URL of Optuna's.
         study: its name there.
         objective: name and unit of its trials' values.
-        port: see ``lrtune.reports.loopback.server_of``.
+        port: see ``server_of``.
         look: whether to open the browser.
 
     Raises:
@@ -113,11 +172,11 @@ def serve(
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.default_int_handler)
     with server_of(app_of(opened, values), port, PORT) as server:
-        address = f"http://127.0.0.1:{server.server_port}/dashboard/studies/{number}"
+        address = f"http://{HOST}:{server.server_port}/dashboard/studies/{number}"
         try:
             print(f"{address}   Ctrl-C ends it", flush=True)
             if look and _has_screen():
-                threading.Thread(target=_show, args=(address,), daemon=True).start()
+                threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             pass
@@ -125,16 +184,65 @@ def serve(
 
 def _has_screen() -> bool:
     """Whether a browser would have a window: one in the terminal would take it over."""
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))
+    named = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in named)
 
 
-def _show(address: str) -> None:
+def _open_browser(address: str) -> None:
     try:
         webbrowser.open(address)
     except (webbrowser.Error, OSError) as error:
         logging.getLogger(__name__).warning("no browser could be opened: %s", error)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a page that is being loaded does not hold up the end
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a line per request would scroll the address away."""
+
+
+def server_of(app: "WSGIApplication", port: int | None, preferred: int) -> WSGIServer:
+    """A server that listens on loopback already; ``serve_forever`` makes it answer.
+
+    It refuses what another site's page asks for: the app itself asks nobody who they are.
+
+    Args:
+        app: what it serves.
+        port: that one; 0 any that is free; None the preferred one, or any if it is taken.
+        preferred: a port.
+
+    Raises:
+        InputError: the port cannot be had.
+    """
+
+    def guarded(environ: "WSGIEnvironment", begin: "StartResponse") -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return begin(status, [*headers, FRAMED], *more)
+
+        host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        if _name(host) in OURS and origin in (None, f"http://{host}"):
+            return app(environ, start)
+        start("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"This server answers pages of its own alone."]
+
+    try:
+        return make_server(HOST, preferred if port is None else port, guarded, _Server, _Quiet)
+    except (OSError, OverflowError) as error:
+        if port is None:
+            return server_of(app, 0, preferred)
+        raise InputError(
+            f"port={port}: cannot be had ({error}): give another --port, or none"
+        ) from error
+
+
+def _name(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication":
@@ -148,16 +256,16 @@ def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication"
 
     app: WSGIApplication = wsgi(storage)
 
-    def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+    def respond(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] != "GET" or not STUDIES.fullmatch(environ["PATH_INFO"]):
             return app(environ, start)
         status, headers = "", list[tuple[str, str]]()
 
-        def started(said: str, kept: list[tuple[str, str]], *_: Any) -> Any:
+        def begin(code: str, sent: list[tuple[str, str]], *_: Any) -> Any:
             nonlocal status, headers
-            status, headers = said, kept
+            status, headers = code, sent
 
-        body = b"".join(app(environ, started))
+        body = b"".join(app(environ, begin))
         if status.startswith("200"):
             body = json.dumps(_for_people(json.loads(body), values), separators=(",", ":")).encode()
             headers = [(name, value) for name, value in headers if name != "Content-Length"]
@@ -165,21 +273,23 @@ def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication"
         start(status, headers)
         return [body]
 
-    return answer
+    return respond
 
 
-def _for_people(found: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+def _for_people(content: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
     """An answer of the dashboard's API: of the studies, or of one with its trials."""
-    from lrtune.reports.dashboard_figures import plain
 
-    if found.get("name") in values:
-        found["objective_names"] = [values[found["name"]]]
-    for study in found.get("study_summaries", [found]):
-        study["user_attrs"] = _theirs(study["user_attrs"])
-    if "union_user_attrs" in found:
-        found["union_user_attrs"] = _theirs(found["union_user_attrs"])
-    for trial in found.get("trials", []) + found.get("best_trials", []):
-        trial["user_attrs"] = _theirs(trial["user_attrs"])
+    def hide(holder: dict[str, Any], key: str = "user_attrs") -> None:
+        holder[key] = [entry for entry in holder[key] if not entry["key"].startswith(MACHINE)]
+
+    if content.get("name") in values:
+        content["objective_names"] = [values[content["name"]]]
+    for study in content.get("study_summaries", [content]):
+        hide(study)
+    if "union_user_attrs" in content:
+        hide(content, "union_user_attrs")
+    for trial in content.get("trials", []) + content.get("best_trials", []):
+        hide(trial)
         params = {entry["name"]: entry["param_external_value"] for entry in trial["params"]}
         if FAMILY not in params:  # a trial of another study in the same storage
             continue
@@ -189,10 +299,6 @@ def _for_people(found: dict[str, Any], values: Mapping[str, str]) -> dict[str, A
             # Optuna 5 keeps constraints by name, where the dashboard does not look yet.
             trial["constraints"] = [1.0]
         if not trial["note"]["body"]:
-            said = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
-            trial["note"]["body"] = "\n\n".join(part for part in said if part)
-    return found
-
-
-def _theirs(attributes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for entry in attributes if not entry["key"].startswith(MACHINE)]
+            parts = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
+            trial["note"]["body"] = "\n\n".join(part for part in parts if part)
+    return content

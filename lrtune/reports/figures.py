@@ -1,79 +1,88 @@
-"""One function per figure: a DataFrame in, a plotly Figure out.
+"""One function per figure: tables in, a plotly Figure out.
 
-Every function takes the search's `trials` table and, for words and units, the `objective` of
-run.json. A figure with nothing to draw comes back without traces.
+`trials` is the search's table, one row per trial; words and units are those of the `objective`. A
+figure with nothing to draw comes back without traces.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from optuna.visualization import plot_optimization_history
 
-from lrtune.reports.learning_curves import SHOWN
-from lrtune.reports.palette import GREY, look
-from lrtune.reports.parameters import study_of
 from lrtune.reports.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
     INK,
+    RED,
     SHADE,
-    TEMPLATE,
     Array,
     axis_title,
     blank,
     log_axis,
+    look,
     padded,
     rounded,
     safe,
+    thin,
     value_axis,
 )
-from lrtune.verdict.summary import finals_of, ranked
+from lrtune.schedule import Schedule
+from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
+from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import words
 
-Fields = Mapping[str, Any]  # of run.json, or of a verdict
-FAR = 4.0  # times the median reach: beyond it a family is left outside the axis, and its gap said
+Fields = Mapping[str, Any]  # of run.json
+SHOWN = 6  # families drawn at first; the others wait in the legend
+FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said
+APART = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
+DECADES = 4.0  # of rate that a log axis shows below the highest
+
+
+def has_data(figure: go.Figure) -> bool:
+    """Whether there is anything to see."""
+    return any(len(trace.x or ()) for trace in figure.data)
 
 
 def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
     """Each family's finished trials in a row of its own, the best family on top."""
     rows = ranked(trials, objective["direction"])
-    order = list(rows["family"].unique())
+    order = [str(family) for family in rows["family"].unique()]
     figure = blank()
     for place, family in enumerate(order):
-        of_family = rows[rows["family"] == family]
-        values, numbers = rounded(of_family["value"]), of_family["number"].tolist()
-        colour, _, symbol = look(family)
-        hover = {"name": safe(family), "hovertemplate": "trial %{customdata}: %{x:.4g}"}
+        own = rows[rows["family"] == family]
+        style = look(family)
         figure.add_box(
-            x=values,
-            y=[place] * len(values),
-            customdata=numbers,
+            x=rounded(own["value"]),
+            y=[place] * len(own),
+            customdata=own["number"].tolist(),
             orientation="h",
             boxpoints="all",
             pointpos=0,
             hoveron="points",
-            line={"color": colour, "width": 1.5},
-            marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.65},
-            **hover,
-        )
-        figure.add_scatter(
-            x=values[:1],
-            y=[place],
-            customdata=numbers[:1],
-            mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 12},
-            **hover,
+            line={"color": style.colour, "width": 1.5},
+            marker={"color": style.colour, "symbol": style.symbol, "size": 6, "opacity": 0.7},
+            name=safe(family),
+            hovertemplate="trial %{customdata}: %{x:.4g}",
         )
     figure.update_xaxes(title_text=axis_title(objective), **value_axis(rows["value"]))
+    return _in_rows(figure, order, 26)
+
+
+def _in_rows(figure: go.Figure, names: Sequence[str], pixels: int) -> go.Figure:
+    """A row per name, the first on top."""
     figure.update_yaxes(
-        tickvals=list(range(len(order))),
-        ticktext=[safe(family) for family in order],
-        range=[len(order) - 0.4, -0.6],
+        tickvals=list(range(len(names))),
+        ticktext=[safe(name) for name in names],
+        range=[len(names) - 0.4, -0.6],
         showgrid=False,
         fixedrange=True,
     )
-    return figure.update_layout(showlegend=False, height=110 + 26 * max(len(order), 3))
+    return figure.update_layout(showlegend=False, height=110 + pixels * max(len(names), 3))
 
 
 def against_peak(
@@ -84,20 +93,20 @@ def against_peak(
     """Value against peak rate, family by family; above it, where trials diverged.
 
     Args:
-        trials: The search's table.
-        objective: Name, direction and unit of the value.
-        bracket: The rates between which the range test saw the loss fall, to be shaded.
+        trials: the search's table.
+        objective: name, direction and unit of the value.
+        bracket: the rates between which the range test saw the loss fall, to be shaded.
     """
     rows = ranked(trials, objective["direction"])
     figure = blank()
-    for place, (family, of_family) in enumerate(rows.groupby("family", sort=False)):
-        colour, _, symbol = look(str(family))
+    for place, (family, own) in enumerate(rows.groupby("family", sort=False)):
+        style = look(str(family))
         figure.add_scatter(
-            x=rounded(of_family["peak_lr"]),
-            y=rounded(of_family["value"]),
-            customdata=of_family["number"].tolist(),
+            x=rounded(own["peak_lr"]),
+            y=rounded(own["value"]),
+            customdata=own["number"].tolist(),
             mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 8, "opacity": 0.8},
+            marker={"color": style.colour, "symbol": style.symbol, "size": 8, "opacity": 0.8},
             name=safe(family),
             visible=True if place < SHOWN else "legendonly",
             hovertemplate="trial %{customdata}<br>peak %{x:.3g}: %{y:.4g}",
@@ -121,146 +130,320 @@ def against_peak(
     axis = value_axis(values)
     room = padded(values, axis["type"], pad=0.1)  # below the crosses
     figure.update_xaxes(title_text="peak learning rate", **log_axis(trials["peak_lr"]))
-    figure.update_layout(
+    return figure.update_layout(
         yaxis={"title_text": axis_title(objective), "range": room, **axis},
         yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+        height=460,
+        showlegend=True,
     )
-    return figure.update_layout(height=460, showlegend=True)
 
 
-def optimization_history(trials: pd.DataFrame, objective: Fields) -> go.Figure:
-    """Optuna's history of a search: each finished trial in its family's look, and the best so far.
-
-    Without traces where no trial has a value.
-    """
-    rows = ranked(trials, objective["direction"]).sort_values("number")
-    if rows.empty:
-        return blank()
-    values, looks = rounded(rows["value"]), [look(str(family)) for family in rows["family"]]
-    study = study_of(rows, {}, values, objective["direction"])
-    figure = plot_optimization_history(study)
-    scores, best = figure.data = figure.data[:2]
-    best.update(name="best so far", line={"color": INK, "width": 1.5, "shape": "hv"})
-    best.update(x=rows["number"].tolist(), hoverinfo="skip")
-    scores.update(
-        x=rows["number"].tolist(),
-        customdata=[safe(family) for family in rows["family"]],
-        marker={
-            "color": [one.colour for one in looks],
-            "symbol": [one.symbol for one in looks],
-            "size": 7,
-        },
-        name="finished, by family",
-        hovertemplate="%{customdata}, trial %{x}: %{y:.4g}<extra></extra>",
-    )
-    axis = value_axis(np.array(values))
-    axis |= {"title_text": axis_title(objective), "range": padded(np.array(values), axis["type"])}
-    figure.update_layout(template=TEMPLATE, title=None, xaxis_title_text="trial", height=360)
-    return figure.update_layout(yaxis=axis, showlegend=True)
-
-
-def paired_differences(verdict: Fields, finals: pd.DataFrame) -> go.Figure:
+def paired_differences(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     """Each finalist's gap to the best with its 95 % interval, and the single seeds.
 
     Without traces where there is no second finalist to compare with the best.
     """
     figure = blank()
-    rows = [row for row in verdict["families"] if row["gap"] is not None]
+    rows = [row for row in verdict.families if not math.isnan(row.gap)]
     if len(rows) < 2:
         return figure
     pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
     for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
-        _row(figure, place, row, pair)
-    delta = verdict["answer"]["margin"]
-    if delta:
-        figure.add_vrect(-delta, delta, **SHADE)
+        _add_finalist(figure, place, row, pair)
+    margin = verdict.answer.margin
+    if margin > 0:
+        figure.add_vrect(-margin, margin, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")
-    view = padded(np.concatenate([_near(rows, pairs), [-delta, delta]]))
+    view = padded(np.concatenate([_near(rows, pairs), [-margin, margin]]))
     assert view is not None
     for place, row in enumerate(rows):
-        if row["gap"] > view[1]:
-            _outside(figure, place, row)
-    tied = sum(row["place"] in ("winner", "tied") for row in rows)
+        if row.gap > view[1]:
+            text, where = f"{row.gap:.3g} →", {"x": 1, "xref": "x domain", "xanchor": "right"}
+            figure.add_annotation(text=text, y=place, showarrow=False, font_color=INK, **where)
+    tied = sum(row.place in ("winner", "tied") for row in rows)
     if 1 < tied < len(rows):
         figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
-    unit = verdict["objective"].get("unit")
-    metric = safe(words(verdict["objective"]["name"])) + (f" ({safe(unit)})" if unit else "")
+    unit = verdict.objective.unit
+    metric = safe(words(verdict.objective.name)) + (f" ({safe(unit)})" if unit else "")
     figure.update_xaxes(title_text=f"behind by, {metric}", range=view)
-    figure.update_yaxes(
-        tickvals=list(range(len(rows))),
-        ticktext=[safe(row["family"]) for row in rows],
-        range=[len(rows) - 0.4, -0.6],
-        showgrid=False,
-        fixedrange=True,
-    )
-    return figure.update_layout(showlegend=False, height=110 + 32 * max(len(rows), 3))
+    return _in_rows(figure, [row.family for row in rows], 32)
 
 
 def paired(
-    verdict: Fields,
+    verdict: Verdict,
     finals: pd.DataFrame,
-    row: Fields,
-    best: Fields,
+    row: FamilyResult,
+    best: FamilyResult,
 ) -> Array:
     """How much worse one is than the other on each seed that both have a score of."""
-    name = f"final_{verdict['objective']['name']}"
-    direction = verdict["objective"]["direction"]
+    name = f"final_{verdict.objective.name}"
+    direction = verdict.objective.direction
     if name not in finals:
         return np.empty(0)
     one, other = (
-        finals_of(finals, which, verdict["horizon"]).set_index("seed")[name]
+        finals_of(finals, which.schedule, verdict.horizon).set_index("seed")[name]
         for which in (row, best)
     )
     apart: Array = (one - other).dropna().to_numpy(float)
     return apart if direction == "minimize" else -apart
 
 
-def _row(figure: go.Figure, place: int, row: Fields, pair: Array) -> None:
-    colour, _, symbol = look(row["family"])
-    jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
+def _add_finalist(figure: go.Figure, place: int, row: FamilyResult, pair: Array) -> None:
+    """Its seeds as small marks, the mean with its interval as a large one."""
+    style = look(row.family)
+    mark = {"color": style.colour, "symbol": style.symbol}
     if place:
+        jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
         figure.add_scatter(
             x=rounded(pair),
             y=rounded(place + jitter, 3),
             mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.4},
-            name=safe(row["family"]),
+            marker={**mark, "size": 5, "opacity": 0.4},
+            name=safe(row.family),
             hovertemplate="on one seed: %{x:.3g}",
         )
     reach = None
-    if row["gap_low"] is not None:
-        sides = rounded([row["gap_high"] - row["gap"], row["gap"] - row["gap_low"]])
+    if not math.isnan(row.gap_low):
+        sides = rounded([row.gap_high - row.gap, row.gap - row.gap_low])
         reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
     figure.add_scatter(
-        x=rounded([row["gap"]]),
+        x=rounded([row.gap]),
         y=[place],
         error_x=reach,
         mode="markers",
-        marker={"color": colour, "symbol": symbol, "size": 12},
-        name=safe(row["family"]),
+        marker={**mark, "size": 12},
+        name=safe(row.family),
         hovertemplate="%{x:.3g}",
     )
 
 
-def _near(rows: list[Fields], pairs: list[Array]) -> Array:
+def _near(rows: list[FamilyResult], pairs: list[Array]) -> Array:
     """All that is not so far off that it would crush the rest."""
-    ends = [row["gap"] if row["gap_high"] is None else row["gap_high"] for row in rows]
+    ends = [row.gap if math.isnan(row.gap_high) else row.gap_high for row in rows]
     limit = FAR * float(np.median(ends[1:]))
     near = [
-        np.array([row["gap"], row["gap_low"] or row["gap"], end, *pair])
+        np.array([row.gap, row.gap if math.isnan(row.gap_low) else row.gap_low, end, *pair])
         for row, pair, end in zip(rows, pairs, ends, strict=True)
-        if end <= limit or row["place"] in ("winner", "tied")
+        if end <= limit or row.place in ("winner", "tied")
     ]
     return np.concatenate(near)
 
 
-def _outside(figure: go.Figure, place: int, row: Fields) -> None:
-    figure.add_annotation(
-        x=1,
-        xref="x domain",
-        xanchor="right",
-        y=place,
-        text=f"{row['gap']:.3g} →",
-        showarrow=False,
-        font={"color": INK},
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What one family trained with, and what came of it."""
+
+    family: str
+    rates: tuple[Array, Array, str]  # updates, the rates there, and how to join them
+    step: Array  # updates of the validations
+    metric: Array  # at these validations
+    # between which the middle half of several trainings lies
+    band: tuple[Array, Array] | None = None
+
+
+def curves(trials: pd.DataFrame, objective: Fields, horizon: int) -> go.Figure:
+    """The best trial of each family: its rate above its validation metric, over updates."""
+    several = []
+    for _, trial in best_of_each(trials, objective["direction"]).iterrows():
+        step = curve_of(trial, "step")
+        metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
+        rates = rates_of(trial, horizon)
+        several.append(Trajectory(trial["family"], rates, step[: metric.size], metric))
+    return _two_panels(several, objective, horizon)
+
+
+def finals_curves(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
+    """The finalists: their rates above their validation metric, the mean of the seeds in a band.
+
+    The band holds the middle half of the seeds: from the lowest to the highest, bands would hide
+    each other. Trainings that were lost are left out; the rates of a closed loop are those of one
+    seed.
+    """
+    objective, horizon = verdict.objective, verdict.horizon
+    several = []
+    for row in verdict.families:
+        own = finals_of(finals, row.schedule, horizon)
+        own = own[own["state"] == "complete"]
+        if own.empty:
+            continue
+        metrics = np.stack([curve_of(one, f"val_{objective.name}") for _, one in own.iterrows()])
+        first = own.iloc[0]
+        low, high = np.quantile(metrics, [0.25, 0.75], axis=0)
+        band = (low, high) if len(metrics) > 1 else None
+        rates, step = rates_of(first, horizon), curve_of(first, "step")
+        several.append(Trajectory(row.family, rates, step, metrics.mean(0), band))
+    return _two_panels(several, objective.to_json(), horizon)
+
+
+def _two_panels(several: Sequence[Trajectory], objective: Fields, horizon: int) -> go.Figure:
+    """Rates above the metric on one x axis, so that a hover reads off both at once."""
+    figure = blank()
+    metrics = [np.empty(0)]
+    for place, one in enumerate(several):
+        if place < SHOWN:
+            metrics.append(one.metric[one.step >= horizon / 3])
+            metrics += [end[-1:] for end in one.band or ()]
+        _add_trajectory(figure, one, True if place < SHOWN else "legendonly")
+    figure.update_layout(
+        hovermode="x unified",
+        hoversubplots="axis",
+        hoverlabel={"font": {"size": 12}, "namelength": -1},
+        yaxis={"domain": [0.53, 1], **_rate_axis([one.rates[1] for one in several[:SHOWN]])},
+        yaxis2={
+            "domain": [0, 0.47],
+            "anchor": "x",
+            "title_text": axis_title(objective),
+            "range": padded(np.concatenate(metrics)),
+        },
+        height=640,
+        showlegend=True,
     )
+    spike = {"spikemode": "across", "spikethickness": 1, "spikecolor": INK, "spikedash": "dot"}
+    hover = {"unifiedhovertitle_text": "update %{x:,d}", "hoverformat": ",d"}
+    return figure.update_xaxes(
+        title_text="updates", anchor="y2", showspikes=True, spikesnap="cursor", **spike, **hover
+    )
+
+
+def _add_trajectory(figure: go.Figure, one: Trajectory, visible: bool | str) -> None:
+    style = look(one.family)
+    name, step = safe(one.family), one.step.astype(int).tolist()
+    shared: dict[str, Any] = {"name": name, "legendgroup": name, "visible": visible}
+    line = {"color": style.colour, "dash": style.dash, "width": 2}
+    updates, rate, shape = one.rates
+    figure.add_scatter(
+        x=updates.astype(int).tolist(),
+        y=rounded(rate),
+        mode="lines",
+        line={**line, "shape": shape},
+        hoverinfo="none",  # said beside the metric: one line per family
+        **shared,
+    )
+    shared |= {"showlegend": False, "yaxis": "y2"}
+    if one.band:
+        low, high = one.band
+        figure.add_scatter(
+            x=[*step, *step[::-1]],
+            y=rounded(np.r_[low, high[::-1]]),
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor=style.colour,
+            opacity=0.14,
+            hoverinfo="skip",
+            **shared,
+        )
+    figure.add_scatter(
+        x=step,
+        y=rounded(one.metric),
+        mode="lines+markers" if len(step) <= 40 else "lines",
+        line=line,
+        marker={"color": style.colour, "symbol": style.symbol, "size": 5},
+        customdata=rounded(np.interp(one.step - 1, updates, rate), 3) if updates.size else None,
+        hovertemplate="%{y:.4g} at rate %{customdata:.3g}",
+        **shared,
+    )
+
+
+def rates_of(trial: "pd.Series[Any]", horizon: int) -> tuple[Array, Array, str]:
+    """The updates, the rates a trial used there, and how to join them."""
+    schedule = Schedule.from_json(trial["schedule"])
+    if schedule.closed_loop:  # its rates depend on the metric: only the record knows them
+        step, rate = curve_of(trial, "step"), curve_of(trial, "rate")
+        return np.r_[0, step], np.r_[rate[:1], rate], "vh"
+    table = schedule.rates(horizon)[: int(trial["updates"])]
+    at = thin(_log(table))
+    return at.astype(float), table[at], "linear"
+
+
+def _log(rates: Array) -> Array:
+    """Log rates, with zeros far below instead of at minus infinity."""
+    return np.log10(np.maximum(rates, max(float(rates.max(initial=0.0)), 1e-30) * 1e-6))
+
+
+def far_apart(curves: Sequence[Array]) -> bool:
+    """Whether the peaks of these rates need a log axis to be seen side by side."""
+    peaks = [float(rates.max(initial=0.0)) for rates in curves]
+    return bool(peaks) and max(peaks) > APART * min(peaks) > 0
+
+
+def _rate_axis(curves: Sequence[Array]) -> dict[str, Any]:
+    """An axis of rates: linear where each curve is seen on it, else logarithmic."""
+    rates = np.concatenate([np.empty(0), *curves])
+    title, top = {"title_text": "learning rate"}, float(rates.max(initial=0.0))
+    if not far_apart(curves):
+        return title | {"range": [0, 1.06 * top] if top > 0 else None}
+    shown = np.maximum(rates, top * 10**-DECADES)
+    return title | log_axis(shown) | {"range": padded(shown, "log")}
+
+
+def preview(schedules: Schedule | Sequence[Schedule], total: int) -> go.Figure:
+    """The rates of one or several schedules over `total` updates.
+
+    A closed-loop schedule is drawn as it starts: at its peak until the metric says otherwise.
+    """
+    several = [schedules] if isinstance(schedules, Schedule) else list(schedules)
+    figure, tables = blank(), []
+    for number, schedule in enumerate(several):
+        closed = schedule.closed_loop
+        rates = np.asarray(schedule.controller(total).rates if closed else schedule.rates(total))
+        at = thin(_log(rates), 1000)
+        style = look(schedule.family)
+        twins = sum(other.family == schedule.family for other in several[:number])
+        dashes = (style.dash, "dashdot", "longdash", "longdashdot")
+        figure.add_scatter(
+            x=at.tolist(),
+            y=rounded(rates[at]),
+            mode="lines",
+            line={"color": style.colour, "dash": dashes[twins and 1 + (twins - 1) % 3]},
+            name=safe(schedule.family) + (f" {twins + 1}" if twins else ""),
+            hovertemplate="update %{x}: %{y:.3g}",
+        )
+        tables.append(rates)
+    figure.update_xaxes(title_text="updates").update_yaxes(**_rate_axis(tables))
+    return figure.update_layout(height=440, showlegend=True)
+
+
+def range_test(result: Fields, loss: str = "training loss") -> go.Figure:
+    """The range test: loss against rate, one line per seed, and the bracket that was read off it.
+
+    Args:
+        result: `run["range_test"]`: `rates`, `losses` (a list per seed), `base_lr`, `max_lr`,
+            `steepest`, `valley`, `peak_lr`.
+        loss: what the losses are, with their unit, for the axis.
+    """
+    figure = blank()
+    rates = np.asarray(result["rates"], dtype=float)
+    lines = [np.asarray(line, dtype=float) for line in result["losses"]]
+    for seed, line in enumerate(lines):
+        figure.add_scatter(
+            x=rounded(rates[: line.size]),
+            y=rounded(line[: rates.size]),
+            mode="lines",
+            line={"color": BLUE, "width": 1.5},
+            opacity=0.75,
+            name="loss, by seed",
+            showlegend=seed == 0,
+            hovertemplate=f"seed {seed}<br>rate %{{x:.3g}}: %{{y:.4g}}<extra></extra>",
+        )
+    if not lines:
+        return figure
+    low, high = result["base_lr"], result["max_lr"]
+    figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
+    for name, colour in (("steepest", RED), ("valley", GREEN), ("peak_lr", INK)):
+        style = {"color": colour, "dash": "dash", "width": 1.5}
+        label = f"{name} {result[name]:.2g}"
+        figure.add_vline(result[name], name=label, showlegend=True, line=style)
+    figure.update_xaxes(title_text="learning rate", **log_axis(rates))
+    figure.update_yaxes(title_text=safe(loss), range=_before_blow_up(lines))
+    return figure.update_layout(height=400)
+
+
+def _before_blow_up(lines: Sequence[Array]) -> list[float] | None:
+    """A range that shows the losses' fall and the start of their blow-up, not its height."""
+    losses = np.concatenate(lines)
+    starts = np.array([line[0] for line in lines if line.size])
+    if not np.isfinite(starts).any():
+        return padded(losses)
+    start, low = float(np.nanmedian(starts)), float(losses[np.isfinite(losses)].min())
+    return padded(losses[losses <= start + 0.6 * (start - low or abs(start))])

@@ -1,29 +1,71 @@
 """The first screen of the report: what to use, what it gains, how sure that is, and its code."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lrtune.format import count, number
-from lrtune.reports.answer import Answer, Run, answer
-from lrtune.reports.exports import Export, chosen, exports
-from lrtune.reports.palette import look
-from lrtune.reports.plot_style import Array, thin
-from lrtune.reports.rates import rates_of
+from lrtune.errors import InputError
+from lrtune.export import FoundOptimizer, export
+from lrtune.format import count, limited, number, plural
+from lrtune.reports.figures import far_apart, rates_of
+from lrtune.reports.plot_style import Array, look, thin
 from lrtune.schedule import Schedule
-from lrtune.verdict.notes import Verdict
-from lrtune.verdict.plan import decided
+from lrtune.verdict.recommendation import described_training, recommendation
 from lrtune.verdict.sequential import ALPHA
-from lrtune.verdict.wording import amount_of, metric_of, range_of
+from lrtune.verdict.summary import by_end, recommended
+from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.wording import amount_of, metric_of, range_of, since
+
+Run = Mapping[str, Any]
 
 WIDTH, HEIGHT = 400, 150  # of the sketch's own coordinates
 POINTS = 200  # of a curve
-FAR = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
 DECADES = 2.0  # below the lowest peak, on a log axis
 ROOM = 0.06  # of the gains' axis, on either side
+LINE = 400  # characters of a comment, whose names come from anyone
+# What the targets of lrtune.export are called; those that most people use come first.
+LABELS = {
+    "torch": "PyTorch",
+    "huggingface": "Hugging Face",
+    "lightning": "Lightning",
+    "keras": "Keras",
+    "optax": "optax",
+    "timm": "timm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run says, in words."""
+
+    use: str  # what to use, or that there is no winner
+    lines: list[tuple[str, str]]  # labels and texts: gain, sure, valid, cost, use it
+    warnings: tuple[str, ...]  # sentences, the gravest first
+    notes: list[str]  # what to do next
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The schedule to use."""
+
+    schedule: Schedule  # what best.json holds
+    resolved: Mapping[str, Any]  # its settings at the horizon
+    where: str  # which trial it is from, as a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Code for a framework; without source, ``why`` says why there is none."""
+
+    target: str
+    label: str
+    source: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +86,7 @@ class Sketch:
     bottom: str
     end: str
     scale: str
-    width: int = WIDTH
-    height: int = HEIGHT
+    size: str = f"{WIDTH} {HEIGHT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +103,15 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
-class Gains:
-    """What is gained over each baseline; `zero` is where none is."""
-
-    metric: str
-    zero: float
-    rows: Sequence[Gain]
-
-
-@dataclass(frozen=True, slots=True)
 class FirstScreen:
     """All that it holds."""
 
     answer: Answer
-    sketch: Sketch | None
-    gains: Gains | None
-    exports: Sequence[Export]
-
-    @property
-    def use(self) -> str:
-        """The schedule alone, or that there is no winner."""
-        return self.answer.use.partition(": ")[0]
-
-    @property
-    def settings(self) -> str:
-        """Its settings."""
-        return self.answer.use.partition(": ")[2]
+    exports: Sequence[Export] = ()
+    sketch: Sketch | None = None  # None where the recommended rates are not known
+    metric: str = ""  # of the gains
+    gains: Sequence[Gain] = ()
+    zero: float = 0.0  # the place where nothing is gained
 
 
 def first_screen(
@@ -101,30 +125,118 @@ def first_screen(
         verdict: what the finals said, if there were any.
         finals: those that it is of.
     """
-    said, found = answer(trials, run, verdict), chosen(trials, run, verdict)
+    words, found = answer(trials, run, verdict), chosen(trials, run, verdict)
     if found is None:
-        return FirstScreen(said, None, None, [])
-    told = verdict if verdict is not None and decided(verdict) else None
-    return FirstScreen(
-        said,
-        _sketch(_curves(found.schedule, run, told), run["horizon"], (trials, finals)),
-        None if told is None else _gains(told),
-        exports(found.schedule, run),
+        return FirstScreen(words)
+    decided = verdict if verdict is not None and verdict.decided else None
+    compared = _compared(found.schedule, run, decided)
+    sketch = _sketch(compared, run["horizon"], (trials, finals))
+    screen = FirstScreen(words, exports(found.schedule, run), sketch)
+    if decided is None:
+        return screen
+    zero, gains = _gains(decided)
+    return replace(screen, metric=metric_of(decided), gains=gains, zero=zero)
+
+
+def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:
+    """The answer: its lines and its warnings; or why there is none."""
+    found = recommendation(trials, run, verdict)
+    if found is None:
+        low, high = (number(rate, 3) for rate in run["peak_lr"])
+        way_out = ["The reasons are listed under Early stopping."]
+        if (trials["state"] == "diverged").sum() >= len(trials) / 2:
+            way_out = [f"Most trials diverged: search lower peak rates than {low} to {high}."]
+        return Answer(f"No winner. {nothing(trials)}", [], (), way_out if len(trials) else [])
+    (_, use), *lines = found.lines
+    newer = "" if verdict is None else since(verdict, len(trials))
+    return Answer(use, lines, found.warnings, [newer] if newer else [])
+
+
+def nothing(trials: pd.DataFrame) -> str:
+    """Why there is no winner and nothing to draw."""
+    if trials.empty:
+        return "No trial has ended yet."
+    ends = by_end(trials)
+    how = ", ".join(f"{n} {end}" for end, n in zip(ends["end"], ends["trials"], strict=True) if n)
+    return f"None of the {plural(len(trials), 'trial', 'trials')} ran to a value: {how}."
+
+
+def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
+    """What was searched: the data, the model, the horizon, how much was tried."""
+    task = run["task"]
+    tried = plural(len(trials), "trial", "trials")
+    kinds = plural(trials["family"].nunique(), "family", "families")
+    horizon = f"{count(run['horizon'])} updates ({number(run['epochs'], 3)} epochs)"
+    return [task["data"], task["model"], horizon, f"{tried} of {kinds}"]
+
+
+def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Chosen | None:
+    """The schedule to use; None where no trial came to anything.
+
+    Args:
+        trials: the search's table.
+        run: what was searched (run.json).
+        verdict: what the finals said, if there were any.
+    """
+    if verdict is not None and verdict.decided:
+        row = verdict.recommended
+        whose = row.family if row.trial is None else f"{row.family}, trial {row.trial}"
+        if verdict.answer.place == "tie":
+            whose += ", recommended of those that cannot be told apart"
+        return Chosen(row.schedule, row.resolved, f"{whose}.")
+    best = recommended(trials, run["objective"]["direction"])
+    if best is None:
+        return None
+    complete = best["state"] == "complete"
+    by = "" if complete else ", by its forecast, for none was trained to its end"
+    schedule, resolved = Schedule.from_json(best["schedule"]), json.loads(best["resolved"])
+    return Chosen(schedule, resolved, f"Trial {best['number']}{by}.")
+
+
+def exports(schedule: Schedule, run: Run) -> list[Export]:
+    """The code of a schedule for every framework, over the run's horizon."""
+    optimizer, several = FoundOptimizer.of(run), []
+    for target, label in LABELS.items():
+        try:
+            source = export(schedule, to=target, total=run["horizon"], optimizer=optimizer)
+        except InputError as error:
+            several.append(Export(target, label, why=str(error)))
+        else:
+            several.append(Export(target, label, found_with(run) + source))
+    return several
+
+
+def found_with(run: Run, found: Mapping[str, Any] | None = None) -> str:
+    """What a peak rate belongs to, as comments over code that is copied.
+
+    Args:
+        run: what was searched (run.json), or best.json.
+        found: of best.json: with the number of the trial.
+    """
+    task = run["task"]
+    training = described_training(run["optimizer"], task["batch_size"], run["horizon"])
+    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
+    without = "Guessed for" if "guess" in run else "Found in"
+    by = f"Found by trial {found['trial']} of" if found else without
+    lines = (
+        f"The peak rate holds for {training}{clipped}.",
+        f"{by} {run['study']}: {task['name']}, model {task['model']}, by lrtune "
+        f"{run['versions']['lrtune']}.",
     )
+    return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 
-def _curves(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple[str, Schedule]]:
+def _compared(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple[str, Schedule]]:
     """What to draw: the recommended schedule, and beside it yours, or the tuned baselines."""
     if verdict is None:
         yours = map(Schedule.from_dict, run.get("baselines", []))
         return [(schedule.family, schedule), *((f"your {one.family}", one) for one in yours)]
-    rows = {row["family"]: row for row in verdict["families"]}
-    first = rows[verdict["answer"]["recommended"]]
-    label = f"your {schedule.family}" if first["role"] == "yours" else schedule.family
-    compared = [(gain["what"], rows[gain["over"]]) for gain in verdict["answer"]["gains"]]
-    others = [one for one in compared if one[1]["role"] == "yours"] or compared
-    beside = [(what, Schedule.from_dict(row["schedule"])) for what, row in others]
-    return [(label, schedule), *beside]
+    rows = {row.family: row for row in verdict.families}
+    mine = verdict.recommended.role == "yours"
+    compared = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]
+    others = [pair for pair in compared if pair[1].role == "yours"] or compared
+    label = f"your {schedule.family}" if mine else schedule.family
+    return [(label, schedule), *((what, row.schedule) for what, row in others)]
 
 
 def _sketch(
@@ -137,21 +249,21 @@ def _sketch(
     known = [(label, one, line) for label, one, line in lines if line is not None]
     if lines[0][2] is None:
         return None
-    peaks = [float(rates.max()) for _, _, (_, rates, _) in known]
+    curves = [rates for _, _, (_, rates, _) in known]
+    peaks = [float(rates.max()) for rates in curves]
     top, bottom = max(peaks), 0.0
-    if top > FAR * min(peaks):
-        lowest = min(float(rates[rates > 0].min()) for _, _, (_, rates, _) in known)
+    if far_apart(curves):
+        lowest = min(float(rates[rates > 0].min()) for rates in curves)
         bottom = max(lowest, min(peaks) / 10**DECADES)
-    curves = [
-        Curve(
-            label,
-            _path(line, horizon, bottom, top),
-            "" if place else look(one.family).colour,
-        )
-        for place, (label, one, line) in enumerate(known)
-    ]
     return Sketch(
-        curves,
+        [
+            Curve(
+                label,
+                _path(line, horizon, bottom, top),
+                "" if place else look(one.family).colour,
+            )
+            for place, (label, one, line) in enumerate(known)
+        ],
         number(top, 3),
         number(bottom, 2),
         f"{count(horizon)} updates",
@@ -189,39 +301,31 @@ def _path(line: tuple[Array, Array, str], horizon: int, bottom: float, top: floa
     return "M{:.1f} {:.1f}".format(*first) + "".join(step.format(x, y) for x, y in rest)
 
 
-def _gains(verdict: Verdict) -> Gains | None:
-    """The gain over each baseline with its interval; None where there is no baseline."""
-    rows = verdict["answer"]["gains"]
-    if not rows:
-        return None
-    ends = [0.0, *(row[name] for row in rows for name in ("gain", "low", "high") if _known(row))]
-    ends += [row["gain"] for row in rows]
-    low, high = min(ends), max(ends)
-    room = ROOM * ((high - low) or 1.0)
-    low, high = low - room, high + room
+def _gains(verdict: Verdict) -> tuple[float, list[Gain]]:
+    """Where nothing is gained on the axis, and the gain over each baseline with its interval."""
+    rows = verdict.answer.gains
+    ends = [(row.gain, row.gain) if math.isnan(row.low) else (row.low, row.high) for row in rows]
+    values = [0.0, *(row.gain for row in rows), *(end for pair in ends for end in pair)]
+    room = ROOM * ((max(values) - min(values)) or 1.0)
+    left, width = min(values) - room, max(values) - min(values) + 2 * room
 
     def place(value: float) -> float:
-        return round(100 * float((value - low) / (high - low)), 2)
+        return round(100 * (value - left) / width, 2)
 
-    return Gains(metric_of(verdict), place(0.0), [_gain(verdict, row, place) for row in rows])
-
-
-def _gain(verdict: Verdict, row: Mapping[str, Any], place: Callable[[float], float]) -> Gain:
-    sign = "+" if row["gain"] > 0 else ""
-    ends = (row["low"], row["high"]) if _known(row) else (row["gain"], row["gain"])
-    worse = row["gain"] < 0 and row["p"] is not None and row["p"] < ALPHA
-    sure = "better" if row["sure"] else "worse" if worse else "may be chance"
-    return Gain(
-        over=row["what"],
-        amount=f"{sign}{amount_of(verdict, row['gain'])}",
-        reach=range_of(verdict, *ends) if _known(row) else "",
-        sure=sure,
-        at=place(row["gain"]),
-        low=place(ends[0]),
-        high=place(ends[1]),
-    )
-
-
-def _known(row: Mapping[str, Any]) -> bool:
-    """Whether there is an interval: of one seed there is none."""
-    return row["low"] is not None and row["high"] is not None
+    gains = [
+        Gain(
+            over=row.what,
+            amount=f"{'+' if row.gain > 0 else ''}{amount_of(verdict, row.gain)}",
+            reach="" if math.isnan(row.low) else range_of(verdict, low, high),
+            sure="better"
+            if row.sure
+            else "worse"
+            if row.gain < 0 and row.p < ALPHA
+            else "may be chance",
+            at=place(row.gain),
+            low=place(low),
+            high=place(high),
+        )
+        for row, (low, high) in zip(rows, ends, strict=True)
+    ]
+    return place(0.0), gains

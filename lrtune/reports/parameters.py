@@ -1,7 +1,4 @@
-"""Inside each family: its parameters, and which of them matter, by Optuna's importances and plots.
-
-The trials of one family make a study in memory: what Optuna computes and draws of it is Optuna's.
-"""
+"""The parameters of a family: which of them matter, by Optuna's fANOVA, and scores against each."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,36 +11,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator
-from optuna.visualization import plot_rank, plot_slice
 from sklearn.ensemble import RandomForestRegressor
 
-from lrtune.format import limited
-from lrtune.reports.answer import Run, nothing
-from lrtune.reports.blocks import Block, Cell, Choice, Heading, Section, Table, Text, drawn
-from lrtune.reports.palette import look
-from lrtune.reports.plot_style import (
-    TEMPLATE,
-    axes_of,
-    axis_title,
-    blank,
-    panels,
-    rounded,
-    safe,
-    value_axis,
-)
+from lrtune.reports.plot_style import TEMPLATE, axis_title, blank, look, rounded, safe, value_axis
 from lrtune.schedule import FAMILIES
-from lrtune.verdict.summary import by_family, forecasts, ranked
+from lrtune.verdict.summary import forecasts, ranked
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
 TREES, DEPTH = 32, 6  # deeper ones take seconds per hundred trials
 READ = {"number", "family", "state", "value", "expected", "peak_lr", "warmup", "evidence"}
 SHARED = {"peak_lr": "log", "warmup": "linear"}  # by every family, and their scales
-CAVEAT = (
-    "Functional analysis of variance (Optuna's fANOVA) over the finished trials: the share of the "
-    "differences between scores that a parameter explains by itself; the rest lies in "
-    "combinations. These trials are few, pruning kept the good ones, and the sampler tried related "
-    "settings together, so that one parameter may stand in for another."
-)
+COLUMNS, PANEL, ROOM = 2, 215, 0.05  # panels side by side, pixels of a line, share between them
 
 Direction: TypeAlias = Literal["minimize", "maximize"]
 Space = Mapping[str, BaseDistribution]  # by column of the search's table
@@ -58,56 +36,6 @@ class Importances:
     why: str = ""  # why there are none; empty where there are
 
 
-def inside(trials: pd.DataFrame, run: Run) -> Section:
-    """The section of the report: one family at a time, the best one first."""
-    title = "Inside each family"
-    order = by_family(trials, run["objective"]["direction"])["family"].astype(str).tolist()
-    if not order:
-        return Section("inside", title, nothing(trials), [Text(nothing(trials))])
-    options = [
-        (limited(name, 60), _family(trials, run["objective"], name, f"inside-{place}"))
-        for place, name in enumerate(order)
-    ]
-    summary = "Scores against each parameter, one family at a time, and which parameters matter"
-    return Section("inside", title, summary, [Choice("inside", "family", options)])
-
-
-def _family(
-    trials: pd.DataFrame, objective: Mapping[str, Any], family: str, key: str
-) -> list[Block]:
-    own = scored(trials, family)
-    found = importances(own, family, objective)
-    why = "none of its trials has a score" if own.empty else "no parameter differs between them"
-    return [
-        drawn(
-            f"{key}-slices",
-            slices(trials, family, objective),
-            "Validation scores, one panel per parameter. Filled: finished, the best is large. "
-            "Open: stopped early, at the value that was forecast then.",
-            f"No figure of its parameters: {why}.",
-        ),
-        drawn(
-            f"{key}-rank",
-            rank(trials, family, objective, found),
-            "The trials by rank, over the two parameters that matter most. Small: stopped early, "
-            "ranked by forecast.",
-            "No figure over two parameters: fewer than three trials have a score, or two numbers.",
-        ),
-        Heading("Which parameters matter"),
-        *_mattered(found),
-    ]
-
-
-def _mattered(found: Importances) -> list[Block]:
-    if found.why:
-        return [Text(f"Not known for this family: {found.why}.")]
-    rows = [
-        (name, Cell(f"{100 * share:.0f}", share, share=share))
-        for name, share in found.shares.items()
-    ]
-    return [Text(CAVEAT, "note"), Table(["parameter", "explains by itself (%)"], rows)]
-
-
 def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:
     """A family's trials that have a score: final, or of those that were stopped as forecast.
 
@@ -115,29 +43,29 @@ def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:
         Its rows, `value` filled in, with `finished`: whether the value is one that was reached.
         Numbers have the digits that a figure shows.
     """
-    kept = [name for name in trials if name in READ or str(name).startswith(f"{family}.")]
-    own = trials.loc[trials["family"] == family, kept]
-    finished = own["state"] == "complete"
-    value = own["value"].astype(float).where(finished, forecasts(own))
-    own = own.assign(value=value, finished=finished)
-    floats = own.select_dtypes("float")
-    own = own.assign(**{str(name): rounded(floats[name]) for name in floats})
-    known: pd.DataFrame = own[np.isfinite(value)].sort_values("number")
+    columns = [name for name in trials if name in READ or str(name).startswith(f"{family}.")]
+    rows = trials.loc[trials["family"] == family, columns]
+    finished = rows["state"] == "complete"
+    value = rows["value"].astype(float).where(finished, forecasts(rows))
+    rows = rows.assign(value=value, finished=finished)
+    floats = rows.select_dtypes("float")
+    rows = rows.assign(**{str(name): rounded(floats[name]) for name in floats})
+    known: pd.DataFrame = rows[np.isfinite(value)].sort_values("number")
     return known
 
 
-def space_of(own: pd.DataFrame, family: str) -> dict[str, BaseDistribution]:
+def space_of(rows: pd.DataFrame, family: str) -> dict[str, BaseDistribution]:
     """The parameters of a family that differ between its trials, on the scale of its search."""
     row = FAMILIES.get(family)
-    docs = {knob.name: knob for knob in (*row.knobs, *row.optional)} if row else {}
-    columns = [*SHARED, *(str(name) for name in own if str(name).startswith(f"{family}."))]
+    knobs = {knob.name: knob for knob in (*row.knobs, *row.optional)} if row else {}
+    columns = [*SHARED, *(str(name) for name in rows if str(name).startswith(f"{family}."))]
     space: dict[str, BaseDistribution] = {}
     for column in columns:
-        values = own.get(column)
+        values = rows.get(column)
         if values is None or values.isna().any() or values.nunique() < 2:
             continue
         name = column.removeprefix(f"{family}.")
-        knob = docs.get(re.sub(r"_\d+$", "", name)) or docs.get(name)  # an entry of a list
+        knob = knobs.get(re.sub(r"_\d+$", "", name)) or knobs.get(name)  # an entry of a list
         scale = SHARED.get(name) or (knob.scale if knob else "linear")
         if scale == "choice" or not pd.api.types.is_numeric_dtype(values):
             space[column] = CategoricalDistribution(sorted({safe(word) for word in values}))
@@ -147,13 +75,18 @@ def space_of(own: pd.DataFrame, family: str) -> dict[str, BaseDistribution]:
     return space
 
 
+def label_of(column: str) -> str:
+    """A parameter's name without that of its family."""
+    return safe(column.rpartition(".")[2])
+
+
 def study_of(
-    own: pd.DataFrame, space: Space, values: Iterable[float], direction: Direction
+    rows: pd.DataFrame, space: Space, values: Iterable[float], direction: Direction
 ) -> optuna.Study:
     """A study in memory of finished trials, in the order of the rows.
 
     Args:
-        own: one row per trial, with the columns of the space.
+        rows: one per trial, with the columns of the space.
         space: the parameters; a family's prefix is left out of their names.
         values: one per trial.
         direction: ``minimize`` or ``maximize``.
@@ -164,14 +97,15 @@ def study_of(
         study = optuna.create_study(direction=direction)
     finally:
         optuna.logging.set_verbosity(before)
-    distributions = {_label(column): one for column, one in space.items()}
+    names = {column: label_of(column) for column in space}
     params = {
-        _label(column): [
-            safe(cell) if isinstance(one, CategoricalDistribution) else float(cell)
-            for cell in own[column]
+        names[column]: [
+            safe(cell) if isinstance(distribution, CategoricalDistribution) else float(cell)
+            for cell in rows[column]
         ]
-        for column, one in space.items()
+        for column, distribution in space.items()
     }
+    distributions = {names[column]: distribution for column, distribution in space.items()}
     for at, value in enumerate(values):
         tried = {name: column[at] for name, column in params.items()}
         study.add_trial(
@@ -180,19 +114,15 @@ def study_of(
     return study
 
 
-def _label(column: str) -> str:
-    return safe(column.rpartition(".")[2])
-
-
-def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> Importances:
+def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> Importances:
     """Which parameters matter among a family's finished trials, by Optuna's fANOVA.
 
     Args:
-        own: see ``scored``.
+        rows: see ``scored``.
         family: whose.
         objective: name and direction of the value.
     """
-    done = own[own["finished"]]
+    done = rows[rows["finished"]]
     if len(done) < FEWEST:
         return Importances(why=f"{len(done)} finished, and at least {FEWEST} are needed")
     space = space_of(done, family)
@@ -201,17 +131,16 @@ def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) ->
     values = done["value"].to_numpy(float)
     if objective["direction"] == "minimize" and (values > 0).all():
         values = np.log(values)  # a loss far off must not outweigh those near the best
-    # Optuna's evaluator measures the space as it stands, without its log scales.
-    for column, one in space.items():
-        if isinstance(one, FloatDistribution) and one.log:
+    numbers = {}
+    for column, distribution in space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            numbers[column] = pd.factorize(done[column], sort=True)[0]
+            continue
+        # Optuna's evaluator measures the space as it stands, without its log scales.
+        if isinstance(distribution, FloatDistribution) and distribution.log:
             done = done.assign(**{column: np.log10(done[column])})
             space[column] = FloatDistribution(done[column].min(), done[column].max())
-    numbers = {
-        column: pd.factorize(done[column], sort=True)[0]
-        if isinstance(one, CategoricalDistribution)
-        else done[column]
-        for column, one in space.items()
-    }
+        numbers[column] = done[column].to_numpy()
     forest = RandomForestRegressor(2 * TREES, oob_score=True, random_state=0)
     if forest.fit(pd.DataFrame(numbers), values).oob_score_ <= 0:
         return Importances(why="its parameters do not tell good trials from bad ones")
@@ -221,73 +150,70 @@ def importances(own: pd.DataFrame, family: str, objective: Mapping[str, Any]) ->
 
 
 def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> go.Figure:
-    """Optuna's slice plot of a family; without traces where no parameter differs."""
-    own = scored(trials, family)
-    space = space_of(own, family)
+    """Scores of a family against each of its parameters, one panel each.
+
+    Marks are filled for finished trials and open for those that were stopped, at their forecast.
+    Without traces where no parameter differs.
+    """
+    rows = scored(trials, family)
+    space = space_of(rows, family)
     if not space:
         return blank()
-    values, colour = own["value"].tolist(), look(family)
-    title = axis_title(objective).removeprefix("validation ")  # a panel is not high
-    study = study_of(own, space, values, objective["direction"])
-    figure = plot_slice(study, target_name=title)
-    best_one = ranked(own, objective["direction"]).index[:1]
-    finished, first = own["finished"].to_numpy(bool), own.index.isin(best_one)
-    open_symbol = f"{colour.symbol}-open"
-    symbols = np.where(finished, colour.symbol, open_symbol)
-    sizes = np.where(first, 12, np.where(finished, 7, 6))
-    for place, trace in enumerate(figure.data):
-        at = list(trace.marker.color)  # Optuna's own numbers of the trials
-        x = axes_of(place)[0]
-        trace.marker = {
-            "color": colour.colour,
-            "symbol": symbols[at].tolist(),
-            "size": sizes[at].tolist(),
-            "opacity": 0.8,
+    style, finished = look(family), rows["finished"].to_numpy(bool)
+    first = rows.index.isin(ranked(rows, objective["direction"]).index[:1])
+    marker = {
+        "color": style.colour,
+        "symbol": np.where(finished, style.symbol, f"{style.symbol}-open").tolist(),
+        "size": np.where(first, 12, np.where(finished, 7, 6)).tolist(),
+        "opacity": 0.8,
+    }
+    lines = -(-len(space) // COLUMNS)
+    height = PANEL * lines + 40
+    room = 70 / height  # between two lines, for titles
+    tall, wide = (1 + room) / lines - room, (1 + ROOM) / COLUMNS - ROOM
+    title = {"text": axis_title(objective).removeprefix("validation ")}
+    # As dictionaries: updates of a plotly figure take a hundred times as long.
+    layout: dict[str, Any] = {"template": TEMPLATE, "showlegend": False, "height": height}
+    data = []
+    for place, (column, distribution) in enumerate(space.items()):
+        line, side = divmod(place, COLUMNS)
+        number, name = place + 1 if place else "", label_of(column)
+        left, top = side * (wide + ROOM), 1 - line * (tall + room)
+        words = isinstance(distribution, CategoricalDistribution)
+        x = rows[column].map(safe) if words else rows[column]
+        axis = {"type": "category"} if words else _scale(distribution)
+        layout[f"xaxis{number}"] = axis | {
+            "domain": [left, min(1.0, left + wide)],
+            "anchor": f"y{number}",
+            "title": {"text": name},
+            "nticks": 5,
         }
-        trace.customdata = own["number"].to_numpy()[at].tolist()
-        axis, shown = figure.layout[x], "%{x:.3g}"
-        if axis.type == "category":
-            trace.x = [word[1:-1] for word in trace.x]  # Optuna quotes words
-            axis.categoryarray, shown = [word[1:-1] for word in axis.categoryarray], "%{x}"
-        elif axis.type == "log" and max(trace.x) > 10 * min(trace.x):
-            axis.dtick = 1  # of panels so small, decades are enough
-        name = axis.title.text
-        said = f"trial %{{customdata}}<br>{name} {shown}: %{{y:.4g}}<extra></extra>"
-        trace.update(name=name, hovertemplate=said)
-    figure.update_xaxes(nticks=5).update_yaxes(**value_axis(own["value"].to_numpy(float)))
-    return figure.update_layout(template=TEMPLATE, title=None, width=None, **panels(len(space)))
+        layout[f"yaxis{number}"] = value_axis(rows["value"]) | {
+            "domain": [max(0.0, top - tall), top],
+            "anchor": f"x{number}",
+            "matches": "y" if place else None,
+            "showticklabels": side == 0,
+            "title": title if side == 0 else None,
+        }
+        trace = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": x.tolist(),
+            "y": rows["value"].tolist(),
+            "xaxis": f"x{number}",
+            "yaxis": f"y{number}",
+            "marker": marker,
+            "customdata": rows["number"].tolist(),
+            "name": name,
+            "hovertemplate": f"trial %{{customdata}}<br>{name} %{{x}}: %{{y:.4g}}<extra></extra>",
+        }
+        data.append(trace)
+    return go.Figure({"data": data, "layout": layout})
 
 
-def rank(
-    trials: pd.DataFrame,
-    family: str,
-    objective: Mapping[str, Any],
-    found: Importances | None = None,
-) -> go.Figure:
-    """Optuna's rank plot of the two numbers that matter most; of few trials, of the first two.
-
-    Args:
-        trials: the search's table.
-        family: whose.
-        objective: name, direction and unit of the value.
-        found: which parameters matter, if that is known already.
-    """
-    own = scored(trials, family)
-    space = space_of(own, family)
-    numeric = {_label(c): c for c, one in space.items() if isinstance(one, FloatDistribution)}
-    if len(numeric) < 2 or len(own) < 3:
-        return blank()
-    found = importances(own, family, objective) if found is None else found
-    columns = [numeric.pop(name) for name in [*found.shares, *numeric] if name in numeric][:2]
-    pair = {column: space[column] for column in columns}
-    study = study_of(own, pair, own["value"], objective["direction"])
-    figure = plot_rank(study, target_name=axis_title(objective))
-    points, scale = figure.data
-    bar = scale.marker.colorbar
-    bar.ticktext = [f"{float(said.split('(')[1][:-1]):.3g}" for said in bar.ticktext]
-    points.marker.size = np.where(own["finished"], 11, 6).tolist()
-    points.hovertext = [
-        f"trial {number}<br>{said.partition('<br>')[2]}"  # by our number
-        for number, said in zip(own["number"], points.hovertext, strict=True)
-    ]
-    return figure.update_layout(template=TEMPLATE, title=None, height=380, showlegend=False)
+def _scale(distribution: BaseDistribution) -> dict[str, Any]:
+    """The axis of a number; of panels so small, decades are enough."""
+    assert isinstance(distribution, FloatDistribution)
+    if not distribution.log:
+        return {"type": "linear"}
+    return {"type": "log", "dtick": 1 if distribution.high > 10 * distribution.low else None}

@@ -10,19 +10,19 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer, replay
-from lrtune.reports.exports import found_with
+from lrtune.reports.first_screen import found_with
 from lrtune.run.run_json import FORMAT
 from lrtune.schedule import Schedule, load
-from lrtune.verdict.plan import decided, recommended_row
 from lrtune.verdict.recommendation import short
 from lrtune.verdict.summary import beside, figures_in, recommended
+from lrtune.verdict.verdict import Verdict
 
 SAME = ("study", "task", "horizon", "objective", "optimizer")  # what makes a task that one
 KEPT = (*SAME, "unit", "epochs", "judge", "versions")
 
 
 def best_json(
-    trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Mapping[str, Any] | None
+    trials: pd.DataFrame, settings: Mapping[str, Any], verdict: Verdict | None
 ) -> dict[str, Any] | None:
     """The verdict's winner, or before one the best trial.
 
@@ -32,10 +32,10 @@ def best_json(
     if trials.empty:
         return None
     row = recommended(trials, settings["objective"]["direction"])
-    if verdict is not None and decided(verdict):
-        first = recommended_row(verdict)
-        schedule, resolved = first["schedule"], first["resolved"]
-        own = trials[trials["number"] == first["trial"]]
+    if verdict is not None and verdict.decided:
+        first = verdict.recommended
+        schedule, resolved = first.schedule.to_dict(), first.resolved
+        own = trials[trials["number"] == first.trial]
         row = None if own.empty else own.iloc[0]
     elif row is not None:
         schedule, resolved = json.loads(row["schedule"]), json.loads(row["resolved"])

@@ -29,10 +29,10 @@ from lrtune.search.loop import Loop
 from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
-from lrtune.verdict.finalists import room_for
-from lrtune.verdict.plan import Finalist, Plan
+from lrtune.verdict.finalists import Finalist, room_for
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.time_to_target import check_target
-from lrtune.verdict.verdict import standing
+from lrtune.verdict.verdict import Plan, standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
 DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only trials bound
@@ -277,7 +277,7 @@ class Rounds:
         self._run, self._horizon = run, horizon
         self._plan = replace(plan, width=run.choice.slots)
         self._listener, self._allowed, self._spent = listener, allowed, spent
-        self._objective = run.settings["objective"]
+        self._objective = Objective(**run.settings["objective"])
         self._left: list[Job] = []  # of this round
         self._jobs = 0  # of this round, at its begin
         self._ended: list[Final] = []  # since the listener was told
@@ -311,9 +311,9 @@ class Rounds:
         if not self.finalists:
             return None
         verdict = judged(self._run, self.plan, self._horizon, self.finalists)
-        if verdict["answer"]["place"] != "unfinished":
+        if verdict.answer.place != "unfinished":
             return verdict
-        seeds = {row["family"]: row["seeds"] for row in verdict["families"]}
+        seeds = {row.family: row.seeds for row in verdict.families}
         compared = [finalist for finalist in self.finalists if seeds[finalist.family] > 1]
         if len(compared) < min(2, len(self.finalists)):
             return None
@@ -349,7 +349,7 @@ class Rounds:
         finals = finals[finals["horizon"] == self._horizon]
         seeds = final_seeds(self._run.settings["seed"], self.plan.trainings or 0)
         needed = standing(finals, self.finalists, self._objective, seeds, self.plan).wanted
-        name = f"final_{self._objective['name']}"
+        name = f"final_{self._objective.name}"
         scores: dict[str, dict[int, float]] = {}
         for row in finals.to_dict("records"):
             scores.setdefault(row["schedule"], {})[row["seed"]] = row.get(name, math.nan)
@@ -384,7 +384,7 @@ class Rounds:
         append_final(self._run.folder / FINALS, final)
         self._left.remove(Job(final.schedule, final.seed))
         self._ended.append(final)
-        score = final.metrics.get(self._objective["name"], math.nan)
+        score = final.metrics.get(self._objective.name, math.nan)
         for finalist in self._scores:
             if finalist.schedule == final.schedule:
                 finalist.scores[final.seed] = score

@@ -19,7 +19,6 @@ from lrtune.search import Space, frame, load_study, records
 from lrtune.search.confirmation import read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
 from lrtune.search.study_model import beliefs
-from lrtune.verdict.kept import read_verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
 CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
@@ -110,9 +109,7 @@ class Run:
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""
         path = self.verdict_path(self.settings["horizon"] if total is None else total)
-        if not path.exists():
-            return None
-        return Verdict(read_verdict(path.read_text(encoding="utf-8"), str(path)))
+        return Verdict.read(path) if path.exists() else None
 
     def verdict_path(self, horizon: int) -> Path:
         """Where the verdict on a horizon is, or will be."""
@@ -139,7 +136,7 @@ class Run:
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
-        from lrtune.reports import report
+        from lrtune.reports import page
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
@@ -149,12 +146,12 @@ class Run:
         if best is not None:
             write_json(self.folder / "best.json", best)
         shown = self.told
-        page = report.write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(self.study(), trials, shown, verdict, finals, page)
+        report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
+        publish(self.study(), trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
-        write_json(self.verdict_path(verdict["horizon"]), verdict)
+        verdict.write(self.verdict_path(verdict.horizon))
         self.write()
 
     def write_tensorboard(self) -> Path | None:
@@ -168,7 +165,7 @@ class Run:
         Raises:
             InputError: tensorboard is not installed.
         """
-        from lrtune.reports import tensorboard
+        from lrtune.run import tensorboard
 
         verdicts = [found for total in self.horizons if (found := self.verdict(total))]
         return tensorboard.write(

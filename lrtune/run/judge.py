@@ -1,7 +1,6 @@
 """From a run's trials and finals to who takes part, and to the verdict; nothing is trained."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
 
 import pandas as pd
 
@@ -9,9 +8,9 @@ from lrtune.reports.notebook import Verdict
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.search.confirmation import final_seeds
-from lrtune.verdict.finalists import BASELINES, finalists
-from lrtune.verdict.plan import Finalist, Plan
-from lrtune.verdict.verdict import verdict
+from lrtune.verdict.finalists import BASELINES, Finalist, finalists
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.verdict import Plan, verdict
 
 
 def finalists_of(run: Run) -> list[Finalist]:
@@ -20,7 +19,7 @@ def finalists_of(run: Run) -> list[Finalist]:
     What the search recommends, the user's own, tuned baselines, and who else may be the best.
     """
     trials = run.trials()
-    found = finalists(trials, run.settings["objective"])
+    found = finalists(trials, Objective(**run.settings["objective"]))
     if not found:
         return []
     known = {one.family for one in found}
@@ -34,16 +33,24 @@ def _yours(run: Run) -> list[Finalist]:
     """The user's own schedules."""
     schedules = [Schedule.from_dict(kept) for kept in run.settings.get("baselines", [])]
     return [
-        Finalist("yours" if number == 1 else f"yours {number}", one, None, None, "yours")
-        for number, one in enumerate(schedules, 1)
+        Finalist(
+            family="yours" if number == 1 else f"yours {number}", schedule=schedule, role="yours"
+        )
+        for number, schedule in enumerate(schedules, 1)
     ]
 
 
 def _baseline(run: Run, trials: pd.DataFrame, family: str) -> Finalist:
     schedule, params, trial = run.tuned(family)
     values = trials.loc[trials["number"] == trial, "value"].dropna()
-    value = None if values.empty else float(values.iloc[0])
-    return Finalist(family, schedule, trial, value, "baseline", params)
+    return Finalist(
+        family=family,
+        schedule=schedule,
+        trial=trial,
+        searched=math.nan if values.empty else float(values.iloc[0]),
+        role="baseline",
+        params=params,
+    )
 
 
 def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
@@ -53,14 +60,13 @@ def judged(run: Run, plan: Plan, horizon: int, who: list[Finalist], over: bool =
     of_horizon = finals[finals["horizon"] == horizon]
     trials = run.trials()
     found = verdict(trials, of_horizon, who, run.settings, seeds, plan, over)
-    return Verdict(found | {"earlier": _earlier(run.verdict(horizon), plan)})
+    return Verdict(**{**dict(found), "earlier": _earlier(run.verdict(horizon), plan)})
 
 
-def _earlier(before: Mapping[str, Any] | None, plan: Plan) -> list[int]:
+def _earlier(before: Verdict | None, plan: Plan) -> list[int]:
     """How many trainings the plans had by which it was judged before: each had 5 % to err."""
     if before is None:
         return []
-    known = set(before.get("earlier", []))
-    if before["answer"]["place"] in ("winner", "tie"):
-        known.add(before["plan"]["trainings"])
+    own = before.plan.trainings
+    known = {*before.earlier, *([own] if before.decided and own is not None else [])}
     return sorted(known - {plan.trainings})

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrtune.search.budget import Budget
     from lrtune.search.early_stopping import Stopping
     from lrtune.tasks import Task
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
 
 class StudyFile(TaskOptions):
@@ -159,7 +159,7 @@ def check(study: StudyFile) -> None:
         InputError: the first that is wrong.
     """
     from lrtune.engine.optimizers import check_momentum, settings_of
-    from lrtune.reports.tensorboard import check as check_tensorboard
+    from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
     from lrtune.tasks.images import check_augment
@@ -222,7 +222,7 @@ def engine_of(study: StudyFile) -> "Engine":
 
 def plan_of(study: StudyFile, metric: str) -> "Plan":
     """How the verdict is reached; ``metric`` is that of a goal that names none."""
-    from lrtune.verdict.plan import Plan
+    from lrtune.verdict.verdict import Plan
 
     target = None if study.goal is None else parse_goal(study.goal, metric)
     return Plan(margin=study.margin, target=target)

@@ -46,8 +46,8 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
-from lrtune.verdict.plan import Plan
 from lrtune.verdict.time_to_target import check_target
+from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's

@@ -5,15 +5,16 @@ from all trials together and leaves the luck of its seed out: so it says which s
 to train again, and which families are worth it.
 """
 
-from collections.abc import Mapping
+import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from lrtune.files import plain
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import Finalist
+from lrtune.verdict.sequential import Role
+from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
 from lrtune.verdict.summary import ranked, scores
 
 BASELINES = ("constant", "cosine")  # against which any other family is read
@@ -22,7 +23,27 @@ FEWEST, MOST = 2, 6  # families that are invited
 SEEDS = 6  # trainings of each there should be
 
 
-def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finalist]:
+class Finalist(Document):
+    """A family's best configuration, as the search found it.
+
+    Attributes:
+        family: its name; of the user's own schedules "yours", "yours 2" and so on.
+        schedule: what is trained.
+        trial: which of the search's it was; None where it was not tried there.
+        searched: its validation score there; NaN where it was not trained to its end.
+        role: leader (may be the best), baseline or yours: why it is here.
+        params: the parameters that the search drew for it, without the family's prefix.
+    """
+
+    family: str
+    schedule: StoredSchedule
+    trial: int | None = None
+    searched: Number = math.nan
+    role: Role = "leader"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
     """One schedule of each family that may be the best.
 
     It is the complete trial of which most is expected; of a family that has none, the trial that
@@ -36,7 +57,7 @@ def finalists(trials: pd.DataFrame, objective: Mapping[str, Any]) -> list[Finali
     Returns:
         The family first that is most likely to be the best.
     """
-    direction = objective["direction"]
+    direction = objective.direction
     sound = trials[~trials["state"].isin(("diverged", "failed"))]
     whole = ranked(sound, direction)
     others = sound.drop(whole.index).assign(score=scores).sort_values("number")
@@ -55,8 +76,13 @@ def room_for(trainings: float, yours: int) -> int:
 
 def _finalist(trial: "pd.Series[Any]") -> Finalist:
     family = str(trial["family"])
-    value = float(trial["value"]) if np.isfinite(trial["value"]) else None
     drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
-    params = {str(name).removeprefix(f"{family}."): plain(one) for name, one in drawn.items()}
-    schedule = Schedule.from_json(trial["schedule"])
-    return Finalist(family, schedule, int(trial["number"]), value, "leader", params)
+    return Finalist(
+        family=family,
+        schedule=Schedule.from_json(trial["schedule"]),
+        trial=int(trial["number"]),
+        searched=float(trial["value"]),
+        params={
+            str(name).removeprefix(f"{family}."): plain(value) for name, value in drawn.items()
+        },
+    )

@@ -1,24 +1,25 @@
 """Another horizon: whether a ranking is expected to hold there, and from what evidence."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Sequence
 
 from scipy.stats import kendalltau
 
 from lrtune.format import count
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed
 
 FEWEST = 3  # families, for a correlation of ranks
 
 
-def outlook(verdicts: Sequence[Mapping[str, Any]], total: int) -> str:
+def outlook(verdicts: Sequence[Verdict], total: int) -> str:
     """What finals at other horizons say of one at which there are none.
 
     Args:
         verdicts: finished ones of one run, each of another horizon.
         total: updates of the horizon that is asked about.
     """
-    known = sorted((v["horizon"], v) for v in verdicts if v["answer"]["place"] in ("winner", "tie"))
+    known = [(v.horizon, v) for v in sorted(verdicts, key=lambda v: v.horizon) if v.decided]
     if not known:
         return f"Nothing is known of {count(total)} updates: there are no finals yet."
     horizons = [horizon for horizon, _ in known]
@@ -41,19 +42,17 @@ def outlook(verdicts: Sequence[Mapping[str, Any]], total: int) -> str:
     return f"{said}, which lies between {count(first)} and {count(second)}. {agreement(one, other)}"
 
 
-def agreement(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def agreement(one: Verdict, other: Verdict) -> str:
     """How alike two verdicts rank the same families."""
-    at = f"At {count(one['horizon'])} and {count(other['horizon'])} updates"
-    best, too = one["answer"]["families"], other["answer"]["families"]
+    at = f"At {count(one.horizon)} and {count(other.horizon)} updates"
+    best, too = one.answer.families, other.answer.families
     shared = [name for name in best if name in too]
     if shared:
         first = f"{listed(shared)} {'is' if len(shared) == 1 else 'are'} among the best both times"
     else:
         first = f"{listed(best)} is best at the one and {listed(too)} at the other"
-    means = [
-        {row["family"]: row["mean"] for row in verdict["families"]} for verdict in (one, other)
-    ]
-    both = [f for f in means[0] if means[0][f] is not None and means[1].get(f) is not None]
+    means = [{row.family: row.mean for row in verdict.families} for verdict in (one, other)]
+    both = [f for f in means[0] if math.isfinite(means[0][f] + means[1].get(f, math.nan))]
     if len(both) < FEWEST:
         return f"{at} {first}."
     tau = kendalltau(*([mean[name] for name in both] for mean in means)).statistic

@@ -1,12 +1,12 @@
 """How a family's score answers to its peak rate: from the search's own trials."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lrtune.verdict.settings import Document, Number, Objective
 from lrtune.verdict.summary import forecasts
 
 FEWEST = 6  # trials with a value
@@ -16,60 +16,72 @@ DRAWS = 4000
 LEVEL = 0.9  # of the intervals: trials are few
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A parabola over the logarithm of the peak."""
+class LrSensitivity(Document):
+    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak.
 
-    family: str  # whose trials
-    trials: int  # how many had a value, those that ended before their end with their forecast
-    # where it is best; None where no optimum is seen within the trials
-    peak_lr: float | None = None
-    low: float | None = None  # lower end of its 90 % interval
-    high: float | None = None  # upper end
-    # how far the peak may be off, either way, before the score is worse by ``amount``; no more than
-    # was tried
-    factor: float | None = None
-    factor_low: float | None = None  # lower end of its 90 % interval
-    factor_high: float | None = None  # upper end; infinite where it lies beyond what was tried
-    # the lowest peak above ``peak_lr`` with which a trial diverged; None if none
-    diverged_from: float | None = None
-    why: str = ""  # why there is no optimum; empty where there is one
+    Attributes:
+        family: whose trials.
+        trials: how many had a value, those that ended early with their forecast.
+        peak_lr: where the score is best; NaN where no optimum is seen within the trials.
+        low: lower end of its 90 % interval.
+        high: upper end.
+        factor: by which the peak may be off, either way, before the score is noticeably worse; no
+            more than was tried.
+        factor_low: lower end of its 90 % interval.
+        factor_high: upper end; NaN where it lies beyond what was tried.
+        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; NaN if none.
+        why: why there is no optimum; empty where there is one.
+    """
+
+    family: str
+    trials: int
+    peak_lr: Number = math.nan
+    low: Number = math.nan
+    high: Number = math.nan
+    factor: Number = math.nan
+    factor_low: Number = math.nan
+    factor_high: Number = math.nan
+    diverged_from: Number = math.nan
+    why: str = ""
 
 
-def response(
-    trials: pd.DataFrame, family: str, objective: Mapping[str, Any], amount: float
-) -> Response:
+def lr_sensitivity(
+    trials: pd.DataFrame, family: str, objective: Objective, effect: float
+) -> LrSensitivity:
     """Fit one family.
 
     Args:
         trials: the search's table.
         family: whose.
         objective: name and direction of the value.
-        amount: how much worse is worse, in the metric's unit, above 0.
+        effect: how much worse is worse, in the metric's unit, above 0.
     """
+
+    def unknown(why: str) -> LrSensitivity:
+        return LrSensitivity(family=family, trials=len(peaks), why=why)
+
     own = trials[trials["family"] == family]
     peaks, values = _seen(own)
     if len(peaks) < FEWEST:
-        return Response(family, len(peaks), why=f"{len(peaks)} trials have a value: too few")
+        return unknown(f"{len(peaks)} trials have a value: too few")
     if peaks.max() < LEAST_SPREAD * peaks.min():
-        return Response(family, len(peaks), why="all its peaks were about the same")
+        return unknown("all its peaks were about the same")
     different = len(np.unique(np.log(peaks).round(2)))
     if different < DIFFERENT:
-        return Response(family, len(peaks), why=f"{different} different peaks: too few")
-    minimize = objective["direction"] == "minimize"
-    logarithmic = minimize and bool((values > 0).all())
+        return unknown(f"{different} different peaks: too few")
+    logarithmic = objective.minimize and bool((values > 0).all())
     if logarithmic:  # a loss far off must not outweigh those near the optimum
         places = np.log(values)
-        reach = float(np.log1p(amount / values.min()))
+        reach = float(np.log1p(effect / values.min()))
     else:
-        places, reach = (values if minimize else -values), amount
+        places, reach = (values if objective.minimize else -values), effect
     x = np.log(peaks)
     centre = float(x.mean())
     found, covariance = np.polyfit(x - centre, places, 2, cov=True)
     freedom = len(x) - 3
     optimum = centre - found[1] / (2 * found[0]) if found[0] > 0 else np.inf
     if not x.min() <= optimum <= x.max():
-        return Response(family, len(x), why="no optimum within the peaks that were tried")
+        return unknown("no optimum within the peaks that were tried")
     generator = np.random.default_rng(0)
     width = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))[:, None]
     noise = generator.multivariate_normal(np.zeros(3), covariance, DRAWS) * width
@@ -87,16 +99,16 @@ def response(
     open_end = factor > seen or wide > seen
     lost = own.loc[own["state"] == "diverged", "peak_lr"]
     above = lost[lost > np.exp(optimum)]
-    return Response(
-        family,
-        len(x),
-        float(np.exp(optimum)),
-        float(low),
-        float(high),
-        min(factor, seen),
-        min(float(narrow), seen),
-        float("inf") if open_end else float(wide),
-        float(above.min()) if len(above) else None,
+    return LrSensitivity(
+        family=family,
+        trials=len(x),
+        peak_lr=float(np.exp(optimum)),
+        low=low,
+        high=high,
+        factor=min(factor, seen),
+        factor_low=min(float(narrow), seen),
+        factor_high=math.nan if open_end else wide,
+        diverged_from=above.min() if len(above) else math.nan,
     )
 
 

@@ -1,13 +1,9 @@
 """Notes on a verdict: why no more seeds were trained, and what to keep in mind of its tests."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from lrtune.format import count
-from lrtune.verdict.plan import decided
+from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import amount_of, listed, metric_of
 
-Verdict = Mapping[str, Any]
 WHY = {
     "samples": "the doubt that is left lies in the {samples} samples that {split} has, which no "
     "number of seeds removes",
@@ -19,26 +15,25 @@ WHY = {
 
 def notes(verdict: Verdict) -> list[str]:
     """All that there are."""
-    if not decided(verdict):
+    if not verdict.decided:
         return []
     return [said for part in (why, again) if (said := part(verdict))]
 
 
 def why(verdict: Verdict) -> str:
     """Why what is tied got no more seeds."""
-    found = verdict["answer"]
-    if found["place"] != "tie":
+    if verdict.answer.place != "tie":
         return ""
-    test = verdict["task"]["test"]
-    samples, split = (test, "the test split") if test else (verdict["task"]["val"], "validation")
-    margin = f"{amount_of(verdict, found['margin'])} of {metric_of(verdict)}"
-    said = WHY[found["why"]].format(margin=margin, samples=count(samples), split=split)
+    test = verdict.task.test
+    samples, split = (test, "the test split") if test else (verdict.task.val, "validation")
+    margin = f"{amount_of(verdict, verdict.answer.margin)} of {metric_of(verdict)}"
+    said = WHY[verdict.answer.why].format(margin=margin, samples=count(samples), split=split)
     return f"Why no more seeds: {said}."
 
 
 def again(verdict: Verdict) -> str:
     """That it was judged before, with fewer trainings, and what that costs."""
-    before = verdict.get("earlier", [])
+    before = verdict.earlier
     if not before:
         return ""
     tests = len(before) + 1

@@ -12,12 +12,11 @@ import pandas as pd
 
 from lrtune.format import count, duration, measured, number, plural, setting
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import decided, recommended_row
 from lrtune.verdict.summary import curve_of, recommended
+from lrtune.verdict.verdict import Gain, Verdict
 from lrtune.verdict.wording import amount_of, listed, metric_of, range_of, words
 
 Run = Mapping[str, Any]
-Verdict = Mapping[str, Any]
 
 FEW_UPDATES = 50  # of a training: fewer is hardly one
 FEW_SEEDS = 5  # of each finalist: fewer say little
@@ -70,14 +69,13 @@ def recommendation(
         run: what was searched (run.json), and its ``folder``.
         verdict: on the horizon searched, if there is one.
     """
-    sure = verdict if verdict is not None and decided(verdict) else None
+    sure = verdict if verdict is not None and verdict.decided else None
     best = recommended(trials, run["objective"]["direction"])
     if sure is None and best is None:
         return None
     yours = False
     if sure is not None:
-        row = recommended_row(sure)
-        schedule, yours = Schedule.from_dict(row["schedule"]), row["role"] == "yours"
+        schedule, yours = sure.recommended.schedule, sure.recommended.role == "yours"
     else:
         assert best is not None
         schedule = Schedule.from_json(best["schedule"])
@@ -94,27 +92,28 @@ def recommendation(
 
 def of_verdict(verdict: Verdict) -> list[str]:
     """What a verdict alone says: use, gain, sure."""
-    if verdict["answer"]["place"] == "unfinished":
+    if verdict.answer.place == "unfinished":
         return ["The finals are not finished: lrtune confirm goes on with them."]
-    if not decided(verdict):
-        lost = [row["family"] for row in verdict["families"] if row["place"] == "lost"]
+    if not verdict.decided:
+        lost = [row.family for row in verdict.families if row.place == "lost"]
         said = f"{listed(lost)} diverged or failed" if lost else "no family came to the finals"
         return [f"No winner: {said}."]
-    row = recommended_row(verdict)
-    yours = "your " if row["role"] == "yours" else ""
-    use = f"Use {yours}{described(Schedule.from_dict(row['schedule']), verdict['horizon'])}"
+    row = verdict.recommended
+    yours = "your " if row.role == "yours" else ""
+    use = f"Use {yours}{described(row.schedule, verdict.horizon)}"
     return [use, f"Gain: {_gains(verdict)}", f"Sure: {_sure(verdict)}"]
 
 
 def short(verdict: Verdict) -> dict[str, Any]:
     """What best.json carries of a verdict: how sure the schedule is."""
-    kept = ("mean", "low", "high", "seeds")
-    row = recommended_row(verdict) if decided(verdict) else verdict["families"][0]
+    row = verdict.recommended if verdict.decided else verdict.families[0]
+    answer = verdict.answer.to_json()
+    figures = row.to_json()
     return {
         "lines": of_verdict(verdict),
-        **{name: verdict["answer"][name] for name in ("place", "families", "why")},
-        "split": verdict["split"],
-        **{name: row[name] for name in kept},
+        **{name: answer[name] for name in ("place", "families", "why")},
+        "split": verdict.split,
+        **{name: figures[name] for name in ("mean", "low", "high", "seeds")},
     }
 
 
@@ -153,36 +152,35 @@ def _gains(verdict: Verdict) -> str:
     """Over each baseline."""
     metric = metric_of(verdict)
     parts = []
-    for gain in verdict["answer"]["gains"]:
-        way = "better" if gain["gain"] >= 0 else "worse"
-        reach = range_of(verdict, gain["low"], gain["high"])
-        amount = amount_of(verdict, abs(gain["gain"]))
-        parts.append(f"{amount} {way} than {gain['what']} (95 %: {reach})")
+    for gain in verdict.answer.gains:
+        way = "better" if gain.gain >= 0 else "worse"
+        reach = range_of(verdict, gain.low, gain.high)
+        amount = amount_of(verdict, abs(gain.gain))
+        parts.append(f"{amount} {way} than {gain.what} (95 %: {reach})")
     if not parts:
         return f"not measured: there is no baseline beside it; {metric} {_score(verdict)}"
     return f"{metric} {'; '.join(parts)}"
 
 
 def _score(verdict: Verdict) -> str:
-    row = recommended_row(verdict)
-    return amount_of(verdict, row["mean"])
+    return amount_of(verdict, verdict.recommended.mean)
 
 
 def _sure(verdict: Verdict) -> str:
     """Of each baseline whether it is beaten; then who is as good, and who is behind."""
-    row = recommended_row(verdict)
-    said = [_beaten(gain) for gain in verdict["answer"]["gains"]]
-    compared = {row["family"], *(gain["over"] for gain in verdict["answer"]["gains"])}
-    others = [r for r in verdict["families"] if r["family"] not in compared]
+    row, gains = verdict.recommended, verdict.answer.gains
+    said = [_beaten(gain) for gain in gains]
+    compared = {row.family, *(gain.over for gain in gains)}
+    others = [r for r in verdict.families if r.family not in compared]
     for place, words_ in (("tied", "as good"), ("behind", "behind")):
-        if names := [r["family"] for r in others if r["place"] == place]:
+        if names := [r.family for r in others if r.place == place]:
             said.append(f"{listed(names)} {_are(names)} {words_}")
-    if lost := [r["family"] for r in others if r["place"] == "lost"]:
+    if lost := [r.family for r in others if r.place == "lost"]:
         said.append(f"{listed(lost)} diverged or failed")
-    seeds = plural(row["seeds"], "fresh seed", "fresh seeds")
-    said = [f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict['split']})"]
+    seeds = plural(row.seeds, "fresh seed", "fresh seeds")
+    said = [f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict.split})"]
     for why, words_ in (("close", "as good"), ("behind", "behind")):
-        if names := [gone["family"] for gone in verdict["absent"] if gone["why"] == why]:
+        if names := [gone.family for gone in verdict.absent if gone.why == why]:
             said.append(f"{listed(names)} {_are(names)} {words_}")
     first, *rest = said
     return first if not rest else f"{first}. Expected by the search: {'; '.join(rest)}"
@@ -192,11 +190,11 @@ def _are(names: Sequence[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _beaten(gain: Mapping[str, Any]) -> str:
-    if gain["p"] is None:
-        return f"better than {gain['what']}: not known"
-    p = "p < 0.001" if gain["p"] < 0.001 else f"p {gain['p']:.2g}"
-    return f"better than {gain['what']}: {'yes' if gain['sure'] else 'not shown'} ({p})"
+def _beaten(gain: Gain) -> str:
+    if math.isnan(gain.p):
+        return f"better than {gain.what}: not known"
+    p = "p < 0.001" if gain.p < 0.001 else f"p {gain.p:.2g}"
+    return f"better than {gain.what}: {'yes' if gain.sure else 'not shown'} ({p})"
 
 
 def _valid(run: Run, verdict: Verdict | None, schedule: Schedule) -> str:
@@ -225,8 +223,8 @@ def described_training(optimizer: Mapping[str, Any], batch_size: int, horizon: i
 
 def _peak_factor(verdict: Verdict | None, family: str) -> float | None:
     """By which the peak may be off at least, as far as the trials tell."""
-    rows = [] if verdict is None else [r for r in verdict["response"] if r["family"] == family]
-    return rows[0].get("factor_low") if rows else None
+    rows = [] if verdict is None else [r for r in verdict.lr_sensitivity if r.family == family]
+    return rows[0].factor_low if rows and math.isfinite(rows[0].factor_low) else None
 
 
 def _cost(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
@@ -235,7 +233,7 @@ def _cost(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
     test = run.get("range_test")
     swept = 0 if not test else len(test["rates"]) * len(test["losses"])
     searched = (swept + float(trials["updates"].sum())) / horizon
-    confirmed = 0.0 if verdict is None else verdict["trained"] / horizon
+    confirmed = 0.0 if verdict is None else verdict.trained / horizon
     parts = [plural(math.ceil(searched + confirmed), "training", "trainings")]
     if run.get("elapsed"):
         parts.append(duration(run["elapsed"]))
@@ -260,8 +258,8 @@ def _ignorant(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
     objective, split = run["objective"], "val"
     best = recommended(trials, objective["direction"])
     value = math.nan if best is None else float(best["value"])
-    if verdict is not None and decided(verdict):
-        value, split = recommended_row(verdict)["mean"], verdict["split"]
+    if verdict is not None and verdict.decided:
+        value, split = verdict.recommended.mean, verdict.split
     known = (run.get("ignorant") or {}).get(split, {}).get(objective["name"])
     if known is None or not math.isfinite(value):
         return ""
@@ -310,9 +308,9 @@ def _overfitting(trials: pd.DataFrame, run: Run) -> str:
 
 def _few_seeds(verdict: Verdict | None) -> str:
     """A tie for want of seeds; one that more seeds would not change needs none."""
-    if verdict is None or verdict["answer"]["why"] not in ("budget", "futile"):
+    if verdict is None or verdict.answer.why not in ("budget", "futile"):
         return ""
-    seeds = recommended_row(verdict)["seeds"]
+    seeds = verdict.recommended.seeds
     if seeds >= FEW_SEEDS:
         return ""
     return (

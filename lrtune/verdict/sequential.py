@@ -24,6 +24,9 @@ import numpy as np
 from lrtune.verdict.paired import Difference, Sample, differences, interval
 
 Role = Literal["yours", "baseline", "leader"]
+Place = Literal["winner", "tied", "behind", "lost"]
+Decided = Literal["behind", "budget", "futile", "samples", "equivalent"]
+Why = Literal["separated", "more", "alone", "lost", "budget", "futile", "samples", "equivalent"]
 TURNS: tuple[Role, ...] = ("yours", "baseline", "leader")
 
 FIRST = 3  # seeds of each before the first look
@@ -67,7 +70,7 @@ class Standing:
     low: float
     high: float
     sd: float
-    place: str
+    place: Place
     gap: float
     gap_low: float
     gap_high: float
@@ -88,7 +91,7 @@ class Result:
     """
 
     standings: dict[str, Standing]
-    why: str
+    why: Why
     margin: float
     wanted: dict[str, int] = field(default_factory=dict)
 
@@ -172,7 +175,7 @@ class _Test:
         self._seeds = dict.fromkeys(table, first)
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
-        self._decided: dict[str, str] = {}  # why, by name
+        self._decided: dict[str, Decided] = {}  # why, by name
         self._settled: dict[str, Difference] = {}  # from the reference, as it was decided
         self._early: set[str] = set()  # called behind the reference at a look before the end
         self._wanted: dict[str, int] = {}
@@ -227,8 +230,8 @@ class _Test:
         self._reference, self._chosen_by_scores = name, True
         self._settled, self._early = {}, set()
 
-    def _why(self, name: str, pair: Difference) -> str:
-        """Why a comparison is decided; empty where it is not."""
+    def _why(self, name: str, pair: Difference) -> Decided | None:
+        """Why a comparison is decided; None where it is not."""
         if pair.mean > 0 and self._claims(name) * pair.p(self._most) < ALPHA:
             return "behind"
         if max(map(abs, pair.interval())) <= self._margin:
@@ -236,7 +239,7 @@ class _Test:
         if 0 < pair.of_seeds <= ENOUGH * pair.of_samples:
             return "samples"
         power, seeds = FUTILE[self._roles.get(name, "leader")]
-        return "futile" if pair.seeds >= seeds and pair.power(self._most) < power else ""
+        return "futile" if pair.seeds >= seeds and pair.power(self._most) < power else None
 
     def _next(self) -> bool:
         """Give more seeds to those whose turn it is; False where none are left, or nobody's.
@@ -332,7 +335,7 @@ class _Test:
         kept = Sample(whole.values[finite], whole.blocks[finite])
         low, high = sorted(sign * end for end in interval(kept))
         behind = self._decided.get(name) == "behind"
-        place = "behind" if behind else "winner" if self._tied() == [name] else "tied"
+        place: Place = "behind" if behind else "winner" if self._tied() == [name] else "tied"
         gap = (0.0 if name == self._reference else math.nan, math.nan, math.nan)
         p = math.nan
         if pair is not None:
@@ -352,11 +355,12 @@ class _Test:
             p=p,
         )
 
-    def _reason(self) -> str:
+    def _reason(self) -> Why:
         if self._wanted:
             return "more"
         tied = self._tied()
         if len(tied) < 2:
             return ("alone" if len(self._table) == 1 else "separated") if tied else "lost"
         reasons = {self._decided.get(name, "budget") for name in tied if name != self._reference}
-        return next(why for why in ("budget", "futile", "samples", "equivalent") if why in reasons)
+        ends: tuple[Why, ...] = ("budget", "futile", "samples", "equivalent")
+        return next(why for why in ends if why in reasons)

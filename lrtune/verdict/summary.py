@@ -7,7 +7,6 @@ one with the best value of its own, which was also the luckiest.
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -161,13 +160,13 @@ def curve_of(trial: "pd.Series[Any]", column: str) -> "np.ndarray[Any, np.dtype[
     return np.asarray(values, dtype=np.float64)
 
 
-def finals_of(finals: pd.DataFrame, row: Mapping[str, Any], horizon: int) -> pd.DataFrame:
-    """A finalist's finals, one row a seed.
+def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.DataFrame:
+    """The finals of a schedule, one row a seed.
 
     Args:
         finals: see ``lrtune.search.confirmation.read_finals``.
-        row: its own of the verdict's ``families``.
+        schedule: a finalist's.
         horizon: the verdict's.
     """
-    own = finals["schedule"] == Schedule.from_dict(row["schedule"]).to_json()
+    own = finals["schedule"] == schedule.to_json()
     return finals[own & (finals["horizon"] == horizon)].drop_duplicates("seed", keep="last")

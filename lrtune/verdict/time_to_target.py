@@ -8,39 +8,89 @@ import numpy as np
 import pandas as pd
 
 from lrtune.errors import InputError
-from lrtune.verdict.sequential import sequential_test
+from lrtune.verdict.sequential import Place, sequential_test
+from lrtune.verdict.settings import Document, Number, Objective
 from lrtune.verdict.summary import beside
 
-ANCHOR = "constant"  # the family whose end is the target where none was named
+BASELINE = "constant"  # the family whose end is the target where none was named
 
 Finals = Mapping[str, pd.DataFrame]  # of each family its own
 
 
+class Target(Document):
+    """What is to be reached.
+
+    Attributes:
+        metric: of the validation curves.
+        value: to be reached.
+        baseline: the family that ends there; None where the value was asked for.
+    """
+
+    metric: Objective
+    value: Number
+    baseline: str | None = None
+
+
+class FamilyTime(Document):
+    """How soon a family reaches the target.
+
+    Attributes:
+        family: its name.
+        place: winner, tied, behind, or lost: it missed the target on a seed.
+        reached: on how many seeds it reached the target.
+        seeds: of how many.
+        updates: their mean over the seeds that reached it; NaN where none did.
+        low: lower end of the mean's 95 % interval.
+        high: upper end.
+        p: see ``Standing``.
+    """
+
+    family: str
+    place: Place
+    reached: int
+    seeds: int
+    updates: Number
+    low: Number
+    high: Number
+    p: Number
+
+
+class TimeToTarget(Target):
+    """Updates to the target by family, the fewest first, and who shares the first place."""
+
+    families: list[FamilyTime]
+    tied: list[str]
+
+
 def target_of(
-    asked: tuple[str, float] | None, own: Finals, run: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """What is to be reached: the metric, its value, and whose end that is.
+    asked: tuple[str, float] | None,
+    own: Finals,
+    objective: Objective,
+    metrics: Mapping[str, Objective],
+) -> Target | None:
+    """What is to be reached.
 
     Args:
-        asked: a metric's name and a value; where None, what ANCHOR reaches on every seed.
+        asked: a metric's name and a value; where None, what BASELINE reaches on every seed.
         own: the finals.
-        run: the run's settings.
+        objective: of the search.
+        metrics: all that are measured, by name.
 
     Returns:
-        None where nothing was asked and ANCHOR has no finals, or lost one.
+        None where nothing was asked and BASELINE has no finals, or lost one.
 
     Raises:
         InputError: a metric that the run does not have.
     """
     if asked is not None:
-        check_target(asked, list(run["metrics"]))
-        return {"metric": run["metrics"][asked[0]], "value": asked[1], "from": None}
-    anchor, objective = own.get(ANCHOR), run["objective"]
-    if anchor is None or anchor.empty or (anchor["state"] != "complete").any():
+        check_target(asked, list(metrics))
+        return Target(metric=metrics[asked[0]], value=asked[1])
+    baseline = own.get(BASELINE)
+    if baseline is None or baseline.empty or (baseline["state"] != "complete").any():
         return None
-    ends = [beside(row, objective["name"]) for _, row in anchor.iterrows()]
-    worst = max(ends) if objective["direction"] == "minimize" else min(ends)
-    return {"metric": dict(objective), "value": worst, "from": ANCHOR}
+    ends = [beside(row, objective.name) for _, row in baseline.iterrows()]
+    worst = max(ends) if objective.minimize else min(ends)
+    return Target(metric=objective, value=worst, baseline=BASELINE)
 
 
 def check_target(asked: tuple[str, float], metrics: list[str]) -> None:
@@ -49,13 +99,12 @@ def check_target(asked: tuple[str, float], metrics: list[str]) -> None:
         raise InputError(f"goal: metric {asked[0]!r}: one of {', '.join(metrics)}")
 
 
-def quickest(own: Finals, target: dict[str, Any] | None) -> dict[str, Any] | None:
+def time_to_target(own: Finals, target: Target | None) -> TimeToTarget | None:
     """Updates to the target, the fewest first; those that missed it on a seed are out of it."""
     if target is None:
         return None
-    name, minimize = target["metric"]["name"], target["metric"]["direction"] == "minimize"
     reached = {
-        family: [_reached(row, name, target["value"], minimize) for _, row in rows.iterrows()]
+        family: [_reached(row, target) for _, row in rows.iterrows()]
         for family, rows in own.items()
         if len(rows)
     }
@@ -66,32 +115,32 @@ def quickest(own: Finals, target: dict[str, Any] | None) -> dict[str, Any] | Non
     cut = {family: updates[:seen] for family, updates in reached.items()}
     means = {family: np.mean(updates) for family, updates in cut.items()}
     order = sorted(cut, key=lambda family: (not np.isfinite(means[family]), means[family]))
-    found = sequential_test(
+    result = sequential_test(
         {family: cut[family] for family in order},
         minimize=True,
         first=seen,
         trainings=seen * len(cut),
         over=True,
     )
-    rows = [
-        {
-            "family": family,
-            "place": one.place,
-            "reached": one.seeds - one.lost,
-            "seeds": one.seeds,
-            "updates": one.mean,
-            "low": one.low,
-            "high": one.high,
-            "p": one.p,
-        }
-        for family, one in found.standings.items()
+    families = [
+        FamilyTime(
+            family=family,
+            place=one.place,
+            reached=one.seeds - one.lost,
+            seeds=one.seeds,
+            updates=one.mean,
+            low=one.low,
+            high=one.high,
+            p=one.p,
+        )
+        for family, one in result.standings.items()
     ]
-    return {**target, "families": rows, "tied": found.tied}
+    return TimeToTarget(**dict(target), families=families, tied=result.tied)
 
 
-def _reached(row: "pd.Series[Any]", metric: str, value: float, minimize: bool) -> float:
+def _reached(row: "pd.Series[Any]", target: Target) -> float:
     if row["state"] != "complete":
         return math.nan
-    curve = np.asarray(row.get(f"val_{metric}", ()), np.float64)
-    there = curve <= value if minimize else curve >= value
+    curve = np.asarray(row.get(f"val_{target.metric.name}", ()), np.float64)
+    there = curve <= target.value if target.metric.minimize else curve >= target.value
     return float(row["step"][int(there.argmax())]) if there.any() else math.nan

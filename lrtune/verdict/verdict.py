@@ -6,28 +6,228 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field, PlainSerializer, PlainValidator
 
-from lrtune.files import plain
-from lrtune.verdict.finalists import BASELINES
-from lrtune.verdict.kept import FORMAT
-from lrtune.verdict.lr_sensitivity import response
-from lrtune.verdict.plan import Finalist, Plan
-from lrtune.verdict.sequential import ALPHA, FIRST, Result, Role, Standing, sequential_test
+from lrtune.errors import InputError
+from lrtune.verdict.finalists import BASELINES, Finalist
+from lrtune.verdict.lr_sensitivity import LrSensitivity, lr_sensitivity
+from lrtune.verdict.sequential import (
+    ALPHA,
+    FIRST,
+    Place,
+    Result,
+    Role,
+    Why,
+    sequential_test,
+)
+from lrtune.verdict.settings import (
+    Document,
+    File,
+    Number,
+    Objective,
+    OptimizerFacts,
+    TaskFacts,
+)
 from lrtune.verdict.summary import beside
-from lrtune.verdict.time_to_target import quickest, target_of
+from lrtune.verdict.time_to_target import TimeToTarget, target_of, time_to_target
 
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a verdict is reached.
+
+    Attributes:
+        trainings: of all schedules together, at most; where None, what the budget leaves.
+        margin: a difference that does not matter, in the objective's unit; where None, a tenth of
+            the standard deviation between seeds.
+        target: a metric's name and the value to be reached as soon as possible; where None, what
+            constant reaches in the end on every seed.
+        width: trainings of a round at least: as many as run side by side.
+    """
+
+    trainings: int | None = None
+    margin: float | None = None
+    target: tuple[str, float] | None = None
+    width: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.margin is not None and not 0 <= self.margin < math.inf:
+            raise InputError(f"margin={self.margin!r}: 0 or more, in the metric's unit")
+        if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
+            raise InputError(f"target={self.target!r}: a metric's name and a number")
+
+
+def _plan(value: Any) -> Plan:
+    if isinstance(value, Plan):
+        return value
+    try:
+        target = value["target"]
+        return Plan(**{**value, "target": None if target is None else (target[0], target[1])})
+    except (TypeError, KeyError, IndexError) as error:
+        raise ValueError("a plan: trainings, margin, target, width") from error
+
+
+class Gain(Document):
+    """What the recommended schedule is better by than a baseline, on the same seeds.
+
+    Attributes:
+        over: the baseline's name among the families.
+        what: the baseline, for a person.
+        gain: in the metric's unit; negative where the recommended one is worse.
+        low: lower end of its 95 % interval; NaN with fewer than two seeds.
+        high: upper end.
+        p: see ``Standing``.
+        sure: whether the gain is shown.
+    """
+
+    over: str
+    what: str
+    gain: Number
+    low: Number
+    high: Number
+    p: Number
+    sure: bool
+
+
+class Answer(Document):
+    """What comes out of the comparison.
+
+    Attributes:
+        place: winner (one), tie (several that cannot be told apart), none (all lost seeds), or
+            unfinished (more seeds are to come).
+        families: the recommended one, and those that cannot be told apart from it.
+        recommended: which to use; None where nothing has a score on every seed.
+        gains: over each baseline, the user's own first.
+        why: see ``Result``.
+        seeds: of the family that has the most.
+        margin: a difference that does not matter, in the metric's unit.
+    """
+
+    place: Literal["winner", "tie", "none", "unfinished"]
+    families: list[str]
+    recommended: str | None
+    gains: list[Gain]
+    why: Why
+    seeds: int
+    margin: Number
+
+
+class FamilyResult(Finalist):
+    """A finalist, and how it did; the attributes that are not explained here are ``Standing``'s.
+
+    Attributes:
+        order: its place among the finalists when they were compared.
+        resolved: the schedule at the horizon, in the field's own terms.
+        validation: mean of the finals' scores on validation; NaN where none is complete.
+        metrics: mean of each other metric, on the split that is judged.
+        reasons: why trainings were lost.
+    """
+
+    order: int = 0
+    resolved: dict[str, Any]
+    validation: Number
+    metrics: dict[str, Number]
+    reasons: list[str]
+    seeds: int
+    lost: int
+    mean: Number
+    low: Number
+    high: Number
+    sd: Number
+    place: Place
+    gap: Number
+    gap_low: Number
+    gap_high: Number
+    p: Number
+
+
+class Absent(Document):
+    """A family that was searched and not compared, and what the search alone says of it.
+
+    Attributes:
+        family: its name.
+        why: diverged (no sound trial), behind or close (to the recommended one, as far as is
+            believed), or open.
+    """
+
+    family: str
+    why: Literal["diverged", "behind", "close", "open"]
+
+
+class Verdict(File):
+    """``verdict.json``: everything that can be said of a task at one horizon.
+
+    Attributes:
+        study: the search that it rests on; also ``task``, ``objective``, ``judge`` (which weights
+            of a training count), ``optimizer``, ``versions`` and ``seed`` are the search's.
+        horizon: updates of each final.
+        trials: of the search, when it was judged.
+        split: on which it was judged.
+        plan: how it was to be reached.
+        answer: what comes out.
+        families: the finalists, the recommended one first, then by gap; those that lost seeds last.
+        absent: families that were searched and not compared.
+        time_to_target: who reaches a target soonest; None without a target.
+        minimum_effect: how much worse a score must be to be noticed; NaN where nobody knows.
+        lr_sensitivity: of each finalist; empty without a minimum effect.
+        trained: updates of all finals.
+        earlier: trainings that the plans had by which it was judged before.
+    """
+
+    WHAT: ClassVar[str] = "a verdict"
+    FORMAT: ClassVar[int] = 3
+
+    format: int = FORMAT
+    study: str
+    task: TaskFacts
+    objective: Objective
+    judge: Literal["last", "best"]
+    optimizer: OptimizerFacts
+    versions: dict[str, str]
+    seed: int
+    horizon: int
+    trials: int
+    split: Literal["test", "val"]
+    plan: Annotated[Plan, PlainValidator(_plan), PlainSerializer(asdict, when_used="json")]
+    answer: Answer
+    families: list[FamilyResult]
+    absent: list[Absent]
+    time_to_target: TimeToTarget | None
+    minimum_effect: Number
+    lr_sensitivity: list[LrSensitivity]
+    trained: int
+    earlier: list[int] = Field(default_factory=list)
+
+    @property
+    def decided(self) -> bool:
+        """Whether it names a winner, or several that cannot be told apart."""
+        return self.answer.place in ("winner", "tie")
+
+    @property
+    def recommended(self) -> FamilyResult:
+        """The family to use; there is one where it is ``decided``."""
+        return next(row for row in self.families if row.family == self.answer.recommended)
+
+    @property
+    def finalists(self) -> list[Finalist]:
+        """Who took part, in the order in which they were compared."""
+        names = Finalist.model_fields
+        rows = sorted(self.families, key=lambda row: row.order)
+        return [Finalist(**{name: getattr(row, name) for name in names}) for row in rows]
 
 
 def standing(
     finals: pd.DataFrame,
     finalists: Sequence[Finalist],
-    objective: Mapping[str, Any],
+    objective: Objective,
     seeds: Sequence[int],
     plan: Plan,
     over: bool = False,
@@ -45,8 +245,8 @@ def standing(
     own = {one.family: _own(finals, one, seeds) for one in finalists}
     assert plan.trainings is not None
     return sequential_test(
-        {name: _scores(rows, objective["name"]) for name, rows in own.items()},
-        minimize=objective["direction"] == "minimize",
+        {name: _scores(rows, objective.name) for name, rows in own.items()},
+        minimize=objective.minimize,
         trainings=plan.trainings,
         roles={one.family: _role(one) for one in finalists},
         blocks={name: _blocks(rows) for name, rows in own.items()},
@@ -91,8 +291,8 @@ def verdict(
     seeds: Sequence[int],
     plan: Plan,
     over: bool = False,
-) -> dict[str, Any]:
-    """Everything that can be said, as ``verdict.json`` holds it.
+) -> Verdict:
+    """Everything that can be said.
 
     Args:
         trials: the search's table.
@@ -103,108 +303,94 @@ def verdict(
         plan: how it was to be reached.
         over: whether no more is trained.
     """
-    objective = run["objective"]
+    objective = Objective.model_validate(run["objective"])
+    metrics = {name: Objective.model_validate(one) for name, one in run["metrics"].items()}
+    task = TaskFacts.model_validate(run["task"])
     result = standing(finals, finalists, objective, seeds, plan, over)
     chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
     order = list(chosen)
-    rows = [
-        {"order": order.index(family), **_row(chosen[family], one, own[family], run, horizon)}
-        for family, one in result.standings.items()
-    ]
-    searched = set(trials["family"])
-    kept = ("study", "task", "unit", "objective", "judge", "optimizer", "versions", "seed")
-    target = target_of(plan.target, own, run)
-    amount = _amount(result)
-    answers: list[dict[str, Any]] = [
-        asdict(response(trials, name, objective, amount)) if amount else {"family": name}
-        for name in result.standings
-    ]
-    seeds_of = {name: one.seeds for name, one in result.standings.items()}
-    found: dict[str, Any] = plain(
-        {
-            "format": FORMAT,
-            **{name: run[name] for name in kept},
-            "horizon": horizon,
-            "searched_horizon": run["horizon"],
-            "trials": len(trials),
-            "split": "test" if run["task"]["test"] else "val",
-            "plan": asdict(plan),
-            "answer": {
-                "place": _place(result),
-                "families": result.tied,
-                "recommended": result.recommended,
-                "gains": _gains(result, chosen),
-                "why": result.why,
-                "seeds": max(seeds_of.values(), default=0),
-                "margin": result.margin,
-            },
-            "families": rows,
-            "absent": _absent(
-                trials, searched - set(chosen), result.recommended, objective["direction"]
-            ),
-            "quickest": quickest(own, target),
-            "amount": amount,
-            "response": answers,
-            "trained": int(finals["updates"].sum()) if len(finals) else 0,
-            "peaks": _interval_of_peaks(run),
-        }
+    others = [name for name in metrics if name != objective.name]
+    effect = _minimum_effect(result)
+    answer = Answer(
+        place=_place(result),
+        families=result.tied,
+        recommended=result.recommended,
+        gains=_gains(result, chosen),
+        why=result.why,
+        seeds=max((one.seeds for one in result.standings.values()), default=0),
+        margin=result.margin,
     )
-    return found
+    return Verdict(
+        **{name: run[name] for name in ("study", "judge", "optimizer", "versions", "seed")},
+        task=task,
+        objective=objective,
+        horizon=horizon,
+        trials=len(trials),
+        split="test" if task.test else "val",
+        plan=plan,
+        answer=answer,
+        families=[
+            FamilyResult(
+                **dict(chosen[family]),
+                order=order.index(family),
+                resolved=chosen[family].schedule.resolve(horizon),
+                **_measured(own[family], objective.name, others),
+                **asdict(one),
+            )
+            for family, one in result.standings.items()
+        ],
+        absent=_absent(trials, set(trials["family"]) - set(chosen), result.recommended, objective),
+        time_to_target=time_to_target(own, target_of(plan.target, own, objective, metrics)),
+        minimum_effect=effect,
+        lr_sensitivity=[
+            lr_sensitivity(trials, family, objective, effect)
+            for family in result.standings
+            if math.isfinite(effect)
+        ],
+        trained=int(finals["updates"].sum()) if len(finals) else 0,
+    )
 
 
-def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[dict[str, Any]]:
-    """What the recommended schedule is better by than each baseline, on the same seeds."""
-    found = []
+def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[Gain]:
+    """What the recommended schedule is better by than each baseline."""
+    gains = []
     for name, one in result.standings.items():
         finalist = chosen[name]
         if name == result.recommended or one.place == "lost" or _role(finalist) == "leader":
             continue
         yours = finalist.role == "yours"
-        found.append(
-            {
-                "over": name,
-                "what": f"your {finalist.schedule.family}" if yours else f"a tuned {name}",
-                "gain": one.gap,
-                "low": one.gap_low,
-                "high": one.gap_high,
-                "p": one.p,
-                "sure": one.gap > 0 and one.p < ALPHA,
-            }
+        gains.append(
+            Gain(
+                over=name,
+                what=f"your {finalist.schedule.family}" if yours else f"a tuned {name}",
+                gain=one.gap,
+                low=one.gap_low,
+                high=one.gap_high,
+                p=one.p,
+                sure=one.gap > 0 and one.p < ALPHA,
+            )
         )
-    return sorted(found, key=lambda gain: not gain["over"].startswith("yours"))
+    return sorted(gains, key=lambda gain: not gain.over.startswith("yours"))
 
 
-def _place(result: Result) -> str:
-    if result.why in ("lost", "more"):
-        return {"lost": "none", "more": "unfinished"}[result.why]
+def _place(result: Result) -> Literal["winner", "tie", "none", "unfinished"]:
+    if result.why == "lost":
+        return "none"
+    if result.why == "more":
+        return "unfinished"
     return "winner" if len(result.tied) == 1 else "tie"
 
 
-def _row(
-    finalist: Finalist, one: Standing, own: pd.DataFrame, run: Mapping[str, Any], horizon: int
-) -> dict[str, Any]:
-    """A family: what the search said of it, and what the finals say."""
-    name = run["objective"]["name"]
+def _measured(own: pd.DataFrame, objective: str, others: Sequence[str]) -> dict[str, Any]:
+    """What the finals of a family say beside the scores that are compared."""
     whole = own[own["state"] == "complete"]
-    ends = [beside(row, name) for _, row in whole.iterrows()]
-    measured = [m for m in run["metrics"] if m != name and f"final_{m}" in whole]
-    others = {m: _mean(whole[f"final_{m}"]) for m in measured}
+    lost = own.loc[own["state"] != "complete"]
     return {
-        "family": finalist.family,
-        "role": finalist.role,
-        "schedule": finalist.schedule.to_dict(),
-        "resolved": finalist.schedule.resolve(horizon),
-        "params": dict(finalist.params),
-        "trial": finalist.trial,
-        "searched": finalist.value,
-        "validation": _mean(ends),
-        "metrics": others,
-        "reasons": own.loc[own["state"] != "complete", "reason"].unique().tolist()
-        if len(own)
-        else [],
-        **asdict(one),
+        "validation": _mean([beside(row, objective) for _, row in whole.iterrows()]),
+        "metrics": {m: _mean(whole[f"final_{m}"]) for m in others if f"final_{m}" in whole},
+        "reasons": lost["reason"].unique().tolist() if len(own) else [],
     }
 
 
@@ -214,48 +400,29 @@ def _mean(values: Any) -> float:
 
 
 def _absent(
-    trials: pd.DataFrame, names: set[str], use: str | None, direction: str
-) -> list[dict[str, Any]]:
-    """Families that were searched and not compared, and what the search alone says of them.
-
-    ``why`` is diverged, behind or close (to the recommended one, as far as is believed), or open.
-    """
+    trials: pd.DataFrame, names: set[str], use: str | None, objective: Objective
+) -> list[Absent]:
+    """Families that were searched and not compared."""
     sound = trials[~trials["state"].isin(("diverged", "failed"))]
     known = sound.reindex(columns=["family", "expected", "low", "high", "p_best"]).dropna()
     likely = known.sort_values("p_best", kind="stable").drop_duplicates("family", keep="last")
     rows = {str(row["family"]): row for _, row in likely.iterrows()}
-    absent = []
-    for name in sorted(names):
+
+    def why(name: str) -> Literal["diverged", "behind", "close", "open"]:
         if name not in set(sound["family"]):
-            why = "diverged"
-        elif use in rows and name in rows:
-            why = _believed(rows[use], rows[name], direction)
-        else:
-            why = "open"
-        absent.append({"family": name, "why": why})
-    return absent
+            return "diverged"
+        if use not in rows or name not in rows:
+            return "open"
+        one, other = rows[use], rows[name]
+        if other["low"] > one["high"] if objective.minimize else other["high"] < one["low"]:
+            return "behind"
+        return "close" if one["low"] <= other["expected"] <= one["high"] else "open"
+
+    return [Absent(family=name, why=why(name)) for name in sorted(names)]
 
 
-def _believed(use: "pd.Series[Any]", other: "pd.Series[Any]", direction: str) -> str:
-    """Whether what is expected of the other is worse beyond doubt, or in doubt about the first."""
-    worse = other["low"] > use["high"] if direction == "minimize" else other["high"] < use["low"]
-    if worse:
-        return "behind"
-    return "close" if use["low"] <= other["expected"] <= use["high"] else "open"
-
-
-def _amount(result: Result) -> float | None:
+def _minimum_effect(result: Result) -> float:
     """What a score must be worse by to be noticed."""
     tied = [result.standings[name].sd for name in result.tied]
     known = [sd for sd in tied if math.isfinite(sd) and sd > 0]
-    return WORSE * float(np.median(known)) if known else None
-
-
-def _interval_of_peaks(run: Mapping[str, Any]) -> dict[str, Any]:
-    """What was searched, and whether a range test said so."""
-    test = run.get("range_test") or {}
-    return {
-        "searched": run["peak_lr"],
-        "base_lr": test.get("base_lr"),
-        "max_lr": test.get("max_lr"),
-    }
+    return WORSE * float(np.median(known)) if known else math.nan

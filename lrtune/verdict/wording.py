@@ -1,9 +1,11 @@
 """Wording: values, intervals and names as the sentences of a verdict have them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lrtune.format import aligned, count, number, plural
+from lrtune.verdict.verdict import Verdict
 
 
 def words(name: str) -> str:
@@ -22,29 +24,26 @@ def value_title(metric: Mapping[str, Any]) -> str:
     return f"validation {words(metric['name'])}{unit}"
 
 
-def metric_of(verdict: Mapping[str, Any]) -> str:
+def metric_of(verdict: Verdict) -> str:
     """The name of the metric, in words."""
-    return words(verdict["objective"]["name"])
+    return words(verdict.objective.name)
 
 
-def amount_of(verdict: Mapping[str, Any], value: float | None) -> str:
-    """A value of the metric with its unit."""
-    unit = verdict["objective"].get("unit")
-    if value is None:
-        return "–"
-    return f"{number(value, 3)}{' ' + unit if unit else ''}"
+def amount_of(verdict: Verdict, value: float) -> str:
+    """A value of the metric with its unit; a dash for NaN."""
+    unit = verdict.objective.unit
+    return f"{number(value, 3)}{f' {unit}' if unit and math.isfinite(value) else ''}"
 
 
-def range_of(verdict: Mapping[str, Any], low: float | None, high: float | None) -> str:
+def range_of(verdict: Verdict, low: float, high: float) -> str:
     """Two values, their unit once."""
-    unit = verdict["objective"].get("unit")
-    ends = ("–" if end is None else number(end, 3) for end in (low, high))
-    return f"{' to '.join(ends)}{' ' + unit if unit else ''}"
+    unit = verdict.objective.unit
+    return f"{number(low, 3)} to {number(high, 3)}{f' {unit}' if unit else ''}"
 
 
-def since(verdict: Mapping[str, Any], trials: int) -> str:
+def since(verdict: Verdict, trials: int) -> str:
     """That the search has gone on since the verdict, if it has; it has ``trials`` by now."""
-    newer = trials - verdict.get("trials", trials)
+    newer = trials - verdict.trials
     if newer <= 0:
         return ""
     return (
@@ -64,28 +63,26 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def quickest(verdict: Mapping[str, Any]) -> str:
+def time_to_target(verdict: Verdict) -> str:
     """Who needs the fewest updates to the target."""
-    found = verdict["quickest"]
+    found = verdict.time_to_target
     if found is None:
         return (
             "Fewest updates to a target: constant was not trained to the end on every seed to set "
             "one; name it: --goal."
         )
-    name, value = words(found["metric"]["name"]), aligned(found["value"])
-    unit = found["metric"].get("unit")
-    target = f"{name} {value}{' ' + unit if unit else ''}"
-    whose = f", where {found['from']} ends" if found["from"] else ""
-    first = found["families"][0]
-    if not found["tied"]:
-        some = max(found["families"], key=lambda row: row["reached"])
+    unit = f" {found.metric.unit}" if found.metric.unit else ""
+    target = f"{words(found.metric.name)} {aligned(found.value)}{unit}"
+    whose = f", where {found.baseline} ends" if found.baseline else ""
+    if not found.tied:
+        some = max(found.families, key=lambda row: row.reached)
         return (
             f"Fewest updates to {target} on validation{whose}: no family reached it on every "
-            f"seed; {some['family']} did on {some['reached']} of {some['seeds']}."
+            f"seed; {some.family} did on {some.reached} of {some.seeds}."
         )
-    who = listed(found["tied"])
-    tie = " (a tie)" if len(found["tied"]) > 1 else ""
+    who = listed(found.tied)
+    tie = " (a tie)" if len(found.tied) > 1 else ""
     return (
         f"Fewest updates to {target} on validation{whose}: {who}{tie}, "
-        f"{count(first['updates'])} of {count(verdict['horizon'])} on average."
+        f"{count(found.families[0].updates)} of {count(verdict.horizon)} on average."
     )

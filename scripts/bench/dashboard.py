@@ -24,8 +24,7 @@ from optuna.trial import create_trial
 from optuna_dashboard import wsgi
 
 import lrtune
-from lrtune.reports.dashboard import app_of, publish
-from lrtune.reports.loopback import server_of
+from lrtune.reports.dashboard import app_of, publish, server_of
 from lrtune.search import frame, records
 from lrtune.search.storage import START, open_storage
 
@@ -89,7 +88,7 @@ def main() -> None:
         study = copied(run.study(), paths["lrtune"], times, bare=False)
         copied(run.study(), paths["plain"], times, bare=True)
         trials, page = frame(records(study)), run.folder / "report.html"
-        publish(study, trials, run.settings, run.verdict(), run.finals(), page)
+        publish(study, trials, run.settings, run.verdict(), page)
         reports = [len(trial.intermediate_values) for trial in study.get_trials(deepcopy=False)]
         seen: dict[str, list[dict[str, tuple[int, float]]]] = {"lrtune": [], "plain": []}
         for _ in range(arguments.repeats):

@@ -50,20 +50,20 @@ def told(folder: Path) -> dict[str, Any]:
     run = lrtune.open(folder)
     verdict = run.verdict()
     assert verdict is not None
-    use = verdict["answer"]["recommended"]
+    use = verdict.answer.recommended
     schedule = run.best()
     assert schedule is not None
-    rates = schedule.rates(verdict["horizon"])
-    over = {gain["over"]: gain for gain in verdict["answer"]["gains"]}
+    rates = schedule.rates(verdict.horizon)
+    over = {gain.over: gain for gain in verdict.answer.gains}
     gain = over.get("constant")
     return {
         "recommended": use,
         "low": bool(rates[-max(1, round(END * len(rates))) :].mean() < LOW * rates.max()),
         "constant": use == "constant",
-        "told apart": bool(gain and gain["sure"]),
-        "gain": gain and gain["gain"],
-        "p": gain and gain["p"],
-        "trainings": (run.trials()["updates"].sum() + verdict["trained"]) / verdict["horizon"],
+        "told apart": bool(gain and gain.sure),
+        "gain": gain and gain.gain,
+        "p": gain and gain.p,
+        "trainings": (run.trials()["updates"].sum() + verdict.trained) / verdict.horizon,
         "seconds": run.settings["elapsed"],
     }
 

@@ -1,26 +1,21 @@
-"""Trainings of seconds with Lightning and with Hugging Face's Trainer, each for a trial.
+"""Trainings of seconds with Lightning and with Hugging Face's Trainer: quiet, on one core."""
 
-`python trainings.py FOLDER`: each in two processes, under torch.distributed.
-"""
-
-import json
 import os
-import sys
-from collections.abc import Callable
-from datetime import timedelta
-from importlib import import_module
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+from torch.optim import SGD
 from torch.utils.data import DataLoader, TensorDataset
 
 import lrtune
 from lrtune.schedule import Schedule
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 FAMILIES = ("cosine", "greedy", "one_cycle", "plateau")
 BATCHES, EPOCHS, EVERY = 8, 3, 2  # with two batches an update: 4 updates an epoch, 12 in all
@@ -58,8 +53,8 @@ def schedule_of(trial: optuna.Trial) -> Schedule:
     return Schedule.from_json(trial.user_attrs["lrtune.schedule"])
 
 
-def data() -> TensorDataset:
-    inputs = torch.randn(8 * BATCHES, 4, generator=torch.Generator().manual_seed(0))
+def data(rows: int = 8 * BATCHES) -> TensorDataset:
+    inputs = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0))
     return TensorDataset(inputs, inputs.sum(1, keepdim=True))
 
 
@@ -74,8 +69,14 @@ def expected(trial: optuna.Trial) -> np.ndarray:
     return controller.rates
 
 
-def lightning_module(optimizers: Callable[[Any], Any] = lambda optimizer: optimizer) -> Any:
-    """One that notes the rates of its updates."""
+def sgd(module: nn.Module) -> Any:
+    return SGD(module.parameters(), lr=1.0)
+
+
+def lightning_module(
+    configure: Callable[[Any], Any] = sgd, validate: Callable[[Any], float] | None = None
+) -> Any:
+    """One that notes the rates of its updates; `validate` may say its validation loss."""
     import lightning.pytorch as pl
 
     class Module(pl.LightningModule):
@@ -88,20 +89,20 @@ def lightning_module(optimizers: Callable[[Any], Any] = lambda optimizer: optimi
             return ((self.net(batch[0]) - batch[1]) ** 2).mean()
 
         def validation_step(self, batch: list[Tensor]) -> None:
-            self.log("val_loss", self.training_step(batch), sync_dist=True)
+            loss = torch.tensor(validate(self)) if validate else self.training_step(batch)
+            self.log("val_loss", loss, sync_dist=True)
 
         def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
             self.rates.append(optimizer.param_groups[0]["lr"])
 
         def configure_optimizers(self) -> Any:
-            return optimizers(torch.optim.SGD(self.parameters(), lr=1.0))
+            return configure(self)
 
     pl.seed_everything(0, verbose=False)
     return Module()
 
 
 def lightning_trainer(**arguments: Any) -> Any:
-    """A quiet one."""
     import lightning.pytorch as pl
 
     quiet = dict.fromkeys(
@@ -112,49 +113,64 @@ def lightning_trainer(**arguments: Any) -> Any:
 
 
 class Lightning:
-    """One training with Lightning."""
+    """One training with Lightning, for a trial."""
 
     def __init__(self, trial: optuna.Trial | None, folder: Path, **how: Any) -> None:
         from lrtune.callbacks.lightning import TrialCallback
 
-        self.module = lightning_module(**{k: v for k, v in how.items() if k == "optimizers"})
+        self.module = lightning_module(how.get("optimizers", sgd))
         callback = TrialCallback(trial, how.get("monitor", "val_loss"))
         callbacks = [*how.get("before", ()), callback]
         self.trainer = lightning_trainer(callbacks=callbacks, **how.get("arguments", {}))
+        self.rates = self.module.rates
 
     def train(self, **resume: Any) -> list[float]:
         """Train; the rates used."""
         self.trainer.fit(self.module, DataLoader(data(), 8), DataLoader(data(), 64), **resume)
         return self.rates
 
-    @property
-    def rates(self) -> list[float]:
-        return self.module.rates
-
-    @property
-    def weights(self) -> Tensor:
-        return self.module.net.weight.detach()
-
 
 class Net(nn.Module):
     """For the Trainer: what it takes are dictionaries."""
 
-    def __init__(self) -> None:
+    def __init__(self, validate: Callable[[], float] | None) -> None:
         super().__init__()
-        self.net = nn.Linear(4, 1)
+        self.net, self.validate = nn.Linear(4, 1), validate
 
     def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         out = self.net(x)
-        return {"loss": ((out - labels) ** 2).mean(), "logits": out}
+        loss = ((out - labels) ** 2).mean()
+        if self.validate and not self.training:
+            loss = torch.tensor(self.validate())
+        return {"loss": loss, "logits": out}
 
 
-def huggingface_trainer(folder: Path, **how: Any) -> Any:
-    """A quiet one."""
-    from transformers import Trainer, TrainingArguments, set_seed
+def huggingface_trainer(
+    folder: Path,
+    *,
+    rates: list[float] | None = None,
+    stop: int | None = None,
+    validate: Callable[[], float] | None = None,
+    eval_dataset: Callable[[Any], Any] = lambda rows: rows,
+    optimizers: Callable[[nn.Module], Any] = lambda net: (None, None),
+    callbacks: Sequence[Any] = (),
+    **arguments: Any,
+) -> Any:
+    """One that adds the rates of its updates to `rates`, and ends when those are `stop`."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+
+    used = [] if rates is None else rates
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+            used.append(kw["optimizer"].param_groups[0]["lr"])
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+            control.should_training_stop |= len(used) == stop
 
     set_seed(0)
-    rows = [{"x": x, "labels": y} for x, y in data()]
-    arguments = {
+    net, rows = Net(validate), [{"x": x, "labels": y} for x, y in data()]
+    quiet = {
         "num_train_epochs": EPOCHS,
         "gradient_accumulation_steps": EVERY,
         "per_device_train_batch_size": 8,
@@ -164,34 +180,27 @@ def huggingface_trainer(folder: Path, **how: Any) -> Any:
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "use_cpu": True,
-        **how.get("arguments", {}),
     }
     return Trainer(
-        Net(),
-        TrainingArguments(str(folder), **arguments),
+        net,
+        TrainingArguments(str(folder), **quiet | arguments),
         train_dataset=rows,
-        eval_dataset=how.get("eval_dataset", lambda rows: rows)(rows),
-        optimizers=how.get("optimizers", (None, None)),
+        eval_dataset=eval_dataset(rows),
+        optimizers=optimizers(net),
+        callbacks=[Rates(), *callbacks],
     )
 
 
 class HuggingFace:
-    """One training with the Trainer."""
+    """One training with the Trainer, for a trial."""
 
     def __init__(self, trial: optuna.Trial | None, folder: Path, **how: Any) -> None:
-        from transformers import TrainerCallback
-
         from lrtune.callbacks.huggingface import TrialCallback
 
         self.rates: list[float] = []
-
-        class Rates(TrainerCallback):
-            def on_pre_optimizer_step(_, args: Any, state: Any, control: Any, **kw: Any) -> None:
-                self.rates.append(kw["optimizer"].param_groups[0]["lr"])
-
-        self.trainer = huggingface_trainer(folder, **how)
-        self.trainer.add_callback(Rates())
-        chosen = {key: how[key] for key in ("monitor", "averaging") if key in how}
+        chosen = {key: how.pop(key) for key in ("monitor", "averaging") if key in how}
+        arguments = how.pop("arguments", {})
+        self.trainer = huggingface_trainer(folder, rates=self.rates, **how, **arguments)
         self.trainer.add_callback(TrialCallback(self.trainer, trial, **chosen))
 
     def train(self, **resume: Any) -> list[float]:
@@ -199,58 +208,5 @@ class HuggingFace:
         self.trainer.train(**resume)
         return self.rates
 
-    @property
-    def weights(self) -> Tensor:
-        return self.trainer.model.net.weight.detach()
-
 
 FRAMEWORKS = {"lightning": Lightning, "huggingface": HuggingFace}
-TWO: dict[str, dict[str, Any]] = {"lightning": {"arguments": {"devices": 2}}, "huggingface": {}}
-
-
-def one_of_two(rank: int, folder: Path) -> None:
-    """What each of two processes does, with one framework after the other: rank 0 has the trial."""
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # asked for, not used
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", **address}
-    distributed.init_process_group(
-        "gloo", f"file://{folder / 'store'}", timedelta(minutes=2), world_size=2, rank=rank
-    )
-    done = {}
-    for framework, how in TWO.items():
-        os.environ["WORLD_SIZE"] = "2"  # Lightning takes it away again
-        trial = asked("one_cycle", After(4)) if rank == 0 else None
-        training = FRAMEWORKS[framework](trial, folder, **how)
-        try:
-            training.train()
-            end = "complete"
-        except optuna.TrialPruned:
-            end = "pruned"
-        done[framework] = {"end": end, "used": training.rates}
-        if trial:
-            done[framework] |= {
-                "rates": schedule_of(trial).rates(TOTAL // 2).tolist(),
-                "reported": list(stored(trial).intermediate_values),
-            }
-    (folder / f"{rank}.json").write_text(json.dumps(done))
-    distributed.destroy_process_group()
-
-
-def main(folder: Path) -> int:
-    """Start both; 1 if either fails."""
-    for name in (
-        "transformers.trainer",
-        "lrtune.callbacks.huggingface",
-        "lrtune.callbacks.lightning",
-    ):
-        import_module(name)  # before the fork: it is most of the time
-    fork = get_context("fork")
-    ranks = [fork.Process(target=one_of_two, args=(rank, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return int(any(process.exitcode for process in ranks))
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -14,7 +14,8 @@ from lrtune import load_task
 from lrtune.cli.events import FIELDS, Events, listening
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import recommended_row
+from lrtune.verdict.verdict import Verdict
+from tests.documents import changed
 
 WORDS = ["search digits --batch-size 32 --epochs 1 --trials 3 --families cosine,constant"]
 WORDS += ["--peak-lr", "0.01,0.2", "--engine", "serial", "--budget", 10]
@@ -113,21 +114,19 @@ def test_only_a_verdict_of_that_horizon_names_a_winner(
         return found[:-1], found[-1]
 
     path = Run(copy).verdict_path(20)
-    verdict = json.loads((copy / "verdict.json").read_text())
-    other = verdict["families"][0] | {"schedule": Schedule("linear", peak_lr=0.123).to_dict()}
+    verdict = Verdict.read(copy / "verdict.json")
+    other = changed(verdict.families[0], schedule=Schedule("linear", peak_lr=0.123))
     for place, winner in (
-        ("winner", other["schedule"]),
-        ("tie", other["schedule"]),
+        ("winner", other.schedule.to_dict()),
+        ("tie", other.schedule.to_dict()),
         ("none", None),
     ):
         why = {"winner": "alone", "tie": "budget", "none": "lost"}[place]
-        answer = verdict["answer"] | {"place": place, "why": why, "recommended": other["family"]}
-        path.write_text(
-            json.dumps(verdict | {"answer": answer, "families": [other, *verdict["families"][1:]]})
-        )
+        answer = {"place": place, "why": why, "recommended": other.family}
+        changed(verdict, answer=answer, families=[other, *verdict.families[1:]]).write(path)
         assert last(20)[1]["winner"] == winner
-    assert last()[1]["winner"] == recommended_row(verdict)["schedule"]
-    (copy / "verdict.json").write_text(json.dumps(verdict | {"trials": 1}))
+    assert last()[1]["winner"] == verdict.recommended.schedule.to_dict()
+    changed(verdict, trials=1).write(copy / "verdict.json")
     (said,), _ = last()
     assert said["lines"][-1].startswith("The search has gone on since, by 2 trials")
     (copy / "verdict.json").unlink()

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from lrtune.verdict.verdict import Verdict
+
 
 def digit_images(folder: Path) -> Path:
     """A folder a class, 40 digits each, one of them cut short."""
@@ -85,9 +87,9 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     splits = [f"{task[name]:,} {name}" for name in ("train", "val", "test")]
     for said in [source, task["fingerprint"], *splits, *notes]:
         assert said in record, said
-    verdict = json.loads((tmp_path / "r" / "verdict.json").read_text())
-    assert verdict["split"] == "test" and verdict["answer"]["place"] in ("winner", "tie")
-    assert [row["seeds"] >= 2 for row in verdict["families"]] == [True, True]
+    verdict = Verdict.read(tmp_path / "r" / "verdict.json")
+    assert verdict.split == "test" and verdict.decided
+    assert [row.seeds >= 2 for row in verdict.families] == [True, True]
     code, _, err = lrtune(*words, "--seed", 1)
     assert code == 2
     assert "seed=0, now seed=1" in err

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lrtune.run.folder import Run
+from tests.documents import changed
 from tests.reports.conftest import make as searched
 from tests.reports.test_finals_report import make
 
@@ -22,10 +23,10 @@ def copy(run: Path, tmp_path: Path) -> Path:
 def judged(run: Run, kind: str, trials: int) -> None:
     """Give the run a verdict that was made when it had this many trials."""
     _, _, verdict, _ = make(kind, *searched("many"))
-    if verdict["families"]:
-        verdict["families"][0]["trial"] = 0
+    first, *others = verdict.families
     own = {"horizon": run.settings["horizon"], "trials": trials}
-    run.verdict_path(run.settings["horizon"]).write_text(json.dumps(verdict | own))
+    verdict = changed(verdict, families=[changed(first, trial=0), *others], **own)
+    verdict.write(run.verdict_path(verdict.horizon))
 
 
 @pytest.mark.parametrize("kind", LEADS)

@@ -1,19 +1,23 @@
 """Logs of training runs, made by the frameworks themselves: tiny models, one core, no network."""
 
-import csv
 import json
-import os
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from tests.callbacks.trainings import (
+    data,
+    huggingface_trainer,
+    lightning_module,
+    lightning_trainer,
+)
 
 Make = Callable[[Optimizer], Any]
 BATCHES = 10  # of an epoch, in torch and Lightning
@@ -46,28 +50,22 @@ def used(
 
 
 def as_csv(folder: Path, rates: Iterable[float]) -> Path:
-    path = folder / "rates.csv"
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["step", "loss", "lr"])
-        rows.writerows([step, 1.0, rate] for step, rate in enumerate(rates))
-    return path
+    table = pd.DataFrame({"loss": 1.0, "lr": [*rates]})
+    table.to_csv(folder / "rates.csv", index_label="step", na_rep="nan")
+    return folder / "rates.csv"
 
 
 def as_groups(folder: Path, make: Make, updates: int, rates: Iterable[float]) -> Path:
     """A CSV with a column for each parameter group, named as Lightning's monitor does."""
     optimizer = SGD([{"params": nn.Linear(1, 1).parameters(), "lr": rate} for rate in rates])
-    scheduler = make(optimizer)
-    path = folder / "metrics.csv"
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        count = len(optimizer.param_groups)
-        rows.writerow(["step", *(f"lr-SGD/pg{number + 1}" for number in range(count))])
-        for step in range(updates):
-            rows.writerow([step, *(group["lr"] for group in optimizer.param_groups)])
-            optimizer.step()
-            scheduler.step()
-    return path
+    scheduler, rows = make(optimizer), []
+    for _ in range(updates):
+        groups = enumerate(optimizer.param_groups, 1)
+        rows.append({f"lr-SGD/pg{number}": group["lr"] for number, group in groups})
+        optimizer.step()
+        scheduler.step()
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index_label="step")
+    return folder / "metrics.csv"
 
 
 def as_jsonl(folder: Path, rates: Iterable[float]) -> Path:
@@ -101,46 +99,22 @@ def as_checkpoint(folder: Path, make: Make, steps: int, *, lr: float = 0.1, **mo
     return path
 
 
-def lightning(
-    folder: Path, make: Make, interval: str | None, epochs: int = 6, *, lr: float = 0.1
-) -> Path:
+def lightning(folder: Path, make: Make, interval: str | None, epochs: int = 6) -> Path:
     """A Lightning run with its CSVLogger and LearningRateMonitor; its folder."""
-    import lightning as pl
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.loggers import CSVLogger
-    from torch.utils.data import DataLoader, TensorDataset
 
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(1, 1)
+    def configure(module: Any) -> Any:
+        optimizer = SGD(module.parameters(), lr=0.1)
+        scheduler = {"scheduler": make(optimizer)} | ({"interval": interval} if interval else {})
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-        def training_step(self, batch: Any, index: int) -> Any:
-            return self.layer(batch[0]).square().mean()
-
-        def configure_optimizers(self) -> Any:
-            optimizer = SGD(self.parameters(), lr=lr)
-            scheduler = {"scheduler": make(optimizer)}
-            if interval:
-                scheduler["interval"] = interval
-            return {"optimizer": optimizer, "lr_scheduler": scheduler}
-
-    data = DataLoader(TensorDataset(torch.ones(BATCHES * 2, 1)), batch_size=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            devices=1,
-            logger=CSVLogger(folder, name="", version=""),
-            callbacks=[
-                LearningRateMonitor(logging_interval="step"),
-                ModelCheckpoint(folder, save_last=True),
-            ],
-            log_every_n_steps=1,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        ).fit(Module(), data)
+    keep = [LearningRateMonitor(logging_interval="step"), ModelCheckpoint(folder, save_last=True)]
+    logger = CSVLogger(folder, name="", version="")
+    more = {"logger": logger, "log_every_n_steps": 1, "enable_checkpointing": True}
+    lightning_trainer(max_epochs=epochs, callbacks=keep, accumulate_grad_batches=1, **more).fit(
+        lightning_module(configure), DataLoader(data(BATCHES * 2), batch_size=2)
+    )
     return folder
 
 
@@ -163,58 +137,21 @@ def huggingface(
         every: how many updates between two lines of its log.
         arguments: of TrainingArguments.
     """
-    from transformers import Trainer, TrainingArguments
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(1, 1)
+    def optimizers(net: nn.Module) -> tuple[Any, Any]:
+        own = SGD(net.parameters(), lr=0.01)
+        return (own, make(own)) if make else (None, None)
 
-        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-            return {"loss": (self.layer(x) - labels).square().mean()}
-
-    data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 16
-
-    def trainer() -> Trainer:
-        model = Model()
-        args = TrainingArguments(
-            output_dir=str(folder),
-            max_steps=updates,
-            per_device_train_batch_size=2,
-            logging_steps=every,
-            save_steps=stop or updates,
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-            **{"learning_rate": 0.01} | arguments,
-        )
-        own = SGD(model.parameters(), lr=0.01)
-        optimizers = (own, make(own)) if make else (None, None)
-        return Trainer(model, args, train_dataset=data, optimizers=optimizers)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if stop is None:
-            trainer().train()
-        else:
-            stopped = trainer()
-            stopped.add_callback(stop_at(stop))
-            stopped.train()
-            at = folder / f"checkpoint-{stop}"
-            if forget:
-                (at / "scheduler.pt").unlink()
-            trainer().train(resume_from_checkpoint=str(at))
+    saving = {"save_strategy": "steps", "save_steps": stop or updates, "eval_strategy": "no"}
+    length = {"max_steps": updates, "gradient_accumulation_steps": 1, "logging_steps": every}
+    given = {"optimizers": optimizers, "learning_rate": 0.01, **saving, **length, **arguments}
+    huggingface_trainer(folder, stop=stop, **given).train()
+    if stop is not None:
+        at = folder / f"checkpoint-{stop}"
+        if forget:
+            (at / "scheduler.pt").unlink()
+        huggingface_trainer(folder, **given).train(resume_from_checkpoint=str(at))
     return folder / f"checkpoint-{updates}"
-
-
-def stop_at(update: int) -> Any:
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            control.should_training_stop = state.global_step >= update
-
-    return Stop()
 
 
 def accelerate(make: Make, updates: int, *, processes: int, prepared: bool = True) -> list[float]:

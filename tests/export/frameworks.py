@@ -15,21 +15,20 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lrtune.export import export
 from lrtune.schedule import Schedule
+from tests.callbacks.trainings import (
+    data,
+    huggingface_trainer,
+    lightning_module,
+    lightning_trainer,
+)
 
 TOTAL = 40
 SEGMENT = 3  # updates between the validations of the fixture `metrics`
 HALF = 6 * SEGMENT
-
-LIGHTNING = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 # What the frameworks themselves warn of, by name.
 WARNINGS = [
@@ -65,108 +64,68 @@ def parameter():
 
 
 def with_lightning(schedule, metrics, folder, stop=TOTAL, used=()):
-    from lightning import pytorch as lightning
+    from lightning.pytorch import Callback
 
-    made = run(schedule, "lightning")
-
-    class Module(lightning.LightningModule):
-        configure_optimizers = made.configure_optimizers
-        if hasattr(made, "lr_scheduler_step"):
-            lr_scheduler_step = made.lr_scheduler_step
-
-        def __init__(self):
-            super().__init__()
-            self.weight, self.used = parameter(), [*used]
-
-        def training_step(self, batch):
-            return (self.weight * batch).sum()
-
-        def validation_step(self, batch):
-            if not self.trainer.sanity_checking:
-                self.log("val_loss", torch.tensor(metrics.get(len(self.used), 9.0)))
-
-        def on_before_optimizer_step(self, optimizer):
-            self.used.append(optimizer.param_groups[0]["lr"])
-
-        def on_train_epoch_end(self):
-            self.trainer.should_stop |= len(self.used) == stop
-
-    checks = [made.CheckSchedule(), *([made.FeedSchedule()] if "FeedSchedule" in dir(made) else [])]
-    trainer = lightning.Trainer(
-        max_steps=TOTAL,
-        limit_val_batches=int(schedule.closed_loop),
-        accumulate_grad_batches=2,
-        callbacks=checks,
-        **LIGHTNING,
+    made, closed = run(schedule, "lightning"), schedule.closed_loop
+    module = lightning_module(
+        made.configure_optimizers, lambda module: metrics.get(len(module.rates), 9.0)
     )
-    module, saved = Module(), folder / "half.ckpt"
-    updates = SEGMENT if schedule.closed_loop else HALF
-    batches = torch.utils.data.DataLoader(torch.ones(2 * updates), batch_size=1)
-    validation = torch.utils.data.DataLoader(torch.ones(1))
-    if schedule.closed_loop:  # nobody's business before there is a scheduler
+    module.rates = [*used]
+    if hasattr(made, "lr_scheduler_step"):
+        module.lr_scheduler_step = types.MethodType(made.lr_scheduler_step, module)
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop |= len(pl_module.rates) == stop
+
+    checks = [made.CheckSchedule(), Stop(), *([made.FeedSchedule()] if fed(made) else [])]
+    length = {"max_steps": TOTAL, "max_epochs": -1, "limit_val_batches": int(closed)}
+    trainer, saved = lightning_trainer(callbacks=checks, **length), folder / "half.ckpt"
+    batches, validation = (DataLoader(data(n)) for n in (2 * (SEGMENT if closed else HALF), 1))
+    if closed:  # nobody's business before there is a scheduler
         trainer.validate(module, validation, verbose=False)
     trainer.fit(module, batches, validation, ckpt_path=saved if used else None)
     if stop < TOTAL:
         trainer.save_checkpoint(saved)
-    return module.used
+    return module.rates
 
 
 def with_huggingface(schedule, metrics, folder, stop=TOTAL, used=()):
-    import transformers
-
     made = run(schedule, "huggingface")
     checkpoint = str(folder / f"checkpoint-{HALF}") if used else None
-    used = [*used]
+    native, used = hasattr(made, "ARGUMENTS"), [*used]
 
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = parameter()
+    def optimizers(net):
+        optimizer = None if native else torch.optim.SGD(net.parameters(), lr=1.0)
+        return optimizer, None if native else made.make_scheduler(optimizer)
 
-        def forward(self, x, labels):
-            evaluated = metrics.get(len(used), 9.0)
-            loss = (self.weight * x).mean() if self.training else torch.tensor(evaluated)
-            return {"loss": loss, "logits": x}
-
-    class Spy(transformers.TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, optimizer, **rest):
-            used.append(optimizer.param_groups[0]["lr"])
-
-        def on_step_end(self, args, state, control, **rest):
-            control.should_training_stop |= len(used) == stop
-
-    native = hasattr(made, "ARGUMENTS")
     validated = {"metric_for_best_model": "loss", "eval_strategy": "steps", "eval_steps": SEGMENT}
-    validated = validated if schedule.closed_loop else {}
-    model = Model()
-    optimizer = None if native else torch.optim.SGD(model.parameters(), lr=1.0)
-    args = transformers.TrainingArguments(
-        str(folder),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no" if stop == TOTAL else "steps",
-        save_steps=HALF,
-        logging_strategy="no",
-        optim="sgd",
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=2,
-        **(made.ARGUMENTS if native else {"max_steps": TOTAL}) | validated,
+    length = {
+        "save_strategy": "no" if stop == TOTAL else "steps",
+        "save_steps": HALF,
+        "logging_strategy": "no",
+        "optim": "sgd",
+        "eval_strategy": "no",
+        **(made.ARGUMENTS if native else {"max_steps": TOTAL}),
+        **(validated if schedule.closed_loop else {}),
+    }
+    trainer = huggingface_trainer(
+        folder,
+        rates=used,
+        stop=stop,
+        validate=lambda: metrics.get(len(used), 9.0),
+        optimizers=optimizers,
+        callbacks=[made.FeedSchedule()] if fed(made) else [],
+        **length,
     )
-    data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 2 * TOTAL
-    trainer = transformers.Trainer(
-        model,
-        args,
-        train_dataset=data,
-        eval_dataset=data[:1],
-        callbacks=[Spy(), *([made.FeedSchedule()] if hasattr(made, "FeedSchedule") else [])],
-        optimizers=(optimizer, None if native else made.make_scheduler(optimizer)),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
     gc.freeze()  # at every end accelerate collects garbage: of the training alone
     trainer.train(resume_from_checkpoint=checkpoint)
     gc.unfreeze()
     return used
+
+
+def fed(made):
+    return hasattr(made, "FeedSchedule")
 
 
 def with_timm(schedule, metrics, folder, stop=TOTAL, used=()):

@@ -11,16 +11,16 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+from torch.utils.data import DataLoader
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export, huggingface
 from lrtune.export.context import ExportContext
 from lrtune.schedule import Schedule
+from tests.callbacks.trainings import data, lightning_module, lightning_trainer
 from tests.export.conftest import SCHEDULES
 from tests.export.frameworks import (
     HALF,
-    LIGHTNING,
     SEGMENT,
     TOTAL,
     WARNINGS,
@@ -187,8 +187,6 @@ def test_hugging_faces_feeder_leaves_out_what_is_not_its_loss():
 
 
 def test_lightning_is_told_of_another_length_and_of_the_wrong_unit():
-    from lightning import pytorch as lightning
-
     made = run(Schedule("cosine", 0.5), "lightning")
 
     def by_epoch(module):
@@ -196,24 +194,10 @@ def test_lightning_is_told_of_another_length_and_of_the_wrong_unit():
         both["lr_scheduler"]["interval"] = "epoch"
         return both
 
-    class Module(lightning.LightningModule):
-        def __init__(self, configure):
-            super().__init__()
-            self.configure = configure
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-
-        def configure_optimizers(self):
-            return self.configure(self)
-
-        def training_step(self, batch):
-            return (self.weight * batch).sum()
-
     for configure, epochs, message in (
         (made.configure_optimizers, 1, "made for 40 updates, this run has 10: .* --total 10"),
         (by_epoch, 4, "stepped every 1 epoch, but was made for every 1 step"),
     ):
-        trainer = lightning.Trainer(
-            max_epochs=epochs, callbacks=[made.CheckSchedule()], **LIGHTNING
-        )
+        trainer = lightning_trainer(max_epochs=epochs, callbacks=[made.CheckSchedule()])
         with pytest.warns(UserWarning, match=message):
-            trainer.fit(Module(configure), torch.utils.data.DataLoader(torch.ones(10)))
+            trainer.fit(lightning_module(configure), DataLoader(data(20)), DataLoader(data(1)))

@@ -111,6 +111,7 @@ def run_record(families):
             "classes": 10,
             "model": "resnet-8",
             "parameters": 78330,
+            "prepare": "Normalize()",
             "loss": "cross_entropy",
             "batch_size": 128,
             "groups": "decay_matrices",

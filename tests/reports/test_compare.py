@@ -1,18 +1,21 @@
-"""Verdicts side by side: the table, wins per task, Markdown."""
+"""Verdicts side by side: how they are found and refused, the table, wins and ranks per task."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lrtune.errors import InputError
-from lrtune.reports import compare, ranks
+from lrtune.reports import compare
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import Finalist, Plan
-from lrtune.verdict.verdict import verdict
-from tests.reports.verdicts import made, tabled
+from lrtune.verdict.finalists import Finalist
+from lrtune.verdict.verdict import Plan, Verdict, verdict
+from tests.documents import TASK, changed
+from tests.reports.verdicts import made, put, tabled
 
+EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
 COLUMNS = "task horizon source study seed metric unit direction split family place mean low high sd"
 COLUMNS += " seeds gap gap_low gap_high rank peak_lr warmup schedule"
 
@@ -25,7 +28,7 @@ def judged(shifts, direction="minimize", lost=()):
     finalists, finals = [], []
     for number, (family, shift) in enumerate(shifts.items()):
         schedule = Schedule(family, peak_lr=0.1 + number / 10)
-        finalists.append(Finalist(family, schedule, number, 0.3, "leader"))
+        finalists.append(Finalist(family=family, schedule=schedule, trial=number, searched=0.3))
         for seed in seeds:
             score = 0.3 + shift + shared[seed] + random.normal(0, 0.002)
             bad = family in lost and seed == 1
@@ -35,11 +38,11 @@ def judged(shifts, direction="minimize", lost=()):
             finals.append(final | {"final_loss": float("nan") if bad else score})
     run = {
         "study": "s",
-        "task": {"name": "t", "model": "m", "test": 10},
-        "unit": "updates",
+        "task": TASK | {"name": "t", "model": "m"},
         "seed": 3,
     }
-    run |= {"objective": objective, "metrics": {"loss": objective}, "optimizer": {}, "versions": {}}
+    run |= {"objective": objective, "metrics": {"loss": objective}}
+    run |= {"optimizer": {"name": "sgd"}, "versions": {}}
     run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
@@ -56,7 +59,7 @@ def judged(shifts, direction="minimize", lost=()):
 
 def test_a_verdict_as_it_is_made():
     found = judged({"cosine": 0.0, "linear": 0.03, "step": 0.05, "constant": 0.0}, lost=["step"])
-    table = compare.table([("runs/t", json.loads(json.dumps(found, allow_nan=False)))])
+    table = compare.table([("runs/t", Verdict.model_validate(found.to_json()))])
     assert sorted(table) == sorted(COLUMNS.split())
     assert table["place"].tolist() == ["tied", "tied", "behind", "lost"]
     assert table["rank"].tolist() == [1, 2, 3, 4]
@@ -87,8 +90,9 @@ def test_equal_gaps_and_lost_ones_share_ranks():
 
 def test_who_is_behind_ranks_below_the_top_whatever_its_gap():
     found = made(cosine=0.0, linear=0.02)
-    found["families"][1]["gap"] = -0.01  # on the few seeds before it was left behind
-    assert tabled(found)["rank"].tolist() == [1, 2]
+    first, other = found.families
+    early = changed(other, gap=-0.01)  # on the few seeds before it was left behind
+    assert tabled(changed(found, families=[first, early]))["rank"].tolist() == [1, 2]
 
 
 def test_one_task_again_counts_once():
@@ -101,11 +105,9 @@ def test_one_task_again_counts_once():
     assert wins.loc["linear", "wins"] == pytest.approx(2 / 3)
     assert wins[["wins", "ties", "losses"]].sum(axis=1).to_numpy() == pytest.approx(2)
     means = {"cosine": (1 + 5 / 3) / 2, "linear": (2 + 4 / 3) / 2, "wsd": 3}
-    assert ranks.ranking(table).means == pytest.approx(means)
-    assert (
-        compare.sentences(table)[-1]
-        == "y, mlp over 862 updates was judged 3 times and counts once."
-    )
+    assert compare.mean_ranks(table) == pytest.approx(means)
+    last = compare.sentences(table)[-1]
+    assert last == "y, mlp over 862 updates was judged 3 times and counts once."
 
 
 def test_another_horizon_is_another_task():
@@ -126,8 +128,165 @@ def test_different_metrics_are_an_error_on_one_task_alone():
 
 def test_one_seed_has_no_interval():
     found = made()
-    for row in found["families"]:
-        row |= dict.fromkeys(("low", "high", "sd", "gap_low", "gap_high", "best"))
-    table = tabled(found)
+    unknown = dict.fromkeys(("low", "high", "sd", "gap_low", "gap_high"), np.nan)
+    rows = [changed(row, **unknown) for row in found.families]
+    table = tabled(changed(found, families=rows))
     assert table["low"].isna().all() and table["gap_low"].isna().all()
     assert table["mean"].notna().all()
+
+
+def test_mean_ranks_are_of_the_shared_families():
+    a, b = {"cosine": 0.0, "linear": 0.1}, {"cosine": 0.0, "linear": 0.0}
+    table = tabled(made("x", **a, wsd=0.05), made("y", **b, step=0.3))
+    assert compare.mean_ranks(table) == {"cosine": 1.25, "linear": 1.75}
+    wins = compare.wins(table).set_index("family")
+    assert np.isnan(wins.loc["wsd", "mean_rank"]) and wins.loc["wsd", "losses"] == 1
+    few = (tabled(made()), tabled(made(), made(seed=1)))
+    disjoint = tabled(made("a", **a), made("b", wsd=0.0, linear=0.1))
+    for other in (*few, disjoint):
+        assert compare.mean_ranks(other) == {} and compare.wins(other)["mean_rank"].isna().all()
+
+
+def test_sentences():
+    a, b = {"cosine": 0.0, "linear": 0.1, "wsd": 0.2}, {"cosine": 0.0, "linear": 0.0, "wsd": 0.2}
+
+    def text(*verdicts):
+        return compare.sentences(tabled(*verdicts))
+
+    assert text(made("x", **a), made("y", **b)) == [
+        "cosine won 1 of 2 tasks alone.",
+        "The best mean rank of the 3 families that all tasks share: cosine (1.25).",
+    ]
+    swapped = {"cosine": 0.1, "linear": 0.0}
+    both = text(made("x", cosine=0.0, linear=0.1), made("y", **swapped))
+    assert both[0] == "cosine and linear each won 1 of 2 tasks alone."
+    assert "cosine and linear (1.50)" in both[1]
+    tied = text(made("x", **b), made("y", **b))[0]
+    assert tied == "cosine and linear each shared the top of 2 of 2 tasks; nobody won one alone."
+
+
+def test_the_table_is_written(tmp_path):
+    put(tmp_path / "runs" / "a", made())
+    put(tmp_path / "runs" / "b", made("wine", lost=["constant"]))
+    out = tmp_path / "table.parquet"
+    found = compare.compare([tmp_path / "runs"], out)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), found.table)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "table.parquet"}
+
+
+def test_hostile_names_are_text(lrtune, tmp_path):
+    gaps = {EVIL: 0.0, "cosine": 0.1}
+    found = changed(
+        made(EVIL, **gaps), study=EVIL, objective={"name": EVIL, "unit": EVIL}, task={"model": EVIL}
+    )
+    put(tmp_path / "runs", found)
+    code, out, err = lrtune("compare", tmp_path / "runs", "--out", tmp_path / "table.parquet")
+    assert (code, err) == (0, "")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800]", out)
+    assert "alert(1)" in out and "مرحبا 🎉" in out
+    assert len(pd.read_parquet(tmp_path / "table.parquet")) == 2
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("table", "out='table': expected the name of a .parquet file"),
+        ("none/table.parquet", "none/table.parquet: cannot be written: No such file"),
+        ("folder.parquet", "folder.parquet: cannot be written: Is a directory"),
+    ],
+)
+def test_where_no_table_can_be_written(out, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "runs", made())
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(InputError) as error:
+        compare.compare(["runs"], out)
+    assert str(error.value).startswith(message)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "folder.parquet"}
+
+
+def test_where_verdicts_are_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "runs" / "deep" / "a", made("a"))
+    put(tmp_path / "runs" / "b", made("b"))
+    (put(tmp_path / "runs" / "not-yet") / "run.json").write_text("{}")
+    put(tmp_path / "results", made("c"), "c.json")
+    put(tmp_path / "results", made("b"), "copy-of-b.json")
+    (tmp_path / "results" / "best.json").write_text('{"format": 1, "schedule": {}}')
+    (tmp_path / "results" / "list.json").write_text('["answer"]')
+    put(tmp_path / "results" / "bench", made("d"), "d.json")
+
+    def found(*paths):
+        return {label: v.task.name for label, v in compare.find_verdicts(paths)}
+
+    assert found("runs") == {"runs/b": "b", "runs/deep/a": "a"}
+    assert found("results") == {"results/c.json": "c", "results/copy-of-b.json": "b"}
+    assert found("runs/b", "runs", "results/c.json", "results") == {
+        "runs/b": "b",
+        "runs/deep/a": "a",
+        "results/c.json": "c",
+    }
+    assert found("runs/b/verdict.json", "results/bench/d.json") == {
+        "runs/b": "b",
+        "results/bench/d.json": "d",
+    }
+
+
+def broken(path, value):
+    """A verdict of which one entry is another, or, of None, missing."""
+    found = made().to_json()
+    place = found
+    for key in path[:-1]:
+        place = place[key]
+    place.pop(path[-1]) if value is None else place.update({path[-1]: value})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "x: no such file or folder"),
+        ({}, "x: holds no verdict: lrtune confirm RUN makes one"),
+        ({"other.json": "{}"}, "x: holds no verdict: lrtune confirm RUN makes one"),
+        ({"run.json": "{}"}, "x: has no verdict yet: lrtune confirm x"),
+        ({"verdict.json": "{"}, "x/verdict.json: not a verdict: Expecting"),
+        ({"a.json": "{"}, "x/a.json: cannot be read as JSON: Expecting"),
+        (
+            {"verdict.json": broken(["format"], 2)},
+            "x/verdict.json: a verdict of format 2: this lrtune reads format 3",
+        ),
+        (
+            {"verdict.json": broken(["answer", "place"], "unfinished")},
+            "x: not finished yet: lrtune confirm goes on with it",
+        ),
+        (
+            {"verdict.json": made(cosine=0.0).to_json()},
+            "x: has one family only, nothing to compare: leave it out",
+        ),
+        (
+            {"verdict.json": broken(["horizon"], None)},
+            "x/verdict.json: damaged: horizon is missing",
+        ),
+        (
+            {"verdict.json": broken(["families", 1, "gap"], float("nan"))},
+            "x: damaged: linear is not lost, and has no mean or no gap",
+        ),
+    ],
+)
+def test_what_cannot_be_compared(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "x").mkdir()
+        for name, text in content.items():
+            text = json.dumps(text) if isinstance(text, dict) else text
+            (tmp_path / "x" / name).write_text(text)
+    with pytest.raises(InputError) as error:
+        compare.compare(["x"], "out.parquet")
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("verdicts", [[], [("a", made("a")), ("a", made("b"))]])
+def test_verdicts_need_names(verdicts):
+    with pytest.raises(InputError, match="expected verdicts to compare, each with a name of its"):
+        compare.table(verdicts)

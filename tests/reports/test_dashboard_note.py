@@ -1,8 +1,7 @@
-import pandas as pd
 import pytest
 from hostile import NAMES
 
-from lrtune.reports.dashboard_figures import LONGEST, figures, note, plain
+from lrtune.reports.dashboard import LONGEST, note, plain
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,12 +23,3 @@ def test_a_very_long_command_is_cut(many) -> None:
     trials, run = many
     said = note(trials, {**run, "command": "lrtune search " + "x" * 100_000}, None, "report.html")
     assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000
-
-
-def test_figures_are_small_however_many_trials(many) -> None:
-    trials, run = many
-    drawn = figures(pd.concat([trials] * 5, ignore_index=True), run, None, pd.DataFrame())
-    assert len(drawn) == 3
-    assert sum(len(figure.to_json()) for figure in drawn.values()) < 60_000
-    for figure in drawn.values():
-        assert all(len(trace.x) <= 60 for trace in figure.data)

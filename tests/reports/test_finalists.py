@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from lrtune.verdict.finalists import MOST, finalists, room_for
-from lrtune.verdict.plan import Finalist
+from lrtune.verdict.finalists import MOST, Finalist, finalists, room_for
+from lrtune.verdict.settings import Objective
 from tests.reports.test_verdict import ACCURACY, LOSS, searched
 
 
@@ -17,7 +17,7 @@ def believed(family: str, rows: list[tuple[str, float, float, float]]) -> pd.Dat
     return table.assign(state=states, expected=expected, p_best=chances)
 
 
-def invited(*tables: pd.DataFrame, objective: dict = LOSS) -> list[Finalist]:
+def invited(*tables: pd.DataFrame, objective: Objective = LOSS) -> list[Finalist]:
     table = pd.concat(tables, ignore_index=True)
     return finalists(table.assign(number=range(len(table))), objective)
 
@@ -29,11 +29,11 @@ def test_a_family_sends_the_schedule_of_which_most_is_expected_not_the_luckiest(
         believed("linear", [lucky, solid, forecast]),
         believed("wsd", [("pruned", math.nan, 0.5, 0.0), ("plateaued", math.nan, 0.4, 0.1)]),
     )
-    assert (one.family, one.value, one.trial, one.role) == ("linear", 0.3, 1, "leader")
+    assert (one.family, one.searched, one.trial, one.role) == ("linear", 0.3, 1, "leader")
     assert one.params == {"peak_lr": 0.2} and one.schedule.peak_lr == 0.2
-    assert (other.family, other.value, other.trial) == ("wsd", None, 4)
+    assert (other.family, other.trial) == ("wsd", 4) and math.isnan(other.searched)
     upwards = invited(believed("linear", [lucky, solid]), objective=ACCURACY)
-    assert [found.value for found in upwards] == [0.2]
+    assert [found.searched for found in upwards] == [0.2]
 
 
 def test_families_come_by_their_chance() -> None:
@@ -75,5 +75,5 @@ def test_who_diverged_sends_none_and_who_is_not_known_counts_by_its_value() -> N
     unknown = math.nan
     rows = [("complete", 0.3, unknown, unknown), ("complete", 0.2, unknown, unknown)]
     found = invited(lost, believed("linear", rows), believed("rex", rows[:1]))
-    assert [(one.family, one.value) for one in found] == [("linear", 0.2), ("rex", 0.3)]
+    assert [(one.family, one.searched) for one in found] == [("linear", 0.2), ("rex", 0.3)]
     assert finalists(searched({}).reindex(columns=[*searched({0.1: 0.1}), "p_best"]), LOSS) == []

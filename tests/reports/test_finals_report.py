@@ -1,6 +1,5 @@
 """The report of a search that has a verdict, on made-up finals."""
 
-import copy
 import json
 import math
 
@@ -8,23 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrtune.reports import report
-from lrtune.reports.blocks import Section
-from lrtune.reports.figures import paired, paired_differences
-from lrtune.reports.finals import standings
-from lrtune.reports.learning_curves import finals_curves
-from lrtune.reports.palette import LOOKS
-from lrtune.reports.tables import responses, target
+from lrtune.reports import page as report
+from lrtune.reports.figures import finals_curves, paired, paired_differences
+from lrtune.reports.plot_style import LOOKS
+from lrtune.reports.sections import finalists as table_of
 from lrtune.schedule import Schedule
-from lrtune.verdict.plan import Finalist, Plan, recommended_row
+from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import of_verdict, recommendation
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import best_of_each
-from lrtune.verdict.verdict import standing, verdict
-from tests.reports.conftest import HORIZON, STEPS
-from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, SHOWN, Page, shown
+from lrtune.verdict.verdict import Absent, Plan, standing, verdict
+from tests.documents import changed
+from tests.reports.conftest import HORIZON, STEPS, run_record, search
+from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, Page
 
 SEEDS = list(range(40, 60))
-WITH_FINALS = [*SECTIONS[:2], "finals", "target", *SECTIONS[2:]]
+WITH_FINALS = [*SECTIONS[:2], "finals", *SECTIONS[2:]]
 # Families and how well they score; NaN: lost on the third seed.
 KINDS = {
     "winner": {"wsd": 0.3, "constant": 0.4, "linear": 0.5, "plateau": 0.6},
@@ -35,7 +33,6 @@ KINDS = {
     "one family": {"cosine": 0.3},
     "one seed": {"wsd": 0.3, "cosine": 0.31, "constant": 0.4},
     "no test split": {"wsd": 0.3, "constant": 0.4},
-    "no target": {"wsd": 0.3, "linear": 0.4},
 }
 SEEDED = {"unfinished": 3, "one seed": 1}  # seeds that there are, where not 20
 PLACES = {
@@ -85,23 +82,39 @@ def make(kind, trials, run, objective="cross_entropy"):
         row = top.loc[family]
         schedule = Schedule.from_json(row["schedule"])
         role = "baseline" if family == "constant" else "leader"
-        one = Finalist(family, schedule, int(row["number"]), float(row["value"]), role)
+        one = Finalist(
+            family=family,
+            schedule=schedule,
+            trial=int(row["number"]),
+            searched=float(row["value"]),
+            role=role,
+        )
         finalists.append(one)
         split = "val" if kind == "no test split" else "test"
         for seed in SEEDS[: SEEDED.get(kind, 20)]:
             lost = math.isnan(level) and seed == SEEDS[2]
             rows.append(final(one, seed, 0.3 if math.isnan(level) else level, split, lost))
     made, plan = pd.DataFrame(rows), Plan(trainings=28)
-    asked = standing(made, finalists, run["objective"], SEEDS, plan, over=True)
+    asked = standing(made, finalists, Objective(**run["objective"]), SEEDS, plan, over=True)
     used = [made[made["family"] == f].head(one.seeds) for f, one in asked.standings.items()]
     finals, over = pd.concat(used, ignore_index=True), kind != "unfinished"
     return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan, over), finals
 
 
+FEW = ["wsd", "constant", "linear", "plateau", "cosine", "spline", "step"]
+
+
+@pytest.fixture(scope="module")
+def few():
+    """(trials, run) of a search over some families: their reports are made quickly."""
+    return search(FEW, 8), run_record(FEW)
+
+
 @pytest.fixture(scope="module", params=KINDS)
-def case(request, many):
-    """(kind, trials, run, verdict, finals)."""
-    return request.param, *make(request.param, *many)
+def case(request, few):
+    """(kind, trials, run, verdict, finals, page)."""
+    trials, run, found, finals = make(request.param, *few)
+    return request.param, trials, run, found, finals, report.render(trials, run, found, finals)
 
 
 def words(html):
@@ -109,149 +122,109 @@ def words(html):
 
 
 def test_every_section_of_every_kind_of_verdict(case):
-    kind, trials, run, found, finals = case
-    assert found["answer"]["place"] == PLACES[kind]
-    html = report.render(trials, run, found, finals)
+    kind, trials, run, found, finals, html = case
+    assert found.answer.place == PLACES[kind]
     page = Page(html)
-    no_target = kind in ("none", "one family", "no target")
-    assert page.ids == [name for name in WITH_FINALS if name != "target" or not no_target]
+    assert page.ids == WITH_FINALS
     drawn = 1 if kind in ("one family", "none") else 2  # the curves, and the gaps to the best
-    assert len(page.data) == SHOWN["many"] + drawn
-    assert all(figure["data"] for figure in page.data)
+    assert len(page.data) == 3 + len(FEW) + drawn and all(figure["data"] for figure in page.data)
     for _, line in recommendation(trials, run, found).lines:
         assert words(line) in page.words
-    assert "not yet a verdict" not in page.words
-    assert "has not been touched" not in page.words
     assert "None" not in page.words
     assert "nan" not in page.words.replace("loss is nan", "").lower().split()
-    plotly = len(report.get_plotlyjs().encode())
-    assert len(html.encode()) - plotly < MEGABYTE / 2
+    assert len(html.encode()) - len(report.get_plotlyjs().encode()) < MEGABYTE / 2
+    assert report.render(trials, run, found, _with_another_horizon(finals)) == html
 
 
-def test_without_a_verdict_there_is_nothing_of_one(many):
-    page = Page(report.render(*many))
-    assert page.ids == SECTIONS and len(page.data) == SHOWN["many"]
-    assert "no: each trial ran once, on one seed" in page.words
-    assert "How far the peak may be off" not in page.words
+def _with_another_horizon(finals):
+    return pd.concat([finals, finals.assign(horizon=2 * HORIZON, cross_entropy=9.0)])
 
 
-@pytest.mark.parametrize("kind", ["winner", "tie"])
-def test_a_decision_replaces_the_ranking(many, kind):
-    trials, run, found, finals = make(kind, *many)
-    page = Page(report.render(trials, run, found, finals))
-    said = page.words
-    use, gain, sure = of_verdict(found)
-    assert use in said and gain.removeprefix("Gain: ") in said
-    assert sure.removeprefix("Sure: ") in said and "each trial ran once" not in said
-    best = recommended_row(found)
-    assert f"{best['family']}, trial {best['trial']}" in said
-    assert ("recommended of those that cannot be told apart" in said) == (kind == "tie")
-    schedule = Schedule.from_dict(best["schedule"])
-    assert schedule.to_json() in said
+SAYS = {
+    "winner": ["judged on the test split", "validation, finals", "Not compared: "],
+    "tie": ["recommended of those that cannot be told apart", "How far the peak may be off"],
+    "lost": ["lost1 of 3 seeds", "the scores are of the other seeds: cosine: loss is nan"],
+    "unfinished": ["still in", "no: each trial ran once, on one seed"],
+    "none": ["not measured; validation cross-entropy", "no winner"],
+    "one family": ["There is no second finalist"],
+    "one seed": ["One seed says nothing"],
+    "no test split": ["judged on the validation split"],
+}
+SAYS_NOT = {
+    "winner": ["recommended of those", "each trial ran once", "still in", "gone on since"],
+    "none": ["still in"],
+    "no test split": ["validation, finals"],
+}
 
 
-@pytest.mark.parametrize("kind", ["unfinished", "none"])
-def test_without_a_decision_the_ranking_stays(many, kind):
-    trials, run, found, finals = make(kind, *many)
-    said = Page(report.render(trials, run, found, finals)).words
-    assert of_verdict(found)[0] in said
-    assert "no: each trial ran once, on one seed" in said
-    assert "not measured; validation cross-entropy" in said
-    winner = best_of_each(trials, "minimize").iloc[0]
-    assert winner["schedule"] in said
-    assert ("still in" in said) == (kind == "unfinished")
+def test_it_says_what_is_known_of_each(case):
+    kind, trials, _, found, _, html = case
+    page = Page(html)
+    assert all(text in page.words for text in SAYS[kind])
+    assert not any(text in page.words for text in SAYS_NOT.get(kind, ()))
+    use, *lines = of_verdict(found)
+    assert use in page.words
+    if found.decided:
+        assert all(line.partition(": ")[2] in page.words for line in lines)
+        best = found.recommended
+        assert f"{best.family}, trial {best.trial}" in page.words
+        assert best.schedule.to_json() in page.words
+    else:
+        assert best_of_each(trials, "minimize").iloc[0]["schedule"] in page.words
+    for row in found.lr_sensitivity:
+        assert row.family in page.words and row.why in page.words
 
 
-def test_a_search_that_went_on_says_so(many):
-    trials, run, found, finals = make("winner", *many)
-    assert "gone on since" not in words(report.render(trials, run, found, finals))
-    older = {**found, "trials": len(trials) - 3}
-    said = words(report.render(trials, run, older, finals))
-    assert "The search has gone on since, by 3 trials" in said
+def test_a_search_that_went_on_says_so(few):
+    trials, run, found, finals = make("winner", *few)
+    older = changed(found, trials=len(trials) - 3)
+    assert "gone on since, by 3 trials" in words(report.render(trials, run, older, finals))
 
 
-def test_the_table_says_what_is_known_of_each(many):
-    _, run, found, finals = make("lost", *many)
-    said = shown(standings(found, finals, run))
-    assert f"{len(finals)} trainings of up to 3,600 updates in " in said
-    assert "constantbaseline" in said and "lost1 of 3 seeds" in said
-    assert "the scores are of the other seeds: cosine: loss is nan" in said
-    assert "Baseline: unlikely to be the best" in said and "Not compared: " in said
-    assert "validation, finals" in said and "judged on the test split" in said
-    assert "validation, finals" not in shown(standings(*_of("no test split", many)))
-    assert "judged on the validation split" in shown(standings(*_of("no test split", many)))
-    assert "One seed says nothing" in shown(standings(*_of("one seed", many)))
-    assert "There is no second finalist" in shown(standings(*_of("one family", many)))
-    assert standings({**found, "families": []}, finals, run) is None
+def test_without_finalists_there_is_no_section_of_finals(few):
+    trials, run, found, finals = make("none", *few)
+    html = report.render(trials, run, changed(found, families=[]), finals)
+    assert Page(html).ids == SECTIONS
 
 
-def _of(kind, many):
-    _, run, found, finals = make(kind, *many)
-    return found, finals, run
-
-
-def test_columns_are_as_exact_as_their_intervals(many):
-    _, run, found, finals = make("winner", *many)
-    row = found["families"][0]
-    digits = 1 - math.floor(math.log10((row["high"] - row["low"]) / 2))
-    written = f"{row['mean']:.{digits}f}{row['low']:.{digits}f} to {row['high']:.{digits}f}"
-    assert written in shown(standings(found, finals, run))
-
-
-def test_fewest_updates(many):
-    _, _, found, _ = make("tie", *many)
-    said = shown(target(found))
-    assert said.startswith("Fewest updates To cross-entropy")
-    least = min(row["seeds"] for row in found["families"])
-    assert "Fewest updates to cross-entropy" in said
-    assert f"spline–0 of {least}––" in said and f"wsdtied{least} of {least}" in said
-
-
-def test_responses_of_the_search(many):
-    _, _, found, _ = make("tie", *many)
-    said = shown(Section("peak", "", "", responses(found)))
-    assert "How far the peak may be off" in said
-    for row in found["response"]:
-        assert row["family"] in said and row["why"] in said
-    assert responses({**found, "amount": None}) == []
+def test_columns_are_as_exact_as_their_intervals(few):
+    found = make("winner", *few)[2]
+    row, cell = found.families[0], table_of(found).cells[0][2]
+    digits = 1 - math.floor(math.log10((row.high - row.low) / 2))
+    assert cell.text == f"{row.mean:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})"
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "accuracy"])
-def test_gaps(many, objective):
-    _, _, found, finals = make("tie", *many, objective)
+def test_gaps(few, objective):
+    _, _, found, finals = make("tie", *few, objective)
     figure = paired_differences(found, finals)
-    rows = found["families"]
-    assert [row["place"] for row in rows] == ["tied", "tied", "behind", "behind"]
+    rows = found.families
+    assert [row.place for row in rows] == ["tied", "tied", "behind", "behind"]
     assert len(figure.data) == 2 * len(rows) - 1  # the best is not its own rival
-    assert all(
-        trace.marker.color == LOOKS[trace.name].colour for trace in figure.data if trace.name
-    )
+    assert all(trace.marker.color == LOOKS[trace.name].colour for trace in figure.data)
     for row in rows[1:]:
         pair = paired(found, finals, row, rows[0])
-        assert len(pair) == row["seeds"] and pair.mean() == pytest.approx(row["gap"])
-    shapes = figure.layout.shapes
-    assert len(shapes) == 3  # what does not matter, zero, and the end of the tie
+        assert len(pair) == row.seeds and pair.mean() == pytest.approx(row.gap)
+    assert len(figure.layout.shapes) == 3  # what does not matter, zero, and the end of the tie
     low, high = figure.layout.xaxis.range
-    assert low < -found["answer"]["margin"] and rows[2]["gap_high"] < high < rows[3]["gap"]
-    assert [note.text for note in figure.layout.annotations] == [f"{rows[3]['gap']:.3g} →"]
+    assert low < -found.answer.margin and rows[2].gap_high < high < rows[3].gap
+    assert [note.text for note in figure.layout.annotations] == [f"{rows[3].gap:.3g} →"]
     assert objective.replace("cross_", "cross-") in figure.layout.xaxis.title.text
 
 
-def test_gaps_without_intervals_or_rivals(many):
-    _, _, found, finals = make("one seed", *many)
+def test_gaps_without_intervals_or_rivals(few):
+    _, _, found, finals = make("one seed", *few)
     figure = paired_differences(found, finals)
-    assert len(figure.data) == 2 * len(found["families"]) - 1
+    assert len(figure.data) == 2 * len(found.families) - 1
     assert len(figure.layout.shapes) == 1  # nothing is known not to matter, and all are tied
-    for kind in ("one family", "none"):
-        _, _, found, finals = make(kind, *many)
-        assert not paired_differences(found, finals).data
-    _, _, found, finals = make("winner", *many)
+    assert not paired_differences(*make("one family", *few)[2:]).data
+    _, _, found, finals = make("winner", *few)
     bare = paired_differences(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
     assert sum(trace.error_x.array is not None for trace in bare.data) == 3
 
 
-def test_curves_of_the_finals(many):
-    _, _, found, finals = make("winner", *many)
+def test_curves_of_the_finals(few):
+    _, _, found, finals = make("winner", *few)
     figure = finals_curves(found, finals)
     assert len(figure.data) == 3 * 4
     for family in KINDS["winner"]:
@@ -261,38 +234,31 @@ def test_curves_of_the_finals(many):
         assert np.allclose(mean.y, curves.mean(0), rtol=1e-3) and list(mean.x) == STEPS
         quarter, most = np.quantile(curves, [0.25, 0.75], axis=0)
         assert np.allclose(band.y[:20], quarter, rtol=1e-3)
-        assert np.allclose(band.y[20:], most[::-1], rtol=1e-3)
-        assert band.fill == "toself" and len(band.x) == 40
-    _, _, found, finals = make("lost", *many)
+        assert np.allclose(band.y[20:], most[::-1], rtol=1e-3) and band.fill == "toself"
+    _, _, found, finals = make("lost", *few)
     assert {trace.name for trace in finals_curves(found, finals).data} == set(KINDS["lost"])
-    single = make("one seed", *many)
-    assert len(finals_curves(*single[2:]).data) == 2 * 3  # one seed has no band
     assert not finals_curves(found, finals.assign(state="diverged")).data
+    assert len(finals_curves(*make("one seed", *few)[2:]).data) == 2 * 3  # one seed has no band
 
 
-def test_finals_of_other_horizons_are_left_out(many):
-    trials, run, found, finals = make("winner", *many)
-    both = pd.concat([finals, finals.assign(horizon=2 * HORIZON, cross_entropy=9.0)])
-    assert report.render(trials, run, found, both) == report.render(trials, run, found, finals)
-
-
-def test_hostile_names_in_a_verdict_are_shown_as_text(many):
-    trials, run, found, finals = make("tie", *many)
-    found = copy.deepcopy(found)
-    for row in (*found["families"], *found["response"], *found["quickest"]["families"]):
-        row["family"] = EVIL
-    found["answer"]["recommended"] = EVIL
-    for gain in found["answer"]["gains"]:
-        gain |= {"over": EVIL, "what": EVIL}
-    found["objective"] |= {"name": EVIL, "unit": EVIL}
-    found["absent"] = [{"family": EVIL, "why": "diverged"}]
-    found["families"][0] |= {"reasons": [EVIL], "lost": 1}
+def test_hostile_names_in_a_verdict_are_shown_as_text(few):
+    trials, run, found, finals = make("tie", *few)
+    first, *others = (changed(row, family=EVIL) for row in found.families)
+    gains = [changed(gain, over=EVIL, what=EVIL) for gain in found.answer.gains]
+    found = changed(
+        found,
+        families=[changed(first, reasons=[EVIL], lost=1), *others],
+        lr_sensitivity=[changed(row, family=EVIL) for row in found.lr_sensitivity],
+        answer={"recommended": EVIL, "gains": gains},
+        objective={"name": EVIL, "unit": EVIL},
+        absent=[Absent(family=EVIL, why="diverged")],
+    )
     finals = finals.rename(
         columns={"final_cross_entropy": f"final_{EVIL}", "val_cross_entropy": f"val_{EVIL}"}
     )
     page = Page(report.render(trials, {**run, "study": EVIL}, found, finals))
     assert page.ids == WITH_FINALS
-    assert [tag for tag, _ in page.tags].count("script") == SHOWN["many"] + 2 + 2
+    assert [tag for tag, _ in page.tags].count("script") == 3 + len(FEW) + 2 + 2
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)

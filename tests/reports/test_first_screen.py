@@ -1,16 +1,16 @@
 """The first screen of the report: its curves, its gains, its code."""
 
-import copy
 import re
 
 import numpy as np
 import pytest
 
 from lrtune.export import EXPORTERS, TABLES
-from lrtune.reports.exports import LABELS, exports, found_with
-from lrtune.reports.first_screen import HEIGHT, WIDTH, first_screen
-from lrtune.reports.palette import look
+from lrtune.reports.first_screen import HEIGHT, LABELS, WIDTH, exports, first_screen, found_with
+from lrtune.reports.plot_style import look
 from lrtune.schedule import Schedule
+from lrtune.verdict.verdict import Gain
+from tests.documents import changed
 from tests.reports.conftest import HORIZON
 from tests.reports.test_finals_report import make
 
@@ -30,15 +30,17 @@ def points(path):
     return np.array(corners)
 
 
+def gain(*values):
+    return Gain(**dict(zip(Gain.model_fields, values, strict=True)))
+
+
 def test_the_sketch_shows_the_rates_of_the_recommended_beside_the_baseline(many):
     trials, run, verdict, finals = make("winner", *many)
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert [curve.label for curve in sketch.curves] == ["wsd", "a tuned constant"]
     assert [curve.colour for curve in sketch.curves] == [look("wsd").colour, ""]
     rates = [
-        Schedule.from_dict(row["schedule"]).rates(HORIZON)
-        for row in verdict["families"]
-        if row["family"] in ("wsd", "constant")
+        row.schedule.rates(HORIZON) for row in verdict.families if row.family in ("wsd", "constant")
     ]
     top = max(curve.max() for curve in rates)
     assert sketch.scale == "" and float(sketch.top) == pytest.approx(top, rel=0.01)
@@ -51,15 +53,15 @@ def test_the_sketch_shows_the_rates_of_the_recommended_beside_the_baseline(many)
 
 def test_yours_is_drawn_in_place_of_tuned_baselines(many):
     trials, run, verdict, finals = make("winner", *many)
-    verdict = copy.deepcopy(verdict)
-    row = next(row for row in verdict["families"] if row["family"] == "linear")
-    row |= {"family": "yours", "role": "yours"}
-    gain = {"over": "yours", "what": "your linear", "gain": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}
-    gain["sure"] = True
-    verdict["answer"]["gains"].append(gain)
+    rows = [
+        changed(row, family="yours", role="yours") if row.family == "linear" else row
+        for row in verdict.families
+    ]
+    mine = gain("yours", "your linear", 0.2, 0.1, 0.3, 0.01, True)
+    verdict = changed(verdict, families=rows, answer={"gains": [*verdict.answer.gains, mine]})
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert [curve.label for curve in sketch.curves] == ["wsd", "your linear"]
-    verdict["answer"]["recommended"] = "yours"
+    verdict = changed(verdict, answer={"recommended": "yours"})
     sketch = first_screen(trials, run, verdict, finals).sketch
     assert sketch.curves[0].label == "your linear"
 
@@ -70,14 +72,13 @@ def test_before_a_verdict_yours_is_beside_the_best_trial(many):
     screen = first_screen(trials, {**run, "baselines": [mine]}, None, None)
     assert [curve.label for curve in screen.sketch.curves] == ["wsd", "your step"]
     assert screen.sketch.scale == ", log scale" and float(screen.sketch.bottom) > 0
-    assert screen.gains is None
+    assert len(screen.gains) == 0
     assert len(first_screen(trials, run, None, None).sketch.curves) == 1
 
 
 def test_the_rates_of_a_closed_loop_are_those_that_were_recorded(many):
     trials, run, verdict, finals = make("winner", *many)
-    verdict = copy.deepcopy(verdict)
-    verdict["answer"]["recommended"] = "plateau"
+    verdict = changed(verdict, answer={"recommended": "plateau"})
     screen = first_screen(trials, run, verdict, finals)
     assert "H" in screen.sketch.curves[0].path
     unknown = trials[trials["family"] != "plateau"]
@@ -87,35 +88,35 @@ def test_the_rates_of_a_closed_loop_are_those_that_were_recorded(many):
 
 def test_gains_lie_on_one_axis(many):
     trials, run, verdict, finals = make("winner", *many)
-    sure = {"over": "constant", "what": "a tuned constant", "gain": 2.0, "low": 1.0, "high": 3.0}
-    open_ = {"over": "linear", "what": "your linear", "gain": -1.0, "low": -3.0, "high": 1.0}
     rows = [
-        sure | {"p": 0.001, "sure": True},
-        open_ | {"p": 0.4, "sure": False},
-        sure | {"gain": -2.0, "low": -3.0, "p": 0.01, "sure": False},
+        gain("constant", "a tuned constant", 2.0, 1.0, 3.0, 0.001, True),
+        gain("linear", "your linear", -1.0, -3.0, 1.0, 0.4, False),
+        gain("constant", "a tuned constant", -2.0, -3.0, 3.0, 0.01, False),
     ]
-    answer = verdict["answer"] | {"gains": rows}
-    gains = first_screen(trials, run, verdict | {"answer": answer}, finals).gains
-    assert [row.sure for row in gains.rows] == ["better", "may be chance", "worse"]
-    assert gains.rows[0].amount == "+2 nats" and gains.rows[1].amount == "-1 nats"
-    first, second, _ = gains.rows
-    assert 0 < second.low < second.at < gains.zero < first.low == second.high < first.at < 100
-    assert gains.zero == pytest.approx(50, abs=0.1)
-    once = [sure | {"low": None, "high": None, "p": None, "sure": False}]
-    (row,) = first_screen(
-        trials, run, verdict | {"answer": answer | {"gains": once}}, finals
-    ).gains.rows
+
+    def gains_of(rows):
+        found = changed(verdict, answer={"gains": rows})
+        screen = first_screen(trials, run, found, finals)
+        return screen.gains, screen.zero
+
+    gains, zero = gains_of(rows)
+    assert [row.sure for row in gains] == ["better", "may be chance", "worse"]
+    assert gains[0].amount == "+2 nats" and gains[1].amount == "-1 nats"
+    first, second, _ = gains
+    assert 0 < second.low < second.at < zero < first.low == second.high < first.at < 100
+    assert zero == pytest.approx(50, abs=0.1)
+    once = gain("constant", "a tuned constant", 2.0, None, None, None, False)
+    ((row,), _) = gains_of([once])
     assert row.sure == "may be chance" and row.reach == "" and row.low == row.at == row.high
-    alone = verdict | {"answer": answer | {"gains": []}}
-    assert first_screen(trials, run, alone, finals).gains is None
+    assert gains_of([])[0] == []
 
 
 def test_without_a_winner_there_is_nothing_to_draw_or_to_copy(many):
     trials, run = many
     lost = trials.assign(state="diverged", value=np.nan)
     screen = first_screen(lost, run, None, None)
-    assert screen.use.startswith("No winner.") and screen.exports == []
-    assert screen.sketch is None and screen.gains is None
+    assert screen.answer.use.startswith("No winner.")
+    assert screen.sketch is None and not screen.gains and not screen.exports
 
 
 def test_every_framework_has_code_or_a_reason(many):

@@ -1,15 +1,16 @@
-"""Which parameters of a family matter, and the figures over them."""
+"""Which parameters of a family matter, and the figure of scores against each."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution
 
-from lrtune.reports.palette import look
-from lrtune.reports.parameters import FEWEST, importances, rank, scored, slices, space_of, study_of
+from lrtune.reports.parameters import FEWEST, importances, scored, slices, space_of, study_of
+from lrtune.reports.plot_style import look
 from tests.reports.conftest import search
 
 LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
+SCORE = LOSS | {"direction": "maximize"}
 
 
 def made(values, **columns):
@@ -23,9 +24,14 @@ def draw(count, seed=0):
     return np.random.default_rng(seed).uniform(size=(3, count))
 
 
+@pytest.fixture(scope="module")
+def cosine():
+    return scored(search(["cosine"], 80), "cosine")
+
+
 def test_shares_of_a_sum_are_those_of_its_parts():
     a, b, c = draw(300)
-    found = importances(made(3 * a + b, a=a, b=b, c=c), "own", LOSS | {"direction": "maximize"})
+    found = importances(made(3 * a + b, a=a, b=b, c=c), "own", SCORE)
     assert not found.why and list(found.shares) == ["a", "b", "c"]
     assert list(found.shares.values()) == pytest.approx([0.9, 0.1, 0.0], abs=0.06)
 
@@ -33,30 +39,25 @@ def test_shares_of_a_sum_are_those_of_its_parts():
 def test_a_log_scale_counts_by_decades():
     """On the scale of the numbers themselves, nine tenths of the peaks would be one decade."""
     decades, other, _ = draw(300)
-    peaks = 10 ** (4 * decades - 4)
-    own = made(decades + other, b=other).assign(peak_lr=peaks)
-    found = importances(own, "own", LOSS | {"direction": "maximize"})
+    own = made(decades + other, b=other).assign(peak_lr=10 ** (4 * decades - 4))
+    found = importances(own, "own", SCORE)
     assert found.shares["peak_lr"] == pytest.approx(found.shares["b"], abs=0.12)
 
 
-def test_noise_says_nothing():
-    a, b, _ = draw(60)
-    noise = np.random.default_rng(1).normal(size=60)
-    assert "do not tell good" in importances(made(noise, a=a, b=b), "own", LOSS).why
-
-
-def test_the_parameter_that_decides_is_found():
-    found = importances(scored(search(["cosine"], 80), "cosine"), "cosine", LOSS)
+def test_the_parameter_that_decides_is_found(cosine):
+    found = importances(cosine, "cosine", LOSS)
     assert next(iter(found.shares)) == "peak_lr" and found.shares["peak_lr"] > 0.5
     assert set(found.shares) == {"peak_lr", "warmup", "T_max", "eta_min"}
 
 
-def test_few_trials_say_why_not():
-    own = scored(search(["cosine"], 80), "cosine")
-    few = own[own["finished"]].head(FEWEST - 1)
+def test_where_nothing_is_known_it_says_why(cosine):
+    few = cosine[cosine["finished"]].head(FEWEST - 1)
     assert importances(few, "cosine", LOSS).why == "14 finished, and at least 15 are needed"
-    same = own.assign(**{name: 0.5 for name in own if name.startswith("cosine.")}, peak_lr=0.1)
+    same = cosine.assign(**{name: 0.5 for name in cosine if "." in name}, peak_lr=0.1)
     assert "fewer than two parameters differ" in importances(same, "cosine", LOSS).why
+    a, b, _ = draw(60)
+    noise = np.random.default_rng(1).normal(size=60)
+    assert "do not tell good" in importances(made(noise, a=a, b=b), "own", LOSS).why
 
 
 def test_parameters_lie_on_the_scale_on_which_they_were_searched():
@@ -73,40 +74,30 @@ def test_parameters_lie_on_the_scale_on_which_they_were_searched():
 def test_slices_show_every_parameter_that_was_tried(many):
     trials, run = many
     figure = slices(trials, "wsd", run["objective"])
-    own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])]
+    own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])].set_index("number")
     panels = {trace.name: trace for trace in figure.data}
     assert set(panels) == {"peak_lr", "warmup", "decay", "decay_shape", "end_factor"}
     for trace in figure.data:
-        values = own.set_index("number")["value"][list(trace.customdata)]
-        assert len(values) == len(own) and np.allclose(trace.y, values, rtol=1e-4)
+        numbers = list(trace.customdata)
+        assert len(numbers) == len(own) and np.allclose(trace.y, own["value"][numbers], rtol=1e-4)
     peaks = panels["peak_lr"]
-    assert np.allclose(peaks.x, own.set_index("number")["peak_lr"][list(peaks.customdata)], 1e-4)
+    assert np.allclose(peaks.x, own["peak_lr"][list(peaks.customdata)], 1e-4)
     assert set(panels["decay_shape"].x) == set(own["wsd.decay_shape"])
     sizes = dict(zip(peaks.customdata, peaks.marker.size, strict=True))
-    assert max(sizes, key=sizes.get) == trials.loc[own["value"].idxmin(), "number"]
+    assert max(sizes, key=sizes.get) == own["value"].idxmin()
     places = [figure.layout[f"xaxis{n}"].domain for n in ("", 2, 3, 4, 5)]
     assert len(set(places)) == 2
 
 
-def test_pruned_trials_are_drawn_open_where_they_were_forecast(many):
+def test_stopped_trials_are_drawn_open_at_their_forecast(many):
     trials, run = many
     pruned = trials["state"] == "pruned"
     trials = trials.assign(evidence=np.where(pruned, '{"final": 0.5}', "{}"))
     family = trials.loc[pruned, "family"].iloc[0]
     trace = slices(trials, family, run["objective"]).data[0]
     shown = dict(zip(trace.customdata, zip(trace.y, trace.marker.symbol, strict=True), strict=True))
-    for number in trials.loc[pruned & (trials["family"] == family), "number"]:
-        assert shown[number] == (0.5, f"{look(family).symbol}-open")
-    finished = (trials["state"] == "complete") & (trials["family"] == family)
-    assert all(shown[n][1] == look(family).symbol for n in trials.loc[finished, "number"])
-
-
-def test_the_ranks_are_over_the_two_numbers_that_matter_most():
-    trials = search(["wsd"], 60)
-    found = importances(scored(trials, "wsd"), "wsd", LOSS)
-    first, second, *_ = (name for name in found.shares if name != "decay_shape")
-    figure = rank(trials, "wsd", LOSS)
-    titles = {figure.layout.xaxis.title.text, figure.layout.yaxis.title.text}
-    assert titles == {first, second}
-    numbers = [int(text.split("<br>")[0].split()[1]) for text in figure.data[0].hovertext]
-    assert numbers == scored(trials, "wsd")["number"].tolist()
+    for row in trials[trials["family"] == family].itertuples():
+        if row.state == "pruned":
+            assert shown[row.number] == (0.5, f"{look(family).symbol}-open")
+        elif row.state == "complete":
+            assert shown[row.number][1] == look(family).symbol

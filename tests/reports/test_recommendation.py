@@ -20,9 +20,9 @@ from lrtune import Metric, Plan, Split, Task
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.tasks.task import dummy_scores
-from lrtune.verdict.plan import Finalist, recommended_row
+from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
-from lrtune.verdict.verdict import verdict
+from lrtune.verdict.verdict import Verdict, verdict
 from tests.reports.test_finals_report import make
 from tests.reports.test_verdict import RUN, SEEDS, finals, searched
 
@@ -30,7 +30,7 @@ IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accur
 LINEAR = Schedule("linear", peak_lr=0.1)
 
 
-def warned(trials: pd.DataFrame, run: dict, found: dict | None = None) -> tuple[str, ...]:
+def warned(trials: pd.DataFrame, run: dict, found: Verdict | None = None) -> tuple[str, ...]:
     answer = recommendation(trials, run, found)
     assert answer is not None
     return answer.warnings
@@ -49,11 +49,11 @@ def test_the_lines_of_a_winner(many) -> None:
     assert answer is not None
     labels, texts = zip(*answer.lines, strict=True)
     assert labels == ("", "Gain", "Sure", "Valid", "Cost", "Use it")
-    best = found["families"][0]["family"]
+    best = found.families[0].family
     assert texts[0].startswith(f"Use {best}: peak ")
-    (gain,) = [one for one in found["answer"]["gains"] if one["over"] == "constant"]
+    (gain,) = [one for one in found.answer.gains if one.over == "constant"]
     assert "better than a tuned constant (95 %: " in answer.gain
-    assert gain["low"] < gain["gain"] < gain["high"]
+    assert gain.low < gain.gain < gain.high
     assert "better than a tuned constant: yes (p < 0.001)" in answer.sure
     assert "3,600 updates" in answer.valid
     assert "1\u202fmin" in answer.cost and "(search " in answer.cost
@@ -101,8 +101,8 @@ def test_overfitting(many, judge: str) -> None:
 def test_few_seeds(many, place: str) -> None:
     """Where a few told all apart, more would tell nothing; one alone tells nothing apart."""
     trials, run, found, _ = make({"tied": "one seed", "winner": "winner"}[place], *many)
-    best = recommended_row(found)
-    assert best["place"] == place and best["seeds"] < FEW_SEEDS
+    best = found.recommended
+    assert best.place == place and best.seeds < FEW_SEEDS
     assert any("Few trainings: " in w for w in warned(trials, run, found)) == (place == "tied")
 
 
@@ -114,9 +114,12 @@ def test_a_budget_that_ended(many) -> None:
 
 
 def test_nothing_is_recommended_where_all_was_lost() -> None:
-    table, one = finals({"linear": math.nan}), Finalist("linear", LINEAR, 1, 0.3, "leader")
+    table, one = (
+        finals({"linear": math.nan}),
+        Finalist(family="linear", schedule=LINEAR, trial=1, searched=0.3),
+    )
     found = verdict(searched({0.1: 0.3}), table, [one], RUN, SEEDS, Plan(trainings=5), True)
-    assert found["answer"]["recommended"] is None and found["answer"]["gains"] == []
+    assert found.answer.recommended is None and found.answer.gains == []
 
 
 # What a predictor scores that ignores its inputs.

@@ -1,3 +1,5 @@
+"""The report of a search, on made-up trials."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -6,33 +8,18 @@ import pandas as pd
 import pytest
 
 from lrtune.format import LONGEST
-from lrtune.reports import report
-from lrtune.reports.answer import answer
-from lrtune.reports.blocks import render as page_of
-from lrtune.reports.exports import LABELS
-from lrtune.reports.parameters import inside
+from lrtune.reports import page as report
+from lrtune.reports.first_screen import LABELS, answer
 from lrtune.reports.plot_style import LABEL
 from lrtune.verdict.summary import by_family
 from tests.reports.conftest import search
 
-SECTIONS = [
-    "answer",
-    "settings",
-    "families",
-    "curves",
-    "peak",
-    "inside",
-    "range",
-    "budget",
-    "stopping",
-    "trials",
-    "record",
-]
+SECTIONS = ["answer", "settings", "families", "curves", "peak", "parameters"]
+SECTIONS += ["stopping", "trials", "record"]
 EVIL = "<script>alert(1)</script> \"q' &amp; مرحبا 🎉 </title><!-- $x$"
 MEGABYTE = 1_000_000
-# Figures of each kind of search, two of them per family; where nothing ended there are the range
-# test and how trials ended.
-SHOWN = {"many": 6 + 2 * 18, "one family": 6 + 2, "none complete": 2, "no trials": 1}
+# Figures of each kind of search: one per family beside families, curves and peak.
+SHOWN = {"many": 3 + 18, "one family": 3 + 1, "none complete": 0, "no trials": 0}
 
 
 class Page(HTMLParser):
@@ -62,11 +49,6 @@ class Page(HTMLParser):
             self.text.append(data)
 
 
-def shown(section):
-    """The words of a section."""
-    return Page(page_of("section.html", section=section)).words
-
-
 @pytest.fixture(scope="module")
 def page(many):
     return Page(report.render(*many))
@@ -78,19 +60,13 @@ def test_every_section_of_every_kind_of_search(kind):
     page = Page(html)
     assert page.ids == SECTIONS
     assert len(html.encode()) < 8 * MEGABYTE
-    assert len(page.data) == SHOWN[name]
-    assert all(figure["data"] for figure in page.data)
+    assert len(page.data) == SHOWN[name] and all(figure["data"] for figure in page.data)
     assert "nan" not in page.words.lower().split()
     if name in ("many", "one family"):
         assert "not measured; validation cross-entropy" in page.words
         assert "no: each trial ran once, on one seed" in page.words
     else:
         assert "No winner." in page.words
-
-
-def test_no_range_test_no_section(many):
-    trials, run = many
-    assert "range" not in Page(report.render(trials, {**run, "range_test": None})).ids
 
 
 def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
@@ -102,9 +78,8 @@ def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
 
 
 def test_page_needs_no_network(page):
-    tags = page.tags
-    assert not any("src" in attrs or tag == "link" for tag, attrs in tags)
-    policy = next(a["content"] for _, a in tags if a.get("http-equiv"))
+    assert not any("src" in attrs or tag == "link" for tag, attrs in page.tags)
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
 
 
@@ -112,49 +87,45 @@ def test_page_needs_no_network(page):
 def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
     trials, run = many
     name = {"minimize": "cross_entropy", "maximize": "accuracy"}[direction]
-    objective = run["metrics"][name]
     if name == "accuracy":
         last = trials["val_accuracy"].map(lambda curve: curve[-1] if curve else float("nan"))
         trials = trials.assign(value=last.where(trials["state"] == "complete"))
     finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first = each.sort_values(ascending=direction == "minimize").index[0]
-    said = answer(trials, {**run, "objective": objective})
-    assert said.use.startswith(f"Use {first}: peak ")
-    gain = dict(said.lines)["Gain"]
+    found = answer(trials, {**run, "objective": run["metrics"][name]})
+    assert found.use.startswith(f"Use {first}: peak ")
+    gain = dict(found.lines)["Gain"]
     assert gain.startswith(f"not measured; validation {name.replace('cross_', 'cross-')} ")
 
 
-def test_hostile_names_are_shown_as_text(many, tmp_path):
+def test_hostile_and_very_long_names_are_shown_as_text(many, tmp_path):
     trials, run = many
-    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL}
-    objective = {**run["objective"], "name": EVIL, "unit": EVIL}
+    long = "<i>ß</i>" + "W" * 10_000
+    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL, "notes": [long]}
+    objective = {**run["objective"], "name": EVIL, "unit": long}
     run = {**run, "study": EVIL + "\ud800", "device": EVIL, "command": EVIL, "task": task}
     run |= {"objective": objective, "metrics": {EVIL: objective, **run["metrics"]}}
-    run["range_test"] = {**run["range_test"], "message": EVIL}
-    trials = trials.assign(reason=EVIL, **{f"val_{EVIL}": trials["val_cross_entropy"]})
+    trials = trials.assign(reason=long, **{f"val_{EVIL}": trials["val_cross_entropy"]})
     trials["family"] = trials["family"].replace("linear", EVIL)
-    html = report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8")
-    page = Page(html)
+    page = Page(report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8"))
     assert page.ids == SECTIONS
     assert [tag for tag, _ in page.tags].count("script") == SHOWN["many"] + 2  # plotly, and ours
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
+    assert "W" * (LONGEST + 1) not in page.words and f"({len(long):,} characters)" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)
-        assert "<script" not in shown and "$x$" not in shown
+        assert not any(part in shown for part in ("<script", "$x$", "W" * LABEL, "<i>"))
     assert "&lt;script&gt;" in json.dumps(page.data)
 
 
-def test_long_searches_stay_small(many):
+def test_long_searches_stay_small_and_name_the_file_with_the_rest(many):
     trials, run = many
     grown = pd.concat([trials] * 6, ignore_index=True).assign(number=range(6 * len(trials)))
     plotly = len(report.get_plotlyjs().encode())
-    assert len(report.render(trials, run).encode()) - plotly < MEGABYTE / 2
-    assert len(report.render(grown, run).encode()) - plotly < MEGABYTE
-
-
-def test_all_trials_names_the_file_with_the_rest(many, page):
-    assert f"The best 50 of {len(many[0])}; all are in trials.parquet" in page.words
+    html = report.render(grown, run)
+    assert len(html.encode()) - plotly < MEGABYTE
+    assert f"The best 50 of {len(grown)}; all are in trials.parquet" in Page(html).words
 
 
 def test_write_is_atomic(many, tmp_path, monkeypatch):
@@ -191,9 +162,8 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many)
     partial = trials[trials["state"].isin(["pruned", "plateaued"])]
     evidence = [json.dumps({"final": 0.5, "low": 0.4, "high": 0.7})] * len(partial)
     evidence[3] = json.dumps({"final": 0.31, "low": 0.3, "high": 0.33})
-    partial = partial.assign(evidence=evidence)
     leader = partial.iloc[3]
-    page = Page(report.render(partial, run))
+    page = Page(report.render(partial.assign(evidence=evidence), run))
     assert page.ids == SECTIONS
     assert f"Use {leader['family']}: peak " in page.words
     forecast = r"not measured; forecast of validation cross-entropy: 0\.3100\s?nats"
@@ -201,51 +171,26 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many)
     assert f"Trial {leader['number']}, by its forecast" in page.words
 
 
-def test_the_record_says_how_trials_are_stopped(many):
-    trials, run = many
-    rules = {"pruner": "none", "epsilon": 0.2, "patience": 4, "min_delta": 0.01, "audit": 0.0}
-    run = {**run, "stopping": rules, "validations": 20}
-    assert "no pruner; a trial plateaus after 4 of 20" in Page(report.render(trials, run)).words
-
-
-LONG = "<i>ß</i>" + "W" * 10_000
-
-
-def test_very_long_names_are_cut(many):
-    trials, run = many
-    objective = {**run["objective"], "name": LONG, "unit": LONG}
-    task = {**run["task"], "name": LONG, "notes": [LONG], "loss": LONG}
-    run = {**run, "study": LONG, "task": task, "objective": objective}
-    run["metrics"] = {LONG: objective}
-    columns = {"val_cross_entropy": f"val_{LONG}"}
-    page = Page(report.render(trials.assign(reason=LONG).rename(columns=columns), run))
-    assert page.ids == SECTIONS
-    assert "W" * (LONGEST + 1) not in page.words and f"({len(LONG):,} characters)" in page.words
-    for figure in page.data:
-        assert "W" * LABEL not in json.dumps(figure) and "<i>" not in json.dumps(figure)
-
-
 def test_one_family_is_shown_at_a_time_the_best_first(many, page):
     trials, run = many
     order = by_family(trials, run["objective"]["direction"])["family"].tolist()
     choices = [attrs["value"] for tag, attrs in page.tags if tag == "option"]
     parts = {
-        a["id"]: "hidden" in a for t, a in page.tags if t == "div" and "inside" in a.get("id", "")
+        a["id"]: "hidden" in a for t, a in page.tags if t == "div" and a.get("id", "") in choices
     }
-    assert choices == list(parts) == [f"inside-{place}" for place in range(len(order))]
-    assert [name for name, hidden in parts.items() if not hidden] == ["inside-0"]
+    assert choices == list(parts) == [f"family-{place}" for place in range(len(order))]
+    assert [name for name, hidden in parts.items() if not hidden] == ["family-0"]
 
 
-def test_what_mattered_is_said_or_why_not(many):
-    said = shown(inside(*many))
+def test_what_mattered_is_said_or_why_not(many, page):
     finished = many[0][many[0]["family"] == "wsd"]["state"].eq("complete").sum()
-    assert f"Not known for this family: {finished} finished, and at least 15" in said
-    grown = search(["cosine"], 60)
-    said = shown(inside(grown, many[1]))
-    assert "Functional analysis of variance" in said and "parameterexplains by itself (%)" in said
+    assert f"Not known for this family: {finished} finished, and at least 15" in page.words
+    grown = Page(report.render(search(["cosine"], 60), many[1])).words
+    assert "Functional analysis of variance" in grown
+    assert "parameterexplains by itself (%)" in grown
 
 
-def test_engines_that_were_timed_are_in_the_record(page):
-    assert (
-        "µs an update of a trial: fused 27 at once compiled 51, serial 1 thread 1,172" in page.words
-    )
+def test_the_record_says_how_to_run_it_again(many):
+    rules = {"pruner": "none", "patience": 4, "min_delta": 0.01, "audit": 0.0}
+    words = Page(report.render(many[0], {**many[1], "stopping": rules})).words
+    assert "pruner none, patience 4, min_delta 0.01" in words and many[1]["command"] in words

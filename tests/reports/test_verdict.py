@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,20 +11,20 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
+from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.horizons import outlook
-from lrtune.verdict.kept import read_verdict
 from lrtune.verdict.notes import WHY, notes, why
-from lrtune.verdict.plan import Finalist, Plan, finalists_in, plan_in
 from lrtune.verdict.recommendation import of_verdict, short
-from lrtune.verdict.verdict import standing, verdict
-from lrtune.verdict.wording import quickest
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.verdict import Plan, Verdict, standing, verdict
+from lrtune.verdict.wording import time_to_target
+from tests.documents import TASK, changed
 
-LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
-ACCURACY = {"name": "accuracy", "direction": "maximize", "unit": None}
+LOSS = Objective(name="cross_entropy", direction="minimize", unit="nats")
+ACCURACY = Objective(name="accuracy", direction="maximize")
 RUN = {
     "study": "s",
-    "task": {"name": "digits", "model": "mlp", "data": "", "test": 10},
-    "unit": "updates",
+    "task": TASK,
     "objective": LOSS,
     "judge": "last",
     "metrics": {"cross_entropy": LOSS, "accuracy": ACCURACY},
@@ -38,7 +39,8 @@ SEEDS = list(range(100, 120))
 
 
 def finalist(family: str, value: float = 0.3) -> Finalist:
-    return Finalist(family, Schedule(family, peak_lr=0.1), 1, value, "leader")
+    schedule = Schedule(family, peak_lr=0.1)
+    return Finalist(family=family, schedule=schedule, trial=1, searched=value)
 
 
 def finals(levels: dict[str, float], seeds: int = 5, sd: float = 0.01, horizon: int = 100):
@@ -98,24 +100,24 @@ def judge(levels: dict[str, float], plan: Plan | None = None, run=RUN, over=True
     return verdict(searched({0.1: 0.3}), table, who, run, SEEDS, plan, over)
 
 
-def answer(found: dict) -> str:
+def answer(found: Verdict) -> str:
     return " ".join(of_verdict(found))
 
 
 def test_a_clear_winner() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4, "wsd": 0.5})
-    assert found["answer"]["place"] == "winner" and found["answer"]["why"] == "separated"
-    assert found["answer"]["recommended"] == "cosine"
-    assert [row["family"] for row in found["families"]] == ["cosine", "constant", "wsd"]
-    (gain,) = found["answer"]["gains"]
-    assert (gain["over"], gain["what"], gain["sure"]) == ("constant", "a tuned constant", True)
-    assert gain["p"] < 0.01 and 0 < gain["low"] < gain["gain"] < gain["high"]
+    assert found.answer.place == "winner" and found.answer.why == "separated"
+    assert found.answer.recommended == "cosine"
+    assert [row.family for row in found.families] == ["cosine", "constant", "wsd"]
+    (gain,) = found.answer.gains
+    assert (gain.over, gain.what, gain.sure) == ("constant", "a tuned constant", True)
+    assert gain.p < 0.01 and 0 < gain.low < gain.gain < gain.high
     use, gained, sure = of_verdict(found)
     assert use == "Use cosine: peak 0.1, T_max 1, eta_min 0"
     assert gained.startswith("Gain: cross-entropy 0.") and "better than a tuned constant" in gained
     assert "better than a tuned constant: yes (p" in sure and "wsd is behind" in sure
-    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found.families[1].gap == pytest.approx(0.3, abs=0.03)
+    assert Verdict.model_validate(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
 
 
 def test_a_tie_says_why_no_more_was_trained() -> None:
@@ -125,62 +127,62 @@ def test_a_tie_says_why_no_more_was_trained() -> None:
     asked = standing(finals(close, seeds=3), who, LOSS, SEEDS, Plan(trainings=30))
     assert asked.wanted == {"cosine": 4, "linear": 4}
     unfinished = judge(close, Plan(trainings=30), over=False, seeds=3)
-    assert unfinished["answer"]["place"] == "unfinished" and "not finished" in answer(unfinished)
+    assert unfinished.answer.place == "unfinished" and "not finished" in answer(unfinished)
     found = judge(levels)
-    assert (found["answer"]["place"], found["answer"]["why"]) == ("tie", "futile")
-    assert set(found["answer"]["families"]) == {"cosine", "linear"}
+    assert (found.answer.place, found.answer.why) == ("tie", "futile")
+    assert set(found.answer.families) == {"cosine", "linear"}
     assert "linear is as good" in answer(found) and "hardly" in why(found)
     settled = judge(levels, Plan(margin=0.1))
-    assert settled["answer"]["why"] == "equivalent" and settled["answer"]["margin"] == 0.1
+    assert settled.answer.why == "equivalent" and settled.answer.margin == 0.1
     assert "0.1 nats" in why(settled)
 
 
 @pytest.mark.parametrize("reason", WHY)
 def test_every_reason_for_a_tie_has_words(reason: str) -> None:
     found = judge({"cosine": 0.1, "linear": 0.101})
-    assert found["answer"]["place"] == "tie"
-    said = why(found | {"answer": found["answer"] | {"why": reason}})
+    assert found.answer.place == "tie"
+    said = why(changed(found, answer={"why": reason}))
     assert said.startswith("Why no more seeds: ") and "{" not in said
 
 
 def test_maximised_metrics_are_ranked_the_other_way() -> None:
     run = RUN | {"objective": ACCURACY}
     found = judge({"cosine": 0.1, "constant": 0.4}, run=run)
-    assert found["answer"]["families"] == ["cosine"]
-    assert found["families"][0]["mean"] == pytest.approx(0.9, abs=0.02)
-    assert found["families"][1]["gap"] == pytest.approx(0.3, abs=0.03)
+    assert found.answer.families == ["cosine"]
+    assert found.families[0].mean == pytest.approx(0.9, abs=0.02)
+    assert found.families[1].gap == pytest.approx(0.3, abs=0.03)
 
 
 def test_finals_that_diverge() -> None:
     found = judge({"cosine": math.nan, "constant": 0.4})
-    assert found["answer"]["families"] == ["constant"] and found["answer"]["place"] == "winner"
+    assert found.answer.families == ["constant"] and found.answer.place == "winner"
     assert "cosine diverged" in answer(found)
     none = judge({"cosine": math.nan, "constant": math.nan})
-    assert none["answer"]["place"] == "none" and answer(none).startswith("No winner")
-    assert none["families"][0]["reasons"] == ["loss is nan"]
+    assert none.answer.place == "none" and answer(none).startswith("No winner")
+    assert none.families[0].reasons == ["loss is nan"]
 
 
 def test_one_family_and_one_seed() -> None:
     one = judge({"cosine": 0.1})
-    assert one["answer"]["why"] == "alone" and "nothing to compare" in answer(one)
+    assert one.answer.why == "alone" and "nothing to compare" in answer(one)
     single = judge({"cosine": 0.1, "linear": 0.3}, seeds=1)
-    assert single["answer"]["place"] == "tie" and "(1 fresh seed, test)" in answer(single)
-    assert single["families"][0]["low"] is None and notes(single)
+    assert single.answer.place == "tie" and "(1 fresh seed, test)" in answer(single)
+    assert math.isnan(single.families[0].low) and notes(single)
 
 
 def test_your_own_comes_first_in_the_gains() -> None:
     levels = {"cosine": 0.1, "constant": 0.2, "step": 0.11}
     who = [finalist("cosine"), finalist("constant")]
-    who += [Finalist("yours", Schedule("step", peak_lr=0.1), None, None, "yours")]
+    who += [Finalist(family="yours", schedule=Schedule("step", peak_lr=0.1), role="yours")]
     table = finals(levels)
     plan = Plan(trainings=len(table))
-    gains = verdict(searched({0.1: 0.3}), table, who, RUN, SEEDS, plan, True)["answer"]["gains"]
-    assert [gain["what"] for gain in gains] == ["your step", "a tuned constant"]
-    assert [gain["sure"] for gain in gains] == [False, True]
+    gains = verdict(searched({0.1: 0.3}), table, who, RUN, SEEDS, plan, True).answer.gains
+    assert [gain.what for gain in gains] == ["your step", "a tuned constant"]
+    assert [gain.sure for gain in gains] == [False, True]
 
 
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY])
-def test_what_the_search_alone_says_of_those_not_compared(objective: dict) -> None:
+def test_what_the_search_alone_says_of_those_not_compared(objective: Objective) -> None:
     """Of each the 5 % quantile, the mean and the 95 % quantile of what is believed."""
     believed = {
         "cosine": (0.1, 0.2, 0.3),
@@ -203,24 +205,24 @@ def test_what_the_search_alone_says_of_those_not_compared(objective: dict) -> No
     found = verdict(trials, table, who, run, SEEDS, Plan(trainings=5), True)
     expected = {"linear": "close", "rex": "open", "step": "behind", "wsd": "open", "tanh": "open"}
     expected |= {"spline": "diverged"}
-    assert {gone["family"]: gone["why"] for gone in found["absent"]} == expected
+    assert {gone.family: gone.why for gone in found.absent} == expected
     assert "Expected by the search: linear is as good; step is behind" in answer(found)
 
 
 def test_fewest_updates_to_a_target() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4})
-    target = found["quickest"]
-    assert target["from"] == "constant" and target["value"] == pytest.approx(0.41, abs=0.02)
-    assert target["tied"] == ["cosine"] and target["families"][0]["updates"] == 70
+    target = found.time_to_target
+    assert target.baseline == "constant" and target.value == pytest.approx(0.41, abs=0.02)
+    assert target.tied == ["cosine"] and target.families[0].updates == 70
     plan = Plan(target=("accuracy", 0.85))
     found = judge({"cosine": 0.1, "constant": 0.4}, plan)
-    assert [row["reached"] for row in found["quickest"]["families"]] == [5, 0]
-    assert "accuracy 0.8500" in quickest(found)
+    assert [row.reached for row in found.time_to_target.families] == [5, 0]
+    assert "accuracy 0.8500" in time_to_target(found)
     nobody = judge({"cosine": 0.1, "constant": 0.4}, Plan(target=("accuracy", 0.99)))
-    assert "no family reached it on every seed" in quickest(nobody)
+    assert "no family reached it on every seed" in time_to_target(nobody)
     with pytest.raises(InputError, match="metric 'f1': one of cross_entropy, accuracy"):
         judge({"cosine": 0.1}, Plan(target=("f1", 1.0)))
-    assert "name it" in quickest(judge({"cosine": 0.1, "linear": 0.4}))
+    assert "name it" in time_to_target(judge({"cosine": 0.1, "linear": 0.4}))
 
 
 def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:
@@ -245,26 +247,29 @@ def test_plans_that_make_no_sense(plan: dict, message: str) -> None:
         Plan(**plan)
 
 
-def test_a_verdict_is_read_again() -> None:
+def test_a_verdict_is_read_again(tmp_path: Path) -> None:
     plan = Plan(trainings=10, margin=0.01, target=("accuracy", 0.9), width=4)
     found = judge({"cosine": 0.1, "constant": 0.4}, plan)
-    assert read_verdict(json.dumps(found), "here") == found
-    assert plan_in(found) == plan
+    path = tmp_path / "verdict.json"
+    found.write(path)
+    assert Verdict.read(path) == found and found.plan == plan
     assert short(found)["lines"] == of_verdict(found)
-    for text in ("", "[]", "{}", '{"format": 1, "answer": 3}'):
-        with pytest.raises(InputError, match="here: not a verdict of lrtune"):
-            read_verdict(text, "here")
-    with pytest.raises(InputError, match="format 9: this lrtune reads 2"):
-        read_verdict(json.dumps(found | {"format": 9}), "here")
+    for text in ("", "[]", "{}", '{"format": "new"}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"verdict.json: not a verdict: "):
+            Verdict.read(path)
+    changed(found, format=9).write(path)
+    with pytest.raises(InputError, match="a verdict of format 9: this lrtune reads format 3"):
+        Verdict.read(path)
 
 
 def test_judged_again_it_is_the_same_though_another_is_recommended() -> None:
     table, who = finals({"step": 0.12, "cosine": 0.1, "wsd": 0.11}), ["step", "cosine", "wsd"]
     plan = Plan(trainings=len(table))
     found = verdict(searched({0.1: 0.3}), table, [*map(finalist, who)], RUN, SEEDS, plan, True)
-    assert found["answer"]["recommended"] != "step"
-    assert [one.family for one in finalists_in(found)] == who
-    again = verdict(searched({0.1: 0.3}), table, finalists_in(found), RUN, SEEDS, plan, True)
+    assert found.answer.recommended != "step"
+    assert [one.family for one in found.finalists] == who
+    again = verdict(searched({0.1: 0.3}), table, found.finalists, RUN, SEEDS, plan, True)
     assert again == found
 
 
@@ -286,5 +291,5 @@ def test_other_horizons() -> None:
 def test_a_second_test_is_said() -> None:
     found = judge({"cosine": 0.1, "constant": 0.4})
     assert not any("judged before" in sentence for sentence in notes(found))
-    (said,) = notes(found | {"earlier": [5, 10]})
+    (said,) = notes(changed(found, earlier=[5, 10]))
     assert "with 5 and 10 trainings" in said and "these 3 tests" in said and "up to 15 %" in said

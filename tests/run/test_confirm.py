@@ -20,7 +20,6 @@ from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.notes import notes
-from lrtune.verdict.plan import finalists_in
 
 TRAININGS = 8
 
@@ -66,22 +65,22 @@ def test_each_family_sends_the_schedule_of_which_most_is_expected(confirmed: Run
     # A baseline of which no trial came to its end is there as its trial was.
     sent = table[table["family"].isin(best["family"])]
     assert set(best["schedule"]) == set(sent["schedule"])
-    rows = confirmed.verdict()["families"]
-    known = [row for row in rows if row["family"] in set(best["family"])]
-    assert {row["trial"] for row in known} == set(best["number"])
-    assert {row["role"] for row in rows} <= {"leader", "baseline"}
+    rows = confirmed.verdict().families
+    known = [row for row in rows if row.family in set(best["family"])]
+    assert {row.trial for row in known} == set(best["number"])
+    assert {row.role for row in rows} <= {"leader", "baseline"}
 
 
 def test_the_verdict_is_kept_and_best_json_carries_it(confirmed: Run) -> None:
     verdict, best = confirmed.verdict(), json.loads((confirmed.folder / "best.json").read_text())
-    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
-    first = verdict["families"][0]
+    assert verdict is not None and verdict.decided
+    first = verdict.families[0]
     means = confirmed.finals().groupby("family")["final_cross_entropy"].mean()
-    assert first["mean"] == pytest.approx(means[first["family"]])
-    assert first["family"] == verdict["answer"]["recommended"]
-    assert best["schedule"] == first["schedule"]
-    assert best["verdict"]["families"] == verdict["answer"]["families"]
-    assert first["family"] in best["verdict"]["lines"][0]
+    assert first.mean == pytest.approx(means[first.family])
+    assert first.family == verdict.answer.recommended
+    assert best["schedule"] == first.schedule.to_dict()
+    assert best["verdict"]["families"] == verdict.answer.families
+    assert first.family in best["verdict"]["lines"][0]
     assert package.load(confirmed.folder / "best.json") == confirmed.best()
 
 
@@ -95,7 +94,7 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     found = confirm(folder, task, trainings=left, listener=told)
     assert told.lines == [] and found == confirmed.verdict()
     assert found["earlier"] == []
-    other = judged(Run(folder), Plan(trainings=6), task.horizon, finalists_in(found), over=True)
+    other = judged(Run(folder), Plan(trainings=6), task.horizon, found.finalists, over=True)
     assert other["earlier"] == [TRAININGS]
     assert f"judged before with {TRAININGS} trainings" in str(notes(other))
 
@@ -120,9 +119,9 @@ def test_after_a_stop_only_the_rest_is_trained(
     assert len(Run(folder).finals()) == 2 and Run(folder).verdict() is None
     monkeypatch.undo()
     found = confirm(folder, task, trainings=TRAININGS - 2)
-    kept, whole = found["families"], confirmed.verdict()["families"]
-    assert [row["family"] for row in kept] == [row["family"] for row in whole]
-    assert [row["mean"] for row in kept] == pytest.approx([row["mean"] for row in whole], rel=1e-3)
+    kept, whole = found.families, confirmed.verdict().families
+    assert [row.family for row in kept] == [row.family for row in whole]
+    assert [row.mean for row in kept] == pytest.approx([row.mean for row in whole], rel=1e-3)
 
 
 def test_another_horizon_has_a_verdict_of_its_own(
@@ -132,7 +131,7 @@ def test_another_horizon_has_a_verdict_of_its_own(
     shutil.copytree(confirmed.folder, folder)
     found = confirm(folder, task, trainings=4, total=30)
     again = Run(folder)
-    assert found["horizon"] == 30 and again.horizons == [30, task.horizon]
+    assert found.horizon == 30 and again.horizons == [30, task.horizon]
     assert again.verdict(30) == found and again.verdict() == confirmed.verdict()
     steps = again.finals().groupby("horizon")["step"].agg(lambda steps: steps.iloc[0][-1])
     assert steps.to_dict() == {30: 30, task.horizon: task.horizon}
@@ -169,8 +168,8 @@ def test_finals_that_all_diverge_are_no_winner(
     shutil.copytree(run, folder)
     monkeypatch.setattr("lrtune.search.confirmation.diverged", lambda *_: "by decree")
     found = confirm(folder, task, trainings=TRAININGS)
-    assert found["answer"]["place"] == "none"
-    assert all(row["reasons"] == ["by decree"] for row in found["families"])
+    assert found.answer.place == "none"
+    assert all(row.reasons == ["by decree"] for row in found.families)
     best = json.loads((folder / "best.json").read_text())
     assert package.load(folder / "best.json") == Run(run).best()
     assert best["verdict"]["lines"][0].startswith("No winner")
@@ -222,10 +221,10 @@ def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
     assert code == 0
     gain = next(line for line in out.splitlines() if line.startswith("Gain"))
     assert "better than your constant (95 %: " in gain and "than your step (95 %: " in gain
-    verdict = json.loads((folder / "verdict.json").read_text())
-    roles = {row["family"]: row["role"] for row in verdict["families"]}
+    verdict = Run(folder).verdict()
+    roles = {row.family: row.role for row in verdict.families}
     assert roles["yours"] == roles["yours 2"] == "yours"
-    assert verdict["answer"]["recommended"] not in ("yours",)  # it hardly trains
+    assert verdict.answer.recommended not in ("yours",)  # it hardly trains
     assert "than your constant" in (folder / "report.html").read_text()
     code, out, _ = lrtune("confirm", folder, "--baseline", folder / "best.json", "--budget", 30)
     assert code == 0 and "your " in out and "than your constant" not in out
@@ -252,7 +251,7 @@ def test_confirm_adds_certainty_within_its_budget(run: Path, task: Task, tmp_pat
     assert len(Run(folder).finals()) == 4
     more = confirm(folder, task, trainings=8)
     assert 4 < len(Run(folder).finals()) <= 12
-    seeds = [max(row["seeds"] for row in found["families"]) for found in (first, more)]
+    seeds = [max(row.seeds for row in found.families) for found in (first, more)]
     assert seeds[1] > seeds[0] == 2
 
 
@@ -264,9 +263,9 @@ def test_what_is_yours_and_recommended_is_trained_once(
     found = confirm(folder, task, trainings=TRAININGS, baselines=[first.schedule])
     finals = Run(folder).finals()
     assert not finals.duplicated(["schedule", "seed"]).any()
-    (yours,) = [row for row in found["families"] if row["family"] == "yours"]
-    own = next(row for row in found["families"] if row["family"] == first.family)
-    assert yours["mean"] == own["mean"] and yours["seeds"] == own["seeds"]
+    (yours,) = [row for row in found.families if row.family == "yours"]
+    own = next(row for row in found.families if row.family == first.family)
+    assert yours.mean == own.mean and yours.seeds == own.seeds
 
 
 def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path: Path) -> None:

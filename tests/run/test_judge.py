@@ -52,12 +52,12 @@ def test_one_rule_from_the_search_to_the_report(runs: dict[str, Run], judge: str
     for _, row in finals.iterrows():
         assert row["judged_at"] == row["step"][judged(row, judge)]
     verdict = run.verdict()
-    assert verdict["judge"] == judge
-    for family in verdict["families"]:
-        own = finals[finals["schedule"] == package.Schedule.from_dict(family["schedule"]).to_json()]
+    assert verdict.judge == judge
+    for family in verdict.families:
+        own = finals[finals["schedule"] == family.schedule.to_json()]
         curves = [row["val_cross_entropy"][judged(row, judge)] for _, row in own.iterrows()]
-        assert family["validation"] == pytest.approx(sum(curves) / len(curves))
-        assert family["mean"] == pytest.approx(own["final_cross_entropy"].mean())
+        assert family.validation == pytest.approx(sum(curves) / len(curves))
+        assert family.mean == pytest.approx(own["final_cross_entropy"].mean())
     best = json.loads((run.folder / "best.json").read_text())
     row = trials[trials["number"] == best["found"]["trial"]].iloc[0]
     assert best["judge"] == judge
@@ -113,4 +113,4 @@ def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_pat
     assert run.trials()["value"].notna().equals(whole)
     assert run.best() in [Schedule.from_json(text) for text in run.trials()["schedule"][whole]]
     found = package.confirm(run, replace(overfit()), trainings=4)
-    assert found["families"][0]["searched"] is not None
+    assert found.families[0].searched == found.families[0].searched

@@ -19,7 +19,7 @@ from lrtune.run.tune import swept_in
 from lrtune.search import Clock, Limits, SearchState, records
 from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.tasks import Task
-from lrtune.verdict.plan import Finalist
+from lrtune.verdict.finalists import Finalist
 
 HORIZON = 400
 FAST = 1e-3  # seconds an update
@@ -140,9 +140,9 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
     assert searched > ((1 - CONFIRMED) * trainings - 1) * task.horizon
     assert searched + finals["updates"].sum() <= trainings * task.horizon
     verdict = run.verdict()
-    assert verdict is not None and verdict["answer"]["place"] in ("winner", "tie")
-    seeds = [row["seeds"] for row in verdict["families"]]
-    assert min(seeds) >= 2 and len(finals) == sum(seeds) <= verdict["plan"]["trainings"]
+    assert verdict is not None and verdict.decided
+    seeds = [row.seeds for row in verdict.families]
+    assert min(seeds) >= 2 and len(finals) == sum(seeds) <= verdict.plan.trainings
 
 
 @pytest.fixture

@@ -20,11 +20,7 @@
 
   function draw(box) {
     const spec = JSON.parse(document.getElementById(box.dataset.figure).textContent);
-    const { updatemenus: menus, ...base } = spec.layout;
-    if (menus) {
-      base.margin = { ...base.margin, t: 12 };
-      box.before(toggle(menus[0].buttons, box));
-    }
+    const base = spec.layout;
     box.draw = () => {
       if (box.closest("[hidden], details:not([open])")) return undefined; // drawn once it is seen
       const fitted = structuredClone(base);
@@ -43,23 +39,6 @@
       });
     };
     box.draw();
-  }
-
-  function toggle(buttons, box) {
-    const group = document.createElement("div");
-    group.className = "toggle";
-    group.setAttribute("role", "group");
-    group.append(Object.assign(document.createElement("span"), { textContent: "rate axis" }));
-    buttons.forEach(({ label, args }, at) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: label });
-      button.setAttribute("aria-pressed", at === 0);
-      button.addEventListener("click", () => {
-        for (const other of group.querySelectorAll("button")) other.setAttribute("aria-pressed", other === button);
-        Plotly.relayout(box, structuredClone(args[0]));
-      });
-      group.append(button);
-    });
-    return group;
   }
 
   // Clipboards are closed to pages opened from a file in some browsers: then the old way, and where
