@@ -78,7 +78,9 @@ def append_final(path: Path, final: Final) -> None:
 
 
 def read_finals(path: Path) -> pd.DataFrame:
-    """The log as a table, one row per training; a line that a kill tore is left out.
+    """The log as a table, one row per training, the first of a schedule, a seed and a horizon.
+
+    A line that a kill tore is left out.
 
     Raises:
         InputError: a line is whole, but not one of ours.
@@ -100,7 +102,8 @@ def read_finals(path: Path) -> pd.DataFrame:
                 f"{path}: damaged: remove it, and its trainings are repeated"
             ) from error
     own = ("family", "schedule", "peak_lr", "seed", *COLUMNS, "step", "rate", "train_loss")
-    return pd.DataFrame(rows, columns=None if rows else list(own))
+    table = pd.DataFrame(rows, columns=None if rows else list(own))
+    return table.drop_duplicates(["schedule", "seed", "horizon"], ignore_index=True)
 
 
 def _row(kept: dict[str, Any]) -> dict[str, Any]:

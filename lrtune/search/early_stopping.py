@@ -17,7 +17,7 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 from lrtune.engine import Progress
 from lrtune.errors import InputError, expect, nearest
@@ -163,7 +163,11 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
         averaged: the objective of an exponential moving average of the weights, over about 5 % of
             the run: close to what the trial would score if its rate came down now. Optuna is told
             the better of the two.
+
+    Raises:
+        InputError: ``trial`` is none of Optuna's.
     """
+    expect("trial", trial, BaseTrial, "an Optuna trial")
     if averaged is not None:
         if AVERAGED not in trial.user_attrs:
             trial.set_user_attr(AVERAGED, True)

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 from lrtune.model.decide import expected_gain, propose
 from lrtune.model.features import features, features_table
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
@@ -85,8 +85,9 @@ class SurrogateSampler(BaseSampler):
             transfer: what other tasks teach; what comes with lrtune where None.
 
         Raises:
-            InputError: ``total`` is not a positive whole number.
+            InputError: ``space`` is none, or ``total`` is not a positive whole number.
         """
+        expect("space", space, Space, "an lrtune.Space")
         self._space = space
         self._choice = CategoricalDistribution(space.families)
         self._seed = seed

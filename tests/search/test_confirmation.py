@@ -186,6 +186,7 @@ def test_the_log_survives_a_torn_line_and_names_one_that_is_not_ours(tmp_path: P
         log.write('{"schedule": {"fam')  # killed here
     for final in finals[1:]:
         append_final(path, final)
+    append_final(path, replace(finals[0], metrics={"cross_entropy": 9.0}))  # the first one counts
     table = read_finals(path)
     assert list(table["seed"]) == [final.seed for final in finals]
     assert list(table["family"]) == [final.schedule.family for final in finals]

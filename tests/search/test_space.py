@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler, TPESampler
 import lrtune
 from lrtune import InputError
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.search import SEARCHABLE, Space, SurrogateSampler, suggest
+from lrtune.search import SEARCHABLE, Space, SurrogateSampler, report, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAMES, PEAKS = ("constant", "cosine", "multistep", "wsd"), (1e-3, 1.0)
@@ -50,6 +50,8 @@ def test_every_suggestion_is_a_schedule_with_rates(family: str) -> None:
         ({"peak_lr": (float("nan"), 1.0)}, "peak_lr=nan"),
         ({"warmup": (0.0, 1.0)}, "fractions in"),
         ({"warmup": (-0.1, 0.2)}, "warmup=-0.1"),
+        ({"families": "cosine"}, "families must be a list of names"),
+        ({"cycle_momentum": "yes"}, "cycle_momentum must be True or False"),
     ],
 )
 def test_what_cannot_be_searched(arguments: dict, message: str) -> None:
@@ -85,6 +87,12 @@ def test_other_parameters_may_be_tuned_beside_the_schedule(sampler: str, first: 
         assert len({trial.params[name] for trial in trials}) > 2  # drawn, not stuck
     if sampler == "SurrogateSampler":
         assert {trial.params["family"] for trial in trials[:4]} == {*NAMES}
+
+
+@pytest.mark.parametrize("call", [suggest, lambda trial: report(trial, 1.0, 1)])
+def test_a_trial_that_is_none(call) -> None:
+    with pytest.raises(InputError, match="trial must be an Optuna trial"):
+        call(3)
 
 
 def test_parameters_of_the_same_name_without_the_prefix_are_the_users_own() -> None:
