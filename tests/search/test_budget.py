@@ -192,8 +192,10 @@ def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Pa
     assert code == 2 and "budget and updates: one of the two" in err
 
 
-@pytest.mark.parametrize("worth", [0.0, 1e9])  # the search spends its share, or half of it
-@pytest.mark.parametrize("kind", ["updates", "seconds", "trials"])
+@pytest.mark.parametrize(
+    ("kind", "worth"),  # the search spends its share, or half of it
+    [("updates", 0.0), ("updates", 1e9), ("seconds", 0.0), ("seconds", 1e9), ("trials", 0.0)],
+)
 def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     kind: str,
     worth: float,
