@@ -1,10 +1,9 @@
 """The trial engine: K trials of one Task at once. Torch, never Optuna or schedules."""
 
-from lrtune.engine.choice import Choice, make_pool
-from lrtune.engine.choose import choose
+from lrtune.engine.choose import Choice, choose, make_pool
 from lrtune.engine.fused import FusedPool
 from lrtune.engine.optimizers import OPTIMIZERS
-from lrtune.engine.pool import Pool, Progress
+from lrtune.engine.pool import Pool, Progress, Snapshot
 from lrtune.engine.range_test import RangeTest, range_test
 from lrtune.engine.serial import SerialPool
 
@@ -16,6 +15,7 @@ __all__ = [
     "Progress",
     "RangeTest",
     "SerialPool",
+    "Snapshot",
     "choose",
     "make_pool",
     "range_test",

@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,46 +76,39 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
     content = metadata.get("trials", "")
     if _checksum(content, tensors) != metadata.get("crc32"):
         raise InputError(f"{path}: damaged: it is not what was written")
-    found: dict[str, tuple[Snapshot, Note]] = {}
-    for key, kept in json.loads(content).items():
-        start = f"{key}/"
-        own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    snapshots: dict[str, tuple[Snapshot, Note]] = {}
+    for key, trial in json.loads(content).items():
+        prefix = f"{key}/"
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
-        snapshot = Snapshot(kept["seed"], kept["update"], rates, own, moved)
-        found[key] = (snapshot, kept["note"])
-    return found
+        snapshots[key] = (
+            Snapshot(trial["seed"], trial["update"], rates, own, moved),
+            trial["note"],
+        )
+    return snapshots
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each in memory of its own, as the format wants it: what shares some is copied."""
     seen: set[int] = set()
-    found: dict[str, Tensor] = {}
+    apart: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
         if whole.untyped_storage().data_ptr() in seen:
             whole = whole.clone()
         seen.add(whole.untyped_storage().data_ptr())
-        found[name] = whole
-    return found
+        apart[name] = whole
+    return apart
 
 
 def _checksum(content: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in the file: a disk may return other bits than it was given."""
-    return str(_crc32((content.encode(), *_bytes(tensors))))
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> Iterable[memoryview]:
+    """CRC-32 of everything in the file: a disk may return other bits than it was given."""
+    total = zlib.crc32(content.encode())
     for name in sorted(tensors):
-        yield memoryview(name.encode())
-        yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
-
-
-def _crc32(parts: Iterable[bytes | memoryview]) -> int:
-    total = 0
-    for part in parts:
-        total = zlib.crc32(part, total)
-    return total
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return str(total)
 
 
 def _to_disk(path: Path) -> None:

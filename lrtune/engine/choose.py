@@ -1,22 +1,25 @@
-"""Which pool serves a task: tried out and measured, once a search."""
+"""choose: which pool serves a task, tried out and measured, once per search."""
 
 import math
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
+from typing import Any, Literal
 
 import torch
 
-from lrtune.engine.choice import Choice, check_wishes
+from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.fused import FusedPool
+from lrtune.engine.optimizers import Unfit
 from lrtune.engine.pool import Pool
-from lrtune.engine.rows import Unfit
 from lrtune.engine.serial import SerialPool
-from lrtune.engine.tally import is_out_of_memory
-from lrtune.errors import InputError
+from lrtune.errors import InputError, nearest
 from lrtune.tasks import Stream, Task
 from lrtune.tasks.stream import room
 
+Engine = Literal["serial", "fused"]
+ENGINES = ("auto", "serial", "fused")
 SHARING = 4  # trials that share each batch of a stream
 TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
 MANY = 10_000  # trials, where there is no end to them
@@ -32,6 +35,111 @@ WORTH = 1.05
 # known. On two idle cores 7 to 15 s and 0.3 to 0.7 were seen for small models.
 COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
 CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compiling included
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A pool, and why it is this one.
+
+    Attributes:
+        name: serial or fused.
+        slots: K, over all devices.
+        compiled: whether through ``torch.compile``.
+        threads: of the CPU; None on other devices.
+        devices: what each of them is, see ``hardware``; empty where nobody has said.
+        why: one sentence.
+        figures: seconds per update of one trial, of all that was timed.
+    """
+
+    name: Engine
+    slots: int
+    compiled: bool = False
+    threads: int | None = None
+    devices: tuple[str, ...] = ()
+    why: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.label}: {self.why}"
+
+    @property
+    def label(self) -> str:
+        """Without the reasons."""
+        parts: list[str] = [self.name]
+        if self.name == "fused":
+            parts.append(f"{self.slots} at once")
+        if self.compiled:
+            parts.append("compiled")
+        if self.threads is not None:
+            parts.append(f"{self.threads} thread{'s'[: self.threads > 1]}")
+        return " ".join(parts)
+
+    @property
+    def seconds(self) -> float:
+        """Of an update of one trial, as it was timed; infinite where nothing was."""
+        own = self.figures.get(self.label)
+        known = [figure for figure in self.figures.values() if figure and math.isfinite(figure)]
+        return own or min(known, default=math.inf) / max(1, len(self.devices))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Choice":
+        """As ``to_json`` gave it.
+
+        Raises:
+            TypeError: a field is missing, unknown or of another type.
+            ValueError: no such pool.
+        """
+        choice = cls(**content | {"devices": tuple(content.get("devices", ()))})
+        if choice.name not in ENGINES[1:] or type(choice.slots) is not int or choice.slots < 1:
+            raise ValueError(f"{choice.name!r} of {choice.slots!r} slots is none")
+        if type(choice.compiled) is not bool or type(choice.threads) not in (int, type(None)):
+            raise TypeError(f"compiled={choice.compiled!r}, threads={choice.threads!r}")
+        return choice
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json; what could not run has no figure."""
+        figures = {name: v if v == v else None for name, v in self.figures.items()}
+        return {**asdict(self), "figures": figures}
+
+    def grants(self, engine: str, slots: int | None, devices: tuple[str, ...]) -> bool:
+        """Whether this is what is wished for: an engine or auto, slots or None, such devices."""
+        wished = engine in ("auto", self.name) and slots in (None, self.slots)
+        return wished and devices == self.devices
+
+
+def make_pool(
+    task: Task, choice: Choice, device: str, tell: Callable[[str], None] = lambda line: None
+) -> Pool:
+    """The pool that was chosen."""
+    if choice.name == "serial":
+        return SerialPool(task, choice.slots, device, compiled=choice.compiled)
+    try:
+        return FusedPool(task, choice.slots, device, compiled=choice.compiled, tell=tell)
+    except Unfit as why:
+        raise _cannot_fuse(task, why) from why
+
+
+def _cannot_fuse(task: Task, why: object) -> InputError:
+    return InputError(f"{task.name}: --engine fused: {why}: use --engine serial")
+
+
+def hardware(device: str) -> str:
+    """What a device is: more than its name, which is the same one in another machine."""
+    return "cpu" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def check_wishes(engine: str, slots: int | None) -> None:
+    """Refuse what no task can be served with.
+
+    Raises:
+        InputError: an unknown engine, slots below 1.
+    """
+    if engine not in ENGINES:
+        raise InputError(
+            f"engine {engine!r}: one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}"
+        )
+    if slots is not None and slots < 1:
+        raise InputError(f"slots={slots}: at least 1")
 
 
 def choose(
@@ -59,7 +167,12 @@ def choose(
             fused pool was asked for and cannot run.
     """
     check_wishes(engine, slots)
-    return _Contest(task, device, engine, slots, updates, seconds).winner()
+    most = torch.get_num_threads()
+    contest = _Contest(task, device, engine, slots, updates, seconds)
+    try:
+        return contest.winner(most)
+    finally:
+        torch.set_num_threads(most)
 
 
 class _Contest:
@@ -84,72 +197,59 @@ class _Contest:
         self._seconds = seconds
         self._until = time.perf_counter() + CHOOSING * seconds
         self._figures: dict[str, float] = {}
-        self._best: tuple[float, Choice, Pool] | None = None
+        self._best: tuple[Choice, Pool] | None = None
+        self._leading = math.inf  # seconds per update of the best so far
         self._why_serial = ""
-        self._compiling = COMPILING[self._kind]
 
-    def winner(self) -> tuple[Choice, Pool]:
-        most = torch.get_num_threads()
-        try:
-            for threads in self._threads(most):
-                if self._best is not None and (self._is_late or self._leading * self._work < BRIEF):
-                    break
-                if threads is not None:
-                    torch.set_num_threads(threads)
-                self._eager(threads)
-            if self._best is None:
-                raise InputError(
-                    f"{self._task.name}: --engine fused: {self._why_serial}: use --engine serial"
-                )
-            best = self._leader.threads
-            if best is not None:
-                torch.set_num_threads(best)
-            self._compiled(best)
-        finally:
-            torch.set_num_threads(most)
-        assert self._best is not None
-        seconds, choice, pool = self._best
-        return replace(choice, why=self._why(seconds), figures=self._figures), pool
-
-    def _threads(self, most: int) -> list[int | None]:
-        """One thread first: it is what a crowded machine can always give."""
-        if self._kind != "cpu":
-            return [None]
-        return [1] if most == 1 else [1, most]
+    def winner(self, most: int) -> tuple[Choice, Pool]:
+        """With at most so many threads, one first: what a crowded machine can always give."""
+        for threads in [None] if self._kind != "cpu" else sorted({1, most}):
+            if self._best is not None and (self._is_late or self._leading * self._work < BRIEF):
+                break
+            if threads is not None:
+                torch.set_num_threads(threads)
+            self._eager(threads)
+        if self._best is None:
+            raise _cannot_fuse(self._task, self._why_serial)
+        leader, _ = self._best
+        if leader.threads is not None:
+            torch.set_num_threads(leader.threads)
+        self._compiled(leader)
+        choice, pool = self._best
+        return replace(choice, why=self._why(choice), figures=self._figures), pool
 
     def _eager(self, threads: int | None) -> None:
         """Serial, then fused."""
         if self._engine != "fused":
             while not self._try(Choice("serial", self._serial, threads=threads)):
                 self._serial = -(-self._serial // 2)  # they have no room together
-        if self._engine == "auto" and self._leading * self._work < BRIEF:
-            self._why_serial = f"the search takes {self._leading * self._work:.1f} s as it is"
+        if self._engine == "auto":
+            if self._leading * self._work < BRIEF:
+                self._why_serial = f"the search takes {self._leading * self._work:.1f} s as it is"
+            elif not self._why_serial and isinstance(self._task.train, Stream):
+                self._why_serial = "the data is streamed"
+            elif not self._why_serial and self._is_long:
+                self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
         if self._engine == "serial" or self._why_serial:
-            return
-        if self._engine == "auto" and isinstance(self._task.train, Stream):
-            self._why_serial = "the data is streamed"
-            return
-        if self._engine == "auto" and self._is_long:
-            self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
             return
         for slots in self._sizes():
             if self._is_late or not self._try(Choice("fused", slots, threads=threads)):
                 break
 
-    def _compiled(self, threads: int | None) -> None:
+    def _compiled(self, leader: Choice) -> None:
         """Compile as long as it should save more than it takes."""
-        leader = self._leader
-        sizes = [leader.slots] + ([s for s in self._sizes() if s != leader.slots])
+        sizes = [leader.slots]
+        if leader.name == "fused":
+            sizes += [size for size in self._sizes() if size != leader.slots]
         saved = SAVED / 5 if self._is_long else SAVED
-        for slots in sizes if leader.name == "fused" else [leader.slots]:
-            if saved * self._leading * self._work < self._compiling:
-                return
-            if time.perf_counter() + self._compiling > self._until:
-                return
+        compiling = COMPILING[self._kind]
+        for slots in sizes:
             began = time.perf_counter()
-            if not self._try(Choice(leader.name, slots, compiled=True, threads=threads)):
+            if saved * self._leading * self._work < compiling or began + compiling > self._until:
                 return
-            self._compiling = time.perf_counter() - began
+            if not self._try(replace(leader, slots=slots, compiled=True)):
+                return
+            compiling = time.perf_counter() - began
             saved = SAVED / 2  # of another size, less is to be hoped for
 
     def _sizes(self) -> list[int]:
@@ -157,11 +257,11 @@ class _Contest:
         if self._slots is not None:
             return [self._slots]
         trials = math.ceil(min(MANY, self._work / self._task.horizon))
-        found = set()
+        sizes = set()
         for size in TOGETHER[self._kind]:
             size = max(1, min(size, trials // WAVES, self._room()))
-            found.add(math.ceil(trials / math.ceil(trials / size)))
-        return sorted(found - {1}) or [2]
+            sizes.add(math.ceil(trials / math.ceil(trials / size)))
+        return sorted(sizes - {1}) or [2]
 
     @property
     def _work(self) -> float:
@@ -176,39 +276,37 @@ class _Contest:
 
     def _try(self, choice: Choice) -> bool:
         """Time a candidate; whether it could be."""
-        label = choice.label
-        pool: Pool
+        kind = SerialPool if choice.name == "serial" else FusedPool
         try:
-            if choice.name == "serial":
-                pool = SerialPool(self._task, choice.slots, self._device, compiled=choice.compiled)
-            else:
-                pool = FusedPool(self._task, choice.slots, self._device, compiled=choice.compiled)
-            hopeless = HOPELESS * choice.slots * self._leading if self._best else math.inf
-            seconds = time_updates(pool, hopeless) / choice.slots
+            pool = kind(self._task, choice.slots, self._device, compiled=choice.compiled)
+            seconds = time_updates(pool, HOPELESS * choice.slots * self._leading) / choice.slots
         except InputError:
             raise
         except Exception as error:  # whatever model, compiler or memory may raise
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            if isinstance(error, Unfit):
-                said = str(error)
-                if self._engine == "fused":
-                    raise InputError(
-                        f"{self._task.name}: --engine fused: {said}: use --engine serial"
-                    ) from error
-            elif choice.name == "serial" and not choice.compiled:
-                full = is_out_of_memory(error)
-                if not full or self._slots is not None or choice.slots == 1:
-                    out = ": fewer --slots or a smaller --batch-size need less" if full else ""
-                    raise InputError(f"{self._task.name}: training fails: {said}{out}") from error
-            self._figures[label] = math.nan
-            if choice.name == "fused" and not choice.compiled and not self._fused_ran:
-                self._why_serial = said
+            self._figures[choice.label] = math.nan
+            self._explain(choice, error)
             return False
-        self._figures[label] = seconds
-        needed = WORTH if self._crowds(choice) and not self._is_long else 1.0
-        if self._best is None or needed * seconds < self._best[0]:
-            self._best = seconds, choice, pool
+        self._figures[choice.label] = seconds
+        crowds = self._best is not None and choice.threads != self._best[0].threads
+        if (WORTH if crowds and not self._is_long else 1.0) * seconds < self._leading:
+            self._leading, self._best = seconds, (choice, pool)
         return True
+
+    def _explain(self, choice: Choice, error: Exception) -> None:
+        """Note why a candidate cannot be, or refuse the task where there is no other."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        if isinstance(error, Unfit):
+            reason = str(error)
+            if self._engine == "fused":
+                raise _cannot_fuse(self._task, reason) from error
+        elif choice.name == "serial" and not choice.compiled:
+            full = is_out_of_memory(error)
+            if not full or self._slots is not None or choice.slots == 1:
+                out = ": fewer --slots or a smaller --batch-size need less" if full else ""
+                raise InputError(f"{self._task.name}: training fails: {reason}{out}") from error
+        fused_ran = any(name.startswith("fused") and v == v for name, v in self._figures.items())
+        if choice.name == "fused" and not choice.compiled and not fused_ran:
+            self._why_serial = reason
 
     @property
     def _is_late(self) -> bool:
@@ -219,35 +317,18 @@ class _Contest:
         """Whether an update is nearly all arithmetic: more cores help it, and little else does."""
         return self._kind == "cpu" and self._best is not None and self._leading > LONG
 
-    @property
-    def _fused_ran(self) -> bool:
-        return any(name.startswith("fused") and v == v for name, v in self._figures.items())
-
-    def _crowds(self, choice: Choice) -> bool:
-        return self._best is not None and choice.threads != self._leader.threads
-
-    @property
-    def _leader(self) -> Choice:
-        assert self._best is not None
-        return self._best[1]
-
-    @property
-    def _leading(self) -> float:
-        assert self._best is not None
-        return self._best[0]
-
-    def _why(self, seconds: float) -> str:
+    def _why(self, choice: Choice) -> str:
         if self._why_serial:
             return self._why_serial
         if len(self._figures) == 1:
             return "as asked"
-        other = "serial" if self._leader.name == "fused" else "fused"
+        other = "serial" if choice.name == "fused" else "fused"
         rivals = [(v, name) for name, v in self._figures.items() if name.startswith(other)]
-        said = f"{1e6 * seconds:,.0f} µs an update of a trial"
+        why = f"{1e6 * self._leading:,.0f} µs an update of a trial"
         if rivals:  # a figure that is none is never the least
             figure, name = min(rivals, key=lambda rival: (rival[0] != rival[0], rival[0]))
-            said += f", {name} {1e6 * figure:,.0f}"
-        return said
+            why += f", {name} {1e6 * figure:,.0f}"
+        return why
 
 
 def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:
@@ -258,14 +339,14 @@ def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> fl
         hopeless: seconds beyond which there is no second try.
     """
     pool.try_updates(1)
-    found: list[float] = []
+    times: list[float] = []
     most = min(50, pool.task.horizon)  # a stream ends there
     count = min(2, most)
-    while len(found) < TRIES and (not found or count * sum(found) < TRIES * SPENT):
+    while len(times) < TRIES and (not times or count * sum(times) < TRIES * SPENT):
         began = time.perf_counter()
         pool.try_updates(count)
-        found.append((time.perf_counter() - began) / count)
-        if found[0] > hopeless:
+        times.append((time.perf_counter() - began) / count)
+        if times[0] > hopeless:
             break
-        count = max(1, min(most, int(SPENT / found[0])))
-    return median(found)
+        count = max(1, min(most, int(SPENT / times[0])))
+    return median(times)

@@ -1,27 +1,45 @@
 """SpreadPool: several devices as one Pool, each served by a process of its own."""
 
+import os
+import pickle
+import signal
+import subprocess
 import sys
+import traceback
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import replace
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from itertools import accumulate
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
 from types import TracebackType
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]  # unlike pickle, it sends lambdas
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from lrtune.engine.child import Child, Make, places
-from lrtune.engine.pool import Progress, Snapshot
+from lrtune.engine.device_task import is_out_of_memory
+from lrtune.engine.pool import ForwardingPool, Pool, Progress
 from lrtune.engine.serial import SerialPool
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 
+PROGRAM = "import sys; sys.path[:] = {}; from lrtune.engine import devices; devices.serve({})"
+PATIENCE = 1.0  # seconds between looks whether a silent process still lives
 
-class SpreadPool:
+Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
+Place = tuple[str | None, list[str]]  # of a module: its file, or its folders if it has none
+
+
+class SpreadPool(ForwardingPool):
     """A Pool over several devices, which train at the same time; each has a block of the slots.
 
     A process gets the task and ``make``, not what else was set in this one (torch's global
@@ -54,23 +72,34 @@ class SpreadPool:
         """
         if sys.platform == "win32":
             raise InputError(f"devices {', '.join(devices)}: on Windows, one alone")
-        shares = _shares(slots, devices)
+        if not devices or slots < len(devices):
+            raise InputError(f"slots={slots}: at least one for each of {len(devices)} devices")
+        least, more = divmod(slots, len(devices))
+        shares = [least + (index < more) for index in range(len(devices))]
         job = _packed_job(task, make)
         self.task = task
         self.slots = slots
         self._tell = tell
         self._starts = [0, *accumulate(shares[:-1])]
-        self._children: list[Child] = []
+        self._children: list[DeviceProcess] = []
         self._finalizer = weakref.finalize(self, _end, self._children)
         try:
             for device in devices:
-                self._children.append(Child(device))
-            told = self._open(shares, threads, job)
+                self._children.append(DeviceProcess(device))
+            modules = _places()
+            settled = [
+                child.ask("settle", child.device, share, threads, modules)
+                for child, share in zip(self._children, shares, strict=True)
+            ]
+            opened = [child.send(job) for child in self._children]  # at the same time
+            for answer in settled:
+                answer.result()
+            places: list[dict[str, str]] = [answer.result() for answer in opened]
         except BaseException:
             self.close()
             raise
         self.placement = {
-            split: "; ".join(dict.fromkeys(one[split] for one in told)) for split in told[0]
+            split: "; ".join(dict.fromkeys(place[split] for place in places)) for split in places[0]
         }
 
     def __enter__(self) -> "SpreadPool":
@@ -88,21 +117,6 @@ class SpreadPool:
         """End the processes; more than once does no harm."""
         self._finalizer()
 
-    def admit(
-        self,
-        slot: int,
-        rates: NDArray[np.float64],
-        seed: int,
-        momenta: NDArray[np.float64] | None = None,
-    ) -> Progress:
-        """See Pool."""
-        untrained: Progress = self._do(slot, "admit", rates, seed, momenta)
-        return replace(untrained, slot=slot)
-
-    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
-        """See Pool."""
-        self._do(slot, "revise", rates)
-
     def advance(self) -> list[Progress]:
         """See Pool."""
         starts = dict(zip([c.ask("advance") for c in self._children], self._starts, strict=True))
@@ -114,56 +128,11 @@ class SpreadPool:
                 self._tell(f"{child.device}: {line}")
         return sorted(reached, key=lambda progress: progress.slot)
 
-    def examine(self, slot: int) -> Progress:
-        """See Pool."""
-        found: Progress = self._do(slot, "examine")
-        return replace(found, slot=slot)
-
-    def release(self, slot: int) -> None:
-        """See Pool."""
-        self._do(slot, "release")
-
-    def snapshot(self, slot: int) -> Snapshot:
-        """See Pool."""
-        taken: Snapshot = self._do(slot, "snapshot")
-        return taken
-
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """See Pool."""
-        self._do(slot, "restore", snapshot)
-
-    def _open(self, shares: list[int], threads: int | None, job: bytes) -> list[dict[str, str]]:
-        """Let all make their Pools at the same time; where each has its data."""
-        modules = places()
-        settled = [
-            child.ask("settle", child.device, share, threads, modules)
-            for child, share in zip(self._children, shares, strict=True)
-        ]
-        opened = [child.send(job) for child in self._children]
-        for answer in settled:
-            answer.result()
-        return [answer.result() for answer in opened]
-
-    def _do(self, slot: int, name: str, *arguments: object) -> Any:
+    def _forward(self, slot: int, method: str, *arguments: object) -> Any:
         if not 0 <= slot < self.slots:
             raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
         index = bisect_right(self._starts, slot) - 1
-        return self._children[index].ask(name, slot - self._starts[index], *arguments).result()
-
-
-def _end(children: list[Child]) -> None:
-    for child in children:
-        child.kill()
-    for child in children:
-        child.wait()
-
-
-def _shares(slots: int, devices: Sequence[str]) -> list[int]:
-    """Slots of each device."""
-    if not devices or slots < len(devices):
-        raise InputError(f"slots={slots}: at least one for each of {len(devices)} devices")
-    least, more = divmod(slots, len(devices))
-    return [least + (index < more) for index in range(len(devices))]
+        return self._children[index].ask(method, slot - self._starts[index], *arguments).result()
 
 
 def _packed_job(task: Task, make: Make) -> bytes:
@@ -175,3 +144,197 @@ def _packed_job(task: Task, make: Make) -> bytes:
             f"{type(error).__name__}: {error}: use one device, or mend what it names"
         ) from error
     return packed
+
+
+class DeviceProcess:
+    """A device's process, seen from here. It does one request after the other.
+
+    A thread talks with it: Ctrl-C is raised in the main thread, which may give up waiting for an
+    answer, and still no message is cut in two and no answer taken for that of a later request.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._requests: SimpleQueue[tuple[bytes, Future[Any]] | None] = SimpleQueue()
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM.format([*map(str, sys.path)], theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what a user's model prints is no result of ours, nor an event
+                process_group=0,  # Ctrl-C in the terminal is for us; and see kill
+            )
+        self._ended = False
+        self._told: list[str] = []
+        Thread(target=self._talk, name=f"lrtune {device}", daemon=True).start()
+
+    def ask(self, name: str, *arguments: object) -> Future[Any]:
+        """Let it call a method."""
+        return self.send(pickle.dumps((name, arguments)))
+
+    def send(self, request: bytes) -> Future[Any]:
+        """Hand over a packed request; the answer comes later."""
+        if self._ended:
+            raise RuntimeError(f"{self.device}: the pool is closed")
+        answer: Future[Any] = Future()
+        self._requests.put((request, answer))
+        return answer
+
+    def told(self) -> list[str]:
+        """Lines for a person that came with its answers since the last time."""
+        lines, self._told = self._told, []
+        return lines
+
+    def kill(self) -> None:
+        """End it, and the processes that it started: they are of its group."""
+        self._ended = True
+        self._requests.put(None)
+        self._kill_group()
+
+    def wait(self) -> int:
+        """Until it has ended; its exit code."""
+        return self._process.wait()
+
+    def _talk(self) -> None:
+        with self._pipe:
+            while (job := self._requests.get()) is not None:
+                request, answer = job
+                try:
+                    answer.set_result(self._exchange(request))
+                except Exception as error:
+                    answer.set_exception(error)
+                del job, request, answer  # they may be large
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            if self._process.returncode is None:  # else its number may be somebody else's by now
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _exchange(self, request: bytes) -> Any:
+        try:
+            self._pipe.send_bytes(request)
+            while not self._pipe.poll(PATIENCE):
+                # Processes that it started may hold the pipe open when it is gone.
+                if self._process.poll() is not None:
+                    raise EOFError
+            answer = pickle.loads(self._pipe.recv_bytes())
+        except (OSError, EOFError, MemoryError) as error:
+            self._kill_group()  # what it may have left, or itself: the pipe is of no use any more
+            code = self.wait()
+            how = f"exit code {code}" + (f" ({signal.Signals(-code).name})" if code < 0 else "")
+            raise RuntimeError(f"{self.device}: its process has ended: {how}") from error
+        if isinstance(answer, Exception):
+            raise answer
+        result, lines = answer
+        self._told += lines
+        return result
+
+
+def _end(children: list[DeviceProcess]) -> None:
+    for child in children:
+        child.kill()
+    for child in children:
+        child.wait()
+
+
+LINES: list[str] = []  # in the process of a device: what the parent is to tell
+
+
+def say(line: str) -> None:
+    """Have a line told with the next answer: for pools made in the process of a device."""
+    LINES.append(line)
+
+
+def serve(handle: int) -> None:
+    """Run in a device's process: do what is asked on the pipe, until the parent is gone."""
+    # Whoever tells us to end tells the parent too, which decides; we end with it: see _listen.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    pipe = Connection(handle)
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    Thread(target=_listen, args=(pipe, requests), daemon=True).start()
+    worker = _Worker()
+    while True:
+        with suppress(OSError):  # the parent is gone, and so are we in a moment
+            pipe.send_bytes(worker.do(requests.get()))
+
+
+def _listen(pipe: Connection, requests: SimpleQueue[bytes]) -> None:
+    """Take requests, so that the parent's end is noticed at once and not after a segment."""
+    try:
+        while True:
+            requests.put(pipe.recv_bytes())
+    finally:
+        os.killpg(0, signal.SIGKILL)  # with the processes that read our data
+
+
+class _Worker:
+    """What the process of a device does when it is asked."""
+
+    pool: Pool
+
+    def settle(
+        self, device: str, slots: int, threads: int | None, modules: dict[str, Place]
+    ) -> None:
+        """Before the task arrives."""
+        sys.meta_path.insert(0, _SameModules(modules))
+        self.device, self.slots = device, slots
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if torch.device(device).type == "cuda":
+            torch.cuda.set_device(device)  # lest something be put on the first one
+
+    def open(self, task: Task, make: Make) -> dict[str, str]:
+        """Make the Pool; where its data is."""
+        self.pool = make(task, self.slots, self.device)
+        return self.pool.placement
+
+    def do(self, request: bytes) -> bytes:
+        """The packed answer, or error."""
+        try:
+            name, arguments = pickle.loads(request)
+            does = self if name in ("settle", "open") else self.pool
+            result = getattr(does, name)(*arguments)
+            lines = LINES.copy()
+            LINES.clear()
+            return pickle.dumps((result, lines))
+        except InputError as error:
+            return pickle.dumps(InputError(str(error)))
+        except BaseException as error:  # sys.exit() in a user's model, too
+            if isinstance(error, Exception) and is_out_of_memory(error):
+                return pickle.dumps(MemoryError(f"{self.device}: {error}"))
+            report = f"in the process of {self.device}:\n{traceback.format_exc()}"
+            return pickle.dumps(RuntimeError(report))
+
+
+class _SameModules(MetaPathFinder):
+    """Imports what the parent has imported from the same files: a user's are not on the path."""
+
+    def __init__(self, places: dict[str, Place]) -> None:
+        self._places = places
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None, _target: object = None
+    ) -> ModuleSpec | None:
+        """See MetaPathFinder."""
+        file, folders = self._places.get(name, (None, []))
+        if file is not None:
+            return spec_from_file_location(name, file)
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = folders
+        return spec if folders else None
+
+
+def _places() -> dict[str, Place]:
+    """Where the modules lie that are loaded here, by name: those in Python, the outermost ones."""
+    places: dict[str, Place] = {}
+    for name, module in sys.modules.copy().items():
+        spec: ModuleSpec | None = getattr(module, "__spec__", None)
+        if spec is None or spec.name != name or "." in name:
+            continue
+        if spec.has_location and str(spec.origin).endswith(".py"):
+            places[name] = (spec.origin, [])
+        elif spec.origin is None and spec.submodule_search_locations is not None:
+            places[name] = (None, list(spec.submodule_search_locations))
+    return places

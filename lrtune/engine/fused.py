@@ -1,18 +1,33 @@
-"""FusedPool: all slots as one batched program, as long as that goes well."""
+"""FusedPool: all slots as one batched program on stacked weights, as long as that goes well."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from lrtune.engine.pool import Progress, Snapshot
+from lrtune.engine.device_task import DeviceTask, Span, attempt, compile_alone, is_out_of_memory
+from lrtune.engine.evaluate import Blocks, EvalResult, evaluate
+from lrtune.engine.optimizers import Tensors
+from lrtune.engine.pool import Array, ForwardingPool, Progress, Snapshot, check_free
 from lrtune.engine.serial import SerialPool
-from lrtune.engine.setup import Setup
-from lrtune.engine.stacked import Broken, StackedPool
+from lrtune.engine.stacked import Program, StackedState, tensors_of
+from lrtune.engine.vmap_check import vmap_check
+from lrtune.errors import InputError
 from lrtune.tasks import Task
+from lrtune.tasks.splits import Tree
+
+REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
+WORTH_COMPILING = 2.0  # a smaller program must save this many times what compiling it takes
+COMPILING = 60.0  # seconds at the least: what took less may have come from the compiler's cache
 
 
-class FusedPool:
+class FusedPool(ForwardingPool):
     """A StackedPool; where its program fails, its trials go on in a SerialPool."""
 
     def __init__(
@@ -40,65 +55,387 @@ class FusedPool:
         self.slots = slots
         self._tell = tell
         self._pool: StackedPool | SerialPool = StackedPool(task, slots, device, compiled, tell)
-        self.placement = self.setup.placement
+        self.placement = self.device_task.placement
 
     @property
-    def setup(self) -> Setup:
+    def device_task(self) -> DeviceTask:
         """The task on its device."""
-        return self._pool.setup
-
-    def admit(
-        self,
-        slot: int,
-        rates: NDArray[np.float64],
-        seed: int,
-        momenta: NDArray[np.float64] | None = None,
-    ) -> Progress:
-        """See Pool."""
-        return self._pool.admit(slot, rates, seed, momenta)
-
-    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
-        """See Pool."""
-        self._pool.revise(slot, rates)
+        return self._pool.device_task
 
     def advance(self) -> list[Progress]:
         """See Pool."""
         try:
             return self._pool.advance()
         except Broken as failure:
-            self._tell(f"trials are trained one after the other from here on: {_why(failure)}")
+            error = failure.__cause__
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            self._tell(f"trials are trained one after the other from here on: together, {reason}")
         self._pool = self._one_by_one()
         return self._pool.advance()
-
-    def examine(self, slot: int) -> Progress:
-        """See Pool."""
-        return self._pool.examine(slot)
-
-    def release(self, slot: int) -> None:
-        """See Pool."""
-        self._pool.release(slot)
-
-    def snapshot(self, slot: int) -> Snapshot:
-        """See Pool."""
-        return self._pool.snapshot(slot)
-
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """See Pool."""
-        self._pool.restore(slot, snapshot)
 
     def try_updates(self, count: int) -> None:
         """Train throw-away trials in all slots for ``count`` updates, at most the horizon."""
         self._pool.try_updates(count)
 
+    def _forward(self, slot: int, method: str, *arguments: object) -> Any:
+        return getattr(self._pool, method)(slot, *arguments)
+
     def _one_by_one(self) -> SerialPool:
         assert isinstance(self._pool, StackedPool)
-        taken = {slot: self._pool.snapshot(slot) for slot in self._pool.occupied}
-        serial = SerialPool(self.task, self.slots, str(self.setup.device))
-        for slot, snapshot in taken.items():
+        snapshots = {slot: self._pool.snapshot(slot) for slot in self._pool.occupied}
+        serial = SerialPool(self.task, self.slots, str(self.device_task.device))
+        for slot, snapshot in snapshots.items():
             serial.restore(slot, snapshot)
         return serial
 
 
-def _why(failure: Broken) -> str:
-    error = failure.__cause__
-    return "together, " + " ".join(f"{type(error).__name__}: {error}".split())[:200]
+class Broken(Exception):
+    """The program failed, and not for want of memory; all trials are as they were before."""
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What occupies a slot, beside its row."""
+
+    slot: int
+    rates: Array
+    seed: int
+    update: int = 0
+    momenta: Array | None = None  # see Pool.start
+
+
+class StackedPool:
+    """The Pool as one program.
+
+    Occupied rows are always the first ones. They are trained ``width`` at a time: all at once,
+    until memory runs out. What goes wrong in a program goes wrong for all trials in it; they are
+    then set back to the last validation.
+    """
+
+    def __init__(
+        self, task: Task, slots: int, device: str, compiled: bool, tell: Callable[[str], None]
+    ) -> None:
+        """See FusedPool."""
+        self.device_task = fused_task = DeviceTask(task, slots, device)
+        self.task = task
+        self.slots = slots
+        self.width = slots
+        self._tell = tell
+        self._optimizer, drawing = vmap_check(fused_task)
+        self._batches = fused_task.prepared_batches if drawing else fused_task.stored_batches
+        self._program = Program(fused_task, self._optimizer, prepared=drawing)
+        self._sizes = CompiledSizes() if compiled else None
+        self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
+        averaged = fused_task.average_shares is not None
+        self._state = StackedState.empty(self._optimizer, fused_task.model(0), slots, averaged)
+        self._backup = fused_task.device  # where the rows are copied to during a segment
+        self._vmaps: dict[int, bool] = {}
+        self._trials: list[_Trial] = []  # by row
+        # Not self, here and in _update: a cycle would keep memory that is free.
+        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(fused_task.model(seed)))
+        self._untrained: dict[int, EvalResult] = {}  # by seed
+
+    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+        """See Pool."""
+        began = time.perf_counter()
+        self._put(_Trial(slot, rates.copy(), seed, momenta=momenta), self._fresh(seed))
+        if seed not in self._untrained:
+            row = self._row(slot)
+            result = attempt(lambda: self._evaluate(row, row + 1)[0])
+            if isinstance(result, Exception):
+                return Progress.failed(slot, 0, result, time.perf_counter() - began)
+            self._untrained[seed] = result
+        return Progress(slot, 0, *self._untrained[seed], seconds=time.perf_counter() - began)
+
+    def revise(self, slot: int, rates: Array) -> None:
+        """See Pool."""
+        self.device_task.check_tables(rates)
+        self._trials[self._row(slot)].rates = rates.copy()
+
+    def advance(self) -> list[Progress]:
+        """See Pool.
+
+        Raises:
+            Broken: the program failed.
+        """
+        stops = [self.device_task.next_validation(trial.update) for trial in self._trials]
+        while stops:
+            try:
+                with self._undone_by_errors():
+                    return self._segment(stops)
+            except InputError:  # the data's fault, not the program's: all of the search stops
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise Broken from error
+                if self.width == 1 and self._backup.type == "cpu":
+                    raise
+            self._make_room()  # out here: the error holds on to the memory
+        return []
+
+    def evaluate(self, slot: int) -> Progress:
+        """See Pool."""
+        began = time.perf_counter()
+        row = self._row(slot)
+        blocks = Blocks(self.device_task.objective, self.device_task.test_samples)
+        update = self._trials[row].update
+        result = attempt(lambda: self._evaluate(row, row + 1, blocks)[0])
+        seconds = time.perf_counter() - began
+        if isinstance(result, Exception):
+            return Progress.failed(slot, update, result, seconds)
+        return Progress(slot, update, *result, seconds=seconds, blocks=blocks.scores())
+
+    def release(self, slot: int) -> None:
+        """See Pool."""
+        if slot not in self.occupied:
+            return
+        row, last = self._row(slot), len(self._trials) - 1
+        gone, self._trials[row] = self._trials[row], self._trials[last]
+        self._trials.pop()
+        if row != last:
+            self._state.paste(row, self._state.map(lambda tensor: tensor[last]))
+        if all((t.seed, t.update) != (gone.seed, gone.update) for t in self._trials):
+            self.device_task.train.forget(gone.seed, gone.update)
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """See Pool."""
+        row = self._row(slot)
+        trial = self._trials[row]
+        tensors = self._state.save(row)
+        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors, trial.momenta)
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """See Pool."""
+        rates, momenta = snapshot.rates.copy(), snapshot.momenta
+        self._put(_Trial(slot, rates, snapshot.seed, snapshot.update, momenta), snapshot.tensors)
+
+    @property
+    def occupied(self) -> list[int]:
+        """The slots with a trial."""
+        return [trial.slot for trial in self._trials]
+
+    def try_updates(self, count: int) -> None:
+        """See FusedPool."""
+        if self._trials:
+            raise RuntimeError("there are trials in the pool, whose rows this needs")
+        for row in range(self.width):
+            self._state.load(row, self._fresh(0), self._optimizer)
+        nothing = _Trial(0, np.zeros(self.task.horizon), seed=0)
+        self._train(0, [nothing] * self.width, [count] * self.width)
+        self.device_task.train.forget(0, count)
+
+    def _put(self, trial: _Trial, tensors: Tensors) -> None:
+        if trial.slot not in range(self.slots):
+            raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
+        check_free(trial.slot, trial.slot in self.occupied)
+        self.device_task.check_tables(trial.rates, trial.momenta)
+        if trial.momenta is not None:
+            self._optimizer.add_momentum(self._state.weights, self._state.states)
+        self._state.load(len(self._trials), tensors, self._optimizer)
+        self._trials.append(trial)
+
+    def _row(self, slot: int) -> int:
+        if slot not in self.occupied:
+            raise RuntimeError(f"slot {slot} is free: there is no trial in it")
+        return self.occupied.index(slot)
+
+    @contextmanager
+    def _undone_by_errors(self) -> Iterator[None]:
+        before = self._state.part(0, len(self._trials)).copied(self._backup)
+        try:
+            yield
+        except BaseException:  # Ctrl-C too: the pool is then whole, whoever goes on with it
+            self._state.paste(slice(0, len(self._trials)), before)
+            raise
+
+    def _segment(self, stops: list[int]) -> list[Progress]:
+        began = time.perf_counter()
+        losses: list[Array] = []
+        results: list[EvalResult | Exception] = []
+        for start in range(0, len(stops), self.width):
+            some = slice(start, start + self.width)
+            losses += self._train(start, self._trials[some], stops[some])
+        for start in range(0, len(stops), self.width):
+            results += self._evaluate(start, min(start + self.width, len(stops)))
+        seconds = (time.perf_counter() - began) / len(stops)
+        reached = []
+        for trial, stop, curve, result in zip(self._trials, stops, losses, results, strict=True):
+            trial.update = stop
+            if isinstance(result, Exception):
+                reached.append(Progress.failed(trial.slot, stop, result, seconds))
+            else:
+                reached.append(Progress(trial.slot, stop, *result, losses=curve, seconds=seconds))
+        return sorted(reached, key=lambda progress: progress.slot)
+
+    def _train(self, start: int, trials: Sequence[_Trial], stops: Sequence[int]) -> list[Array]:
+        """Train the trials of some rows, the first of which is ``start``, up to these updates.
+
+        Returns:
+            Training losses, float64 (updates,) of each trial.
+        """
+        spans = [(t.seed, t.update, stop) for t, stop in zip(trials, stops, strict=True)]
+        lengths = [stop - first for _, first, stop in spans]
+        size = self._size(start, spans)
+        spans += spans[:1] * (size - len(spans))  # idle rows
+        like = {"dtype": self._optimizer.dtype, "device": self.device_task.device}
+        tables = update_tables(trials, stops, size, self.device_task.average_shares, like)
+        state = self._state.part(start, start + size)
+        update = self._update(size)
+        losses = torch.empty(
+            max(lengths), size, dtype=torch.float64, device=self.device_task.device
+        )
+        began = time.perf_counter()
+        first = 0.0
+        batches = self._batches(spans)
+        with self.device_task.training():
+            updates = enumerate(zip(batches, tables, losses, strict=True))
+            for done, ((inputs, parts), given, loss) in updates:
+                with _kept(state, [row for row, length in enumerate(lengths) if length <= done]):
+                    loss.copy_(update(state.tree, inputs, parts, given.rates, given.momenta))
+                    if given.looks:
+                        state.mix(given.shares)
+                first = first or time.perf_counter() - began
+        table = losses.cpu().numpy()  # where work is only queued, it is done by now
+        if self._sizes is not None:
+            rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
+            self._sizes.took(size, first, rest)
+        return [table[:length, row].copy() for row, length in enumerate(lengths)]
+
+    def _size(self, start: int, spans: Sequence[Span]) -> int:
+        """How many rows to run: those that are needed, but a compiled program has its sizes."""
+        if self._sizes is None:
+            return len(spans)
+        left = max(self.task.horizon - first for _, first, _ in spans)
+        return self._sizes.fit(len(spans), min(self.width, self.slots - start), left)
+
+    def _update(self, size: int) -> Callable[..., Tensor]:
+        """``Program.update`` for so many rows, given as a tree."""
+        if size not in self._updates:
+            program = self._program
+
+            def update(tree: Tree, *given: Any) -> Tensor:
+                return program.update(StackedState(*tree), *given)
+
+            self._updates[size] = update if self._sizes is None else compile_alone(update)
+        return self._updates[size]
+
+    def _evaluate(
+        self, start: int, stop: int, blocks: Blocks | None = None
+    ) -> list[EvalResult | Exception]:
+        task, models = self.device_task, self._state.part(start, stop).models
+        # Without gradients an activation is soon forgotten: twice the samples of an update.
+        samples = 2 * self.width * self.task.batch_size
+
+        def run(model: Tensors, inputs: Tree, count: int) -> Tree:
+            at_once = min(stop - start, max(1, samples // count))
+            return self._program.outputs(model, inputs, at_once)
+
+        runs = [
+            (partial(run, model), metrics)
+            for model, metrics in task.measured(models["weights"], models.get("average"))
+        ]
+
+        def results() -> list[EvalResult | Exception]:
+            return evaluate(task, runs, self._vmaps, blocks)
+
+        if stop - start > 1:  # fewer rows come before fewer samples: see _make_room
+            return results()
+        return (task.val if blocks is None else task.test).over(results)
+
+    def _make_room(self) -> None:
+        """The host has room for the copies that undo a segment; then there are fewer at once."""
+        if self.device_task.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._backup.type != "cpu":
+            self._backup = torch.device("cpu")
+            self._tell("out of memory: from here on trials are backed up in the host's")
+            return
+        self.width = -(-self.width // 2)
+        self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
+
+
+@contextmanager
+def _kept(state: StackedState, over: list[int]) -> Iterator[None]:
+    """Leave some rows as they are: those of trials that have reached their validation."""
+    held = state.map(lambda tensor: tensor[over]) if over else None
+    yield
+    if held is not None:
+        state.paste(over, held)
+
+
+class UpdateTables(NamedTuple):
+    """What the rows are given at one update, beside their batches."""
+
+    rates: Tensor  # (rows,)
+    momenta: Tensor | None  # (rows,), NaN where it is the optimizer's own; None: it is in all rows
+    shares: Tensor  # (rows,): what the weights count in the average
+    looks: bool  # whether they count in any
+
+
+def update_tables(
+    trials: Sequence[_Trial],
+    stops: Sequence[int],
+    rows: int,
+    shares: Array | None,
+    like: dict[str, Any],
+) -> Iterator[UpdateTables]:
+    """Update after update, as many as the longest way to a stop has.
+
+    Args:
+        trials: of the first rows; the others are idle.
+        stops: one past the last update of each.
+        rows: how many the program has.
+        shares: (horizon,) what each update counts in the average; None where there is none.
+        like: dtype and device of the tensors.
+    """
+    longest = max(stop - trial.update for trial, stop in zip(trials, stops, strict=True))
+    rates, looks = np.zeros((2, longest, rows))
+    momenta = np.full((longest, rows), np.nan)
+    for row, (trial, stop) in enumerate(zip(trials, stops, strict=True)):
+        span = slice(trial.update, stop)
+        rates[: stop - trial.update, row] = trial.rates[span]
+        if trial.momenta is not None:
+            momenta[: stop - trial.update, row] = trial.momenta[span]
+        if shares is not None:
+            own = shares[span]  # fewer, where updates are only tried
+            looks[: len(own), row] = own
+    cycled = any(trial.momenta is not None for trial in trials)
+    tensors = [torch.as_tensor(table, **like) for table in (rates, momenta, looks)]
+    for update, (rate, momentum, share) in enumerate(zip(*tensors, strict=True)):
+        yield UpdateTables(rate, momentum if cycled else None, share, bool(looks[update].any()))
+
+
+class CompiledSizes:
+    """How many rows a program runs where each number of them has to be compiled first.
+
+    It knows the sizes that are compiled, what an update takes at each, and what compiling takes.
+    """
+
+    def __init__(self) -> None:
+        self._pace: dict[int, float] = {}  # seconds per update, by size
+        self._compiling = COMPILING
+
+    def fit(self, needed: int, most: int, updates: int) -> int:
+        """The size at which to run.
+
+        Args:
+            needed: rows that there are.
+            most: rows that there may be; idle ones run along for nothing.
+            updates: that are still to come, at the most.
+        """
+        ready = min((size for size in self._pace if needed <= size <= most), default=None)
+        if ready is None:  # the largest is what was tried out, and is in the compiler's cache
+            return most
+        target = most
+        while needed <= -(-target // 2) < target:
+            target = -(-target // 2)
+        if target >= ready:
+            return ready
+        saved = updates * self._pace[ready] * (1 - target / ready)
+        return target if saved > WORTH_COMPILING * self._compiling else ready
+
+    def took(self, size: int, first: float, rest: float) -> None:
+        """Take in the seconds of the first update of some, and of each that followed."""
+        if size not in self._pace:
+            self._compiling = max(self._compiling, first)
+        self._pace[size] = rest

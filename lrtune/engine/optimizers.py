@@ -1,4 +1,4 @@
-"""OPTIMIZERS: torch's update rules by name. The rate is the schedule's and never set here."""
+"""Torch's optimizers by name, and the same update rules on the stacked weights of many trials."""
 
 import inspect
 import math
@@ -7,14 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Task
 
+# What the schedule, the task and the engine decide.
+OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
+
+Tensors = dict[str, Tensor]
+Settings = Mapping[str, Any]  # a parameter group of torch's
+
+
+class Unfit(Exception):
+    """Why a task is not for the fused pool."""
+
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class OptimizerSpec:
     """One row: torch's class, what it is given unless told otherwise, and its fast form.
 
     ``cycled`` is the setting that a momentum cycle moves, None where there is none.
@@ -26,16 +40,14 @@ class Rule:
     cycled: str | None = "momentum"
 
 
-# What the schedule, the task and the engine decide.
-OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
-
-OPTIMIZERS: dict[str, Rule] = {
-    "sgd": Rule(torch.optim.SGD, {"momentum": 0.9}),
-    "nesterov": Rule(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-    "adam": Rule(torch.optim.Adam, cycled="betas"),
-    "adamw": Rule(torch.optim.AdamW, cycled="betas"),
-    "rmsprop": Rule(torch.optim.RMSprop, fast={"foreach": True}),  # torch has no fused one
-    "adagrad": Rule(torch.optim.Adagrad, cycled=None),
+# The learning rate is the schedule's and never set here.
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adam": OptimizerSpec(torch.optim.Adam, cycled="betas"),
+    "adamw": OptimizerSpec(torch.optim.AdamW, cycled="betas"),
+    "rmsprop": OptimizerSpec(torch.optim.RMSprop, fast={"foreach": True}),  # has no fused form
+    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None),
 }
 
 
@@ -49,12 +61,12 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
         raise InputError(
             f"optimizer {name!r}: one of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
         )
-    rule = OPTIMIZERS[name]
+    spec = OPTIMIZERS[name]
     if "lr" in given:
         raise InputError(f"optimizer {name}: lr is the schedule's: see peak_lr")
     known = {
         setting: parameter.default
-        for setting, parameter in inspect.signature(rule.make).parameters.items()
+        for setting, parameter in inspect.signature(spec.make).parameters.items()
         if setting not in OURS
     }
     for setting, value in given.items():
@@ -64,35 +76,12 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
             raise InputError(
                 f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
             )
-    settings = {**known, **rule.settings, **given}
+    settings = {**known, **spec.settings, **given}
     try:
-        rule.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **rule.fast)
+        spec.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **spec.fast)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
-
-
-def check_momentum(name: str) -> None:
-    """Refuse an optimizer that has no momentum to cycle."""
-    if OPTIMIZERS[name].cycled is None:
-        others = ", ".join(other for other, rule in OPTIMIZERS.items() if rule.cycled)
-        raise InputError(
-            f"optimizer {name} has no momentum to cycle: take one of {others}, or do without "
-            "cycle_momentum (of a schedule: without base_momentum and max_momentum)"
-        )
-
-
-def momentum_of(settings: Mapping[str, Any]) -> float:
-    """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
-    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
-
-
-def set_momentum(group: dict[str, Any], value: float) -> None:
-    """As torch's OneCycleLR and CyclicLR set it."""
-    if "betas" in group:
-        group["betas"] = (value, *group["betas"][1:])
-    else:
-        group["momentum"] = value
 
 
 def _is_like(value: object, default: object) -> bool:
@@ -108,6 +97,29 @@ def _is_like(value: object, default: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
+def check_momentum(name: str) -> None:
+    """Refuse an optimizer that has no momentum to cycle."""
+    if OPTIMIZERS[name].cycled is None:
+        others = ", ".join(other for other, spec in OPTIMIZERS.items() if spec.cycled)
+        raise InputError(
+            f"optimizer {name} has no momentum to cycle: take one of {others}, or do without "
+            "cycle_momentum (of a schedule: without base_momentum and max_momentum)"
+        )
+
+
+def momentum_of(settings: Settings) -> float:
+    """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
+    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+
+
+def set_momentum(group: dict[str, Any], value: float) -> None:
+    """As torch's OneCycleLR and CyclicLR set it."""
+    if "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    else:
+        group["momentum"] = value
+
+
 def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
@@ -116,16 +128,15 @@ def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         InputError: the task's groups are none.
     """
-    rule = OPTIMIZERS[task.optimizer]
+    spec = OPTIMIZERS[task.optimizer]
     settings = settings_of(task.optimizer, task.settings)
     try:
-        groups = _groups(task, model)
-        return rule.make(groups, lr=0.0, **settings, **rule.fast)
+        return spec.make(_groups(task, model), lr=0.0, **settings, **spec.fast)
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
-        said = " ".join(str(error).split())
-        raise InputError(f"{task.name}: groups: {type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{task.name}: groups: {type(error).__name__}: {reason}") from error
 
 
 def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
@@ -139,6 +150,197 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
-        own = {name: value for name, value in group.items() if name not in ("params", "lr_ratio")}
-        settings_of(task.optimizer, own)
+        settings = {name: v for name, v in group.items() if name not in ("params", "lr_ratio")}
+        settings_of(task.optimizer, settings)
     return groups
+
+
+class StackedOptimizer:
+    """One of OPTIMIZERS on stacked weights, in which each row is a trial with its own rate.
+
+    All rules work element by element and move by an amount proportional to the rate. So one step
+    of all rows at rate 1, scaled row by row, is a step of each row at its own rate; what torch
+    counts in a scalar (Adam's step, for its bias correction) is a number per row. The rules are
+    the functions of ``torch.optim``; ``differentiable`` makes them take tensors for scalars.
+
+    Attributes:
+        settings: of each parameter that is trained, by name: those of its group.
+        initial: what each tensor of a parameter's state begins with, by torch's names.
+        dtype: of all that is trained.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, reached: set[str]) -> None:
+        """Look at the parameters of a model.
+
+        Args:
+            task: with the optimizer and its groups.
+            model: one of the task's.
+            reached: names of the parameters that the loss depends on; the others stay as they are,
+                as torch's optimizers leave what has no gradient.
+
+        Raises:
+            Unfit: the model or the optimizer is not for many trials at once.
+        """
+        make = OPTIMIZERS[task.optimizer].make
+        self._rule = RULES[make]
+        self.settings: dict[str, Settings] = {}
+        self.initial: dict[str, dict[str, float]] = {}
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        for number, group in enumerate(make_optimizer(task, model).param_groups):
+            settings = {name: value for name, value in group.items() if name != "params"}
+            if settings.get("dampening"):
+                raise Unfit("with dampening, SGD's first update is of another kind than the rest")
+            initial = initial_state(settings, make)
+            for parameter in group["params"]:
+                if parameter not in names:
+                    raise Unfit(f"group {number} of groups holds what is no parameter of the model")
+                if names[parameter] in reached:
+                    self.settings[names[parameter]] = settings
+                    self.initial[names[parameter]] = initial
+        others = sorted(reached - self.settings.keys())
+        if others and task.clip_norm is not None:
+            raise Unfit(
+                f"the clipped norm is of all gradients, but {others[0]} is in none of the groups"
+            )
+        kinds = {p.dtype for p, name in names.items() if name in self.settings}
+        types = sorted(str(kind).removeprefix("torch.") for kind in kinds)
+        if len(types) != 1:
+            raise Unfit(f"its parameters are of several types: {', '.join(types)}")
+        if types[0] not in ("float32", "float64"):
+            raise Unfit(f"its parameters are {types[0]}: only float32 and float64 can be")
+        self.dtype = kinds.pop()
+
+    def step(
+        self,
+        name: str,
+        weights: Tensor,
+        gradients: Tensor,
+        state: Tensors,
+        rates: Tensor,
+        momenta: Tensor | None = None,
+    ) -> None:
+        """One update of every row of a parameter, in place.
+
+        Args:
+            name: of the parameter.
+            weights: (K, ...).
+            gradients: (K, ...).
+            state: by torch's names (K, ...), and step (K, 1, ...).
+            rates: (K,).
+            momenta: (K,), NaN where it is the settings' own; None where all are.
+        """
+        settings = self.settings[name]
+        before = weights.clone()
+        if momenta is not None:
+            own = momentum_of(settings)
+            momenta = column(torch.where(momenta.isnan(), own, momenta), weights)
+        self._rule(weights, gradients, state, settings, momenta)
+        rates = column(rates * settings["lr_ratio"], weights)
+        weights.copy_(torch.lerp(before, weights, rates))
+
+    def add_momentum(self, weights: Tensors, states: dict[str, Tensors]) -> None:
+        """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
+        for name, state in states.items():
+            if "momentum" in self.settings[name] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weights[name])
+                self.initial[name]["momentum_buffer"] = 0.0
+
+
+def initial_state(group: Settings, make: Callable[..., torch.optim.Optimizer]) -> dict[str, float]:
+    """What each tensor of the optimizer's state holds before the first update."""
+    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    names = _names(make)
+    settings = {name: value for name, value in group.items() if name in names}
+    optimizer = make([weight], lr=1.0, **settings)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # with no gradient and no weight to decay, it leaves what it began with
+    state = {name: v for name, v in optimizer.state[weight].items() if isinstance(v, Tensor)}
+    return {name: 0.0 if name == "step" else float(value) for name, value in state.items()}
+
+
+def column(numbers: Tensor, like: Tensor) -> Tensor:
+    """A number per row (K,), to go with (K, ...)."""
+    return numbers.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
+
+
+def _names(function: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(function).parameters) - OURS
+
+
+SGD, ADAM, RMSPROP, ADAGRAD = (_names(rule) for rule in (sgd, adam, rmsprop, adagrad))
+
+
+def _unit_step(names: set[str], settings: Settings) -> dict[str, Any]:
+    """What a rule takes of the settings, for a step at rate 1."""
+    own = {name: value for name, value in settings.items() if name in names}
+    return {**own, "foreach": False, "maximize": False, "lr": 1.0}
+
+
+def _scalars_as_columns(weights: Tensor) -> dict[str, bool]:
+    return {"differentiable": True, "capturable": weights.is_cuda}
+
+
+# Each rule takes weights (K, ...), gradients (K, ...), state, settings, and momenta (K, 1, ...) in
+# place of the settings' own; it makes a step at rate 1. A row's own momentum is multiplied into the
+# buffer before, and torch's is 1.
+
+
+def _sgd(
+    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
+) -> None:
+    given = _unit_step(SGD, settings)
+    if momenta is None:
+        sgd([weights], [gradients], [state.get("momentum_buffer")], **given)
+        return
+    buffer = state["momentum_buffer"].mul_(momenta)
+    sgd([weights], [gradients], [buffer], **given | {"momentum": 1.0})
+    if settings["nesterov"]:  # which looks ahead by momentum × buffer, and not by all of it
+        weights.add_((1 - momenta) * buffer)
+
+
+def _adam(
+    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
+) -> None:
+    given = _unit_step(ADAM, settings) | _scalars_as_columns(weights)
+    given["beta1"], given["beta2"] = settings["betas"]
+    if momenta is not None:
+        # Torch takes a tensor for beta1: with the rows last, it has one number for each of them.
+        weights, gradients = weights.movedim(0, -1), gradients.movedim(0, -1)
+        state = {name: tensor.movedim(0, -1) for name, tensor in state.items()}
+        given["beta1"] = momenta.flatten()
+    largest = [state["max_exp_avg_sq"]] if settings["amsgrad"] else []
+    averages = [state["exp_avg"]], [state["exp_avg_sq"]], largest
+    adam([weights], [gradients], *averages, [state["step"]], **given)
+
+
+def _rmsprop(
+    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
+) -> None:
+    given = _unit_step(RMSPROP, settings) | _scalars_as_columns(weights)
+    if momenta is not None:
+        state["momentum_buffer"].mul_(momenta)
+        given["momentum"] = 1.0
+    means = [state["grad_avg"]] if settings["centered"] else []
+    buffers = [state["momentum_buffer"]] if given["momentum"] else []
+    averages = [state["square_avg"]], means, buffers
+    rmsprop([weights], [gradients], *averages, [state["step"]], **given)
+
+
+def _adagrad(
+    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
+) -> None:
+    before = weights.clone()
+    uncounted = torch.zeros(())  # without lr_decay, the number of steps has no say
+    given = _unit_step(ADAGRAD, settings) | {"lr_decay": 0.0}
+    adagrad([weights], [gradients], [state["sum"]], [uncounted], **given)
+    weights.copy_(torch.lerp(before, weights, 1 / (1 + state["step"] * settings["lr_decay"])))
+    state["step"] += 1
+
+
+RULES: dict[Any, Callable[[Tensor, Tensor, Tensors, Settings, Tensor | None], None]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adagrad: _adagrad,
+}

@@ -1,14 +1,17 @@
 """The Pool: K slots that train K trials of one Task, a segment at a time."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Protocol
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lrtune.tasks import Task
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Progress:
         averaged: the objective there of the averaged weights; NaN where they are not judged beside.
         losses: float64 (updates since the last validation,): training loss of each.
         seconds: what this took, this slot's share alone.
-        blocks: of ``examine``: the objective on the parts of the split, see ``Blocks``.
+        blocks: of ``evaluate``: the objective on the parts of the split, see ``Blocks``.
         error: why the trial cannot go on (the user's model raised, say), else None.
         traceback: of that error.
     """
@@ -33,11 +36,18 @@ class Progress:
     loss: float
     metrics: dict[str, float]
     averaged: float = math.nan
-    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    losses: Array = field(default_factory=lambda: np.empty(0))
     seconds: float = 0.0
     blocks: list[float] = field(default_factory=list)
     error: str | None = None
     traceback: str = ""
+
+    @classmethod
+    def failed(cls, slot: int, update: int, error: Exception, seconds: float = 0.0) -> "Progress":
+        """Of a trial that cannot go on."""
+        message = f"{type(error).__name__}: {error}"
+        lines = "".join(traceback.format_exception(error))
+        return cls(slot, update, math.nan, {}, seconds=seconds, error=message, traceback=lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +62,21 @@ class Snapshot:
         rates: float64 (horizon,).
         tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
             ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
-        momenta: float64 (horizon,), or None: see ``Pool.admit``.
+        momenta: float64 (horizon,), or None: see ``Pool.start``.
     """
 
     seed: int
     update: int
-    rates: NDArray[np.float64]
+    rates: Array
     tensors: dict[str, Tensor]
-    momenta: NDArray[np.float64] | None = None
+    momenta: Array | None = None
 
 
 class Pool(Protocol):
     """Trains trials side by side; knows rates and seeds, nothing of schedules or searches.
 
     A trial's result depends on its rates and its seed alone: not on the slot, on K, or on when it
-    was admitted.
+    was started.
     """
 
     @property
@@ -81,13 +91,7 @@ class Pool(Protocol):
     def placement(self) -> dict[str, str]:
         """Where the data is and why, for a person, by split."""
 
-    def admit(
-        self,
-        slot: int,
-        rates: NDArray[np.float64],
-        seed: int,
-        momenta: NDArray[np.float64] | None = None,
-    ) -> Progress:
+    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
         """Put a fresh trial in a free slot and validate it untrained.
 
         Args:
@@ -100,13 +104,13 @@ class Pool(Protocol):
             InputError: there are momenta, and the optimizer has no momentum.
         """
 
-    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
+    def revise(self, slot: int, rates: Array) -> None:
         """Replace the rates of the updates still to come; ``rates`` is the whole table."""
 
     def advance(self) -> list[Progress]:
         """Train every occupied slot up to its own next validation."""
 
-    def examine(self, slot: int) -> Progress:
+    def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""
 
     def release(self, slot: int) -> None:
@@ -119,7 +123,41 @@ class Pool(Protocol):
         """Put a trial in a free slot, to go on where the snapshot was taken."""
 
 
-def free(slot: int, occupied: bool) -> None:
+class ForwardingPool:
+    """What a Pool does with one slot, forwarded to another Pool that has the trial."""
+
+    def _forward(self, slot: int, method: str, *arguments: object) -> Any:
+        raise NotImplementedError
+
+    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+        """See Pool."""
+        progress: Progress = self._forward(slot, "start", rates, seed, momenta)
+        return replace(progress, slot=slot)
+
+    def revise(self, slot: int, rates: Array) -> None:
+        """See Pool."""
+        self._forward(slot, "revise", rates)
+
+    def evaluate(self, slot: int) -> Progress:
+        """See Pool."""
+        progress: Progress = self._forward(slot, "evaluate")
+        return replace(progress, slot=slot)
+
+    def release(self, slot: int) -> None:
+        """See Pool."""
+        self._forward(slot, "release")
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """See Pool."""
+        snapshot: Snapshot = self._forward(slot, "snapshot")
+        return snapshot
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """See Pool."""
+        self._forward(slot, "restore", snapshot)
+
+
+def check_free(slot: int, occupied: bool) -> None:
     """Refuse a slot that is taken."""
     if occupied:
         raise RuntimeError(f"slot {slot} is occupied: release it first")

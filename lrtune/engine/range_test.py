@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lrtune.engine.pool import Pool
+from lrtune.engine.pool import Array, Pool
 from lrtune.engine.serial import SerialPool
 from lrtune.errors import InputError
 from lrtune.tasks import Task
@@ -34,8 +34,6 @@ AGREEMENT = 10.0  # largest factor between the seeds' peaks without a message
 FROM_MIDDLE, FROM_MIDDLE_SD = 0.8, 1.4
 FROM_BLOW_UP, FROM_BLOW_UP_SD = -2.9, 1.7
 LEAST_DOUBT, MOST_DOUBT = 0.5, 2.5
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ def _train(pool: Pool, rates: Array, seeds: Sequence[int]) -> Array:
     losses = []
     for start in range(0, len(seeds), pool.slots):
         for slot, seed in enumerate(seeds[start : start + pool.slots]):
-            pool.admit(slot, rates, seed)
+            pool.start(slot, rates, seed)
         for progress in pool.advance():
             if progress.error is not None:
                 raise InputError(f"{pool.task.name}: training failed: {progress.error}")

@@ -1,307 +1,223 @@
-"""StackedPool: all slots as one batched program on stacked weights, a row a trial."""
+"""StackedState and Program: the weights of many trials, and what one update of all of them is."""
 
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lrtune.engine.batches import prepared, stored
-from lrtune.engine.blocks import Blocks
-from lrtune.engine.compiling import compiled_apart
-from lrtune.engine.feed import Span, over
-from lrtune.engine.judge import judge
-from lrtune.engine.pool import Progress, Snapshot, free
-from lrtune.engine.probe import probe
-from lrtune.engine.program import Program, mix
-from lrtune.engine.rows import (
-    Rows,
-    Tensors,
-    add_momentum,
-    copied,
-    empty_rows,
-    load,
-    save,
-    tensors_of,
-)
-from lrtune.engine.setup import Setup
-from lrtune.engine.sizes import Sizes
-from lrtune.engine.tables import Trial, tables
-from lrtune.engine.tally import Figures, Scorer, attempt, is_out_of_memory
-from lrtune.errors import InputError
-from lrtune.tasks import Task
-from lrtune.tasks.splits import Tree
-
-REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
+from lrtune.engine.device_task import DeviceTask, Parts
+from lrtune.engine.optimizers import StackedOptimizer, Tensors, column
+from lrtune.tasks.splits import Tree, leaves, tree_map
 
 
-class Broken(Exception):
-    """The program failed, and not for want of memory; all trials are as they were before."""
+class StackedState:
+    """Weights, optimizer state, buffers and averages: a row of every tensor is a trial.
 
-
-class StackedPool:
-    """The Pool as one program.
-
-    Occupied rows are always the first ones. They are trained ``width`` at a time: all at once,
-    until memory runs out. What goes wrong in a program goes wrong for all trials in it; they are
-    then set back to the last validation.
+    Attributes:
+        weights: by name (K, ...): the parameters that are trained.
+        buffers: by name (K, ...): everything else that a model holds.
+        states: of the optimizer, of each parameter, by torch's names (K, ...).
+        average: weights and buffers, averaged, by name (K, ...); empty where none are averaged.
     """
 
     def __init__(
-        self, task: Task, slots: int, device: str, compiled: bool, tell: Callable[[str], None]
+        self, weights: Tensors, buffers: Tensors, states: dict[str, Tensors], average: Tensors
     ) -> None:
-        """See FusedPool."""
-        self.setup = Setup(task, slots, device)
-        self.task = task
-        self.slots = slots
-        self.width = slots
-        self._tell = tell
-        fit = probe(self.setup)
-        self._layout = fit.layout
-        self._batches = prepared if fit.draws else stored
-        self._program = Program(self.setup, fit.layout, prepared=fit.draws)
-        self._sizes = Sizes() if compiled else None
-        self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
-        averaged = self.setup.newest is not None
-        self._rows = empty_rows(fit.layout, self.setup.model(seed=0), slots, averaged)
-        self._backup = self.setup.device  # where the rows are copied to during a segment
-        self._scorer = Scorer()
-        self._trials: list[Trial] = []  # by row
-        setup = self.setup  # not self, here and in _update: a cycle would keep memory that is free
-        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(setup.model(seed)))
-        self._untrained: dict[int, Figures] = {}  # by seed
+        self.weights = weights
+        self.buffers = buffers
+        self.states = states
+        self.average = average
 
-    def admit(
-        self,
-        slot: int,
-        rates: NDArray[np.float64],
-        seed: int,
-        momenta: NDArray[np.float64] | None = None,
-    ) -> Progress:
-        """See Pool."""
-        began = time.perf_counter()
-        self._put(Trial(slot, rates.copy(), seed, momenta=momenta), self._fresh(seed))
-        if seed not in self._untrained:
-            row = self._row(slot)
-            found = attempt(lambda: self._judge(row, row + 1)[0])
-            if isinstance(found, Exception):
-                return _failed(slot, 0, found, time.perf_counter() - began)
-            self._untrained[seed] = found
-        return Progress(slot, 0, *self._untrained[seed], seconds=time.perf_counter() - began)
+    @classmethod
+    def empty(
+        cls, optimizer: StackedOptimizer, model: nn.Module, rows: int, averaged: bool
+    ) -> "StackedState":
+        """Room for trials, each as a fresh optimizer and this model would have it."""
 
-    def revise(self, slot: int, rates: NDArray[np.float64]) -> None:
-        """See Pool."""
-        self.setup.check_rates(rates)
-        self._trials[self._row(slot)].rates = rates.copy()
+        def repeated(tensor: Tensor) -> Tensor:
+            wide = tensor.detach().expand(rows, *tensor.shape)
+            return wide.clone(memory_format=torch.contiguous_format)
 
-    def advance(self) -> list[Progress]:
-        """See Pool.
-
-        Raises:
-            Broken: the program failed.
-        """
-        stops = [self.setup.end_of_segment(trial.update) for trial in self._trials]
-        while stops:
-            try:
-                with self._undone_by_errors():
-                    return self._segment(stops)
-            except InputError:  # the data's fault, not the program's: all of the search stops
-                raise
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise Broken from error
-                if self.width == 1 and self._backup.type == "cpu":
-                    raise
-            self._make_room()  # out here: the error holds on to the memory
-        return []
-
-    def examine(self, slot: int) -> Progress:
-        """See Pool."""
-        began = time.perf_counter()
-        row, blocks = self._row(slot), self.setup.blocks()
-        update = self._trials[row].update
-        found = attempt(lambda: self._judge(row, row + 1, blocks)[0])
-        seconds = time.perf_counter() - began
-        if isinstance(found, Exception):
-            return _failed(slot, update, found, seconds)
-        return Progress(slot, update, *found, seconds=seconds, blocks=blocks.scores())
-
-    def release(self, slot: int) -> None:
-        """See Pool."""
-        if slot not in self.occupied:
-            return
-        row, last = self._row(slot), len(self._trials) - 1
-        gone, self._trials[row] = self._trials[row], self._trials[last]
-        self._trials.pop()
-        if row != last:
-            self._rows.paste(row, self._rows.map(lambda tensor: tensor[last]))
-        if all((t.seed, t.update) != (gone.seed, gone.update) for t in self._trials):
-            self.setup.train.forget(gone.seed, gone.update)
-
-    def snapshot(self, slot: int) -> Snapshot:
-        """See Pool."""
-        row = self._row(slot)
-        trial = self._trials[row]
-        tensors = save(self._rows, row)
-        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors, trial.momenta)
-
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """See Pool."""
-        rates, momenta = snapshot.rates.copy(), snapshot.momenta
-        self._put(Trial(slot, rates, snapshot.seed, snapshot.update, momenta), snapshot.tensors)
+        held = {name: repeated(tensor) for name, tensor in _held(model).items()}
+        average = tree_map(torch.clone, held) if averaged else {}
+        weights = {name: held.pop(name) for name in optimizer.settings}
+        states: dict[str, Tensors] = {}
+        for name, weight in weights.items():
+            # What torch counts in one number is one number per row.
+            counts = (rows, *[1] * (weight.dim() - 1))
+            states[name] = {
+                kind: weight.new_full(counts if kind == "step" else weight.shape, value)
+                for kind, value in optimizer.initial[name].items()
+            }
+        return cls(weights, held, states, average)
 
     @property
-    def occupied(self) -> list[int]:
-        """The slots with a trial."""
-        return [trial.slot for trial in self._trials]
+    def tree(self) -> Tree:
+        """All tensors."""
+        return [self.weights, self.buffers, self.states, self.average]
 
-    def try_updates(self, count: int) -> None:
-        """Train throw-away trials in all rows for ``count`` updates, at most the horizon."""
-        if self._trials:
-            raise RuntimeError("there are trials in the pool, whose rows this needs")
-        for row in range(self.width):
-            load(self._rows, self._layout, row, self._fresh(0))
-        nothing = Trial(0, np.zeros(self.task.horizon), seed=0)
-        self._train(0, [nothing] * self.width, [count] * self.width)
-        self.setup.train.forget(0, count)
+    @property
+    def models(self) -> dict[str, Tensors]:
+        """Weights and buffers by name (K, ...): the current ones, and the averages if any."""
+        current = {"weights": {**self.weights, **self.buffers}}
+        return current | ({"average": self.average} if self.average else {})
 
-    def _put(self, trial: Trial, tensors: Tensors) -> None:
-        if trial.slot not in range(self.slots):
-            raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
-        free(trial.slot, trial.slot in self.occupied)
-        self.setup.check_rates(trial.rates)
-        self.setup.check_momenta(trial.momenta)
-        if trial.momenta is not None:
-            add_momentum(self._rows, self._layout)
-        load(self._rows, self._layout, len(self._trials), tensors)
-        self._trials.append(trial)
+    def map(self, function: Any) -> "StackedState":
+        """Each tensor replaced."""
+        return StackedState(*tree_map(function, self.tree))
 
-    def _row(self, slot: int) -> int:
-        if slot not in self.occupied:
-            raise RuntimeError(f"slot {slot} is free: there is no trial in it")
-        return self.occupied.index(slot)
+    def part(self, start: int, stop: int) -> "StackedState":
+        """Some of the rows, without a copy."""
+        return self.map(lambda tensor: tensor[start:stop])
 
-    @contextmanager
-    def _undone_by_errors(self) -> Iterator[None]:
-        before = copied(self._rows.part(0, len(self._trials)), self._backup)
-        try:
-            yield
-        except BaseException:  # Ctrl-C too: the pool is then whole, whoever goes on with it
-            self._rows.paste(slice(0, len(self._trials)), before)
-            raise
+    def copied(self, device: torch.device) -> "StackedState":
+        """A copy, on any device."""
+        return self.map(lambda tensor: tensor.to(device, copy=True))
 
-    def _segment(self, stops: list[int]) -> list[Progress]:
-        began = time.perf_counter()
-        curves: list[NDArray[np.float64]] = []
-        figures: list[Figures | Exception] = []
-        for start in range(0, len(stops), self.width):
-            some = slice(start, start + self.width)
-            curves += self._train(start, self._trials[some], stops[some])
-        for start in range(0, len(stops), self.width):
-            figures += self._judge(start, min(start + self.width, len(stops)))
-        seconds = (time.perf_counter() - began) / len(stops)
-        reached = []
-        for trial, stop, curve, found in zip(self._trials, stops, curves, figures, strict=True):
-            trial.update = stop
-            if isinstance(found, Exception):
-                reached.append(_failed(trial.slot, stop, found, seconds))
-            else:
-                told = Progress(trial.slot, stop, *found, losses=curve, seconds=seconds)
-                reached.append(told)
-        return sorted(reached, key=lambda progress: progress.slot)
+    @torch.no_grad()
+    def paste(self, rows: Any, other: "StackedState") -> None:
+        """Write other rows over these: an index, a slice or a list of them."""
+        for ours, theirs in zip(leaves(self.tree), leaves(other.tree), strict=True):
+            ours[rows] = theirs
 
-    def _train(
-        self, start: int, trials: Sequence[Trial], stops: Sequence[int]
-    ) -> list[NDArray[np.float64]]:
-        """Train the trials of some rows, the first of which is ``start``, up to these updates.
+    @torch.no_grad()
+    def load(self, row: int, tensors: Mapping[str, Tensor], optimizer: StackedOptimizer) -> None:
+        """Put a Snapshot's tensors in a row; missing optimizer state and averages begin anew."""
+        for kind, model in self.models.items():
+            for name, tensor in model.items():
+                tensor[row] = tensors.get(f"{kind}/{name}", tensors[f"weights/{name}"])
+        for name, state in self.states.items():
+            for kind, tensor in state.items():
+                initial = optimizer.initial[name][kind]
+                tensor[row] = tensors.get(f"optimizer/{name}/{kind}", initial)
+
+    def save(self, row: int) -> Tensors:
+        """The tensors of a Snapshot, copied to the CPU."""
+        tensors = {
+            f"{kind}/{name}": tensor[row]
+            for kind, model in self.models.items()
+            for name, tensor in model.items()
+        }
+        for name, state in self.states.items():
+            for kind, tensor in state.items():
+                own = tensor[row]
+                tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def mix(self, shares: Tensor) -> None:
+        """Take the weights into their averages, shares (K,) says how much; see Average."""
+        current = self.models["weights"]
+        for name, mean in self.average.items():
+            if mean.is_floating_point():
+                mean.lerp_(current[name], column(shares, mean))
+            else:  # an index or a count has no mean
+                mean.copy_(current[name])
+
+
+def _held(model: nn.Module) -> Tensors:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def tensors_of(model: nn.Module) -> Tensors:
+    """A fresh model as a Snapshot has it: its average is itself, its optimizer knows nothing."""
+    return {f"weights/{name}": tensor.detach() for name, tensor in _held(model).items()}
+
+
+class Program:
+    """One model run with the weights of many; the model's own weights are never looked at."""
+
+    def __init__(
+        self,
+        task: DeviceTask,
+        optimizer: StackedOptimizer,
+        *,
+        prepared: bool,
+        autocast: Callable[[], AbstractContextManager[object]] | None = None,
+    ) -> None:
+        """Make the program.
+
+        Args:
+            task: on its device.
+            optimizer: of the model's parameters.
+            prepared: whether batches come prepared and augmented; else that is done here.
+            autocast: the precision, if not the task's.
+        """
+        self._task = task
+        self._optimizer = optimizer
+        self._trained = task.model(seed=0)
+        self._judged = task.model(seed=0).eval()
+        self._prepared = prepared
+        self._autocast = autocast or task.autocast
+        self._clip_norm = task.task.clip_norm
+
+    @torch.no_grad()
+    def update(
+        self,
+        state: StackedState,
+        inputs: Tree,
+        parts: Parts,
+        rates: Tensor,
+        momenta: Tensor | None = None,
+    ) -> Tensor:
+        """One update of every row, in place.
+
+        Args:
+            state: of K trials.
+            inputs: tensors (K, batch, ...).
+            parts: weights (K,), and targets (K, batch, ...).
+            rates: (K,).
+            momenta: (K,), NaN where it is the optimizer's own; None where all are.
 
         Returns:
-            Training losses, float64 (updates,) of each trial.
+            The losses (K,) before the update.
         """
-        spans = [(t.seed, t.update, stop) for t, stop in zip(trials, stops, strict=True)]
-        lengths = [stop - first for _, first, stop in spans]
-        size = self._size(start, spans)
-        spans += spans[:1] * (size - len(spans))  # idle rows
-        like = {"dtype": self._layout.dtype, "device": self.setup.device}
-        told = tables(trials, stops, size, self.setup.newest, like)
-        rows = self._rows.part(start, start + size)
-        update = self._update(size)
-        losses = torch.empty(max(lengths), size, dtype=torch.float64, device=self.setup.device)
-        began = time.perf_counter()
-        first = 0.0
-        batches = self._batches(self.setup, spans)
-        with self.setup.training():
-            updates = enumerate(zip(batches, told, losses, strict=True))
-            for done, ((inputs, parts), own, loss) in updates:
-                with _kept(rows, [row for row, length in enumerate(lengths) if length <= done]):
-                    loss.copy_(update(rows.tree, inputs, parts, own.rates, own.momenta))
-                    if own.looks:
-                        mix(rows, own.newest)
-                first = first or time.perf_counter() - began
-        table = losses.cpu().numpy()  # where work is only queued, it is done by now
-        if self._sizes is not None:
-            rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
-            self._sizes.took(size, first, rest)
-        return [table[:length, row].copy() for row, length in enumerate(lengths)]
+        gradients, losses = self.gradients(state, inputs, parts)
+        if self._clip_norm is not None:
+            gradients = _clipped(gradients, self._clip_norm)
+        for name, weights in state.weights.items():
+            self._optimizer.step(name, weights, gradients[name], state.states[name], rates, momenta)
+        return losses
 
-    def _size(self, start: int, spans: Sequence[Span]) -> int:
-        """How many rows to run: those that are needed, but a compiled program has its sizes."""
-        if self._sizes is None:
-            return len(spans)
-        left = max(self.task.horizon - first for _, first, _ in spans)
-        return self._sizes.fit(len(spans), min(self.width, self.slots - start), left)
+    def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
+        """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no batched form
+            gradients, losses = vmap(grad_and_value(self._loss))(
+                state.weights, state.buffers, inputs, parts
+            )
+        return gradients, losses
 
-    def _update(self, size: int) -> Callable[..., Tensor]:
-        """``Program.update`` for so many rows, given as a tree."""
-        if size not in self._updates:
-            program = self._program
+    @torch.no_grad()
+    def outputs(self, models: Tensors, inputs: Tree, at_once: int) -> Tree:
+        """What K models say of the same inputs, in evaluation mode: tensors (K, n, ...).
 
-            def update(tree: Tree, *given: Any) -> Tensor:
-                return program.update(Rows(*tree), *given)
+        Args:
+            models: weights and buffers (K, ...).
+            inputs: as the model takes them.
+            at_once: how many models run together.
+        """
 
-            self._updates[size] = update if self._sizes is None else compiled_apart(update)
-        return self._updates[size]
+        def run(held: Tensors, inputs: Tree) -> Any:
+            with self._autocast():
+                return functional_call(self._judged, held, (inputs,))
 
-    def _judge(
-        self, start: int, stop: int, blocks: Blocks | None = None
-    ) -> list[Figures | Exception]:
-        setup, rows = self.setup, self._rows.part(start, stop)
+        with sdpa_kernel(SDPBackend.MATH):
+            return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
-        def judged() -> list[Figures | Exception]:
-            return judge(setup, self._program, rows, self.width, self._scorer, blocks)
-
-        if stop - start > 1:  # fewer rows come before fewer samples: see _make_room
-            return judged()
-        return over(setup.val if blocks is None else setup.test, judged)
-
-    def _make_room(self) -> None:
-        """The host has room for the copies that undo a segment; then there are fewer at once."""
-        if self.setup.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._backup.type != "cpu":
-            self._backup = torch.device("cpu")
-            self._tell("out of memory: from here on trials are backed up in the host's")
-            return
-        self.width = -(-self.width // 2)
-        self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
+    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
+        held = {**weights, **buffers}
+        with self._autocast():  # but not around the backward pass, which follows the forward one
+            if not self._prepared:
+                inputs = self._task.prepare(inputs)
+            return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
-@contextmanager
-def _kept(rows: Rows, over: list[int]) -> Iterator[None]:
-    """Leave some rows as they are: those of trials that have reached their validation."""
-    held = rows.map(lambda tensor: tensor[over]) if over else None
-    yield
-    if held is not None:
-        rows.paste(over, held)
-
-
-def _failed(slot: int, update: int, error: Exception, seconds: float) -> Progress:
-    told = "".join(traceback.format_exception(error))
-    message = f"{type(error).__name__}: {error}"
-    return Progress(slot, update, float("nan"), {}, seconds=seconds, error=message, traceback=told)
+def _clipped(gradients: Tensors, longest: float) -> Tensors:
+    """As ``clip_grad_norm_``, each row for itself."""
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
+    shares = (longest / (norms + 1e-6)).clamp(max=1.0)
+    return {name: g * column(shares, g) for name, g in gradients.items()}

@@ -33,22 +33,12 @@ class FoundOptimizer:
     settings: Mapping[str, Any]
     groups: str | None = None
 
-    @classmethod
-    def of(cls, run: Mapping[str, Any]) -> "FoundOptimizer | None":
-        """The one in a run.json or a best.json; None of a schedule alone.
-
-        Raises:
-            InputError: not all of its settings are there.
-        """
-        if "optimizer" not in run:
-            return None
-        settings = dict(run["optimizer"])
-        name = settings.pop("name")
-        if "weight_decay" not in settings:
+    def __post_init__(self) -> None:
+        """Refuse settings that are not all there."""
+        if "weight_decay" not in self.settings:
             raise InputError(
-                f"optimizer {name}: weight_decay is missing: search again with this lrtune"
+                f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
-        return cls(name, settings, run["task"]["groups"])
 
     @property
     def decay(self) -> float:

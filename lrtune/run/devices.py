@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from lrtune.engine import Choice, Pool, choose, make_pool
-from lrtune.engine.child import Make, say
-from lrtune.engine.choice import check_wishes, hardware
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.choose import check_wishes, hardware
+from lrtune.engine.devices import Make, SpreadPool, say
 from lrtune.errors import InputError, expect
 from lrtune.search.budget import Limits
 from lrtune.tasks import Task
@@ -36,9 +35,10 @@ class Engine:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        expect("slots", self.slots, int | None, "a number of trials")
         check_wishes(self.kind, self.slots)
-        if self.slots is not None and self.slots < len(self.devices):
-            count = len(self.devices)
+        count = len(self.devices)
+        if self.slots is not None and self.slots < count:
             raise InputError(f"slots={self.slots}: at least one for each of {count} devices")
 
     @property

@@ -229,7 +229,7 @@ class Confirmation(Work[ActiveFinal]):
         if final.best is not None and at < self._task.horizon:
             self._pool.release(slot)
             self._pool.restore(slot, final.best)
-        judged = self._pool.examine(slot)
+        judged = self._pool.evaluate(slot)
         final.seconds += judged.seconds
         if judged.error is not None:
             return self._final(final, Ending("failed", judged.error))

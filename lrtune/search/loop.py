@@ -14,8 +14,8 @@ import numpy as np
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note, load, save
+from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
-from lrtune.engine.tally import is_out_of_memory
 from lrtune.errors import InputError
 from lrtune.search.storage import Ending
 from lrtune.search.trials import Training

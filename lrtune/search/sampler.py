@@ -1,7 +1,7 @@
 """SurrogateSampler: an Optuna sampler that asks one model of all schedules what to try next."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -254,10 +254,10 @@ def _other_space(what: str) -> InputError:
     )
 
 
-def guess_in(space: Space, test: Mapping[str, Any] | None = None) -> PeakGuess:
+def guess_in(space: Space, peak_lr: float | None = None, doubt: float = 0.0) -> PeakGuess:
     """Where a good peak is: as a range test says, or anywhere in the space where there is none."""
-    if test is not None:
-        return PeakGuess(float(np.log(test["peak_lr"])), test["doubt"])
+    if peak_lr is not None:
+        return PeakGuess(float(np.log(peak_lr)), doubt)
     low, high = np.log(space.peak_lr)
     return PeakGuess(float((low + high) / 2), max(0.5, float(high - low) / 4))
 

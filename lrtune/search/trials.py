@@ -63,7 +63,7 @@ class Training(ABC):
         """Put a new training in a free slot."""
         horizon = pool.task.horizon
         own["rates"], own["controller"] = rates_of(schedule, horizon)
-        own["untrained"] = pool.admit(slot, own["rates"], seed, schedule.momenta(horizon))
+        own["untrained"] = pool.start(slot, own["rates"], seed, schedule.momenta(horizon))
         return cls(schedule=schedule, seed=seed, seconds=own["untrained"].seconds, **own)
 
     @classmethod

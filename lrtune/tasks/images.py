@@ -37,18 +37,19 @@ UNREADABLE = (
 class Files(Dataset[tuple[Image.Image, int]]):
     """Image files, opened and not yet decoded."""
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self._paths, self._labels = paths, labels
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        self._samples = samples
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._samples)
 
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-        return Image.open(self._paths[row]), self._labels[row]
+        path, label = self._samples[row]
+        return Image.open(path), label
 
     def where(self, row: int) -> str:
         """The file."""
-        return self._paths[row]
+        return self._samples[row][0]
 
 
 class Source(NamedTuple):
@@ -89,24 +90,25 @@ class Images(Dataset[tuple[Tensor, int]]):
         where = self.source.where(row)
         with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
             image, label = self.source.dataset[row]
-        if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
-            raise InputError(
-                f"{where}: more than 8 bits a channel (mode {image.mode}): save the images with "
-                "8 bits"
-            )
-        if self.like is not None and image.size != self.like[1]:
-            size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
-            raise InputError(
-                f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
-                "size, or give --image-size N"
-            )
-        with _readable(where, *UNREADABLE, IndexError), image:
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # PIL warns of the direct way
-            image = image.convert(self.mode)
-            if self.side is not None and image.size != (self.side, self.side):
-                image = center_crop(resize(image, [self.side]), [self.side])
-            return pil_to_tensor(image).contiguous(), int(label)
+        with image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
+                raise InputError(
+                    f"{where}: more than 8 bits a channel (mode {image.mode}): save the images "
+                    "with 8 bits"
+                )
+            if self.like is not None and image.size != self.like[1]:
+                size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
+                raise InputError(
+                    f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
+                    "size, or give --image-size N"
+                )
+            with _readable(where, *UNREADABLE, IndexError):
+                if image.mode == "P" and "transparency" in image.info:
+                    image = image.convert("RGBA")  # PIL warns of the direct way
+                image = image.convert(self.mode)
+                if self.side is not None and image.size != (self.side, self.side):
+                    image = center_crop(resize(image, [self.side]), [self.side])
+                return pil_to_tensor(image).contiguous(), int(label)
 
 
 @contextmanager
@@ -133,10 +135,8 @@ def _first_size(source: Source) -> tuple[str, tuple[int, int]] | None:
 def image_folder(root: Path, options: TaskOptions) -> Data:
     """Images in torchvision's ``ImageFolder`` layout, as RGB.
 
-    Args:
-        root: holds ``train/CLASS/*`` and ``test/CLASS/*``, ``val/CLASS/*`` too where there is one;
-            or ``CLASS/*`` alone, which is split in three.
-        options: ``image_size``, ``skip_bad``, ``memory``, and ``seed`` of the splits made here.
+    The root holds ``train/CLASS/*`` and ``test/CLASS/*``, ``val/CLASS/*`` too where there is one;
+    or ``CLASS/*`` alone, which is split in three.
 
     Raises:
         InputError: a split with other classes, an empty class, one class, an unreadable image,
@@ -144,9 +144,9 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     """
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if folders and "train" not in folders:
+        there = "/ and ".join(folders)
         raise InputError(
-            f"{root}: has {'/ and '.join(folders)}/ but no train/: "
-            "give train/CLASS/*, or CLASS/* alone to have it split"
+            f"{root}: has {there}/ but no train/: give train/CLASS/*, or CLASS/* alone"
         )
     beside = [name for name in _subfolders(root) if folders and name not in folders]
     if beside:
@@ -182,14 +182,8 @@ def image_data(
 ) -> Data:
     """Read the splits that there are, and cut the others off the training split.
 
-    Args:
-        name: of the task.
-        source: for the record.
-        sources: train, and val and test where there are.
-        classes: their names; as many as there are labels where None.
-        options: ``image_size``, ``skip_bad``, ``memory``, ``seed``.
-        mode: of the stored images.
-        defaults: Task fields, beside DEFAULTS.
+    Sources are those of train, and of val and test where there are; there are as many classes as
+    labels where None are named.
 
     Raises:
         InputError: an unreadable image, a class without a readable one, a label of no class,
@@ -225,10 +219,7 @@ def check_classes(source: str, classes: dict[str, list[str]]) -> None:
     for split, names in classes.items():
         odd = sorted(set(names) ^ set(classes["train"]))
         if odd:
-            raise InputError(
-                f"{source}: train/ and {split}/ differ in their classes: "
-                f"{odd[0]!r} is in one of them only"
-            )
+            raise InputError(f"{source}: class {odd[0]!r} is in one of train/ and {split}/ only")
 
 
 def normalize(train: Split | Stream) -> Normalize:
@@ -277,10 +268,8 @@ def _check_classes_left(
         present = set(_labels(samples).tolist())
         lost = [name for number, name in enumerate(classes) if number not in present]
         if lost:
-            raise InputError(
-                f"{sources[split].name}: class {lost[0]!r} has no readable image: mend some, or "
-                "remove the class"
-            )
+            name = sources[split].name
+            raise InputError(f"{name}: class {lost[0]!r} has no readable image: mend or remove it")
 
 
 def _labels(split: Split | Stream) -> Tensor:
@@ -296,10 +285,10 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
     def is_image(path: str) -> bool:
         if any(name.startswith(".") for name in Path(path).relative_to(folder).parts):
             return False
-        known = path.lower().endswith(IMG_EXTENSIONS)
-        if not known:
-            others[Path(path).suffix.lower() or "no extension"] += 1
-        return known
+        if path.lower().endswith(IMG_EXTENSIONS):
+            return True
+        others[Path(path).suffix.lower() or "no extension"] += 1
+        return False
 
     numbers = {name: number for number, name in enumerate(classes)}
     samples = ImageFolder.make_dataset(
@@ -307,11 +296,9 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
     )
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
-        raise InputError(
-            f"{folder}: class {empty[0]!r} holds no images: expected files in "
-            f"{', '.join(IMG_EXTENSIONS)}"
-        )
-    return Files([path for path, _ in samples], [label for _, label in samples])
+        known = ", ".join(IMG_EXTENSIONS)
+        raise InputError(f"{folder}: class {empty[0]!r} holds no images: expected files in {known}")
+    return Files(samples)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -369,19 +356,19 @@ NAMES = (*AUGMENTATIONS, "mixup")  # which needs the targets too
 def augment(
     names: tuple[str, ...], inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
-    """Augment a batch in the order given, never in place.
+    """Augment a batch in the order of NAMES given, never in place.
 
     ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
     batch from Beta(0.2, 0.2).
 
     Args:
-        names: of NAMES, as ``check_augment`` passes them.
+        names: as ``check_augment`` passes them.
         inputs: float (n, channels, height, width), normalised: 0 is the mean.
         targets: (n, ...).
 
     Returns:
-        The inputs, of the same shape, dtype and device, and pairs (weight, targets): the loss of
-        the batch is the sum of the losses against each, so weighted. The weights sum to 1.
+        The inputs, alike, and pairs (weight, targets): the loss of the batch is the sum of the
+        losses against each, so weighted. The weights sum to 1.
     """
     weighted: list[tuple[Tensor | float, Tensor]] = [(1.0, targets)]
     for name in names:

@@ -68,7 +68,7 @@ def made(task: Task, trials: int, device: str, compiled: bool) -> Pool:
     if trials > 1:
         pool = FusedPool(task, trials, device, compiled=compiled)
     for slot in range(trials):
-        pool.admit(slot, np.full(task.horizon, 0.001 * (1 + slot)), seed=0)
+        pool.start(slot, np.full(task.horizon, 0.001 * (1 + slot)), seed=0)
     return pool
 
 

@@ -140,7 +140,7 @@ def trained(pool: Pool, jobs: list[tuple[int, Schedule, int]]) -> Iterator[dict[
                 number, schedule, seed = queue.pop(0)
                 loop = schedule.controller(horizon) if schedule.closed_loop else None
                 rates = schedule.rates(horizon) if loop is None else loop.rates
-                untrained = pool.admit(slot, rates, seed).loss
+                untrained = pool.start(slot, rates, seed).loss
                 running[slot] = _Training(number, schedule, seed, rates, loop, untrained)
         for progress in pool.advance():
             training = running[progress.slot]

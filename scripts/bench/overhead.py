@@ -47,7 +47,7 @@ class IdlePool:
         self._rates: dict[int, np.ndarray] = {}
         self._updates: dict[int, int] = {}
 
-    def admit(
+    def start(
         self, slot: int, rates: np.ndarray, seed: int, momenta: np.ndarray | None = None
     ) -> Progress:
         self._rates[slot], self._updates[slot] = rates, 0

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrtune.engine import stacked
-from lrtune.engine.stacked import StackedPool
+from lrtune.engine import fused
+from lrtune.engine.fused import StackedPool
+from lrtune.engine.stacked import StackedState
 from lrtune.tasks import load_task
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
@@ -93,19 +94,19 @@ def measure(name: str, device: str, segments: int) -> dict[str, Any]:
     task = load_task("digits", model=model, batch_size=batch_size)
     pool = StackedPool(task, TRIALS, device, compiled, print)
     for slot in range(TRIALS):
-        pool.admit(slot, np.full(task.horizon, 0.001), seed=slot % seeds)
+        pool.start(slot, np.full(task.horizon, 0.001), seed=slot % seeds)
     pool.advance()  # compiles
     pool.advance()
     found = []
     for number in range(min(segments, len(task.checkpoints) - 2)):
         start, stop = (int(end) for end in task.checkpoints[number + 1 : number + 3])
         spans = [(trial.seed, start, stop) for trial in pool._trials]
-        batches = list(pool._batches(pool.setup, spans))
-        rows = pool._rows.map(torch.clone)
+        batches = list(pool._batches(spans))
+        state = pool._state.map(torch.clone)
         if number % 2:
-            alone, (whole, parts) = updates(pool, rows, batches), segment(pool)
+            alone, (whole, parts) = updates(pool, state, batches), segment(pool)
         else:
-            (whole, parts), alone = segment(pool), updates(pool, rows, batches)
+            (whole, parts), alone = segment(pool), updates(pool, state, batches)
         parts["slower updates"] = parts["updates"] - alone
         trained = whole - parts["validation"]
         parts["other"] = trained - alone - sum(parts[part] for part in OWN)
@@ -129,33 +130,35 @@ def measure(name: str, device: str, segments: int) -> dict[str, Any]:
 def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     """Seconds of a segment, and of its parts."""
     clock = Clock()
-    plain = stacked.mix, stacked.judge, stacked.tables
+    plain = StackedState.mix, fused.evaluate, fused.update_tables
     batches, update = pool._batches, pool._updates[TRIALS]  # the others are the class's
     pool._updates[TRIALS] = clock.of("updates", update)
     pool._batches = clock.items("batches", pool._batches)
-    stacked.tables = clock.items("rates", stacked.tables)
+    fused.update_tables = clock.items("rates", fused.update_tables)
     pool._undone_by_errors = clock.entry("copy to go back to", pool._undone_by_errors)
-    stacked.mix = clock.of("averages", stacked.mix)
-    stacked.judge = clock.of("validation", stacked.judge)
+    StackedState.mix = clock.of("averages", StackedState.mix)
+    fused.evaluate = clock.of("validation", fused.evaluate)
     wait(pool)
     began = now()
     pool.advance()
     wait(pool)
     whole = now() - began
-    stacked.mix, stacked.judge, stacked.tables = plain
+    StackedState.mix, fused.evaluate, fused.update_tables = plain
     pool._batches, pool._updates[TRIALS] = batches, update
     del pool._undone_by_errors
     return whole, clock.seconds
 
 
-def updates(pool: StackedPool, rows: Any, batches: list[Any]) -> float:
+def updates(pool: StackedPool, state: StackedState, batches: list[Any]) -> float:
     """Seconds of the updates alone."""
     update = pool._update(TRIALS)
-    tree = rows.part(0, TRIALS).tree
-    rates = torch.full((TRIALS,), 0.001, dtype=pool._layout.dtype, device=pool.setup.device)
+    tree = state.part(0, TRIALS).tree
+    rates = torch.full(
+        (TRIALS,), 0.001, dtype=pool._optimizer.dtype, device=pool.device_task.device
+    )
     wait(pool)
     began = now()
-    with pool.setup.training():
+    with pool.device_task.training():
         for inputs, parts in batches:
             update(tree, inputs, parts, rates, None)
     wait(pool)
@@ -164,8 +167,8 @@ def updates(pool: StackedPool, rows: Any, batches: list[Any]) -> float:
 
 def wait(pool: StackedPool) -> None:
     """Until the device has done what it was given."""
-    if pool.setup.device.type == "cuda":
-        torch.cuda.synchronize(pool.setup.device)
+    if pool.device_task.device.type == "cuda":
+        torch.cuda.synchronize(pool.device_task.device)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def child(samples: int, limit: int) -> None:
     print(f"  {where}; read through once in {time.perf_counter() - start:.1f} s", flush=True)
     pool = SerialPool(task, 4)
     for slot in range(4):
-        pool.admit(slot, np.full(task.horizon, 0.01 * (slot + 1)), 0)
+        pool.start(slot, np.full(task.horizon, 0.01 * (slot + 1)), 0)
     while (reached := pool.advance())[0].update < task.horizon:
         pass
     figures = [round(p.metrics["accuracy"], 3) for p in reached]

@@ -115,7 +115,7 @@ def train(task: Task, case: Case, seed: int, args: argparse.Namespace) -> tuple[
     schedule = Schedule("cosine", peak_lr=case.peak_lr, warmup=0.1)
     pool = SerialPool(judged, 1, args.device)
     start = time.perf_counter()
-    reached = pool.admit(0, schedule.rates(task.horizon), seed)
+    reached = pool.start(0, schedule.rates(task.horizon), seed)
     while reached.update < task.horizon and reached.error is None:
         (reached,) = pool.advance()
         passed = time.perf_counter() - start

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lrtune.engine.blocks import BLOCKS
+from lrtune.engine.evaluate import BLOCKS
 from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.verdict.finalists import room_for
 from lrtune.verdict.sequential import ALPHA, Role, sequential_test

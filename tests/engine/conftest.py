@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from lrtune.tasks import load_task
-from tests.engine.models import Plain
-from tests.engine.trials import BATCH, mlp, net
+from tests.engine.trials import BATCH, Plain, dropout, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +16,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def no_workers(monkeypatch):
+    """No worker processes: readings can be counted."""
+    monkeypatch.setattr("lrtune.engine.device_task.worker_count", lambda batch_bytes: 0)
+
+
 @pytest.fixture(scope="session")
 def digits():
     return load_task("digits", batch_size=32, epochs=20.0)
@@ -25,10 +30,9 @@ def digits():
 @pytest.fixture(scope="session")
 def fifty(digits):
     """Float64, 50 updates in four segments of unequal length."""
-    small = digits.train.part(0, 240)
     return replace(
         digits,
-        train=small,
+        train=digits.train.part(0, 240),
         val=digits.val.part(0, 60),
         test=None,
         prepare=deepcopy(digits.prepare).double(),
@@ -57,8 +61,7 @@ def six(digits):
 
 
 @pytest.fixture(scope="session")
-def small(digits):
-    """Six updates in three segments."""
-    return replace(
-        digits, model=net, val=digits.val.part(0, 60), epochs=6 * 32 / 1149, validations=3
-    )
+def twelve(digits):
+    """12 updates in four segments of a model with dropout and BatchNorm."""
+    val = digits.val.part(0, 100)
+    return replace(digits, model=dropout, val=val, epochs=12 * 32 / 1149, validations=4)

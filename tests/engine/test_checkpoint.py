@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lrtune import InputError
-from lrtune.engine import SerialPool
 from lrtune.engine.checkpoint import load, save
 from lrtune.engine.pool import Snapshot
 
@@ -67,21 +66,6 @@ def test_an_empty_checkpoint(tmp_path: Path) -> None:
     assert load(tmp_path / "c") == {}
 
 
-@pytest.mark.parametrize("ema", [None, 0.1])
-def test_a_trial_goes_on_from_a_file(tmp_path: Path, digits, ema: float | None) -> None:
-    task = replace(digits, val=digits.val.part(0, 100), epochs=12 * 32 / 1149, validations=4)
-    task = replace(task, optimizer="adamw", settings={}, ema=ema)
-    pool = SerialPool(task, 2)
-    pool.admit(0, np.linspace(1e-2, 1e-3, 12), seed=3)
-    pool.advance()
-    save(tmp_path / "c", {"a": pool.snapshot(0)}, {"a": NOTE})
-    pool.restore(1, load(tmp_path / "c")["a"][0])
-    for _ in range(3):
-        one, other = pool.advance()
-        assert (one.update, one.loss, one.metrics) == (other.update, other.loss, other.metrics)
-        assert np.array_equal(one.losses, other.losses)
-
-
 @pytest.mark.parametrize("place", [0.0, 0.02, 0.3, 0.7, 0.999])
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_damage_is_refused(tmp_path: Path, place: float, damage: str) -> None:
@@ -95,18 +79,15 @@ def test_damage_is_refused(tmp_path: Path, place: float, damage: str) -> None:
         load(path)
 
 
-def test_another_format_is_refused(tmp_path: Path, monkeypatch) -> None:
+def test_another_format_or_none_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "c.safetensors"
+    with pytest.raises(InputError, match="cannot be read"):
+        load(path)
     monkeypatch.setattr("lrtune.engine.checkpoint.FORMAT", 2)
     save(path, {"a": kinds()}, {"a": NOTE})
     monkeypatch.undo()
     with pytest.raises(InputError, match="format 2: this lrtune reads 1"):
         load(path)
-
-
-def test_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        load(tmp_path / "none")
 
 
 def test_the_one_before_stays_until_the_new_one_is_whole(tmp_path: Path, monkeypatch) -> None:

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lrtune.engine import SerialPool, choose, make_pool
-from lrtune.engine.choice import Choice
+from lrtune.engine import Choice, SerialPool, choose, make_pool
 from lrtune.errors import InputError
-from tests.engine.test_feed import Pairs
+from tests.engine.trials import Pairs
 
 choosing = import_module("lrtune.engine.choose")
 
@@ -30,7 +29,7 @@ def timed(monkeypatch):
 
     def time_updates(pool, hopeless):
         fused = not isinstance(pool, SerialPool)
-        compiled = pool._pool._sizes if fused else pool._forward.__name__ != "_forward"
+        compiled = pool._pool._sizes if fused else pool._loss.__name__ != "_loss"
         key = ("fused" if fused else "serial", pool.slots, bool(compiled), torch.get_num_threads())
         asked.append(key)
         return 1e-3 * table[key] * pool.slots
@@ -104,8 +103,7 @@ def test_a_model_that_cannot_run_together_is_served_serially(digits, timed):
 def test_a_long_update_has_no_overhead_to_share(digits, timed):
     timed[0].update(serial(70.0, 60.0))
     choice, _ = choose(digits, updates=100)
-    assert choice.name == "serial"
-    assert choice.why == "an update takes 70 ms, most of it work"
+    assert (choice.name, choice.why) == ("serial", "an update takes 70 ms, most of it work")
 
 
 def test_a_stream_is_shared_by_four(digits, timed):
@@ -167,7 +165,7 @@ def test_measuring_leaves_no_trace(digits):
     rates = np.full(digits.horizon, 0.1)
     fresh = make_pool(digits, choice, "cpu")
     for used in (pool, fresh):
-        used.admit(0, rates, seed=1)
+        used.start(0, rates, seed=1)
     assert pool.advance()[0].loss == fresh.advance()[0].loss
 
 

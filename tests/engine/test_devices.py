@@ -19,8 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.child import _Worker, say
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.devices import SpreadPool, _Worker, say
 from lrtune.errors import InputError
 
 RATES = np.linspace(0.1, 0.01, 12)
@@ -82,7 +81,7 @@ def processes():
 
 def a_search(pool):
     """Trials that come, go, change and move, in numbers."""
-    told = [pool.admit(slot, RATES * (slot + 1), seed=slot % 2) for slot in (2, 0, 1)]
+    told = [pool.start(slot, RATES * (slot + 1), seed=slot % 2) for slot in (2, 0, 1)]
     told += pool.advance()
     pool.revise(2, np.append(RATES[:3], RATES[3:] / 2))
     pool.release(1)
@@ -110,7 +109,7 @@ def test_the_same_as_one_pool(pool, task):
 def test_what_a_device_prints_is_not_on_our_stdout(task, capfd):
     chatty = replace(task, model=partial(Chatty, os.getpid()))
     with SpreadPool(chatty, 1, ["cpu"], threads=1) as pool:
-        pool.admit(0, RATES, seed=0)
+        pool.start(0, RATES, seed=0)
     out, err = capfd.readouterr()
     assert out.strip() == "" and "hello from the model" in err
 
@@ -128,7 +127,7 @@ def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
     told = []
     for one in (pool, SerialPool(task, 3)):
         for slot, rates in enumerate([RATES, RATES, ERROR]):
-            one.admit(slot, rates, seed=1)
+            one.start(slot, rates, seed=1)
         told.append([progress for _ in range(3) for progress in one.advance()])
     ours, theirs = told
     assert [(p.slot, p.update, p.error) for p in ours] == [
@@ -152,13 +151,13 @@ class Full:
 
 
 def test_wrong_data_is_told_as_such(pool):
-    pool.admit(0, RATES, seed=1)
-    pool.admit(2, SPOILED, seed=1)
+    pool.start(0, RATES, seed=1)
+    pool.start(2, SPOILED, seed=1)
     pool.advance()
     with pytest.raises(InputError, match=r"^the data has changed: sample 3$"):
         pool.advance()
     pool.release(2)
-    assert pool.admit(2, RATES, seed=1).error is None  # what waited on the pipes is forgotten
+    assert pool.start(2, RATES, seed=1).error is None  # what waited on the pipes is forgotten
     assert [(p.slot, p.update) for p in pool.advance()] == [(0, 9), (2, 3)]
 
 
@@ -166,13 +165,13 @@ def test_wrong_data_is_told_as_such(pool):
     ("call", "error", "message"),
     [
         (
-            lambda pool: pool.admit(2, np.ones(11), 0),
+            lambda pool: pool.start(2, np.ones(11), 0),
             RuntimeError,
             r"of cpu:\n(.*\n)+.*\(11,\), ex",
         ),
         (lambda pool: pool.snapshot(1), RuntimeError, "slot 1 is free"),
-        (lambda pool: pool.admit(3, RATES, 0), IndexError, "slot 3: there are 0 to 2"),
-        (lambda pool: pool.admit(-1, RATES, 0), IndexError, "slot -1"),
+        (lambda pool: pool.start(3, RATES, 0), IndexError, "slot 3: there are 0 to 2"),
+        (lambda pool: pool.start(-1, RATES, 0), IndexError, "slot -1"),
         (lambda pool: SpreadPool(pool.task, 1, ["cpu", "cpu"]), InputError, "one for each of 2"),
         (lambda pool: SpreadPool(pool.task, 1, []), InputError, "one for each of 0"),
         (
@@ -188,7 +187,7 @@ def test_wrong_data_is_told_as_such(pool):
     ],
 )
 def test_misuse_is_refused(call, error, message, pool):
-    pool.admit(0, RATES, seed=0)
+    pool.start(0, RATES, seed=0)
     before = processes()
     with pytest.raises(error, match=message):
         call(pool)
@@ -242,7 +241,7 @@ def test_a_process_that_is_killed_is_named(task):
     assert pool.placement == {"train": "2 threads, 2 slots; 2 threads, 1 slots"}
     first, second = sorted(set(processes()) - set(before), key=lambda process: process.pid)
     for slot in (1, 2):
-        pool.admit(slot, RATES, seed=0)
+        pool.start(slot, RATES, seed=0)
     pool.advance()
     assert told == ["cpu: 2 slots", "cpu: 1 slots"]
     assert first.children() and second.children()  # they read the data
@@ -252,7 +251,7 @@ def test_a_process_that_is_killed_is_named(task):
     ):
         pool.advance()
     with pytest.raises(RuntimeError, match=r"^cpu: its process has ended"):
-        pool.admit(0, RATES, seed=0)
+        pool.start(0, RATES, seed=0)
     assert pool.snapshot(2).update == 6
     assert {p for p in processes() if p not in before} == {second, *second.children()}
     pool.close()
@@ -283,7 +282,7 @@ task = replace(task, model=lambda: Slow(parts()))
 rates = np.full(task.horizon, 0.1)
 pool = SpreadPool(task, 2, ("cpu", "cpu"))
 for slot in range(2):
-    pool.admit(slot, rates, seed=slot)
+    pool.start(slot, rates, seed=slot)
 print(*[child.pid for child in psutil.Process().children()], flush=True)
 try:
     pool.advance()
@@ -292,7 +291,7 @@ except KeyboardInterrupt:
 print([pool.snapshot(slot).update for slot in range(2)], flush=True)
 for slot in range(2):
     pool.release(slot)
-    print(pool.admit(slot, rates, seed=0).update, flush=True)
+    print(pool.start(slot, rates, seed=0).update, flush=True)
 pool.advance()
 """
 TASK = """

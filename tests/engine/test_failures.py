@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import FusedPool, SerialPool
-from lrtune.engine.program import Program
-from lrtune.engine.rows import copied
+from lrtune.engine.stacked import Program, StackedState
 from lrtune.errors import InputError
 from lrtune.tasks import Metric
 from lrtune.tasks.metrics import ACCURACY
@@ -35,11 +34,11 @@ class Fails:
         self.when, self.error = when, error
         monkeypatch.setattr(Program, "update", lambda *given: self(*given))
 
-    def __call__(self, program, rows, *given):
+    def __call__(self, program, state, *given):
         self.calls += 1
-        size = len(next(iter(rows.weights.values())))
+        size = len(next(iter(state.weights.values())))
         self.sizes.append(size)
-        losses = self.real(program, rows, *given)  # the rows are changed by then
+        losses = self.real(program, state, *given)  # the rows are changed by then
         if self.when(size, self.calls):
             raise self.error
         return losses
@@ -60,19 +59,19 @@ def test_less_at_once_where_memory_runs_out(fits, at_once, error, fifty, monkeyp
     task = replace(fifty, model=lambda: cnn().double(), ema=0.3, epochs=24 * BATCH / 240)
     rates = falling(task)
     expected = all_curves(FusedPool(task, 5), rates)
-    told = []
-    pool = FusedPool(task, 5, tell=told.append)
+    lines = []
+    pool = FusedPool(task, 5, tell=lines.append)
     fails = Fails(monkeypatch, lambda size, calls: size > fits and calls > 8, error)
     same(expected, all_curves(pool, rates))
     assert width(pool) == at_once == max(fails.sizes[-12:])
-    assert told[-1] == f"out of memory: from here on {at_once} trials at once, of 5"
-    assert len(told) == {3: 1, 2: 2, 1: 3}[at_once]
+    assert lines[-1] == f"out of memory: from here on {at_once} trials at once, of 5"
+    assert len(lines) == {3: 1, 2: 2, 1: 3}[at_once]
 
 
 def test_not_even_one_fits(fifty, monkeypatch):
     pool = FusedPool(fifty, 2)
     for slot in range(2):
-        pool.admit(slot, falling(fifty), slot)
+        pool.start(slot, falling(fifty), slot)
     before = pool.snapshot(0).tensors
     Fails(monkeypatch, lambda size, calls: True, OUT_OF_MEMORY[0])
     with pytest.raises(torch.OutOfMemoryError):
@@ -85,7 +84,7 @@ def test_not_even_one_fits(fifty, monkeypatch):
 def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
     pool = SerialPool(fifty, 2)
     for slot in range(2):
-        pool.admit(slot, falling(fifty), slot)
+        pool.start(slot, falling(fifty), slot)
     steps = iter(range(3))
 
     def step(*_):
@@ -99,25 +98,26 @@ def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
 
 
 def test_the_copy_that_undoes_a_segment_goes_to_the_host(fifty, monkeypatch):
-    def full(rows, device):
+    copied = StackedState.copied
+
+    def full(state, device):
         if device.type != "cpu":
             raise OUT_OF_MEMORY[0]
-        return copied(rows, device)
+        return copied(state, device)
 
-    told = []
-    pool = FusedPool(fifty, 3, tell=told.append)
+    lines = []
+    pool = FusedPool(fifty, 3, tell=lines.append)
     expected = all_curves(FusedPool(fifty, 3), falling(fifty))
-    monkeypatch.setattr("lrtune.engine.stacked.copied", full)
+    monkeypatch.setattr(StackedState, "copied", full)
     pool._pool._backup = torch.device("cuda")
     same(expected, all_curves(pool, falling(fifty)))
-    assert told == ["out of memory: from here on trials are backed up in the host's"]
+    assert lines == ["out of memory: from here on trials are backed up in the host's"]
     assert width(pool) == 3
 
 
 def test_validation_takes_no_more_memory_than_training(fifty, monkeypatch):
     """Models at once times samples: twice those of an update, and no more rows than its."""
-    seen = []
-    real = Program.outputs
+    seen, real = [], Program.outputs
 
     def outputs(self, models, inputs, at_once):
         seen.append((len(next(iter(models.values()))), at_once, len(inputs)))
@@ -133,16 +133,16 @@ def test_validation_takes_no_more_memory_than_training(fifty, monkeypatch):
     assert all(at_once == 1 or at_once * n <= 2 * 6 * BATCH for _, at_once, n in seen)
 
 
-@pytest.mark.parametrize("at", [1, 5, 30])
+@pytest.mark.parametrize("at", [1, 30])
 def test_whatever_else_goes_wrong_the_trials_go_on_serially(at, fifty, monkeypatch):
     task = replace(fifty, ema=0.3, augment=("mixup",))
     rates = falling(task)
-    told = []
-    pool = FusedPool(task, 3, tell=told.append)
+    lines = []
+    pool = FusedPool(task, 3, tell=lines.append)
     expected = all_curves(SerialPool(task, 3), rates)
     Fails(monkeypatch, lambda size, calls: calls == at, KeyError("what\nnow"))
     same(expected, all_curves(pool, rates))
-    assert told == [
+    assert lines == [
         "trials are trained one after the other from here on: together, KeyError: 'what\\nnow'"
     ]
     assert width(pool) == 1
@@ -155,7 +155,7 @@ def test_whatever_else_goes_wrong_the_trials_go_on_serially(at, fifty, monkeypat
 def test_an_interrupted_segment_is_undone(error, fifty, monkeypatch):
     rates = falling(fifty)
     pool = FusedPool(fifty, 2)
-    curve = numbers(pool.admit(1, rates, 5)) + numbers(pool.advance()[0])
+    curve = numbers(pool.start(1, rates, 5)) + numbers(pool.advance()[0])
     with monkeypatch.context() as patch:
         Fails(patch, lambda size, calls: calls == 7, error)
         with pytest.raises(type(error)):
@@ -173,8 +173,8 @@ def test_a_diverged_row_disturbs_no_other(fifty):
     rates = falling(task)
     pool = FusedPool(task, 3)
     for slot in (0, 2):
-        pool.admit(slot, np.full(task.horizon, 1e300), slot)
-    curve = numbers(pool.admit(1, rates, 5))
+        pool.start(slot, np.full(task.horizon, 1e300), slot)
+    curve = numbers(pool.start(1, rates, 5))
     for _ in range(4):
         first, second, third = pool.advance()
         curve += numbers(second)
@@ -188,7 +188,7 @@ def test_a_diverged_row_disturbs_no_other(fifty):
 @pytest.mark.parametrize("over", ["split", "batch"])
 @pytest.mark.parametrize("pool", [SerialPool, FusedPool])
 def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch):
-    monkeypatch.setattr("lrtune.engine.feed.EVALUATION_BATCH", 25)
+    monkeypatch.setattr("lrtune.engine.device_task.EVALUATION_BATCH", 25)
 
     def fragile(outputs, targets):
         if not bool(torch.isfinite(outputs).all()):
@@ -198,10 +198,9 @@ def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch)
     metric = Metric("fragile", fragile, "minimize", over=over)
     task = replace(fifty, metrics=(ACCURACY, metric))
     rates = falling(task)
-    expected = alone(task, rates, 5)
     trials = pool(task, 3)
-    curve = numbers(trials.admit(1, rates, 5))
-    trials.admit(0, np.full(50, 1e300), 1)
+    curve = numbers(trials.start(1, rates, 5))
+    trials.start(0, np.full(50, 1e300), 1)
     for _ in range(4):
         broken, fine = trials.advance()
         curve += numbers(fine)
@@ -209,7 +208,7 @@ def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch)
         assert "in fragile" in broken.traceback
         assert (broken.metrics, len(broken.losses)) == ({}, 0)
         assert np.isnan(broken.loss)
-    same(expected, curve)
+    same(alone(task, rates, 5), curve)
 
 
 def test_a_metric_that_always_raises(fifty):
@@ -217,9 +216,10 @@ def test_a_metric_that_always_raises(fifty):
         raise ArithmeticError("no number")
 
     pool = FusedPool(replace(fifty, metrics=(Metric("broken", broken, "minimize"),)), 2)
-    assert pool.admit(1, falling(fifty), 0).error == "ArithmeticError: no number"
-    pool.release(1)
-    assert pool.admit(1, falling(fifty), 0).update == 0
+    for _ in range(2):
+        progress = pool.start(1, falling(fifty), 0)
+        assert (progress.update, progress.error) == (0, "ArithmeticError: no number")
+        pool.release(1)
 
 
 class Crammed(nn.Module):
@@ -240,41 +240,26 @@ class Crammed(nn.Module):
         return self.inner(inputs)
 
 
-@pytest.fixture
-def crammed(fifty, monkeypatch):
-    """A pool with a trial that is over, and what it was found to be worth with room enough."""
-
-    def train_it(make):
-        task = replace(fifty, model=lambda: Crammed().double(), test=fifty.val.part(0, 45))
-        pool = make(task, 2)
-        first = pool.admit(0, falling(task), 5)
-        while pool.advance()[0].update < task.horizon:
-            pass
-        worth = pool.examine(0)
-        monkeypatch.setattr(Crammed, "room", 12)
-        monkeypatch.setattr(Crammed, "seen", ())
-        return pool, first, worth
-
-    return train_it
-
-
 @pytest.mark.parametrize("make", [SerialPool, FusedPool])
-def test_fewer_samples_at_once_where_one_trial_is_judged(make, crammed):
-    pool, first, worth = crammed(make)
+def test_fewer_samples_at_once_where_one_trial_is_judged(make, fifty, monkeypatch):
+    monkeypatch.setattr(Crammed, "room", 1000)
+    task = replace(fifty, model=lambda: Crammed().double(), test=fifty.val.part(0, 45))
+    pool = make(task, 2)
+    first = pool.start(0, falling(task), 5)
+    while pool.advance()[0].update < task.horizon:
+        pass
+    expected = pool.evaluate(0)
+    monkeypatch.setattr(Crammed, "room", 12)
+    monkeypatch.setattr(Crammed, "seen", ())
     for _ in range(2):  # it is not tried with more again
-        told = pool.examine(0)
-        assert told.metrics == pytest.approx(worth.metrics, rel=1e-12)
-        assert len(told.blocks) == 9
-        assert told.blocks == pytest.approx(worth.blocks, rel=1e-12)
+        progress = pool.evaluate(0)
+        assert progress.metrics == pytest.approx(expected.metrics, rel=1e-12)
+        assert len(progress.blocks) == 9
+        assert progress.blocks == pytest.approx(expected.blocks, rel=1e-12)
     # Four times 11 and the last one, by the weights and by their average, twice.
     assert Crammed.seen[:2] == (45, 22) and sorted(Crammed.seen[2:]) == [1] * 4 + [11] * 16
-    assert pool.admit(1, falling(pool.task), 5).loss == pytest.approx(first.loss, rel=1e-12)
-
-
-def test_no_room_for_a_single_sample(crammed, monkeypatch):
-    pools = [crammed(make)[0] for make in (SerialPool, FusedPool)]
+    assert pool.start(1, falling(task), 5).loss == pytest.approx(first.loss, rel=1e-12)
     monkeypatch.setattr(Crammed, "room", 0)
-    for pool in pools:
-        with pytest.raises(torch.OutOfMemoryError):
-            pool.examine(0)
+    with pytest.raises(torch.OutOfMemoryError):
+        pool.evaluate(0)
     assert Crammed.seen[-1] == 1

@@ -1,36 +1,59 @@
-"""OPTIMIZERS: every row trains, gets its settings, and refuses what torch refuses."""
+"""OPTIMIZERS: settings, what is refused, and the stacked step that is torch's in every row."""
 
-from dataclasses import replace
+import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from lrtune.engine import OPTIMIZERS, SerialPool
-from lrtune.engine.optimizers import make_optimizer, settings_of
+from lrtune.engine import OPTIMIZERS
+from lrtune.engine.optimizers import (
+    OURS,
+    RULES,
+    StackedOptimizer,
+    make_optimizer,
+    set_momentum,
+    settings_of,
+)
 from lrtune.errors import InputError
 
-RATES = {"sgd": 0.05, "nesterov": 0.05, "adagrad": 0.01}
+ROWS, WIDTH, UPDATES = 3, 7, 12
+SETTINGS = {
+    "sgd": [{}, {"momentum": 0.0}, {"weight_decay": 0.1}],
+    "nesterov": [{}, {"weight_decay": 0.1, "momentum": 0.5}],
+    "adam": [
+        {},
+        {"amsgrad": True, "weight_decay": 0.1},
+        {"betas": (0.0, 0.5), "eps": 1e-2},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1},
+    ],
+    "adamw": [{}, {"weight_decay": 0.3, "amsgrad": True}],
+    "rmsprop": [
+        {},
+        {"centered": True},
+        {"momentum": 0.9, "weight_decay": 0.1},
+        {"momentum": 0.9, "centered": True, "alpha": 0.5, "eps": 1e-2},
+    ],
+    "adagrad": [
+        {},
+        {"lr_decay": 0.2, "weight_decay": 0.1},
+        {"initial_accumulator_value": 0.5, "eps": 1e-2, "lr_decay": 1e-3},
+    ],
+}
+CASES = [(name, given, False) for name in OPTIMIZERS for given in SETTINGS[name]]
+CASES += [(name, given, True) for name, given, _ in CASES if OPTIMIZERS[name].cycled]
+F64 = torch.float64
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_row_trains(name, digits):
-    task = replace(digits, optimizer=name, epochs=2, validations=1)
-    pool = SerialPool(task)
-    before = pool.admit(0, np.full(task.horizon, RATES.get(name, 2e-3)), seed=0)
-    (after,) = pool.advance()
-    assert after.loss < before.loss / 3
-    assert after.metrics["accuracy"] > 0.8
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_settings_are_the_rows_and_the_given(name, digits):
-    task = replace(digits, optimizer=name, settings={"weight_decay": 0.125}, groups=None)
+def test_settings_are_the_rows_and_the_given(name):
+    task = SimpleNamespace(optimizer=name, settings={"weight_decay": 0.125}, groups=None)
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     (group,) = make_optimizer(task, model).param_groups
     expected = {**OPTIMIZERS[name].settings, "weight_decay": 0.125}
-    assert {setting: group[setting] for setting in expected} == expected
     full = settings_of(name, {"weight_decay": 0.125})
     assert expected.items() <= full.items()
     assert {setting: group[setting] for setting in full} == full  # torch's defaults too
@@ -49,20 +72,117 @@ def test_settings_are_the_rows_and_the_given(name, digits):
         ("sgd", {"momentum": -1}, "optimizer sgd: .*momentum.* -1"),
         ("nesterov", {"momentum": 0}, "optimizer nesterov: Nesterov momentum requires"),
         ("adam", {"betas": (0.9, 2)}, "optimizer adam: .*beta.* 2"),
-        (
-            "adam",
-            {"betas": (0.9,)},
-            r"optimizer adam: betas=\(0\.9,\): expected the like of \(0\.9, 0\.999\)",
-        ),
+        ("adam", {"betas": (0.9,)}, r"adam: betas=\(0\.9,\): expected the like of \(0\.9, 0\.999"),
         ("adamw", {"weight_decay": "much"}, "weight_decay='much': expected the like of 0"),
-        ("rmsprop", {"alpha": -1}, "optimizer rmsprop: .*alpha.* -1"),
         ("adagrad", {"lr_decay": -1}, "optimizer adagrad: .*lr_decay.* -1"),
         ("sgd", {"nesterov": 1}, "optimizer sgd: nesterov=1: expected the like of False"),
         ("sgd", {"momentum": float("nan")}, "momentum=nan: expected the like of 0"),
-        ("sgd", {"foreach": True}, "optimizer sgd has no 'foreach'"),
-        ("adam", {"maximize": True}, "optimizer adam has no 'maximize'"),
     ],
 )
 def test_refused(name, settings, message):
     with pytest.raises(InputError, match=message):
         settings_of(name, settings)
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"lr": 0.1}, "lr is the schedule's: give lr_ratio"),
+        ({"lr_ratio": float("nan")}, "lr_ratio=nan: a finite number from 0"),
+        ({"lr_ratio": "2"}, "lr_ratio='2': a finite number from 0"),
+        ({"params": 3}, "a task: groups: TypeError: "),
+        ({"weigth_decay": 0.1}, "has no 'weigth_decay'; did you mean 'weight_decay'"),
+    ],
+)
+def test_groups_that_cannot_be(group, message):
+    task = SimpleNamespace(name="a task", optimizer="sgd", settings={})
+    task.groups = lambda model: [{"params": model.parameters(), **group}]
+    with pytest.raises(InputError, match=message):
+        make_optimizer(task, nn.Linear(2, 2))
+
+
+class OneWeight(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(WIDTH, dtype=F64))
+
+
+def stacked(name, given):
+    """An optimizer of one stacked parameter, and its state as it begins."""
+    task = SimpleNamespace(optimizer=name, settings=given, groups=None, clip_norm=None)
+    optimizer = StackedOptimizer(task, OneWeight(), {"w"})
+    state = {
+        key: torch.full((ROWS, 1 if key == "step" else WIDTH), value, dtype=F64)
+        for key, value in optimizer.initial["w"].items()
+    }
+    return optimizer, state
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+@pytest.mark.parametrize(("name", "given", "cycled"), CASES, ids=str)
+def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
+    """Row i is begun anew after 3 i updates, as a slot is that is filled again."""
+    like = {"dtype": F64, "generator": torch.Generator().manual_seed(0)}
+    wide = torch.randn(ROWS, WIDTH + 4, **like)
+    weights = wide[:, 2:-2]  # as one group among others: not contiguous
+    rates = scale * torch.rand(UPDATES, ROWS, **like)
+    gradients = torch.randn(UPDATES, ROWS, WIDTH, **like)
+    momenta = 0.5 + 0.5 * torch.rand(UPDATES, ROWS, **like) if cycled else [None] * UPDATES
+    before, kept = wide.clone(), gradients.clone()
+    optimizer, state = stacked(name, given)
+    if cycled:
+        optimizer.add_momentum({"w": weights}, {"w": state})
+
+    def fresh(row):
+        spec = OPTIMIZERS[name]
+        return spec.make([row], lr=1.0, foreach=False, **{**spec.settings, **given})
+
+    apart = [nn.Parameter(row.clone()) for row in weights]
+    optimizers = [fresh(row) for row in apart]
+    for update in range(UPDATES):
+        for row, alone in enumerate(apart):
+            if update == 3 * row:
+                optimizers[row] = fresh(alone)
+                for key, value in optimizer.initial["w"].items():
+                    state[key][row] = value
+            alone.grad = gradients[update, row].clone()
+            optimizers[row].param_groups[0]["lr"] = rates[update, row].item()
+            if cycled:
+                set_momentum(optimizers[row].param_groups[0], momenta[update, row].item())
+            optimizers[row].step()
+        optimizer.step("w", weights, gradients[update], state, rates[update], momenta[update])
+    torch.testing.assert_close(weights, torch.stack(apart).detach(), rtol=1e-12, atol=1e-12)
+    assert torch.equal(gradients, kept)
+    assert torch.equal(wide[:, [0, 1, -2, -1]], before[:, [0, 1, -2, -1]])
+
+
+def test_the_state_begins_as_torch_begins():
+    assert stacked("adagrad", {"initial_accumulator_value": 0.5})[0].initial["w"] == {
+        "step": 0.0,
+        "sum": 0.5,
+    }
+    assert stacked("sgd", {"momentum": 0.0})[1] == {}
+    amsgrad = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
+    assert stacked("adam", {"amsgrad": True})[1].keys() == amsgrad
+
+
+@pytest.mark.parametrize("make", RULES)
+def test_torch_has_no_setting_that_the_rules_leave_out(make):
+    """One that a new version of torch adds is to be looked at here first."""
+    known = {
+        "momentum", "dampening", "weight_decay", "nesterov", "betas", "eps", "amsgrad",
+        "decoupled_weight_decay", "alpha", "centered", "lr_decay", "initial_accumulator_value",
+    }  # fmt: skip
+    assert set(inspect.signature(make).parameters) - OURS <= known
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_row_without_numbers_keeps_them_to_itself(name):
+    optimizer, state = stacked(name, {})
+    weights = torch.ones(ROWS, WIDTH, dtype=F64)
+    rates = torch.tensor([0.1, np.inf, np.nan], dtype=F64)
+    gradients = torch.ones(ROWS, WIDTH, dtype=F64)
+    gradients[1] = np.nan
+    for _ in range(3):
+        optimizer.step("w", weights, gradients, state, rates)
+    assert weights[0].isfinite().all() and not weights[1:].isfinite().any()

@@ -243,7 +243,7 @@ def test_a_good_peak_is_within_a_factor_of_ten(noise, samples, updates, batch_si
     rates = np.geomspace(1e-5, 1.0, 11)
     pool = FusedPool(task, len(rates))
     for slot, rate in enumerate(rates):
-        untrained = pool.admit(slot, np.full(updates, rate), 0).loss
+        untrained = pool.start(slot, np.full(updates, rate), 0).loss
     losses = np.array([progress.loss for progress in pool.advance()])
     gains = untrained - np.where(np.isfinite(losses), losses, np.inf)
     good = rates[gains > 0.8 * gains.max()]

@@ -10,37 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lrtune.engine import OPTIMIZERS, SerialPool
-from lrtune.engine.average import Average
-from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
-from lrtune.errors import InputError
-from lrtune.tasks import MODELS
+from lrtune.engine import SerialPool
+from lrtune.engine.serial import Average
+from lrtune.tasks import MODELS, Metric
+from lrtune.tasks.metrics import CROSS_ENTROPY
+from tests.engine.trials import alone, crowded, dropout, falling, numbers, plainly, same, train
 
 CUDA = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
-PLAIN = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, foreach=False),
-    "nesterov": lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.9, nesterov=True, foreach=False),
-    "adam": lambda p: torch.optim.Adam(p, lr=1.0, foreach=False),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=1.0, foreach=False),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=1.0, foreach=False),
-    "adagrad": lambda p: torch.optim.Adagrad(p, lr=1.0, foreach=False),
-}
-
-
-def dropout():
-    """Dropout, and BatchNorm with its running statistics."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, 32, bias=False),
-        nn.BatchNorm1d(32),
-        nn.ReLU(),
-        nn.Dropout(0.3),
-        nn.Linear(32, 10),
-    )
 
 
 class NoisyAlways(nn.Module):
@@ -70,114 +50,33 @@ class RefusesInfinity(nn.Module):
 MAKERS = {"dropout": dropout, "cnn": lambda: MODELS["cnn"]((1, 8, 8), 10), "noisy": NoisyAlways}
 
 
-@pytest.fixture(scope="module")
-def small(digits):
-    """12 updates in four segments."""
-    return replace(
-        digits, model=dropout, val=digits.val.part(0, 100), epochs=12 * 32 / 1149, validations=4
-    )
-
-
-def numbers(progress):
-    return [progress.update, progress.loss, *progress.metrics.values(), *progress.losses]
-
-
-def train(pool, slot, rates, seed):
-    """A trial from its admission to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.admit(slot, rates, seed))
-    while True:
-        for progress in pool.advance():
-            assert progress.error is None
-            if progress.slot == slot:
-                curve += numbers(progress)
-                if progress.update == pool.task.horizon:
-                    return np.array(curve)
-            elif progress.update == pool.task.horizon:
-                pool.release(progress.slot)
-                pool.admit(progress.slot, rates * 3, seed + progress.slot + 1)
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_same_as_plain_pytorch(name, digits):
-    task = replace(
-        digits,
-        optimizer=name,
-        groups=None,
-        model=lambda: dropout().double(),
-        prepare=deepcopy(digits.prepare).double(),
-        val=digits.train,  # more than one evaluation batch
-        epochs=50 * 32 / 1149,
-        validations=2,
-    )
-    rates = np.geomspace(1e-2, 1e-3, 50)
-    curve = train(SerialPool(task), 0, rates, seed=5)
-
-    torch.manual_seed(derive(5, INITIAL_WEIGHTS))
-    model = task.model()
-    optimizer = PLAIN[name](model.parameters())
-    order = BatchOrder(1149, 32, torch.device("cpu"))
-    x, y = task.prepare(task.train.inputs), task.train.targets
-
-    def validation(update):
-        model.eval()
-        outputs = model(x)
-        accuracy = (outputs.argmax(1) == y).double().mean()
-        loss = F.cross_entropy(outputs, y).item()
-        return [update, loss, loss, accuracy.item()]
-
-    expected = validation(0)
-    losses = []
-    for update, rate in enumerate(rates):
-        batch = order.batch(5, update)
-        torch.manual_seed(derive(5, UPDATE_NOISE, update))
-        model.train()
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x[batch]), y[batch])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-        if update + 1 in (25, 50):
-            expected += [*validation(update + 1), *losses]
-            losses = []
-    np.testing.assert_allclose(curve, expected, rtol=1e-9)
+def test_the_same_as_plain_pytorch(fifty, digits):
+    """With dropout, and more than one evaluation batch."""
+    task = replace(fifty, model=lambda: dropout().double(), val=digits.train, validations=2)
+    same(plainly(task, falling(task), 5), alone(task, falling(task), 5))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize(
-    ("slots", "slot", "late"), [(1, 0, 1), (2, 0, 0), (3, 2, 0), (3, 1, 2), (5, 3, 3)]
-)
-def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, small):
-    task = replace(small, model=MAKERS[maker])
+@pytest.mark.parametrize(("slots", "slot", "late"), [(1, 0, 1), (3, 2, 0), (5, 3, 3)])
+def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, twelve):
+    """And the caller's generators are as they were."""
+    task = replace(twelve, model=MAKERS[maker])
     rates = np.linspace(0.1, 0.01, task.horizon)
     torch.manual_seed(1)
-    alone = train(SerialPool(task, 1, device), 0, rates, seed=7)
+    expected = train(SerialPool(task, 1, device), 0, rates, seed=7)
     pool = SerialPool(task, slots, device)
-    for other in range(slots):
-        pool.admit(other, rates * 2, seed=other)
-    for _ in range(late):
-        pool.advance()
-    pool.release(slot)  # the trial comes into a slot that another one has used
     torch.manual_seed(2)
-    # cuDNN's sums may come in another order; another dropout mask would change the loss by more.
-    rtol, atol = (0, 0) if device == "cpu" else (1e-2, 2e-2)
-    np.testing.assert_allclose(train(pool, slot, rates, seed=7), alone, rtol, atol)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("maker", MAKERS)
-def test_the_callers_generators_are_untouched(maker, device, small):
-    task = replace(small, model=MAKERS[maker])
     states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (device == "cuda")
     before = [state() for state in states]
-    pool = SerialPool(task, 2, device)
-    train(pool, 0, np.full(task.horizon, 0.01), seed=0)
     pool.try_updates(2)
+    # cuDNN's sums may come in another order; another dropout mask would change the loss by more.
+    rtol, atol = (0, 0) if device == "cpu" else (1e-2, 2e-2)
+    np.testing.assert_allclose(crowded(pool, slot, rates, 7, late=late), expected, rtol, atol)
     assert all(torch.equal(state(), old) for state, old in zip(states, before, strict=True))
 
 
-def test_all_slots_are_tried_with_their_averages(small, monkeypatch):
+def test_all_slots_are_tried_with_their_averages(twelve, monkeypatch):
     seen, update = [], Average.update
 
     def watched(average, model):
@@ -185,34 +84,44 @@ def test_all_slots_are_tried_with_their_averages(small, monkeypatch):
         update(average, model)
 
     monkeypatch.setattr(Average, "update", watched)
-    SerialPool(small, 3).try_updates(2)
+    SerialPool(twelve, 3).try_updates(2)
     assert len(seen) == 6 and len({id(model) for model in seen}) == 3
 
 
-def test_noise_is_new_at_every_update_and_seed(small):
+def test_whole_numbers_are_not_averaged():
+    """The mean of an index would be another index."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("index", torch.arange(64))
+    average = Average(model, np.full(60, 0.3))
+    model.index += 1
+    for _ in range(60):
+        average.update(model)
+    assert torch.equal(average.model.index, model.index)
+
+
+def test_noise_is_new_at_every_update_and_seed(twelve):
     """At rate zero, on all samples at once, nothing but dropout tells two updates apart."""
-    task = replace(small, batch_size=1149, epochs=4, validations=1, settings={})
+    task = replace(twelve, batch_size=1149, epochs=4, validations=1, settings={})
     pool = SerialPool(task, 2)
     for slot in range(2):
-        pool.admit(slot, np.zeros(4), seed=slot)
+        pool.start(slot, np.zeros(4), seed=slot)
     losses = [progress.losses for progress in pool.advance()]
     assert np.diff(np.sort(np.concatenate(losses))).min() > 1e-4
 
 
-def test_seeds_differ(small):
-    rates = np.full(small.horizon, 0.1)
-    curves = [train(SerialPool(small), 0, rates, seed) for seed in range(3)]
+def test_seeds_differ(twelve):
+    curves = [alone(twelve, np.full(12, 0.1), seed) for seed in range(3)]
     assert len({tuple(curve) for curve in curves}) == 3
     assert len({curve[1] for curve in curves}) == 3  # untrained: the initial weights
 
 
 @pytest.mark.parametrize("segments", [0, 1, 3])
-def test_revise_changes_what_is_to_come_and_nothing_else(segments, small):
+def test_revise_changes_what_is_to_come_and_nothing_else(segments, twelve):
     before, after = np.full(12, 0.1), np.full(12, 0.02)
     both = np.append(before[: 3 * segments], after[3 * segments :])
-    pool, curves = SerialPool(small, 4), [[], [], [], []]
+    pool, curves = SerialPool(twelve, 4), [[], [], [], []]
     for slot, rates in enumerate([before, both, before, after]):
-        curves[slot] += numbers(pool.admit(slot, rates, seed=1))
+        curves[slot] += numbers(pool.start(slot, rates, seed=1))
     for segment in range(4):
         if segment == segments:
             pool.revise(0, after)
@@ -223,44 +132,41 @@ def test_revise_changes_what_is_to_come_and_nothing_else(segments, small):
     assert (revised == always) == (segments == 0)
 
 
-def test_an_error_ends_its_own_slot_alone(small):
-    task = replace(small, model=RefusesInfinity)
+def test_an_error_ends_its_own_slot_alone(twelve):
+    task = replace(twelve, model=RefusesInfinity)
     rates = np.full(12, 0.01)
-    alone = train(SerialPool(task), 0, rates, seed=2)
     pool = SerialPool(task, 3)
-    curve = numbers(pool.admit(0, rates, 2))
-    pool.admit(1, np.append(rates[:4], np.full(8, 1e39)), 2)
+    curve = numbers(pool.start(0, rates, 2))
+    pool.start(1, np.append(rates[:4], np.full(8, 1e39)), 2)
     broken = []
     for _ in range(4):
-        for progress in pool.advance():
-            if progress.slot == 0:
-                curve += numbers(progress)
-            else:
-                broken.append(progress)
-    np.testing.assert_array_equal(curve, alone)
+        fine, other = pool.advance()
+        curve += numbers(fine)
+        broken.append(other)
+    np.testing.assert_array_equal(curve, alone(task, rates, seed=2))
     assert [b.error for b in broken] == [None, *3 * ["OverflowError: weights\nare gone"]]
     assert [b.update for b in broken] == [3, 5, 5, 5]  # where it broke, and no further
     assert np.isnan(broken[1].loss)
     assert "in forward" in broken[1].traceback
     pool.release(1)
-    assert pool.admit(1, rates, 2).error is None
+    assert pool.start(1, rates, 2).error is None
 
 
-def test_non_finite_losses_are_reported_not_raised(small):
-    pool = SerialPool(small)
-    pool.admit(0, np.full(12, 1e39), seed=0)
+def test_non_finite_losses_are_reported_not_raised(twelve):
+    pool = SerialPool(twelve)
+    pool.start(0, np.full(12, 1e39), seed=0)
     reached = [pool.advance()[0] for _ in range(4)]
-    assert [progress.error for progress in reached] == [None] * 4
-    assert [progress.update for progress in reached] == [3, 6, 9, 12]
-    assert not np.isfinite(reached[-1].loss)
-    assert not np.isfinite(reached[-1].losses).any()
+    assert [(progress.error, progress.update) for progress in reached] == [
+        (None, update) for update in (3, 6, 9, 12)
+    ]
+    assert not np.isfinite([reached[-1].loss, *reached[-1].losses]).any()
 
 
-@pytest.mark.parametrize("validations", [1, 3, 5, 12, 33])
-def test_validations_come_at_the_checkpoints(validations, small):
-    task = replace(small, validations=validations)
+@pytest.mark.parametrize("validations", [1, 5, 33])
+def test_validations_come_at_the_checkpoints(validations, twelve):
+    task = replace(twelve, validations=validations)
     pool = SerialPool(task)
-    reached = [pool.admit(0, np.full(12, 0.1), seed=0)]
+    reached = [pool.start(0, np.full(12, 0.1), seed=0)]
     assert (reached[0].update, len(reached[0].losses)) == (0, 0)
     while reached[-1].update < 12:
         reached += pool.advance()
@@ -272,25 +178,35 @@ def test_validations_come_at_the_checkpoints(validations, small):
         assert progress.seconds > 0
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda pool: pool.admit(1, np.ones(11), 0), ValueError, r"\(11,\), expected \(12,\)"),
-        (lambda pool: pool.admit(1, np.ones((1, 12)), 0), ValueError, r"\(1, 12\), expected"),
-        (lambda pool: pool.revise(0, np.ones(13)), ValueError, r"\(13,\), expected \(12,\)"),
-        (lambda pool: pool.admit(0, np.ones(12), 0), RuntimeError, "slot 0 is occupied: release"),
-        (lambda pool: pool.revise(1, np.ones(12)), RuntimeError, "slot 1 is free"),
-        (lambda pool: SerialPool(pool.task, 0), InputError, "slots=0: at least 1"),
-        (
-            lambda pool: SerialPool(replace(pool.task, optimizer="sdg")),
-            InputError,
-            "did you mean 'sgd'",
-        ),
-    ],
-)
-def test_misuse_is_refused(call, error, message, small):
-    pool = SerialPool(small, 2)
-    pool.admit(0, np.full(12, 0.1), seed=0)
-    with pytest.raises(error, match=message):
-        call(pool)
-    assert [progress.slot for progress in pool.advance()] == [0]
+class ModeSeen(nn.Module):
+    """Scales by what it is told the mode is."""
+
+    def forward(self, inputs):
+        return inputs.float() * (1.0 if self.training else 0.0)
+
+
+def test_prepare_is_in_training_mode_for_updates_alone(twelve):
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+    nn.init.zeros_(linear[1].weight)
+    pool = SerialPool(replace(twelve, prepare=ModeSeen(), model=lambda: deepcopy(linear)))
+    assert pool.start(0, np.full(12, 1e-3), 3).loss == pytest.approx(np.log(10))
+    progress = [pool.advance()[0] for _ in range(4)][-1]
+    assert progress.losses[-1] < progress.loss  # training sees the pixels, validation does not
+
+
+def test_bfloat16_is_near_float32(twelve):
+    exact, rounded = (
+        alone(replace(twelve, precision=name), np.full(12, 0.1), 3)
+        for name in ("float32", "bfloat16")
+    )
+    assert (exact != rounded).any()
+    assert rounded == pytest.approx(exact, rel=0.1, abs=0.05)
+
+
+def test_metrics_over_batches_and_over_the_split_agree(digits, monkeypatch):
+    monkeypatch.setattr("lrtune.engine.device_task.EVALUATION_BATCH", 50)  # 288: a short last one
+    whole = Metric("whole", CROSS_ENTROPY.function, "minimize", over="split")
+    task = replace(digits, metrics=(CROSS_ENTROPY, whole))
+    progress = SerialPool(task).start(0, np.zeros(task.horizon), seed=0)
+    assert progress.metrics["whole"] == pytest.approx(progress.metrics["cross_entropy"], rel=1e-6)
+    assert progress.loss == pytest.approx(progress.metrics["whole"], rel=1e-6)

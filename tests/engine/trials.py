@@ -1,15 +1,15 @@
-"""Trials trained in a pool, and by a plain loop, as numbers that can be compared."""
+"""Small models, and trials trained in a pool and by a plain loop, as numbers to be compared."""
 
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.order import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.rng import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.tasks.images import augment
 
 BATCH = 16
@@ -41,6 +41,71 @@ def cnn():
     )
 
 
+def dropout():
+    """Dropout, and BatchNorm with its running statistics."""
+    norm, drop = nn.BatchNorm1d(32), nn.Dropout(0.3)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32, bias=False), norm, nn.ReLU(), drop, nn.Linear(32, 10)
+    )
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+class Counts(Plain):
+    """A count that is assigned anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return super().forward(x)
+
+
+class TwoHeads(nn.Module):
+    """Trees in, trees out."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 11)
+
+    def forward(self, inputs):
+        outputs = self.layer(inputs["pixels"].flatten(1))
+        return {"digit": outputs[:, :10], "ink": (outputs[:, 10],)}
+
+
+class Pairs(Dataset):
+    """A split as a map-style data set that counts its readings, and may augment."""
+
+    def __init__(self, split, noise=0.0):
+        self.split, self.noise, self.read = split, noise, 0
+
+    def __len__(self):
+        return self.split.samples
+
+    def __getitem__(self, row):
+        self.read += 1
+        image, target = self.split.inputs[row], self.split.targets[row]
+        return image + self.noise * torch.randn(image.shape) if self.noise else image, target
+
+
+def decays(model):
+    """Two groups."""
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0, "lr_ratio": 0.5},
+    ]
+
+
 def falling(task):
     return np.geomspace(1, 0.1, task.horizon) * RATE.get(task.optimizer, 5e-3)
 
@@ -53,8 +118,8 @@ def numbers(progress):
 
 
 def train(pool, slot, rates, seed, momenta=None):
-    """A trial from its admission to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.admit(slot, rates, seed, momenta))
+    """A trial from its start to its end, in numbers; the other slots go round and round."""
+    curve = numbers(pool.start(slot, rates, seed, momenta))
     while True:
         for progress in pool.advance():
             if progress.slot == slot:
@@ -63,14 +128,15 @@ def train(pool, slot, rates, seed, momenta=None):
                     return np.array(curve)
             elif progress.update == pool.task.horizon:
                 pool.release(progress.slot)
-                pool.admit(progress.slot, rates * 0.7, seed + progress.slot + 1)
+                pool.start(progress.slot, rates * 0.7, seed + progress.slot + 1)
 
 
-def crowded(pool, slot, rates, seed, momenta=None):
+def crowded(pool, slot, rates, seed, momenta=None, late=1):
     """The same in a slot used before, out of step with its neighbours, which have other seeds."""
     for other in range(pool.slots):
-        pool.admit(other, rates * 0.5, other)
-    pool.advance()
+        pool.start(other, rates * 0.5, other)
+    for _ in range(late):
+        pool.advance()
     pool.release(slot)
     return train(pool, slot, rates, seed, momenta)
 
@@ -143,33 +209,11 @@ def same(*curves):
 
 
 def all_curves(pool, rates):
-    curves = [numbers(pool.admit(slot, rates / (1 + slot), slot)) for slot in range(pool.slots)]
-    for _ in range(4):
+    curves = [numbers(pool.start(slot, rates / (1 + slot), slot)) for slot in range(pool.slots)]
+    for _ in pool.task.checkpoints:
         for progress in pool.advance():
             curves[progress.slot] += numbers(progress)
     return np.array(curves)
-
-
-def net():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
-
-
-def states(task, rates, seed=3):
-    """The weights after every segment, and the progress of each."""
-    made = []
-
-    def model():
-        made.append(task.model())
-        return made[-1]
-
-    pool = SerialPool(replace(task, model=model))
-    told = [pool.admit(0, rates, seed)]
-    weights = []
-    while told[-1].update < task.horizon:
-        told += pool.advance()
-        assert told[-1].error is None
-        weights.append({name: t.clone() for name, t in made[-1].state_dict().items()})
-    return weights, told
 
 
 def width(pool):

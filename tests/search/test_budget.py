@@ -15,7 +15,6 @@ from lrtune.cli.console import console_of
 from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
 from lrtune.run import tune as tuning
-from lrtune.run.tune import swept_in
 from lrtune.search import Clock, Limits, SearchState, records
 from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.tasks import Task
@@ -135,8 +134,8 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
         engine=Engine("serial", device="cpu"),
         out=tmp_path / "run",
     )
-    swept, finals = swept_in(run.settings), run.finals()
-    searched = swept + run.trials()["updates"].sum()
+    finals = run.finals()
+    searched = run.settings.range_test.updates + run.trials()["updates"].sum()
     assert searched > ((1 - CONFIRMED) * trainings - 1) * task.horizon
     assert searched + finals["updates"].sum() <= trainings * task.horizon
     verdict = run.verdict()

@@ -40,10 +40,10 @@ class SeededPool(SpoiltPool):
         self.admitted: list[tuple[float, int]] = []
         self.dies_in = dies_in
 
-    def admit(self, slot: int, rates: np.ndarray, seed: int, momenta: object = None) -> Progress:
+    def start(self, slot: int, rates: np.ndarray, seed: int, momenta: object = None) -> Progress:
         self.seeds[slot] = seed
         self.admitted.append((float(rates.max()), seed))
-        return super().admit(slot, rates, seed)
+        return super().start(slot, rates, seed)
 
     def snapshot(self, slot: int) -> Snapshot:
         return replace(super().snapshot(slot), seed=self.seeds[slot])
@@ -52,7 +52,7 @@ class SeededPool(SpoiltPool):
         self.seeds[slot] = snapshot.seed
         super().restore(slot, snapshot)
 
-    def examine(self, slot: int) -> Progress:
+    def evaluate(self, slot: int) -> Progress:
         assert self._updates[slot] == self.task.horizon
         score = float(self._rates[slot].mean()) + self.seeds[slot] / 1000
         return Progress(slot, 400, score, {"cross_entropy": score, "accuracy": 1 - score})
@@ -179,12 +179,12 @@ def test_evaluation_on_test_changes_nothing(make: type) -> None:
     rates = np.full(task.horizon, 0.05)
     pool, on_test, straight = make(task, 2), make(replace(task, val=task.test), 2), make(task, 2)
     for each in (pool, on_test, straight):
-        each.admit(0, rates, seed=3)
-        each.admit(1, rates / 2, seed=4)
+        each.start(0, rates, seed=3)
+        each.start(1, rates / 2, seed=4)
         each.advance()
-    assert [pool.examine(slot).update for slot in (0, 1)] == [task.checkpoints[0]] * 2
+    assert [pool.evaluate(slot).update for slot in (0, 1)] == [task.checkpoints[0]] * 2
     after = pool.advance()
-    judged = [pool.examine(slot) for slot in (0, 1)]
+    judged = [pool.evaluate(slot) for slot in (0, 1)]
     for result, same in zip(judged, on_test.advance(), strict=True):
         assert result.metrics == pytest.approx(same.metrics, rel=1e-5)
         assert len(result.blocks) == 20  # of 18 of the 360 test samples each
@@ -192,8 +192,8 @@ def test_evaluation_on_test_changes_nothing(make: type) -> None:
     assert [result.metrics for result in judged] != [progress.metrics for progress in after]
     assert [p.metrics for p in straight.advance()] == [p.metrics for p in after]
     without = make(replace(task, test=None, validations=1), 1)
-    without.admit(0, rates, seed=0)
-    assert without.advance()[0].metrics == pytest.approx(without.examine(0).metrics, rel=1e-5)
+    without.start(0, rates, seed=0)
+    assert without.advance()[0].metrics == pytest.approx(without.evaluate(0).metrics, rel=1e-5)
 
 
 # Judged by the best validation.
@@ -201,10 +201,10 @@ def test_evaluation_on_test_changes_nothing(make: type) -> None:
 
 def evaluated(pool: SerialPool | FusedPool, final: Final) -> Progress:
     """The same training, stopped at the update whose weights were judged."""
-    pool.admit(0, final.schedule.rates(pool.task.horizon), seed=final.seed)
+    pool.start(0, final.schedule.rates(pool.task.horizon), seed=final.seed)
     while pool.advance()[0].update < final.judged_at:
         pass
-    return pool.examine(0)
+    return pool.evaluate(0)
 
 
 @MAKES
@@ -235,9 +235,9 @@ class RealPool(SerialPool):
         super().__init__(overfit(), slots)
         self.dies_in, self.diverges, self.admitted = dies_in, diverges, 0
 
-    def admit(self, *given: object) -> Progress:
+    def start(self, *given: object) -> Progress:
         self.admitted += 1
-        return super().admit(*given)
+        return super().start(*given)
 
     def advance(self) -> list[Progress]:
         self.dies_in -= 1

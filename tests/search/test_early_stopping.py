@@ -376,9 +376,9 @@ class PlateauPool(SpoiltPool):
         super().__init__(self.plateaus)
         self.admitted = 0
 
-    def admit(self, *given: object) -> Progress:
+    def start(self, *given: object) -> Progress:
         self.admitted += 1
-        return super().admit(*given)
+        return super().start(*given)
 
     def plateaus(self, progress: Progress) -> Progress:
         loss = 2 - min(progress.update, 300 - progress.update) / TOTAL

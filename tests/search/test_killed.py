@@ -31,7 +31,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.checkpoint import load
-from lrtune.engine.program import Program
+from lrtune.engine.stacked import Program
 from lrtune.search import Record, loop, records
 from lrtune.search.loop import Interrupts
 from lrtune.search.storage import mend

@@ -42,7 +42,7 @@ def test_it_is_drawn_where_it_is_asked_for_alone() -> None:
 def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
     """The last validation of a pool of its own."""
     pool, horizon = SerialPool(task), task.horizon
-    pool.admit(0, schedule.rates(horizon), seed, schedule.momenta(horizon))
+    pool.start(0, schedule.rates(horizon), seed, schedule.momenta(horizon))
     while (progress := pool.advance()[0]).update < horizon:
         assert progress.error is None
     return progress.metrics["cross_entropy"]
@@ -63,15 +63,6 @@ def test_a_search(task: lrtune.Task, tmp_path: Path) -> None:
     assert "max_momentum" in (tmp_path / "report.html").read_text()
     with pytest.raises(InputError, match="cycle_momentum=True, now cycle_momentum=False"):
         lrtune.tune(task, budget=lrtune.Budget(trials=4), **arguments)
-
-
-def test_a_run_from_before_there_was_one_goes_on(task: lrtune.Task, tmp_path: Path) -> None:
-    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
-    lrtune.tune(task, budget=lrtune.Budget(trials=1), **arguments)
-    settings = json.loads((tmp_path / "run.json").read_text())
-    assert settings.pop("cycle_momentum") is False
-    (tmp_path / "run.json").write_text(json.dumps(settings))
-    assert len(lrtune.tune(task, budget=lrtune.Budget(trials=2), **arguments).trials()) == 2
 
 
 def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:

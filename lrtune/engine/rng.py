@@ -39,7 +39,7 @@ class BatchOrder:
         self._samples = samples
         self.batch_size = batch_size
         self._device = device
-        # Two epochs a slot, which may all be at different points: that is all that is needed.
+        # Two epochs per slot, which may all be at different points: that is all that is needed.
         self._permutation = lru_cache(maxsize=2 * slots)(self._draw)
 
     def _draw(self, seed: int, epoch: int) -> Tensor:

@@ -1,0 +1,493 @@
+"""DeviceTask: a task on its device, the loaders of its splits, and what every Pool does alike."""
+
+import ctypes
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache, cached_property
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lrtune.engine.optimizers import check_momentum, settings_of
+from lrtune.engine.pool import Array
+from lrtune.engine.rng import (
+    INITIAL_WEIGHTS,
+    SAMPLE_NOISE,
+    UPDATE_NOISE,
+    BatchOrder,
+    derive,
+    reseed,
+)
+from lrtune.errors import InputError
+from lrtune.tasks import Split, Task
+from lrtune.tasks.images import augment
+from lrtune.tasks.metrics import Metric
+from lrtune.tasks.splits import Stream, Tree, batches, leaves, stack, tree_map
+from lrtune.tasks.stream import read_splits, room, size, worker_count
+
+EVALUATION_BATCH = 1024  # samples, or fewer where they are large:
+EVALUATION_BYTES = 32 << 20  # as stored; on the device they become floating point
+INDICES_AT_ONCE = 1 << 22
+BYTES_AT_ONCE = 1 << 20  # of samples: little enough to be in a cache when their update comes
+LOOKS = 4  # at the weights, within the length of an average that nobody asked to be exact
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+T = TypeVar("T")
+Function = TypeVar("Function", bound=Callable[[Any, Any], Any])
+Span = tuple[int, int, int]  # seed, first update, one past the last
+Parts = list[tuple[Tensor | float, Tree]]  # weights, and the targets that they belong to
+
+
+class Loader:
+    """Batches of one split on the device.
+
+    Attributes:
+        shared: whether a batch is dear enough to be read once for all trials that are in step.
+        placement: where the data is and why, for a person.
+    """
+
+    shared: bool
+    placement: str
+
+    def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
+        self._device = device
+        targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
+        logits = 4 * targets * (task.classes or 1)  # bytes, float32
+        fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
+        self._part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """The batches of updates ``start ... stop - 1``, a function of the seed and the update."""
+        raise NotImplementedError
+
+    def stacked(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """The batches of several trials, tensors (trials, batch, ...), update after update.
+
+        As many as the longest span has; a shorter one ends with copies of its last batch.
+        """
+        raise NotImplementedError
+
+    def whole(self) -> Iterator[Split]:
+        """The split once, in order."""
+        raise NotImplementedError
+
+    def forget(self, seed: int, update: int) -> None:
+        """No trial goes on from here."""
+
+    def over(self, run: Callable[[], T]) -> T:
+        """Do what takes in the whole split; where memory runs out, again with smaller batches."""
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                if not is_out_of_memory(error) or self._part == 1:
+                    raise
+            self._part //= 2
+
+
+class ResidentLoader(Loader):
+    """Data in memory in its compact type: the device's, or the host's where that is too small."""
+
+    shared = False
+
+    def __init__(self, split: Split, task: Task, device: torch.device, slots: int) -> None:
+        super().__init__(split, task, device)
+        self._placed = _placed(split, device)
+        self._split, self._home = self._placed.split, self._placed.home
+        self._order = BatchOrder(split.samples, task.batch_size, self._home, slots)
+        self.placement = self._placed.placement
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """See Loader."""
+        for update in range(start, stop):
+            batch = self._split.take(self._order.batch(seed, update))
+            yield batch if self._home == self._device else _to(batch, self._device)
+
+    def stacked(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """See Loader."""
+        longest = max(stop - start for _, start, stop in spans)
+        samples = len(spans) * self._order.batch_size  # of an update
+        block = max(1, INDICES_AT_ONCE // samples)
+        some = max(1, BYTES_AT_ONCE // (samples * max(1, self._split.sample_bytes)))
+        for first in range(0, longest, block):
+            table = self._indices(spans, range(first, min(first + block, longest)))
+            for rows in table.split(some):
+                several = _to(self._split.take(rows), self._device)
+                yield from (_item(several, number) for number in range(len(rows)))
+
+    def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
+        """int64 (updates, trials, batch), of these updates counted from the start of each span."""
+        tables = {}
+        for seed, start, stop in set(spans):
+            last = max(1, stop - start) - 1
+            first, end = min(updates.start, last), min(updates.stop, last + 1)
+            table = self._order.batches(seed, start + first, start + end)
+            missing = len(updates) - len(table)
+            tables[seed, start, stop] = torch.cat([table, table[-1:].expand(missing, -1)])
+        return torch.stack([tables[span] for span in spans], dim=1)
+
+    def whole(self) -> Iterator[Split]:
+        """See Loader."""
+        for start in range(0, self._split.samples, self._part):
+            yield _to(self._split.part(start, start + self._part), self._device)
+
+
+class _Placed:
+    """A split in the device's memory where it fits, else in the host's."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        whole, space = split.samples * split.sample_bytes, room(device, None)
+        fits = device.type == "cpu" or whole <= space
+        self.home = home = device if fits else torch.device("cpu")
+        self.source = split  # kept, lest another one get its id
+        self.split = Split(*tree_map(lambda tensor: tensor.to(home), tuple(split)))
+        full = "" if fits else f" of the host: {device} has room for {size(space)}"
+        self.placement = f"{size(whole)} in memory{full}"
+
+
+_PLACES = WeakValueDictionary[tuple[int, torch.device], _Placed]()
+
+
+def _placed(split: Split, device: torch.device) -> _Placed:
+    """One for all pools of a process: those that are tried would have no room beside each other."""
+    key = id(split), device
+    placed = _PLACES.get(key)
+    if placed is None:
+        placed = _PLACES[key] = _Placed(split, device)
+    return placed
+
+
+class StreamLoader(Loader):
+    """A data set read by worker processes, batch after batch in the order of the updates."""
+
+    shared = True
+
+    def __init__(self, stream: Stream, task: Task, device: torch.device, slots: int) -> None:
+        super().__init__(stream, task, device)
+        self._stream = stream
+        self._horizon = task.horizon
+        self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
+        largest = max(self._part, task.batch_size) * stream.sample_bytes
+        # Each trial may be at another batch, and validation reads beside them.
+        self._workers = worker_count((slots + 1) * largest)
+        self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
+        whole = size(stream.samples * stream.sample_bytes)
+        self.placement = f"{whole} streamed by {self._workers} worker(s)"
+
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """See Loader."""
+        # A stream goes on where the last segment left it: starting workers takes a while.
+        stream = self._live.pop((seed, start), None) or self._open(seed, start)
+        for update, batch in zip(range(start, stop), stream, strict=False):
+            if update + 1 == stop < self._horizon:
+                self._live[seed, stop] = stream  # before the last batch: a caller may stop at it
+            yield _to(batch, self._device)
+
+    def stacked(self, spans: Sequence[Span]) -> Iterator[Split]:
+        """See Loader."""
+        streams = {span: self.updates(*span) for span in set(spans)}
+        latest: dict[Span, Split] = {}
+        for _ in range(max(stop - start for _, start, stop in spans)):
+            latest |= {span: batch for span in streams if (batch := next(streams[span], None))}
+            yield Split(*stack([tuple(latest[span]) for span in spans]))
+
+    def forget(self, seed: int, update: int) -> None:
+        """See Loader: its workers end."""
+        self._live.pop((seed, update), None)
+
+    def whole(self) -> Iterator[Split]:
+        """See Loader."""
+        plan = ((part[0], part) for part in batches(self._stream.samples, self._part))
+        for part in self._read(plan):
+            yield _to(part, self._device)
+
+    def _open(self, seed: int, start: int) -> Iterator[Split]:
+        order = self._order  # not self, which keeps the stream: a cycle keeps its workers alive
+        updates = range(start, self._horizon)
+        return self._read(
+            (derive(seed, SAMPLE_NOISE, update), order.batch(seed, update).tolist())
+            for update in updates
+        )
+
+    def _read(self, plan: Iterable[tuple[int, list[int]]]) -> Iterator[Split]:
+        return read_splits(self._stream, plan, self._workers, pin=self._device.type == "cuda")
+
+
+def make_loader(split: Split | Stream, task: Task, device: torch.device, slots: int = 1) -> Loader:
+    """The loader that suits where the data is."""
+    if isinstance(split, Split):
+        return ResidentLoader(split, task, device, slots)
+    return StreamLoader(split, task, device, slots)
+
+
+def _item(batches: Split, number: int) -> Split:
+    return Split(*tree_map(lambda tensor: tensor[number], tuple(batches)))
+
+
+def _to(batch: Split, device: torch.device) -> Split:
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(device, non_blocking=True)
+
+    return Split(*tree_map(moved, tuple(batch)))
+
+
+class DeviceTask:
+    """A task's data where it fits, its loss and ``prepare`` on the device, and all Pools' rules.
+
+    Attributes:
+        task: what is trained.
+        device: where.
+        train, val: loaders.
+        placement: where the data is and why, for a person, by split.
+        prepare, loss, metrics: the task's, on the device.
+    """
+
+    def __init__(self, task: Task, slots: int, device: str) -> None:
+        settings_of(task.optimizer, task.settings)
+        if slots < 1:
+            raise InputError(f"slots={slots}: at least 1")
+        self.task = task
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            self.device = torch.device("cpu")  # cpu:0 is the same one, but not equal to it
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.prepare = deepcopy(task.prepare).to(self.device).eval()
+        self.loss = self._placed(task.loss)
+        self.metrics = tuple(
+            replace(m, function=self.loss if m.function is task.loss else self._placed(m.function))
+            for m in task.metrics
+        )
+        self.val = make_loader(task.val, task, self.device, slots)  # first: it is read more often
+        self.train = make_loader(task.train, task, self.device, slots)
+        if self.device.type == "cpu" and not self.train.shared:
+            _keep_memory()  # a stream's user has said how much there is to be
+        self.placement = {"train": self.train.placement, "val": self.val.placement}
+        self.checkpoints = task.checkpoints
+
+    def _placed(self, function: Function) -> Function:
+        """A loss or a metric on the device: those that are modules may hold tensors."""
+        return deepcopy(function).to(self.device) if isinstance(function, nn.Module) else function
+
+    @cached_property
+    def test(self) -> Loader:
+        """The test split; validation where there is none."""
+        split = self.task.test
+        return self.val if split is None else make_loader(split, self.task, self.device)
+
+    @property
+    def test_samples(self) -> int:
+        """How many the test split has."""
+        split: Split | Stream = self.task.val if self.task.test is None else self.task.test
+        return split.samples
+
+    @cached_property
+    def average_shares(self) -> Array | None:
+        """(horizon,) See ``ema_shares``; None where no weights are averaged."""
+        share = self.task.ema or self.task.average
+        if share is None:
+            return None
+        length = share * self.task.horizon
+        stride = 1 if self.task.ema else max(1, int(length / LOOKS))
+        return ema_shares(length, self.checkpoints, stride)
+
+    @property
+    def objective(self) -> Metric:
+        """The first of the metrics."""
+        return self.metrics[0]
+
+    def measured(self, weights: T, averaged: T | None) -> list[tuple[T, tuple[Metric, ...]]]:
+        """Which weights are judged at a validation, and by what.
+
+        With ``ema`` the averaged ones in place of the current ones; else beside, by the objective.
+        """
+        everything = Metric("loss", self.loss, "minimize", over="batch"), *self.metrics
+        if averaged is None:
+            return [(weights, everything)]
+        if self.task.ema is not None:
+            return [(averaged, everything)]
+        return [(weights, everything), (averaged, (self.objective,))]
+
+    def next_validation(self, update: int) -> int:
+        """The update after which this update's segment ends.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if update == self.task.horizon:
+            raise RuntimeError("the trial is over: release its slot")
+        return int(self.checkpoints[np.searchsorted(self.checkpoints, update, "right")])
+
+    def model(self, seed: int) -> nn.Module:
+        """A fresh model in training mode."""
+        with self.own_generators():
+            reseed(self.device, seed, INITIAL_WEIGHTS)
+            model = self.task.model().to(self.device).train()
+        return model.to(memory_format=self.task.layout)
+
+    def inputs(self, batch: Split) -> tuple[Tree, Parts]:
+        """A stored batch as the model takes it, augmented; generators are to be seeded before."""
+        return augment(self.task.augment, self.prepare(batch.inputs), batch.targets)
+
+    def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
+        """The loss, of mixed targets too."""
+        losses = [self.loss(outputs, targets) for _, targets in parts]
+        if len(parts) == 1:
+            return losses[0]
+        return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The task's precision."""
+        kind = self.device.type
+        if (self.task.precision or ("bfloat16" if kind == "cuda" else "float32")) == "bfloat16":
+            return torch.autocast(kind, torch.bfloat16)
+        return nullcontext()
+
+    def own_generators(self) -> AbstractContextManager[object]:
+        """Whatever is drawn inside leaves the caller's generators as they were."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """``prepare`` in training mode, generators of its own."""
+        self.prepare.train()
+        try:
+            with self.own_generators():
+                yield
+        finally:
+            self.prepare.eval()
+
+    def check_tables(self, rates: Array, momenta: Array | None = None) -> None:
+        """Refuse tables of another length than the horizon, and momenta that nothing takes."""
+        expected = (self.task.horizon,)
+        if rates.shape != expected:
+            raise ValueError(f"rates has shape {rates.shape}, expected {expected}")
+        if momenta is not None:
+            check_momentum(self.task.optimizer)
+            if momenta.shape != expected:
+                raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
+
+    def stored_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
+        """Batches of several trials as they are stored, tensors (trials, batch, ...).
+
+        As many as the longest span has; what a shorter one gets at the end is to be ignored.
+        """
+        ones = torch.ones(len(spans), device=self.device)
+        for inputs, targets in self.train.stacked(spans):
+            yield inputs, [(ones, targets)]
+
+    def prepared_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
+        """The same, prepared and augmented as each trial draws it."""
+        streams = {span: self.train.updates(*span) for span in set(spans)}
+        latest: dict[Span, tuple[Tree, Parts]] = {}
+        for done in range(max(stop - start for _, start, stop in spans)):
+            for span, stream in streams.items():
+                seed, start, stop = span
+                if start + done < stop:
+                    reseed(self.device, seed, UPDATE_NOISE, start + done)
+                    with self.autocast():
+                        latest[span] = self.inputs(next(stream))
+            yield stack_batches([latest[span] for span in spans])
+
+
+def stack_batches(batches: Sequence[tuple[Tree, Parts]]) -> tuple[Tree, Parts]:
+    """Batches of one form as one, stacked."""
+    parts: Parts = []
+    for part in zip(*(parts for _, parts in batches), strict=True):
+        targets = stack([targets for _, targets in part])
+        weights = [weight for weight, _ in part]
+        if isinstance(weights[0], Tensor):
+            parts.append((torch.stack([torch.as_tensor(weight) for weight in weights]), targets))
+        else:  # 1.0, nothing is mixed: filled in there, a tensor of each would be copied there
+            device = next(leaves(targets)).device
+            parts.append((torch.full((len(weights),), float(weights[0]), device=device), targets))
+    return stack([inputs for inputs, _ in batches]), parts
+
+
+def ema_shares(length: float, checkpoints: NDArray[np.int64], stride: int) -> Array:
+    """What the weights after each update count in an average over about ``length`` updates.
+
+    After the n-th look (1 - d) / (1 - d**n) with d = (1 - 1 / length)**stride: without bias towards
+    the initial weights, as in Adam (Kingma & Ba 2015, section 3). Looks are counted from each
+    validation on, so that trials that are trained together are looked at together.
+
+    Args:
+        length: in updates.
+        checkpoints: (validations,) increasing, the last is the horizon.
+        stride: every which update is looked at; at least one before each validation is.
+
+    Returns:
+        (horizon,), 0 where the weights are not looked at.
+    """
+    lengths = np.diff(checkpoints, prepend=0)
+    starts = np.repeat(checkpoints - lengths, lengths)
+    place = np.arange(1, checkpoints[-1] + 1) - starts  # in the segment, from 1
+    looked = place % min(stride, lengths.min()) == 0
+    decay = (1 - 1 / max(1.0, length)) ** min(stride, lengths.min())
+    shares = (1 - decay) / (1 - decay ** np.maximum(1, looked.cumsum()))
+    return np.where(looked, shares, 0.0)
+
+
+def attempt(function: Callable[[], T]) -> T | Exception:
+    """What a function of the task's gives, or raises of one trial."""
+    try:
+        return function()
+    except InputError:  # the data's fault, not the trial's: all of the search stops
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):  # nor is that: where there is room it goes on
+            raise
+        return error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether there would be room for less."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("allocate memory", "_ALLOC_FAILED"))
+
+
+# From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.
+ALONE: dict[str, Any] = {"isolate_recompiles": True}
+if not ALONE.keys() <= inspect.signature(torch.compile).parameters.keys():
+    ALONE = {}
+
+
+def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+    """``torch.compile`` for fixed sizes, which says nothing of a CUDA compiler without a GPU.
+
+    PyTorch compiles a function for eight sizes at the most and then runs it uncompiled, which all
+    pools of a process together would soon reach: so each has a count of its own.
+    """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    compiled: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False, **ALONE)
+    return compiled
+
+
+@cache
+def _keep_memory() -> None:
+    """Let freed memory stay with this process, for as long as it runs.
+
+    By default glibc gives large blocks back at once, and a training step asks for the same ones
+    again and again: each time the kernel must fill them with zeros. Without glibc, nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # musl
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,370 @@
+"""vmap_check: what cannot run with many weights at once is found; the rest trains as serially."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from lrtune.engine import FusedPool, SerialPool
+from lrtune.engine.device_task import DeviceTask
+from lrtune.engine.optimizers import Unfit
+from lrtune.engine.vmap_check import vmap_check
+from lrtune.errors import InputError
+from tests.engine.trials import Counts, Plain, all_curves
+
+
+class Item(Plain):
+    def forward(self, x):
+        return super().forward(x) * self.layer.weight.sum().item()
+
+
+class Branch(Plain):
+    def forward(self, x):
+        outputs = super().forward(x)
+        if outputs.sum() > 0:
+            outputs = outputs * 2
+        return outputs
+
+
+class Mask(Plain):
+    def forward(self, x):
+        outputs = super().forward(x)
+        return outputs + outputs[outputs > 0].sum()
+
+
+class RunningMean(Plain):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * outputs.detach().mean(0)
+        return outputs - self.mean
+
+
+class Late(Plain):
+    """A buffer that is not there at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", None)
+
+    def forward(self, x):
+        if self.scale is None:
+            self.scale = x.detach().std()
+        return super().forward(x) / self.scale
+
+
+class InEvaluation(Plain):
+    """Reassigns in evaluation alone, where it counts too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if not self.training:
+            self.seen = self.seen + 1
+        return super().forward(x)
+
+
+class Steps(Plain):
+    """A number of Python's own that grows."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.steps = 0
+
+    def forward(self, x):
+        self.inner.steps += 1
+        return super().forward(x) / min(self.inner.steps, 100)
+
+
+class Remembers(Plain):
+    """Its last outputs have a say in the next ones."""
+
+    last = 0.0
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        outputs, self.last = outputs + self.last, outputs.detach()
+        return outputs
+
+
+class Clamps(Plain):
+    def forward(self, x):
+        self.layer.weight.data.clamp_(-0.01, 0.01)
+        return super().forward(x)
+
+
+class InPlace(Plain):
+    def forward(self, x):
+        return super().forward(x.mul_(2))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind=nn.LSTM):
+        super().__init__()
+        self.inner = kind(8, 10, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x.flatten(1).view(-1, 8, 8))[0][:, -1]
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(200, 10, sparse=True)
+
+    def forward(self, x):
+        return self.table(x.flatten(1).long().abs()).mean(1)
+
+
+class HalfDouble(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 16), nn.Linear(16, 10).double()
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1).float()).double())
+
+    def double(self):
+        return self
+
+
+class Noisy(Plain):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.3, training=not self.training)
+
+
+class Raises(Plain):
+    def forward(self, x):
+        raise LookupError("no\nway")
+
+
+def with_dropout():
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 10))
+
+
+def gru():
+    return Recurrent(nn.GRU)
+
+
+def normed(how):
+    return lambda: nn.Sequential(nn.Flatten(), how(nn.Linear(64, 10)))
+
+
+HERE = r"\(line \d+ of test_vmap_check.py: "
+UNFIT = {
+    Item: rf"a number is read off a tensor: .* {HERE}.*\.item\(\)\)",
+    Branch: rf"a number is read off a tensor: .* by an if on .*{HERE}if outputs.sum\(\) >",
+    Mask: r"the shape of a tensor depends on its values, .* boolean mask .*outputs\[outputs > 0\]",
+    Counts: "its forward puts a new tensor in place of its buffer count$",
+    RunningMean: "its forward puts a new tensor in place of its buffer mean$",
+    Late: "its forward puts a new tensor in place of its buffer scale$",
+    InEvaluation: "its buffer seen comes out otherwise when several trials run together$",
+    Steps: "its forward changes inner.steps, which all trials would share",
+    Remembers: "its loss the second time comes out otherwise",
+    Clamps: "its forward changes its parameter layer.weight$",
+    InPlace: "its forward changes its input in place",
+    Recurrent: r"torch's \w*(rnn|lstm)\w* takes no weights of several models at once",
+    gru: "torch's gru takes no weights of several models at once",
+    with_dropout: "its Dropout draws random numbers, each trial its own$",
+    Noisy: rf"random numbers are drawn {HERE}return F.dropout",
+    normed(parametrizations.weight_norm): r"torch's _weight_norm_interface takes no weights",
+    normed(parametrizations.spectral_norm): r"torch's \w+ takes no weights of several models",
+    normed(nn.utils.spectral_norm): r"torch's \w+ takes no weights of several models",
+    Sparse: "the gradient of table.weight is sparse$",
+    HalfDouble: "parameters are of several types: float32, float64$",
+    Raises: rf"LookupError: no way {HERE}raise LookupError",
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), UNFIT.items(), ids=lambda v: getattr(v, "__name__", str(v))[:60]
+)
+def test_unfit_and_why(model, message, six):
+    task = replace(six, model=lambda: model().double())
+    for _ in range(2):  # a second time too: some warnings come once
+        with pytest.raises(Unfit, match=message) as why:
+            vmap_check(DeviceTask(task, 2, "cpu"))
+        assert "\n" not in str(why.value) and len(str(why.value)) < 250
+
+
+class ToBfloat16(nn.Module):
+    def forward(self, x):
+        return x.bfloat16()
+
+
+def noisy_loss(outputs, targets):
+    return F.cross_entropy(F.dropout(outputs, 0.1), targets)
+
+
+def strangers(model):
+    return [{"params": [*model.parameters(), nn.Parameter(torch.zeros(1))]}]
+
+
+def a_few(model):
+    return [{"params": [model.layer.bias]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model": lambda: Plain().bfloat16(), "prepare": ToBfloat16()},
+            "its parameters are bfloat16: only float32 and float64 can be",
+        ),
+        ({"loss": noisy_loss}, "the loss draws random numbers"),
+        ({"groups": strangers}, "group 0 of groups holds what is no parameter of the model"),
+        (
+            {"groups": a_few, "clip_norm": 1.0},
+            "the clipped norm is of all gradients, but layer.weight is in none of the groups",
+        ),
+        (
+            {"optimizer": "sgd", "settings": {"dampening": 0.1, "momentum": 0.9}},
+            "with dampening, SGD's first update",
+        ),
+    ],
+)
+def test_unfit_tasks(change, message, six):
+    with pytest.raises(Unfit, match=message):
+        FusedPool(replace(six, **change), 2)
+
+
+class Unreached(Plain):
+    """A layer that the loss does not reach, another that is frozen, a buffer of indices."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Linear(3, 3)
+        self.frozen = nn.Linear(10, 10).requires_grad_(False)
+        self.register_buffer("index", torch.arange(64).flip(0))
+        self.register_buffer("mask", torch.ones(64, dtype=torch.bool), persistent=False)
+
+    def forward(self, x):
+        return self.frozen(self.layer(x.flatten(1)[:, self.index] * self.mask))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 10, bias=False), nn.Linear(64, 10)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.first(x.flatten(1)) + self.last(x.flatten(1).flip(1))
+
+
+class InPlaceCount(Counts):
+    def forward(self, x):
+        self.count += 1
+        return Plain.forward(self, x) / self.count
+
+
+class Caches(Plain):
+    """What it keeps of a batch is for people to look at."""
+
+    def forward(self, x):
+        self.seen = super().forward(x)
+        return self.seen
+
+
+def hooked():
+    model = Plain()
+    model.layer.register_forward_hook(lambda module, inputs, outputs: outputs * 2)
+    model.layer.weight.register_hook(lambda gradient: gradient)
+    return model
+
+
+class ToLong(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).abs().long()
+
+
+def table():
+    embedding = nn.Embedding(200, 10, padding_idx=0)
+    return nn.Sequential(ToLong(), embedding, nn.Flatten(), nn.Linear(640, 10))
+
+
+def inactive_dropout():
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, 10))
+
+
+RATES = np.linspace(0.01, 0.001, 6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize(
+    "model", [Plain, Unreached, Tied, InPlaceCount, Caches, hooked, table, inactive_dropout]
+)
+def test_fit(model, ema, six):
+    task = replace(six, model=lambda: model().double(), ema=ema)
+    serial, fused = SerialPool(task, 2), FusedPool(task, 2)
+    np.testing.assert_allclose(all_curves(fused, RATES), all_curves(serial, RATES), rtol=1e-9)
+    ours, theirs = fused.snapshot(1).tensors, serial.snapshot(1).tensors
+    assert {n for n in ours if n.startswith("w")} == {n for n in theirs if n.startswith("w")}
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], check_dtype=False, rtol=1e-9, atol=1e-12)
+
+
+def test_what_the_loss_does_not_reach_stays_as_it_was(six):
+    pool = FusedPool(replace(six, model=lambda: Unreached().double()), 1)
+    pool.start(0, np.full(6, 0.1), 0)
+    before = pool.snapshot(0).tensors
+    pool.advance()
+    after = pool.snapshot(0).tensors
+    for name in ("idle.weight", "frozen.weight", "frozen.bias", "index"):
+        assert torch.equal(before[f"weights/{name}"], after[f"weights/{name}"])
+    assert not torch.equal(before["weights/layer.weight"], after["weights/layer.weight"])
+
+
+class DrawingPrepare(nn.Module):
+    """Noise in training alone."""
+
+    def forward(self, x):
+        x = x.double() / 16
+        return x + 0.1 * torch.randn_like(x) if self.training else x
+
+
+def test_a_prepare_that_draws_does_so_for_each_trial(six):
+    task = replace(six, prepare=DrawingPrepare())
+    fused, serial = (all_curves(make(task, 2), RATES) for make in (FusedPool, SerialPool))
+    np.testing.assert_allclose(fused, serial, rtol=1e-9)
+
+
+def test_bfloat16_models_are_checked_in_full_precision(six, digits):
+    task = replace(six, model=Plain, prepare=deepcopy(digits.prepare).float(), precision="bfloat16")
+    fused, serial = (all_curves(make(task, 2), RATES) for make in (FusedPool, SerialPool))
+    np.testing.assert_allclose(fused, serial, rtol=0.02, atol=0.02)
+
+
+def test_the_data_s_own_errors_are_no_misfit(six):
+    task = DeviceTask(six, 2, "cpu")
+
+    def updates(*_):
+        raise InputError("the data has changed")
+
+    task.train.updates = updates
+    with pytest.raises(InputError, match="the data has changed"):
+        vmap_check(task)
+
+
+@pytest.mark.parametrize("change", [{}, {"prepare": DrawingPrepare()}])
+def test_nothing_is_left_changed(change, six):
+    task = DeviceTask(replace(six, **change), 2, "cpu")
+    settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    before = torch.get_rng_state()
+    _, drawing = vmap_check(task)
+    assert drawing == bool(change)
+    assert torch.equal(before, torch.get_rng_state())
+    assert settings == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    assert not task.prepare.training
