@@ -13,9 +13,8 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.format import number, plural
+from lrtune.format import listed, number, plural
 from lrtune.verdict.verdict import FamilyResult, Verdict
-from lrtune.verdict.wording import listed
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first

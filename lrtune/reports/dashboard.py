@@ -20,14 +20,13 @@ import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.errors import InputError
-from lrtune.format import limited
+from lrtune.format import limited, listed
 from lrtune.reports.first_screen import Run, answer, subtitle
 from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import listed, value_title
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -167,7 +166,7 @@ def serve(
     load_study(storage, study)  # what cannot be opened is an error here, not an empty page
     opened = open_storage(storage)
     number = opened.get_study_id_from_name(study)
-    values = {study: value_title(objective)}
+    values = {study: objective.title}
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup means it
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
