@@ -128,6 +128,7 @@ CHANGES = {  # what is said of another search in the same folder
     "families": {"families": ["cosine"]},
     "peak_lr": {"peak_lr": (0.1, 0.2)},
     "warmup": {"warmup": (0.0, 0.1)},
+    "judge='last', now judge='best'": {"judge": "best"},
     "storage": {"storage": "sqlite:///other.db"},
     f"was searched with transfer='{published().fingerprint}'": {"transfer": nothing()},
     r"optimizer\.weight_decay=0(\.0)?, now .*decay=0\.1": {"task": decayed},
