@@ -58,7 +58,8 @@ def test_search_from_a_study_file_with_an_option_on_top(lrtune, tmp_path: Path) 
     study = tmp_path / "study.toml"
     study.write_text(
         'task = "digits"\nbatch_size = 32\nepochs = 1\nfamilies = ["cosine", "wsd"]\ntrials = 2\n'
-        f'peak_lr = [0.01, 0.2]\njudge = "best"\noptimizer = "adamw:weight_decay=0.1"\nout = "{tmp_path}/run"\n'
+        'peak_lr = [0.01, 0.2]\njudge = "best"\noptimizer = "adamw:weight_decay=0.1"\n'
+        f'out = "{tmp_path}/run"\n'
     )
     code, out, err = lrtune("search", study, "--trials", 3)
     assert (code, err) == (0, "")
