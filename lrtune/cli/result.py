@@ -17,7 +17,6 @@ from lrtune.errors import InputError
 from lrtune.format import aligned, count, number
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
-from lrtune.run.judge import judged
 from lrtune.run.study_file import parse_goal
 from lrtune.verdict.horizons import agreement, outlook
 from lrtune.verdict.recommendation import (
@@ -184,7 +183,7 @@ def show_verdict(
     if goal is not None:
         plan = replace(plan, target=parse_goal(goal, run.settings.objective.name))
     if plan != before:
-        verdict = judged(run, plan, horizon, verdict.finalists, over=True)
+        verdict = run.judged(plan, horizon, verdict.finalists, over=True)
     print_verdict(verdict, console, len(run.trials()))
     if verdict.decided:
         for other in others:

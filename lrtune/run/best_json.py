@@ -84,6 +84,21 @@ class BestSchedule(Training, File):
     judge: Judge = "last"
     guess: Guess | None = None
 
+    @property
+    def found_optimizer(self) -> FoundOptimizer:
+        """The optimizer that an export makes.
+
+        Raises:
+            InputError: its settings are not all there.
+        """
+        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
+
+    @property
+    def comments(self) -> str:
+        """Comments on the training, for the code of an export."""
+        by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
+        return found_with(self, "Guessed for" if self.guess is not None else by)
+
 
 def best_json(
     trials: pd.DataFrame, settings: RunSettings, verdict: Verdict | None
@@ -149,29 +164,6 @@ def guessed(folder: Path, settings: RunSettings) -> dict[str, Any] | None:
     return best.guess.params if same else None
 
 
-def replayed(path: Path) -> Schedule:
-    """The rates of a best.json's own trial of a closed loop, as an open-loop schedule.
-
-    Raises:
-        InputError: the file is not in the folder of its run, or the loop is open.
-    """
-    schedule = load(path)
-    if not schedule.closed_loop:
-        raise InputError(
-            f"{path}: {schedule.family} has the same rates in every run: leave out --replay"
-        )
-    total, stored = horizon_of(path), path.parent / "trials.parquet"
-    if not stored.is_file():
-        raise InputError(f"{stored}: not there: --replay needs the best.json in its run's folder")
-    found = BestSchedule.read(path).found
-    trials = pd.read_parquet(stored, columns=["number", "schedule", "step", "loss"])
-    rows = trials[trials["number"] == (found.trial if found else math.nan)]
-    if rows.empty or Schedule.from_json(rows.iloc[0]["schedule"]) != schedule:
-        raise InputError(f"{stored}: has no trial of this schedule: not of the same run")
-    row = rows.iloc[0]
-    return replay(schedule, total, [*zip(row["step"].tolist(), row["loss"], strict=True)])
-
-
 def best_in(path: Path) -> Path:
     """The best.json of a run's folder; a file as it is.
 
@@ -187,42 +179,34 @@ def best_in(path: Path) -> Path:
     return path / "best.json"
 
 
-def _best(path: Path) -> BestSchedule | None:
-    """All that a file says; None of a schedule alone."""
+def read_best(path: Path) -> tuple[Schedule, BestSchedule | None]:
+    """The schedule in a file, and what it was found with; None of a schedule alone.
+
+    Raises:
+        InputError: the file cannot be read, or is damaged.
+    """
+    schedule = load(path)
     alone = "schedule" not in json.loads(path.read_text(encoding="utf-8"))
-    return None if alone else BestSchedule.read(path)
+    return schedule, None if alone else BestSchedule.read(path)
 
 
-def found_optimizer(path: Path) -> FoundOptimizer | None:
-    """The optimizer that a best.json was found with; None of a schedule alone.
-
-    Raises:
-        InputError: the file is damaged, or does not say all of the optimizer's settings.
-    """
-    best = _best(path)
-    if best is None:
-        return None
-    return FoundOptimizer(best.optimizer.name, best.optimizer.settings, best.task.groups)
-
-
-def training_of(path: Path) -> str:
-    """Comments on the training that a best.json was found with; none of a schedule alone."""
-    best = _best(path)
-    if best is None:
-        return ""
-    if best.guess is not None:
-        return found_with(best, "Guessed for")
-    trial = "Found in" if best.found is None else f"Found by trial {best.found.trial} of"
-    return found_with(best, trial)
-
-
-def horizon_of(path: Path) -> int:
-    """The horizon that a best.json was found with.
+def replayed(path: Path) -> Schedule:
+    """The rates of a best.json's own trial of a closed loop, as an open-loop schedule.
 
     Raises:
-        InputError: a schedule alone, which fits any horizon.
+        InputError: the file is not in the folder of its run, or the loop is open.
     """
-    best = _best(path)
-    if best is None:
-        raise InputError(f"{path}: says no horizon: give --total, the number of updates")
-    return best.horizon
+    schedule, best = read_best(path)
+    if not schedule.closed_loop:
+        raise InputError(
+            f"{path}: {schedule.family} has the same rates in every run: leave out --replay"
+        )
+    stored = path.parent / "trials.parquet"
+    if best is None or not stored.is_file():
+        raise InputError(f"{stored}: not there: --replay needs the best.json in its run's folder")
+    trials = pd.read_parquet(stored, columns=["number", "schedule", "step", "loss"])
+    rows = trials[trials["number"] == (best.found.trial if best.found else math.nan)]
+    if rows.empty or Schedule.from_json(rows.iloc[0]["schedule"]) != schedule:
+        raise InputError(f"{stored}: has no trial of this schedule: not of the same run")
+    row = rows.iloc[0]
+    return replay(schedule, best.horizon, [*zip(row["step"].tolist(), row["loss"], strict=True)])

@@ -1,8 +1,8 @@
 """confirm: the best schedules are trained again on fresh seeds, until the verdict is sure."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,8 @@ from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
 from lrtune.run.devices import Engine, choose_pool, own_threads
-from lrtune.run.folder import CHECKPOINT, FINALS, Run
-from lrtune.run.identity import check_same, settings_for
-from lrtune.run.judge import finalists_of, judged
-from lrtune.run.lock import locked
+from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
+from lrtune.run.run_json import check_same, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
@@ -144,11 +142,15 @@ def confirm(
             run = with_baselines(run, baselines)
         allowed = trained(run, task.horizon) + trainings
         rounds = Rounds(run, task.horizon, plan, listener, allowed=lambda: allowed)
-        if not finalists_of(run):
+        if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine = Engine(run.choice.name, device=device)
-            with _pool(run, task, engine, len(wanted), listener.tell) as pool:
+            engine, limits = Engine(run.choice.name, device=device), Limits(trials=len(wanted))
+            with ExitStack() as processes:
+                # The pool of the search, or what trains fastest on other devices in its way.
+                pool, _ = choose_pool(task, limits, engine, run.choice, listener.tell)
+                if isinstance(pool, SpreadPool):
+                    processes.enter_context(pool)
                 works = [rounds.work(pool)]
                 Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
         verdict = rounds.verdict()
@@ -235,19 +237,6 @@ def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
     return Run(run.folder)
 
 
-@contextmanager
-def _pool(
-    run: Run, task: Task, engine: Engine, trainings: int, tell: Callable[[str], None]
-) -> Iterator[Pool]:
-    """The pool of the search, or on other devices what trains fastest there in its way."""
-    pool, _ = choose_pool(task, Limits(trials=trainings), engine, run.choice, tell)
-    try:
-        yield pool
-    finally:
-        if isinstance(pool, SpreadPool):
-            pool.close()
-
-
 class Rounds:
     """Which trainings the verdict still needs, round by round, and how the finalists stand."""
 
@@ -300,7 +289,7 @@ class Rounds:
         trainings = self.plan.trainings or 0
         if trainings < FEWEST:
             return []
-        everyone = finalists_of(self._run)
+        everyone = self._run.finalists()
         yours = sum(finalist.role == "yours" for finalist in everyone)
         return everyone[: min(room_for(trainings, yours), trainings // 2)]
 
@@ -308,14 +297,14 @@ class Rounds:
         """The verdict as things stand; None where nothing can be compared on two seeds."""
         if not self.finalists:
             return None
-        verdict = judged(self._run, self.plan, self._horizon, self.finalists)
+        verdict = self._run.judged(self.plan, self._horizon, self.finalists)
         if verdict.answer.place != "unfinished":
             return verdict
         seeds = {row.family: row.seeds for row in verdict.families}
         compared = [finalist for finalist in self.finalists if seeds[finalist.family] > 1]
         if len(compared) < min(2, len(self.finalists)):
             return None
-        return judged(self._run, self.plan, self._horizon, compared, over=True)
+        return self._run.judged(self.plan, self._horizon, compared, over=True)
 
     def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
         """The same as work for the loop.

@@ -1,9 +1,14 @@
-"""A run: a folder that holds a search and what it found."""
+"""A run: a folder that holds a search and what it found, and its lock."""
 
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from lrtune.engine import Choice
 from lrtune.errors import InputError
@@ -15,14 +20,18 @@ from lrtune.run.best_json import best_json
 from lrtune.run.run_json import read_settings, without_password
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
-from lrtune.search.confirmation import read_finals
+from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
+from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
+from lrtune.verdict.finalists import BASELINES, Finalist, finalists
 from lrtune.verdict.settings import RunSettings
+from lrtune.verdict.verdict import Plan, verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
 CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
 TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
+LEAST_FREE = 64 << 20  # bytes on the disk
 
 
 class Run:
@@ -125,6 +134,51 @@ class Run:
         own = [self.settings.horizon] if (self.folder / VERDICT).exists() else []
         return sorted(own + others)
 
+    def finalists(self) -> list[Finalist]:
+        """Who may be confirmed as the search stands, in the order in which it matters.
+
+        What the search recommends, the user's own, tuned baselines, and who else may be the best.
+        """
+        trials = self.trials()
+        leaders = finalists(trials, self.settings.objective)
+        if not leaders:
+            return []
+        known = {finalist.family for finalist in leaders}
+        missing = [name for name in BASELINES if name in self.space.families and name not in known]
+        pick, *others = [*leaders, *(self._baseline(trials, name) for name in missing)]
+        yours = [
+            Finalist(
+                family="yours" if number == 1 else f"yours {number}", schedule=own, role="yours"
+            )
+            for number, own in enumerate(self.settings.baselines, 1)
+        ]
+        return [pick, *yours, *sorted(others, key=lambda one: one.family not in BASELINES)]
+
+    def _baseline(self, trials: pd.DataFrame, family: str) -> Finalist:
+        schedule, params, trial = self.tuned(family)
+        values = trials.loc[trials["number"] == trial, "value"].dropna()
+        return Finalist(
+            family=family,
+            schedule=schedule,
+            trial=trial,
+            searched=math.nan if values.empty else float(values.iloc[0]),
+            role="baseline",
+            params=params,
+        )
+
+    def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
+        """The verdict on the trainings that there are; ``over``: whether no more are to come."""
+        finals = self.finals()
+        seeds = final_seeds(self.settings.seed, plan.trainings or 0)
+        of_horizon = finals[finals["horizon"] == horizon]
+        found = verdict(self.trials(), of_horizon, who, self.settings, seeds, plan, over)
+        before, earlier = self.verdict(horizon), set[int]()
+        if before is not None:  # each number of trainings judged by had 5 % to err
+            earlier.update(before.earlier)
+            if before.decided and before.plan.trainings is not None:
+                earlier.add(before.plan.trainings)
+        return Verdict(**{**dict(found), "earlier": sorted(earlier - {plan.trainings})})
+
     @property
     def figures(self) -> Figures:
         """The figures of the report: ``run.figures.wins()``."""
@@ -172,6 +226,51 @@ class Run:
         return tensorboard.write(
             self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
         )
+
+
+@contextmanager
+def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """The folder, made if need be and ours until the end; the lock goes with the process."""
+    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
+        raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{folder}: another lrtune is at work here; wait for it") from error
+    except (OSError, ValueError) as error:
+        why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
+        raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
+    try:
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        _mend(folder, tell)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_if_free(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """The run's folder as it is, and ours until the end where no other lrtune is at work.
+
+    One that is has mended the journal; and where nothing can be written there is nothing to mend.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    with suppress(OSError):  # a Timeout is one too
+        lock.acquire()
+    try:
+        if lock.is_locked:
+            _mend(folder, tell)
+        yield
+    finally:
+        lock.release()
+
+
+def _mend(folder: Path, tell: Callable[[str], None]) -> None:
+    if (warning := mend(folder / "journal.log")) is not None:
+        tell(warning)
 
 
 def open(folder: str | Path) -> Run:

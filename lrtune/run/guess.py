@@ -13,9 +13,9 @@ from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
 from lrtune.run.best_json import BestSchedule, Guess, PeakTest
-from lrtune.run.identity import settings_for
-from lrtune.run.lock import locked
-from lrtune.run.study_file import StudyFile, engine_of
+from lrtune.run.folder import locked
+from lrtune.run.run_json import settings_for
+from lrtune.run.study_file import StudyFile, engine_of, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
@@ -51,7 +51,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
         )
     if study.peak_lr is not None:
         Space(peak_lr=study.peak_lr)
-    folder = Path(study.out or Path("runs") / settings.study)
+    folder = folder_of(study, settings.study)
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(
