@@ -54,7 +54,7 @@ def show(folder: Path, machine: bool) -> None:
     best = best_json(trials, run.settings, verdict)
     content = {
         "run": str(folder),
-        "answer": as_json(recommendation(trials, run.told, verdict)),
+        "answer": as_json(recommendation(trials, run.public_settings, verdict)),
         "best": best and best.to_json(),
         "verdict": verdict and verdict.to_json(),
         "since": newer or None,
@@ -65,7 +65,7 @@ def show(folder: Path, machine: bool) -> None:
 def print_result(run: Run, console: Console) -> None:
     """Print what to use, what it gains and how sure that is; then what it rests on."""
     trials, verdict = run.trials(), run.verdict()
-    answer = recommendation(trials, run.told, verdict)
+    answer = recommendation(trials, run.public_settings, verdict)
     if answer is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
