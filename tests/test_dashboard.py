@@ -28,6 +28,7 @@ from lrtune.reports.dashboard import (
 from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import RECORD, RESOLVED, START, open_storage
+from tests.documents import changed
 
 SCREEN = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
 STUDY = "digits-mlp-sgd-72-cosine-constant"
@@ -145,16 +146,14 @@ def test_a_study_of_others_is_shown_as_it_is(copy: Run) -> None:
 
 def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict] = []
-    copy.settings["objective"] = copy.settings["objective"] | {"name": "a<b & $c", "unit": "<i>"}
+    objective = changed(copy.settings.objective, name="a<b & $c", unit="<i>")
     monkeypatch.setattr("lrtune.reports.dashboard.app_of", lambda _, values: given.append(values))
     monkeypatch.setattr("lrtune.reports.dashboard.server_of", interrupted)
     before = [signal.getsignal(number) for number in ENDING]
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
         with pytest.raises(KeyboardInterrupt):
-            serve(
-                copy.storage, copy.study().study_name, copy.settings["objective"], None, look=False
-            )
+            serve(copy.storage, copy.study().study_name, objective, None, look=False)
         now = [signal.getsignal(number) for number in ENDING]
     finally:
         for number, handler in zip(ENDING, before, strict=True):

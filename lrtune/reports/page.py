@@ -41,11 +41,11 @@ def render(
         confirmed = sections.finals(verdict, finals, run)
     return fill(
         "report.html",
-        title=run["study"],
+        title=run.study,
         subtitle=subtitle(trials, run),
         first=first_screen(trials, run, verdict, finals),
         nothing=nothing(trials),
-        better="lower" if run["objective"]["direction"] == "minimize" else "higher",
+        better="lower" if run.objective.direction == "minimize" else "higher",
         settings=sections.settings(trials, run, verdict),
         finals=confirmed,
         families=sections.families(trials, run),

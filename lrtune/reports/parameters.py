@@ -15,6 +15,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from lrtune.reports.plot_style import TEMPLATE, axis_title, blank, look, rounded, safe, value_axis
 from lrtune.schedule import FAMILIES
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import forecasts, ranked
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
@@ -114,7 +115,7 @@ def study_of(
     return study
 
 
-def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> Importances:
+def importances(rows: pd.DataFrame, family: str, objective: Objective) -> Importances:
     """Which parameters matter among a family's finished trials, by Optuna's fANOVA.
 
     Args:
@@ -129,7 +130,7 @@ def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -
     if len(space) < 2:
         return Importances(why="fewer than two parameters differ between the trials")
     values = done["value"].to_numpy(float)
-    if objective["direction"] == "minimize" and (values > 0).all():
+    if objective.direction == "minimize" and (values > 0).all():
         values = np.log(values)  # a loss far off must not outweigh those near the best
     numbers = {}
     for column, distribution in space.items():
@@ -144,12 +145,12 @@ def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -
     forest = RandomForestRegressor(2 * TREES, oob_score=True, random_state=0)
     if forest.fit(pd.DataFrame(numbers), values).oob_score_ <= 0:
         return Importances(why="its parameters do not tell good trials from bad ones")
-    study = study_of(done, space, values, objective["direction"])
+    study = study_of(done, space, values, objective.direction)
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
     return Importances(evaluator.evaluate(study))
 
 
-def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> go.Figure:
+def slices(trials: pd.DataFrame, family: str, objective: Objective) -> go.Figure:
     """Scores of a family against each of its parameters, one panel each.
 
     Marks are filled for finished trials and open for those that were stopped, at their forecast.
@@ -160,7 +161,7 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
     if not space:
         return blank()
     style, finished = look(family), rows["finished"].to_numpy(bool)
-    first = rows.index.isin(ranked(rows, objective["direction"]).index[:1])
+    first = rows.index.isin(ranked(rows, objective.direction).index[:1])
     marker = {
         "color": style.colour,
         "symbol": np.where(finished, style.symbol, f"{style.symbol}-open").tolist(),

@@ -25,6 +25,7 @@ from lrtune.reports.first_screen import Run, chosen, found_with, nothing
 from lrtune.reports.parameters import importances, scored, slices
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.verdict.notes import notes
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import (
     PARTIAL,
     beside,
@@ -95,7 +96,7 @@ def _sorted_by(value: float, shown: str | None = None, below: str = "") -> Cell:
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
     """The recommended schedule in the field's terms and as code; None where there is none."""
-    found, horizon = chosen(trials, run, verdict), run["horizon"]
+    found, horizon = chosen(trials, run, verdict), run.horizon
     if found is None:
         return None
     schedule = found.schedule
@@ -156,7 +157,7 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
     return {
         "summary": f"{names} on {seeds}: {outcome if verdict.decided else 'no winner'}",
         "on_test": verdict.split == "test",
-        "best_weights": run["judge"] == "best",
+        "best_weights": run.judge == "best",
         "trainings": plural(len(own), "training", "trainings"),
         "updates": count(verdict.horizon),
         "time": duration(own["seconds"].sum()),
@@ -168,14 +169,14 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
         "absent": [f"{', '.join(names)} ({why})" for why, names in absent.items() if names],
         "first": families[0].family,
         "tied": {row.place for row in families} >= {"tied", "behind"},
-        "margin": measured(margin, verdict.objective.to_json(), 2) if margin > 0 else "",
+        "margin": measured(margin, verdict.objective, 2) if margin > 0 else "",
         "differences": figures.paired_differences(verdict, finals),
         "closed_loop": any(row.schedule.closed_loop for row in families),
         "curves": figures.finals_curves(verdict, finals),
     }
 
 
-def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Table:
+def finalists(verdict: Verdict, second: Objective | None = None) -> Table:
     """The table of a verdict, wherever one is shown.
 
     Args:
@@ -187,7 +188,7 @@ def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Tabl
     heads = [
         "family",
         "place",
-        _head(split, verdict.objective.to_json()),
+        _head(split, verdict.objective),
         "seeds",
         "behind by",
         "p",
@@ -210,20 +211,19 @@ def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Tabl
             aligned(row.searched),
         ]
         cells += [aligned(row.validation)] if on_test else []
-        cells += [aligned(row.metrics.get(second["name"], math.nan))] if second else []
+        cells += [aligned(row.metrics.get(second.name, math.nan))] if second else []
         rows.append(cells)
     return Table(heads, rows, "sortable finals", 2)
 
 
-def second_metric(run: Run) -> dict[str, Any] | None:
+def second_metric(run: Run) -> Objective | None:
     """The metric to print beside the objective, if the task has another."""
-    others = [m for name, m in run["metrics"].items() if name != run["objective"]["name"]]
+    others = [m for name, m in run.metrics.items() if name != run.objective.name]
     return others[0] if others else None
 
 
-def _head(split: str, metric: Mapping[str, Any]) -> str:
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"{split} {words(metric['name'])}{unit}"
+def _head(split: str, metric: Objective) -> str:
+    return f"{split} {words(metric.name)}{f' ({metric.unit})' if metric.unit else ''}"
 
 
 def _place(verdict: Verdict, row: FamilyResult) -> Cell:
@@ -252,14 +252,12 @@ def _ranged(rows: Sequence[tuple[float, float, float]]) -> list[Cell]:
 
 def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """How each family did in the search: a table and a figure."""
-    objective = run["objective"]
-    first, summary = best(trials, objective["direction"]), nothing(trials)
+    objective = run.objective
+    first, summary = best(trials, objective.direction), nothing(trials)
     if first is not None:
         tried = plural(trials["family"].nunique(), "family", "families")
         value = measured(first["value"], objective, 3)
-        summary = (
-            f"Best of {tried}: {first['family']}, validation {words(objective['name'])} {value}"
-        )
+        summary = f"Best of {tried}: {first['family']}, validation {words(objective.name)} {value}"
     return {
         "summary": summary,
         "table": searched_families(trials, objective),
@@ -268,7 +266,7 @@ def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     }
 
 
-def searched_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
+def searched_families(trials: pd.DataFrame, objective: Objective) -> Table:
     """The table of a search, one row per family, wherever one is shown."""
     heads = [
         "family",
@@ -292,7 +290,7 @@ def searched_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Tab
             int(row["diverged"] + row["failed"]),
             count(row["updates"]),
         ]
-        for row in by_family(trials, objective["direction"]).to_dict("records")
+        for row in by_family(trials, objective.direction).to_dict("records")
     ]
     return Table(heads, rows, "sortable")
 
@@ -301,27 +299,27 @@ def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | Non
     """What a notebook and the dashboard show: the finalists once something is decided."""
     if verdict is not None and verdict.decided:
         return finalists(verdict)
-    return searched_families(trials, run["objective"])
+    return searched_families(trials, run.objective)
 
 
 def curves(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """The best trial of each family, rate and metric."""
-    metric = words(run["objective"]["name"])
+    metric = words(run.objective.name)
     return {
         "summary": f"Learning rate and validation {metric} of each family's best trial",
-        "figure": figures.curves(trials, run["objective"], run["horizon"]),
+        "figure": figures.curves(trials, run.objective, run.horizon),
     }
 
 
 def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any]:
     """Value against peak rate, and how far each finalist's peak may be off."""
-    test = run["range_test"]
-    bracket = (float(test["base_lr"]), float(test["max_lr"])) if test else None
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    test = run.range_test
+    bracket = (test.base_lr, test.max_lr) if test else None
+    low, high = (number(rate, 3) for rate in run.peak_lr)
     known = verdict is not None and not math.isnan(verdict.minimum_effect)
     return {
         "summary": f"Final scores of peak learning rates from {low} to {high}",
-        "figure": figures.against_peak(trials, run["objective"], bracket),
+        "figure": figures.against_peak(trials, run.objective, bracket),
         "sensitivity": _sensitivity(verdict) if verdict is not None and known else None,
     }
 
@@ -342,7 +340,7 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
         )
         rows.append(cells)
     return {
-        "effect": measured(verdict.minimum_effect, verdict.objective.to_json(), 2),
+        "effect": measured(verdict.minimum_effect, verdict.objective, 2),
         "table": Table(["family", "best peak rate", "off by", "diverged from", "trials"], rows),
         "unknown": [f"{', '.join(names)}: {why}." for why, names in unknown.items()],
     }
@@ -350,9 +348,9 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
 
 def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
     """One family at a time, the best one first: scores against each parameter, importances."""
-    objective = run["objective"]
+    objective = run.objective
     shown = []
-    for name in by_family(trials, objective["direction"])["family"].astype(str):
+    for name in by_family(trials, objective.direction)["family"].astype(str):
         rows = scored(trials, name)
         found = importances(rows, name, objective)
         shares = [
@@ -390,9 +388,9 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]
     spent = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time"
     return {
-        "summary": spared(trials, run["horizon"]) or spent,
+        "summary": spared(trials, run.horizon) or spent,
         "spent": spent,
-        "saved": early_stopping(trials, run["objective"]["direction"], run["horizon"]),
+        "saved": early_stopping(trials, run.objective.direction, run.horizon),
         "table": Table(["ended", "trials", "updates", "share", "time"], rows),
         "lost": Table(["ended", "why", "trials"], lost[:REASONS], numeric=2),
         "more": len(lost[REASONS:]),
@@ -494,12 +492,12 @@ def at_most(wrong: int, checked: int) -> float:
 
 def all_trials(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """The best trials as a table that sorts, and how many there are besides."""
-    objective, second = run["objective"], second_metric(run)
-    best_first = ranked(trials, objective["direction"])
+    objective, second = run.objective, second_metric(run)
+    best_first = ranked(trials, objective.direction)
     others = trials[~trials["number"].isin(best_first["number"])].sort_values("number")
     shown = pd.concat([best_first, others]).head(ROWS)
-    heads = ["trial", "family", "ended", words(objective["name"])]
-    heads += [words(second["name"])] if second else []
+    heads = ["trial", "family", "ended", words(objective.name)]
+    heads += [words(second.name)] if second else []
     rows = [_trial(trial, second) for _, trial in shown.iterrows()]
     return {
         "summary": f"{plural(len(trials), 'trial', 'trials')}, best first",
@@ -508,8 +506,8 @@ def all_trials(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     }
 
 
-def _trial(trial: "pd.Series[Any]", second: Mapping[str, Any] | None) -> list[object]:
-    values = [float(trial["value"])] + ([beside(trial, second["name"])] if second else [])
+def _trial(trial: "pd.Series[Any]", second: Objective | None) -> list[object]:
+    values = [float(trial["value"])] + ([beside(trial, second.name)] if second else [])
     rates = float(trial["peak_lr"]), float(trial["warmup"])
     updates, seconds = trial["updates"], float(trial["seconds"])
     return [
@@ -525,42 +523,41 @@ def _trial(trial: "pd.Series[Any]", second: Mapping[str, Any] | None) -> list[ob
 
 def record(run: Run) -> Table:
     """Everything needed to run this search again."""
-    task, objective, engine = run["task"], run["objective"], run["engine"]
-    optimizer = dict(run["optimizer"])
-    splits = " · ".join(f"{count(task[part])} {part}" for part in ("train", "val", "test"))
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
-    engines = [engine["name"], f"{engine['slots']} at once"]
-    engines += ["compiled"] if engine["compiled"] else []
-    engines += [f"{engine['threads']} CPU threads"] if engine["threads"] else []
+    task, objective, engine = run.task, run.objective, run.engine
+    splits = " · ".join(f"{count(getattr(task, part))} {part}" for part in ("train", "val", "test"))
+    low, high = (number(rate, 3) for rate in run.peak_lr)
+    engines = [engine.name, f"{engine.slots} at once"]
+    engines += ["compiled"] if engine.compiled else []
+    engines += [f"{engine.threads} CPU threads"] if engine.threads else []
     rows: list[tuple[str, object]] = [
-        ("study", run["study"]),
-        ("task", task["name"]),
-        ("data", task["data"]),
+        ("study", run.study),
+        ("task", task.name),
+        ("data", task.data),
         ("samples", splits),
-        ("classes", task["classes"]),
-        ("fingerprint", task["fingerprint"]),
-        ("done to the data", "; ".join(task["notes"]) or None),
-        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run["placement"].items())),
-        ("model", f"{task['model']}, {count(task['parameters'])} parameters"),
-        ("loss", words(task["loss"])),
-        ("objective", f"{objective['direction']} {words(objective['name'])} on validation"),
-        ("judged", WEIGHTS[run["judge"]]),
-        ("optimizer", f"{optimizer.pop('name')} ({_pairs(optimizer)})"),
-        ("batch size", task["batch_size"]),
-        ("augmentation", ", ".join(task["augment"]) or None),
-        ("clipped at", task["clip_norm"] and f"norm {number(task['clip_norm'], 3)}"),
-        ("averaged weights", task["ema"] and f"over {task['ema']:.0%} of the run"),
-        ("precision", task["precision"]),
-        ("parameter groups", task["groups"] and words(task["groups"])),
-        ("horizon", f"{count(run['horizon'])} {run['unit']}, {number(run['epochs'], 3)} epochs"),
+        ("classes", task.classes),
+        ("fingerprint", task.fingerprint),
+        ("done to the data", "; ".join(task.notes) or None),
+        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run.placement.items())),
+        ("model", f"{task.model}, {count(task.parameters)} parameters"),
+        ("loss", words(task.loss)),
+        ("objective", f"{objective.direction} {words(objective.name)} on validation"),
+        ("judged", WEIGHTS[run.judge]),
+        ("optimizer", f"{run.optimizer.name} ({_pairs(run.optimizer.settings)})"),
+        ("batch size", task.batch_size),
+        ("augmentation", ", ".join(task.augment) or None),
+        ("clipped at", task.clip_norm and f"norm {number(task.clip_norm, 3)}"),
+        ("averaged weights", task.ema and f"over {task.ema:.0%} of the run"),
+        ("precision", task.precision),
+        ("parameter groups", task.groups and words(task.groups)),
+        ("horizon", f"{count(run.horizon)} updates, {number(run.epochs, 3)} epochs"),
         ("peak rates", f"{low} to {high}"),
-        ("families", ", ".join(run["families"])),
-        ("device", run["device"]),
-        ("engine", f"{', '.join(engines)}: {engine['why']}"),
-        ("early stopping", _pairs(run["stopping"]) if "stopping" in run else None),
-        ("seed", run["seed"]),
-        ("versions", _pairs(run["versions"])),
-        ("command", Cell(run["command"], style="code")),
+        ("families", ", ".join(run.families)),
+        ("device", run.device),
+        ("engine", f"{', '.join(engines)}: {engine.why}"),
+        ("early stopping", None if run.stopping is None else _pairs(run.stopping.to_json())),
+        ("seed", run.seed),
+        ("versions", _pairs(run.versions)),
+        ("command", Cell(run.command, style="code")),
     ]
     return Table(["", ""], [row for row in rows if row[1] is not None], "record", 9)
 

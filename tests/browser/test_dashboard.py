@@ -64,10 +64,8 @@ def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]
     run, storage = Run(digits), open_storage(tmp_path_factory.mktemp("hostile") / "journal.log")
     trials, verdict = run.trials(), run.verdict()
     for name in NAMES.values():
-        objective = {**run.settings["objective"], "unit": name}
-        task = {**run.settings["task"], "data": name, "model": name}
-        settings = {**run.settings, "study": name, "task": task, "command": name}
-        settings["objective"] = objective
+        task, objective = {"data": name, "model": name}, {"unit": name}
+        settings = changed(run.settings, study=name, task=task, command=name, objective=objective)
         study = optuna.create_study(storage=storage, study_name=name)
         found = changed(verdict, study=name, objective={"unit": name})
         publish(study, trials, settings, found, Path("report.html"))

@@ -7,10 +7,10 @@ from optuna.distributions import CategoricalDistribution
 
 from lrtune.reports.parameters import FEWEST, importances, scored, slices, space_of, study_of
 from lrtune.reports.plot_style import look
+from tests.documents import LOSS, changed
 from tests.reports.conftest import search
 
-LOSS = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
-SCORE = LOSS | {"direction": "maximize"}
+SCORE = changed(LOSS, direction="maximize")
 
 
 def made(values, **columns):
@@ -73,7 +73,7 @@ def test_parameters_lie_on_the_scale_on_which_they_were_searched():
 
 def test_slices_show_every_parameter_that_was_tried(many):
     trials, run = many
-    figure = slices(trials, "wsd", run["objective"])
+    figure = slices(trials, "wsd", run.objective)
     own = trials[(trials["family"] == "wsd") & np.isfinite(trials["value"])].set_index("number")
     panels = {trace.name: trace for trace in figure.data}
     assert set(panels) == {"peak_lr", "warmup", "decay", "decay_shape", "end_factor"}
@@ -94,7 +94,7 @@ def test_stopped_trials_are_drawn_open_at_their_forecast(many):
     pruned = trials["state"] == "pruned"
     trials = trials.assign(evidence=np.where(pruned, '{"final": 0.5}', "{}"))
     family = trials.loc[pruned, "family"].iloc[0]
-    trace = slices(trials, family, run["objective"]).data[0]
+    trace = slices(trials, family, run.objective).data[0]
     shown = dict(zip(trace.customdata, zip(trace.y, trace.marker.symbol, strict=True), strict=True))
     for row in trials[trials["family"] == family].itertuples():
         if row.state == "pruned":

@@ -8,11 +8,12 @@ import pytest
 
 from lrtune.format import NARROW
 from lrtune.reports.sections import at_most, audits, early_stopping, spared
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import figures_in
 
 HORIZON = 100
-LOSS = {"name": "loss", "direction": "minimize", "unit": None}
-SCORE = {"name": "score", "direction": "maximize", "unit": None}
+LOSS = Objective(name="loss", direction="minimize")
+SCORE = Objective(name="score", direction="maximize")
 FORECAST = {"final": 0.5, "low": 0.3, "high": 0.7, "best": 0.2, "probability": 0.01}
 
 
@@ -37,7 +38,7 @@ def audited(value, best, update=40, state="complete"):
 
 
 def stated(trials, objective=LOSS):
-    return early_stopping(trials, objective["direction"], HORIZON).replace(NARROW, " ")
+    return early_stopping(trials, objective.direction, HORIZON).replace(NARROW, " ")
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
@@ -69,7 +70,7 @@ def test_what_was_saved_is_counted_from_where_each_trial_ended():
 def test_a_pruner_is_wrong_where_the_checked_trial_beats_the_best_then(
     objective, value, best, gain
 ):
-    found = audits(made(audited(value, best)), objective["direction"])
+    found = audits(made(audited(value, best)), objective.direction)
     assert found.tolist() == pytest.approx([gain])
 
 

@@ -11,7 +11,9 @@ from lrtune.format import LONGEST
 from lrtune.reports import page as report
 from lrtune.reports.first_screen import LABELS, answer
 from lrtune.reports.plot_style import LABEL
+from lrtune.verdict.settings import StoppingFacts
 from lrtune.verdict.summary import by_family
+from tests.documents import changed
 from tests.reports.conftest import search
 
 SECTIONS = ["answer", "settings", "families", "curves", "peak", "parameters"]
@@ -71,8 +73,8 @@ def test_every_section_of_every_kind_of_search(kind):
 
 def test_code_that_is_copied_names_the_training_of_its_peak(many, page):
     training = "# The peak rate holds for sgd, momentum 0.9, nesterov, weight decay 0.0005, batch "
-    study, task = many[1]["study"], many[1]["task"]
-    found = f"# Found in {study}: {task['name']}, model {task['model']}, by lrtune "
+    study, task = many[1].study, many[1].task
+    found = f"# Found in {study}: {task.name}, model {task.model}, by lrtune "
     # With lrtune, and each framework.
     assert page.words.count(training) == page.words.count(found) == 1 + len(LABELS)
 
@@ -93,7 +95,7 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
     finished = trials[trials["state"] == "complete"]
     each = finished.groupby("family")["value"].agg("min" if direction == "minimize" else "max")
     first = each.sort_values(ascending=direction == "minimize").index[0]
-    found = answer(trials, {**run, "objective": run["metrics"][name]})
+    found = answer(trials, changed(run, objective=run.metrics[name]))
     assert found.use.startswith(f"Use {first}: peak ")
     gain = dict(found.lines)["Gain"]
     assert gain.startswith(f"not measured; validation {name.replace('cross_', 'cross-')} ")
@@ -102,10 +104,16 @@ def test_the_best_trial_is_what_to_use_before_a_verdict(many, direction):
 def test_hostile_and_very_long_names_are_shown_as_text(many, tmp_path):
     trials, run = many
     long = "<i>ß</i>" + "W" * 10_000
-    task = {**run["task"], "name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL, "notes": [long]}
-    objective = {**run["objective"], "name": EVIL, "unit": long}
-    run = {**run, "study": EVIL + "\ud800", "device": EVIL, "command": EVIL, "task": task}
-    run |= {"objective": objective, "metrics": {EVIL: objective, **run["metrics"]}}
+    objective = changed(run.objective, name=EVIL, unit=long)
+    run = changed(
+        run,
+        study=EVIL + "\ud800",
+        device=EVIL,
+        command=EVIL,
+        task={"name": EVIL, "data": EVIL, "model": EVIL, "loss": EVIL, "notes": [long]},
+        objective=objective,
+        metrics={EVIL: objective, **run.metrics},
+    )
     trials = trials.assign(reason=long, **{f"val_{EVIL}": trials["val_cross_entropy"]})
     trials["family"] = trials["family"].replace("linear", EVIL)
     page = Page(report.write(tmp_path / "evil.html", trials, run).read_text(encoding="utf-8"))
@@ -173,7 +181,7 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(many)
 
 def test_one_family_is_shown_at_a_time_the_best_first(many, page):
     trials, run = many
-    order = by_family(trials, run["objective"]["direction"])["family"].tolist()
+    order = by_family(trials, run.objective.direction)["family"].tolist()
     choices = [attrs["value"] for tag, attrs in page.tags if tag == "option"]
     parts = {
         a["id"]: "hidden" in a for t, a in page.tags if t == "div" and a.get("id", "") in choices
@@ -191,6 +199,6 @@ def test_what_mattered_is_said_or_why_not(many, page):
 
 
 def test_the_record_says_how_to_run_it_again(many):
-    rules = {"pruner": "none", "patience": 4, "min_delta": 0.01, "audit": 0.0}
-    words = Page(report.render(many[0], {**many[1], "stopping": rules})).words
-    assert "pruner none, patience 4, min_delta 0.01" in words and many[1]["command"] in words
+    rules = StoppingFacts(pruner="none", epsilon=None, patience=4, min_delta=0.01, audit=0.0)
+    words = Page(report.render(many[0], changed(many[1], stopping=rules))).words
+    assert "patience 4, min_delta 0.01" in words and many[1].command in words
