@@ -106,7 +106,7 @@ def resize(paths, size):
             lambda r: (r / "test/dog").rename(r / "test/fox"),
             "class 'dog' is in one of train/ and test/",
         ),
-        (lambda r: (r / "train").rename(r / "tra"), "has val/ and test/ but no train/: .* CLASS/"),
+        (lambda r: (r / "train").rename(r / "tra"), "val/ and test/, no train/: .* CLASS/"),
         (lambda r: (r / "val").rename(r / "dev"), "dev/ beside train/: expected train, val and t"),
         (
             lambda r: resize([r / "train/dog/big.png"], (9, 8)),
