@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrtune.engine.device_task import DeviceTask, attempt, is_out_of_memory
+from lrtune.engine.pool import EvalResult
 from lrtune.engine.rng import VALIDATION_NOISE, reseed
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import Metric
@@ -18,14 +18,6 @@ BLOCKS = 20  # parts
 LEAST = 5  # samples of a part
 
 Run = Callable[[Tree, int], Tree]  # of prepared inputs (n, ...) and n: outputs (K, n, ...)
-
-
-class EvalResult(NamedTuple):
-    """Of a trial at a validation; see Progress."""
-
-    loss: float
-    metrics: dict[str, float]
-    averaged: float
 
 
 @torch.no_grad()

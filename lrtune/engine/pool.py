@@ -3,7 +3,7 @@
 import math
 import traceback
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,14 @@ from torch import Tensor
 from lrtune.tasks import Task
 
 Array = NDArray[np.float64]
+
+
+class EvalResult(NamedTuple):
+    """Of a trial at a validation; see Progress."""
+
+    loss: float
+    metrics: dict[str, float]
+    averaged: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +51,15 @@ class Progress:
     traceback: str = ""
 
     @classmethod
-    def failed(cls, slot: int, update: int, error: Exception, seconds: float = 0.0) -> "Progress":
-        """Of a trial that cannot go on."""
-        message = f"{type(error).__name__}: {error}"
-        lines = "".join(traceback.format_exception(error))
-        return cls(slot, update, math.nan, {}, seconds=seconds, error=message, traceback=lines)
+    def at(
+        cls, slot: int, update: int, result: EvalResult | Exception, seconds: float, **given: Any
+    ) -> "Progress":
+        """What a validation has come to, or the error with which the trial ends."""
+        if not isinstance(result, Exception):
+            return cls(slot, update, *result, seconds=seconds, **given)
+        error = f"{type(result).__name__}: {result}"
+        lines = "".join(traceback.format_exception(result))
+        return cls(slot, update, math.nan, {}, seconds=seconds, error=error, traceback=lines)
 
 
 @dataclass(frozen=True, slots=True)

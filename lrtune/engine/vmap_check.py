@@ -122,7 +122,7 @@ def _alone(
     loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
     loss.backward()
     if generators != _generators(task):
-        raise Unfit(f"{_who_draws(task, model, inputs)} draws random numbers, each trial its own")
+        raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
     for name, number in _numbers(model).items():
         if numbers.get(name) != number:
             raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
@@ -145,30 +145,10 @@ def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
     before, generators = tree_map(torch.clone, inputs), _generators(task)
     outputs = model.eval()(laid_out(inputs, task.task.layout))
     if generators != _generators(task):
-        raise Unfit(f"{_who_draws(task, model, inputs)} draws random numbers in evaluation")
+        raise Unfit("its forward draws random numbers in evaluation")
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
     return outputs
-
-
-def _who_draws(task: DeviceTask, model: nn.Module, inputs: Tree) -> str:
-    """The innermost of a model's modules that draws, or the loss."""
-    states: list[list[bytes]] = []
-    drawing: list[str] = []
-
-    def enter(*_: object) -> None:
-        states.append(_generators(task))
-
-    def leave(module: nn.Module, *_: object) -> None:
-        if states.pop() != _generators(task):
-            drawing.append(type(module).__name__)
-
-    hooks = [module.register_forward_pre_hook(enter) for module in model.modules()]
-    hooks += [module.register_forward_hook(leave) for module in model.modules()]
-    model(laid_out(inputs, task.task.layout))
-    for hook in hooks:
-        hook.remove()
-    return f"its {drawing[0]}" if drawing else "the loss"
 
 
 def _numbers(model: nn.Module) -> dict[str, object]:

@@ -177,7 +177,7 @@ UNFIT = {
     InPlace: "its forward changes its input in place",
     Recurrent: r"torch's \w*(rnn|lstm)\w* takes no weights of several models at once",
     gru: "torch's gru takes no weights of several models at once",
-    with_dropout: "its Dropout draws random numbers, each trial its own$",
+    with_dropout: r"its forward or the loss draws random numbers \(dropout, say\)",
     Noisy: rf"random numbers are drawn {HERE}return F.dropout",
     normed(parametrizations.weight_norm): r"torch's _weight_norm_interface takes no weights",
     normed(parametrizations.spectral_norm): r"torch's \w+ takes no weights of several models",
@@ -223,7 +223,7 @@ def a_few(model):
             {"model": lambda: Plain().bfloat16(), "prepare": ToBfloat16()},
             "its parameters are bfloat16: only float32 and float64 can be",
         ),
-        ({"loss": noisy_loss}, "the loss draws random numbers"),
+        ({"loss": noisy_loss}, "or the loss draws random numbers"),
         ({"groups": strangers}, "group 0 of groups holds what is no parameter of the model"),
         (
             {"groups": a_few, "clip_norm": 1.0},
