@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, cached_property
+from operator import itemgetter
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -19,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrtune.engine.optimizers import check_momentum, settings_of
-from lrtune.engine.pool import Array
-from lrtune.engine.rng import (
+from lrtune.engine.pool import (
     INITIAL_WEIGHTS,
     SAMPLE_NOISE,
     UPDATE_NOISE,
+    Array,
     BatchOrder,
     derive,
     reseed,
@@ -126,7 +127,9 @@ class ResidentLoader(Loader):
             table = self._indices(spans, range(first, min(first + block, longest)))
             for rows in table.split(some):
                 several = _to(self._split.take(rows), self._device)
-                yield from (_item(several, number) for number in range(len(rows)))
+                for number in range(len(rows)):
+                    item = itemgetter(number)  # of the tensors: one update's batch
+                    yield Split(*tree_map(item, tuple(several)))
 
     def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
         """int64 (updates, trials, batch), of these updates counted from the start of each span."""
@@ -223,10 +226,6 @@ def make_loader(split: Split | Stream, task: Task, device: torch.device, slots: 
     if isinstance(split, Split):
         return ResidentLoader(split, task, device, slots)
     return StreamLoader(split, task, device, slots)
-
-
-def _item(batches: Split, number: int) -> Split:
-    return Split(*tree_map(lambda tensor: tensor[number], tuple(batches)))
 
 
 def _to(batch: Split, device: torch.device) -> Split:

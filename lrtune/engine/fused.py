@@ -16,8 +16,7 @@ from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.optimizers import Tensors
 from lrtune.engine.pool import Array, EvalResult, ForwardingPool, Progress, Snapshot, check_free
 from lrtune.engine.serial import SerialPool
-from lrtune.engine.stacked import Program, StackedState, tensors_of
-from lrtune.engine.vmap_check import vmap_check
+from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.splits import Tree
@@ -112,23 +111,22 @@ class StackedPool:
         self, task: Task, slots: int, device: str, compiled: bool, tell: Callable[[str], None]
     ) -> None:
         """See FusedPool."""
-        self.device_task = fused_task = DeviceTask(task, slots, device)
+        self.device_task = on_device = DeviceTask(task, slots, device)
         self.task = task
         self.slots = slots
         self.width = slots
         self._tell = tell
-        self._optimizer, drawing = vmap_check(fused_task)
-        self._batches = fused_task.prepared_batches if drawing else fused_task.stored_batches
-        self._program = Program(fused_task, self._optimizer, prepared=drawing)
+        self._optimizer, drawing = vmap_check(on_device)
+        self._batches = on_device.prepared_batches if drawing else on_device.stored_batches
+        self._program = Program(on_device, self._optimizer, prepared=drawing)
         self._sizes = CompiledSizes() if compiled else None
         self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
-        averaged = fused_task.average_shares is not None
-        self._state = StackedState.empty(self._optimizer, fused_task.model(0), slots, averaged)
-        self._backup = fused_task.device  # where the rows are copied to during a segment
+        averaged = on_device.average_shares is not None
+        self._state = StackedState.empty(self._optimizer, on_device.model(0), slots, averaged)
         self._vmaps: dict[int, bool] = {}
         self._trials: list[_Trial] = []  # by row
         # Not self, here and in _update: a cycle would keep memory that is free.
-        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(fused_task.model(seed)))
+        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(on_device.model(seed)))
         self._untrained: dict[int, EvalResult] = {}  # by seed
 
     def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
@@ -164,9 +162,9 @@ class StackedPool:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise Broken from error
-                if self.width == 1 and self._backup.type == "cpu":
+                if self.width == 1:
                     raise
-            self._make_room()  # out here: the error holds on to the memory
+            self._halve()  # out here: the error holds on to the memory
         return []
 
     def evaluate(self, slot: int) -> Progress:
@@ -234,7 +232,7 @@ class StackedPool:
 
     @contextmanager
     def _undone_by_errors(self) -> Iterator[None]:
-        before = self._state.part(0, len(self._trials)).copied(self._backup)
+        before = self._state.part(0, len(self._trials)).map(torch.clone)
         try:
             yield
         except BaseException:  # Ctrl-C too: the pool is then whole, whoever goes on with it
@@ -353,18 +351,13 @@ class StackedPool:
         def results() -> list[EvalResult | Exception]:
             return evaluate(task, runs, self._vmaps, blocks)
 
-        if stop - start > 1:  # fewer rows come before fewer samples: see _make_room
+        if stop - start > 1:  # fewer rows come before fewer samples: see _halve
             return results()
         return (task.val if blocks is None else task.test).over(results)
 
-    def _make_room(self) -> None:
-        """The host has room for the copies that undo a segment; then there are fewer at once."""
+    def _halve(self) -> None:
         if self.device_task.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._backup.type != "cpu":
-            self._backup = torch.device("cpu")
-            self._tell("out of memory: from here on trials are backed up in the host's")
-            return
         self.width = -(-self.width // 2)
         self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
 

@@ -16,8 +16,15 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone
 from lrtune.engine.evaluate import Blocks, Run, evaluate
 from lrtune.engine.optimizers import make_optimizer, set_momentum
-from lrtune.engine.pool import Array, EvalResult, Progress, Snapshot, check_free
-from lrtune.engine.rng import UPDATE_NOISE, reseed
+from lrtune.engine.pool import (
+    UPDATE_NOISE,
+    Array,
+    EvalResult,
+    Progress,
+    Snapshot,
+    check_free,
+    reseed,
+)
 from lrtune.tasks import Split, Task
 from lrtune.tasks.splits import Tree, laid_out, tree_map
 
