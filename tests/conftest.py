@@ -70,7 +70,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import lrtune
 
     def make(folder: Path) -> None:
-        options = {"families": ["cosine", "constant"], "engine": "serial", "slots": 1}
+        options = {"families": ["cosine", "constant"], "engine": "serial"}
         lrtune.tune("digits", batch_size=32, epochs=1, budget=14, out=folder, **options)
 
     return made_once(tmp_path_factory, "answered", make)

@@ -72,7 +72,7 @@ def test_a_terminal_shows_a_guide_rendered(lrtune, monkeypatch: pytest.MonkeyPat
     from rich.console import Console
 
     terminal = Console(force_terminal=True, width=80)
-    monkeypatch.setattr("lrtune.cli.console.console_of", lambda: terminal)
+    monkeypatch.setattr(cli, "console_of", lambda: terminal)
     code, out, err = lrtune("guide", "events")
     assert (code, err) == (0, "")
     assert "JSON lines" in out and "```" not in out and "## " not in out
@@ -147,7 +147,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         task = load_task(what, **options)
         if task.horizon <= LONG:
             return task
-        return replace(task, epochs=SHORT * task.batch_size / task.train.samples)
+        batch = min(task.batch_size, 8)
+        return replace(task, batch_size=batch, epochs=SHORT * batch / task.train.samples)
 
     def short_search(study: StudyFile, *others: Any) -> Any:
         short = dict.fromkeys(("budget", "updates", "time")) | {"trials": 2, "no_confirm": True}

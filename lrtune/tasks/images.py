@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -20,8 +20,6 @@ from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Split, Stream, check_labels, three_splits
 from lrtune.tasks.stream import BadSample, hold, parse_size, room, sample_batches
 from lrtune.tasks.text import slug
-
-Mode = Literal["L", "RGB"]
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
 SPLITS = ("train", "val", "test")
@@ -37,26 +35,19 @@ UNREADABLE = (
 class Files(Dataset[tuple[Image.Image, int]]):
     """Image files, opened and not yet decoded."""
 
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self._paths, self._labels = paths, labels
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        self._samples = samples
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._samples)
 
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-        return Image.open(self._paths[row]), self._labels[row]
+        path, label = self._samples[row]
+        return Image.open(path), label
 
     def where(self, row: int) -> str:
         """The file."""
-        return self._paths[row]
-
-
-class Source(NamedTuple):
-    """The images of one split, before they are brought to one form."""
-
-    dataset: Any  # map-style: dataset[row] -> (PIL image, label)
-    name: str  # for errors
-    where: Callable[[int], str]  # what an error calls a row
+        return self._samples[row][0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,9 @@ class Images(Dataset[tuple[Tensor, int]]):
     """Images of one form: ``images[row]`` -> uint8 (channels, height, width), label.
 
     Attributes:
-        source: where they come from.
+        dataset: map-style: ``dataset[row]`` -> PIL image, label.
+        name: of the split, for errors.
+        where: what an error calls a row.
         mode: L for one channel, RGB for three.
         side: the shorter side is brought to so many pixels, then the centre cut out; as they are
             where None.
@@ -75,38 +68,41 @@ class Images(Dataset[tuple[Tensor, int]]):
         InputError: by an image of another size, or of more than 8 bits.
     """
 
-    source: Source
-    mode: Mode = "RGB"
+    dataset: Any
+    name: str
+    where: Callable[[int], str]
+    mode: Literal["L", "RGB"] = "RGB"
     side: int | None = None
     like: tuple[str, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
-        return len(self.source.dataset)
+        return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-        where = self.source.where(row)
+        where = self.where(row)
         with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
-            image, label = self.source.dataset[row]
-        if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
-            raise InputError(
-                f"{where}: more than 8 bits a channel (mode {image.mode}): save the images with "
-                "8 bits"
-            )
-        if self.like is not None and image.size != self.like[1]:
-            size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
-            raise InputError(
-                f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
-                "size, or give --image-size N"
-            )
-        with _readable(where, *UNREADABLE, IndexError), image:
-            if image.mode == "P" and "transparency" in image.info:
-                image = image.convert("RGBA")  # PIL warns of the direct way
-            image = image.convert(self.mode)
-            if self.side is not None and image.size != (self.side, self.side):
-                image = center_crop(resize(image, [self.side]), [self.side])
-            return pil_to_tensor(image).contiguous(), int(label)
+            image, label = self.dataset[row]
+        with image:
+            if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
+                raise InputError(
+                    f"{where}: more than 8 bits per channel (mode {image.mode}): save the images "
+                    "with 8 bits"
+                )
+            if self.like is not None and image.size != self.like[1]:
+                size, expected = ("{}x{}".format(*each) for each in (image.size, self.like[1]))
+                raise InputError(
+                    f"{where}: {size} pixels, {self.like[0]} {expected}: resize the images to one "
+                    "size, or give --image-size N"
+                )
+            with _readable(where, *UNREADABLE, IndexError):
+                if image.mode == "P" and "transparency" in image.info:
+                    image = image.convert("RGBA")  # PIL warns of the direct way
+                image = image.convert(self.mode)
+                if self.side is not None and image.size != (self.side, self.side):
+                    image = center_crop(resize(image, [self.side]), [self.side])
+                return pil_to_tensor(image).contiguous(), int(label)
 
 
 @contextmanager
@@ -118,25 +114,23 @@ def _readable(where: str, *unreadable: type[Exception]) -> Iterator[None]:
         raise BadSample(f"{where}: not a readable image ({message})") from error
 
 
-def _first_size(source: Source) -> tuple[str, tuple[int, int]] | None:
+def _first_size(images: Images) -> tuple[str, tuple[int, int]] | None:
     """An image and its size; what cannot be read is left to the pass that reads all."""
-    for row in range(len(source.dataset)):
+    for row in range(len(images)):
         try:
-            image, _ = source.dataset[row]
+            image, _ = images.dataset[row]
         except Exception:  # of the image or of the data set
             continue
         with image:
-            return source.where(row), image.size
+            return images.where(row), image.size
     return None
 
 
 def image_folder(root: Path, options: TaskOptions) -> Data:
     """Images in torchvision's ``ImageFolder`` layout, as RGB.
 
-    Args:
-        root: holds ``train/CLASS/*`` and ``test/CLASS/*``, ``val/CLASS/*`` too where there is one;
-            or ``CLASS/*`` alone, which is split in three.
-        options: ``image_size``, ``skip_bad``, ``memory``, and ``seed`` of the splits made here.
+    The root holds ``train/CLASS/*`` and ``test/CLASS/*``, ``val/CLASS/*`` too where there is one;
+    or ``CLASS/*`` alone, which is split in three.
 
     Raises:
         InputError: a split with other classes, an empty class, one class, an unreadable image,
@@ -144,9 +138,9 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     """
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if folders and "train" not in folders:
+        there = "/ and ".join(folders)
         raise InputError(
-            f"{root}: has {'/ and '.join(folders)}/ but no train/: "
-            "give train/CLASS/*, or CLASS/* alone to have it split"
+            f"{root}: has {there}/ but no train/: give train/CLASS/*, or CLASS/* alone"
         )
     beside = [name for name in _subfolders(root) if folders and name not in folders]
     if beside:
@@ -159,7 +153,7 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     data = image_data(
         slug(root.resolve().name),
         f"image folder {root}",
-        {name: Source(files[name], str(folders[name]), files[name].where) for name in folders},
+        {name: Images(files[name], str(folders[name]), files[name].where) for name in folders},
         classes["train"],
         options,
     )
@@ -173,37 +167,29 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
 def image_data(
     name: str,
     source: str,
-    sources: dict[str, Source],
+    images: dict[str, Images],
     classes: Sequence[str] | None,
     options: TaskOptions,
-    *,
-    mode: Mode = "RGB",
     defaults: dict[str, Any] | None = None,
 ) -> Data:
     """Read the splits that there are, and cut the others off the training split.
 
-    Args:
-        name: of the task.
-        source: for the record.
-        sources: train, and val and test where there are.
-        classes: their names; as many as there are labels where None.
-        options: ``image_size``, ``skip_bad``, ``memory``, ``seed``.
-        mode: of the stored images.
-        defaults: Task fields, beside DEFAULTS.
+    There are images of train, and of val and test where it has them; there are as many classes as
+    labels where None are named.
 
     Raises:
         InputError: an unreadable image, a class without a readable one, a label of no class,
             images of different sizes or of more than 8 bits.
     """
     side = options.image_size
-    like = _first_size(sources["train"]) if side is None else None
-    images = {split: Images(each, mode, side, like) for split, each in sources.items()}
+    like = _first_size(images["train"]) if side is None else None
+    images = {split: replace(each, side=side, like=like) for split, each in images.items()}
     held, bad = _hold_all(images, options)
     outputs = len(classes) if classes else 1 + max(int(_labels(s).max()) for s in held.values())
     if bad:
-        _check_classes_left(sources, held, classes or list(map(str, range(outputs))))
+        _check_classes_left(images, held, classes or list(map(str, range(outputs))))
     check_labels(name, outputs, held)
-    splits = three_splits(sources["train"].name, held, options.seed, classes or ())
+    splits = three_splits(images["train"].name, held, options.seed, classes or ())
     notes = []
     if bad:
         count = sum(map(len, images.values()))
@@ -225,10 +211,7 @@ def check_classes(source: str, classes: dict[str, list[str]]) -> None:
     for split, names in classes.items():
         odd = sorted(set(names) ^ set(classes["train"]))
         if odd:
-            raise InputError(
-                f"{source}: train/ and {split}/ differ in their classes: "
-                f"{odd[0]!r} is in one of them only"
-            )
+            raise InputError(f"{source}: class {odd[0]!r} is in one of train/ and {split}/ only")
 
 
 def normalize(train: Split | Stream) -> Normalize:
@@ -261,8 +244,8 @@ def _hold_all(
     for name in sorted(images, key=("val", "test", "train").index):
         if name == "train" and len(images) < len(SPLITS):
             left //= 2  # to cut a split in memory is to copy it
-        source = images[name].source.name
-        held[name], bad_here = hold(source, images[name], left, skip_bad=options.skip_bad)
+        one = images[name]
+        held[name], bad_here = hold(one.name, one, left, skip_bad=options.skip_bad)
         bad += bad_here
         if isinstance(held[name], Split):
             left -= held[name].samples * held[name].sample_bytes
@@ -270,17 +253,15 @@ def _hold_all(
 
 
 def _check_classes_left(
-    sources: dict[str, Source], held: dict[str, Split | Stream], classes: Sequence[str]
+    images: dict[str, Images], held: dict[str, Split | Stream], classes: Sequence[str]
 ) -> None:
     """Refuse to leave out all images of a class."""
     for split, samples in held.items():
         present = set(_labels(samples).tolist())
         lost = [name for number, name in enumerate(classes) if number not in present]
         if lost:
-            raise InputError(
-                f"{sources[split].name}: class {lost[0]!r} has no readable image: mend some, or "
-                "remove the class"
-            )
+            name = images[split].name
+            raise InputError(f"{name}: class {lost[0]!r} has no readable image: mend or remove it")
 
 
 def _labels(split: Split | Stream) -> Tensor:
@@ -296,10 +277,10 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
     def is_image(path: str) -> bool:
         if any(name.startswith(".") for name in Path(path).relative_to(folder).parts):
             return False
-        known = path.lower().endswith(IMG_EXTENSIONS)
-        if not known:
-            others[Path(path).suffix.lower() or "no extension"] += 1
-        return known
+        if path.lower().endswith(IMG_EXTENSIONS):
+            return True
+        others[Path(path).suffix.lower() or "no extension"] += 1
+        return False
 
     numbers = {name: number for number, name in enumerate(classes)}
     samples = ImageFolder.make_dataset(
@@ -307,11 +288,9 @@ def _files(folder: Path, classes: list[str], others: Counter[str]) -> Files:
     )
     empty = sorted(set(classes) - {classes[label] for _, label in samples})
     if empty:
-        raise InputError(
-            f"{folder}: class {empty[0]!r} holds no images: expected files in "
-            f"{', '.join(IMG_EXTENSIONS)}"
-        )
-    return Files([path for path, _ in samples], [label for _, label in samples])
+        known = ", ".join(IMG_EXTENSIONS)
+        raise InputError(f"{folder}: class {empty[0]!r} holds no images: expected files in {known}")
+    return Files(samples)
 
 
 def _classes(folder: Path) -> list[str]:
@@ -369,19 +348,19 @@ NAMES = (*AUGMENTATIONS, "mixup")  # which needs the targets too
 def augment(
     names: tuple[str, ...], inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
-    """Augment a batch in the order given, never in place.
+    """Augment a batch in the order of NAMES given, never in place.
 
     ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
     batch from Beta(0.2, 0.2).
 
     Args:
-        names: of NAMES, as ``check_augment`` passes them.
+        names: as ``check_augment`` passes them.
         inputs: float (n, channels, height, width), normalised: 0 is the mean.
         targets: (n, ...).
 
     Returns:
-        The inputs, of the same shape, dtype and device, and pairs (weight, targets): the loss of
-        the batch is the sum of the losses against each, so weighted. The weights sum to 1.
+        The inputs, alike, and pairs (weight, targets): the loss of the batch is the sum of the
+        losses against each, so weighted. The weights sum to 1.
     """
     weighted: list[tuple[Tensor | float, Tensor]] = [(1.0, targets)]
     for name in names:

@@ -63,7 +63,7 @@ class Normalize(nn.Module):
 
 
 class Scalar(nn.Module):
-    """A model of one output, as a number a sample: (n, 1) -> (n,)."""
+    """A model of one output, as a number per sample: (n, 1) -> (n,)."""
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -190,18 +190,11 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
 def _torchvision_model(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """A classifier of ``torchvision.models``, randomly initialised, for images of this shape.
 
-    What is adapted, and nothing else:
-
-    - Channels other than 3: the first convolution is a fresh one.
-    - Sides up to 64 px: the first convolution has stride 1, unless it cuts patches (its stride is
-      its kernel: convnext, swin and vit keep theirs). In resnet, resnext, wide_resnet and densenet
-      it is a fresh one of 3x3, and the max pooling after it is gone, as He et al. (2015) and Huang
-      et al. (2016) have it on CIFAR. All later strides and poolings are as for 224 px.
-    - ``vit_*`` is built for the side of the images, which are square.
-    - ``googlenet`` and ``inception_v3`` have no auxiliary classifiers.
-
-    A fresh convolution starts as torchvision's own in resnet and densenet; in the others from a
-    normal distribution with the spread of the one that it replaces, whose bias it keeps.
+    For images of up to 64 px the first convolution has stride 1, unless it cuts patches (its
+    stride is its kernel). In resnet, resnext, wide_resnet and densenet it is a fresh one of 3x3,
+    and the max pooling after it is gone, as He et al. (2015) and Huang et al. (2016) have it on
+    CIFAR. For channels other than 3 it is a fresh one, too: as torchvision's own in resnet and
+    densenet, in the others normal with the spread of the one that it replaces.
     """
     from torchvision import models
 
@@ -247,11 +240,8 @@ def _fit_stem(model: nn.Module, shape: tuple[int, ...]) -> None:
 def transformer(shape: tuple[int, ...], outputs: int) -> nn.Module:
     """A decoder-only transformer of 4 layers, width 128 and 4 heads: 0.8 M parameters.
 
-    Takes integer tokens (n, t) of any dtype, t up to the context; gives logits (n, t, outputs).
-
-    Args:
-        shape: ``(context,)``.
-        outputs: the size of the vocabulary.
+    Takes integer tokens (n, t) of any dtype, t up to the context, which is the shape; gives
+    logits (n, t, outputs).
     """
     return _Transformer(shape[0], outputs)
 
@@ -335,7 +325,7 @@ def model_maker(
         name: a row of MODELS or a classifier of ``torchvision.models``.
         shape: of one sample, without the batch.
         outputs: how many: classes, characters, or 1.
-        kind: of the data, as ``Data.kind``: text is for the transformer, and for it alone.
+        kind: of the data: text is for the transformer, and for it alone.
 
     Raises:
         InputError: for an unknown name, or a model that does not take such samples.
@@ -347,9 +337,8 @@ def model_maker(
 
         known = list(models.list_models(module=models))
         if name not in known:
-            hint = nearest(name, [*MODELS, *known])
             which = f"one of {', '.join(MODELS)}, or a classifier of torchvision.models"
-            raise InputError(f"model {name!r}: {which}{hint}")
+            raise InputError(f"model {name!r}: {which}{nearest(name, [*MODELS, *known])}")
         make = partial(_torchvision_model, name, shape, outputs)
     if kind == "text":
         if name != "transformer":
@@ -358,8 +347,7 @@ def model_maker(
         raise InputError(f"model {name!r}: reads text, not samples of {shape}: give --model mlp")
     elif name != "mlp":
         if len(shape) != 3:
-            way_out = "give --model mlp"
-            raise InputError(f"model {name!r}: takes images, not samples of {shape}: {way_out}")
+            raise InputError(f"model {name!r}: takes images, not {shape}: give --model mlp")
         _try_on(name, shape, make)
     return make
 

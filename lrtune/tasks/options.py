@@ -1,6 +1,7 @@
 """What a user may say of a task: the same words in Python, in a study file, on the command line."""
 
 from collections.abc import Collection
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -31,7 +32,7 @@ class TaskOptions(BaseModel):
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
     )
-    data_root: str = Field("data", description="where torchvision's data sets lie [data]")
+    data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(False, description="fetch a torchvision data set that is not there")
     image_size: int | None = Field(
         None, ge=1, le=4096, description="bring images to this many pixels per side"
@@ -83,13 +84,7 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # an
 def validate(
     model: type[Model], keys: dict[str, Any], source: str, typed: Collection[str] = ()
 ) -> Model:
-    """Look at every key and value.
-
-    Args:
-        model: what the keys are.
-        keys: as a user gave them.
-        source: what to name in an error: the study file, say.
-        typed: those that are options of the command line; an error names them as such.
+    """Check every key and value that a user gave; ``typed`` are options of the command line.
 
     Raises:
         InputError: the first key that is unknown, missing, of another type or out of range.
@@ -107,32 +102,32 @@ def validate(
             raise InputError(f"{source}: unknown key {name!r}{hint}") from error
         if name not in keys:
             raise InputError(f"{source}: {name} is missing") from error
+        field = model.model_fields[name]
         given = list(keys[name]) if isinstance(keys[name], tuple) else keys[name]
-        said = flag(name) if name in typed else f"{source}: {name}"
-        must = f"must be {_expected(model.model_fields[name], first['type'])}"
-        raise InputError(f"{said} {must} (got {given!r}){_hint(model, name, given)}") from error
+        where = flag(name) if name in typed else f"{source}: {name}"
+        expected = _expected(field, first["type"])
+        hint = nearest(given, _words(field)) if isinstance(given, str) else ""
+        raise InputError(f"{where} must be {expected} (got {given!r}){hint}") from error
 
 
 def _expected(field: FieldInfo, problem: str) -> str:
     """What a value of this field is, in words."""
-    kind = plain(field.annotation)
-    if get_origin(kind) is Literal:
-        *most, last = get_args(kind)
+    if words := _words(field):
+        *most, last = words
         return f"{', '.join(most)} or {last}" if most else repr(last)
     if problem == "finite_number":
         return "a finite number"
     bounds = {of: getattr(m, of) for m in field.metadata for of in BOUNDS if hasattr(m, of)}
     if problem.endswith("_type") or not bounds:
-        return EXPECTED[kind]
+        return EXPECTED[plain(field.annotation)]
     if bounds == {"gt": 0}:
         return "positive"
     return " and ".join(f"{BOUNDS[of]} {value}" for of, value in bounds.items())
 
 
-def _hint(model: type[BaseModel], name: str, given: object) -> str:
-    kind = plain(model.model_fields[name].annotation)
-    words = get_args(kind) if get_origin(kind) is Literal else ()
-    return nearest(given, words) if isinstance(given, str) else ""
+def _words(field: FieldInfo) -> tuple[str, ...]:
+    kind = plain(field.annotation)
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def flag(name: str) -> str:
@@ -147,8 +142,8 @@ REPEATED: dict[str, JsonValue] = {"repeated": True}
 
 def plain(annotation: Any) -> Any:
     """The type without ``| None``."""
-    kinds = [kind for kind in getattr(annotation, "__args__", ()) if kind is not type(None)]
-    return kinds[0] if type(None) in getattr(annotation, "__args__", ()) else annotation
+    kinds = get_args(annotation)
+    return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
 
 
 def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:

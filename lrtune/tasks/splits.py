@@ -161,7 +161,7 @@ class Stream:
 
     @property
     def samples(self) -> int:
-        """How many."""
+        """How many there are."""
         return len(self.rows)
 
     @property
@@ -184,7 +184,7 @@ class Data:
         outputs: of a model: classes, 1 for a number, or distinct tokens.
         prepare: see Task.
         defaults: Task fields that suit this data, and ``model``: a name of MODELS.
-        notes: what was done to the data, a line each: samples left out, say.
+        notes: what was done to the data, one line each: samples left out, say.
         metrics: what a validation can measure; the first is the objective unless told otherwise.
             Where none are given, those of METRICS for the kind.
     """
@@ -214,10 +214,9 @@ def spread(samples: int, most: int) -> Rows:
 
 
 def row_hashes(split: Split) -> Hashes:
-    """A number for each sample, uint64 (n,): a changed bit, another number.
+    """A number for each sample, uint64 (n,): a changed bit, another number; no forgery is told.
 
-    A dot product of the sample's stirred 64-bit words with fixed odd numbers, modulo 2**64: one
-    pass at the speed of memory. It tells a change, not a forgery.
+    A dot product of the sample's stirred 64-bit words with fixed odd numbers, modulo 2**64.
     """
     total = np.zeros(split.samples, dtype=np.uint64)
     for number, leaf in enumerate(leaves(split)):
@@ -235,20 +234,13 @@ def row_hashes(split: Split) -> Hashes:
 def cut(
     source: str, rows: Rows, labels: NDArray[np.int64] | None, seed: int, names: Sequence[str] = ()
 ) -> tuple[Rows, Rows]:
-    """Cut a split off some rows, every class in proportion.
+    """Cut a split off some rows, every class in proportion: the rows that stay, and those cut off.
 
-    Args:
-        source: what to name in an error.
-        rows: int64 (n,), of the whole data.
-        labels: int64, of the whole data; None: the target is a number.
-        seed: of the cut.
-        names: of the classes.
-
-    Returns:
-        The rows that stay, and those cut off.
+    Rows are int64 (n,) of the whole data, labels of the whole data too, or None for a number;
+    names are those of the classes.
 
     Raises:
-        InputError: too few samples, of all or of a class.
+        InputError: too few samples, of all or of a class; it names the source.
     """
     from sklearn.model_selection import train_test_split
 

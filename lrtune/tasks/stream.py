@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, described
 from lrtune.tasks.splits import (
     Split,
     Stream,
@@ -125,7 +125,7 @@ class _Reader(Dataset[Read]):
                 except InputError as error:
                     return Read(None, [], [], str(error))
                 except Exception as error:  # whatever a user's data set may raise
-                    return Read(None, [], [], f"sample {row}: {_message(error)}")
+                    return Read(None, [], [], f"sample {row}: {described(error)}")
                 else:
                     samples.append(tuple(sample))
                     good.append(row)
@@ -134,7 +134,7 @@ class _Reader(Dataset[Read]):
         try:
             batch = Split(*default_collate(samples))
         except Exception as error:
-            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {_message(error)}")
+            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {described(error)}")
         odd = [leaf for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
         if odd:
             what = f"{type(odd[0]).__name__} {str(odd[0])[:40]!r}"
@@ -157,16 +157,11 @@ def _read(dataset: Any, plan: Plan, workers: int, *, pin: bool = False) -> Itera
     try:
         yield from loader
     except RuntimeError as error:  # of a worker that was killed, or has no memory left
-        raise InputError(f"the data cannot be read: {_message(error)}") from error
+        raise InputError(f"the data cannot be read: {described(error)}") from error
 
 
 def worker_count(batch_bytes: int, busy: int = 1) -> int:
-    """Processes that read ahead: one a core but the busy ones; 0 where they cannot start.
-
-    Args:
-        batch_bytes: of what a worker reads at once.
-        busy: cores that have other work: the training's own; none in a pass that only reads.
-    """
+    """Processes that read ahead: one per core but the busy ones; 0 where they cannot start."""
     if sys.platform != "linux":
         return 0  # elsewhere a worker starts afresh and knows nothing of a user's own file
     cores = len(os.sched_getaffinity(0))
@@ -190,18 +185,11 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before[2])
 
 
-def _message(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
 def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) -> Iterator[Split]:
     """Batches of a Stream, which must still hold what it held when it was made.
 
-    Args:
-        stream: what is read.
-        plan: the seed of whatever the data set draws, and the rows of each batch.
-        workers: processes that read ahead; 0: none.
-        pin: batches in page-locked memory, for a GPU.
+    The plan has the seed of whatever the data set draws, and the rows of each batch; ``workers``
+    processes read ahead; ``pin`` is for a GPU.
 
     Raises:
         InputError: the data have changed.
@@ -246,13 +234,8 @@ def hold(
     """Read a data set once: in memory where it fits, else a Stream; and what was left out.
 
     A data set that draws at random (augmentation) is always streamed: kept, it would stand still.
-    It is read in worker processes alone, lest they share a file that was opened here.
-
-    Args:
-        name: for errors.
-        dataset: map-style: ``len(dataset)`` and ``dataset[row]`` -> (input, target).
-        memory: bytes that it may take; half of what is free where None.
-        skip_bad: leave out samples that raise BadSample, instead of refusing the data.
+    It is read in worker processes alone, lest they share a file that was opened here. It may take
+    ``memory`` bytes, or half of what is free; samples that raise BadSample may be skipped.
 
     Raises:
         InputError: an empty or unreadable data set, NaN, samples of different shapes.

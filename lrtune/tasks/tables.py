@@ -40,12 +40,7 @@ NESTED = (list, tuple, set, dict, bytes, np.ndarray)
 
 
 def table_file(path: Path, options: TaskOptions) -> Data:
-    """A CSV or Parquet file.
-
-    Args:
-        path: ``.csv``, ``.csv.gz``, ``.parquet``; the first line of a CSV names the columns.
-        options: ``target``, the column to predict; ``kind``, told from the target where None;
-            ``seed``, of the splits.
+    """A ``.csv``, ``.csv.gz`` or ``.parquet`` file; what is predicted is told from the target.
 
     Raises:
         InputError: a file that cannot be read, no such column, a column that holds mistakes, a
@@ -59,9 +54,9 @@ def table_file(path: Path, options: TaskOptions) -> Data:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
         raise InputError(
-            f"{path}: not UTF-8: byte 0x{error.object[error.start]:02x}: convert it (iconv -f "
-            "latin1 -t utf-8, if that is what it is)"
+            f"{path}: not UTF-8: byte {byte}: convert it (iconv -f latin1 -t utf-8, perhaps)"
         ) from error
     # The parse errors of pandas and pyarrow are ValueErrors; a cut gzip file ends in the others.
     except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, one_line
+from lrtune.errors import InputError, described, one_line
 from lrtune.tasks.images import augment, check_augment
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
 from lrtune.tasks.splits import (
     Rows,
     Split,
     Stream,
-    Tree,
     check_labels,
     check_split,
     concat,
@@ -67,7 +68,7 @@ class Task:
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
             own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
-        batch_size: samples an update; batches run on across epochs, so none is short.
+        batch_size: samples per update; batches run on across epochs, so none is short.
         epochs: passes over ``train``, not necessarily whole.
         validations: how many times a trial is validated, evenly spaced, the last at its end;
             where None, 30, or fewer where they would cost much beside the training.
@@ -214,9 +215,9 @@ def is_name(value: object) -> bool:
     return fits and not value.startswith(".") and not set(value) & {"/", "\\"}  # type: ignore[attr-defined,call-overload]
 
 
-def _is_positive(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 < value < math.inf  # type: ignore[operator]
+def _is_positive(value: Any, most: float = sys.float_info.max) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 < value <= most
 
 
 AT_LEAST_ONE = "a whole number of at least 1"
@@ -244,8 +245,8 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("layout", lambda v: isinstance(v, torch.memory_format), "a torch.memory_format"),
     ("groups", lambda v: v is None or callable(v), "a function of the model, or None"),
     ("clip_norm", lambda v: v is None or _is_positive(v), "a positive number, or None"),
-    ("ema", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),
-    ("average", lambda v: v is None or (_is_positive(v) and v <= 1), "a share of the run, 0 to 1"),
+    ("ema", lambda v: v is None or _is_positive(v, 1), "a share of the run, 0 to 1"),
+    ("average", lambda v: v is None or _is_positive(v, 1), "a share of the run, 0 to 1"),
     ("precision", lambda v: v in (None, "float32", "bfloat16"), "float32, bfloat16 or None"),
     ("memory", lambda v: v is None or (type(v) is int and v > 0), "a number of bytes, or None"),
     ("augment", lambda v: isinstance(v, tuple), "a tuple of names"),
@@ -263,21 +264,23 @@ def check_model(task: Task) -> int:
         InputError: model, loss, metrics and data do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
-        model = _tried(task, "model", task.model)
+        with _named(task, "model"):
+            model, again = task.model(), task.model()
         if not isinstance(model, nn.Module):
             raise InputError(f"{task.name}: model made {type(model).__name__}, not an nn.Module")
-        if _tried(task, "model", task.model) is model:
+        if again is model:
             raise InputError(f"{task.name}: model gave the same object twice: make a fresh one")
         model = model.to(memory_format=task.layout)
         prepare = deepcopy(task.prepare)
-        loss = _tried(task, "training", lambda: _loss(task, model.train(), prepare.train()))
+        with _named(task, "training"):
+            loss = _loss(task, model.train(), prepare.train())
         if not isinstance(loss, Tensor) or loss.dim() != 0:
             raise InputError(f"{task.name}: loss returned {one_line(loss)}, not a scalar tensor")
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not parameters or not loss.requires_grad:
             raise InputError(f"{task.name}: nothing to train: no parameter reaches the loss")
         with torch.no_grad():
-            _try_metrics(task, model.eval(), prepare.eval())
+            _check_metrics(task, model.eval(), prepare.eval())
     return parameters
 
 
@@ -299,54 +302,43 @@ def _loss(task: Task, model: nn.Module, prepare: nn.Module) -> object:
     return odd[0] if odd else sum(weight * loss for weight, loss in losses)
 
 
-def _try_metrics(task: Task, model: nn.Module, prepare: nn.Module) -> None:
-    rows = _telling(task.val)
+def _check_metrics(task: Task, model: nn.Module, prepare: nn.Module) -> None:
+    rows = spread(task.val.samples, CHECKED)
+    labels = task.val.labels
+    if labels is not None and labels.dim() == 1:  # one of each class, which some metrics need
+        rows = np.union1d(rows, np.unique(labels.numpy(), return_index=True)[1])
     parts = [_some(task.val, rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
-
-    def validate() -> Tree:
-        return concat([model(laid_out(prepare(part.inputs), task.layout)) for part in parts])
-
-    outputs = _tried(task, "validation", validate)
+    with _named(task, "validation"):
+        outputs = concat([model(laid_out(prepare(part.inputs), task.layout)) for part in parts])
     targets = concat([part.targets for part in parts])
     functions = {"loss": task.loss} | {f"metric {m.name}": m.function for m in task.metrics}
-    judged = ("loss", f"metric {task.objective.name}")
     for name, function in functions.items():
-
-        def figure(name: str = name, function: Callable[[Any, Any], Any] = function) -> None:
-            value = function(outputs, targets)
+        with _named(task, name):
+            value: Any = function(outputs, targets)
             if isinstance(value, Tensor) and value.numel() != 1:
                 raise ValueError(f"returned a tensor {tuple(value.shape)}, not one number")
-            if name in judged and not math.isfinite(value):
+            judges = name in ("loss", f"metric {task.objective.name}")
+            if judges and not math.isfinite(value):
                 raise ValueError(
-                    f"{float(value)} on {len(rows)} samples of val, untrained: "
-                    "expected a finite number"
+                    f"{float(value)} on {len(rows)} samples of val, untrained: expected a finite "
+                    "number"
                 )
-
-        _tried(task, name, figure)
 
 
 def _some(split: Split | Stream, rows: Rows) -> Split:
     return take(split, rows.tolist()) if isinstance(split, Stream) else split.take(rows)
 
 
-def _telling(split: Split | Stream) -> Rows:
-    """Rows spread over a split, and one of each class: without it, some metrics are undefined."""
-    rows = spread(split.samples, CHECKED)
-    labels = split.labels
-    if labels is not None and labels.dim() == 1:
-        rows = np.union1d(rows, np.unique(labels.numpy(), return_index=True)[1])
-    return rows
-
-
-def _tried(task: Task, what: str, call: Callable[[], Any]) -> Any:
+@contextmanager
+def _named(task: Task, what: str) -> Iterator[None]:
+    """Whatever the user's own code may raise, in one line."""
     try:
-        return call()
-    except Exception as error:  # whatever the user's own code may raise
-        message = " ".join(str(error).split())[:300]
+        yield
+    except Exception as error:
         inputs = [f"{shape} {dtype}" for dtype, shape in sample_types(task.train.first.inputs)]
         raise InputError(
             f"{task.name}: {what} fails on the data (model {task.model_name}, inputs "
-            f"{' and '.join(inputs)}): {type(error).__name__}: {message}"
+            f"{' and '.join(inputs)}): {described(error)}"
         ) from error
 
 

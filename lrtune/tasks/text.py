@@ -41,14 +41,8 @@ def text_file(path: Path, options: TaskOptions) -> Data:
     """A text as a language model: each token from those before it.
 
     The first 90 % of the tokens are train, the next 5 % val, the last 5 % test. Each is cut into
-    windows of ``context`` tokens; the targets are the tokens one further on.
-
-    Args:
-        path: UTF-8; anything where the tokens are bytes.
-        options: ``tokens`` and ``context``.
-
-    Returns:
-        Inputs and targets (windows, context): uint8 up to 256 distinct tokens, else int32.
+    windows of ``context`` tokens; the targets are the tokens one further on. Both are (windows,
+    context): uint8 up to 256 distinct tokens, else int32.
 
     Raises:
         InputError: a file that cannot be read, that is no text, or that is too short.

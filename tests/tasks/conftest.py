@@ -6,6 +6,12 @@ from sklearn.datasets import load_digits
 SPLITS = ("train", "val", "test")
 
 
+@pytest.fixture(autouse=True)
+def no_workers(monkeypatch):
+    """Data are read here, but where a test sets workers itself: they take long to start."""
+    monkeypatch.setattr("lrtune.tasks.stream.worker_count", lambda size, busy=1: 0)
+
+
 @pytest.fixture(scope="session")
 def pixels():
     """The digits as PIL takes them: uint8 (n, 8, 8)."""
