@@ -34,11 +34,15 @@ class FoundOptimizer:
     groups: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that are not all there."""
+        """Refuse settings that are not all there, or no numbers: they are written into code."""
         if "weight_decay" not in self.settings:
             raise InputError(
                 f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
+        for setting, value in self.settings.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
+                raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
 
     @property
     def decay(self) -> float:
@@ -58,7 +62,8 @@ class FoundOptimizer:
     @property
     def own_groups(self) -> str | None:
         """The user's function that made the parameter groups, which cannot be written out."""
-        return None if self.groups == MATRICES else self.groups
+        own = self.groups is not None and self.groups != MATRICES
+        return " ".join(str(self.groups).split()) if own else None  # one line: it is a comment
 
     def missing(self, lacks: Collection[str]) -> str:
         """Those of its settings that a target lacks, as `name=value and …`."""

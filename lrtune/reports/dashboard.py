@@ -299,7 +299,4 @@ def _for_people(content: dict[str, Any], values: Mapping[str, str]) -> dict[str,
         if ended.startswith("diverged"):
             # Optuna 5 keeps constraints by name, where the dashboard does not look yet.
             trial["constraints"] = [1.0]
-        if not trial["note"]["body"]:
-            parts = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
-            trial["note"]["body"] = "\n\n".join(part for part in parts if part)
     return content
