@@ -184,7 +184,7 @@ class Data:
         outputs: of a model: classes, 1 for a number, or distinct tokens.
         prepare: see Task.
         defaults: Task fields that suit this data, and ``model``: a name of MODELS.
-        notes: what was done to the data, a line each: samples left out, say.
+        notes: what was done to the data, one line each: samples left out, say.
         metrics: what a validation can measure; the first is the objective unless told otherwise.
             Where none are given, those of METRICS for the kind.
     """
