@@ -124,8 +124,7 @@ def matern(a: Array, b: Array) -> Array:
     """Matern 5/2 correlation (n, m) of points (n, d) and (m, d), in lengths."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
     r = np.sqrt(5 * np.maximum(squares, 0))
-    found: Array = (1 + r + r**2 / 3) * np.exp(-r)
-    return found
+    return np.asarray((1 + r + r**2 / 3) * np.exp(-r))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +143,12 @@ class Settings:
 
     def y(self, z: Array) -> Array:
         """And back."""
-        found: Array = self.level + np.exp(self.log_scale) * unwarp(z)
-        return found
+        return np.asarray(self.level + np.exp(self.log_scale) * unwarp(z))
 
     def slope(self, y: Array) -> Array:
         """dz/dy (n,)."""
         u = (y - self.level) / np.exp(self.log_scale)
-        found: Array = 1 / (np.exp(self.log_scale) * np.maximum(u, 1))
-        return found
+        return np.asarray(1 / (np.exp(self.log_scale) * np.maximum(u, 1)))
 
 
 class Surrogate:
@@ -339,8 +336,7 @@ class Posterior:
         root = np.linalg.cholesky(k)
         which = rng.choice(len(self.weights), size=count, p=self.weights)
         apart = (root @ rng.standard_normal((len(x), count))).T
-        found: Array = means[which] + self.inflation * apart
-        return found
+        return means[which] + self.inflation * apart
 
     def values(self, z: Array | float) -> Array:
         """From the units that all tasks share to the values' scale."""

@@ -20,7 +20,7 @@ import pandas as pd
 from optuna.storages import BaseStorage
 
 from lrtune.errors import InputError
-from lrtune.format import limited, listed
+from lrtune.format import limited
 from lrtune.reports.first_screen import Run, answer, subtitle
 from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
@@ -63,18 +63,11 @@ def publish(
     """
     from optuna_dashboard import get_note, save_note  # type: ignore[import-untyped]
 
-    where = str(report.resolve())
-    attributes = {"report": where}
-    if verdict is not None and verdict.decided:
-        attributes["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
     try:
         before = get_note(study)
-        text = beside_theirs(note(trials, run, verdict, where), before)
+        text = beside_theirs(note(trials, run, verdict, str(report.resolve())), before)
         if text != before:
             save_note(study, text)
-        for key, value in attributes.items():
-            if study.user_attrs.get(key) != value:
-                study.set_user_attr(key, value)
     except Exception as error:  # every backend has errors of its own
         logging.getLogger(__name__).warning("the dashboard's note was not written: %s", error)
 
@@ -298,7 +291,4 @@ def _for_people(content: dict[str, Any], values: Mapping[str, str]) -> dict[str,
         if ended.startswith("diverged"):
             # Optuna 5 keeps constraints by name, where the dashboard does not look yet.
             trial["constraints"] = [1.0]
-        if not trial["note"]["body"]:
-            parts = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
-            trial["note"]["body"] = "\n\n".join(part for part in parts if part)
     return content

@@ -186,16 +186,8 @@ def finalists(verdict: Verdict, second: Objective | None = None) -> Table:
     """
     on_test = verdict.split == "test"
     split = "test" if on_test else "validation"
-    heads = [
-        "family",
-        "place",
-        _head(split, verdict.objective),
-        "seeds",
-        "behind by",
-        "p",
-    ]
-    heads += ["validation, search"]
-    heads += ["validation, finals"] if on_test else []
+    heads = ["family", "place", _head(split, verdict.objective), "seeds", "behind by", "p"]
+    heads += ["validation, search", *(["validation, finals"] if on_test else [])]
     heads += [_head(split, second)] if second else []
     families, rows = verdict.families, []
     means = _ranged([(row.mean, row.low, row.high) for row in families])
@@ -269,17 +261,7 @@ def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
 
 def searched_families(trials: pd.DataFrame, objective: Objective) -> Table:
     """The table of a search, one row per family, wherever one is shown."""
-    heads = [
-        "family",
-        "best",
-        "median",
-        "peak rate",
-        "tried",
-        "finished",
-        *PARTIAL,
-        "lost",
-        "updates",
-    ]
+    heads = ["family", "best", "median", "peak rate", "tried", "finished", *PARTIAL]
     rows = [
         [
             Cell(row["family"], family=row["family"]),
@@ -293,7 +275,7 @@ def searched_families(trials: pd.DataFrame, objective: Objective) -> Table:
         ]
         for row in by_family(trials, objective.direction).to_dict("records")
     ]
-    return Table(heads, rows, "sortable")
+    return Table([*heads, "lost", "updates"], rows, "sortable")
 
 
 def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
@@ -301,15 +283,6 @@ def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | Non
     if verdict is not None and verdict.decided:
         return finalists(verdict)
     return searched_families(trials, run.objective)
-
-
-def curves(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
-    """The best trial of each family, rate and metric."""
-    metric = words(run.objective.name)
-    return {
-        "summary": f"Learning rate and validation {metric} of each family's best trial",
-        "figure": figures.curves(trials, run.objective, run.horizon),
-    }
 
 
 def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any]:
@@ -353,10 +326,10 @@ def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
     shown = []
     for name in by_family(trials, objective.direction)["family"].astype(str):
         rows = scored(trials, name)
-        found = importances(rows, name, objective)
+        found, why = importances(rows, name, objective)
         shares = [
             (label, Cell(f"{100 * share:.0f}", share, share=share))
-            for label, share in found.shares.items()
+            for label, share in found.items()
         ]
         family = {
             "name": limited(name, 60),
@@ -365,7 +338,7 @@ def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
             if rows.empty
             else "no parameter differs between them",
             "shares": Table(["parameter", "explains by itself (%)"], shares),
-            "why": found.why,
+            "why": why,
         }
         shown.append(family)
     return shown
@@ -401,26 +374,21 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
 def early_stopping(trials: pd.DataFrame, direction: str, horizon: int) -> str:
     """What early stopping saved, and how often it was wrong as far as the checked trials tell."""
     saved = spared(trials, horizon) or "No trial was ended early."
-    gains = audits(trials, direction)
+    checks = wrongly_pruned(trials, direction)
     pruned = int((trials["state"] == "pruned").sum() + _is_audited(trials).sum())
     if pruned == 0:
         return saved
     those = plural(pruned, "trial", "trials") + " to be pruned"
-    if gains.empty:
+    if checks.empty:
         unknown = "none was trained to the end: how often that was wrong is not known"
         return f"{saved} Of {those}, {unknown}."
-    wrong, checked = int((gains > 0).sum()), len(gains)
-    known = gains[(gains > 0) & np.isfinite(gains)]
-    by = f", by {_percent(known.max())} at most" if len(known) else ""
+    wrong, checked = int(checks.sum()), len(checks)
+    bound = f"{number(100 * at_most(wrong, checked), 2)}{NARROW}%"
     return (
         f"{saved} As a check, {checked} of {those} {'was' if checked == 1 else 'were'} trained to "
-        f"the end: {wrong} would have been the best so far{by}. So at most "
-        f"{_percent(at_most(wrong, checked))} of the prunings were wrong (95{NARROW}% confidence)."
+        f"the end: {wrong} would have been the best so far. So at most {bound} of the prunings "
+        f"were wrong (95{NARROW}% confidence)."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{number(100 * share, 2)}{NARROW}%"
 
 
 def spared(trials: pd.DataFrame, horizon: int) -> str:
@@ -453,30 +421,22 @@ def _is_audited(trials: pd.DataFrame) -> "pd.Series[bool]":
     return trials["audit"].map(lambda cell: bool(figures_in(cell))).astype(bool)
 
 
-def audits(trials: pd.DataFrame, direction: str) -> "pd.Series[float]":
-    """By how much each audited trial ended better than the best when it was to be pruned.
+def wrongly_pruned(trials: pd.DataFrame, direction: str) -> "pd.Series[bool]":
+    """Of each audited trial, whether it ended better than the best when it was to be pruned.
 
-    Returns:
-        Shares of that best final value, negative where pruning would have been right; infinite
-        where there was no best or it was 0. A trial that diverged would have been pruned rightly;
-        one that failed says nothing and is left out.
+    A trial that diverged would have been pruned rightly; one that failed is left out.
     """
-    gains = {}
+    wrong: dict[Any, bool] = {}
     counted = _is_audited(trials) & (trials["state"] != "failed")
     for at, trial in trials[counted].iterrows():
         top = figures_in(trial["audit"]).get("best")
         if top is None:  # the pruner does not say: of the trials before it
             before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
             top = before.min() if direction == "minimize" else before.max()
-        value = float(trial["value"]) if trial["state"] == "complete" else math.nan
-        ahead = top - value if direction == "minimize" else value - top
-        if not np.isfinite(value):
-            gains[at] = -math.inf
-        elif top and top == top:
-            gains[at] = ahead / abs(top)
-        else:
-            gains[at] = math.inf if top != top or ahead > 0 else -math.inf
-    return pd.Series(gains, dtype=float)
+        ahead = top - trial["value"] if direction == "minimize" else trial["value"] - top
+        ended = trial["state"] == "complete" and np.isfinite(trial["value"])
+        wrong[at] = bool(ended and not ahead <= 0)  # NaN: it was the first
+    return pd.Series(wrong, dtype=bool)
 
 
 def at_most(wrong: int, checked: int) -> float:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -201,11 +202,12 @@ class Search(Work[ActiveTrial]):
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        key = trial_key(trial.user_attrs[START]["index"])
-        resume = partial(ActiveTrial.resume, schedule, trial=trial)
-        active = checkpointer.take(key, self._pool, slot, resume)
+        index = trial.user_attrs[START]["index"]
+        own: dict[str, Any] = {"trial": trial, "key": trial_key(index), "name": f"trial {index}"}
+        resume = partial(ActiveTrial.resume, schedule, **own)
+        active = checkpointer.take(own["key"], self._pool, slot, resume)
         if active is None:
-            active = ActiveTrial.start(self._pool, slot, schedule, self._seed, trial=trial)
+            active = ActiveTrial.start(self._pool, slot, schedule, self._seed, **own)
         self.state.running[slot] = active
         if active.untrained.error is None:
             self._early_stopping.take_up(active)

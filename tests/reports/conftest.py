@@ -167,6 +167,15 @@ def many():
     return make("many")
 
 
+FEW = ["wsd", "constant", "linear", "plateau", "cosine", "spline", "step"]
+
+
+@pytest.fixture(scope="session")
+def few():
+    """(trials, run) of a search over some families: its report is made quickly."""
+    return search(FEW, 8), run_record(FEW)
+
+
 def make(name):
     families, each, state = KINDS[name]
     trials = search(families, each, state=state)

@@ -16,7 +16,7 @@ from lrtune.verdict.recommendation import of_verdict, recommendation
 from lrtune.verdict.summary import Finalist, best_of_each
 from lrtune.verdict.verdict import Absent, Plan, standing, verdict
 from tests.documents import changed
-from tests.reports.conftest import HORIZON, STEPS, run_record, search
+from tests.reports.conftest import FEW, HORIZON, STEPS
 from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, Page
 
 SEEDS = list(range(40, 60))
@@ -97,15 +97,6 @@ def make(kind, trials, run, objective="cross_entropy"):
     used = [made[made["family"] == f].head(one.seeds) for f, one in asked.standings.items()]
     finals, over = pd.concat(used, ignore_index=True), kind != "unfinished"
     return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan, over), finals
-
-
-FEW = ["wsd", "constant", "linear", "plateau", "cosine", "spline", "step"]
-
-
-@pytest.fixture(scope="module")
-def few():
-    """(trials, run) of a search over some families: their reports are made quickly."""
-    return search(FEW, 8), run_record(FEW)
 
 
 @pytest.fixture(scope="module", params=KINDS)
