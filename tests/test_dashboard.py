@@ -65,7 +65,13 @@ def detail(run: Run) -> dict:
 
 def again(run: Run, trials: pd.DataFrame | None = None) -> None:
     page = run.folder / "report.html"
-    publish(run.study(), run.trials() if trials is None else trials, run.told, run.verdict(), page)
+    publish(
+        run.study(),
+        run.trials() if trials is None else trials,
+        run.public_settings,
+        run.verdict(),
+        page,
+    )
 
 
 def test_a_search_leaves_a_note(run: Path) -> None:
