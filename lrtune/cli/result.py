@@ -14,27 +14,27 @@ from rich.console import Console
 
 from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
 from lrtune.errors import InputError
-from lrtune.format import aligned, count, number
+from lrtune.format import aligned, count, listed, number, words
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
 from lrtune.run.study_file import parse_goal
-from lrtune.verdict.horizons import agreement, outlook
 from lrtune.verdict.recommendation import (
     Recommendation,
-    as_json,
+    agreement,
     described,
     of_verdict,
+    outlook,
     recommendation,
+    since,
+    time_to_target,
 )
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import beside, by_end, by_family
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import listed, since, time_to_target, words
 
 if TYPE_CHECKING:
     from lrtune.doctor import Diagnosis
     from lrtune.engine import RangeTest
-    from lrtune.reports.compare import Comparison
 
 TOP = 8  # families in the ranking
 DIGITS = 3  # of a figure; report and files have more
@@ -51,10 +51,11 @@ def show(folder: Path, machine: bool) -> None:
         return
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
+    answer = recommendation(trials, run.public_settings, verdict)
     best = best_json(trials, run.settings, verdict)
     content = {
         "run": str(folder),
-        "answer": as_json(recommendation(trials, run.told, verdict)),
+        "answer": answer and answer.to_json(),
         "best": best and best.to_json(),
         "verdict": verdict and verdict.to_json(),
         "since": newer or None,
@@ -65,7 +66,7 @@ def show(folder: Path, machine: bool) -> None:
 def print_result(run: Run, console: Console) -> None:
     """Print what to use, what it gains and how sure that is; then what it rests on."""
     trials, verdict = run.trials(), run.verdict()
-    answer = recommendation(trials, run.told, verdict)
+    answer = recommendation(trials, run.public_settings, verdict)
     if answer is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
@@ -201,9 +202,10 @@ def _lead(run: Run) -> str:
     return "best forecast, no trial having reached its end"
 
 
-def print_comparison(comparison: "Comparison", console: Console) -> None:
-    """Print two tables that fit the terminal, and the answer in sentences."""
-    table = comparison.table
+def print_comparison(table: pd.DataFrame, console: Console) -> None:
+    """Print two tables that fit the terminal: one row per verdict, one row per family."""
+    from lrtune.reports.compare import wins
+
     several_seeds = table.groupby(["task", "horizon"])["seed"].transform("nunique") > 1
     tasks = table_of("task", "winner", "score", "next behind", words=("winner",))
     for _, rows in table.groupby("source", sort=False):
@@ -216,13 +218,11 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
     say(console, "↓: lower is better, ↑: higher is better; of a tie, the score of the best mean")
     amounts = ("tasks", "wins", "ties", "losses")
     families = table_of("family", *amounts, "mean rank")
-    for row in comparison.wins.to_dict("records"):
+    for row in wins(table).to_dict("records"):
         # A task that several verdicts judge counts once, shared among them.
         cells = [number(row[name], 3) for name in (*amounts, "mean_rank")]
         families.add_row(harmless(row["family"]), *cells)
     console.print(families)
-    for sentence in comparison.sentences:
-        say(console, sentence)
 
 
 def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:

@@ -15,16 +15,18 @@ from lrtune.format import (
     count,
     duration,
     limited,
+    listed,
     measured,
     number,
     plural,
     setting,
+    words,
 )
 from lrtune.reports import figures
 from lrtune.reports.first_screen import Run, chosen, found_with, nothing
 from lrtune.reports.parameters import importances, scored, slices
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.verdict.notes import notes
+from lrtune.verdict.recommendation import notes
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import (
     PARTIAL,
@@ -37,7 +39,6 @@ from lrtune.verdict.summary import (
     reasons,
 )
 from lrtune.verdict.verdict import FamilyResult, Verdict
-from lrtune.verdict.wording import listed, words
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 REASONS = 20
@@ -358,14 +359,14 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
         for row in ends[ends["trials"] > 0].to_dict("records")
     ]
     why = reasons(trials)
-    lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]
+    lost = [(row["end"], row["trials"], row["reason"] or "–") for row in why.to_dict("records")]
     spent = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time"
     return {
         "summary": spared(trials, run.horizon) or spent,
         "spent": spent,
         "saved": early_stopping(trials, run.objective.direction, run.horizon),
         "table": Table(["ended", "trials", "updates", "share", "time"], rows),
-        "lost": Table(["ended", "why", "trials"], lost[:REASONS], numeric=2),
+        "lost": Table(["ended", "trials", "why"], lost[:REASONS], "terms", 9),
         "more": len(lost[REASONS:]),
     }
 

@@ -26,9 +26,8 @@ from lrtune.search.loop import Loop
 from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
-from lrtune.verdict.finalists import Finalist, room_for
-from lrtune.verdict.time_to_target import check_target
-from lrtune.verdict.verdict import Plan, standing
+from lrtune.verdict.summary import Finalist, room_for
+from lrtune.verdict.verdict import Plan, check_target, standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
 DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only trials bound
@@ -392,17 +391,10 @@ class Rounds:
 
 def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
-    kept = run.settings
-    settings = settings_for(
-        task,
-        kept.families,
-        kept.warmup,
-        kept.cycle_momentum,
-        kept.seed,
-        kept.storage,
-        engine.devices[0],
-    )
-    check_same(str(run.folder), settings, None, kept)
+    names = ("families", "warmup", "cycle_momentum", "seed", "storage")
+    study = StudyFile(task=task.name, **{name: getattr(run.settings, name) for name in names})
+    settings = settings_for(task, study, engine.devices[0])
+    check_same(str(run.folder), settings, None, run.settings)
 
 
 def _stretched(task: Task, total: int | None) -> Task:

@@ -139,9 +139,7 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if folders and "train" not in folders:
         there = "/ and ".join(folders)
-        raise InputError(
-            f"{root}: has {there}/ but no train/: give train/CLASS/*, or CLASS/* alone"
-        )
+        raise InputError(f"{root}: {there}/, no train/: give train/CLASS/*, or CLASS/* alone")
     beside = [name for name in _subfolders(root) if folders and name not in folders]
     if beside:
         raise InputError(f"{root}: {beside[0]}/ beside train/: expected train, val and test alone")

@@ -299,8 +299,7 @@ def _probe(name: str, dataset: Any, count: int) -> tuple[Split, bool]:
     once, other, again = (hashes[i : i + len(rows)] for i in range(0, len(hashes), len(rows)))
     if once != again:
         raise InputError(
-            f"{name}: samples draw from a generator of their own: use torch's, numpy's or "
-            "random's global one, which are seeded for each batch"
+            f"{name}: samples draw from a generator of their own: use torch's global one"
         )
     return Split(*tree_map(torch.clone, tuple(good[0]))), once != other
 
@@ -323,10 +322,8 @@ def _length(name: str, dataset: Any) -> int:
         count = len(dataset)
         dataset.__getitem__  # noqa: B018  # asked for, not used
     except (TypeError, AttributeError) as error:
-        raise InputError(
-            f"{name}: {type(dataset).__name__} is not a map-style data set: "
-            "it needs __len__ and __getitem__"
-        ) from error
+        kind = type(dataset).__name__
+        raise InputError(f"{name}: {kind} is not map-style: give __len__, __getitem__") from error
     if count == 0:
         raise InputError(f"{name}: no samples: give it at least one")
     return count

@@ -189,7 +189,7 @@ def test_only_map_style_data_sets_with_samples_are_taken(dataset):
     with pytest.raises(InputError, match="x: no samples: give it at least one"):
         hold("x", Rows(0, plain), BIG)
     name = type(dataset).__name__
-    with pytest.raises(InputError, match=f"x: {name} is not a map-style data set: it needs __len"):
+    with pytest.raises(InputError, match=f"x: {name} is not map-style: give __len__"):
         hold("x", dataset, BIG)
 
 
