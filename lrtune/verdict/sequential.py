@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from lrtune.verdict.settings import Document, Number
+
 Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
 Place = Literal["winner", "tied", "behind", "lost"]
@@ -211,8 +213,7 @@ def _difference(apart: Sample, typical: float, prior: float) -> Difference:
     return Difference(apart.mean, seeds, own, shared, *error)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Document):
     """How a schedule did.
 
     Attributes:
@@ -233,15 +234,15 @@ class Standing:
 
     seeds: int
     lost: int
-    mean: float
-    low: float
-    high: float
-    sd: float
+    mean: Number
+    low: Number
+    high: Number
+    sd: Number
     place: Place
-    gap: float
-    gap_low: float
-    gap_high: float
-    p: float
+    gap: Number
+    gap_low: Number
+    gap_high: Number
+    p: Number
 
 
 @dataclass(frozen=True, slots=True)

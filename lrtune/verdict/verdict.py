@@ -14,7 +14,16 @@ import pandas as pd
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from lrtune.errors import InputError
-from lrtune.verdict.sequential import ALPHA, FIRST, Place, Result, Role, Why, sequential_test
+from lrtune.verdict.sequential import (
+    ALPHA,
+    FIRST,
+    Place,
+    Result,
+    Role,
+    Standing,
+    Why,
+    sequential_test,
+)
 from lrtune.verdict.settings import (
     Document,
     File,
@@ -119,8 +128,8 @@ class Answer(Document):
     margin: Number
 
 
-class FamilyResult(Finalist):
-    """A finalist, and how it did; the attributes that are not explained here are ``Standing``'s.
+class FamilyResult(Finalist, Standing):
+    """A finalist, and how it did.
 
     Attributes:
         order: its place among the finalists when they were compared.
@@ -135,17 +144,6 @@ class FamilyResult(Finalist):
     validation: Number
     metrics: dict[str, Number]
     reasons: list[str]
-    seeds: int
-    lost: int
-    mean: Number
-    low: Number
-    high: Number
-    sd: Number
-    place: Place
-    gap: Number
-    gap_low: Number
-    gap_high: Number
-    p: Number
 
 
 class Absent(Document):
@@ -379,7 +377,7 @@ def verdict(
                 order=order.index(family),
                 resolved=chosen[family].schedule.resolve(horizon),
                 **_measured(own[family], objective.name, others),
-                **asdict(one),
+                **dict(one),
             )
             for family, one in result.standings.items()
         ],
