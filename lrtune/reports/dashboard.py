@@ -21,11 +21,11 @@ from optuna.storages import BaseStorage
 
 from lrtune.errors import InputError
 from lrtune.format import limited
-from lrtune.reports.first_screen import Run, answer, subtitle
+from lrtune.reports.first_screen import answer, subtitle
 from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
-from lrtune.verdict.settings import Objective
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ _OPEN_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def publish(
-    study: optuna.Study, trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: Path
+    study: optuna.Study,
+    trials: pd.DataFrame,
+    run: RunSettings,
+    verdict: Verdict | None,
+    report: Path,
 ) -> None:
     """Write the note that optuna-dashboard shows of a study, over the one before.
 
@@ -72,7 +76,7 @@ def publish(
         logging.getLogger(__name__).warning("the dashboard's note was not written: %s", error)
 
 
-def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -> str:
+def note(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None, report: str) -> str:
     """The answer, the families and the command that made them, in Markdown.
 
     Args:

@@ -27,8 +27,6 @@ from lrtune.verdict.settings import RunSettings, Training
 from lrtune.verdict.summary import by_end, recommended
 from lrtune.verdict.verdict import Verdict
 
-Run = RunSettings
-
 WIDTH, HEIGHT = 400, 150  # of the sketch's own coordinates
 POINTS = 200  # of a curve
 DECADES = 2.0  # below the lowest peak, on a log axis
@@ -121,7 +119,7 @@ class FirstScreen:
 
 
 def first_screen(
-    trials: pd.DataFrame, run: Run, verdict: Verdict | None, finals: pd.DataFrame | None
+    trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None, finals: pd.DataFrame | None
 ) -> FirstScreen:
     """What the report shows unfolded.
 
@@ -144,7 +142,7 @@ def first_screen(
     return replace(screen, metric=words(decided.objective.name), gains=gains, zero=zero)
 
 
-def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:
+def answer(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None = None) -> Answer:
     """The answer: its lines and its warnings; or why there is none."""
     found = recommendation(trials, run, verdict)
     if found is None:
@@ -167,7 +165,7 @@ def nothing(trials: pd.DataFrame) -> str:
     return f"None of the {plural(len(trials), 'trial', 'trials')} ran to a value: {how}."
 
 
-def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
+def subtitle(trials: pd.DataFrame, run: RunSettings) -> list[str]:
     """What was searched: the data, the model, the horizon, how much was tried."""
     task = run.task
     tried = plural(len(trials), "trial", "trials")
@@ -176,7 +174,7 @@ def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
     return [task.data, task.model, horizon, f"{tried} of {kinds}"]
 
 
-def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Chosen | None:
+def chosen(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None = None) -> Chosen | None:
     """The schedule to use; None where no trial came to anything.
 
     Args:
@@ -199,7 +197,7 @@ def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Ch
     return Chosen(schedule, resolved, f"Trial {best['number']}{by}.")
 
 
-def exports(schedule: Schedule, run: Run) -> list[Export]:
+def exports(schedule: Schedule, run: RunSettings) -> list[Export]:
     """The code of a schedule for every framework, over the run's horizon."""
     several = []
     optimizer = FoundOptimizer(run.optimizer.name, run.optimizer.settings, run.task.groups)
@@ -230,7 +228,9 @@ def found_with(run: Training, by: str = "Found in") -> str:
     return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 
-def _compared(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple[str, Schedule]]:
+def _compared(
+    schedule: Schedule, run: RunSettings, verdict: Verdict | None
+) -> list[tuple[str, Schedule]]:
     """What to draw: the recommended schedule, and beside it yours, or the tuned baselines."""
     if verdict is None:
         yours = ((f"your {mine.family}", mine) for mine in run.baselines)

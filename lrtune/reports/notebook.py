@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from lrtune.errors import InputError
 from lrtune.reports import figures
-from lrtune.reports.first_screen import Answer, Run, answer, subtitle
+from lrtune.reports.first_screen import Answer, answer, subtitle
 from lrtune.reports.page import fill
 from lrtune.reports.sections import families_or_finalists, finalists
 from lrtune.verdict import verdict as judged
@@ -36,7 +36,7 @@ class Verdict(judged.Verdict):
         return fill("notebook.html", title=[], answer=answer, table=finalists(self))
 
 
-def summary(trials: pd.DataFrame, run: Run, verdict: judged.Verdict | None) -> str:
+def summary(trials: pd.DataFrame, run: RunSettings, verdict: judged.Verdict | None) -> str:
     """The answer in words and the table of families, as HTML."""
     return fill(
         "notebook.html",

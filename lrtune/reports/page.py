@@ -14,14 +14,15 @@ from lrtune.files import replace
 from lrtune.format import limited, words
 from lrtune.reports import sections
 from lrtune.reports.figures import curves, has_data
-from lrtune.reports.first_screen import Run, first_screen, nothing, subtitle
+from lrtune.reports.first_screen import first_screen, nothing, subtitle
 from lrtune.reports.plot_style import look
+from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.verdict import Verdict
 
 
 def render(
     trials: pd.DataFrame,
-    run: Run,
+    run: RunSettings,
     verdict: Verdict | None = None,
     finals: pd.DataFrame | None = None,
 ) -> str:
@@ -63,7 +64,7 @@ def render(
 def write(
     path: str | Path,
     trials: pd.DataFrame,
-    run: Run,
+    run: RunSettings,
     verdict: Verdict | None = None,
     finals: pd.DataFrame | None = None,
 ) -> Path:

@@ -23,11 +23,11 @@ from lrtune.format import (
     words,
 )
 from lrtune.reports import figures
-from lrtune.reports.first_screen import Run, chosen, found_with, nothing
+from lrtune.reports.first_screen import chosen, found_with, nothing
 from lrtune.reports.parameters import importances, scored, slices
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.verdict.recommendation import notes
-from lrtune.verdict.settings import Objective
+from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.summary import (
     PARTIAL,
     beside,
@@ -95,7 +95,9 @@ def _sorted_by(value: float, shown: str | None = None, below: str = "") -> Cell:
     return Cell(aligned(value) if shown is None else shown, value, below)
 
 
-def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
+def settings(
+    trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None
+) -> dict[str, Any] | None:
     """The recommended schedule in the field's terms and as code; None where there is none."""
     found, horizon = chosen(trials, run, verdict), run.horizon
     if found is None:
@@ -142,7 +144,7 @@ def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Tab
     )
 
 
-def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
+def finals(verdict: Verdict, finals: pd.DataFrame, run: RunSettings) -> dict[str, Any]:
     """Every finalist beside the recommended one: table, gaps, curves."""
     families = verdict.families
     names = plural(len(families), "finalist", "finalists")
@@ -209,7 +211,7 @@ def finalists(verdict: Verdict, second: Objective | None = None) -> Table:
     return Table(heads, rows, "sortable finals", 2)
 
 
-def second_metric(run: Run) -> Objective | None:
+def second_metric(run: RunSettings) -> Objective | None:
     """The metric to print beside the objective, if the task has another."""
     others = [m for name, m in run.metrics.items() if name != run.objective.name]
     return others[0] if others else None
@@ -243,7 +245,7 @@ def _ranged(rows: Sequence[tuple[float, float, float]]) -> list[Cell]:
     ]
 
 
-def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
+def families(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:
     """How each family did in the search: a table and a figure."""
     objective = run.objective
     first, summary = best(trials, objective.direction), nothing(trials)
@@ -278,14 +280,14 @@ def searched_families(trials: pd.DataFrame, objective: Objective) -> Table:
     return Table([*heads, "lost", "updates"], rows, "sortable")
 
 
-def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
+def families_or_finalists(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> Table:
     """What a notebook and the dashboard show: the finalists once something is decided."""
     if verdict is not None and verdict.decided:
         return finalists(verdict)
     return searched_families(trials, run.objective)
 
 
-def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any]:
+def against_peak(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> dict[str, Any]:
     """Value against peak rate, and how far each finalist's peak may be off."""
     test = run.range_test
     bracket = (test.base_lr, test.max_lr) if test else None
@@ -320,7 +322,7 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
+def parameters(trials: pd.DataFrame, run: RunSettings) -> list[dict[str, Any]]:
     """One family at a time, the best one first: scores against each parameter, importances."""
     objective = run.objective
     shown = []
@@ -344,7 +346,7 @@ def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
     return shown
 
 
-def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
+def stopping(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:
     """Where the budget went, what early stopping saved of it, and how often that was wrong."""
     ends = by_end(trials)
     total = ends["updates"].sum()
@@ -451,7 +453,7 @@ def at_most(wrong: int, checked: int) -> float:
     return float(beta.ppf(SURE, wrong + 1, checked - wrong))
 
 
-def all_trials(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
+def all_trials(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:
     """The best trials as a table that sorts, and how many there are besides."""
     objective, second = run.objective, second_metric(run)
     best_first = ranked(trials, objective.direction)
@@ -482,7 +484,7 @@ def _trial(trial: "pd.Series[Any]", second: Objective | None) -> list[object]:
     ]
 
 
-def record(run: Run) -> Table:
+def record(run: RunSettings) -> Table:
     """Everything needed to run this search again."""
     task, objective, engine = run.task, run.objective, run.engine
     splits = " · ".join(f"{count(getattr(task, part))} {part}" for part in ("train", "val", "test"))
