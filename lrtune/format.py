@@ -78,9 +78,8 @@ def aligned(value: float, digits: int = 4) -> str:
 
 def measured(value: float, metric: Any, digits: int = 4) -> str:
     """A value with its unit."""
-    unit = metric.get("unit") if isinstance(metric, dict) else metric.unit
     shown = aligned(value, digits)
-    return f"{shown}{NARROW}{unit}" if unit and np.isfinite(value) else shown
+    return f"{shown}{NARROW}{metric.unit}" if metric.unit and np.isfinite(value) else shown
 
 
 def duration(seconds: float) -> str:

@@ -87,7 +87,7 @@ def publish(name: str, args: argparse.Namespace) -> None:
     # Where the data lies here is nobody's business.
     kept = dict(verdict) | {"task": verdict.task.model_copy(update={"data": name, "name": name})}
     cost = {
-        "seconds": run.settings["elapsed"],
+        "seconds": run.settings.elapsed,
         "searched": float(run.trials()["updates"].sum()),
     }
     Published(**kept, **cost).write(RESULTS / f"{name}.json")

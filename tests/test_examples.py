@@ -28,7 +28,7 @@ def searched(name: str, folder: Path, epochs: float) -> Run:
 
 def test_several_outputs(tmp_path: Path) -> None:
     run = searched("segmentation", tmp_path, epochs=2)
-    assert run.settings["objective"]["name"] == "iou"
+    assert run.settings.objective.name == "iou"
     best = run.trials()["value"].max()
     assert 0.5 < best < 1
     assert {"val_iou", "val_box_error"} <= set(run.trials().columns)
@@ -36,11 +36,11 @@ def test_several_outputs(tmp_path: Path) -> None:
 
 def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     run = searched("regression", tmp_path, epochs=10)
-    assert run.settings["task"]["groups"] == "groups"
-    assert run.settings["task"]["loss"] == "HuberLoss()"
+    assert run.settings.task.groups == "groups"
+    assert run.settings.task.loss == "HuberLoss()"
     trials = run.trials()
     assert trials["value"].min() < 55  # the mean alone is 66 points off
-    assert run.settings["objective"]["unit"] == "points"
+    assert run.settings.objective.unit == "points"
 
 
 def test_fine_tuning_a_frozen_backbone(
@@ -55,7 +55,7 @@ def test_fine_tuning_a_frozen_backbone(
     assert losses[-1] < losses[0]
     run = searched("finetune", tmp_path, epochs=4)
     head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
-    assert run.settings["task"]["parameters"] == head
+    assert run.settings.task.parameters == head
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
 

@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 
 from lrtune.files import plain, replace, replaced
-from lrtune.run.run_json import write_json
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
+    replace(path, b'{"a": 1}')
     (tmp_path / "a.json.part").mkdir()  # a fixed name could be another's
 
     def fails(*_: object) -> None:
         raise OSError("no space left")
 
-    write_json(path, {"a": 2})
+    replace(path, b'{"a": 2}')
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
         patch.setattr(os, "replace", fails)
         replace(path, b"3")

@@ -96,7 +96,7 @@ def test_what_came_after_the_verdict_is_said(many) -> None:
 
 def test_text_of_others_is_shown_as_text(many) -> None:
     trials, settings, verdict, _ = make("lost", *many)
-    settings = {**settings, "study": EVIL, "task": {**settings["task"], "data": EVIL}}
+    settings = changed(settings, study=EVIL, task={"data": EVIL})
     for found in (None, verdict):
         page = summary(trials.assign(family=EVIL) if found is None else trials, settings, found)
         assert "<script" not in page and "<img" not in page and "&lt;" in page
@@ -115,7 +115,7 @@ def confirmed(run: Path, parent: Path) -> Path:
     folder, (_, _, verdict, _) = parent / "run", make("winner", *searched("many"))
     shutil.copytree(run, folder)
     first, *others = verdict.families
-    rows, horizon = [changed(first, trial=0), *others], Run(run).settings["horizon"]
+    rows, horizon = [changed(first, trial=0), *others], Run(run).settings.horizon
     changed(verdict, families=rows, horizon=horizon).write(folder / "verdict.json")
     return folder
 

@@ -200,10 +200,9 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
     It rests on a range test and on what other tasks taught.
     """
     from lrtune.export import export
-    from lrtune.run.best_json import training_of
+    from lrtune.run.best_json import read_best
     from lrtune.run.guess import cost, guess
     from lrtune.run.study_file import load
-    from lrtune.schedule import load as load_schedule
     from lrtune.verdict.recommendation import described
 
     console, study = console_of(), _study(what, given)
@@ -212,14 +211,15 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
     for note in task.notes:
         say(console, f"  {note}")
     path = guess(task, study, lambda line: say(console, line))
-    schedule, costs = load_schedule(path), cost()
+    (schedule, best), costs = read_best(path), cost()
+    assert best is not None
     say(console, f"guess: {described(schedule, task.horizon)}")
     say(
         console,
         f"such guesses end within {costs['half']:g} % of the best of 160 schedules on half of "
         f"{costs['tasks']} recorded tasks, within {costs['nine_of_ten']:g} % on nine of ten",
     )
-    print("\n" + training_of(path) + export(schedule, to="torch", total=task.horizon))
+    print("\n" + best.comments + export(schedule, to="torch", total=task.horizon))
     copyable(console, f"wrote {shlex.quote(str(path))}; lrtune search tries it first")
 
 
@@ -317,10 +317,10 @@ def preview(
         print(harmless(f"wrote {plot_style.save(figures.preview(drawn, total), out)}"))
         return
     console = console_of()
-    curves = [(s.controller(total).rates if s.closed_loop else s.rates(total)) for s in drawn]
-    top = max(float(curve.max()) for curve in curves)
-    for schedule, curve in zip(drawn, curves, strict=True):
-        say(console, f"{sparkline(curve.tolist(), top)}  {described(schedule, total)}")
+    for schedule in drawn:
+        closed = schedule.closed_loop
+        curve = schedule.controller(total).rates if closed else schedule.rates(total)
+        say(console, f"{sparkline(curve.tolist())}  {described(schedule, total)}")
     if names := ", ".join(dict.fromkeys(s.family for s in drawn if s.closed_loop)):
         say(console, f"{names}: drawn as if the validation metric never let it change the rate")
 
@@ -339,7 +339,7 @@ def range_test(
     """Find the rates that train at all: a sweep from low to high."""
     from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
-    from lrtune.run.run_json import range_test_json
+    from lrtune.run.run_json import range_test_facts
     from lrtune.run.study_file import engine_of, load
 
     if out is not None:
@@ -358,7 +358,7 @@ def range_test(
     )
     print_range_test(test, console_of())
     if out is not None:
-        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_json(test)), out)}"))
+        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_facts(test)), out)}"))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))
@@ -424,8 +424,7 @@ def compare(
 @app.command()
 def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     """Write the files of a run's results again."""
-    from lrtune.run.folder import Run
-    from lrtune.run.lock import locked_if_free
+    from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
@@ -448,13 +447,12 @@ def dashboard(
 ) -> None:
     """Open the run in optuna-dashboard; Ctrl-C ends it."""
     from lrtune.reports.dashboard import serve
-    from lrtune.run.folder import Run
-    from lrtune.run.lock import locked_if_free
+    from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         pass  # a search may go on beside it
-    serve(opened.storage, opened.settings["study"], opened.settings["objective"], port, look)
+    serve(opened.storage, opened.settings.study, opened.settings.objective, port, look)
 
 
 @app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-862 --to keras --out lr.py"))
@@ -481,17 +479,22 @@ def export(
     """Write a schedule for a training framework: source code that needs only that, or a table."""
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
-    from lrtune.run.best_json import best_in, found_optimizer, horizon_of, replayed, training_of
-    from lrtune.schedule import load
+    from lrtune.run.best_json import best_in, read_best, replayed
 
     best = best_in(best)
     if out is not None and out.exists() and out.samefile(best):
         raise InputError(f"out={str(out)!r}: is the schedule itself: give another file")
-    schedule = replayed(best) if replay else load(best)
-    total = horizon_of(best) if total is None else total
-    text = text_of(schedule, to=to, total=total, optimizer=found_optimizer(best))
-    if to not in TABLES:
-        text = training_of(best) + text
+    schedule, found = read_best(best)
+    if replay:
+        schedule = replayed(best)
+    if total is None:
+        if found is None:
+            raise InputError(f"{best}: says no horizon: give --total, the number of updates")
+        total = found.horizon
+    optimizer = None if found is None else found.found_optimizer
+    text = text_of(schedule, to=to, total=total, optimizer=optimizer)
+    if found is not None and to not in TABLES:
+        text = found.comments + text
     if out is None:
         print(text, end="")
         return

@@ -94,20 +94,18 @@ def table_of(first: str, *others: str, words: Collection[str] = ("",)) -> Table:
     return table
 
 
-def sparkline(values: Sequence[float], top: float | None = None) -> str:
-    """A curve as a line of blocks.
+def sparkline(values: Sequence[float]) -> str:
+    """A curve as a line of blocks, of which the highest is the highest value.
 
     Args:
         values: at even distances, none of them negative.
-        top: what fills a line; the highest value where None.
 
     Example:
         >>> sparkline([0, 1, 2, 4])[::16]
-        ' ▁▃'
+        ' ▂▄'
     """
-    count = len(values)
-    picked = [values[i * (count - 1) // (WIDTH - 1)] for i in range(WIDTH)]
-    if top is None:
-        top = max(filter(isfinite, picked), default=0.0)
+    last = len(values) - 1
+    picked = [values[i * last // (WIDTH - 1)] for i in range(WIDTH)]
+    top = max(filter(isfinite, picked), default=0.0)
     heights = [value / top if top and isfinite(value) else 0.0 for value in picked]
-    return "".join(BLOCKS[min(8, max(0, round(8 * height)))] for height in heights)
+    return "".join(BLOCKS[max(0, round(8 * height))] for height in heights)

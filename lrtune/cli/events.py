@@ -111,7 +111,7 @@ class Events(Listener):
 
     def finished(self, run: Run, total: int | None) -> None:
         """Say the verdict, if there is one, and where everything is."""
-        horizon = run.settings["horizon"] if total is None else total
+        horizon = run.settings.horizon if total is None else total
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
             said = [*of_verdict(verdict), since(verdict, len(trials))]

@@ -3,10 +3,10 @@
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from lrtune.errors import InputError
 from lrtune.format import aligned, count, number
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
-from lrtune.run.judge import judged
 from lrtune.run.study_file import parse_goal
 from lrtune.verdict.horizons import agreement, outlook
 from lrtune.verdict.recommendation import (
@@ -27,6 +26,7 @@ from lrtune.verdict.recommendation import (
     of_verdict,
     recommendation,
 )
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import beside, by_end, by_family
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, since, time_to_target, words
@@ -51,10 +51,11 @@ def show(folder: Path, machine: bool) -> None:
         return
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
+    best = best_json(trials, run.settings, verdict)
     content = {
         "run": str(folder),
         "answer": as_json(recommendation(trials, run.told, verdict)),
-        "best": best_json(trials, run.settings, verdict),
+        "best": best and best.to_json(),
         "verdict": verdict and verdict.to_json(),
         "since": newer or None,
     }
@@ -90,10 +91,10 @@ def _print_answer(answer: Recommendation, console: Console) -> None:
 
 def _print_ranking(run: Run, trials: pd.DataFrame, console: Console) -> None:
     """The families as the search alone ranks them."""
-    objective = run.settings["objective"]
-    families = by_family(trials, objective["direction"])
+    objective = run.settings.objective
+    families = by_family(trials, objective.direction)
     best = trials.set_index("number")
-    other = _other_metric(objective, run.settings["metrics"])
+    other = _other_metric(objective, run.settings.metrics)
     columns = {"best": short, "median": short, "trials": count, "pruned": count, "diverged": count}
     table = table_of("family", *columns, *map(words, other), "best peak_lr")
     for row in families.head(TOP).to_dict("records"):
@@ -101,7 +102,7 @@ def _print_ranking(run: Run, trials: pd.DataFrame, console: Console) -> None:
         known = not pd.isna(row["number"])
         figures += [short(beside(best.loc[row["number"]], m)) if known else "–" for m in other]
         table.add_row(row["family"], *figures, short(row["peak_lr"]))
-    metric = words(objective["name"])
+    metric = words(objective.name)
     say(console, f"validation {metric} by family; best: as expected on another seed")
     console.print(table)
     if len(families) > TOP:
@@ -141,9 +142,9 @@ def short(value: float | None) -> str:
     return "–" if value is None else aligned(value, DIGITS)
 
 
-def _other_metric(objective: Mapping[str, Any], metrics: Iterable[str]) -> list[str]:
+def _other_metric(objective: Objective, metrics: Iterable[str]) -> list[str]:
     """The metric that is shown beside the objective: the accuracy of a classification."""
-    return [name for name in metrics if name != objective["name"]][:1]
+    return [name for name in metrics if name != objective.name][:1]
 
 
 def show_verdict(
@@ -161,7 +162,7 @@ def show_verdict(
         InputError: there is no verdict on any horizon.
     """
     console, run = console_of(), Run(folder)
-    horizon = run.settings["horizon"] if total is None else total
+    horizon = run.settings.horizon if total is None else total
     verdicts = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
     verdict = verdicts.pop(horizon, None)
     others = [other for other in verdicts.values() if other.decided]
@@ -180,9 +181,9 @@ def show_verdict(
     if margin is not None:
         plan = replace(plan, margin=margin)
     if goal is not None:
-        plan = replace(plan, target=parse_goal(goal, run.settings["objective"]["name"]))
+        plan = replace(plan, target=parse_goal(goal, run.settings.objective.name))
     if plan != before:
-        verdict = judged(run, plan, horizon, verdict.finalists, over=True)
+        verdict = run.judged(plan, horizon, verdict.finalists, over=True)
     print_verdict(verdict, console, len(run.trials()))
     if verdict.decided:
         for other in others:

@@ -33,22 +33,16 @@ class FoundOptimizer:
     settings: Mapping[str, Any]
     groups: str | None = None
 
-    @classmethod
-    def of(cls, run: Mapping[str, Any]) -> "FoundOptimizer | None":
-        """The one in a run.json or a best.json; None of a schedule alone.
-
-        Raises:
-            InputError: not all of its settings are there.
-        """
-        if "optimizer" not in run:
-            return None
-        settings = dict(run["optimizer"])
-        name = settings.pop("name")
-        if "weight_decay" not in settings:
+    def __post_init__(self) -> None:
+        """Refuse settings that are not all there, or no numbers: they are written into code."""
+        if "weight_decay" not in self.settings:
             raise InputError(
-                f"optimizer {name}: weight_decay is missing: search again with this lrtune"
+                f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
-        return cls(name, settings, run["task"]["groups"])
+        for setting, value in self.settings.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
+                raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
 
     @property
     def decay(self) -> float:
@@ -68,7 +62,8 @@ class FoundOptimizer:
     @property
     def own_groups(self) -> str | None:
         """The user's function that made the parameter groups, which cannot be written out."""
-        return None if self.groups == MATRICES else self.groups
+        own = self.groups is not None and self.groups != MATRICES
+        return " ".join(str(self.groups).split()) if own else None  # one line: it is a comment
 
     def missing(self, lacks: Collection[str]) -> str:
         """Those of its settings that a target lacks, as `name=value and …`."""

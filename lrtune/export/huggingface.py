@@ -13,12 +13,12 @@ from lrtune.schedule.family import Params
 
 def huggingface(ctx: ExportContext) -> str:
     """Source that defines `ARGUMENTS` for TrainingArguments, else `make_scheduler(optimizer)`."""
-    own, optimizer = native(ctx), arguments_of(ctx.optimizer)
-    if own is None or optimizer is None:
+    curve, optimizer = native(ctx), arguments_of(ctx.optimizer)
+    if curve is None or optimizer is None:
         return render(
             "huggingface", ctx, install="transformers[torch]", trainer=None, **scheduler(ctx)
         )
-    name, kwargs = own
+    name, kwargs = curve
     trainer = {"learning_rate": ctx.peak, "lr_scheduler_type": name}
     trainer |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
     trainer |= optimizer | {"warmup_steps": ctx.warmup, "max_steps": ctx.total}
@@ -28,18 +28,22 @@ def huggingface(ctx: ExportContext) -> str:
     return render("huggingface", ctx, install=install, trainer=trainer)
 
 
-def arguments_of(found: FoundOptimizer | None) -> Params | None:
+def arguments_of(optimizer: FoundOptimizer | None) -> Params | None:
     """The optimizer for TrainingArguments; None where the one that it makes is another.
 
     The Trainer makes AdamW, and no bias and no norm decays.
     """
-    if found is None:
+    if optimizer is None:
         return {}
-    if not found.decoupled or found.settings["amsgrad"] or (found.decay and not found.of_matrices):
+    if (
+        not optimizer.decoupled
+        or optimizer.settings["amsgrad"]
+        or (optimizer.decay and not optimizer.of_matrices)
+    ):
         return None
-    first, second = found.settings["betas"]
-    betas = {"adam_beta1": first, "adam_beta2": second, "adam_epsilon": found.settings["eps"]}
-    return {"optim": "adamw_torch", **betas, "weight_decay": found.decay}
+    first, second = optimizer.settings["betas"]
+    betas = {"adam_beta1": first, "adam_beta2": second, "adam_epsilon": optimizer.settings["eps"]}
+    return {"optim": "adamw_torch", **betas, "weight_decay": optimizer.decay}
 
 
 def native(ctx: ExportContext) -> tuple[str, Params] | None:
@@ -86,9 +90,9 @@ def _wsd(ctx: ExportContext) -> tuple[str, Params]:
 
 
 def _greedy(ctx: ExportContext) -> tuple[str, Params]:
-    own = {name: ctx.params[name] for name in ("factor", "patience", "max_lr", "min_lr")}
+    kwargs = {name: ctx.params[name] for name in ("factor", "patience", "max_lr", "min_lr")}
     smooth = ctx.params["smooth"]
-    return "greedy", own | ({"smooth": True, "window_size": smooth} if smooth > 1 else {})
+    return "greedy", kwargs | ({"smooth": True, "window_size": smooth} if smooth > 1 else {})
 
 
 NATIVE: dict[str, Callable[[ExportContext], tuple[str, Params] | None]] = {

@@ -37,23 +37,27 @@ def native(ctx: ExportContext) -> bool:
 
 def _optimizer(ctx: ExportContext) -> dict[str, Any]:
     """What the template needs to make the optimizer."""
-    found, rate = ctx.optimizer, str(ctx.peak) if ctx.schedule.closed_loop else "Schedule()"
-    values = {"rate": rate, "lacking": found.missing(LACKS) if found else "", "optimizer": ""}
-    if found is None or values["lacking"]:
+    optimizer, rate = ctx.optimizer, str(ctx.peak) if ctx.schedule.closed_loop else "Schedule()"
+    values = {
+        "rate": rate,
+        "lacking": optimizer.missing(LACKS) if optimizer else "",
+        "optimizer": "",
+    }
+    if optimizer is None or values["lacking"]:
         return values
-    name, rename = OPTIMIZERS["adamw" if found.decoupled else found.name]
-    arguments, maker = rename(found.settings), f"keras.optimizers.{name}"
+    name, rename = OPTIMIZERS["adamw" if optimizer.decoupled else optimizer.name]
+    arguments, maker = rename(optimizer.settings), f"keras.optimizers.{name}"
     # Keras' own weight decay is decoupled, and of all weights.
-    as_torch = found.decay > 0 and (found.of_matrices or not found.decoupled)
-    if found.decoupled:
-        arguments |= {"weight_decay": 0.0 if as_torch else found.decay}
+    as_torch = optimizer.decay > 0 and (optimizer.of_matrices or not optimizer.decoupled)
+    if optimizer.decoupled:
+        arguments |= {"weight_decay": 0.0 if as_torch else optimizer.decay}
     made = call("Optimizer" if as_torch else maker, learning_rate=rate, **arguments)
     return values | {
         "maker": maker,
         "as_torch": as_torch,
         "optimizer": made,
-        "own_momentum": found.settings.get("momentum", 0) > 0,
-        "own_epsilon": "betas" in found.settings and found.settings["eps"] > SMALL,
+        "own_momentum": optimizer.settings.get("momentum", 0) > 0,
+        "own_epsilon": "betas" in optimizer.settings and optimizer.settings["eps"] > SMALL,
     }
 
 

@@ -28,21 +28,20 @@ def optax(ctx: ExportContext) -> str:
         values |= {"pieces": pieces[0], "ends": [*pieces[1]]}
     else:
         values |= {"ratio": ratio(ctx, "jnp")}
-    found = ctx.optimizer
-    lacking = found.missing(LACKS) if found else ""
-    optimizer = _optimizer(found) if found and not lacking else ""
+    lacking = ctx.optimizer.missing(LACKS) if ctx.optimizer else ""
+    optimizer = _optimizer(ctx.optimizer) if ctx.optimizer and not lacking else ""
     return render("optax", ctx, install="optax", optimizer=optimizer, lacking=lacking, **values)
 
 
 def native(ctx: ExportContext) -> Pieces | None:
     """The pieces of optax that equal the schedule, the warmup first; None if there are none."""
-    own = NATIVE[ctx.family](ctx) if ctx.family in NATIVE else None
-    if own is None or not ctx.warmup:
-        return own
+    curve = NATIVE[ctx.family](ctx) if ctx.family in NATIVE else None
+    if curve is None or not ctx.warmup:
+        return curve
     rise = _line(ctx.start, ctx.peak, ctx.warmup)
     if ctx.family == "plateau":  # what follows is the same rate, and only scaled
         return [rise], []
-    pieces, ends = own
+    pieces, ends = curve
     return [rise, *pieces], [ctx.warmup + end for end in (0, *ends)]
 
 
@@ -112,14 +111,14 @@ NATIVE: dict[str, Callable[[ExportContext], Pieces | None]] = {
 }
 
 
-def _optimizer(found: FoundOptimizer) -> str:
-    mask = {"mask": "matrices"} if found.of_matrices else {}
-    if found.decoupled:
-        decay = {"weight_decay": found.decay, **mask}
-        return call("optax.adamw", "schedule", **_betas(found.settings), **decay)
-    parts = OPTIMIZERS[found.name](found.settings)
-    if found.decay:
-        parts.insert(0, call("optax.add_decayed_weights", str(found.decay), **mask))
+def _optimizer(optimizer: FoundOptimizer) -> str:
+    mask = {"mask": "matrices"} if optimizer.of_matrices else {}
+    if optimizer.decoupled:
+        decay = {"weight_decay": optimizer.decay, **mask}
+        return call("optax.adamw", "schedule", **_betas(optimizer.settings), **decay)
+    parts = OPTIMIZERS[optimizer.name](optimizer.settings)
+    if optimizer.decay:
+        parts.insert(0, call("optax.add_decayed_weights", str(optimizer.decay), **mask))
     return parts[0] if len(parts) == 1 else call("optax.chain", *parts)
 
 

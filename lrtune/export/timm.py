@@ -22,18 +22,18 @@ def timm(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop or ctx.schedule.cycles_momentum:
         torch = scheduler(ctx) | {"make": "torch_scheduler"}
         return render("timm", ctx, install="timm", name="Wrapped", cli="", **torch)
-    if (own := native(ctx)) is None:
+    if (curve := native(ctx)) is None:
         return render("timm", ctx, install="timm", name="Ratio", cli="", ratio=ratio(ctx, "np"))
-    name, kwargs = own
+    name, kwargs = curve
     values = {"name": name, "arguments": literals(kwargs), "cli": timm_cli(ctx)}
     return render("timm", ctx, install=f"timm{SINCE.get(name, '')}", **values)
 
 
 def native(ctx: ExportContext) -> Native | None:
     """The class of timm.scheduler and its arguments, if the rates are equal."""
-    if ctx.family not in NATIVE or (own := NATIVE[ctx.family](ctx)) is None:
+    if ctx.family not in NATIVE or (curve := NATIVE[ctx.family](ctx)) is None:
         return None
-    name, kwargs = own
+    name, kwargs = curve
     if ctx.warmup:
         kwargs |= {"warmup_t": ctx.warmup, "warmup_lr_init": ctx.start}
         # timm's wsd has its warmup before it in any case.

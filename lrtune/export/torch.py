@@ -32,13 +32,14 @@ def torch(ctx: ExportContext) -> str:
 
 def lightning(ctx: ExportContext) -> str:
     """Source that defines `make_scheduler`, `configure_optimizers` and `CheckSchedule`."""
-    values: dict[str, Any] = {"optimizer": None}
-    if (found := ctx.optimizer) is not None:
-        parameters = "groups" if found.of_matrices else "self.parameters()"
-        values["optimizer"] = torch_optimizer(found, parameters)
+    optimizer = None
+    if ctx.optimizer is not None:
+        parameters = "groups" if ctx.optimizer.of_matrices else "self.parameters()"
+        optimizer = torch_optimizer(ctx.optimizer, parameters)
     # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
     fed = ctx.schedule.closed_loop and ctx.stepped
-    return render("lightning", ctx, install="lightning", fed=fed, **values, **scheduler(ctx))
+    values = scheduler(ctx) | {"fed": fed, "optimizer": optimizer}
+    return render("lightning", ctx, install="lightning", **values)
 
 
 def scheduler(ctx: ExportContext) -> dict[str, Any]:
@@ -67,14 +68,14 @@ def by_formula(ctx: ExportContext) -> bool:
     return ctx.family == "custom" or plain(ctx) is not None
 
 
-def torch_optimizer(found: FoundOptimizer, parameters: str) -> str:
+def torch_optimizer(optimizer: FoundOptimizer, parameters: str) -> str:
     """The call that makes the optimizer of these parameters; the rate is the scheduler's."""
     settings = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in found.settings.items()
+        for name, value in optimizer.settings.items()
         if value is not False and (value or name not in ZERO)
     }
-    return call(f"torch.optim.{OPTIMIZERS[found.name]}", parameters, **settings)
+    return call(f"torch.optim.{OPTIMIZERS[optimizer.name]}", parameters, **settings)
 
 
 def _custom(ctx: ExportContext) -> Code:

@@ -37,18 +37,11 @@ GROWTH = 1.25  # settings are fitted anew when there are so many times more obse
 
 @dataclass(frozen=True)
 class Observations:
-    """What is known of schedules on one task, in the order in which it came to be known.
+    """What is known of schedules on one task, in the order in which it came to be known."""
 
-    Attributes:
-        x: float64 (n, features): see ``features``; parameters beside the schedule come after.
-        y: float64 (n,): final values on a ``Scale``, lower is better.
-        variance: float64 (n,): how unsure they are beside the noise between seeds; 0 of whole
-            trainings, of others the forecast's.
-    """
-
-    x: Array
-    y: Array
-    variance: Array
+    x: Array  # (n, features) see ``features``; parameters beside the schedule come after
+    y: Array  # (n,) final values on a ``Scale``, lower is better
+    variance: Array  # (n,) beside the noise between seeds: a forecast's; 0 of whole trainings
 
     def __len__(self) -> int:
         return len(self.y)
@@ -79,15 +72,10 @@ class Observations:
 
 @dataclass(frozen=True, slots=True)
 class PeakGuess:
-    """Where a good peak rate lies, before anything is trained.
+    """Where a good peak rate lies, before anything is trained."""
 
-    Attributes:
-        log_peak: natural logarithm of the rate.
-        doubt: standard deviation of that, in nats.
-    """
-
-    log_peak: float
-    doubt: float
+    log_peak: float  # natural logarithm of the rate
+    doubt: float  # standard deviation of that, in nats
 
     @property
     def shifts(self) -> tuple[Array, Array]:
@@ -100,17 +88,11 @@ class PeakGuess:
 
 
 class Prior:
-    """What is believed of schedules before any is trained: other tasks' mean, by good peak.
-
-    Attributes:
-        transfer: what other tasks teach.
-        shifts: float64 (m,): log peaks that may be good ones.
-        log_weights: float64 (m,): how probable each is.
-    """
+    """What is believed of schedules before any is trained: other tasks' mean, by good peak."""
 
     def __init__(self, transfer: Transfer, guess: PeakGuess) -> None:
         self.transfer = transfer
-        self.shifts, self.log_weights = guess.shifts
+        self.shifts, self.log_weights = guess.shifts  # (m,) log peaks, and how probable each is
         self._means: dict[bytes, Array] = {}  # (m,) by a schedule's features
 
     def means(self, x: Array) -> Array:
@@ -148,21 +130,13 @@ def matern(a: Array, b: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The five numbers of a task; see ``Transfer.usual``.
+    """The five numbers of a task; see ``Transfer.usual``."""
 
-    Attributes:
-        level: where the best schedules' values lie, on the values' scale.
-        log_scale: log of the distance from there to the median schedule.
-        trust: 1 where what other tasks teach holds as it is, 0 where it says nothing.
-        log_own: log of the standard deviation of what the task has of its own.
-        log_noise: log of that between seeds; both in units of the scale.
-    """
-
-    level: float
-    log_scale: float
-    trust: float
-    log_own: float
-    log_noise: float
+    level: float  # where the best schedules' values lie, on the values' scale
+    log_scale: float  # log of the distance from there to the median schedule
+    trust: float  # 1 where what other tasks teach holds as it is, 0 where it says nothing
+    log_own: float  # log of the standard deviation of what the task has of its own
+    log_noise: float  # log of that between seeds; both in units of the scale
 
     def z(self, y: Array) -> Array:
         """Values in the units that all tasks share."""

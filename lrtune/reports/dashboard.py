@@ -25,6 +25,7 @@ from lrtune.reports.first_screen import Run, answer, subtitle
 from lrtune.reports.sections import Table, families_or_finalists
 from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import listed, value_title
 
@@ -91,7 +92,7 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
     found = answer(trials, run, verdict)
     lines = [f"{label}: {text}" for label, text in found.lines]
     parts = [
-        f"# {plain(run['study'])}",
+        f"# {plain(run.study)}",
         " · ".join(plain(part, SENTENCE) for part in subtitle(trials, run)),
         plain(found.use, SENTENCE),
         *(
@@ -102,7 +103,7 @@ def note(trials: pd.DataFrame, run: Run, verdict: Verdict | None, report: str) -
         "## Families",
         _table(families_or_finalists(trials, run, verdict)),
         "## The command that made it",
-        _fenced(run["command"]),
+        _fenced(run.command),
         f"The whole report: {plain(report)}",
         "---",
         WRITTEN,
@@ -147,7 +148,7 @@ def _fenced(text: str) -> str:
 
 
 def serve(
-    storage: str | Path, study: str, objective: Mapping[str, Any], port: int | None, look: bool
+    storage: str | Path, study: str, objective: Objective, port: int | None, look: bool
 ) -> None:
     """Serve a study on loopback until Ctrl-C, SIGTERM or SIGHUP.
 
@@ -298,7 +299,4 @@ def _for_people(content: dict[str, Any], values: Mapping[str, str]) -> dict[str,
         if ended.startswith("diverged"):
             # Optuna 5 keeps constraints by name, where the dashboard does not look yet.
             trial["constraints"] = [1.0]
-        if not trial["note"]["body"]:
-            parts = (f"**{plain(params[FAMILY])}**", plain(known.get("resolved", "")), plain(ended))
-            trial["note"]["body"] = "\n\n".join(part for part in parts if part)
     return content

@@ -5,7 +5,7 @@ figure with nothing to draw comes back without traces.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,11 @@ from lrtune.reports.plot_style import (
     value_axis,
 )
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import Objective, RangeTestFacts
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
 from lrtune.verdict.verdict import FamilyResult, Verdict
 from lrtune.verdict.wording import words
 
-Fields = Mapping[str, Any]  # of run.json
 SHOWN = 6  # families drawn at first; the others wait in the legend
 FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said
 APART = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
@@ -48,9 +48,9 @@ def has_data(figure: go.Figure) -> bool:
     return any(len(trace.x or ()) for trace in figure.data)
 
 
-def wins(trials: pd.DataFrame, objective: Fields) -> go.Figure:
+def wins(trials: pd.DataFrame, objective: Objective) -> go.Figure:
     """Each family's finished trials in a row of its own, the best family on top."""
-    rows = ranked(trials, objective["direction"])
+    rows = ranked(trials, objective.direction)
     order = [str(family) for family in rows["family"].unique()]
     figure = blank()
     for place, family in enumerate(order):
@@ -87,7 +87,7 @@ def _in_rows(figure: go.Figure, names: Sequence[str], pixels: int) -> go.Figure:
 
 def against_peak(
     trials: pd.DataFrame,
-    objective: Fields,
+    objective: Objective,
     bracket: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Value against peak rate, family by family; above it, where trials diverged.
@@ -97,7 +97,7 @@ def against_peak(
         objective: name, direction and unit of the value.
         bracket: the rates between which the range test saw the loss fall, to be shaded.
     """
-    rows = ranked(trials, objective["direction"])
+    rows = ranked(trials, objective.direction)
     figure = blank()
     for place, (family, own) in enumerate(rows.groupby("family", sort=False)):
         style = look(str(family))
@@ -241,12 +241,12 @@ class Trajectory:
     band: tuple[Array, Array] | None = None
 
 
-def curves(trials: pd.DataFrame, objective: Fields, horizon: int) -> go.Figure:
+def curves(trials: pd.DataFrame, objective: Objective, horizon: int) -> go.Figure:
     """The best trial of each family: its rate above its validation metric, over updates."""
     several = []
-    for _, trial in best_of_each(trials, objective["direction"]).iterrows():
+    for _, trial in best_of_each(trials, objective.direction).iterrows():
         step = curve_of(trial, "step")
-        metric = curve_of(trial, f"val_{objective['name']}")[: step.size]
+        metric = curve_of(trial, f"val_{objective.name}")[: step.size]
         rates = rates_of(trial, horizon)
         several.append(Trajectory(trial["family"], rates, step[: metric.size], metric))
     return _two_panels(several, objective, horizon)
@@ -272,10 +272,10 @@ def finals_curves(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
         band = (low, high) if len(metrics) > 1 else None
         rates, step = rates_of(first, horizon), curve_of(first, "step")
         several.append(Trajectory(row.family, rates, step, metrics.mean(0), band))
-    return _two_panels(several, objective.to_json(), horizon)
+    return _two_panels(several, objective, horizon)
 
 
-def _two_panels(several: Sequence[Trajectory], objective: Fields, horizon: int) -> go.Figure:
+def _two_panels(several: Sequence[Trajectory], objective: Objective, horizon: int) -> go.Figure:
     """Rates above the metric on one x axis, so that a hover reads off both at once."""
     figure = blank()
     metrics = [np.empty(0)]
@@ -404,17 +404,16 @@ def preview(schedules: Schedule | Sequence[Schedule], total: int) -> go.Figure:
     return figure.update_layout(height=440, showlegend=True)
 
 
-def range_test(result: Fields, loss: str = "training loss") -> go.Figure:
+def range_test(result: RangeTestFacts, loss: str = "training loss") -> go.Figure:
     """The range test: loss against rate, one line per seed, and the bracket that was read off it.
 
     Args:
-        result: `run["range_test"]`: `rates`, `losses` (a list per seed), `base_lr`, `max_lr`,
-            `steepest`, `valley`, `peak_lr`.
+        result: as run.json keeps it.
         loss: what the losses are, with their unit, for the axis.
     """
     figure = blank()
-    rates = np.asarray(result["rates"], dtype=float)
-    lines = [np.asarray(line, dtype=float) for line in result["losses"]]
+    rates = np.asarray(result.rates, dtype=float)
+    lines = [np.asarray(line, dtype=float) for line in result.losses]
     for seed, line in enumerate(lines):
         figure.add_scatter(
             x=rounded(rates[: line.size]),
@@ -428,12 +427,13 @@ def range_test(result: Fields, loss: str = "training loss") -> go.Figure:
         )
     if not lines:
         return figure
-    low, high = result["base_lr"], result["max_lr"]
+    low, high = result.base_lr, result.max_lr
     figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
     for name, colour in (("steepest", RED), ("valley", GREEN), ("peak_lr", INK)):
         style = {"color": colour, "dash": "dash", "width": 1.5}
-        label = f"{name} {result[name]:.2g}"
-        figure.add_vline(result[name], name=label, showlegend=True, line=style)
+        rate = getattr(result, name)
+        label = f"{name} {rate:.2g}"
+        figure.add_vline(rate, name=label, showlegend=True, line=style)
     figure.update_xaxes(title_text="learning rate", **log_axis(rates))
     figure.update_yaxes(title_text=safe(loss), range=_before_blow_up(lines))
     return figure.update_layout(height=400)

@@ -17,11 +17,12 @@ from lrtune.reports.plot_style import Array, look, thin
 from lrtune.schedule import Schedule
 from lrtune.verdict.recommendation import described_training, recommendation
 from lrtune.verdict.sequential import ALPHA
+from lrtune.verdict.settings import RunSettings, Training
 from lrtune.verdict.summary import by_end, recommended
 from lrtune.verdict.verdict import Verdict
 from lrtune.verdict.wording import amount_of, metric_of, range_of, since
 
-Run = Mapping[str, Any]
+Run = RunSettings
 
 WIDTH, HEIGHT = 400, 150  # of the sketch's own coordinates
 POINTS = 200  # of a curve
@@ -130,7 +131,7 @@ def first_screen(
         return FirstScreen(words)
     decided = verdict if verdict is not None and verdict.decided else None
     compared = _compared(found.schedule, run, decided)
-    sketch = _sketch(compared, run["horizon"], (trials, finals))
+    sketch = _sketch(compared, run.horizon, (trials, finals))
     screen = FirstScreen(words, exports(found.schedule, run), sketch)
     if decided is None:
         return screen
@@ -142,7 +143,7 @@ def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> An
     """The answer: its lines and its warnings; or why there is none."""
     found = recommendation(trials, run, verdict)
     if found is None:
-        low, high = (number(rate, 3) for rate in run["peak_lr"])
+        low, high = (number(rate, 3) for rate in run.peak_lr)
         way_out = ["The reasons are listed under Early stopping."]
         if (trials["state"] == "diverged").sum() >= len(trials) / 2:
             way_out = [f"Most trials diverged: search lower peak rates than {low} to {high}."]
@@ -163,11 +164,11 @@ def nothing(trials: pd.DataFrame) -> str:
 
 def subtitle(trials: pd.DataFrame, run: Run) -> list[str]:
     """What was searched: the data, the model, the horizon, how much was tried."""
-    task = run["task"]
+    task = run.task
     tried = plural(len(trials), "trial", "trials")
     kinds = plural(trials["family"].nunique(), "family", "families")
-    horizon = f"{count(run['horizon'])} updates ({number(run['epochs'], 3)} epochs)"
-    return [task["data"], task["model"], horizon, f"{tried} of {kinds}"]
+    horizon = f"{count(run.horizon)} updates ({number(run.epochs, 3)} epochs)"
+    return [task.data, task.model, horizon, f"{tried} of {kinds}"]
 
 
 def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Chosen | None:
@@ -184,7 +185,7 @@ def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Ch
         if verdict.answer.place == "tie":
             whose += ", recommended of those that cannot be told apart"
         return Chosen(row.schedule, row.resolved, f"{whose}.")
-    best = recommended(trials, run["objective"]["direction"])
+    best = recommended(trials, run.objective.direction)
     if best is None:
         return None
     complete = best["state"] == "complete"
@@ -195,10 +196,11 @@ def chosen(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Ch
 
 def exports(schedule: Schedule, run: Run) -> list[Export]:
     """The code of a schedule for every framework, over the run's horizon."""
-    optimizer, several = FoundOptimizer.of(run), []
+    several = []
+    optimizer = FoundOptimizer(run.optimizer.name, run.optimizer.settings, run.task.groups)
     for target, label in LABELS.items():
         try:
-            source = export(schedule, to=target, total=run["horizon"], optimizer=optimizer)
+            source = export(schedule, to=target, total=run.horizon, optimizer=optimizer)
         except InputError as error:
             several.append(Export(target, label, why=str(error)))
         else:
@@ -206,22 +208,19 @@ def exports(schedule: Schedule, run: Run) -> list[Export]:
     return several
 
 
-def found_with(run: Run, found: Mapping[str, Any] | None = None) -> str:
+def found_with(run: Training, by: str = "Found in") -> str:
     """What a peak rate belongs to, as comments over code that is copied.
 
     Args:
-        run: what was searched (run.json), or best.json.
-        found: of best.json: with the number of the trial.
+        run: what was searched, or what best.json holds of it.
+        by: how the comment begins that names the search.
     """
-    task = run["task"]
-    training = described_training(run["optimizer"], task["batch_size"], run["horizon"])
-    clipped = f", gradients clipped at norm {task['clip_norm']:g}" if task["clip_norm"] else ""
-    without = "Guessed for" if "guess" in run else "Found in"
-    by = f"Found by trial {found['trial']} of" if found else without
+    task = run.task
+    training = described_training(run.optimizer, task.batch_size, run.horizon)
+    clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
     lines = (
         f"The peak rate holds for {training}{clipped}.",
-        f"{by} {run['study']}: {task['name']}, model {task['model']}, by lrtune "
-        f"{run['versions']['lrtune']}.",
+        f"{by} {run.study}: {task.name}, model {task.model}, by lrtune {run.versions['lrtune']}.",
     )
     return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
@@ -229,8 +228,8 @@ def found_with(run: Run, found: Mapping[str, Any] | None = None) -> str:
 def _compared(schedule: Schedule, run: Run, verdict: Verdict | None) -> list[tuple[str, Schedule]]:
     """What to draw: the recommended schedule, and beside it yours, or the tuned baselines."""
     if verdict is None:
-        yours = map(Schedule.from_dict, run.get("baselines", []))
-        return [(schedule.family, schedule), *((f"your {one.family}", one) for one in yours)]
+        yours = ((f"your {mine.family}", mine) for mine in run.baselines)
+        return [(schedule.family, schedule), *yours]
     rows = {row.family: row for row in verdict.families}
     mine = verdict.recommended.role == "yours"
     compared = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]

@@ -1,7 +1,7 @@
 """What a notebook shows of a run: the answer in words, the families as a table, the figures."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,6 +13,7 @@ from lrtune.reports.page import fill
 from lrtune.reports.sections import families_or_finalists, finalists
 from lrtune.verdict import verdict as judged
 from lrtune.verdict.recommendation import of_verdict
+from lrtune.verdict.settings import RunSettings
 
 
 class Verdict(judged.Verdict):
@@ -39,7 +40,7 @@ def summary(trials: pd.DataFrame, run: Run, verdict: judged.Verdict | None) -> s
     """The answer in words and the table of families, as HTML."""
     return fill(
         "notebook.html",
-        title=[run["study"], *subtitle(trials, run)],
+        title=[run.study, *subtitle(trials, run)],
         answer=answer(trials, run, verdict),
         table=families_or_finalists(trials, run, verdict),
     )
@@ -49,7 +50,7 @@ class Results(Protocol):
     """What a run has to draw; ``lrtune.run.folder.Run`` is one."""
 
     folder: Path
-    settings: dict[str, Any]
+    settings: RunSettings
 
     def trials(self) -> pd.DataFrame:
         """One row per trial."""
@@ -69,7 +70,7 @@ class Figures:
 
     def __init__(self, run: Results) -> None:
         self._run = run
-        self._objective = run.settings["objective"]
+        self._objective = run.settings.objective
 
     def __repr__(self) -> str:
         named = {name: member for name, member in vars(Figures).items() if name[0] != "_"}
@@ -82,13 +83,13 @@ class Figures:
 
     def curves(self) -> go.Figure:
         """The best trial of each family: its rate above its validation metric."""
-        horizon = self._run.settings["horizon"]
+        horizon = self._run.settings.horizon
         return figures.curves(self._run.trials(), self._objective, horizon)
 
     def against_peak(self) -> go.Figure:
         """Value against peak rate by family, and the range test's bracket."""
-        test = self._run.settings["range_test"]
-        bracket = (test["base_lr"], test["max_lr"]) if test else None
+        test = self._run.settings.range_test
+        bracket = (test.base_lr, test.max_lr) if test else None
         return figures.against_peak(self._run.trials(), self._objective, bracket)
 
     def paired_differences(self, total: int | None = None) -> go.Figure:

@@ -13,10 +13,11 @@ from plotly.offline import get_plotlyjs
 from lrtune.files import replace
 from lrtune.format import limited
 from lrtune.reports import sections
-from lrtune.reports.figures import has_data
+from lrtune.reports.figures import curves, has_data
 from lrtune.reports.first_screen import Run, first_screen, nothing, subtitle
 from lrtune.reports.plot_style import look
 from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.wording import words
 
 
 def render(
@@ -41,15 +42,16 @@ def render(
         confirmed = sections.finals(verdict, finals, run)
     return fill(
         "report.html",
-        title=run["study"],
+        title=run.study,
+        metric=words(run.objective.name),
         subtitle=subtitle(trials, run),
         first=first_screen(trials, run, verdict, finals),
         nothing=nothing(trials),
-        better="lower" if run["objective"]["direction"] == "minimize" else "higher",
+        better="lower" if run.objective.direction == "minimize" else "higher",
         settings=sections.settings(trials, run, verdict),
         finals=confirmed,
         families=sections.families(trials, run),
-        curves=sections.curves(trials, run),
+        curves=curves(trials, run.objective, run.horizon),
         peak=sections.against_peak(trials, run, verdict),
         parameters=sections.parameters(trials, run),
         stopping=sections.stopping(trials, run),

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,6 +14,7 @@ from sklearn.ensemble import RandomForestRegressor
 
 from lrtune.reports.plot_style import TEMPLATE, axis_title, blank, look, rounded, safe, value_axis
 from lrtune.schedule import FAMILIES
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import forecasts, ranked
 
 FEWEST = 15  # finished trials, below which a forest of trees finds what is not there
@@ -25,15 +25,6 @@ COLUMNS, PANEL, ROOM = 2, 215, 0.05  # panels side by side, pixels of a line, sh
 
 Direction: TypeAlias = Literal["minimize", "maximize"]
 Space = Mapping[str, BaseDistribution]  # by column of the search's table
-
-
-@dataclass(frozen=True, slots=True)
-class Importances:
-    """Which parameters matter."""
-
-    # of the variance of the scores, by parameter, the most important one first
-    shares: Mapping[str, float] = field(default_factory=dict)
-    why: str = ""  # why there are none; empty where there are
 
 
 def scored(trials: pd.DataFrame, family: str) -> pd.DataFrame:
@@ -114,22 +105,28 @@ def study_of(
     return study
 
 
-def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> Importances:
+def importances(
+    rows: pd.DataFrame, family: str, objective: Objective
+) -> tuple[dict[str, float], str]:
     """Which parameters matter among a family's finished trials, by Optuna's fANOVA.
 
     Args:
         rows: see ``scored``.
         family: whose.
         objective: name and direction of the value.
+
+    Returns:
+        By parameter, the most important one first, its share of the variance of the scores; and
+        where there are none, why.
     """
     done = rows[rows["finished"]]
     if len(done) < FEWEST:
-        return Importances(why=f"{len(done)} finished, and at least {FEWEST} are needed")
+        return {}, f"{len(done)} finished, and at least {FEWEST} are needed"
     space = space_of(done, family)
     if len(space) < 2:
-        return Importances(why="fewer than two parameters differ between the trials")
+        return {}, "fewer than two parameters differ between the trials"
     values = done["value"].to_numpy(float)
-    if objective["direction"] == "minimize" and (values > 0).all():
+    if objective.direction == "minimize" and (values > 0).all():
         values = np.log(values)  # a loss far off must not outweigh those near the best
     numbers = {}
     for column, distribution in space.items():
@@ -143,13 +140,13 @@ def importances(rows: pd.DataFrame, family: str, objective: Mapping[str, Any]) -
         numbers[column] = done[column].to_numpy()
     forest = RandomForestRegressor(2 * TREES, oob_score=True, random_state=0)
     if forest.fit(pd.DataFrame(numbers), values).oob_score_ <= 0:
-        return Importances(why="its parameters do not tell good trials from bad ones")
-    study = study_of(done, space, values, objective["direction"])
+        return {}, "its parameters do not tell good trials from bad ones"
+    study = study_of(done, space, values, objective.direction)
     evaluator = FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=0)
-    return Importances(evaluator.evaluate(study))
+    return evaluator.evaluate(study), ""
 
 
-def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> go.Figure:
+def slices(trials: pd.DataFrame, family: str, objective: Objective) -> go.Figure:
     """Scores of a family against each of its parameters, one panel each.
 
     Marks are filled for finished trials and open for those that were stopped, at their forecast.
@@ -160,7 +157,7 @@ def slices(trials: pd.DataFrame, family: str, objective: Mapping[str, Any]) -> g
     if not space:
         return blank()
     style, finished = look(family), rows["finished"].to_numpy(bool)
-    first = rows.index.isin(ranked(rows, objective["direction"]).index[:1])
+    first = rows.index.isin(ranked(rows, objective.direction).index[:1])
     marker = {
         "color": style.colour,
         "symbol": np.where(finished, style.symbol, f"{style.symbol}-open").tolist(),

@@ -6,7 +6,6 @@ shapes make twenty-one looks of them. The families that people compare most come
 """
 
 import html
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lrtune.errors import InputError
-from lrtune.verdict.wording import value_title
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.wording import words
 
 if TYPE_CHECKING:  # takes half a second, and the terminal needs the colours alone
     import plotly.graph_objects as go
@@ -114,9 +114,10 @@ def safe(text: object) -> str:
     return html.escape(shown, quote=False).replace("$", "&#36;")
 
 
-def axis_title(metric: Mapping[str, Any]) -> str:
+def axis_title(metric: Objective) -> str:
     """A validation metric and its unit as the title of an axis."""
-    return value_title({name: safe(metric.get(name) or "") for name in ("name", "unit")})
+    unit = f" ({safe(metric.unit)})" if metric.unit else ""
+    return f"validation {safe(words(metric.name))}{unit}"
 
 
 def rounded(values: ArrayLike, digits: int = 5) -> list[float]:

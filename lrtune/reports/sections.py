@@ -25,6 +25,7 @@ from lrtune.reports.first_screen import Run, chosen, found_with, nothing
 from lrtune.reports.parameters import importances, scored, slices
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.verdict.notes import notes
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import (
     PARTIAL,
     beside,
@@ -95,7 +96,7 @@ def _sorted_by(value: float, shown: str | None = None, below: str = "") -> Cell:
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
     """The recommended schedule in the field's terms and as code; None where there is none."""
-    found, horizon = chosen(trials, run, verdict), run["horizon"]
+    found, horizon = chosen(trials, run, verdict), run.horizon
     if found is None:
         return None
     schedule = found.schedule
@@ -156,7 +157,7 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
     return {
         "summary": f"{names} on {seeds}: {outcome if verdict.decided else 'no winner'}",
         "on_test": verdict.split == "test",
-        "best_weights": run["judge"] == "best",
+        "best_weights": run.judge == "best",
         "trainings": plural(len(own), "training", "trainings"),
         "updates": count(verdict.horizon),
         "time": duration(own["seconds"].sum()),
@@ -168,14 +169,14 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: Run) -> dict[str, Any]:
         "absent": [f"{', '.join(names)} ({why})" for why, names in absent.items() if names],
         "first": families[0].family,
         "tied": {row.place for row in families} >= {"tied", "behind"},
-        "margin": measured(margin, verdict.objective.to_json(), 2) if margin > 0 else "",
+        "margin": measured(margin, verdict.objective, 2) if margin > 0 else "",
         "differences": figures.paired_differences(verdict, finals),
         "closed_loop": any(row.schedule.closed_loop for row in families),
         "curves": figures.finals_curves(verdict, finals),
     }
 
 
-def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Table:
+def finalists(verdict: Verdict, second: Objective | None = None) -> Table:
     """The table of a verdict, wherever one is shown.
 
     Args:
@@ -184,16 +185,8 @@ def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Tabl
     """
     on_test = verdict.split == "test"
     split = "test" if on_test else "validation"
-    heads = [
-        "family",
-        "place",
-        _head(split, verdict.objective.to_json()),
-        "seeds",
-        "behind by",
-        "p",
-    ]
-    heads += ["validation, search"]
-    heads += ["validation, finals"] if on_test else []
+    heads = ["family", "place", _head(split, verdict.objective), "seeds", "behind by", "p"]
+    heads += ["validation, search", *(["validation, finals"] if on_test else [])]
     heads += [_head(split, second)] if second else []
     families, rows = verdict.families, []
     means = _ranged([(row.mean, row.low, row.high) for row in families])
@@ -210,20 +203,19 @@ def finalists(verdict: Verdict, second: Mapping[str, Any] | None = None) -> Tabl
             aligned(row.searched),
         ]
         cells += [aligned(row.validation)] if on_test else []
-        cells += [aligned(row.metrics.get(second["name"], math.nan))] if second else []
+        cells += [aligned(row.metrics.get(second.name, math.nan))] if second else []
         rows.append(cells)
     return Table(heads, rows, "sortable finals", 2)
 
 
-def second_metric(run: Run) -> dict[str, Any] | None:
+def second_metric(run: Run) -> Objective | None:
     """The metric to print beside the objective, if the task has another."""
-    others = [m for name, m in run["metrics"].items() if name != run["objective"]["name"]]
+    others = [m for name, m in run.metrics.items() if name != run.objective.name]
     return others[0] if others else None
 
 
-def _head(split: str, metric: Mapping[str, Any]) -> str:
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"{split} {words(metric['name'])}{unit}"
+def _head(split: str, metric: Objective) -> str:
+    return f"{split} {words(metric.name)}{f' ({metric.unit})' if metric.unit else ''}"
 
 
 def _place(verdict: Verdict, row: FamilyResult) -> Cell:
@@ -252,14 +244,12 @@ def _ranged(rows: Sequence[tuple[float, float, float]]) -> list[Cell]:
 
 def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """How each family did in the search: a table and a figure."""
-    objective = run["objective"]
-    first, summary = best(trials, objective["direction"]), nothing(trials)
+    objective = run.objective
+    first, summary = best(trials, objective.direction), nothing(trials)
     if first is not None:
         tried = plural(trials["family"].nunique(), "family", "families")
         value = measured(first["value"], objective, 3)
-        summary = (
-            f"Best of {tried}: {first['family']}, validation {words(objective['name'])} {value}"
-        )
+        summary = f"Best of {tried}: {first['family']}, validation {words(objective.name)} {value}"
     return {
         "summary": summary,
         "table": searched_families(trials, objective),
@@ -268,19 +258,9 @@ def families(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     }
 
 
-def searched_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Table:
+def searched_families(trials: pd.DataFrame, objective: Objective) -> Table:
     """The table of a search, one row per family, wherever one is shown."""
-    heads = [
-        "family",
-        "best",
-        "median",
-        "peak rate",
-        "tried",
-        "finished",
-        *PARTIAL,
-        "lost",
-        "updates",
-    ]
+    heads = ["family", "best", "median", "peak rate", "tried", "finished", *PARTIAL]
     rows = [
         [
             Cell(row["family"], family=row["family"]),
@@ -292,36 +272,27 @@ def searched_families(trials: pd.DataFrame, objective: Mapping[str, Any]) -> Tab
             int(row["diverged"] + row["failed"]),
             count(row["updates"]),
         ]
-        for row in by_family(trials, objective["direction"]).to_dict("records")
+        for row in by_family(trials, objective.direction).to_dict("records")
     ]
-    return Table(heads, rows, "sortable")
+    return Table([*heads, "lost", "updates"], rows, "sortable")
 
 
 def families_or_finalists(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Table:
     """What a notebook and the dashboard show: the finalists once something is decided."""
     if verdict is not None and verdict.decided:
         return finalists(verdict)
-    return searched_families(trials, run["objective"])
-
-
-def curves(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
-    """The best trial of each family, rate and metric."""
-    metric = words(run["objective"]["name"])
-    return {
-        "summary": f"Learning rate and validation {metric} of each family's best trial",
-        "figure": figures.curves(trials, run["objective"], run["horizon"]),
-    }
+    return searched_families(trials, run.objective)
 
 
 def against_peak(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any]:
     """Value against peak rate, and how far each finalist's peak may be off."""
-    test = run["range_test"]
-    bracket = (float(test["base_lr"]), float(test["max_lr"])) if test else None
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
+    test = run.range_test
+    bracket = (test.base_lr, test.max_lr) if test else None
+    low, high = (number(rate, 3) for rate in run.peak_lr)
     known = verdict is not None and not math.isnan(verdict.minimum_effect)
     return {
         "summary": f"Final scores of peak learning rates from {low} to {high}",
-        "figure": figures.against_peak(trials, run["objective"], bracket),
+        "figure": figures.against_peak(trials, run.objective, bracket),
         "sensitivity": _sensitivity(verdict) if verdict is not None and known else None,
     }
 
@@ -342,7 +313,7 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
         )
         rows.append(cells)
     return {
-        "effect": measured(verdict.minimum_effect, verdict.objective.to_json(), 2),
+        "effect": measured(verdict.minimum_effect, verdict.objective, 2),
         "table": Table(["family", "best peak rate", "off by", "diverged from", "trials"], rows),
         "unknown": [f"{', '.join(names)}: {why}." for why, names in unknown.items()],
     }
@@ -350,14 +321,14 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
 
 def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
     """One family at a time, the best one first: scores against each parameter, importances."""
-    objective = run["objective"]
+    objective = run.objective
     shown = []
-    for name in by_family(trials, objective["direction"])["family"].astype(str):
+    for name in by_family(trials, objective.direction)["family"].astype(str):
         rows = scored(trials, name)
-        found = importances(rows, name, objective)
+        found, why = importances(rows, name, objective)
         shares = [
             (label, Cell(f"{100 * share:.0f}", share, share=share))
-            for label, share in found.shares.items()
+            for label, share in found.items()
         ]
         family = {
             "name": limited(name, 60),
@@ -366,7 +337,7 @@ def parameters(trials: pd.DataFrame, run: Run) -> list[dict[str, Any]]:
             if rows.empty
             else "no parameter differs between them",
             "shares": Table(["parameter", "explains by itself (%)"], shares),
-            "why": found.why,
+            "why": why,
         }
         shown.append(family)
     return shown
@@ -390,9 +361,9 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]
     spent = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time"
     return {
-        "summary": spared(trials, run["horizon"]) or spent,
+        "summary": spared(trials, run.horizon) or spent,
         "spent": spent,
-        "saved": early_stopping(trials, run["objective"]["direction"], run["horizon"]),
+        "saved": early_stopping(trials, run.objective.direction, run.horizon),
         "table": Table(["ended", "trials", "updates", "share", "time"], rows),
         "lost": Table(["ended", "why", "trials"], lost[:REASONS], numeric=2),
         "more": len(lost[REASONS:]),
@@ -402,26 +373,21 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
 def early_stopping(trials: pd.DataFrame, direction: str, horizon: int) -> str:
     """What early stopping saved, and how often it was wrong as far as the checked trials tell."""
     saved = spared(trials, horizon) or "No trial was ended early."
-    gains = audits(trials, direction)
+    checks = wrongly_pruned(trials, direction)
     pruned = int((trials["state"] == "pruned").sum() + _is_audited(trials).sum())
     if pruned == 0:
         return saved
     those = plural(pruned, "trial", "trials") + " to be pruned"
-    if gains.empty:
+    if checks.empty:
         unknown = "none was trained to the end: how often that was wrong is not known"
         return f"{saved} Of {those}, {unknown}."
-    wrong, checked = int((gains > 0).sum()), len(gains)
-    known = gains[(gains > 0) & np.isfinite(gains)]
-    by = f", by {_percent(known.max())} at most" if len(known) else ""
+    wrong, checked = int(checks.sum()), len(checks)
+    bound = f"{number(100 * at_most(wrong, checked), 2)}{NARROW}%"
     return (
         f"{saved} As a check, {checked} of {those} {'was' if checked == 1 else 'were'} trained to "
-        f"the end: {wrong} would have been the best so far{by}. So at most "
-        f"{_percent(at_most(wrong, checked))} of the prunings were wrong (95{NARROW}% confidence)."
+        f"the end: {wrong} would have been the best so far. So at most {bound} of the prunings "
+        f"were wrong (95{NARROW}% confidence)."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{number(100 * share, 2)}{NARROW}%"
 
 
 def spared(trials: pd.DataFrame, horizon: int) -> str:
@@ -454,30 +420,22 @@ def _is_audited(trials: pd.DataFrame) -> "pd.Series[bool]":
     return trials["audit"].map(lambda cell: bool(figures_in(cell))).astype(bool)
 
 
-def audits(trials: pd.DataFrame, direction: str) -> "pd.Series[float]":
-    """By how much each audited trial ended better than the best when it was to be pruned.
+def wrongly_pruned(trials: pd.DataFrame, direction: str) -> "pd.Series[bool]":
+    """Of each audited trial, whether it ended better than the best when it was to be pruned.
 
-    Returns:
-        Shares of that best final value, negative where pruning would have been right; infinite
-        where there was no best or it was 0. A trial that diverged would have been pruned rightly;
-        one that failed says nothing and is left out.
+    A trial that diverged would have been pruned rightly; one that failed is left out.
     """
-    gains = {}
+    wrong: dict[Any, bool] = {}
     counted = _is_audited(trials) & (trials["state"] != "failed")
     for at, trial in trials[counted].iterrows():
         top = figures_in(trial["audit"]).get("best")
         if top is None:  # the pruner does not say: of the trials before it
             before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
             top = before.min() if direction == "minimize" else before.max()
-        value = float(trial["value"]) if trial["state"] == "complete" else math.nan
-        ahead = top - value if direction == "minimize" else value - top
-        if not np.isfinite(value):
-            gains[at] = -math.inf
-        elif top and top == top:
-            gains[at] = ahead / abs(top)
-        else:
-            gains[at] = math.inf if top != top or ahead > 0 else -math.inf
-    return pd.Series(gains, dtype=float)
+        ahead = top - trial["value"] if direction == "minimize" else trial["value"] - top
+        ended = trial["state"] == "complete" and np.isfinite(trial["value"])
+        wrong[at] = bool(ended and not ahead <= 0)  # NaN: it was the first
+    return pd.Series(wrong, dtype=bool)
 
 
 def at_most(wrong: int, checked: int) -> float:
@@ -494,12 +452,12 @@ def at_most(wrong: int, checked: int) -> float:
 
 def all_trials(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     """The best trials as a table that sorts, and how many there are besides."""
-    objective, second = run["objective"], second_metric(run)
-    best_first = ranked(trials, objective["direction"])
+    objective, second = run.objective, second_metric(run)
+    best_first = ranked(trials, objective.direction)
     others = trials[~trials["number"].isin(best_first["number"])].sort_values("number")
     shown = pd.concat([best_first, others]).head(ROWS)
-    heads = ["trial", "family", "ended", words(objective["name"])]
-    heads += [words(second["name"])] if second else []
+    heads = ["trial", "family", "ended", words(objective.name)]
+    heads += [words(second.name)] if second else []
     rows = [_trial(trial, second) for _, trial in shown.iterrows()]
     return {
         "summary": f"{plural(len(trials), 'trial', 'trials')}, best first",
@@ -508,8 +466,8 @@ def all_trials(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
     }
 
 
-def _trial(trial: "pd.Series[Any]", second: Mapping[str, Any] | None) -> list[object]:
-    values = [float(trial["value"])] + ([beside(trial, second["name"])] if second else [])
+def _trial(trial: "pd.Series[Any]", second: Objective | None) -> list[object]:
+    values = [float(trial["value"])] + ([beside(trial, second.name)] if second else [])
     rates = float(trial["peak_lr"]), float(trial["warmup"])
     updates, seconds = trial["updates"], float(trial["seconds"])
     return [
@@ -525,42 +483,41 @@ def _trial(trial: "pd.Series[Any]", second: Mapping[str, Any] | None) -> list[ob
 
 def record(run: Run) -> Table:
     """Everything needed to run this search again."""
-    task, objective, engine = run["task"], run["objective"], run["engine"]
-    optimizer = dict(run["optimizer"])
-    splits = " · ".join(f"{count(task[part])} {part}" for part in ("train", "val", "test"))
-    low, high = (number(rate, 3) for rate in run["peak_lr"])
-    engines = [engine["name"], f"{engine['slots']} at once"]
-    engines += ["compiled"] if engine["compiled"] else []
-    engines += [f"{engine['threads']} CPU threads"] if engine["threads"] else []
+    task, objective, engine = run.task, run.objective, run.engine
+    splits = " · ".join(f"{count(getattr(task, part))} {part}" for part in ("train", "val", "test"))
+    low, high = (number(rate, 3) for rate in run.peak_lr)
+    engines = [engine.name, f"{engine.slots} at once"]
+    engines += ["compiled"] if engine.compiled else []
+    engines += [f"{engine.threads} CPU threads"] if engine.threads else []
     rows: list[tuple[str, object]] = [
-        ("study", run["study"]),
-        ("task", task["name"]),
-        ("data", task["data"]),
+        ("study", run.study),
+        ("task", task.name),
+        ("data", task.data),
         ("samples", splits),
-        ("classes", task["classes"]),
-        ("fingerprint", task["fingerprint"]),
-        ("done to the data", "; ".join(task["notes"]) or None),
-        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run["placement"].items())),
-        ("model", f"{task['model']}, {count(task['parameters'])} parameters"),
-        ("loss", words(task["loss"])),
-        ("objective", f"{objective['direction']} {words(objective['name'])} on validation"),
-        ("judged", WEIGHTS[run["judge"]]),
-        ("optimizer", f"{optimizer.pop('name')} ({_pairs(optimizer)})"),
-        ("batch size", task["batch_size"]),
-        ("augmentation", ", ".join(task["augment"]) or None),
-        ("clipped at", task["clip_norm"] and f"norm {number(task['clip_norm'], 3)}"),
-        ("averaged weights", task["ema"] and f"over {task['ema']:.0%} of the run"),
-        ("precision", task["precision"]),
-        ("parameter groups", task["groups"] and words(task["groups"])),
-        ("horizon", f"{count(run['horizon'])} {run['unit']}, {number(run['epochs'], 3)} epochs"),
+        ("classes", task.classes),
+        ("fingerprint", task.fingerprint),
+        ("done to the data", "; ".join(task.notes) or None),
+        ("where the data is", " · ".join(f"{k}: {v}" for k, v in run.placement.items())),
+        ("model", f"{task.model}, {count(task.parameters)} parameters"),
+        ("loss", words(task.loss)),
+        ("objective", f"{objective.direction} {words(objective.name)} on validation"),
+        ("judged", WEIGHTS[run.judge]),
+        ("optimizer", f"{run.optimizer.name} ({_pairs(run.optimizer.settings)})"),
+        ("batch size", task.batch_size),
+        ("augmentation", ", ".join(task.augment) or None),
+        ("clipped at", task.clip_norm and f"norm {number(task.clip_norm, 3)}"),
+        ("averaged weights", task.ema and f"over {task.ema:.0%} of the run"),
+        ("precision", task.precision),
+        ("parameter groups", task.groups and words(task.groups)),
+        ("horizon", f"{count(run.horizon)} updates, {number(run.epochs, 3)} epochs"),
         ("peak rates", f"{low} to {high}"),
-        ("families", ", ".join(run["families"])),
-        ("device", run["device"]),
-        ("engine", f"{', '.join(engines)}: {engine['why']}"),
-        ("early stopping", _pairs(run["stopping"]) if "stopping" in run else None),
-        ("seed", run["seed"]),
-        ("versions", _pairs(run["versions"])),
-        ("command", Cell(run["command"], style="code")),
+        ("families", ", ".join(run.families)),
+        ("device", run.device),
+        ("engine", f"{', '.join(engines)}: {engine.why}"),
+        ("early stopping", None if run.stopping is None else _pairs(run.stopping.to_json())),
+        ("seed", run.seed),
+        ("versions", _pairs(run.versions)),
+        ("command", Cell(run.command, style="code")),
     ]
     return Table(["", ""], [row for row in rows if row[1] is not None], "record", 9)
 

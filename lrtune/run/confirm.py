@@ -1,8 +1,8 @@
 """confirm: the best schedules are trained again on fresh seeds, until the verdict is sure."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,8 @@ from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
 from lrtune.run.devices import Engine, choose_pool, own_threads
-from lrtune.run.folder import CHECKPOINT, FINALS, Run
-from lrtune.run.identity import check_same, settings_for
-from lrtune.run.judge import finalists_of, judged
-from lrtune.run.lock import locked
-from lrtune.run.run_json import write_json
+from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
+from lrtune.run.run_json import check_same, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
@@ -30,7 +27,6 @@ from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.finalists import Finalist, room_for
-from lrtune.verdict.settings import Objective
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import Plan, standing
 
@@ -139,18 +135,22 @@ def confirm(
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     if plan.target is not None:
-        check_target(plan.target, list(run.settings["metrics"]))
+        check_target(plan.target, list(run.settings.metrics))
     task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
     with locked(run.folder.resolve(), listener.tell), own_threads():
         if baselines is not None:
             run = with_baselines(run, baselines)
         allowed = trained(run, task.horizon) + trainings
         rounds = Rounds(run, task.horizon, plan, listener, allowed=lambda: allowed)
-        if not finalists_of(run):
+        if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine = Engine(run.choice.name, device=device)
-            with _pool(run, task, engine, len(wanted), listener.tell) as pool:
+            engine, limits = Engine(run.choice.name, device=device), Limits(trials=len(wanted))
+            with ExitStack() as processes:
+                # The pool of the search, or what trains fastest on other devices in its way.
+                pool, _ = choose_pool(task, limits, engine, run.choice, listener.tell)
+                if isinstance(pool, SpreadPool):
+                    processes.enter_context(pool)
                 works = [rounds.work(pool)]
                 Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
         verdict = rounds.verdict()
@@ -185,7 +185,7 @@ def confirm_study(
         InputError: what ``confirm`` refuses; a run that was made from Python.
     """
     run = Run(folder)
-    keys = run.settings.get("asked")
+    keys = run.settings.asked
     if keys is None:
         raise InputError(
             f"{folder}: was made from Python, with a task of its own: lrtune.confirm(run, task)"
@@ -193,7 +193,7 @@ def confirm_study(
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
-    facts = {name: run.settings[name] for name in ("seed", "families")}
+    facts = {"seed": run.settings.seed, "families": run.settings.families}
     listener.started(task, {"command": command, "budget": None, **facts})
     confirm(
         run,
@@ -205,7 +205,7 @@ def confirm_study(
         device=study.device,
         listener=listener,
     )
-    finish(study, run, run.settings["horizon"] if total is None else total, listener)
+    finish(study, run, run.settings.horizon if total is None else total, listener)
 
 
 def finish(study: StudyFile, run: Run, total: int | None, listener: Listener) -> None:
@@ -232,22 +232,9 @@ def trained(run: Run, horizon: int) -> int:
 
 def with_baselines(run: Run, baselines: Sequence[Schedule]) -> Run:
     """The run, which from now on knows the user's own schedules."""
-    content = {"baselines": [schedule.to_dict() for schedule in baselines]}
-    write_json(run.folder / "run.json", run.settings | content)
+    settings = run.settings.model_copy(update={"baselines": list(baselines)})
+    settings.write(run.folder / "run.json")
     return Run(run.folder)
-
-
-@contextmanager
-def _pool(
-    run: Run, task: Task, engine: Engine, trainings: int, tell: Callable[[str], None]
-) -> Iterator[Pool]:
-    """The pool of the search, or on other devices what trains fastest there in its way."""
-    pool, _ = choose_pool(task, Limits(trials=trainings), engine, run.choice, tell)
-    try:
-        yield pool
-    finally:
-        if isinstance(pool, SpreadPool):
-            pool.close()
 
 
 class Rounds:
@@ -277,7 +264,7 @@ class Rounds:
         self._run, self._horizon = run, horizon
         self._plan = replace(plan, width=run.choice.slots)
         self._listener, self._allowed, self._spent = listener, allowed, spent
-        self._objective = Objective(**run.settings["objective"])
+        self._objective = run.settings.objective
         self._left: list[Job] = []  # of this round
         self._jobs = 0  # of this round, at its begin
         self._ended: list[Final] = []  # since the listener was told
@@ -302,7 +289,7 @@ class Rounds:
         trainings = self.plan.trainings or 0
         if trainings < FEWEST:
             return []
-        everyone = finalists_of(self._run)
+        everyone = self._run.finalists()
         yours = sum(finalist.role == "yours" for finalist in everyone)
         return everyone[: min(room_for(trainings, yours), trainings // 2)]
 
@@ -310,14 +297,14 @@ class Rounds:
         """The verdict as things stand; None where nothing can be compared on two seeds."""
         if not self.finalists:
             return None
-        verdict = judged(self._run, self.plan, self._horizon, self.finalists)
+        verdict = self._run.judged(self.plan, self._horizon, self.finalists)
         if verdict.answer.place != "unfinished":
             return verdict
         seeds = {row.family: row.seeds for row in verdict.families}
         compared = [finalist for finalist in self.finalists if seeds[finalist.family] > 1]
         if len(compared) < min(2, len(self.finalists)):
             return None
-        return judged(self._run, self.plan, self._horizon, compared, over=True)
+        return self._run.judged(self.plan, self._horizon, compared, over=True)
 
     def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
         """The same as work for the loop.
@@ -330,7 +317,7 @@ class Rounds:
             pool,
             lambda: self.wanted() if begun() else None,
             self.over,
-            judge=self._run.settings["judge"],
+            judge=self._run.settings.judge,
             watch=self._watch,
         )
 
@@ -347,7 +334,7 @@ class Rounds:
             return
         finals = self._run.finals()
         finals = finals[finals["horizon"] == self._horizon]
-        seeds = final_seeds(self._run.settings["seed"], self.plan.trainings or 0)
+        seeds = final_seeds(self._run.settings.seed, self.plan.trainings or 0)
         needed = standing(finals, self.finalists, self._objective, seeds, self.plan).wanted
         name = f"final_{self._objective.name}"
         scores: dict[str, dict[int, float]] = {}
@@ -408,11 +395,11 @@ def _check_task(run: Run, task: Task, engine: Engine) -> None:
     kept = run.settings
     settings = settings_for(
         task,
-        kept["families"],
-        tuple(kept["warmup"]),
-        kept["cycle_momentum"],
-        kept["seed"],
-        kept["storage"],
+        kept.families,
+        kept.warmup,
+        kept.cycle_momentum,
+        kept.seed,
+        kept.storage,
         engine.devices[0],
     )
     check_same(str(run.folder), settings, None, kept)

@@ -35,9 +35,10 @@ class Engine:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        expect("slots", self.slots, int | None, "a number of trials")
         check_wishes(self.kind, self.slots)
-        if self.slots is not None and self.slots < len(self.devices):
-            count = len(self.devices)
+        count = len(self.devices)
+        if self.slots is not None and self.slots < count:
             raise InputError(f"slots={self.slots}: at least one for each of {count} devices")
 
     @property

@@ -1,10 +1,14 @@
-"""A run: a folder that holds a search and what it found."""
+"""A run: a folder that holds a search and what it found, and its lock."""
 
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from lrtune.engine import Choice
 from lrtune.errors import InputError
@@ -13,16 +17,21 @@ from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
 from lrtune.reports.notebook import Figures, Verdict, summary
 from lrtune.run.best_json import best_json
-from lrtune.run.run_json import read_settings, without_password, write_json
+from lrtune.run.run_json import read_settings, without_password
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
-from lrtune.search.confirmation import read_finals
+from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
+from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
+from lrtune.verdict.finalists import BASELINES, Finalist, finalists
+from lrtune.verdict.settings import RunSettings
+from lrtune.verdict.verdict import Plan, verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
 CHECKPOINT = "checkpoint.safetensors"  # while trainings are under way
 TRANSFER = "transfer.safetensors"  # where it is not what comes with lrtune
+LEAST_FREE = 64 << 20  # bytes on the disk
 
 
 class Run:
@@ -42,9 +51,9 @@ class Run:
         return summary(self.trials(), self.told, self.verdict())
 
     @property
-    def told(self) -> dict[str, Any]:
+    def told(self) -> RunSettings:
         """The settings as results tell them: without passwords, and with the folder."""
-        return without_password(self.settings) | {"folder": str(self.folder)}
+        return without_password(self.settings).model_copy(update={"folder": str(self.folder)})
 
     @property
     def journal(self) -> Path:
@@ -54,7 +63,7 @@ class Run:
     @property
     def storage(self) -> str | Path:
         """Where the study is kept: the journal, or the URL that was given."""
-        return self.settings["storage"] or self.journal
+        return self.settings.storage or self.journal
 
     @property
     def choice(self) -> Choice:
@@ -64,22 +73,23 @@ class Run:
             InputError: run.json does not say.
         """
         try:
-            return Choice.from_json(self.settings["engine"])
+            return Choice.from_json(self.settings.engine.to_json())
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.folder / 'run.json'}: damaged: engine: {error}") from error
 
     @property
     def space(self) -> Space:
         """What was searched."""
-        families, peak_lr, warmup = (
-            tuple(self.settings[name]) for name in ("families", "peak_lr", "warmup")
-        )
-        return Space(families, peak_lr, warmup, self.settings["cycle_momentum"])
+        own = self.settings
+        return Space(tuple(own.families), own.peak_lr, own.warmup, own.cycle_momentum)
 
     @property
     def peak_guess(self) -> PeakGuess:
         """Where a good peak rate should be: as the range test says, or as the user does."""
-        return guess_in(self.space, self.settings["range_test"])
+        test = self.settings.range_test
+        return (
+            guess_in(self.space) if test is None else guess_in(self.space, test.peak_lr, test.doubt)
+        )
 
     @property
     def transfer(self) -> Transfer:
@@ -89,17 +99,17 @@ class Run:
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""
-        return load_study(self.storage, self.settings["study"])
+        return load_study(self.storage, self.settings.study)
 
     def trials(self) -> pd.DataFrame:
         """One row a trial that is over, in the order in which they started."""
         study, guess = self.study(), self.peak_guess
-        known = beliefs(study, self.settings["horizon"], guess, self.transfer)
+        known = beliefs(study, self.settings.horizon, guess, self.transfer)
         return frame(records(study), known)
 
     def tuned(self, family: str) -> Tuned:
         """The schedule of a family that was searched of which most is expected, tried or not."""
-        horizon = self.settings["horizon"]
+        horizon = self.settings.horizon
         return tuned(self.study(), self.space, family, horizon, self.peak_guess, self.transfer)
 
     def finals(self) -> pd.DataFrame:
@@ -108,12 +118,12 @@ class Run:
 
     def verdict(self, total: int | None = None) -> Verdict | None:
         """The verdict on a horizon, the search's own where None; None before there is one."""
-        path = self.verdict_path(self.settings["horizon"] if total is None else total)
+        path = self.verdict_path(self.settings.horizon if total is None else total)
         return Verdict.read(path) if path.exists() else None
 
     def verdict_path(self, horizon: int) -> Path:
         """Where the verdict on a horizon is, or will be."""
-        own = horizon == self.settings["horizon"]
+        own = horizon == self.settings.horizon
         return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
 
     @property
@@ -121,8 +131,53 @@ class Run:
         """The horizons on which there is a verdict."""
         names = [path.stem.rpartition("-")[2] for path in self.folder.glob("verdict-*.json")]
         others = [int(name) for name in names if name.isdecimal()]
-        own = [self.settings["horizon"]] if (self.folder / VERDICT).exists() else []
+        own = [self.settings.horizon] if (self.folder / VERDICT).exists() else []
         return sorted(own + others)
+
+    def finalists(self) -> list[Finalist]:
+        """Who may be confirmed as the search stands, in the order in which it matters.
+
+        What the search recommends, the user's own, tuned baselines, and who else may be the best.
+        """
+        trials = self.trials()
+        leaders = finalists(trials, self.settings.objective)
+        if not leaders:
+            return []
+        known = {finalist.family for finalist in leaders}
+        missing = [name for name in BASELINES if name in self.space.families and name not in known]
+        pick, *others = [*leaders, *(self._baseline(trials, name) for name in missing)]
+        yours = [
+            Finalist(
+                family="yours" if number == 1 else f"yours {number}", schedule=own, role="yours"
+            )
+            for number, own in enumerate(self.settings.baselines, 1)
+        ]
+        return [pick, *yours, *sorted(others, key=lambda one: one.family not in BASELINES)]
+
+    def _baseline(self, trials: pd.DataFrame, family: str) -> Finalist:
+        schedule, params, trial = self.tuned(family)
+        values = trials.loc[trials["number"] == trial, "value"].dropna()
+        return Finalist(
+            family=family,
+            schedule=schedule,
+            trial=trial,
+            searched=math.nan if values.empty else float(values.iloc[0]),
+            role="baseline",
+            params=params,
+        )
+
+    def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
+        """The verdict on the trainings that there are; ``over``: whether no more are to come."""
+        finals = self.finals()
+        seeds = final_seeds(self.settings.seed, plan.trainings or 0)
+        of_horizon = finals[finals["horizon"] == horizon]
+        found = verdict(self.trials(), of_horizon, who, self.settings, seeds, plan, over)
+        before, earlier = self.verdict(horizon), set[int]()
+        if before is not None:  # each number of trainings judged by had 5 % to err
+            earlier.update(before.earlier)
+            if before.decided and before.plan.trainings is not None:
+                earlier.add(before.plan.trainings)
+        return Verdict(**{**dict(found), "earlier": sorted(earlier - {plan.trainings})})
 
     @property
     def figures(self) -> Figures:
@@ -132,7 +187,7 @@ class Run:
     def best(self) -> Schedule | None:
         """The verdict's winner, or before one the schedule of the best trial, if there is any."""
         found = best_json(self.trials(), self.settings, self.verdict())
-        return None if found is None else Schedule.from_dict(found["schedule"])
+        return None if found is None else found.schedule
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
@@ -144,7 +199,7 @@ class Run:
         replace(self.folder / "trials.parquet", trials.to_parquet(index=False))
         best = best_json(trials, self.settings, verdict)
         if best is not None:
-            write_json(self.folder / "best.json", best)
+            best.write(self.folder / "best.json")
         shown = self.told
         report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
         publish(self.study(), trials, shown, verdict, report)
@@ -171,6 +226,51 @@ class Run:
         return tensorboard.write(
             self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
         )
+
+
+@contextmanager
+def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """The folder, made if need be and ours until the end; the lock goes with the process."""
+    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
+        raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"{folder}: another lrtune is at work here; wait for it") from error
+    except (OSError, ValueError) as error:
+        why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
+        raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error
+    try:
+        if shutil.disk_usage(folder).free < LEAST_FREE:
+            raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        _mend(folder, tell)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def locked_if_free(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """The run's folder as it is, and ours until the end where no other lrtune is at work.
+
+    One that is has mended the journal; and where nothing can be written there is nothing to mend.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    with suppress(OSError):  # a Timeout is one too
+        lock.acquire()
+    try:
+        if lock.is_locked:
+            _mend(folder, tell)
+        yield
+    finally:
+        lock.release()
+
+
+def _mend(folder: Path, tell: Callable[[str], None]) -> None:
+    if (warning := mend(folder / "journal.log")) is not None:
+        tell(warning)
 
 
 def open(folder: str | Path) -> Run:

@@ -12,17 +12,17 @@ from lrtune.errors import InputError
 from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
-from lrtune.run.best_json import SAME
-from lrtune.run.identity import settings_for
-from lrtune.run.lock import locked
-from lrtune.run.run_json import FORMAT, write_json
-from lrtune.run.study_file import StudyFile, engine_of
+from lrtune.run.best_json import BestSchedule, Guess, PeakTest
+from lrtune.run.folder import locked
+from lrtune.run.run_json import settings_for
+from lrtune.run.study_file import StudyFile, engine_of, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.sampler import Candidates, guess_in
 from lrtune.search.space import SPLINE
 from lrtune.tasks import Task
+from lrtune.verdict.settings import RangeTestFacts, Training
 
 
 def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda line: None) -> Path:
@@ -51,40 +51,36 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
         )
     if study.peak_lr is not None:
         Space(peak_lr=study.peak_lr)
-    folder = Path(study.out or Path("runs") / settings["study"])
+    folder = folder_of(study, settings.study)
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(
                 f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
                 "or give another --out"
             )
-        peaks = peak_settings(task, study.peak_lr, tell, device=device)
-        test = peaks["range_test"]
-        params = _best_expected(Space(named, tuple(peaks["peak_lr"]), study.warmup), test, study)
+        peak_lr, test = peak_settings(task, study.peak_lr, tell, device=device)
+        params = _best_expected(Space(named, peak_lr, study.warmup), test, study)
         schedule = Space(named).schedule(params)
-        content = {
-            "format": FORMAT,
-            "schedule": schedule.to_dict(),
-            "resolved": schedule.resolve(task.horizon),
-            "found": None,
-            "verdict": None,
-            **{name: settings[name] for name in (*SAME, "unit", "epochs", "versions")},
-            "guess": {
-                "params": params,
-                "range_test": test and {n: test[n] for n in ("peak_lr", "doubt", "message")},
-                "transfer": published().fingerprint,
-                "cost": cost(),
-            },
-        }
-        write_json(folder / "best.json", content)
+        BestSchedule(
+            **{name: getattr(settings, name) for name in Training.model_fields},
+            schedule=schedule,
+            resolved=schedule.resolve(task.horizon),
+            guess=Guess(
+                params=params,
+                range_test=None if test is None else PeakTest(**dict(test)),
+                transfer=published().fingerprint,
+                cost=cost(),
+            ),
+        ).write(folder / "best.json")
     return folder / "best.json"
 
 
-def _best_expected(space: Space, test: dict[str, Any] | None, study: StudyFile) -> dict[str, Any]:
+def _best_expected(space: Space, test: RangeTestFacts | None, study: StudyFile) -> dict[str, Any]:
     """The parameters of the schedule with the best expected final value."""
     params, x = Candidates(space, study.seed).draw(0, [], None)
     nothing = Observations(x[:0], np.empty(0), np.empty(0))
-    return params[recommend(Surrogate(published(), guess_in(space, test)).posterior(nothing), x)]
+    guess = guess_in(space) if test is None else guess_in(space, test.peak_lr, test.doubt)
+    return params[recommend(Surrogate(published(), guess).posterior(nothing), x)]
 
 
 def cost() -> dict[str, float]:

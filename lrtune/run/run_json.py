@@ -1,85 +1,209 @@
-"""run.json: what a run was asked to do and with what, as it is kept, checked and shown."""
+"""run.json: what makes a search this one and no other; how it is read, compared and shown."""
 
-import json
+import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import torch
+from torch import nn
 
+from lrtune.engine import RangeTest
+from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
-from lrtune.files import replace
 from lrtune.format import hidden, hidden_in
+from lrtune.search import SEARCHABLE, Space
+from lrtune.search.space import names_of
+from lrtune.tasks import METRICS, Task, check_model
+from lrtune.tasks.load import check_seed
+from lrtune.verdict.settings import (
+    Objective,
+    OptimizerFacts,
+    RangeTestFacts,
+    RunSettings,
+    SearchSettings,
+    TaskFacts,
+)
 
-if TYPE_CHECKING:  # it brings torch
-    from lrtune.engine import RangeTest
-
-FORMAT = 1
+PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
-def range_test_json(test: "RangeTest") -> dict[str, Any]:
-    """A range test as ``run.json`` keeps it and the figure reads it; NaN as null."""
-
-    def curve(values: np.typing.NDArray[np.float64]) -> list[float | None]:
-        return [float(v) if np.isfinite(v) else None for v in values]
-
-    return {
-        **asdict(test.suggestion),
-        "rates": curve(test.rates),
-        "losses": [curve(losses) for losses in test.smoothed],
-        "message": test.message,
+def settings_for(
+    task: Task,
+    families: Iterable[str],
+    warmup: tuple[float, float],
+    cycle_momentum: bool,
+    seed: int,
+    storage: str | None,
+    device: str,
+) -> SearchSettings:
+    """What makes a search this one: everything in here must be the same when it goes on."""
+    check_seed(seed)
+    families = names_of(families)
+    Space(families, warmup=warmup, cycle_momentum=cycle_momentum)  # looks at all three
+    if cycle_momentum:
+        check_momentum(task.optimizer)
+    if round(warmup[1] * task.horizon) >= task.horizon:
+        raise InputError(
+            f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
+        )
+    metrics = {
+        m.name: Objective(name=m.name, direction=m.direction, unit=m.unit) for m in task.metrics
     }
+    return SearchSettings(
+        study=_study(task, families),
+        task=TaskFacts(
+            name=task.name,
+            data=task.data,
+            train=task.train.samples,
+            val=task.val.samples,
+            test=0 if task.test is None else task.test.samples,
+            fingerprint=task.fingerprint,
+            classes=task.classes,
+            model=task.model_name,
+            parameters=_parameters(task),
+            prepare=_state(task.prepare),
+            loss=_name(task.loss),
+            batch_size=task.batch_size,
+            groups=None if task.groups is None else _name(task.groups),
+            augment=list(task.augment),
+            clip_norm=task.clip_norm,
+            ema=task.ema,
+            average=task.average,
+            precision=task.precision or "by device",
+            layout=str(task.layout),
+            notes=list(task.notes),
+        ),
+        horizon=task.horizon,
+        epochs=task.epochs,
+        validations=len(task.checkpoints),
+        objective=metrics[task.objective.name],
+        metrics=metrics,
+        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        families=list(families),
+        warmup=warmup,
+        cycle_momentum=cycle_momentum,
+        seed=seed,
+        device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
+        storage=storage,
+        versions={name: version(name) for name in PACKAGES},
+    )
 
 
-# What a run's settings cannot do without.
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    **dict.fromkeys(("task", "objective", "metrics", "optimizer", "versions"), dict),
-    **dict.fromkeys(("placement", "engine"), dict),
-    **dict.fromkeys(("study", "unit", "device", "command", "owner", "judge"), str),
-    **dict.fromkeys(("families", "peak_lr", "warmup"), list),
-    **dict.fromkeys(("horizon", "validations", "seed"), int),
-    "epochs": (int, float),
-    "storage": (str, type(None)),
-    "range_test": (dict, type(None)),
-}
+def _study(task: Task, families: tuple[str, ...]) -> str:
+    """The name of the study and of its folder.
+
+    What is asked for beside the data comes last, so that two questions have two folders.
+    """
+    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
+        parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
+    if families != SEARCHABLE:
+        digest = hashlib.blake2b(",".join(families).encode(), digest_size=3).hexdigest()
+        few = len(families) <= NAMED
+        parts += families if few else [f"{len(families)}-families-{digest}"]
+    return "-".join(parts)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def _parameters(task: Task) -> int:
+    parameters = check_model(task)
+    with torch.random.fork_rng(devices=[]):
+        make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
+    return parameters
+
+
+def _name(part: object) -> str:
+    """Of a user's function, of a module with its settings."""
+    if isinstance(part, partial):
+        return f"{_name(part.func)}({', '.join(map(repr, [*part.args, *part.keywords.items()]))})"
+    return repr(part) if isinstance(part, nn.Module) else getattr(part, "__name__", str(type(part)))
+
+
+def _state(module: nn.Module) -> str:
+    """A module in one line: what it says of itself, and a hash of what it holds."""
+    digest = hashlib.blake2b(digest_size=4)
+    held = [(n, v) for n, v in vars(module).items() if isinstance(v, int | float | str | tuple)]
+    digest.update(repr(held).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
+    return f"{' '.join(repr(module).split())} {digest.hexdigest()}"
+
+
+# What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
+CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
+
+
+def check_same(
+    where: str,
+    settings: SearchSettings,
+    peak_lr: tuple[float, float] | None,
+    before: RunSettings,
+) -> None:
+    """Refuse to go on with other settings than a search began with."""
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    given |= {} if peak_lr is None else {"peak_lr": list(peak_lr)}
+    kept = before.to_json()
+    now, then = _flat(given), _flat({name: kept[name] for name in given})
+    for name in sorted(
+        now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
+    ):
+        if name.startswith("versions."):
+            continue
+        if then.get(name) != now.get(name):
+            if name == "task.fingerprint":
+                raise InputError(
+                    f"{where}: the data has changed since (fingerprint {then.get(name)}, now "
+                    f"{now.get(name)}): give another --out, or bring the data back"
+                )
+            raise InputError(
+                f"{where}: was searched with {name}={_shown(then.get(name))}, "
+                f"now {name}={_shown(now.get(name))}: "
+                "give another --out, or remove it to start over"
+            )
+
+
+def _shown(value: object) -> str:
+    return repr(hidden(value) if isinstance(value, str) else value)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def range_test_facts(test: RangeTest) -> RangeTestFacts:
+    """A range test as ``run.json`` keeps it and the figure reads it."""
+    return RangeTestFacts(
+        **asdict(test.suggestion),
+        rates=test.rates.tolist(),
+        losses=[losses.tolist() for losses in test.smoothed],
+        message=test.message,
+    )
+
+
+def read_settings(path: Path) -> RunSettings:
     """The settings of a run.
 
     Raises:
-        InputError: there are none, they are damaged, or a newer lrtune wrote them.
+        InputError: there are none, they are damaged, or of another format.
     """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path.parent}: not a run: it has no run.json") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as a run's settings: {error}") from error
-    if not isinstance(settings, dict) or type(settings.get("format")) is not int:
-        raise InputError(f"{path}: not a run's settings: it says no format")
-    if settings["format"] != FORMAT:
-        raise InputError(
-            f"{path}: format {settings['format']}: this lrtune reads {FORMAT}: "
-            "use the lrtune that made it, or a newer one"
-        )
-    for name, kind in REQUIRED.items():
-        if name not in settings or not isinstance(settings[name], kind):
-            raise InputError(f"{path}: damaged: {name} is missing or of another type")
-    return {"cycle_momentum": False} | settings  # which runs do not say from before it was there
+    if not path.is_file():
+        raise InputError(f"{path.parent}: not a run: it has no run.json")
+    return RunSettings.read(path)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    replace(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-
-
-def without_password(settings: dict[str, Any]) -> dict[str, Any]:
+def without_password(settings: RunSettings) -> RunSettings:
     """Settings to be shown and passed on: a storage's URL may hold a password."""
-    shown = settings | {"command": hidden_in(settings["command"])}
-    if settings["storage"] is not None:
-        shown["storage"] = hidden(settings["storage"])
-    asked = settings.get("asked") or {}
-    if asked.get("storage") is not None:
-        shown["asked"] = asked | {"storage": hidden(asked["storage"])}
-    return shown
+    asked = settings.asked
+    if asked is not None and asked.get("storage") is not None:
+        asked = asked | {"storage": hidden(asked["storage"])}
+    storage = None if settings.storage is None else hidden(settings.storage)
+    shown = {"command": hidden_in(settings.command), "storage": storage, "asked": asked}
+    return settings.model_copy(update=shown)

@@ -228,6 +228,11 @@ def plan_of(study: StudyFile, metric: str) -> "Plan":
     return Plan(margin=study.margin, target=target)
 
 
+def folder_of(study: StudyFile, name: str) -> Path:
+    """The run's folder; ``name`` is that of its Optuna study."""
+    return Path("runs") / name if study.out is None else Path(study.out)
+
+
 def parse_goal(text: str, metric: str) -> tuple[str, float]:
     """A metric and its value.
 

@@ -1,7 +1,7 @@
 """TensorBoard's event files: a folder per training, each written anew and never added to."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from lrtune.files import replaced
 from lrtune.format import setting
 from lrtune.reports.plot_style import Array, thin
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of
 from lrtune.verdict.verdict import Verdict
 
@@ -79,7 +80,7 @@ def check() -> None:
 
 def trainings(
     trials: pd.DataFrame,
-    run: Mapping[str, Any],
+    run: RunSettings,
     verdicts: Iterable[Verdict],
     finals: pd.DataFrame,
 ) -> Iterator[Training]:
@@ -87,20 +88,20 @@ def trainings(
     none = True
     for verdict in verdicts:
         horizon = verdict.horizon
-        lead = "" if horizon == run["horizon"] else f"{horizon}-updates/"
+        lead = "" if horizon == run.horizon else f"{horizon}-updates/"
         for finalist in verdict.families:
             for _, row in finals_of(finals, finalist.schedule, horizon).iterrows():
                 none = False
                 yield Training(lead + row["family"], f"seed-{row['seed']}", horizon, row)
     if none:
-        for _, row in best_of_each(trials, run["objective"]["direction"]).iterrows():
-            yield Training(row["family"], f"trial-{row['number']}", run["horizon"], row)
+        for _, row in best_of_each(trials, run.objective.direction).iterrows():
+            yield Training(row["family"], f"trial-{row['number']}", run.horizon, row)
 
 
 def write(
     folder: Path,
     trials: pd.DataFrame,
-    run: Mapping[str, Any],
+    run: RunSettings,
     verdicts: Sequence[Verdict],
     finals: pd.DataFrame,
 ) -> Path | None:
@@ -123,7 +124,7 @@ def write(
     several = list(trainings(trials, run, verdicts, finals))
     with replaced(folder) as part:
         for training in several:
-            _write(part / training.group / training.name, training, run["metrics"])
+            _write(part / training.group / training.name, training, run.metrics)
     return folder if several else None
 
 

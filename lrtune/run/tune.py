@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +21,16 @@ from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.best_json import guessed
-from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained, with_baselines
+from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.devices import Engine, choose_pool, maker, own_threads
-from lrtune.run.folder import CHECKPOINT, TRANSFER, Run
-from lrtune.run.identity import check_same, settings_for
-from lrtune.run.lock import locked
-from lrtune.run.run_json import range_test_json, write_json
+from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
+from lrtune.run.run_json import check_same, range_test_facts, settings_for
 from lrtune.run.study_file import (
     StudyFile,
     baselines_of,
     budget_of,
     engine_of,
+    folder_of,
     from_python,
     load,
     plan_of,
@@ -46,6 +45,13 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
+from lrtune.verdict.settings import (
+    EngineFacts,
+    RangeTestFacts,
+    RunSettings,
+    SearchSettings,
+    StoppingFacts,
+)
 from lrtune.verdict.time_to_target import check_target
 from lrtune.verdict.verdict import Plan
 
@@ -117,8 +123,8 @@ def tune(
     named = isinstance(task, str)
     with nullcontext(listener) if listener is not None else closing(_screen()) as listener:
         tuning = Tuning(
-            load(study) if isinstance(task, str) else task,
-            study,
+            task=load(study) if isinstance(task, str) else task,
+            study=study,
             budget=budget,
             stopping=stopping or Stopping(),
             engine=engine,
@@ -154,8 +160,8 @@ def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
     if plan.target is not None:
         check_target(plan.target, [metric.name for metric in task.metrics])
     tuning = Tuning(
-        task,
-        study,
+        task=task,
+        study=study,
         budget=budget,
         stopping=stopping_of(study),
         engine=engine_of(study),
@@ -179,44 +185,42 @@ def _screen() -> Listener:
     return Screen(console_of())
 
 
+@dataclass(kw_only=True)
 class Tuning:
-    """One session of a search and its confirmation; the arguments are as in ``tune``."""
+    """One session of a search and its confirmation; most attributes are as in ``tune``."""
 
-    def __init__(
-        self,
-        task: Task,
-        study: StudyFile,
-        *,
-        budget: Budget,
-        stopping: Stopping,
-        engine: Engine,
-        plan: Plan | None,
-        baselines: Sequence[Schedule],
-        transfer: Transfer,
-        listener: Listener,
-        sampler: BaseSampler | None = None,
-        asked: dict[str, Any] | None = None,
-        command: str = "",
-    ) -> None:
+    task: Task
+    study: StudyFile  # the search space, seed, judge, storage and folder
+    budget: Budget
+    stopping: Stopping
+    engine: Engine
+    plan: Plan | None
+    baselines: Sequence[Schedule]
+    transfer: Transfer
+    listener: Listener
+    sampler: BaseSampler | None = None
+    asked: dict[str, Any] | None = None  # keys with which ``lrtune confirm`` makes the task again
+    command: str = ""  # what the user typed
+
+    def __post_init__(self) -> None:
+        """Check everything, before anything is trained or kept."""
+        task, study = self.task, self.study
         self._clock = Clock()
-        self._task, self._study, self._stopping, self._engine = task, study, stopping, engine
-        self._plan, self._transfer, self._sampler = plan, transfer, sampler
-        self._baselines = baselines
-        self._listener, self._tell = listener, listener.tell
-        self._origin = {"command": command, "asked": asked}
-        self._limits = budget.limits(task.horizon)
-        self._device = engine.devices[0]
+        self._tell = self.listener.tell
+        self._limits = self.budget.limits(task.horizon)
+        self._device = self.engine.devices[0]
         if study.peak_lr is not None:
             Space(peak_lr=study.peak_lr)
-        check_baselines(baselines, task, task.horizon)
+        check_baselines(self.baselines, task, task.horizon)
         families = SEARCHABLE if study.families is None else study.families
         space = families, study.warmup, study.cycle_momentum
-        self._settings = settings_for(task, *space, study.seed, study.storage, self._device) | {
-            "stopping": stopping.settings(len(task.checkpoints)),
-            "transfer": transfer.fingerprint,
-            "judge": study.judge,
-        }
-        self._folder = Path(study.out or Path("runs") / self._settings["study"])
+        settings = settings_for(task, *space, study.seed, study.storage, self._device)
+        self._settings = SearchSettings(
+            **dict(settings)
+            | {"stopping": StoppingFacts(**self.stopping.settings(len(task.checkpoints)))}
+            | {"transfer": self.transfer.fingerprint, "judge": study.judge}
+        )
+        self._folder = folder_of(study, self._settings.study)
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
@@ -229,46 +233,19 @@ class Tuning:
         with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
-            pool, choice = choose_pool(self._task, self._limits, self._engine, before, self._tell)
+            pool, choice = choose_pool(self.task, self._limits, self.engine, before, self._tell)
             if isinstance(pool, SpreadPool):
                 processes.enter_context(pool)
             if earlier is None:
                 run = self._new(pool, choice, owner)
             else:
                 run = self._continued(earlier, choice)
-            if self._baselines or run.settings.get("baselines"):
-                run = with_baselines(run, self._baselines)
             search = self._search(run, pool, choice)
-            rounds = self._rounds(run, search)
-            works: list[Work[Any]] = [search]
-            if rounds is not None:
-                works.append(rounds.work(pool, lambda: search.over))
-            loop = Loop(
-                pool,
-                works,
-                checkpoint=self._folder / CHECKPOINT,
-                spent=partial(self._spent, search),
-                tell=self._tell,
-            )
-            cut = False
-            try:
-                cut = loop.run()
-            finally:
-                processes.close()
-                if loop.segments:
-                    ended = {"elapsed": self._clock.seconds, "cut": cut}
-                    write_json(self._folder / "run.json", run.settings | ended)
-                run = Run(self._folder)
-                verdict = rounds.verdict() if rounds and search.over else None
-                if verdict is None:
-                    run.write()
-                else:
-                    run.write_verdict(verdict)
-        return run
+            return self._train(run, pool, search, self._rounds(run, search), processes)
 
     def _introduce(self) -> None:
         """Tell what is trained."""
-        task, study = self._task, self._study
+        task, study = self.task, self.study
         self._tell(
             f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
             f"validation samples, model {task.model_name}, {task.optimizer}, "
@@ -276,74 +253,79 @@ class Tuning:
         )
         for note in task.notes:
             self._tell(f"  {note}")
-        facts = {"command": self._origin["command"], "seed": study.seed}
-        facts |= {"families": self._settings["families"], "budget": asdict(self._limits)}
-        self._listener.started(task, facts)
+        facts = {"command": self.command, "seed": study.seed}
+        facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
+        self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:
         """The run of an earlier session, if there is one, and whose trials these are."""
         if (self._folder / "run.json").exists():
             run = Run(self._folder)
-            check_same(str(self._folder), self._settings, self._study.peak_lr, run.settings)
+            check_same(str(self._folder), self._settings, self.study.peak_lr, run.settings)
             self._clock = Clock(self._clock.seconds + elapsed(run))
-            return run, run.settings["owner"]
+            return run, run.settings.owner
         # The storage first: what cannot be opened must not cost a range test.
-        owner, study = os.urandom(8).hex(), self._settings["study"]
-        storage = self._study.storage or self._folder / "journal.log"
-        claim(storage, study, self._task.objective.direction, owner)
+        owner, study = os.urandom(8).hex(), self._settings.study
+        storage = self.study.storage or self._folder / "journal.log"
+        claim(storage, study, self.task.objective.direction, owner)
         return None, owner
 
     def _new(self, pool: Pool, choice: Choice, owner: str) -> Run:
         """Find the peak rates that are worth searching, and write down what the run is."""
-        total = self._limits.most(self._task.horizon)
+        total = self._limits.most(self.task.horizon)
         if self._limits.seconds is not None:
             total = min(total, self._limits.seconds / choice.seconds)
-        peaks = peak_settings(
-            self._task,
-            self._study.peak_lr,
+        peak_lr, test = peak_settings(
+            self.task,
+            self.study.peak_lr,
             self._tell,
             total,
             device=self._device,
-            slots=choice.slots // len(self._engine.devices),
+            slots=choice.slots // len(self.engine.devices),
             make=maker(replace(choice, compiled=False), self._tell),
         )
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
-        if self._transfer is not published():
-            self._transfer.save(self._folder / TRANSFER)
-        facts: dict[str, Any] = {
-            "owner": owner,
-            "ignorant": dummy_scores(self._task),
-            "placement": pool.placement,
-        }
-        facts |= {"engine": choice.to_json(), **self._origin}
-        write_json(self._folder / "run.json", self._settings | peaks | facts)
+        if self.transfer is not published():
+            self.transfer.save(self._folder / TRANSFER)
+        RunSettings(
+            **dict(self._settings),
+            peak_lr=peak_lr,
+            range_test=test,
+            command=self.command,
+            owner=owner,
+            asked=self.asked,
+            dummy_scores=dummy_scores(self.task),
+            placement=pool.placement,
+            engine=EngineFacts(**asdict(choice)),
+            baselines=list(self.baselines),
+        ).write(self._folder / "run.json")
         return Run(self._folder)
 
     def _continued(self, run: Run, choice: Choice) -> Run:
-        """The run of an earlier session, which may be trained otherwise from now on."""
-        if choice == run.choice:
-            return run
-        write_json(self._folder / "run.json", run.settings | {"engine": choice.to_json()})
+        """The run of an earlier session, which may have other baselines from now on."""
+        changes = {"engine": EngineFacts(**asdict(choice)), "baselines": list(self.baselines)}
+        run.settings.model_copy(update=changes).write(self._folder / "run.json")
         return Run(self._folder)
 
     def _search(self, run: Run, pool: Pool, choice: Choice) -> Search:
         """The search as work for the loop."""
-        task, seed, tell = self._task, self._study.seed, self._tell
+        task, seed, tell = self.task, self.study.seed, self._tell
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
-        check_owner(study, run.storage, run.settings["owner"])
+        check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(guess)
-        study.sampler = self._sampler or SurrogateSampler(
-            run.space, task.horizon, seed=seed, peak=run.peak_guess, transfer=self._transfer
+        study.sampler = self.sampler or SurrogateSampler(
+            run.space, task.horizon, seed=seed, peak=run.peak_guess, transfer=self.transfer
         )
         validations = len(task.checkpoints)
-        study.pruner = self._stopping.make_pruner(task.horizon, validations, self._transfer)
-        swept, spent = swept_in(run.settings), self._clock.seconds
+        study.pruner = self.stopping.make_pruner(task.horizon, validations, self.transfer)
+        test, spent = run.settings.range_test, self._clock.seconds
+        swept = 0 if test is None else test.updates
         kept = 0.0
-        if self._plan is not None:
+        if self.plan is not None:
             kept = self._limits.kept(task.horizon, choice.seconds, spent)
             if not kept:
                 least = math.ceil(FEWEST / CONFIRMED)
@@ -362,11 +344,11 @@ class Tuning:
             run.space,
             pool,
             state,
-            stopping=self._stopping,
-            judge=judge_of(self._study.judge),
+            stopping=self.stopping,
+            judge=judge_of(self.study.judge),
             seed=seed,
-            owner=run.settings["owner"],
-            watch=self._listener.search,
+            owner=run.settings.owner,
+            watch=self.listener.search,
             tell=tell,
         )
         tell(planned(self._limits, task.horizon, choice.seconds, spent, kept))
@@ -374,22 +356,52 @@ class Tuning:
 
     def _rounds(self, run: Run, search: Search) -> Rounds | None:
         """The confirmation; None where there is none."""
-        if self._plan is None or not search.state.kept:
+        if self.plan is None or not search.state.kept:
             return None
         bounded = self._limits.updates is not None or self._limits.seconds is not None
         allowed = partial(self._allowed, run, search.state.swept) if bounded else None
         return Rounds(
             run,
-            self._task.horizon,
-            self._plan,
-            self._listener,
+            self.task.horizon,
+            self.plan,
+            self.listener,
             allowed=allowed,
             spent=lambda: search.state.share,
         )
 
+    def _train(
+        self,
+        run: Run,
+        pool: Pool,
+        search: Search,
+        rounds: Rounds | None,
+        processes: ExitStack,
+    ) -> Run:
+        """Train until the budget is spent or all is known; write the results, whatever happens."""
+        works: list[Work[Any]] = [search]
+        if rounds is not None:
+            works.append(rounds.work(pool, lambda: search.over))
+        checkpoint, spent = self._folder / CHECKPOINT, partial(self._spent, search)
+        loop = Loop(pool, works, checkpoint=checkpoint, spent=spent, tell=self._tell)
+        cut = False
+        try:
+            cut = loop.run()
+        finally:
+            processes.close()
+            if loop.segments:
+                ended = {"elapsed": self._clock.seconds, "cut": cut}
+                run.settings.model_copy(update=ended).write(self._folder / "run.json")
+            run = Run(self._folder)
+            verdict = rounds.verdict() if rounds and search.over else None
+            if verdict is None:
+                run.write()
+            else:
+                run.write_verdict(verdict)
+        return run
+
     def _allowed(self, run: Run, swept: int) -> float:
         """Whole trainings that there may be of all finalists, those that are over included."""
-        trials, limits, horizon = run.trials(), self._limits, self._task.horizon
+        trials, limits, horizon = run.trials(), self._limits, self.task.horizon
         searched = float(trials["updates"].sum())
         by_updates = math.inf if limits.updates is None else limits.updates - swept - searched
         by_time = math.inf
@@ -412,7 +424,7 @@ def elapsed(run: Run) -> float:
     seconds = sum(record.seconds for record in records(run.study()))
     finals = run.finals()
     seconds += float(finals["seconds"].sum()) if len(finals) else 0.0
-    return max(float(run.settings.get("elapsed", 0.0)), seconds)
+    return max(run.settings.elapsed, seconds)
 
 
 def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float) -> str:
@@ -428,12 +440,6 @@ def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float
     plan = ", ".join([*parts, trials] if trials else parts)
     seconds = trainings * horizon * pace
     return f"plan: {plan}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
-
-
-def swept_in(settings: dict[str, Any]) -> int:
-    """Updates that the range test of a run took."""
-    test = settings["range_test"]
-    return 0 if test is None else len(test["rates"]) * len(test["losses"])
 
 
 def sweep(task: Task, total: float) -> tuple[int, int]:
@@ -452,10 +458,10 @@ def peak_settings(
     tell: Callable[[str], None],
     total: float = math.inf,
     **how: Any,
-) -> dict[str, Any]:
+) -> tuple[tuple[float, float], RangeTestFacts | None]:
     """The peak rates to search, and the range test they come from: on what, ``how`` says."""
     if given is not None:
-        return {"peak_lr": [float(rate) for rate in given], "range_test": None}
+        return (float(given[0]), float(given[1])), None
     tell("range test: which peak rates are worth searching")
     updates, seeds = sweep(task, total)
     test = range_test(task, updates=updates, seeds=range(seeds), **how)
@@ -465,4 +471,4 @@ def peak_settings(
     if test.message:
         searched = f"peak rates from {low:.2g} to {high:.2g} are searched"
         tell(f"range test unsure: {test.message}: {searched}")
-    return {"peak_lr": [low, high], "range_test": range_test_json(test)}
+    return (low, high), range_test_facts(test)

@@ -122,16 +122,6 @@ class StepMonitor:
             optimizer.register_step_pre_hook(self._enter)
             optimizer.register_step_post_hook(self._count)
 
-    def state(self, update: int) -> dict[str, Any]:
-        """The spec's state to save; the run can go on from `update` now."""
-        self.saved = update
-        return self.spec.state(update)
-
-    def resume(self, state: Mapping[str, Any]) -> int:
-        """The update that a saved state of the spec has come to."""
-        self.update = self.spec.resume(state)
-        return self.update
-
     def step(self, update: int) -> None:
         """Take note of a call of `step()` after which the schedule is at `update`."""
         past = self.update == update  # it stays where it ends
@@ -146,17 +136,20 @@ class StepMonitor:
         if past:
             stays = "the rate stays at its last value"
             self._warn("past", f"{made} more often{self._beside('')}: {stays}; {way}")
-        elif "pace" not in self.warned and self._judged:
-            if self.pace not in RIGHT[spec.unit]:
-                self._warn("pace", f"{made} {self._rhythm}: {way}")
-            self.warned.add("pace")  # judged once
+        elif "pace" not in self.warned:
+            steps, updates = self._counts
+            enough = LATER if self.pace == "fast" else EARLY
+            if updates and max(steps, updates) >= enough:
+                if self.pace not in RIGHT[spec.unit]:
+                    self._warn("pace", f"{made} {self._rhythm}: {way}")
+                self.warned.add("pace")  # judged once
 
     def end(self) -> None:
-        """Say how far the schedule came, if that was not to its end and the run is over.
+        """Say how far the schedule came, if the run is over before its end.
 
-        Silent where the rates know no end (closed loops), where the rate is that of the end all
-        the same, where a state was saved at the very update at which the run ended, from which it
-        can go on, and after a few updates, which were a trial of the code.
+        Silent for closed loops, whose rates know no end; where the rate is that of the end; where
+        a state was saved at the run's last update, from which it can go on; and after the few
+        updates of a trial of the code.
         """
         spec = self.spec
         done = self.update >= NEARLY * spec.total or self.saved == self.update
@@ -183,12 +176,6 @@ class StepMonitor:
             return "never"
         ratio = steps / updates
         return "fast" if ratio >= OFF else "slow" if ratio <= 1 / OFF else "even"
-
-    @property
-    def _judged(self) -> bool:
-        """Whether there are counts, and enough of them to judge the pace by."""
-        enough = LATER if self.pace == "fast" else EARLY
-        return self._counts[1] > 0 and max(self._counts) >= enough
 
     @property
     def _counts(self) -> tuple[int, int]:
@@ -242,10 +229,9 @@ _trained: list[StepMonitor] = []
 def _at_exit() -> None:
     """Let the process's scheduler say that it never came to its end.
 
-    False alarms are worse than silence. So: only the one scheduler of a process that trained with
-    one, for many are a search, whose trials end early by design; and neither after an uncaught
-    exception (a run that was broken off) nor at a prompt or in a notebook, where people try
-    things. A `break` or a `sys.exit` looks like any other end, so the sentence allows for them.
+    False alarms are worse than silence: so only where one scheduler trained (many are a search),
+    and neither after an uncaught exception nor at a prompt or in a notebook, where people try
+    things. A `break` or a `sys.exit` looks like any other end; the sentence allows for them.
     """
     if len(_trained) == 1 and not hasattr(sys, "last_value") and not hasattr(sys, "ps1"):
         _trained[0].end()

@@ -104,10 +104,11 @@ class _OpenLoop(LRScheduler):
         self.monitor.step(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.monitor.state(self.last_epoch)
+        self.monitor.saved = self.last_epoch
+        return self.monitor.spec.state(self.last_epoch)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        update = self.monitor.resume(state_dict)
+        update = self.monitor.update = self.monitor.spec.resume(state_dict)
         fresh = _made(_OpenLoop, self.monitor, self.optimizer)
         with warnings.catch_warnings():
             # torch expects an optimizer.step() before these; it was in the run that was saved.
@@ -151,10 +152,11 @@ class _ClosedLoop(LRScheduler):
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        return self.monitor.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
+        self.monitor.saved = self.last_epoch
+        return self.spec.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.last_epoch = self.monitor.resume(state_dict)
+        self.last_epoch = self.monitor.update = self.spec.resume(state_dict)
         self.controller = self.spec.schedule.controller(self.spec.total, self.spec.mode)
         for update, metric in state_dict["observed"]:
             self.controller.observe(update, metric)
@@ -173,7 +175,9 @@ def _made(
     spec = monitor.spec
     ratios = _take_groups(optimizer, spec.schedule.peak_lr)
     if mixin is _OpenLoop:
-        base, arguments = _native(spec, optimizer, ratios) or _table(spec)
+        table = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
+        by_table = LambdaLR, {"lr_lambda": lambda update: table[update]}
+        base, arguments = _native(spec, optimizer, ratios) or by_table
     else:
         base = getattr(lr_scheduler, FAMILIES[spec.schedule.family].torch)
         params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}
@@ -202,11 +206,6 @@ def _native(
     rise = LinearLR(optimizer, start_factor=start, total_iters=warmup)
     parts = [rise, base(optimizer, **arguments)]
     return SequentialLR, {"schedulers": parts, "milestones": [warmup]}
-
-
-def _table(spec: SchedulerSpec) -> tuple[type[LRScheduler], dict[str, Any]]:
-    ratios = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
-    return LambdaLR, {"lr_lambda": lambda update: ratios[update]}
 
 
 def _per_group(params: dict[str, Any], ratios: list[float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,43 +43,26 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """One training on a fresh seed that is over.
-
-    Attributes:
-        schedule: what it trained with.
-        seed: of everything random that it met.
-        horizon: updates of the whole training.
-        state: complete, diverged or failed.
-        reason: why.
-        curves: on the validation split, on the way.
-        updates: done.
-        seconds: of training and validation.
-        split: what ``metrics`` were measured on: test, or val where there is no test split.
-        metrics: of the weights that are judged; empty unless complete.
-        judged_at: the update whose weights were judged; None unless complete.
-        blocks: the objective on the parts of the test split.
-    """
+    """One training on a fresh seed that is over."""
 
     schedule: Schedule
-    seed: int
-    horizon: int
-    state: str
-    reason: str
-    curves: Curves
-    updates: int
-    seconds: float
-    split: str = "val"
-    metrics: dict[str, float] = field(default_factory=dict)
-    judged_at: int | None = None
-    blocks: list[float] = field(default_factory=list)
+    seed: int  # of everything random that it met
+    horizon: int  # updates of the whole training
+    state: str  # complete, diverged or failed
+    reason: str  # why
+    curves: Curves  # on the validation split, on the way
+    updates: int  # done
+    seconds: float  # of training and validation
+    split: str = "val"  # of ``metrics``: test, or val where there is no test split
+    metrics: dict[str, float] = field(default_factory=dict)  # of the weights that are judged
+    judged_at: int | None = None  # the update whose weights were judged; None unless complete
+    blocks: list[float] = field(default_factory=list)  # the objective on parts of the test split
 
     def to_json(self) -> dict[str, Any]:
         """As a line of the log."""
-        kept = {name: getattr(self, name) for name in self.__slots__}
-        line: dict[str, Any] = plain(
-            kept | {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
-        )
-        return line
+        line = {name: getattr(self, name) for name in self.__slots__}
+        line |= {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
+        return dict(plain(line))
 
 
 def append_final(path: Path, final: Final) -> None:
@@ -94,7 +78,9 @@ def append_final(path: Path, final: Final) -> None:
 
 
 def read_finals(path: Path) -> pd.DataFrame:
-    """The log as a table, one row per training; a line that a kill tore is left out.
+    """The log as a table, one row per training, the first of a schedule, a seed and a horizon.
+
+    A line that a kill tore is left out.
 
     Raises:
         InputError: a line is whole, but not one of ours.
@@ -116,7 +102,8 @@ def read_finals(path: Path) -> pd.DataFrame:
                 f"{path}: damaged: remove it, and its trainings are repeated"
             ) from error
     own = ("family", "schedule", "peak_lr", "seed", *COLUMNS, "step", "rate", "train_loss")
-    return pd.DataFrame(rows, columns=None if rows else list(own))
+    table = pd.DataFrame(rows, columns=None if rows else list(own))
+    return table.drop_duplicates(["schedule", "seed", "horizon"], ignore_index=True)
 
 
 def _row(kept: dict[str, Any]) -> dict[str, Any]:
@@ -194,9 +181,8 @@ class Confirmation(Work[ActiveFinal]):
         job = next((job for job in wanted if job.key not in self._running), None)
         if job is None:
             return None
-        final = checkpointer.take(
-            job.key, self._pool, slot, lambda *kept: ActiveFinal.resume(job.schedule, *kept)
-        )
+        resume = partial(ActiveFinal.resume, job.schedule)
+        final = checkpointer.take(job.key, self._pool, slot, resume)
         if final is None:
             final = ActiveFinal.start(self._pool, slot, job.schedule, job.seed)
         self._running[job.key] = final
@@ -260,16 +246,8 @@ class Confirmation(Work[ActiveFinal]):
         )
 
     def _final(self, final: ActiveFinal, ending: Ending) -> Final:
-        return Final(
-            final.schedule,
-            final.seed,
-            self._task.horizon,
-            ending.state,
-            ending.reason,
-            final.curves,
-            final.updates,
-            final.seconds,
-        )
+        how = self._task.horizon, ending.state, ending.reason
+        return Final(final.schedule, final.seed, *how, final.curves, final.updates, final.seconds)
 
     def segment_over(self) -> None:
         """Tell how much is done."""

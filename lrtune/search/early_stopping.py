@@ -17,7 +17,7 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
 )
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial
 
 from lrtune.engine import Progress
 from lrtune.errors import InputError, expect, nearest
@@ -52,31 +52,18 @@ UNFAIR = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a trial is to end, and what that rests on.
-
-    Attributes:
-        prune: whether it is to end.
-        reason: in words.
-        final: the median of its final value, as forecast; None without a forecast.
-        low: 5 % quantile of it, on the side of the better values.
-        high: 95 % quantile.
-        best: the best final value so far, which it had to beat.
-        probability: that it will.
-        threshold: below which it ends.
-        ahead: features of its remaining rates, by name.
-        trials: whole trainings that the forecast was learnt from, beside other tasks.
-    """
+    """Whether a trial is to end, and what that rests on."""
 
     prune: bool
-    reason: str
-    final: float | None = None
-    low: float | None = None
-    high: float | None = None
-    best: float | None = None
-    probability: float | None = None
-    threshold: float | None = None
-    ahead: dict[str, float] = field(default_factory=dict)
-    trials: int = 0
+    reason: str  # in words
+    final: float | None = None  # the median of its final value, as forecast
+    low: float | None = None  # 5 % quantile of it, on the side of the better values
+    high: float | None = None  # 95 % quantile
+    best: float | None = None  # the best final value so far, which it had to beat
+    probability: float | None = None  # that it will
+    threshold: float | None = None  # of the probability, below which it ends
+    ahead: dict[str, float] = field(default_factory=dict)  # features of its rates to come, by name
+    trials: int = 0  # whole trainings that the forecast was learnt from, beside other tasks
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -176,7 +163,11 @@ def report(trial: optuna.Trial, value: float, step: int, *, averaged: float | No
         averaged: the objective of an exponential moving average of the weights, over about 5 % of
             the run: close to what the trial would score if its rate came down now. Optuna is told
             the better of the two.
+
+    Raises:
+        InputError: ``trial`` is none of Optuna's.
     """
+    expect("trial", trial, BaseTrial, "an Optuna trial")
     if averaged is not None:
         if AVERAGED not in trial.user_attrs:
             trial.set_user_attr(AVERAGED, True)

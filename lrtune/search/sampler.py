@@ -1,7 +1,7 @@
 """SurrogateSampler: an Optuna sampler that asks one model of all schedules what to try next."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, expect
 from lrtune.model.decide import expected_gain, propose
 from lrtune.model.features import features, features_table
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
@@ -85,8 +85,9 @@ class SurrogateSampler(BaseSampler):
             transfer: what other tasks teach; what comes with lrtune where None.
 
         Raises:
-            InputError: ``total`` is not a positive whole number.
+            InputError: ``space`` is none, or ``total`` is not a positive whole number.
         """
+        expect("space", space, Space, "an lrtune.Space")
         self._space = space
         self._choice = CategoricalDistribution(space.families)
         self._seed = seed
@@ -253,10 +254,10 @@ def _other_space(what: str) -> InputError:
     )
 
 
-def guess_in(space: Space, test: Mapping[str, Any] | None = None) -> PeakGuess:
+def guess_in(space: Space, peak_lr: float | None = None, doubt: float = 0.0) -> PeakGuess:
     """Where a good peak is: as a range test says, or anywhere in the space where there is none."""
-    if test is not None:
-        return PeakGuess(float(np.log(test["peak_lr"])), test["doubt"])
+    if peak_lr is not None:
+        return PeakGuess(float(np.log(peak_lr)), doubt)
     low, high = np.log(space.peak_lr)
     return PeakGuess(float((low + high) / 2), max(0.5, float(high - low) / 4))
 
@@ -336,17 +337,11 @@ class Candidates:
 
 
 class Tuned(NamedTuple):
-    """The schedule of a family from which most is expected.
-
-    Attributes:
-        schedule: that one.
-        params: Optuna's, without the family's prefix.
-        trial: which of the search's trials had it; None where none did.
-    """
+    """The schedule of a family from which most is expected."""
 
     schedule: Schedule
-    params: Params
-    trial: int | None
+    params: Params  # Optuna's, without the family's prefix
+    trial: int | None  # which of the search's trials had it; None where none did
 
 
 def tuned(

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import optuna
 from optuna.trial import TrialState
@@ -27,48 +28,28 @@ FAILURES = 3  # this many failed trials running: the fault is not the schedule's
 
 @dataclass
 class FamilyState:
-    """How the search of one family stands.
+    """How the search of one family stands."""
 
-    Attributes:
-        ended: trials by how they ended.
-        best: the best trial that has a value.
-    """
-
-    ended: Counter[str] = field(default_factory=Counter)
-    best: Record | None = None
+    ended: Counter[str] = field(default_factory=Counter)  # trials by how they ended
+    best: Record | None = None  # the best trial that has a value
 
 
 @dataclass
 class SearchState:
-    """How a search stands, for whoever watches.
+    """How a search stands, for whoever watches."""
 
-    Attributes:
-        budget: of the search, over all sessions.
-        minimize: whether the lower value is the better one.
-        clock: of the run.
-        kept: share of the whole budget that is kept for the confirmation: no trial cuts into it.
-        pace: seconds per update of a trial beside the others, as it was measured before.
-        limits: the budget of the whole run; that of the search where None.
-        swept: updates that the range test took.
-        running: by slot.
-        families: by name, of those that have a trial that is over.
-        last: the trial that ended last; None before the first of this session.
-        trials: that are over.
-        updates: of trials that are over.
-    """
-
-    budget: Limits
+    budget: Limits  # of the search, over all sessions
     minimize: bool = True
-    clock: Clock = field(default_factory=Clock)
-    kept: float = 0.0
-    pace: float = 0.0
-    limits: Limits | None = None
-    swept: int = 0
-    running: dict[int, ActiveTrial] = field(default_factory=dict)
-    families: dict[str, FamilyState] = field(default_factory=dict)
-    last: Record | None = None
-    trials: int = 0
-    updates: int = 0
+    clock: Clock = field(default_factory=Clock)  # of the run
+    kept: float = 0.0  # share of the whole budget for the confirmation: no trial cuts into it
+    pace: float = 0.0  # seconds per update of a trial beside the others, as it was measured before
+    limits: Limits | None = None  # of the whole run; those of the search where None
+    swept: int = 0  # updates that the range test took
+    running: dict[int, ActiveTrial] = field(default_factory=dict)  # by slot
+    families: dict[str, FamilyState] = field(default_factory=dict)  # with a trial that is over
+    last: Record | None = None  # the trial that ended last, in this session
+    trials: int = 0  # that are over
+    updates: int = 0  # of these
 
     def add(self, record: Record) -> None:
         """Count a trial that is over."""
@@ -106,11 +87,8 @@ class SearchState:
     def spent(self) -> tuple[float, float, float]:
         """Trials and updates so far, of trials under way in part; seconds of the run."""
         under_way = self.running.values()
-        return (
-            self.trials + sum(r.updates / len(r.rates) for r in under_way),
-            self.updates + sum(r.updates for r in under_way),
-            self.clock.seconds,
-        )
+        trials = self.trials + sum(r.updates / len(r.rates) for r in under_way)
+        return trials, self.updates + sum(r.updates for r in under_way), self.clock.seconds
 
     @property
     def share(self) -> float:
@@ -218,16 +196,14 @@ class Search(Work[ActiveTrial]):
     def next(self, slot: int, checkpointer: Checkpointer) -> ActiveTrial | None:
         """Start the trial that is due in this slot."""
         self._hand_over()
-        trial = self._queue.next(slot, self._may_start)
-        if trial is None:
+        if (trial := self._queue.next(slot, self._may_start)) is None:
             return None
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
         key = trial_key(trial.user_attrs[START]["index"])
-        active = checkpointer.take(
-            key, self._pool, slot, lambda *kept: ActiveTrial.resume(schedule, *kept, trial=trial)
-        )
+        resume = partial(ActiveTrial.resume, schedule, trial=trial)
+        active = checkpointer.take(key, self._pool, slot, resume)
         if active is None:
             active = ActiveTrial.start(self._pool, slot, schedule, self._seed, trial=trial)
         self.state.running[slot] = active
@@ -243,9 +219,9 @@ class Search(Work[ActiveTrial]):
     def _hand_over(self) -> None:
         """End the search where more of it is expected to gain less than certainty is worth."""
         state, sampler = self.state, self._study.sampler
-        if not isinstance(sampler, SurrogateSampler) or not state.kept:
+        if not isinstance(sampler, SurrogateSampler) or not state.kept or self._handed_over:
             return
-        if self._handed_over or self._asked == state.trials:
+        if self._asked == state.trials:
             return
         self._asked = state.trials
         if state.searched < LEAST:

@@ -51,7 +51,8 @@ class Space:
 
     def __post_init__(self) -> None:
         """Check families and ranges."""
-        if not self.families:
+        expect("cycle_momentum", self.cycle_momentum, bool, "True or False")
+        if not names_of(self.families):
             raise InputError("families is empty: name at least one")
         for name in self.families:
             if name not in FAMILIES:

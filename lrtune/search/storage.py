@@ -119,42 +119,24 @@ def _with_nan(values: list[float | None]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One trial as stored.
+    """One trial as stored."""
 
-    Attributes:
-        number: which of the search's trials; a trial repeated after a kill keeps its number.
-        optuna_number: its number in the Optuna study.
-        schedule: what it trained with.
-        params: the Optuna parameters that the schedule came from.
-        state: how it ended.
-        reason: why.
-        value: the objective on validation; None unless complete.
-        curves: what was seen on the way.
-        resolved: the schedule's settings in the field's terms, for this horizon.
-        updates: what it cost, in updates.
-        seconds: what it cost, in seconds of training and validation.
-        seed: of everything random that it met.
-        judged_at: the update whose weights ``value`` is of; None where there is no value.
-        evidence: of a trial that was pruned or has plateaued, the figures of its forecast, see
-            Decision.
-        audit: of a trial that was to be pruned and trained on, to see whether that would have been
-            right: ``update`` and the figures of the forecast; None of others.
-    """
-
-    number: int
-    optuna_number: int
+    number: int  # which of the search's trials; a trial repeated after a kill keeps its number
+    optuna_number: int  # in the Optuna study
     schedule: Schedule
-    params: dict[str, Any]
+    params: dict[str, Any]  # Optuna's, from which the schedule came
     state: End
-    reason: str
-    value: float | None
+    reason: str  # why it ended so
+    value: float | None  # the objective on validation; None unless complete
     curves: Curves
-    resolved: dict[str, Any]
-    updates: int
-    seconds: float
-    seed: int
-    judged_at: int | None = None
+    resolved: dict[str, Any]  # the schedule's settings in the field's terms, for this horizon
+    updates: int  # done
+    seconds: float  # of training and validation
+    seed: int  # of everything random that it met
+    judged_at: int | None = None  # the update whose weights ``value`` is of
+    # Of a trial that was pruned or has plateaued, the figures of its forecast: see Decision.
     evidence: dict[str, Any] = field(default_factory=dict)
+    # Of one that was to be pruned and trained on, to check: ``update`` and figures of the forecast.
     audit: dict[str, Any] | None = None
 
 
@@ -164,16 +146,15 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
     Raises:
         InputError: there is none, or the storage cannot be opened.
     """
-    lost = InputError(
-        f"storage {hidden(str(storage))}: has no study {name!r}: restore it, or remove the run's "
-        "folder"
-    )
-    if isinstance(storage, Path) and not storage.is_file():
-        raise lost
     try:
+        if isinstance(storage, Path) and not storage.is_file():
+            raise KeyError
         return optuna.load_study(storage=open_storage(storage), study_name=name)
     except KeyError as error:
-        raise lost from error
+        where = f"storage {hidden(str(storage))}"
+        raise InputError(
+            f"{where}: has no study {name!r}: restore it, or remove the run's folder"
+        ) from error
     except Exception as error:  # every backend has errors of its own
         raise _unusable(storage, error) from error
 
@@ -253,11 +234,9 @@ def check_owner(study: optuna.Study, storage: str | Path, owner: str) -> None:
 
 
 def _of_another(storage: str | Path, name: str) -> InputError:
-    way_out = (
-        "restore its run.json, or remove the folder"
-        if isinstance(storage, Path)
-        else "give that run's --out to go on with it, or another --storage"
-    )
+    way_out = "give that run's --out to go on with it, or another --storage"
+    if isinstance(storage, Path):
+        way_out = "restore its run.json, or remove the folder"
     return InputError(
         f"storage {hidden(str(storage))}: its study {name} belongs to another run: {way_out}"
     )
@@ -367,22 +346,14 @@ def _record(trial: FrozenTrial) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """The model's estimate of what a trial's schedule comes to, the luck of its seed left out.
+    """The model's estimate of what a trial's schedule comes to, the luck of its seed left out."""
 
-    Attributes:
-        expected: the mean.
-        low: 5 % quantile.
-        high: 95 % quantile.
-        p_best: probability that no other schedule tried is better.
-    """
-
-    expected: float
-    low: float
-    high: float
-    p_best: float
+    expected: float = math.nan
+    low: float = math.nan  # 5 % quantile
+    high: float = math.nan  # 95 % quantile
+    p_best: float = math.nan  # probability that no other schedule tried is better
 
 
-UNKNOWN = Belief(math.nan, math.nan, math.nan, math.nan)
 TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
 LISTS = ("step", "loss", "train_loss", "rate", "averaged")
 NUMBERS = (
@@ -392,32 +363,27 @@ NUMBERS = (
 
 
 def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None) -> pd.DataFrame:
-    """One row per trial: what ``trials.parquet`` holds and the report reads.
-
-    Args:
-        trials: the rows.
-        beliefs: of the trials, by number in the study.
-    """
+    """One row per trial, ``beliefs`` by number in the study: what ``trials.parquet`` holds."""
     beliefs = beliefs or {}
-    rows = [_row(record) | asdict(beliefs.get(record.optuna_number, UNKNOWN)) for record in trials]
+    rows = [_row(record) | asdict(beliefs.get(record.optuna_number, Belief())) for record in trials]
     if rows:
         return pd.DataFrame(rows)
     return pd.DataFrame(columns=[*TEXTS, *LISTS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
 
 
 def _row(record: Record) -> dict[str, Any]:
-    curves = record.curves
+    curves, schedule = record.curves, record.schedule
     knobs = {name: value for name, value in record.params.items() if name != FAMILY}
     return {
         "number": record.number,
         "optuna_number": record.optuna_number,
-        "family": record.schedule.family,
+        "family": schedule.family,
         "state": record.state,
         "reason": as_utf8(record.reason),
         "value": math.nan if record.value is None else record.value,
-        "peak_lr": record.schedule.peak_lr,
-        "warmup": record.schedule.warmup,
-        "schedule": record.schedule.to_json(),
+        "peak_lr": schedule.peak_lr,
+        "warmup": schedule.warmup,
+        "schedule": schedule.to_json(),
         "resolved": json.dumps(record.resolved),
         **{name: getattr(curves, name) for name in LISTS},
         **{f"val_{name}": curve for name, curve in curves.metrics.items()},

@@ -87,12 +87,6 @@ class StudyModel:
     """Reads a study; forgets nothing, asks the storage for nothing twice.
 
     What it tells is a function of the trials and the order in which they ended.
-
-    Attributes:
-        over: the trials that are over, in the order in which they ended.
-        others: parameters beside the schedule.
-        scale: on which values are compared.
-        without_schedule: how many trials are over and carry no schedule.
     """
 
     def __init__(self, total: int, transfer: Transfer) -> None:
@@ -106,13 +100,13 @@ class StudyModel:
     def _begin(self, study: str, minimize: bool) -> None:
         self._study, self._minimize = study, minimize
         self._seen: set[int] = set()  # numbers of the trials that are over
-        self.over: list[_Trial] = []
+        self.over: list[_Trial] = []  # in the order in which they ended
         self._whole: list[_Curve] = []
         self._under_way: dict[int, _Curve] = {}  # by number, as they were looked at last
-        self.scale = Scale(1.0, 0.0, 0.0)
+        self.scale = Scale(1.0, 0.0, 0.0)  # on which values are compared
         self._gains: dict[tuple[int, bool], Gain] = {}
-        self.others: dict[str, BaseDistribution] = {}
-        self.without_schedule = 0
+        self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
+        self.without_schedule = 0  # trials that are over and carry none
 
     def read(
         self,

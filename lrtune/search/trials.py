@@ -36,29 +36,17 @@ TRIAL = "trial "  # what the keys of a search's trials begin with
 
 @dataclass(slots=True, kw_only=True)
 class Training(ABC):
-    """One training in a slot.
-
-    Attributes:
-        schedule: what it trains with.
-        seed: of everything random that it meets.
-        rates: float64 (horizon,): of all updates, those to come as they are planned now.
-        controller: what changes them, of a closed loop.
-        untrained: the validation before the first update.
-        curves: what was seen since.
-        updates: done.
-        seconds: of training and validation.
-        best: its state at its best validation, where that is to be evaluated on test.
-    """
+    """One training in a slot."""
 
     schedule: Schedule
-    seed: int
-    rates: NDArray[np.float64]
-    controller: Controller | None
-    untrained: Progress
-    curves: Curves = field(default_factory=Curves)
-    updates: int = 0
-    seconds: float = 0.0
-    best: Snapshot | None = None
+    seed: int  # of everything random that it meets
+    rates: NDArray[np.float64]  # (horizon,) of all updates, those to come as planned now
+    controller: Controller | None  # what changes them, of a closed loop
+    untrained: Progress  # the validation before the first update
+    curves: Curves = field(default_factory=Curves)  # what was seen since
+    updates: int = 0  # done
+    seconds: float = 0.0  # of training and validation
+    best: Snapshot | None = None  # at its best validation, where that is to be evaluated on test
 
     @property
     @abstractmethod
@@ -121,15 +109,10 @@ def rates_of(schedule: Schedule, horizon: int) -> tuple[NDArray[np.float64], Con
 
 @dataclass(slots=True, kw_only=True)
 class ActiveTrial(Training):
-    """A trial of the search that is under way.
-
-    Attributes:
-        trial: Optuna's.
-        audit: see Record.
-    """
+    """A trial of the search that is under way."""
 
     trial: optuna.Trial
-    audit: dict[str, Any] | None = None
+    audit: dict[str, Any] | None = None  # see Record
 
     @property
     def index(self) -> int:
@@ -257,16 +240,19 @@ class TrialQueue:
         unique = unique_trials(self._study)
         latest = {trial.number for trial in unique}
         ended = {(_start(trial)["slot"], _end_of(trial)) for trial in unique if _end_of(trial)}
+        params: dict[int, dict[str, Any]] = {}  # by index: a repetition may have died without all
         for trial in self._study.get_trials(deepcopy=False):
             start = trial.user_attrs.get(START, {})
             running = trial.state == TrialState.RUNNING
             if start.get("owner") != self._owner or not (running or was_cut_short(trial)):
                 continue
+            own = params.setdefault(start["index"], {})
+            own |= trial.params
             if trial.number in latest:
                 kept = {START: {**start, "survived": _survived(trial, ended)}}
                 if AUDIT in trial.user_attrs:
                     kept[AUDIT] = trial.user_attrs[AUDIT]
-                self._study.enqueue_trial(trial.params, user_attrs=kept)
+                self._study.enqueue_trial(own, user_attrs=kept)
             if running:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
@@ -312,7 +298,7 @@ def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
     start, last = _start(trial), trial.last_step or 0
     clock = start["clock"] + len(trial.intermediate_values)
     decided = any(slot > start["slot"] and end == clock for slot, end in ended)
-    return last + 1 if decided else last
+    return int(max(last + decided, start.get("survived", 0)))  # a repetition comes less far
 
 
 def _end_of(trial: FrozenTrial) -> int:

@@ -32,7 +32,7 @@ class TaskOptions(BaseModel):
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
     )
-    data_root: str = Field("data", description="where torchvision's data sets lie [data]")
+    data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(False, description="fetch a torchvision data set that is not there")
     image_size: int | None = Field(
         None, ge=1, le=4096, description="bring images to this many pixels per side"

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ import pandas as pd
 
 from lrtune.format import count, duration, measured, number, plural, setting
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import OptimizerFacts, RunSettings
 from lrtune.verdict.summary import curve_of, recommended
 from lrtune.verdict.verdict import Gain, Verdict
 from lrtune.verdict.wording import amount_of, listed, metric_of, range_of, words
-
-Run = Mapping[str, Any]
 
 FEW_UPDATES = 50  # of a training: fewer is hardly one
 FEW_SEEDS = 5  # of each finalist: fewer say little
@@ -60,17 +59,17 @@ class Recommendation:
 
 
 def recommendation(
-    trials: pd.DataFrame, run: Run, verdict: Verdict | None
+    trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None
 ) -> Recommendation | None:
     """The answer of a run; None where no trial came to anything.
 
     Args:
         trials: the search's table.
-        run: what was searched (run.json), and its ``folder``.
+        run: what was searched.
         verdict: on the horizon searched, if there is one.
     """
     sure = verdict if verdict is not None and verdict.decided else None
-    best = recommended(trials, run["objective"]["direction"])
+    best = recommended(trials, run.objective.direction)
     if sure is None and best is None:
         return None
     yours = False
@@ -80,12 +79,12 @@ def recommendation(
         assert best is not None
         schedule = Schedule.from_json(best["schedule"])
     return Recommendation(
-        use=("your " if yours else "") + described(schedule, run["horizon"]),
+        use=("your " if yours else "") + described(schedule, run.horizon),
         gain=_gain(run, best) if sure is None else _gains(sure),
         sure=_unsure(verdict) if sure is None else _sure(sure),
         valid=_valid(run, sure, schedule),
         cost=_cost(trials, run, sure),
-        use_it=f"lrtune export {shlex.quote(run.get('folder', 'RUN'))} --to torch",
+        use_it=f"lrtune export {shlex.quote(run.folder)} --to torch",
         warnings=tuple(_warnings(trials, run, verdict)),
     )
 
@@ -132,14 +131,14 @@ def described(schedule: Schedule, horizon: int) -> str:
     return f"{schedule.family}: {', '.join(parts)}"
 
 
-def _gain(run: Run, best: "pd.Series[Any] | None") -> str:
+def _gain(run: RunSettings, best: "pd.Series[Any] | None") -> str:
     """Before anything was confirmed."""
     assert best is not None
-    objective = run["objective"]
+    objective = run.objective
     value = measured(best["value"], objective)
     if best["state"] != "complete":
-        return f"not measured; forecast of validation {words(objective['name'])}: {value}"
-    return f"not measured; validation {words(objective['name'])} {value}"
+        return f"not measured; forecast of validation {words(objective.name)}: {value}"
+    return f"not measured; validation {words(objective.name)} {value}"
 
 
 def _unsure(verdict: Verdict | None) -> str:
@@ -197,27 +196,28 @@ def _beaten(gain: Gain) -> str:
     return f"better than {gain.what}: {'yes' if gain.sure else 'not shown'} ({p})"
 
 
-def _valid(run: Run, verdict: Verdict | None, schedule: Schedule) -> str:
+def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training."""
-    training = described_training(run["optimizer"], run["task"]["batch_size"], run["horizon"])
+    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
     factor = _peak_factor(verdict, schedule.family)
     peak = f"; the peak may be off by a factor {number(factor, 2)}" if factor else ""
     return training + peak
 
 
-def described_training(optimizer: Mapping[str, Any], batch_size: int, horizon: int) -> str:
+def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int) -> str:
     """What a peak rate belongs to.
 
     Example:
-        >>> described_training({"name": "adamw", "betas": [0.9, 0.95], "weight_decay": 0}, 32, 1200)
+        >>> adamw = OptimizerFacts(name="adamw", betas=[0.9, 0.95], weight_decay=0)
+        >>> described_training(adamw, 32, 1200)
         'adamw, betas 0.9/0.95, weight decay 0, batch 32, 1,200 updates'
     """
-    parts = [optimizer["name"]]
-    parts += [f"momentum {setting(optimizer['momentum'], 3)}"] if optimizer.get("momentum") else []
-    parts += ["nesterov"] if optimizer.get("nesterov") and optimizer["name"] == "sgd" else []
-    if "betas" in optimizer:
-        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in optimizer['betas'])}")
-    parts.append(f"weight decay {setting(optimizer['weight_decay'], 3)}")
+    parts, settings = [optimizer.name], optimizer.settings
+    parts += [f"momentum {setting(settings['momentum'], 3)}"] if settings.get("momentum") else []
+    parts += ["nesterov"] if settings.get("nesterov") and optimizer.name == "sgd" else []
+    if "betas" in settings:
+        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
+    parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 
 
@@ -227,20 +227,19 @@ def _peak_factor(verdict: Verdict | None, family: str) -> float | None:
     return rows[0].factor_low if rows and math.isfinite(rows[0].factor_low) else None
 
 
-def _cost(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
+def _cost(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> str:
     """Trainings and time."""
-    horizon = run["horizon"]
-    test = run.get("range_test")
-    swept = 0 if not test else len(test["rates"]) * len(test["losses"])
+    horizon = run.horizon
+    swept = 0 if run.range_test is None else run.range_test.updates
     searched = (swept + float(trials["updates"].sum())) / horizon
     confirmed = 0.0 if verdict is None else verdict.trained / horizon
     parts = [plural(math.ceil(searched + confirmed), "training", "trainings")]
-    if run.get("elapsed"):
-        parts.append(duration(run["elapsed"]))
+    if run.elapsed:
+        parts.append(duration(run.elapsed))
     return f"{', '.join(parts)} (search {searched:.0f}, confirmation {confirmed:.0f})"
 
 
-def _warnings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Sequence[str]:
+def _warnings(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> Sequence[str]:
     """What a person has to know before he trusts it."""
     found = [
         _ignorant(trials, run, verdict),
@@ -253,54 +252,54 @@ def _warnings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> Sequen
     return [sentence for sentence in found if sentence]
 
 
-def _ignorant(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> str:
+def _ignorant(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> str:
     """No better than a predictor that ignores its inputs."""
-    objective, split = run["objective"], "val"
-    best = recommended(trials, objective["direction"])
+    objective, split = run.objective, "val"
+    best = recommended(trials, objective.direction)
     value = math.nan if best is None else float(best["value"])
     if verdict is not None and verdict.decided:
         value, split = verdict.recommended.mean, verdict.split
-    known = (run.get("ignorant") or {}).get(split, {}).get(objective["name"])
-    if known is None or not math.isfinite(value):
+    known = run.dummy_scores.get(split, {}).get(objective.name, math.nan)
+    if not math.isfinite(known + value):
         return ""
-    better = value < known if objective["direction"] == "minimize" else value > known
+    better = value < known if objective.minimize else value > known
     if better:
         return ""
     return (
-        f"No better than a predictor that ignores its inputs: {words(objective['name'])} "
+        f"No better than a predictor that ignores its inputs: {words(objective.name)} "
         f"{measured(value, objective, 3)}, its {measured(known, objective, 3)}: check data, model "
         "and loss before the schedule."
     )
 
 
-def _hardly_trained(run: Run) -> str:
-    if run["horizon"] >= FEW_UPDATES:
+def _hardly_trained(run: RunSettings) -> str:
+    if run.horizon >= FEW_UPDATES:
         return ""
-    updates = plural(run["horizon"], "update", "updates")
+    updates = plural(run.horizon, "update", "updates")
     return (
         f"Hardly trained: {updates} a training: at a real length the ranking may be another one: "
         "more --epochs."
     )
 
 
-def _overfitting(trials: pd.DataFrame, run: Run) -> str:
+def _overfitting(trials: pd.DataFrame, run: RunSettings) -> str:
     """The validation of the best trial was better half-way."""
-    objective = run["objective"]
-    best = recommended(trials, objective["direction"])
-    if best is None or best["state"] != "complete" or run["judge"] == "best":
+    objective = run.objective
+    best = recommended(trials, objective.direction)
+    if best is None or best["state"] != "complete" or run.judge == "best":
         return ""
-    curve, steps = curve_of(best, f"val_{objective['name']}"), curve_of(best, "step")
+    curve, steps = curve_of(best, f"val_{objective.name}"), curve_of(best, "step")
     if len(curve) < 3 or not np.isfinite(curve).all():
         return ""
-    sign = 1 if objective["direction"] == "minimize" else -1
+    sign = 1 if objective.minimize else -1
     at = int((sign * curve).argmin())
     worse = sign * float(curve[-1] - curve[at])
     moved = sign * float(curve[0] - curve[at])
-    if steps[at] > LATE * run["horizon"] or worse <= OVERFIT * max(moved, 1e-12):
+    if steps[at] > LATE * run.horizon or worse <= OVERFIT * max(moved, 1e-12):
         return ""
     return (
-        f"Overfitting: validation {words(objective['name'])} was best after {count(steps[at])} of "
-        f"{count(run['horizon'])} updates, {measured(float(curve[at]), objective, 3)} against "
+        f"Overfitting: validation {words(objective.name)} was best after {count(steps[at])} of "
+        f"{count(run.horizon)} updates, {measured(float(curve[at]), objective, 3)} against "
         f"{measured(float(curve[-1]), objective, 3)} at the end: try --judge best, or fewer "
         "--epochs."
     )
@@ -319,13 +318,13 @@ def _few_seeds(verdict: Verdict | None) -> str:
     )
 
 
-def _unsure_range(run: Run) -> str:
-    test = run.get("range_test")
-    return f"The range test was unsure: {test['message']}." if test and test["message"] else ""
+def _unsure_range(run: RunSettings) -> str:
+    test = run.range_test
+    return f"The range test was unsure: {test.message}." if test and test.message else ""
 
 
-def _ended_early(run: Run, verdict: Verdict | None) -> str:
-    if not run.get("cut"):
+def _ended_early(run: RunSettings, verdict: Verdict | None) -> str:
+    if not run.cut:
         return ""
     what = "the search was over" if verdict is None else "all was settled"
     return f"The budget ended before {what}: the same command with a larger one goes on."

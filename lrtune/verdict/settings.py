@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     PlainValidator,
     ValidationError,
@@ -20,6 +21,7 @@ from lrtune.files import replace
 from lrtune.schedule import Schedule
 
 Direction = Literal["minimize", "maximize"]
+Judge = Literal["last", "best"]  # weights of a training that count: at its end, or the best
 
 
 def _finite(value: float) -> float:
@@ -136,9 +138,9 @@ class TaskFacts(Document):
     augment: list[str]
     clip_norm: float | None
     ema: float | None  # share of the run over which the judged weights are averaged
-    average: float | None = None  # the same of the weights that early stopping looks at
+    average: float | None  # the same of the weights that early stopping looks at
     precision: str
-    layout: str | None = None
+    layout: str
     notes: list[str]  # what was done to the data
 
 
@@ -152,3 +154,114 @@ class OptimizerFacts(Document):
     def settings(self) -> dict[str, Any]:
         """Without the name."""
         return self.model_extra or {}
+
+
+class EngineFacts(Document):
+    """The pool that trains, see ``lrtune.engine.Choice``."""
+
+    name: Literal["serial", "fused"]
+    slots: Annotated[int, Field(ge=1)]
+    compiled: bool = False
+    threads: int | None = None
+    devices: list[str] = Field(default_factory=list)
+    why: str = ""
+    figures: dict[str, Number] = Field(default_factory=dict)  # seconds per update of a trial
+
+
+class RangeTestFacts(Document):
+    """A range test: what it suggests, see ``lrtune.engine.range_test.Suggestion``, and its curves.
+
+    Attributes:
+        rates: one per update.
+        losses: smoothed, one list per seed; NaN where a loss was not finite.
+        message: why the suggestion is unsure; empty where it is not.
+    """
+
+    base_lr: float
+    steepest: float
+    valley: float
+    max_lr: float
+    peak_lr: float
+    doubt: float
+    rates: list[Number]
+    losses: list[list[Number]]
+    message: str
+
+    @property
+    def updates(self) -> int:
+        """What it cost."""
+        return len(self.rates) * len(self.losses)
+
+
+class StoppingFacts(Document):
+    """How trials are ended early; ``epsilon`` is the schedule pruner's alone."""
+
+    pruner: str
+    epsilon: Number
+    patience: int
+    min_delta: float
+    audit: float
+
+
+class Training(Document):
+    """What a schedule was found with, and is good for."""
+
+    study: str
+    task: TaskFacts
+    horizon: int  # updates
+    epochs: float
+    objective: Objective
+    optimizer: OptimizerFacts
+    versions: dict[str, str]
+
+
+class SearchSettings(Training):
+    """What makes a search this one and no other: it must be the same when the search goes on."""
+
+    validations: int
+    metrics: dict[str, Objective]
+    families: list[str]
+    warmup: Pair
+    cycle_momentum: bool
+    seed: int
+    device: str
+    storage: str | None
+    judge: Judge = "last"
+    stopping: StoppingFacts | None = None
+    transfer: str | None = None  # fingerprint of what other tasks teach
+
+
+class RunSettings(SearchSettings, File):
+    """``run.json``: what a run was asked to do and with what, and how far it came.
+
+    Attributes:
+        peak_lr: lowest and highest peak rate of the search.
+        range_test: where these come from; None where the user named them.
+        command: what the user typed.
+        owner: a random name of the study, by which it is known again in a shared storage.
+        asked: the keys of a study file; None of a run made from Python with a task of its own.
+        dummy_scores: by split and metric, what a predictor scores that ignores its inputs.
+        placement: where the data is, by split.
+        engine: what trains.
+        baselines: the user's own schedules.
+        elapsed: seconds of all sessions.
+        cut: whether the budget ended before all was done.
+        folder: of the run; not in the file.
+    """
+
+    WHAT: ClassVar[str] = "a run's settings"
+    FORMAT: ClassVar[int] = 2
+
+    format: int = FORMAT
+    peak_lr: Pair
+    range_test: RangeTestFacts | None
+    command: str
+    owner: str
+    asked: dict[str, Any] | None = None
+    dummy_scores: dict[str, dict[str, Number]] = Field(default_factory=dict)
+    placement: dict[str, str]
+    engine: EngineFacts
+    baselines: list[StoredSchedule] = Field(default_factory=list)
+    elapsed: float = 0.0
+    cut: bool = False
+    folder: str = Field("RUN", exclude=True)

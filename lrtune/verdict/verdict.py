@@ -28,9 +28,11 @@ from lrtune.verdict.sequential import (
 from lrtune.verdict.settings import (
     Document,
     File,
+    Judge,
     Number,
     Objective,
     OptimizerFacts,
+    RunSettings,
     TaskFacts,
 )
 from lrtune.verdict.summary import beside
@@ -189,7 +191,7 @@ class Verdict(File):
     study: str
     task: TaskFacts
     objective: Objective
-    judge: Literal["last", "best"]
+    judge: Judge
     optimizer: OptimizerFacts
     versions: dict[str, str]
     seed: int
@@ -287,7 +289,7 @@ def verdict(
     trials: pd.DataFrame,
     finals: pd.DataFrame,
     finalists: Sequence[Finalist],
-    run: Mapping[str, Any],
+    run: RunSettings,
     seeds: Sequence[int],
     plan: Plan,
     over: bool = False,
@@ -303,15 +305,13 @@ def verdict(
         plan: how it was to be reached.
         over: whether no more is trained.
     """
-    objective = Objective.model_validate(run["objective"])
-    metrics = {name: Objective.model_validate(one) for name, one in run["metrics"].items()}
-    task = TaskFacts.model_validate(run["task"])
+    objective, task = run.objective, run.task
     result = standing(finals, finalists, objective, seeds, plan, over)
     chosen = {one.family: one for one in finalists}
     own = {family: _own(finals, one, seeds) for family, one in chosen.items()}
-    horizon = int(finals["horizon"].iloc[0]) if len(finals) else run["horizon"]
+    horizon = int(finals["horizon"].iloc[0]) if len(finals) else run.horizon
     order = list(chosen)
-    others = [name for name in metrics if name != objective.name]
+    others = [name for name in run.metrics if name != objective.name]
     effect = _minimum_effect(result)
     answer = Answer(
         place=_place(result),
@@ -323,9 +323,13 @@ def verdict(
         margin=result.margin,
     )
     return Verdict(
-        **{name: run[name] for name in ("study", "judge", "optimizer", "versions", "seed")},
+        study=run.study,
         task=task,
         objective=objective,
+        judge=run.judge,
+        optimizer=run.optimizer,
+        versions=run.versions,
+        seed=run.seed,
         horizon=horizon,
         trials=len(trials),
         split="test" if task.test else "val",
@@ -342,7 +346,7 @@ def verdict(
             for family, one in result.standings.items()
         ],
         absent=_absent(trials, set(trials["family"]) - set(chosen), result.recommended, objective),
-        time_to_target=time_to_target(own, target_of(plan.target, own, objective, metrics)),
+        time_to_target=time_to_target(own, target_of(plan.target, own, objective, run.metrics)),
         minimum_effect=effect,
         lr_sensitivity=[
             lr_sensitivity(trials, family, objective, effect)

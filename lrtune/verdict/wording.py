@@ -1,10 +1,10 @@
 """Wording: values, intervals and names as the sentences of a verdict have them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lrtune.format import aligned, count, number, plural
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Verdict
 
 
@@ -18,10 +18,9 @@ def words(name: str) -> str:
     return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
 
 
-def value_title(metric: Mapping[str, Any]) -> str:
+def value_title(metric: Objective) -> str:
     """A validation metric and its unit."""
-    unit = f" ({metric['unit']})" if metric.get("unit") else ""
-    return f"validation {words(metric['name'])}{unit}"
+    return f"validation {words(metric.name)}{f' ({metric.unit})' if metric.unit else ''}"
 
 
 def metric_of(verdict: Verdict) -> str:

@@ -362,8 +362,7 @@ def tuned(work: Work, folder: Path, engine: str, slots: int | None) -> tuple[Clo
         stopping=Stopping(pruner="none", patience=0),
         listener=clock,
     )
-    chosen = run.settings.get("engine")
-    return clock, chosen if isinstance(chosen, dict) else {"name": chosen or engine}
+    return clock, run.settings.engine.to_json()
 
 
 def serial(work: Work, folder: Path) -> tuple[Clock, Choice]:

@@ -19,7 +19,6 @@ from lrtune.engine import Choice, Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
-from lrtune.run.run_json import write_json
 from lrtune.search.storage import START
 from lrtune.tasks import Task
 
@@ -128,7 +127,8 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
     ):
         run = lrtune.tune(task, budget=lrtune.Budget(trials=trials), out=folder, **options)
         if command is not None:
-            write_json(folder / "run.json", run.settings | {"command": command})
+            settings = run.settings.model_copy(update={"command": command})
+            settings.write(folder / "run.json")
         _repeat(run, times)
         confirm(run, task, trainings=28)
     return run

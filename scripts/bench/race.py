@@ -44,11 +44,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from transfer import learn
 
 import lrtune
+from lrtune import files
 from lrtune.engine import Pool, Progress, SerialPool, choose
 from lrtune.engine.choose import WAVES
 from lrtune.model.transfer import Transfer
-from lrtune.run.run_json import write_json
-from lrtune.run.tune import swept_in
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.search.confirmation import Confirmation, Final, Job
@@ -279,7 +278,8 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
             transfer=transfer,
             listener=Watching(),
         )
-        trials, best, swept = run.trials(), run.best(), swept_in(run.settings)
+        trials, best, test = run.trials(), run.best(), run.settings.range_test
+        swept = 0 if test is None else test.updates
     seconds = time.perf_counter() - began
     if best is None:
         last = trials[f"val_{task.objective.name}"].str[-1]
@@ -426,7 +426,7 @@ class Race:
         if "untrained" not in self.kept:
             self.kept["untrained"] = self._untrained()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.path, self.kept)
+        files.replace(self.path, (json.dumps(self.kept, indent=2, allow_nan=False) + "\n").encode())
 
     def _untrained(self) -> float:
         """The objective before the first update, mean over the fresh seeds."""

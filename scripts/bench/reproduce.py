@@ -64,7 +64,7 @@ def told(folder: Path) -> dict[str, Any]:
         "gain": gain and gain.gain,
         "p": gain and gain.p,
         "trainings": (run.trials()["updates"].sum() + verdict.trained) / verdict.horizon,
-        "seconds": run.settings["elapsed"],
+        "seconds": run.settings.elapsed,
     }
 
 

@@ -51,8 +51,8 @@ def test_a_trial_says_what_it_was(served: str, digits: Path, page_at, faults: li
     page = page_at()
     page.goto(f"{served}/trials?numbers=0")
     page.get_by_role("heading", name="Trial 0").wait_for()
-    page.locator("strong", has_text=first["family"]).wait_for()
     said = page.inner_text("body")
+    assert first["family"] in said
     assert "resolved peak_lr" in said and f"ended {first['state']}" in said
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert faults == []
@@ -64,10 +64,8 @@ def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]
     run, storage = Run(digits), open_storage(tmp_path_factory.mktemp("hostile") / "journal.log")
     trials, verdict = run.trials(), run.verdict()
     for name in NAMES.values():
-        objective = {**run.settings["objective"], "unit": name}
-        task = {**run.settings["task"], "data": name, "model": name}
-        settings = {**run.settings, "study": name, "task": task, "command": name}
-        settings["objective"] = objective
+        task, objective = {"data": name, "model": name}, {"unit": name}
+        settings = changed(run.settings, study=name, task=task, command=name, objective=objective)
         study = optuna.create_study(storage=storage, study_name=name)
         found = changed(verdict, study=name, objective={"unit": name})
         publish(study, trials, settings, found, Path("report.html"))
@@ -77,14 +75,11 @@ def hostile(chromium_path: str, digits: Path, tmp_path_factory) -> Iterator[str]
         server.shutdown()
 
 
-@pytest.mark.parametrize("place", range(len(NAMES)), ids=list(NAMES))
-def test_names_are_text(hostile: str, page_at, faults: list[str], place: int) -> None:
+@pytest.mark.parametrize("name", ["tags", "endings", "formula", "markup", "link"])
+def test_names_are_text(hostile: str, page_at, faults: list[str], name: str) -> None:
     page = page_at()
-    page.goto(f"{hostile}/{place}/note")
+    page.goto(f"{hostile}/{list(NAMES).index(name)}/note")
     page.get_by_role("heading", name="Families", exact=True).wait_for()
-    assert page.evaluate(HIT) == []
-    begin = " ".join(list(NAMES.values())[place].split())[:12]
-    if begin.isprintable() and begin.isascii():
-        assert begin in page.locator("h1", has_not_text="lrtune").all_inner_texts()[0]
-    assert page.locator("h1").count() == 1
-    assert faults == []
+    assert page.evaluate(HIT) == [] and page.locator("h1").count() == 1
+    title = page.locator("h1", has_not_text="lrtune").all_inner_texts()[0]
+    assert NAMES[name][:12] in title and faults == []

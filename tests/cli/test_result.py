@@ -24,7 +24,7 @@ def judged(run: Run, kind: str, trials: int) -> None:
     """Give the run a verdict that was made when it had this many trials."""
     _, _, verdict, _ = make(kind, *searched("many"))
     first, *others = verdict.families
-    own = {"horizon": run.settings["horizon"], "trials": trials}
+    own = {"horizon": run.settings.horizon, "trials": trials}
     verdict = changed(verdict, families=[changed(first, trial=0), *others], **own)
     verdict.write(run.verdict_path(verdict.horizon))
 

@@ -2,39 +2,48 @@
 
 import functools
 import math
-from pathlib import Path
 
-import frameworks
 import numpy as np
 import pytest
-from cases import BROKEN, FITTED, SOUND, Broken, checkpoint, of, warm_cosine
 from torch.optim import lr_scheduler as torchs
 
-from lrtune.doctor import Diagnosis, examine, findings
+from lrtune.doctor import examine, findings
 from lrtune.doctor.log import by_stair
 from lrtune.schedule import FAMILIES, Schedule
+from tests.doctor.runs import (
+    BROKEN,
+    FITTED,
+    SOUND,
+    as_csv,
+    checkpoint,
+    in_csv,
+    not_a_number,
+    of,
+    used,
+    warm_cosine,
+)
 
 
 @functools.cache
-def diagnosis_of(path: Path, total: int | None = None) -> Diagnosis:
+def diagnosis_of(path, total=None):
     (diagnosis,) = examine(path, total=total)
     return diagnosis
 
 
-def names(diagnosis: Diagnosis) -> list[str]:
+def names(diagnosis):
     return [finding.name for finding in findings(diagnosis)]
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_broken_run_is_told(broken: Broken, log_of) -> None:
-    diagnosis = diagnosis_of(log_of(broken.log), broken.total)
+def test_a_broken_run_is_told(broken, log_of):
+    diagnosis = diagnosis_of(log_of(broken.run), broken.total)
     assert names(diagnosis) == [broken.finding]
     if broken.horizon is not None:
         assert diagnosis.horizon == pytest.approx(broken.horizon, rel=0.02)
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_a_sound_run_is_left_in_peace_and_its_family_found(name: str, log_of) -> None:
+def test_a_sound_run_is_left_in_peace_and_its_family_found(name, log_of):
     diagnosis = diagnosis_of(log_of(SOUND[name]))
     assert names(diagnosis) == []
     if name not in FITTED:
@@ -51,11 +60,10 @@ def test_a_sound_run_is_left_in_peace_and_its_family_found(name: str, log_of) ->
 @pytest.mark.parametrize(
     "family", [name for name, row in FAMILIES.items() if row.body and row.searchable]
 )
-def test_no_schedule_of_ours_is_called_broken(family: str, tmp_path: Path) -> None:
+def test_no_schedule_of_ours_is_called_broken(family, tmp_path):
     warmup = 0.1 if FAMILIES[family].takes_warmup else 0.0
     rates = Schedule(family, peak_lr=0.1, warmup=warmup).rates(250)
-    path = tmp_path / "log.csv"
-    path.write_text("step,lr\n" + "\n".join(f"{i},{rate:.6g}" for i, rate in enumerate(rates)))
+    path = as_csv(tmp_path, [float(f"{rate:.6g}") for rate in rates])
     assert names(diagnosis_of(path)) == []
 
 
@@ -80,20 +88,20 @@ REPLAYED = {
 
 
 @pytest.mark.parametrize("make", REPLAYED.values(), ids=REPLAYED)
-def test_a_checkpoint_gives_the_rates_that_torch_used(make, log_of) -> None:
+def test_a_checkpoint_gives_the_rates_that_torch_used(make, log_of):
     rates = diagnosis_of(log_of(checkpoint(make, 50))).log.rates
-    np.testing.assert_allclose(rates, frameworks.used(make, 50), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(rates, used(make, 50), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("make", [of("ReduceLROnPlateau"), of("OneCycleLR", 0.1, total_steps=90)])
-def test_what_a_state_does_not_keep_is_said(make, log_of) -> None:
+def test_what_a_state_does_not_keep_is_said(make, log_of):
     diagnosis = diagnosis_of(log_of(checkpoint(make, 0)))
     assert "keeps no more than its last rate" in diagnosis.log.notes[0]
 
 
-def test_a_checkpoint_of_several_processes(log_of, tmp_path: Path) -> None:
-    path = frameworks.as_checkpoint(tmp_path, of("CosineAnnealingLR", 400), 200, global_step=50)
-    assert names(diagnosis_of(path)) == ["stepped-too-often"]
+def test_a_checkpoint_of_several_processes(log_of):
+    run = checkpoint(of("CosineAnnealingLR", 400), 200, global_step=50)
+    assert names(diagnosis_of(log_of(run))) == ["stepped-too-often"]
 
 
 @pytest.mark.parametrize(
@@ -108,53 +116,53 @@ def test_a_checkpoint_of_several_processes(log_of, tmp_path: Path) -> None:
         np.linspace(1e300, 1e290, 50),
     ],
 )
-def test_few_levels_and_odd_sizes_prove_no_horizon(rates, tmp_path: Path) -> None:
-    assert names(diagnosis_of(frameworks.as_csv(tmp_path, rates))) == []
+def test_few_levels_and_odd_sizes_prove_no_horizon(rates, tmp_path):
+    assert names(diagnosis_of(as_csv(tmp_path, rates))) == []
 
 
-def cosine_to(floor: float, at: int) -> np.ndarray:
+def cosine_to(floor, at):
     u = np.minimum(np.arange(200) / at, 1)
     return floor + (1 - floor) * np.cos(np.pi / 2 * u) ** 2
 
 
-def wsd_to(floor: float, at: int) -> np.ndarray:
+def wsd_to(floor, at):
     return np.interp(np.arange(200), [0, 10, 100, at], [0.05, 1, 1, floor])
 
 
 @pytest.mark.parametrize(("shape", "at"), [(cosine_to, 170), (wsd_to, 160)])
-def test_a_tail_at_a_floor_is_a_choice(shape, at: int, tmp_path: Path) -> None:
-    diagnosis = diagnosis_of(frameworks.as_csv(tmp_path, shape(0.1, at)))
+def test_a_tail_at_a_floor_is_a_choice(shape, at, tmp_path):
+    diagnosis = diagnosis_of(as_csv(tmp_path, shape(0.1, at)))
     assert names(diagnosis) == [] and diagnosis.horizon == pytest.approx(at, abs=2)
 
 
 @pytest.mark.parametrize("shape", [cosine_to, wsd_to])
 @pytest.mark.parametrize(("floor", "at"), [(0.1, 120), (1e-3, 170), (0.0, 170)])
-def test_a_tail_that_is_none(shape, floor: float, at: int, tmp_path: Path) -> None:
-    assert names(diagnosis_of(frameworks.as_csv(tmp_path, shape(floor, at)))) == ["overshoot"]
+def test_a_tail_that_is_none(shape, floor, at, tmp_path):
+    assert names(diagnosis_of(as_csv(tmp_path, shape(floor, at)))) == ["overshoot"]
 
 
-def test_a_folder_with_a_usual_name_in_it_is_read(log_of) -> None:
+def test_a_folder_with_a_usual_name_in_it_is_read(log_of):
     diagnosis = diagnosis_of(log_of(SOUND["Trainer: linear"]).parent)
     assert diagnosis.log.total == 60
 
 
 @pytest.mark.parametrize("bad", [[17], range(50, 100), range(100)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_rate_that_is_no_number_is_told_alone(value, bad, tmp_path: Path) -> None:
-    rates = frameworks.used(of("CosineAnnealingLR", 80), 100)
+def test_a_rate_that_is_no_number_is_told_alone(value, bad, tmp_path):
+    rates = used(of("CosineAnnealingLR", 80), 100)
     for place in bad:
         rates[place] = value
-    assert names(diagnosis_of(frameworks.as_csv(tmp_path, rates))) == ["not-finite"]
+    assert names(diagnosis_of(as_csv(tmp_path, rates))) == ["not-finite"]
 
 
-def test_a_frozen_group_is_said(log_of) -> None:
+def test_a_frozen_group_is_said(log_of):
     diagnosis = diagnosis_of(log_of(SOUND["torch: cosine, one group frozen"]))
     assert diagnosis.log.name == "lr-SGD/pg2" and diagnosis.log.notes == (
         "zero throughout, as the rates of frozen groups are: lr-SGD/pg1",
     )
 
 
-def test_groups_that_differ_by_a_factor_are_one(tmp_path: Path) -> None:
+def test_groups_that_differ_by_a_factor_are_one(tmp_path):
     path = tmp_path / "metrics.csv"
     rows = "\n".join(f"{i},{1 - i / 50},{0.1 * (1 - i / 50)},{0.5}" for i in range(50))
     path.write_text(f"step,lr-SGD/pg1,lr-SGD/pg2,lr-Adam\n{rows}\n")
@@ -162,10 +170,28 @@ def test_groups_that_differ_by_a_factor_are_one(tmp_path: Path) -> None:
     assert first.notes == ("lr-SGD/pg2 is the same × 0.1",) and second.name == "lr-Adam"
 
 
-def test_a_log_that_goes_back_was_resumed(tmp_path: Path) -> None:
+def test_a_log_that_goes_back_was_resumed(tmp_path):
     path = tmp_path / "log.csv"
     steps = [*range(60), *range(40, 100)]
     path.write_text("step,lr\n" + "\n".join(f"{i},{1 - i / 100}" for i in steps))
     diagnosis = diagnosis_of(path)
     assert len(diagnosis.log.at) == 100 and "went back from step 59 to 40" in diagnosis.log.notes[0]
     assert names(diagnosis) == []
+
+
+def test_the_command(lrtune, log_of, tmp_path):
+    code, out, _ = lrtune("doctor", log_of(in_csv(of("CosineAnnealingLR", 200), 300)))
+    assert code == 3 and "overshoot" in out and "  fix: " in out
+    code, out, _ = lrtune("doctor", log_of(SOUND["Trainer: linear"]))
+    assert code == 0 and "nothing wrong was found" in out and "best fit: linear" in out
+    code, _, err = lrtune("doctor", tmp_path / "none.csv")
+    assert code == 2 and "No such file" in err
+    code, out, _ = lrtune("doctor", log_of(in_csv(of("LambdaLR", not_a_number), 60)))
+    assert code == 3 and "not-finite" in out and "nan at update 40" in out and "█" in out
+
+
+@pytest.mark.parametrize("rates", [[math.inf] * 6, [math.inf, math.inf, -math.inf, 0.2, 0.1, 0.1]])
+def test_the_command_says_infinite_rates(rates, lrtune, tmp_path):
+    code, out, _ = lrtune("doctor", as_csv(tmp_path, rates))
+    assert code == 3 and "the rate is inf at update 0" in out
+    assert 0.2 not in rates or "highest 0.2 at update 3" in out

@@ -2,18 +2,17 @@
 
 import json
 import math
-from pathlib import Path
 
-import frameworks
 import numpy as np
 import pytest
 
 from lrtune.doctor import examine
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
+from tests.doctor.runs import as_events
 
 
-def pickled(folder: Path) -> Path:
+def pickled(folder):
     import torch
 
     path = folder / "whole.pt"
@@ -21,12 +20,12 @@ def pickled(folder: Path) -> Path:
     return path
 
 
-def raw(content: bytes, name: str = "x.pt"):
+def raw(content, name="x.pt"):
     return lambda folder: (folder / name).write_bytes(content) and folder / name
 
 
-def large(name: str, size: int):
-    def write(folder: Path) -> Path:
+def large(name, size):
+    def write(folder):
         with (folder / name).open("wb") as file:
             file.truncate(size)  # takes no room on the disk
         return folder / name
@@ -34,8 +33,8 @@ def large(name: str, size: int):
     return write
 
 
-def saved(**state: object):
-    def write(folder: Path) -> Path:
+def saved(**state):
+    def write(folder):
         import torch
 
         torch.save(state, folder / "x.pt")
@@ -44,8 +43,8 @@ def saved(**state: object):
     return write
 
 
-def text(name: str, content: str):
-    def write(folder: Path) -> Path:
+def text(name, content):
+    def write(folder):
         (folder / name).write_text(content)
         return folder / name
 
@@ -92,22 +91,22 @@ BAD = {
 
 
 @pytest.mark.parametrize(("make", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be_read(make, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read(make, message, tmp_path):
     path = make(tmp_path)
     with pytest.raises(InputError) as error:
         examine(path)
     assert message in str(error.value) and str(path) in str(error.value)
 
 
-def test_tensorboard_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frameworks.as_events(tmp_path, [0.1] * 5)
+def test_tensorboard_is_missing(tmp_path, monkeypatch):
+    as_events(tmp_path, [0.1] * 5)
     monkeypatch.setattr("lrtune.doctor.log.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^tensorboard: .*pip install 'lrtune\[tensorboard\]'$"):
         examine(tmp_path)
 
 
 @pytest.mark.parametrize("last", ['{"step": 9, "l', '{"step": 9, "lr": 0.', '{"name": "caf\xc3'])
-def test_a_last_line_that_was_cut_is_left_out(last: str, tmp_path: Path) -> None:
+def test_a_last_line_that_was_cut_is_left_out(last, tmp_path):
     path = tmp_path / "log.jsonl"
     lines = [json.dumps({"step": step, "lr": 1 - step / 9}) for step in range(9)]
     path.write_bytes("\n".join([*lines, last]).encode("latin-1"))
@@ -116,7 +115,7 @@ def test_a_last_line_that_was_cut_is_left_out(last: str, tmp_path: Path) -> None
     assert diagnosis.log.notes == ("line 10, the last, was cut short and is left out",)
 
 
-def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path: Path) -> None:
+def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path):
     for bad in (math.nan, math.inf):
         path = tmp_path / f"{bad}.csv"
         rates = [(1 - i / 50, 0.1 if i < 25 else 0.01) for i in range(50)]
@@ -127,7 +126,7 @@ def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path: Path) -> None:
         assert first.log.notes == ("lr-c is the same × 0.5",) and second.log.name == "lr-b"
 
 
-def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:
+def test_our_own_export_is_read_as_a_log(tmp_path):
     from lrtune.export import export
 
     path = tmp_path / "rates.json"
@@ -137,7 +136,7 @@ def test_our_own_export_is_read_as_a_log(tmp_path: Path) -> None:
     np.testing.assert_array_equal(diagnosis.log.rates, schedule.rates(60))
 
 
-def test_a_log_with_its_settings_beside_it_is_a_log(tmp_path: Path) -> None:
+def test_a_log_with_its_settings_beside_it_is_a_log(tmp_path):
     path = tmp_path / "log.json"
     path.write_text(json.dumps({"epochs": 20, "lr": [1 - i / 20 for i in range(20)]}))
     (diagnosis,) = examine(path)
@@ -155,13 +154,13 @@ BAD_STATES = {
 
 
 @pytest.mark.parametrize(("cause", "state"), BAD_STATES.items(), ids=BAD_STATES)
-def test_a_bad_value_in_a_checkpoint_is_told(cause: str, state, tmp_path: Path) -> None:
+def test_a_bad_value_in_a_checkpoint_is_told(cause, state, tmp_path):
     whole = {"last_epoch": 9, "_last_lr": [0.01], "base_lrs": [0.1], **state}
     with pytest.raises(InputError, match=rf"x.pt: lr_scheduler: .*{cause}"):
         examine(saved(lr_scheduler=whole)(tmp_path))
 
 
-def test_an_endless_run_has_no_total(tmp_path: Path) -> None:
+def test_an_endless_run_has_no_total(tmp_path):
     path = tmp_path / "trainer_state.json"
     rows = ", ".join(f'{{"step": {i}, "learning_rate": 0.1}}' for i in range(1, 9))
     path.write_text(f'{{"max_steps": 1e400, "log_history": [{rows}]}}')

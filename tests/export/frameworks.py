@@ -43,9 +43,9 @@ WARNINGS = [
 ]
 
 
-def run(schedule, target, total=TOTAL):
+def run(schedule, target, total=TOTAL, optimizer=None):
     names = {"__name__": "exported"}
-    exec(export(schedule, to=target, total=total), names)
+    exec(export(schedule, to=target, total=total, optimizer=optimizer), names)
     return types.SimpleNamespace(**names)
 
 

@@ -1,7 +1,6 @@
 """A peak belongs to its optimizer: what the exported code makes updates weights as torch does."""
 
 import ast
-import types
 
 import numpy as np
 import pytest
@@ -9,11 +8,12 @@ import torch
 from torch import nn
 
 from lrtune.engine.optimizers import OPTIMIZERS, settings_of
+from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer, export, keras, optax
 from lrtune.export.torch import OPTIMIZERS as CLASSES
 from lrtune.schedule import Schedule
 from lrtune.tasks.load import decay_matrices
-from tests.export.frameworks import WARNINGS
+from tests.export.frameworks import WARNINGS, run
 
 PEAK, TOTAL = 0.05, 6
 # Of one rate: with others Keras' momentum keeps those of earlier updates.
@@ -44,9 +44,7 @@ class Model(nn.Module):
 
 
 def made(found, target, schedule=CONSTANT):
-    names = {"__name__": "exported"}
-    exec(export(schedule, to=target, total=TOTAL, optimizer=found), names)
-    return types.SimpleNamespace(**names)
+    return run(schedule, target, TOTAL, found)
 
 
 def by_torch(model, optimizer):
@@ -133,24 +131,30 @@ def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
 
 
 @pytest.mark.parametrize(
-    ("found", "notes"),
+    ("name", "given", "notes"),
     [
-        (FOUND[0], ["momentum"]),
-        (FoundOptimizer("adam", settings_of("adam", {})), []),
-        (EPSILON, ["epsilon"]),
+        ("sgd", {}, ["momentum"]),
+        ("adam", {}, []),
+        ("adamw", {"betas": (0.5, 0.7), "eps": 0.1}, ["epsilon"]),
     ],
-    ids=["sgd", "adam", "epsilon"],
 )
-def test_what_keras_does_otherwise_is_said(found, notes):
-    said = ast.get_docstring(ast.parse(export(CONSTANT, to="keras", total=9, optimizer=found)))
-    assert [word for word in ("momentum", "epsilon") if f"Keras' {word}" in said] == notes
+def test_what_keras_does_otherwise_is_said(name, given, notes):
+    found = FoundOptimizer(name, settings_of(name, given))
+    docstring = ast.get_docstring(ast.parse(export(CONSTANT, to="keras", total=9, optimizer=found)))
+    assert [word for word in ("momentum", "epsilon") if f"Keras' {word}" in docstring] == notes
 
 
 @pytest.mark.parametrize("target", ["lightning", "keras", "optax"])
 def test_a_users_own_parameter_groups_are_named(target):
-    found = FoundOptimizer("adamw", settings_of("adamw", {}), "by_depth")
+    found = FoundOptimizer("adamw", settings_of("adamw", {}), "by_depth\nimport os")
     source = export(CONSTANT, to=target, total=TOTAL, optimizer=found)
-    assert "# found with the parameter groups of by_depth: make them here too" in source
+    assert "# found with the parameter groups of by_depth import os: make them here too" in source
+
+
+@pytest.mark.parametrize(("setting", "value"), [("eps", "print(1)"), ("x: 1 or (y", 1.0)])
+def test_a_file_puts_no_code_into_what_is_written(setting, value):
+    with pytest.raises(InputError, match="expected a number"):
+        FoundOptimizer("adamw", settings_of("adamw", {}) | {setting: value})
 
 
 @pytest.mark.parametrize("family", ["plateau", "greedy"])

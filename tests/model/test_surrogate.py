@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hand_made import EMPTY, GUESS, NOTHING, posterior, schedules, table, valley, whole
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 
@@ -108,16 +108,6 @@ def test_it_is_always_a_number(transfer: Transfer, known: Observations) -> None:
     for figures in (mean, sd, draws, found.values(mean), found.weights):
         assert np.isfinite(figures).all()
     assert (sd > 0).all() and found.noise > 0
-
-
-@given(st.lists(st.floats(-50, 50), min_size=1, max_size=9), st.integers(0, 99), st.data())
-@settings(max_examples=15)
-def test_any_values_are_no_error(y: list[float], seed: int, data: st.DataObject) -> None:
-    rows = np.random.default_rng(seed).integers(len(X), size=len(y))
-    variance = data.draw(st.lists(st.floats(0, 100), min_size=len(y), max_size=len(y)))
-    found = posterior(Observations(X[rows], np.array(y), np.array(variance)))
-    mean, sd = found.mean_and_sd(X)
-    assert np.isfinite(mean).all() and np.isfinite(sd).all()
 
 
 def test_draws_are_as_likely_as_it_says() -> None:

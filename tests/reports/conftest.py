@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from lrtune.schedule import FAMILIES, Schedule
+from lrtune.verdict.settings import EngineFacts, RangeTestFacts
+from tests.documents import ACCURACY, LOSS, RUN, changed
 
 HORIZON = 3600
 STEPS = list(range(180, HORIZON + 1, 180))
@@ -96,65 +98,52 @@ def run_record(families):
         for _ in range(3)
     ]
     losses[0][-3:] = np.nan
-    entropy = {"name": "cross_entropy", "direction": "minimize", "unit": "nats"}
-    accuracy = {"name": "accuracy", "direction": "maximize", "unit": "%"}
-    return {
-        "format": 1,
-        "study": "fashion-mnist-3600",
-        "task": {
+    percent = changed(ACCURACY, unit="%")
+    return changed(
+        RUN,
+        study="fashion-mnist-3600",
+        task={
             "name": "fashion-mnist",
             "data": "fashion-mnist (torchvision)",
             "train": 54000,
             "val": 6000,
             "test": 10000,
             "fingerprint": "sha256:4f1c09d2a7be",
-            "classes": 10,
             "model": "resnet-8",
-            "parameters": 78330,
-            "prepare": "Normalize()",
-            "loss": "cross_entropy",
             "batch_size": 128,
             "groups": "decay_matrices",
             "augment": ["flip", "crop"],
             "clip_norm": 1.0,
             "ema": 0.05,
-            "precision": "by device",
             "notes": ["2 of 70,000 images left out: cannot be read (first: a.png)"],
         },
-        "engine": {
-            "name": "fused",
-            "slots": 27,
-            "compiled": True,
-            "threads": 2,
-            "why": "51 µs an update of a trial (serial 1 thread 1,172)",
-            "figures": {"serial 1 thread": 1.172e-3, "fused 27 at once compiled": 5.1e-5},
-        },
-        "placement": {"train": "43.2 MB in memory", "val": "4.8 MB in memory"},
-        "horizon": HORIZON,
-        "unit": "updates",
-        "epochs": 8.53,
-        "objective": entropy,
-        "judge": "last",
-        "metrics": {"cross_entropy": entropy, "accuracy": accuracy},
-        "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
-        "device": "NVIDIA H200",
-        "seed": 0,
-        "families": list(families),
-        "peak_lr": [0.001, 1.6],
-        "range_test": {
-            "base_lr": 0.004,
-            "max_lr": 0.5,
-            "steepest": 0.021,
-            "valley": 0.11,
-            "peak_lr": 0.06,
-            "doubt": 0.9,
-            "rates": rates.tolist(),
-            "losses": [line.tolist() for line in losses],
-            "message": "The loss falls between 0.004 and 0.5.",
-        },
-        "versions": {"lrtune": "0.1.0", "torch": "2.11.0", "optuna": "5.0.0"},
-        "command": "lrtune search fashion-mnist --epochs 8.53 --trials 170 --seed 0",
-    }
+        engine=EngineFacts(
+            name="fused",
+            slots=27,
+            compiled=True,
+            threads=2,
+            why="51 µs an update of a trial (serial 1 thread 1,172)",
+            figures={"serial 1 thread": 1.172e-3, "fused 27 at once compiled": 5.1e-5},
+        ),
+        horizon=HORIZON,
+        epochs=8.53,
+        metrics={"cross_entropy": LOSS, "accuracy": percent},
+        device="NVIDIA H200",
+        families=list(families),
+        peak_lr=(0.001, 1.6),
+        range_test=RangeTestFacts(
+            base_lr=0.004,
+            max_lr=0.5,
+            steepest=0.021,
+            valley=0.11,
+            peak_lr=0.06,
+            doubt=0.9,
+            rates=rates.tolist(),
+            losses=[line.tolist() for line in losses],
+            message="The loss falls between 0.004 and 0.5.",
+        ),
+        command="lrtune search fashion-mnist --epochs 8.53 --trials 170 --seed 0",
+    )
 
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
@@ -176,6 +165,15 @@ def kind(request):
 def many():
     """(trials, run) of a search over every family."""
     return make("many")
+
+
+FEW = ["wsd", "constant", "linear", "plateau", "cosine", "spline", "step"]
+
+
+@pytest.fixture(scope="session")
+def few():
+    """(trials, run) of a search over some families: its report is made quickly."""
+    return search(FEW, 8), run_record(FEW)
 
 
 def make(name):

@@ -11,8 +11,9 @@ from lrtune.errors import InputError
 from lrtune.reports import compare
 from lrtune.schedule import Schedule
 from lrtune.verdict.finalists import Finalist
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Plan, Verdict, verdict
-from tests.documents import TASK, changed
+from tests.documents import RUN, changed
 from tests.reports.verdicts import made, put, tabled
 
 EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
@@ -23,7 +24,7 @@ COLUMNS += " seeds gap gap_low gap_high rank peak_lr warmup schedule"
 def judged(shifts, direction="minimize", lost=()):
     """What `verdict` itself says of made-up finals."""
     random = np.random.default_rng(0)
-    seeds, objective = list(range(20)), {"name": "loss", "direction": direction, "unit": "nats"}
+    seeds, objective = list(range(20)), Objective(name="loss", direction=direction, unit="nats")
     shared = random.normal(0, 0.01, len(seeds))
     finalists, finals = [], []
     for number, (family, shift) in enumerate(shifts.items()):
@@ -36,14 +37,8 @@ def judged(shifts, direction="minimize", lost=()):
             final |= {"state": "diverged" if bad else "complete", "reason": "", "split": "test"}
             final |= {"horizon": 100, "updates": 100, "step": [100], "val_loss": [score]}
             finals.append(final | {"final_loss": float("nan") if bad else score})
-    run = {
-        "study": "s",
-        "task": TASK | {"name": "t", "model": "m"},
-        "seed": 3,
-    }
-    run |= {"objective": objective, "metrics": {"loss": objective}}
-    run |= {"optimizer": {"name": "sgd"}, "versions": {}}
-    run |= {"judge": "last", "horizon": 100, "peak_lr": [0.01, 1.0], "range_test": None}
+    task, metrics = {"name": "t", "model": "m"}, {"loss": objective}
+    run = changed(RUN, task=task, objective=objective, metrics=metrics, seed=3)
     trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
     trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
     return verdict(

@@ -2,14 +2,16 @@ import pytest
 from hostile import NAMES
 
 from lrtune.reports.dashboard import LONGEST, note, plain
+from tests.documents import changed
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_text_in_markdown(many, name: str) -> None:
     trials, run = many
     hostile = NAMES[name]
-    task = {**run["task"], "data": hostile, "model": hostile}
-    said = note(trials, {**run, "study": hostile, "task": task, "command": hostile}, None, hostile)
+    task = {"data": hostile, "model": hostile}
+    run = changed(run, study=hostile, task=task, command=hostile)
+    said = note(trials, run, None, hostile)
     said.encode()
     prose, fence = said.split("```", 1)[0], said[said.index("```") :]
     for mark in "<>`[]":  # of those alone that begin an element or a link
@@ -21,5 +23,5 @@ def test_names_are_text_in_markdown(many, name: str) -> None:
 
 def test_a_very_long_command_is_cut(many) -> None:
     trials, run = many
-    said = note(trials, {**run, "command": "lrtune search " + "x" * 100_000}, None, "report.html")
+    said = note(trials, changed(run, command="lrtune search " + "x" * 100_000), None, "report.html")
     assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000

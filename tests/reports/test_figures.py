@@ -12,13 +12,13 @@ from lrtune.schedule import FAMILIES, Schedule
 
 
 def every(trials, run):
-    objective = run["objective"]
+    objective = run.objective
     return {
         "wins": figures.wins(trials, objective),
-        "curves": figures.curves(trials, objective, run["horizon"]),
+        "curves": figures.curves(trials, objective, run.horizon),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
         "slices": parameters.slices(trials, "wsd", objective),
-        "range_test": figures.range_test(run["range_test"]),
+        "range_test": figures.range_test(run.range_test),
         "preview": figures.preview(Schedule("cosine", peak_lr=0.1), 1000),
     }
 
@@ -65,7 +65,7 @@ def test_curves_show_the_leaders_and_keep_the_rest_in_the_legend(many, drawn):
     waiting = {t.name for t in figure.data if t.visible == "legendonly"}
     assert len(shown) == figures.SHOWN and shown | waiting == set(trials["family"])
     for trace in figure.data:
-        assert len(trace.x) == len(trace.y) <= 402 and max(trace.x) <= run["horizon"]
+        assert len(trace.x) == len(trace.y) <= 402 and max(trace.x) <= run.horizon
 
 
 def test_a_hover_reads_off_both_panels_of_the_curves(drawn):

@@ -7,7 +7,8 @@ import pytest
 
 from lrtune.verdict.finalists import MOST, Finalist, finalists, room_for
 from lrtune.verdict.settings import Objective
-from tests.reports.test_verdict import ACCURACY, LOSS, searched
+from tests.documents import ACCURACY, LOSS
+from tests.reports.test_verdict import searched
 
 
 def believed(family: str, rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:

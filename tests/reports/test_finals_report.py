@@ -14,11 +14,10 @@ from lrtune.reports.sections import finalists as table_of
 from lrtune.schedule import Schedule
 from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import of_verdict, recommendation
-from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import best_of_each
 from lrtune.verdict.verdict import Absent, Plan, standing, verdict
 from tests.documents import changed
-from tests.reports.conftest import HORIZON, STEPS, run_record, search
+from tests.reports.conftest import FEW, HORIZON, STEPS
 from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, Page
 
 SEEDS = list(range(40, 60))
@@ -73,9 +72,9 @@ def final(finalist, seed, level, split, lost):
 
 def make(kind, trials, run, objective="cross_entropy"):
     """(trials, run, verdict, finals) of one kind of verdict."""
-    run = {**run, "objective": run["metrics"][objective]}
+    run = changed(run, objective=run.metrics[objective])
     if kind == "no test split":
-        run["task"] = {**run["task"], "test": 0}
+        run = changed(run, task={"test": 0})
     top = best_of_each(trials, "minimize").set_index("family")
     finalists, rows = [], []
     for family, level in KINDS[kind].items():
@@ -95,19 +94,10 @@ def make(kind, trials, run, objective="cross_entropy"):
             lost = math.isnan(level) and seed == SEEDS[2]
             rows.append(final(one, seed, 0.3 if math.isnan(level) else level, split, lost))
     made, plan = pd.DataFrame(rows), Plan(trainings=28)
-    asked = standing(made, finalists, Objective(**run["objective"]), SEEDS, plan, over=True)
+    asked = standing(made, finalists, run.objective, SEEDS, plan, over=True)
     used = [made[made["family"] == f].head(one.seeds) for f, one in asked.standings.items()]
     finals, over = pd.concat(used, ignore_index=True), kind != "unfinished"
     return trials, run, verdict(trials, finals, finalists, run, SEEDS, plan, over), finals
-
-
-FEW = ["wsd", "constant", "linear", "plateau", "cosine", "spline", "step"]
-
-
-@pytest.fixture(scope="module")
-def few():
-    """(trials, run) of a search over some families: their reports are made quickly."""
-    return search(FEW, 8), run_record(FEW)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -256,7 +246,7 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(few):
     finals = finals.rename(
         columns={"final_cross_entropy": f"final_{EVIL}", "val_cross_entropy": f"val_{EVIL}"}
     )
-    page = Page(report.render(trials, {**run, "study": EVIL}, found, finals))
+    page = Page(report.render(trials, changed(run, study=EVIL), found, finals))
     assert page.ids == WITH_FINALS
     assert [tag for tag, _ in page.tags].count("script") == 3 + len(FEW) + 2 + 2
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words

@@ -68,8 +68,8 @@ def test_yours_is_drawn_in_place_of_tuned_baselines(many):
 
 def test_before_a_verdict_yours_is_beside_the_best_trial(many):
     trials, run = many
-    mine = Schedule("step", peak_lr=1e-4).to_dict()
-    screen = first_screen(trials, {**run, "baselines": [mine]}, None, None)
+    mine = Schedule("step", peak_lr=1e-4)
+    screen = first_screen(trials, changed(run, baselines=[mine]), None, None)
     assert [curve.label for curve in screen.sketch.curves] == ["wsd", "your step"]
     assert screen.sketch.scale == ", log scale" and float(screen.sketch.bottom) > 0
     assert len(screen.gains) == 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lrtune.verdict.lr_sensitivity import lr_sensitivity
-from tests.reports.test_verdict import LOSS, searched
+from tests.documents import LOSS
+from tests.reports.test_verdict import searched
 
 
 def test_how_far_the_peak_may_be_off() -> None:

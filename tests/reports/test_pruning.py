@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 
 from lrtune.format import NARROW
-from lrtune.reports.sections import at_most, audits, early_stopping, spared
+from lrtune.reports.sections import at_most, early_stopping, spared, wrongly_pruned
+from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import figures_in
 
 HORIZON = 100
-LOSS = {"name": "loss", "direction": "minimize", "unit": None}
-SCORE = {"name": "score", "direction": "maximize", "unit": None}
+LOSS = Objective(name="loss", direction="minimize")
+SCORE = Objective(name="score", direction="maximize")
 FORECAST = {"final": 0.5, "low": 0.3, "high": 0.7, "best": 0.2, "probability": 0.01}
 
 
@@ -37,7 +38,7 @@ def audited(value, best, update=40, state="complete"):
 
 
 def stated(trials, objective=LOSS):
-    return early_stopping(trials, objective["direction"], HORIZON).replace(NARROW, " ")
+    return early_stopping(trials, objective.direction, HORIZON).replace(NARROW, " ")
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
@@ -49,41 +50,41 @@ def test_what_was_saved_is_counted_from_where_each_trial_ended():
         "That saved 200 of 405 updates (49 %)."
     )
     for rows in ((), (row("complete", 100, 0.3),), (row("failed", 0),)):
-        assert spared(made(*rows), HORIZON) == "" and audits(made(*rows), "minimize").empty
+        assert spared(made(*rows), HORIZON) == "" and wrongly_pruned(made(*rows), "minimize").empty
 
 
 @pytest.mark.parametrize(
-    ("objective", "value", "best", "gain"),
+    ("objective", "value", "best", "wrong"),
     [
-        (LOSS, 0.1, 0.2, 0.5),
-        (LOSS, 0.3, 0.2, -0.5),
-        (LOSS, 0.2, 0.2, 0.0),
-        (LOSS, -0.3, -0.2, 0.5),
-        (LOSS, -0.1, 0.0, math.inf),
-        (SCORE, 0.9, 0.6, 0.5),
-        (SCORE, -0.3, -0.6, 0.5),
-        (LOSS, math.nan, 0.2, -math.inf),
-        (SCORE, math.inf, 0.2, -math.inf),
+        (LOSS, 0.1, 0.2, True),
+        (LOSS, 0.3, 0.2, False),
+        (LOSS, 0.2, 0.2, False),
+        (LOSS, -0.3, -0.2, True),
+        (LOSS, -0.1, 0.0, True),
+        (SCORE, 0.9, 0.6, True),
+        (SCORE, -0.6, -0.3, False),
+        (LOSS, math.nan, 0.2, False),
+        (SCORE, math.inf, 0.2, False),
     ],
 )
 def test_a_pruner_is_wrong_where_the_checked_trial_beats_the_best_then(
-    objective, value, best, gain
+    objective, value, best, wrong
 ):
-    found = audits(made(audited(value, best)), objective["direction"])
-    assert found.tolist() == pytest.approx([gain])
+    found = wrongly_pruned(made(audited(value, best)), objective.direction)
+    assert found.tolist() == [wrong]
 
 
 def test_a_checked_trial_that_diverged_counts_and_one_that_failed_does_not():
     trials = made(audited(math.nan, 0.2, state="diverged"), audited(math.nan, 0.2, state="failed"))
-    assert audits(trials, "minimize").tolist() == [-math.inf]
+    assert wrongly_pruned(trials, "minimize").tolist() == [False]
 
 
 @pytest.mark.parametrize(("direction", "wrong"), [("minimize", True), ("maximize", False)])
 def test_a_pruner_that_names_no_best_is_held_against_earlier_trials(direction, wrong):
     other = row("complete", 100, 0.3, audit={"update": 40, "reason": "by MedianPruner"})
     trials = made(row("complete", 100, 0.4), other, row("complete", 100, 0.1))
-    assert (audits(trials, direction) > 0).tolist() == [wrong]
-    assert audits(made(other), direction).tolist() == [math.inf]
+    assert wrongly_pruned(trials, direction).tolist() == [wrong]
+    assert wrongly_pruned(made(other), direction).tolist() == [True]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_cell_without_figures(cell):
         ([row("pruned", 30)] * 5, "Of 5 trials to be pruned, none was trained to the end"),
         ([row("pruned", 30), audited(0.3, 0.2)], "1 of 2 trials to be pruned was trained to the"),
         ([row("pruned", 30), audited(0.3, 0.2)], "0 would have been the best so far"),
-        ([audited(0.1, 0.2), audited(0.15, 0.2)], "2 would have been the best so far, by 50 % at"),
+        ([audited(0.1, 0.2), audited(0.15, 0.2)], "2 would have been the best so far."),
         ([audited(0.3, 0.2)] * 30, "at most 9.5 % of the prunings were wrong (95 % confidence)"),
         ([audited(-0.1, 0.0)], "1 would have been the best so far."),
     ],

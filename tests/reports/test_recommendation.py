@@ -22,15 +22,17 @@ from lrtune.schedule import Schedule
 from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
+from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.verdict import Verdict, verdict
+from tests.documents import RUN, changed
 from tests.reports.test_finals_report import make
-from tests.reports.test_verdict import RUN, SEEDS, finals, searched
+from tests.reports.test_verdict import SEEDS, finals, searched
 
 IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accuracy": 10.0}}
 LINEAR = Schedule("linear", peak_lr=0.1)
 
 
-def warned(trials: pd.DataFrame, run: dict, found: Verdict | None = None) -> tuple[str, ...]:
+def warned(trials: pd.DataFrame, run: RunSettings, found: Verdict | None = None) -> tuple[str, ...]:
     answer = recommendation(trials, run, found)
     assert answer is not None
     return answer.warnings
@@ -38,14 +40,14 @@ def warned(trials: pd.DataFrame, run: dict, found: Verdict | None = None) -> tup
 
 def test_a_sound_run_is_not_warned_of(many) -> None:
     trials, run, found, _ = make("winner", *many)
-    run = {**run, "ignorant": IGNORANT, "range_test": {**run["range_test"], "message": ""}}
+    run = changed(run, dummy_scores=IGNORANT, range_test={"message": ""})
     assert warned(trials, run, found) == ()
     assert warned(trials, run) == ()
 
 
 def test_the_lines_of_a_winner(many) -> None:
     trials, run, found, _ = make("winner", *many)
-    answer = recommendation(trials, {**run, "elapsed": 65.0, "folder": "runs/my run"}, found)
+    answer = recommendation(trials, changed(run, elapsed=65.0, folder="runs/my run"), found)
     assert answer is not None
     labels, texts = zip(*answer.lines, strict=True)
     assert labels == ("", "Gain", "Sure", "Valid", "Cost", "Use it")
@@ -68,23 +70,25 @@ def test_no_better_than_a_predictor_that_ignores_its_inputs(many) -> None:
     said = "No better than a predictor that ignores its inputs: cross-entropy "
     close = {"val": {"cross_entropy": 0.01}, "test": {"cross_entropy": 0.01}}
     for known in (None, found):
-        assert warned(trials, {**run, "ignorant": close}, known)[0].startswith(said)
-    objective = run["metrics"]["accuracy"]
-    upwards = {**run, "objective": objective, "ignorant": {"val": {"accuracy": 99.9}}}
+        assert warned(trials, changed(run, dummy_scores=close), known)[0].startswith(said)
+    objective = run.metrics["accuracy"]
+    upwards = changed(run, objective=objective, dummy_scores={"val": {"accuracy": 99.9}})
     scores = trials.assign(value=90.0)
     assert warned(scores, upwards)[0].startswith("No better than a predictor")
 
 
 def test_hardly_trained(many) -> None:
     trials, run = many
-    assert any(w.startswith("Hardly trained: 49 ") for w in warned(trials, {**run, "horizon": 49}))
-    assert not any("Hardly" in w for w in warned(trials, {**run, "horizon": 50}))
+    assert any(
+        w.startswith("Hardly trained: 49 ") for w in warned(trials, changed(run, horizon=49))
+    )
+    assert not any("Hardly" in w for w in warned(trials, changed(run, horizon=50)))
 
 
 @pytest.mark.parametrize("judge", ["last", "best"])
 def test_overfitting(many, judge: str) -> None:
     trials, run = many
-    run = {**run, "judge": judge}
+    run = changed(run, judge=judge)
     curve = [1.5, 0.9, *[0.3] * 5, *np.linspace(0.3, 0.6, 13)]
     worse = trials.assign(
         val_cross_entropy=[curve] * len(trials), step=[list(range(20))] * len(trials)
@@ -110,7 +114,7 @@ def test_a_budget_that_ended(many) -> None:
     trials, run, found, _ = make("winner", *many)
     for known, what in ((None, "the search was over"), (found, "all was settled")):
         said = f"The budget ended before {what}: "
-        assert any(w.startswith(said) for w in warned(trials, {**run, "cut": True}, known))
+        assert any(w.startswith(said) for w in warned(trials, changed(run, cut=True), known))
 
 
 def test_nothing_is_recommended_where_all_was_lost() -> None:

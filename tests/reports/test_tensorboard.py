@@ -12,6 +12,7 @@ from lrtune.errors import InputError
 from lrtune.run import tensorboard
 from lrtune.schedule import Schedule
 from lrtune.verdict.summary import best_of_each
+from tests.documents import changed
 from tests.reports.conftest import HORIZON, STEPS
 from tests.reports.test_finals_report import SEEDS, make
 
@@ -87,7 +88,7 @@ def test_another_horizon_has_folders_of_its_own(many) -> None:
     trials, run, verdict, finals = make("winner", *many)
     own = tensorboard.trainings(trials, run, [verdict], finals)
     assert {one.group for one in own} == {row.family for row in verdict.families}
-    other = tensorboard.trainings(trials, {**run, "horizon": 10}, [verdict], finals)
+    other = tensorboard.trainings(trials, changed(run, horizon=10), [verdict], finals)
     assert {one.group.split("/")[0] for one in other} == {f"{HORIZON}-updates"}
 
 

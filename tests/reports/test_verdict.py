@@ -18,23 +18,8 @@ from lrtune.verdict.recommendation import of_verdict, short
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Plan, Verdict, standing, verdict
 from lrtune.verdict.wording import time_to_target
-from tests.documents import TASK, changed
+from tests.documents import ACCURACY, LOSS, RUN, changed
 
-LOSS = Objective(name="cross_entropy", direction="minimize", unit="nats")
-ACCURACY = Objective(name="accuracy", direction="maximize")
-RUN = {
-    "study": "s",
-    "task": TASK,
-    "objective": LOSS,
-    "judge": "last",
-    "metrics": {"cross_entropy": LOSS, "accuracy": ACCURACY},
-    "optimizer": {"name": "sgd"},
-    "versions": {},
-    "seed": 0,
-    "horizon": 100,
-    "peak_lr": [0.01, 1.0],
-    "range_test": {"base_lr": 0.02, "max_lr": 0.5},
-}
 SEEDS = list(range(100, 120))
 
 
@@ -146,7 +131,7 @@ def test_every_reason_for_a_tie_has_words(reason: str) -> None:
 
 
 def test_maximised_metrics_are_ranked_the_other_way() -> None:
-    run = RUN | {"objective": ACCURACY}
+    run = changed(RUN, objective=ACCURACY)
     found = judge({"cosine": 0.1, "constant": 0.4}, run=run)
     assert found.answer.families == ["cosine"]
     assert found.families[0].mean == pytest.approx(0.9, abs=0.02)
@@ -201,7 +186,7 @@ def test_what_the_search_alone_says_of_those_not_compared(objective: Objective) 
     trials = pd.concat(rows, ignore_index=True)
     trials.loc[trials["family"] == "spline", "state"] = "diverged"
     table, who = finals({"cosine": 0.1}), [finalist("cosine")]
-    run = RUN | {"objective": objective}
+    run = changed(RUN, objective=objective)
     found = verdict(trials, table, who, run, SEEDS, Plan(trainings=5), True)
     expected = {"linear": "close", "rex": "open", "step": "behind", "wsd": "open", "tanh": "open"}
     expected |= {"spline": "diverged"}

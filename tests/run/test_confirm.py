@@ -14,12 +14,12 @@ import lrtune as package
 from lrtune import Budget, InputError, Plan
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
-from lrtune.run.judge import finalists_of, judged
 from lrtune.run.tune import elapsed
 from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.notes import notes
+from tests.documents import changed
 
 TRAININGS = 8
 
@@ -94,7 +94,7 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     found = confirm(folder, task, trainings=left, listener=told)
     assert told.lines == [] and found == confirmed.verdict()
     assert found["earlier"] == []
-    other = judged(Run(folder), Plan(trainings=6), task.horizon, found.finalists, over=True)
+    other = Run(folder).judged(Plan(trainings=6), task.horizon, found.finalists, over=True)
     assert other["earlier"] == [TRAININGS]
     assert f"judged before with {TRAININGS} trainings" in str(notes(other))
 
@@ -155,7 +155,7 @@ def test_a_torn_journal_is_mended_first(
     folder = shutil.copytree(run, tmp_path / "run")
     journal, told = folder / "journal.log", Told()
     journal.write_bytes(journal.read_bytes()[:-20])
-    monkeypatch.setattr("lrtune.run.confirm.finalists_of", lambda run: [])
+    monkeypatch.setattr(Run, "finalists", lambda run: [])
     with pytest.raises(InputError, match="nothing to confirm"):
         confirm(folder, task, listener=told)
     assert "damaged" in told.lines[0] and journal.read_bytes().endswith(b"}\n")
@@ -194,22 +194,28 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
     assert code == 2 and "metric 'f1': one of cross_entropy, accuracy" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("verdict", "RUN"), "has no verdict yet: lrtune confirm"),
-        (("confirm", "RUN"), "was made from Python, with a task of its own"),
-        (("confirm", "nowhere"), "not a run: it has no run.json"),
-        (("search", "digits", "--goal", "high"), "goal='high': a number, or a metric and one"),
-        (("search", "digits", "--goal", "nan"), "goal='nan': a number, or a metric and one"),
-        (("search", "digits", "--goal", "=1"), "goal='=1': a number, or a metric and one"),
-        (("search", "digits", "--goal", "f1=1"), "metric 'f1': one of cross_entropy, accuracy"),
-        (("search", "digits", "--margin", "-1"), "--margin must be at least 0 (got -1.0)"),
-    ],
-)
-def test_mistakes(lrtune, run: Path, words: tuple[str, ...], message: str) -> None:
-    code, _, err = lrtune(*(run if word == "RUN" else word for word in words))
-    assert code == 2 and message in err
+MISTAKES = {
+    "has no verdict yet: lrtune confirm": "verdict RUN",
+    "was made from Python, with a task of its own": "confirm RUN",
+    "not a run: it has no run.json": "confirm nowhere",
+    "goal='high': a number, or a metric and one": "search digits --goal high",
+    "goal='nan': a number, or a metric and one": "search digits --goal nan",
+    "goal='=1': a number, or a metric and one": "search digits --goal =1",
+    "metric 'f1': one of cross_entropy, accuracy": "search digits --goal f1=1",
+    "--margin must be at least 0 (got -1.0)": "search digits --margin -1",
+    "says no peak rate: step:peak_lr=0.1": "search digits --baseline step:gamma=0.1",
+    "family 'stp'": "search digits --baseline stp:peak_lr=0.1",
+    "nowhere.json": "search digits --baseline nowhere.json",
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes(
+    lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = lrtune(MISTAKES[message].replace("RUN", str(run)))
+    assert code == 2 and message in err and not list(tmp_path.iterdir())
 
 
 def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
@@ -230,19 +236,6 @@ def test_what_you_use_now_is_compared_with(lrtune, tmp_path: Path) -> None:
     assert code == 0 and "your " in out and "than your constant" not in out
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--baseline", "step:gamma=0.1"], "says no peak rate: step:peak_lr=0.1"),
-        (["--baseline", "stp:peak_lr=0.1"], "family 'stp'"),
-        (["--baseline", "nowhere.json"], "nowhere.json"),
-    ],
-)
-def test_a_baseline_that_is_none(lrtune, tmp_path: Path, words: list, message: str) -> None:
-    code, _, err = lrtune("search", "digits", *words, "--out", tmp_path / "run")
-    assert code == 2 and message in err and not (tmp_path / "run").exists()
-
-
 def test_confirm_adds_certainty_within_its_budget(run: Path, task: Task, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     with pytest.raises(InputError, match="trainings=2: too few to compare"):
@@ -259,7 +252,7 @@ def test_what_is_yours_and_recommended_is_trained_once(
     run: Path, task: Task, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
-    first = finalists_of(Run(folder))[0]
+    first = Run(folder).finalists()[0]
     found = confirm(folder, task, trainings=TRAININGS, baselines=[first.schedule])
     finals = Run(folder).finals()
     assert not finals.duplicated(["schedule", "seed"]).any()
@@ -282,11 +275,9 @@ def test_a_baseline_that_cannot_be_trained_is_refused_first(task: Task, tmp_path
 
 def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(run, tmp_path / "run"))
-    settings = json.loads((folder / "run.json").read_text())
+    settings = Run(folder).settings
     trained = float(Run(folder).trials()["seconds"].sum())
     assert trained > 0
-    for kept, expected in ((None, trained), (1e6, 1e6)):
-        content = {name: value for name, value in settings.items() if name != "elapsed"}
-        content |= {} if kept is None else {"elapsed": kept}
-        (folder / "run.json").write_text(json.dumps(content))
+    for kept, expected in ((0.0, trained), (1e6, 1e6)):
+        changed(settings, elapsed=kept).write(folder / "run.json")
         assert elapsed(Run(folder)) == pytest.approx(expected)

@@ -21,10 +21,12 @@ from lrtune.engine import SerialPool
 from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
 from lrtune.run.folder import Run
-from lrtune.run.run_json import without_password, write_json
+from lrtune.run.run_json import settings_for, without_password
 from lrtune.schedule import Schedule
-from lrtune.search import load_study
+from lrtune.search import SEARCHABLE, load_study
+from lrtune.tasks import Task
 from lrtune.tasks.models import Normalize
+from tests.documents import changed
 
 THREADS = torch.get_num_threads()
 
@@ -37,8 +39,7 @@ def again(run: Path, folder: Path, **changes: object) -> Run:
 
 def again_in(folder: Path, trials: int = 8, **changes: object) -> Run:
     arguments = {"budget": Budget(trials=trials), "families": ["cosine", "constant"], **changes}
-    task = arguments.pop("task", None) or lrtune.load_task("digits", batch_size=32, epochs=2)
-    return lrtune.tune(task, out=folder, **arguments)
+    return lrtune.tune(arguments.pop("task", None) or digits(), out=folder, **arguments)
 
 
 def test_what_a_run_leaves(run: Path) -> None:
@@ -68,7 +69,7 @@ def test_best_json_is_the_best_trial_and_trains_to_its_score(run: Path) -> None:
     best = trials.loc[trials["value"].idxmin()]
     schedule = lrtune.load(run / "best.json")
     assert schedule == Schedule.from_json(best["schedule"]) == lrtune.open(run).best()
-    task = lrtune.load_task("digits", batch_size=32, epochs=2)
+    task = digits()
     engine = json.loads((run / "run.json").read_text())["engine"]
     assert engine["threads"] == torch.get_num_threads() == 1
     pool = SerialPool(task)
@@ -104,19 +105,49 @@ def test_the_engine_is_the_runs_unless_another_is_asked_for(run: Path, tmp_path:
     assert [line for line in told.lines if line.startswith("engine: fused 2 at once")]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, "seed=0, now seed=1"),
-        ({"families": ["cosine"]}, "families"),
-        ({"peak_lr": (0.1, 0.2)}, "peak_lr"),
-        ({"warmup": (0.0, 0.1)}, "warmup"),
-        ({"storage": "sqlite:///other.db"}, "storage"),
-    ],
-)
+def digits(**changes: object) -> Task:
+    """The task of ``run``, with changes."""
+    return replace(lrtune.load_task("digits", batch_size=32, epochs=2), **changes)
+
+
+def decayed() -> Task:
+    return lrtune.load_task("digits", batch_size=32, epochs=2, optimizer="sgd:weight_decay=0.1")
+
+
+def other_data() -> Task:
+    task = digits()
+    task.train.inputs[0, 0, 0, 0] += 1
+    return task
+
+
+SMOOTHED = partial(F.cross_entropy, label_smoothing=0.1)
+SCALED = Normalize(torch.zeros(1), torch.ones(1))
+CHANGES = {  # what is said of another search in the same folder
+    "seed=0, now seed=1": {"seed": 1},
+    "families": {"families": ["cosine"]},
+    "peak_lr": {"peak_lr": (0.1, 0.2)},
+    "warmup": {"warmup": (0.0, 0.1)},
+    "storage": {"storage": "sqlite:///other.db"},
+    f"was searched with transfer='{published().fingerprint}'": {"transfer": nothing()},
+    r"optimizer\.weight_decay=0(\.0)?, now .*decay=0\.1": {"task": decayed},
+    r"the data has changed since \(fingerprint .*, now .*\)": {"task": other_data},
+    r"task\.clip_norm=None, now": {"task": lambda: digits(clip_norm=1.0)},
+    r"task\.ema=None, now": {"task": lambda: digits(ema=0.1)},
+    r"task\.average=0\.05, now": {"task": lambda: digits(average=None)},
+    r"task\.layout='torch\.contig": {"task": lambda: digits(layout=torch.channels_last)},
+    r"task\.precision='by device', now": {"task": lambda: digits(precision="bfloat16")},
+    r"task\.augment=\[\], now": {"task": lambda: digits(augment=("crop",))},
+    r"task\.groups='decay_matrices', now": {"task": lambda: digits(groups=None)},
+    r"task\.loss=.*0\.1": {"task": lambda: digits(loss=SMOOTHED)},
+    r"task\.prepare=": {"task": lambda: digits(prepare=SCALED)},
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
 def test_another_search_is_refused_in_the_same_folder(
-    run: Path, tmp_path: Path, change: dict, message: str
+    run: Path, tmp_path: Path, message: str
 ) -> None:
+    change = {n: make() if n == "task" else make for n, make in CHANGES[message].items()}
     with pytest.raises(InputError, match=message) as error:
         again(run, tmp_path / "copy", **change)
     assert "--out" in str(error.value)
@@ -124,100 +155,29 @@ def test_another_search_is_refused_in_the_same_folder(
     assert kept.read_bytes() == (run / "journal.log").read_bytes()
 
 
-def test_another_transfer_is_another_search(tmp_path: Path) -> None:
-    arguments = {
-        "budget": Budget(trials=1),
-        "families": ["constant"],
-        "peak_lr": (0.01, 0.1),
-        "out": tmp_path,
-    }
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    lrtune.tune(task, **arguments)
-    kept = json.loads((tmp_path / "run.json").read_text())["transfer"]
-    assert kept == published().fingerprint
-    with pytest.raises(InputError, match=f"was searched with transfer='{kept}'"):
-        lrtune.tune(task, transfer=nothing(), **arguments)
-    lrtune.tune(task, transfer=published(), **arguments)
-
-
-def test_a_setting_that_is_dropped_is_a_change(tmp_path: Path) -> None:
-    arguments = {"budget": Budget(trials=1), "families": ["constant"], "peak_lr": (0.01, 0.1)}
-    decayed = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="sgd:weight_decay=0.1")
-    lrtune.tune(decayed, out=tmp_path, **arguments)
-    with pytest.raises(InputError, match=r"optimizer\.weight_decay=0\.1, now .*decay=0:"):
-        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path, **arguments)
-
-
-def test_data_that_changed_is_refused(run: Path, tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=2)
-    task.train.inputs[0, 0, 0, 0] += 1
-    with pytest.raises(InputError, match=r"the data has changed since \(fingerprint .*, now .*\)"):
-        again(run, tmp_path / "copy", task=task)
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"clip_norm": 1.0}, r"task\.clip_norm=None, now"),
-        ({"ema": 0.1}, r"task\.ema=None, now"),
-        ({"average": None}, r"task\.average=0\.05, now"),
-        ({"layout": torch.channels_last}, r"task\.layout='torch\.contiguous_format', now"),
-        ({"precision": "bfloat16"}, r"task\.precision='by device', now"),
-        ({"augment": ("crop",)}, r"task\.augment=\[\], now"),
-        ({"groups": None}, r"task\.groups='decay_matrices', now"),
-        ({"loss": partial(F.cross_entropy, label_smoothing=0.1)}, r"task\.loss=.*0\.1"),
-        ({"prepare": Normalize(torch.zeros(1), torch.ones(1))}, r"task\.prepare="),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_another_training_is_another_search(
-    run: Path, tmp_path: Path, change: dict, name: str
-) -> None:
-    task = replace(lrtune.load_task("digits", batch_size=32, epochs=2), **change)
-    with pytest.raises(InputError, match=name):
-        again(run, tmp_path / "copy", task=task)
-
-
-def test_what_a_run_does_not_say_from_before_it_was_kept_is_not_held_against_it(
-    run: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(run, tmp_path / "copy")
-    settings = json.loads((folder / "run.json").read_text())
-    del settings["task"]["average"], settings["task"]["layout"]
-    write_json(folder / "run.json", settings)
-    assert len(again_in(folder).trials()) == 8
-
-
 def test_groups_that_cannot_be_leave_nothing_behind(tmp_path: Path) -> None:
-    task = replace(lrtune.load_task("digits", batch_size=32, epochs=1), groups=lambda model: [])
     with pytest.raises(InputError, match="digits: groups: ValueError: optimizer got an empty"):
-        lrtune.tune(task, budget=Budget(trials=1), out=tmp_path / "run")
+        lrtune.tune(digits(groups=lambda model: []), out=tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_two_searches_at_once(run: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(run, folder)
+def test_a_folder_that_another_search_has_or_that_cannot_be(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
     with FileLock(folder / "lock"), pytest.raises(InputError, match="another lrtune"):
-        lrtune.tune(
-            lrtune.load_task("digits", batch_size=32, epochs=2), budget=Budget(trials=9), out=folder
-        )
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+        again_in(folder, trials=9)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be a run's folder: Not a directory"):
-        lrtune.tune("digits", budget=Budget(trials=1), out=tmp_path / "file" / "run")
+        lrtune.tune(digits(), out=tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "not a run"),
-        ("{", "cannot be read as a run's settings"),
-        ("[]", "not a run's settings"),
-        ('{"format": 99}', "format 99"),
-        ('{"format": 1}', "task is missing"),
+        ("{", "run.json: not a run's settings: Expecting"),
+        ("[]", "not a run's settings: it has no format version"),
+        ('{"format": 1}', "a run's settings of format 1: this lrtune reads format 2"),
+        ('{"format": 2}', "damaged: study is missing"),
     ],
 )
 def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> None:
@@ -228,14 +188,8 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
 
 
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    found = lrtune.tune(
-        task,
-        budget=Budget(trials=3),
-        families=["constant"],
-        peak_lr=(1e4, 1e5),
-        out=tmp_path / "run",
-    )
+    quick = {"budget": Budget(trials=3), "families": ["constant"], "peak_lr": (1e4, 1e5)}
+    found = lrtune.tune(digits(epochs=1), out=tmp_path / "run", **quick)
     assert set(found.trials()["state"]) == {"diverged"}
     assert found.best() is None
     assert not (found.folder / "best.json").exists()
@@ -243,15 +197,15 @@ def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
 
 
 def test_a_search_on_another_storage(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/study.db"
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    arguments = {"families": ["linear"], "peak_lr": (0.01, 0.1), "storage": url}
-    lrtune.tune(task, budget=Budget(trials=2), out=tmp_path / "run", **arguments)
-    found = lrtune.tune(task, budget=Budget(trials=3), out=tmp_path / "run", **arguments)
-    assert len(found.trials()) == 3
+    arguments = {"families": ["linear"], "peak_lr": (0.01, 0.1)}
+    arguments |= {"storage": f"sqlite:///{tmp_path}/study.db"}
+    for trials in (2, 3):
+        budget, task = Budget(trials=trials), digits(epochs=1)
+        found = lrtune.tune(task, budget=budget, out=tmp_path / "run", **arguments)
+        assert len(found.trials()) == trials
     assert not (tmp_path / "run" / "journal.log").exists()
     with pytest.raises(InputError, match="belongs to another run"):
-        lrtune.tune(task, budget=Budget(trials=4), out=tmp_path / "other", **arguments)
+        lrtune.tune(task, out=tmp_path / "other", **arguments)
     assert len(found.trials()) == 3
 
 
@@ -259,8 +213,8 @@ def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
     found = lrtune.open(shutil.copytree(run, tmp_path / "copy"))
     url = "mysql://me:secret@host/db"
     command = f"lrtune search digits --storage {url}"
-    found.settings |= {"storage": url, "command": command, "asked": {"storage": url}}
-    assert "secret" not in json.dumps(without_password(found.settings))
+    settings = changed(found.settings, storage=url, command=command, asked={"storage": url})
+    assert "secret" not in str(without_password(settings).to_json())
 
 
 URLS = {
@@ -280,10 +234,7 @@ def test_passwords_are_hidden_in_urls_and_commands(url: str, option: list[str]) 
     assert hidden(url) == URLS[url]
     before, after = ([word.format(it) for word in option] for it in (url, URLS[url]))
     assert shlex.split(hidden_in(shlex.join(before))) == after
-
-
-def test_what_is_no_command_has_no_password_either() -> None:
-    assert "secret" not in hidden_in("it's --storage mysql://me:secret@host/db")
+    assert "secret" not in hidden_in("it's --storage mysql://me:secret@host/db")  # no command
     plain = "lrtune search digits  --epochs 2 | tee log"
     assert hidden_in(plain) == plain
 
@@ -311,11 +262,11 @@ def test_no_horizon_is_no_verdict(run: Path) -> None:
 
 
 def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    task = digits(epochs=1)
     nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
     task = replace(task, metrics=(*task.metrics, nan))
-    arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1)}
-    found = lrtune.tune(task, budget=Budget(trials=1), out=tmp_path, **arguments)
+    arguments = {"families": ["constant"], "peak_lr": (0.01, 0.1), "budget": Budget(trials=1)}
+    found = lrtune.tune(task, out=tmp_path, **arguments)
     best = json.loads((tmp_path / "best.json").read_text())
     assert best["found"]["metrics"]["nan"] is None
     assert found.best() is not None and (tmp_path / "report.html").exists()
@@ -347,7 +298,7 @@ def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: 
     before = pd.read_parquet(run / "trials.parquet")
     assert list(found["number"]) == list(range(8))
     np.testing.assert_array_equal(found["value"], before["value"])
-    assert "damaged" in told.lines[0]
+    assert any("damaged" in line for line in told.lines)
     (kept,) = folder.glob("journal.log.damaged-*")
     assert kept.read_bytes() == torn
 
@@ -384,3 +335,24 @@ def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:
     again(run, tmp_path / "copy", trials=9)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == THREADS
+
+
+@pytest.mark.parametrize(
+    ("metric", "families", "study"),
+    [
+        (None, SEARCHABLE, "digits-mlp-sgd-36"),
+        ("cross_entropy", SEARCHABLE, "digits-mlp-sgd-36"),
+        ("accuracy", SEARCHABLE, "digits-mlp-sgd-36-accuracy"),
+        ("macro_f1", ("cosine", "wsd"), "digits-mlp-sgd-36-macro_f1-cosine-wsd"),
+        (None, ("cosine", "wsd", "step", "rex"), "digits-mlp-sgd-36-4-families-226f8c"),
+        (None, ("wsd", "cosine", "step", "rex"), "digits-mlp-sgd-36-4-families-063485"),
+    ],
+)
+def test_another_question_has_a_folder_of_its_own(
+    metric: str | None, families: tuple[str, ...], study: str
+) -> None:
+    task = lrtune.load_task(
+        "digits", batch_size=32, epochs=1, **({} if metric is None else {"metric": metric})
+    )
+    found = settings_for(task, families, (0.0, 0.2), False, 0, None, "cpu")
+    assert found.study == study

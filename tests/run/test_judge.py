@@ -40,7 +40,7 @@ def judged(row: pd.Series, judge: str) -> int:
 @pytest.mark.parametrize("judge", ["last", "best"])
 def test_one_rule_from_the_search_to_the_report(runs: dict[str, Run], judge: str) -> None:
     run = runs[judge]
-    assert run.settings["judge"] == judge
+    assert run.settings.judge == judge
     trials = run.trials()
     assert set(trials["state"]) == {"complete"}
     for _, row in trials.iterrows():
@@ -97,7 +97,7 @@ def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
     )
     words = ["search", study, "--families", "cosine", "--peak-lr", "0.01,0.2", "--engine", "serial"]
     assert lrtune(*words, "--out", tmp_path / "run")[0] == 0
-    assert Run(tmp_path / "run").settings["judge"] == "best"
+    assert Run(tmp_path / "run").settings.judge == "best"
     code, _, err = lrtune(*words, "--out", tmp_path / "run", "--judge", "last")
     assert code == 2 and "was searched with judge='best'" in err
     code, _, err = lrtune(*words, "--out", tmp_path / "other", "--judge", "worst")

@@ -33,7 +33,7 @@ def test_a_search_that_never_began_is_in_nobodys_way(
     task = lrtune.load_task("digits", batch_size=32, epochs=1, metric="accuracy")
     run = lrtune.tune(task, **arguments)
     assert run.study().direction == StudyDirection.MAXIMIZE
-    assert run.study().user_attrs[OWNER] == run.settings["owner"]
+    assert run.study().user_attrs[OWNER] == run.settings.owner
     assert run.trials()["value"].between(0, 1).all()
 
 
@@ -43,10 +43,10 @@ def test_of_two_that_begin_at_once_one_goes_on(
     task = lrtune.load_task("digits", batch_size=32, epochs=1)
     arguments = {**SMALL, "storage": f"sqlite:///{tmp_path}/study.db"}
 
-    def meanwhile(*_: object, **__: object) -> dict[str, object]:
+    def meanwhile(*_: object, **__: object) -> tuple[object, None]:
         monkeypatch.undo()
         lrtune.tune(task, out=tmp_path / "other", **arguments)
-        return {"peak_lr": PEAKS, "range_test": None}
+        return PEAKS, None
 
     monkeypatch.setattr("lrtune.run.tune.peak_settings", meanwhile)
     for _ in range(2):  # the same call again does not go on with it either

@@ -67,9 +67,9 @@ def test_the_more_doubt_the_wider_the_peaks(
     task = lrtune.load_task("digits", batch_size=32, epochs=0.2)
     options = {"families": ["constant"], "engine": Engine("serial", slots=1), "listener": told}
     run = lrtune.tune(task, budget=Budget(trials=1), out=tmp_path / "run", **options)
-    assert run.settings["peak_lr"] == pytest.approx([low, high])
-    kept = run.settings["range_test"]
-    assert (kept["peak_lr"], kept["doubt"], kept["message"]) == (0.01, doubt, message)
+    assert run.settings.peak_lr == pytest.approx((low, high))
+    kept = run.settings.range_test
+    assert (kept.peak_lr, kept.doubt, kept.message) == (0.01, doubt, message)
     unsure = [line for line in told.lines if line.startswith("range test unsure")]
     assert unsure == (
         [f"range test unsure: no fall: peak rates from {low:.2g} to {high:.2g} are searched"]
@@ -91,7 +91,7 @@ def test_progress_and_answer_are_printed_unless_somebody_watches(
     assert err == "" and "plan: about 12 trainings" in progress and use
     assert answer.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
     assert run.verdict() is not None  # a budget bounds the run, so it is confirmed
-    asked = run.settings["asked"]
+    asked = run.settings.asked
     assert (asked["task"], asked["epochs"]) == ("digits", 1) and "engine" not in asked
     told = Told()
     lrtune.tune("digits", budget=12, out=tmp_path / "run", listener=told, **QUICK)

@@ -189,9 +189,7 @@ def dying(owner: type, function: str, count: int, death: Callable[[], None], bef
     setattr(owner, function, counted)
 
 
-def child(
-    folder: str, pool: str, slots: int, by: str, count: int, at: str, checkpoint: bool
-) -> None:
+def child(folder: str, slots: int, by: str, count: int, at: str, checkpoint: bool) -> None:
     """Search in this process, which dies as it stores its n-th entry, or n-th checkpoint."""
     owner, function = (os, "replace") if at == "checkpoint" else (JournalFileBackend, "append_logs")
     if checkpoint:

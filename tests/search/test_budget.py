@@ -6,8 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from idle import SPACE as ALL
-from idle import VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
+from idle import CHECKPOINT, VALIDATIONS, SpoiltPool, assert_same, found_in, search_in, study_in
 from listeners import Told
 
 import lrtune
@@ -16,9 +15,8 @@ from lrtune.cli.console import console_of
 from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
 from lrtune.run import tune as tuning
-from lrtune.run.tune import swept_in
-from lrtune.search import Clock, Limits, Loop, Search, SearchState
-from lrtune.search.budget import CONFIRMED
+from lrtune.search import Clock, Limits, SearchState, records
+from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.tasks import Task
 from lrtune.verdict.finalists import Finalist
 
@@ -41,7 +39,7 @@ class TimedPool(SpoiltPool):
     """Each segment takes ten seconds."""
 
     def __init__(self, slots: int = 1) -> None:
-        super().__init__(lambda progress: progress, slots)
+        super().__init__(slots=slots)
         self.clock = Watch()
 
     def advance(self) -> list[Progress]:
@@ -49,8 +47,25 @@ class TimedPool(SpoiltPool):
         return super().advance()
 
 
+LIMITS = [
+    # (limits, its trainings, the share that is kept to confirm)
+    (Limits(updates=40 * HORIZON), 40, CONFIRMED),
+    (Limits(updates=8 * HORIZON), 8, CONFIRMED),
+    (Limits(updates=7 * HORIZON), 7, 0.0),  # two schedules on two seeds have no room
+    (Limits(seconds=20 + 6 * HORIZON * FAST), 6, 0.0),
+    (Limits(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
+    (Limits(trials=3), float("inf"), CONFIRMED),
+]
+
+
+@pytest.mark.parametrize(("limits", "trainings", "kept"), LIMITS)
+def test_what_is_kept_for_the_confirmation(limits: Limits, trainings: float, kept: float) -> None:
+    assert limits.trainings(HORIZON, FAST, 20.0) == pytest.approx(trainings)
+    assert limits.kept(HORIZON, FAST, 20.0) == kept
+
+
 @pytest.mark.parametrize(
-    ("budget", "updates", "seconds"),
+    ("limits", "updates", "seconds"),
     [
         (Limits(updates=40_000), 40_000 * (1 - CONFIRMED) - 720, None),
         (Limits(seconds=600), None, 50 + (1 - CONFIRMED) * 550),
@@ -58,79 +73,52 @@ class TimedPool(SpoiltPool):
         (Limits(trials=7), None, None),
     ],
 )
-def test_the_share_of_the_search(
-    budget: Limits, updates: float | None, seconds: float | None
-) -> None:
-    found = budget.of_search(swept=720, seconds=50.0, confirmed=CONFIRMED)
-    assert (found.trials, found.updates, found.seconds) == (budget.trials, updates, seconds)
+def test_the_share_of_the_search(limits: Limits, updates: float, seconds: float) -> None:
+    own = limits.of_search(swept=720, seconds=50.0, confirmed=CONFIRMED)
+    assert (own.trials, own.updates, own.seconds) == (limits.trials, updates, seconds)
 
 
-@pytest.mark.parametrize(
-    ("budget", "trainings", "kept"),
-    [
-        (Limits(updates=40 * HORIZON), 40, CONFIRMED),
-        (Limits(updates=8 * HORIZON), 8, CONFIRMED),
-        (Limits(updates=7 * HORIZON), 7, 0.0),  # two schedules on two seeds have no room
-        (Limits(seconds=20 + 6 * HORIZON * FAST), 6, 0.0),
-        (Limits(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
-        (Limits(trials=3), float("inf"), CONFIRMED),
-    ],
-)
-def test_what_is_kept_for_the_confirmation(budget: Limits, trainings: float, kept: float) -> None:
-    assert budget.trainings(HORIZON, FAST, 20.0) == pytest.approx(trainings)
-    assert budget.kept(HORIZON, FAST, 20.0) == kept
-
-
-@pytest.mark.parametrize("name", ["trials", "updates", "seconds"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_a_budget_that_is_none(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"{name} must be positive \(got {value}\)"):
-        Limits(**{name: value})
+def test_a_budget_that_is_none(value: float) -> None:
+    for kind, names in ((Limits, "trials updates seconds"), (Budget, "trials trainings time")):
+        for name in names.split():
+            with pytest.raises(InputError, match=rf"{name} must be positive \(got {value}\)"):
+                kind(**{name: value})
     with pytest.raises(InputError, match="no budget: give trials, updates or seconds"):
         Limits()
+    with pytest.raises(InputError, match="trainings and updates say the same"):
+        Budget(trainings=3, updates=100)
+    with pytest.raises(InputError, match="time must be a number and a unit"):
+        Budget(time="soon")
 
 
-def timed(folder: Path, pool: TimedPool, seconds: float) -> Search:
-    """Search for so long by the pool's clock."""
-    budget = Limits(trials=6, seconds=seconds)
-    state = SearchState(budget, clock=pool.clock)
-    search = Search(study_in(folder), ALL, pool, state, seed=5, owner="me")
-    Loop(
-        pool,
-        [search],
-        checkpoint=folder / "checkpoint",
-        spent=lambda: pool.clock.seconds >= seconds,
-    ).run()
-    return search
+def test_a_budget_in_its_units() -> None:
+    assert Budget().limits(HORIZON) == Limits(updates=TRAININGS * HORIZON)
+    assert Budget(trials=3, time="10m").limits(HORIZON) == Limits(trials=3, seconds=600.0)
+    assert Budget(trainings=2.5).limits(HORIZON) == Limits(updates=2.5 * HORIZON)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
 def test_time_ends_a_search_within_a_segment_and_loses_nothing(tmp_path: Path, slots: int) -> None:
-    (tmp_path / "whole").mkdir()
-    whole = search_in(tmp_path / "whole", SpoiltPool(lambda p: p, slots), Limits(trials=6))
-    pool = TimedPool(slots)
-    timed(tmp_path, pool, seconds=10 * VALIDATIONS + 35)  # in the midst of the second trials
+    def timed(seconds: float) -> TimedPool:
+        pool = TimedPool(slots)
+        state = SearchState(Limits(trials=6, seconds=seconds), clock=pool.clock)
+        spent = {"spent": lambda: pool.clock.seconds >= seconds}
+        search_in(tmp_path, pool, state, checkpoint=True, **spent)
+        return pool
+
+    whole = search_in(tmp_path / "whole", SpoiltPool(slots=slots), 6)
+    pool = timed(10 * VALIDATIONS + 35)  # in the midst of the second trials
     assert pool.clock.now == 10 * VALIDATIONS + 40
-    assert len(found_in(tmp_path)) == slots
-    assert (tmp_path / "checkpoint").exists()
-    later = TimedPool(slots)
-    timed(tmp_path, later, seconds=1e6)
-    assert later.restored == slots  # they go on where they were
-    assert_same(found_in(tmp_path), whole)
+    assert len(found_in(tmp_path)) == slots and (tmp_path / CHECKPOINT).exists()
+    assert timed(1e6).restored == slots  # they go on where they were
+    assert_same(records(study_in(tmp_path)), whole)
 
 
 def test_a_trial_starts_only_where_it_does_not_cut_into_what_is_kept(tmp_path: Path) -> None:
-    counts = []
-    for kept in (CONFIRMED, 0.0):
-        folder = tmp_path / str(kept)
-        folder.mkdir()
-        pool = SpoiltPool(lambda progress: progress)
-        budget = Limits(updates=2.5 * HORIZON)
-        state = SearchState(budget, kept=kept)
-        search = Search(study_in(folder), ALL, pool, state, seed=5, owner="me")
-        Loop(pool, [search]).run()
-        counts.append(len(found_in(folder)))
-    assert counts == [2, 3]
+    for kept, trials in ((CONFIRMED, 2), (0.0, 3)):
+        state = SearchState(Limits(updates=2.5 * HORIZON), kept=kept)
+        assert len(search_in(tmp_path / str(trials), SpoiltPool(), state)) == trials
 
 
 TASK = {"epochs": 1.0, "batch_size": 32}
@@ -146,8 +134,8 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
         engine=Engine("serial", device="cpu"),
         out=tmp_path / "run",
     )
-    swept, finals = swept_in(run.settings), run.finals()
-    searched = swept + run.trials()["updates"].sum()
+    finals = run.finals()
+    searched = run.settings.range_test.updates + run.trials()["updates"].sum()
     assert searched > ((1 - CONFIRMED) * trainings - 1) * task.horizon
     assert searched + finals["updates"].sum() <= trainings * task.horizon
     verdict = run.verdict()
@@ -203,8 +191,10 @@ def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Pa
     assert code == 2 and "budget and updates: one of the two" in err
 
 
-@pytest.mark.parametrize("worth", [0.0, 1e9])  # the search spends its share, or half of it
-@pytest.mark.parametrize("kind", ["updates", "seconds", "trials"])
+@pytest.mark.parametrize(
+    ("kind", "worth"),  # the search spends its share, or half of it
+    [("updates", 0.0), ("updates", 1e9), ("seconds", 0.0), ("seconds", 1e9), ("trials", 0.0)],
+)
 def test_time_left_is_true_within_a_fifth_from_a_tenth_of_the_run_on(
     kind: str,
     worth: float,

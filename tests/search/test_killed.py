@@ -79,7 +79,7 @@ def goes_on_alike(folder: Path, slots: int, expected: list[Record], checkpoint: 
         (3, False, "SIGTERM", "entry", (100, 61)),
         (1, True, "SIGKILL", "entry", (48, 2, 5)),
         (3, True, "SIGKILL", "entry", (77, 78, 120)),
-        (3, True, "SIGKILL", "checkpoint", (11, 1, 30)),
+        (3, True, "SIGKILL", "checkpoint", (11, 1, 9)),
     ],
 )
 def test_a_killed_process(

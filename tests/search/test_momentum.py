@@ -19,15 +19,17 @@ CYCLING = tuple(name for name, family in FAMILIES.items() if family.optional)
 KNOBS = {"base_momentum": 0.5, "max_momentum": 0.97}
 
 
-@pytest.mark.parametrize("family", SEARCHABLE)
-def test_it_is_drawn_where_it_is_asked_for_alone(family: str) -> None:
-    names = {f"{family}.{name}" for name in KNOBS} if family in CYCLING else set()
-    plain, asked = (Space(cycle_momentum=asked).distributions(family) for asked in (False, True))
-    assert asked.keys() - plain.keys() == names
-    assert {name: d for name, d in asked.items() if name in plain} == plain
+@pytest.fixture(scope="module")
+def task() -> lrtune.Task:
+    return lrtune.load_task("digits", batch_size=32, epochs=1)
 
 
-def test_suggestions() -> None:
+def test_it_is_drawn_where_it_is_asked_for_alone() -> None:
+    for family in SEARCHABLE:
+        names = {f"{family}.{name}" for name in KNOBS} if family in CYCLING else set()
+        plain, asked = (Space(cycle_momentum=it).distributions(family) for it in (False, True))
+        assert asked.keys() - plain.keys() == names
+        assert {name: d for name, d in asked.items() if name in plain} == plain
     with_it, without = (optuna.create_study(sampler=RandomSampler(seed=0)) for _ in range(2))
     for _ in range(20):
         schedule = suggest(with_it.ask(), families=[*CYCLING, "cosine"], cycle_momentum=True)
@@ -46,8 +48,7 @@ def trained(task: lrtune.Task, schedule: Schedule, seed: int) -> float:
     return progress.metrics["cross_entropy"]
 
 
-def test_a_search(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+def test_a_search(task: lrtune.Task, tmp_path: Path) -> None:
     arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "out": tmp_path}
     arguments |= {"stopping": lrtune.Stopping("none", patience=0)}
     arguments |= {"engine": lrtune.Engine("serial", slots=2)}
@@ -64,16 +65,6 @@ def test_a_search(tmp_path: Path) -> None:
         lrtune.tune(task, budget=lrtune.Budget(trials=4), **arguments)
 
 
-def test_a_run_from_before_there_was_one_goes_on(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
-    arguments = {"families": CYCLING, "peak_lr": (0.01, 0.1), "engine": "serial", "out": tmp_path}
-    lrtune.tune(task, budget=lrtune.Budget(trials=1), **arguments)
-    settings = json.loads((tmp_path / "run.json").read_text())
-    assert settings.pop("cycle_momentum") is False
-    (tmp_path / "run.json").write_text(json.dumps(settings))
-    assert len(lrtune.tune(task, budget=lrtune.Budget(trials=2), **arguments).trials()) == 2
-
-
 def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_path: Path) -> None:
     task = lrtune.load_task("digits", batch_size=32, epochs=1, optimizer="adagrad")
     with pytest.raises(InputError, match="optimizer adagrad has no momentum to cycle: take one of"):
@@ -81,8 +72,7 @@ def test_an_optimizer_without_momentum_is_refused_before_anything_is_kept(tmp_pa
     assert not list((tmp_path / "run").glob("*.json"))
 
 
-def test_finals_have_it(tmp_path: Path) -> None:
-    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+def test_finals_have_it(task: lrtune.Task) -> None:
     with_it = Schedule("one_cycle", 0.05, knobs=KNOBS)
     finals: list[Final] = []
     jobs = [Job(schedule, 7) for schedule in (with_it, Schedule("one_cycle", 0.05))]

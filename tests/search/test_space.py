@@ -1,12 +1,23 @@
+"""The space in anyone's study: in Optuna with any sampler, beside own parameters, in Ray Tune."""
+
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.samplers import RandomSampler, TPESampler
 
+import lrtune
 from lrtune import InputError
-from lrtune.schedule import FAMILIES
-from lrtune.search import SEARCHABLE, Space, SurrogateSampler, suggest
+from lrtune.schedule import FAMILIES, Schedule
+from lrtune.search import SEARCHABLE, Space, SurrogateSampler, report, suggest
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+NAMES, PEAKS = ("constant", "cosine", "multistep", "wsd"), (1e-3, 1.0)
+SPACE = Space(NAMES, PEAKS)
+SAMPLERS = {
+    "SurrogateSampler": lambda: SurrogateSampler(SPACE, 100),
+    "TPE": lambda: TPESampler(seed=0),
+}
 
 
 @pytest.mark.parametrize("family", SEARCHABLE)
@@ -16,24 +27,15 @@ def test_every_suggestion_is_a_schedule_with_rates(family: str) -> None:
     assert len(seen) == 40
     for schedule in seen:
         assert 1e-3 <= schedule.peak_lr <= 0.3
-        table = schedule.controller(50).rates if schedule.closed_loop else schedule.rates(50)
-        assert (table > 0).all()
-
-
-@pytest.mark.parametrize("family", SEARCHABLE)
-@pytest.mark.parametrize("end", ["low", "high"])
-def test_the_ends_of_every_range_are_admissible(family: str, end: str) -> None:
-    space = Space((family,), warmup=(0.0, 0.2))
-    params = {
-        name: getattr(d, end) if hasattr(d, end) else d.choices[0 if end == "low" else -1]
-        for name, d in space.distributions(family).items()
-    }
-    schedule = space.schedule({"family": family, **params})
-    assert schedule.family == family
-
-
-def test_families_made_by_hand_are_not_searched() -> None:
-    assert set(FAMILIES) - set(SEARCHABLE) == {"sequence", "custom"}
+        rates = schedule.controller(50).rates if schedule.closed_loop else schedule.rates(50)
+        assert (rates > 0).all()
+    distributions = Space((family,)).distributions(family)
+    for end in (0, -1):  # the ends of every range are admissible
+        params = {
+            name: (d.low, d.high)[end] if hasattr(d, "low") else d.choices[end]
+            for name, d in distributions.items()
+        }
+        assert Space((family,)).schedule({"family": family, **params}).family == family
 
 
 @pytest.mark.parametrize(
@@ -48,22 +50,88 @@ def test_families_made_by_hand_are_not_searched() -> None:
         ({"peak_lr": (float("nan"), 1.0)}, "peak_lr=nan"),
         ({"warmup": (0.0, 1.0)}, "fractions in"),
         ({"warmup": (-0.1, 0.2)}, "warmup=-0.1"),
+        ({"families": "cosine"}, "families must be a list of names"),
+        ({"cycle_momentum": "yes"}, "cycle_momentum must be True or False"),
     ],
 )
 def test_what_cannot_be_searched(arguments: dict, message: str) -> None:
+    assert set(FAMILIES) - set(SEARCHABLE) == {"sequence", "custom"}
     with pytest.raises(InputError, match=message):
         Space(**arguments)
 
 
-@pytest.mark.parametrize("sampler", [TPESampler(seed=0), RandomSampler(seed=0), None])
-def test_suggest_in_anyones_objective(sampler: optuna.samplers.BaseSampler | None) -> None:
-    space = Space(("cosine", "step", "constant"), peak_lr=(1e-3, 1.0))
-    study = optuna.create_study(sampler=sampler or SurrogateSampler(space, 100))
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_other_parameters_may_be_tuned_beside_the_schedule(sampler: str, first: str) -> None:
+    def theirs(trial: optuna.Trial) -> float:
+        batch = trial.suggest_categorical("batch_size", [16, 32, 64])
+        decay = trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True)
+        return batch / 64 + decay + trial.suggest_int("layers", 1, 3)
 
     def objective(trial: optuna.Trial) -> float:
-        schedule = suggest(trial, families=space.families, peak_lr=space.peak_lr)
-        trial.suggest_float("weight_decay", 1e-5, 1e-2, log=True)  # a parameter outside the space
-        return abs(schedule.rates(100).mean() - 0.05)
+        cost = theirs(trial) if first == "theirs" else 0.0
+        schedule = lrtune.suggest(trial, families=NAMES, peak_lr=PEAKS)
+        cost += theirs(trial) if first == "ours" else 0.0
+        return cost + abs(schedule.rates(100).mean() - 0.1)
 
-    study.optimize(objective, n_trials=30)
-    assert study.best_value < 0.03
+    study = optuna.create_study(sampler=SAMPLERS[sampler]())
+    study.optimize(objective, n_trials=26)
+    trials = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(trials) == 26
+    for trial in trials:
+        own = SPACE.distributions(trial.params["family"])
+        assert {*trial.params} == {"family", "batch_size", "weight_decay", "layers", *own}
+        carried = Schedule.from_json(trial.user_attrs["lrtune.schedule"])
+        assert carried == SPACE.schedule(trial.params)
+    for name in ("batch_size", "weight_decay", "layers"):
+        assert len({trial.params[name] for trial in trials}) > 2  # drawn, not stuck
+    if sampler == "SurrogateSampler":
+        assert {trial.params["family"] for trial in trials[:4]} == {*NAMES}
+
+
+@pytest.mark.parametrize("call", [suggest, lambda trial: report(trial, 1.0, 1)])
+def test_a_trial_that_is_none(call) -> None:
+    with pytest.raises(InputError, match="trial must be an Optuna trial"):
+        call(3)
+
+
+def test_parameters_of_the_same_name_without_the_prefix_are_the_users_own() -> None:
+    ours = {"family": "cosine", "cosine.peak_lr": 0.1, "cosine.warmup": 0.1}
+    ours |= {"cosine.T_max": 1.0, "cosine.eta_min": 0.0}
+    theirs = {"warmup": 0.5, "peak_lr": 9.0, "eta_min": 0.3, "wsd.warmup": 0.4}
+    assert SPACE.schedule({**ours, **theirs}) == SPACE.schedule(ours)
+    one_cycle = Space(("one_cycle",), PEAKS)  # which has a rise of its own
+    params = {name: 0.1 for name in one_cycle.distributions("one_cycle")}
+    params |= {"family": "one_cycle", "one_cycle.anneal_strategy": "cos"}
+    params |= {"one_cycle.div_factor": 25.0, "one_cycle.final_div_factor": 1e3}
+    assert one_cycle.schedule({**params, "warmup": 0.5}).warmup == 0
+
+
+def test_parameters_whose_names_are_anagrams_are_drawn_apart() -> None:
+    study = optuna.create_study(sampler=SAMPLERS["SurrogateSampler"]())
+    for _ in range(3):
+        trial = study.ask()
+        drawn = {trial.suggest_float(name, 0.0, 1.0) for name in ("drop_in", "drop_ni", "nord_ip")}
+        assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_rays_configs_have_one_family_and_make_its_schedule(sampler: str, tmp_path: Path) -> None:
+    """What Ray's Tuner asks of a search, without a cluster."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    search, seen = OptunaSearch(SPACE.define, "loss", "min", sampler=SAMPLERS[sampler]()), []
+    for name in map(str, range(24)):
+        config = search.suggest(name)
+        family = config["family"]
+        assert {*config} == {"family", *SPACE.distributions(family)}
+        assert SPACE.schedule({**config, "batch_size": 32}).family == family
+        loss = abs(SPACE.schedule(config).rates(100).mean() - 0.1)
+        result = {"loss": loss, "training_iteration": 1}
+        search.on_trial_result(name, result)
+        search.on_trial_complete(name, result)
+        seen.append(family)
+    if sampler == "SurrogateSampler":
+        assert {*seen[:4]} == {*NAMES}
+    search.save(str(tmp_path / "search.pkl"))  # as the Tuner does after each result
+    assert (tmp_path / "search.pkl").stat().st_size > 0

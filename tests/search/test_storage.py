@@ -1,5 +1,6 @@
 """Studies in a storage."""
 
+import os
 from pathlib import Path
 
 import optuna
@@ -25,6 +26,12 @@ def test_a_study_of_the_other_direction_stays_as_it_is(tmp_path: Path, kind: str
     study = load_study(storage, "s")
     assert study.direction == StudyDirection.MINIMIZE
     assert study.user_attrs == {"lrtune.owner": "another"}
+
+
+@pytest.mark.parametrize("storage", ["nosuch://x", f"sqlite:///{os.devnull}/x.db"])
+def test_a_storage_that_cannot_be_opened(storage: str) -> None:
+    with pytest.raises(InputError, match=f"storage {storage}: "):
+        open_study(storage, "s", "minimize")
 
 
 def test_optuna_is_as_loud_afterwards_as_before(

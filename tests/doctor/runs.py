@@ -1,0 +1,386 @@
+"""Runs that went wrong and runs that did not, each made by a framework, and what is to be said.
+
+A run is a function that writes its log into a folder and returns the log's path.
+"""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim import lr_scheduler as torchs
+from torch.utils.data import DataLoader
+
+import lrtune
+from tests.callbacks.trainings import (
+    data,
+    huggingface_trainer,
+    lightning_module,
+    lightning_trainer,
+)
+
+BATCHES = 10  # of an epoch, in torch and Lightning
+
+
+class Broken(NamedTuple):
+    """A run, the name of what is wrong, the horizon that is found, and the run's total if given."""
+
+    run: Any
+    finding: str
+    horizon: int | None = None
+    total: int | None = None
+
+
+def of(name, *args, **kwargs):
+    """What makes a scheduler of torch's, of an optimizer."""
+    return lambda optimizer: getattr(torchs, name)(optimizer, *args, **kwargs)
+
+
+def cosine(total, **more):
+    return of("CosineAnnealingLR", T_max=total, **more)
+
+
+def warm_cosine(warmup, total):
+    def make(optimizer):
+        rise = torchs.LinearLR(optimizer, start_factor=0.01, total_iters=warmup)
+        fall = torchs.CosineAnnealingLR(optimizer, T_max=total - warmup)
+        return torchs.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+    return make
+
+
+def of_transformers(name, *args, **kwargs):
+    def make(optimizer):
+        import transformers
+
+        return getattr(transformers, name)(optimizer, *args, **kwargs)
+
+    return make
+
+
+def named(name, warmup=0, **more):
+    """A schedule as the Trainer makes it, without the cost of a Trainer."""
+
+    def make(optimizer):
+        from transformers import get_scheduler
+
+        return get_scheduler(name, optimizer, warmup, 60, scheduler_specific_kwargs=more)
+
+    return in_csv(make, 60)
+
+
+def ours(family, total):
+    schedule = lrtune.Schedule(family, peak_lr=0.1, warmup=0.1)
+    return lambda optimizer: schedule.torch(optimizer, total=total)
+
+
+def linear_to(total):
+    return of("LambdaLR", lambda step: 1 - step / total)
+
+
+def not_a_number(step):
+    return math.nan if step == 40 else 1 / (1 + step)
+
+
+def optimizer_of(*rates):
+    return SGD([{"params": nn.Linear(1, 1).parameters(), "lr": rate} for rate in rates], lr=0.1)
+
+
+def used(make, updates, *, lr=0.1, every=1, times=1, resume=None):
+    """The rates of a torch loop that steps its scheduler so many times after every `every` updates.
+
+    At update `resume` the process dies, and a new one makes optimizer and scheduler again without
+    loading what they were.
+    """
+    rates = []
+    for update in range(updates):
+        if update in (0, resume):
+            optimizer = optimizer_of(lr)
+            scheduler = make(optimizer)
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        for _ in range(times if (update + 1) % every == 0 else 0):
+            scheduler.step()
+    return rates
+
+
+def as_csv(folder, rates):
+    table = pd.DataFrame({"loss": 1.0, "lr": [*rates]})
+    table.to_csv(folder / "rates.csv", index_label="step", na_rep="nan")
+    return folder / "rates.csv"
+
+
+def as_jsonl(folder, rates):
+    rows = [json.dumps({"step": step, "learning_rate": rate}) for step, rate in enumerate(rates)]
+    (folder / "rates.jsonl").write_text("\n".join(rows) + "\n")
+    return folder / "rates.jsonl"
+
+
+def as_events(folder, rates, cut=None):
+    """TensorBoard's event files: one, or two where the run was cut and resumed."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    for start, end in [(0, cut or len(rates)), (cut or 0, len(rates))][: 1 + (cut is not None)]:
+        with SummaryWriter(folder, filename_suffix=f".{start}") as writer:
+            for step in range(start, end):
+                writer.add_scalar("train/learning_rate", rates[step], step)
+    return folder
+
+
+def in_csv(make, updates, **more):
+    return lambda folder: as_csv(folder, used(make, updates, **more))
+
+
+def in_jsonl(make, updates):
+    return lambda folder: as_jsonl(folder, used(make, updates))
+
+
+def events(make, updates, cut=None, **more):
+    return lambda folder: as_events(folder, used(make, updates, **more), cut)
+
+
+def groups(make, updates, *rates):
+    """A CSV with a column for each parameter group, named as Lightning's monitor does."""
+
+    def write(folder):
+        optimizer, rows = optimizer_of(*rates), []
+        scheduler = make(optimizer)
+        for _ in range(updates):
+            numbered = enumerate(optimizer.param_groups, 1)
+            rows.append({f"lr-SGD/pg{number}": group["lr"] for number, group in numbered})
+            optimizer.step()
+            scheduler.step()
+        pd.DataFrame(rows).to_csv(folder / "metrics.csv", index_label="step")
+        return folder / "metrics.csv"
+
+    return write
+
+
+def checkpoint(make, steps, **more):
+    """What a torch loop saves: model, optimizer, scheduler."""
+
+    def write(folder):
+        optimizer = optimizer_of(0.1)
+        scheduler = make(optimizer)
+        for _ in range(steps):
+            optimizer.step()
+            scheduler.step()
+        states = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        torch.save({"model": nn.Linear(1, 1).state_dict(), **states, **more}, folder / "x.pt")
+        return folder / "x.pt"
+
+    return write
+
+
+LOSSES = [1, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.49, 0.49, 0.4]
+
+
+def closed(make, losses=LOSSES):
+    """A closed loop: seven updates between two validations."""
+
+    def write(folder):
+        scheduler, rates = make(optimizer_of(0.1)), []
+        for metric in losses:
+            rates += [scheduler.optimizer.param_groups[0]["lr"]] * 7
+            scheduler.optimizer.step()
+            scheduler.step(metric)
+        return as_jsonl(folder, rates)
+
+    return write
+
+
+def lightning(make, interval, name="metrics.csv"):
+    """A run with Lightning's CSVLogger and LearningRateMonitor, or its checkpoint."""
+
+    def configure(module):
+        optimizer = SGD(module.parameters(), lr=0.1)
+        scheduler = {"scheduler": make(optimizer)} | ({"interval": interval} if interval else {})
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def write(folder):
+        from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+        from lightning.pytorch.loggers import CSVLogger
+
+        trainer = lightning_trainer(
+            max_epochs=6,
+            accumulate_grad_batches=1,
+            callbacks=[LearningRateMonitor("step"), ModelCheckpoint(folder, save_last=True)],
+            logger=CSVLogger(folder, name="", version=""),
+            log_every_n_steps=1,
+            enable_checkpointing=True,
+        )
+        trainer.fit(lightning_module(configure), DataLoader(data(BATCHES * 2), batch_size=2))
+        return folder / name
+
+    return write
+
+
+def huggingface(*, make=None, stop=None, forget=False, every=2, **arguments):
+    """A run of transformers' Trainer, 60 updates; the state in its last checkpoint.
+
+    Args:
+        make: of a scheduler to hand in, else its own.
+        stop: where the run is cut; it is resumed from there.
+        forget: whether the scheduler's state is lost at that point.
+        every: how many updates between two lines of its log.
+        arguments: of TrainingArguments.
+    """
+
+    def optimizers(net):
+        own = SGD(net.parameters(), lr=0.01)
+        return (own, make(own)) if make else (None, None)
+
+    def write(folder):
+        saving = {"save_strategy": "steps", "save_steps": stop or 60, "eval_strategy": "no"}
+        length = {"max_steps": 60, "gradient_accumulation_steps": 1, "logging_steps": every}
+        given = {"optimizers": optimizers, "learning_rate": 0.01, **saving, **length, **arguments}
+        huggingface_trainer(folder, stop=stop, **given).train()
+        if stop is not None:
+            at = folder / f"checkpoint-{stop}"
+            if forget:
+                (at / "scheduler.pt").unlink()
+            huggingface_trainer(folder, **given).train(resume_from_checkpoint=str(at))
+        return folder / "checkpoint-60" / "trainer_state.json"
+
+    return write
+
+
+LINEAR = "get_linear_schedule_with_warmup"
+
+BROKEN = {
+    "torch: cosine stepped past T_max, its checkpoint": Broken(
+        checkpoint(cosine(50), 80), "overshoot", 50
+    ),
+    "torch: cosine for 200 in a run of 300": Broken(in_csv(cosine(200), 300), "overshoot", 200),
+    "Trainer: linear schedule for half the run": Broken(
+        huggingface(make=of_transformers(LINEAR, 3, 30)), "overshoot", 30
+    ),
+    "transformers: linear schedule for four times the run": Broken(
+        in_csv(of_transformers(LINEAR, 0, 240), 60), "never-annealed", 240
+    ),
+    "Trainer: resumed without scheduler.pt": Broken(
+        huggingface(stop=30, forget=True, lr_scheduler_type="cosine", warmup_steps=6), "jump"
+    ),
+    "transformers: warmup longer than the run": Broken(
+        named("constant_with_warmup", 500), "warmup-unfinished"
+    ),
+    "Lightning: cosine for epochs, stepped per batch": Broken(
+        lightning(cosine(6), "step"), "wrong-unit", 6
+    ),
+    "Lightning: the same, its checkpoint": Broken(
+        lightning(cosine(6), "step", "last.ckpt"), "wrong-unit", 6
+    ),
+    "Lightning: cosine for updates, stepped per epoch": Broken(
+        lightning(cosine(60), None), "wrong-unit"
+    ),
+    "torch: OneCycleLR for updates, stepped per epoch": Broken(
+        in_csv(of("OneCycleLR", 0.1, total_steps=60), 60, every=10), "wrong-unit"
+    ),
+    "torch: StepLR for epochs, stepped per batch": Broken(
+        events(of("StepLR", 10, 0.1), 300), "wrong-unit"
+    ),
+    "torch: ExponentialLR for epochs, stepped per batch, its checkpoint": Broken(
+        checkpoint(of("ExponentialLR", 0.9), 2000), "wrong-unit"
+    ),
+    "torch: a lambda below zero": Broken(in_csv(linear_to(80), 120), "negative"),
+    "torch: a lambda that is not a number": Broken(
+        in_jsonl(of("LambdaLR", not_a_number), 60), "not-finite"
+    ),
+    "torch: resumed without the scheduler's state, two event files": Broken(
+        events(cosine(100), 100, cut=60, resume=60), "jump"
+    ),
+    "torch: resumed without its warmup cosine": Broken(
+        in_csv(warm_cosine(10, 100), 100, resume=55), "jump"
+    ),
+    "torch: eta_min above the rate": Broken(
+        checkpoint(cosine(50, eta_min=0.5), 50), "eta-min-above-peak"
+    ),
+    "torch: the rate is zero": Broken(in_csv(cosine(50), 50, lr=0.0), "zero-rate"),
+    "torch: the rates of all groups are zero": Broken(
+        groups(cosine(50), 50, 0.0, 0.0), "zero-rate"
+    ),
+    "Accelerate: prepared, four processes, totals of one": Broken(
+        events(warm_cosine(40, 400), 400, times=4), "overshoot", 100
+    ),
+    "Accelerate: totals for four processes, not prepared": Broken(
+        events(warm_cosine(80, 1600), 400), "never-annealed", 1600
+    ),
+    "torch: stopped early, by the total that is given": Broken(
+        checkpoint(cosine(1000), 400), "never-annealed", 1000, total=400
+    ),
+}
+
+SOUND = {
+    "Trainer: linear": huggingface(),
+    "Trainer: cosine with warmup, seldom logged": huggingface(
+        lr_scheduler_type="cosine", warmup_steps=6, every=7
+    ),
+    "Trainer: resumed with its scheduler": huggingface(
+        stop=30, lr_scheduler_type="cosine", warmup_steps=6
+    ),
+    "transformers: constant with warmup": named("constant_with_warmup", 6),
+    "transformers: constant": named("constant"),
+    "transformers: cosine with restarts": named("cosine_with_restarts", num_cycles=3),
+    "transformers: cosine to a floor": named("cosine_with_min_lr", 6, min_lr_rate=0.1),
+    "transformers: warmup, stable, decay": named("warmup_stable_decay", 6, num_decay_steps=20),
+    "transformers: inverse square root": named("inverse_sqrt", 6),
+    "transformers: polynomial": named("polynomial"),
+    "Lightning: cosine per epoch": lightning(cosine(6), "epoch"),
+    "Lightning: cosine per epoch, its checkpoint": lightning(cosine(6), "epoch", "last.ckpt"),
+    "torch: OneCycleLR": in_csv(of("OneCycleLR", 0.1, total_steps=60), 60),
+    "torch: cosine": in_csv(cosine(200), 200),
+    "torch: cosine with warmup, two event files": events(warm_cosine(10, 100), 100, cut=60),
+    "torch: warm restarts": events(of("CosineAnnealingWarmRestarts", 20), 130),
+    "torch: warm restarts, each twice as long": in_csv(
+        of("CosineAnnealingWarmRestarts", 20, 2), 200
+    ),
+    "torch: triangles": events(of("CyclicLR", 0.01, 0.1, 25), 320),
+    "torch: triangles that shrink": in_csv(of("CyclicLR", 0.01, 0.1, 25, mode="triangular2"), 320),
+    "torch: StepLR per epoch": in_csv(of("StepLR", 3, 0.1), 120, every=10),
+    "torch: MultiStepLR": in_jsonl(of("MultiStepLR", [60, 90]), 120),
+    "torch: ExponentialLR per epoch": in_csv(of("ExponentialLR", 0.9), 200, every=10),
+    "torch: ExponentialLR": in_csv(of("ExponentialLR", 0.98), 200),
+    "torch: constant": in_csv(of("ConstantLR", 1.0), 50),
+    "torch: plateau": closed(of("ReduceLROnPlateau", factor=0.5, patience=2)),
+    "transformers: greedy, up and down": closed(
+        of_transformers("GreedyLR", factor=0.8, patience=1), LOSSES * 2
+    ),
+    "transformers: greedy, ever better": closed(
+        of_transformers("GreedyLR", patience=1), [1 / (1 + i) for i in range(20)]
+    ),
+    "torch: cosine, one group frozen": groups(cosine(50), 50, 0.0, 0.1),
+    "transformers: linear, its checkpoint at the end": checkpoint(
+        of_transformers(LINEAR, 3, 30), 30
+    ),
+    "torch: a checkpoint half-way": checkpoint(warm_cosine(10, 100), 50),
+    "torch: a checkpoint at the end": checkpoint(cosine(100), 100),
+    "torch: OneCycleLR, its checkpoint": checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60),
+    "Accelerate: prepared, four processes": events(warm_cosine(160, 1600), 400, times=4),
+    "lrtune: wsd": in_csv(ours("wsd", 300), 300),
+    "lrtune: rex": in_jsonl(ours("rex", 300), 300),
+    "lrtune: spline": in_csv(ours("spline", 300), 300),
+}
+
+# What is found of them.
+FITTED = {
+    "Trainer: linear": "linear",
+    "Trainer: cosine with warmup, seldom logged": "cosine",
+    "transformers: constant with warmup": "constant",
+    "transformers: cosine with restarts": "cosine_restarts",
+    "transformers: warmup, stable, decay": "wsd",
+    "transformers: inverse square root": "inverse_sqrt",
+    "Lightning: cosine per epoch": "cosine",
+    "torch: OneCycleLR": "one_cycle",
+    "torch: warm restarts": "cosine_restarts",
+    "torch: triangles": "cyclic",
+    "torch: triangles that shrink": "cyclic",
+    "torch: StepLR per epoch": "step",
+    "torch: MultiStepLR": "multistep",
+    "torch: ExponentialLR": "exponential",
+    "torch: plateau": "multistep",
+    "lrtune: wsd": "wsd",
+    "lrtune: rex": "rex",
+}
