@@ -41,6 +41,15 @@ def one_line(value: object) -> str:
     return " ".join(repr(value).split())[:200]
 
 
+def described(error: BaseException) -> str:
+    """The type of an error and what it says, on one line.
+
+    >>> described(KeyError("age"))
+    "KeyError: 'age'"
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message: which of the names was probably meant, or nothing.
 

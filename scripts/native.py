@@ -10,7 +10,7 @@ import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lrtune.export import formula, huggingface, keras, optax, timm, torch
+from lrtune.export import formula, huggingface, optax, timm, torch
 from lrtune.export.context import ExportContext
 from lrtune.schedule import FAMILIES
 
@@ -74,7 +74,7 @@ def by_timm(ctx: ExportContext) -> str:
 
 def by_keras(ctx: ExportContext) -> str:
     if ctx.schedule.closed_loop:
-        return "`ReduceLROnPlateau`" if keras.native(ctx) else "a callback"
+        return "a callback"
     return by_formula(ctx)
 
 

@@ -484,17 +484,17 @@ def export(
     best = best_in(best)
     if out is not None and out.exists() and out.samefile(best):
         raise InputError(f"out={str(out)!r}: is the schedule itself: give another file")
-    schedule, found = read_best(best)
+    schedule, document = read_best(best)
     if replay:
         schedule = replayed(best)
     if total is None:
-        if found is None:
+        if document is None:
             raise InputError(f"{best}: says no horizon: give --total, the number of updates")
-        total = found.horizon
-    optimizer = None if found is None else found.found_optimizer
+        total = document.horizon
+    optimizer = None if document is None else document.found_optimizer
     text = text_of(schedule, to=to, total=total, optimizer=optimizer)
-    if found is not None and to not in TABLES:
-        text = found.comments + text
+    if document is not None and to not in TABLES:
+        text = document.comments + text
     if out is None:
         print(text, end="")
         return

@@ -106,7 +106,7 @@ class Events(Listener):
         """Say which trainings ended, and now and then how it goes."""
         for final in state.ended:
             self._final(final)
-        still_in = [one.schedule.family for one in state.finalists if one.goes_on]
+        still_in = [f.schedule.family for f in state.finalists if f.goes_on]
         self._progressed("finals", state.share, done=int(state.done), still_in=still_in)
 
     def finished(self, run: Run, total: int | None) -> None:
@@ -114,13 +114,13 @@ class Events(Listener):
         horizon = run.settings.horizon if total is None else total
         verdict, trials, winner = run.verdict(horizon), run.trials(), None
         if verdict is not None:
-            said = [*of_verdict(verdict), since(verdict, len(trials))]
+            lines = [*of_verdict(verdict), since(verdict, len(trials))]
             winner = verdict.recommended.schedule.to_dict() if verdict.decided else None
-            kept = ("family", "place", "mean", "low", "high", "gap", "p", "seeds", "lost")
-            rows = [{name: getattr(row, name) for name in kept} for row in verdict.families]
-            found = {name: getattr(verdict.answer, name) for name in ("place", "families")}
-            self._emit("verdict", **found, lines=[*filter(None, said)], standings=rows)
-        answer = None if total else as_json(recommendation(trials, run.told, verdict))
+            names = ("family", "place", "mean", "low", "high", "gap", "p", "seeds", "lost")
+            rows = [{name: getattr(row, name) for name in names} for row in verdict.families]
+            answered = {name: getattr(verdict.answer, name) for name in ("place", "families")}
+            self._emit("verdict", **answered, lines=[*filter(None, lines)], standings=rows)
+        answer = None if total else as_json(recommendation(trials, run.public_settings, verdict))
         files = [*FILES, run.verdict_path(horizon).name]
         self._emit(
             "finished",

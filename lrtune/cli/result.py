@@ -34,7 +34,6 @@ from lrtune.verdict.wording import listed, since, time_to_target, words
 if TYPE_CHECKING:
     from lrtune.doctor import Diagnosis
     from lrtune.engine import RangeTest
-    from lrtune.reports.compare import Comparison
 
 TOP = 8  # families in the ranking
 DIGITS = 3  # of a figure; report and files have more
@@ -54,7 +53,7 @@ def show(folder: Path, machine: bool) -> None:
     best = best_json(trials, run.settings, verdict)
     content = {
         "run": str(folder),
-        "answer": as_json(recommendation(trials, run.told, verdict)),
+        "answer": as_json(recommendation(trials, run.public_settings, verdict)),
         "best": best and best.to_json(),
         "verdict": verdict and verdict.to_json(),
         "since": newer or None,
@@ -65,7 +64,7 @@ def show(folder: Path, machine: bool) -> None:
 def print_result(run: Run, console: Console) -> None:
     """Print what to use, what it gains and how sure that is; then what it rests on."""
     trials, verdict = run.trials(), run.verdict()
-    answer = recommendation(trials, run.told, verdict)
+    answer = recommendation(trials, run.public_settings, verdict)
     if answer is None:
         say(console, "no trial reached the end: there is no winner; the report says why")
     else:
@@ -201,9 +200,10 @@ def _lead(run: Run) -> str:
     return "best forecast, no trial having reached its end"
 
 
-def print_comparison(comparison: "Comparison", console: Console) -> None:
-    """Print two tables that fit the terminal, and the answer in sentences."""
-    table = comparison.table
+def print_comparison(table: pd.DataFrame, console: Console) -> None:
+    """Print two tables that fit the terminal: one row per verdict, one row per family."""
+    from lrtune.reports.compare import wins
+
     several_seeds = table.groupby(["task", "horizon"])["seed"].transform("nunique") > 1
     tasks = table_of("task", "winner", "score", "next behind", words=("winner",))
     for _, rows in table.groupby("source", sort=False):
@@ -216,13 +216,11 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
     say(console, "↓: lower is better, ↑: higher is better; of a tie, the score of the best mean")
     amounts = ("tasks", "wins", "ties", "losses")
     families = table_of("family", *amounts, "mean rank")
-    for row in comparison.wins.to_dict("records"):
+    for row in wins(table).to_dict("records"):
         # A task that several verdicts judge counts once, shared among them.
         cells = [number(row[name], 3) for name in (*amounts, "mean_rank")]
         families.add_row(harmless(row["family"]), *cells)
     console.print(families)
-    for sentence in comparison.sentences:
-        say(console, sentence)
 
 
 def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:

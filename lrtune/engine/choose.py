@@ -3,11 +3,13 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from statistics import median
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.fused import FusedPool
@@ -37,7 +39,7 @@ COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
 CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compiling included
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"strict": True, "extra": "forbid"})
 class Choice:
     """A pool, and why it is this one.
 
@@ -48,16 +50,19 @@ class Choice:
         threads: of the CPU; None on other devices.
         devices: what each of them is, see ``hardware``; empty where nobody has said.
         why: one sentence.
-        figures: seconds per update of one trial, of all that was timed.
+        figures: seconds per update of one trial, of all that was timed; None for what cannot run.
+
+    Raises:
+        ValueError: of a field that is of another type, or of no slots.
     """
 
     name: Engine
-    slots: int
+    slots: int = Field(ge=1)
     compiled: bool = False
     threads: int | None = None
     devices: tuple[str, ...] = ()
     why: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float | None] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"
@@ -77,29 +82,22 @@ class Choice:
     @property
     def seconds(self) -> float:
         """Of an update of one trial, as it was timed; infinite where nothing was."""
-        own = self.figures.get(self.label)
-        known = [figure for figure in self.figures.values() if figure and math.isfinite(figure)]
-        return own or min(known, default=math.inf) / max(1, len(self.devices))
+        known = [figure for figure in self.figures.values() if figure]
+        least = min(known, default=math.inf) / max(1, len(self.devices))
+        return self.figures.get(self.label) or least
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Choice":
         """As ``to_json`` gave it.
 
         Raises:
-            TypeError: a field is missing, unknown or of another type.
-            ValueError: no such pool.
+            TypeError, ValueError: it is none.
         """
-        choice = cls(**content | {"devices": tuple(content.get("devices", ()))})
-        if choice.name not in ENGINES[1:] or type(choice.slots) is not int or choice.slots < 1:
-            raise ValueError(f"{choice.name!r} of {choice.slots!r} slots is none")
-        if type(choice.compiled) is not bool or type(choice.threads) not in (int, type(None)):
-            raise TypeError(f"compiled={choice.compiled!r}, threads={choice.threads!r}")
-        return choice
+        return cls(**content | {"devices": tuple(content.get("devices", ()))})
 
     def to_json(self) -> dict[str, Any]:
-        """For run.json; what could not run has no figure."""
-        figures = {name: v if v == v else None for name, v in self.figures.items()}
-        return {**asdict(self), "figures": figures}
+        """For run.json."""
+        return asdict(self)
 
     def grants(self, engine: str, slots: int | None, devices: tuple[str, ...]) -> bool:
         """Whether this is what is wished for: an engine or auto, slots or None, such devices."""
@@ -168,9 +166,8 @@ def choose(
     """
     check_wishes(engine, slots)
     most = torch.get_num_threads()
-    contest = _Contest(task, device, engine, slots, updates, seconds)
     try:
-        return contest.winner(most)
+        return _Contest(task, device, engine, slots, updates, seconds).winner(most)
     finally:
         torch.set_num_threads(most)
 
@@ -187,16 +184,12 @@ class _Contest:
         updates: float,
         seconds: float,
     ) -> None:
-        self._task = task
-        self._device = device
+        self._task, self._device, self._engine, self._slots = task, device, engine, slots
         self._kind = torch.device(device).type
-        self._engine = engine
-        self._slots = slots
         self._serial = slots or (SHARING if isinstance(task.train, Stream) else 1)  # slots
-        self._updates = updates
-        self._seconds = seconds
+        self._updates, self._seconds = updates, seconds
         self._until = time.perf_counter() + CHOOSING * seconds
-        self._figures: dict[str, float] = {}
+        self._figures: dict[str, float | None] = {}
         self._best: tuple[Choice, Pool] | None = None
         self._leading = math.inf  # seconds per update of the best so far
         self._why_serial = ""
@@ -283,7 +276,7 @@ class _Contest:
         except InputError:
             raise
         except Exception as error:  # whatever model, compiler or memory may raise
-            self._figures[choice.label] = math.nan
+            self._figures[choice.label] = None
             self._explain(choice, error)
             return False
         self._figures[choice.label] = seconds
@@ -304,7 +297,7 @@ class _Contest:
             if not full or self._slots is not None or choice.slots == 1:
                 out = ": fewer --slots or a smaller --batch-size need less" if full else ""
                 raise InputError(f"{self._task.name}: training fails: {reason}{out}") from error
-        fused_ran = any(name.startswith("fused") and v == v for name, v in self._figures.items())
+        fused_ran = any(v and name.startswith("fused") for name, v in self._figures.items())
         if choice.name == "fused" and not choice.compiled and not fused_ran:
             self._why_serial = reason
 
@@ -323,12 +316,9 @@ class _Contest:
         if len(self._figures) == 1:
             return "as asked"
         other = "serial" if choice.name == "fused" else "fused"
-        rivals = [(v, name) for name, v in self._figures.items() if name.startswith(other)]
-        why = f"{1e6 * self._leading:,.0f} µs an update of a trial"
-        if rivals:  # a figure that is none is never the least
-            figure, name = min(rivals, key=lambda rival: (rival[0] != rival[0], rival[0]))
-            why += f", {name} {1e6 * figure:,.0f}"
-        return why
+        rivals = [(v, name) for name, v in self._figures.items() if v and name.startswith(other)]
+        rival = f", {min(rivals)[1]} {1e6 * min(rivals)[0]:,.0f}" if rivals else ""
+        return f"{1e6 * self._leading:,.0f} µs an update of a trial{rival}"
 
 
 def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:

@@ -4,11 +4,13 @@ import ctypes
 import inspect
 import logging
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, cached_property
+from operator import itemgetter
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -18,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lrtune.engine.optimizers import check_momentum, settings_of
-from lrtune.engine.pool import Array
-from lrtune.engine.rng import (
+from lrtune.engine.pool import (
     INITIAL_WEIGHTS,
     SAMPLE_NOISE,
     UPDATE_NOISE,
+    Array,
     BatchOrder,
     derive,
     reseed,
@@ -47,10 +49,11 @@ Span = tuple[int, int, int]  # seed, first update, one past the last
 Parts = list[tuple[Tensor | float, Tree]]  # weights, and the targets that they belong to
 
 
-class Loader:
+class Loader(ABC):
     """Batches of one split on the device.
 
     Attributes:
+        samples: of the split.
         shared: whether a batch is dear enough to be read once for all trials that are in step.
         placement: where the data is and why, for a person.
     """
@@ -59,28 +62,29 @@ class Loader:
     placement: str
 
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
+        self.samples = split.samples
         self._device = device
         targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
         logits = 4 * targets * (task.classes or 1)  # bytes, float32
         fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
         self._part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
 
+    @abstractmethod
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
         """The batches of updates ``start ... stop - 1``, a function of the seed and the update."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stacked(self, spans: Sequence[Span]) -> Iterator[Split]:
         """The batches of several trials, tensors (trials, batch, ...), update after update.
 
         As many as the longest span has; a shorter one ends with copies of its last batch.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
-        raise NotImplementedError
 
-    def forget(self, seed: int, update: int) -> None:
+    def forget(self, seed: int, update: int) -> None:  # noqa: B027  # for those who keep something
         """No trial goes on from here."""
 
     def over(self, run: Callable[[], T]) -> T:
@@ -101,7 +105,8 @@ class ResidentLoader(Loader):
 
     def __init__(self, split: Split, task: Task, device: torch.device, slots: int) -> None:
         super().__init__(split, task, device)
-        self._placed = _placed(split, device)
+        key = id(split), device
+        self._placed = _PLACES[key] = _PLACES.get(key) or _Placed(split, device)
         self._split, self._home = self._placed.split, self._placed.home
         self._order = BatchOrder(split.samples, task.batch_size, self._home, slots)
         self.placement = self._placed.placement
@@ -122,7 +127,9 @@ class ResidentLoader(Loader):
             table = self._indices(spans, range(first, min(first + block, longest)))
             for rows in table.split(some):
                 several = _to(self._split.take(rows), self._device)
-                yield from (_item(several, number) for number in range(len(rows)))
+                for number in range(len(rows)):
+                    item = itemgetter(number)  # of the tensors: one update's batch
+                    yield Split(*tree_map(item, tuple(several)))
 
     def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
         """int64 (updates, trials, batch), of these updates counted from the start of each span."""
@@ -154,16 +161,8 @@ class _Placed:
         self.placement = f"{size(whole)} in memory{full}"
 
 
+# One for all pools of a process: those that are tried would have no room beside each other.
 _PLACES = WeakValueDictionary[tuple[int, torch.device], _Placed]()
-
-
-def _placed(split: Split, device: torch.device) -> _Placed:
-    """One for all pools of a process: those that are tried would have no room beside each other."""
-    key = id(split), device
-    placed = _PLACES.get(key)
-    if placed is None:
-        placed = _PLACES[key] = _Placed(split, device)
-    return placed
 
 
 class StreamLoader(Loader):
@@ -229,10 +228,6 @@ def make_loader(split: Split | Stream, task: Task, device: torch.device, slots: 
     return StreamLoader(split, task, device, slots)
 
 
-def _item(batches: Split, number: int) -> Split:
-    return Split(*tree_map(lambda tensor: tensor[number], tuple(batches)))
-
-
 def _to(batch: Split, device: torch.device) -> Split:
     def moved(tensor: Tensor) -> Tensor:
         if tensor.device == device:
@@ -286,12 +281,6 @@ class DeviceTask:
         """The test split; validation where there is none."""
         split = self.task.test
         return self.val if split is None else make_loader(split, self.task, self.device)
-
-    @property
-    def test_samples(self) -> int:
-        """How many the test split has."""
-        split: Split | Stream = self.task.val if self.task.test is None else self.task.test
-        return split.samples
 
     @cached_property
     def average_shares(self) -> Array | None:
@@ -460,9 +449,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 # From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.
-ALONE: dict[str, Any] = {"isolate_recompiles": True}
-if not ALONE.keys() <= inspect.signature(torch.compile).parameters.keys():
-    ALONE = {}
+HAS_ALONE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+ALONE: dict[str, Any] = {"isolate_recompiles": True} if HAS_ALONE else {}
 
 
 def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrtune.engine.device_task import DeviceTask, attempt, is_out_of_memory
-from lrtune.engine.rng import VALIDATION_NOISE, reseed
+from lrtune.engine.pool import VALIDATION_NOISE, EvalResult, reseed
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import Metric
 from lrtune.tasks.splits import Tree, concat, leaves, tree_map
@@ -18,14 +17,6 @@ BLOCKS = 20  # parts
 LEAST = 5  # samples of a part
 
 Run = Callable[[Tree, int], Tree]  # of prepared inputs (n, ...) and n: outputs (K, n, ...)
-
-
-class EvalResult(NamedTuple):
-    """Of a trial at a validation; see Progress."""
-
-    loss: float
-    metrics: dict[str, float]
-    averaged: float
 
 
 @torch.no_grad()
@@ -58,7 +49,7 @@ def evaluate(
                 outputs = tree_map(_exact, run(inputs, len(next(leaves(targets)))))
                 sums[number].add(outputs, targets)
                 if blocks is not None and number == 0:
-                    blocks.add(_row(outputs, 0), targets)
+                    blocks.add(_rows(outputs, 0), targets)
     return [
         _result(task.task, *values)
         for values in zip(*(each.values() for each in sums), strict=True)
@@ -149,7 +140,7 @@ class MetricAccumulator:
         scores = torch.full((len(first),), torch.nan, dtype=torch.float64, device=first.device)
         for row in range(len(first)):
             if row not in self._errors:
-                score = attempt(partial(metric.function, _row(outputs, row), targets))
+                score = attempt(partial(metric.function, _rows(outputs, row), targets))
                 if isinstance(score, Exception):
                     self._errors[row] = score
                 else:
@@ -172,8 +163,8 @@ def _vmapped(metric: Metric, outputs: Tree, targets: Tree) -> Tensor | None:
     return scores if scores.dim() == 1 else None
 
 
-def _row(tree: Tree, row: int) -> Tree:
-    return tree_map(lambda tensor: tensor[row], tree)
+def _rows(tree: Tree, rows: int | Tensor) -> Tree:
+    return tree_map(lambda tensor: tensor[rows], tree)
 
 
 def _exact(outputs: Tensor) -> Tensor:
@@ -235,7 +226,7 @@ class Blocks:
         for part in here.unique().tolist():
             rows = (here == part).nonzero().flatten()
             whole = int((self._parts == part).sum())
-            score = self._score(_rows(outputs, rows), _rows(targets, rows))
+            score = self._score(outputs, targets, rows)
             self._sums[part] += score * len(rows) / whole
 
     def scores(self) -> list[float]:
@@ -249,16 +240,12 @@ class Blocks:
 
     def _jackknife(self) -> list[float]:
         outputs, targets = concat(self._kept)
-        whole, scores = self._score(outputs, targets), []
+        whole = float(self._metric.function(outputs, targets))
+        scores = []
         for part in range(self._count):
-            kept = (self._parts != part).nonzero().flatten()
-            rest = self._score(_rows(outputs, kept), _rows(targets, kept))
+            rest = self._score(outputs, targets, (self._parts != part).nonzero().flatten())
             scores.append(self._count * whole - (self._count - 1) * rest)
         return scores
 
-    def _score(self, outputs: Tree, targets: Tree) -> float:
-        return float(self._metric.function(outputs, targets))
-
-
-def _rows(tree: Tree, rows: Tensor) -> Tree:
-    return tree_map(lambda tensor: tensor[rows.to(tensor.device)], tree)
+    def _score(self, outputs: Tree, targets: Tree, rows: Tensor) -> float:
+        return float(self._metric.function(_rows(outputs, rows), _rows(targets, rows)))

@@ -5,19 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lrtune.engine.device_task import DeviceTask, Span, attempt, compile_alone, is_out_of_memory
-from lrtune.engine.evaluate import Blocks, EvalResult, evaluate
+from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.optimizers import Tensors
-from lrtune.engine.pool import Array, ForwardingPool, Progress, Snapshot, check_free
+from lrtune.engine.pool import Array, EvalResult, ForwardingPool, Progress, Snapshot, check_free
 from lrtune.engine.serial import SerialPool
-from lrtune.engine.stacked import Program, StackedState, tensors_of
-from lrtune.engine.vmap_check import vmap_check
+from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.splits import Tree
@@ -70,7 +69,11 @@ class FusedPool(ForwardingPool):
             error = failure.__cause__
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self._tell(f"trials are trained one after the other from here on: together, {reason}")
-        self._pool = self._one_by_one()
+        assert isinstance(self._pool, StackedPool)
+        snapshots = {slot: self._pool.snapshot(slot) for slot in self._pool.occupied}
+        self._pool = SerialPool(self.task, self.slots, str(self.device_task.device))
+        for slot, snapshot in snapshots.items():
+            self._pool.restore(slot, snapshot)
         return self._pool.advance()
 
     def try_updates(self, count: int) -> None:
@@ -79,14 +82,6 @@ class FusedPool(ForwardingPool):
 
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
         return getattr(self._pool, method)(slot, *arguments)
-
-    def _one_by_one(self) -> SerialPool:
-        assert isinstance(self._pool, StackedPool)
-        snapshots = {slot: self._pool.snapshot(slot) for slot in self._pool.occupied}
-        serial = SerialPool(self.task, self.slots, str(self.device_task.device))
-        for slot, snapshot in snapshots.items():
-            serial.restore(slot, snapshot)
-        return serial
 
 
 class Broken(Exception):
@@ -116,36 +111,35 @@ class StackedPool:
         self, task: Task, slots: int, device: str, compiled: bool, tell: Callable[[str], None]
     ) -> None:
         """See FusedPool."""
-        self.device_task = fused_task = DeviceTask(task, slots, device)
+        self.device_task = on_device = DeviceTask(task, slots, device)
         self.task = task
         self.slots = slots
         self.width = slots
         self._tell = tell
-        self._optimizer, drawing = vmap_check(fused_task)
-        self._batches = fused_task.prepared_batches if drawing else fused_task.stored_batches
-        self._program = Program(fused_task, self._optimizer, prepared=drawing)
+        self._optimizer, drawing = vmap_check(on_device)
+        self._batches = on_device.prepared_batches if drawing else on_device.stored_batches
+        self._program = Program(on_device, self._optimizer, prepared=drawing)
         self._sizes = CompiledSizes() if compiled else None
         self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
-        averaged = fused_task.average_shares is not None
-        self._state = StackedState.empty(self._optimizer, fused_task.model(0), slots, averaged)
-        self._backup = fused_task.device  # where the rows are copied to during a segment
+        averaged = on_device.average_shares is not None
+        self._state = StackedState.empty(self._optimizer, on_device.model(0), slots, averaged)
         self._vmaps: dict[int, bool] = {}
         self._trials: list[_Trial] = []  # by row
         # Not self, here and in _update: a cycle would keep memory that is free.
-        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(fused_task.model(seed)))
+        self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(on_device.model(seed)))
         self._untrained: dict[int, EvalResult] = {}  # by seed
 
     def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
         """See Pool."""
         began = time.perf_counter()
         self._put(_Trial(slot, rates.copy(), seed, momenta=momenta), self._fresh(seed))
-        if seed not in self._untrained:
-            row = self._row(slot)
+        row = len(self._trials) - 1
+        result: EvalResult | Exception | None = self._untrained.get(seed)
+        if result is None:
             result = attempt(lambda: self._evaluate(row, row + 1)[0])
-            if isinstance(result, Exception):
-                return Progress.failed(slot, 0, result, time.perf_counter() - began)
+        if not isinstance(result, Exception):
             self._untrained[seed] = result
-        return Progress(slot, 0, *self._untrained[seed], seconds=time.perf_counter() - began)
+        return Progress.at(slot, 0, result, seconds=time.perf_counter() - began)
 
     def revise(self, slot: int, rates: Array) -> None:
         """See Pool."""
@@ -168,22 +162,19 @@ class StackedPool:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise Broken from error
-                if self.width == 1 and self._backup.type == "cpu":
+                if self.width == 1:
                     raise
-            self._make_room()  # out here: the error holds on to the memory
+            self._halve()  # out here: the error holds on to the memory
         return []
 
     def evaluate(self, slot: int) -> Progress:
         """See Pool."""
         began = time.perf_counter()
         row = self._row(slot)
-        blocks = Blocks(self.device_task.objective, self.device_task.test_samples)
-        update = self._trials[row].update
+        blocks = Blocks(self.device_task.objective, self.device_task.test.samples)
         result = attempt(lambda: self._evaluate(row, row + 1, blocks)[0])
-        seconds = time.perf_counter() - began
-        if isinstance(result, Exception):
-            return Progress.failed(slot, update, result, seconds)
-        return Progress(slot, update, *result, seconds=seconds, blocks=blocks.scores())
+        seconds, scores = time.perf_counter() - began, blocks.scores()
+        return Progress.at(slot, self._trials[row].update, result, seconds=seconds, blocks=scores)
 
     def release(self, slot: int) -> None:
         """See Pool."""
@@ -241,7 +232,7 @@ class StackedPool:
 
     @contextmanager
     def _undone_by_errors(self) -> Iterator[None]:
-        before = self._state.part(0, len(self._trials)).copied(self._backup)
+        before = self._state.part(0, len(self._trials)).map(torch.clone)
         try:
             yield
         except BaseException:  # Ctrl-C too: the pool is then whole, whoever goes on with it
@@ -261,10 +252,7 @@ class StackedPool:
         reached = []
         for trial, stop, curve, result in zip(self._trials, stops, losses, results, strict=True):
             trial.update = stop
-            if isinstance(result, Exception):
-                reached.append(Progress.failed(trial.slot, stop, result, seconds))
-            else:
-                reached.append(Progress(trial.slot, stop, *result, losses=curve, seconds=seconds))
+            reached.append(Progress.at(trial.slot, stop, result, losses=curve, seconds=seconds))
         return sorted(reached, key=lambda progress: progress.slot)
 
     def _train(self, start: int, trials: Sequence[_Trial], stops: Sequence[int]) -> list[Array]:
@@ -277,8 +265,7 @@ class StackedPool:
         lengths = [stop - first for _, first, stop in spans]
         size = self._size(start, spans)
         spans += spans[:1] * (size - len(spans))  # idle rows
-        like = {"dtype": self._optimizer.dtype, "device": self.device_task.device}
-        tables = update_tables(trials, stops, size, self.device_task.average_shares, like)
+        tables = self._tables(trials, lengths, size)
         state = self._state.part(start, start + size)
         update = self._update(size)
         losses = torch.empty(
@@ -289,17 +276,43 @@ class StackedPool:
         batches = self._batches(spans)
         with self.device_task.training():
             updates = enumerate(zip(batches, tables, losses, strict=True))
-            for done, ((inputs, parts), given, loss) in updates:
+            for done, ((inputs, parts), (rates, momenta, shares), loss) in updates:
                 with _kept(state, [row for row, length in enumerate(lengths) if length <= done]):
-                    loss.copy_(update(state.tree, inputs, parts, given.rates, given.momenta))
-                    if given.looks:
-                        state.mix(given.shares)
+                    loss.copy_(update(state.tree, inputs, parts, rates, momenta))
+                    if shares is not None:
+                        state.mix(shares)
                 first = first or time.perf_counter() - began
         table = losses.cpu().numpy()  # where work is only queued, it is done by now
         if self._sizes is not None:
             rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
             self._sizes.took(size, first, rest)
         return [table[:length, row].copy() for row, length in enumerate(lengths)]
+
+    def _tables(
+        self, trials: Sequence[_Trial], lengths: Sequence[int], size: int
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """What the rows are given at each update, beside their batches, (size,) each.
+
+        Yields:
+            Rates; momenta, NaN where it is the optimizer's own, None where it is in all rows; what
+            the weights count in the average, None where nothing is looked at.
+        """
+        tables = np.zeros((3, max(lengths), size))
+        tables[1] = np.nan
+        shares = self.device_task.average_shares
+        for row, (trial, length) in enumerate(zip(trials, lengths, strict=True)):
+            span = slice(trial.update, trial.update + length)
+            tables[0, :length, row] = trial.rates[span]
+            if trial.momenta is not None:
+                tables[1, :length, row] = trial.momenta[span]
+            if shares is not None:
+                own = shares[span]  # fewer, where updates are only tried
+                tables[2, : len(own), row] = own
+        looked = tables[2].any(1)
+        cycled = any(trial.momenta is not None for trial in trials)
+        tensors = torch.as_tensor(tables).to(self.device_task.device, self._optimizer.dtype)
+        for rates, momenta, newest, looks in zip(*tensors, looked, strict=True):
+            yield rates, momenta if cycled else None, newest if looks else None
 
     def _size(self, start: int, spans: Sequence[Span]) -> int:
         """How many rows to run: those that are needed, but a compiled program has its sizes."""
@@ -338,18 +351,13 @@ class StackedPool:
         def results() -> list[EvalResult | Exception]:
             return evaluate(task, runs, self._vmaps, blocks)
 
-        if stop - start > 1:  # fewer rows come before fewer samples: see _make_room
+        if stop - start > 1:  # fewer rows come before fewer samples: see _halve
             return results()
         return (task.val if blocks is None else task.test).over(results)
 
-    def _make_room(self) -> None:
-        """The host has room for the copies that undo a segment; then there are fewer at once."""
+    def _halve(self) -> None:
         if self.device_task.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._backup.type != "cpu":
-            self._backup = torch.device("cpu")
-            self._tell("out of memory: from here on trials are backed up in the host's")
-            return
         self.width = -(-self.width // 2)
         self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
 
@@ -361,48 +369,6 @@ def _kept(state: StackedState, over: list[int]) -> Iterator[None]:
     yield
     if held is not None:
         state.paste(over, held)
-
-
-class UpdateTables(NamedTuple):
-    """What the rows are given at one update, beside their batches."""
-
-    rates: Tensor  # (rows,)
-    momenta: Tensor | None  # (rows,), NaN where it is the optimizer's own; None: it is in all rows
-    shares: Tensor  # (rows,): what the weights count in the average
-    looks: bool  # whether they count in any
-
-
-def update_tables(
-    trials: Sequence[_Trial],
-    stops: Sequence[int],
-    rows: int,
-    shares: Array | None,
-    like: dict[str, Any],
-) -> Iterator[UpdateTables]:
-    """Update after update, as many as the longest way to a stop has.
-
-    Args:
-        trials: of the first rows; the others are idle.
-        stops: one past the last update of each.
-        rows: how many the program has.
-        shares: (horizon,) what each update counts in the average; None where there is none.
-        like: dtype and device of the tensors.
-    """
-    longest = max(stop - trial.update for trial, stop in zip(trials, stops, strict=True))
-    rates, looks = np.zeros((2, longest, rows))
-    momenta = np.full((longest, rows), np.nan)
-    for row, (trial, stop) in enumerate(zip(trials, stops, strict=True)):
-        span = slice(trial.update, stop)
-        rates[: stop - trial.update, row] = trial.rates[span]
-        if trial.momenta is not None:
-            momenta[: stop - trial.update, row] = trial.momenta[span]
-        if shares is not None:
-            own = shares[span]  # fewer, where updates are only tried
-            looks[: len(own), row] = own
-    cycled = any(trial.momenta is not None for trial in trials)
-    tensors = [torch.as_tensor(table, **like) for table in (rates, momenta, looks)]
-    for update, (rate, momentum, share) in enumerate(zip(*tensors, strict=True)):
-        yield UpdateTables(rate, momentum if cycled else None, share, bool(looks[update].any()))
 
 
 class CompiledSizes:

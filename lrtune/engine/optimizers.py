@@ -87,13 +87,11 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
 def _is_like(value: object, default: object) -> bool:
     """Whether a setting has the type and the length of torch's own default, and is finite."""
     if isinstance(default, tuple):
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(default)
-            and all(_is_like(v, d) for v, d in zip(value, default, strict=True))
-        )
+        if not isinstance(value, tuple) or len(value) != len(default):
+            return False
+        return all(_is_like(v, d) for v, d in zip(value, default, strict=True))
     if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
+        return type(value) is type(default)
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
@@ -190,7 +188,7 @@ class StackedOptimizer:
             settings = {name: value for name, value in group.items() if name != "params"}
             if settings.get("dampening"):
                 raise Unfit("with dampening, SGD's first update is of another kind than the rest")
-            initial = initial_state(settings, make)
+            initial = _initial_state(make, settings)
             for parameter in group["params"]:
                 if parameter not in names:
                     raise Unfit(f"group {number} of groups holds what is no parameter of the model")
@@ -209,6 +207,13 @@ class StackedOptimizer:
         if types[0] not in ("float32", "float64"):
             raise Unfit(f"its parameters are {types[0]}: only float32 and float64 can be")
         self.dtype = kinds.pop()
+
+    def add_momentum(self, weights: Tensors, states: dict[str, Tensors]) -> None:
+        """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
+        for name, state in states.items():
+            if "momentum" in self.settings[name] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weights[name])
+                self.initial[name]["momentum_buffer"] = 0.0
 
     def step(
         self,
@@ -234,24 +239,50 @@ class StackedOptimizer:
         if momenta is not None:
             own = momentum_of(settings)
             momenta = column(torch.where(momenta.isnan(), own, momenta), weights)
-        self._rule(weights, gradients, state, settings, momenta)
-        rates = column(rates * settings["lr_ratio"], weights)
-        weights.copy_(torch.lerp(before, weights, rates))
+        self._unit_step(weights, gradients, state, settings, momenta)
+        if "lr_decay" in settings:
+            weights.copy_(before.lerp(weights, 1 / (1 + state["step"] * settings["lr_decay"])))
+            state["step"] += 1
+        weights.copy_(before.lerp(weights, column(rates * settings["lr_ratio"], weights)))
 
-    def add_momentum(self, weights: Tensors, states: dict[str, Tensors]) -> None:
-        """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
-        for name, state in states.items():
-            if "momentum" in self.settings[name] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(weights[name])
-                self.initial[name]["momentum_buffer"] = 0.0
+    def _unit_step(
+        self,
+        weights: Tensor,
+        gradients: Tensor,
+        state: Tensors,
+        settings: Settings,
+        momenta: Tensor | None,
+    ) -> None:
+        """A step at rate 1; momenta (K, 1, ...)."""
+        given = {name: value for name, value in settings.items() if name in self._rule.settings}
+        given |= {"lr": 1.0, "foreach": False, "maximize": False}
+        if "betas" in settings:
+            given["beta1"], given["beta2"] = settings["betas"]
+            if momenta is not None:
+                # Torch takes a tensor for beta1: with the rows last, a number for each of them.
+                given["beta1"] = momenta.flatten()
+                weights, gradients = weights.movedim(0, -1), gradients.movedim(0, -1)
+                state = {name: tensor.movedim(0, -1) for name, tensor in state.items()}
+        elif momenta is not None:  # multiplied into the buffer before, and torch's is 1
+            state["momentum_buffer"].mul_(momenta)
+            given["momentum"] = 1.0
+        if "lr_decay" in settings:  # without it, the number of steps has no say
+            given["lr_decay"] = 0.0
+            state = {**state, "step": torch.zeros(())}
+        elif "step" in state:
+            given |= {"differentiable": True, "capturable": weights.is_cuda}
+        lists = [[state[kind]] if kind in state else [] for kind in self._rule.state]
+        self._rule.function([weights], [gradients], *lists, **given)
+        if momenta is not None and settings.get("nesterov"):
+            # Which looks ahead by momentum × buffer, and not by all of it.
+            weights.add_((1 - momenta) * state["momentum_buffer"])
 
 
-def initial_state(group: Settings, make: Callable[..., torch.optim.Optimizer]) -> dict[str, float]:
+def _initial_state(make: Callable[..., Any], settings: Settings) -> dict[str, float]:
     """What each tensor of the optimizer's state holds before the first update."""
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    names = _names(make)
-    settings = {name: value for name, value in group.items() if name in names}
-    optimizer = make([weight], lr=1.0, **settings)
+    names = _settings_of(make)
+    optimizer = make([weight], lr=1.0, **{n: v for n, v in settings.items() if n in names})
     weight.grad = torch.zeros_like(weight)
     optimizer.step()  # with no gradient and no weight to decay, it leaves what it began with
     state = {name: v for name, v in optimizer.state[weight].items() if isinstance(v, Tensor)}
@@ -263,84 +294,24 @@ def column(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
 
 
-def _names(function: Callable[..., Any]) -> set[str]:
+def _settings_of(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters) - OURS
 
 
-SGD, ADAM, RMSPROP, ADAGRAD = (_names(rule) for rule in (sgd, adam, rmsprop, adagrad))
+class _Rule:
+    """A function of ``torch.optim``, and the state that it takes, in its order."""
+
+    def __init__(self, function: Callable[..., None], *state: str) -> None:
+        self.function = function
+        self.state = state
+        self.settings = _settings_of(function)
 
 
-def _unit_step(names: set[str], settings: Settings) -> dict[str, Any]:
-    """What a rule takes of the settings, for a step at rate 1."""
-    own = {name: value for name, value in settings.items() if name in names}
-    return {**own, "foreach": False, "maximize": False, "lr": 1.0}
-
-
-def _scalars_as_columns(weights: Tensor) -> dict[str, bool]:
-    return {"differentiable": True, "capturable": weights.is_cuda}
-
-
-# Each rule takes weights (K, ...), gradients (K, ...), state, settings, and momenta (K, 1, ...) in
-# place of the settings' own; it makes a step at rate 1. A row's own momentum is multiplied into the
-# buffer before, and torch's is 1.
-
-
-def _sgd(
-    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
-) -> None:
-    given = _unit_step(SGD, settings)
-    if momenta is None:
-        sgd([weights], [gradients], [state.get("momentum_buffer")], **given)
-        return
-    buffer = state["momentum_buffer"].mul_(momenta)
-    sgd([weights], [gradients], [buffer], **given | {"momentum": 1.0})
-    if settings["nesterov"]:  # which looks ahead by momentum × buffer, and not by all of it
-        weights.add_((1 - momenta) * buffer)
-
-
-def _adam(
-    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
-) -> None:
-    given = _unit_step(ADAM, settings) | _scalars_as_columns(weights)
-    given["beta1"], given["beta2"] = settings["betas"]
-    if momenta is not None:
-        # Torch takes a tensor for beta1: with the rows last, it has one number for each of them.
-        weights, gradients = weights.movedim(0, -1), gradients.movedim(0, -1)
-        state = {name: tensor.movedim(0, -1) for name, tensor in state.items()}
-        given["beta1"] = momenta.flatten()
-    largest = [state["max_exp_avg_sq"]] if settings["amsgrad"] else []
-    averages = [state["exp_avg"]], [state["exp_avg_sq"]], largest
-    adam([weights], [gradients], *averages, [state["step"]], **given)
-
-
-def _rmsprop(
-    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
-) -> None:
-    given = _unit_step(RMSPROP, settings) | _scalars_as_columns(weights)
-    if momenta is not None:
-        state["momentum_buffer"].mul_(momenta)
-        given["momentum"] = 1.0
-    means = [state["grad_avg"]] if settings["centered"] else []
-    buffers = [state["momentum_buffer"]] if given["momentum"] else []
-    averages = [state["square_avg"]], means, buffers
-    rmsprop([weights], [gradients], *averages, [state["step"]], **given)
-
-
-def _adagrad(
-    weights: Tensor, gradients: Tensor, state: Tensors, settings: Settings, momenta: Tensor | None
-) -> None:
-    before = weights.clone()
-    uncounted = torch.zeros(())  # without lr_decay, the number of steps has no say
-    given = _unit_step(ADAGRAD, settings) | {"lr_decay": 0.0}
-    adagrad([weights], [gradients], [state["sum"]], [uncounted], **given)
-    weights.copy_(torch.lerp(before, weights, 1 / (1 + state["step"] * settings["lr_decay"])))
-    state["step"] += 1
-
-
-RULES: dict[Any, Callable[[Tensor, Tensor, Tensors, Settings, Tensor | None], None]] = {
-    torch.optim.SGD: _sgd,
-    torch.optim.Adam: _adam,
-    torch.optim.AdamW: _adam,
-    torch.optim.RMSprop: _rmsprop,
-    torch.optim.Adagrad: _adagrad,
+_ADAM = _Rule(adam, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+RULES: dict[Any, _Rule] = {
+    torch.optim.SGD: _Rule(sgd, "momentum_buffer"),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.RMSprop: _Rule(rmsprop, "square_avg", "grad_avg", "momentum_buffer", "step"),
+    torch.optim.Adagrad: _Rule(adagrad, "sum", "step"),
 }

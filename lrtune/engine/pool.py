@@ -1,17 +1,32 @@
-"""The Pool: K slots that train K trials of one Task, a segment at a time."""
+"""The Pool: K slots that train K trials of one Task, a segment at a time.
 
+And everything random that a trial meets, as a function of (seed, update) alone.
+"""
+
+import hashlib
 import math
+import struct
 import traceback
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lrtune.tasks import Task
 
 Array = NDArray[np.float64]
+
+
+class EvalResult(NamedTuple):
+    """Of a trial at a validation; see Progress."""
+
+    loss: float
+    metrics: dict[str, float]
+    averaged: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +58,15 @@ class Progress:
     traceback: str = ""
 
     @classmethod
-    def failed(cls, slot: int, update: int, error: Exception, seconds: float = 0.0) -> "Progress":
-        """Of a trial that cannot go on."""
-        message = f"{type(error).__name__}: {error}"
-        lines = "".join(traceback.format_exception(error))
-        return cls(slot, update, math.nan, {}, seconds=seconds, error=message, traceback=lines)
+    def at(
+        cls, slot: int, update: int, result: EvalResult | Exception, seconds: float, **given: Any
+    ) -> "Progress":
+        """What a validation has come to, or the error with which the trial ends."""
+        if not isinstance(result, Exception):
+            return cls(slot, update, *result, seconds=seconds, **given)
+        error = f"{type(result).__name__}: {result}"
+        lines = "".join(traceback.format_exception(result))
+        return cls(slot, update, math.nan, {}, seconds=seconds, error=error, traceback=lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +180,61 @@ def check_free(slot: int, occupied: bool) -> None:
     """Refuse a slot that is taken."""
     if occupied:
         raise RuntimeError(f"slot {slot} is occupied: release it first")
+
+
+# Streams of one seed.
+INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE, SAMPLE_NOISE = range(5)
+
+
+def derive(*words: int) -> int:
+    """A seed in 0 ... 2**63 - 1 from whole numbers; neighbours in, strangers out."""
+    packed = struct.pack(f"<{len(words)}q", *words)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+def reseed(device: torch.device, *words: int) -> None:
+    """Set the generators that a model on ``device`` draws from.
+
+    ``torch.manual_seed`` would do, but where CUDA is not up yet it formats a stack trace each time.
+    """
+    seed = derive(*words)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+
+
+class BatchOrder:
+    """Which samples an update sees: permutation after permutation, cut into equal batches.
+
+    A batch may hold the end of one epoch and the start of the next, so that no batch is short and
+    no sample is left out.
+    """
+
+    def __init__(self, samples: int, batch_size: int, device: torch.device, slots: int = 1) -> None:
+        self._samples = samples
+        self.batch_size = batch_size
+        self._device = device
+        # Two epochs per slot, which may all be at different points: that is all that is needed.
+        self._permutation = lru_cache(maxsize=2 * slots)(self._draw)
+
+    def _draw(self, seed: int, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive(seed, EPOCH_ORDER, epoch))
+        return torch.randperm(self._samples, generator=generator).to(self._device)
+
+    def batch(self, seed: int, update: int) -> Tensor:
+        """Indices int64 (batch_size,) of the samples of one update, on the device."""
+        epoch, start = divmod(update * self.batch_size, self._samples)
+        stop = start + self.batch_size
+        head = self._permutation(seed, epoch)[start:stop]
+        if stop <= self._samples:
+            return head
+        # A batch is never larger than the data, so it touches two epochs at most.
+        return torch.cat([head, self._permutation(seed, epoch + 1)[: stop - self._samples]])
+
+    def batches(self, seed: int, start: int, stop: int) -> Tensor:
+        """Indices int64 (stop - start, batch_size) of several updates in a row."""
+        first, last = start * self.batch_size, stop * self.batch_size
+        epochs = range(first // self._samples, (last - 1) // self._samples + 1)
+        run = torch.cat([self._permutation(seed, epoch) for epoch in epochs])
+        offset = epochs.start * self._samples
+        return run[first - offset : last - offset].view(-1, self.batch_size)

@@ -123,8 +123,8 @@ def range_test(
 def _train(pool: Pool, rates: Array, seeds: Sequence[int]) -> Array:
     """Training losses, float64 (seeds, updates)."""
     losses = []
-    for start in range(0, len(seeds), pool.slots):
-        for slot, seed in enumerate(seeds[start : start + pool.slots]):
+    for first in range(0, len(seeds), pool.slots):
+        for slot, seed in enumerate(seeds[first : first + pool.slots]):
             pool.start(slot, rates, seed)
         for progress in pool.advance():
             if progress.error is not None:
@@ -166,6 +166,16 @@ class Landmarks:
             return self.end + FROM_BLOW_UP, FROM_BLOW_UP_SD
         return self.middle, MOST_DOUBT
 
+    def message(self, peaks: Array) -> str:
+        """Why a suggestion is unsure, if it is; peaks (seeds,) are each seed's own, logarithms."""
+        if not self.clear and not self.blown:
+            return "the loss neither falls nor blows up clearly at any rate"
+        if not self.clear:
+            return "the loss falls clearly at no rate, only where it blows up is known"
+        low, high = np.exp([peaks.min(), peaks.max()])
+        agree = high <= AGREEMENT * low
+        return "" if agree else f"the seeds disagree: peaks from {low:.2g} to {high:.2g}"
+
 
 def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -> RangeTest:
     """What the loss curves alone suggest.
@@ -193,19 +203,7 @@ def suggest_range(rates: Array, losses: Array, untrained: Array | None = None) -
     logs = [together.base, together.steepest, together.valley, together.top, peak]
     base, steepest, valley, top, good = (float(rate) for rate in np.exp(logs))
     suggestion = Suggestion(base, steepest, valley, top, good, doubt)
-    return RangeTest(rates, losses, smoothed, suggestion, _message(together, peaks))
-
-
-def _message(marks: Landmarks, peaks: Array) -> str:
-    """Why a suggestion is unsure, if it is."""
-    if not marks.clear and not marks.blown:
-        return "the loss neither falls nor blows up clearly at any rate"
-    if not marks.clear:
-        return "the loss falls clearly at no rate, only where it blows up is known"
-    low, high = np.exp([peaks.min(), peaks.max()])
-    return (
-        f"the seeds disagree: peaks from {low:.2g} to {high:.2g}" if high > AGREEMENT * low else ""
-    )
+    return RangeTest(rates, losses, smoothed, suggestion, together.message(peaks))
 
 
 def changes_of(losses: Array, untrained: Array | None = None) -> tuple[Array, Array]:
@@ -255,10 +253,7 @@ def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
     whole = np.full(len(log), np.nan)
     whole[: points[-1] + 1] = np.interp(np.arange(points[-1] + 1), points, curve)
 
-    def at(*indices: int) -> list[float]:
-        return [float(log[i]) for i in indices]
-
-    low, high = at(0, limit)
+    low, high = float(log[0]), float(log[limit])
     middle = (low + high) / 2
     unclear = Landmarks(low, middle, middle, high, high, clear=False, blown=blown)
     if len(curve) < 3:
@@ -276,8 +271,8 @@ def landmarks(log: Array, changes: Array) -> tuple[Landmarks, Array]:
         return unclear, whole
     onset = bottom - _first(curve[bottom::-1] > -ONSET * fall, bottom + 1) + 1
     steepest = onset + int(np.gradient(curve, log[points])[onset : bottom + 1].argmin())
-    base, steep, low, rise = at(*points[[onset, steepest, bottom, top]])
-    valley = (base + low) / 2
+    base, steep, lowest_loss, rise = log[points[[onset, steepest, bottom, top]]].tolist()
+    valley = (base + lowest_loss) / 2
     return Landmarks(base, steep, valley, rise, high, clear=True, blown=blown), whole
 
 

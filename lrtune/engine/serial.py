@@ -14,10 +14,17 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone
-from lrtune.engine.evaluate import Blocks, EvalResult, Run, evaluate
+from lrtune.engine.evaluate import Blocks, Run, evaluate
 from lrtune.engine.optimizers import make_optimizer, set_momentum
-from lrtune.engine.pool import Array, Progress, Snapshot, check_free
-from lrtune.engine.rng import UPDATE_NOISE, reseed
+from lrtune.engine.pool import (
+    UPDATE_NOISE,
+    Array,
+    EvalResult,
+    Progress,
+    Snapshot,
+    check_free,
+    reseed,
+)
 from lrtune.tasks import Split, Task
 from lrtune.tasks.splits import Tree, laid_out, tree_map
 
@@ -129,7 +136,7 @@ class SerialPool:
 
     def evaluate(self, slot: int) -> Progress:
         """See Pool."""
-        blocks = Blocks(self.device_task.objective, self.device_task.test_samples)
+        blocks = Blocks(self.device_task.objective, self.device_task.test.samples)
         progress = self._progress(self._occupant(slot), blocks)
         return replace(progress, blocks=blocks.scores() if progress.error is None else [])
 
@@ -225,7 +232,7 @@ class SerialPool:
                 for trial in alive:
                     loss = attempt(partial(self._step, trial, batch))
                     if isinstance(loss, Exception):  # this trial's end and nobody else's
-                        trial.failure = Progress.failed(trial.slot, trial.update, loss)
+                        trial.failure = Progress.at(trial.slot, trial.update, loss, 0.0)
                     else:
                         trial.losses[done] = loss
                         trial.update += 1
@@ -257,10 +264,7 @@ class SerialPool:
         progress = trial.failure
         if progress is None:
             result = attempt(partial(self._evaluate, trial, blocks))
-            if isinstance(result, Exception):
-                progress = Progress.failed(trial.slot, trial.update, result)
-            else:
-                progress = Progress(trial.slot, trial.update, *result, losses)
+            progress = Progress.at(trial.slot, trial.update, result, 0.0, losses=losses)
         seconds, trial.seconds = trial.seconds + time.perf_counter() - began, 0.0
         return replace(progress, seconds=seconds)
 

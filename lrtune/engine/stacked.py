@@ -1,7 +1,16 @@
-"""StackedState and Program: the weights of many trials, and what one update of all of them is."""
+"""StackedState and Program: the weights of many trials, and one update of all of them.
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+And ``vmap_check``: does a model run rightly so? Some models raise under ``vmap`` (``.item()``, a
+branch on data), and some are silently wrong (a buffer reassigned rather than changed in place). So
+two trials run together once, in training and in evaluation, and are compared with plain autograd.
+"""
+
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,9 +18,30 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lrtune.engine.device_task import DeviceTask, Parts
-from lrtune.engine.optimizers import StackedOptimizer, Tensors, column
-from lrtune.tasks.splits import Tree, leaves, tree_map
+from lrtune.engine.device_task import DeviceTask, Parts, stack_batches
+from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
+from lrtune.errors import InputError
+from lrtune.tasks import Split
+from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
+
+# Of vmap_check:
+SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
+TRIALS = 2
+CLOSE = 1e-3  # relative; rounding in float32 stays well below, errors are of order one
+ROUNDING = 1e-5  # of the whole gradient: a part that is smaller than this is as good as zero
+
+# What torch says, and what it means. The first that fits.
+REASONS = {
+    r"calling \.item\(\)": "a number is read off a tensor: by .item(), or by an if on its values",
+    r"data-dependent control flow": "an if depends on a tensor's values",
+    r"dynamic shape": "the shape of a tensor depends on its values, as with a boolean mask",
+    r"(?:batching rule.* for|rule not implemented for) aten::(\w+)": (
+        "torch's {} takes no weights of several models at once"
+    ),
+    r"inplace arithmetic": "what all trials share is changed in place",
+    r"called random operation": "random numbers are drawn",
+}
+OURS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 class StackedState:
@@ -73,10 +103,6 @@ class StackedState:
     def part(self, start: int, stop: int) -> "StackedState":
         """Some of the rows, without a copy."""
         return self.map(lambda tensor: tensor[start:stop])
-
-    def copied(self, device: torch.device) -> "StackedState":
-        """A copy, on any device."""
-        return self.map(lambda tensor: tensor.to(device, copy=True))
 
     @torch.no_grad()
     def paste(self, rows: Any, other: "StackedState") -> None:
@@ -221,3 +247,177 @@ def _clipped(gradients: Tensors, longest: float) -> Tensors:
     norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
     shares = (longest / (norms + 1e-6)).clamp(max=1.0)
     return {name: g * column(shares, g) for name, g in gradients.items()}
+
+
+def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
+    """Run two trials together and apart.
+
+    Returns:
+        The optimizer of stacked weights; and whether batches are augmented or ``prepare`` draws at
+        random, which is to be done trial by trial, before the model.
+
+    Raises:
+        Unfit: they differ, or they cannot run together.
+        InputError: the data cannot be read.
+    """
+    try:
+        with task.training(), _full_precision(task):
+            return _check(task)
+    except (Unfit, InputError):
+        raise
+    except Exception as error:  # whatever a user's model may raise, and vmap of it
+        raise Unfit(_reason(error)) from error
+
+
+def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
+    batches = _batches(task)
+    before = _generators(task)
+    task.prepare(batches[0].inputs)
+    drawing = bool(task.task.augment) or before != _generators(task)
+    prepared = [task.inputs(batch) for batch in batches]
+    models = [task.model(seed) for seed in range(TRIALS)]
+    fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
+    alone = [_alone(task, model, *batch) for model, batch in zip(models, prepared, strict=True)]
+    optimizer = StackedOptimizer(task.task, models[0], set(alone[0][1]))
+    state = StackedState.empty(optimizer, models[0], TRIALS, averaged=False)
+    for row, tensors in enumerate(fresh):
+        state.load(row, tensors, optimizer)
+    again = state.map(torch.clone)
+    program = Program(task, optimizer, prepared=drawing, autocast=nullcontext)
+    given = stack_batches(
+        prepared if drawing else [(b.inputs, [(1.0, b.targets)]) for b in batches]
+    )
+    inputs = task.prepare(batches[0].inputs)
+    with warnings.catch_warnings(), torch.no_grad():
+        # Where vmap has no rule for an operation it says so and loops over the trials: slowly.
+        warnings.filterwarnings("error", message=".*batching rule.*")
+        gradients, losses = program.gradients(state, *given)
+        _compare("its loss the second time", program.gradients(again, *given)[1], losses)
+        trained = state.map(torch.clone)
+        outputs = program.outputs(state.models["weights"], tree_map(torch.clone, inputs), TRIALS)
+    for row, model in enumerate(models):
+        loss, expected = alone[row]
+        _compare("its loss", losses[row], loss)
+        # Parameter by parameter: one that is wrong may be a small part of the whole.
+        whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm().item()
+        for name, gradient in gradients.items():
+            what = f"the gradient of {name}"
+            _compare(what, gradient[row], expected[name], ROUNDING * whole)
+        _compare_buffers(trained, row, model)
+        evaluated = _evaluated(task, model, tree_map(torch.clone, inputs))
+        for ours, theirs in zip(leaves(outputs), leaves(evaluated), strict=True):
+            _compare("its output in evaluation", ours[row], theirs)
+        _compare_buffers(state, row, model)
+    return optimizer, drawing
+
+
+def _batches(task: DeviceTask) -> list[Split]:
+    batches = list(task.train.updates(0, 0, min(TRIALS, task.task.horizon)))
+    task.train.forget(0, len(batches))
+    small = [Split(*tree_map(lambda t: t[:SAMPLES], tuple(batch))) for batch in batches]
+    return (small * TRIALS)[:TRIALS]
+
+
+def _alone(
+    task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts
+) -> tuple[Tensor, Tensors]:
+    """Loss and gradients by plain autograd, of the parameters that the loss reaches.
+
+    Refused if anything changes but buffers, and they in place.
+    """
+    generators, numbers, buffers = _generators(task), _numbers(model), dict(model.named_buffers())
+    weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
+    loss.backward()
+    if generators != _generators(task):
+        raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
+    for name, number in _numbers(model).items():
+        if numbers.get(name) != number:
+            raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
+    for name, buffer in model.named_buffers():
+        if buffer is not buffers.get(name):
+            raise Unfit(f"its forward puts a new tensor in place of its buffer {name}")
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if not torch.equal(weight, weights[name]):
+            raise Unfit(f"its forward changes its parameter {name}")
+        if weight.grad is not None:
+            if weight.grad.layout != torch.strided:
+                raise Unfit(f"the gradient of {name} is sparse")
+            gradients[name] = weight.grad
+    return loss.detach(), gradients
+
+
+@torch.no_grad()
+def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
+    before, generators = tree_map(torch.clone, inputs), _generators(task)
+    outputs = model.eval()(laid_out(inputs, task.task.layout))
+    if generators != _generators(task):
+        raise Unfit("its forward draws random numbers in evaluation")
+    if not all(map(torch.equal, leaves(before), leaves(inputs))):
+        raise Unfit("its forward changes its input in place, which is for other trials too")
+    return outputs
+
+
+def _numbers(model: nn.Module) -> dict[str, object]:
+    """What a module holds beside tensors and other modules, by name."""
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def _compare_buffers(state: StackedState, row: int, model: nn.Module) -> None:
+    for name, buffer in model.named_buffers():
+        _compare(f"its buffer {name}", state.buffers[name][row], buffer)
+
+
+def _compare(what: str, ours: Tensor, theirs: Tensor, rounding: float = 1e-7) -> None:
+    ours, theirs = ours.double(), theirs.double()
+    if not (ours - theirs).norm() <= CLOSE * theirs.norm() + rounding:
+        raise Unfit(f"{what} comes out otherwise when several trials run together")
+
+
+def _generators(task: DeviceTask) -> list[bytes]:
+    states = [torch.get_rng_state()]
+    if task.device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(task.device))
+    return [state.numpy().tobytes() for state in states]
+
+
+@contextmanager
+def _full_precision(task: DeviceTask) -> Iterator[None]:
+    """No rounding to bfloat16 or, on CUDA, TF32, beside which an error could hide."""
+    cudnn = torch.backends.cudnn
+    flags = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(task.device.type, enabled=False),
+            cudnn.flags(**flags, benchmark=False, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+
+
+def _reason(error: Exception) -> str:
+    """One line: the cause, and the user's own line that it comes from."""
+    message = " ".join(str(error).split())
+    for pattern, meaning in REASONS.items():
+        match = re.search(pattern, message)
+        if match:
+            return meaning.format(*match.groups()) + _place(error)
+    return f"{type(error).__name__}: {message[:150]}{_place(error)}"
+
+
+def _place(error: Exception) -> str:
+    """The innermost line that is neither torch's nor the engine's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not any(path.is_relative_to(folder) for folder in OURS):
+            return f" (line {frame.lineno} of {path.name}: {frame.line})"
+    return ""

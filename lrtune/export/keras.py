@@ -17,22 +17,15 @@ SMALL = 1e-6  # epsilon that is next to nothing in any update
 
 def keras(ctx: ExportContext) -> str:
     """Source that defines a `Schedule`, or a `callback` to give `fit`, and the `optimizer`."""
-    closed = ctx.schedule.closed_loop
     return render(
         "keras",
         ctx,
         install="keras>=3",
-        native=closed and native(ctx),
-        ratio="" if closed else ratio(ctx, "ops"),
+        ratio="" if ctx.schedule.closed_loop else ratio(ctx, "ops"),
         eps=EPS,
         greedy_threshold=GREEDY_THRESHOLD,
         **_optimizer(ctx),
     )
-
-
-def native(ctx: ExportContext) -> bool:
-    """Whether Keras' own callback gives the same rates: its threshold is absolute."""
-    return not ctx.stepped and ctx.params["threshold"] == 0
 
 
 def _optimizer(ctx: ExportContext) -> dict[str, Any]:

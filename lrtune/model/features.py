@@ -31,8 +31,7 @@ def features(schedule: Schedule) -> Array:
 
     A closed loop's curve is not known beforehand: its rate is taken as held, and it is marked.
     """
-    found: Array = _features(schedule)[0].copy()
-    return found
+    return np.array(_features(schedule)[0])
 
 
 @lru_cache(maxsize=8192)
@@ -99,8 +98,7 @@ class Scale:
         """Onto the scale; values better than any that it was fitted to count as the best."""
         least = self.room or np.finfo(float).tiny
         distance = self.sign * np.asarray(values, dtype=np.float64) - self.origin + self.room
-        found: Array = np.log(np.maximum(distance, least))
-        return found
+        return np.log(np.maximum(distance, least))
 
     def back(self, place: float) -> float:
         """A place on the scale as a value, infinite where it is beyond all numbers."""

@@ -105,8 +105,8 @@ class Prior:
             new = {key: row for row, key in enumerate(keys)}
         if new:
             # Rounded, for the last digits depend on what is computed together.
-            told = self.transfer.means(own[list(new.values())], self.shifts).T.round(DIGITS)
-            self._means.update(zip(new, told, strict=True))
+            means = self.transfer.means(own[list(new.values())], self.shifts).T.round(DIGITS)
+            self._means.update(zip(new, means, strict=True))
         return np.array([self._means[key] for key in keys]).reshape(len(x), len(self.shifts)).T
 
 
@@ -124,8 +124,7 @@ def matern(a: Array, b: Array) -> Array:
     """Matern 5/2 correlation (n, m) of points (n, d) and (m, d), in lengths."""
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
     r = np.sqrt(5 * np.maximum(squares, 0))
-    found: Array = (1 + r + r**2 / 3) * np.exp(-r)
-    return found
+    return np.asarray((1 + r + r**2 / 3) * np.exp(-r))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +143,12 @@ class Settings:
 
     def y(self, z: Array) -> Array:
         """And back."""
-        found: Array = self.level + np.exp(self.log_scale) * unwarp(z)
-        return found
+        return np.asarray(self.level + np.exp(self.log_scale) * unwarp(z))
 
     def slope(self, y: Array) -> Array:
         """dz/dy (n,)."""
         u = (y - self.level) / np.exp(self.log_scale)
-        found: Array = 1 / (np.exp(self.log_scale) * np.maximum(u, 1))
-        return found
+        return np.asarray(1 / (np.exp(self.log_scale) * np.maximum(u, 1)))
 
 
 class Surrogate:
@@ -194,10 +191,10 @@ class Surrogate:
         bounds = list(zip(middle - FARTHEST * width, middle + FARTHEST * width, strict=True))
         start = middle.copy()
         start[1] = np.clip(np.log(np.median(known.y) - low + 1e-3), *bounds[1])
-        found = minimize(
+        best = minimize(
             objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
         )
-        return _settings(found.x if np.isfinite(found.fun) else start, low)
+        return _settings(best.x if np.isfinite(best.fun) else start, low)
 
 
 # How far below the best value seen the level lies, in units of the scale: mean and spread.
@@ -249,7 +246,7 @@ def _evidence(
     shares = np.exp(fits - top)
     total = shares.sum()
     logdet = np.log(np.diag(factor[0])).sum()
-    found = float(top + np.log(total) - logdet + np.log(slope).sum())
+    evidence = float(top + np.log(total) - logdet + np.log(slope).sum())
     shares /= total
     inverse = cho_solve(factor, np.eye(len(k)), check_finite=False)
     by_k = 0.5 * ((solved.T * shares) @ solved - inverse)
@@ -263,7 +260,7 @@ def _evidence(
         2 * own * (by_k * correlation).sum(),
         2 * seeds * by_noise.sum(),
     ]
-    return found, np.array(gradient)
+    return evidence, np.array(gradient)
 
 
 @dataclass
@@ -339,8 +336,7 @@ class Posterior:
         root = np.linalg.cholesky(k)
         which = rng.choice(len(self.weights), size=count, p=self.weights)
         apart = (root @ rng.standard_normal((len(x), count))).T
-        found: Array = means[which] + self.inflation * apart
-        return found
+        return means[which] + self.inflation * apart
 
     def values(self, z: Array | float) -> Array:
         """From the units that all tasks share to the values' scale."""

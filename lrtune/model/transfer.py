@@ -55,14 +55,12 @@ class Transfer:
         moved = (peaks / self.width[PEAK])[:, None] * self.weights_1[PEAK]  # (m, hidden)
         first = np.tanh(hidden[None] - moved[:, None])
         second = np.tanh(first @ self.weights_2 + self.bias_2)
-        found: Array = (second @ self.weights_3)[..., 0] + self.bias_3[0]
-        return found
+        return np.asarray((second @ self.weights_3)[..., 0] + self.bias_3[0])
 
     def scaled(self, x: Array) -> Array:
         """Features in units of the length over which curves are alike."""
         others = x.shape[1] - len(NAMES)
-        found: Array = x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)])
-        return found
+        return np.asarray(x / np.concatenate([self.lengths, np.full(others, OTHER_LENGTH)]))
 
     @property
     def fingerprint(self) -> str:

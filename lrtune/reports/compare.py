@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,12 @@ from scipy import stats
 
 from lrtune.errors import InputError
 from lrtune.files import replace
-from lrtune.format import number, plural
 from lrtune.verdict.verdict import FamilyResult, Verdict
-from lrtune.verdict.wording import listed
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
 TASK = ["task", "horizon"]  # columns: what makes two verdicts two of the same task
-LISTED = 4  # names in a sentence; the others are counted
 EQUAL = 9  # digits: gaps that differ by less, relative to the best score, are a tie of ranks
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What was found across tasks."""
-
-    table: pd.DataFrame  # see ``table``
-    wins: pd.DataFrame  # see ``wins``
-    sentences: list[str]  # see ``sentences``
 
 
 def find_verdicts(paths: Iterable[str | Path]) -> list[tuple[str, Verdict]]:
@@ -162,8 +149,8 @@ def _check_metrics(table: pd.DataFrame) -> None:
             )
 
 
-def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Comparison:
-    """Compare the verdicts in these places, and write the table where ``out`` says.
+def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> pd.DataFrame:
+    """The table of the verdicts in these places, written to ``out`` too if that is given.
 
     Args:
         paths: see ``find_verdicts``.
@@ -180,7 +167,7 @@ def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> Compa
             replace(Path(out), rows.to_parquet(index=False))
         except OSError as error:
             raise InputError(f"{out}: cannot be written: {error.strerror}") from error
-    return Comparison(rows, wins(rows), sentences(rows))
+    return rows
 
 
 def mean_ranks(table: pd.DataFrame) -> dict[str, float]:
@@ -244,45 +231,3 @@ def wins(table: pd.DataFrame) -> pd.DataFrame:
             ignore_index=True,
         )
     )
-
-
-def sentences(table: pd.DataFrame) -> list[str]:
-    """What a person should take from it.
-
-    Args:
-        table: see ``table``.
-    """
-    tasks = plural(len(table[TASK].drop_duplicates()), "task", "tasks")
-    lines = [_most(wins(table), tasks)]
-    if ranks := mean_ranks(table):
-        first = [name for name, rank in ranks.items() if rank == min(ranks.values())]
-        lines.append(
-            f"The best mean rank of the {len(ranks)} families that all tasks share: "
-            f"{_names(first)} ({min(ranks.values()):.2f})."
-        )
-    for (task, horizon), rows in table.groupby(TASK):
-        if (times := rows["source"].nunique()) > 1:
-            lines.append(
-                f"{task} over {horizon:,} updates was judged {times} times and counts once."
-            )
-    return lines
-
-
-def _most(frame: pd.DataFrame, tasks: str) -> str:
-    """Who has most wins, or was most often at the top."""
-    column = "wins" if frame["wins"].any() else "ties"
-    most = frame[column].max()
-    if not most:
-        return "Nobody won: on every task, all families lost seeds."
-    first = frame.loc[frame[column] == most, "family"].tolist()
-    who = _names(first) + (" each" if len(first) > 1 else "")
-    if column == "ties":
-        return f"{who} shared the top of {number(most, 3)} of {tasks}; nobody won one alone."
-    return f"{who} won {number(most, 3)} of {tasks} alone."
-
-
-def _names(names: Sequence[str]) -> str:
-    """Names as a person lists them, the first ones of many."""
-    if len(names) > LISTED:
-        names = [*names[: LISTED - 1], f"{len(names) - LISTED + 1} more"]
-    return listed(names) if names else ""

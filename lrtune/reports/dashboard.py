@@ -27,7 +27,7 @@ from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import listed, value_title
+from lrtune.verdict.wording import value_title
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -64,18 +64,11 @@ def publish(
     """
     from optuna_dashboard import get_note, save_note  # type: ignore[import-untyped]
 
-    where = str(report.resolve())
-    attributes = {"report": where}
-    if verdict is not None and verdict.decided:
-        attributes["verdict"] = f"{verdict.answer.place}: {listed(verdict.answer.families)}"
     try:
         before = get_note(study)
-        text = beside_theirs(note(trials, run, verdict, where), before)
+        text = beside_theirs(note(trials, run, verdict, str(report.resolve())), before)
         if text != before:
             save_note(study, text)
-        for key, value in attributes.items():
-            if study.user_attrs.get(key) != value:
-                study.set_user_attr(key, value)
     except Exception as error:  # every backend has errors of its own
         logging.getLogger(__name__).warning("the dashboard's note was not written: %s", error)
 

@@ -33,27 +33,14 @@ class Look(NamedTuple):
 BLUE, ORANGE, GREEN, RED = "#1f7ec2", "#cc8400", "#00976e", "#d95f0e"
 PINK, SKY, GREY = "#c4669a", "#3f9fd6", "#8a8a8a"
 
+# Each hue once before a hue comes again, with another dash and another symbol.
+_HUES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
+_ORDER = "cosine one_cycle wsd linear step plateau constant cosine_restarts cyclic polynomial "
+_ORDER += "exponential multistep greedy inverse_time tanh rex spline inverse_sqrt sequence custom"
+_LINES = (("solid", "circle"), ("dash", "diamond"), ("dot", "square"))
 LOOKS = {
-    "cosine": Look(BLUE, "solid", "circle"),
-    "one_cycle": Look(ORANGE, "solid", "circle"),
-    "wsd": Look(GREEN, "solid", "circle"),
-    "linear": Look(RED, "solid", "circle"),
-    "step": Look(PINK, "solid", "circle"),
-    "plateau": Look(SKY, "solid", "circle"),
-    "constant": Look(GREY, "solid", "circle"),
-    "cosine_restarts": Look(BLUE, "dash", "diamond"),
-    "cyclic": Look(ORANGE, "dash", "diamond"),
-    "polynomial": Look(GREEN, "dash", "diamond"),
-    "exponential": Look(RED, "dash", "diamond"),
-    "multistep": Look(PINK, "dash", "diamond"),
-    "greedy": Look(SKY, "dash", "diamond"),
-    "inverse_time": Look(GREY, "dash", "diamond"),
-    "tanh": Look(BLUE, "dot", "square"),
-    "rex": Look(ORANGE, "dot", "square"),
-    "spline": Look(GREEN, "dot", "square"),
-    "inverse_sqrt": Look(RED, "dot", "square"),
-    "sequence": Look(PINK, "dot", "square"),
-    "custom": Look(SKY, "dot", "square"),
+    family: Look(_HUES[at % len(_HUES)], *_LINES[at // len(_HUES)])
+    for at, family in enumerate(_ORDER.split())
 }
 UNKNOWN = Look(GREY, "dot", "square")
 

@@ -114,8 +114,8 @@ def best_json(
     if verdict is not None and verdict.decided:
         first = verdict.recommended
         schedule, resolved = first.schedule, first.resolved
-        own = trials[trials["number"] == first.trial]
-        row = None if own.empty else own.iloc[0]
+        rows = trials[trials["number"] == first.trial]
+        row = None if rows.empty else rows.iloc[0]
     elif row is not None:
         schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
     else:

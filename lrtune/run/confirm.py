@@ -392,17 +392,10 @@ class Rounds:
 
 def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
-    kept = run.settings
-    settings = settings_for(
-        task,
-        kept.families,
-        kept.warmup,
-        kept.cycle_momentum,
-        kept.seed,
-        kept.storage,
-        engine.devices[0],
-    )
-    check_same(str(run.folder), settings, None, kept)
+    names = ("families", "warmup", "cycle_momentum", "seed", "storage")
+    study = StudyFile(task=task.name, **{name: getattr(run.settings, name) for name in names})
+    settings = settings_for(task, study, engine.devices[0])
+    check_same(str(run.folder), settings, None, run.settings)
 
 
 def _stretched(task: Task, total: int | None) -> Task:

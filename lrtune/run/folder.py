@@ -48,10 +48,10 @@ class Run:
         return f"lrtune.open({str(self.folder)!r})"
 
     def _repr_html_(self) -> str:
-        return summary(self.trials(), self.told, self.verdict())
+        return summary(self.trials(), self.public_settings, self.verdict())
 
     @property
-    def told(self) -> RunSettings:
+    def public_settings(self) -> RunSettings:
         """The settings as results tell them: without passwords, and with the folder."""
         return without_password(self.settings).model_copy(update={"folder": str(self.folder)})
 
@@ -80,8 +80,9 @@ class Run:
     @property
     def space(self) -> Space:
         """What was searched."""
-        own = self.settings
-        return Space(tuple(own.families), own.peak_lr, own.warmup, own.cycle_momentum)
+        searched = self.settings
+        families, momentum = tuple(searched.families), searched.cycle_momentum
+        return Space(families, searched.peak_lr, searched.warmup, momentum)
 
     @property
     def peak_guess(self) -> PeakGuess:
@@ -94,8 +95,8 @@ class Run:
     @property
     def transfer(self) -> Transfer:
         """What other tasks taught the search."""
-        own = self.folder / TRANSFER
-        return read(own.read_bytes()) if own.exists() else published()
+        path = self.folder / TRANSFER
+        return read(path.read_bytes()) if path.exists() else published()
 
     def study(self) -> optuna.Study:
         """The Optuna study, to read."""
@@ -123,16 +124,16 @@ class Run:
 
     def verdict_path(self, horizon: int) -> Path:
         """Where the verdict on a horizon is, or will be."""
-        own = horizon == self.settings.horizon
-        return self.folder / (VERDICT if own else f"verdict-{horizon}.json")
+        searched = horizon == self.settings.horizon
+        return self.folder / (VERDICT if searched else f"verdict-{horizon}.json")
 
     @property
     def horizons(self) -> list[int]:
         """The horizons on which there is a verdict."""
         names = [path.stem.rpartition("-")[2] for path in self.folder.glob("verdict-*.json")]
         others = [int(name) for name in names if name.isdecimal()]
-        own = [self.settings.horizon] if (self.folder / VERDICT).exists() else []
-        return sorted(own + others)
+        searched = [self.settings.horizon] if (self.folder / VERDICT).exists() else []
+        return sorted(searched + others)
 
     def finalists(self) -> list[Finalist]:
         """Who may be confirmed as the search stands, in the order in which it matters.
@@ -148,11 +149,13 @@ class Run:
         pick, *others = [*leaders, *(self._baseline(trials, name) for name in missing)]
         yours = [
             Finalist(
-                family="yours" if number == 1 else f"yours {number}", schedule=own, role="yours"
+                family="yours" if number == 1 else f"yours {number}",
+                schedule=schedule,
+                role="yours",
             )
-            for number, own in enumerate(self.settings.baselines, 1)
+            for number, schedule in enumerate(self.settings.baselines, 1)
         ]
-        return [pick, *yours, *sorted(others, key=lambda one: one.family not in BASELINES)]
+        return [pick, *yours, *sorted(others, key=lambda other: other.family not in BASELINES)]
 
     def _baseline(self, trials: pd.DataFrame, family: str) -> Finalist:
         schedule, params, trial = self.tuned(family)
@@ -171,13 +174,13 @@ class Run:
         finals = self.finals()
         seeds = final_seeds(self.settings.seed, plan.trainings or 0)
         of_horizon = finals[finals["horizon"] == horizon]
-        found = verdict(self.trials(), of_horizon, who, self.settings, seeds, plan, over)
+        judged = verdict(self.trials(), of_horizon, who, self.settings, seeds, plan, over)
         before, earlier = self.verdict(horizon), set[int]()
         if before is not None:  # each number of trainings judged by had 5 % to err
             earlier.update(before.earlier)
             if before.decided and before.plan.trainings is not None:
                 earlier.add(before.plan.trainings)
-        return Verdict(**{**dict(found), "earlier": sorted(earlier - {plan.trainings})})
+        return Verdict(**{**dict(judged), "earlier": sorted(earlier - {plan.trainings})})
 
     @property
     def figures(self) -> Figures:
@@ -186,8 +189,8 @@ class Run:
 
     def best(self) -> Schedule | None:
         """The verdict's winner, or before one the schedule of the best trial, if there is any."""
-        found = best_json(self.trials(), self.settings, self.verdict())
-        return None if found is None else found.schedule
+        best = best_json(self.trials(), self.settings, self.verdict())
+        return None if best is None else best.schedule
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
@@ -200,7 +203,7 @@ class Run:
         best = best_json(trials, self.settings, verdict)
         if best is not None:
             best.write(self.folder / "best.json")
-        shown = self.told
+        shown = self.public_settings
         report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
         publish(self.study(), trials, shown, verdict, report)
 
@@ -222,7 +225,7 @@ class Run:
         """
         from lrtune.run import tensorboard
 
-        verdicts = [found for total in self.horizons if (found := self.verdict(total))]
+        verdicts = [verdict for total in self.horizons if (verdict := self.verdict(total))]
         return tensorboard.write(
             self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
         )

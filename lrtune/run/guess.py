@@ -18,7 +18,7 @@ from lrtune.run.run_json import settings_for
 from lrtune.run.study_file import StudyFile, engine_of, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
-from lrtune.search import SEARCHABLE, Space
+from lrtune.search import Space
 from lrtune.search.sampler import Candidates, guess_in
 from lrtune.search.space import SPLINE
 from lrtune.tasks import Task
@@ -39,18 +39,16 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
     Raises:
         InputError: no family to guess of; a search in the folder.
     """
-    device, names = engine_of(study).devices[0], study.families or SEARCHABLE
-    space = names, study.warmup, study.cycle_momentum
-    settings = settings_for(task, *space, study.seed, None, device)
+    device = engine_of(study).devices[0]
+    settings = settings_for(task, study, device)
     # The free form has shapes that hardly a recorded task has tried.
+    names = settings.families
     named = tuple(name for name in names if not FAMILIES[name].closed_loop and name != SPLINE)
     if not named:
         raise InputError(
             f"families={','.join(names)}: the rates of a closed loop depend on the training, and "
             "a spline may have any shape: name another family too, cosine say"
         )
-    if study.peak_lr is not None:
-        Space(peak_lr=study.peak_lr)
     folder = folder_of(study, settings.study)
     with locked(folder, tell):
         if (folder / "run.json").exists():

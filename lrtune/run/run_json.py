@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -16,10 +15,9 @@ from lrtune.engine import RangeTest
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
 from lrtune.format import hidden, hidden_in
+from lrtune.run.study_file import StudyFile
 from lrtune.search import SEARCHABLE, Space
-from lrtune.search.space import names_of
 from lrtune.tasks import METRICS, Task, check_model
-from lrtune.tasks.load import check_seed
 from lrtune.verdict.settings import (
     Objective,
     OptimizerFacts,
@@ -33,20 +31,16 @@ PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
-def settings_for(
-    task: Task,
-    families: Iterable[str],
-    warmup: tuple[float, float],
-    cycle_momentum: bool,
-    seed: int,
-    storage: str | None,
-    device: str,
-) -> SearchSettings:
-    """What makes a search this one: everything in here must be the same when it goes on."""
-    check_seed(seed)
-    families = names_of(families)
-    Space(families, warmup=warmup, cycle_momentum=cycle_momentum)  # looks at all three
-    if cycle_momentum:
+def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
+    """What makes a search this one: everything in here must be the same when it goes on.
+
+    Raises:
+        InputError: what cannot be searched or trained.
+    """
+    families = SEARCHABLE if study.families is None else tuple(study.families)
+    warmup = study.warmup
+    Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
+    if study.cycle_momentum:
         check_momentum(task.optimizer)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
@@ -87,10 +81,10 @@ def settings_for(
         optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
         families=list(families),
         warmup=warmup,
-        cycle_momentum=cycle_momentum,
-        seed=seed,
+        cycle_momentum=study.cycle_momentum,
+        seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
-        storage=storage,
+        storage=study.storage,
         versions={name: version(name) for name in PACKAGES},
     )
 

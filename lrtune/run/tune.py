@@ -37,7 +37,7 @@ from lrtune.run.study_file import (
     stopping_of,
 )
 from lrtune.schedule import Schedule
-from lrtune.search import SEARCHABLE, SearchState, Space, SurrogateSampler, records
+from lrtune.search import SearchState, SurrogateSampler, records
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Budget, Clock, Limits
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
@@ -209,12 +209,8 @@ class Tuning:
         self._tell = self.listener.tell
         self._limits = self.budget.limits(task.horizon)
         self._device = self.engine.devices[0]
-        if study.peak_lr is not None:
-            Space(peak_lr=study.peak_lr)
         check_baselines(self.baselines, task, task.horizon)
-        families = SEARCHABLE if study.families is None else study.families
-        space = families, study.warmup, study.cycle_momentum
-        settings = settings_for(task, *space, study.seed, study.storage, self._device)
+        settings = settings_for(task, study, self._device)
         self._settings = SearchSettings(
             **dict(settings)
             | {"stopping": StoppingFacts(**self.stopping.settings(len(task.checkpoints)))}

@@ -13,24 +13,18 @@ from lrtune.schedule.family import Array, Family, Knob, Knobs, Params, count
 def _check_sequence(knobs: Knobs, peak: float) -> None:
     parts, milestones = knobs["schedules"], knobs["milestones"]
     if len(milestones) != len(parts) - 1:
-        raise InputError(
-            f"sequence: milestones={milestones!r}: expected {len(parts) - 1}, one fewer than "
-            f"its {len(parts)} schedules"
-        )
+        fewer = f"{len(parts) - 1}, one fewer than schedules"
+        raise InputError(f"sequence: milestones={milestones!r}: expected {fewer}")
     for i, part in enumerate(parts):
         where = f"sequence: schedules[{i}]={part.family!r}: expected"
         if part.closed_loop:
             raise InputError(f"{where} an open-loop family (a part ends at a known update)")
         if part.cycles_momentum:
-            raise InputError(
-                f"{where} one without base_momentum and max_momentum (no other part says what "
-                "momentum is)"
-            )
+            raise InputError(f"{where} one without base_momentum and max_momentum, as other parts")
     highest = max(part.peak_lr for part in parts)
     if peak != highest:
         raise InputError(
-            f"sequence: peak_lr={peak!r}: expected {highest!r}, the highest of its parts "
-            "(each part carries its own absolute peak_lr)"
+            f"sequence: peak_lr={peak!r}: expected {highest!r}, the highest of its parts"
         )
 
 

@@ -48,10 +48,7 @@ MOMENTUM = (
 def _check_momentum(knobs: Knobs, peak: float) -> None:
     base, highest = (knobs.get(knob.name) for knob in MOMENTUM)
     if base is not None and highest is not None and base > highest:
-        raise InputError(
-            f"base_momentum={base!r}, max_momentum={highest!r}: the lower first, for momentum "
-            "falls while the rate rises"
-        )
+        raise InputError(f"base_momentum={base!r}, max_momentum={highest!r}: the lower first")
 
 
 def _momentum(knobs: Knobs) -> Params:

@@ -120,8 +120,7 @@ class Schedule:
         """
         if self._row.body is None:
             raise InputError(
-                f"{self.family}: its rates depend on the validation metric; "
-                f"use .controller({total!r})"
+                f"{self.family}: its rates follow a metric; use .controller({total!r})"
             )
         warmup, n, params = self._resolved(total)
         body = self._row.body(np.arange(n, dtype=np.float64), n, self.peak_lr, **params)
@@ -151,9 +150,7 @@ class Schedule:
             InputError: `total` as in `rates`, `mode` is another word, or the loop is open.
         """
         if self._row.machine is None:
-            raise InputError(
-                f"{self.family}: its rates are known before training; use .rates({total!r})"
-            )
+            raise InputError(f"{self.family}: its rates follow no metric; use .rates({total!r})")
         warmup, n, params = self._resolved(total)
         table = np.concatenate([self._rise(warmup), np.full(n, self.peak_lr)])
         return Controller(self._row.machine, params, table, warmup, mode)

@@ -125,22 +125,7 @@ def _row(kept: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-@dataclass(slots=True, kw_only=True)
-class ActiveFinal(Training):
-    """A final training that is under way."""
-
-    @property
-    def key(self) -> str:
-        """Its job's."""
-        return Job(self.schedule, self.seed).key
-
-    @property
-    def name(self) -> str:
-        """By its family and seed."""
-        return f"{self.schedule.family} on seed {self.seed}"
-
-
-class Confirmation(Work[ActiveFinal]):
+class Confirmation(Work[Training]):
     """Trains jobs to the end, and evaluates them on the test split."""
 
     def __init__(
@@ -168,10 +153,10 @@ class Confirmation(Work[ActiveFinal]):
         self._over = over
         self._judge = judge
         self._watch = watch
-        self._running: dict[str, ActiveFinal] = {}  # by key
+        self._running: dict[str, Training] = {}  # by key
         self._began = False
 
-    def next(self, slot: int, checkpointer: Checkpointer) -> ActiveFinal | None:
+    def next(self, slot: int, checkpointer: Checkpointer) -> Training | None:
         """Start the first job that is not under way."""
         wanted = self._wanted()
         if wanted is None:
@@ -181,10 +166,11 @@ class Confirmation(Work[ActiveFinal]):
         job = next((job for job in wanted if job.key not in self._running), None)
         if job is None:
             return None
-        resume = partial(ActiveFinal.resume, job.schedule)
+        own: dict[str, Any] = {"key": job.key, "name": f"{job.schedule.family} on seed {job.seed}"}
+        resume = partial(Training.resume, job.schedule, **own)
         final = checkpointer.take(job.key, self._pool, slot, resume)
         if final is None:
-            final = ActiveFinal.start(self._pool, slot, job.schedule, job.seed)
+            final = Training.start(self._pool, slot, job.schedule, job.seed, **own)
         self._running[job.key] = final
         return final
 
@@ -197,7 +183,7 @@ class Confirmation(Work[ActiveFinal]):
             )
         )
 
-    def ending(self, final: ActiveFinal, progress: Progress) -> Ending | None:
+    def ending(self, final: Training, progress: Progress) -> Ending | None:
         """Where it diverges, or at its end."""
         losses, name = final.curves.loss, self._task.objective.name
         # At the end there is no second look at what might have been a spike.
@@ -211,11 +197,11 @@ class Confirmation(Work[ActiveFinal]):
             final.best = self._pool.snapshot(progress.slot)
         return None
 
-    def _judged_at(self, final: ActiveFinal) -> int:
+    def _judged_at(self, final: Training) -> int:
         objective = self._task.objective
         return final.curves.judged(objective.name, objective.direction == "minimize", self._judge)
 
-    def ended(self, final: ActiveFinal, ending: Ending, progress: Progress) -> None:
+    def ended(self, final: Training, ending: Ending, progress: Progress) -> None:
         """Evaluate it, and hand it over."""
         del self._running[final.key]
         if ending.state == "complete":
@@ -223,7 +209,7 @@ class Confirmation(Work[ActiveFinal]):
         else:
             self._over(self._final(final, ending))
 
-    def _evaluated(self, final: ActiveFinal, slot: int, ending: Ending) -> Final:
+    def _evaluated(self, final: Training, slot: int, ending: Ending) -> Final:
         """On the test split: as it is, or as it was at its best."""
         at = self._judged_at(final)
         if final.best is not None and at < self._task.horizon:
@@ -245,7 +231,7 @@ class Confirmation(Work[ActiveFinal]):
             blocks=judged.blocks,
         )
 
-    def _final(self, final: ActiveFinal, ending: Ending) -> Final:
+    def _final(self, final: Training, ending: Ending) -> Final:
         how = self._task.horizon, ending.state, ending.reason
         return Final(final.schedule, final.seed, *how, final.curves, final.updates, final.seconds)
 
@@ -254,7 +240,7 @@ class Confirmation(Work[ActiveFinal]):
         done = sum(final.updates for final in self._running.values())
         self._watch(done / self._task.horizon)
 
-    def note(self, final: ActiveFinal) -> Note:
+    def note(self, final: Training) -> Note:
         """Of which horizon it is."""
         return {"horizon": self._task.horizon, **final.note()}
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -19,6 +20,7 @@ from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.storage import START, End, Ending, Judge, Record, records, save_record
 from lrtune.search.trials import TRIAL, ActiveTrial, TrialQueue, trial_key
 
+FAIL, PRUNED = TrialState.FAIL, TrialState.PRUNED
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 HANDED_OVER = "handed_over"  # user attribute of the study: the gain that was too small
 WORTH = 0.03  # standard deviations of noise that the next trial must be expected to gain
@@ -201,11 +203,12 @@ class Search(Work[ActiveTrial]):
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        key = trial_key(trial.user_attrs[START]["index"])
-        resume = partial(ActiveTrial.resume, schedule, trial=trial)
-        active = checkpointer.take(key, self._pool, slot, resume)
+        index = trial.user_attrs[START]["index"]
+        own: dict[str, Any] = {"trial": trial, "key": trial_key(index), "name": f"trial {index}"}
+        resume = partial(ActiveTrial.resume, schedule, **own)
+        active = checkpointer.take(own["key"], self._pool, slot, resume)
         if active is None:
-            active = ActiveTrial.start(self._pool, slot, schedule, self._seed, trial=trial)
+            active = ActiveTrial.start(self._pool, slot, schedule, self._seed, **own)
         self.state.running[slot] = active
         if active.untrained.error is None:
             self._early_stopping.take_up(active)
@@ -252,8 +255,7 @@ class Search(Work[ActiveTrial]):
         if record.value is not None:
             self._study.tell(trial, record.value)
         else:
-            told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
-            self._study.tell(trial, state=told)
+            self._study.tell(trial, state=FAIL if state == "failed" else PRUNED)
         del self.state.running[progress.slot]
         self.state.add(record)
         self.state.last = record

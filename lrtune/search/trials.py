@@ -1,6 +1,5 @@
 """Trials under way: what is in a slot, and the queue of the trials that start next."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -35,9 +34,11 @@ TRIAL = "trial "  # what the keys of a search's trials begin with
 
 
 @dataclass(slots=True, kw_only=True)
-class Training(ABC):
+class Training:
     """One training in a slot."""
 
+    key: str  # in a checkpoint: the same in every session
+    name: str  # for a person
     schedule: Schedule
     seed: int  # of everything random that it meets
     rates: NDArray[np.float64]  # (horizon,) of all updates, those to come as planned now
@@ -47,16 +48,6 @@ class Training(ABC):
     updates: int = 0  # done
     seconds: float = 0.0  # of training and validation
     best: Snapshot | None = None  # at its best validation, where that is to be evaluated on test
-
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Its key in a checkpoint: the same in every session."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Its name, for a person."""
 
     @classmethod
     def start(cls, pool: Pool, slot: int, schedule: Schedule, seed: int, **own: Any) -> Self:
@@ -118,16 +109,6 @@ class ActiveTrial(Training):
     def index(self) -> int:
         """Which of the search's trials this is."""
         return int(_start(self.trial)["index"])
-
-    @property
-    def key(self) -> str:
-        """By its index."""
-        return trial_key(self.index)
-
-    @property
-    def name(self) -> str:
-        """By its index."""
-        return f"trial {self.index}"
 
     def signals(self, objective: str, minimize: bool, judge: Judge) -> list[float]:
         """At each validation the better of current and averaged weights; or the best so far."""
@@ -285,8 +266,7 @@ class TrialQueue:
 
 
 def _start(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    start: dict[str, Any] = trial.user_attrs[START]
-    return start
+    return dict(trial.user_attrs[START])
 
 
 def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:

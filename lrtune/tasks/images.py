@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -20,8 +20,6 @@ from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Split, Stream, check_labels, three_splits
 from lrtune.tasks.stream import BadSample, hold, parse_size, room, sample_batches
 from lrtune.tasks.text import slug
-
-Mode = Literal["L", "RGB"]
 
 DEFAULTS: dict[str, Any] = {"model": "cnn", "batch_size": 128, "epochs": 10.0}
 SPLITS = ("train", "val", "test")
@@ -52,20 +50,14 @@ class Files(Dataset[tuple[Image.Image, int]]):
         return self._samples[row][0]
 
 
-class Source(NamedTuple):
-    """The images of one split, before they are brought to one form."""
-
-    dataset: Any  # map-style: dataset[row] -> (PIL image, label)
-    name: str  # for errors
-    where: Callable[[int], str]  # what an error calls a row
-
-
 @dataclass(frozen=True, slots=True)
 class Images(Dataset[tuple[Tensor, int]]):
     """Images of one form: ``images[row]`` -> uint8 (channels, height, width), label.
 
     Attributes:
-        source: where they come from.
+        dataset: map-style: ``dataset[row]`` -> PIL image, label.
+        name: of the split, for errors.
+        where: what an error calls a row.
         mode: L for one channel, RGB for three.
         side: the shorter side is brought to so many pixels, then the centre cut out; as they are
             where None.
@@ -76,24 +68,26 @@ class Images(Dataset[tuple[Tensor, int]]):
         InputError: by an image of another size, or of more than 8 bits.
     """
 
-    source: Source
-    mode: Mode = "RGB"
+    dataset: Any
+    name: str
+    where: Callable[[int], str]
+    mode: Literal["L", "RGB"] = "RGB"
     side: int | None = None
     like: tuple[str, tuple[int, int]] | None = None
 
     def __len__(self) -> int:
-        return len(self.source.dataset)
+        return len(self.dataset)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
         from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
-        where = self.source.where(row)
+        where = self.where(row)
         with _readable(where, *UNREADABLE):  # an IndexError is the data set's: too few labels
-            image, label = self.source.dataset[row]
+            image, label = self.dataset[row]
         with image:
             if image.mode.startswith(("I", "F")):  # PIL would clip: nearly all would be white
                 raise InputError(
-                    f"{where}: more than 8 bits a channel (mode {image.mode}): save the images "
+                    f"{where}: more than 8 bits per channel (mode {image.mode}): save the images "
                     "with 8 bits"
                 )
             if self.like is not None and image.size != self.like[1]:
@@ -120,15 +114,15 @@ def _readable(where: str, *unreadable: type[Exception]) -> Iterator[None]:
         raise BadSample(f"{where}: not a readable image ({message})") from error
 
 
-def _first_size(source: Source) -> tuple[str, tuple[int, int]] | None:
+def _first_size(images: Images) -> tuple[str, tuple[int, int]] | None:
     """An image and its size; what cannot be read is left to the pass that reads all."""
-    for row in range(len(source.dataset)):
+    for row in range(len(images)):
         try:
-            image, _ = source.dataset[row]
+            image, _ = images.dataset[row]
         except Exception:  # of the image or of the data set
             continue
         with image:
-            return source.where(row), image.size
+            return images.where(row), image.size
     return None
 
 
@@ -145,9 +139,7 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     folders = {name: root / name for name in SPLITS if (root / name).is_dir()}
     if folders and "train" not in folders:
         there = "/ and ".join(folders)
-        raise InputError(
-            f"{root}: has {there}/ but no train/: give train/CLASS/*, or CLASS/* alone"
-        )
+        raise InputError(f"{root}: {there}/, no train/: give train/CLASS/*, or CLASS/* alone")
     beside = [name for name in _subfolders(root) if folders and name not in folders]
     if beside:
         raise InputError(f"{root}: {beside[0]}/ beside train/: expected train, val and test alone")
@@ -159,7 +151,7 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
     data = image_data(
         slug(root.resolve().name),
         f"image folder {root}",
-        {name: Source(files[name], str(folders[name]), files[name].where) for name in folders},
+        {name: Images(files[name], str(folders[name]), files[name].where) for name in folders},
         classes["train"],
         options,
     )
@@ -173,16 +165,14 @@ def image_folder(root: Path, options: TaskOptions) -> Data:
 def image_data(
     name: str,
     source: str,
-    sources: dict[str, Source],
+    images: dict[str, Images],
     classes: Sequence[str] | None,
     options: TaskOptions,
-    *,
-    mode: Mode = "RGB",
     defaults: dict[str, Any] | None = None,
 ) -> Data:
     """Read the splits that there are, and cut the others off the training split.
 
-    Sources are those of train, and of val and test where there are; there are as many classes as
+    There are images of train, and of val and test where it has them; there are as many classes as
     labels where None are named.
 
     Raises:
@@ -190,14 +180,14 @@ def image_data(
             images of different sizes or of more than 8 bits.
     """
     side = options.image_size
-    like = _first_size(sources["train"]) if side is None else None
-    images = {split: Images(each, mode, side, like) for split, each in sources.items()}
+    like = _first_size(images["train"]) if side is None else None
+    images = {split: replace(each, side=side, like=like) for split, each in images.items()}
     held, bad = _hold_all(images, options)
     outputs = len(classes) if classes else 1 + max(int(_labels(s).max()) for s in held.values())
     if bad:
-        _check_classes_left(sources, held, classes or list(map(str, range(outputs))))
+        _check_classes_left(images, held, classes or list(map(str, range(outputs))))
     check_labels(name, outputs, held)
-    splits = three_splits(sources["train"].name, held, options.seed, classes or ())
+    splits = three_splits(images["train"].name, held, options.seed, classes or ())
     notes = []
     if bad:
         count = sum(map(len, images.values()))
@@ -252,8 +242,8 @@ def _hold_all(
     for name in sorted(images, key=("val", "test", "train").index):
         if name == "train" and len(images) < len(SPLITS):
             left //= 2  # to cut a split in memory is to copy it
-        source = images[name].source.name
-        held[name], bad_here = hold(source, images[name], left, skip_bad=options.skip_bad)
+        one = images[name]
+        held[name], bad_here = hold(one.name, one, left, skip_bad=options.skip_bad)
         bad += bad_here
         if isinstance(held[name], Split):
             left -= held[name].samples * held[name].sample_bytes
@@ -261,14 +251,14 @@ def _hold_all(
 
 
 def _check_classes_left(
-    sources: dict[str, Source], held: dict[str, Split | Stream], classes: Sequence[str]
+    images: dict[str, Images], held: dict[str, Split | Stream], classes: Sequence[str]
 ) -> None:
     """Refuse to leave out all images of a class."""
     for split, samples in held.items():
         present = set(_labels(samples).tolist())
         lost = [name for number, name in enumerate(classes) if number not in present]
         if lost:
-            name = sources[split].name
+            name = images[split].name
             raise InputError(f"{name}: class {lost[0]!r} has no readable image: mend or remove it")
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, described, nearest
 from lrtune.tasks.images import image_folder
 from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
@@ -69,7 +69,9 @@ def load_task(what: str, **options: Any) -> Task:
         finally:
             LIMIT.reset(token)
         return replace(task, **changed) if changed else task
-    return _task(_read(what, given), given)
+    kind, read = _reader(what)
+    _check_given(given, what, kind)
+    return _task(read(given), given)
 
 
 def check_seed(seed: int) -> None:
@@ -78,17 +80,15 @@ def check_seed(seed: int) -> None:
         raise InputError(f"seed={seed!r}: a whole number from 0 to {2**32 - 1}")
 
 
-def _read(what: str, given: TaskOptions) -> Data:
+def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
+    """What it is, and the function that reads it."""
     path = Path(what)
     if what in DATASETS:
-        _check_given(given, what, DATASETS[what].kind)
-        return DATASETS[what].read(given)
+        return DATASETS[what]
     if what.lower().endswith(TABLES):
-        _check_given(given, what, "a table")
-        return table_file(path, given)
+        return "a table", partial(table_file, path)
     if what and path.is_dir():  # the path of nothing is here
-        _check_given(given, what, "a folder of images")
-        return image_folder(path, given)
+        return "a folder of images", partial(image_folder, path)
     if what.lower().endswith(TABBED):
         raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.suffix == ".py" and path.is_file():
@@ -97,8 +97,7 @@ def _read(what: str, given: TaskOptions) -> Data:
             "function that makes the lrtune.Task"
         )
     if path.is_file():
-        _check_given(given, what, "a text")
-        return text_file(path, given)
+        return "a text", partial(text_file, path)
     raise InputError(
         f"task {what!r}: neither a folder of images, nor a table, nor a text, nor module:function, "
         f"nor of {', '.join(DATASETS)}{nearest(what, DATASETS)}"
@@ -229,8 +228,7 @@ def _errors_of(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:  # a file that calls sys.exit() is no task either
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{Path(last.filename).name}, line {last.lineno}"
-        message = " ".join(str(error).split())
-        raise InputError(f"{what}: {type(error).__name__}: {message} ({where})") from error
+        raise InputError(f"{what}: {described(error)} ({where})") from error
 
 
 @contextmanager

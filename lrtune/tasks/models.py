@@ -63,7 +63,7 @@ class Normalize(nn.Module):
 
 
 class Scalar(nn.Module):
-    """A model of one output, as a number a sample: (n, 1) -> (n,)."""
+    """A model of one output, as a number per sample: (n, 1) -> (n,)."""
 
     def __init__(self, make: Callable[[], nn.Module]) -> None:
         super().__init__()

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from lrtune.errors import InputError
-from lrtune.tasks.images import Source, check_classes, image_data, normalize
+from lrtune.errors import InputError, described
+from lrtune.tasks.images import Images, check_classes, image_data, normalize
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Split, three_splits
 from lrtune.tasks.tables import sklearn_table
@@ -95,15 +95,12 @@ def torchvision_data(name: str, options: TaskOptions) -> Data:
     classes = {split: names for split, data in datasets.items() if (names := _classes(data))}
     if classes:
         check_classes(name, classes)
-    sources = {
-        split: Source(dataset, f"{name} {split}", f"{name} {split}: sample {{}}".format)
-        for split, dataset in datasets.items()
+    images = {
+        split: Images(data, f"{name} {split}", f"{name} {split}: sample {{}}".format, entry.mode)
+        for split, data in datasets.items()
     }
-    return image_data(
-        *(name, f"torchvision {entry.cls}", sources, classes.get("train"), options),
-        mode=entry.mode,
-        defaults=entry.defaults,
-    )
+    source = f"torchvision {entry.cls}"
+    return image_data(name, source, images, classes.get("train"), options, entry.defaults)
 
 
 def _open(name: str, cls: str, given: dict[str, Any], options: TaskOptions) -> Any:
@@ -118,7 +115,7 @@ def _open(name: str, cls: str, given: dict[str, Any], options: TaskOptions) -> A
     try:
         return getattr(datasets, cls)(root, **given, download=options.download)
     except Exception as error:  # whatever the network, a server, an archive or a file can do
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        message = described(error)
         if "pip install" in message:
             raise InputError(f"{name}: {message}") from error
         if options.download:

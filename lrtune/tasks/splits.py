@@ -184,7 +184,7 @@ class Data:
         outputs: of a model: classes, 1 for a number, or distinct tokens.
         prepare: see Task.
         defaults: Task fields that suit this data, and ``model``: a name of MODELS.
-        notes: what was done to the data, a line each: samples left out, say.
+        notes: what was done to the data, one line each: samples left out, say.
         metrics: what a validation can measure; the first is the objective unless told otherwise.
             Where none are given, those of METRICS for the kind.
     """
@@ -251,9 +251,7 @@ def cut(
         if counts.min() < 2:
             label = present[counts.argmin()]
             name = names[label] if names else label
-            raise InputError(
-                f"{source}: class {name!r} has 1 sample left: too few to split: {way_out}"
-            )
+            raise InputError(f"{source}: class {name!r} has 1 sample: too few to split: {way_out}")
     size = min(math.ceil(SPLIT_SHARE * len(rows)), SPLIT_MOST)
     try:
         keep, off = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)
@@ -325,23 +323,15 @@ def check_labels(task: str, classes: int, splits: dict[str, Split | Stream]) -> 
     for name, split in splits.items():
         where, labels = f"{task}: {name}", split.labels
         if labels is None:
-            raise InputError(
-                f"{where}: targets are no whole numbers, but classes={classes}: "
-                "give class numbers, or classes=None"
-            )
+            raise InputError(f"{where}: targets are no class numbers: give them, or classes=None")
         values = {int(label) for label in labels.unique()}
         low, high = min(values), max(values)
         if low < 0 or high >= classes:
-            raise InputError(
-                f"{where}: labels go from {low} to {high}; {classes} classes are numbered "
-                f"0 to {classes - 1}"
-            )
+            raise InputError(f"{where}: labels go from {low} to {high}, not 0 to {classes - 1}")
         if name == "train":
             known = values
             if len(known) < 2:
                 raise InputError(f"{where}: a single class ({low}): nothing to tell apart")
         elif labels.dim() == 1 and values - known:
-            raise InputError(
-                f"{where}: class {min(values - known)} is not in the training split: "
-                "add samples of it there, or leave it out"
-            )
+            unseen = min(values - known)
+            raise InputError(f"{where}: class {unseen} is not in train: add it there or drop it")

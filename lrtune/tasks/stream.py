@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, described
 from lrtune.tasks.splits import (
     Split,
     Stream,
@@ -125,7 +125,7 @@ class _Reader(Dataset[Read]):
                 except InputError as error:
                     return Read(None, [], [], str(error))
                 except Exception as error:  # whatever a user's data set may raise
-                    return Read(None, [], [], f"sample {row}: {_message(error)}")
+                    return Read(None, [], [], f"sample {row}: {described(error)}")
                 else:
                     samples.append(tuple(sample))
                     good.append(row)
@@ -134,7 +134,7 @@ class _Reader(Dataset[Read]):
         try:
             batch = Split(*default_collate(samples))
         except Exception as error:
-            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {_message(error)}")
+            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {described(error)}")
         odd = [leaf for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
         if odd:
             what = f"{type(odd[0]).__name__} {str(odd[0])[:40]!r}"
@@ -157,7 +157,7 @@ def _read(dataset: Any, plan: Plan, workers: int, *, pin: bool = False) -> Itera
     try:
         yield from loader
     except RuntimeError as error:  # of a worker that was killed, or has no memory left
-        raise InputError(f"the data cannot be read: {_message(error)}") from error
+        raise InputError(f"the data cannot be read: {described(error)}") from error
 
 
 def worker_count(batch_bytes: int, busy: int = 1) -> int:
@@ -183,10 +183,6 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[0])
         random.setstate(before[1])
         np.random.set_state(before[2])
-
-
-def _message(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) -> Iterator[Split]:
@@ -303,8 +299,7 @@ def _probe(name: str, dataset: Any, count: int) -> tuple[Split, bool]:
     once, other, again = (hashes[i : i + len(rows)] for i in range(0, len(hashes), len(rows)))
     if once != again:
         raise InputError(
-            f"{name}: samples draw from a generator of their own: use torch's, numpy's or "
-            "random's global one, which are seeded for each batch"
+            f"{name}: samples draw from a generator of their own: use torch's global one"
         )
     return Split(*tree_map(torch.clone, tuple(good[0]))), once != other
 
@@ -327,10 +322,8 @@ def _length(name: str, dataset: Any) -> int:
         count = len(dataset)
         dataset.__getitem__  # noqa: B018  # asked for, not used
     except (TypeError, AttributeError) as error:
-        raise InputError(
-            f"{name}: {type(dataset).__name__} is not a map-style data set: "
-            "it needs __len__ and __getitem__"
-        ) from error
+        kind = type(dataset).__name__
+        raise InputError(f"{name}: {kind} is not map-style: give __len__, __getitem__") from error
     if count == 0:
         raise InputError(f"{name}: no samples: give it at least one")
     return count

@@ -180,10 +180,7 @@ def _check(frame: "pd.DataFrame", target: str, source: str) -> None:
     if missing:
         raise InputError(f"{source}: {target} is missing in {missing} rows: fill or drop them")
     if isinstance(frame[target].iloc[0], NESTED):
-        raise InputError(
-            f"{source}: {target} holds lists, records or bytes: expected numbers or words: give "
-            "another --target"
-        )
+        raise InputError(f"{source}: {target} holds lists, records or bytes: give another --target")
 
 
 def _targets(target: "Column", kind: str | None, source: str) -> tuple[NDArray[Any], list[str]]:
@@ -200,21 +197,14 @@ def _targets(target: "Column", kind: str | None, source: str) -> tuple[NDArray[A
         return values.to_numpy(np.float64), []
     where = f"{source}: {target.name}"
     if kind == "regression":
-        raise InputError(
-            f"{source}: kind=regression, but {target.name} holds no numbers "
-            f"({target.iloc[0]!r} in row 1): give another --target, or --kind classification"
-        )
+        first = f"{target.iloc[0]!r} in row 1"
+        raise InputError(f"{where} holds no numbers ({first}): give --kind classification")
     numbers, classes = pd.factorize(target, sort=True)
     if len(classes) < 2:
-        raise InputError(
-            f"{where} has a single class ({classes[0]}): nothing to tell apart: give another "
-            "--target"
-        )
+        raise InputError(f"{where} has a single class ({classes[0]}): give another --target")
     if len(classes) == len(target):
-        raise InputError(
-            f"{where} has {len(classes)} different values in {len(target)} rows: nothing can be "
-            "learnt: give another --target, or --kind regression for a number"
-        )
+        way_out = "give another --target, or --kind regression for a number"
+        raise InputError(f"{where} is another class in each of {len(target)} rows: {way_out}")
     return numbers.astype(np.int64), list(map(str, classes))
 
 
@@ -223,9 +213,7 @@ def _standardised(numbers: NDArray[np.float64], train: Rows, name: str) -> NDArr
     centred = numbers - first  # exact where all are nearly the same
     mean, scale = centred[train].mean(), centred[train].std()
     if scale == 0:
-        raise InputError(
-            f"{name} is {first:g} in every row of training: nothing to learn: give another --target"
-        )
+        raise InputError(f"{name} is {first:g} in every row of training: give another --target")
     standard: NDArray[np.float32] = ((centred - mean) / scale).astype(np.float32)
     return standard
 

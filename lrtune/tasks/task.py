@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, one_line
+from lrtune.errors import InputError, described, one_line
 from lrtune.tasks.images import augment, check_augment
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
 from lrtune.tasks.splits import (
@@ -68,7 +68,7 @@ class Task:
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
             own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
-        batch_size: samples an update; batches run on across epochs, so none is short.
+        batch_size: samples per update; batches run on across epochs, so none is short.
         epochs: passes over ``train``, not necessarily whole.
         validations: how many times a trial is validated, evenly spaced, the last at its end;
             where None, 30, or fewer where they would cost much beside the training.
@@ -335,11 +335,10 @@ def _named(task: Task, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
         inputs = [f"{shape} {dtype}" for dtype, shape in sample_types(task.train.first.inputs)]
         raise InputError(
             f"{task.name}: {what} fails on the data (model {task.model_name}, inputs "
-            f"{' and '.join(inputs)}): {type(error).__name__}: {message}"
+            f"{' and '.join(inputs)}): {described(error)}"
         ) from error
 
 

@@ -130,11 +130,11 @@ def measure(name: str, device: str, segments: int) -> dict[str, Any]:
 def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     """Seconds of a segment, and of its parts."""
     clock = Clock()
-    plain = StackedState.mix, fused.evaluate, fused.update_tables
+    plain = StackedState.mix, fused.evaluate
     batches, update = pool._batches, pool._updates[TRIALS]  # the others are the class's
     pool._updates[TRIALS] = clock.of("updates", update)
     pool._batches = clock.items("batches", pool._batches)
-    fused.update_tables = clock.items("rates", fused.update_tables)
+    pool._tables = clock.items("rates", pool._tables)
     pool._undone_by_errors = clock.entry("copy to go back to", pool._undone_by_errors)
     StackedState.mix = clock.of("averages", StackedState.mix)
     fused.evaluate = clock.of("validation", fused.evaluate)
@@ -143,9 +143,9 @@ def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     pool.advance()
     wait(pool)
     whole = now() - began
-    StackedState.mix, fused.evaluate, fused.update_tables = plain
+    StackedState.mix, fused.evaluate = plain
     pool._batches, pool._updates[TRIALS] = batches, update
-    del pool._undone_by_errors
+    del pool._undone_by_errors, pool._tables
     return whole, clock.seconds
 
 

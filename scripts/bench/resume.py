@@ -2,43 +2,34 @@
 
 Run: python scripts/bench/resume.py [--searches 12] [--seed 0]
 Each search is killed (SIGKILL) three times, as it stores a random journal entry, and compared with
-the unbroken one; its trials are the idle ones of the tests. Exit code 1 if any differs.
+the unbroken one; every second has checkpoints. Its trials are the idle ones of the tests. Exit code
+1 if any differs.
 """
 
 import argparse
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-PATH = [str(HERE.parents[1] / "tests" / "search"), str(HERE)]
-sys.path[:0] = PATH
+sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "search")]
 
 import idle  # noqa: E402
-import refereed  # noqa: E402
-import test_referee_killed as killed  # noqa: E402
 
 from lrtune.search.storage import mend  # noqa: E402
 
 
-def ends_the_same(slots: int, entries: list[int]) -> bool:
+def ends_the_same(slots: int, entries: list[int], checkpoint: bool) -> bool:
+    how = {"stopping": idle.EVERYTHING, "checkpoint": checkpoint}
     with tempfile.TemporaryDirectory() as place:
-        whole, broken = Path(place, "whole"), Path(place, "broken")
-        expected = killed.whole_search(whole, slots)
-        broken.mkdir()
+        expected = idle.pruned_in(Path(place, "whole"), idle.NoisyPool(slots), **how)
+        broken = Path(place, "broken")
         for entry in entries:
-            given = {"path": PATH, "folder": str(broken), "slots": slots, "checkpoints": False}
-            command = [sys.executable, "-c", killed.DIES.format(count=entry, **given)]
-            ended = subprocess.run(command, capture_output=True, check=False)
-            if ended.returncode not in (0, -signal.SIGKILL):
-                raise RuntimeError(ended.stderr.decode())
+            idle.dies(f"idle.child{(str(broken), slots, 'SIGKILL', entry, 'entry', checkpoint)!r}")
             mend(broken / "journal.log", stale_seconds=0)
-        refereed.search_with(broken, refereed.NoisyPool(slots), refereed.RULES)
-        same = killed.SAME_ENDS
-        return bool(idle.found_in(broken)[same].equals(expected[same]))
+        found = idle.pruned_in(broken, idle.NoisyPool(slots), **how)
+    same = idle.frame(found)[idle.SAME], idle.frame(expected)[idle.SAME]
+    return bool(same[0].equals(same[1]))
 
 
 def main() -> None:
@@ -49,8 +40,8 @@ def main() -> None:
     random.seed(arguments.seed)
     differ = 0
     for number in range(arguments.searches):
-        slots, entries = 1 + number % 3, [random.randint(5, 150) for _ in range(3)]
-        same = ends_the_same(slots, entries)
+        slots, entries = 1 + number % 3, [random.randint(1, 100) for _ in range(3)]
+        same = ends_the_same(slots, entries, checkpoint=number % 2 == 1)
         differ += not same
         print(f"{slots} slots, killed at entries {entries}: {'same' if same else 'DIFFERENT'}")
     print(f"{arguments.searches - differ} of {arguments.searches} the same")

@@ -78,7 +78,7 @@ def test_the_first_screen_says_it_all(report, page_at, faults, name: str) -> Non
     page, path = page_at(DESKTOP), report(name)
     page.goto(path.as_uri())
     run = Run(path.parent)
-    lines = recommendation(run.trials(), run.told, run.verdict()).lines
+    lines = recommendation(run.trials(), run.public_settings, run.verdict()).lines
     shown = page.locator("#answer")
     words = " ".join(shown.inner_text().split())
     assert all(" ".join(line.split()) in words for _, line in lines)

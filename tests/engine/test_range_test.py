@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from lrtune.engine import FusedPool, SerialPool, range_test
@@ -24,12 +24,7 @@ def valley(begin=-3.0, bottom=-1.0, rise=-0.5):
     return np.interp(LOG, [-6, begin, bottom, rise, rise + 2], [2.2, 2.3, 0.3, 0.31, 2.3])
 
 
-CURVES = {
-    "valley": [valley()],
-    "early": [valley(-5, -4, -3)],
-    "late": [valley(-2, 0, 0.5)],
-    "three seeds": [valley(), valley(-3.2, -1.1), valley(-2.8, -0.9)],
-}
+CURVES = {"valley": [valley()], "seeds": [valley(), valley(-3.2, -1.1), valley(-2.8, -0.9)]}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -69,9 +64,7 @@ def test_as_many_together_as_there_is_room_for(digits):
     assert asked == [2, 3]
 
 
-@pytest.mark.parametrize(
-    ("begin", "bottom", "rise"), [(-3, -1, -0.5), (-5, -4, -3), (-2, 0, 0.5), (-4, -1, -0.9)]
-)
+@pytest.mark.parametrize(("begin", "bottom", "rise"), [(-3, -1, -0.5), (-5, -4, -3), (-2, 0, 0.5)])
 def test_a_known_valley(begin, bottom, rise):
     found = suggest_range(RATES, np.array([valley(begin, bottom, rise)])).suggestion
     # The fall is by 10 % after 10 % of its decades, lost again by 10 % 0.2 decades into the rise.
@@ -85,27 +78,18 @@ def test_a_known_valley(begin, bottom, rise):
     assert begin <= np.log10(found.steepest) <= bottom
 
 
-@pytest.mark.parametrize("factor", [10.0, 1e-3])
 @pytest.mark.parametrize("name", CURVES)
-def test_rates_scale_the_suggestion(name, factor):
+def test_rates_scale_the_suggestion_and_losses_nothing(name):
     losses = np.array(CURVES[name])
-    here, there = (suggest_range(RATES * f, losses).suggestion for f in (1.0, factor))
+    here = suggest_range(RATES, losses).suggestion
     *rates, doubt = astuple(here)
-    np.testing.assert_allclose(astuple(there), [*np.array(rates) * factor, doubt], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", CURVES)
-def test_losses_scale_nothing(name):
-    losses = np.array(CURVES[name])
-    here, there = (suggest_range(RATES, losses * f).suggestion for f in (1.0, 7.0))
-    np.testing.assert_allclose(astuple(there), astuple(here), rtol=1e-6)
-
-
-def test_losses_may_be_negative():
-    falls = suggest_range(RATES, valley()[None] - 5).suggestion
-    np.testing.assert_allclose(
-        astuple(falls), astuple(suggest_range(RATES, valley()[None]).suggestion), rtol=0.3
-    )
+    for factor in (10.0, 1e-3):
+        there = suggest_range(RATES * factor, losses).suggestion
+        np.testing.assert_allclose(astuple(there), [*np.array(rates) * factor, doubt], rtol=1e-6)
+    louder = suggest_range(RATES, losses * 7).suggestion
+    np.testing.assert_allclose(astuple(louder), astuple(here), rtol=1e-6)
+    negative = suggest_range(RATES, losses - 5).suggestion
+    np.testing.assert_allclose(astuple(negative), astuple(here), rtol=0.3)
 
 
 @pytest.mark.parametrize("tail", [np.nan, np.inf])
@@ -126,22 +110,20 @@ def test_what_follows_a_blow_up_does_not_count(tail):
 
 
 def test_seeds_count_together():
-    each = [suggest_range(RATES, v[None]).suggestion for v in (valley(-3), valley(-2.6, -0.8))]
-    both = suggest_range(RATES, np.array([valley(-3), valley(-2.6, -0.8)])).suggestion
-    low, high = sorted(one.peak_lr for one in each)
-    assert low <= both.peak_lr <= high
-    assert both.doubt > max(one.doubt for one in each)
+    curves = valley(-3), valley(-2.6, -0.8)
+    low, high = sorted(suggest_range(RATES, c[None]).suggestion.peak_lr for c in curves)
+    doubt = max(suggest_range(RATES, c[None]).suggestion.doubt for c in curves)
+    both = suggest_range(RATES, np.array(curves)).suggestion
+    assert low <= both.peak_lr <= high and both.doubt > doubt
 
 
-@pytest.mark.parametrize(
-    "one, two", [(valley(-5, -4, -3), valley()), (valley(-5, -4, -3), valley(-3, 0, 0.5))]
-)
-def test_the_more_seeds_disagree_the_more_doubt(one, two):
-    found = suggest_range(RATES, np.array([one, two, two]))
-    assert found.message.startswith("the seeds disagree: peaks from ")
-    alone = suggest_range(RATES, np.array([two, two, two]))
-    assert alone.message == ""
-    assert found.suggestion.doubt > alone.suggestion.doubt + 0.4
+@pytest.mark.parametrize("two", [valley(), valley(-3, 0, 0.5)])
+def test_the_more_seeds_disagree_the_more_doubt(two):
+    disagreeing = suggest_range(RATES, np.array([valley(-5, -4, -3), two, two]))
+    assert disagreeing.message.startswith("the seeds disagree: peaks from ")
+    agreeing = suggest_range(RATES, np.array([two, two, two]))
+    assert agreeing.message == ""
+    assert disagreeing.suggestion.doubt > agreeing.suggestion.doubt + 0.4
 
 
 NOWHERE = "the loss neither falls nor blows up clearly at any rate"
@@ -184,37 +166,27 @@ def test_batches_that_differ_hide_a_fall_unless_the_same_untrained_are_known():
     assert 1e-2 < found.suggestion.peak_lr < 1
 
 
-class Flat(nn.Sequential):
-    def forward(self, inputs: Tensor) -> Tensor:
-        return super().forward(inputs).squeeze(1)
-
-
-def regression(noise, *, samples, updates, batch_size, optimizer):
+def regression(noise, samples, updates, batch_size, optimizer):
     """A table of eight columns; targets with noise, those of validation without."""
     draw = np.random.default_rng(0)
     inputs = draw.standard_normal((samples + 200, 8))
     clean = 2 * inputs[:, 0] + np.sin(2 * inputs[:, 1]) + inputs[:, 2] * inputs[:, 3]
-    kind = {
+    train = {
         "no noise": clean,
         "student t": clean + draw.standard_t(1.5, len(clean)),
         "log-normal": np.exp(clean / 3 + 2.5 * draw.standard_normal(len(clean))),
-    }
-    if noise == "log-normal":
-        clean = np.exp(clean / 3 + 2.5**2 / 2)
-    train = kind[noise][:samples]
-    tables = inputs[:samples], train, inputs[samples:], clean[samples:]
-    tables = [
-        tables[0],
-        (train - train.mean()) / train.std(),
-        tables[2],
-        (tables[3] - train.mean()) / train.std(),
-    ]
-    own = [torch.tensor(table, dtype=torch.float32) for table in tables]
+    }[noise][:samples]
+    val = np.exp(clean / 3 + 2.5**2 / 2) if noise == "log-normal" else clean
+    targets = np.concatenate([train, val[samples:]])
+    whole = Split(
+        torch.tensor(inputs, dtype=torch.float32),
+        torch.tensor((targets - train.mean()) / train.std(), dtype=torch.float32)[:, None],
+    )
     return Task(
         name=noise,
-        train=Split(*own[:2]),
-        val=Split(*own[2:]),
-        model=lambda: Flat(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1)),
+        train=whole.part(0, samples),
+        val=whole.part(samples, samples + 200),
+        model=lambda: nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1)),
         loss=F.mse_loss,
         metrics=(MSE,),
         optimizer=optimizer,
@@ -228,18 +200,14 @@ def regression(noise, *, samples, updates, batch_size, optimizer):
 @pytest.mark.parametrize(
     ("noise", "samples", "updates", "batch_size", "optimizer"),
     [
-        ("student t", 600, 300, 32, "sgd"),
         ("student t", 600, 60, 32, "adamw"),
         ("log-normal", 600, 300, 32, "sgd"),
-        ("log-normal", 600, 300, 32, "adamw"),
         ("no noise", 20, 200, 8, "sgd"),
         ("no noise", 20, 60, 8, "adamw"),
     ],
 )
 def test_a_good_peak_is_within_a_factor_of_ten(noise, samples, updates, batch_size, optimizer):
-    task = regression(
-        noise, samples=samples, updates=updates, batch_size=batch_size, optimizer=optimizer
-    )
+    task = regression(noise, samples, updates, batch_size, optimizer)
     rates = np.geomspace(1e-5, 1.0, 11)
     pool = FusedPool(task, len(rates))
     for slot, rate in enumerate(rates):
@@ -247,9 +215,9 @@ def test_a_good_peak_is_within_a_factor_of_ten(noise, samples, updates, batch_si
     losses = np.array([progress.loss for progress in pool.advance()])
     gains = untrained - np.where(np.isfinite(losses), losses, np.inf)
     good = rates[gains > 0.8 * gains.max()]
-    found = range_test(task, updates=max(60, updates // 3), make=FusedPool)
-    assert good.min() / 10 < found.suggestion.peak_lr < 10 * good.max()
-    assert found.suggestion.doubt < MOST_DOUBT
+    test = range_test(task, updates=max(60, updates // 3), make=FusedPool)
+    assert good.min() / 10 < test.suggestion.peak_lr < 10 * good.max()
+    assert test.suggestion.doubt < MOST_DOUBT
 
 
 def test_no_gradient_at_all(digits):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.rng import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.tasks.images import augment
 
 BATCH = 16

@@ -47,8 +47,7 @@ def as_it_says(source, metrics):
     return used
 
 
-@pytest.mark.parametrize("total", [TOTAL, 97])
-def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total):
+def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total=97):
     follow = run(export(opened, to="torch", total=total))
     expected = np.pad(opened.rates(total), (0, 5), mode="edge")
     used = rates(follow, total=total)
@@ -85,8 +84,7 @@ def test_all_parameter_groups_get_the_same_rate():
     assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("total", [TOTAL, 997])
-def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total):
+def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total=997):
     names = {"np": np, "math": __import__("math")}
     exec(ratio(ExportContext(opened, total), "np"), names)
     used = [opened.peak_lr * float(names["ratio"](t)) for t in range(total + 3)]

@@ -217,8 +217,8 @@ def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> 
     if trainings:
         lrtune.confirm(folder, task, trainings=trainings)
     run = Run(folder)
-    found = warned(run.trials(), run.told, run.verdict())
+    found = warned(run.trials(), run.public_settings, run.verdict())
     if warning is None:
-        assert found == warned(run.trials(), run.told) == ()
+        assert found == warned(run.trials(), run.public_settings) == ()
     else:
         assert any(sentence.startswith(warning) for sentence in found)

@@ -93,9 +93,9 @@ def test_confirmed_again_nothing_is_trained_and_nothing_changes(
     left = TRAININGS - len(Run(folder).finals())
     found = confirm(folder, task, trainings=left, listener=told)
     assert told.lines == [] and found == confirmed.verdict()
-    assert found["earlier"] == []
+    assert found.earlier == []
     other = Run(folder).judged(Plan(trainings=6), task.horizon, found.finalists, over=True)
-    assert other["earlier"] == [TRAININGS]
+    assert other.earlier == [TRAININGS]
     assert f"judged before with {TRAININGS} trainings" in str(notes(other))
 
 

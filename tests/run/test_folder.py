@@ -22,6 +22,7 @@ from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
 from lrtune.run.folder import Run
 from lrtune.run.run_json import settings_for, without_password
+from lrtune.run.study_file import StudyFile
 from lrtune.schedule import Schedule
 from lrtune.search import SEARCHABLE, load_study
 from lrtune.tasks import Task
@@ -127,6 +128,7 @@ CHANGES = {  # what is said of another search in the same folder
     "families": {"families": ["cosine"]},
     "peak_lr": {"peak_lr": (0.1, 0.2)},
     "warmup": {"warmup": (0.0, 0.1)},
+    "judge='last', now judge='best'": {"judge": "best"},
     "storage": {"storage": "sqlite:///other.db"},
     f"was searched with transfer='{published().fingerprint}'": {"transfer": nothing()},
     r"optimizer\.weight_decay=0(\.0)?, now .*decay=0\.1": {"task": decayed},
@@ -354,5 +356,5 @@ def test_another_question_has_a_folder_of_its_own(
     task = lrtune.load_task(
         "digits", batch_size=32, epochs=1, **({} if metric is None else {"metric": metric})
     )
-    found = settings_for(task, families, (0.0, 0.2), False, 0, None, "cpu")
+    found = settings_for(task, StudyFile(task="digits", families=list(families)), "cpu")
     assert found.study == study

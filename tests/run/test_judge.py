@@ -11,7 +11,7 @@ import pytest
 from overfit import overfit
 
 import lrtune as package
-from lrtune import Budget, InputError, Stopping
+from lrtune import Budget, Stopping
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 
@@ -76,32 +76,6 @@ def test_where_all_overfits_the_two_differ(runs: dict[str, Run]) -> None:
     assert best["judged_at"][0] < last["judged_at"][0]
     finals = [runs[judge].finals()["final_cross_entropy"].mean() for judge in ("last", "best")]
     assert finals[1] < finals[0]
-
-
-def test_a_search_goes_on_with_the_judge_that_it_began_with(runs: dict[str, Run]) -> None:
-    with pytest.raises(InputError, match="was searched with judge='best', now judge='last'"):
-        package.tune(overfit(), out=runs["best"].folder, **SEARCH)
-
-
-def test_a_judge_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="judge must be last or best"):
-        package.tune(overfit(), judge="first", out=tmp_path / "run", **SEARCH)
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_judge_as_an_option(lrtune, tmp_path: Path) -> None:
-    study = tmp_path / "study.toml"
-    study.write_text(
-        'task = "digits"\nbatch_size = 32\nepochs = 1\ntrials = 1\njudge = "best"\n'
-        "no_confirm = true\n"
-    )
-    words = ["search", study, "--families", "cosine", "--peak-lr", "0.01,0.2", "--engine", "serial"]
-    assert lrtune(*words, "--out", tmp_path / "run")[0] == 0
-    assert Run(tmp_path / "run").settings.judge == "best"
-    code, _, err = lrtune(*words, "--out", tmp_path / "run", "--judge", "last")
-    assert code == 2 and "was searched with judge='best'" in err
-    code, _, err = lrtune(*words, "--out", tmp_path / "other", "--judge", "worst")
-    assert code == 2 and "--judge must be last or best (got 'worst')" in err
 
 
 def test_where_every_trial_plateaus_nothing_is_crowned_by_what_it_showed(tmp_path: Path) -> None:

@@ -77,17 +77,6 @@ def test_closed_loop_trains_at_the_controllers_rates(closed, metrics, lrs, ratio
     assert follow.get_last_lr() == [rates[-1] * ratio for ratio in ratios]
 
 
-def test_a_scheduler_by_epoch(opened):
-    follow = scheduler(opened, optimizer_with(None), TOTAL, unit="epoch")
-    used = []
-    for _ in range(TOTAL):
-        used += [follow.get_last_lr()] * 3
-        for _ in range(3):
-            follow.optimizer.step()
-        follow.step()
-    assert_rates(used, np.repeat(opened.rates(TOTAL), 3))
-
-
 def test_it_is_torchs_own_class(opened):
     row, follow = FAMILIES[opened.family], scheduler(opened, optimizer_with(None), TOTAL)
     native = row.torch != "LambdaLR" and row.native(opened.resolve(TOTAL))

@@ -92,13 +92,6 @@ def test_what_is_given_replaces_the_tasks_own(what, given, expected, folder):
     assert all(getattr(task, name) == getattr(plain, name) for name in others)
 
 
-def test_the_seed_is_the_splits(tmp_path, write_images):
-    for what in ("digits", str(write_images(tmp_path, ant=25, bee=25))):
-        plain = load_task(what, batch_size=8).fingerprint
-        assert load_task(what, seed=0, batch_size=8).fingerprint == plain
-        assert load_task(what, seed=1, batch_size=8).fingerprint != plain
-
-
 def test_data_get_a_model_that_fits(tmp_path, write_images):
     pets = str(write_images(tmp_path / "pets", ant=10, bee=10))
     for what, model, name, classes in (

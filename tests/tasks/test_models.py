@@ -86,111 +86,100 @@ def test_sizes_are_as_documented(name, millions):
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.02)
 
 
-@pytest.mark.parametrize("side", [8, 28, 32, 64, 96, 224])
-def test_the_vits_tokens_are_at_most_256(side):
+def test_the_vits_tokens_are_at_most_256():
+    for side in (8, 28, 32, 64, 96, 224):
+        with torch.device("meta"):
+            model = MODELS["vit_tiny"]((3, side, side), 10)
+        (positions,) = [p for name, p in model.named_parameters() if "pos" in name]
+        assert 16 <= len(positions) <= 256
+
+
+@pytest.fixture
+def reader() -> nn.Module:
+    """A transformer with attention that prefers some tokens, as no fresh one's does."""
+    model = seeded(lambda: transformer((16,), 11)).eval()
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            weight.data *= 20 if "qkv" in name else 4
+    return model
+
+
+def test_the_transformer_sees_no_later_token_of_any_integer_type(reader):
+    tokens = torch.arange(10).repeat(2, 1)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(reader(tokens.to(dtype)), reader(tokens))
+    tokens[1, 6:] = 10
+    first, second = reader(tokens)
+    assert first.shape == (10, 11)
+    torch.testing.assert_close(first[:6], second[:6], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(first[6:], second[6:])
+    with pytest.raises(ValueError, match="17 tokens: the context is 16"):
+        reader(torch.zeros(1, 17, dtype=torch.long))
+
+
+def test_distances_count_and_nothing_else_of_positions(reader):
+    """Rotary: the same tokens give the same logits wherever they stand, but not reversed."""
+    tokens = torch.arange(11)[None]
+    expected = reader(tokens)
+    tables = {name: reader.get_buffer(name).clone() for name in ("cos", "sin")}
+    for name, table in tables.items():
+        reader.get_buffer(name)[:11] = table[5:]
+    torch.testing.assert_close(reader(tokens), expected, atol=1e-4, rtol=1e-4)
+    for name, table in tables.items():
+        reader.get_buffer(name)[:11] = table[:11].flip(0)
+    assert (reader(tokens) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of sdpa on CPU
+def test_several_transformers_at_once(reader):
+    other = transformer((16,), 11)
+    stacked = {
+        name: torch.stack([weight.detach(), other.get_parameter(name).detach()])
+        for name, weight in reader.named_parameters()
+    }
+    tokens = torch.arange(10)[None]
+    both = torch.func.vmap(lambda w: torch.func.functional_call(reader, w, (tokens,)))(stacked)
+    expected = torch.stack([reader(tokens), other(tokens)])
+    torch.testing.assert_close(both, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", SMALL_TORCHVISION)
+def test_torchvisions_models_take_small_images(name, channels):
+    model = seeded(model_maker(name, (channels, 32, 32), 7))
+    assert model(torch.rand(2, channels, 32, 32)).shape == (2, 7)
+    assert first_convolution(model).stride == (1, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet121", "vit_b_16"])
+def test_torchvisions_large_models_fit_without_memory(name, channels):
+    shape = (channels, 64, 64)
+    make = model_maker(name, shape, 7)
     with torch.device("meta"):
-        (positions,) = [
-            p for n, p in MODELS["vit_tiny"]((3, side, side), 10).named_parameters() if "pos" in n
-        ]
-    assert 16 <= len(positions) <= 256
+        assert make()(torch.zeros(2, *shape)).shape == (2, 7)  # in training, and no tuple
 
 
-class TestTransformer:
-    @pytest.fixture
-    def model(self) -> nn.Module:
-        """With attention that prefers some tokens, as no fresh model's does."""
-        model = seeded(lambda: transformer((16,), 11)).eval()
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                weight.data *= 20 if "qkv" in name else 4
-        return model
-
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-    def test_tokens_of_any_integer_dtype(self, model, dtype):
-        tokens = torch.arange(10).repeat(2, 1)
-        assert torch.equal(model(tokens.to(dtype)), model(tokens))
-        assert model(tokens).shape == (2, 10, 11)
-
-    def test_no_token_sees_a_later_one(self, model):
-        tokens = torch.arange(10).repeat(2, 1)
-        tokens[1, 6:] = 10
-        first, second = model(tokens)
-        torch.testing.assert_close(first[:6], second[:6], atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(first[6:], second[6:])
-
-    def test_distances_count_and_nothing_else_of_positions(self, model):
-        """Rotary: the same tokens give the same logits wherever they stand, but not reversed."""
-        tokens = torch.arange(11)[None]
-        expected = model(tokens)
-        tables = {name: model.get_buffer(name).clone() for name in ("cos", "sin")}
-        for name, table in tables.items():
-            model.get_buffer(name)[:11] = table[5:]
-        torch.testing.assert_close(model(tokens), expected, atol=1e-4, rtol=1e-4)
-        for name, table in tables.items():
-            model.get_buffer(name)[:11] = table[:11].flip(0)
-        assert (model(tokens) - expected).abs().max() > 1e-2
-
-    def test_more_than_the_context(self, model):
-        with pytest.raises(ValueError, match="17 tokens: the context is 16"):
-            model(torch.zeros(1, 17, dtype=torch.long))
-
-    @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of sdpa on CPU
-    def test_several_sets_of_weights_at_once(self, model):
-        other = transformer((16,), 11)
-        stacked = {
-            name: torch.stack([weight.detach(), other.get_parameter(name).detach()])
-            for name, weight in model.named_parameters()
-        }
-        tokens = torch.arange(10)[None]
-        both = torch.func.vmap(lambda w: torch.func.functional_call(model, w, (tokens,)))(stacked)
-        torch.testing.assert_close(
-            both, torch.stack([model(tokens), other(tokens)]), atol=1e-4, rtol=1e-4
-        )
+@pytest.mark.parametrize(("name", "pool"), [("resnet18", "maxpool"), ("densenet121", "pool0")])
+def test_the_stem_of_cifar(name, pool):
+    with torch.device("meta"):
+        small, large = (model_maker(name, (3, side, side), 10)() for side in (64, 96))
+        patches = model_maker("convnext_tiny", (3, 32, 32), 10)()
+    kernels = [first_convolution(model).kernel_size for model in (small, large)]
+    assert kernels == [(3, 3), (7, 7)]
+    pools = [dict(getattr(m, "features", m).named_children())[pool] for m in (small, large)]
+    assert [type(each) for each in pools] == [nn.Identity, nn.MaxPool2d]
+    assert first_convolution(patches).stride == (4, 4)  # stay
 
 
-class TestTorchvision:
-    @pytest.mark.parametrize("name", SMALL_TORCHVISION)
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_small_images(self, name, channels):
-        model = seeded(model_maker(name, (channels, 32, 32), 7))
-        outputs = model(torch.rand(2, channels, 32, 32))
-        assert outputs.shape == (2, 7)
-        assert first_convolution(model).stride == (1, 1)
-
-    @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "densenet121", "vit_b_16"])
-    @pytest.mark.parametrize("channels", [1, 3])
-    def test_large_ones_fit_without_memory(self, name, channels):
-        shape = (channels, 64, 64)
-        make = model_maker(name, shape, 7)
-        with torch.device("meta"):
-            model = make()
-            assert model(torch.zeros(2, *shape)).shape == (2, 7)  # in training, and no tuple
-
-    @pytest.mark.parametrize(("name", "pool"), [("resnet18", "maxpool"), ("densenet121", "pool0")])
-    def test_the_stem_of_cifar(self, name, pool):
-        with torch.device("meta"):
-            small = model_maker(name, (3, 64, 64), 10)()
-            large = model_maker(name, (3, 96, 96), 10)()
-        assert first_convolution(small).kernel_size == (3, 3)
-        assert first_convolution(large).kernel_size == (7, 7)
-        pools = [dict(getattr(m, "features", m).named_children())[pool] for m in (small, large)]
-        assert isinstance(pools[0], nn.Identity)
-        assert isinstance(pools[1], nn.MaxPool2d)
-
-    def test_patches_stay(self):
-        with torch.device("meta"):
-            model = model_maker("convnext_tiny", (3, 32, 32), 10)()
-        assert first_convolution(model).stride == (4, 4)
-
-    @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
-    def test_a_fresh_convolution_starts_as_torchvisions_own(self, name):
-        shape = (3, 96, 96)
-        own = first_convolution(seeded(model_maker(name, shape, 10))).weight
-        fresh = first_convolution(seeded(model_maker(name, (6, 96, 96), 10))).weight
-        fan_in = 0.5**0.5 if name.startswith("densenet") else 1.0  # twice the channels
-        assert fresh.std().item() == pytest.approx(fan_in * own.std().item(), rel=0.05)
-        assert fresh.shape[1] == 6
-        assert fresh.requires_grad
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
+def test_a_fresh_convolution_starts_as_torchvisions_own(name):
+    own = first_convolution(seeded(model_maker(name, (3, 96, 96), 10))).weight
+    fresh = first_convolution(seeded(model_maker(name, (6, 96, 96), 10))).weight
+    fan_in = 0.5**0.5 if name.startswith("densenet") else 1.0  # twice the channels
+    assert fresh.std().item() == pytest.approx(fan_in * own.std().item(), rel=0.05)
+    assert fresh.shape[1] == 6
+    assert fresh.requires_grad
 
 
 IMAGE, TOKENS = (3, 32, 32), (128,)

@@ -278,15 +278,20 @@ def test_broken_files(tmp_path: Path) -> None:
     [
         ("boght", None, None, "no column 'boght'; did you mean 'bought'"),
         ("town", None, None, "town is missing in 23 rows: fill or drop them"),
-        ("same", None, None, "same has a single class .1.: nothing to tell apart: give another"),
+        ("same", None, None, "same has a single class .1.: give another"),
         ("bought", None, "regression", "bought holds no numbers .'.*' in row 1"),
-        ("bought", ["a"] * 199 + ["b"], None, "class 'b' has 1 sample left"),
-        ("bought", [f"{i}th" for i in range(200)], None, "200 different values in 200 rows: noth"),
+        ("bought", ["a"] * 199 + ["b"], None, "class 'b' has 1 sample: too few"),
+        (
+            "bought",
+            [f"{i}th" for i in range(200)],
+            None,
+            "bought is another class in each of 200 rows: give",
+        ),
         ("bought", np.arange(200), "classification", ".*, or --kind regression for a number"),
         ("bought", [*np.arange(199.0), "n/a?"], None, "'n/a[?]' in row 200, among numbers: mend"),
         ("bought", [1e400] + [0.5] * 199, None, "inf in row 1: expected a finite number: mend it"),
-        ("bought", [0.1] * 200, None, "bought is 0.1 in every row of training: nothing to learn"),
-        ("bought", [[1, 2]] * 200, None, "bought holds lists, records or bytes: expected numbers"),
+        ("bought", [0.1] * 200, None, "bought is 0.1 in every row of training: give another"),
+        ("bought", [[1, 2]] * 200, None, "bought holds lists, records or bytes: give another"),
     ],
 )
 def test_targets_with_a_mistake(target: str, values: Any, kind: str | None, message: str) -> None:

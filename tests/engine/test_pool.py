@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrtune.engine.rng import BatchOrder, derive, reseed
+from lrtune.engine.pool import BatchOrder, derive, reseed
 
 CPU = torch.device("cpu")
 
