@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from lrtune.verdict.paired import Difference, Sample, differences, interval
+from lrtune.verdict.tie_break import leader, simplest
 
 Role = Literal["yours", "baseline", "leader"]
 Place = Literal["winner", "tied", "behind", "lost"]
@@ -33,8 +34,6 @@ FIRST = 3  # seeds of each before the first look
 ALPHA = 0.04  # of a claim that something is behind: 5 % less what the simulation shows on top
 BETTER = 0.005  # of one that the reference itself is behind: then the other takes its place
 MARGIN = 0.1  # standard deviations between seeds that do not matter, where no margin was named
-NEAR = 0.25  # standard deviations between seeds, and one standard error, by which another must lead
-SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse
 # Power below which a comparison is given up, and seeds before that.
 FUTILE: dict[Role, tuple[float, int]] = {
     "yours": (0.01, 5),
@@ -216,12 +215,8 @@ class _Test:
 
     def _prefer_the_simplest(self) -> None:
         """Of what is about as good as the reference, or better."""
-        pairs = self._pairs()
-        near = [n for n in pairs if self._roles.get(n) != "yours" and n in self._knobs]
-        near = [name for name in near if pairs[name].mean <= SIMPLER * self._sd]
-        simplest = min(near, key=lambda name: self._knobs[name], default="")
-        if simplest and self._knobs[simplest] < self._knobs.get(self._reference, 0):
-            self._reference = simplest
+        pairs = {n: pair for n, pair in self._pairs().items() if self._roles.get(n) != "yours"}
+        self._reference = simplest(self._reference, pairs, self._knobs, self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -271,12 +266,9 @@ class _Test:
         A lead that is not shown does not undo what was shown: that yours is behind the reference.
         """
         tied = self._tied()
-        ahead = {name: -pair.mean for name, pair in self._pairs().items() if name in tied}
-        sure = {name: pair.error for name, pair in self._pairs().items() if pair.seeds > 1}
-        close = NEAR * self._sd
-        better = [n for n in ahead if n in sure and ahead[n] > max(close, sure[n])]
-        if better and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
-            self._prefer(max(better, key=ahead.__getitem__))
+        best = leader({n: pair for n, pair in self._pairs().items() if n in tied}, self._sd)
+        if best and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
+            self._prefer(best)
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
                 self._decided[name] = "behind"
