@@ -359,14 +359,14 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
         for row in ends[ends["trials"] > 0].to_dict("records")
     ]
     why = reasons(trials)
-    lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]
+    lost = [(row["end"], row["trials"], row["reason"] or "–") for row in why.to_dict("records")]
     spent = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time"
     return {
         "summary": spared(trials, run.horizon) or spent,
         "spent": spent,
         "saved": early_stopping(trials, run.objective.direction, run.horizon),
         "table": Table(["ended", "trials", "updates", "share", "time"], rows),
-        "lost": Table(["ended", "why", "trials"], lost[:REASONS], numeric=2),
+        "lost": Table(["ended", "trials", "why"], lost[:REASONS], "terms", 9),
         "more": len(lost[REASONS:]),
     }
 

@@ -13,14 +13,18 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from hostile import NAMES
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_dashboard import get_note
 
 from lrtune.errors import InputError
 from lrtune.reports.dashboard import (
+    LONGEST,
     WRITTEN,
     app_of,
     beside_theirs,
+    note,
+    plain,
     publish,
     serve,
     server_of,
@@ -244,6 +248,28 @@ def test_the_command_serves_and_ends(
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(base.rpartition(":")[2]))) != 0
     assert not opened.exists() or opened.read_text().strip() == address
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_markdown(many, name: str) -> None:
+    trials, run = many
+    hostile = NAMES[name]
+    task = {"data": hostile, "model": hostile}
+    run = changed(run, study=hostile, task=task, command=hostile)
+    said = note(trials, run, None, hostile)
+    said.encode()
+    prose, fence = said.split("```", 1)[0], said[said.index("```") :]
+    for mark in "<>`[]":  # of those alone that begin an element or a link
+        assert prose.replace(f"\\{mark}", "").count(mark) == 0
+    assert len(plain(hostile)) <= 2 * LONGEST + 40
+    assert "\n#" not in plain(hostile) and "\u202e" not in said
+    assert fence.count("\n") >= 2
+
+
+def test_a_very_long_command_is_cut(many) -> None:
+    trials, run = many
+    said = note(trials, changed(run, command="lrtune search " + "x" * 100_000), None, "report.html")
+    assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000
 
 
 def test_what_cannot_be_opened_is_said(lrtune, copy: Run) -> None:
