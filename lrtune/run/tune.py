@@ -141,17 +141,7 @@ def tune(
 
 
 def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
-    """Do what a study file asks for.
-
-    Args:
-        study: see StudyFile.
-        listener: is told what happens.
-        command: what the user typed, for the record.
-
-    Raises:
-        InputError: a mistake in the study; another search in the same folder.
-        KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
-    """
+    """Do what a study file asks for; ``command`` is what the user typed, for the record."""
     task, budget = load(study), budget_of(study)
     if budget == Budget(trials=budget.trials):
         budget = replace(budget, trainings=TRAININGS)
