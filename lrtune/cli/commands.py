@@ -271,8 +271,8 @@ def families(
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
     say(console, f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
-    heads = ("knob", "default", "searched", "admissible", "what")
-    table = table_of(*heads, words=heads)
+    columns = ("knob", "default", "searched", "admissible", "what")
+    table = table_of(*columns, words=columns)
     for knob in (*family.knobs, *family.optional):
         default = "-" if knob.default is None else str(knob.default)
         table.add_row(knob.name, default, *_ranges(knob), knob.doc)

@@ -372,7 +372,7 @@ class Rounds:
 
 def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
-    names = ("families", "warmup", "cycle_momentum", "seed", "storage")
+    names = ("families", "warmup", "cycle_momentum", "seed", "storage", "judge")
     study = StudyFile(task=task.name, **{name: getattr(run.settings, name) for name in names})
     settings = settings_for(task, study, engine.devices[0])
     check_same(str(run.folder), settings, None, run.settings)

@@ -49,7 +49,6 @@ from lrtune.verdict.settings import (
     EngineFacts,
     RangeTestFacts,
     RunSettings,
-    SearchSettings,
     StoppingFacts,
 )
 from lrtune.verdict.time_to_target import check_target
@@ -200,12 +199,9 @@ class Tuning:
         self._limits = self.budget.limits(task.horizon)
         self._device = self.engine.devices[0]
         check_baselines(self.baselines, task, task.horizon)
-        settings = settings_for(task, study, self._device)
-        self._settings = SearchSettings(
-            **dict(settings)
-            | {"stopping": StoppingFacts(**self.stopping.settings(len(task.checkpoints)))}
-            | {"transfer": self.transfer.fingerprint, "judge": study.judge}
-        )
+        stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
+        more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
+        self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
 
     def run(self) -> Run:
