@@ -73,8 +73,7 @@ def shown(
 
 def design(rates: Array, steps: Sequence[int] | NDArray[np.int64], signal: Array) -> Array:
     """All that a forecast goes by at each validation, (n, 7): see AHEAD."""
-    one = np.ones((len(signal), 1))
-    return np.hstack([one, ahead(rates, steps), shown(steps, signal)])
+    return np.hstack([np.ones((len(signal), 1)), ahead(rates, steps), shown(steps, signal)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +133,13 @@ class Yardstick:
         signals: Array,  # (n,) shown by them
     ) -> Array:
         """What the line is in, (n, 7): of trials in their units, and beside the task's level."""
-        units, found = self.units(own), own.copy()
+        units, measured = self.units(own), own.copy()
         behind = np.zeros(len(own)) if self.level is None else signals - self.level
         for column, (shown, bounds) in enumerate(
             ((own[:, 4], SLOPE), (own[:, 5], ABOVE), (behind, BEHIND)), 4
         ):
-            found[:, column] = np.minimum(np.maximum(shown / units, bounds[0]), bounds[1])
-        return found
+            measured[:, column] = np.minimum(np.maximum(shown / units, bounds[0]), bounds[1])
+        return measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,8 +105,8 @@ class Prior:
             new = {key: row for row, key in enumerate(keys)}
         if new:
             # Rounded, for the last digits depend on what is computed together.
-            told = self.transfer.means(own[list(new.values())], self.shifts).T.round(DIGITS)
-            self._means.update(zip(new, told, strict=True))
+            means = self.transfer.means(own[list(new.values())], self.shifts).T.round(DIGITS)
+            self._means.update(zip(new, means, strict=True))
         return np.array([self._means[key] for key in keys]).reshape(len(x), len(self.shifts)).T
 
 
@@ -191,10 +191,10 @@ class Surrogate:
         bounds = list(zip(middle - FARTHEST * width, middle + FARTHEST * width, strict=True))
         start = middle.copy()
         start[1] = np.clip(np.log(np.median(known.y) - low + 1e-3), *bounds[1])
-        found = minimize(
+        best = minimize(
             objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25}
         )
-        return _settings(found.x if np.isfinite(found.fun) else start, low)
+        return _settings(best.x if np.isfinite(best.fun) else start, low)
 
 
 # How far below the best value seen the level lies, in units of the scale: mean and spread.
@@ -246,7 +246,7 @@ def _evidence(
     shares = np.exp(fits - top)
     total = shares.sum()
     logdet = np.log(np.diag(factor[0])).sum()
-    found = float(top + np.log(total) - logdet + np.log(slope).sum())
+    evidence = float(top + np.log(total) - logdet + np.log(slope).sum())
     shares /= total
     inverse = cho_solve(factor, np.eye(len(k)), check_finite=False)
     by_k = 0.5 * ((solved.T * shares) @ solved - inverse)
@@ -260,7 +260,7 @@ def _evidence(
         2 * own * (by_k * correlation).sum(),
         2 * seeds * by_noise.sum(),
     ]
-    return found, np.array(gradient)
+    return evidence, np.array(gradient)
 
 
 @dataclass

@@ -15,16 +15,18 @@ from lrtune.format import (
     count,
     duration,
     limited,
+    listed,
     measured,
     number,
     plural,
     setting,
+    words,
 )
 from lrtune.reports import figures
 from lrtune.reports.first_screen import Run, chosen, found_with, nothing
 from lrtune.reports.parameters import importances, scored, slices
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.verdict.notes import notes
+from lrtune.verdict.recommendation import notes
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import (
     PARTIAL,
@@ -37,7 +39,6 @@ from lrtune.verdict.summary import (
     reasons,
 )
 from lrtune.verdict.verdict import FamilyResult, Verdict
-from lrtune.verdict.wording import listed, words
 
 ROWS = 50  # trials printed; the table of all of them is trials.parquet
 REASONS = 20

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from numbers import Real
 
 from lrtune.errors import InputError, expect
@@ -38,40 +38,29 @@ class Budget:
     def __post_init__(self) -> None:
         if self.trainings is not None and self.updates is not None:
             raise InputError("trainings and updates say the same: give one of the two")
-        self.limits(1)
+        for name in ("trainings", "updates", "trials"):
+            check_positive(name, getattr(self, name))
+        check_positive("time", self.seconds)
+
+    @property
+    def seconds(self) -> float | None:
+        """``time`` as a number."""
+        return parse_time(self.time) if isinstance(self.time, str) else self.time
 
     def limits(self, horizon: int) -> "Limits":
         """The same for trainings of ``horizon`` updates."""
-        trainings, updates = self.trainings, self.updates
-        check_positive("trainings", trainings)
-        if trainings is updates is self.time is self.trials is None:
-            trainings = TRAININGS
-        if trainings is not None:
-            updates = trainings * horizon
-        seconds = parse_time(self.time) if isinstance(self.time, str) else self.time
-        check_positive("time", seconds)
-        return Limits(self.trials, updates, seconds)
+        trainings = TRAININGS if self == Budget() else self.trainings
+        updates = self.updates if trainings is None else trainings * horizon
+        return Limits(self.trials, updates, self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A budget in the units that a run counts in, sessions before included.
+    """A budget in the units that a run counts in, sessions before included; at least one is set."""
 
-    Attributes:
-        trials: of the search, at most.
-        updates: of range test, search and confirmation together.
-        seconds: on the wall clock, from the start of the run.
-    """
-
-    trials: int | None = None
-    updates: float | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            check_positive(field.name, getattr(self, field.name))
-        if self.trials is None and self.updates is None and self.seconds is None:
-            raise InputError("no budget: give trials, updates or seconds")
+    trials: int | None = None  # of the search, at most
+    updates: float | None = None  # of range test, search and confirmation together
+    seconds: float | None = None  # on the wall clock, from the start of the run
 
     def most(self, horizon: int) -> float:
         """Updates at most, where a trial has ``horizon``; infinite where only time is limited."""

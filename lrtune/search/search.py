@@ -20,6 +20,7 @@ from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.storage import START, End, Ending, Judge, Record, records, save_record
 from lrtune.search.trials import TRIAL, ActiveTrial, TrialQueue, trial_key
 
+FAIL, PRUNED = TrialState.FAIL, TrialState.PRUNED
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
 HANDED_OVER = "handed_over"  # user attribute of the study: the gain that was too small
 WORTH = 0.03  # standard deviations of noise that the next trial must be expected to gain
@@ -254,8 +255,7 @@ class Search(Work[ActiveTrial]):
         if record.value is not None:
             self._study.tell(trial, record.value)
         else:
-            told = TrialState.FAIL if state == "failed" else TrialState.PRUNED
-            self._study.tell(trial, state=told)
+            self._study.tell(trial, state=FAIL if state == "failed" else PRUNED)
         del self.state.running[progress.slot]
         self.state.add(record)
         self.state.last = record

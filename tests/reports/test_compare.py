@@ -10,8 +10,8 @@ import pytest
 from lrtune.errors import InputError
 from lrtune.reports import compare
 from lrtune.schedule import Schedule
-from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.settings import Objective
+from lrtune.verdict.summary import Finalist
 from lrtune.verdict.verdict import Plan, Verdict, verdict
 from tests.documents import RUN, changed
 from tests.reports.verdicts import made, put, tabled

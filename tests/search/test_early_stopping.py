@@ -35,8 +35,8 @@ from lrtune.schedule import Schedule
 from lrtune.search import Limits, Record, SearchState, Space, Stopping, frame
 from lrtune.search.early_stopping import EPSILON, NEVER, diverged, plateaued
 from lrtune.search.storage import AUDIT
-from lrtune.verdict.finalists import finalists
-from lrtune.verdict.summary import ranked, recommended
+from lrtune.verdict.settings import Objective
+from lrtune.verdict.summary import finalists, ranked, recommended
 
 # Divergence.
 
@@ -457,8 +457,9 @@ def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     assert study.best_trial.number == best.optuna_number
     table = frame(trials)
     assert recommended(table, "minimize")["number"] == best.number
-    sent = finalists(table.assign(p_best=1.0), {"name": "loss", "direction": "minimize"})
-    assert {(one.family, one.value) for one in sent} >= {("linear", best.value), ("constant", None)}
+    sent = finalists(table.assign(p_best=1.0), Objective(name="loss", direction="minimize"))
+    searched = {finalist.family: finalist.searched for finalist in sent}
+    assert searched["linear"] == best.value and math.isnan(searched["constant"])
     assert set(ranked(table, "minimize")["family"]) == {"linear"}
     state = SearchState(Limits(trials=16))
     for record in trials:

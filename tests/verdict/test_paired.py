@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrtune.verdict.paired import Difference, Sample, differences, interval
-from lrtune.verdict.sequential import sequential_test
+from lrtune.verdict.sequential import Difference, Sample, differences, sequential_test
 
 PARTS = 20
 
@@ -38,7 +37,7 @@ def test_the_intervals_hold_the_truth(between, parts, cell):
     held = 0
     for _ in range(600):
         table = crossed(0.0, 8, between, parts, cell, random)
-        low, high = interval(Sample.of(table.mean(1), table, 1.0))
+        low, high = Sample.of(table.mean(1), table, 1.0).interval()
         held += low <= 0 <= high
     assert 0.92 <= held / 600 <= 0.985
 
@@ -147,12 +146,12 @@ def test_the_power_is_how_often_the_whole_test_would_tell_them_apart(mean, seeds
 def test_the_interval_of_few_is_students(seeds):
     values = drawn(3, seeds)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert interval(alone(values)) == pytest.approx((expected.low, expected.high))
+    assert alone(values).interval() == pytest.approx((expected.low, expected.high))
 
 
 def test_the_interval_of_many_is_near_students_and_of_one_unknown():
     values = drawn(3, 100)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert interval(alone(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
-    assert np.isnan(interval(alone(values[:1]))).all()
-    assert interval(alone(np.full(40, 0.1))) == pytest.approx((0.1, 0.1))
+    assert alone(values).interval() == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert np.isnan(alone(values[:1]).interval()).all()
+    assert alone(np.full(40, 0.1)).interval() == pytest.approx((0.1, 0.1))

@@ -20,19 +20,26 @@ from lrtune import Metric, Plan, Split, Task
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.tasks.task import dummy_scores
-from lrtune.verdict.finalists import Finalist
-from lrtune.verdict.recommendation import FEW_SEEDS, as_json, recommendation
+from lrtune.verdict.recommendation import FEW_SEEDS, recommendation
 from lrtune.verdict.settings import RunSettings
+from lrtune.verdict.summary import Finalist
 from lrtune.verdict.verdict import Verdict, verdict
 from tests.documents import RUN, changed
-from tests.reports.test_finals_report import make
-from tests.reports.test_verdict import SEEDS, finals, searched
+from tests.reports.conftest import run_record, search
+from tests.reports.test_finals_report import FEW, make
+from tests.verdict.test_verdict import SEEDS, finals, searched
 
 IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accuracy": 10.0}}
 LINEAR = Schedule("linear", peak_lr=0.1)
 
 
-def warned(trials: pd.DataFrame, run: RunSettings, found: Verdict | None = None) -> tuple[str, ...]:
+@pytest.fixture(scope="module")
+def many():
+    """(trials, run) of a search over some families."""
+    return search(FEW, 8), run_record(FEW)
+
+
+def warned(trials: pd.DataFrame, run: RunSettings, found: Verdict | None = None) -> list[str]:
     answer = recommendation(trials, run, found)
     assert answer is not None
     return answer.warnings
@@ -41,8 +48,8 @@ def warned(trials: pd.DataFrame, run: RunSettings, found: Verdict | None = None)
 def test_a_sound_run_is_not_warned_of(many) -> None:
     trials, run, found, _ = make("winner", *many)
     run = changed(run, dummy_scores=IGNORANT, range_test={"message": ""})
-    assert warned(trials, run, found) == ()
-    assert warned(trials, run) == ()
+    assert warned(trials, run, found) == []
+    assert warned(trials, run) == []
 
 
 def test_the_lines_of_a_winner(many) -> None:
@@ -60,9 +67,7 @@ def test_the_lines_of_a_winner(many) -> None:
     assert "3,600 updates" in answer.valid
     assert "1\u202fmin" in answer.cost and "(search " in answer.cost
     assert answer.use_it == "lrtune export 'runs/my run' --to torch"
-    content = as_json(answer)
-    assert content is not None and json.loads(json.dumps(content)) == content
-    assert content["use"] == answer.use and content["warnings"] == list(answer.warnings)
+    assert json.loads(json.dumps(answer.to_json()))["warnings"] == answer.warnings
 
 
 def test_no_better_than_a_predictor_that_ignores_its_inputs(many) -> None:

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from lrtune.verdict.lr_sensitivity import lr_sensitivity
+from lrtune.verdict.summary import lr_sensitivity
 from tests.documents import LOSS
-from tests.reports.test_verdict import searched
+from tests.verdict.test_verdict import searched
 
 
 def test_how_far_the_peak_may_be_off() -> None:

@@ -5,10 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from lrtune.verdict.finalists import MOST, Finalist, finalists, room_for
 from lrtune.verdict.settings import Objective
+from lrtune.verdict.summary import MOST, Finalist, finalists, room_for
 from tests.documents import ACCURACY, LOSS
-from tests.reports.test_verdict import searched
+from tests.verdict.test_verdict import searched
 
 
 def believed(family: str, rows: list[tuple[str, float, float, float]]) -> pd.DataFrame:

@@ -11,13 +11,10 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.verdict.finalists import Finalist
-from lrtune.verdict.horizons import outlook
-from lrtune.verdict.notes import WHY, notes, why
-from lrtune.verdict.recommendation import of_verdict, short
+from lrtune.verdict.recommendation import WHY, notes, of_verdict, outlook, time_to_target
 from lrtune.verdict.settings import Objective
+from lrtune.verdict.summary import Finalist
 from lrtune.verdict.verdict import Plan, Verdict, standing, verdict
-from lrtune.verdict.wording import time_to_target
 from tests.documents import ACCURACY, LOSS, RUN, changed
 
 SEEDS = list(range(100, 120))
@@ -116,17 +113,17 @@ def test_a_tie_says_why_no_more_was_trained() -> None:
     found = judge(levels)
     assert (found.answer.place, found.answer.why) == ("tie", "futile")
     assert set(found.answer.families) == {"cosine", "linear"}
-    assert "linear is as good" in answer(found) and "hardly" in why(found)
+    assert "linear is as good" in answer(found) and "hardly" in str(notes(found))
     settled = judge(levels, Plan(margin=0.1))
     assert settled.answer.why == "equivalent" and settled.answer.margin == 0.1
-    assert "0.1 nats" in why(settled)
+    assert "0.1 nats" in str(notes(settled))
 
 
 @pytest.mark.parametrize("reason", WHY)
 def test_every_reason_for_a_tie_has_words(reason: str) -> None:
     found = judge({"cosine": 0.1, "linear": 0.101})
     assert found.answer.place == "tie"
-    said = why(changed(found, answer={"why": reason}))
+    (said,) = notes(changed(found, answer={"why": reason}))
     assert said.startswith("Why no more seeds: ") and "{" not in said
 
 
@@ -238,7 +235,6 @@ def test_a_verdict_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "verdict.json"
     found.write(path)
     assert Verdict.read(path) == found and found.plan == plan
-    assert short(found)["lines"] == of_verdict(found)
     for text in ("", "[]", "{}", '{"format": "new"}'):
         path.write_text(text)
         with pytest.raises(InputError, match=r"verdict.json: not a verdict: "):
