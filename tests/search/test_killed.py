@@ -105,9 +105,7 @@ def killed_here(folder: Path, pool: NoisyPool, checkpoint: bool) -> None:
     mend(folder / "journal.log", stale_seconds=0)
 
 
-@pytest.mark.parametrize(
-    ("slots", "count"), [(1, 58), (1, 111), (1, 199), (3, 58), (3, 111), (3, 199)]
-)
+@pytest.mark.parametrize(("slots", "count"), [(1, 58), (1, 199), (3, 111), (3, 199)])
 def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count: int) -> None:
     """Between a report and what is decided on it, say."""
 
@@ -122,7 +120,7 @@ def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("segments", [12, 20, 33])
+@pytest.mark.parametrize("segments", [12, 33])
 def test_killed_while_it_trains(tmp_path: Path, unbroken, checkpoint: bool, segments: int) -> None:
     pool = NoisyPool(3)
     pool.dies_in, pool.death = segments, Killed()
@@ -247,15 +245,10 @@ def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> 
         assert pool.restored == restored
 
 
-@pytest.mark.parametrize(
-    ("since", "cost", "expected"),
-    [(29, 0, False), (31, 0, True), (31, 0.5, True), (31, 1.0, False), (51, 1.0, True)],
-)
-def test_when_a_checkpoint_is_due(
-    since: float, cost: float, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert loop.due(since, cost) == expected
+    assert loop.due(31, 0) and loop.due(31, 0.5) and loop.due(51, 1.0)
+    assert not loop.due(29, 0) and not loop.due(31, 1.0)
 
 
 # A real trainer that is killed in the middle of a segment.
