@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -19,15 +21,16 @@ from idle import (
     SpoiltPool,
     assert_same,
     checkpoint_every_segment,
-    dies,
     dying,
     flat,
+    killed,
     pruned_in,
     search_in,
     study_in,
 )
 from optuna.pruners import MedianPruner
 from optuna.storages.journal import JournalFileBackend
+from overhead import idle_task
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.checkpoint import load
@@ -86,8 +89,7 @@ def test_a_killed_process(
     tmp_path: Path, unbroken, slots: int, checkpoint: bool, by: str, at: str, counts: tuple
 ) -> None:
     for count in counts:
-        arguments = (str(tmp_path), slots, by, count, at, checkpoint)
-        dies(f"idle.child{arguments!r}", by)
+        killed(tmp_path, slots, by, count, at, checkpoint)
         mend(tmp_path / "journal.log", stale_seconds=0)
         assert len(records(study_in(tmp_path))) < TRIALS
     pool = goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint)
@@ -289,7 +291,12 @@ def test_a_trial_killed_within_a_segment_goes_on_from_the_last_one(
     expected = search_in(tmp_path / "whole", make(small_task(), slots), 3)
     assert len(steps) == (3 if kind == "serial" else 2) * 40
     folder = tmp_path / "broken"
-    dies(f"test_killed.real_child{(str(folder), kind, slots, updates)!r}")
+    # Not by a fork: torch's backward has been used in this process.
+    path = [str(Path(idle_task.__code__.co_filename).parent), str(Path(__file__).parent)]
+    call = f"test_killed.real_child{(str(folder), kind, slots, updates)!r}"
+    code = f"import sys; sys.path[:0] = {path!r}; import test_killed; {call}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     kept = load(folder / CHECKPOINT)
     assert [snapshot.update for snapshot, _ in kept.values()] == [20] * slots
     steps.clear()
