@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,27 @@ def plural(amount: int, one: str, many: str) -> str:
         '1 family'
     """
     return f"{count(amount)} {one if amount == 1 else many}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names with commas and an "and".
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def words(name: str) -> str:
+    """A metric's name as a person writes it.
+
+    Example:
+        >>> words("cross_entropy")
+        'cross-entropy'
+    """
+    return name.replace("cross_entropy", "cross-entropy").replace("_", " ")
 
 
 def number(value: object, digits: int = 4) -> str:

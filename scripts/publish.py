@@ -18,8 +18,8 @@ import pandas as pd
 import lrtune
 from lrtune.model.transfer import nothing
 from lrtune.reports.compare import find_verdicts, table, wins
+from lrtune.verdict.recommendation import amount_of, range_of
 from lrtune.verdict.verdict import Gain, Verdict
-from lrtune.verdict.wording import amount_of, range_of
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "bench"))
@@ -134,7 +134,8 @@ def answer(path: Path) -> dict[str, str]:
 def shown(verdict: Verdict, gain: Gain | None) -> str:
     if gain is None:
         return "–"
-    said = f"{amount_of(verdict, gain.gain)} ({range_of(verdict, gain.low, gain.high)})"
+    metric = verdict.objective
+    said = f"{amount_of(metric, gain.gain)} ({range_of(metric, gain.low, gain.high)})"
     return f"**{said}**" if gain.sure else said
 
 

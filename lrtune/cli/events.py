@@ -19,9 +19,8 @@ from lrtune.run.folder import Run
 from lrtune.search import Record, SearchState
 from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
-from lrtune.verdict.recommendation import as_json, of_verdict, recommendation
+from lrtune.verdict.recommendation import of_verdict, recommendation, since
 from lrtune.verdict.summary import by_end
-from lrtune.verdict.wording import since
 
 PROGRESS_SECONDS = 1.0  # between two events of progress
 
@@ -120,14 +119,14 @@ class Events(Listener):
             rows = [{name: getattr(row, name) for name in names} for row in verdict.families]
             answered = {name: getattr(verdict.answer, name) for name in ("place", "families")}
             self._emit("verdict", **answered, lines=[*filter(None, lines)], standings=rows)
-        answer = None if total else as_json(recommendation(trials, run.public_settings, verdict))
+        answer = None if total else recommendation(trials, run.public_settings, verdict)
         files = [*FILES, run.verdict_path(horizon).name]
         self._emit(
             "finished",
             run=str(run.folder),
             horizon=horizon,
             trials={row["end"]: row["trials"] for row in by_end(trials).to_dict("records")},
-            answer=answer,
+            answer=answer and answer.to_json(),
             winner=winner,
             files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
         )

@@ -15,14 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lrtune.cli.console import harmless, named, say
-from lrtune.format import aligned, duration, number, plural, setting
+from lrtune.format import aligned, duration, number, plural, setting, words
 from lrtune.reports.plot_style import look
 from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.tasks import Task
-from lrtune.verdict.wording import words
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.25  # between two drawings

@@ -14,22 +14,23 @@ from rich.console import Console
 
 from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
 from lrtune.errors import InputError
-from lrtune.format import aligned, count, number
+from lrtune.format import aligned, count, listed, number, words
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
 from lrtune.run.study_file import parse_goal
-from lrtune.verdict.horizons import agreement, outlook
 from lrtune.verdict.recommendation import (
     Recommendation,
-    as_json,
+    agreement,
     described,
     of_verdict,
+    outlook,
     recommendation,
+    since,
+    time_to_target,
 )
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import beside, by_end, by_family
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import listed, since, time_to_target, words
 
 if TYPE_CHECKING:
     from lrtune.doctor import Diagnosis
@@ -50,10 +51,11 @@ def show(folder: Path, machine: bool) -> None:
         return
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
+    answer = recommendation(trials, run.public_settings, verdict)
     best = best_json(trials, run.settings, verdict)
     content = {
         "run": str(folder),
-        "answer": as_json(recommendation(trials, run.public_settings, verdict)),
+        "answer": answer and answer.to_json(),
         "best": best and best.to_json(),
         "verdict": verdict and verdict.to_json(),
         "since": newer or None,

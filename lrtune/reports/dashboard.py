@@ -27,7 +27,6 @@ from lrtune.search.space import FAMILY
 from lrtune.search.storage import load_study, open_storage
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import value_title
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -160,7 +159,7 @@ def serve(
     load_study(storage, study)  # what cannot be opened is an error here, not an empty page
     opened = open_storage(storage)
     number = opened.get_study_id_from_name(study)
-    values = {study: value_title(objective)}
+    values = {study: objective.title}
     logging.getLogger("optuna_dashboard").setLevel(logging.ERROR)
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup means it
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from lrtune.format import words
 from lrtune.reports.plot_style import (
     BLUE,
     GREEN,
@@ -35,7 +36,6 @@ from lrtune.schedule import Schedule
 from lrtune.verdict.settings import Objective, RangeTestFacts
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
 from lrtune.verdict.verdict import FamilyResult, Verdict
-from lrtune.verdict.wording import words
 
 SHOWN = 6  # families drawn at first; the others wait in the legend
 FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said

@@ -11,16 +11,21 @@ import pandas as pd
 
 from lrtune.errors import InputError
 from lrtune.export import FoundOptimizer, export
-from lrtune.format import count, limited, number, plural
+from lrtune.format import count, limited, number, plural, words
 from lrtune.reports.figures import far_apart, rates_of
 from lrtune.reports.plot_style import Array, look, thin
 from lrtune.schedule import Schedule
-from lrtune.verdict.recommendation import described_training, recommendation
+from lrtune.verdict.recommendation import (
+    amount_of,
+    described_training,
+    range_of,
+    recommendation,
+    since,
+)
 from lrtune.verdict.sequential import ALPHA
 from lrtune.verdict.settings import RunSettings, Training
 from lrtune.verdict.summary import by_end, recommended
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import amount_of, metric_of, range_of, since
 
 Run = RunSettings
 
@@ -46,7 +51,7 @@ class Answer:
 
     use: str  # what to use, or that there is no winner
     lines: list[tuple[str, str]]  # labels and texts: gain, sure, valid, cost, use it
-    warnings: tuple[str, ...]  # sentences, the gravest first
+    warnings: list[str]  # sentences, the gravest first
     notes: list[str]  # what to do next
 
 
@@ -126,17 +131,17 @@ def first_screen(
         verdict: what the finals said, if there were any.
         finals: those that it is of.
     """
-    words, found = answer(trials, run, verdict), chosen(trials, run, verdict)
+    sentences, found = answer(trials, run, verdict), chosen(trials, run, verdict)
     if found is None:
-        return FirstScreen(words)
+        return FirstScreen(sentences)
     decided = verdict if verdict is not None and verdict.decided else None
     compared = _compared(found.schedule, run, decided)
     sketch = _sketch(compared, run.horizon, (trials, finals))
-    screen = FirstScreen(words, exports(found.schedule, run), sketch)
+    screen = FirstScreen(sentences, exports(found.schedule, run), sketch)
     if decided is None:
         return screen
     zero, gains = _gains(decided)
-    return replace(screen, metric=metric_of(decided), gains=gains, zero=zero)
+    return replace(screen, metric=words(decided.objective.name), gains=gains, zero=zero)
 
 
 def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> Answer:
@@ -147,7 +152,7 @@ def answer(trials: pd.DataFrame, run: Run, verdict: Verdict | None = None) -> An
         way_out = ["The reasons are listed under Early stopping."]
         if (trials["state"] == "diverged").sum() >= len(trials) / 2:
             way_out = [f"Most trials diverged: search lower peak rates than {low} to {high}."]
-        return Answer(f"No winner. {nothing(trials)}", [], (), way_out if len(trials) else [])
+        return Answer(f"No winner. {nothing(trials)}", [], [], way_out if len(trials) else [])
     (_, use), *lines = found.lines
     newer = "" if verdict is None else since(verdict, len(trials))
     return Answer(use, lines, found.warnings, [newer] if newer else [])
@@ -314,8 +319,8 @@ def _gains(verdict: Verdict) -> tuple[float, list[Gain]]:
     gains = [
         Gain(
             over=row.what,
-            amount=f"{'+' if row.gain > 0 else ''}{amount_of(verdict, row.gain)}",
-            reach="" if math.isnan(row.low) else range_of(verdict, low, high),
+            amount=f"{'+' if row.gain > 0 else ''}{amount_of(verdict.objective, row.gain)}",
+            reach="" if math.isnan(row.low) else range_of(verdict.objective, low, high),
             sure="better"
             if row.sure
             else "worse"

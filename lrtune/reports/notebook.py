@@ -32,7 +32,7 @@ class Verdict(judged.Verdict):
     def _repr_html_(self) -> str:
         use, *others = self.lines
         lines = [(label, text) for label, _, text in (line.partition(": ") for line in others)]
-        answer = Answer(use, lines, (), [])
+        answer = Answer(use, lines, [], [])
         return fill("notebook.html", title=[], answer=answer, table=finalists(self))
 
 

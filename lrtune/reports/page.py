@@ -11,13 +11,12 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from lrtune.files import replace
-from lrtune.format import limited
+from lrtune.format import limited, words
 from lrtune.reports import sections
 from lrtune.reports.figures import curves, has_data
 from lrtune.reports.first_screen import Run, first_screen, nothing, subtitle
 from lrtune.reports.plot_style import look
 from lrtune.verdict.verdict import Verdict
-from lrtune.verdict.wording import words
 
 
 def render(

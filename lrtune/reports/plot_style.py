@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lrtune.errors import InputError
+from lrtune.format import words
 from lrtune.verdict.settings import Objective
-from lrtune.verdict.wording import words
 
 if TYPE_CHECKING:  # takes half a second, and the terminal needs the colours alone
     import plotly.graph_objects as go

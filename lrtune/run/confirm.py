@@ -26,9 +26,8 @@ from lrtune.search.loop import Loop
 from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
-from lrtune.verdict.finalists import Finalist, room_for
-from lrtune.verdict.time_to_target import check_target
-from lrtune.verdict.verdict import Plan, standing
+from lrtune.verdict.summary import Finalist, room_for
+from lrtune.verdict.verdict import Plan, check_target, standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
 DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only trials bound

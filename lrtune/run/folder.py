@@ -24,8 +24,8 @@ from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
 from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
-from lrtune.verdict.finalists import BASELINES, Finalist, finalists
 from lrtune.verdict.settings import RunSettings
+from lrtune.verdict.summary import BASELINES, Finalist, finalists
 from lrtune.verdict.verdict import Plan, verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"

@@ -52,8 +52,7 @@ from lrtune.verdict.settings import (
     SearchSettings,
     StoppingFacts,
 )
-from lrtune.verdict.time_to_target import check_target
-from lrtune.verdict.verdict import Plan
+from lrtune.verdict.verdict import Plan, check_target
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's

@@ -1,30 +1,36 @@
 """The answer: what to use, what it gains, how sure that is; the same wherever it is shown."""
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import kendalltau
 
-from lrtune.format import count, duration, measured, number, plural, setting
+from lrtune.format import aligned, count, duration, listed, measured, number, plural, setting, words
 from lrtune.schedule import Schedule
-from lrtune.verdict.settings import OptimizerFacts, RunSettings
+from lrtune.verdict.settings import Document, Objective, OptimizerFacts, RunSettings
 from lrtune.verdict.summary import curve_of, recommended
 from lrtune.verdict.verdict import Gain, Verdict
-from lrtune.verdict.wording import amount_of, listed, metric_of, range_of, words
 
 FEW_UPDATES = 50  # of a training: fewer is hardly one
 FEW_SEEDS = 5  # of each finalist: fewer say little
 OVERFIT = 0.05  # of what the validation metric moved by on the way: what it is worse by at the end
 LATE = 0.8  # share of the run: a best validation after this is about the end
+RANKED = 3  # families, for a correlation of ranks
+
+WHY = {
+    "samples": "the doubt that is left lies in the {samples} samples that {split} has, which no "
+    "number of seeds removes",
+    "equivalent": "the difference is smaller than {margin}, which does not matter",
+    "futile": "the trainings left would hardly have told them apart",
+    "budget": "the trainings are used up: lrtune confirm adds more",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(Document):
     """Six lines and what to be warned of.
 
     Attributes:
@@ -43,7 +49,7 @@ class Recommendation:
     valid: str
     cost: str
     use_it: str
-    warnings: tuple[str, ...]
+    warnings: list[str]
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -70,22 +76,21 @@ def recommendation(
     """
     sure = verdict if verdict is not None and verdict.decided else None
     best = recommended(trials, run.objective.direction)
-    if sure is None and best is None:
-        return None
-    yours = False
     if sure is not None:
-        schedule, yours = sure.recommended.schedule, sure.recommended.role == "yours"
+        schedule, gain = sure.recommended.schedule, _gains(sure)
+        mine = sure.recommended.role == "yours"
+    elif best is not None:
+        schedule, gain, mine = Schedule.from_json(best["schedule"]), _not_measured(run, best), False
     else:
-        assert best is not None
-        schedule = Schedule.from_json(best["schedule"])
+        return None
     return Recommendation(
-        use=("your " if yours else "") + described(schedule, run.horizon),
-        gain=_gain(run, best) if sure is None else _gains(sure),
+        use=("your " if mine else "") + described(schedule, run.horizon),
+        gain=gain,
         sure=_unsure(verdict) if sure is None else _sure(sure),
         valid=_valid(run, sure, schedule),
         cost=_cost(trials, run, sure),
         use_it=f"lrtune export {shlex.quote(run.folder)} --to torch",
-        warnings=tuple(_warnings(trials, run, verdict)),
+        warnings=_warnings(trials, run, verdict),
     )
 
 
@@ -95,25 +100,12 @@ def of_verdict(verdict: Verdict) -> list[str]:
         return ["The finals are not finished: lrtune confirm goes on with them."]
     if not verdict.decided:
         lost = [row.family for row in verdict.families if row.place == "lost"]
-        said = f"{listed(lost)} diverged or failed" if lost else "no family came to the finals"
-        return [f"No winner: {said}."]
+        why = f"{listed(lost)} diverged or failed" if lost else "no family came to the finals"
+        return [f"No winner: {why}."]
     row = verdict.recommended
-    yours = "your " if row.role == "yours" else ""
-    use = f"Use {yours}{described(row.schedule, verdict.horizon)}"
+    mine = "your " if row.role == "yours" else ""
+    use = f"Use {mine}{described(row.schedule, verdict.horizon)}"
     return [use, f"Gain: {_gains(verdict)}", f"Sure: {_sure(verdict)}"]
-
-
-def short(verdict: Verdict) -> dict[str, Any]:
-    """What best.json carries of a verdict: how sure the schedule is."""
-    row = verdict.recommended if verdict.decided else verdict.families[0]
-    answer = verdict.answer.to_json()
-    figures = row.to_json()
-    return {
-        "lines": of_verdict(verdict),
-        **{name: answer[name] for name in ("place", "families", "why")},
-        "split": verdict.split,
-        **{name: figures[name] for name in ("mean", "low", "high", "seeds")},
-    }
 
 
 def described(schedule: Schedule, horizon: int) -> str:
@@ -129,79 +121,6 @@ def described(schedule: Schedule, horizon: int) -> str:
     knobs = schedule.to_dict()["knobs"]
     parts += [f"{name} {setting(value, 3)}" for name, value in knobs.items()]
     return f"{schedule.family}: {', '.join(parts)}"
-
-
-def _gain(run: RunSettings, best: "pd.Series[Any] | None") -> str:
-    """Before anything was confirmed."""
-    assert best is not None
-    objective = run.objective
-    value = measured(best["value"], objective)
-    if best["state"] != "complete":
-        return f"not measured; forecast of validation {words(objective.name)}: {value}"
-    return f"not measured; validation {words(objective.name)} {value}"
-
-
-def _unsure(verdict: Verdict | None) -> str:
-    """Without a decision."""
-    alone = "no: each trial ran once, on one seed"
-    return alone if verdict is None else f"{alone}. {of_verdict(verdict)[0]}"
-
-
-def _gains(verdict: Verdict) -> str:
-    """Over each baseline."""
-    metric = metric_of(verdict)
-    parts = []
-    for gain in verdict.answer.gains:
-        way = "better" if gain.gain >= 0 else "worse"
-        reach = range_of(verdict, gain.low, gain.high)
-        amount = amount_of(verdict, abs(gain.gain))
-        parts.append(f"{amount} {way} than {gain.what} (95 %: {reach})")
-    if not parts:
-        return f"not measured: there is no baseline beside it; {metric} {_score(verdict)}"
-    return f"{metric} {'; '.join(parts)}"
-
-
-def _score(verdict: Verdict) -> str:
-    return amount_of(verdict, verdict.recommended.mean)
-
-
-def _sure(verdict: Verdict) -> str:
-    """Of each baseline whether it is beaten; then who is as good, and who is behind."""
-    row, gains = verdict.recommended, verdict.answer.gains
-    said = [_beaten(gain) for gain in gains]
-    compared = {row.family, *(gain.over for gain in gains)}
-    others = [r for r in verdict.families if r.family not in compared]
-    for place, words_ in (("tied", "as good"), ("behind", "behind")):
-        if names := [r.family for r in others if r.place == place]:
-            said.append(f"{listed(names)} {_are(names)} {words_}")
-    if lost := [r.family for r in others if r.place == "lost"]:
-        said.append(f"{listed(lost)} diverged or failed")
-    seeds = plural(row.seeds, "fresh seed", "fresh seeds")
-    said = [f"{'; '.join(said) or 'nothing to compare with'} ({seeds}, {verdict.split})"]
-    for why, words_ in (("close", "as good"), ("behind", "behind")):
-        if names := [gone.family for gone in verdict.absent if gone.why == why]:
-            said.append(f"{listed(names)} {_are(names)} {words_}")
-    first, *rest = said
-    return first if not rest else f"{first}. Expected by the search: {'; '.join(rest)}"
-
-
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def _beaten(gain: Gain) -> str:
-    if math.isnan(gain.p):
-        return f"better than {gain.what}: not known"
-    p = "p < 0.001" if gain.p < 0.001 else f"p {gain.p:.2g}"
-    return f"better than {gain.what}: {'yes' if gain.sure else 'not shown'} ({p})"
-
-
-def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
-    """For which training."""
-    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
-    factor = _peak_factor(verdict, schedule.family)
-    peak = f"; the peak may be off by a factor {number(factor, 2)}" if factor else ""
-    return training + peak
 
 
 def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int) -> str:
@@ -221,71 +140,243 @@ def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int)
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 
 
-def _peak_factor(verdict: Verdict | None, family: str) -> float | None:
-    """By which the peak may be off at least, as far as the trials tell."""
-    rows = [] if verdict is None else [r for r in verdict.lr_sensitivity if r.family == family]
-    return rows[0].factor_low if rows and math.isfinite(rows[0].factor_low) else None
+def amount_of(objective: Objective, value: float) -> str:
+    """A value of the metric with its unit; a dash for NaN."""
+    unit = f" {objective.unit}" if objective.unit and math.isfinite(value) else ""
+    return f"{number(value, 3)}{unit}"
+
+
+def range_of(objective: Objective, low: float, high: float) -> str:
+    """Two values, their unit once."""
+    unit = f" {objective.unit}" if objective.unit else ""
+    return f"{number(low, 3)} to {number(high, 3)}{unit}"
+
+
+def since(verdict: Verdict, trials: int) -> str:
+    """That the search has gone on since the verdict, if it has; it has ``trials`` by now."""
+    newer = trials - verdict.trials
+    if newer <= 0:
+        return ""
+    return (
+        f"The search has gone on since, by {plural(newer, 'trial', 'trials')}: lrtune confirm "
+        "takes in what is better."
+    )
+
+
+def notes(verdict: Verdict) -> list[str]:
+    """Why what is tied got no more seeds; that it was judged before, and what that costs."""
+    if not verdict.decided:
+        return []
+    sentences = []
+    if verdict.answer.place == "tie":
+        test, val = verdict.task.test, verdict.task.val
+        margin = amount_of(verdict.objective, verdict.answer.margin)
+        why = WHY[verdict.answer.why].format(
+            margin=f"{margin} of {words(verdict.objective.name)}",
+            samples=count(test or val),
+            split="the test split" if test else "validation",
+        )
+        sentences.append(f"Why no more seeds: {why}.")
+    if verdict.earlier:
+        tests = len(verdict.earlier) + 1
+        sentences.append(
+            f"It was judged before with {listed(list(map(count, verdict.earlier)))} trainings: "
+            f"each of these {tests} tests errs in up to 5 %, together in up to {5 * tests} %."
+        )
+    return sentences
+
+
+def time_to_target(verdict: Verdict) -> str:
+    """Who needs the fewest updates to the target."""
+    times = verdict.time_to_target
+    if times is None:
+        return (
+            "Fewest updates to a target: constant was not trained to the end on every seed to set "
+            "one; name it: --goal."
+        )
+    unit = f" {times.metric.unit}" if times.metric.unit else ""
+    target = f"{words(times.metric.name)} {aligned(times.value)}{unit}"
+    whose = f", where {times.baseline} ends" if times.baseline else ""
+    begin = f"Fewest updates to {target} on validation{whose}"
+    if not times.tied:
+        most = max(times.families, key=lambda row: row.reached)
+        return (
+            f"{begin}: no family reached it on every seed; {most.family} did on {most.reached} of "
+            f"{most.seeds}."
+        )
+    tie = " (a tie)" if len(times.tied) > 1 else ""
+    updates = f"{count(times.families[0].updates)} of {count(verdict.horizon)}"
+    return f"{begin}: {listed(times.tied)}{tie}, {updates} on average."
+
+
+def outlook(verdicts: Sequence[Verdict], total: int) -> str:
+    """What finals at other horizons say of one at which there are none.
+
+    Args:
+        verdicts: of one run, each of another horizon.
+        total: updates of the horizon that is asked about.
+    """
+    known = [v for v in sorted(verdicts, key=lambda v: v.horizon) if v.decided]
+    if not known:
+        return f"Nothing is known of {count(total)} updates: there are no finals yet."
+    if len(known) == 1:
+        return (
+            f"No finals of {count(total)} updates: all were of {count(known[0].horizon)}. Whether "
+            "the ranking holds there is not known; the settings are stretched, not tested."
+        )
+    below = [verdict for verdict in known if verdict.horizon < total]
+    above = [verdict for verdict in known if verdict.horizon > total]
+    if below and above:
+        first, second, end = below[-1], above[0], ""
+        where = f"which lies between {count(first.horizon)} and {count(second.horizon)}"
+    else:
+        first, second = known[-2:] if below else known[:2]
+        tried, end = listed([count(v.horizon) for v in known]), " Further out nothing is known."
+        where = f"{'longer' if below else 'shorter'} than any tried ({tried})"
+    return f"No finals of {count(total)} updates, {where}. {agreement(first, second)}{end}"
+
+
+def agreement(first: Verdict, second: Verdict) -> str:
+    """How alike two verdicts rank the same families."""
+    at = f"At {count(first.horizon)} and {count(second.horizon)} updates"
+    best, too = first.answer.families, second.answer.families
+    shared = [name for name in best if name in too]
+    if shared:
+        who = f"{listed(shared)} {_are(shared)} among the best both times"
+    else:
+        who = f"{listed(best)} is best at the one and {listed(too)} at the other"
+    means = [{row.family: row.mean for row in verdict.families} for verdict in (first, second)]
+    both = [f for f in means[0] if math.isfinite(means[0][f] + means[1].get(f, math.nan))]
+    if len(both) < RANKED:
+        return f"{at} {who}."
+    tau = kendalltau(*([mean[name] for name in both] for mean in means)).statistic
+    expected = "is expected to hold" if shared and tau > 0.5 else "is not expected to hold"
+    return f"{at} {who} (Kendall's tau of {len(both)} families: {tau:.2f}): the ranking {expected}."
+
+
+def _not_measured(run: RunSettings, best: "pd.Series[Any]") -> str:
+    """The gain before anything was confirmed."""
+    name, value = words(run.objective.name), measured(best["value"], run.objective)
+    if best["state"] != "complete":
+        return f"not measured; forecast of validation {name}: {value}"
+    return f"not measured; validation {name} {value}"
+
+
+def _unsure(verdict: Verdict | None) -> str:
+    """Without a decision."""
+    alone = "no: each trial ran once, on one seed"
+    return alone if verdict is None else f"{alone}. {of_verdict(verdict)[0]}"
+
+
+def _gains(verdict: Verdict) -> str:
+    """Over each baseline."""
+    objective, parts = verdict.objective, []
+    for gain in verdict.answer.gains:
+        way = "better" if gain.gain >= 0 else "worse"
+        reach = range_of(objective, gain.low, gain.high)
+        parts.append(
+            f"{amount_of(objective, abs(gain.gain))} {way} than {gain.what} (95 %: {reach})"
+        )
+    metric = words(objective.name)
+    if not parts:
+        score = amount_of(objective, verdict.recommended.mean)
+        return f"not measured: there is no baseline beside it; {metric} {score}"
+    return f"{metric} {'; '.join(parts)}"
+
+
+def _sure(verdict: Verdict) -> str:
+    """Of each baseline whether it is beaten; then who is as good, and who is behind."""
+    row, gains = verdict.recommended, verdict.answer.gains
+    compared = {row.family, *(gain.over for gain in gains)}
+    others = [(r.place, r.family) for r in verdict.families if r.family not in compared]
+    absent = [(gone.why, gone.family) for gone in verdict.absent]
+    parts = [*map(_beaten, gains), *_grouped(others, {"tied": "as good", "behind": "behind"})]
+    if lost := [family for place, family in others if place == "lost"]:
+        parts.append(f"{listed(lost)} diverged or failed")
+    seeds = plural(row.seeds, "fresh seed", "fresh seeds")
+    known = f"{'; '.join(parts) or 'nothing to compare with'} ({seeds}, {verdict.split})"
+    expected = _grouped(absent, {"close": "as good", "behind": "behind"})
+    return f"{known}. Expected by the search: {'; '.join(expected)}" if expected else known
+
+
+def _grouped(families: Sequence[tuple[str, str]], meanings: dict[str, str]) -> list[str]:
+    groups = {key: [name for of, name in families if of == key] for key in meanings}
+    return [f"{listed(g)} {_are(g)} {meanings[key]}" for key, g in groups.items() if g]
+
+
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _beaten(gain: Gain) -> str:
+    if math.isnan(gain.p):
+        return f"better than {gain.what}: not known"
+    p = "p < 0.001" if gain.p < 0.001 else f"p {gain.p:.2g}"
+    return f"better than {gain.what}: {'yes' if gain.sure else 'not shown'} ({p})"
+
+
+def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
+    """For which training, and by how much the peak may be off, as far as the trials tell."""
+    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
+    rows = [] if verdict is None else verdict.lr_sensitivity
+    factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)
+    if math.isnan(factor):
+        return training
+    return f"{training}; the peak may be off by a factor {number(factor, 2)}"
 
 
 def _cost(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> str:
     """Trainings and time."""
-    horizon = run.horizon
     swept = 0 if run.range_test is None else run.range_test.updates
-    searched = (swept + float(trials["updates"].sum())) / horizon
-    confirmed = 0.0 if verdict is None else verdict.trained / horizon
+    searched = (swept + float(trials["updates"].sum())) / run.horizon
+    confirmed = 0.0 if verdict is None else verdict.trained / run.horizon
     parts = [plural(math.ceil(searched + confirmed), "training", "trainings")]
-    if run.elapsed:
-        parts.append(duration(run.elapsed))
+    parts += [duration(run.elapsed)] if run.elapsed else []
     return f"{', '.join(parts)} (search {searched:.0f}, confirmation {confirmed:.0f})"
 
 
-def _warnings(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> Sequence[str]:
+def _warnings(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> list[str]:
     """What a person has to know before he trusts it."""
-    found = [
-        _ignorant(trials, run, verdict),
-        _hardly_trained(run),
-        _overfitting(trials, run),
-        _few_seeds(verdict),
-        _unsure_range(run),
-        _ended_early(run, verdict),
-    ]
-    return [sentence for sentence in found if sentence]
+    best, test = recommended(trials, run.objective.direction), run.range_test
+    sentences = [_no_better_than_dummy(best, run, verdict)]
+    if run.horizon < FEW_UPDATES:
+        sentences.append(
+            f"Hardly trained: {plural(run.horizon, 'update', 'updates')} a training: at a real "
+            "length the ranking may be another one: more --epochs."
+        )
+    sentences += [_overfitting(best, run), _few_seeds(verdict)]
+    if test is not None and test.message:
+        sentences.append(f"The range test was unsure: {test.message}.")
+    if run.cut:
+        what = "the search was over" if verdict is None else "all was settled"
+        sentences.append(
+            f"The budget ended before {what}: the same command with a larger one goes on."
+        )
+    return [sentence for sentence in sentences if sentence]
 
 
-def _ignorant(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> str:
+def _no_better_than_dummy(
+    best: "pd.Series[Any] | None", run: RunSettings, verdict: Verdict | None
+) -> str:
     """No better than a predictor that ignores its inputs."""
     objective, split = run.objective, "val"
-    best = recommended(trials, objective.direction)
     value = math.nan if best is None else float(best["value"])
     if verdict is not None and verdict.decided:
         value, split = verdict.recommended.mean, verdict.split
-    known = run.dummy_scores.get(split, {}).get(objective.name, math.nan)
-    if not math.isfinite(known + value):
-        return ""
-    better = value < known if objective.minimize else value > known
-    if better:
+    dummy = run.dummy_scores.get(split, {}).get(objective.name, math.nan)
+    better = value < dummy if objective.minimize else value > dummy
+    if better or not math.isfinite(value + dummy):
         return ""
     return (
         f"No better than a predictor that ignores its inputs: {words(objective.name)} "
-        f"{measured(value, objective, 3)}, its {measured(known, objective, 3)}: check data, model "
+        f"{measured(value, objective, 3)}, its {measured(dummy, objective, 3)}: check data, model "
         "and loss before the schedule."
     )
 
 
-def _hardly_trained(run: RunSettings) -> str:
-    if run.horizon >= FEW_UPDATES:
-        return ""
-    updates = plural(run.horizon, "update", "updates")
-    return (
-        f"Hardly trained: {updates} a training: at a real length the ranking may be another one: "
-        "more --epochs."
-    )
-
-
-def _overfitting(trials: pd.DataFrame, run: RunSettings) -> str:
+def _overfitting(best: "pd.Series[Any] | None", run: RunSettings) -> str:
     """The validation of the best trial was better half-way."""
     objective = run.objective
-    best = recommended(trials, objective.direction)
     if best is None or best["state"] != "complete" or run.judge == "best":
         return ""
     curve, steps = curve_of(best, f"val_{objective.name}"), curve_of(best, "step")
@@ -293,8 +384,7 @@ def _overfitting(trials: pd.DataFrame, run: RunSettings) -> str:
         return ""
     sign = 1 if objective.minimize else -1
     at = int((sign * curve).argmin())
-    worse = sign * float(curve[-1] - curve[at])
-    moved = sign * float(curve[0] - curve[at])
+    worse, moved = (sign * float(curve[end] - curve[at]) for end in (-1, 0))
     if steps[at] > LATE * run.horizon or worse <= OVERFIT * max(moved, 1e-12):
         return ""
     return (
@@ -316,24 +406,3 @@ def _few_seeds(verdict: Verdict | None) -> str:
         f"Few trainings: {plural(seeds, 'fresh seed', 'fresh seeds')} each show large differences "
         "alone: a larger --budget, or lrtune confirm."
     )
-
-
-def _unsure_range(run: RunSettings) -> str:
-    test = run.range_test
-    return f"The range test was unsure: {test.message}." if test and test.message else ""
-
-
-def _ended_early(run: RunSettings, verdict: Verdict | None) -> str:
-    if not run.cut:
-        return ""
-    what = "the search was over" if verdict is None else "all was settled"
-    return f"The budget ended before {what}: the same command with a larger one goes on."
-
-
-def as_json(found: Recommendation | None) -> dict[str, Any] | None:
-    """For scripts."""
-    if found is None:
-        return None
-    names = ("use", "gain", "sure", "valid", "cost", "use_it")
-    content = {name: getattr(found, name) for name in names} | {"warnings": list(found.warnings)}
-    return dict(json.loads(json.dumps(content)))

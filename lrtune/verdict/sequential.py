@@ -8,33 +8,37 @@ would hardly separate the two, or if the doubt lies in the samples of the split,
 seeds removes.
 
 "Behind" needs a boundary of O'Brien and Fleming's shape (1979) to be crossed. By the reflection
-principle, any number of looks at a two-sided level of 5 % of the last one make an error in one
-direction in at most 5 % of all comparisons. A few seeds tell little about a variance, so that the
-variance of a difference is shrunk towards that of the others (Smyth 2004).
+principle, any number of interim analyses at a two-sided level of 5 % of the last one make an error
+in one direction in at most 5 % of all comparisons. A few seeds tell little about a variance, so
+that the variance of a difference is shrunk towards that of the others (Smyth 2004).
 ``scripts/bench/verdict.py`` measures how often the whole errs.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special, stats
 
-from lrtune.verdict.paired import Difference, Sample, differences, interval
+from lrtune.verdict.tie_break import leader, simplest
 
+Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
 Place = Literal["winner", "tied", "behind", "lost"]
 Decided = Literal["behind", "budget", "futile", "samples", "equivalent"]
 Why = Literal["separated", "more", "alone", "lost", "budget", "futile", "samples", "equivalent"]
 TURNS: tuple[Role, ...] = ("yours", "baseline", "leader")
 
-FIRST = 3  # seeds of each before the first look
+LEVEL = 0.05  # of intervals: 95 %
+PRIOR = 3.0  # degrees of freedom that the variances of other differences are worth at most
+SMALL = 30  # fewer seeds than this: Student's t, not the bootstrap
+FIRST = 3  # seeds of each before the first analysis
 ALPHA = 0.04  # of a claim that something is behind: 5 % less what the simulation shows on top
 BETTER = 0.005  # of one that the reference itself is behind: then the other takes its place
 MARGIN = 0.1  # standard deviations between seeds that do not matter, where no margin was named
-NEAR = 0.25  # standard deviations between seeds, and one standard error, by which another must lead
-SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse
 # Power below which a comparison is given up, and seeds before that.
 FUTILE: dict[Role, tuple[float, int]] = {
     "yours": (0.01, 5),
@@ -42,6 +46,169 @@ FUTILE: dict[Role, tuple[float, int]] = {
     "leader": (0.2, FIRST),
 }
 ENOUGH = 0.25  # of the samples' variance: where seeds add no more, more of them would hardly help
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Scores of one schedule, or of one less those of another.
+
+    Seeds are drawn anew at will; the samples of the test split are what there is, and how they
+    fell is shared by all seeds. Both leave doubt about the mean (crossed random effects).
+
+    Attributes:
+        values: (seeds,) lower is better.
+        blocks: (seeds, parts) the same on the parts of the split; no parts where these are unknown.
+    """
+
+    values: Array
+    blocks: Array
+
+    @classmethod
+    def of(
+        cls, values: Sequence[float], blocks: Sequence[Sequence[float]], sign: float
+    ) -> "Sample":
+        """Scores as they were measured; ``sign`` makes the lower the better."""
+        seeds = sign * np.asarray(values, np.float64)
+        widths = {len(row) for row in blocks}
+        if len(blocks) != len(seeds) or len(widths) != 1 or widths <= {0, 1}:
+            return cls(seeds, np.empty((len(seeds), 0)))
+        parts = sign * np.asarray(blocks, np.float64)
+        return cls(seeds, parts if np.isfinite(parts).all() else np.empty((len(seeds), 0)))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __sub__(self, other: "Sample") -> "Sample":
+        known = self.blocks.shape == other.blocks.shape
+        blocks = self.blocks - other.blocks if known else np.empty((len(self), 0))
+        return Sample(self.values - other.values, blocks)
+
+    def first(self, count: int) -> "Sample":
+        """Of the first so many seeds."""
+        return Sample(self.values[:count], self.blocks[:count])
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds; NaN of none."""
+        return float(self.values.sum()) / len(self) if len(self) else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Between seeds, of one score; NaN of fewer than two."""
+        if len(self) < 2:
+            return math.nan
+        off = self.values - self.mean
+        return float(off @ off) / (len(self) - 1)
+
+    @property
+    def variances(self) -> tuple[float, float]:
+        """Of the mean: what more seeds would lower, and what the split's samples leave in doubt."""
+        seeds, parts = self.blocks.shape
+        if seeds < 2:
+            return math.nan, 0.0
+        own = self.variance / len(self)
+        if parts < 2:
+            return own, 0.0
+        columns = self.blocks.mean(0)
+        rest = self.blocks - self.blocks.mean(1, keepdims=True) - columns + self.blocks.mean()
+        both = float((rest**2).sum()) / ((seeds - 1) * (parts - 1) * seeds * parts)
+        # The columns vary by what is theirs, and by what any cell does.
+        return own, max(0.0, float(columns.var(ddof=1)) / parts - both)
+
+    def interval(self) -> tuple[float, float]:
+        """Of the mean, 95 %: Student's, or the bootstrap's (BCa) over many seeds; NaN for one."""
+        if len(self) < 2:
+            return math.nan, math.nan
+        own, shared = self.variances
+        if len(self) < SMALL or not np.ptp(self.values) or shared:
+            error, freedom = _error(own, len(self) - 1, shared, self.blocks.shape[1])
+            reach = special.stdtrit(freedom, 1 - LEVEL / 2) * error
+            return float(self.mean - reach), float(self.mean + reach)
+        found = stats.bootstrap((self.values,), np.mean, confidence_level=1 - LEVEL, rng=0)
+        return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _error(own: float, freedom: float, shared: float, parts: int) -> tuple[float, float]:
+    """Standard error from two variances of a mean, and degrees of freedom (Satterthwaite's)."""
+    if not shared:
+        return own**0.5, freedom
+    both = (own + shared) ** 2 / (own**2 / freedom + shared**2 / (parts - 1))
+    return (own + shared) ** 0.5, both
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The paired difference of two samples, with what is believed of its error.
+
+    Attributes:
+        mean: positive where the first is worse; NaN of none.
+        seeds: that both have.
+        of_seeds: variance of the mean that more seeds would lower.
+        of_samples: variance of the mean that the split's samples leave.
+        error: standard error of the mean.
+        freedom: its degrees of freedom.
+    """
+
+    mean: float
+    seeds: int
+    of_seeds: float
+    of_samples: float
+    error: float
+    freedom: float
+
+    def p(self, most: int) -> float:
+        """Two-sided p-value; stricter the fewer of at most ``most`` seeds there are."""
+        if not self.seeds or not self.mean:
+            return 1.0
+        if not self.error > 1e-12 * abs(self.mean):  # equal to the bit, or of one seed
+            return 0.0 if self.seeds > 1 else 1.0
+        ratio = abs(self.mean) / self.error * math.sqrt(min(1.0, self.seeds / most))
+        return float(2 * special.stdtr(self.freedom, -ratio))
+
+    def interval(self, most: int = 0) -> tuple[float, float]:
+        """95 %; wider where the test ended before ``most`` seeds; NaN of one seed."""
+        if self.seeds < 2:
+            return math.nan, math.nan
+        reach = special.stdtrit(self.freedom, 1 - LEVEL / 2) * self.error
+        reach *= math.sqrt(max(1.0, most / self.seeds))
+        return float(self.mean - reach), float(self.mean + reach)
+
+    def power(self, most: int) -> float:
+        """Of telling the two apart with ``most`` seeds, if what is seen is the truth."""
+        left = most - self.seeds
+        if left <= 0 or not self.of_seeds > 0:
+            return 1.0  # decided by what there is
+        sd = math.sqrt(self.of_seeds * self.seeds)  # of one difference
+        reach = special.stdtrit(self.freedom, 1 - LEVEL / 2)
+        error = math.sqrt(sd**2 / most + self.of_samples)  # at the end
+        return float(special.ndtr((abs(self.mean) - reach * error) * most / (sd * math.sqrt(left))))
+
+
+def differences(samples: Mapping[str, Sample], reference: str) -> dict[str, Difference]:
+    """Of every sample less the reference, on their common seeds.
+
+    The variance between seeds of each is shrunk towards the median of all (Smyth 2004).
+    """
+    apart = {}
+    for name, sample in samples.items():
+        if name != reference:
+            both = min(len(sample), len(samples[reference]))
+            apart[name] = sample.first(both) - samples[reference].first(both)
+    known = [sample.variance for sample in apart.values() if len(sample) > 1]
+    typical = float(np.median(known)) if known else math.nan
+    prior = PRIOR * (1 - 1 / len(known)) if known else 0.0
+    return {name: _difference(sample, typical, prior) for name, sample in apart.items()}
+
+
+def _difference(apart: Sample, typical: float, prior: float) -> Difference:
+    seeds = len(apart)
+    if seeds < 2:
+        return Difference(apart.mean, seeds, math.nan, 0.0, math.nan, 0.0)
+    _, shared = apart.variances
+    freedom = prior + seeds - 1
+    own = (prior * typical + (seeds - 1) * apart.variance) / freedom / seeds
+    error = _error(own, freedom, shared, apart.blocks.shape[1])
+    return Difference(apart.mean, seeds, own, shared, *error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +227,8 @@ class Standing:
             one is worse; 0 of the recommended one itself.
         gap_low: lower end of its 95 % interval, which is wider where the test ended early.
         gap_high: upper end.
-        p: of there being no difference, corrected for the looks, for testing both ways, and for a
-            recommended one that was chosen by the same scores.
+        p: of there being no difference, corrected for the interim analyses, for testing both ways,
+            and for a recommended one that was chosen by the same scores.
     """
 
     seeds: int
@@ -87,7 +254,7 @@ class Result:
             to compare with), "lost" (nothing has a score on every seed), or why those that are tied
             get no more seeds: "budget", "futile", "samples" or "equivalent".
         margin: a difference that does not matter, in the metric's unit.
-        wanted: seeds that each is to have for the next look; empty unless ``why`` is "more".
+        wanted: seeds that each is to have for the next analysis; empty unless ``why`` is "more".
     """
 
     standings: dict[str, Standing]
@@ -122,7 +289,7 @@ def sequential_test(
     """What these scores tell, and what is to be trained next.
 
     It is a function of the scores alone: called again with more of them, it decides the same at the
-    earlier looks.
+    earlier analyses.
 
     Args:
         scores: by name, of the 1st, 2nd, ... seed, the same seeds for all; those decided earlier
@@ -135,10 +302,10 @@ def sequential_test(
             all; then it counts too that another split might have favoured others.
         margin: a difference that does not matter, in the metric's unit; a tenth of the standard
             deviation between seeds where None.
-        first: seeds before the first look.
+        first: seeds before the first analysis.
         width: trainings of a round at least, as far as the budget has them.
         over: whether there will be no more scores: it is judged on what there is.
-        knobs: by name, how many numbers a person has to set: at the first look the simplest of
+        knobs: by name, how many numbers a person has to set: at the first analysis the simplest of
             those that are about as good becomes the reference.
     """
     sign = 1.0 if minimize else -1.0
@@ -150,7 +317,7 @@ def sequential_test(
 
 
 class _Test:
-    """Looks, one after the other."""
+    """Interim analyses, one after the other."""
 
     def __init__(
         self,
@@ -162,26 +329,23 @@ class _Test:
         width: int,
         knobs: Mapping[str, int],
     ) -> None:
-        self._knobs = knobs
-        self._table = table
-        self._roles = roles
-        self._named_margin = margin
-        self._width = width
+        self._table, self._knobs = table, knobs
+        self._roles: dict[str, Role] = {name: roles.get(name, "leader") for name in table}
+        self._named_margin, self._width = margin, width
         self._sound = [name for name, one in table.items() if np.isfinite(one.values).all()]
         self._open = list(self._sound)
         self._reference = self._sound[0] if self._sound else ""
-        self._chosen_by_scores = False
-        self._looked = False
+        self._chosen_by_scores = self._began = False
         self._seeds = dict.fromkeys(table, first)
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
         self._decided: dict[str, Decided] = {}  # why, by name
         self._settled: dict[str, Difference] = {}  # from the reference, as it was decided
-        self._early: set[str] = set()  # called behind the reference at a look before the end
+        self._early: set[str] = set()  # called behind the reference before the end
         self._wanted: dict[str, int] = {}
 
     def run(self, over: bool) -> None:
-        """Look until all is decided, the trainings are used up, or there are too few scores."""
+        """Go on until all is decided, the trainings are used up, or there are too few scores."""
         while self._open:
             seeds = {name: self._seeds[name] for name in self._open}
             if any(len(self._table[name]) < count for name, count in seeds.items()):
@@ -189,21 +353,21 @@ class _Test:
                     break
                 self._wanted = seeds
                 return
-            if not self._looked:
+            if not self._began:
                 self._prefer_the_simplest()
-            self._looked = True
-            self._look()
-            if not self._next():
+            self._began = True
+            self._analyse()
+            if not self._give_seeds():
                 break
         self._end()
 
-    def _look(self) -> None:
+    def _analyse(self) -> None:
         """Decide what can be decided."""
         pairs = self._pairs()
         better = [n for n in self._open if n in pairs and self._is_better(pairs[n])]
         if better:
-            self._decided[self._reference] = "behind"
             before = self._reference
+            self._decided[before] = "behind"
             self._open.remove(before)
             self._prefer(min(better, key=lambda name: pairs[name].mean))
             self._early.add(before)
@@ -217,11 +381,8 @@ class _Test:
     def _prefer_the_simplest(self) -> None:
         """Of what is about as good as the reference, or better."""
         pairs = self._pairs()
-        near = [n for n in pairs if self._roles.get(n) != "yours" and n in self._knobs]
-        near = [name for name in near if pairs[name].mean <= SIMPLER * self._sd]
-        simplest = min(near, key=lambda name: self._knobs[name], default="")
-        if simplest and self._knobs[simplest] < self._knobs.get(self._reference, 0):
-            self._reference = simplest
+        behind = {n: pair.mean for n, pair in pairs.items() if self._roles[n] != "yours"}
+        self._reference = simplest(self._reference, behind, self._knobs, self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -238,10 +399,10 @@ class _Test:
             return "equivalent"
         if 0 < pair.of_seeds <= ENOUGH * pair.of_samples:
             return "samples"
-        power, seeds = FUTILE[self._roles.get(name, "leader")]
+        power, seeds = FUTILE[self._roles[name]]
         return "futile" if pair.seeds >= seeds and pair.power(self._most) < power else None
 
-    def _next(self) -> bool:
+    def _give_seeds(self) -> bool:
         """Give more seeds to those whose turn it is; False where none are left, or nobody's.
 
         What the reference has been trained on already costs it no more.
@@ -252,8 +413,8 @@ class _Test:
         for count in range(len(now), 0, -1):
             least = min(self._seeds[name] for name in now[:count])
             for step in range(-(-self._width // (count + 1)), 0, -1):
-                more = {name: max(0, least + step - self._seeds[name]) for name in now[:count]}
-                more[self._reference] = max(0, least + step - self._seeds[self._reference])
+                names = [*now[:count], self._reference]
+                more = {name: max(0, least + step - self._seeds[name]) for name in names}
                 if (cost := sum(more.values())) <= self._left:
                     for name, seeds in more.items():
                         self._seeds[name] += seeds
@@ -263,20 +424,18 @@ class _Test:
 
     def _turn(self, name: str) -> int:
         """The user's own question first."""
-        return TURNS.index(self._roles.get(name, "leader"))
+        return TURNS.index(self._roles[name])
 
     def _end(self) -> None:
         """Recommend what leads by more than a little, and settle what was open to the end.
 
         A lead that is not shown does not undo what was shown: that yours is behind the reference.
         """
-        tied = self._tied()
-        ahead = {name: -pair.mean for name, pair in self._pairs().items() if name in tied}
-        sure = {name: pair.error for name, pair in self._pairs().items() if pair.seeds > 1}
-        close = NEAR * self._sd
-        better = [n for n in ahead if n in sure and ahead[n] > max(close, sure[n])]
-        if better and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
-            self._prefer(max(better, key=ahead.__getitem__))
+        tied, pairs = self._tied(), self._pairs()
+        seen = [name for name in tied if name in pairs and pairs[name].seeds > 1]
+        best = leader({n: (-pairs[n].mean, pairs[n].error) for n in seen}, self._sd)
+        if best and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
+            self._prefer(best)
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
                 self._decided[name] = "behind"
@@ -286,7 +445,7 @@ class _Test:
 
     def _claims(self, name: str) -> int:
         """Ways in which a test may err: of a baseline only by calling it behind."""
-        return 2 if self._roles.get(name, "leader") == "leader" else 1
+        return 2 if self._roles[name] == "leader" else 1
 
     def _p(self, name: str, pair: Difference) -> float:
         """Corrected for what it has to be."""
@@ -294,11 +453,11 @@ class _Test:
         return min(1.0, (1 + self._chosen_by_scores) * self._claims(name) * p)
 
     def _planned(self, name: str, pair: Difference) -> int:
-        """Seeds at which it would have ended; what was open to the end had no early look."""
+        """Seeds at which it would have ended; what was open to the end had no early analysis."""
         return self._most if name in self._early else pair.seeds
 
     def _pairs(self) -> dict[str, Difference]:
-        """What the reference is compared with, on the seeds looked at.
+        """What the reference is compared with, on the seeds analysed.
 
         What others' later seeds say of the variances does not undo what was decided.
         """
@@ -319,28 +478,28 @@ class _Test:
     def result(self, sign: float) -> Result:
         """How each stands; ``sign`` makes of these scores those that were measured."""
         pairs = self._pairs()
-        found = {name: self._standing(name, pairs.get(name), sign) for name in self._table}
+        standings = {name: self._standing(name, pairs.get(name), sign) for name in self._table}
 
         def rank(name: str) -> tuple[float, ...]:
             places = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}
-            worse = (found[name].gap, sign * found[name].mean)
-            return name != self._reference, places[found[name].place], *np.nan_to_num(worse)
+            worse = (standings[name].gap, sign * standings[name].mean)
+            return name != self._reference, places[standings[name].place], *np.nan_to_num(worse)
 
-        ordered = {name: found[name] for name in sorted(found, key=rank)}
+        ordered = {name: standings[name] for name in sorted(standings, key=rank)}
         return Result(ordered, self._reason(), self._margin, self._wanted)
 
     def _standing(self, name: str, pair: Difference | None, sign: float) -> Standing:
         whole = self._table[name].first(self._seeds[name])
         finite = np.isfinite(whole.values)
         kept = Sample(whole.values[finite], whole.blocks[finite])
-        low, high = sorted(sign * end for end in interval(kept))
-        behind = self._decided.get(name) == "behind"
-        place: Place = "behind" if behind else "winner" if self._tied() == [name] else "tied"
+        low, high = sorted(sign * end for end in kept.interval())
+        place: Place = "lost"
+        if name in self._sound:
+            behind = self._decided.get(name) == "behind"
+            place = "behind" if behind else "winner" if self._tied() == [name] else "tied"
         gap = (0.0 if name == self._reference else math.nan, math.nan, math.nan)
-        p = math.nan
         if pair is not None:
             gap = (pair.mean, *pair.interval(self._planned(name, pair)))
-            p = self._p(name, pair)
         return Standing(
             seeds=len(whole),
             lost=len(whole) - len(kept),
@@ -348,11 +507,11 @@ class _Test:
             low=low,
             high=high,
             sd=kept.variance**0.5,
-            place=place if name in self._sound else "lost",
+            place=place,
             gap=gap[0],
             gap_low=gap[1],
             gap_high=gap[2],
-            p=p,
+            p=math.nan if pair is None else self._p(name, pair),
         )
 
     def _reason(self) -> Why:

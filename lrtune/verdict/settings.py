@@ -18,6 +18,7 @@ from pydantic import (
 
 from lrtune.errors import InputError, one_line
 from lrtune.files import replace
+from lrtune.format import words
 from lrtune.schedule import Schedule
 
 Direction = Literal["minimize", "maximize"]
@@ -117,6 +118,11 @@ class Objective(Document):
     def minimize(self) -> bool:
         """Whether the lower value is the better one."""
         return self.direction == "minimize"
+
+    @property
+    def title(self) -> str:
+        """What it is called as a validation metric, with its unit."""
+        return f"validation {words(self.name)}{f' ({self.unit})' if self.unit else ''}"
 
 
 class TaskFacts(Document):

@@ -1,21 +1,40 @@
-"""The table work behind every figure and sentence: who is best, family by family.
+"""The table work behind every figure and sentence: who is best, and how the peak rate matters.
 
-`trials` is the search's table, one row a trial (`trials.parquet`). Only a complete trial has a
+`trials` is the search's table, one row per trial (`trials.parquet`). Only a complete trial has a
 value that counts: another's last value comes from earlier in training and compares with nothing.
 The best trial is the one whose schedule is expected to do best on another seed. It is seldom the
-one with the best value of its own, which was also the luckiest.
+one with the best value of its own, which was also the luckiest. For the same reason, what is
+believed of a schedule says which schedule of a family to train again in the finals, and which
+families are worth it.
 """
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from lrtune.files import plain
 from lrtune.schedule import Schedule
+from lrtune.verdict.sequential import Array, Role
+from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
 
 PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast or without
-ENDS = ("complete", *PARTIAL, "diverged", "failed")
+LOST = ("diverged", "failed")
+ENDS = ("complete", *PARTIAL, *LOST)
+
+BASELINES = ("constant", "cosine")  # against which any other family is read
+LEAST = 0.02  # probability to be the best, of a family that is invited to the finals
+FEWEST, MOST = 2, 6  # families that are invited
+SEEDS = 6  # trainings of each there should be
+
+PEAKS = 6  # trials with a value, for a parabola over the peak
+DIFFERENT = 4  # peaks, by a hundredth: fewer do not hold a parabola
+LEAST_SPREAD = 2.0  # factor between the lowest and the highest peak
+DRAWS = 4000
+LEVEL = 0.9  # of the intervals: trials are few
 
 
 def figures_in(cell: object) -> dict[str, Any]:
@@ -26,10 +45,10 @@ def figures_in(cell: object) -> dict[str, Any]:
         ({'update': 40}, {})
     """
     try:
-        found = json.loads(cell) if isinstance(cell, str) else {}
+        figures = json.loads(cell) if isinstance(cell, str) else {}
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return figures if isinstance(figures, dict) else {}
 
 
 def forecasts(trials: pd.DataFrame) -> "pd.Series[float]":
@@ -47,17 +66,16 @@ def ranked(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
         the trial's schedule, or its own value where nothing is expected.
     """
     counts = (trials["state"] == "complete") & np.isfinite(trials["value"].astype(float))
-    rows = trials[counts].assign(score=scores(trials)[counts]).sort_values("number")
-    return rows.sort_values("score", ascending=direction == "minimize", kind="stable")
+    return _by_score(trials[counts], direction)
 
 
-def scores(trials: pd.DataFrame) -> "pd.Series[float]":
-    """The final value that is expected of each trial's schedule, or else its own value."""
+def _by_score(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     value = trials["value"].astype(float)
-    if "expected" not in trials:
-        return value
-    expected = trials["expected"].astype(float)
-    return expected.where(np.isfinite(expected), value)
+    if "expected" in trials:
+        expected = trials["expected"].astype(float)
+        value = expected.where(np.isfinite(expected), value)
+    rows = trials.assign(score=value).sort_values("number")
+    return rows.sort_values("score", ascending=direction == "minimize", kind="stable")
 
 
 def best(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None":
@@ -75,11 +93,11 @@ def best(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None":
 def recommended(trials: pd.DataFrame, direction: str) -> "pd.Series[Any] | None":
     """The best trial, or where none was trained to its end the one with the best forecast.
 
-    Its `state` says which of the two; of the second, `value` is the forecast.
+    Its `state` says which of the two; of the second, `value` is the forecast. None of neither.
     """
-    row = best(trials, direction)
-    if row is not None:
-        return row
+    trial = best(trials, direction)
+    if trial is not None:
+        return trial
     finals = forecasts(trials)
     rows = trials.assign(value=finals)[np.isfinite(finals)].sort_values("number")
     rows = rows.sort_values("value", ascending=direction == "minimize", kind="stable")
@@ -92,7 +110,7 @@ def best_of_each(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
 
 
 def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
-    """One row a family, best first; families without a value last, by name.
+    """One row per family, best first; families without a value last, by name.
 
     Returns:
         Columns `family`, `trials`, one count for each of ENDS, `best` (the score of the best
@@ -101,8 +119,7 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
     """
     families = trials.groupby("family", sort=True)
     counts = pd.crosstab(trials["family"], trials["state"]).reindex(columns=ENDS, fill_value=0)
-    rows = ranked(trials, direction)
-    values = rows.groupby("family")["value"]
+    values = ranked(trials, direction).groupby("family")["value"]
     top = best_of_each(trials, direction).set_index("family")
     table = pd.DataFrame(
         {
@@ -133,7 +150,7 @@ def by_end(trials: pd.DataFrame) -> pd.DataFrame:
 
 def reasons(trials: pd.DataFrame) -> pd.DataFrame:
     """Why trials diverged or failed: columns `end`, `reason`, `trials`, most frequent first."""
-    bad = trials[trials["state"].isin(("diverged", "failed"))].fillna({"reason": ""})
+    bad = trials[trials["state"].isin(LOST)].fillna({"reason": ""})
     counts = bad.groupby(["state", "reason"]).size().reset_index(name="trials")
     counts = counts.rename(columns={"state": "end"})
     return counts.sort_values("trials", ascending=False, kind="stable", ignore_index=True)
@@ -148,11 +165,11 @@ def beside(trial: "pd.Series[Any]", metric: str) -> float:
     """
     curve, at = curve_of(trial, f"val_{metric}"), trial.get("judged_at", np.nan)
     if not curve.size:
-        return float("nan")
+        return math.nan
     return float(curve[-1] if pd.isna(at) else curve[curve_of(trial, "step") == at][0])
 
 
-def curve_of(trial: "pd.Series[Any]", column: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def curve_of(trial: "pd.Series[Any]", column: str) -> Array:
     """A trial's list column as an array; empty when there is none."""
     values = trial.get(column)
     if not isinstance(values, (list, tuple, np.ndarray)):
@@ -161,7 +178,7 @@ def curve_of(trial: "pd.Series[Any]", column: str) -> "np.ndarray[Any, np.dtype[
 
 
 def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.DataFrame:
-    """The finals of a schedule, one row a seed.
+    """The finals of a schedule, one row per seed.
 
     Args:
         finals: see ``lrtune.search.confirmation.read_finals``.
@@ -170,3 +187,156 @@ def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.Data
     """
     own = finals["schedule"] == schedule.to_json()
     return finals[own & (finals["horizon"] == horizon)].drop_duplicates("seed", keep="last")
+
+
+class Finalist(Document):
+    """A family's best configuration, as the search found it.
+
+    Attributes:
+        family: its name; of the user's own schedules "yours", "yours 2" and so on.
+        schedule: what is trained.
+        trial: which of the search's it was; None where it was not tried there.
+        searched: its validation score there; NaN where it was not trained to its end.
+        role: leader (may be the best), baseline or yours: why it is here.
+        params: the parameters that the search drew for it, without the family's prefix.
+    """
+
+    family: str
+    schedule: StoredSchedule
+    trial: int | None = None
+    searched: Number = math.nan
+    role: Role = "leader"
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
+    """One schedule of each family that may be the best, the most likely family first.
+
+    It is the complete trial of which most is expected; of a family that has none, the trial that
+    was ended early of which most is expected. A family whose every trial diverged or failed sends
+    none.
+
+    Args:
+        trials: the search's table.
+        objective: name and direction.
+    """
+    sound = trials[~trials["state"].isin(LOST)]
+    whole = ranked(sound, objective.direction)
+    others = _by_score(sound.drop(whole.index), objective.direction)
+    first = pd.concat([whole, others]).drop_duplicates("family").set_index("family", drop=False)
+    chances = trials.groupby("family")["p_best"].sum().reindex(first.index)
+    order = chances.sort_values(ascending=False, kind="stable")
+    likely = max(FEWEST, min(MOST, int((order >= LEAST).sum())))
+    return [_finalist(first.loc[family]) for family in order.index[:likely]]
+
+
+def room_for(trainings: float, yours: int) -> int:
+    """How many schedules so many trainings can compare, the user's own among them."""
+    return max(2 + yours, int(trainings // SEEDS))
+
+
+def _finalist(trial: "pd.Series[Any]") -> Finalist:
+    family = str(trial["family"])
+    drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
+    return Finalist(
+        family=family,
+        schedule=Schedule.from_json(trial["schedule"]),
+        trial=int(trial["number"]),
+        searched=float(trial["value"]),
+        params={str(name).removeprefix(f"{family}."): plain(v) for name, v in drawn.items()},
+    )
+
+
+class LrSensitivity(Document):
+    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak.
+
+    Attributes:
+        family: whose trials.
+        trials: how many had a value, those that ended early with their forecast.
+        peak_lr: where the score is best; NaN where no optimum is seen within the trials.
+        low: lower end of its 90 % interval.
+        high: upper end.
+        factor: by which the peak may be off, either way, before the score is noticeably worse; no
+            more than was tried.
+        factor_low: lower end of its 90 % interval.
+        factor_high: upper end; NaN where it lies beyond what was tried.
+        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; NaN if none.
+        why: why there is no optimum; empty where there is one.
+    """
+
+    family: str
+    trials: int
+    peak_lr: Number = math.nan
+    low: Number = math.nan
+    high: Number = math.nan
+    factor: Number = math.nan
+    factor_low: Number = math.nan
+    factor_high: Number = math.nan
+    diverged_from: Number = math.nan
+    why: str = ""
+
+
+def lr_sensitivity(
+    trials: pd.DataFrame, family: str, objective: Objective, effect: float
+) -> LrSensitivity:
+    """Fit one family.
+
+    Args:
+        trials: the search's table.
+        family: whose.
+        objective: name and direction of the value.
+        effect: how much worse is worse, in the metric's unit, above 0.
+    """
+    own = trials[trials["family"] == family]
+    final = own["value"].where(own["state"] == "complete", forecasts(own)).to_numpy(float)
+    known = np.isfinite(final)
+    peaks, values = own["peak_lr"].to_numpy(float)[known], final[known]
+
+    def unknown(why: str) -> LrSensitivity:
+        return LrSensitivity(family=family, trials=len(peaks), why=why)
+
+    if len(peaks) < PEAKS:
+        return unknown(f"{len(peaks)} trials have a value: too few")
+    if peaks.max() < LEAST_SPREAD * peaks.min():
+        return unknown("all its peaks were about the same")
+    different = len(np.unique(np.log(peaks).round(2)))
+    if different < DIFFERENT:
+        return unknown(f"{different} different peaks: too few")
+    if objective.minimize and bool((values > 0).all()):
+        # A loss far off must not outweigh those near the optimum.
+        scores, reach = np.log(values), float(np.log1p(effect / values.min()))
+    else:
+        scores, reach = (values if objective.minimize else -values), effect
+    x = np.log(peaks)
+    centre = float(x.mean())
+    parabola, covariance = np.polyfit(x - centre, scores, 2, cov=True)
+    freedom = len(x) - 3
+    optimum = centre - parabola[1] / (2 * parabola[0]) if parabola[0] > 0 else np.inf
+    if not x.min() <= optimum <= x.max():
+        return unknown("no optimum within the peaks that were tried")
+    generator = np.random.default_rng(0)
+    width = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))[:, None]
+    noise = generator.multivariate_normal(np.zeros(3), covariance, DRAWS) * width
+    drawn = parabola + noise
+    curvature = np.maximum(drawn[:, 0], 1e-12)
+    tails = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+    optima = np.where(drawn[:, 0] > 0, centre - drawn[:, 1] / (2 * curvature), np.nan)
+    optima = np.clip(optima[np.isfinite(optima)], x.min(), x.max())
+    low, high = np.exp(np.quantile(optima, tails))
+    factors = np.minimum(np.sqrt(reach / curvature), 50.0)
+    narrow, wide = np.exp(np.quantile(factors, tails))
+    # Beyond the peaks that were tried, nothing was seen.
+    seen = float(max(peaks.max() / np.exp(optimum), np.exp(optimum) / peaks.min()))
+    factor = float(np.exp(np.sqrt(reach / parabola[0])))
+    lost = own.loc[own["state"] == "diverged", "peak_lr"]
+    return LrSensitivity(
+        family=family,
+        trials=len(x),
+        peak_lr=np.exp(optimum),
+        low=low,
+        high=high,
+        factor=min(factor, seen),
+        factor_low=min(float(narrow), seen),
+        factor_high=math.nan if factor > seen or wide > seen else wide,
+        diverged_from=lost[lost > np.exp(optimum)].min(),
+    )

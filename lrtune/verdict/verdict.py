@@ -5,7 +5,7 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,17 +14,7 @@ import pandas as pd
 from pydantic import Field, PlainSerializer, PlainValidator
 
 from lrtune.errors import InputError
-from lrtune.verdict.finalists import BASELINES, Finalist
-from lrtune.verdict.lr_sensitivity import LrSensitivity, lr_sensitivity
-from lrtune.verdict.sequential import (
-    ALPHA,
-    FIRST,
-    Place,
-    Result,
-    Role,
-    Why,
-    sequential_test,
-)
+from lrtune.verdict.sequential import ALPHA, FIRST, Place, Result, Role, Why, sequential_test
 from lrtune.verdict.settings import (
     Document,
     File,
@@ -35,9 +25,16 @@ from lrtune.verdict.settings import (
     RunSettings,
     TaskFacts,
 )
-from lrtune.verdict.summary import beside
-from lrtune.verdict.time_to_target import TimeToTarget, target_of, time_to_target
+from lrtune.verdict.summary import (
+    BASELINES,
+    LOST,
+    Finalist,
+    LrSensitivity,
+    beside,
+    lr_sensitivity,
+)
 
+TARGET = "constant"  # the family whose end is the target where none was named
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 
 
@@ -154,14 +151,54 @@ class FamilyResult(Finalist):
 class Absent(Document):
     """A family that was searched and not compared, and what the search alone says of it.
 
-    Attributes:
-        family: its name.
-        why: diverged (no sound trial), behind or close (to the recommended one, as far as is
-            believed), or open.
+    ``why`` is diverged (no sound trial), behind or close (to the recommended one, as far as is
+    believed), or open.
     """
 
     family: str
     why: Literal["diverged", "behind", "close", "open"]
+
+
+class FamilyTime(Document):
+    """How soon a family reaches a target.
+
+    Attributes:
+        family: its name.
+        place: winner, tied, behind, or lost: it missed the target on a seed.
+        reached: on how many seeds it reached the target.
+        seeds: of how many.
+        updates: their mean over the seeds that reached it; NaN where none did.
+        low: lower end of the mean's 95 % interval.
+        high: upper end.
+        p: see ``Standing``.
+    """
+
+    family: str
+    place: Place
+    reached: int
+    seeds: int
+    updates: Number
+    low: Number
+    high: Number
+    p: Number
+
+
+class TimeToTarget(Document):
+    """Updates to a target on the validation curves of the finals, the fewest first.
+
+    Attributes:
+        metric: of the validation curves.
+        value: to be reached.
+        baseline: the family that ends there; None where the value was asked for.
+        families: the finalists that have finals.
+        tied: who shares the first place; empty where nobody reached it on every seed.
+    """
+
+    metric: Objective
+    value: Number
+    baseline: str | None
+    families: list[FamilyTime]
+    tied: list[str]
 
 
 class Verdict(File):
@@ -226,6 +263,12 @@ class Verdict(File):
         return [Finalist(**{name: getattr(row, name) for name in names}) for row in rows]
 
 
+def check_target(asked: tuple[str, float], metrics: Iterable[str]) -> None:
+    """Refuse a metric that is not measured."""
+    if asked[0] not in metrics:
+        raise InputError(f"goal: metric {asked[0]!r}: one of {', '.join(metrics)}")
+
+
 def standing(
     finals: pd.DataFrame,
     finalists: Sequence[Finalist],
@@ -260,9 +303,9 @@ def standing(
     )
 
 
-def _role(one: Finalist) -> Role:
+def _role(finalist: Finalist) -> Role:
     """What it is compared for."""
-    return "baseline" if one.family in BASELINES else one.role
+    return "baseline" if finalist.family in BASELINES else finalist.role
 
 
 def _own(finals: pd.DataFrame, finalist: Finalist, seeds: Sequence[int]) -> pd.DataFrame:
@@ -294,16 +337,10 @@ def verdict(
     plan: Plan,
     over: bool = False,
 ) -> Verdict:
-    """Everything that can be said.
+    """Everything that can be said; ``trials`` is the search's table, the rest as in ``standing``.
 
-    Args:
-        trials: the search's table.
-        finals: all of one horizon.
-        finalists: who took part.
-        run: the run's settings.
-        seeds: of the finals, in their order.
-        plan: how it was to be reached.
-        over: whether no more is trained.
+    Raises:
+        InputError: the plan's target is of a metric that is not measured.
     """
     objective, task = run.objective, run.task
     result = standing(finals, finalists, objective, seeds, plan, over)
@@ -312,16 +349,9 @@ def verdict(
     horizon = int(finals["horizon"].iloc[0]) if len(finals) else run.horizon
     order = list(chosen)
     others = [name for name in run.metrics if name != objective.name]
-    effect = _minimum_effect(result)
-    answer = Answer(
-        place=_place(result),
-        families=result.tied,
-        recommended=result.recommended,
-        gains=_gains(result, chosen),
-        why=result.why,
-        seeds=max((one.seeds for one in result.standings.values()), default=0),
-        margin=result.margin,
-    )
+    tied = [result.standings[name].sd for name in result.tied]
+    spread = [sd for sd in tied if math.isfinite(sd) and sd > 0]
+    effect = WORSE * float(np.median(spread)) if spread else math.nan
     return Verdict(
         study=run.study,
         task=task,
@@ -334,7 +364,15 @@ def verdict(
         trials=len(trials),
         split="test" if task.test else "val",
         plan=plan,
-        answer=answer,
+        answer=Answer(
+            place=_place(result),
+            families=result.tied,
+            recommended=result.recommended,
+            gains=_gains(result, chosen),
+            why=result.why,
+            seeds=max((one.seeds for one in result.standings.values()), default=0),
+            margin=result.margin,
+        ),
         families=[
             FamilyResult(
                 **dict(chosen[family]),
@@ -346,15 +384,23 @@ def verdict(
             for family, one in result.standings.items()
         ],
         absent=_absent(trials, set(trials["family"]) - set(chosen), result.recommended, objective),
-        time_to_target=time_to_target(own, target_of(plan.target, own, objective, run.metrics)),
+        time_to_target=_time_to_target(own, plan.target, run),
         minimum_effect=effect,
         lr_sensitivity=[
             lr_sensitivity(trials, family, objective, effect)
             for family in result.standings
-            if math.isfinite(effect)
+            if spread
         ],
         trained=int(finals["updates"].sum()) if len(finals) else 0,
     )
+
+
+def _place(result: Result) -> Literal["winner", "tie", "none", "unfinished"]:
+    if result.why == "lost":
+        return "none"
+    if result.why == "more":
+        return "unfinished"
+    return "winner" if len(result.tied) == 1 else "tie"
 
 
 def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[Gain]:
@@ -364,27 +410,18 @@ def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[Gain]:
         finalist = chosen[name]
         if name == result.recommended or one.place == "lost" or _role(finalist) == "leader":
             continue
-        yours = finalist.role == "yours"
-        gains.append(
-            Gain(
-                over=name,
-                what=f"your {finalist.schedule.family}" if yours else f"a tuned {name}",
-                gain=one.gap,
-                low=one.gap_low,
-                high=one.gap_high,
-                p=one.p,
-                sure=one.gap > 0 and one.p < ALPHA,
-            )
+        mine = finalist.role == "yours"
+        gain = Gain(
+            over=name,
+            what=f"your {finalist.schedule.family}" if mine else f"a tuned {name}",
+            gain=one.gap,
+            low=one.gap_low,
+            high=one.gap_high,
+            p=one.p,
+            sure=one.gap > 0 and one.p < ALPHA,
         )
+        gains.append(gain)
     return sorted(gains, key=lambda gain: not gain.over.startswith("yours"))
-
-
-def _place(result: Result) -> Literal["winner", "tie", "none", "unfinished"]:
-    if result.why == "lost":
-        return "none"
-    if result.why == "more":
-        return "unfinished"
-    return "winner" if len(result.tied) == 1 else "tie"
 
 
 def _measured(own: pd.DataFrame, objective: str, others: Sequence[str]) -> dict[str, Any]:
@@ -407,7 +444,7 @@ def _absent(
     trials: pd.DataFrame, names: set[str], use: str | None, objective: Objective
 ) -> list[Absent]:
     """Families that were searched and not compared."""
-    sound = trials[~trials["state"].isin(("diverged", "failed"))]
+    sound = trials[~trials["state"].isin(LOST)]
     known = sound.reindex(columns=["family", "expected", "low", "high", "p_best"]).dropna()
     likely = known.sort_values("p_best", kind="stable").drop_duplicates("family", keep="last")
     rows = {str(row["family"]): row for _, row in likely.iterrows()}
@@ -417,16 +454,79 @@ def _absent(
             return "diverged"
         if use not in rows or name not in rows:
             return "open"
-        one, other = rows[use], rows[name]
-        if other["low"] > one["high"] if objective.minimize else other["high"] < one["low"]:
+        first, other = rows[use], rows[name]
+        if objective.minimize and other["low"] > first["high"]:
             return "behind"
-        return "close" if one["low"] <= other["expected"] <= one["high"] else "open"
+        if not objective.minimize and other["high"] < first["low"]:
+            return "behind"
+        return "close" if first["low"] <= other["expected"] <= first["high"] else "open"
 
     return [Absent(family=name, why=why(name)) for name in sorted(names)]
 
 
-def _minimum_effect(result: Result) -> float:
-    """What a score must be worse by to be noticed."""
-    tied = [result.standings[name].sd for name in result.tied]
-    known = [sd for sd in tied if math.isfinite(sd) and sd > 0]
-    return WORSE * float(np.median(known)) if known else math.nan
+def _time_to_target(
+    own: Mapping[str, pd.DataFrame], asked: tuple[str, float] | None, run: RunSettings
+) -> TimeToTarget | None:
+    """Updates to the target, the fewest first; those that missed it on a seed are out of it.
+
+    The target is a metric and its value; where None, what TARGET reaches in the end on every seed:
+    None where it has no finals, or lost one.
+    """
+    if asked is not None:
+        check_target(asked, run.metrics)
+        metric, value = run.metrics[asked[0]], asked[1]
+    else:
+        baseline = own.get(TARGET)
+        if baseline is None or baseline.empty or (baseline["state"] != "complete").any():
+            return None
+        metric = run.objective
+        ends = [beside(row, metric.name) for _, row in baseline.iterrows()]
+        value = max(ends) if metric.minimize else min(ends)
+    reached = {
+        family: [_reached(row, metric, value) for _, row in rows.iterrows()]
+        for family, rows in own.items()
+        if len(rows)
+    }
+    if not reached:
+        return None
+    # One analysis at all seeds that everybody has: no seed was added for this question.
+    seen = min(map(len, reached.values()))
+    cut = {family: updates[:seen] for family, updates in reached.items()}
+    means = {family: np.mean(updates) for family, updates in cut.items()}
+    order = sorted(cut, key=lambda family: (not np.isfinite(means[family]), means[family]))
+    result = sequential_test(
+        {family: cut[family] for family in order},
+        minimize=True,
+        first=seen,
+        trainings=seen * len(cut),
+        over=True,
+    )
+    families = [
+        FamilyTime(
+            family=family,
+            place=one.place,
+            reached=one.seeds - one.lost,
+            seeds=one.seeds,
+            updates=one.mean,
+            low=one.low,
+            high=one.high,
+            p=one.p,
+        )
+        for family, one in result.standings.items()
+    ]
+    return TimeToTarget(
+        metric=metric,
+        value=value,
+        baseline=None if asked is not None else TARGET,
+        families=families,
+        tied=result.tied,
+    )
+
+
+def _reached(final: "pd.Series[Any]", metric: Objective, value: float) -> float:
+    """After how many updates a final reached a value on validation; NaN where it never did."""
+    if final["state"] != "complete":
+        return math.nan
+    curve = np.asarray(final.get(f"val_{metric.name}", ()), np.float64)
+    there = curve <= value if metric.minimize else curve >= value
+    return float(final["step"][int(there.argmax())]) if there.any() else math.nan

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from lrtune.engine.evaluate import BLOCKS
 from lrtune.search.budget import CONFIRMED, TRAININGS
-from lrtune.verdict.finalists import room_for
 from lrtune.verdict.sequential import ALPHA, Role, sequential_test
+from lrtune.verdict.summary import room_for
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BAD = 0.5  # standard deviations

@@ -61,7 +61,7 @@ def test_the_source_says_how_it_is_used_and_what_it_needs(target, family, warmup
     assert "lrtune." not in code and max(map(len, code.splitlines())) <= 110
 
 
-def test_the_source_is_formatted(tmp_path):
+def test_the_source_is_formatted_and_its_imports_are_sorted_and_used(tmp_path):
     """But for tables, which are one line."""
     for target in SOURCES:
         for place, schedule in enumerate(SCHEDULES):
@@ -70,9 +70,10 @@ def test_the_source_is_formatted(tmp_path):
             source = export(schedule, to=target, total=TOTAL, optimizer=ADAMW)
             if "ratios = [" not in source and "table = " not in source:
                 (tmp_path / f"{target}_{place}.py").write_text(source)
-    command = ["ruff", "format", "--isolated", "--line-length=100", "--diff", str(tmp_path)]
-    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[:4000]
+    for command in (["format", "--line-length=100", "--diff"], ["check", "--select=F,I"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--isolated", str(tmp_path)]
+        done = subprocess.run(ruff, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[:4000]
 
 
 @pytest.mark.parametrize(

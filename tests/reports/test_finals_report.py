@@ -12,9 +12,8 @@ from lrtune.reports.figures import finals_curves, paired, paired_differences
 from lrtune.reports.plot_style import LOOKS
 from lrtune.reports.sections import finalists as table_of
 from lrtune.schedule import Schedule
-from lrtune.verdict.finalists import Finalist
 from lrtune.verdict.recommendation import of_verdict, recommendation
-from lrtune.verdict.summary import best_of_each
+from lrtune.verdict.summary import Finalist, best_of_each
 from lrtune.verdict.verdict import Absent, Plan, standing, verdict
 from tests.documents import changed
 from tests.reports.conftest import FEW, HORIZON, STEPS

@@ -18,7 +18,7 @@ from lrtune.run.tune import elapsed
 from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
 from lrtune.tasks import Task
-from lrtune.verdict.notes import notes
+from lrtune.verdict.recommendation import notes
 from tests.documents import changed
 
 TRAININGS = 8

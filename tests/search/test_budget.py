@@ -18,7 +18,7 @@ from lrtune.run import tune as tuning
 from lrtune.search import Clock, Limits, SearchState, records
 from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.tasks import Task
-from lrtune.verdict.finalists import Finalist
+from lrtune.verdict.summary import Finalist
 
 HORIZON = 400
 FAST = 1e-3  # seconds an update

@@ -35,9 +35,8 @@ from lrtune.schedule import Schedule
 from lrtune.search import Limits, Record, SearchState, Space, Stopping, frame
 from lrtune.search.early_stopping import EPSILON, NEVER, diverged, plateaued
 from lrtune.search.storage import AUDIT
-from lrtune.verdict.finalists import finalists
 from lrtune.verdict.settings import Objective
-from lrtune.verdict.summary import ranked, recommended
+from lrtune.verdict.summary import finalists, ranked, recommended
 
 # Divergence.
 
