@@ -1,8 +1,7 @@
 """Callbacks that put an Optuna trial's schedule into the training of a framework.
 
 One file per framework, which is imported there and nowhere else: ``lrtune.callbacks.lightning`` and
-``lrtune.callbacks.huggingface``, with a ``TrialCallback`` each. Here is what they share: the
-schedule that a trial carries, and a validation that is reported to it.
+``lrtune.callbacks.huggingface``, with a ``TrialCallback`` each. Here is what they share.
 """
 
 from importlib import import_module
@@ -14,7 +13,6 @@ from optuna.study import StudyDirection
 from lrtune.errors import InputError, MissingPackage, nearest
 from lrtune.schedule import Schedule
 from lrtune.schedule.reactive import Mode
-from lrtune.search.early_stopping import report
 from lrtune.search.space import schedule_of
 
 
@@ -32,12 +30,6 @@ def schedule_and_mode(trial: optuna.Trial) -> tuple[Schedule, Mode]:
         )
     minimize = trial.study.direction == StudyDirection.MINIMIZE
     return schedule, "min" if minimize else "max"
-
-
-def report_validation(trial: optuna.Trial, value: float, step: int, averaged: float | None) -> bool:
-    """Report a validation; whether the trial is to end."""
-    report(trial, value, step, averaged=averaged)
-    return trial.should_prune()
 
 
 def unknown_metric(name: str, names: list[str]) -> NoReturn:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lrtune.callbacks import framework, report_validation, schedule_and_mode, unknown_metric
+from lrtune.callbacks import framework, schedule_and_mode, unknown_metric
 from lrtune.errors import InputError
+from lrtune.search import report
 
 INSTALL = "transformers[torch]"
 TrainerCallback: Any = framework("transformers.trainer_callback", install=INSTALL).TrainerCallback
@@ -95,14 +96,14 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             self._averages = _Averages(kwargs["model"], decay=1 - 1 / window)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Average."""
+        """Average the weights."""
         if self._averages is not None:
             self._averages.update()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
-        """Report; prune."""
+        """Report the validation to Optuna, and end a trial that is pruned."""
         trainer = self._trainer
         # eval_on_start: of weights not trained yet, or reported before the run was resumed.
         if not trainer.is_in_train or state.global_step == self._begun:
@@ -114,7 +115,8 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
         value, averaged, prune = metrics[self._monitor], self._of_averaged(), False
         if state.is_world_process_zero:
             assert self._trial is not None, "rank 0 has the trial"
-            prune = report_validation(self._trial, value, state.global_step, averaged)
+            report(self._trial, value, state.global_step, averaged=averaged)
+            prune = self._trial.should_prune()
         prune, value = broadcast_object_list([prune, value])
         if prune:
             trainer.callback_handler.on_train_end(args, state, control)  # as the Trainer itself

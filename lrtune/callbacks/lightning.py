@@ -6,8 +6,9 @@ from typing import Any
 
 import optuna
 
-from lrtune.callbacks import framework, report_validation, schedule_and_mode, unknown_metric
+from lrtune.callbacks import framework, schedule_and_mode, unknown_metric
 from lrtune.errors import InputError
+from lrtune.search import report
 
 # The one that is loaded first: a Trainer of either takes callbacks of its own alone.
 NAMES = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
@@ -72,7 +73,7 @@ class TrialCallback(Callback):  # type: ignore[misc]
         trainer.strategy.lr_scheduler_configs = [LRSchedulerConfig(follow, interval="step")]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Report; prune."""
+        """Report the validation to Optuna, and end a trial that is pruned."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -85,7 +86,8 @@ class TrialCallback(Callback):  # type: ignore[misc]
             averaged = metrics[self._averaged] if self._averaged else None
             if averaged is None and _averages(trainer):
                 averaged = value
-            prune = report_validation(self._trial, value, trainer.global_step, averaged)
+            report(self._trial, value, trainer.global_step, averaged=averaged)
+            prune = self._trial.should_prune()
         prune, value = trainer.strategy.broadcast((prune, value))
         if prune:
             raise optuna.TrialPruned

@@ -1,5 +1,7 @@
 """The command line: a thin coat over the library."""
 
+import atexit
+import gc
 import inspect
 import io
 import shlex
@@ -57,6 +59,7 @@ def main() -> None:
     1 too where the machine has no more memory or disk;
     doctor ends with 3 where it finds something wrong.
     """
+    atexit.register(gc.freeze)  # else the end waits for a search through all that torch loaded
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ▁▂▃ shows ???, not an error

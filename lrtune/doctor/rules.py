@@ -1,7 +1,7 @@
 """Diagnosis: a log and the family that gives its rates; RULES: what can be wrong with them.
 
-A rule says where and by how much, or None. It must not cry wolf: where the rates alone cannot
-tell a mistake from a choice, it is silent.
+A rule gives its evidence, where and by how much, or None. It must not cry wolf: where the rates
+alone cannot tell a mistake from a choice, it is silent.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ANNEALED = 1 / 3  # of the peak: our own search draws cosines that end there, on
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the rules look at."""
+    """A run's rates and the family that gives them, for the rules to look at."""
 
     log: Log  # the rates, by update
     per: int  # updates per step of the scheduler, as it seems from the rates
@@ -89,8 +89,7 @@ class Diagnosis:
         return bool(len(rates) - starts[-1] <= 1.5 * np.diff(starts).max() and rose)
 
 
-def not_finite(diagnosis: Diagnosis) -> str | None:
-    """A rate that is no number."""
+def _not_finite(diagnosis: Diagnosis) -> str | None:
     log, bad = diagnosis.log, ~np.isfinite(diagnosis.log.rates)
     if not bad.any():
         return None
@@ -101,22 +100,19 @@ def not_finite(diagnosis: Diagnosis) -> str | None:
     )
 
 
-def zero(diagnosis: Diagnosis) -> str | None:
-    """No rate at all."""
+def _zero(diagnosis: Diagnosis) -> str | None:
     updates = f"{len(diagnosis.log.rates):,} updates"
     return f"the rate is zero at all {updates}: nothing was learned" if diagnosis.log.zero else None
 
 
-def inverted(diagnosis: Diagnosis) -> str | None:
-    """A floor above the rate that falls to it."""
+def _inverted(diagnosis: Diagnosis) -> str | None:
     base, floor = diagnosis.log.base, diagnosis.log.floor
     if base is None or floor is None or floor <= base:
         return None
     return f"the rate rises: eta_min is {floor:.3g}, and the rate starts at {base:.3g}"
 
 
-def counted_twice(diagnosis: Diagnosis) -> str | None:
-    """Two counts of one checkpoint that do not agree."""
+def _counted_twice(diagnosis: Diagnosis) -> str | None:
     steps, updates = diagnosis.log.steps, diagnosis.log.updates
     times = _times(steps / updates) if steps and updates else None
     if times is None:
@@ -124,8 +120,7 @@ def counted_twice(diagnosis: Diagnosis) -> str | None:
     return f"the scheduler made {steps:,} steps in {updates:,} updates: {times} per update"
 
 
-def jump(diagnosis: Diagnosis) -> str | None:
-    """A rate that goes back to where it was, at once, and no restart of a schedule."""
+def _jump(diagnosis: Diagnosis) -> str | None:
     starts = distinct(diagnosis.log.rates)
     if diagnosis.known is not None or diagnosis.log.rates.min() < 0 or len(starts) < 4:
         return None
@@ -155,16 +150,14 @@ def jump(diagnosis: Diagnosis) -> str | None:
     )
 
 
-def epochs_for_updates(diagnosis: Diagnosis) -> str | None:
-    """A horizon in epochs that was stepped per batch."""
+def _epochs_for_updates(diagnosis: Diagnosis) -> str | None:
     horizon, steps = diagnosis.horizon, float(diagnosis.log.steps or diagnosis.log.end)
     if horizon is None or steps < MANY * horizon:
         return None
     return f"the schedule is for {horizon:,.0f} steps, but {steps:,.0f} were made"
 
 
-def updates_for_epochs(diagnosis: Diagnosis) -> str | None:
-    """A horizon in updates that was stepped per epoch."""
+def _updates_for_epochs(diagnosis: Diagnosis) -> str | None:
     horizon, end, rates = diagnosis.horizon, diagnosis.log.end, diagnosis.log.rates
     if diagnosis.per < 3 or len(distinct(rates)) < 2:
         return None
@@ -178,8 +171,7 @@ def updates_for_epochs(diagnosis: Diagnosis) -> str | None:
     )
 
 
-def vanished(diagnosis: Diagnosis) -> str | None:
-    """A decay that leaves nothing long before the end."""
+def _vanished(diagnosis: Diagnosis) -> str | None:
     gone = diagnosis.log.rates < 1e-7 * diagnosis.top
     first = int(np.argmax(gone))
     at, end = float(diagnosis.log.at[first]), diagnosis.log.end
@@ -188,16 +180,14 @@ def vanished(diagnosis: Diagnosis) -> str | None:
     return f"the rate is below a ten-millionth of its peak from update {at:,.0f} of {end:,.0f} on"
 
 
-def negative(diagnosis: Diagnosis) -> str | None:
-    """A rate below zero."""
+def _negative(diagnosis: Diagnosis) -> str | None:
     below = diagnosis.log.rates < 0
     first, end = diagnosis.log.at[np.argmax(below)], diagnosis.log.end
     where = f"the rate is below zero from update {first:,.0f} of {end:,.0f} on"
     return f"{where}: those updates climb the loss" if below.any() else None
 
 
-def overshoot(diagnosis: Diagnosis) -> str | None:
-    """The schedule was over before the run."""
+def _overshoot(diagnosis: Diagnosis) -> str | None:
     log, start, last = diagnosis.log, diagnosis.horizon, float(diagnosis.log.rates[-1])
     end = float(log.steps) if log.steps and not log.total else log.end
     if start is not None and start < end - max(1.5, 0.01 * end, log.gap):
@@ -224,8 +214,7 @@ def overshoot(diagnosis: Diagnosis) -> str | None:
     )
 
 
-def never_annealed(diagnosis: Diagnosis) -> str | None:
-    """A decay that the run cuts short."""
+def _never_annealed(diagnosis: Diagnosis) -> str | None:
     fit, horizon, log = diagnosis.known, diagnosis.horizon, diagnosis.log
     end, top = log.end, diagnosis.top
     if horizon is None or diagnosis.rising_at_end or not (log.ended or log.total):
@@ -240,8 +229,7 @@ def never_annealed(diagnosis: Diagnosis) -> str | None:
     )
 
 
-def still_warming(diagnosis: Diagnosis) -> str | None:
-    """The highest rate is the last one."""
+def _still_warming(diagnosis: Diagnosis) -> str | None:
     rates, end = diagnosis.log.rates, diagnosis.log.end
     if not diagnosis.rising_at_end or not diagnosis.log.complete:
         return None
@@ -256,39 +244,39 @@ def _times(ratio: float) -> int | None:
 
 # Name, what finds the evidence, usual cause, fix; the surest first.
 RULES: tuple[tuple[str, Callable[[Diagnosis], str | None], str, str], ...] = (
-    ("not-finite", not_finite,
+    ("not-finite", _not_finite,
      "a lambda that divides by zero or takes a root of a negative number",
      "print scheduler.get_last_lr() around that update, and correct the function"),
-    ("zero-rate", zero, "lr=0 in the optimizer, or a factor of zero in the schedule",
+    ("zero-rate", _zero, "lr=0 in the optimizer, or a factor of zero in the schedule",
      "set the optimizer's lr; schedulers multiply it"),
-    ("eta-min-above-peak", inverted,
+    ("eta-min-above-peak", _inverted,
      "eta_min is an absolute rate in torch, not a fraction of the optimizer's lr",
      "give an eta_min below that"),
-    ("stepped-too-often", counted_twice,
+    ("stepped-too-often", _counted_twice,
      "each process steps a scheduler that Accelerate prepared, or step() is called by hand and "
      "by the framework", "make the schedule for all steps, or step it once per update"),
-    ("jump", jump,
+    ("jump", _jump,
      "the run was resumed there without the scheduler's state, so that its schedule began anew",
      "save scheduler.state_dict(), and load it (after the optimizer's) on resume"),
-    ("wrong-unit", epochs_for_updates, "a schedule made for epochs is stepped after each batch",
+    ("wrong-unit", _epochs_for_updates, "a schedule made for epochs is stepped after each batch",
      "step it once per epoch, or make it for as many steps as are made"),
-    ("wrong-unit", updates_for_epochs,
+    ("wrong-unit", _updates_for_epochs,
      "a schedule made for updates is stepped once per epoch (Lightning's default)",
      'step it after each update; in Lightning: {"scheduler": ..., "interval": "step"}'),
-    ("wrong-unit", vanished,
+    ("wrong-unit", _vanished,
      "a factor that is meant for epochs (gamma, step_size) is applied after each batch",
      "step the scheduler once per epoch, or give step_size in updates"),
-    ("negative", negative, "a formula such as 1 - step/total, with fewer updates than the run",
+    ("negative", _negative, "a formula such as 1 - step/total, with fewer updates than the run",
      "make it for the updates of the run, or bound it: max(0, 1 - step/total)"),
-    ("overshoot", overshoot,
+    ("overshoot", _overshoot,
      "the schedule was made for fewer updates than the run makes; a whole factor is a number "
      "of processes that each step it (Accelerate), or of accumulated batches",
      "make the schedule for the updates of the run"),
-    ("never-annealed", never_annealed,
+    ("never-annealed", _never_annealed,
      "the run was ended early, or the schedule was made for too many updates; a whole factor "
      "is a number of processes or of accumulated batches",
      "make the schedule for the updates of the run"),
-    ("warmup-unfinished", still_warming,
+    ("warmup-unfinished", _still_warming,
      "a warmup that is longer than the run, or in another unit; a final rate above the first",
      "make the warmup a few percent of the run's updates"),
 )  # fmt: skip

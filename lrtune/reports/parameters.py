@@ -49,7 +49,8 @@ def space_of(rows: pd.DataFrame, family: str) -> dict[str, BaseDistribution]:
     """The parameters of a family that differ between its trials, on the scale of its search."""
     row = FAMILIES.get(family)
     knobs = {knob.name: knob for knob in (*row.knobs, *row.optional)} if row else {}
-    columns = [*SHARED, *(str(name) for name in rows if str(name).startswith(f"{family}."))]
+    own = [str(name) for name in rows if str(name).startswith(f"{family}.")]
+    columns = [*SHARED, *(name for name in own if label_of(name) not in SHARED)]
     space: dict[str, BaseDistribution] = {}
     for column in columns:
         values = rows.get(column)
@@ -209,8 +210,9 @@ def slices(trials: pd.DataFrame, family: str, objective: Objective) -> go.Figure
 
 
 def _scale(distribution: BaseDistribution) -> dict[str, Any]:
-    """The axis of a number; of panels so small, decades are enough."""
+    """The axis of a number, with few labels: panels are small."""
     assert isinstance(distribution, FloatDistribution)
     if not distribution.log:
         return {"type": "linear"}
-    return {"type": "log", "dtick": 1 if distribution.high > 10 * distribution.low else None}
+    ratio = distribution.high / distribution.low
+    return {"type": "log", "dtick": 1 if ratio > 20 else "D2" if ratio > 2 else None}

@@ -91,8 +91,8 @@ class Table:
         return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
 
 
-def _sorted_by(value: float, shown: str | None = None, below: str = "") -> Cell:
-    return Cell(aligned(value) if shown is None else shown, value, below)
+def _sorted_by(value: float, shown: str = "", below: str = "") -> Cell:
+    return Cell(shown or aligned(value), value, below)
 
 
 def settings(trials: pd.DataFrame, run: Run, verdict: Verdict | None) -> dict[str, Any] | None:
@@ -359,14 +359,14 @@ def stopping(trials: pd.DataFrame, run: Run) -> dict[str, Any]:
         for row in ends[ends["trials"] > 0].to_dict("records")
     ]
     why = reasons(trials)
-    lost = [(row["end"], row["reason"] or "–", row["trials"]) for row in why.to_dict("records")]
+    lost = [(row["end"], row["trials"], row["reason"] or "–") for row in why.to_dict("records")]
     spent = f"{count(total)} updates in {duration(ends['seconds'].sum())} of trial time"
     return {
         "summary": spared(trials, run.horizon) or spent,
         "spent": spent,
         "saved": early_stopping(trials, run.objective.direction, run.horizon),
         "table": Table(["ended", "trials", "updates", "share", "time"], rows),
-        "lost": Table(["ended", "why", "trials"], lost[:REASONS], numeric=2),
+        "lost": Table(["ended", "trials", "why"], lost[:REASONS], "terms", 9),
         "more": len(lost[REASONS:]),
     }
 

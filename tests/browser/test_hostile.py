@@ -5,13 +5,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from hostile import HIT, NAMES, SHORT
 from looks import WIDE, opened
 
+from lrtune.export import export
 from lrtune.format import LONGEST
+from lrtune.schedule import load
 
 pytestmark = pytest.mark.browser
 FILE = SHORT.replace("'", "") + "\udcff"  # the last one is no UTF-8
@@ -65,35 +65,7 @@ def test_the_report(hostile: Path, page_at, faults) -> None:
     assert page.title().startswith(SHORT)
     assert page.evaluate(HIT) == [] and faults == []
     assert page.evaluate(WIDE) <= 0
-
-
-def test_the_snippets_are_code(hostile: Path) -> None:
-    import lrtune
-    from lrtune.export import export
-
     found = json.loads((hostile / "best.json").read_text())
     assert found["task"]["notes"] == list(NAMES.values())
-    source = export(lrtune.load(hostile / "best.json"), to="torch", total=found["horizon"])
+    source = export(load(hostile / "best.json"), to="torch", total=found["horizon"])
     compile(source, "snippet", "exec")
-
-
-def test_a_table_with_such_columns_and_classes(lrtune, tmp_path: Path, page_at, faults) -> None:
-    draw = np.random.default_rng(0)
-    names = [name for key, name in NAMES.items() if key not in ("surrogate", "lines")]
-    frame = pd.DataFrame({name: draw.normal(size=120) for name in names})
-    frame[NAMES["tags"]] = 1.0  # of columns without a use, and with gaps, the notes tell
-    frame.loc[3:9, NAMES["endings"]] = np.nan
-    frame[SHORT] = draw.choice([NAMES["quotes"], NAMES["long"], NAMES["markup"]], 120)
-    folder = tmp_path / FILE
-    folder.mkdir()
-    frame.to_csv(folder / f"{FILE}.csv", index=False)
-    words = ["search", folder / f"{FILE}.csv", "--target", SHORT, "--epochs", 1, "--trials", 2]
-    words += ["--families", "cosine", "--peak-lr", "0.001,0.01", "--engine", "serial"]
-    code, _, err = lrtune(*words, "--no-confirm", "--out", folder / "run")
-    assert (code, err) == (0, "")
-    page = opened(page_at(390), folder / "run" / "report.html")
-    said = shown(page)
-    assert plain(NAMES["tags"]) in said and plain(NAMES["endings"]) in said
-    assert plain(SHORT.replace("'", "")) in said  # of the file
-    assert page.evaluate(HIT) == [] and faults == []
-    assert page.evaluate(WIDE) <= 0

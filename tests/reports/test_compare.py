@@ -10,10 +10,7 @@ import pytest
 from lrtune.errors import InputError
 from lrtune.reports import compare
 from lrtune.schedule import Schedule
-from lrtune.verdict.settings import Objective
-from lrtune.verdict.summary import Finalist
-from lrtune.verdict.verdict import Plan, Verdict, verdict
-from tests.documents import RUN, changed
+from tests.documents import changed
 from tests.reports.verdicts import made, put, tabled
 
 EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
@@ -21,59 +18,21 @@ COLUMNS = "task horizon source study seed metric unit direction split family pla
 COLUMNS += " seeds gap gap_low gap_high rank peak_lr warmup schedule"
 
 
-def judged(shifts, direction="minimize", lost=()):
-    """What `verdict` itself says of made-up finals."""
-    random = np.random.default_rng(0)
-    seeds, objective = list(range(20)), Objective(name="loss", direction=direction, unit="nats")
-    shared = random.normal(0, 0.01, len(seeds))
-    finalists, finals = [], []
-    for number, (family, shift) in enumerate(shifts.items()):
-        schedule = Schedule(family, peak_lr=0.1 + number / 10)
-        finalists.append(Finalist(family=family, schedule=schedule, trial=number, searched=0.3))
-        for seed in seeds:
-            score = 0.3 + shift + shared[seed] + random.normal(0, 0.002)
-            bad = family in lost and seed == 1
-            final = {"family": family, "schedule": schedule.to_json(), "seed": seed}
-            final |= {"state": "diverged" if bad else "complete", "reason": "", "split": "test"}
-            final |= {"horizon": 100, "updates": 100, "step": [100], "val_loss": [score]}
-            finals.append(final | {"final_loss": float("nan") if bad else score})
-    task, metrics = {"name": "t", "model": "m"}, {"loss": objective}
-    run = changed(RUN, task=task, objective=objective, metrics=metrics, seed=3)
-    trials = pd.DataFrame({"family": list(shifts), "state": "complete", "evidence": ""})
-    trials = trials.assign(value=0.3, peak_lr=0.1, number=range(len(shifts)))
-    return verdict(
-        trials,
-        pd.DataFrame(finals),
-        finalists,
-        run,
-        seeds,
-        Plan(trainings=20 * len(shifts)),
-        over=True,
-    )
-
-
-def test_a_verdict_as_it_is_made():
-    found = judged({"cosine": 0.0, "linear": 0.03, "step": 0.05, "constant": 0.0}, lost=["step"])
-    table = compare.table([("runs/t", Verdict.model_validate(found.to_json()))])
+def test_the_table_of_a_verdict():
+    gaps = {"cosine": 0.0, "linear": 0.0, "wsd": 0.1, "step": 0.2}
+    table = tabled(changed(made(lost=["step"], **gaps), split="test"))
     assert sorted(table) == sorted(COLUMNS.split())
     assert table["place"].tolist() == ["tied", "tied", "behind", "lost"]
-    assert table["rank"].tolist() == [1, 2, 3, 4]
+    assert table["rank"].tolist() == [1.5, 1.5, 3, 4]
     first, lost = table.iloc[0], table.iloc[3]
-    assert (first["task"], first["horizon"], first["split"], first["seed"]) == (
-        "t, m",
-        100,
-        "test",
-        3,
-    )
+    assert [first[name] for name in ("task", "horizon", "seed")] == ["digits, mlp", 862, 0]
     assert first["low"] < first["mean"] < first["high"] and first["gap"] == 0
-    assert lost["family"] == "step" and np.isnan(lost["gap"]) and lost["seeds"] == 3
-    assert Schedule.from_json(lost["schedule"]) == Schedule("step", peak_lr=lost["peak_lr"])
+    assert lost["family"] == "step" and np.isnan(lost["gap"])
+    assert Schedule.from_json(lost["schedule"]).peak_lr == lost["peak_lr"]
 
 
 def test_nobody_left_to_win():
-    table = compare.table(
-        [("runs/t", judged({"cosine": 0.0, "step": 0.0}, lost=["cosine", "step"]))]
-    )
+    table = tabled(made(cosine=0.0, step=0.0, lost=["cosine", "step"]))
     assert table["rank"].tolist() == [1.5, 1.5] and set(table["place"]) == {"lost"}
     assert compare.wins(table)[["wins", "ties", "losses"]].to_numpy().tolist() == [[0, 0, 1]] * 2
 
@@ -104,11 +63,6 @@ def test_one_task_again_counts_once():
     assert compare.mean_ranks(table) == pytest.approx(means)
 
 
-def test_another_horizon_is_another_task():
-    table = tabled(made(), made(horizon=1436))
-    assert compare.wins(table)["tasks"].tolist() == [2, 2, 2]
-
-
 def test_different_metrics_are_an_error_on_one_task_alone():
     with pytest.raises(InputError) as error:
         tabled(made(), made(metric="cross_entropy", seed=1))
@@ -116,7 +70,8 @@ def test_different_metrics_are_an_error_on_one_task_alone():
         "runs/0 and runs/1: the same task, digits, mlp over 862 updates, judged by accuracy and "
         "by cross_entropy: leave one out"
     )
-    table = tabled(made(), made("wine", "cross_entropy"))
+    table = tabled(made(), made("wine", "cross_entropy"), made(horizon=1436))
+    assert compare.wins(table)["tasks"].tolist() == [3, 3, 3]
     assert set(table["metric"]) == {"accuracy", "cross_entropy"}
 
 

@@ -62,7 +62,9 @@ def test_where_nothing_is_known_it_says_why(cosine):
 
 def test_parameters_lie_on_the_scale_on_which_they_were_searched():
     own = scored(search(["wsd"], 30), "wsd")
+    own = own.assign(**{"wsd.peak_lr": own["peak_lr"]})  # as the search keeps it beside
     space = space_of(own, "wsd")
+    assert "wsd.peak_lr" not in space
     assert space["peak_lr"].log and not space["warmup"].log
     assert isinstance(space["wsd.decay_shape"], CategoricalDistribution)
     assert next(iter(space_of(own.assign(family="stranger"), "stranger"))) == "peak_lr"

@@ -13,14 +13,18 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from hostile import NAMES
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_dashboard import get_note
 
 from lrtune.errors import InputError
 from lrtune.reports.dashboard import (
+    LONGEST,
     WRITTEN,
     app_of,
     beside_theirs,
+    note,
+    plain,
     publish,
     serve,
     server_of,
@@ -230,20 +234,42 @@ def test_the_command_serves_and_ends(
             assert process.stdout is not None
             address = process.stdout.readline().split()[0]
             base = address.partition("/dashboard/studies/0")[0]
-            with urllib.request.urlopen(f"{base}/api/studies", timeout=30) as answer:
+            with urllib.request.urlopen(f"{base}/api/studies", timeout=120) as answer:
                 studies = json.loads(answer.read())["study_summaries"]
             assert [study["study_name"] for study in studies] == [STUDY]
-            with urllib.request.urlopen(address, timeout=30) as answer:
+            with urllib.request.urlopen(address, timeout=120) as answer:
                 assert b"<title>" in answer.read()
             while "/browser" in browser and not opened.exists():
                 time.sleep(0.05)
             process.send_signal(ended_by)
-            assert process.wait(timeout=60) == 0 and process.stdout.read() == ""
+            assert process.wait(timeout=300) == 0 and process.stdout.read() == ""
         finally:
             process.kill()  # leaving the block waits for it
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(base.rpartition(":")[2]))) != 0
     assert not opened.exists() or opened.read_text().strip() == address
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_text_in_markdown(many, name: str) -> None:
+    trials, run = many
+    hostile = NAMES[name]
+    task = {"data": hostile, "model": hostile}
+    run = changed(run, study=hostile, task=task, command=hostile)
+    said = note(trials, run, None, hostile)
+    said.encode()
+    prose, fence = said.split("```", 1)[0], said[said.index("```") :]
+    for mark in "<>`[]":  # of those alone that begin an element or a link
+        assert prose.replace(f"\\{mark}", "").count(mark) == 0
+    assert len(plain(hostile)) <= 2 * LONGEST + 40
+    assert "\n#" not in plain(hostile) and "\u202e" not in said
+    assert fence.count("\n") >= 2
+
+
+def test_a_very_long_command_is_cut(many) -> None:
+    trials, run = many
+    said = note(trials, changed(run, command="lrtune search " + "x" * 100_000), None, "report.html")
+    assert "lrtune search xxx" in said and "(100,014 characters)" in said and len(said) < 20_000
 
 
 def test_what_cannot_be_opened_is_said(lrtune, copy: Run) -> None:

@@ -23,12 +23,6 @@ EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
 NAMES = sorted(name for name in vars(Figures) if name[0] != "_")
 
 
-@pytest.fixture(scope="module")
-def many():
-    """(trials, run) of a search over every family."""
-    return searched("many")
-
-
 def shown(verdict):
     return Verdict(**dict(verdict))
 
@@ -85,13 +79,6 @@ def test_a_run_shows_its_answer_and_its_families(many, kind: str) -> None:
     families = set(KINDS[kind])
     assert set(names) == families if verdict.decided else set(names) >= families
     assert repr(run.verdict()).splitlines() == run.verdict().lines == of_verdict(verdict)
-
-
-def test_what_came_after_the_verdict_is_said(many) -> None:
-    trials, settings, verdict, _ = make("winner", *many)
-    assert "gone on since" not in summary(trials, settings, verdict)
-    older = changed(verdict, trials=len(trials) - 3)
-    assert "gone on since, by 3 trials" in summary(trials, settings, older)
 
 
 def test_text_of_others_is_shown_as_text(many) -> None:
