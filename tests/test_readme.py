@@ -27,7 +27,7 @@ GUIDES = sorted((ROOT / "lrtune" / "guides").glob("*.md"))
 DOCUMENTS = {path.stem.lower(): path for path in (ROOT / "README.md", *GUIDES)}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RUN = "runs/digits-mlp-sgd-862"  # of every example
-LONG, SHORT = 100, 12  # updates of a training: longer ones are made short
+LONG, SHORT, BATCH = 100, 12, 32  # updates of a training: longer ones are made short
 
 
 def text_of(name: str) -> str:
@@ -145,7 +145,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         if options.pop("download", False):
             what = "digits"
         task = load_task(what, **options)
-        if task.horizon <= LONG:
+        if task.horizon <= LONG and task.batch_size <= BATCH:
             return task
         batch = min(task.batch_size, 8)
         return replace(task, batch_size=batch, epochs=SHORT * batch / task.train.samples)

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from lrtune.verdict.tie_break import leader, simplest
+
 Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
 Place = Literal["winner", "tied", "behind", "lost"]
@@ -37,8 +39,6 @@ FIRST = 3  # seeds of each before the first analysis
 ALPHA = 0.04  # of a claim that something is behind: 5 % less what the simulation shows on top
 BETTER = 0.005  # of one that the reference itself is behind: then the other takes its place
 MARGIN = 0.1  # standard deviations between seeds that do not matter, where no margin was named
-NEAR = 0.25  # standard deviations between seeds, and one standard error, by which another must lead
-SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse
 # Power below which a comparison is given up, and seeds before that.
 FUTILE: dict[Role, tuple[float, int]] = {
     "yours": (0.01, 5),
@@ -381,11 +381,8 @@ class _Test:
     def _prefer_the_simplest(self) -> None:
         """Of what is about as good as the reference, or better."""
         pairs = self._pairs()
-        near = [n for n in pairs if self._roles[n] != "yours" and n in self._knobs]
-        near = [name for name in near if pairs[name].mean <= SIMPLER * self._sd]
-        simplest = min(near, key=lambda name: self._knobs[name], default="")
-        if simplest and self._knobs[simplest] < self._knobs.get(self._reference, 0):
-            self._reference = simplest
+        behind = {n: pair.mean for n, pair in pairs.items() if self._roles[n] != "yours"}
+        self._reference = simplest(self._reference, behind, self._knobs, self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -434,14 +431,11 @@ class _Test:
 
         A lead that is not shown does not undo what was shown: that yours is behind the reference.
         """
-        tied, pairs, close = self._tied(), self._pairs(), NEAR * self._sd
-        ahead = {
-            name: -pair.mean
-            for name, pair in pairs.items()
-            if name in tied and pair.seeds > 1 and -pair.mean > max(close, pair.error)
-        }
-        if ahead and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
-            self._prefer(max(ahead, key=ahead.__getitem__))
+        tied, pairs = self._tied(), self._pairs()
+        seen = [name for name in tied if name in pairs and pairs[name].seeds > 1]
+        best = leader({n: (-pairs[n].mean, pairs[n].error) for n in seen}, self._sd)
+        if best and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
+            self._prefer(best)
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
                 self._decided[name] = "behind"

@@ -25,6 +25,7 @@ from tests.engine import trials
 from tests.engine.trials import Pairs
 
 RATES = np.linspace(0.1, 0.01, 12)
+LOCK = threading.Lock()  # cannot leave its process
 SPOILED, ERROR = np.append(RATES[:4], np.full(8, 1e9)), np.append(RATES[:4], np.full(8, 1e39))
 
 
@@ -107,23 +108,6 @@ def test_the_same_as_one_pool(pool, task):
     assert pool.advance() == []
 
 
-def test_what_a_device_prints_is_not_on_our_stdout(task, capfd):
-    chatty = replace(task, model=partial(Chatty, os.getpid()))
-    with SpreadPool(chatty, 1, ["cpu"], threads=1) as pool:
-        pool.start(0, RATES, seed=0)
-    out, err = capfd.readouterr()
-    assert out.strip() == "" and "hello from the model" in err
-
-
-class Chatty(Touchy):
-    """Prints in the process of its device; here its check is silent."""
-
-    def __init__(self, ours):
-        super().__init__(32)
-        if os.getpid() != ours:
-            print("hello from the model", flush=True)
-
-
 def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
     told = []
     for one in (pool, SerialPool(task, 3)):
@@ -170,7 +154,7 @@ def test_wrong_data_is_told_as_such(pool):
         (lambda pool: SpreadPool(pool.task, 1, ["cpu", "cpu"]), InputError, "one for each of 2"),
         (lambda pool: SpreadPool(pool.task, 1, []), InputError, "one for each of 0"),
         (
-            lambda pool: SpreadPool(replace(pool.task, groups=Locked()), 1, ["cpu"]),
+            lambda pool: SpreadPool(replace(pool.task, groups=partial(id, LOCK)), 1, ["cpu"]),
             InputError,
             "digits: cannot be sent .* cannot pickle '_thread.lock'",
         ),
@@ -190,18 +174,9 @@ def test_misuse_is_refused(call, error, message, pool):
     assert [progress.slot for progress in pool.advance()] == [0]
 
 
-class Locked:
-    """Cannot leave its process."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-
-    def __call__(self, model):
-        return [{"params": model.parameters()}]
-
-
 def threads_told(task, slots, device):
     """A Pool that says how many threads and slots it was given, and takes long to train."""
+    print("hello", flush=True)
     say(f"{slots} slots")
     task = replace(task, model=lambda: Slow(Touchy(32)))
     pool = SerialPool(task, slots, device)
@@ -215,7 +190,7 @@ class Slow(nn.Sequential):
         return super().forward(x)
 
 
-def test_a_process_that_is_killed_is_named(task):
+def test_a_process_that_is_killed_is_named(task, capfd):
     before = processes()
     task = replace(task, train=Pairs(task.train, noise=1.0))
     told = []
@@ -226,6 +201,8 @@ def test_a_process_that_is_killed_is_named(task):
         pool.start(slot, RATES, seed=0)
     pool.advance()
     assert told == ["cpu: 2 slots", "cpu: 1 slots"]
+    out, err = capfd.readouterr()
+    assert out.strip() == "" and "hello" in err  # what a user's model prints is not on our stdout
     assert first.children() and second.children()  # they read the data
     threading.Timer(0.15, first.kill).start()
     with pytest.raises(
@@ -255,7 +232,7 @@ from lrtune.tasks import load_task
 
 class Slow(nn.Sequential):
     def forward(self, x):
-        time.sleep(0.1 * self.training)
+        time.sleep(0.3 * self.training)
         return super().forward(x)
 
 task = load_task(sys.argv[1])  # its folder is on the path no longer
@@ -326,5 +303,5 @@ def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path:
         since = time.monotonic()
         while not all(gone(pid) for pid in children):
             time.sleep(0.01)
-            assert time.monotonic() - since < 1  # and not after their segment
+            assert time.monotonic() - since < 3  # and not after their segment
         assert parent.stderr.read() == ""

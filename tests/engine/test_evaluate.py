@@ -121,9 +121,11 @@ def test_an_error_on_the_averaged_weights_is_the_trials_error(make, fifty):
         return outputs.mean()
 
     task = replace(fifty, metrics=(Metric("picky", second_raises, "minimize"),), average=0.5)
-    progress = make(task, 1).start(0, falling(task), 0)
-    assert progress.error == "ArithmeticError: no number"
+    pool = make(task, 2)
+    progress = pool.start(0, falling(task), 0)
+    assert (progress.update, progress.error) == (0, "ArithmeticError: no number")
     assert "on the averaged weights (average=None in Task" in progress.traceback
+    assert pool.start(1, falling(task), 0).error == progress.error  # it is not forgotten
 
 
 def of_blocks(metric, outputs, targets, batch):

@@ -193,17 +193,6 @@ def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch)
     same(alone(task, rates, 5), curve)
 
 
-def test_a_metric_that_always_raises(fifty):
-    def broken(outputs, targets):
-        raise ArithmeticError("no number")
-
-    pool = FusedPool(replace(fifty, metrics=(Metric("broken", broken, "minimize"),)), 2)
-    for _ in range(2):
-        progress = pool.start(1, falling(fifty), 0)
-        assert (progress.update, progress.error) == (0, "ArithmeticError: no number")
-        pool.release(1)
-
-
 class Crammed(nn.Module):
     """Has room for so many samples in evaluation."""
 

@@ -234,15 +234,15 @@ def test_the_command_serves_and_ends(
             assert process.stdout is not None
             address = process.stdout.readline().split()[0]
             base = address.partition("/dashboard/studies/0")[0]
-            with urllib.request.urlopen(f"{base}/api/studies", timeout=30) as answer:
+            with urllib.request.urlopen(f"{base}/api/studies", timeout=120) as answer:
                 studies = json.loads(answer.read())["study_summaries"]
             assert [study["study_name"] for study in studies] == [STUDY]
-            with urllib.request.urlopen(address, timeout=30) as answer:
+            with urllib.request.urlopen(address, timeout=120) as answer:
                 assert b"<title>" in answer.read()
             while "/browser" in browser and not opened.exists():
                 time.sleep(0.05)
             process.send_signal(ended_by)
-            assert process.wait(timeout=60) == 0 and process.stdout.read() == ""
+            assert process.wait(timeout=300) == 0 and process.stdout.read() == ""
         finally:
             process.kill()  # leaving the block waits for it
     with socket.socket() as probe:

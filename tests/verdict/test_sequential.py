@@ -1,29 +1,154 @@
-"""The sequential test: what it decides at each look, whose turn it is, what it recommends."""
+"""The sequential test: paired differences, what each analysis decides, what is recommended."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from lrtune.verdict.sequential import ALPHA, FIRST, sequential_test
+from lrtune.verdict.sequential import (
+    ALPHA,
+    FIRST,
+    Difference,
+    Sample,
+    differences,
+    sequential_test,
+)
 
 ROLES = {"yours": "yours", "constant": "baseline", "cosine": "baseline"}
+PARTS = 20
 
 
-def scored(levels, seeds=30, sd=1.0, seed=0):
+def alone(values):
+    return Sample.of(values, (), 1.0)
+
+
+def drawn(mean, seeds, seed=0):
+    return mean + np.random.default_rng(seed).standard_normal(seeds)
+
+
+def apart(one, other):
+    """The second sample less the first."""
+    return differences({"one": one, "other": other}, "one")["other"]
+
+
+def crossed(mean, seeds, between, parts, cell, random):
+    """Scores with a seed's share, a part's share, and a cell's."""
+    table = mean + between * random.standard_normal((seeds, 1))
+    table = table + parts * random.standard_normal((1, PARTS))
+    return table + cell * random.standard_normal((seeds, PARTS))
+
+
+# Samples and their differences.
+
+
+@pytest.mark.parametrize(
+    ("between", "parts", "cell"), [(1, 0, 1), (0.2, 3, 1), (1, 3, 3), (0, 3, 1)]
+)
+def test_the_intervals_hold_the_truth(between, parts, cell):
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(600):
+        table = crossed(0.0, 8, between, parts, cell, random)
+        low, high = Sample.of(table.mean(1), table, 1.0).interval()
+        held += low <= 0 <= high
+    assert 0.92 <= held / 600 <= 0.985
+
+
+def test_tests_of_equals_err_as_often_as_they_say():
+    random = np.random.default_rng(1)
+    found = []
+    for _ in range(800):
+        tables = (crossed(0, 8, 0.3, 2.0, 1.0, random) for _ in range(2))
+        found.append(apart(*(Sample.of(one.mean(1), one, 1.0) for one in tables)).p(8))
+    assert 0.02 <= np.mean(np.array(found) < 0.05) <= 0.065
+
+
+def test_more_seeds_lower_one_variance_alone():
+    table = crossed(0, 400, 1.0, 4.0, 1.0, np.random.default_rng(2))
+    few, many = (Sample.of(table[:n].mean(1), table[:n], 1.0).variances for n in (20, 400))
+    assert few[0] / many[0] == pytest.approx(20, rel=0.5)
+    assert few[1] == pytest.approx(many[1], rel=0.2)
+    assert many[1] == pytest.approx(16 / PARTS, rel=0.7)
+
+
+def test_parts_that_are_not_known_or_not_alike_do_not_count():
+    values = [1.0, 2.0, 3.0]
+    for blocks in ((), [[], [], []], [[1.0, 2.0], [1.0], [3.0, 1.0]], [[1.0, np.nan]] * 3):
+        assert Sample.of(values, blocks, 1.0).blocks.shape == (3, 0)
+    known = Sample.of(values, [[1.0, 2.0]] * 3, -1.0)
+    assert known.values.tolist() == [-1, -2, -3] and known.blocks[0].tolist() == [-1, -2]
+    assert (known - Sample.of(values, (), 1.0)).blocks.shape == (3, 0)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 20])
+@pytest.mark.parametrize("gap", [0.0, -3.0])
+def test_of_two_alone_the_difference_is_tested_as_scipy_does(seeds, gap):
+    one, other = drawn(0, seeds), drawn(gap, seeds, seed=1)
+    pair, expected = apart(alone(one), alone(other)), stats.ttest_rel(other, one)
+    assert pair.p(seeds) == pytest.approx(expected.pvalue)
+    assert pair.interval() == pytest.approx(tuple(expected.confidence_interval()))
+    assert pair.p(4 * seeds) >= pair.p(seeds)  # an early analysis is stricter
+    assert np.ptp(pair.interval(4 * seeds)) == pytest.approx(2 * np.ptp(pair.interval(seeds)))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "p"), [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)]
+)
+def test_differences_without_a_spread_or_without_any(gaps, p):
+    assert apart(alone([0.0] * len(gaps)), alone(gaps)).p(len(gaps)) == pytest.approx(p)
+
+
+def test_variances_are_shrunk_towards_those_of_the_others():
+    """Of four comparisons on five seeds, the one that looks exact by luck counts as less exact."""
+    samples = {"reference": alone(np.zeros(5))}
+    samples |= {f"{n}": alone(drawn(0, 5, seed=n)) for n in range(3)}
+    samples["lucky"] = alone(0.5 + 0.01 * drawn(0, 5, seed=9))
+    together = differences(samples, "reference")["lucky"]
+    by_itself = apart(samples["reference"], samples["lucky"])
+    assert together.freedom > by_itself.freedom == 4
+    assert together.error > 5 * by_itself.error and together.mean == by_itself.mean
+
+
+@pytest.mark.parametrize(("mean", "seeds"), [(0.2, 5), (0.6, 10)])
+def test_the_power_is_how_often_the_whole_test_would_tell_them_apart(mean, seeds):
+    """If the mean so far is the truth: by simulating the seeds that are left."""
+    most, random = 20, np.random.default_rng(0)
+    pair = Difference(mean, seeds, 1 / seeds, 0.0, seeds**-0.5, 1e6)
+    left = mean + random.standard_normal((20_000, most - seeds))
+    ends = (mean * seeds + left.sum(1)) / most
+    told = np.mean(np.abs(ends) * np.sqrt(most) > stats.norm.isf(0.025))
+    assert pair.power(most) == pytest.approx(told, abs=0.02)
+    assert pair.power(seeds) == 1.0  # what is left is nothing: what there is decides
+
+
+@pytest.mark.parametrize(("seeds", "off"), [(2, 1e-9), (29, 1e-9), (100, 0.03)])
+def test_the_interval_of_few_is_students_of_many_near_it_of_one_unknown(seeds, off):
+    values = drawn(3, seeds)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert alone(values).interval() == pytest.approx((expected.low, expected.high), abs=off)
+    assert np.isnan(alone(values[:1]).interval()).all()
+    assert alone(np.full(40, 0.1)).interval() == pytest.approx((0.1, 0.1))
+
+
+# The test.
+
+
+def scored(levels, seeds=30, seed=0):
     """Of each its level and noise, half of which all have in common."""
     random = np.random.default_rng(seed)
     common = random.standard_normal(seeds)
     return {
-        name: level + sd * (common + random.standard_normal(seeds)) / np.sqrt(2)
+        name: level + (common + random.standard_normal(seeds)) / np.sqrt(2)
         for name, level in levels.items()
     }
 
 
-def trained(scores, trainings=28, **options):
+def trained(scores, trainings=28, blocks=None, **options):
     """The test to its end, and the seeds that each was trained on."""
     seen = dict.fromkeys(scores, 0)
     for _ in range(200):
         now = {name: scores[name][: seen[name]] for name in scores}
-        found = sequential_test(now, minimize=True, trainings=trainings, **options)
+        parts = blocks and {name: blocks[name][: seen[name]] for name in scores}
+        found = sequential_test(now, minimize=True, trainings=trainings, blocks=parts, **options)
         if not found.wanted:
             return found, seen
         seen |= found.wanted
@@ -34,19 +159,16 @@ def places(found):
     return {name: one.place for name, one in found.standings.items()}
 
 
-def test_the_first_look_is_at_a_few_seeds_of_all():
-    empty = {"cosine": [], "step": []}
-    found = sequential_test(empty, minimize=True, trainings=28)
-    assert found.why == "more"
-    assert found.wanted == {"cosine": FIRST, "step": FIRST}
+def test_the_first_analysis_is_of_a_few_seeds_of_all():
+    found = sequential_test({"cosine": [], "step": []}, minimize=True, trainings=28)
+    assert found.why == "more" and found.wanted == {"cosine": FIRST, "step": FIRST}
 
 
 def test_what_is_far_behind_gets_no_more_seeds():
     found, seen = trained(scored({"cosine": 0.0, "constant": 8.0}), roles=ROLES)
     assert places(found) == {"cosine": "winner", "constant": "behind"}
     assert found.why == "separated" and found.recommended == "cosine"
-    assert max(seen.values()) <= 4
-    assert found.standings["constant"].p < ALPHA
+    assert max(seen.values()) <= 4 and found.standings["constant"].p < ALPHA
 
 
 def test_yours_comes_first():
@@ -58,59 +180,38 @@ def test_yours_comes_first():
     assert more["constant"] > more["yours"] and more["step"] == FIRST
 
 
-def test_no_more_trainings_than_there_are():
+def test_no_more_trainings_than_there_are_and_wide_rounds():
     for trainings in range(8, 40):
         scores = scored({"cosine": 0.0, "yours": 0.5, "constant": 0.5, "step": 0.1}, seed=trainings)
         _, seen = trained(scores, trainings, roles=ROLES, first=2)
         assert sum(seen.values()) <= trainings
-
-
-def test_a_wide_round_is_filled_and_keeps_to_the_budget():
-    scores = scored({"cosine": 0.0, "yours": 0.6})
-    found = sequential_test(
-        {name: one[:FIRST] for name, one in scores.items()},
-        minimize=True,
-        trainings=28,
-        roles=ROLES,
-        width=8,
-    )
+    now = {name: one[:FIRST] for name, one in scored({"cosine": 0.0, "yours": 0.6}).items()}
+    found = sequential_test(now, minimize=True, trainings=28, roles=ROLES, width=8)
     assert found.wanted == {"cosine": FIRST + 4, "yours": FIRST + 4}
 
 
-def test_the_same_looks_whatever_comes_later():
+def test_the_same_analyses_whatever_comes_later():
     scores = scored({"cosine": 0.0, "yours": 0.9, "constant": 3.0})
     found, seen = trained(scores, roles=ROLES)
-    again = sequential_test(
-        {name: one[: seen[name]] for name, one in scores.items()},
-        minimize=True,
-        trainings=28,
-        roles=ROLES,
-    )
-    assert again == found
+    now = {name: one[: seen[name]] for name, one in scores.items()}
+    assert sequential_test(now, minimize=True, trainings=28, roles=ROLES) == found
 
 
-def test_what_is_shown_to_be_better_takes_the_place_of_the_reference():
+def test_what_takes_the_place_of_the_reference():
+    """What is shown to be better, and a clear lead though it is not shown; not a small one."""
     found, _ = trained(scored({"step": 6.0, "cosine": 0.0, "yours": 3.0}), roles=ROLES)
-    assert found.recommended == "cosine"
-    assert found.standings["step"].place == "behind"
-
-
-def test_a_small_lead_recommends_nothing_else():
-    scores = scored({"cosine": 0.0, "step": 0.0}, seed=3)
-    scores["step"] = scores["cosine"] - 0.1 + np.tile([0.4, -0.4], 15)
-    found, _ = trained(scores)
-    assert found.recommended == "cosine" and places(found)["step"] == "tied"
-
-
-def test_a_clear_lead_does_though_it_is_not_shown():
+    assert found.recommended == "cosine" and found.standings["step"].place == "behind"
     random = np.random.default_rng(0)
     scores = {"cosine": random.standard_normal(30)}
     scores["step"] = scores["cosine"] - 0.7 + np.tile([1.0, -1.0, 0.2], 10)
     found, _ = trained(scores, 6)
-    assert found.recommended == "step"
-    assert places(found) == {"step": "tied", "cosine": "tied"}
-    one = found.standings["cosine"]
-    assert one.gap == pytest.approx(np.mean(scores["cosine"][:3] - scores["step"][:3]))
+    assert found.recommended == "step" and places(found) == {"step": "tied", "cosine": "tied"}
+    gap = np.mean(scores["cosine"][:3] - scores["step"][:3])
+    assert found.standings["cosine"].gap == pytest.approx(gap)
+    scores = scored({"cosine": 0.0, "step": 0.0}, seed=3)
+    scores["step"] = scores["cosine"] - 0.1 + np.tile([0.4, -0.4], 15)
+    found, _ = trained(scores)
+    assert found.recommended == "cosine" and places(found)["step"] == "tied"
 
 
 @pytest.mark.parametrize(
@@ -125,8 +226,7 @@ def test_a_clear_lead_does_though_it_is_not_shown():
     ],
 )
 def test_why_it_ends(scores, options, why):
-    found, _ = trained(scores, **({"trainings": 28} | options))
-    assert found.why == why
+    assert trained(scores, **({"trainings": 28} | options))[0].why == why
 
 
 def test_equals_are_given_up_before_the_trainings_are_used_up():
@@ -159,36 +259,43 @@ def test_a_lead_that_is_not_shown_does_not_undo_what_was_shown_of_yours():
     assert switched["yours"] <= 2 and switched["constant"] >= 6  # two may be shown, by luck
 
 
-def test_a_lost_seed_is_out():
+def test_a_lost_seed_is_out_and_a_higher_score_is_better_where_it_is_maximized():
     scores = scored({"cosine": 0.0, "step": -5.0})
     scores["step"][1] = np.nan
     found, _ = trained(scores)
     assert places(found) == {"cosine": "winner", "step": "lost"}
     assert found.standings["step"].lost == 1
+    now = {n: -one[:FIRST] for n, one in scored({"cosine": 0.0, "constant": 9.0}).items()}
+    found = sequential_test(now, minimize=False, trainings=6, roles=ROLES)
+    assert found.recommended == "cosine" and found.standings["constant"].gap > 0
 
 
-def test_doubt_in_the_samples_of_the_split_ends_it():
-    random = np.random.default_rng(0)
-    parts = 10 * random.standard_normal(20)
-    shape = (30, 20)
+def test_a_split_that_favours_one_is_no_proof():
+    random = np.random.default_rng(3)
+    favours = 3.0 * random.standard_normal(PARTS)
+    favours += 0.6 - favours.mean()  # 0.6 on this split, with a standard error of 0.7
     blocks = {
-        "cosine": 0.01 * random.standard_normal(shape),
-        "step": parts + 0.01 * random.standard_normal(shape),
+        "a": crossed(0, 20, 0.3, 0, 0.3, random),
+        "b": crossed(0, 20, 0.3, 0, 0.3, random) + favours,
     }
-    found, seen = trained_on_parts(blocks)
-    assert found.why == "samples" and found.recommended == "cosine"
-    assert max(seen.values()) == FIRST
+    scores = {name: table.mean(1) for name, table in blocks.items()}
+    how = {"minimize": True, "trainings": 40, "first": 5, "over": True}
+    assert sequential_test(scores, **how).tied == ["a"]
+    found = sequential_test(scores, blocks=blocks, **how)
+    assert found.tied == ["a", "b"] and found.why == "samples"
+    assert found.standings["b"].gap_low < 0 < found.standings["b"].gap_high
+    ended, seen = trained(scores, blocks=blocks)  # no number of seeds removes it
+    assert ended.why == "samples" and max(seen.values()) == FIRST
 
 
-def trained_on_parts(blocks):
-    seen = dict.fromkeys(blocks, 0)
-    while True:
-        now = {name: one[: seen[name]] for name, one in blocks.items()}
-        means = {name: one.mean(1) for name, one in now.items()}
-        found = sequential_test(means, minimize=True, trainings=28, blocks=now)
-        if not found.wanted:
-            return found, seen
-        seen |= found.wanted
+def test_a_difference_on_every_part_is_found():
+    random = np.random.default_rng(4)
+    shared = 5.0 * random.standard_normal((1, PARTS))  # hard parts are hard for both
+    blocks = {n: crossed(m, 5, 0.1, 0.1, 0.1, random) + shared for n, m in (("a", 0), ("b", 1))}
+    scores = {name: table.mean(1) for name, table in blocks.items()}
+    found = sequential_test(scores, minimize=True, trainings=10, first=5, blocks=blocks)
+    assert found.tied == ["a"] and found.why == "separated"
+    assert found.standings["a"].high - found.standings["a"].low > 2  # of the score itself
 
 
 def test_interrupted_it_is_judged_on_what_there_is():
@@ -198,20 +305,11 @@ def test_interrupted_it_is_judged_on_what_there_is():
     assert not found.wanted and found.why in ("budget", "separated")
 
 
-def test_a_higher_score_is_better_where_it_is_maximized():
-    scores = {name: -one for name, one in scored({"cosine": 0.0, "constant": 9.0}).items()}
-    now = {name: one[:FIRST] for name, one in scores.items()}
-    found = sequential_test(now, minimize=False, trainings=6, roles=ROLES)
-    assert found.recommended == "cosine" and found.standings["constant"].gap > 0
-
-
 def test_equals_are_seldom_told_apart():
     """Of 300 confirmations of equals, at most 8 % may say that yours is behind (5 % expected)."""
     wrong = 0
     for seed in range(300):
-        found, _ = trained(
-            scored({"cosine": 0.0, "yours": 0.0, "constant": 3.0}, seed=seed), roles=ROLES
-        )
-        yours = found.standings["yours"]
+        scores = scored({"cosine": 0.0, "yours": 0.0, "constant": 3.0}, seed=seed)
+        yours = trained(scores, roles=ROLES)[0].standings["yours"]
         wrong += yours.gap > 0 and yours.p < ALPHA
     assert wrong <= 24

@@ -1,4 +1,7 @@
+"""Tables of trials: who is best, who comes to the finals, how far the peak may be off."""
+
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -6,15 +9,21 @@ import pytest
 
 from lrtune.verdict.summary import (
     ENDS,
+    MOST,
     beside,
     best,
     best_of_each,
     by_end,
     by_family,
+    finalists,
     forecasts,
+    lr_sensitivity,
     ranked,
     recommended,
+    room_for,
 )
+from tests.documents import ACCURACY, LOSS
+from tests.verdict.test_verdict import searched
 
 
 def table(*rows):
@@ -36,20 +45,13 @@ MIXED = table(
 )
 
 
-@pytest.mark.parametrize(("direction", "number"), [("minimize", 1), ("maximize", 0)])
-def test_best_counts_finished_finite_trials_only(direction, number):
-    assert best(MIXED, direction)["number"] == number
-
-
-def test_no_winner_without_a_value():
+def test_best_counts_finished_finite_trials_only_and_ties_go_to_the_earlier():
+    assert best(MIXED, "minimize")["number"] == 1 and best(MIXED, "maximize")["number"] == 0
     assert best(MIXED[MIXED.family == "c"], "minimize") is None
     assert best(MIXED.iloc[:0], "minimize") is None
-
-
-def test_ties_go_to_the_earlier_trial():
     tied = table(("a", "complete", 0.3), ("b", "complete", 0.3)).iloc[::-1]
-    assert [*ranked(tied, "minimize")["number"]] == [0, 1]
-    assert [*ranked(tied, "maximize")["number"]] == [0, 1]
+    for direction in ("minimize", "maximize"):
+        assert [*ranked(tied, direction)["number"]] == [0, 1]
 
 
 def test_the_best_is_who_is_expected_to_be_not_the_luckiest():
@@ -61,34 +63,24 @@ def test_the_best_is_who_is_expected_to_be_not_the_luckiest():
     assert by_family(expected, "minimize")["best"].tolist() == [0.32, 0.35, 0.4]
 
 
-def test_by_family_puts_the_best_first_and_the_lost_last():
+def test_tables_by_family_and_by_end_account_for_every_trial():
     families = by_family(MIXED, "minimize").set_index("family")
-    assert [*families.index] == ["a", "b", "c"]
-    assert [*by_family(MIXED, "maximize")["family"]] == ["a", "b", "c"]
-    assert families.loc["a", ["best", "median", "q1", "q3"]].tolist() == pytest.approx(
-        [0.3, 0.4, 0.35, 0.45]
-    )
+    assert [*families.index] == [*by_family(MIXED, "maximize")["family"]] == ["a", "b", "c"]
+    known = families.loc["a", ["best", "median", "q1", "q3"]].tolist()
+    assert known == pytest.approx([0.3, 0.4, 0.35, 0.45])
     assert (families[[*ENDS]].sum(axis=1) == families["trials"]).all()
     assert np.isnan(families.loc["c", "best"]) and families.loc["c", "updates"] == 20
     assert pd.isna(families.loc["c", "number"])
-
-
-def test_by_end_accounts_for_every_update():
     ends = by_end(MIXED)
-    assert [*ends["end"]] == [*ENDS]
+    assert [*ends["end"]] == [*ENDS] and ends["trials"].sum() == len(MIXED)
     assert ends["updates"].sum() == MIXED["updates"].sum()
-    assert ends["trials"].sum() == len(MIXED)
-
-
-PARTIAL = MIXED.assign(
-    value=np.nan, state=["plateaued", "pruned"] * 4 + ["diverged"], evidence="{}"
-)
 
 
 def test_without_a_complete_trial_the_best_forecast_is_recommended():
     assert recommended(MIXED, "minimize")["number"] == 1  # whatever others were forecast
-    assert recommended(PARTIAL, "minimize") is None
-    trials = PARTIAL.copy()
+    states = ["plateaued", "pruned"] * 4 + ["diverged"]
+    trials = MIXED.assign(value=np.nan, state=states, evidence="{}")
+    assert recommended(trials, "minimize") is None
     for number, final in ((0, 0.4), (3, 0.3), (4, None), (8, 0.1)):  # the last one diverged
         trials.loc[number, "evidence"] = json.dumps({"final": final})
     assert forecasts(trials).dropna().to_dict() == {0: 0.4, 3: 0.3}
@@ -103,8 +95,74 @@ def test_beside_reads_the_weights_that_are_judged():
     assert beside(trial, "y") == 3.0
     for at, value in ((np.nan, 3.0), (None, 3.0), (20, 2.0), (30.0, 3.0)):
         assert beside(pd.concat([trial, pd.Series({"judged_at": at})]), "y") == value
+    for curves in ({}, {"val_y": []}, {"val_x": [0.3]}):
+        assert np.isnan(beside(pd.Series({"value": 0.3, **curves}), "y"))
 
 
-@pytest.mark.parametrize("curves", [{}, {"val_y": []}, {"val_x": [0.3]}])
-def test_beside_is_nan_where_nothing_was_recorded(curves):
-    assert np.isnan(beside(pd.Series({"value": 0.3, **curves}), "y"))
+# Who comes to the finals.
+
+
+def believed(family, *rows):
+    """Trials of a family by state, value, the final value expected, and the chance to be best."""
+    trials = searched({0.1 * (n + 1): value for n, (_, value, *_) in enumerate(rows)}, family)
+    states, _, expected, chances = zip(*rows, strict=True)
+    return trials.assign(state=states, expected=expected, p_best=chances)
+
+
+def invited(*tables, objective=LOSS):
+    trials = pd.concat(tables, ignore_index=True)
+    return finalists(trials.assign(number=range(len(trials))), objective)
+
+
+def test_a_family_sends_the_schedule_of_which_most_is_expected_not_the_luckiest():
+    lucky, solid = ("complete", 0.2, 0.4, 0.1), ("complete", 0.3, 0.3, 0.5)
+    forecast = ("pruned", math.nan, 0.25, 0.3)
+    one, other = invited(
+        believed("linear", lucky, solid, forecast),
+        believed("wsd", ("pruned", math.nan, 0.5, 0.0), ("plateaued", math.nan, 0.4, 0.1)),
+    )
+    assert (one.family, one.searched, one.trial, one.role) == ("linear", 0.3, 1, "leader")
+    assert one.params == {"peak_lr": 0.2} and one.schedule.peak_lr == 0.2
+    assert (other.family, other.trial) == ("wsd", 4) and math.isnan(other.searched)
+    (upwards,) = invited(believed("linear", lucky, solid), objective=ACCURACY)
+    assert upwards.searched == 0.2
+
+
+def test_families_come_by_their_chance_two_at_least_and_no_more_than_a_few():
+    def of(**chances):
+        rows = {family: ("complete", 0.3, 0.3, chance) for family, chance in chances.items()}
+        return [one.family for one in invited(*(believed(f, row) for f, row in rows.items()))]
+
+    assert of(constant=0.001, linear=0.01, wsd=0.03, rex=0.5, step=0.019) == ["rex", "wsd"]
+    assert set(of(constant=0.001, linear=0.01, step=0.019)) == {"step", "linear"}
+    names = ("wsd", "rex", "step", "linear", "cosine", "spline", "tanh", "polynomial")
+    many = of(**{name: 0.2 - 0.02 * place for place, name in enumerate(names)})
+    assert many == list(names[:MOST])
+    for trainings, yours, room in ((4, 0, 2), (4, 1, 3), (28, 0, 4), (28, 1, 4), (40, 2, 6)):
+        assert room_for(trainings, yours) == room
+
+
+def test_who_diverged_sends_none_and_who_is_not_known_counts_by_its_value():
+    lost = believed("wsd", ("diverged", math.nan, 2.0, 0.4), ("failed", math.nan, 2.0, 0.0))
+    assert invited(lost) == []
+    rows = [("complete", value, math.nan, math.nan) for value in (0.3, 0.2)]
+    found = invited(lost, believed("linear", *rows), believed("rex", rows[0]))
+    assert [(one.family, one.searched) for one in found] == [("linear", 0.2), ("rex", 0.3)]
+    assert finalists(searched({}).reindex(columns=[*searched({0.1: 0.1}), "p_best"]), LOSS) == []
+
+
+def test_how_far_the_peak_may_be_off():
+    def of(values):
+        return lr_sensitivity(searched(values), "cosine", LOSS, effect)
+
+    peaks = np.geomspace(0.01, 1.0, 9)
+    parabola = {float(p): 0.2 * math.exp(0.5 * math.log(p / 0.1) ** 2) for p in peaks}
+    effect = 0.2 * (math.exp(0.5 * math.log(3) ** 2) - 1)  # at a factor of three, by construction
+    found = of(parabola | {2.0: math.nan, 0.001: math.nan})
+    assert found.peak_lr == pytest.approx(0.1, rel=1e-3)
+    assert found.factor == pytest.approx(3.0, rel=1e-3)
+    assert found.low <= found.peak_lr <= found.high and found.diverged_from == 2.0
+    few = of(dict(list(parabola.items())[:4]))
+    assert math.isnan(few.factor) and "too few" in few.why
+    assert "no optimum" in of({float(p): 0.2 + 0.1 * math.log(p / 0.005) for p in peaks}).why
+    assert "about the same" in of({0.1 + i * 1e-4: 0.2 for i in range(8)}).why
