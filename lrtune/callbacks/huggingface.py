@@ -69,7 +69,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
             raise InputError("Trainer: eval_strategy='no': say 'steps' or 'epoch', and report it")
         self._trainer = trainer
         self._trial = trial
-        self._drawn = None if trial is None else schedule_and_mode(trial)
+        self._suggested = None if trial is None else schedule_and_mode(trial)
         self._monitor = f"eval_{monitor.removeprefix('eval_')}"
         self._averaging = averaging
         self._averages: _Averages | None = None
@@ -80,9 +80,9 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]
 
     def _create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         trainer = self._trainer
-        (self._drawn,) = broadcast_object_list([self._drawn])
-        assert self._drawn is not None, "rank 0 has the trial"
-        schedule, mode = self._drawn
+        (self._suggested,) = broadcast_object_list([self._suggested])
+        assert self._suggested is not None, "rank 0 has the trial"
+        schedule, mode = self._suggested
         optimizer = trainer.optimizer if optimizer is None else optimizer
         follow = schedule.torch(optimizer, total=num_training_steps, mode=mode)
         trainer.lr_scheduler = _PerUpdate(follow) if schedule.closed_loop else follow

@@ -50,16 +50,16 @@ class TrialCallback(Callback):  # type: ignore[misc]
                 cannot follow one.
         """
         self._trial = trial
-        self._drawn = None if trial is None else schedule_and_mode(trial)
+        self._suggested = None if trial is None else schedule_and_mode(trial)
         self._monitor = monitor
         self._averaged = averaged
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Set the schedule: optimizers are there, the state of a checkpoint is not yet."""
         _check(trainer, pl_module)
-        self._drawn = trainer.strategy.broadcast(self._drawn)
-        assert self._drawn is not None, "rank 0 has the trial"
-        schedule, mode = self._drawn
+        self._suggested = trainer.strategy.broadcast(self._suggested)
+        assert self._suggested is not None, "rank 0 has the trial"
+        schedule, mode = self._suggested
         total = trainer.estimated_stepping_batches
         if not 0 < total < float("inf"):
             raise InputError(
@@ -91,8 +91,8 @@ class TrialCallback(Callback):  # type: ignore[misc]
         prune, value = trainer.strategy.broadcast((prune, value))
         if prune:
             raise optuna.TrialPruned
-        assert self._drawn is not None
-        if self._drawn[0].closed_loop:
+        assert self._suggested is not None
+        if self._suggested[0].closed_loop:
             trainer.lr_scheduler_configs[0].scheduler.step(value)
 
 

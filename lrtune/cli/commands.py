@@ -16,7 +16,7 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
-from lrtune.cli.console import console_of, copyable, harmless, named, say
+from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
 from lrtune.errors import InputError
 from lrtune.run.study_file import StudyFile, read_study
 from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
@@ -255,15 +255,13 @@ def families(
     name: Annotated[str | None, typer.Argument(help="one family; all of them if not given")] = None,
 ) -> None:
     """List the schedule families, or the knobs of one."""
-    from rich.table import Table
-
     from lrtune.errors import nearest
     from lrtune.schedule import FAMILIES
 
-    console, table = console_of(), Table()
+    console = console_of()
     if name is None:
-        for head in ("family", "shape", "knobs", "source"):
-            table.add_column(head, overflow="fold", no_wrap=head == "family")
+        heads = ("family", "shape", "knobs", "source")
+        table = table_of(*heads, words=heads)
         for family in FAMILIES.values():
             knobs = ", ".join(knob.name for knob in family.knobs)
             table.add_row(family.name, family.doc, knobs, family.source)
@@ -276,8 +274,8 @@ def families(
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
     say(console, f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
-    for head in ("knob", "default", "searched", "admissible", "what"):
-        table.add_column(head, overflow="fold", no_wrap=head == "knob")
+    columns = ("knob", "default", "searched", "admissible", "what")
+    table = table_of(*columns, words=columns)
     for knob in (*family.knobs, *family.optional):
         default = "-" if knob.default is None else str(knob.default)
         table.add_row(knob.name, default, *_ranges(knob), knob.doc)
@@ -308,7 +306,6 @@ def preview(
     out: Figure = None,
 ) -> None:
     """Draw schedules, in the terminal or to a file."""
-    from lrtune.cli.console import sparkline
     from lrtune.schedule import load, parse
     from lrtune.verdict.recommendation import described
 

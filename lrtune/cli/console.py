@@ -78,13 +78,7 @@ def copyable(console: Console, line: object) -> None:
 
 
 def table_of(first: str, *others: str, words: Collection[str] = ("",)) -> Table:
-    """An empty table: columns of words are folded where need be, columns of figures are not.
-
-    Args:
-        first: the head of the first column, which holds words.
-        others: the heads of the others.
-        words: those of the others that hold words.
-    """
+    """An empty table: columns of words are folded where need be, columns of figures are not."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:

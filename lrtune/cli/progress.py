@@ -42,10 +42,6 @@ class RunProgress(Progress):
     """The bar of a run, its speed, and what stands below the bar.
 
     In a terminal it is drawn by ``refresh``, from ``start`` to ``stop``; a notebook displays it.
-
-    Args:
-        console: where to draw.
-        get_time: the clock, in seconds; the console's where None.
     """
 
     def __init__(self, console: Console, get_time: Callable[[], float] | None = None) -> None:
@@ -192,14 +188,7 @@ class Screen(Quiet):
 
 
 def standings(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: int) -> Table:
-    """The rows as a table, with the columns that a terminal of this width has room for.
-
-    Args:
-        rows: the best first.
-        heads: of columns that are not called as in COLUMNS.
-        width: columns of the terminal.
-        total: rows that there are, shown or not.
-    """
+    """The rows, the best first, with the columns that a terminal of this width has room for."""
     shown = [name for name, least in COLUMNS.items() if width >= least]
     shown = [name for name in shown if any(row.get(name) for row in rows)]
     rest = total - len(rows)
@@ -219,12 +208,7 @@ def standings(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: 
 
 
 def family_rows(state: SearchState, other: str) -> list[Row]:
-    """The families that were tried: the best first, then those without a value yet.
-
-    Args:
-        state: of the search.
-        other: a metric beside the objective, may be empty.
-    """
+    """The families that were tried: the best first, then those without a value yet."""
     shares: dict[str, list[float]] = {family: [] for family in state.families}
     for trial in state.running.values():
         family = trial.schedule.family

@@ -153,12 +153,6 @@ def show_verdict(
 ) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon.
 
-    Args:
-        folder: of the run.
-        total: updates of another horizon; the search's own where None.
-        margin: a difference that does not matter; the verdict's own where None.
-        goal: to be reached soonest; the verdict's own where None.
-
     Raises:
         InputError: there is no verdict on any horizon.
     """

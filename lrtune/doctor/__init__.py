@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from lrtune.doctor.checkpoint import read_checkpoint
 from lrtune.doctor.log import (
     EVENTS,
     LARGEST,
     Log,
+    read_checkpoint,
     read_csv,
     read_events,
     read_json,

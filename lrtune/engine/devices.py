@@ -124,7 +124,7 @@ class SpreadPool(ForwardingPool):
         for answer in as_completed(starts):  # as they come: one that fails is not waited for
             reached += [replace(p, slot=starts[answer] + p.slot) for p in answer.result()]
         for child in self._children:
-            for line in child.told():
+            for line in child.lines():
                 self._tell(f"{child.device}: {line}")
         return sorted(reached, key=lambda progress: progress.slot)
 
@@ -166,7 +166,7 @@ class DeviceProcess:
                 process_group=0,  # Ctrl-C in the terminal is for us; and see kill
             )
         self._ended = False
-        self._told: list[str] = []
+        self._lines: list[str] = []
         Thread(target=self._talk, name=f"lrtune {device}", daemon=True).start()
 
     def ask(self, name: str, *arguments: object) -> Future[Any]:
@@ -181,9 +181,9 @@ class DeviceProcess:
         self._requests.put((request, answer))
         return answer
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Lines for a person that came with its answers since the last time."""
-        lines, self._told = self._told, []
+        lines, self._lines = self._lines, []
         return lines
 
     def kill(self) -> None:
@@ -227,7 +227,7 @@ class DeviceProcess:
         if isinstance(answer, Exception):
             raise answer
         result, lines = answer
-        self._told += lines
+        self._lines += lines
         return result
 
 

@@ -16,13 +16,13 @@ from lrtune.tasks.splits import Tree, concat, leaves, tree_map
 BLOCKS = 20  # parts
 LEAST = 5  # samples of a part
 
-Run = Callable[[Tree, int], Tree]  # of prepared inputs (n, ...) and n: outputs (K, n, ...)
+Forward = Callable[[Tree, int], Tree]  # of prepared inputs (n, ...) and n: outputs (K, n, ...)
 
 
 @torch.no_grad()
 def evaluate(
     task: DeviceTask,
-    runs: Sequence[tuple[Run, tuple[Metric, ...]]],
+    forwards: Sequence[tuple[Forward, tuple[Metric, ...]]],
     vmaps: dict[int, bool],
     blocks: "Blocks | None" = None,
     noise: tuple[int, int] = (0, 0),
@@ -31,22 +31,22 @@ def evaluate(
 
     Args:
         task: on its device.
-        runs: the models in evaluation mode with each kind of weights, and what is measured of them:
-            see ``DeviceTask.measured``.
+        forwards: of the models in evaluation mode with each kind of weights, and what is measured
+            of them: see ``DeviceTask.measured``.
         vmaps: see MetricAccumulator.
         blocks: where there are, the trial is one alone and is judged on the test split.
         noise: seed and update, of what a model may draw in evaluation.
     """
     if blocks is not None:
         blocks.begin()
-    sums = [MetricAccumulator(metrics, vmaps) for _, metrics in runs]
+    sums = [MetricAccumulator(metrics, vmaps) for _, metrics in forwards]
     with task.own_generators():
         reseed(task.device, noise[0], VALIDATION_NOISE, noise[1])
         for stored, targets in (task.val if blocks is None else task.test).whole():
             with task.autocast():
                 inputs = task.prepare(stored)
-            for number, (run, _) in enumerate(runs):
-                outputs = tree_map(_exact, run(inputs, len(next(leaves(targets)))))
+            for number, (forward, _) in enumerate(forwards):
+                outputs = tree_map(_exact, forward(inputs, len(next(leaves(targets)))))
                 sums[number].add(outputs, targets)
                 if blocks is not None and number == 0:
                     blocks.add(_rows(outputs, 0), targets)

@@ -339,17 +339,17 @@ class StackedPool:
         # Without gradients an activation is soon forgotten: twice the samples of an update.
         samples = 2 * self.width * self.task.batch_size
 
-        def run(model: Tensors, inputs: Tree, count: int) -> Tree:
+        def forward(model: Tensors, inputs: Tree, count: int) -> Tree:
             at_once = min(stop - start, max(1, samples // count))
             return self._program.outputs(model, inputs, at_once)
 
-        runs = [
-            (partial(run, model), metrics)
+        forwards = [
+            (partial(forward, model), metrics)
             for model, metrics in task.measured(models["weights"], models.get("average"))
         ]
 
         def results() -> list[EvalResult | Exception]:
-            return evaluate(task, runs, self._vmaps, blocks)
+            return evaluate(task, forwards, self._vmaps, blocks)
 
         if stop - start > 1:  # fewer rows come before fewer samples: see _halve
             return results()

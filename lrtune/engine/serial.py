@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone
-from lrtune.engine.evaluate import Blocks, Run, evaluate
+from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.optimizers import make_optimizer, set_momentum
 from lrtune.engine.pool import (
     UPDATE_NOISE,
@@ -272,18 +272,19 @@ class SerialPool:
         task = self.device_task
         loader = task.val if blocks is None else task.test
         averaged = None if trial.average is None else trial.average.model
-        runs = [(_run(task, m.eval()), what) for m, what in task.measured(trial.model, averaged)]
+        measured = task.measured(trial.model, averaged)
+        forwards = [(_forward(task, model.eval()), metrics) for model, metrics in measured]
         noise = trial.seed, trial.update
-        return loader.over(lambda: evaluate(task, runs, {}, blocks, noise)[0])
+        return loader.over(lambda: evaluate(task, forwards, {}, blocks, noise)[0])
 
 
-def _run(task: DeviceTask, model: nn.Module) -> Run:
-    def run(inputs: Tree, _: int) -> Tree:
+def _forward(task: DeviceTask, model: nn.Module) -> Forward:
+    def forward(inputs: Tree, _: int) -> Tree:
         with task.autocast():
             outputs = model(laid_out(inputs, task.task.layout))
         return tree_map(lambda tensor: tensor[None], outputs)
 
-    return run
+    return forward
 
 
 def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:

@@ -91,8 +91,8 @@ class Table:
         return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
 
 
-def _sorted_by(value: float, shown: str | None = None, below: str = "") -> Cell:
-    return Cell(aligned(value) if shown is None else shown, value, below)
+def _sorted_by(value: float, shown: str = "", below: str = "") -> Cell:
+    return Cell(shown or aligned(value), value, below)
 
 
 def settings(

@@ -170,15 +170,9 @@ def confirm_study(
     trainings: float | None = None,
     command: str = "",
 ) -> None:
-    """Do what ``lrtune confirm`` is asked for.
+    """Do what ``lrtune confirm`` asks for.
 
-    Args:
-        folder: of the run.
-        given: keys of a study file, which come before those that the run was searched with.
-        listener: is told what happens.
-        total: as in ``confirm``.
-        trainings: as in ``confirm``.
-        command: what the user typed.
+    The keys ``given`` come before those that the run was searched with.
 
     Raises:
         InputError: what ``confirm`` refuses; a run that was made from Python.
@@ -242,24 +236,15 @@ class Rounds:
     def __init__(
         self,
         run: Run,
-        horizon: int,
+        horizon: int,  # updates of a training
         plan: Plan,
         listener: Listener,
         *,
+        # Trainings of all finalists, earlier sessions included; the plan's where None.
         allowed: Callable[[], float] | None = None,
+        # The share of the whole run's budget that its clock and its search have spent.
         spent: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Look at nothing yet.
-
-        Args:
-            run: that was searched.
-            horizon: updates of a training.
-            plan: what difference does not matter.
-            listener: is told how the finalists stand.
-            allowed: whole trainings that there may be of all finalists, those of earlier sessions
-                included; the plan's where None.
-            spent: how much of the whole run's budget is spent by its clock and its search, 0 ... 1.
-        """
         self._run, self._horizon = run, horizon
         self._plan = replace(plan, width=run.choice.slots)
         self._listener, self._allowed, self._spent = listener, allowed, spent
@@ -306,12 +291,7 @@ class Rounds:
         return self._run.judged(self.plan, self._horizon, compared, over=True)
 
     def work(self, pool: Pool, begun: Callable[[], bool] = lambda: True) -> Confirmation:
-        """The same as work for the loop.
-
-        Args:
-            pool: that trains.
-            begun: whether the finalists are known.
-        """
+        """The same as work for the loop, which waits until the finalists are known."""
         return Confirmation(
             pool,
             lambda: self.wanted() if begun() else None,
@@ -391,7 +371,7 @@ class Rounds:
 
 def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
-    names = ("families", "warmup", "cycle_momentum", "seed", "storage")
+    names = ("families", "warmup", "cycle_momentum", "seed", "storage", "judge")
     study = StudyFile(task=task.name, **{name: getattr(run.settings, name) for name in names})
     settings = settings_for(task, study, engine.devices[0])
     check_same(str(run.folder), settings, None, run.settings)

@@ -56,12 +56,7 @@ def choose_pool(
 ) -> tuple[Pool, Choice]:
     """What trains fastest on these devices, and why; torch's threads are set for it.
 
-    Args:
-        task: what is trained.
-        limits: of the search.
-        engine: what may be chosen.
-        before: what was chosen earlier: it serves again where it is what is wished for.
-        tell: called with a line on what is chosen, and where memory runs out.
+    What was chosen ``before`` serves again where it is what is asked for.
 
     Raises:
         InputError: what ``choose`` refuses.

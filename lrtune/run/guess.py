@@ -28,10 +28,7 @@ from lrtune.verdict.settings import RangeTestFacts, Training
 def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda line: None) -> Path:
     """Guess the schedule that is best on a task; ``tune`` in the same folder tries it first.
 
-    Args:
-        task: what is to be trained.
-        study: the search space, seed, device and folder. Closed loops and the spline are left out.
-        tell: called with a line on what is being done.
+    Closed loops and the spline are left out.
 
     Returns:
         The ``best.json`` that was written.

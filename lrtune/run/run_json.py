@@ -85,6 +85,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
         storage=study.storage,
+        judge=study.judge,
         versions={name: version(name) for name in PACKAGES},
     )
 
@@ -143,22 +144,24 @@ def check_same(
     given |= {} if peak_lr is None else {"peak_lr": list(peak_lr)}
     kept = before.to_json()
     now, then = _flat(given), _flat({name: kept[name] for name in given})
-    for name in sorted(
-        now.keys() | then.keys(), key=lambda name: (name not in CHANGED_FIRST, name)
-    ):
-        if name.startswith("versions."):
-            continue
-        if then.get(name) != now.get(name):
-            if name == "task.fingerprint":
-                raise InputError(
-                    f"{where}: the data has changed since (fingerprint {then.get(name)}, now "
-                    f"{now.get(name)}): give another --out, or bring the data back"
-                )
-            raise InputError(
-                f"{where}: was searched with {name}={_shown(then.get(name))}, "
-                f"now {name}={_shown(now.get(name))}: "
-                "give another --out, or remove it to start over"
-            )
+    changed = [
+        name
+        for name in now.keys() | then.keys()
+        if then.get(name) != now.get(name) and not name.startswith("versions.")
+    ]
+    if not changed:
+        return
+    name = min(changed, key=lambda name: (name not in CHANGED_FIRST, name))
+    earlier, later = _shown(then.get(name)), _shown(now.get(name))
+    if name == "task.fingerprint":
+        raise InputError(
+            f"{where}: the data has changed since (fingerprint {earlier}, now {later}): "
+            "give another --out, or bring the data back"
+        )
+    raise InputError(
+        f"{where}: was searched with {name}={earlier}, now {name}={later}: "
+        "give another --out, or remove it to start over"
+    )
 
 
 def _shown(value: object) -> str:

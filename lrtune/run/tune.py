@@ -49,7 +49,6 @@ from lrtune.verdict.settings import (
     EngineFacts,
     RangeTestFacts,
     RunSettings,
-    SearchSettings,
     StoppingFacts,
 )
 from lrtune.verdict.verdict import Plan, check_target
@@ -140,17 +139,7 @@ def tune(
 
 
 def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
-    """Do what a study file asks for.
-
-    Args:
-        study: see StudyFile.
-        listener: is told what happens.
-        command: what the user typed, for the record.
-
-    Raises:
-        InputError: a mistake in the study; another search in the same folder.
-        KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
-    """
+    """Do what a study file asks for; ``command`` is what the user typed, for the record."""
     task, budget = load(study), budget_of(study)
     if budget == Budget(trials=budget.trials):
         budget = replace(budget, trainings=TRAININGS)
@@ -209,12 +198,9 @@ class Tuning:
         self._limits = self.budget.limits(task.horizon)
         self._device = self.engine.devices[0]
         check_baselines(self.baselines, task, task.horizon)
-        settings = settings_for(task, study, self._device)
-        self._settings = SearchSettings(
-            **dict(settings)
-            | {"stopping": StoppingFacts(**self.stopping.settings(len(task.checkpoints)))}
-            | {"transfer": self.transfer.fingerprint, "judge": study.judge}
-        )
+        stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
+        more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
+        self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
 
     def run(self) -> Run:

@@ -161,8 +161,9 @@ class Confirmation(Work[Training]):
         wanted = self._wanted()
         if wanted is None:
             return None
-        if not self._began:
-            self._forget(checkpointer, {job.key for job in wanted})
+        if not self._began:  # what a session before left may be over, or of another horizon
+            self._began = True
+            checkpointer.forget(FINAL, {job.key for job in wanted}, horizon=self._task.horizon)
         job = next((job for job in wanted if job.key not in self._running), None)
         if job is None:
             return None
@@ -173,15 +174,6 @@ class Confirmation(Work[Training]):
             final = Training.start(self._pool, slot, job.schedule, job.seed, **own)
         self._running[job.key] = final
         return final
-
-    def _forget(self, checkpointer: Checkpointer, wanted: set[str]) -> None:
-        """Leave out what a session before left and is over, or of another horizon."""
-        horizon, self._began = self._task.horizon, True
-        checkpointer.forget(
-            lambda key, note: (
-                key.startswith(FINAL) and (key not in wanted or note["horizon"] != horizon)
-            )
-        )
 
     def ending(self, final: Training, progress: Progress) -> Ending | None:
         """Where it diverges, or at its end."""

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from lrtune.model.features import Scale
 from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
 from lrtune.search.space import schedule_of
-from lrtune.search.storage import AUDIT, AVERAGED, START, Ending, Judge, Record, better
+from lrtune.search.storage import AUDIT, AVERAGED, START, Curves, Ending, Judge, Record, better
 from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead
 from lrtune.search.trials import ActiveTrial
 from lrtune.tasks import Task
@@ -295,20 +296,24 @@ class EarlyStopping:
         active.audit = active.trial.user_attrs.get(AUDIT)
         if active.audit is not None:
             self._audited.add(active.index)
-        for update, signal in zip(active.curves.step, self._signals(active), strict=True):
+        for update, signal in zip(active.curves.step, self._signals(active.curves), strict=True):
             active.trial.report(signal, update)
             if self._may_prune:
                 active.trial.should_prune()  # it went on then; some pruners note that it may
 
-    def _signals(self, active: ActiveTrial) -> list[float]:
-        return active.signals(self._objective, self._minimize, self._judge)
+    def _signals(self, curves: Curves) -> list[float]:
+        """At each validation the better of current and averaged weights; or the best so far."""
+        pairs = zip(curves.metrics.get(self._objective, ()), curves.averaged, strict=True)
+        values = [better(value, averaged, self._minimize) for value, averaged in pairs]
+        best = min if self._minimize else max
+        return values if self._judge == "last" else [*accumulate(values, best)]
 
     def ending(self, active: ActiveTrial, progress: Progress) -> Ending | None:
         """Report a validation, which is in the trial's curves; None where the trial goes on."""
         why = diverged(active.curves.loss, active.untrained.loss, progress, self._objective)
         if why is not None:
             return Ending("diverged", why)
-        signals = self._signals(active)
+        signals = self._signals(active.curves)
         active.trial.report(signals[-1], progress.update)
         if progress.update == len(active.rates):
             return Ending("complete", "reached the horizon")

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -113,12 +113,14 @@ class Checkpointer:
         except InputError as error:
             self._tell(f"{error}: what it held starts from scratch")
 
-    def forget(self, unwanted: Callable[[str, Note], bool]) -> None:
-        """Leave out what is not to be taken up."""
-        whole = {key: note for key, (_, note) in self.kept.items() if not key.endswith(BEST)}
-        for key in [key for key, note in whole.items() if unwanted(key, note)]:
-            self.kept.pop(key)
-            self.kept.pop(key + BEST, None)
+    def forget(self, prefix: str, wanted: Collection[str], **noted: Any) -> None:
+        """Leave out those of a kind that are not wanted, or whose notes say something else."""
+        for key, (_, note) in [*self.kept.items()]:
+            if key.endswith(BEST) or not key.startswith(prefix):
+                continue
+            if key not in wanted or not noted.items() <= note.items():
+                del self.kept[key]
+                self.kept.pop(key + BEST, None)
 
     def take(
         self, key: str, pool: Pool, slot: int, resume: Callable[[Snapshot, Note], Kind]

@@ -187,11 +187,7 @@ class Search(Work[ActiveTrial]):
             self._early_stopping.remember(record)
         self._queue.take_up()
         repeated = {trial_key(index): index for index in self._queue.repeated}
-        checkpointer.forget(
-            lambda key, note: (
-                key.startswith(TRIAL) and (key not in repeated or note["owner"] != self._owner)
-            )
-        )
+        checkpointer.forget(TRIAL, repeated, owner=self._owner)
         kept = checkpointer.kept.keys() & repeated.keys()
         self._queue.wind({repeated[key]: checkpointer.kept[key][1]["clock"] for key in kept})
 

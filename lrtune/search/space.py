@@ -101,11 +101,7 @@ class Space:
         return all(name in params and _contains(d, params[name]) for name, d in own.items())
 
     def define(self, trial: Trial) -> None:
-        """Draw one schedule's parameters: for Ray Tune's ``OptunaSearch(space.define)``.
-
-        Each trial's config then has its family and that family's parameters, from which
-        ``schedule`` makes the schedule.
-        """
+        """Draw a schedule's parameters: for Ray Tune's ``OptunaSearch(space.define)``."""
         trial.set_user_attr(SCHEDULE, suggest_from(self, trial).to_json())
 
     def schedule(self, params: Mapping[str, Any]) -> Schedule:
@@ -163,11 +159,7 @@ def suggest(
 
 
 def names_of(families: object) -> tuple[str, ...]:
-    """Families as a caller gave them.
-
-    Raises:
-        InputError: they are no list of names.
-    """
+    """Families as a caller gave them; an InputError where they are no list of names."""
     if isinstance(families, str) or not isinstance(families, Iterable):
         raise InputError(f"families must be a list of names (got {families!r})")
     names = tuple(families)

@@ -46,11 +46,7 @@ JUDGES: tuple[Judge, ...] = get_args(Judge)
 
 
 def judge_of(name: str) -> Judge:
-    """Which weights of a training count, by name.
-
-    Raises:
-        InputError: neither of JUDGES.
-    """
+    """Which weights of a training count, by name; an InputError where it is none of JUDGES."""
     if name not in JUDGES:
         raise InputError(f"judge={name!r}: one of {', '.join(JUDGES)}")
     return JUDGES[JUDGES.index(name)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -22,9 +21,7 @@ from lrtune.search.storage import (
     START,
     Curves,
     Ending,
-    Judge,
     Record,
-    better,
     index_of,
     unique_trials,
     was_cut_short,
@@ -109,12 +106,6 @@ class ActiveTrial(Training):
     def index(self) -> int:
         """Which of the search's trials this is."""
         return int(_start(self.trial)["index"])
-
-    def signals(self, objective: str, minimize: bool, judge: Judge) -> list[float]:
-        """At each validation the better of current and averaged weights; or the best so far."""
-        pairs = zip(self.curves.metrics.get(objective, ()), self.curves.averaged, strict=True)
-        values = [better(value, averaged, minimize) for value, averaged in pairs]
-        return values if judge == "last" else [*accumulate(values, min if minimize else max)]
 
     def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
         """What is stored of a trial that is over."""

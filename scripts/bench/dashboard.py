@@ -1,8 +1,8 @@
 """What lrtune adds to a study, as optuna-dashboard's page meets it: bytes and seconds.
 
 Run: python scripts/bench/dashboard.py [--trials 1000] [--out studies/results/bench/dashboard.json]
-Compares `lrtune dashboard` with plain optuna-dashboard on the same trials without our attributes,
-note and figures; medians of interleaved repeats, each from a server that has read nothing yet.
+Compares `lrtune dashboard` with plain optuna-dashboard on the same trials without our attributes
+and note; medians of interleaved repeats, each from a server that has read nothing yet.
 """
 
 import argparse

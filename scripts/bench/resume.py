@@ -25,7 +25,7 @@ def ends_the_same(slots: int, entries: list[int], checkpoint: bool) -> bool:
         expected = idle.pruned_in(Path(place, "whole"), idle.NoisyPool(slots), **how)
         broken = Path(place, "broken")
         for entry in entries:
-            idle.dies(f"idle.child{(str(broken), slots, 'SIGKILL', entry, 'entry', checkpoint)!r}")
+            idle.killed(broken, slots, "SIGKILL", entry, "entry", checkpoint)
             mend(broken / "journal.log", stale_seconds=0)
         found = idle.pruned_in(broken, idle.NoisyPool(slots), **how)
     same = idle.frame(found)[idle.SAME], idle.frame(expected)[idle.SAME]

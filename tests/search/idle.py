@@ -3,8 +3,6 @@
 import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +42,7 @@ SPACE = Space(("cosine", "constant", "plateau", "wsd"), peak_lr=(1e-3, 0.5))
 HELD = Space(("constant", "cosine", "inverse_sqrt", "linear"), peak_lr=(0.01, 0.2))
 CONSTANTS = Space(("constant",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
 CHECKPOINT = "checkpoint.safetensors"
-HERE = Path(__file__).parent
-PATH = [str(HERE.parents[1] / "scripts" / "bench"), str(HERE)]  # as conftest.py has it
+INTERRUPTED = 130  # exit code
 SAME = ["number", "family", "state", "reason", "value", "schedule", "updates", "evidence", "audit"]
 SAME += ["step", "loss", "train_loss", "rate", "averaged", "val_cross_entropy"]
 
@@ -189,25 +186,25 @@ def dying(owner: type, function: str, count: int, death: Callable[[], None], bef
     setattr(owner, function, counted)
 
 
-def child(folder: str, slots: int, by: str, count: int, at: str, checkpoint: bool) -> None:
-    """Search in this process, which dies as it stores its n-th entry, or n-th checkpoint."""
-    owner, function = (os, "replace") if at == "checkpoint" else (JournalFileBackend, "append_logs")
-    if checkpoint:
-        checkpoint_every_segment()
+def killed(folder: Path, slots: int, by: str, count: int, at: str, checkpoint: bool) -> None:
+    """Search in a process that dies as it stores its n-th entry, or n-th checkpoint."""
 
     def death() -> None:
         os.kill(os.getpid(), getattr(signal, by))
 
-    dying(owner, function, count, death, before=at == "checkpoint")
-    how = {"stopping": EVERYTHING, "checkpoint": checkpoint}
-    pruned_in(Path(folder), NoisyPool(slots), **how)
-
-
-def dies(call: str, by: str = "SIGKILL") -> None:
-    """Call a function from beside the tests in a process that ends by this signal."""
-    code = f"import sys; sys.path[:0] = {PATH!r}; import {call.partition('.')[0]}; {call}"
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    # Python ends by SIGINT where nobody catches a KeyboardInterrupt.
-    number = signal.SIGKILL if by == "SIGKILL" else signal.SIGINT
-    assert ended.returncode == -number, ended.stderr
+    child = os.fork()
+    if child == 0:
+        owner, function = JournalFileBackend, "append_logs"
+        if at == "checkpoint":
+            owner, function = os, "replace"
+        if checkpoint:
+            checkpoint_every_segment()
+        dying(owner, function, count, death, before=at == "checkpoint")
+        try:
+            pruned_in(folder, NoisyPool(slots), stopping=EVERYTHING, checkpoint=checkpoint)
+        except KeyboardInterrupt:
+            os._exit(INTERRUPTED)
+        finally:
+            os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == (-signal.SIGKILL if by == "SIGKILL" else INTERRUPTED)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import cache
@@ -19,15 +21,16 @@ from idle import (
     SpoiltPool,
     assert_same,
     checkpoint_every_segment,
-    dies,
     dying,
     flat,
+    killed,
     pruned_in,
     search_in,
     study_in,
 )
 from optuna.pruners import MedianPruner
 from optuna.storages.journal import JournalFileBackend
+from overhead import idle_task
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.checkpoint import load
@@ -86,8 +89,7 @@ def test_a_killed_process(
     tmp_path: Path, unbroken, slots: int, checkpoint: bool, by: str, at: str, counts: tuple
 ) -> None:
     for count in counts:
-        arguments = (str(tmp_path), slots, by, count, at, checkpoint)
-        dies(f"idle.child{arguments!r}", by)
+        killed(tmp_path, slots, by, count, at, checkpoint)
         mend(tmp_path / "journal.log", stale_seconds=0)
         assert len(records(study_in(tmp_path))) < TRIALS
     pool = goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint)
@@ -105,9 +107,7 @@ def killed_here(folder: Path, pool: NoisyPool, checkpoint: bool) -> None:
     mend(folder / "journal.log", stale_seconds=0)
 
 
-@pytest.mark.parametrize(
-    ("slots", "count"), [(1, 58), (1, 111), (1, 199), (3, 58), (3, 111), (3, 199)]
-)
+@pytest.mark.parametrize(("slots", "count"), [(1, 58), (1, 199), (3, 111), (3, 199)])
 def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count: int) -> None:
     """Between a report and what is decided on it, say."""
 
@@ -122,7 +122,7 @@ def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("segments", [12, 20, 33])
+@pytest.mark.parametrize("segments", [12, 33])
 def test_killed_while_it_trains(tmp_path: Path, unbroken, checkpoint: bool, segments: int) -> None:
     pool = NoisyPool(3)
     pool.dies_in, pool.death = segments, Killed()
@@ -247,15 +247,10 @@ def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> 
         assert pool.restored == restored
 
 
-@pytest.mark.parametrize(
-    ("since", "cost", "expected"),
-    [(29, 0, False), (31, 0, True), (31, 0.5, True), (31, 1.0, False), (51, 1.0, True)],
-)
-def test_when_a_checkpoint_is_due(
-    since: float, cost: float, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert loop.due(since, cost) == expected
+    assert loop.due(31, 0) and loop.due(31, 0.5) and loop.due(51, 1.0)
+    assert not loop.due(29, 0) and not loop.due(31, 1.0)
 
 
 # A real trainer that is killed in the middle of a segment.
@@ -296,7 +291,12 @@ def test_a_trial_killed_within_a_segment_goes_on_from_the_last_one(
     expected = search_in(tmp_path / "whole", make(small_task(), slots), 3)
     assert len(steps) == (3 if kind == "serial" else 2) * 40
     folder = tmp_path / "broken"
-    dies(f"test_killed.real_child{(str(folder), kind, slots, updates)!r}")
+    # Not by a fork: torch's backward has been used in this process.
+    path = [str(Path(idle_task.__code__.co_filename).parent), str(Path(__file__).parent)]
+    call = f"test_killed.real_child{(str(folder), kind, slots, updates)!r}"
+    code = f"import sys; sys.path[:0] = {path!r}; import test_killed; {call}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
     kept = load(folder / CHECKPOINT)
     assert [snapshot.update for snapshot, _ in kept.values()] == [20] * slots
     steps.clear()
