@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lrtune.engine.devices import Engine
     from lrtune.errors import InputError, ScheduleWarning
     from lrtune.run.confirm import Listener, confirm
-    from lrtune.run.devices import Engine
     from lrtune.run.folder import open as open
     from lrtune.run.tune import tune
     from lrtune.schedule import FAMILIES, Schedule, load, register
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Budget": "lrtune.search",
-    "Engine": "lrtune.run.devices",
+    "Engine": "lrtune.engine.devices",
     "FAMILIES": "lrtune.schedule",
     "InputError": "lrtune.errors",
     "Listener": "lrtune.run.confirm",

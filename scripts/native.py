@@ -10,8 +10,9 @@ import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lrtune.export import formula, huggingface, optax, timm, torch
-from lrtune.export.context import ExportContext
+from lrtune.export import huggingface, optax, timm, torch
+from lrtune.export import source as formula
+from lrtune.export.source import ExportContext
 from lrtune.schedule import FAMILIES
 
 ROOT = Path(__file__).parents[1]

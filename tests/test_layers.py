@@ -96,7 +96,7 @@ def test_imports_point_one_way(path: Path) -> None:
 # A schedule may be made of schedules: two rows of the table need what holds the table.
 RECURSIVE = {
     ("lrtune.schedule.family", "lrtune.schedule.schedule"),
-    ("lrtune.schedule.compose", "lrtune.schedule.schedule"),
+    ("lrtune.schedule.shapes", "lrtune.schedule.schedule"),
 }
 
 

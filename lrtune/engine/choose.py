@@ -20,7 +20,7 @@ from lrtune.errors import InputError, nearest
 from lrtune.tasks import Stream, Task
 from lrtune.tasks.stream import room
 
-Engine = Literal["serial", "fused"]
+Kind = Literal["serial", "fused"]
 ENGINES = ("auto", "serial", "fused")
 SHARING = 4  # trials that share each batch of a stream
 TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
@@ -56,7 +56,7 @@ class Choice:
         ValueError: of a field that is of another type, or of no slots.
     """
 
-    name: Engine
+    name: Kind
     slots: int = Field(ge=1)
     compiled: bool = False
     threads: int | None = None

@@ -7,7 +7,7 @@ from importlib import import_module
 import numpy as np
 
 from lrtune.errors import InputError
-from lrtune.export.context import ExportContext, FoundOptimizer, cannot_hold
+from lrtune.export.source import ExportContext, FoundOptimizer, cannot_hold
 from lrtune.schedule.family import MAX_LENGTH, Array, unknown
 from lrtune.schedule.schedule import Schedule
 

@@ -6,7 +6,7 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.context import DECAY, ExportContext, FoundOptimizer, render
+from lrtune.export.source import DECAY, ExportContext, FoundOptimizer, render
 from lrtune.export.torch import scheduler
 from lrtune.schedule.family import Params
 

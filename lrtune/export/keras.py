@@ -7,8 +7,7 @@ lose their digits near zero or the update of a drop, where counts are divided in
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lrtune.export.context import ExportContext, call, render
-from lrtune.export.formula import ratio
+from lrtune.export.source import ExportContext, call, ratio, render
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 
 LACKS = ("dampening", "lr_decay")  # of torch's optimizers

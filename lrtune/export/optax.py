@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from lrtune.export.context import ExportContext, FoundOptimizer, call, cannot_hold, render
-from lrtune.export.formula import ratio
+from lrtune.export.source import ExportContext, FoundOptimizer, call, cannot_hold, ratio, render
 
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]

@@ -7,8 +7,7 @@ train.py can say the same of epochs, the docstring has them.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from lrtune.export.context import DECAY, ExportContext, literals, render
-from lrtune.export.formula import ratio
+from lrtune.export.source import DECAY, ExportContext, literals, ratio, render
 from lrtune.export.torch import scheduler
 
 # A class of timm.scheduler and its arguments.

@@ -2,8 +2,18 @@
 
 from typing import Any
 
-from lrtune.export.context import ExportContext, FoundOptimizer, call, literal, literals, render
-from lrtune.export.formula import Code, defined, plain, rise
+from lrtune.export.source import (
+    Code,
+    ExportContext,
+    FoundOptimizer,
+    call,
+    defined,
+    literal,
+    literals,
+    plain,
+    render,
+    rise,
+)
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 

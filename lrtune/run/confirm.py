@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.engine import Pool
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_threads
 from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
-from lrtune.run.devices import Engine, choose_pool, own_threads
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
 from lrtune.run.run_json import check_same, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
-from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Limits, check_positive
+from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
 from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
 from lrtune.search.trials import rates_of
@@ -144,10 +143,10 @@ def confirm(
         if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine, limits = Engine(run.choice.name, device=device), Limits(trials=len(wanted))
+            engine, updates = Engine(run.choice.name, device=device), len(wanted) * task.horizon
             with ExitStack() as processes:
                 # The pool of the search, or what trains fastest on other devices in its way.
-                pool, _ = choose_pool(task, limits, engine, run.choice, listener.tell)
+                pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)
                 if isinstance(pool, SpreadPool):
                     processes.enter_context(pool)
                 works = [rounds.work(pool)]

@@ -13,7 +13,7 @@ from lrtune.errors import InputError, expect, nearest
 from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer, validate
 
 if TYPE_CHECKING:
-    from lrtune.run.devices import Engine
+    from lrtune.engine.devices import Engine
     from lrtune.schedule import Schedule
     from lrtune.search.budget import Budget
     from lrtune.search.early_stopping import Stopping
@@ -215,7 +215,7 @@ def stopping_of(study: StudyFile) -> "Stopping":
 
 def engine_of(study: StudyFile) -> "Engine":
     """What trains."""
-    from lrtune.run.devices import Engine
+    from lrtune.engine.devices import Engine
 
     return Engine(study.engine, study.slots, study.device)
 

@@ -15,14 +15,13 @@ from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_threads
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.best_json import guessed
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
-from lrtune.run.devices import Engine, choose_pool, maker, own_threads
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
 from lrtune.run.run_json import check_same, range_test_facts, settings_for
 from lrtune.run.study_file import (
@@ -214,7 +213,15 @@ class Tuning:
         with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
-            pool, choice = choose_pool(self.task, self._limits, self.engine, before, self._tell)
+            seconds = math.inf if self._limits.seconds is None else self._limits.seconds
+            pool, choice = choose_pool(
+                self.task,
+                self.engine,
+                before,
+                self._tell,
+                updates=self._limits.most(self.task.horizon),
+                seconds=seconds,
+            )
             if isinstance(pool, SpreadPool):
                 processes.enter_context(pool)
             if earlier is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from lrtune.errors import InputError
-from lrtune.schedule import compose, reactive, shapes
+from lrtune.schedule import reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
 
 
@@ -321,8 +321,8 @@ ROWS = (
         body=shapes.spline,
         source="Fritsch & Carlson 1980",
     ),
-    compose.SEQUENCE,
-    compose.CUSTOM,
+    shapes.SEQUENCE,
+    shapes.CUSTOM,
     Family(
         "plateau",
         "a drop when the metric stops improving",

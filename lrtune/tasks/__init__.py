@@ -10,12 +10,11 @@ if TYPE_CHECKING:
     from lrtune.tasks.load import load_task
     from lrtune.tasks.metrics import METRICS, Metric
     from lrtune.tasks.models import MODELS
-    from lrtune.tasks.registry import DATASETS
     from lrtune.tasks.splits import Split, Stream
     from lrtune.tasks.task import Task, check_model
 
 _HOMES = {
-    "DATASETS": "registry",
+    "DATASETS": "load",
     "METRICS": "metrics",
     "MODELS": "models",
     "Metric": "metrics",

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export, huggingface
-from lrtune.export.context import ExportContext
+from lrtune.export.source import ExportContext
 from lrtune.schedule import Schedule
 from tests.callbacks.trainings import data, lightning_module, lightning_trainer
 from tests.export.conftest import SCHEDULES

@@ -13,7 +13,7 @@ import torch
 
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, TABLES, FoundOptimizer, export
-from lrtune.export.context import ExportContext
+from lrtune.export.source import ExportContext
 from lrtune.export.timm import timm_cli
 from lrtune.schedule import Schedule
 from tests.export.conftest import SCHEDULES

@@ -9,8 +9,7 @@ from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
 from lrtune.export import export, replay
-from lrtune.export.context import ExportContext
-from lrtune.export.formula import FORMULAS, ratio
+from lrtune.export.source import FORMULAS, ExportContext, ratio
 from lrtune.schedule import FAMILIES, Schedule
 from tests.export.frameworks import TOTAL, controller_rates
 

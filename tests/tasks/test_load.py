@@ -9,7 +9,7 @@ import torch
 
 from lrtune.errors import InputError
 from lrtune.tasks import DATASETS, Task, check_model, load_task
-from lrtune.tasks.registry import Dataset, digits
+from lrtune.tasks.load import Dataset, digits
 
 USER = """
 import torch

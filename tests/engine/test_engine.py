@@ -7,9 +7,8 @@ import torch
 
 from lrtune import InputError
 from lrtune.engine import Choice
-from lrtune.run import devices as pools
-from lrtune.run.devices import Engine, choose_pool, devices_of
-from lrtune.search import Limits
+from lrtune.engine import devices as pools
+from lrtune.engine.devices import Engine, choose_pool, devices_of
 
 
 @pytest.fixture
@@ -75,8 +74,8 @@ def test_what_was_chosen_serves_again_on_such_devices(
     before = Choice("fused", 6, devices=("A", "A"))
     names = tuple(f"{kind}:{number}" for number, kind in enumerate(devices))
     monkeypatch.setattr(pools, "devices_of", lambda _: names)
-    task, limits = SimpleNamespace(horizon=100), Limits(trials=10)
-    _, choice = choose_pool(task, limits, Engine(slots=slots), before, lambda line: None)
+    engine, task = Engine(slots=slots), SimpleNamespace(horizon=100)
+    _, choice = choose_pool(task, engine, before, lambda line: None, updates=1000)
     assert (choice is not before) == chosen
     assert (choice.slots, choice.devices) == (expected, tuple(devices))
     assert made == ([expected] if len(devices) > 1 else [])

@@ -15,8 +15,8 @@ from torchvision import datasets
 
 from lrtune.errors import InputError
 from lrtune.tasks import DATASETS
+from lrtune.tasks.load import CATALOG
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.registry import CATALOG
 from lrtune.tasks.splits import SPLIT_SHARE, Split, Stream
 from lrtune.tasks.stream import take
 
