@@ -190,6 +190,15 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
         lrtune.open(tmp_path)
 
 
+def test_a_damaged_engine(run: Path, tmp_path: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    for damage in ({"name": "fast"}, {"slots": 0}, {"slots": "8"}, {"compiled": 1}):
+        damaged = content | {"engine": content["engine"] | damage}
+        (tmp_path / "run.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match=f"damaged: engine.{next(iter(damage))}: expected "):
+            lrtune.open(tmp_path)
+
+
 def test_a_damaged_best_json(run: Path, tmp_path: Path) -> None:
     path, written = tmp_path / "best.json", (run / "best.json").read_text()
     schedule, best = read_best(run / "best.json")
