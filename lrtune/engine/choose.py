@@ -3,13 +3,11 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.fused import FusedPool
@@ -39,7 +37,7 @@ COMPILING, SAVED = {"cpu": 12.0, "cuda": 40.0}, 0.5
 CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compiling included
 
 
-@dataclass(frozen=True, slots=True, config={"strict": True, "extra": "forbid"})
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A pool, and why it is this one.
 
@@ -51,18 +49,15 @@ class Choice:
         devices: what each of them is, see ``hardware``; empty where nobody has said.
         why: one sentence.
         figures: seconds per update of one trial, of all that was timed; None for what cannot run.
-
-    Raises:
-        ValueError: of a field that is of another type, or of no slots.
     """
 
     name: Kind
-    slots: int = Field(ge=1)
+    slots: int
     compiled: bool = False
     threads: int | None = None
     devices: tuple[str, ...] = ()
     why: str = ""
-    figures: dict[str, float | None] = Field(default_factory=dict)
+    figures: dict[str, float | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"
@@ -85,19 +80,6 @@ class Choice:
         known = [figure for figure in self.figures.values() if figure]
         least = min(known, default=math.inf) / max(1, len(self.devices))
         return self.figures.get(self.label) or least
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Choice":
-        """As ``to_json`` gave it.
-
-        Raises:
-            TypeError, ValueError: it is none.
-        """
-        return cls(**content | {"devices": tuple(content.get("devices", ()))})
-
-    def to_json(self) -> dict[str, Any]:
-        """For run.json."""
-        return asdict(self)
 
     def grants(self, engine: str, slots: int | None, devices: tuple[str, ...]) -> bool:
         """Whether this is what is wished for: an engine or auto, slots or None, such devices."""

@@ -67,15 +67,9 @@ class Run:
 
     @property
     def choice(self) -> Choice:
-        """The pool that trained it.
-
-        Raises:
-            InputError: run.json does not say.
-        """
-        try:
-            return Choice.from_json(self.settings.engine.to_json())
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.folder / 'run.json'}: damaged: engine: {error}") from error
+        """The pool that trained it."""
+        facts = self.settings.engine.to_json()
+        return Choice(**facts | {"devices": tuple(facts["devices"])})
 
     @property
     def space(self) -> Space:

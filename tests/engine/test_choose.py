@@ -1,6 +1,5 @@
 """choose: the pool that is measured to be fastest, by a clock of the test's."""
 
-import json
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
@@ -67,7 +66,7 @@ def test_the_fastest_number_of_trials_in_even_waves(digits, timed):
     assert (choice.name, choice.slots, choice.compiled) == ("fused", 27, False)
     assert pool.slots == 27
     assert choice.why == "120 µs an update of a trial, serial 1 thread 400"
-    assert choice.to_json()["figures"]["fused 8 at once 1 thread"] == pytest.approx(1.6e-4)
+    assert choice.figures["fused 8 at once 1 thread"] == pytest.approx(1.6e-4)
     assert not any(compiled for _, _, compiled, _ in asked)
 
 
@@ -162,7 +161,6 @@ def test_measuring_leaves_no_trace(digits):
 
 def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for():
     choice = Choice("fused", 8, compiled=True, devices=("A", "A"), figures={"serial": None})
-    assert Choice.from_json(json.loads(json.dumps(choice.to_json()))) == choice
     for engine, slots, devices, granted in [
         ("auto", None, "AA", True),
         ("fused", 8, "AA", True),
@@ -172,12 +170,3 @@ def test_what_was_chosen_serves_again_where_it_is_what_is_wished_for():
         ("auto", None, "AB", False),
     ]:
         assert choice.grants(engine, slots, tuple(devices)) == granted
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [{"name": "fast"}, {"slots": 0}, {"slots": "8"}, {"compiled": 1}, {"threads": 1.5}, {"x": 1}],
-)
-def test_a_damaged_choice_is_refused(damage):
-    with pytest.raises((TypeError, ValueError)):
-        Choice.from_json(Choice("fused", 8).to_json() | damage)

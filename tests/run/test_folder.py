@@ -20,6 +20,7 @@ from lrtune import Budget, Engine, InputError
 from lrtune.engine import SerialPool
 from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
+from lrtune.run.best_json import read_best
 from lrtune.run.folder import Run
 from lrtune.run.run_json import settings_for, without_password
 from lrtune.run.study_file import StudyFile
@@ -187,6 +188,30 @@ def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> Non
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=message):
         lrtune.open(tmp_path)
+
+
+def test_a_damaged_engine(run: Path, tmp_path: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    for damage in ({"name": "fast"}, {"slots": 0}, {"slots": "8"}, {"compiled": 1}):
+        damaged = content | {"engine": content["engine"] | damage}
+        (tmp_path / "run.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match=f"damaged: engine.{next(iter(damage))}: expected "):
+            lrtune.open(tmp_path)
+
+
+def test_a_damaged_best_json(run: Path, tmp_path: Path) -> None:
+    path, written = tmp_path / "best.json", (run / "best.json").read_text()
+    schedule, best = read_best(run / "best.json")
+    assert best is not None and best.schedule == schedule
+    for old, new, message in (
+        ('"horizon": 72', '"horizon": "long"', "damaged: horizon: expected a valid integer"),
+        ('"study": ', '"title": ', "damaged: study is missing"),
+        ('"peak_lr": ', '"peak": ', "key 'peak'"),
+    ):
+        assert old in written
+        path.write_text(written.replace(old, new))
+        with pytest.raises(InputError, match=message):
+            read_best(path)
 
 
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
