@@ -47,7 +47,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 # Which fields of a study file are options of which command.
 OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
 OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
-OF_A_CONFIRMATION = ("baseline", "margin", "goal", "device", "tensorboard")
+OF_A_CONFIRMATION = ("baseline", "margin", "device", "tensorboard")
 GUIDES = Path(__file__).parents[1] / "guides"
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at
@@ -381,26 +381,27 @@ def confirm(
         confirm_study(run, given, listener, total=total, trainings=budget, command=_command())
 
 
-@app.command()
+@app.command(epilog=examples("lrtune show runs/digits-mlp-sgd-862 --total 5000"))
+@with_options(("margin",))
 def show(
     run: RunFolder,
+    total: AnotherHorizon = None,
     json: Annotated[
         bool, typer.Option("--json", help="what best.json and verdict.json hold, as JSON")
     ] = False,
+    **given: Any,
 ) -> None:
-    """Print the result of a run again."""
-    from lrtune.cli.result import show
+    """Print the result of a run again, or what is known of another horizon."""
+    from lrtune.cli.result import show, show_json, show_verdict
 
-    show(run, json)
-
-
-@app.command(epilog=examples("lrtune verdict runs/digits-mlp-sgd-862 --total 5000"))
-@with_options(("margin", "goal"))
-def verdict(run: RunFolder, total: AnotherHorizon = None, **given: Any) -> None:
-    """Print the verdict, or what is known of another horizon."""
-    from lrtune.cli.result import show_verdict
-
-    show_verdict(run, total, **given)
+    if json and (given or total is not None):
+        raise InputError("--json: shows the files of the run: leave out --total and --margin")
+    if json:
+        show_json(run)
+    elif given or total is not None:
+        show_verdict(run, total, **given)
+    else:
+        show(run)
 
 
 @app.command(epilog=examples("lrtune compare runs/ --out compare.parquet"))

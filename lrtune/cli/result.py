@@ -17,7 +17,6 @@ from lrtune.errors import InputError
 from lrtune.format import aligned, count, listed, number, words
 from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
-from lrtune.run.study_file import parse_goal
 from lrtune.verdict.recommendation import (
     Recommendation,
     agreement,
@@ -26,7 +25,6 @@ from lrtune.verdict.recommendation import (
     outlook,
     recommendation,
     since,
-    time_to_target,
 )
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import beside, by_end, by_family
@@ -43,12 +41,14 @@ NAMED = 2  # families of a tie that are named
 SAMPLES = 400  # of a log's rates
 
 
-def show(folder: Path, machine: bool) -> None:
-    """Print the result of a run again: as ``lrtune search`` did, or as JSON."""
+def show(folder: Path) -> None:
+    """Print the result of a run again, as ``lrtune search`` did."""
+    print_result(Run(folder), console_of())
+
+
+def show_json(folder: Path) -> None:
+    """Print the result of a run as JSON."""
     run = Run(folder)
-    if not machine:
-        print_result(run, console_of())
-        return
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
     answer = recommendation(trials, run.public_settings, verdict)
@@ -132,8 +132,6 @@ def _print_finalists(verdict: Verdict, console: Console, trials: int) -> None:
     what = f"{verdict.split} {words(objective.name)}{unit}"
     say(console, f"finals: {what}, {verdict.horizon:,} updates")
     console.print(table)
-    if verdict.plan.target:
-        say(console, time_to_target(verdict))
     if newer := since(verdict, trials):
         say(console, newer)
 
@@ -148,9 +146,7 @@ def _other_metric(objective: Objective, metrics: Iterable[str]) -> list[str]:
     return [name for name in metrics if name != objective.name][:1]
 
 
-def show_verdict(
-    folder: Path, total: int | None, margin: float | None = None, goal: str | None = None
-) -> None:
+def show_verdict(folder: Path, total: int | None, margin: float | None = None) -> None:
     """Print the verdict, judged anew if asked for; or what is expected of another horizon.
 
     Raises:
@@ -175,8 +171,6 @@ def show_verdict(
     before = plan = verdict.plan
     if margin is not None:
         plan = replace(plan, margin=margin)
-    if goal is not None:
-        plan = replace(plan, target=parse_goal(goal, run.settings.objective.name))
     if plan != before:
         verdict = run.judged(plan, horizon, verdict.finalists, over=True)
     print_verdict(verdict, console, len(run.trials()))

@@ -16,7 +16,7 @@ from lrtune.format import plural
 from lrtune.reports.notebook import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
 from lrtune.run.run_json import check_same, settings_for
-from lrtune.run.study_file import StudyFile, baselines_of, load, plan_of
+from lrtune.run.study_file import StudyFile, baselines_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
@@ -26,7 +26,7 @@ from lrtune.search.trials import rates_of
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.summary import Finalist, room_for
-from lrtune.verdict.verdict import Plan, check_target, standing
+from lrtune.verdict.verdict import Plan, standing
 
 MORE = 20  # trainings that ``confirm`` adds where nobody says how many
 DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only trials bound
@@ -132,8 +132,6 @@ def confirm(
     trainings = MORE if trainings is None else trainings
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
-    if plan.target is not None:
-        check_target(plan.target, list(run.settings.metrics))
     task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
     with locked(run.folder.resolve(), listener.tell), own_threads():
         if baselines is not None:
@@ -190,7 +188,7 @@ def confirm_study(
     confirm(
         run,
         task,
-        plan=plan_of(study, task.objective.name),
+        plan=Plan(margin=study.margin),
         total=total,
         trainings=trainings,
         baselines=baselines,

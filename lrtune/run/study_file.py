@@ -1,6 +1,5 @@
 """The options of a search, each declared once: for the study file, the command line and Python."""
 
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from lrtune.search.budget import Budget
     from lrtune.search.early_stopping import Stopping
     from lrtune.tasks import Task
-    from lrtune.verdict.verdict import Plan
 
 
 class StudyFile(TaskOptions):
@@ -68,10 +66,10 @@ class StudyFile(TaskOptions):
     )
     no_confirm: bool = Field(False, description="search only: no finals, no verdict")
     margin: float | None = Field(
-        None, ge=0, description="a difference that does not matter, in the metric's unit"
-    )
-    goal: str | None = Field(
-        None, description="to be reached soonest: 0.95 or accuracy=0.95 [where constant ends]"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="a difference that does not matter, in the metric's unit",
     )
     engine: Literal["auto", "serial", "fused"] = Field(
         "auto", description="auto, serial or fused; auto: the fastest here"
@@ -92,7 +90,7 @@ OBJECTS = {
     **dict.fromkeys(("trials", "updates"), "budget=Budget"),
     **dict.fromkeys(STOPPING, "stopping=Stopping"),
     **dict.fromkeys(("slots", "device"), "engine=Engine"),
-    **dict.fromkeys(("margin", "goal"), "plan=Plan"),
+    "margin": "plan=Plan",
 }
 
 
@@ -180,7 +178,6 @@ def check(study: StudyFile) -> None:
         parse_size(study.memory)
     check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
     engine_of(study)
-    plan_of(study, "")
     stopping_of(study)
     budget_of(study)
     baselines_of(study)
@@ -220,34 +217,9 @@ def engine_of(study: StudyFile) -> "Engine":
     return Engine(study.engine, study.slots, study.device)
 
 
-def plan_of(study: StudyFile, metric: str) -> "Plan":
-    """How the verdict is reached; ``metric`` is that of a goal that names none."""
-    from lrtune.verdict.verdict import Plan
-
-    target = None if study.goal is None else parse_goal(study.goal, metric)
-    return Plan(margin=study.margin, target=target)
-
-
 def folder_of(study: StudyFile, name: str) -> Path:
     """The run's folder; ``name`` is that of its Optuna study."""
     return Path("runs") / name if study.out is None else Path(study.out)
-
-
-def parse_goal(text: str, metric: str) -> tuple[str, float]:
-    """A metric and its value.
-
-    >>> parse_goal("accuracy=0.95", "cross_entropy"), parse_goal("0.2", "cross_entropy")
-    (('accuracy', 0.95), ('cross_entropy', 0.2))
-    """
-    name, equals, value = text.rpartition("=")
-    wrong = InputError(f"goal={text!r}: a number, or a metric and one: accuracy=0.95")
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise wrong from error
-    if not math.isfinite(number) or (equals and not name):
-        raise wrong
-    return name if equals else metric, number
 
 
 def baselines_of(study: StudyFile) -> "list[Schedule]":

@@ -32,7 +32,6 @@ from lrtune.run.study_file import (
     folder_of,
     from_python,
     load,
-    plan_of,
     stopping_of,
 )
 from lrtune.schedule import Schedule
@@ -50,7 +49,7 @@ from lrtune.verdict.settings import (
     RunSettings,
     StoppingFacts,
 )
-from lrtune.verdict.verdict import Plan, check_target
+from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
@@ -143,16 +142,13 @@ def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
     if budget == Budget(trials=budget.trials):
         budget = replace(budget, trainings=TRAININGS)
         listener.tell(f"budget: {TRAININGS} trainings in all (--budget, --updates, --time)")
-    plan = plan_of(study, task.objective.name)
-    if plan.target is not None:
-        check_target(plan.target, [metric.name for metric in task.metrics])
     tuning = Tuning(
         task=task,
         study=study,
         budget=budget,
         stopping=stopping_of(study),
         engine=engine_of(study),
-        plan=None if study.no_confirm else plan,
+        plan=None if study.no_confirm else Plan(margin=study.margin),
         baselines=baselines_of(study),
         transfer=nothing() if study.no_transfer else published(),
         listener=listener,

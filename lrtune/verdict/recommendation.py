@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from lrtune.format import aligned, count, duration, listed, measured, number, plural, setting, words
+from lrtune.format import count, duration, listed, measured, number, plural, setting, words
 from lrtune.schedule import Schedule
 from lrtune.verdict.settings import Document, Objective, OptimizerFacts, RunSettings
 from lrtune.verdict.summary import curve_of, recommended
@@ -184,29 +184,6 @@ def notes(verdict: Verdict) -> list[str]:
             f"each of these {tests} tests errs in up to 5 %, together in up to {5 * tests} %."
         )
     return sentences
-
-
-def time_to_target(verdict: Verdict) -> str:
-    """Who needs the fewest updates to the target."""
-    times = verdict.time_to_target
-    if times is None:
-        return (
-            "Fewest updates to a target: constant was not trained to the end on every seed to set "
-            "one; name it: --goal."
-        )
-    unit = f" {times.metric.unit}" if times.metric.unit else ""
-    target = f"{words(times.metric.name)} {aligned(times.value)}{unit}"
-    whose = f", where {times.baseline} ends" if times.baseline else ""
-    begin = f"Fewest updates to {target} on validation{whose}"
-    if not times.tied:
-        most = max(times.families, key=lambda row: row.reached)
-        return (
-            f"{begin}: no family reached it on every seed; {most.family} did on {most.reached} of "
-            f"{most.seeds}."
-        )
-    tie = " (a tie)" if len(times.tied) > 1 else ""
-    updates = f"{count(times.families[0].updates)} of {count(verdict.horizon)}"
-    return f"{begin}: {listed(times.tied)}{tie}, {updates} on average."
 
 
 def outlook(verdicts: Sequence[Verdict], total: int) -> str:

@@ -5,7 +5,7 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,6 @@ from lrtune.errors import InputError
 from lrtune.verdict.sequential import (
     ALPHA,
     FIRST,
-    Place,
     Result,
     Role,
     Standing,
@@ -43,7 +42,6 @@ from lrtune.verdict.summary import (
     lr_sensitivity,
 )
 
-TARGET = "constant"  # the family whose end is the target where none was named
 WORSE = 2.0  # standard deviations between seeds: by how much a score must be worse to be noticed
 
 
@@ -55,32 +53,26 @@ class Plan:
         trainings: of all schedules together, at most; where None, what the budget leaves.
         margin: a difference that does not matter, in the objective's unit; where None, a tenth of
             the standard deviation between seeds.
-        target: a metric's name and the value to be reached as soon as possible; where None, what
-            constant reaches in the end on every seed.
         width: trainings of a round at least: as many as run side by side.
     """
 
     trainings: int | None = None
     margin: float | None = None
-    target: tuple[str, float] | None = None
     width: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
         if self.margin is not None and not 0 <= self.margin < math.inf:
             raise InputError(f"margin={self.margin!r}: 0 or more, in the metric's unit")
-        if self.target is not None and not (self.target[0] and math.isfinite(self.target[1])):
-            raise InputError(f"target={self.target!r}: a metric's name and a number")
 
 
 def _plan(value: Any) -> Plan:
     if isinstance(value, Plan):
         return value
     try:
-        target = value["target"]
-        return Plan(**{**value, "target": None if target is None else (target[0], target[1])})
-    except (TypeError, KeyError, IndexError) as error:
-        raise ValueError("a plan: trainings, margin, target, width") from error
+        return Plan(**value)
+    except TypeError as error:
+        raise ValueError("a plan: trainings, margin, width") from error
 
 
 class Gain(Document):
@@ -157,48 +149,6 @@ class Absent(Document):
     why: Literal["diverged", "behind", "close", "open"]
 
 
-class FamilyTime(Document):
-    """How soon a family reaches a target.
-
-    Attributes:
-        family: its name.
-        place: winner, tied, behind, or lost: it missed the target on a seed.
-        reached: on how many seeds it reached the target.
-        seeds: of how many.
-        updates: their mean over the seeds that reached it; NaN where none did.
-        low: lower end of the mean's 95 % interval.
-        high: upper end.
-        p: see ``Standing``.
-    """
-
-    family: str
-    place: Place
-    reached: int
-    seeds: int
-    updates: Number
-    low: Number
-    high: Number
-    p: Number
-
-
-class TimeToTarget(Document):
-    """Updates to a target on the validation curves of the finals, the fewest first.
-
-    Attributes:
-        metric: of the validation curves.
-        value: to be reached.
-        baseline: the family that ends there; None where the value was asked for.
-        families: the finalists that have finals.
-        tied: who shares the first place; empty where nobody reached it on every seed.
-    """
-
-    metric: Objective
-    value: Number
-    baseline: str | None
-    families: list[FamilyTime]
-    tied: list[str]
-
-
 class Verdict(File):
     """``verdict.json``: everything that can be said of a task at one horizon.
 
@@ -212,7 +162,6 @@ class Verdict(File):
         answer: what comes out.
         families: the finalists, the recommended one first, then by gap; those that lost seeds last.
         absent: families that were searched and not compared.
-        time_to_target: who reaches a target soonest; None without a target.
         minimum_effect: how much worse a score must be to be noticed; NaN where nobody knows.
         lr_sensitivity: of each finalist; empty without a minimum effect.
         trained: updates of all finals.
@@ -237,7 +186,6 @@ class Verdict(File):
     answer: Answer
     families: list[FamilyResult]
     absent: list[Absent]
-    time_to_target: TimeToTarget | None
     minimum_effect: Number
     lr_sensitivity: list[LrSensitivity]
     trained: int
@@ -259,12 +207,6 @@ class Verdict(File):
         names = Finalist.model_fields
         rows = sorted(self.families, key=lambda row: row.order)
         return [Finalist(**{name: getattr(row, name) for name in names}) for row in rows]
-
-
-def check_target(asked: tuple[str, float], metrics: Iterable[str]) -> None:
-    """Refuse a metric that is not measured."""
-    if asked[0] not in metrics:
-        raise InputError(f"goal: metric {asked[0]!r}: one of {', '.join(metrics)}")
 
 
 def standing(
@@ -335,11 +277,7 @@ def verdict(
     plan: Plan,
     over: bool = False,
 ) -> Verdict:
-    """Everything that can be said; ``trials`` is the search's table, the rest as in ``standing``.
-
-    Raises:
-        InputError: the plan's target is of a metric that is not measured.
-    """
+    """Everything that can be said; ``trials`` is the search's table, the rest as in standing."""
     objective, task = run.objective, run.task
     result = standing(finals, finalists, objective, seeds, plan, over)
     chosen = {one.family: one for one in finalists}
@@ -382,7 +320,6 @@ def verdict(
             for family, one in result.standings.items()
         ],
         absent=_absent(trials, set(trials["family"]) - set(chosen), result.recommended, objective),
-        time_to_target=_time_to_target(own, plan.target, run),
         minimum_effect=effect,
         lr_sensitivity=[
             lr_sensitivity(trials, family, objective, effect)
@@ -460,71 +397,3 @@ def _absent(
         return "close" if first["low"] <= other["expected"] <= first["high"] else "open"
 
     return [Absent(family=name, why=why(name)) for name in sorted(names)]
-
-
-def _time_to_target(
-    own: Mapping[str, pd.DataFrame], asked: tuple[str, float] | None, run: RunSettings
-) -> TimeToTarget | None:
-    """Updates to the target, the fewest first; those that missed it on a seed are out of it.
-
-    The target is a metric and its value; where None, what TARGET reaches in the end on every seed:
-    None where it has no finals, or lost one.
-    """
-    if asked is not None:
-        check_target(asked, run.metrics)
-        metric, value = run.metrics[asked[0]], asked[1]
-    else:
-        baseline = own.get(TARGET)
-        if baseline is None or baseline.empty or (baseline["state"] != "complete").any():
-            return None
-        metric = run.objective
-        ends = [beside(row, metric.name) for _, row in baseline.iterrows()]
-        value = max(ends) if metric.minimize else min(ends)
-    reached = {
-        family: [_reached(row, metric, value) for _, row in rows.iterrows()]
-        for family, rows in own.items()
-        if len(rows)
-    }
-    if not reached:
-        return None
-    # One analysis at all seeds that everybody has: no seed was added for this question.
-    seen = min(map(len, reached.values()))
-    cut = {family: updates[:seen] for family, updates in reached.items()}
-    means = {family: np.mean(updates) for family, updates in cut.items()}
-    order = sorted(cut, key=lambda family: (not np.isfinite(means[family]), means[family]))
-    result = sequential_test(
-        {family: cut[family] for family in order},
-        minimize=True,
-        first=seen,
-        trainings=seen * len(cut),
-        over=True,
-    )
-    families = [
-        FamilyTime(
-            family=family,
-            place=one.place,
-            reached=one.seeds - one.lost,
-            seeds=one.seeds,
-            updates=one.mean,
-            low=one.low,
-            high=one.high,
-            p=one.p,
-        )
-        for family, one in result.standings.items()
-    ]
-    return TimeToTarget(
-        metric=metric,
-        value=value,
-        baseline=None if asked is not None else TARGET,
-        families=families,
-        tied=result.tied,
-    )
-
-
-def _reached(final: "pd.Series[Any]", metric: Objective, value: float) -> float:
-    """After how many updates a final reached a value on validation; NaN where it never did."""
-    if final["state"] != "complete":
-        return math.nan
-    curve = np.asarray(final.get(f"val_{metric.name}", ()), np.float64)
-    there = curve <= value if metric.minimize else curve >= value
-    return float(final["step"][int(there.argmax())]) if there.any() else math.nan

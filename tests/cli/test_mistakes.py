@@ -152,7 +152,6 @@ EARLY = {
     "--memory much": "memory='much'",
     "--time 10x": "(got '10x')",
     "--budget 3 --updates 9": "budget and updates: one of the two",
-    "--goal soon": "goal='soon'",
     "--baseline step:gama=0.1": "did you mean 'gamma'?",
     "--baseline step": "says no peak rate",
     "--no-prune --pruner median": "leave out pruner",

@@ -40,7 +40,7 @@ def made(name="digits", metric="accuracy", seed=0, horizon=862, lost=(), **score
             "horizon": horizon,
             "trials": 30,
             "split": "test",
-            "plan": {"trainings": 60, "margin": None, "target": None, "width": 1},
+            "plan": {"trainings": 60, "margin": None, "width": 1},
             "answer": {
                 "place": {0: "none", 1: "winner"}.get(len(top), "tie"),
                 "families": top,
@@ -52,7 +52,6 @@ def made(name="digits", metric="accuracy", seed=0, horizon=862, lost=(), **score
             },
             "families": [row(family) for family in sorted(scores, key=scores.get)],
             "absent": [],
-            "time_to_target": None,
             "minimum_effect": None,
             "lr_sensitivity": [],
             "trained": 60 * horizon,

@@ -10,7 +10,7 @@ import pytest
 
 from lrtune.errors import InputError
 from lrtune.schedule import Schedule
-from lrtune.verdict.recommendation import WHY, notes, of_verdict, outlook, time_to_target
+from lrtune.verdict.recommendation import WHY, notes, of_verdict, outlook
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import Finalist
 from lrtune.verdict.verdict import Plan, Verdict, standing, verdict
@@ -177,21 +177,6 @@ def test_what_the_search_alone_says_of_those_not_compared(objective: Objective) 
     assert "Expected by the search: linear is as good; step is behind" in answer(found)
 
 
-def test_fewest_updates_to_a_target() -> None:
-    levels = {"cosine": 0.1, "constant": 0.4}
-    found = judge(levels).time_to_target
-    assert found.baseline == "constant" and found.value == pytest.approx(0.41, abs=0.02)
-    assert found.tied == ["cosine"] and found.families[0].updates == 70
-    asked = judge(levels, Plan(target=("accuracy", 0.85)))
-    assert [row.reached for row in asked.time_to_target.families] == [5, 0]
-    assert "accuracy 0.8500" in time_to_target(asked)
-    nobody = judge(levels, Plan(target=("accuracy", 0.99)))
-    assert "no family reached it on every seed" in time_to_target(nobody)
-    with pytest.raises(InputError, match="metric 'f1': one of cross_entropy, accuracy"):
-        judge({"cosine": 0.1}, Plan(target=("f1", 1.0)))
-    assert "name it" in time_to_target(judge({"cosine": 0.1, "linear": 0.4}))
-
-
 def test_only_finals_of_the_same_schedule_and_without_a_gap_in_the_seeds_count() -> None:
     table = finals({"cosine": 0.1, "constant": 0.4})
     other = Schedule("cosine", peak_lr=0.3).to_json()
@@ -205,12 +190,10 @@ def test_plans_that_make_no_sense() -> None:
     for margin in (-1.0, math.inf):
         with pytest.raises(InputError, match=f"margin={margin}: 0 or more"):
             Plan(margin=margin)
-    with pytest.raises(InputError, match=r"target=.*: a metric's name and a number"):
-        Plan(target=("loss", math.nan))
 
 
 def test_a_verdict_is_read_again(tmp_path: Path) -> None:
-    plan = Plan(trainings=10, margin=0.01, target=("accuracy", 0.9), width=4)
+    plan = Plan(trainings=10, margin=0.01, width=4)
     found, path = judge({"cosine": 0.1, "constant": 0.4}, plan), tmp_path / "verdict.json"
     found.write(path)
     assert Verdict.read(path) == found and found.plan == plan
