@@ -134,6 +134,14 @@ def test_no_modules_import_each_other() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_constant_has_one_value(path: Path) -> None:
+    """Files that were put together may bring the same name."""
+    body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    names = [target.id for node in body for target in node.targets if isinstance(target, ast.Name)]
+    assert sorted(names) == sorted({*names})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_public_names_of_others(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -297,12 +297,16 @@ def _one_cycle(ctx: ExportContext) -> Code:
     ], f"np.where(s <= {int(np.floor(top))}, up, down)"
 
 
-DECAY = {"linear": "left", "cosine": _sine("left"), "sqrt": "left / (1 + np.sqrt(1 - left))"}
+DECAY_FORMULA = {
+    "linear": "left",
+    "cosine": _sine("left"),
+    "sqrt": "left / (1 + np.sqrt(1 - left))",
+}
 
 
 def _wsd(ctx: ExportContext) -> Code:
     decay = ctx.params["decay_steps"]
-    shape = DECAY[ctx.params["decay_shape"]]
+    shape = DECAY_FORMULA[ctx.params["decay_shape"]]
     return [f"left = np.minimum({ctx.n} - s, {decay}) / {decay}"], _above(
         ctx.knobs["end_factor"], shape
     )

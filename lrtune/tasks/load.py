@@ -417,10 +417,10 @@ class Dataset(NamedTuple):
     read: Callable[[TaskOptions], Data]
 
 
-TABLES = ("breast_cancer", "diabetes", "wine")
+OF_SKLEARN = ("breast_cancer", "diabetes", "wine")
 DATASETS = {
     "digits": Dataset("scikit-learn's digits", digits),
-    **{name: Dataset("a table", partial(sklearn_table, name)) for name in TABLES},
+    **{name: Dataset("a table", partial(sklearn_table, name)) for name in OF_SKLEARN},
     **{
         name: Dataset("a data set of torchvision", partial(torchvision_data, name))
         for name in CATALOG
