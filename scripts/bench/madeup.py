@@ -122,8 +122,8 @@ def madeup(folder: Path, trials: int, times: int = 1, error: str = ERROR, **opti
     choice = Choice("serial", SLOTS, threads=1, why="made up")
     searching, confirming = MadeUpPool(task, error), MadeUpPool(task, error)
     with (
-        patch("lrtune.run.tune.choose_pool", lambda *_: (searching, choice)),
-        patch("lrtune.run.confirm.choose_pool", lambda *_: (confirming, choice)),
+        patch("lrtune.run.tune.choose_pool", lambda *_, **__: (searching, choice)),
+        patch("lrtune.run.confirm.choose_pool", lambda *_, **__: (confirming, choice)),
     ):
         run = lrtune.tune(task, budget=lrtune.Budget(trials=trials), out=folder, **options)
         if command is not None:

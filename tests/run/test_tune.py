@@ -37,7 +37,7 @@ def test_processes_end_where_the_search_does_not_begin(
         raise InputError("no range")
 
     pool = Closing()
-    monkeypatch.setattr(tuning, "choose_pool", lambda *_: (pool, Choice("serial", 2)))
+    monkeypatch.setattr(tuning, "choose_pool", lambda *_, **__: (pool, Choice("serial", 2)))
     monkeypatch.setattr(tuning, "range_test", fails)
     with pytest.raises(InputError, match="no range"):
         lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path / "run")

@@ -158,7 +158,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Task, list[float]]:
     monkeypatch.setattr(pool, "advance", advance)
     monkeypatch.setattr("lrtune.search.budget.time.monotonic", lambda: now[0])
     choice = Choice("serial", 1, figures={"serial": 0.01}, devices=("cpu",))
-    monkeypatch.setattr("lrtune.run.tune.choose_pool", lambda *_: (pool, choice))
+    monkeypatch.setattr("lrtune.run.tune.choose_pool", lambda *_, **__: (pool, choice))
     return task, now
 
 
