@@ -48,6 +48,7 @@ from lrtune.tasks.models import model_maker
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 EVALUATION_BATCH = 1024
+EPOCHS = 30  # of digits: the speed of a training that is worth searching for
 FEWEST_VALIDATIONS = 5  # where a trial is shortened
 RATES = (0.003, 0.03)  # given, lest a range test run; low, lest trials diverge
 SHAKESPEARE = 1_115_394, "".join(map(chr, range(48, 113)))  # characters, distinct ones
@@ -192,7 +193,7 @@ def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def task_of(case: Case, args: argparse.Namespace) -> Task:
     if case.data == "digits":
-        return load_task("digits", model=case.model, batch_size=case.batch_size)
+        return load_task("digits", model=case.model, batch_size=case.batch_size, epochs=EPOCHS)
     if case.data == "text":  # its own metrics cannot be sent to another process
         return replace(text(args.text), metrics=(CROSS_ENTROPY, ACCURACY))
     task = images(args.images)
