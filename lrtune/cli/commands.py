@@ -391,7 +391,7 @@ def show(
     ] = False,
     **given: Any,
 ) -> None:
-    """Print the result of a run again, or what is known of another horizon."""
+    """Print the result again, or what is known of another horizon."""
     from lrtune.cli.result import show, show_json, show_verdict
 
     if json and (given or total is not None):
@@ -477,7 +477,10 @@ def export(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="a file; the terminal if not given")] = None,
 ) -> None:
-    """Write a schedule for a training framework: source code that needs only that, or a table."""
+    """Write a schedule as source code, or as a table of rates.
+
+    The code needs nothing but the framework it is for.
+    """
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
     from lrtune.run.best_json import best_in, read_best, replayed
@@ -517,7 +520,10 @@ def doctor(
     ],
     total: Annotated[int | None, typer.Option(help="updates of the run, if not in there")] = None,
 ) -> None:
-    """Say what is wrong with the learning rates of a training run; exit code 3 if something is."""
+    """Say what is wrong with the learning rates of a training.
+
+    The exit code is 3 if something is.
+    """
     from lrtune.cli.result import print_diagnoses
     from lrtune.doctor import examine
 
