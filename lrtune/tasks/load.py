@@ -80,12 +80,6 @@ def load_task(what: str, **options: Any) -> Task:
     return _task(read(given), given)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse what not every generator takes."""
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed!r}: a whole number from 0 to {2**32 - 1}")
-
-
 def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
     """What it is, and the function that reads it."""
     path = Path(what)
