@@ -16,7 +16,6 @@ import torch
 from idle import (
     CHECKPOINT,
     EVERYTHING,
-    VALIDATIONS,
     NoisyPool,
     SpoiltPool,
     assert_same,
@@ -29,7 +28,6 @@ from idle import (
     study_in,
 )
 from optuna.pruners import MedianPruner
-from optuna.storages.journal import JournalFileBackend
 from overhead import idle_task
 
 from lrtune.engine import FusedPool, SerialPool
@@ -105,20 +103,6 @@ def killed_here(folder: Path, pool: NoisyPool, checkpoint: bool) -> None:
         patched.setattr(TrialQueue, "close", lambda *_: None)
         pruned_in(folder, pool, stopping=EVERYTHING, checkpoint=checkpoint)
     mend(folder / "journal.log", stale_seconds=0)
-
-
-@pytest.mark.parametrize(("slots", "count"), [(1, 58), (1, 199), (3, 111), (3, 199)])
-def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count: int) -> None:
-    """Between a report and what is decided on it, say."""
-
-    def death() -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(JournalFileBackend, "append_logs", JournalFileBackend.append_logs)
-        dying(JournalFileBackend, "append_logs", count, death, before=False)
-        killed_here(tmp_path, NoisyPool(slots), checkpoint=False)
-    goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint=False)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -237,14 +221,6 @@ def test_another_runs_checkpoint_is_left_alone(tmp_path: Path) -> None:
     pool = SpoiltPool()
     search_in(other, pool, TRIALS, checkpoint=True, owner="you")
     assert pool.restored == 0
-
-
-def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> None:
-    cut_short(tmp_path, 2 * VALIDATIONS + 4)
-    pool = SpoiltPool()
-    for trials, restored in ((2, 0), (3, 1)):
-        search_in(tmp_path, pool, trials, checkpoint=True)
-        assert pool.restored == restored
 
 
 def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
