@@ -22,6 +22,7 @@ from idle import (
     assert_same,
     checkpoint_every_segment,
     dying,
+    dying_at_entry,
     flat,
     killed,
     pruned_in,
@@ -116,7 +117,7 @@ def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", JournalFileBackend.append_logs)
-        dying(JournalFileBackend, "append_logs", count, death, before=False)
+        dying_at_entry(count, death)
         killed_here(tmp_path, NoisyPool(slots), checkpoint=False)
     goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint=False)
 
@@ -268,7 +269,7 @@ POOLS = {"serial": (SerialPool, SerialPool, "_step"), "fused": (FusedPool, Progr
 def real_child(folder: str, kind: str, slots: int, updates: int) -> None:
     torch.set_num_threads(1)
     make, owner, function = POOLS[kind]
-    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL), before=True)
+    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL))
     checkpoint_every_segment()
     search_in(Path(folder), make(small_task(), slots), 3, checkpoint=True)
 
