@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, AugmentNumbers, BatchOrder, derive
 from lrtune.tasks.images import augment
 
 BATCH = 16
@@ -155,6 +155,7 @@ def plainly(task, rates, seed, follow=None):
     optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
     scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
+    drawn = AugmentNumbers(task, torch.device("cpu"))
 
     def validation(update):
         judged = (model if task.ema is None else mean).eval()
@@ -172,7 +173,8 @@ def plainly(task, rates, seed, follow=None):
     for update, rate in enumerate(rates):
         inputs, targets = task.train.take(order.batch(seed, update))
         torch.manual_seed(derive(seed, UPDATE_NOISE, update))
-        inputs, parts = augment(task.augment, task.prepare(inputs), targets)
+        numbers = drawn.batches(seed, update, update + 1)[0]
+        inputs, parts = augment(task.augment, task.prepare(inputs), targets, numbers)
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = rate * ratio if scheduler is None else group["lr"]
         optimizer.zero_grad()
