@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lrtune.engine.device_task import DeviceTask, Parts, stack_batches
+from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
 from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
@@ -132,7 +132,7 @@ class StackedState:
             for kind, tensor in state.items():
                 own = tensor[row]
                 tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        return to_host(tensors)
 
     @torch.no_grad()
     def mix(self, shares: Tensor) -> None:
@@ -330,13 +330,13 @@ def _alone(
 
     Refused if anything changes but buffers, and they in place.
     """
-    generators, numbers, buffers = _generators(task), _numbers(model), dict(model.named_buffers())
+    generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
-    for name, number in _numbers(model).items():
+    for name, number in numbers_of(model).items():
         if numbers.get(name) != number:
             raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
     for name, buffer in model.named_buffers():
@@ -362,16 +362,6 @@ def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
     return outputs
-
-
-def _numbers(model: nn.Module) -> dict[str, object]:
-    """What a module holds beside tensors and other modules, by name."""
-    return {
-        f"{path}.{name}".lstrip("."): value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str)
-    }
 
 
 def _compare_buffers(state: StackedState, row: int, model: nn.Module) -> None:
