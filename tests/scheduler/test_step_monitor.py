@@ -116,8 +116,6 @@ def test_an_update_by_a_subclass_is_one_update():
 
 @pytest.mark.gpu
 def test_nothing_is_said_of_the_pace_of_a_cuda_graph():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     p = nn.Parameter(torch.zeros(1, device="cuda"))
     p.grad = torch.ones_like(p)
     lr = torch.tensor(1.0, device="cuda")
