@@ -328,7 +328,7 @@ def test_the_data_s_own_errors_are_no_misfit(six):
     def updates(*_):
         raise InputError("the data has changed")
 
-    task.train.updates = updates
+    task.updates = updates
     with pytest.raises(InputError, match="the data has changed"):
         vmap_check(task)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, AugmentNumbers, BatchOrder, derive
 from lrtune.tasks.images import augment
 from lrtune.tasks.splits import tree_map
 
@@ -165,6 +165,7 @@ def plainly(task, rates, seed, follow=None):
     optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
     scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
+    drawn = AugmentNumbers(task, torch.device(DEVICE))
 
     def validation(update):
         judged = (model if task.ema is None else mean).eval()
@@ -183,7 +184,8 @@ def plainly(task, rates, seed, follow=None):
         batch = task.train.take(order.batch(seed, update))
         inputs, targets = tree_map(placed, tuple(batch))
         torch.manual_seed(derive(seed, UPDATE_NOISE, update))
-        inputs, parts = augment(task.augment, task.prepare(inputs), targets)
+        numbers = drawn.batches(seed, update, update + 1)[0]
+        inputs, parts = augment(task.augment, task.prepare(inputs), targets, numbers)
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = rate * ratio if scheduler is None else group["lr"]
         optimizer.zero_grad()
