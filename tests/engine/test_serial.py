@@ -19,6 +19,7 @@ from lrtune.tasks import MODELS, Metric
 from lrtune.tasks.metrics import CROSS_ENTROPY
 from lrtune.tasks.splits import leaves
 from tests.engine.trials import (
+    DEVICE,
     alone,
     crowded,
     decays,
@@ -29,12 +30,6 @@ from tests.engine.trials import (
     same,
     train,
 )
-
-CUDA = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 class NoisyAlways(nn.Module):
@@ -70,22 +65,21 @@ def test_the_same_as_plain_pytorch(fifty, digits):
     same(plainly(task, falling(task), 5), alone(task, falling(task), 5))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize(("slots", "slot", "late"), [(1, 0, 1), (3, 2, 0), (5, 3, 3)])
-def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, twelve):
+def test_a_trial_is_the_same_anywhere(maker, slots, slot, late, twelve):
     """And the caller's generators are as they were."""
     task = replace(twelve, model=MAKERS[maker])
     rates = np.linspace(0.1, 0.01, task.horizon)
     torch.manual_seed(1)
-    expected = train(SerialPool(task, 1, device), 0, rates, seed=7)
-    pool = SerialPool(task, slots, device)
+    expected = train(SerialPool(task), 0, rates, seed=7)
+    pool = SerialPool(task, slots)
     torch.manual_seed(2)
-    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (device == "cuda")
+    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (DEVICE != "cpu")
     before = [state() for state in states]
     pool.try_updates(2)
     # cuDNN's sums may come in another order; another dropout mask would change the loss by more.
-    rtol, atol = (0, 0) if device == "cpu" else (1e-2, 2e-2)
+    rtol, atol = (0, 0) if DEVICE == "cpu" else (1e-2, 2e-2)
     np.testing.assert_allclose(crowded(pool, slot, rates, 7, late=late), expected, rtol, atol)
     assert all(torch.equal(state(), old) for state, old in zip(states, before, strict=True))
 
@@ -267,6 +261,7 @@ CAPTURED = {
 }
 
 
+@pytest.mark.cpu  # on CUDA, a rate on the device is a float32
 @pytest.mark.parametrize("case", CAPTURED)
 def test_a_compiled_pool_is_compiled_and_captured_once(case, fifty, monkeypatch):
     """Over trials, refills and restored ones; and they are as in a model of their own."""
@@ -319,9 +314,8 @@ def test_no_graph_is_made_of_what_happens_on_the_host(act):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_whole_updates_are_captured_on_cuda(twelve):
-    pools = SerialPool(twelve, 1, "cuda"), SerialPool(twelve, 1, "cuda", compiled=True)
+    pools = SerialPool(twelve), SerialPool(twelve, compiled=True)
     for _ in range(2):
         curves = [train(pool, 0, np.full(12, 0.01), 3) for pool in pools]
         for pool in pools:

@@ -145,8 +145,7 @@ def test_refusals(names, shape, match):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_nothing_waits_for_the_device():
     numbers = torch.as_tensor(draw(NAMES, np.random.default_rng(0), 1, 64)[0])
     inputs, targets, numbers = (x.to("cuda") for x in (*batch(), numbers))
