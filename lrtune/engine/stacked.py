@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lrtune.engine.device_task import DeviceTask, Parts, stack_batches
+from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
 from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
@@ -132,7 +132,7 @@ class StackedState:
             for kind, tensor in state.items():
                 own = tensor[row]
                 tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        return to_host(tensors)
 
     @torch.no_grad()
     def mix(self, shares: Tensor) -> None:
@@ -170,7 +170,8 @@ class Program:
         Args:
             task: on its device.
             optimizer: of the model's parameters.
-            prepared: whether batches come prepared and augmented; else that is done here.
+            prepared: whether batches come prepared and augmented; else that is done here, by the
+                parts' targets.
             autocast: the precision, if not the task's.
         """
         self._task = task
@@ -238,7 +239,7 @@ class Program:
         held = {**weights, **buffers}
         with self._autocast():  # but not around the backward pass, which follows the forward one
             if not self._prepared:
-                inputs = self._task.prepare(inputs)
+                inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
@@ -253,8 +254,8 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     """Run two trials together and apart.
 
     Returns:
-        The optimizer of stacked weights; and whether batches are augmented or ``prepare`` draws at
-        random, which is to be done trial by trial, before the model.
+        The optimizer of stacked weights; and whether ``prepare`` draws at random, which is to be
+        done trial by trial, before the model.
 
     Raises:
         Unfit: they differ, or they cannot run together.
@@ -272,8 +273,8 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
 def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     batches = _batches(task)
     before = _generators(task)
-    task.prepare(batches[0].inputs)
-    drawing = bool(task.task.augment) or before != _generators(task)
+    task.prepare(_stored(task, batches[0]))
+    drawing = before != _generators(task)
     prepared = [task.inputs(batch) for batch in batches]
     models = [task.model(seed) for seed in range(TRIALS)]
     fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
@@ -287,7 +288,7 @@ def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     given = stack_batches(
         prepared if drawing else [(b.inputs, [(1.0, b.targets)]) for b in batches]
     )
-    inputs = task.prepare(batches[0].inputs)
+    inputs = task.prepare(_stored(task, batches[0]))
     with warnings.catch_warnings(), torch.no_grad():
         # Where vmap has no rule for an operation it says so and loops over the trials: slowly.
         warnings.filterwarnings("error", message=".*batching rule.*")
@@ -311,8 +312,12 @@ def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     return optimizer, drawing
 
 
+def _stored(task: DeviceTask, batch: Split) -> Tree:
+    return batch.inputs[0] if task.task.augment else batch.inputs
+
+
 def _batches(task: DeviceTask) -> list[Split]:
-    batches = list(task.train.updates(0, 0, min(TRIALS, task.task.horizon)))
+    batches = list(task.updates(0, 0, min(TRIALS, task.task.horizon)))
     task.train.forget(0, len(batches))
     small = [Split(*tree_map(lambda t: t[:SAMPLES], tuple(batch))) for batch in batches]
     return (small * TRIALS)[:TRIALS]
@@ -325,13 +330,13 @@ def _alone(
 
     Refused if anything changes but buffers, and they in place.
     """
-    generators, numbers, buffers = _generators(task), _numbers(model), dict(model.named_buffers())
+    generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
-    for name, number in _numbers(model).items():
+    for name, number in numbers_of(model).items():
         if numbers.get(name) != number:
             raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
     for name, buffer in model.named_buffers():
@@ -357,16 +362,6 @@ def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
     return outputs
-
-
-def _numbers(model: nn.Module) -> dict[str, object]:
-    """What a module holds beside tensors and other modules, by name."""
-    return {
-        f"{path}.{name}".lstrip("."): value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str)
-    }
 
 
 def _compare_buffers(state: StackedState, row: int, model: nn.Module) -> None:

@@ -21,6 +21,7 @@ from idle import (
     assert_same,
     checkpoint_every_segment,
     dying,
+    dying_at_entry,
     flat,
     killed,
     pruned_in,
@@ -28,6 +29,7 @@ from idle import (
     study_in,
 )
 from optuna.pruners import MedianPruner
+from optuna.storages.journal import JournalFileBackend
 from overhead import idle_task
 
 from lrtune.engine import FusedPool, SerialPool
@@ -103,6 +105,20 @@ def killed_here(folder: Path, pool: NoisyPool, checkpoint: bool) -> None:
         patched.setattr(TrialQueue, "close", lambda *_: None)
         pruned_in(folder, pool, stopping=EVERYTHING, checkpoint=checkpoint)
     mend(folder / "journal.log", stale_seconds=0)
+
+
+@pytest.mark.parametrize(("slots", "count"), [(1, 58), (1, 199), (3, 111), (3, 199)])
+def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count: int) -> None:
+    """Between a report and what is decided on it, say."""
+
+    def death() -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(JournalFileBackend, "append_logs", JournalFileBackend.append_logs)
+        dying_at_entry(count, death)
+        killed_here(tmp_path, NoisyPool(slots), checkpoint=False)
+    goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint=False)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -244,7 +260,7 @@ POOLS = {"serial": (SerialPool, SerialPool, "_step"), "fused": (FusedPool, Progr
 def real_child(folder: str, kind: str, slots: int, updates: int) -> None:
     torch.set_num_threads(1)
     make, owner, function = POOLS[kind]
-    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL), before=True)
+    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL))
     checkpoint_every_segment()
     search_in(Path(folder), make(small_task(), slots), 3, checkpoint=True)
 
