@@ -2,18 +2,22 @@
 
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from math import isfinite
-from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from lrtune.format import Cell, Table
 
 LONGEST = 60  # characters of a name within a line
 PIPED = 160  # columns where the output is no terminal: nobody folds it, and few tables need more
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH = 48  # columns of a curve
+HEAD = 15  # columns of a head, which has several lines where it is longer
 
 # Control characters, which a terminal obeys; those that turn the writing direction around; line
 # ends that are not "\n"; halves of characters, which no encoding takes.
@@ -77,15 +81,42 @@ def copyable(console: Console, line: object) -> None:
     console.print(harmless(line), soft_wrap=True)
 
 
-def table_of(first: str, *others: str, words: Collection[str] = ("",)) -> Table:
-    """An empty table: columns of words are folded where need be, columns of figures are not."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold")
-    for name in others:
-        figures = name not in words
-        justify: Any = "right" if figures else "left"
-        table.add_column(name, justify=justify, no_wrap=figures, overflow="fold")
-    return table
+def print_table(console: Console, table: Table, rows: int | None = None) -> None:
+    """Print a table, or its first rows: with as many of its columns as there is room for."""
+    shown = table.cells[:rows]
+    for columns in range(len(table.heads), 1, -1):
+        drawn = _drawn(table, shown, columns)
+        unbounded = console.options.update(max_width=10_000)
+        if console.measure(drawn, options=unbounded).minimum <= console.width:
+            break
+    console.print(drawn)
+    if len(shown) < len(table.rows):
+        say(console, f"and {len(table.rows) - len(shown)} more: see the report")
+
+
+def _drawn(table: Table, rows: Sequence[Sequence[Cell]], columns: int) -> RichTable:
+    """Columns of words are folded where need be, columns of figures are not."""
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for at, head in enumerate(table.heads[:columns]):
+        text = "\n".join(textwrap.wrap(harmless(head), HEAD, break_on_hyphens=False))
+        if at < table.numeric:
+            drawn.add_column(text, overflow="fold")
+            continue
+        lines = [*text.split("\n"), *(harmless(t) for row in rows for t in _lines(row[at]))]
+        drawn.add_column(text, justify="right", no_wrap=True, min_width=max(map(cell_len, lines)))
+    for row in rows:
+        texts = ([harmless(line) for line in _lines(cell)] for cell in row[:columns])
+        drawn.add_row(
+            *(
+                Text(shown).append("".join(f"\n{b}" for b in below), "dim")
+                for shown, *below in texts
+            )
+        )
+    return drawn
+
+
+def _lines(cell: Cell) -> list[object]:
+    return [cell.shown, cell.below] if cell.below else [cell.shown]
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from lrtune.engine.optimizers import check_momentum, settings_of
 from lrtune.engine.pool import (
+    DRAWN_AT_ONCE,
     INITIAL_WEIGHTS,
     SAMPLE_NOISE,
     UPDATE_NOISE,
     Array,
+    AugmentNumbers,
     BatchOrder,
     derive,
     reseed,
@@ -125,28 +127,35 @@ class ResidentLoader(Loader):
         block = max(1, INDICES_AT_ONCE // samples)
         some = max(1, BYTES_AT_ONCE // (samples * max(1, self._split.sample_bytes)))
         for first in range(0, longest, block):
-            table = self._indices(spans, range(first, min(first + block, longest)))
+            updates = range(first, min(first + block, longest))
+            table = by_update(self._order.batches, spans, updates)
             for rows in table.split(some):
                 several = _to(self._split.take(rows), self._device)
                 for number in range(len(rows)):
                     item = itemgetter(number)  # of the tensors: one update's batch
                     yield Split(*tree_map(item, tuple(several)))
 
-    def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
-        """int64 (updates, trials, batch), of these updates counted from the start of each span."""
-        tables = {}
-        for seed, start, stop in set(spans):
-            last = max(1, stop - start) - 1
-            first, end = min(updates.start, last), min(updates.stop, last + 1)
-            table = self._order.batches(seed, start + first, start + end)
-            missing = len(updates) - len(table)
-            tables[seed, start, stop] = torch.cat([table, table[-1:].expand(missing, -1)])
-        return torch.stack([tables[span] for span in spans], dim=1)
-
     def whole(self) -> Iterator[Split]:
         """See Loader."""
         for start in range(0, self._split.samples, self._part):
             yield _to(self._split.part(start, start + self._part), self._device)
+
+
+def by_update(
+    batches: Callable[[int, int, int], Tensor], spans: Sequence[Span], updates: range
+) -> Tensor:
+    """What ``batches`` (seed, start, stop) gives of several trials: (updates, trials, ...).
+
+    Updates are counted from the start of each span; past the end of one, its last is repeated.
+    """
+    tables = {}
+    for seed, start, stop in set(spans):
+        last = max(1, stop - start) - 1
+        first, end = min(updates.start, last), min(updates.stop, last + 1)
+        table = batches(seed, start + first, start + end)
+        missing = table[-1:].expand(len(updates) - len(table), *table.shape[1:])
+        tables[seed, start, stop] = torch.cat([table, missing])
+    return torch.stack([tables[span] for span in spans], dim=1)
 
 
 class _Placed:
@@ -270,6 +279,7 @@ class DeviceTask:
         self.train = make_loader(task.train, task, self.device, slots)
         if self.device.type == "cpu" and not self.train.shared:
             _keep_memory()  # a stream's user has said how much there is to be
+        self._numbers = AugmentNumbers(task, self.device, slots)
         self.placement = {"train": self.train.placement, "val": self.val.placement}
         self.checkpoints = task.checkpoints
 
@@ -327,9 +337,27 @@ class DeviceTask:
             model = self.task.model().to(self.device).train()
         return model.to(memory_format=self.task.layout)
 
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """The batches of updates ``start ... stop - 1`` as they are stored.
+
+        Where they are to be augmented, their inputs are a pair: as stored, and the numbers for it.
+        """
+        for update, batch in enumerate(self.train.updates(seed, start, stop), start):
+            if self.task.augment:
+                numbers = self._numbers.batches(seed, update, update + 1)[0]
+                batch = Split((batch.inputs, numbers), batch.targets)
+            yield batch
+
+    def numbers(self, spans: Sequence[Span], updates: range) -> Tensor:
+        """What augmentation takes: float32 (updates, trials, batch, numbers), see ``by_update``."""
+        return by_update(self._numbers.batches, spans, updates)
+
     def inputs(self, batch: Split) -> tuple[Tree, Parts]:
-        """A stored batch as the model takes it, augmented; generators are to be seeded before."""
-        return augment(self.task.augment, self.prepare(batch.inputs), batch.targets)
+        """A batch of ``updates`` as the model takes it; generators are to be seeded before."""
+        if not self.task.augment:
+            return self.prepare(batch.inputs), [(1.0, batch.targets)]
+        stored, numbers = batch.inputs
+        return augment(self.task.augment, self.prepare(stored), batch.targets, numbers)
 
     def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
         """The loss, of mixed targets too; of outputs in float32 at least."""
@@ -374,17 +402,24 @@ class DeviceTask:
                 raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
 
     def stored_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
-        """Batches of several trials as they are stored, tensors (trials, batch, ...).
+        """Batches of several trials, see ``updates``, tensors (trials, batch, ...).
 
         As many as the longest span has; what a shorter one gets at the end is to be ignored.
         """
         ones = torch.ones(len(spans), device=self.device)
-        for inputs, targets in self.train.stacked(spans):
+        longest = max(stop - start for _, start, stop in spans)
+        for update, (inputs, targets) in enumerate(self.train.stacked(spans)):
+            if self.task.augment:
+                place = update % DRAWN_AT_ONCE
+                if place == 0:
+                    several = range(update, min(update + DRAWN_AT_ONCE, longest))
+                    numbers = self.numbers(spans, several)
+                inputs = inputs, numbers[place]
             yield inputs, [(ones, targets)]
 
     def prepared_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
-        """The same, prepared and augmented as each trial draws it."""
-        streams = {span: self.train.updates(*span) for span in set(spans)}
+        """The same, prepared as each trial draws it, and augmented."""
+        streams = {span: self.updates(*span) for span in set(spans)}
         latest: dict[Span, tuple[Tree, Parts]] = {}
         for done in range(max(stop - start for _, start, stop in spans)):
             for span, stream in streams.items():

@@ -184,7 +184,7 @@ class SerialPool:
         """
         trials = [self._fresh(slot, [0.0] * count, seed=0) for slot in range(self.slots)]
         with self.device_task.training():
-            for batch in self.device_task.train.updates(0, 0, count):
+            for batch in self.device_task.updates(0, 0, count):
                 for trial in trials:
                     self._step(trial, batch)
                     trial.update += 1
@@ -225,7 +225,7 @@ class SerialPool:
             # that come and go, and no gap would ever fit the next one.
             trial.losses = torch.empty(stop - first, dtype=torch.float64, device=self._device)
         with self.device_task.training():
-            for done, batch in enumerate(self.device_task.train.updates(seed, first, stop)):
+            for done, batch in enumerate(self.device_task.updates(seed, first, stop)):
                 alive = [trial for trial in group if trial.failure is None]
                 if not alive:
                     break

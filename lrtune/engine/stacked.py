@@ -238,7 +238,8 @@ class Program:
         Args:
             task: on its device.
             optimizer: of the model's parameters.
-            prepared: whether batches come prepared and augmented; else that is done here.
+            prepared: whether batches come prepared and augmented; else that is done here, by the
+                parts' targets.
             autocast: the precision, if not the task's.
         """
         self._task = task
@@ -312,12 +313,10 @@ class Program:
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
         held = {**weights, **buffers}
-        with (
-            self._autocast(),
-            self._mixed(),
-        ):  # but not around the backward pass, which follows the forward one
+        # But not around the backward pass, which follows the forward one.
+        with self._autocast(), self._mixed():
             if not self._prepared:
-                inputs = self._task.prepare(inputs)
+                inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
@@ -349,8 +348,8 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     In full precision, where no error can hide; and in the task's own, if that is another.
 
     Returns:
-        The optimizer of stacked weights; and whether batches are augmented or ``prepare`` draws at
-        random, which is to be done trial by trial, before the model.
+        The optimizer of stacked weights; and whether ``prepare`` draws at random, which is to be
+        done trial by trial, before the model.
 
     Raises:
         Unfit: they differ, or they cannot run together.
@@ -368,13 +367,13 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
 def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     batches = _batches(task)
     before = _generators(task)
-    task.prepare(batches[0].inputs)
-    drawing = bool(task.task.augment) or before != _generators(task)
+    task.prepare(_stored(task, batches[0]))
+    drawing = before != _generators(task)
     prepared = [task.inputs(batch) for batch in batches]
     given = stack_batches(
         prepared if drawing else [(b.inputs, [(1.0, b.targets)]) for b in batches]
     )
-    inputs = task.prepare(batches[0].inputs)
+    inputs = task.prepare(_stored(task, batches[0]))
     models = [task.model(seed) for seed in range(TRIALS)]
     fresh = deepcopy(models)
     with _full_precision(task):
@@ -432,8 +431,12 @@ def _compare_mixed(ours: _Run, theirs: _Run, exact: _Run) -> None:
             raise Unfit(f"{what} in bfloat16 comes out otherwise when several trials run together")
 
 
+def _stored(task: DeviceTask, batch: Split) -> Tree:
+    return batch.inputs[0] if task.task.augment else batch.inputs
+
+
 def _batches(task: DeviceTask) -> list[Split]:
-    batches = list(task.train.updates(0, 0, min(TRIALS, task.task.horizon)))
+    batches = list(task.updates(0, 0, min(TRIALS, task.task.horizon)))
     task.train.forget(0, len(batches))
     small = [Split(*tree_map(lambda t: t[:SAMPLES], tuple(batch))) for batch in batches]
     return (small * TRIALS)[:TRIALS]

@@ -14,13 +14,17 @@ from lrtune.engine import SerialPool
 from lrtune.engine.serial import Average
 from lrtune.tasks import MODELS, Metric
 from lrtune.tasks.metrics import CROSS_ENTROPY
-from tests.engine.trials import alone, crowded, dropout, falling, numbers, plainly, same, train
-
-CUDA = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+from tests.engine.trials import (
+    DEVICE,
+    alone,
+    crowded,
+    dropout,
+    falling,
+    numbers,
+    plainly,
+    same,
+    train,
+)
 
 
 class NoisyAlways(nn.Module):
@@ -56,22 +60,21 @@ def test_the_same_as_plain_pytorch(fifty, digits):
     same(plainly(task, falling(task), 5), alone(task, falling(task), 5))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize(("slots", "slot", "late"), [(1, 0, 1), (3, 2, 0), (5, 3, 3)])
-def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, twelve):
+def test_a_trial_is_the_same_anywhere(maker, slots, slot, late, twelve):
     """And the caller's generators are as they were."""
     task = replace(twelve, model=MAKERS[maker])
     rates = np.linspace(0.1, 0.01, task.horizon)
     torch.manual_seed(1)
-    expected = train(SerialPool(task, 1, device), 0, rates, seed=7)
-    pool = SerialPool(task, slots, device)
+    expected = train(SerialPool(task), 0, rates, seed=7)
+    pool = SerialPool(task, slots)
     torch.manual_seed(2)
-    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (device == "cuda")
+    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (DEVICE != "cpu")
     before = [state() for state in states]
     pool.try_updates(2)
     # cuDNN's sums may come in another order; another dropout mask would change the loss by more.
-    rtol, atol = (0, 0) if device == "cpu" else (1e-2, 2e-2)
+    rtol, atol = (0, 0) if DEVICE == "cpu" else (1e-2, 2e-2)
     np.testing.assert_allclose(crowded(pool, slot, rates, 7, late=late), expected, rtol, atol)
     assert all(torch.equal(state(), old) for state, old in zip(states, before, strict=True))
 
