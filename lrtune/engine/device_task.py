@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -246,6 +246,29 @@ def _to(batch: Split, device: torch.device) -> Split:
         return pinned.to(device, non_blocking=True)
 
     return Split(*tree_map(moved, tuple(batch)))
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU; the device is waited for once, not for each tensor."""
+    kept = {
+        name: tensor.detach().to("cpu", non_blocking=True, copy=True)
+        for name, tensor in tensors.items()
+    }
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return kept
+
+
+def numbers_of(module: object) -> dict[str, object]:
+    """What a module holds beside tensors and other modules, by name; nothing of what is none."""
+    if not isinstance(module, nn.Module):
+        return {}
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, int | float | str)
+    }
 
 
 class DeviceTask:
@@ -506,14 +529,14 @@ HAS_ALONE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 ALONE: dict[str, Any] = {"isolate_recompiles": True} if HAS_ALONE else {}
 
 
-def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+def compile_alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` for fixed sizes, which says nothing of a CUDA compiler without a GPU.
 
     PyTorch compiles a function for eight sizes at the most and then runs it uncompiled, which all
     pools of a process together would soon reach: so each has a count of its own.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    compiled: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False, **ALONE)
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, **ALONE)
     return compiled
 
 

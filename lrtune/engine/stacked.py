@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from lrtune.engine.device_task import DeviceTask, Parts, stack_batches
+from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
 from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
@@ -151,7 +151,7 @@ class StackedState:
             for kind, tensor in state.items():
                 own = tensor[row]
                 tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        return to_host(tensors)
 
     @torch.no_grad()
     def mix(self, shares: Tensor) -> None:
@@ -453,14 +453,14 @@ def _alone(
 
     Refused if anything changes but buffers, and they in place.
     """
-    generators, numbers, buffers = _generators(task), _numbers(model), dict(model.named_buffers())
+    generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with precision():
         loss = task.loss_of(model(laid_out(batch[0], task.task.layout)), batch[1])
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
-    for name, number in _numbers(model).items():
+    for name, number in numbers_of(model).items():
         if numbers.get(name) != number:
             raise Unfit(f"its forward changes {name}, which all trials would share: no buffer")
     for name, buffer in model.named_buffers():
@@ -494,16 +494,6 @@ def _evaluated(
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
     return list(leaves(outputs))
-
-
-def _numbers(model: nn.Module) -> dict[str, object]:
-    """What a module holds beside tensors and other modules, by name."""
-    return {
-        f"{path}.{name}".lstrip("."): value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str)
-    }
 
 
 def _compare(what: str, ours: Tensor, theirs: Tensor, rounding: float = 1e-7) -> None:
