@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from lrtune.verdict.settings import Document, Number
-from lrtune.verdict.tie_break import leader, simplest
+from lrtune.verdict.tie_break import NEAR, SIMPLER, Complexity, leader, simpler
 
 Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
@@ -284,7 +284,7 @@ def sequential_test(
     first: int = FIRST,
     width: int = 1,
     over: bool = False,
-    knobs: Mapping[str, int] | None = None,
+    knobs: Mapping[str, Complexity] | None = None,
 ) -> Result:
     """What these scores tell, and what is to be trained next.
 
@@ -305,8 +305,8 @@ def sequential_test(
         first: seeds before the first analysis.
         width: trainings of a round at least, as far as the budget has them.
         over: whether there will be no more scores: it is judged on what there is.
-        knobs: by name, how many numbers a person has to set: at the first analysis the simplest of
-            those that are about as good becomes the reference.
+        knobs: by name, see ``Schedule.complexity``: the simplest of those that are about as good
+            becomes the reference, at the first analysis and at the end.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}
@@ -327,7 +327,7 @@ class _Test:
         margin: float | None,
         first: int,
         width: int,
-        knobs: Mapping[str, int],
+        knobs: Mapping[str, Complexity],
     ) -> None:
         self._table, self._knobs = table, knobs
         self._roles: dict[str, Role] = {name: roles.get(name, "leader") for name in table}
@@ -354,7 +354,7 @@ class _Test:
                 self._wanted = seeds
                 return
             if not self._began:
-                self._prefer_the_simplest()
+                self._reference = next(iter(self._simpler(SIMPLER)), self._reference)
             self._began = True
             self._analyse()
             if not self._give_seeds():
@@ -378,11 +378,11 @@ class _Test:
                 self._early |= {name} if why == "behind" else set()
                 self._open.remove(name)
 
-    def _prefer_the_simplest(self) -> None:
-        """Of what is about as good as the reference, or better."""
-        pairs = self._pairs()
-        behind = {n: pair.mean for n, pair in pairs.items() if self._roles[n] != "yours"}
-        self._reference = simplest(self._reference, behind, self._knobs, self._sd)
+    def _simpler(self, sds: float) -> list[str]:
+        """What is simpler than the reference, and worse by so many standard deviations at most."""
+        pairs, tied = self._pairs(), self._tied()
+        near = {n: pairs[n].mean for n in tied if n in pairs and self._roles[n] != "yours"}
+        return simpler(self._reference, near, self._knobs, sds * self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -436,9 +436,24 @@ class _Test:
         best = leader({n: (-pairs[n].mean, pairs[n].error) for n in seen}, self._sd)
         if best and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
             self._prefer(best)
+        self._prefer_the_simplest()
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
                 self._decided[name] = "behind"
+
+    def _prefer_the_simplest(self) -> None:
+        """Of what is tied; what was shown of yours and of baselines must be shown of it too."""
+        before, settled = self._reference, self._settled
+        asked = [name for name, why in self._decided.items() if why == "behind"]
+        asked = [name for name in asked if self._roles[name] != "leader"]
+        for name in self._simpler(NEAR):
+            self._reference, self._settled = name, {}
+            pairs = self._pairs()
+            if all(pairs[n].mean > 0 and self._p(n, pairs[n]) < ALPHA for n in asked):
+                if (why := self._decided.pop(name, None)) is not None:
+                    self._decided[before] = why
+                return
+        self._reference, self._settled = before, settled
 
     def _tied(self) -> list[str]:
         return [name for name in self._sound if self._decided.get(name) != "behind"]
