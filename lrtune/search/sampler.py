@@ -41,6 +41,7 @@ LEADERS = 5  # best trials, near to which schedules are drawn
 APART = 0.1  # lengths by which a proposal differs from what is under way, if there is room
 POOL = 600  # schedules drawn at random, in equal shares over the families that have a form
 REDRAWN = 32  # trials for which they are the same
+PLAIN = 0.5  # probability that a family's own knobs are at their defaults
 NEAR = 60  # schedules near to the best ones
 ELSEWHERE = 2  # one trial in so many has none of these: the best may be the wrong place
 WIDTH = 0.1  # of the steps from there, a share of a knob's range
@@ -310,7 +311,8 @@ class Candidates:
         knobs = self._knobs[family]
         places = rng.random(len(knobs))
         own = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
-        return {FAMILY: family, **own}
+        plain = self._space.defaults(family) if rng.random() < PLAIN else {}
+        return {FAMILY: family, **own, **plain}
 
     def _near(self, best: Sequence[Params], rng: np.random.Generator) -> list[Params]:
         own = [params for params in best if params.get(FAMILY) in self._space.families]
