@@ -385,6 +385,8 @@ class Tuner:
             schedule: its peak is moved a little where that suits the other settings better.
             most: standard deviations between seeds that do not matter.
         """
+        if schedule.closed_loop:  # the model knows nothing of its settings
+            return schedule
         knobs = [k for k in FAMILIES[schedule.family].knobs if schedule.knobs[k.name] != k.default]
         forms = [schedule]
         for reset in chain(*(combinations(knobs, count + 1) for count in range(len(knobs)))):

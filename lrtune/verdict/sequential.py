@@ -10,7 +10,8 @@ seeds removes.
 "Behind" needs a boundary of O'Brien and Fleming's shape (1979) to be crossed. By the reflection
 principle, any number of interim analyses at a two-sided level of 5 % of the last one make an error
 in one direction in at most 5 % of all comparisons. A few seeds tell little about a variance, so
-that the variance of a difference is shrunk towards that of the others (Smyth 2004).
+that the variance of a difference is raised towards that of the others (Smyth 2004); never lowered:
+one schedule may be noisier than they are.
 ``scripts/bench/verdict.py`` measures how often the whole errs.
 """
 
@@ -188,7 +189,7 @@ class Difference:
 def differences(samples: Mapping[str, Sample], reference: str) -> dict[str, Difference]:
     """Of every sample less the reference, on their common seeds.
 
-    The variance between seeds of each is shrunk towards the median of all (Smyth 2004).
+    The variance between seeds of each is raised towards the median of all.
     """
     apart = {}
     for name, sample in samples.items():
@@ -207,7 +208,8 @@ def _difference(apart: Sample, typical: float, prior: float) -> Difference:
         return Difference(apart.mean, seeds, math.nan, 0.0, math.nan, 0.0)
     _, shared = apart.variances
     freedom = prior + seeds - 1
-    own = (prior * typical + (seeds - 1) * apart.variance) / freedom / seeds
+    shrunk = (prior * typical + (seeds - 1) * apart.variance) / freedom
+    own = max(shrunk, apart.variance) / seeds
     error = _error(own, freedom, shared, apart.blocks.shape[1])
     return Difference(apart.mean, seeds, own, shared, *error)
 
