@@ -207,22 +207,12 @@ class Run:
         self.write()
 
     def write_tensorboard(self) -> Path | None:
-        """Write event files of each finalist, or of each family's best trial before the finals.
-
-        Written again they replace those before.
-
-        Returns:
-            The folder, for ``tensorboard --logdir``; None where no training is there to write.
-
-        Raises:
-            InputError: tensorboard is not installed.
-        """
+        """Write ``tensorboard/`` anew, see ``lrtune.run.tensorboard.write``."""
         from lrtune.run import tensorboard
 
-        verdicts = [verdict for total in self.horizons if (verdict := self.verdict(total))]
-        return tensorboard.write(
-            self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
-        )
+        folder = self.folder / "tensorboard"
+        trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        return tensorboard.write(folder, trials, self.settings, verdict, finals)
 
 
 @contextmanager
