@@ -3,9 +3,10 @@
 import ctypes
 import inspect
 import logging
+import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -247,6 +248,29 @@ def _to(batch: Split, device: torch.device) -> Split:
     return Split(*tree_map(moved, tuple(batch)))
 
 
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU; the device is waited for once, not for each tensor."""
+    kept = {
+        name: tensor.detach().to("cpu", non_blocking=True, copy=True)
+        for name, tensor in tensors.items()
+    }
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return kept
+
+
+def numbers_of(module: object) -> dict[str, object]:
+    """What a module holds beside tensors and other modules, by name; nothing of what is none."""
+    if not isinstance(module, nn.Module):
+        return {}
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, int | float | str)
+    }
+
+
 class DeviceTask:
     """A task's data where it fits, its loss and ``prepare`` on the device, and all Pools' rules.
 
@@ -359,18 +383,22 @@ class DeviceTask:
         return augment(self.task.augment, self.prepare(stored), batch.targets, numbers)
 
     def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
-        """The loss, of mixed targets too."""
+        """The loss, of mixed targets too; of outputs in float32 at least."""
+        outputs = tree_map(exact, outputs)
         losses = [self.loss(outputs, targets) for _, targets in parts]
         if len(parts) == 1:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the task's precision is bfloat16."""
+        default = "bfloat16" if self.device.type == "cuda" else "float32"
+        return (self.task.precision or default) == "bfloat16"
+
     def autocast(self) -> AbstractContextManager[object]:
         """The task's precision."""
-        kind = self.device.type
-        if (self.task.precision or ("bfloat16" if kind == "cuda" else "float32")) == "bfloat16":
-            return torch.autocast(kind, torch.bfloat16)
-        return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.is_mixed else nullcontext()
 
     def own_generators(self) -> AbstractContextManager[object]:
         """Whatever is drawn inside leaves the caller's generators as they were."""
@@ -440,6 +468,13 @@ def stack_batches(batches: Sequence[tuple[Tree, Parts]]) -> tuple[Tree, Parts]:
     return stack([inputs for inputs, _ in batches]), parts
 
 
+def exact(outputs: Tensor) -> Tensor:
+    """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
+    if not outputs.is_floating_point():
+        return outputs
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
 def ema_shares(length: float, checkpoints: NDArray[np.int64], stride: int) -> Array:
     """What the weights after each update count in an average over about ``length`` updates.
 
@@ -476,11 +511,17 @@ def attempt(function: Callable[[], T]) -> T | Exception:
         return error
 
 
+# What CUDA and its libraries say of it, the last where torch itself frees memory and tries again,
+# and what CPUs do.
+FULL = re.compile(
+    r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|allocate memory|bad_alloc"
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether there would be room for less."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "_ALLOC_FAILED"))
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or FULL.search(str(error)) is not None
 
 
 # From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.
@@ -488,14 +529,14 @@ HAS_ALONE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 ALONE: dict[str, Any] = {"isolate_recompiles": True} if HAS_ALONE else {}
 
 
-def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+def compile_alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` for fixed sizes, which says nothing of a CUDA compiler without a GPU.
 
     PyTorch compiles a function for eight sizes at the most and then runs it uncompiled, which all
     pools of a process together would soon reach: so each has a count of its own.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    compiled: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False, **ALONE)
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, **ALONE)
     return compiled
 
 
