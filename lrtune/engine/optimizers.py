@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,23 +32,25 @@ class Unfit(Exception):
 class OptimizerSpec:
     """One row: torch's class, what it is given unless told otherwise, and its fast form.
 
-    ``cycled`` is the setting that a momentum cycle moves, None where there is none.
+    ``cycled`` is the setting that a momentum cycle moves, None where there is none; ``captured``
+    what a CUDA graph of it needs on CUDA, None where there can be none.
     """
 
     make: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, object] = field(default_factory=dict)
     fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
     cycled: str | None = "momentum"
+    captured: Mapping[str, bool] | None = field(default_factory=lambda: {"capturable": True})
 
 
 # The learning rate is the schedule's and never set here.
 OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}),
-    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}, captured={}),
+    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, captured={}),
     "adam": OptimizerSpec(torch.optim.Adam, cycled="betas"),
     "adamw": OptimizerSpec(torch.optim.AdamW, cycled="betas"),
     "rmsprop": OptimizerSpec(torch.optim.RMSprop, fast={"foreach": True}),  # has no fused form
-    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None),
+    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None, captured=None),
 }
 
 
@@ -118,10 +121,30 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
         group["momentum"] = value
 
 
-def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
+def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
+    """What an optimizer is made with to be captured in a CUDA graph, and zeroed as a fresh one.
+
+    None where it cannot be: SGD with dampening makes its first update by another rule.
+    """
+    captured = OPTIMIZERS[task.optimizer].captured
+    if captured is None or task.settings.get("dampening"):
+        return None
+    kind = torch.float64 if device.type == "cpu" else torch.float32  # all that CUDA's kernels read
+    rate = {"lr": torch.zeros((), dtype=kind, device=device)}
+    return rate | (dict(captured) if device.type == "cuda" else {})
+
+
+def make_optimizer(
+    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
     Every group has its ``lr_ratio``: what the schedule's rate is multiplied by there.
+
+    Args:
+        task: with the optimizer and its groups.
+        model: one of the task's.
+        captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
 
     Raises:
         InputError: the task's groups are none.
@@ -129,7 +152,11 @@ def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     spec = OPTIMIZERS[task.optimizer]
     settings = settings_of(task.optimizer, task.settings)
     try:
-        return spec.make(_groups(task, model), lr=0.0, **settings, **spec.fast)
+        given = {"lr": 0.0, **settings, **spec.fast, **(captured or {})}
+        optimizer = spec.make(_groups(task, model), **given)
+        for group in optimizer.param_groups:
+            group["lr"] = deepcopy(group["lr"])
+        return optimizer
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
