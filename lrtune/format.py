@@ -1,9 +1,10 @@
-"""Numbers, units, amounts and durations as text: the same wherever a person reads them."""
+"""Numbers, amounts, durations and tables as text: the same wherever a person reads them."""
 
 import json
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -154,3 +155,39 @@ def hidden_in(command: str) -> str:
         return hidden(command)
     shown = [hidden(word) for word in words]
     return command if shown == words else shlex.join(shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table."""
+
+    shown: object  # its text
+    key: object = None  # what it is sorted by, where that is not the text
+    below: str = ""  # smaller, under the text: what it rests on
+    family: str = ""  # whose colour stands before the text
+    style: str = ""  # ``strong`` or ``code``
+
+    @property
+    def sorts(self) -> bool:
+        """Whether it has a key; NaN is none."""
+        return self.key is not None and self.key == self.key
+
+    @property
+    def text(self) -> str:
+        """All that it says, on one line."""
+        return f"{self.shown} ({self.below})" if self.below else str(self.shown)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; columns from `numeric` on are right-aligned, the last ones matter least."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[object]]  # of Cells, or of what they show
+    style: str = ""  # a class of the style sheet
+    numeric: int = 1
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows."""
+        return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]

@@ -1,3 +1,9 @@
+"""Fixtures for all, and the device of the run.
+
+Tests run on the CPU, and see no GPU. ``LRTUNE_TEST_DEVICE=cuda pytest -m gpu tests`` runs those of
+the engine on one, fused, compiled, streamed and spread, and what is marked ``gpu`` elsewhere.
+"""
+
 import os
 import signal
 import sys
@@ -10,6 +16,12 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # hostile.py, for all
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
+os.environ["JAX_PLATFORMS"] = "cpu"  # it would take three quarters of a GPU's memory
+ON_GPU = os.environ.get("LRTUNE_TEST_DEVICE", "cpu") == "cuda"
+if ON_GPU:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the same sums each time
+else:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else trainings that name no device were on a GPU
 
 # A job in a shell's background ignores Ctrl-C, one under nohup SIGHUP; its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,6 +30,25 @@ if hasattr(signal, "SIGHUP"):
 
 settings.register_profile("lrtune", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("lrtune")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a GPU the engine's tests are GPU tests, but for those marked ``cpu``."""
+    engine = Path(__file__).parent / "engine"
+    for item in items:
+        if ON_GPU and engine in item.path.parents and item.get_closest_marker("cpu") is None:
+            item.add_marker("gpu")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not ON_GPU:
+            pytest.skip("on the CPU: LRTUNE_TEST_DEVICE=cuda runs it")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import typer
 from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
-from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
+from lrtune.cli.console import console_of, copyable, harmless, named, print_table, say, sparkline
 from lrtune.errors import InputError
+from lrtune.format import Table
 from lrtune.run.study_file import StudyFile, read_study
 from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
 
@@ -260,12 +261,12 @@ def families(
 
     console = console_of()
     if name is None:
-        heads = ("family", "shape", "knobs", "source")
-        table = table_of(*heads, words=heads)
-        for family in FAMILIES.values():
-            knobs = ", ".join(knob.name for knob in family.knobs)
-            table.add_row(family.name, family.doc, knobs, family.source)
-        console.print(table)
+        heads = ["family", "shape", "knobs", "source"]
+        rows: list[tuple[object, ...]] = [
+            (family.name, family.doc, ", ".join(knob.name for knob in family.knobs), family.source)
+            for family in FAMILIES.values()
+        ]
+        print_table(console, Table(heads, rows, numeric=len(heads)))
         return
     if name not in FAMILIES:
         raise InputError(f"family {name!r}: no such family{nearest(name, FAMILIES)}")
@@ -274,13 +275,13 @@ def families(
     loop = "closed loop: follows the validation metric" if family.closed_loop else "open loop"
     warmup = "takes a warmup" if family.takes_warmup else "takes no warmup"
     say(console, f"torch: {family.torch}   source: {family.source}   {loop}, {warmup}")
-    columns = ("knob", "default", "searched", "admissible", "what")
-    table = table_of(*columns, words=columns)
-    for knob in (*family.knobs, *family.optional):
-        default = "-" if knob.default is None else str(knob.default)
-        table.add_row(knob.name, default, *_ranges(knob), knob.doc)
-    if table.rows:
-        console.print(table)
+    heads = ["knob", "default", "searched", "admissible", "what"]
+    rows = [
+        (knob.name, "-" if knob.default is None else knob.default, *_ranges(knob), knob.doc)
+        for knob in (*family.knobs, *family.optional)
+    ]
+    if rows:
+        print_table(console, Table(heads, rows, numeric=len(heads)))
     if family.optional:
         together = " and ".join(knob.name for knob in family.optional)
         say(console, f"{together}: together or not at all; searched with --cycle-momentum")
@@ -391,7 +392,7 @@ def show(
     ] = False,
     **given: Any,
 ) -> None:
-    """Print the result again, or what is known of another horizon."""
+    """Print the result again, or the verdict on another horizon."""
     from lrtune.cli.result import show, show_json, show_verdict
 
     if json and (given or total is not None):
@@ -444,16 +445,15 @@ def dashboard(
     port: Annotated[
         int | None, typer.Option(help="on this machine alone; 0: any that is free [8080 or any]")
     ] = None,
-    look: Annotated[bool, typer.Option("--open/--no-open", help="the browser")] = True,
 ) -> None:
-    """Open the run in optuna-dashboard; Ctrl-C ends it."""
+    """Serve the run's study in optuna-dashboard; Ctrl-C ends it."""
     from lrtune.reports.dashboard import serve
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         pass  # a search may go on beside it
-    serve(opened.storage, opened.settings.study, opened.settings.objective, port, look)
+    serve(opened.storage, opened.settings.study, opened.settings.objective, port)
 
 
 @app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-862 --to keras --out lr.py"))

@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,22 +12,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from lrtune.cli.console import console_of, copyable, harmless, named, say, sparkline, table_of
+from lrtune.cli.console import console_of, copyable, named, print_table, say, sparkline
 from lrtune.errors import InputError
-from lrtune.format import aligned, count, listed, number, words
-from lrtune.run.best_json import best_json
+from lrtune.format import Table, aligned, count, listed, number, words
 from lrtune.run.folder import Run
-from lrtune.verdict.recommendation import (
-    Recommendation,
-    agreement,
-    described,
-    of_verdict,
-    outlook,
-    recommendation,
-    since,
-)
-from lrtune.verdict.settings import Objective
-from lrtune.verdict.summary import beside, by_end, by_family
+from lrtune.verdict.best import BestSchedule
+from lrtune.verdict.recommendation import Recommendation, of_verdict, recommendation, since
+from lrtune.verdict.summary import by_end
+from lrtune.verdict.tables import finalists, searched_families
 from lrtune.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -35,7 +27,6 @@ if TYPE_CHECKING:
     from lrtune.engine import RangeTest
 
 TOP = 8  # families in the ranking
-DIGITS = 3  # of a figure; report and files have more
 ARROWS = {"minimize": "↓", "maximize": "↑"}
 NAMED = 2  # families of a tie that are named
 SAMPLES = 400  # of a log's rates
@@ -52,7 +43,7 @@ def show_json(folder: Path) -> None:
     trials, verdict = run.trials(), run.verdict()
     newer = "" if verdict is None else since(verdict, len(trials))
     answer = recommendation(trials, run.public_settings, verdict)
-    best = best_json(trials, run.settings, verdict)
+    best = BestSchedule.of(trials, run.settings, verdict)
     content = {
         "run": str(folder),
         "answer": answer and answer.to_json(),
@@ -74,7 +65,9 @@ def print_result(run: Run, console: Console) -> None:
     if verdict is not None:
         _print_finalists(verdict, console, len(trials))
     elif answer is not None:
-        _print_ranking(run, trials, console)
+        metric = words(run.settings.objective.name)
+        say(console, f"validation {metric} by family; best: as expected on another seed")
+        print_table(console, searched_families(trials, run.settings), TOP)
     ends = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ends)}")
     copyable(console, f"report: {run.folder / 'report.html'}")
@@ -90,26 +83,6 @@ def _print_answer(answer: Recommendation, console: Console) -> None:
         say(console, f"Warning: {warning}")
 
 
-def _print_ranking(run: Run, trials: pd.DataFrame, console: Console) -> None:
-    """The families as the search alone ranks them."""
-    objective = run.settings.objective
-    families = by_family(trials, objective.direction)
-    best = trials.set_index("number")
-    other = _other_metric(objective, run.settings.metrics)
-    columns = {"best": short, "median": short, "trials": count, "pruned": count, "diverged": count}
-    table = table_of("family", *columns, *map(words, other), "best peak_lr")
-    for row in families.head(TOP).to_dict("records"):
-        figures = [as_text(row[name]) for name, as_text in columns.items()]
-        known = not pd.isna(row["number"])
-        figures += [short(beside(best.loc[row["number"]], m)) if known else "–" for m in other]
-        table.add_row(row["family"], *figures, short(row["peak_lr"]))
-    metric = words(objective.name)
-    say(console, f"validation {metric} by family; best: as expected on another seed")
-    console.print(table)
-    if len(families) > TOP:
-        say(console, f"and {len(families) - TOP} families more: see the report")
-
-
 def print_verdict(verdict: Verdict, console: Console, trials: int) -> None:
     """Print a verdict alone, and whether the search has gone on since; it has ``trials`` by now."""
     for line in of_verdict(verdict):
@@ -118,76 +91,32 @@ def print_verdict(verdict: Verdict, console: Console, trials: int) -> None:
 
 
 def _print_finalists(verdict: Verdict, console: Console, trials: int) -> None:
-    objective = verdict.objective
-    unit = f", {objective.unit}" if objective.unit else ""
-    other = list(dict.fromkeys(name for row in verdict.families for name in row.metrics))[:1]
-    heads = ("score", "95 % interval", "behind", *map(words, other), "seeds")
-    table = table_of("family", "", *heads)
-    for row in verdict.families:
-        ends = f"{short(row.low)} to {short(row.high)}"
-        gap = "" if row.gap == 0 else short(row.gap)
-        others = [short(row.metrics.get(name)) for name in other]
-        seeds = str(row.seeds) if not row.lost else f"{row.lost} of {row.seeds} lost"
-        table.add_row(row.family, row.place, short(row.mean), ends, gap, *others, seeds)
-    what = f"{verdict.split} {words(objective.name)}{unit}"
-    say(console, f"finals: {what}, {verdict.horizon:,} updates")
-    console.print(table)
+    say(console, f"finals: {verdict.horizon:,} updates; below each figure its 95 % interval")
+    print_table(console, finalists(verdict))
     if newer := since(verdict, trials):
         say(console, newer)
 
 
-def short(value: float | None) -> str:
-    """A figure with DIGITS digits, trailing zeros too; a dash for none."""
-    return "–" if value is None else aligned(value, DIGITS)
-
-
-def _other_metric(objective: Objective, metrics: Iterable[str]) -> list[str]:
-    """The metric that is shown beside the objective: the accuracy of a classification."""
-    return [name for name in metrics if name != objective.name][:1]
-
-
 def show_verdict(folder: Path, total: int | None, margin: float | None = None) -> None:
-    """Print the verdict, judged anew if asked for; or what is expected of another horizon.
+    """Print the verdict on a horizon, judged anew if asked for.
 
     Raises:
-        InputError: there is no verdict on any horizon.
+        InputError: there is no verdict on it.
     """
-    console, run = console_of(), Run(folder)
+    run = Run(folder)
     horizon = run.settings.horizon if total is None else total
-    verdicts = {h: v for h in run.horizons if (v := run.verdict(h)) is not None}
-    verdict = verdicts.pop(horizon, None)
-    others = [other for other in verdicts.values() if other.decided]
-    where = shlex.quote(str(folder))
-    if verdict is None and not others:
-        raise InputError(f"{folder}: has no verdict yet: lrtune confirm {where}")
+    verdict = run.verdict(horizon)
     if verdict is None:
-        best = run.best()
-        assert best is not None
-        say(console, outlook(others, horizon))
-        copyable(console, f"to find out: lrtune confirm {where} --total {horizon}")
-        say(console, f"the {_lead(run)} so far, stretched to it:")
-        say(console, f"  {described(best, horizon)}")
-        return
-    before = plan = verdict.plan
-    if margin is not None:
-        plan = replace(plan, margin=margin)
-    if plan != before:
+        there = f" (there is one on {listed([*map(count, run.horizons)])})" if run.horizons else ""
+        where = f"{shlex.quote(str(folder))}{'' if total is None else f' --total {total}'}"
+        raise InputError(
+            f"{folder}: has no verdict on {count(horizon)} updates yet{there}: "
+            f"lrtune confirm {where}"
+        )
+    if margin is not None and margin != verdict.plan.margin:
+        plan = replace(verdict.plan, margin=margin)
         verdict = run.judged(plan, horizon, verdict.finalists, over=True)
-    print_verdict(verdict, console, len(run.trials()))
-    if verdict.decided:
-        for other in others:
-            say(console, agreement(verdict, other))
-
-
-def _lead(run: Run) -> str:
-    """What the best schedule of a run is, by its verdict or else by its trials."""
-    verdict = run.verdict()
-    place = "" if verdict is None else verdict.answer.place
-    if place in ("winner", "tie"):
-        return {"winner": "winner", "tie": "first of the tie"}[place]
-    if run.trials()["state"].eq("complete").any():
-        return "best trial of the search"
-    return "best forecast, no trial having reached its end"
+    print_verdict(verdict, console_of(), len(run.trials()))
 
 
 def print_comparison(table: pd.DataFrame, console: Console) -> None:
@@ -195,22 +124,22 @@ def print_comparison(table: pd.DataFrame, console: Console) -> None:
     from lrtune.reports.compare import wins
 
     several_seeds = table.groupby(["task", "horizon"])["seed"].transform("nunique") > 1
-    tasks = table_of("task", "winner", "score", "next behind", words=("winner",))
+    tasks = []
     for _, rows in table.groupby("source", sort=False):
         best = rows.iloc[0]
         seed = f", seed {best['seed']}" if several_seeds[rows.index[0]] else ""
         what = f"{words(best['metric'])} {ARROWS[best['direction']]}"
         task = f"{best['task']}, {count(best['horizon'])} updates{seed}: {what}"
-        tasks.add_row(*map(harmless, (task, *_winner(rows))))
-    console.print(tasks)
+        tasks.append((task, *_winner(rows)))
+    print_table(console, Table(["task", "winner", "score", "next behind"], tasks, numeric=2))
     say(console, "↓: lower is better, ↑: higher is better; of a tie, the score of the best mean")
-    amounts = ("tasks", "wins", "ties", "losses")
-    families = table_of("family", *amounts, "mean rank")
-    for row in wins(table).to_dict("records"):
+    amounts = ["tasks", "wins", "ties", "losses", "mean_rank"]
+    families = [
         # A task that several verdicts judge counts once, shared among them.
-        cells = [number(row[name], 3) for name in (*amounts, "mean_rank")]
-        families.add_row(harmless(row["family"]), *cells)
-    console.print(families)
+        (row["family"], *(number(row[name], 3) for name in amounts))
+        for row in wins(table).to_dict("records")
+    ]
+    print_table(console, Table(["family", *map(words, amounts)], families))
 
 
 def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:
@@ -224,8 +153,8 @@ def _winner(rows: pd.DataFrame) -> tuple[str, str, str]:
     behind, follows = rows[rows["place"] == "behind"].sort_values("rank", kind="stable"), "–"
     if not behind.empty:
         first = behind.iloc[0]
-        follows = f"{named(first['family'], 20)} by {short(first['gap'])}"
-    return winner, short(rows.iloc[0]["mean"]), follows
+        follows = f"{named(first['family'], 20)} by {aligned(first['gap'], 3)}"
+    return winner, aligned(rows.iloc[0]["mean"], 3), follows
 
 
 def print_range_test(test: "RangeTest", console: Console) -> None:

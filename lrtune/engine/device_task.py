@@ -3,9 +3,10 @@
 import ctypes
 import inspect
 import logging
+import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 
 from lrtune.engine.optimizers import check_momentum, settings_of
 from lrtune.engine.pool import (
+    DRAWN_AT_ONCE,
     INITIAL_WEIGHTS,
     SAMPLE_NOISE,
     UPDATE_NOISE,
     Array,
+    AugmentNumbers,
     BatchOrder,
     derive,
     reseed,
@@ -124,28 +127,35 @@ class ResidentLoader(Loader):
         block = max(1, INDICES_AT_ONCE // samples)
         some = max(1, BYTES_AT_ONCE // (samples * max(1, self._split.sample_bytes)))
         for first in range(0, longest, block):
-            table = self._indices(spans, range(first, min(first + block, longest)))
+            updates = range(first, min(first + block, longest))
+            table = by_update(self._order.batches, spans, updates)
             for rows in table.split(some):
                 several = _to(self._split.take(rows), self._device)
                 for number in range(len(rows)):
                     item = itemgetter(number)  # of the tensors: one update's batch
                     yield Split(*tree_map(item, tuple(several)))
 
-    def _indices(self, spans: Sequence[Span], updates: range) -> Tensor:
-        """int64 (updates, trials, batch), of these updates counted from the start of each span."""
-        tables = {}
-        for seed, start, stop in set(spans):
-            last = max(1, stop - start) - 1
-            first, end = min(updates.start, last), min(updates.stop, last + 1)
-            table = self._order.batches(seed, start + first, start + end)
-            missing = len(updates) - len(table)
-            tables[seed, start, stop] = torch.cat([table, table[-1:].expand(missing, -1)])
-        return torch.stack([tables[span] for span in spans], dim=1)
-
     def whole(self) -> Iterator[Split]:
         """See Loader."""
         for start in range(0, self._split.samples, self._part):
             yield _to(self._split.part(start, start + self._part), self._device)
+
+
+def by_update(
+    batches: Callable[[int, int, int], Tensor], spans: Sequence[Span], updates: range
+) -> Tensor:
+    """What ``batches`` (seed, start, stop) gives of several trials: (updates, trials, ...).
+
+    Updates are counted from the start of each span; past the end of one, its last is repeated.
+    """
+    tables = {}
+    for seed, start, stop in set(spans):
+        last = max(1, stop - start) - 1
+        first, end = min(updates.start, last), min(updates.stop, last + 1)
+        table = batches(seed, start + first, start + end)
+        missing = table[-1:].expand(len(updates) - len(table), *table.shape[1:])
+        tables[seed, start, stop] = torch.cat([table, missing])
+    return torch.stack([tables[span] for span in spans], dim=1)
 
 
 class _Placed:
@@ -238,6 +248,29 @@ def _to(batch: Split, device: torch.device) -> Split:
     return Split(*tree_map(moved, tuple(batch)))
 
 
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU; the device is waited for once, not for each tensor."""
+    kept = {
+        name: tensor.detach().to("cpu", non_blocking=True, copy=True)
+        for name, tensor in tensors.items()
+    }
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return kept
+
+
+def numbers_of(module: object) -> dict[str, object]:
+    """What a module holds beside tensors and other modules, by name; nothing of what is none."""
+    if not isinstance(module, nn.Module):
+        return {}
+    return {
+        f"{path}.{name}".lstrip("."): value
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, int | float | str)
+    }
+
+
 class DeviceTask:
     """A task's data where it fits, its loss and ``prepare`` on the device, and all Pools' rules.
 
@@ -269,6 +302,7 @@ class DeviceTask:
         self.train = make_loader(task.train, task, self.device, slots)
         if self.device.type == "cpu" and not self.train.shared:
             _keep_memory()  # a stream's user has said how much there is to be
+        self._numbers = AugmentNumbers(task, self.device, slots)
         self.placement = {"train": self.train.placement, "val": self.val.placement}
         self.checkpoints = task.checkpoints
 
@@ -326,23 +360,45 @@ class DeviceTask:
             model = self.task.model().to(self.device).train()
         return model.to(memory_format=self.task.layout)
 
+    def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
+        """The batches of updates ``start ... stop - 1`` as they are stored.
+
+        Where they are to be augmented, their inputs are a pair: as stored, and the numbers for it.
+        """
+        for update, batch in enumerate(self.train.updates(seed, start, stop), start):
+            if self.task.augment:
+                numbers = self._numbers.batches(seed, update, update + 1)[0]
+                batch = Split((batch.inputs, numbers), batch.targets)
+            yield batch
+
+    def numbers(self, spans: Sequence[Span], updates: range) -> Tensor:
+        """What augmentation takes: float32 (updates, trials, batch, numbers), see ``by_update``."""
+        return by_update(self._numbers.batches, spans, updates)
+
     def inputs(self, batch: Split) -> tuple[Tree, Parts]:
-        """A stored batch as the model takes it, augmented; generators are to be seeded before."""
-        return augment(self.task.augment, self.prepare(batch.inputs), batch.targets)
+        """A batch of ``updates`` as the model takes it; generators are to be seeded before."""
+        if not self.task.augment:
+            return self.prepare(batch.inputs), [(1.0, batch.targets)]
+        stored, numbers = batch.inputs
+        return augment(self.task.augment, self.prepare(stored), batch.targets, numbers)
 
     def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
-        """The loss, of mixed targets too."""
+        """The loss, of mixed targets too; of outputs in float32 at least."""
+        outputs = tree_map(exact, outputs)
         losses = [self.loss(outputs, targets) for _, targets in parts]
         if len(parts) == 1:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the task's precision is bfloat16."""
+        default = "bfloat16" if self.device.type == "cuda" else "float32"
+        return (self.task.precision or default) == "bfloat16"
+
     def autocast(self) -> AbstractContextManager[object]:
         """The task's precision."""
-        kind = self.device.type
-        if (self.task.precision or ("bfloat16" if kind == "cuda" else "float32")) == "bfloat16":
-            return torch.autocast(kind, torch.bfloat16)
-        return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.is_mixed else nullcontext()
 
     def own_generators(self) -> AbstractContextManager[object]:
         """Whatever is drawn inside leaves the caller's generators as they were."""
@@ -369,17 +425,24 @@ class DeviceTask:
                 raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
 
     def stored_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
-        """Batches of several trials as they are stored, tensors (trials, batch, ...).
+        """Batches of several trials, see ``updates``, tensors (trials, batch, ...).
 
         As many as the longest span has; what a shorter one gets at the end is to be ignored.
         """
         ones = torch.ones(len(spans), device=self.device)
-        for inputs, targets in self.train.stacked(spans):
+        longest = max(stop - start for _, start, stop in spans)
+        for update, (inputs, targets) in enumerate(self.train.stacked(spans)):
+            if self.task.augment:
+                place = update % DRAWN_AT_ONCE
+                if place == 0:
+                    several = range(update, min(update + DRAWN_AT_ONCE, longest))
+                    numbers = self.numbers(spans, several)
+                inputs = inputs, numbers[place]
             yield inputs, [(ones, targets)]
 
     def prepared_batches(self, spans: Sequence[Span]) -> Iterator[tuple[Tree, Parts]]:
-        """The same, prepared and augmented as each trial draws it."""
-        streams = {span: self.train.updates(*span) for span in set(spans)}
+        """The same, prepared as each trial draws it, and augmented."""
+        streams = {span: self.updates(*span) for span in set(spans)}
         latest: dict[Span, tuple[Tree, Parts]] = {}
         for done in range(max(stop - start for _, start, stop in spans)):
             for span, stream in streams.items():
@@ -403,6 +466,13 @@ def stack_batches(batches: Sequence[tuple[Tree, Parts]]) -> tuple[Tree, Parts]:
             device = next(leaves(targets)).device
             parts.append((torch.full((len(weights),), float(weights[0]), device=device), targets))
     return stack([inputs for inputs, _ in batches]), parts
+
+
+def exact(outputs: Tensor) -> Tensor:
+    """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
+    if not outputs.is_floating_point():
+        return outputs
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def ema_shares(length: float, checkpoints: NDArray[np.int64], stride: int) -> Array:
@@ -441,11 +511,17 @@ def attempt(function: Callable[[], T]) -> T | Exception:
         return error
 
 
+# What CUDA and its libraries say of it, the last where torch itself frees memory and tries again,
+# and what CPUs do.
+FULL = re.compile(
+    r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|allocate memory|bad_alloc"
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether there would be room for less."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "_ALLOC_FAILED"))
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or FULL.search(str(error)) is not None
 
 
 # From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.
@@ -453,14 +529,14 @@ HAS_ALONE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 ALONE: dict[str, Any] = {"isolate_recompiles": True} if HAS_ALONE else {}
 
 
-def compile_alone(function: Callable[..., Any], mode: str | None = None) -> Callable[..., Any]:
+def compile_alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` for fixed sizes, which says nothing of a CUDA compiler without a GPU.
 
     PyTorch compiles a function for eight sizes at the most and then runs it uncompiled, which all
     pools of a process together would soon reach: so each has a count of its own.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    compiled: Callable[..., Any] = torch.compile(function, mode=mode, dynamic=False, **ALONE)
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, **ALONE)
     return compiled
 
 

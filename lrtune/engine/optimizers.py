@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from lrtune.tasks import Task
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
+
+ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
 
 Tensors = dict[str, Tensor]
 Settings = Mapping[str, Any]  # a parameter group of torch's
@@ -27,23 +30,25 @@ class Unfit(Exception):
 class OptimizerSpec:
     """One row: torch's class, what it is given unless told otherwise, and its fast form.
 
-    ``cycled`` is the setting that a momentum cycle moves, None where there is none.
+    ``cycled`` is the setting that a momentum cycle moves, None where there is none; ``captured``
+    what a CUDA graph of it needs on CUDA, None where there can be none.
     """
 
     make: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, object] = field(default_factory=dict)
     fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
     cycled: str | None = "momentum"
+    captured: Mapping[str, bool] | None = field(default_factory=lambda: {"capturable": True})
 
 
 # The learning rate is the schedule's and never set here.
 OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}),
-    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}, captured={}),
+    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, captured={}),
     "adam": OptimizerSpec(torch.optim.Adam, cycled="betas"),
     "adamw": OptimizerSpec(torch.optim.AdamW, cycled="betas"),
     "rmsprop": OptimizerSpec(torch.optim.RMSprop, fast={"foreach": True}),  # has no fused form
-    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None),
+    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None, captured=None),
 }
 
 
@@ -114,10 +119,30 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
         group["momentum"] = value
 
 
-def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
+def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
+    """What an optimizer is made with to be captured in a CUDA graph, and zeroed as a fresh one.
+
+    None where it cannot be: SGD with dampening makes its first update by another rule.
+    """
+    captured = OPTIMIZERS[task.optimizer].captured
+    if captured is None or task.settings.get("dampening"):
+        return None
+    kind = torch.float64 if device.type == "cpu" else torch.float32  # all that CUDA's kernels read
+    rate = {"lr": torch.zeros((), dtype=kind, device=device)}
+    return rate | (dict(captured) if device.type == "cuda" else {})
+
+
+def make_optimizer(
+    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
     Every group has its ``lr_ratio``: what the schedule's rate is multiplied by there.
+
+    Args:
+        task: with the optimizer and its groups.
+        model: one of the task's.
+        captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
 
     Raises:
         InputError: the task's groups are none.
@@ -125,7 +150,11 @@ def make_optimizer(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     spec = OPTIMIZERS[task.optimizer]
     settings = settings_of(task.optimizer, task.settings)
     try:
-        return spec.make(_groups(task, model), lr=0.0, **settings, **spec.fast)
+        given = {"lr": 0.0, **settings, **spec.fast, **(captured or {})}
+        optimizer = spec.make(_groups(task, model), **given)
+        for group in optimizer.param_groups:
+            group["lr"] = deepcopy(group["lr"])
+        return optimizer
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
@@ -161,7 +190,7 @@ class Group:
 
     settings: Settings
     initial: dict[str, float]
-    shapes: dict[str, torch.Size] = field(default_factory=dict)
+    shapes: dict[str, torch.Size]
 
     @property
     def apart(self) -> list["Group"]:
@@ -172,9 +201,9 @@ class Group:
         """N of a kind of state, by torch's name."""
         return sum(self._widths(kind))
 
-    def columns(self, matrix: Tensor, kind: str = "") -> tuple[Tensor, ...]:
+    def columns(self, matrix: Tensor, kind: str = "") -> list[Tensor]:
         """The parts (K, n) of a matrix (K, N), each parameter's, without a copy."""
-        return matrix.split(self._widths(kind), dim=1)
+        return list(matrix.split(self._widths(kind), dim=1))[: len(self.shapes)]
 
     def views(self, matrix: Tensor, kind: str = "") -> Tensors:
         """The same by name as parameters (K, ...)."""
@@ -184,14 +213,23 @@ class Group:
             for (name, shape), part in named
         }
 
-    def _widths(self, kind: str) -> list[int]:
-        """What torch counts in one number, is one number of each parameter."""
-        return [1 if kind == "step" else shape.numel() for shape in self.shapes.values()]
-
     def matrix(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Parameters (K, ...) by name as a matrix (K, N)."""
         parts = [tensors[name].flatten(1) for name in self.shapes]
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if len(parts) == 1:
+            return parts[0]
+        parts += [
+            parts[0].new_zeros(len(parts[0]), rest) for rest in self._widths("")[len(parts) :]
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _widths(self, kind: str) -> list[int]:
+        """Of each parameter; and of what several have at the end, for each row to be aligned."""
+        if kind == "step":  # which torch counts in one number
+            return [1] * len(self.shapes)
+        widths = [shape.numel() for shape in self.shapes.values()]
+        rest = -sum(widths) % ALIGNED
+        return [*widths, rest] if rest and len(widths) > 1 else widths
 
 
 class StackedOptimizer:
@@ -232,11 +270,15 @@ class StackedOptimizer:
             own = {names[p]: p for p in group["params"] if names[p] in reached}
             like = next((known for known in self.groups if known.settings == settings), None)
             if like is None and own:
-                like = Group(settings, _initial_state(make, settings))
+                like = Group(settings, _initial_state(make, settings), {})
                 self.groups.append(like)
             if like is not None:
                 like.shapes.update({name: parameter.shape for name, parameter in own.items()})
             trained |= own
+        for alike in self.groups:  # small ones last, lest they put the others out of line
+            shapes = sorted(alike.shapes.items(), key=lambda item: item[1].numel() % ALIGNED != 0)
+            alike.shapes.clear()
+            alike.shapes.update(shapes)
         others = sorted(reached - trained.keys())
         if others and task.clip_norm is not None:
             raise Unfit(

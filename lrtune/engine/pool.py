@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrtune.tasks import Task
+from lrtune.tasks.images import draw
 
 Array = NDArray[np.float64]
 
@@ -183,7 +184,8 @@ def check_free(slot: int, occupied: bool) -> None:
 
 
 # Streams of one seed.
-INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE, SAMPLE_NOISE = range(5)
+INITIAL_WEIGHTS, EPOCH_ORDER, UPDATE_NOISE, VALIDATION_NOISE, SAMPLE_NOISE, AUGMENTATION = range(6)
+DRAWN_AT_ONCE = 64  # updates
 
 
 def derive(*words: int) -> int:
@@ -238,3 +240,25 @@ class BatchOrder:
         run = torch.cat([self._permutation(seed, epoch) for epoch in epochs])
         offset = epochs.start * self._samples
         return run[first - offset : last - offset].view(-1, self.batch_size)
+
+
+class AugmentNumbers:
+    """What the augmentation of each update draws, many updates at once on the host."""
+
+    def __init__(self, task: Task, device: torch.device, slots: int = 1) -> None:
+        self._names = task.augment
+        self._count = task.batch_size
+        self._device = device
+        self._block = lru_cache(maxsize=2 * slots)(self._draw)  # as of BatchOrder
+
+    def _draw(self, seed: int, block: int) -> Tensor:
+        generator = np.random.default_rng(derive(seed, AUGMENTATION, block))
+        numbers = draw(self._names, generator, DRAWN_AT_ONCE, self._count)
+        return torch.as_tensor(numbers).to(self._device)
+
+    def batches(self, seed: int, start: int, stop: int) -> Tensor:
+        """Float32 (stop - start, batch_size, numbers) of several updates in a row."""
+        blocks = range(start // DRAWN_AT_ONCE, (stop - 1) // DRAWN_AT_ONCE + 1)
+        run = torch.cat([self._block(seed, block) for block in blocks])
+        offset = blocks.start * DRAWN_AT_ONCE
+        return run[start - offset : stop - offset]

@@ -1,10 +1,13 @@
 """SerialPool: one slot after the other. Runs any model."""
 
+import random
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone
+from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone, numbers_of, to_host
 from lrtune.engine.evaluate import Blocks, Forward, evaluate
-from lrtune.engine.optimizers import make_optimizer, set_momentum
+from lrtune.engine.optimizers import capture_settings, make_optimizer, set_momentum
 from lrtune.engine.pool import (
     UPDATE_NOISE,
     Array,
@@ -26,7 +29,7 @@ from lrtune.engine.pool import (
     reseed,
 )
 from lrtune.tasks import Split, Task
-from lrtune.tasks.splits import Tree, laid_out, tree_map
+from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
 
 
 class Average:
@@ -69,6 +72,86 @@ class Average:
         get_ema_multi_avg_fn(1 - share)(means, newest, self.updates)
 
 
+class Captured:
+    """One update of a model that stays, on CUDA as one graph from the third call on.
+
+    A graph repeats the kernels of one call on the tensors of that call. So it is not made of what
+    waits for the device, which may decide by what it reads there, nor of what changes or draws
+    something on the host.
+    """
+
+    def __init__(
+        self, update: Callable[[Split], Tensor], modules: Sequence[object], device: torch.device
+    ) -> None:
+        """Wait for the first call.
+
+        Args:
+            update: of a batch; gives the loss.
+            modules: whose numbers no update may change.
+            device: where all tensors are.
+        """
+        self._update = update
+        self._modules = modules
+        self._device = device
+        self._never = device.type != "cuda"
+        self._calls = 0
+        self._batch: Split | None = None  # the tensors that the graph reads
+        self._replay: Callable[[], Tensor] | None = None
+        self._stream = None if self._never else torch.cuda.Stream(device)
+
+    def __call__(self, batch: Split) -> Tensor:
+        """The loss, which the next call overwrites."""
+        if self._never:
+            return self._update(batch)
+        if self._batch is None:
+            self._batch = Split(*tree_map(torch.clone, tuple(batch)))
+        for ours, new in zip(leaves(self._batch), leaves(batch), strict=True):
+            ours.copy_(new, non_blocking=True)
+        if self._replay is None:
+            self._calls += 1
+            if self._calls < 3:
+                return self._warm_up(self._batch)
+            self._replay = self._capture(self._batch)
+        return self._replay()
+
+    def _warm_up(self, batch: Split) -> Tensor:
+        """An update as it is, on the graph's stream; the second, with all compiled, is watched."""
+        assert self._stream is not None
+        watched = self._calls == 2
+        before = self._host()
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        mode = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as waits, torch.cuda.stream(self._stream):
+            warnings.simplefilter("always")
+            try:
+                torch.cuda.set_sync_debug_mode("warn" if watched else mode)
+                waits.clear()  # torch says here that this is a prototype
+                loss = self._update(batch)
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        if any("synchroniz" in str(wait.message) for wait in waits) or before != self._host():
+            self._never = True
+        return loss
+
+    def _capture(self, batch: Split) -> Callable[[], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on with what a capture forbids: pinning memory, say.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            loss = self._update(batch)
+
+        def replay() -> Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+    def _host(self) -> list[object]:
+        """What a graph would not change."""
+        generators = torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())
+        return [*map(numbers_of, self._modules), *generators]
+
+
 @dataclass(slots=True)
 class _Trial:
     """What occupies a slot."""
@@ -76,6 +159,7 @@ class _Trial:
     slot: int
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    train: Callable[[Split], Tensor]  # one update on a batch; gives the loss
     average: Average | None
     rates: list[float]
     seed: int
@@ -99,26 +183,25 @@ class SerialPool:
             task: what is trained.
             slots: K, at least 1; here they take turns.
             device: as torch names it: cpu, cuda, cuda:1.
-            compiled: run model and loss through ``torch.compile``, with CUDA graphs where there is
-                CUDA; the first update then takes long.
+            compiled: run model and loss through ``torch.compile``, and on CUDA whole updates as a
+                graph; the first update then takes long. A slot's trials follow each other in one
+                model: a new one would be compiled for, or captured, anew.
         """
         self.device_task = DeviceTask(task, slots, device)
         self.task = task
         self.slots = slots
         self.placement = self.device_task.placement
         self._device = self.device_task.device
-        self._loss = _loss
-        if compiled:
-            mode = "reduce-overhead" if self._device.type == "cuda" else None
-            self._loss = compile_alone(_loss, mode)
+        self._compiled = compiled
+        self._loss = compile_alone(_loss) if compiled else _loss
         self._trials: list[_Trial | None] = [None] * slots
+        self._kept: dict[int, _Trial] = {}  # by slot, where compiled: the last one
 
     def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(rates, momenta)
-        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed)
-        trial.momenta = momenta
+        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta)
         return self._progress(trial)
 
     def revise(self, slot: int, rates: Array) -> None:
@@ -157,16 +240,16 @@ class SerialPool:
                     tensors[f"optimizer/{name}/{state}"] = value
         if trial.average is not None:
             tensors |= {f"average/{name}": t for name, t in _tensors(trial.average.model)}
-        kept = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        return Snapshot(trial.seed, trial.update, np.array(trial.rates), kept, trial.momenta)
+        rates = np.array(trial.rates)
+        return Snapshot(trial.seed, trial.update, rates, to_host(tensors), trial.momenta)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(snapshot.rates, snapshot.momenta)
-        trial = self._fresh(slot, snapshot.rates.tolist(), snapshot.seed)
-        trial.update, trial.momenta = snapshot.update, snapshot.momenta
+        trial = self._fresh(slot, snapshot.rates.tolist(), snapshot.seed, snapshot.momenta)
+        trial.update = snapshot.update
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
         _restore_optimizer(trial, snapshot.tensors)
@@ -182,9 +265,11 @@ class SerialPool:
         Args:
             count: of updates, at most the horizon.
         """
+        if any(self._trials):
+            raise RuntimeError("there are trials in the pool, whose models this needs")
         trials = [self._fresh(slot, [0.0] * count, seed=0) for slot in range(self.slots)]
         with self.device_task.training():
-            for batch in self.device_task.train.updates(0, 0, count):
+            for batch in self.device_task.updates(0, 0, count):
                 for trial in trials:
                     self._step(trial, batch)
                     trial.update += 1
@@ -192,11 +277,39 @@ class SerialPool:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # until then updates are only queued
 
-    def _fresh(self, slot: int, rates: list[float], seed: int) -> _Trial:
+    def _fresh(
+        self, slot: int, rates: list[float], seed: int, momenta: Array | None = None
+    ) -> _Trial:
+        """A trial at its start, in the model of the slot's last one where it can serve again."""
         model = self.device_task.model(seed)
+        last = self._kept.get(slot)
+        if last is not None and numbers_of(last.model.train()) == numbers_of(model):
+            _copy(model, last.model)
+            model = last.model
+            model.zero_grad(set_to_none=False)  # in place: a graph may add to what no optimizer has
+        else:
+            last = None
         shares = self.device_task.average_shares
         average = None if shares is None else Average(model, shares)
-        return _Trial(slot, model, make_optimizer(self.task, model), average, rates, seed)
+        settings = None
+        if self._compiled and momenta is None:
+            settings = capture_settings(self.task, self._device)
+        if settings is not None and last is not None and isinstance(last.train, Captured):
+            optimizer = last.optimizer
+            train: Callable[[Split], Tensor] = last.train
+            for value in chain.from_iterable(each.values() for each in optimizer.state.values()):
+                if isinstance(value, Tensor):
+                    value.zero_()
+        else:
+            optimizer = make_optimizer(self.task, model, settings)
+            train = partial(_update, self.device_task, self._loss, model, optimizer)
+            if settings is not None:
+                modules = [model, self.device_task.prepare, self.device_task.loss]
+                train = Captured(train, modules, self._device)
+        trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta)
+        if self._compiled and (last is None or settings is not None):
+            self._kept[slot] = trial
+        return trial
 
     def _occupant(self, slot: int) -> _Trial:
         trial = self._trials[slot]
@@ -225,7 +338,7 @@ class SerialPool:
             # that come and go, and no gap would ever fit the next one.
             trial.losses = torch.empty(stop - first, dtype=torch.float64, device=self._device)
         with self.device_task.training():
-            for done, batch in enumerate(self.device_task.train.updates(seed, first, stop)):
+            for done, batch in enumerate(self.device_task.updates(seed, first, stop)):
                 alive = [trial for trial in group if trial.failure is None]
                 if not alive:
                     break
@@ -241,21 +354,18 @@ class SerialPool:
 
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
-        with self.device_task.autocast():
-            inputs, parts = self.device_task.inputs(batch)
-            loss = self._loss(self.device_task, trial.model, inputs, parts)
         for group in trial.optimizer.param_groups:
-            group["lr"] = trial.rates[trial.update] * group["lr_ratio"]
+            rate = trial.rates[trial.update] * group["lr_ratio"]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
             if trial.momenta is not None:
                 set_momentum(group, float(trial.momenta[trial.update]))
-        trial.optimizer.zero_grad()
-        loss.backward()
-        if self.task.clip_norm is not None:
-            clip_grad_norm_(trial.model.parameters(), self.task.clip_norm)
-        trial.optimizer.step()
+        loss = trial.train(batch)
         if trial.average is not None:
             trial.average.update(trial.model)
-        return loss.detach()
+        return loss
 
     def _progress(self, trial: _Trial, blocks: Blocks | None = None) -> Progress:
         """Validate, or judge on the test split, and tell of the segment."""
@@ -287,6 +397,23 @@ def _forward(task: DeviceTask, model: nn.Module) -> Forward:
     return forward
 
 
+def _update(
+    task: DeviceTask,
+    loss_of: Callable[[DeviceTask, nn.Module, Tree, Parts], Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Split,
+) -> Tensor:
+    with task.autocast():
+        loss = loss_of(task, model, *task.inputs(batch))
+    optimizer.zero_grad()
+    loss.backward()
+    if task.task.clip_norm is not None:
+        clip_grad_norm_(model.parameters(), task.task.clip_norm)
+    optimizer.step()
+    return loss.detach()
+
+
 def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:
     return task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
 
@@ -296,9 +423,22 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
+@torch.no_grad()
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    for (_, new), (_, old) in zip(_tensors(source), _tensors(target), strict=True):
+        old.copy_(new)
+
+
+@torch.no_grad()
 def _restore_optimizer(trial: _Trial, tensors: dict[str, Tensor]) -> None:
-    """By ``load_state_dict``, which knows where each optimizer wants its step to be."""
-    names = {parameter: name for name, parameter in trial.model.named_parameters()}
+    """In place where it has been used; else by ``load_state_dict``, which knows what goes where."""
+    names: dict[Tensor, str] = {p: name for name, p in trial.model.named_parameters()}
+    for parameter, state in trial.optimizer.state.items():
+        for kind, value in state.items():
+            if isinstance(value, Tensor):
+                value.copy_(tensors.get(f"optimizer/{names[parameter]}/{kind}", value))
+    if trial.optimizer.state:
+        return
     content = trial.optimizer.state_dict()
     states: dict[int, dict[str, Any]] = {}
     for ours, theirs in zip(trial.optimizer.param_groups, content["param_groups"], strict=True):

@@ -33,13 +33,17 @@ from lrtune.reports.plot_style import (
     value_axis,
 )
 from lrtune.schedule import Schedule
-from lrtune.verdict.settings import Objective, RangeTestFacts
+from lrtune.verdict.best import BestSchedule
+from lrtune.verdict.recommendation import amount_of
+from lrtune.verdict.sequential import ALPHA
+from lrtune.verdict.settings import Objective, RangeTestFacts, RunSettings
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
 from lrtune.verdict.verdict import FamilyResult, Verdict
 
 SHOWN = 6  # families drawn at first; the others wait in the legend
 FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said
 APART = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
+OTHERS = ("dash", "dot", "dashdot")  # lines of what the recommended schedule is compared with
 DECADES = 4.0  # of rate that a log axis shows below the highest
 
 
@@ -48,29 +52,128 @@ def has_data(figure: go.Figure) -> bool:
     return any(len(trace.x or ()) for trace in figure.data)
 
 
-def wins(trials: pd.DataFrame, objective: Objective) -> go.Figure:
-    """Each family's finished trials in a row of its own, the best family on top."""
-    rows = ranked(trials, objective.direction)
-    order = [str(family) for family in rows["family"].unique()]
-    figure = blank()
-    for place, family in enumerate(order):
-        own = rows[rows["family"] == family]
-        style = look(family)
-        figure.add_box(
-            x=rounded(own["value"]),
-            y=[place] * len(own),
-            customdata=own["number"].tolist(),
-            orientation="h",
-            boxpoints="all",
-            pointpos=0,
-            hoveron="points",
-            line={"color": style.colour, "width": 1.5},
-            marker={"color": style.colour, "symbol": style.symbol, "size": 6, "opacity": 0.7},
-            name=safe(family),
-            hovertemplate="trial %{customdata}: %{x:.4g}",
+def of_run(
+    trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None, finals: pd.DataFrame | None
+) -> dict[str, go.Figure]:
+    """The figures of a run by their names: of the search, and of the finals if there are any.
+
+    Args:
+        trials: the search's table.
+        run: what was searched (run.json).
+        verdict: what the finals said.
+        finals: those that it is of.
+    """
+    test, best = run.range_test, BestSchedule.of(trials, run, verdict)
+    several = [] if best is None else _compared(best.schedule, run, verdict)
+    shown = {
+        "rates": compared_rates(several, run.horizon, (trials, finals)),
+        "curves": curves(trials, run.objective, run.horizon),
+        "against_peak": against_peak(
+            trials, run.objective, (test.base_lr, test.max_lr) if test else None
+        ),
+    }
+    if verdict is not None and finals is not None:
+        shown["gains"] = gains(verdict)
+        shown["paired_differences"] = paired_differences(verdict, finals)
+        shown["finals_curves"] = finals_curves(verdict, finals)
+    return shown
+
+
+def _compared(
+    best: Schedule, run: RunSettings, verdict: Verdict | None
+) -> Sequence[tuple[str, Schedule]]:
+    """The schedule to use and what it is compared with, yours or else baselines: what to draw."""
+    if verdict is None or not verdict.decided:
+        yours = [(f"your {mine.family}", mine) for mine in run.baselines]
+        return [(best.family, best), *yours]
+    rows = {row.family: row for row in verdict.families}
+    pairs = [(gain.what, rows[gain.over]) for gain in verdict.answer.gains]
+    others = [pair for pair in pairs if pair[1].role == "yours"] or pairs
+    mine = verdict.recommended.role == "yours"
+    label = f"your {best.family}" if mine else best.family
+    return [(label, best), *((what, row.schedule) for what, row in others)]
+
+
+def compared_rates(
+    several: Sequence[tuple[str, Schedule]], horizon: int, tables: Sequence[pd.DataFrame | None]
+) -> go.Figure:
+    """The rates of the recommended schedule in colour, beside those that it is compared with.
+
+    Without traces where the recommended ones are not known.
+
+    Args:
+        several: what each is called, and the schedule; the recommended one first.
+        horizon: updates.
+        tables: trials and finals, which know the rates of a closed loop.
+    """
+    figure, drawn = blank(), []
+    for place, (label, schedule) in enumerate(several):
+        line = _recorded(schedule, horizon, tables)
+        if line is None and not place:
+            return figure
+        if line is None:
+            continue
+        updates, rates, shape = line
+        colour, dash = (INK, OTHERS[(place - 1) % len(OTHERS)]) if place else ("", "solid")
+        figure.add_scatter(
+            x=updates.astype(int).tolist(),
+            y=rounded(rates),
+            mode="lines",
+            line={"color": colour or look(schedule.family).colour, "dash": dash, "shape": shape},
+            name=safe(label) + (" (recommended)" if not place else ""),
+            hovertemplate="update %{x}: %{y:.3g}",
         )
-    figure.update_xaxes(title_text=axis_title(objective), **value_axis(rows["value"]))
-    return _in_rows(figure, order, 26)
+        drawn.append(rates)
+    figure.update_xaxes(range=[0, horizon], nticks=5)
+    figure.update_yaxes(**_rate_axis(drawn), nticks=5).update_yaxes(title_text="")
+    legend = {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}
+    return figure.update_layout(height=190, showlegend=True, legend=legend)
+
+
+def _recorded(
+    schedule: Schedule, horizon: int, tables: Sequence[pd.DataFrame | None]
+) -> tuple[Array, Array, str] | None:
+    """Updates, rates and how to join them; of a closed loop from the longest training of it."""
+    if not schedule.closed_loop:
+        rates = schedule.rates(horizon)
+        at = thin(rates)
+        return at.astype(float), rates[at], "linear"
+    for table in tables:
+        if table is not None and len(table) and "rate" in table:
+            own = table[table["schedule"] == schedule.to_json()]
+            for _, training in own.sort_values("updates").tail(1).iterrows():
+                return rates_of(training, horizon)
+    return None
+
+
+def gains(verdict: Verdict) -> go.Figure:
+    """What the recommended schedule is better by than each baseline, with 95 % intervals."""
+    figure = blank()
+    rows = verdict.answer.gains if verdict.decided else []
+    for place, row in enumerate(rows):
+        sure = "better" if row.sure else "may be chance"
+        sure = "worse" if row.gain < 0 and row.p < ALPHA else sure
+        colour = {"better": GREEN, "worse": RED}.get(sure, GREY)
+        reach = None
+        if not math.isnan(row.low):
+            sides = rounded([row.high - row.gain, row.gain - row.low])
+            reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
+        figure.add_scatter(
+            x=rounded([row.gain]),
+            y=[place],
+            error_x=reach,
+            mode="markers",
+            marker={"color": colour, "size": 11},
+            name=safe(row.what),
+            hovertemplate="%{x:.3g}",
+        )
+        amount = f"{'+' if row.gain > 0 else ''}{amount_of(verdict.objective, row.gain)}"
+        where = {"x": 0, "xref": "paper", "y": place, "yshift": 15, "xanchor": "left"}
+        text = f"over {safe(row.what)}: {safe(amount)}, {sure}"
+        figure.add_annotation(text=text, showarrow=False, font_color=INK, **where)
+    figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"}, layer="below")
+    figure.update_xaxes(nticks=6).update_yaxes(visible=False, range=[len(rows) - 0.6, -0.8])
+    return figure.update_layout(height=36 + 44 * len(rows), showlegend=False)
 
 
 def _in_rows(figure: go.Figure, names: Sequence[str], pixels: int) -> go.Figure:
@@ -163,10 +266,12 @@ def paired_differences(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
     tied = sum(row.place in ("winner", "tied") for row in rows)
     if 1 < tied < len(rows):
         figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
-    unit = verdict.objective.unit
-    metric = safe(words(verdict.objective.name)) + (f" ({safe(unit)})" if unit else "")
-    figure.update_xaxes(title_text=f"behind by, {metric}", range=view)
+    figure.update_xaxes(title_text=f"behind by, {_title(verdict.objective)}", range=view)
     return _in_rows(figure, [row.family for row in rows], 32)
+
+
+def _title(metric: Objective) -> str:
+    return safe(words(metric.name)) + (f" ({safe(metric.unit)})" if metric.unit else "")
 
 
 def paired(

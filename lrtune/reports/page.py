@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, not even a network."""
+"""The report, one HTML file that needs no network; and what a notebook shows of a run."""
 
 import re
 from pathlib import Path
@@ -12,18 +12,20 @@ from plotly.offline import get_plotlyjs
 
 from lrtune.files import replace
 from lrtune.format import limited, words
-from lrtune.reports import sections
-from lrtune.reports.figures import curves, has_data
-from lrtune.reports.first_screen import first_screen, nothing, subtitle
+from lrtune.reports import figures, sections
+from lrtune.reports.first_screen import Answer, answer, exports, nothing, subtitle
 from lrtune.reports.plot_style import look
+from lrtune.verdict import verdict as judged
+from lrtune.verdict.best import BestSchedule
+from lrtune.verdict.recommendation import of_verdict
 from lrtune.verdict.settings import RunSettings
-from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.tables import families_or_finalists, finalists
 
 
 def render(
     trials: pd.DataFrame,
     run: RunSettings,
-    verdict: Verdict | None = None,
+    verdict: judged.Verdict | None = None,
     finals: pd.DataFrame | None = None,
 ) -> str:
     """The report as one HTML page.
@@ -37,6 +39,7 @@ def render(
     Returns:
         HTML with everything inline: style, plotly and data.
     """
+    best = BestSchedule.of(trials, run, verdict)
     confirmed = None
     if verdict is not None and verdict.families and finals is not None:
         confirmed = sections.finals(verdict, finals, run)
@@ -45,15 +48,15 @@ def render(
         title=run.study,
         metric=words(run.objective.name),
         subtitle=subtitle(trials, run),
-        first=first_screen(trials, run, verdict, finals),
+        answer=answer(trials, run, verdict),
+        exports=[] if best is None else exports(best),
         nothing=nothing(trials),
         better="lower" if run.objective.direction == "minimize" else "higher",
-        settings=sections.settings(trials, run, verdict),
+        figures=figures.of_run(trials, run, verdict, finals),
+        settings=None if best is None else sections.settings(best, verdict),
         finals=confirmed,
         families=sections.families(trials, run),
-        curves=curves(trials, run.objective, run.horizon),
-        peak=sections.against_peak(trials, run, verdict),
-        parameters=sections.parameters(trials, run),
+        peak=sections.against_peak(run, verdict),
         stopping=sections.stopping(trials, run),
         trials=sections.all_trials(trials, run),
         record=sections.record(run),
@@ -65,7 +68,7 @@ def write(
     path: str | Path,
     trials: pd.DataFrame,
     run: RunSettings,
-    verdict: Verdict | None = None,
+    verdict: judged.Verdict | None = None,
     finals: pd.DataFrame | None = None,
 ) -> Path:
     """Write the report in one step: a reader meets the old page or the new one, never half."""
@@ -74,6 +77,36 @@ def write(
     content = render(trials, run, verdict, finals)
     replace(path, content.encode(errors="backslashreplace"))
     return path
+
+
+class Verdict(judged.Verdict):
+    """A verdict that prints as what it says; its attributes are ``lrtune.verdict.Verdict``'s."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What to use, what it gains, how sure that is."""
+        return of_verdict(self)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        use, *others = self.lines
+        lines = [(label, text) for label, _, text in (line.partition(": ") for line in others)]
+        said = Answer(use, lines, [], [])
+        return fill("notebook.html", title=[], answer=said, table=finalists(self))
+
+
+def summary(trials: pd.DataFrame, run: RunSettings, verdict: judged.Verdict | None) -> str:
+    """What a notebook shows of a run: the answer in words and the table of families."""
+    return fill(
+        "notebook.html",
+        title=[run.study, *subtitle(trials, run)],
+        answer=answer(trials, run, verdict),
+        table=families_or_finalists(trials, run, verdict),
+    )
 
 
 _LOADER = PackageLoader("lrtune.reports")
@@ -121,5 +154,5 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters["colour"] = lambda family: look(family).colour
 _ENVIRONMENT.filters["unbroken"] = _unbroken
 _ENVIRONMENT.filters["as_json"] = _as_json
-_ENVIRONMENT.tests["drawn"] = has_data
+_ENVIRONMENT.tests["drawn"] = figures.has_data
 _ENVIRONMENT.globals["source"] = _source

@@ -1,154 +1,19 @@
-"""best.json: the winner, where it was found, and how sure it is."""
+"""best.json in a run's folder: read for an export, a replay, the first trial of a search."""
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
 from lrtune.errors import InputError
-from lrtune.export import FoundOptimizer, replay
-from lrtune.reports.first_screen import found_with
+from lrtune.export import replay
 from lrtune.schedule import Schedule, load
-from lrtune.verdict.recommendation import of_verdict
-from lrtune.verdict.sequential import Why
-from lrtune.verdict.settings import (
-    Document,
-    File,
-    Judge,
-    Number,
-    RunSettings,
-    StoredSchedule,
-    Training,
-)
-from lrtune.verdict.summary import beside, figures_in, recommended
-from lrtune.verdict.verdict import Verdict
+from lrtune.verdict.best import BestSchedule
+from lrtune.verdict.settings import RunSettings
 
 SAME = ("study", "task", "horizon", "objective", "optimizer")  # what makes a task that one
-
-
-class Found(Document):
-    """The trial that tried the schedule: its metrics, or of one that ended early the forecast."""
-
-    trial: int
-    seed: int
-    split: str = "val"
-    metrics: dict[str, Number] | None = None
-    forecast: dict[str, Any] | None = None
-
-
-class Certainty(Document):
-    """How sure the schedule is, see ``lrtune.verdict.verdict``; ``lines`` say it in words."""
-
-    lines: list[str]
-    place: str
-    families: list[str]
-    why: Why
-    split: str
-    mean: Number
-    low: Number
-    high: Number
-    seeds: int
-
-
-class PeakTest(Document):
-    """What a range test says of a good peak."""
-
-    peak_lr: float
-    doubt: float
-    message: str
-
-
-class Guess(Document):
-    """What a guess rests on, before anything was searched; ``cost`` is what such guesses cost."""
-
-    params: dict[str, Any]
-    range_test: PeakTest | None
-    transfer: str
-    cost: dict[str, float]
-
-
-class BestSchedule(Training, File):
-    """``best.json``, which ``lrtune.load`` reads too; the run's settings are ``Training``'s."""
-
-    WHAT: ClassVar[str] = "a search's best schedule"
-    FORMAT: ClassVar[int] = 1
-
-    format: int = FORMAT
-    schedule: StoredSchedule
-    resolved: dict[str, Any]
-    found: Found | None = None
-    verdict: Certainty | None = None
-    judge: Judge = "last"
-    guess: Guess | None = None
-
-    @property
-    def found_optimizer(self) -> FoundOptimizer:
-        """The optimizer that an export makes.
-
-        Raises:
-            InputError: its settings are not all there.
-        """
-        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
-
-    @property
-    def comments(self) -> str:
-        """Comments on the training, for the code of an export."""
-        by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
-        return found_with(self, "Guessed for" if self.guess is not None else by)
-
-
-def best_json(
-    trials: pd.DataFrame, settings: RunSettings, verdict: Verdict | None
-) -> BestSchedule | None:
-    """The verdict's winner, or before one the best trial.
-
-    Where no trial was trained to its end it is the one with the best forecast, which ``found`` then
-    holds; None where there is none either.
-    """
-    if trials.empty:
-        return None
-    row = recommended(trials, settings.objective.direction)
-    if verdict is not None and verdict.decided:
-        first = verdict.recommended
-        schedule, resolved = first.schedule, first.resolved
-        rows = trials[trials["number"] == first.trial]
-        row = None if rows.empty else rows.iloc[0]
-    elif row is not None:
-        schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
-    else:
-        return None
-    return BestSchedule(
-        **{name: getattr(settings, name) for name in (*Training.model_fields, "judge")},
-        schedule=schedule,
-        resolved=resolved,
-        found=None if row is None else _found(row, settings.metrics),
-        verdict=None if verdict is None else _certainty(verdict),
-    )
-
-
-def _found(row: "pd.Series[Any]", metrics: Iterable[str]) -> Found:
-    trial, seed = int(row["number"]), int(row["seed"])
-    if row["state"] != "complete":
-        return Found(trial=trial, seed=seed, forecast=figures_in(row["evidence"]))
-    return Found(trial=trial, seed=seed, metrics={name: beside(row, name) for name in metrics})
-
-
-def _certainty(verdict: Verdict) -> Certainty:
-    row = verdict.recommended if verdict.decided else verdict.families[0]
-    return Certainty(
-        lines=of_verdict(verdict),
-        place=verdict.answer.place,
-        families=verdict.answer.families,
-        why=verdict.answer.why,
-        split=verdict.split,
-        mean=row.mean,
-        low=row.low,
-        high=row.high,
-        seeds=row.seeds,
-    )
 
 
 def guessed(folder: Path, settings: RunSettings) -> dict[str, Any] | None:

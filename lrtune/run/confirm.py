@@ -13,7 +13,7 @@ from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_threads
 from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
-from lrtune.reports.notebook import Verdict
+from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
 from lrtune.run.run_json import check_same, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
+import plotly.graph_objects as go
 from filelock import FileLock, Timeout
 
 from lrtune.engine import Choice
@@ -15,8 +16,8 @@ from lrtune.errors import InputError
 from lrtune.files import replace
 from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
-from lrtune.reports.notebook import Figures, Verdict, summary
-from lrtune.run.best_json import best_json
+from lrtune.reports.figures import of_run
+from lrtune.reports.page import Verdict, summary, write
 from lrtune.run.run_json import read_settings, without_password
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
@@ -24,6 +25,7 @@ from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.sampler import Tuned, guess_in, tuned
 from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
+from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.summary import BASELINES, Finalist, finalists
 from lrtune.verdict.verdict import Plan, verdict
@@ -176,29 +178,27 @@ class Run:
                 earlier.add(before.plan.trainings)
         return Verdict(**{**dict(judged), "earlier": sorted(earlier - {plan.trainings})})
 
-    @property
-    def figures(self) -> Figures:
-        """The figures of the report: ``run.figures.wins()``."""
-        return Figures(self)
+    def figures(self, total: int | None = None) -> dict[str, go.Figure]:
+        """The figures of the report by their names; of another horizon's finals with total."""
+        return of_run(self.trials(), self.settings, self.verdict(total), self.finals())
 
     def best(self) -> Schedule | None:
         """The verdict's winner, or before one the schedule of the best trial, if there is any."""
-        best = best_json(self.trials(), self.settings, self.verdict())
+        best = BestSchedule.of(self.trials(), self.settings, self.verdict())
         return None if best is None else best.schedule
 
     def write(self) -> None:
         """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
-        from lrtune.reports import page
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
         # Bytes, because pyarrow wants names in UTF-8.
         replace(self.folder / "trials.parquet", trials.to_parquet(index=False))
-        best = best_json(trials, self.settings, verdict)
+        best = BestSchedule.of(trials, self.settings, verdict)
         if best is not None:
             best.write(self.folder / "best.json")
         shown = self.public_settings
-        report = page.write(self.folder / "report.html", trials, shown, verdict, finals)
+        report = write(self.folder / "report.html", trials, shown, verdict, finals)
         publish(self.study(), trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
@@ -207,22 +207,12 @@ class Run:
         self.write()
 
     def write_tensorboard(self) -> Path | None:
-        """Write event files of each finalist, or of each family's best trial before the finals.
-
-        Written again they replace those before.
-
-        Returns:
-            The folder, for ``tensorboard --logdir``; None where no training is there to write.
-
-        Raises:
-            InputError: tensorboard is not installed.
-        """
+        """Write ``tensorboard/`` anew, see ``lrtune.run.tensorboard.write``."""
         from lrtune.run import tensorboard
 
-        verdicts = [verdict for total in self.horizons if (verdict := self.verdict(total))]
-        return tensorboard.write(
-            self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
-        )
+        folder = self.folder / "tensorboard"
+        trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        return tensorboard.write(folder, trials, self.settings, verdict, finals)
 
 
 @contextmanager
@@ -282,7 +272,7 @@ def open(folder: str | Path) -> Run:
         run.best().rates(1000)  # the winner, over as many updates as you like
         trials = run.trials()  # a DataFrame, one row a trial
         trials.groupby("family")["value"].min()
-        run.figures.wins()  # and curves, against_peak, ...: see run.figures
+        run.figures()["curves"]  # and rates, against_peak, ...: a dictionary of them
 
     Args:
         folder: what ``lrtune search`` or ``lrtune.tune`` wrote.

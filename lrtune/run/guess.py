@@ -12,7 +12,6 @@ from lrtune.errors import InputError
 from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
-from lrtune.run.best_json import BestSchedule, Guess, PeakTest
 from lrtune.run.folder import locked
 from lrtune.run.run_json import settings_for
 from lrtune.run.study_file import StudyFile, engine_of, folder_of
@@ -22,6 +21,7 @@ from lrtune.search import Space
 from lrtune.search.sampler import Candidates, guess_in
 from lrtune.search.space import SPLINE
 from lrtune.tasks import Task
+from lrtune.verdict.best import BestSchedule, Guess
 from lrtune.verdict.settings import RangeTestFacts, Training
 
 
@@ -60,12 +60,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
             **{name: getattr(settings, name) for name in Training.model_fields},
             schedule=schedule,
             resolved=schedule.resolve(task.horizon),
-            guess=Guess(
-                params=params,
-                range_test=None if test is None else PeakTest(**dict(test)),
-                transfer=published().fingerprint,
-                cost=cost(),
-            ),
+            guess=Guess(params=params, transfer=published().fingerprint, cost=cost()),
         ).write(folder / "best.json")
     return folder / "best.json"
 

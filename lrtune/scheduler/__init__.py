@@ -1,4 +1,4 @@
-"""A Schedule as a torch LRScheduler, and the monitor of how a training loop steps it."""
+"""A Schedule as a torch LRScheduler."""
 
 from lrtune.scheduler.torch_scheduler import scheduler
 

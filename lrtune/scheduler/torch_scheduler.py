@@ -6,26 +6,46 @@ that saved it, and whether or not the optimizer's state was restored.
 
 From the total on the rate is held at that of the last update: torch's own classes would rise again
 (cosine), restart, fall below zero (a linear one_cycle) or raise in the middle of a run.
+
+A loop that steps it otherwise than it was made for is warned once, and goes on. What that goes by
+are calls of `step()` and, by torch's public hook, updates of the optimizer; so gradient
+accumulation, which makes fewer updates of more batches, is none of its business. Where updates are
+not counted (a wrapper without hooks, a copied optimizer, a CUDA graph) nothing is said of the pace.
 """
 
 import inspect
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, ScheduleWarning
 from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-from lrtune.scheduler.step_monitor import OnChangedTotal, SchedulerSpec, StepMonitor, Unit
 
 # Torch's arguments that are absolute rates and may differ between parameter groups.
 PER_GROUP = ("base_lr", "max_lr", "min_lr")
+
+OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
+Unit: TypeAlias = Literal["update", "epoch"]
+
+# So many updates per step are an epoch; fewer may be those of a class whose step calls its
+# parent's, which torch's hooks count twice.
+EPOCH = 4
+ENOUGH = 50  # updates from which that is judged
+PAST: dict[Unit, str] = {
+    "update": "give as total the updates of the whole run, its calls of optimizer.step() (a "
+    "scheduler that Accelerate prepared is stepped once for each process: leave it out of "
+    "prepare())",
+    "epoch": "call step() once an epoch, or give total in updates and unit='update'",
+}
 
 
 def scheduler(
@@ -46,7 +66,7 @@ def scheduler(
 
     A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
     and an `lrtune.ScheduleWarning` says once what does not fit (`warnings.simplefilter("error",
-    lrtune.ScheduleWarning)` makes it an error). So does a run that ends long before the total.
+    lrtune.ScheduleWarning)` makes it an error).
 
     Args:
         schedule: what to follow.
@@ -81,35 +101,119 @@ def scheduler(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
-    monitor = StepMonitor(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
-    made: LRScheduler = _made(
-        _ClosedLoop if schedule.closed_loop else _OpenLoop, monitor, optimizer
-    )
-    monitor.follow(optimizer)
+    watch = _Watch(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
+    made: LRScheduler = _made(_ClosedLoop if schedule.closed_loop else _OpenLoop, watch, optimizer)
+    with suppress(AttributeError):  # Accelerate's wrapper is an Optimizer without its __init__
+        optimizer.register_step_post_hook(watch.count)
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSpec:
+    """What a scheduler was asked for."""
+
+    schedule: Schedule
+    total: int
+    mode: Mode
+    unit: Unit
+    on_changed_total: OnChangedTotal
+
+    def __post_init__(self) -> None:
+        for name, words in (("unit", Unit), ("on_changed_total", OnChangedTotal)):
+            if getattr(self, name) not in get_args(words):
+                raise unknown(name, getattr(self, name), get_args(words))
+
+    def state(self, update: int) -> dict[str, Any]:
+        """What a checkpoint holds: plain values, for `torch.load(weights_only=True)`."""
+        asked = {"total": self.total, "mode": self.mode, "unit": self.unit}
+        return {"schedule": self.schedule.to_dict(), **asked, "update": update}
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The update that a saved state has come to; InputError if it is not this spec's."""
+        missing = [name for name in self.state(0) if name not in state]
+        if missing:
+            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
+        total, update = state["total"], state["update"]
+        saved = {**state, "schedule": Schedule.from_dict(state["schedule"])}
+        for name in ("schedule", "mode", "unit"):
+            there, here = saved[name], getattr(self, name)
+            if there != here:
+                raise InputError(
+                    f"state_dict: saved with {name}={there!r}; this scheduler has {name}={here!r}: "
+                    "make it with the one that was saved"
+                )
+        if total != self.total and self.on_changed_total == "raise":
+            raise InputError(
+                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
+                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
+                f"update {update} of the rates for {self.total}"
+            )
+        if update > self.total:
+            raise InputError(
+                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
+                "make it with a larger total"
+            )
+        return int(update)
+
+
+class _Watch:
+    """What a scheduler was asked for, and the counts of this process."""
+
+    def __init__(self, spec: SchedulerSpec) -> None:
+        self.spec = spec
+        self.steps = self.updates = 0  # from the first step on: what was before is another's
+        self.warned: set[str] = set()
+
+    def count(self, *_: object) -> None:
+        """Count an update of the optimizer."""
+        self.updates += 1
+
+    def step(self, past: bool) -> None:
+        """Count a call of `step()`; `past` the end, or too seldom, it is warned of."""
+        if not self.steps:
+            self.updates = 0
+        every = self.updates / max(1, self.steps)
+        self.steps += 1
+        unit = self.spec.unit
+        if past:
+            self._warn("more often: the rate stays at its last value", PAST[unit])
+        elif unit == "update" and self.updates >= ENOUGH and every >= EPOCH:
+            self._warn(
+                f"once for every {every:,.0f} updates of the optimizer",
+                "call step() after every update, or give total in epochs and unit='epoch' (or "
+                "unit='epoch' if total counts calls of step())",
+            )
+
+    def _warn(self, how: str, way_out: str) -> None:
+        if way_out in self.warned:
+            return
+        self.warned.add(way_out)
+        made = f"made for total={self.spec.total:,} {self.spec.unit}s"
+        # From _warn, step, the scheduler's step: its caller.
+        warnings.warn(f"{made}, but step() is called {how}; {way_out}", ScheduleWarning, 4)
 
 
 class _OpenLoop(LRScheduler):
     """Before torch's class in the order of inheritance: guards its step, saves the spec."""
 
-    def __init__(self, monitor: StepMonitor, optimizer: Optimizer, **arguments: Any) -> None:
-        self.monitor = monitor
+    def __init__(self, watch: _Watch, optimizer: Optimizer, **arguments: Any) -> None:
+        self.watch, self.spec = watch, watch.spec
         super().__init__(optimizer, **arguments)
 
     def step(self) -> None:  # type: ignore[override]
         if self.last_epoch < 0:  # torch's own, in the constructor
             super().step()
             return
+        past = self.last_epoch == self.spec.total
         self._advance()
-        self.monitor.step(self.last_epoch)
+        self.watch.step(past)
 
     def state_dict(self) -> dict[str, Any]:
-        self.monitor.saved = self.last_epoch
-        return self.monitor.spec.state(self.last_epoch)
+        return self.spec.state(self.last_epoch)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        update = self.monitor.update = self.monitor.spec.resume(state_dict)
-        fresh = _made(_OpenLoop, self.monitor, self.optimizer)
+        update = self.spec.resume(state_dict)
+        fresh = _made(_OpenLoop, self.watch, self.optimizer)
         with warnings.catch_warnings():
             # torch expects an optimizer.step() before these; it was in the run that was saved.
             warnings.simplefilter("ignore", UserWarning)
@@ -118,11 +222,10 @@ class _OpenLoop(LRScheduler):
         self.__dict__.update(fresh.__dict__)
 
     def _advance(self) -> None:
-        total = self.monitor.spec.total
-        if self.last_epoch < total - 1:
+        if self.last_epoch < self.spec.total - 1:
             super().step()
         else:
-            self.last_epoch = total
+            self.last_epoch = self.spec.total
 
 
 class _ClosedLoop(LRScheduler):
@@ -132,8 +235,8 @@ class _ClosedLoop(LRScheduler):
     warmup moves with the updates. Attributes of the machine carry torch's names.
     """
 
-    def __init__(self, monitor: StepMonitor, optimizer: Optimizer, **arguments: Any) -> None:
-        self.monitor, self.spec = monitor, monitor.spec
+    def __init__(self, watch: _Watch, optimizer: Optimizer, **arguments: Any) -> None:
+        self.watch, self.spec = watch, watch.spec
         self.controller = self.spec.schedule.controller(self.spec.total, self.spec.mode)
         super().__init__(optimizer, **arguments)
         self.last_epoch = 0
@@ -144,19 +247,19 @@ class _ClosedLoop(LRScheduler):
             self.controller.observe(self.last_epoch, float(metrics))
             self._apply()
         elif self.last_epoch >= 0:  # else torch's own, in the constructor
-            self.last_epoch = min(self.last_epoch + 1, self.spec.total)
+            past = self.last_epoch == self.spec.total
+            self.last_epoch += not past
             self._apply()
-            self.monitor.step(self.last_epoch)
+            self.watch.step(past)
 
     def get_last_lr(self) -> list[float | Tensor]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        self.monitor.saved = self.last_epoch
         return self.spec.state(self.last_epoch) | {"observed": self.controller.observed.copy()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.last_epoch = self.monitor.update = self.spec.resume(state_dict)
+        self.last_epoch = self.spec.resume(state_dict)
         self.controller = self.spec.schedule.controller(self.spec.total, self.spec.mode)
         for update, metric in state_dict["observed"]:
             self.controller.observe(update, metric)
@@ -169,10 +272,8 @@ class _ClosedLoop(LRScheduler):
         self.__dict__.update(asdict(self.controller.state))
 
 
-def _made(
-    mixin: type[_OpenLoop] | type[_ClosedLoop], monitor: StepMonitor, optimizer: Optimizer
-) -> Any:
-    spec = monitor.spec
+def _made(mixin: type[_OpenLoop] | type[_ClosedLoop], watch: _Watch, optimizer: Optimizer) -> Any:
+    spec = watch.spec
     ratios = _take_groups(optimizer, spec.schedule.peak_lr)
     if mixin is _OpenLoop:
         table = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
@@ -183,7 +284,7 @@ def _made(
         params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}
         taken = inspect.signature(base).parameters
         arguments = {name: value for name, value in params.items() if name in taken}
-    return type(f"Lrtune{base.__name__}", (mixin, base), {})(monitor, optimizer, **arguments)
+    return type(f"Lrtune{base.__name__}", (mixin, base), {})(watch, optimizer, **arguments)
 
 
 def _native(

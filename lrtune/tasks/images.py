@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.distributions import Beta
 from torch.utils.data import Dataset
 
 from lrtune.errors import InputError, nearest
@@ -306,70 +307,85 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-# Augmentation of a batch on its device. torchvision's transforms draw once per batch; these draw
-# once per image. All randomness is from torch's default generator of the batch's device; nothing
-# waits for it.
+# Augmentation of a batch on its device, by numbers that were drawn before, on the host: as rules of
+# those alone, they can run for many trials at once and in a captured graph. torchvision's
+# transforms draw once per batch; here each image has numbers of its own.
 
 
-def flip(inputs: Tensor) -> Tensor:
+def flip(inputs: Tensor, numbers: Tensor) -> Tensor:
     """Each image mirrored left to right with probability 1/2."""
-    mirrored = torch.rand(len(inputs), 1, 1, 1, device=inputs.device) < 0.5
-    return torch.where(mirrored, inputs.flip(-1), inputs)
+    return torch.where(numbers[..., None, None] < 0.5, inputs.flip(-1), inputs)
 
 
-def crop(inputs: Tensor) -> Tensor:
+def crop(inputs: Tensor, numbers: Tensor) -> Tensor:
     """A random window of each image padded by reflection, an eighth of the side on each side."""
     height, width = inputs.shape[2:]
-    rows, columns = _window(inputs, height), _window(inputs, width)
+    rows, columns = _window(numbers[:, :1], height), _window(numbers[:, 1:], width)
     pixels = rows[:, :, None] * width + columns[:, None, :]  # (n, height, width)
     index = pixels.flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
     return inputs.flatten(2).gather(2, index).view(inputs.shape)
 
 
-def cutout(inputs: Tensor) -> Tensor:
+def cutout(inputs: Tensor, numbers: Tensor) -> Tensor:
     """A square of a quarter of the shorter side, wholly inside each image, set to 0: the mean."""
     height, width = inputs.shape[2:]
     side = max(1, min(height, width) // 4)
-    hit = _span(inputs, height, side)[:, :, None] & _span(inputs, width, side)[:, None, :]
-    return inputs.masked_fill(hit[:, None], 0)
+    rows, columns = _span(numbers[:, :1], height, side), _span(numbers[:, 1:], width, side)
+    return inputs.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "flip": flip,
     "crop": crop,
     "cutout": cutout,
 }
 MIXUP_ALPHA = 0.2  # Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2017), on ImageNet
-NAMES = (*AUGMENTATIONS, "mixup")  # which needs the targets too
+NUMBERS = {"flip": 1, "crop": 2, "cutout": 2, "mixup": 1}  # that each takes per image
+NAMES = tuple(NUMBERS)
+
+
+def draw(
+    names: tuple[str, ...], generator: np.random.Generator, updates: int, count: int
+) -> NDArray[np.float32]:
+    """What ``augment`` takes for some updates on ``count`` images: (updates, count, numbers).
+
+    Uniform in [0, 1), for they know no size of an image; for mixup, which takes the first image's
+    alone, from Beta(0.2, 0.2).
+    """
+    whole = sum(map(NUMBERS.__getitem__, names))
+    numbers = generator.random((updates, count, whole), dtype=np.float32)
+    if "mixup" in names:
+        column = sum(map(NUMBERS.__getitem__, names[: names.index("mixup")]))
+        numbers[..., column] = generator.beta(MIXUP_ALPHA, MIXUP_ALPHA, (updates, 1))
+    return numbers
 
 
 def augment(
-    names: tuple[str, ...], inputs: Tensor, targets: Tensor
+    names: tuple[str, ...], inputs: Tensor, targets: Tensor, numbers: Tensor
 ) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
     """Augment a batch in the order of NAMES given, never in place.
 
     ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
-    batch from Beta(0.2, 0.2).
+    batch.
 
     Args:
         names: as ``check_augment`` passes them.
         inputs: float (n, channels, height, width), normalised: 0 is the mean.
         targets: (n, ...).
+        numbers: float32 (n, numbers), see ``draw``.
 
     Returns:
         The inputs, alike, and pairs (weight, targets): the loss of the batch is the sum of the
         losses against each, so weighted. The weights sum to 1.
     """
     weighted: list[tuple[Tensor | float, Tensor]] = [(1.0, targets)]
-    for name in names:
+    for name, own in zip(names, numbers.split([NUMBERS[name] for name in names], 1), strict=True):
         if name == "mixup":
-            alpha = torch.full((), MIXUP_ALPHA, device=inputs.device)
-            # validate_args=True would read the device and wait for it.
-            kept: Tensor = Beta(alpha, alpha, validate_args=False).sample()
+            kept = own[0, 0]
             inputs = inputs.roll(1, 0).lerp(inputs, kept.to(inputs.dtype))
             weighted = [(kept, targets), (1 - kept, targets.roll(1, 0))]
         else:
-            inputs = AUGMENTATIONS[name](inputs)
+            inputs = AUGMENTATIONS[name](inputs, own)
     return inputs, weighted
 
 
@@ -389,21 +405,17 @@ def check_augment(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
             raise InputError(f"augment {name!r}: takes images, not samples of {shape}")
 
 
-def _start(inputs: Tensor, choices: int) -> Tensor:
-    """One of 0 .. choices - 1 per sample: (n, 1)."""
-    return torch.randint(choices, (len(inputs), 1), device=inputs.device)
-
-
-def _window(inputs: Tensor, side: int) -> Tensor:
+def _window(numbers: Tensor, side: int) -> Tensor:
     """Which of the pixels 0 .. side - 1 each pixel of a shifted window shows: (n, side)."""
     pad = side // 8
-    shown = torch.arange(side, device=inputs.device) + _start(inputs, 2 * pad + 1) - pad
+    start = (numbers * (2 * pad + 1)).long() - pad  # (n, 1)
+    shown = torch.arange(side, device=numbers.device) + start
     last = side - 1
     return last - (last - shown.abs()).abs()
 
 
-def _span(inputs: Tensor, side: int, length: int) -> Tensor:
+def _span(numbers: Tensor, side: int, length: int) -> Tensor:
     """A random stretch of the pixels 0 .. side - 1: bool (n, side)."""
-    start = _start(inputs, side - length + 1)
-    pixels = torch.arange(side, device=inputs.device)
+    start = (numbers * (side - length + 1)).long()  # (n, 1)
+    pixels = torch.arange(side, device=numbers.device)
     return (pixels >= start) & (pixels < start + length)

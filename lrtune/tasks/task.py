@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, described, one_line
-from lrtune.tasks.images import augment, check_augment
+from lrtune.tasks.images import augment, check_augment, draw
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
 from lrtune.tasks.splits import (
     Rows,
@@ -288,7 +288,9 @@ def _loss(task: Task, model: nn.Module, prepare: nn.Module) -> object:
     # Two samples, because batch norm in training has no variance of one.
     stored = _some(task.train, np.arange(min(2, task.batch_size, task.train.samples)))
     before = Split(*tree_map(torch.clone, tuple(stored)))
-    inputs, parts = augment(task.augment, prepare(stored.inputs), stored.targets)
+    numbers = draw(task.augment, np.random.default_rng(0), 1, stored.samples)[0]
+    drawn = torch.as_tensor(numbers)
+    inputs, parts = augment(task.augment, prepare(stored.inputs), stored.targets, drawn)
     outputs = model(laid_out(inputs, task.layout))
     if task.classes is not None and outputs.shape[-1] < task.classes:
         raise ValueError(f"{outputs.shape[-1]} outputs for {task.classes} classes")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 from lrtune.format import count, duration, listed, measured, number, plural, setting, words
 from lrtune.schedule import Schedule
@@ -19,7 +18,6 @@ FEW_UPDATES = 50  # of a training: fewer is hardly one
 FEW_SEEDS = 5  # of each finalist: fewer say little
 OVERFIT = 0.05  # of what the validation metric moved by on the way: what it is worse by at the end
 LATE = 0.8  # share of the run: a best validation after this is about the end
-RANKED = 3  # families, for a correlation of ranks
 
 WHY = {
     "samples": "the doubt that is left lies in the {samples} samples that {split} has, which no "
@@ -184,51 +182,6 @@ def notes(verdict: Verdict) -> list[str]:
             f"each of these {tests} tests errs in up to 5 %, together in up to {5 * tests} %."
         )
     return sentences
-
-
-def outlook(verdicts: Sequence[Verdict], total: int) -> str:
-    """What finals at other horizons say of one at which there are none.
-
-    Args:
-        verdicts: of one run, each of another horizon.
-        total: updates of the horizon that is asked about.
-    """
-    known = [v for v in sorted(verdicts, key=lambda v: v.horizon) if v.decided]
-    if not known:
-        return f"Nothing is known of {count(total)} updates: there are no finals yet."
-    if len(known) == 1:
-        return (
-            f"No finals of {count(total)} updates: all were of {count(known[0].horizon)}. Whether "
-            "the ranking holds there is not known; the settings are stretched, not tested."
-        )
-    below = [verdict for verdict in known if verdict.horizon < total]
-    above = [verdict for verdict in known if verdict.horizon > total]
-    if below and above:
-        first, second, end = below[-1], above[0], ""
-        where = f"which lies between {count(first.horizon)} and {count(second.horizon)}"
-    else:
-        first, second = known[-2:] if below else known[:2]
-        tried, end = listed([count(v.horizon) for v in known]), " Further out nothing is known."
-        where = f"{'longer' if below else 'shorter'} than any tried ({tried})"
-    return f"No finals of {count(total)} updates, {where}. {agreement(first, second)}{end}"
-
-
-def agreement(first: Verdict, second: Verdict) -> str:
-    """How alike two verdicts rank the same families."""
-    at = f"At {count(first.horizon)} and {count(second.horizon)} updates"
-    best, too = first.answer.families, second.answer.families
-    shared = [name for name in best if name in too]
-    if shared:
-        who = f"{listed(shared)} {_are(shared)} among the best both times"
-    else:
-        who = f"{listed(best)} is best at the one and {listed(too)} at the other"
-    means = [{row.family: row.mean for row in verdict.families} for verdict in (first, second)]
-    both = [f for f in means[0] if math.isfinite(means[0][f] + means[1].get(f, math.nan))]
-    if len(both) < RANKED:
-        return f"{at} {who}."
-    tau = kendalltau(*([mean[name] for name in both] for mean in means)).statistic
-    expected = "is expected to hold" if shared and tau > 0.5 else "is not expected to hold"
-    return f"{at} {who} (Kendall's tau of {len(both)} families: {tau:.2f}): the ranking {expected}."
 
 
 def _not_measured(run: RunSettings, best: "pd.Series[Any]") -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import torch
 
 
 @pytest.mark.parametrize(
@@ -166,7 +165,6 @@ def test_what_needs_no_data_is_told_before_they_are_read(
     assert_mistake(lrtune("search", "digits", *words.split()), EARLY[words])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_no_cuda_device(lrtune) -> None:
     assert_mistake(lrtune("search", "digits", "--device", "cuda"), "No CUDA device found")
 

@@ -4,8 +4,23 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lrtune.engine import FusedPool, SerialPool, choose, range_test
 from lrtune.tasks import load_task
-from tests.engine.trials import BATCH, Plain, dropout, mlp
+from tests.engine.trials import BATCH, DEVICE, Plain, dropout, mlp
+
+
+def on_device(default):
+    return DEVICE if isinstance(default, str) and default == "cpu" else default
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_device():
+    """What names no device is on that of the run, and gives the same bits each time."""
+    torch.backends.cudnn.deterministic = True
+    for made in (SerialPool.__init__, FusedPool.__init__, choose, range_test):
+        made.__defaults__ = made.__defaults__ and tuple(map(on_device, made.__defaults__))
+        for name, default in (made.__kwdefaults__ or {}).items():
+            made.__kwdefaults__[name] = on_device(default)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +39,7 @@ def no_workers(monkeypatch):
 
 @pytest.fixture(scope="session")
 def digits():
-    return load_task("digits", batch_size=32, epochs=20.0)
+    return load_task("digits", batch_size=32, epochs=20.0, precision="float32")
 
 
 @pytest.fixture(scope="session")

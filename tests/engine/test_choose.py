@@ -13,6 +13,7 @@ from lrtune.errors import InputError
 from tests.engine.trials import Pairs, dropout
 
 choosing = import_module("lrtune.engine.choose")
+pytestmark = pytest.mark.cpu  # threads of the CPU
 
 
 @pytest.fixture

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lrtune.engine import FusedPool, SerialPool
-from lrtune.engine.device_task import StreamLoader, ema_shares, make_loader, stack_batches
+from lrtune.engine import FusedPool, SerialPool, device_task
+from lrtune.engine.device_task import (
+    DeviceTask,
+    StreamLoader,
+    ema_shares,
+    make_loader,
+    stack_batches,
+)
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Stream
 from tests.engine.trials import Pairs, falling
@@ -123,6 +129,28 @@ def test_there_is_shared_memory_for_all_that_read_at_once(small, monkeypatch):
     assert asked[1] == 2 * asked[0]  # the trials, and a validation
     assert pool.placement["train"].startswith("303 KB streamed by ")
     assert pool.placement["val"] == "76 KB in memory"
+
+
+def test_a_batch_of_many_trials_is_augmented_at_once(fifty, monkeypatch):
+    """And the numbers of a trial do not depend on who else is there, or where they are."""
+    task, calls = replace(fifty, augment=("crop", "mixup")), []
+    real = device_task.augment
+    monkeypatch.setattr(device_task, "augment", lambda *a: calls.append(1) or real(*a))
+    pool = FusedPool(task, 4)
+    pool.start(0, falling(task), 0)
+    pool.advance()
+    for slot in (1, 2, 3):
+        pool.start(slot, falling(task), slot)
+    calls.clear()
+    reached = pool.advance()
+    assert len(calls) == max(len(progress.losses) for progress in reached)
+    spans = [(7, 60, 70), (8, 3, 5), (7, 66, 67)]
+    numbers = pool.device_task.numbers(spans, range(10))  # (updates, trials, batch, numbers)
+    assert numbers.shape == (10, 3, task.batch_size, 3)
+    assert torch.equal(numbers[6, 0], numbers[0, 2])
+    assert torch.equal(numbers[1:, 1], numbers[1:2, 1].expand(9, -1, -1))
+    *_, last = DeviceTask(task, 1, "cpu").updates(7, 40, 50)
+    assert torch.equal(last.inputs[1], pool.device_task.numbers([(7, 49, 50)], range(1))[0, 0])
 
 
 def test_stacked_weights_are_a_column():

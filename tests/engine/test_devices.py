@@ -22,9 +22,10 @@ from lrtune.engine import SerialPool
 from lrtune.engine.devices import SpreadPool, _Worker, say
 from lrtune.errors import InputError
 from tests.engine import trials
-from tests.engine.trials import Pairs
+from tests.engine.trials import DEVICE, Pairs
 
 RATES = np.linspace(0.1, 0.01, 12)
+TWO = (DEVICE, DEVICE)
 LOCK = threading.Lock()  # cannot leave its process
 SPOILED, ERROR = np.append(RATES[:4], np.full(8, 1e9)), np.append(RATES[:4], np.full(8, 1e39))
 
@@ -59,7 +60,7 @@ def task(digits):
 
 @pytest.fixture(scope="module")
 def shared(task):
-    with SpreadPool(task, 3, ("cpu", "cpu"), threads=1) as pool:
+    with SpreadPool(task, 3, TWO, threads=1) as pool:
         yield pool
 
 
@@ -147,19 +148,23 @@ def test_wrong_data_is_told_as_such(pool):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pool: pool.start(2, np.ones(11), 0), RuntimeError, r"of cpu:\n(.*\n)+.*\(11,\)"),
+        (
+            lambda pool: pool.start(2, np.ones(11), 0),
+            RuntimeError,
+            rf"of {DEVICE}:\n(.*\n)+.*\(11,\)",
+        ),
         (lambda pool: pool.snapshot(1), RuntimeError, "slot 1 is free"),
         (lambda pool: pool.start(3, RATES, 0), IndexError, "slot 3: there are 0 to 2"),
         (lambda pool: pool.start(-1, RATES, 0), IndexError, "slot -1"),
-        (lambda pool: SpreadPool(pool.task, 1, ["cpu", "cpu"]), InputError, "one for each of 2"),
+        (lambda pool: SpreadPool(pool.task, 1, TWO), InputError, "one for each of 2"),
         (lambda pool: SpreadPool(pool.task, 1, []), InputError, "one for each of 0"),
         (
-            lambda pool: SpreadPool(replace(pool.task, groups=partial(id, LOCK)), 1, ["cpu"]),
+            lambda pool: SpreadPool(replace(pool.task, groups=partial(id, LOCK)), 1, [DEVICE]),
             InputError,
             "digits: cannot be sent .* cannot pickle '_thread.lock'",
         ),
         (
-            lambda pool: SpreadPool(replace(pool.task, optimizer="sdg"), 1, ["cpu"]),
+            lambda pool: SpreadPool(replace(pool.task, optimizer="sdg"), 1, [DEVICE]),
             InputError,
             "did you mean 'sgd'",
         ),
@@ -194,29 +199,29 @@ def test_a_process_that_is_killed_is_named(task, capfd):
     before = processes()
     task = replace(task, train=Pairs(task.train, noise=1.0))
     told = []
-    pool = SpreadPool(task, 3, ("cpu", "cpu"), threads_told, threads=2, tell=told.append)
+    pool = SpreadPool(task, 3, TWO, threads_told, threads=2, tell=told.append)
     assert pool.placement == {"train": "2 threads, 2 slots; 2 threads, 1 slots"}
     first, second = sorted(set(processes()) - set(before), key=lambda process: process.pid)
     for slot in (1, 2):
         pool.start(slot, RATES, seed=0)
     pool.advance()
-    assert told == ["cpu: 2 slots", "cpu: 1 slots"]
+    assert told == [f"{DEVICE}: 2 slots", f"{DEVICE}: 1 slots"]
     out, err = capfd.readouterr()
     assert out.strip() == "" and "hello" in err  # what a user's model prints is not on our stdout
     assert first.children() and second.children()  # they read the data
     threading.Timer(0.15, first.kill).start()
     with pytest.raises(
-        RuntimeError, match=r"^cpu: its process has ended: exit code -9 \(SIGKILL\)$"
+        RuntimeError, match=rf"^{DEVICE}: its process has ended: exit code -9 \(SIGKILL\)$"
     ):
         pool.advance()
-    with pytest.raises(RuntimeError, match=r"^cpu: its process has ended"):
+    with pytest.raises(RuntimeError, match=rf"^{DEVICE}: its process has ended"):
         pool.start(0, RATES, seed=0)
     assert pool.snapshot(2).update == 6
     assert {p for p in processes() if p not in before} == {second, *second.children()}
     pool.close()
     assert processes() == before
     pool.close()
-    with pytest.raises(RuntimeError, match="cpu: the pool is closed"):
+    with pytest.raises(RuntimeError, match=f"{DEVICE}: the pool is closed"):
         pool.snapshot(2)
 
 

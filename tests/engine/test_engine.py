@@ -1,5 +1,9 @@
 """Which pool, on which devices; no GPU is needed."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +13,8 @@ from lrtune import InputError
 from lrtune.engine import Choice
 from lrtune.engine import devices as pools
 from lrtune.engine.devices import Engine, choose_pool, devices_of
+
+pytestmark = pytest.mark.cpu
 
 
 @pytest.fixture
@@ -79,3 +85,25 @@ def test_what_was_chosen_serves_again_on_such_devices(
     assert (choice is not before) == chosen
     assert (choice.slots, choice.devices) == (expected, tuple(devices))
     assert made == ([expected] if len(devices) > 1 else [])
+
+
+def test_one_setting_makes_gpu_tests_of_the_engine_s():
+    """Of every kind of pool; and where there is no GPU they say so."""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "-rs"]
+    told = subprocess.run(
+        [*command, tests / "engine", tests / "tasks/test_augment.py"],
+        env={**os.environ, "LRTUNE_TEST_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    ).stdout
+    skipped = [line.split(" SKIPPED")[0] for line in told.splitlines() if " SKIPPED" in line]
+    files = {Path(name.partition("::")[0]).name for name in skipped}
+    stay = {"test_choose.py", "test_engine.py", "test_pool.py"}
+    assert files == {path.name for path in Path(__file__).parent.glob("test_*.py")} - stay | {
+        "test_augment.py"
+    }
+    assert f"SKIPPED [{len(skipped)}]" in told and "no CUDA device" in told
+    for pool in ("test_compiled_is_eager", "test_streamed_data", "test_the_same_as_one_pool"):
+        assert any(pool in name for name in skipped)
+    assert "passed" not in told and "failed" not in told

@@ -152,8 +152,8 @@ def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
             if cycled:
                 set_momentum(optimizers[row].param_groups[0], momenta[update, row].item())
             optimizers[row].step()
-        given = [weights], [gradients[update]], [state]
-        optimizer.step(optimizer.groups, *given, rates[update], momenta[update])
+        tensors = [weights], [gradients[update]], [state]
+        optimizer.step(optimizer.groups, *tensors, rates[update], momenta[update])
     torch.testing.assert_close(weights, torch.stack(apart).detach(), rtol=1e-12, atol=1e-12)
     assert torch.equal(gradients, kept)
     assert torch.equal(wide[:, [0, 1, -2, -1]], before[:, [0, 1, -2, -1]])

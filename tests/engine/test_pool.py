@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lrtune.engine.pool import BatchOrder, derive, reseed
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.cpu
 
 
 @st.composite

@@ -1,26 +1,35 @@
 """SerialPool: plain PyTorch's numbers, whatever the slot, the neighbours and the moment."""
 
+import random
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
-from lrtune.engine import SerialPool
-from lrtune.engine.serial import Average
+from lrtune.engine import SerialPool, serial
+from lrtune.engine.serial import Average, Captured
 from lrtune.tasks import MODELS, Metric
 from lrtune.tasks.metrics import CROSS_ENTROPY
-from tests.engine.trials import alone, crowded, dropout, falling, numbers, plainly, same, train
-
-CUDA = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+from lrtune.tasks.splits import leaves
+from tests.engine.trials import (
+    DEVICE,
+    alone,
+    crowded,
+    decays,
+    dropout,
+    falling,
+    numbers,
+    plainly,
+    same,
+    train,
+)
 
 
 class NoisyAlways(nn.Module):
@@ -56,22 +65,21 @@ def test_the_same_as_plain_pytorch(fifty, digits):
     same(plainly(task, falling(task), 5), alone(task, falling(task), 5))
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize(("slots", "slot", "late"), [(1, 0, 1), (3, 2, 0), (5, 3, 3)])
-def test_a_trial_is_the_same_anywhere(maker, device, slots, slot, late, twelve):
+def test_a_trial_is_the_same_anywhere(maker, slots, slot, late, twelve):
     """And the caller's generators are as they were."""
     task = replace(twelve, model=MAKERS[maker])
     rates = np.linspace(0.1, 0.01, task.horizon)
     torch.manual_seed(1)
-    expected = train(SerialPool(task, 1, device), 0, rates, seed=7)
-    pool = SerialPool(task, slots, device)
+    expected = train(SerialPool(task), 0, rates, seed=7)
+    pool = SerialPool(task, slots)
     torch.manual_seed(2)
-    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (device == "cuda")
+    states = [torch.get_rng_state] + [torch.cuda.get_rng_state] * (DEVICE != "cpu")
     before = [state() for state in states]
     pool.try_updates(2)
     # cuDNN's sums may come in another order; another dropout mask would change the loss by more.
-    rtol, atol = (0, 0) if device == "cpu" else (1e-2, 2e-2)
+    rtol, atol = (0, 0) if DEVICE == "cpu" else (1e-2, 2e-2)
     np.testing.assert_allclose(crowded(pool, slot, rates, 7, late=late), expected, rtol, atol)
     assert all(torch.equal(state(), old) for state, old in zip(states, before, strict=True))
 
@@ -210,3 +218,107 @@ def test_metrics_over_batches_and_over_the_split_agree(digits, monkeypatch):
     progress = SerialPool(task).start(0, np.zeros(task.horizon), seed=0)
     assert progress.metrics["whole"] == pytest.approx(progress.metrics["cross_entropy"], rel=1e-6)
     assert progress.loss == pytest.approx(progress.metrics["whole"], rel=1e-6)
+
+
+class Repeated(Captured):
+    """A graph that can be had on a CPU: the update again, on the very same tensors."""
+
+    made = 0
+
+    def __init__(self, update, modules, device):
+        super().__init__(update, modules, device)
+        self._never = False
+
+    def _warm_up(self, batch):
+        return self._update(batch)
+
+    def _capture(self, batch):
+        Repeated.made += 1
+        _, _, model, optimizer = self._update.args
+        before = self.places(batch, model, optimizer)
+
+        def replay():
+            assert self.places(batch, model, optimizer) == before
+            return self._update(batch)
+
+        return replay
+
+    @staticmethod
+    def places(batch, model, optimizer):
+        states = [list(state.values()) for state in optimizer.state.values()]
+        rates = [group["lr"] for group in optimizer.param_groups]
+        tensors = [*model.parameters(), *model.buffers(), *leaves(states), *rates, *leaves(batch)]
+        return [tensor.data_ptr() for tensor in tensors if tensor is not None]
+
+
+CAPTURED = {
+    "sgd": {"optimizer": "sgd", "settings": {}, "groups": decays},
+    "dampening": {"optimizer": "sgd", "settings": {"momentum": 0.9, "dampening": 0.5}},
+    "adamw": {"optimizer": "adamw", "settings": {"amsgrad": True}, "groups": decays},
+    "rmsprop": {"optimizer": "rmsprop", "settings": {"momentum": 0.5, "centered": True}},
+    "adagrad": {"optimizer": "adagrad", "settings": {"initial_accumulator_value": 0.1}},
+    "crop": {"augment": ("crop",), "ema": 0.3, "clip_norm": 0.1},
+}
+
+
+@pytest.mark.cpu  # on CUDA, a rate on the device is a float32
+@pytest.mark.parametrize("case", CAPTURED)
+def test_a_compiled_pool_is_compiled_and_captured_once(case, fifty, monkeypatch):
+    """Over trials, refills and restored ones; and they are as in a model of their own."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    changes = {"settings": {}, "optimizer": "sgd", **CAPTURED[case]}
+    task = replace(fifty, model=lambda: deepcopy(net).double(), **changes)
+    monkeypatch.setattr(serial, "compile_alone", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(serial, "Captured", Repeated)
+    torch.compiler.reset()
+    counters.clear()
+    Repeated.made = 0
+    pools = SerialPool(task, 2), SerialPool(task, 2, compiled=True)
+    pools[1].try_updates(4)
+    graphs = dict(counters["stats"])
+    cycle = np.linspace(0.9, 0.5, 50) if case == "sgd" else None
+    curves = []
+    for pool in pools:
+        curve = []
+        for number, momenta in enumerate([None, None, cycle, None]):
+            slot = number % 2
+            curve += train(pool, slot, falling(task) / (1 + number), number, momenta).tolist()
+            pool.release(slot)
+        pool.start(1, falling(task), 4)
+        pool.advance()
+        kept = pool.snapshot(1)
+        pool.advance()
+        pool.release(1)
+        pool.restore(0, kept)
+        curves.append(curve + numbers(pool.advance()[0]))
+    same(*curves)
+    assert graphs["unique_graphs"] == 1
+    assert dict(counters["stats"]) == graphs and not counters["graph_break"]
+    assert Repeated.made == (0 if case in ("dampening", "adagrad") else 2)  # of each slot
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self):
+        self.calls += 1
+
+
+@pytest.mark.parametrize("act", [Counting(), random.random, np.random.rand, partial(torch.rand, 1)])
+def test_no_graph_is_made_of_what_happens_on_the_host(act):
+    captured = Captured(lambda batch: batch.inputs, [act], torch.device("cpu"))
+    before = captured._host()
+    assert captured._host() == before
+    act()
+    assert captured._host() != before
+
+
+@pytest.mark.gpu
+def test_whole_updates_are_captured_on_cuda(twelve):
+    pools = SerialPool(twelve), SerialPool(twelve, compiled=True)
+    for _ in range(2):
+        curves = [train(pool, 0, np.full(12, 0.01), 3) for pool in pools]
+        for pool in pools:
+            pool.release(0)
+        np.testing.assert_allclose(*curves, rtol=1e-2, atol=2e-2)
+    assert pools[1]._kept[0].train._replay is not None

@@ -13,10 +13,10 @@ from torch.nn.utils import parametrizations
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.device_task import DeviceTask
-from lrtune.engine.optimizers import Unfit
-from lrtune.engine.stacked import vmap_check
+from lrtune.engine.optimizers import StackedOptimizer, Unfit
+from lrtune.engine.stacked import StackedState, vmap_check
 from lrtune.errors import InputError
-from tests.engine.trials import Counts, Plain, all_curves
+from tests.engine.trials import DEVICE, Counts, Plain, all_curves, decays, mlp
 
 
 class By(Plain):
@@ -152,7 +152,7 @@ UNFIT = {
     ),
     "noisy in evaluation": (
         lambda: By(lambda model, outputs: F.dropout(outputs, 0.3, training=not model.training)),
-        rf"random numbers are drawn {HERE}.*F.dropout",
+        "its forward draws random numbers in evaluation$",
     ),
     "weight norm": (
         lambda: normed(parametrizations.weight_norm),
@@ -171,7 +171,7 @@ def test_unfit_and_why(model, message, six):
     task = replace(six, model=lambda: model().double())
     for _ in range(2):  # a second time too: some warnings come once
         with pytest.raises(Unfit) as why:
-            vmap_check(DeviceTask(task, 2, "cpu"))
+            vmap_check(DeviceTask(task, 2, DEVICE))
         assert re.search(message, str(why.value))
         assert "\n" not in str(why.value) and len(str(why.value)) < 250
 
@@ -323,19 +323,19 @@ def test_bfloat16_models_are_checked_in_full_precision(six, digits):
 
 
 def test_the_data_s_own_errors_are_no_misfit(six):
-    task = DeviceTask(six, 2, "cpu")
+    task = DeviceTask(six, 2, DEVICE)
 
     def updates(*_):
         raise InputError("the data has changed")
 
-    task.train.updates = updates
+    task.updates = updates
     with pytest.raises(InputError, match="the data has changed"):
         vmap_check(task)
 
 
 @pytest.mark.parametrize("change", [{}, {"prepare": DrawingPrepare()}])
 def test_nothing_is_left_changed(change, six):
-    task = DeviceTask(replace(six, **change), 2, "cpu")
+    task = DeviceTask(replace(six, **change), 2, DEVICE)
     settings = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     before = torch.get_rng_state()
     _, drawing = vmap_check(task)
@@ -343,3 +343,24 @@ def test_nothing_is_left_changed(change, six):
     assert torch.equal(before, torch.get_rng_state())
     assert settings == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
     assert not task.prepare.training
+
+
+def test_a_matrix_holds_the_parameters_of_a_group_in_line(six):
+    """Each begins where kernels like it, as far as the small ones at the end allow."""
+    model = mlp().double()
+    task = replace(six, model=lambda: model, groups=decays, settings={})
+    optimizer = StackedOptimizer(task, model, set(dict(model.named_parameters())))
+    matrices, vectors = optimizer.groups
+    assert (list(matrices.shapes), list(vectors.shapes)) == (
+        ["1.weight", "3.weight"],
+        ["1.bias", "3.bias"],
+    )
+    state = StackedState.empty(optimizer, model, 3, averaged=True)
+    assert [matrix.shape for matrix in state.weights] == [(3, 64 * 16 + 16 * 10), (3, 16 + 10 + 6)]
+    for whole in (state, state.apart):
+        for name, weight in model.named_parameters():
+            assert torch.equal(whole.models["average"][name], weight.expand(3, *weight.shape))
+            part = whole.parameters[name]
+            assert part.untyped_storage().data_ptr() in {
+                matrix.untyped_storage().data_ptr() for matrix in state.weights
+            }

@@ -1,6 +1,8 @@
 """Small models, and trials trained in a pool and by a plain loop, as numbers to be compared."""
 
+import os
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,9 +11,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
+from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, AugmentNumbers, BatchOrder, derive
 from lrtune.tasks.images import augment
+from lrtune.tasks.splits import tree_map
 
+DEVICE = "cuda:0" if os.environ.get("LRTUNE_TEST_DEVICE") == "cuda" else "cpu"  # of the run
 BATCH = 16
 PLAIN = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
@@ -145,34 +149,43 @@ def alone(task, rates, seed, momenta=None):
     return train(SerialPool(task), 0, rates, seed, momenta)
 
 
+def placed(thing):
+    """A tensor or a module on the device of the run; functions have none."""
+    return deepcopy(thing).to(DEVICE) if isinstance(thing, torch.Tensor | nn.Module) else thing
+
+
 def plainly(task, rates, seed, follow=None):
     """The same by a loop as people write it; ``follow`` makes torch's scheduler of an optimizer."""
     torch.manual_seed(derive(seed, INITIAL_WEIGHTS))
-    model = task.model()
+    model = task.model().to(DEVICE)
+    task = replace(task, prepare=placed(task.prepare), loss=placed(task.loss))
     mean = deepcopy(model)
     groups = [{"params": list(model.parameters())}] if task.groups is None else task.groups(model)
     ratios = [group.pop("lr_ratio", 1.0) for group in groups]
     optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
     scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
+    drawn = AugmentNumbers(task, torch.device(DEVICE))
 
     def validation(update):
         judged = (model if task.ema is None else mean).eval()
-        inputs, targets = task.val
+        inputs, targets = tree_map(placed, tuple(task.val))
         with torch.no_grad():
             outputs = judged(task.prepare(inputs))
-            metrics = [float(metric.function(outputs, targets)) for metric in task.metrics]
+            metrics = [float(placed(metric.function)(outputs, targets)) for metric in task.metrics]
             beside = []
             if task.ema is None and task.average is not None:
                 outputs_of_mean = mean.eval()(task.prepare(inputs))
-                beside = [float(task.objective.function(outputs_of_mean, targets))]
+                beside = [float(placed(task.objective.function)(outputs_of_mean, targets))]
             return [update, float(task.loss(outputs, targets)), *metrics, *beside]
 
     curve, losses, looks = validation(0), [], 0
     for update, rate in enumerate(rates):
-        inputs, targets = task.train.take(order.batch(seed, update))
+        batch = task.train.take(order.batch(seed, update))
+        inputs, targets = tree_map(placed, tuple(batch))
         torch.manual_seed(derive(seed, UPDATE_NOISE, update))
-        inputs, parts = augment(task.augment, task.prepare(inputs), targets)
+        numbers = drawn.batches(seed, update, update + 1)[0]
+        inputs, parts = augment(task.augment, task.prepare(inputs), targets, numbers)
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = rate * ratio if scheduler is None else group["lr"]
         optimizer.zero_grad()

@@ -10,7 +10,6 @@ import os
 import types
 
 os.environ["KERAS_BACKEND"] = "torch"
-os.environ["JAX_PLATFORMS"] = "cpu"
 
 import numpy as np
 import pytest

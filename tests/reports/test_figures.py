@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrtune.errors import InputError
-from lrtune.reports import figures, parameters, plot_style
+from lrtune.reports import figures, plot_style
 from lrtune.reports.plot_style import LOOKS, look, thin
 from lrtune.schedule import FAMILIES, Schedule
 
@@ -14,10 +14,8 @@ from lrtune.schedule import FAMILIES, Schedule
 def every(trials, run):
     objective = run.objective
     return {
-        "wins": figures.wins(trials, objective),
         "curves": figures.curves(trials, objective, run.horizon),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
-        "slices": parameters.slices(trials, "wsd", objective),
         "range_test": figures.range_test(run.range_test),
         "preview": figures.preview(Schedule("cosine", peak_lr=0.1), 1000),
     }
@@ -46,7 +44,7 @@ def test_axes_have_titles_and_a_family_keeps_its_colour(drawn):
     for name, figure in drawn.items():
         shown = figure.to_dict()["layout"]
         titles = [axis.get("title", {}).get("text") for key, axis in shown.items() if "axis" in key]
-        assert sum(bool(title) for title in titles) >= 1 + (name != "wins"), name
+        assert sum(bool(title) for title in titles) >= 2, name
         for trace in figure.data:
             if trace.name in LOOKS:
                 assert LOOKS[trace.name].colour in (trace.line.color, trace.marker.color)
@@ -55,7 +53,7 @@ def test_axes_have_titles_and_a_family_keeps_its_colour(drawn):
 def test_figures_with_nothing_to_draw_have_no_traces(many):
     trials, run = many
     empty = every(trials[trials["state"] == "diverged"], run)
-    assert not any(empty[name].data for name in ("wins", "curves", "against_peak", "slices"))
+    assert not any(empty[name].data for name in ("curves", "against_peak"))
 
 
 def test_curves_show_the_leaders_and_keep_the_rest_in_the_legend(many, drawn):
@@ -111,4 +109,4 @@ def test_a_saved_figure_needs_no_network(drawn, tmp_path):
     assert not re.search(r'<(script|link)[^>]+(src|href)="?http', page)
     for suffix in (".svg", ".png", ""):
         with pytest.raises(InputError, match=r"saved as \.html"):
-            plot_style.save(drawn["wins"], tmp_path / f"figure{suffix}")
+            plot_style.save(drawn["curves"], tmp_path / f"figure{suffix}")

@@ -10,13 +10,13 @@ import pytest
 from lrtune.reports import page as report
 from lrtune.reports.figures import finals_curves, paired, paired_differences
 from lrtune.reports.plot_style import LOOKS
-from lrtune.reports.sections import finalists as table_of
 from lrtune.schedule import Schedule
 from lrtune.verdict.recommendation import of_verdict, recommendation
 from lrtune.verdict.summary import Finalist, best_of_each
+from lrtune.verdict.tables import finalists as table_of
 from lrtune.verdict.verdict import Absent, Plan, standing, verdict
 from tests.documents import changed
-from tests.reports.conftest import FEW, HORIZON, STEPS
+from tests.reports.conftest import HORIZON, STEPS
 from tests.reports.test_report import EVIL, MEGABYTE, SECTIONS, Page
 
 SEEDS = list(range(40, 60))
@@ -115,8 +115,8 @@ def test_every_section_of_every_kind_of_verdict(case):
     assert found.answer.place == PLACES[kind]
     page = Page(html)
     assert page.ids == WITH_FINALS
-    drawn = 1 if kind in ("one family", "none") else 2  # the curves, and the gaps to the best
-    assert len(page.data) == 3 + len(FEW) + drawn and all(figure["data"] for figure in page.data)
+    gaps, gains = kind not in ("one family", "none"), bool(found.decided and found.answer.gains)
+    assert len(page.data) == 4 + gaps + gains and all(figure["data"] for figure in page.data)
     for _, line in recommendation(trials, run, found).lines:
         assert words(line) in page.words
     assert "None" not in page.words
@@ -247,7 +247,7 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(few):
     )
     page = Page(report.render(trials, changed(run, study=EVIL), found, finals))
     assert page.ids == WITH_FINALS
-    assert [tag for tag, _ in page.tags].count("script") == 3 + len(FEW) + 2 + 2
+    assert [tag for tag, _ in page.tags].count("script") == 6 + 2
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)

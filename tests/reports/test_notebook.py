@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import lrtune
-from lrtune.reports.notebook import Figures, Verdict, summary
+from lrtune.reports.page import Verdict, summary
 from lrtune.run.folder import Run
 from lrtune.verdict.recommendation import of_verdict
 from tests.documents import changed
@@ -20,7 +20,7 @@ from tests.reports.conftest import make as searched
 from tests.reports.test_finals_report import KINDS, make
 
 EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
-NAMES = sorted(name for name in vars(Figures) if name[0] != "_")
+FINALS = {"gains", "paired_differences", "finals_curves"}
 
 
 def shown(verdict):
@@ -34,10 +34,6 @@ class Made(Run):
         self.folder, self.settings = Path("made"), settings
         self._tables = trials, None if verdict is None else shown(verdict), finals
 
-    @property
-    def told(self):
-        return self.settings
-
     def trials(self):
         return self._tables[0]
 
@@ -48,25 +44,12 @@ class Made(Run):
         return self._tables[2]
 
 
-@pytest.mark.parametrize("kind", ["winner", "one family"])
-@pytest.mark.parametrize("name", NAMES)
-def test_every_figure_draws_what_there_is(many, kind: str, name: str) -> None:
-    figure = getattr(Made(*make(kind, *many)).figures, name)()
-    assert bool(figure.data) == (kind == "winner" or name != "paired_differences")
-
-
-def test_the_list_of_figures_names_them_all(many) -> None:
-    listed = repr(Made(*many).figures).splitlines()[1:]
-    assert sorted(line.split()[0] for line in listed) == NAMES
-    assert all(len(line) <= 100 for line in listed)
-
-
-def test_figures_of_finals_that_there_are_not(run: Path) -> None:
-    figures = lrtune.open(run).figures
-    with pytest.raises(lrtune.InputError, match="has no verdict yet"):
-        figures.finals_curves()
-    with pytest.raises(lrtune.InputError, match="has no verdict on 5 updates yet"):
-        figures.paired_differences(total=5)
+def test_the_figures_of_a_run_by_their_names(many, run: Path) -> None:
+    drawn = {name for name, figure in Made(*make("winner", *many)).figures().items() if figure.data}
+    assert drawn == {"rates", "curves", "against_peak", *FINALS}
+    drawn = Made(*make("one family", *many)).figures()
+    assert {name for name in FINALS if drawn[name].data} == {"finals_curves"}
+    assert lrtune.open(run).figures(total=5).keys() == {"rates", "curves", "against_peak"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +76,7 @@ def test_a_notebook_is_given_html_and_a_console_words(run: Path, tmp_path: Path)
     opened = lrtune.open(run)
     assert eval(repr(opened), {"lrtune": lrtune}).folder == run
     assert "no: each trial ran once, on one seed" in opened._repr_html_()
-    bundle = opened.figures.wins()._repr_mimebundle_()
+    bundle = opened.figures()["curves"]._repr_mimebundle_()
     assert isinstance(bundle, dict)
 
 

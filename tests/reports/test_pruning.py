@@ -6,8 +6,7 @@ import math
 import pandas as pd
 import pytest
 
-from lrtune.format import NARROW
-from lrtune.reports.sections import at_most, early_stopping, spared, wrongly_pruned
+from lrtune.reports.sections import early_stopping, spared, wrongly_pruned
 from lrtune.verdict.settings import Objective
 from lrtune.verdict.summary import figures_in
 
@@ -38,7 +37,7 @@ def audited(value, best, update=40, state="complete"):
 
 
 def stated(trials, objective=LOSS):
-    return early_stopping(trials, objective.direction, HORIZON).replace(NARROW, " ")
+    return early_stopping(trials, objective.direction, HORIZON)
 
 
 def test_what_was_saved_is_counted_from_where_each_trial_ended():
@@ -87,13 +86,6 @@ def test_a_pruner_that_names_no_best_is_held_against_earlier_trials(direction, w
     assert wrongly_pruned(made(other), direction).tolist() == [True]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "checked", "bound"), [(0, 1, 0.95), (0, 3, 0.632), (1, 10, 0.394), (2, 2, 1.0)]
-)
-def test_the_bound_is_clopper_and_pearsons(wrong, checked, bound):
-    assert at_most(wrong, checked) == pytest.approx(bound, abs=5e-4)
-
-
 @pytest.mark.parametrize("cell", [None, math.nan, "", "{", "[1]", "null", 3])
 def test_a_cell_without_figures(cell):
     assert figures_in(cell) == {}
@@ -109,7 +101,6 @@ def test_a_cell_without_figures(cell):
         ([row("pruned", 30), audited(0.3, 0.2)], "1 of 2 trials to be pruned was trained to the"),
         ([row("pruned", 30), audited(0.3, 0.2)], "0 would have been the best so far"),
         ([audited(0.1, 0.2), audited(0.15, 0.2)], "2 would have been the best so far."),
-        ([audited(0.3, 0.2)] * 30, "at most 9.5 % of the prunings were wrong (95 % confidence)"),
         ([audited(-0.1, 0.0)], "1 would have been the best so far."),
     ],
 )

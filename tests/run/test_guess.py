@@ -36,8 +36,6 @@ def test_from_digits_to_code_and_a_search_that_begins_with_it(lrtune, tmp_path: 
     assert f"within {cost()['half']:g} % of the best of 160 schedules on half of" in out
     assert best["found"] is None and best["verdict"] is None
     assert best["guess"]["cost"] == cost()
-    low, high = (best["guess"]["range_test"]["peak_lr"] * np.exp(s * 2.6) for s in (-2.5, 2.5))
-    assert low < schedule.peak_lr < high
     names: dict = {}
     exec(out[out.index('"""') : out.rindex("\nwrote ")], names)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -72,7 +70,6 @@ def test_of_a_table_as_it_was_asked_for(lrtune, tmp_path: Path) -> None:
     code, _, _ = lrtune(*words, "--peak-lr", "0.5,0.6", "--out", tmp_path / "given")
     best = json.loads((tmp_path / "given/best.json").read_text())
     assert code == 0 and 0.5 <= best["schedule"]["peak_lr"] <= 0.6
-    assert best["guess"]["range_test"] is None
 
 
 def test_a_guess_for_another_task_is_not_tried(tmp_path: Path) -> None:

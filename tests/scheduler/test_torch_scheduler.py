@@ -1,6 +1,8 @@
 """The torch schedulers in real training loops: the rates of the table, saved and resumed."""
 
+import copy
 import io
+import re
 import warnings
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, ScheduleWarning
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.scheduler import scheduler
 
@@ -173,7 +175,7 @@ def test_nothing_is_compiled_anew_at_every_update():
             warnings.simplefilter("ignore")  # torch's compiler has its own to say
             step()
         follow.step()
-    assert follow.monitor.updates == TOTAL
+    assert follow.watch.updates == TOTAL - 1  # since the first step
     assert len(graphs) <= 2
 
 
@@ -220,3 +222,99 @@ def test_misuse_is_refused(message, call):
 
     with pytest.raises(InputError, match=message):
         call(make)
+
+
+def loop(follow, updates, every=1, times=1):
+    """What is said while step() is called so many times after every so many updates."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for update in range(1, updates + 1):
+            follow.optimizer.step()
+            for _ in range(times if update % every == 0 else 0):
+                follow.step()
+    assert {(w.category, w.filename) for w in caught} <= {(ScheduleWarning, __file__)}
+    return [str(w.message) for w in caught]
+
+
+def made(total, schedule=LINEAR, make=SGD, **options):
+    return scheduler(schedule, optimizer_with(None, make=make), total, **options)
+
+
+OTHERWISE = [  # scheduler; updates, every, times; what is said
+    (lambda: made(40), (45,), r"total=40 updates, .* more often.*calls of optimizer.step\(\)"),
+    (lambda: made(20), (19, 1, 2), "total=20 updates, .* more often.*Accelerate"),
+    (lambda: made(30, unit="epoch"), (400,), "total=30 epochs, .* more often.*unit='update'"),
+    (lambda: made(7180), (400, 90), "total=7,180 updates, .* every 90 updates.*unit='epoch'"),
+    (lambda: made(5, Schedule("plateau", 0.5)), (10,), "total=5 updates, .* more often"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments", "sentence"), OTHERWISE)
+def test_a_loop_that_steps_it_otherwise_is_warned_once(make, arguments, sentence):
+    (said,) = loop(make(), *arguments)
+    assert re.search(sentence, said)
+
+
+class Doubled(SGD):
+    """torch runs the hooks once for each class in the chain whose step it has wrapped."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def with_updates_before():
+    follow = made(400)
+    for _ in range(300):
+        follow.optimizer.step()
+    return follow
+
+
+def copied():
+    """Hooks are not copied."""
+    follow = made(400)
+    loop(follow, 3)
+    return copy.deepcopy((follow.optimizer, follow))[1]
+
+
+SOUND = {
+    "every update": (lambda: made(400), 400),
+    "every epoch": (lambda: made(10, unit="epoch"), 400, 40),
+    "a subclass": (lambda: made(100, make=Doubled), 100),
+    "after updates of another scheduler": (with_updates_before, 400),
+    "a copy": (copied, 390),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_nothing_is_said_of_a_sound_loop(case):
+    make, *arguments = SOUND[case]
+    assert loop(make(), *arguments) == []
+
+
+def test_past_the_end_every_family_holds_its_last_rate(opened):
+    follow = made(TOTAL, opened)
+    loop(follow, TOTAL - 1)
+    for _ in range(3):
+        loop(follow, 1)
+        assert follow.get_last_lr() == pytest.approx([opened.rates(TOTAL)[-1]], abs=1e-12)
+        assert follow.optimizer.param_groups[0]["lr"] == follow.get_last_lr()[0]
+    assert follow.state_dict()["update"] == TOTAL
+
+
+def test_past_the_end_a_closed_loop_holds_its_last_rate(closed):
+    follow = made(TOTAL, closed)
+    loop(follow, TOTAL + 5)
+    for _ in range(20):
+        follow.step(2.0)
+    assert follow.get_last_lr() == [0.5]
+    assert follow.state_dict()["update"] == TOTAL
+
+
+def test_a_warning_can_be_an_error_and_the_loop_goes_on():
+    follow = made(3)
+    loop(follow, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScheduleWarning)
+        with pytest.raises(ScheduleWarning, match="made for total=3 updates"):
+            follow.step()
+        follow.step()

@@ -59,27 +59,17 @@ def test_a_fresh_sampler_goes_on_as_the_old_one_would(tmp_path: Path) -> None:
 def overfits(trial: optuna.Trial) -> float:
     """Best where all rates together come to 0.3, on the way or at the end; worse after that."""
     schedule = lrtune.suggest(trial, families=FAMILIES, peak_lr=PEAKS)
-    sums = schedule.rates(TOTAL).cumsum()
     for step in range(5, TOTAL + 1, 5):
-        loss = 0.2 + abs(math.log(sums[step - 1] / 0.3))
+        loss = 0.2 + abs(math.log(schedule.rates(TOTAL)[:step].sum() / 0.3))
         trial.report(loss, step)
-    trial.suggest_float("weight_decay", 0.0, 0.1)
     return loss
 
 
-def test_trainings_that_overfit_lead_to_lower_peaks(tmp_path: Path) -> None:
-    """And a sampler made later sees as much in them."""
-    unbroken = optuna.create_study(sampler=SurrogateSampler(SPACE, TOTAL, seed=1))
-    unbroken.optimize(overfits, n_trials=10)
-    peaks = [Schedule.from_json(t.user_attrs[SCHEDULE]).peak_lr for t in unbroken.trials]
-    assert peaks[0] > 0.02 > max(peaks[5:]) and unbroken.best_value < 0.5
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
-    for trials in (2, 4, 4):
-        sampler = SurrogateSampler(SPACE, TOTAL, seed=1)
-        kept = {"storage": storage, "study_name": "s", "load_if_exists": True}
-        broken = optuna.create_study(sampler=sampler, **kept)
-        broken.optimize(overfits, n_trials=trials)
-    assert drawn(broken) == drawn(unbroken)
+def test_trainings_that_overfit_lead_to_lower_peaks() -> None:
+    study = optuna.create_study(sampler=SurrogateSampler(SPACE, TOTAL, seed=1))
+    study.optimize(overfits, n_trials=10)
+    peaks = [Schedule.from_json(t.user_attrs[SCHEDULE]).peak_lr for t in study.trials]
+    assert peaks[0] > 0.02 > max(peaks[5:]) and study.best_value < 0.5
 
 
 def test_two_workers_and_many_slots_try_different_schedules_of_different_families() -> None:
@@ -98,10 +88,7 @@ def test_threads_of_one_study() -> None:
     assert len(study.trials) == 12
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [{"families": ("cosine", "rex")}, {"families": ("rex",)}, {"peak_lr": (10.0, 20.0)}],
-)
+@pytest.mark.parametrize("asked", [{"families": ("cosine", "rex")}, {"peak_lr": (10.0, 20.0)}])
 def test_a_sampler_for_another_space(asked: dict) -> None:
     trial = optuna.create_study(**ours()).ask()
     with pytest.raises(InputError, match="made for another space"):

@@ -1,5 +1,6 @@
-"""Augmentation: what each does to a batch, by the generator alone and never in place."""
+"""Augmentation: what each does to a batch, by its numbers alone and never in place."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lrtune import InputError
-from lrtune.tasks.images import NAMES, augment, check_augment
+from lrtune.tasks.images import NAMES, augment, check_augment, draw
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (2, 16, 24)]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))
@@ -19,14 +20,14 @@ def batch(shape=(3, 32, 32), count=64) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def seeded(seed, names, inputs, targets):
-    torch.manual_seed(seed)
-    return augment(names, inputs, targets)
+    numbers = draw(names, np.random.default_rng(seed), 1, len(inputs))[0]
+    return augment(names, inputs, targets, torch.as_tensor(numbers))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_generator_decides_and_the_batch_stays(name, shape, dtype):
+def test_the_numbers_decide_and_the_batch_stays(name, shape, dtype):
     inputs, targets = batch(shape)
     inputs = inputs.to(dtype)
     kept = inputs.clone(), targets.clone()
@@ -94,18 +95,27 @@ def test_mixups_inputs_are_the_combination_that_its_weights_say(seed, count):
     assert count == 1 or not bool((own == others).any())
 
 
-def test_mixups_proportion_is_beta():
-    inputs, targets = batch((1, 1, 1), count=2)
-    torch.manual_seed(0)
-    drawn = torch.tensor([float(augment(("mixup",), inputs, targets)[1][0][0]) for _ in range(800)])
-    assert drawn.mean().item() == pytest.approx(0.5, abs=0.06)
-    assert drawn.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # 1 / (4 (2 alpha + 1))
+def test_mixups_proportion_is_beta_and_one_for_a_batch():
+    drawn = draw(("crop", "mixup"), np.random.default_rng(0), 800, 3)
+    assert drawn.shape == (800, 3, 3) and drawn.dtype == np.float32
+    assert (drawn[..., 2] == drawn[:, :1, 2]).all()
+    assert drawn[:, 0, 2].mean() == pytest.approx(0.5, abs=0.06)
+    assert drawn[:, 0, 2].var() == pytest.approx(0.25 / 1.4, rel=0.1)  # 1 / (4 (2 alpha + 1))
+
+
+@pytest.mark.parametrize("side", [8, 9, 1024])
+def test_the_largest_number_is_still_a_place(side):
+    """Uniform numbers come up to 1 - 2**-24, and rounding could make that 1."""
+    inputs, targets = torch.rand(1, 1, side, side), torch.zeros(1)
+    numbers = torch.full((1, 4), 1 - 2**-24)
+    outputs, _ = augment(("crop", "cutout"), inputs, targets, numbers)
+    assert (outputs == 0).sum() == (side // 4) ** 2
 
 
 def test_names_apply_in_their_order():
     """Cutout before mixup leaves no zeros; after it, it does."""
     inputs, targets = batch()
-    assert augment((), inputs, targets) == (inputs, [(1.0, targets)])
+    assert seeded(0, (), inputs, targets) == (inputs, [(1.0, targets)])
     first, _ = seeded(0, ("cutout", "mixup"), inputs, targets)
     last, _ = seeded(0, ("mixup", "cutout"), inputs, targets)
     assert (first == 0).sum() < (last == 0).sum() == len(inputs) * 3 * 8 * 8
@@ -115,7 +125,7 @@ def test_names_apply_in_their_order():
 def test_any_image_and_order_keeps_shape_and_stays_finite(shape, names):
     inputs, targets = batch(shape, count=3)
     check_augment(tuple(names), shape)
-    outputs, parts = augment(tuple(names), inputs, targets)
+    outputs, parts = seeded(0, tuple(names), inputs, targets)
     assert outputs.shape == inputs.shape
     assert bool(outputs.isfinite().all())
     assert sum(float(weight) for weight, _ in parts) == pytest.approx(1)
@@ -135,13 +145,14 @@ def test_refusals(names, shape, match):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_nothing_waits_for_the_device():
-    inputs, targets = (x.to("cuda") for x in batch())
-    seeded(0, NAMES, inputs, targets)  # the first call sets kernels up
+    numbers = torch.as_tensor(draw(NAMES, np.random.default_rng(0), 1, 64)[0])
+    inputs, targets, numbers = (x.to("cuda") for x in (*batch(), numbers))
+    augment(NAMES, inputs, targets, numbers)  # the first call sets kernels up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        outputs, _ = augment(NAMES, inputs, targets)
+        outputs, _ = augment(NAMES, inputs, targets, numbers)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert outputs.device == inputs.device

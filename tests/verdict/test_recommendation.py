@@ -22,8 +22,8 @@ from lrtune.verdict.recommendation import FEW_SEEDS, recommendation
 from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.verdict import Verdict
 from tests.documents import changed
-from tests.reports.conftest import run_record, search
-from tests.reports.test_finals_report import FEW, make
+from tests.reports.conftest import FEW, run_record, search
+from tests.reports.test_finals_report import make
 
 IGNORANT = {"val": {"cross_entropy": 2.3}, "test": {"cross_entropy": 2.3, "accuracy": 10.0}}
 LINEAR = Schedule("linear", peak_lr=0.1)

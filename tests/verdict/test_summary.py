@@ -66,8 +66,8 @@ def test_the_best_is_who_is_expected_to_be_not_the_luckiest():
 def test_tables_by_family_and_by_end_account_for_every_trial():
     families = by_family(MIXED, "minimize").set_index("family")
     assert [*families.index] == [*by_family(MIXED, "maximize")["family"]] == ["a", "b", "c"]
-    known = families.loc["a", ["best", "median", "q1", "q3"]].tolist()
-    assert known == pytest.approx([0.3, 0.4, 0.35, 0.45])
+    known = families.loc["a", ["best", "median"]].tolist()
+    assert known == pytest.approx([0.3, 0.4])
     assert (families[[*ENDS]].sum(axis=1) == families["trials"]).all()
     assert np.isnan(families.loc["c", "best"]) and families.loc["c", "updates"] == 20
     assert pd.isna(families.loc["c", "number"])
@@ -161,7 +161,7 @@ def test_how_far_the_peak_may_be_off():
     found = of(parabola | {2.0: math.nan, 0.001: math.nan})
     assert found.peak_lr == pytest.approx(0.1, rel=1e-3)
     assert found.factor == pytest.approx(3.0, rel=1e-3)
-    assert found.low <= found.peak_lr <= found.high and found.diverged_from == 2.0
+    assert 1 < found.factor_low <= found.factor
     few = of(dict(list(parabola.items())[:4]))
     assert math.isnan(few.factor) and "too few" in few.why
     assert "no optimum" in of({float(p): 0.2 + 0.1 * math.log(p / 0.005) for p in peaks}).why

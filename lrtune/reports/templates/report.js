@@ -22,7 +22,7 @@
     const spec = JSON.parse(document.getElementById(box.dataset.figure).textContent);
     const base = spec.layout;
     box.draw = () => {
-      if (box.closest("[hidden], details:not([open])")) return undefined; // drawn once it is seen
+      if (box.closest("details:not([open])")) return undefined; // drawn once it is seen
       const fitted = structuredClone(base);
       const layout = { ...fitted, ...place(fitted, spec.data) };
       layout.font = { ...layout.font, color: ink() };
@@ -101,18 +101,6 @@
       head.replaceChildren(button);
       button.addEventListener("click", () => sort(table, column, head));
     });
-  }
-
-  for (const select of document.querySelectorAll(".choose select")) {
-    const choose = () => {
-      for (const { value } of select.options) {
-        const part = document.getElementById(value);
-        part.hidden = value !== select.value;
-        if (!part.hidden) for (const box of part.querySelectorAll("[data-figure]")) box.draw?.();
-      }
-    };
-    select.addEventListener("change", choose);
-    choose(); // a browser may keep what was chosen before a reload
   }
 
   figures.forEach(draw);

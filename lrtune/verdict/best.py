@@ -1,0 +1,126 @@
+"""``best.json``: the schedule to use, what it was found with, and how sure it is."""
+
+import json
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+
+from lrtune.export import FoundOptimizer
+from lrtune.format import limited
+from lrtune.schedule import Schedule
+from lrtune.verdict.recommendation import described_training, of_verdict
+from lrtune.verdict.settings import (
+    Document,
+    File,
+    Judge,
+    Number,
+    RunSettings,
+    StoredSchedule,
+    Training,
+)
+from lrtune.verdict.summary import beside, figures_in, recommended
+from lrtune.verdict.verdict import Verdict
+
+LINE = 400  # characters of a comment, whose names come from anyone
+
+
+class Found(Document):
+    """The trial that tried the schedule: its metrics, or of one that ended early the forecast."""
+
+    trial: int
+    seed: int
+    split: str = "val"
+    metrics: dict[str, Number] | None = None
+    forecast: dict[str, Any] | None = None
+
+
+class Certainty(Document):
+    """How sure the schedule is: ``lines`` say it in words, ``verdict.json`` in numbers."""
+
+    lines: list[str]
+    place: str
+    families: list[str]
+
+
+class Guess(Document):
+    """What a guess rests on, before anything was searched; ``cost`` is what such guesses cost."""
+
+    params: dict[str, Any]
+    transfer: str
+    cost: dict[str, float]
+
+
+class BestSchedule(Training, File):
+    """``best.json``, which ``lrtune.load`` reads too; the run's settings are ``Training``'s."""
+
+    WHAT: ClassVar[str] = "a search's best schedule"
+    FORMAT: ClassVar[int] = 1
+
+    format: int = FORMAT
+    schedule: StoredSchedule
+    resolved: dict[str, Any]  # the schedule's settings at the horizon
+    found: Found | None = None
+    verdict: Certainty | None = None
+    judge: Judge = "last"
+    guess: Guess | None = None
+
+    @classmethod
+    def of(cls, trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> Self | None:
+        """The verdict's winner, or before one the best trial.
+
+        Where no trial was trained to its end it is the one with the best forecast, which ``found``
+        then holds; None where there is none either.
+        """
+        row = recommended(trials, run.objective.direction)
+        if verdict is not None and verdict.decided:
+            first = verdict.recommended
+            schedule, resolved = first.schedule, first.resolved
+            rows = trials[trials["number"] == first.trial]
+            row = None if rows.empty else rows.iloc[0]
+        elif row is not None:
+            schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
+        else:
+            return None
+        return cls(
+            **{name: getattr(run, name) for name in (*Training.model_fields, "judge")},
+            schedule=schedule,
+            resolved=resolved,
+            found=None if row is None else _found(row, run),
+            verdict=None if verdict is None else _certainty(verdict),
+        )
+
+    @property
+    def found_optimizer(self) -> FoundOptimizer:
+        """The optimizer that an export makes.
+
+        Raises:
+            InputError: its settings are not all there.
+        """
+        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
+
+    @property
+    def comments(self) -> str:
+        """Comments on the training that the peak rate belongs to, for the code of an export."""
+        task = self.task
+        training = described_training(self.optimizer, task.batch_size, self.horizon)
+        clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
+        by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
+        by = "Guessed for" if self.guess is not None else by
+        lines = (
+            f"The peak rate holds for {training}{clipped}.",
+            f"{by} {self.study}: {task.name}, model {task.model}, "
+            f"by lrtune {self.versions['lrtune']}.",
+        )
+        return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
+
+
+def _certainty(verdict: Verdict) -> Certainty:
+    place, families = verdict.answer.place, verdict.answer.families
+    return Certainty(lines=of_verdict(verdict), place=place, families=families)
+
+
+def _found(row: "pd.Series[Any]", run: RunSettings) -> Found:
+    trial, seed = int(row["number"]), int(row["seed"])
+    if row["state"] != "complete":
+        return Found(trial=trial, seed=seed, forecast=figures_in(row["evidence"]))
+    return Found(trial=trial, seed=seed, metrics={name: beside(row, name) for name in run.metrics})
