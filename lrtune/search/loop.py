@@ -17,7 +17,7 @@ from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.search.storage import Ending
+from lrtune.search.storage import Ending, together
 from lrtune.search.trials import Training
 
 LEAST_SECONDS = 30.0  # between two checkpoints: less than this may be lost
@@ -261,8 +261,9 @@ class Loop:
                     with interrupts.heard():
                         reached = self._pool.advance()
                     self.segments += 1
-                    for progress in reached:
-                        self._take(progress)
+                    with together():
+                        for progress in reached:
+                            self._take(progress)
                     for work in self._works:
                         work.segment_over()
                     with interrupts.heard():

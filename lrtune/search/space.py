@@ -93,6 +93,17 @@ class Space:
             own |= _distributions(knob)
         return {f"{family}.{name}": distribution for name, distribution in own.items()}
 
+    def defaults(self, family: str) -> dict[str, Any]:
+        """The parameters with which a family's own knobs, as far as searched, are at defaults."""
+        values: dict[str, Any] = {}
+        for knob in FAMILIES[family].knobs:
+            entries = (knob.default,) if knob.length == 1 else knob.default
+            names = _distributions(knob)
+            values |= dict(zip(names, _shares(entries) if knob.ordered else entries, strict=True))
+        own = self.distributions(family)
+        named = {f"{family}.{name}": value for name, value in values.items()}
+        return {name: value for name, value in named.items() if _contains(own[name], value)}
+
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Whether a trial's parameters lie in the space, as those of one queued by hand may not."""
         if params.get(FAMILY) not in self.families:
@@ -271,6 +282,15 @@ def _distributions(knob: Knob) -> dict[str, BaseDistribution]:
     if knob.length == 1:
         return {knob.name: entry}
     return {f"{knob.name}_{i}": entry for i in range(1, knob.length + 1)}
+
+
+def _shares(ordered: Iterable[float]) -> list[float]:
+    """What ``_value`` makes these entries of."""
+    place, shares = 0.0, []
+    for entry in ordered:
+        shares.append((entry - place) / (1 - place))
+        place = entry
+    return shares
 
 
 def _value(knob: Knob, own: Mapping[str, Any]) -> Any:

@@ -169,21 +169,34 @@ def checkpoint_every_segment() -> None:
     loop.due = lambda since, cost: True
 
 
-def dying(owner: type, function: str, count: int, death: Callable[[], None], before: bool) -> None:
-    """Let the n-th call of a function be the last: once it is done, or before."""
+def dying(owner: object, function: str, count: int, death: Callable[[], None]) -> None:
+    """Let the n-th call of a function be one too many."""
     call, left = getattr(owner, function), count
 
     def counted(*arguments: object, **named: object) -> object:
         nonlocal left
         left -= 1
-        if left == 0 and before:
-            death()
-        result = call(*arguments, **named)
         if left == 0:
             death()
-        return result
+        return call(*arguments, **named)
 
     setattr(owner, function, counted)
+
+
+def dying_at_entry(count: int, death: Callable[[], None]) -> None:
+    """Let the n-th entry of a journal be the last, whatever was to be written together with it."""
+    append, left = JournalFileBackend.append_logs, count
+
+    def counted(journal: JournalFileBackend, logs: list[dict[str, object]]) -> None:
+        nonlocal left
+        before, left = left, left - len(logs)
+        if not left <= 0 < before:
+            return append(journal, logs)
+        append(journal, logs[:before])
+        death()
+        return append(journal, logs[before:]) if left else None
+
+    JournalFileBackend.append_logs = counted
 
 
 def killed(folder: Path, slots: int, by: str, count: int, at: str, checkpoint: bool) -> None:
@@ -194,12 +207,12 @@ def killed(folder: Path, slots: int, by: str, count: int, at: str, checkpoint: b
 
     child = os.fork()
     if child == 0:
-        owner, function = JournalFileBackend, "append_logs"
-        if at == "checkpoint":
-            owner, function = os, "replace"
         if checkpoint:
             checkpoint_every_segment()
-        dying(owner, function, count, death, before=at == "checkpoint")
+        if at == "checkpoint":
+            dying(os, "replace", count, death)
+        else:
+            dying_at_entry(count, death)
         try:
             pruned_in(folder, NoisyPool(slots), stopping=EVERYTHING, checkpoint=checkpoint)
         except KeyboardInterrupt:

@@ -16,12 +16,12 @@ import torch
 from idle import (
     CHECKPOINT,
     EVERYTHING,
-    VALIDATIONS,
     NoisyPool,
     SpoiltPool,
     assert_same,
     checkpoint_every_segment,
     dying,
+    dying_at_entry,
     flat,
     killed,
     pruned_in,
@@ -116,7 +116,7 @@ def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", JournalFileBackend.append_logs)
-        dying(JournalFileBackend, "append_logs", count, death, before=False)
+        dying_at_entry(count, death)
         killed_here(tmp_path, NoisyPool(slots), checkpoint=False)
     goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint=False)
 
@@ -239,14 +239,6 @@ def test_another_runs_checkpoint_is_left_alone(tmp_path: Path) -> None:
     assert pool.restored == 0
 
 
-def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> None:
-    cut_short(tmp_path, 2 * VALIDATIONS + 4)
-    pool = SpoiltPool()
-    for trials, restored in ((2, 0), (3, 1)):
-        search_in(tmp_path, pool, trials, checkpoint=True)
-        assert pool.restored == restored
-
-
 def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert loop.due(31, 0) and loop.due(31, 0.5) and loop.due(51, 1.0)
@@ -268,7 +260,7 @@ POOLS = {"serial": (SerialPool, SerialPool, "_step"), "fused": (FusedPool, Progr
 def real_child(folder: str, kind: str, slots: int, updates: int) -> None:
     torch.set_num_threads(1)
     make, owner, function = POOLS[kind]
-    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL), before=True)
+    dying(owner, function, updates, lambda: os.kill(os.getpid(), signal.SIGKILL))
     checkpoint_every_segment()
     search_in(Path(folder), make(small_task(), slots), 3, checkpoint=True)
 

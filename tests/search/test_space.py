@@ -135,3 +135,12 @@ def test_rays_configs_have_one_family_and_make_its_schedule(sampler: str, tmp_pa
         assert {*seen[:4]} == {*NAMES}
     search.save(str(tmp_path / "search.pkl"))  # as the Tuner does after each result
     assert (tmp_path / "search.pkl").stat().st_size > 0
+
+
+@pytest.mark.parametrize("family", SEARCHABLE)
+def test_defaults_are_a_place_in_the_space(family: str) -> None:
+    space = Space()
+    params = {"family": family, f"{family}.peak_lr": 0.1, f"{family}.warmup": 0.0}
+    params |= space.defaults(family)
+    assert space.contains(params)
+    assert space.schedule(params) == Schedule(family, 0.1)
