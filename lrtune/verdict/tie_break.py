@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-# Standard deviations between seeds by which a simpler one may be worse on test: with 0.25, schedules
-# worse by half of one are recommended in 1 % more of all cases (``scripts/bench/verdict.py``).
+# Standard deviations between seeds by which a simpler one may be worse on test: with 0.25, one in
+# a hundred verdicts more recommends a bad schedule (``scripts/bench/verdict.py``).
 SIMPLER = 0.1
 NEAR = 0.25  # the same before any test, as the search expects; and by which another must lead
 
