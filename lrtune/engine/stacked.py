@@ -8,7 +8,7 @@ two trials run together once, in training and in evaluation, and are compared wi
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from operator import itemgetter
@@ -406,9 +406,9 @@ class _Run(NamedTuple):
     outputs: list[Tensor]
     buffers: Tensors  # after the evaluation
 
-    def vectors(self) -> list[Tensor]:
-        """Loss, gradient and outputs."""
-        parts = [self.loss], self.gradients.values(), self.outputs
+    def vectors(self, names: Iterable[str]) -> list[Tensor]:
+        """Loss, gradient of these parameters, and outputs."""
+        parts = [self.loss], [self.gradients[name] for name in names], self.outputs
         return [torch.cat([each.flatten().double() for each in part]) for part in parts]
 
 
@@ -482,8 +482,8 @@ def _compare_exactly(ours: _Run, theirs: _Run) -> None:
     _compare("its loss", ours.loss, theirs.loss)
     # Parameter by parameter: one that is wrong may be a small part of the whole.
     whole = torch.stack([gradient.norm() for gradient in theirs.gradients.values()]).norm().item()
-    for name, gradient in theirs.gradients.items():
-        _compare(f"the gradient of {name}", ours.gradients[name], gradient, ROUNDING * whole)
+    for name, gradient in ours.gradients.items():  # of those that the optimizer has
+        _compare(f"the gradient of {name}", gradient, theirs.gradients[name], ROUNDING * whole)
     for name, buffer in theirs.trained.items():
         _compare(f"its buffer {name}", ours.trained[name], buffer)
     for mine, output in zip(ours.outputs, theirs.outputs, strict=True):
@@ -495,7 +495,7 @@ def _compare_exactly(ours: _Run, theirs: _Run) -> None:
 def _compare_mixed(ours: _Run, theirs: _Run, exact: _Run) -> None:
     """Rounding may move it about as far from full precision as it moves a model alone."""
     whats = "its loss", "its gradient", "its output in evaluation"
-    runs = ours.vectors(), theirs.vectors(), exact.vectors()
+    runs = [run.vectors(ours.gradients) for run in (ours, theirs, exact)]
     for what, mine, other, aim in zip(whats, *runs, strict=True):
         if not (mine - aim).norm() <= NEAR * (other - aim).norm() + LUCK * aim.norm():
             raise Unfit(f"{what} in bfloat16 comes out otherwise when several trials run together")

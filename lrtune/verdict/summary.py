@@ -10,17 +10,17 @@ families are worth it.
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 from scipy.stats import t as student
 
-from lrtune.files import plain
 from lrtune.schedule import Schedule
 from lrtune.verdict.sequential import Array, Role
 from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
+from lrtune.verdict.tie_break import NEAR, simpler
 
 PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast or without
 LOST = ("diverged", "failed")
@@ -192,10 +192,9 @@ class Finalist(Document):
     Attributes:
         family: its name; of the user's own schedules "yours", "yours 2" and so on.
         schedule: what is trained.
-        trial: which of the search's it was; None where it was not tried there.
+        trial: which of the search's it was; None where it was not tried as it is.
         searched: its validation score there; NaN where it was not trained to its end.
         role: leader (may be the best), baseline or yours: why it is here.
-        params: the parameters that the search drew for it, without the family's prefix.
     """
 
     family: str
@@ -203,7 +202,13 @@ class Finalist(Document):
     trial: int | None = None
     searched: Number = math.nan
     role: Role = "leader"
-    params: dict[str, Any] = Field(default_factory=dict)
+
+    def trained_as(self, schedule: Schedule) -> "Finalist":
+        """With this schedule in place of its own, which was not tried unless it is the same."""
+        if schedule == self.schedule:
+            return self
+        untried = {"schedule": schedule, "trial": None, "searched": math.nan}
+        return self.model_copy(update=untried)
 
 
 def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
@@ -227,20 +232,31 @@ def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
     return [_finalist(first.loc[family]) for family in order.index[:likely]]
 
 
+def simplest_first(everyone: Sequence[Finalist], expected: Array) -> list[Finalist]:
+    """The simplest of those expected to be about as good as the best, then the others as they are.
+
+    ``expected``: how bad each will be, in standard deviations between seeds.
+    """
+    behind = {
+        one.family: float(e) for one, e in zip(everyone, expected - expected.min(), strict=True)
+    }
+    best = min(behind, key=behind.__getitem__)
+    knobs = {one.family: one.schedule.complexity for one in everyone}
+    pick = next(iter(simpler(best, behind, knobs, NEAR)), best)
+    return sorted(everyone, key=lambda one: one.family != pick)
+
+
 def room_for(trainings: float, yours: int) -> int:
     """How many schedules so many trainings can compare, the user's own among them."""
     return max(2 + yours, int(trainings // SEEDS))
 
 
 def _finalist(trial: "pd.Series[Any]") -> Finalist:
-    family = str(trial["family"])
-    drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
     return Finalist(
-        family=family,
+        family=str(trial["family"]),
         schedule=Schedule.from_json(trial["schedule"]),
         trial=int(trial["number"]),
         searched=float(trial["value"]),
-        params={str(name).removeprefix(f"{family}."): plain(v) for name, v in drawn.items()},
     )
 
 

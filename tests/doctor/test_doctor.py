@@ -179,10 +179,3 @@ def test_the_command(lrtune, log_of, tmp_path):
     assert code == 2 and "No such file" in err
     code, out, _ = lrtune("doctor", log_of(in_csv(of("LambdaLR", not_a_number), 60)))
     assert code == 3 and "not-finite" in out and "nan at update 40" in out and "█" in out
-
-
-@pytest.mark.parametrize("rates", [[math.inf] * 6, [math.inf, math.inf, -math.inf, 0.2, 0.1, 0.1]])
-def test_the_command_says_infinite_rates(rates, lrtune, tmp_path):
-    code, out, _ = lrtune("doctor", as_csv(tmp_path, rates))
-    assert code == 3 and "the rate is inf at update 0" in out
-    assert 0.2 not in rates or "highest 0.2 at update 3" in out

@@ -18,7 +18,7 @@ from lrtune.engine.stacked import RULES, Mixed, vmap_check
 from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CrossEntropy
 from lrtune.tasks.models import model_maker, transformer
-from tests.engine.trials import all_curves, cnn, mlp, width
+from tests.engine.trials import all_curves, cnn, decays, mlp, width
 
 
 class Channels(nn.Module):
@@ -50,6 +50,7 @@ def tasks(digits, monkeypatch):
         "mlp": replace(task, model=mlp),
         "cnn": replace(task, model=cnn),
         "resnet": replace(task, model=resnet, prepare=Channels()),
+        "decayed": replace(task, model=cnn, groups=decays),
         "vit": replace(task, model=model_maker("vit_tiny", (1, 8, 8), 10)),
         "transformer": replace(
             task,
@@ -64,7 +65,7 @@ def tasks(digits, monkeypatch):
 
 
 @pytest.mark.parametrize(("precision", "close"), [("float32", 1e-4), ("bfloat16", 2e-2)])
-@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet", "vit", "transformer"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "decayed", "resnet", "vit", "transformer"])
 def test_fused_is_serial(model, precision, close, tasks):
     task = replace(tasks[model], precision=precision, metrics=tasks[model].metrics[-1:])
     rates = np.full(task.horizon, 1e-3)

@@ -42,6 +42,20 @@ def test_defaults_are_part_of_the_value():
         COSINE.peak_lr = 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "complexity"),
+    [
+        ("constant:peak_lr=0.1", (0, 0)),
+        ("cosine:peak_lr=0.1,T_max=1", (0, 2)),
+        ("cosine:peak_lr=0.1,T_max=1.2,warmup=0.1", (2, 2)),
+        ("multistep:peak_lr=0.1,milestones=0.5/0.8", (2, 3)),
+        ("one_cycle:peak_lr=0.1,base_momentum=0.8,max_momentum=0.9", (2, 6)),
+    ],
+)
+def test_numbers_that_a_person_has_to_set(text, complexity):
+    assert parse(text).complexity == complexity
+
+
 def test_numpy_numbers_are_numbers():
     knobs = {"T_mult": np.int64(2), "T_0": np.float32(0.25)}
     schedule = Schedule("cosine_restarts", np.float64(0.5), knobs=knobs)

@@ -222,20 +222,6 @@ def test_optuna_is_told_the_better_of_current_and_averaged_weights(pruned) -> No
             assert told == dict(zip(curves.step, best, strict=True))
 
 
-def test_a_search_by_scores_prunes_too(tmp_path: Path) -> None:
-    def scores(progress: Progress) -> Progress:
-        loss = progress.loss / 100
-        return replace(
-            losing(progress, loss), metrics={"cross_entropy": loss, "accuracy": 1 - loss}
-        )
-
-    lost = in_state(pruned_in(tmp_path, scoring(SpoiltPool(scores))), "pruned")
-    assert lost
-    for record in lost:
-        assert record.evidence["low"] > record.evidence["final"] > record.evidence["high"]
-        assert record.evidence["best"] > record.evidence["final"]
-
-
 def test_another_pruner_has_no_figures(tmp_path: Path) -> None:
     trials = pruned_in(tmp_path, NoisyPool(), pruner=MedianPruner(n_startup_trials=3))
     lost = in_state(trials, "pruned")

@@ -11,8 +11,10 @@ from optuna.storages.journal import JournalFileBackend
 
 import lrtune
 from lrtune import InputError, SchedulePruner
+from lrtune.model.transfer import nothing
 from lrtune.schedule import Schedule
 from lrtune.search import Space, SurrogateSampler
+from lrtune.search.sampler import Tuner, guess_in
 from lrtune.search.space import SCHEDULE
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -139,3 +141,38 @@ def test_trials_without_a_schedule_are_told_of_once() -> None:
             assert SCHEDULE not in study.trials[0].user_attrs
             lrtune.suggest(study.ask(), families=FAMILIES, peak_lr=PEAKS)
     assert len(told) == 1
+
+
+def tuner(objective, families=("cosine", "constant"), trials: int = 24) -> Tuner:
+    """After a search for this objective."""
+    space = Space(families, PEAKS)
+    sampler = SurrogateSampler(space, TOTAL, transfer=nothing())
+    study = optuna.create_study(sampler=sampler)
+
+    def run(trial: optuna.Trial) -> float:
+        schedule = lrtune.suggest(trial, families=families, peak_lr=PEAKS)
+        return objective(schedule)
+
+    study.optimize(run, n_trials=trials)
+    return Tuner(study, space, TOTAL, guess_in(space), nothing())
+
+
+def test_settings_that_do_not_matter_go_back_to_their_defaults() -> None:
+    def off(schedule: Schedule) -> float:
+        return 1 + abs(math.log(schedule.peak_lr / 0.05))
+
+    def ends_high(schedule: Schedule) -> float:
+        return off(schedule) + 3 * (0.4 - schedule.rates(TOTAL)[-1] / schedule.peak_lr)
+
+    odd = Schedule("cosine", 0.05, warmup=0.1, knobs={"T_max": 1.45, "eta_min": 0.09})
+    assert tuner(off, ("cosine",)).plain(odd, 0.25).knobs["T_max"] == 1.0
+    assert tuner(ends_high, ("cosine", "linear")).plain(odd, 0.25).knobs["T_max"] == 1.45
+    closed = Schedule("plateau", 0.05, knobs={"factor": 0.3})
+    assert tuner(off).plain(closed, 0.25) == closed
+
+
+def test_a_tuned_baseline_has_no_odd_settings_and_a_peak_near_the_best() -> None:
+    model = tuner(lambda schedule: 1 + abs(math.log(schedule.peak_lr / 0.05)))
+    for family in ("cosine", "constant"):
+        found = model.tuned(family)
+        assert found.complexity[0] <= 1 and 0.02 < found.peak_lr < 0.125

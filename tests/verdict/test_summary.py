@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lrtune.schedule import Schedule
 from lrtune.verdict.summary import (
     ENDS,
     MOST,
+    Finalist,
     beside,
     best,
     best_of_each,
@@ -21,6 +23,7 @@ from lrtune.verdict.summary import (
     ranked,
     recommended,
     room_for,
+    simplest_first,
 )
 from tests.documents import ACCURACY, LOSS
 from tests.verdict.test_verdict import searched
@@ -122,7 +125,7 @@ def test_a_family_sends_the_schedule_of_which_most_is_expected_not_the_luckiest(
         believed("wsd", ("pruned", math.nan, 0.5, 0.0), ("plateaued", math.nan, 0.4, 0.1)),
     )
     assert (one.family, one.searched, one.trial, one.role) == ("linear", 0.3, 1, "leader")
-    assert one.params == {"peak_lr": 0.2} and one.schedule.peak_lr == 0.2
+    assert one.schedule.peak_lr == 0.2
     assert (other.family, other.trial) == ("wsd", 4) and math.isnan(other.searched)
     (upwards,) = invited(believed("linear", lucky, solid), objective=ACCURACY)
     assert upwards.searched == 0.2
@@ -140,6 +143,23 @@ def test_families_come_by_their_chance_two_at_least_and_no_more_than_a_few():
     assert many == list(names[:MOST])
     for trainings, yours, room in ((4, 0, 2), (4, 1, 3), (28, 0, 4), (28, 1, 4), (40, 2, 6)):
         assert room_for(trainings, yours) == room
+
+
+def test_the_simplest_of_those_expected_to_be_as_good_comes_first():
+    everyone = [
+        Finalist(family="tanh", schedule=Schedule("tanh", 0.1, warmup=0.1, knobs={"ub": 4.0})),
+        Finalist(family="wsd", schedule=Schedule("wsd", 0.1)),
+        Finalist(family="cosine", schedule=Schedule("cosine", 0.1)),
+    ]
+    for expected, first in (
+        ((0.0, 0.2, 0.2), "cosine"),  # fewer knobs than wsd
+        ((0.0, 0.2, 0.4), "wsd"),
+        ((0.0, 0.3, 0.3), "tanh"),
+        ((0.4, 0.3, 0.0), "cosine"),
+    ):
+        pick, *others = (one.family for one in simplest_first(everyone, np.array(expected)))
+        assert pick == first
+        assert others == [one.family for one in everyone if one.family != first]
 
 
 def test_who_diverged_sends_none_and_who_is_not_known_counts_by_its_value():
