@@ -118,14 +118,14 @@ def _drawn(table: Table, rows: Sequence[Sequence[Cell]], columns: int) -> RichTa
 
 
 def _text(cell: Cell) -> Text:
-    text = Text()
+    text, indent = Text(), "  " if cell.family else ""
     if cell.family:
         from lrtune.reports.plot_style import look
 
         style = look(cell.family)
         text.append(f"{MARKS[style.symbol]} ", style.colour)
     text.append(named(cell.shown) if cell.family else harmless(cell.shown))
-    return text.append(f"\n{harmless(cell.below)}", "dim") if cell.below else text
+    return text.append(f"\n{indent}{harmless(cell.below)}", "dim") if cell.below else text
 
 
 def sparkline(values: Sequence[float]) -> str:
