@@ -73,11 +73,6 @@ def native(ctx: ExportContext) -> bool:
     return row.torch not in ("LambdaLR", "LRScheduler") and row.native(ctx.params)
 
 
-def by_formula(ctx: ExportContext) -> bool:
-    """Whether a family that torch has no class of is written as its formula."""
-    return ctx.family == "custom" or plain(ctx) is not None
-
-
 def torch_optimizer(optimizer: FoundOptimizer, parameters: str) -> str:
     """The call that makes the optimizer of these parameters; the rate is the scheduler's."""
     settings = {
