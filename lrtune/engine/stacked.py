@@ -8,15 +8,19 @@ two trials run together once, in training and in evaluation, and are compared wi
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
 from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
@@ -29,6 +33,21 @@ SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
 TRIALS = 2
 CLOSE = 1e-3  # relative; rounding in float32 stays well below, errors are of order one
 ROUNDING = 1e-5  # of the whole gradient: a part that is smaller than this is as good as zero
+# In bfloat16: so many times as far from full precision as a model alone, and a share on top.
+NEAR, LUCK = 4.0, 0.02
+# Where float32 may be computed in fewer digits: on CUDA and on newer CPUs. In terms of the newer of
+# torch's two interfaces; where one has been used to set it, the other raises.
+PRECISIONS = [
+    getattr(backend, part)
+    for backend, part in (
+        (torch.backends.cuda, "matmul"),
+        (torch.backends.cudnn, "conv"),
+        (torch.backends.cudnn, "rnn"),
+        (torch.backends.mkldnn, "matmul"),
+        (torch.backends.mkldnn, "conv"),
+        (torch.backends.mkldnn, "rnn"),
+    )
+]
 
 # What torch says, and what it means. The first that fits.
 REASONS = {
@@ -154,6 +173,55 @@ def tensors_of(model: nn.Module) -> Tensors:
     return {f"weights/{name}": tensor.detach() for name, tensor in _held(model).items()}
 
 
+class Mixed(TorchFunctionMode):
+    """Autocast for what ``vmap`` takes apart before autocast sees it; see RULES."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        rule = RULES.get(func)
+        return (
+            func(*args, **(kwargs or {})) if rule is None else rule(func, *args, **(kwargs or {}))
+        )
+
+
+def _norm(function: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In float32, as its weights and statistics are."""
+    if input.dtype != torch.bfloat16:
+        return function(input, *args, **kwargs)
+    output = function(input.float(), *args, **kwargs)
+    return output if input.is_cuda and NORMS[function] else output.to(input.dtype)
+
+
+def _product(function: Callable[..., Tensor], first: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In bfloat16, a bias or a mask too."""
+    kind = first.device.type
+    if not torch.is_autocast_enabled(kind):  # the model has left it for a while
+        return function(first, *args, **kwargs)
+
+    def lower(value: Any) -> Any:
+        fits = isinstance(value, Tensor) and value.dtype == torch.float32
+        return value.to(torch.get_autocast_dtype(kind)) if fits else value
+
+    with torch.autocast(kind, enabled=False):
+        return function(lower(first), *map(lower, args), **{k: lower(v) for k, v in kwargs.items()})
+
+
+# Whether CUDA's autocast gives it in float32.
+NORMS: dict[Callable[..., Tensor], bool] = {
+    F.batch_norm: False,
+    F.instance_norm: False,
+    F.layer_norm: True,
+    F.group_norm: True,
+    F.rms_norm: True,
+}
+RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.linear: _product,
+    F.scaled_dot_product_attention: _product,
+    **dict.fromkeys(NORMS, _norm),
+}
+
+
 class Program:
     """One model run with the weights of many; the model's own weights are never looked at."""
 
@@ -179,8 +247,16 @@ class Program:
         self._trained = task.model(seed=0)
         self._judged = task.model(seed=0).eval()
         self._prepared = prepared
-        self._autocast = autocast or task.autocast
+        self._autocast = task.autocast if autocast is None else autocast
+        self._mixed = Mixed if task.is_mixed and autocast is None else nullcontext
         self._clip_norm = task.task.clip_norm
+
+    def state(self, models: Sequence[nn.Module]) -> StackedState:
+        """That of trials which begin with these models, without averages."""
+        state = StackedState.empty(self._optimizer, models[0], len(models), averaged=False)
+        for row, model in enumerate(models):
+            state.load(row, tensors_of(model), self._optimizer)
+        return state
 
     @torch.no_grad()
     def update(
@@ -229,7 +305,7 @@ class Program:
         """
 
         def run(held: Tensors, inputs: Tree) -> Any:
-            with self._autocast():
+            with self._autocast(), self._mixed():
                 return functional_call(self._judged, held, (inputs,))
 
         with sdpa_kernel(SDPBackend.MATH):
@@ -237,7 +313,8 @@ class Program:
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
         held = {**weights, **buffers}
-        with self._autocast():  # but not around the backward pass, which follows the forward one
+        # But not around the backward pass, which follows the forward one.
+        with self._autocast(), self._mixed():
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
@@ -250,8 +327,25 @@ def _clipped(gradients: Tensors, longest: float) -> Tensors:
     return {name: g * column(shares, g) for name, g in gradients.items()}
 
 
+class _Run(NamedTuple):
+    """What one trial gives at an update and at an evaluation after it."""
+
+    loss: Tensor
+    gradients: Tensors
+    trained: Tensors  # its buffers after the update
+    outputs: list[Tensor]
+    buffers: Tensors  # after the evaluation
+
+    def vectors(self, names: Iterable[str]) -> list[Tensor]:
+        """Loss, gradient of these parameters, and outputs."""
+        parts = [self.loss], [self.gradients[name] for name in names], self.outputs
+        return [torch.cat([each.flatten().double() for each in part]) for part in parts]
+
+
 def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
-    """Run two trials together and apart.
+    """Run an update and an evaluation of two trials together and apart.
+
+    In full precision, where no error can hide; and in the task's own, if that is another.
 
     Returns:
         The optimizer of stacked weights; and whether ``prepare`` draws at random, which is to be
@@ -262,7 +356,7 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
         InputError: the data cannot be read.
     """
     try:
-        with task.training(), _full_precision(task):
+        with task.training():
             return _check(task)
     except (Unfit, InputError):
         raise
@@ -276,40 +370,65 @@ def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     task.prepare(_stored(task, batches[0]))
     drawing = before != _generators(task)
     prepared = [task.inputs(batch) for batch in batches]
-    models = [task.model(seed) for seed in range(TRIALS)]
-    fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
-    alone = [_alone(task, model, *batch) for model, batch in zip(models, prepared, strict=True)]
-    optimizer = StackedOptimizer(task.task, models[0], set(alone[0][1]))
-    state = StackedState.empty(optimizer, models[0], TRIALS, averaged=False)
-    for row, tensors in enumerate(fresh):
-        state.load(row, tensors, optimizer)
-    again = state.map(torch.clone)
-    program = Program(task, optimizer, prepared=drawing, autocast=nullcontext)
     given = stack_batches(
         prepared if drawing else [(b.inputs, [(1.0, b.targets)]) for b in batches]
     )
     inputs = task.prepare(_stored(task, batches[0]))
+    models = [task.model(seed) for seed in range(TRIALS)]
+    fresh = deepcopy(models)
+    with _full_precision(task):
+        full = [
+            _alone(task, m, b, inputs, nullcontext) for m, b in zip(models, prepared, strict=True)
+        ]
+        optimizer = StackedOptimizer(task.task, fresh[0], set(full[0].gradients))
+        program = Program(task, optimizer, prepared=drawing, autocast=nullcontext)
+        for ours, theirs in zip(_together(program, fresh, given, inputs), full, strict=True):
+            _compare_exactly(ours, theirs)
+    if task.is_mixed:
+        program = Program(task, optimizer, prepared=drawing)
+        together = _together(program, fresh, given, inputs)
+        for model, batch, ours, exact in zip(fresh, prepared, together, full, strict=True):
+            _compare_mixed(ours, _alone(task, model, batch, inputs, task.autocast), exact)
+    return optimizer, drawing
+
+
+def _together(
+    program: Program, models: Sequence[nn.Module], given: tuple[Tree, Parts], inputs: Tree
+) -> list[_Run]:
+    state = program.state(models)
+    again = state.map(torch.clone)
     with warnings.catch_warnings(), torch.no_grad():
         # Where vmap has no rule for an operation it says so and loops over the trials: slowly.
         warnings.filterwarnings("error", message=".*batching rule.*")
         gradients, losses = program.gradients(state, *given)
         _compare("its loss the second time", program.gradients(again, *given)[1], losses)
-        trained = state.map(torch.clone)
+        trained = tree_map(torch.clone, state.buffers)
         outputs = program.outputs(state.models["weights"], tree_map(torch.clone, inputs), TRIALS)
-    for row, model in enumerate(models):
-        loss, expected = alone[row]
-        _compare("its loss", losses[row], loss)
-        # Parameter by parameter: one that is wrong may be a small part of the whole.
-        whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm().item()
-        for name, gradient in gradients.items():
-            what = f"the gradient of {name}"
-            _compare(what, gradient[row], expected[name], ROUNDING * whole)
-        _compare_buffers(trained, row, model)
-        evaluated = _evaluated(task, model, tree_map(torch.clone, inputs))
-        for ours, theirs in zip(leaves(outputs), leaves(evaluated), strict=True):
-            _compare("its output in evaluation", ours[row], theirs)
-        _compare_buffers(state, row, model)
-    return optimizer, drawing
+    whole = [losses, gradients, trained, list(leaves(outputs)), state.buffers]
+    return [_Run(*tree_map(itemgetter(row), whole)) for row in range(TRIALS)]
+
+
+def _compare_exactly(ours: _Run, theirs: _Run) -> None:
+    _compare("its loss", ours.loss, theirs.loss)
+    # Parameter by parameter: one that is wrong may be a small part of the whole.
+    whole = torch.stack([gradient.norm() for gradient in theirs.gradients.values()]).norm().item()
+    for name, gradient in ours.gradients.items():  # of those that the optimizer has
+        _compare(f"the gradient of {name}", gradient, theirs.gradients[name], ROUNDING * whole)
+    for name, buffer in theirs.trained.items():
+        _compare(f"its buffer {name}", ours.trained[name], buffer)
+    for mine, output in zip(ours.outputs, theirs.outputs, strict=True):
+        _compare("its output in evaluation", mine, output)
+    for name, buffer in theirs.buffers.items():
+        _compare(f"its buffer {name}", ours.buffers[name], buffer)
+
+
+def _compare_mixed(ours: _Run, theirs: _Run, exact: _Run) -> None:
+    """Rounding may move it about as far from full precision as it moves a model alone."""
+    whats = "its loss", "its gradient", "its output in evaluation"
+    runs = [run.vectors(ours.gradients) for run in (ours, theirs, exact)]
+    for what, mine, other, aim in zip(whats, *runs, strict=True):
+        if not (mine - aim).norm() <= NEAR * (other - aim).norm() + LUCK * aim.norm():
+            raise Unfit(f"{what} in bfloat16 comes out otherwise when several trials run together")
 
 
 def _stored(task: DeviceTask, batch: Split) -> Tree:
@@ -324,15 +443,20 @@ def _batches(task: DeviceTask) -> list[Split]:
 
 
 def _alone(
-    task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts
-) -> tuple[Tensor, Tensors]:
-    """Loss and gradients by plain autograd, of the parameters that the loss reaches.
+    task: DeviceTask,
+    model: nn.Module,
+    batch: tuple[Tree, Parts],
+    evaluated: Tree,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> _Run:
+    """By plain autograd; gradients are of the parameters that the loss reaches.
 
     Refused if anything changes but buffers, and they in place.
     """
     generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
+    with precision():
+        loss = task.loss_of(model(laid_out(batch[0], task.task.layout)), batch[1])
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
@@ -350,23 +474,26 @@ def _alone(
             if weight.grad.layout != torch.strided:
                 raise Unfit(f"the gradient of {name} is sparse")
             gradients[name] = weight.grad
-    return loss.detach(), gradients
+    trained = tree_map(torch.clone, buffers)
+    outputs = _evaluated(task, model, tree_map(torch.clone, evaluated), precision)
+    return _Run(loss.detach(), gradients, trained, outputs, dict(model.named_buffers()))
 
 
 @torch.no_grad()
-def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
+def _evaluated(
+    task: DeviceTask,
+    model: nn.Module,
+    inputs: Tree,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> list[Tensor]:
     before, generators = tree_map(torch.clone, inputs), _generators(task)
-    outputs = model.eval()(laid_out(inputs, task.task.layout))
+    with precision():
+        outputs = model.eval()(laid_out(inputs, task.task.layout))
     if generators != _generators(task):
         raise Unfit("its forward draws random numbers in evaluation")
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
-    return outputs
-
-
-def _compare_buffers(state: StackedState, row: int, model: nn.Module) -> None:
-    for name, buffer in model.named_buffers():
-        _compare(f"its buffer {name}", state.buffers[name][row], buffer)
+    return list(leaves(outputs))
 
 
 def _compare(what: str, ours: Tensor, theirs: Tensor, rounding: float = 1e-7) -> None:
@@ -385,18 +512,15 @@ def _generators(task: DeviceTask) -> list[bytes]:
 @contextmanager
 def _full_precision(task: DeviceTask) -> Iterator[None]:
     """No rounding to bfloat16 or, on CUDA, TF32, beside which an error could hide."""
-    cudnn = torch.backends.cudnn
-    flags = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    coarse = {part: part.fp32_precision for part in PRECISIONS if part.fp32_precision != "ieee"}
+    for part in coarse:
+        part.fp32_precision = "ieee"
     try:
-        with (
-            torch.autocast(task.device.type, enabled=False),
-            cudnn.flags(**flags, benchmark=False, allow_tf32=False),
-        ):
+        with torch.autocast(task.device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
+        for part, precision in coarse.items():
+            part.fp32_precision = precision
 
 
 def _reason(error: Exception) -> str:

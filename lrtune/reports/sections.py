@@ -168,18 +168,12 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
         if row.why:
             unknown.setdefault(row.why, []).append(row.family)
             continue
-        most = "or more" if math.isnan(row.factor_high) else f"to {number(row.factor_high, 2)}"
-        cells = (
-            Cell(row.family, family=row.family),
-            Cell(number(row.peak_lr, 3), below=f"{number(row.low, 3)} to {number(row.high, 3)}"),
-            Cell(number(row.factor, 2), below=f"{number(row.factor_low, 2)} {most}"),
-            number(row.diverged_from, 3),
-            row.trials,
-        )
+        off = Cell(number(row.factor, 2), below=f"at least {number(row.factor_low, 2)}")
+        cells = Cell(row.family, family=row.family), number(row.peak_lr, 3), off, row.trials
         rows.append(cells)
     return {
         "effect": measured(verdict.minimum_effect, verdict.objective, 2),
-        "table": Table(["family", "best peak rate", "off by", "diverged from", "trials"], rows),
+        "table": Table(["family", "best peak_lr", "off by", "trials"], rows),
         "unknown": [f"{', '.join(names)}: {why}." for why, names in unknown.items()],
     }
 

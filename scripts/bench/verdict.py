@@ -31,7 +31,7 @@ from lrtune.verdict.summary import room_for
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BAD = 0.5  # standard deviations
-KNOBS = {"constant": 0, "cosine": 2}  # of others 3
+KNOBS = {"constant": (0, 0), "cosine": (0, 2)}  # of others one is set
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
@@ -164,7 +164,7 @@ def confirm(scenario: Scenario, generator: np.random.Generator) -> dict[str, flo
             trainings=most,
             roles=roles,
             blocks=now,
-            knobs={name: KNOBS.get(name, 3) for name in true},
+            knobs={name: KNOBS.get(name, (1, 3)) for name in true},
         )
         if not result.wanted:
             break

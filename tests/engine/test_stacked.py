@@ -152,7 +152,7 @@ UNFIT = {
     ),
     "noisy in evaluation": (
         lambda: By(lambda model, outputs: F.dropout(outputs, 0.3, training=not model.training)),
-        rf"random numbers are drawn {HERE}.*F.dropout",
+        "its forward draws random numbers in evaluation$",
     ),
     "weight norm": (
         lambda: normed(parametrizations.weight_norm),

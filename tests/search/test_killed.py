@@ -16,7 +16,6 @@ import torch
 from idle import (
     CHECKPOINT,
     EVERYTHING,
-    VALIDATIONS,
     NoisyPool,
     SpoiltPool,
     assert_same,
@@ -246,14 +245,6 @@ def test_another_runs_checkpoint_is_left_alone(tmp_path: Path) -> None:
     pool = SpoiltPool()
     search_in(other, pool, TRIALS, checkpoint=True, owner="you")
     assert pool.restored == 0
-
-
-def test_a_budget_that_shrinks_and_grows_again_loses_nothing(tmp_path: Path) -> None:
-    cut_short(tmp_path, 2 * VALIDATIONS + 4)
-    pool = SpoiltPool()
-    for trials, restored in ((2, 0), (3, 1)):
-        search_in(tmp_path, pool, trials, checkpoint=True)
-        assert pool.restored == restored
 
 
 def test_when_a_checkpoint_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
