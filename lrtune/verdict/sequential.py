@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from lrtune.verdict.settings import Document, Number
-from lrtune.verdict.tie_break import NEAR, SIMPLER, Complexity, leader, simpler
+from lrtune.verdict.tie_break import SIMPLER, Complexity, leader, simpler
 
 Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
@@ -308,7 +308,7 @@ def sequential_test(
         width: trainings of a round at least, as far as the budget has them.
         over: whether there will be no more scores: it is judged on what there is.
         knobs: by name, see ``Schedule.complexity``: the simplest of those that are about as good
-            becomes the reference, at the first analysis and at the end.
+            is recommended in the end.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}
@@ -337,7 +337,7 @@ class _Test:
         self._sound = [name for name, one in table.items() if np.isfinite(one.values).all()]
         self._open = list(self._sound)
         self._reference = self._sound[0] if self._sound else ""
-        self._chosen_by_scores = self._began = False
+        self._chosen_by_scores = False
         self._seeds = dict.fromkeys(table, first)
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
@@ -355,9 +355,6 @@ class _Test:
                     break
                 self._wanted = seeds
                 return
-            if not self._began:
-                self._reference = next(iter(self._simpler(SIMPLER)), self._reference)
-            self._began = True
             self._analyse()
             if not self._give_seeds():
                 break
@@ -380,11 +377,11 @@ class _Test:
                 self._early |= {name} if why == "behind" else set()
                 self._open.remove(name)
 
-    def _simpler(self, sds: float) -> list[str]:
-        """What is simpler than the reference, and worse by so many standard deviations at most."""
+    def _simpler(self) -> list[str]:
+        """What is simpler than the reference, and worse by a little at most."""
         pairs, tied = self._pairs(), self._tied()
         near = {n: pairs[n].mean for n in tied if n in pairs and self._roles[n] != "yours"}
-        return simpler(self._reference, near, self._knobs, sds * self._sd)
+        return simpler(self._reference, near, self._knobs, SIMPLER * self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -448,7 +445,7 @@ class _Test:
         before, settled = self._reference, self._settled
         asked = [name for name, why in self._decided.items() if why == "behind"]
         asked = [name for name in asked if self._roles[name] != "leader"]
-        for name in self._simpler(NEAR):
+        for name in self._simpler():
             self._reference, self._settled = name, {}
             pairs = self._pairs()
             if all(pairs[n].mean > 0 and self._p(n, pairs[n]) < ALPHA for n in asked):

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse at first
-NEAR = 0.25  # the same at the end, and with one standard error by which another must lead
+# Standard deviations between seeds by which a simpler one may be worse on test: with 0.25, one in
+# a hundred verdicts more recommends a bad schedule (``scripts/bench/verdict.py``).
+SIMPLER = 0.1
+NEAR = 0.25  # the same before any test, as the search expects; and by which another must lead
 
 Complexity: TypeAlias = tuple[int, int]  # see ``Schedule.complexity``
 

@@ -225,7 +225,7 @@ def beside(scores, gap, size):
     return scores + gap + np.tile([size, -size], len(scores) // 2)
 
 
-@pytest.mark.parametrize(("gap", "use"), [(0.2, "cosine"), (0.4, "tanh")])
+@pytest.mark.parametrize(("gap", "use"), [(0.05, "cosine"), (0.2, "tanh")])
 def test_of_a_tie_at_the_end_the_simplest_is_recommended(gap, use):
     """Not the one that the search began with; the gaps are its own."""
     scores = {"tanh": TANH, "cosine": beside(TANH, gap, 0.6)}
@@ -237,7 +237,7 @@ def test_of_a_tie_at_the_end_the_simplest_is_recommended(gap, use):
 
 @pytest.mark.parametrize(("size", "use"), [(0.5, "cosine"), (5.0, "tanh")])
 def test_the_simplest_does_not_undo_what_was_shown_of_yours(size, use):
-    scores = {"tanh": TANH, "yours": beside(TANH, 3.0, 0.1), "cosine": beside(TANH, 0.2, size)}
+    scores = {"tanh": TANH, "yours": beside(TANH, 3.0, 0.1), "cosine": beside(TANH, 0.05, size)}
     roles = ROLES | {"cosine": "leader"}
     found, _ = trained(scores, 18, first=6, roles=roles, knobs=SIMPLE)
     yours = found.standings["yours"]
