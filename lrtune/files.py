@@ -1,11 +1,8 @@
-"""Files and folders written whole or not at all, and what JSON can hold."""
+"""Files written whole or not at all, and what JSON can hold."""
 
-import errno
 import math
 import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +19,6 @@ def replace(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A name to make a folder under, which then takes the place of the one that is there.
-
-    Where none was made, none is left.
-    """
-    part, old = beside(path), beside(path)
-    try:
-        yield part
-        with suppress(FileNotFoundError):
-            path.rename(old)
-        try:
-            part.rename(path)
-        except OSError as error:
-            # None was made; or another process was quicker, and wrote the same.
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    finally:
-        for one in (part, old):
-            shutil.rmtree(one, ignore_errors=True)
 
 
 def beside(path: Path) -> Path:

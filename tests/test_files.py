@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrtune.files import plain, replace, replaced
+from lrtune.files import plain, replace
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(
@@ -27,35 +27,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(
         replace(path, b"3")
     assert json.loads(path.read_text()) == {"a": 2}
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.json", "a.json.part"]
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, rename = tmp_path / "a", Path.rename
-
-    def write(content: str) -> None:
-        with replaced(path) as part:
-            part.mkdir()
-            (part / "b").write_text(content)
-            if not content:
-                raise OSError("no space left")
-
-    def and_another_process_is_quicker(self: Path, target: Path) -> None:
-        rename(self, target)
-        if self == path:
-            path.mkdir()
-            (path / "b").write_text("theirs")
-
-    write("1")
-    write("2")
-    with pytest.raises(OSError, match="no space"):
-        write("")
-    assert (path / "b").read_text() == "2"
-    monkeypatch.setattr(Path, "rename", and_another_process_is_quicker)
-    write("3")
-    assert (path / "b").read_text() == "theirs"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])

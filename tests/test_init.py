@@ -64,9 +64,11 @@ WRONG = {
     "families must be a list of names": lambda run: lrtune.suggest(TRIAL, families="cosine"),
     "families must be a list of names .got 3": lambda run: lrtune.suggest(TRIAL, families=3),
     "each of families must be a name": lambda run: lrtune.suggest(TRIAL, families=[1]),
-    "peak_lr must be two numbers": lambda run: lrtune.suggest(TRIAL, peak_lr=0.1),
-    "warmup must be two numbers": lambda run: lrtune.suggest(TRIAL, warmup=(0.1,)),
-    "each end of warmup must be a number": lambda run: lrtune.suggest(TRIAL, warmup=("0", "1")),
+    "peak_lr=0.1: expected two rates": lambda run: lrtune.suggest(TRIAL, peak_lr=0.1),
+    "warmup=.0.1,.: expected two fractions": lambda run: lrtune.suggest(TRIAL, warmup=(0.1,)),
+    "warmup=..0., .1..: expected two fractions": lambda run: lrtune.suggest(
+        TRIAL, warmup=("0", "1")
+    ),
     "task must be the lrtune.Task": lambda run: lrtune.confirm("run", "digits"),
     "run must be a run or its folder": lambda run: lrtune.confirm(3, TASK),
     "plan must be an lrtune.Plan": lambda run: lrtune.confirm("run", TASK, plan=5),

@@ -223,8 +223,8 @@ def has_trials(count: int, *states: str) -> Callable[[Names], None]:
 
 def shows_the_run(names: Names) -> None:
     run = names["run"]
-    assert len(run.trials()) and len(run.finals()) and run.figures.wins().data
-    assert "wins" in repr(run.figures) and run.verdict().lines
+    assert len(run.trials()) and len(run.finals()) and run.figures()["curves"].data
+    assert run.verdict().lines
 
 
 # By words of a Python block: the names that it takes for granted, and what is so after it.

@@ -445,16 +445,15 @@ def dashboard(
     port: Annotated[
         int | None, typer.Option(help="on this machine alone; 0: any that is free [8080 or any]")
     ] = None,
-    look: Annotated[bool, typer.Option("--open/--no-open", help="the browser")] = True,
 ) -> None:
-    """Open the run in optuna-dashboard; Ctrl-C ends it."""
+    """Serve the run's study in optuna-dashboard; Ctrl-C ends it."""
     from lrtune.reports.dashboard import serve
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
     with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
         pass  # a search may go on beside it
-    serve(opened.storage, opened.settings.study, opened.settings.objective, port, look)
+    serve(opened.storage, opened.settings.study, opened.settings.objective, port)
 
 
 @app.command(epilog=examples("lrtune export runs/digits-mlp-sgd-862 --to keras --out lr.py"))

@@ -15,6 +15,7 @@ from lrtune.format import Cell, Table
 
 LONGEST = 60  # characters of a name within a line
 PIPED = 160  # columns where the output is no terminal: nobody folds it, and few tables need more
+MARKS = {"circle": "●", "diamond": "◆", "square": "■"}  # of a family, as in the report
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH = 48  # columns of a curve
 HEAD = 15  # columns of a head, which has several lines where it is longer
@@ -82,41 +83,49 @@ def copyable(console: Console, line: object) -> None:
 
 
 def print_table(console: Console, table: Table, rows: int | None = None) -> None:
-    """Print a table, or its first rows: with as many of its columns as there is room for."""
-    shown = table.cells[:rows]
+    """Print a table, or its first rows."""
+    console.print(fitted(console, table, rows))
+
+
+def fitted(console: Console, table: Table, most: int | None = None) -> RichTable:
+    """A table, or its first rows, with as many of its columns as there is room for."""
     for columns in range(len(table.heads), 1, -1):
-        drawn = _drawn(table, shown, columns)
+        drawn = _drawn(table, table.cells[:most], columns)
         unbounded = console.options.update(max_width=10_000)
         if console.measure(drawn, options=unbounded).minimum <= console.width:
             break
-    console.print(drawn)
-    if len(shown) < len(table.rows):
-        say(console, f"and {len(table.rows) - len(shown)} more: see the report")
+    if (rest := len(table.rows) - drawn.row_count) > 0:
+        drawn.caption, drawn.caption_justify = f"and {rest} more", "left"
+    return drawn
 
 
 def _drawn(table: Table, rows: Sequence[Sequence[Cell]], columns: int) -> RichTable:
     """Columns of words are folded where need be, columns of figures are not."""
     drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    texts = [[_text(cell) for cell in row[:columns]] for row in rows]
     for at, head in enumerate(table.heads[:columns]):
-        text = "\n".join(textwrap.wrap(harmless(head), HEAD, break_on_hyphens=False))
+        lines = textwrap.wrap(named(head), HEAD, break_on_hyphens=False)
+        title = "\n".join(lines)
         if at < table.numeric:
-            drawn.add_column(text, overflow="fold")
+            drawn.add_column(title, overflow="fold")
             continue
-        lines = [*text.split("\n"), *(harmless(t) for row in rows for t in _lines(row[at]))]
-        drawn.add_column(text, justify="right", no_wrap=True, min_width=max(map(cell_len, lines)))
-    for row in rows:
-        texts = ([harmless(line) for line in _lines(cell)] for cell in row[:columns])
-        drawn.add_row(
-            *(
-                Text(shown).append("".join(f"\n{b}" for b in below), "dim")
-                for shown, *below in texts
-            )
-        )
+        lines += [line for row in texts for line in row[at].plain.split("\n")]
+        width = max(map(cell_len, lines))
+        drawn.add_column(title, justify="right", no_wrap=True, min_width=width)
+    for row in texts:
+        drawn.add_row(*row)
     return drawn
 
 
-def _lines(cell: Cell) -> list[object]:
-    return [cell.shown, cell.below] if cell.below else [cell.shown]
+def _text(cell: Cell) -> Text:
+    text, indent = Text(), "  " if cell.family else ""
+    if cell.family:
+        from lrtune.reports.plot_style import look
+
+        style = look(cell.family)
+        text.append(f"{MARKS[style.symbol]} ", style.colour)
+    text.append(named(cell.shown) if cell.family else harmless(cell.shown))
+    return text.append(f"\n{indent}{harmless(cell.below)}", "dim") if cell.below else text
 
 
 def sparkline(values: Sequence[float]) -> str:

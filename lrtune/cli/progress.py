@@ -3,39 +3,28 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from importlib import import_module
-from math import isfinite, nan
-from statistics import fmean
+from math import isfinite, isnan
 from typing import Any
 
+import pandas as pd
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from lrtune.cli.console import harmless, named, say
-from lrtune.format import aligned, duration, number, plural, setting, words
-from lrtune.reports.plot_style import look
-from lrtune.run.confirm import ConfirmationState, FinalistScores, Listener
+from lrtune.cli.console import fitted, harmless, say
+from lrtune.format import Cell, Table, aligned, duration, number, plural, words
+from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
-from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.tasks import Task
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.25  # between two drawings
 STEP = 1e-3  # share of the run between two samples of its speed: rich keeps 1000 of them
-OTHERS = 12  # lines of a terminal that are not families: the bar, and what was said before
+OTHERS = 14  # lines of a terminal that are not families: the bar, and what was said before
 FEWEST = 3  # families shown on the lowest terminal
-# Columns after the name, and from how many columns of the terminal on they are shown. The second
-# metric comes before the settings.
-COLUMNS = {"value": 0, "count": 0, "behind": 0, "peak": 55, "now": 65, "other": 90, "settings": 110}
-TEXTS = ("now", "settings")  # columns of words
 NONE = "–"  # in a cell that has nothing to show
-MARKS = {"circle": "●", "diamond": "◆", "square": "■"}
-
-Row = dict[str, str]  # a line of the table: the family, and its cells by COLUMNS
 
 
 class RunProgress(Progress):
@@ -124,8 +113,8 @@ class Screen(Quiet):
         ended = ", ".join(f"{count} {end}" for end, count in sorted(state.ended.items()))
         trials = plural(state.trials, "trial", "trials") + (f" ({ended})" if ended else "")
         what = f"best validation {self._value} of each family, one seed"
-        rows, heads = family_rows(state, self._other), {"value": "best", "count": "trials"}
-        self._show(f"{trials}, {len(state.running)} running", what, rows, heads)
+        table = family_table(state, self._other)
+        self._show(f"{trials}, {len(state.running)} running", what, table)
 
     def confirmation(self, state: ConfirmationState) -> None:
         """Show how the finalists stand."""
@@ -135,8 +124,7 @@ class Screen(Quiet):
         trainings = plural(state.jobs, "training", "trainings")
         done = f"this round: {trainings}, {state.done / state.jobs:.0%} done"
         what = f"{self._judged} {self._value} so far, mean over fresh seeds"
-        rows, heads = finalist_rows(state, self._minimize), {"value": "mean", "count": "seeds"}
-        self._show(done, what, rows, heads)
+        self._show(done, what, finalist_table(state, self._minimize))
 
     def finished(self, run: Run, total: int | None) -> None:
         """Put the result in the place of what was drawn."""
@@ -157,25 +145,24 @@ class Screen(Quiet):
         self._last = now if due else self._last
         return due
 
-    def _show(self, done: str, what: str, rows: Sequence[Row], heads: Mapping[str, str]) -> None:
+    def _show(self, done: str, what: str, table: Table) -> None:
         """Draw the counts and the table below the bar, or print the counts and the first."""
         progress = self._progress
         if not self._in_place:
             (task,), left = progress.tasks, progress.seconds_left
             parts = [f"{task.completed:4.0%}  {task.description}: {done}"]
             parts += [] if left is None else [f"at most {duration(left)} left"]
-            if rows and rows[0]["value"] != NONE:
-                parts.append(f"best: {rows[0]['family']} {rows[0]['value']}")
+            if table.rows and table.cells[0][1].shown != NONE:
+                first, value, *_ = table.cells[0]
+                parts.append(f"best: {first.shown} {value.shown}")
             self.tell("; ".join(parts))
             return
         better = "lower is better" if self._minimize else "higher is better"
-        size = self._console.size
-        most = max(FEWEST, size.height - OTHERS)
-        heads = {"other": words(self._other), **heads}
+        most = max(FEWEST, self._console.size.height - OTHERS)
         progress.below = [
             Text(harmless(done)),
             Text(harmless(f"{what}; {better}"), style="dim"),
-            standings(rows[:most], heads, size.width, len(rows)),
+            fitted(self._console, table, most),
         ]
         if self._notebook and self._output is None:
             self._output = import_module("IPython.display").display(progress, display_id=True)
@@ -187,89 +174,61 @@ class Screen(Quiet):
             progress.start()
 
 
-def standings(rows: Sequence[Row], heads: Mapping[str, str], width: int, total: int) -> Table:
-    """The rows, the best first, with the columns that a terminal of this width has room for."""
-    shown = [name for name, least in COLUMNS.items() if width >= least]
-    shown = [name for name in shown if any(row.get(name) for row in rows)]
-    rest = total - len(rows)
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.caption, table.caption_justify = f"and {rest} more" if rest > 0 else None, "left"
-    table.add_column("family", no_wrap=True, overflow="ellipsis")
-    for name in shown:
-        justify: Any = "left" if name in TEXTS else "right"
-        head = Text(named(heads.get(name, name), 20))
-        table.add_column(head, justify=justify, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        style = look(row["family"])
-        family = Text.assemble((f"{MARKS[style.symbol]} ", style.colour), named(row["family"], 24))
-        cells = [Text(harmless(row.get(name, NONE))) for name in shown]
-        table.add_row(family, *cells, style="bold" if row is rows[0] else row.get("style", ""))
-    return table
-
-
-def family_rows(state: SearchState, other: str) -> list[Row]:
+def family_table(state: SearchState, other: str) -> Table:
     """The families that were tried: the best first, then those without a value yet."""
     shares: dict[str, list[float]] = {family: [] for family in state.families}
     for trial in state.running.values():
-        family = trial.schedule.family
-        shares.setdefault(family, []).append(trial.updates / len(trial.rates))
+        shares.setdefault(trial.schedule.family, []).append(trial.updates / len(trial.rates))
     rows, first = [], state.best
     bests = {record.schedule.family: record for record in state.bests}
-    order = list(bests)
-    order += sorted(shares, key=lambda family: not shares[family])  # those under way first
-    for family in dict.fromkeys(order):
+    under_way = sorted(shares, key=lambda family: not shares[family])
+    for family in dict.fromkeys([*bests, *under_way]):
         trials = state.families[family].ended.total() if family in state.families else 0
         now = ", ".join(f"{share:.0%}" for share in sorted(shares[family], reverse=True))
-        row = {"family": family, "value": NONE, "count": str(trials or NONE), "now": now}
+        value = behind = peak = beside = NONE
         record = bests.get(family)
         if record is not None and first is not None:
             metrics = {} if record.judged_at is None else record.curves.at(record.judged_at)
-            gap = state.loss_of(record) - state.loss_of(first)
-            row |= _cells(record.schedule, record.value, 0 if record is first else gap)
-            row["other"] = aligned(metrics[other], 3) if other in metrics else NONE
+            gap = 0.0 if record is first else state.loss_of(record) - state.loss_of(first)
+            value = NONE if record.value is None else aligned(record.value, 3)
+            behind, peak = aligned(gap, 2) if gap else NONE, number(record.schedule.peak_lr, 3)
+            beside = aligned(metrics[other], 3) if other in metrics else NONE
+        shown = (value, trials or NONE, behind, peak, now, *([beside] if other else []))
+        rows.append((Cell(family, family=family), *shown))
+    heads = [
+        "family",
+        "best",
+        "trials",
+        "behind",
+        "peak",
+        "now",
+        *([words(other)] if other else []),
+    ]
+    return Table(heads, rows)
+
+
+def finalist_table(state: ConfirmationState, minimize: bool) -> Table:
+    """The finalists, the best mean first, on seeds that all who go on have scores of."""
+    everyone, sign = state.finalists, 1 if minimize else -1
+    scores = pd.DataFrame({n: pd.Series(f.scores, dtype=float) for n, f in enumerate(everyone)})
+    lost = [sum(not isfinite(score) for score in one.scores.values()) for one in everyone]
+    going = [n for n, f in enumerate(everyone) if f.goes_on and scores[n].notna().any()]
+    common = scores.dropna(subset=going)
+    means, rows = common.mean(), []
+    order = sorted(
+        range(len(everyone)), key=lambda n: (isnan(means[n]), lost[n] > 0, sign * means[n])
+    )
+    for n in order:
+        gap = sign * (common[n] - common[order[0]]).mean()
+        now = f"{lost[n]} lost" if lost[n] else "" if everyone[n].goes_on else "no more seeds"
+        schedule = everyone[n].schedule
+        row = (
+            Cell(schedule.family, family=schedule.family),
+            aligned(means[n], 3),
+            len(everyone[n].scores) or NONE,
+            aligned(gap, 2) if n != order[0] else NONE,
+            number(schedule.peak_lr, 3),
+            now,
+        )
         rows.append(row)
-    return rows
-
-
-def finalist_rows(state: ConfirmationState, minimize: bool) -> list[Row]:
-    """The finalists, the best mean first, on seeds that all who go on have been trained on."""
-    sign = 1 if minimize else -1
-    going = [f.scores.keys() for f in state.finalists if f.goes_on and f.scores]
-    seeds = set(going[0]).intersection(*going[1:]) if going else set()
-
-    def lost(finalist: FinalistScores) -> int:
-        return sum(not isfinite(score) for score in finalist.scores.values())
-
-    def rank(finalist: FinalistScores) -> tuple[bool, bool, float]:
-        mean = _mean(finalist, seeds)
-        return not isfinite(mean), lost(finalist) > 0, sign * mean
-
-    rows, ranked = [], sorted(state.finalists, key=rank)
-    for finalist in ranked:
-        first, scores = ranked[0], finalist.scores
-        both = {s for s in seeds if isfinite(scores.get(s, nan) + first.scores.get(s, nan))}
-        gap = sign * (_mean(finalist, both) - _mean(first, both))
-        row = _cells(finalist.schedule, _mean(finalist, seeds), 0 if finalist is first else gap)
-        row |= {"family": finalist.schedule.family, "count": str(len(scores) or NONE)}
-        row["now"] = "" if finalist.goes_on else "no more seeds"
-        if lost(finalist):
-            row["now"] = f"{lost(finalist)} lost"
-        rows.append(row | {"style": "dim" if row["now"] else ""})
-    return rows
-
-
-def _mean(finalist: FinalistScores, seeds: AbstractSet[int]) -> float:
-    """Of its scores on these seeds; NaN where it has none of them."""
-    scores = [finalist.scores[seed] for seed in seeds if isfinite(finalist.scores.get(seed, nan))]
-    return fmean(scores) if scores else nan
-
-
-def _cells(schedule: Schedule, value: float | None, gap: float) -> Row:
-    """Cells of a schedule and its value; gap is 0 for the first, positive for those behind."""
-    settings = {"warmup": schedule.warmup, **schedule.to_dict()["knobs"]}
-    return {
-        "value": NONE if value is None else aligned(value, 3),
-        "behind": aligned(gap, 2) if gap else NONE,
-        "peak": number(schedule.peak_lr, 3),
-        "settings": ", ".join(f"{name} {setting(knob, 3)}" for name, knob in settings.items()),
-    }
+    return Table(["family", "mean", "seeds", "behind", "peak", "now"], rows)

@@ -12,7 +12,6 @@ from lrtune.doctor.log import (
     read_csv,
     read_events,
     read_json,
-    read_jsonl,
 )
 from lrtune.doctor.rules import Diagnosis, Finding, findings
 from lrtune.errors import InputError
@@ -23,7 +22,7 @@ READERS: Mapping[str, Callable[[Path], list[Log]]] = {  # by the file's name
     "*.json": read_json,
     EVENTS: read_events,
     "*.csv": read_csv,
-    "*.jsonl": read_jsonl,
+    "*.jsonl": read_json,
     **dict.fromkeys(("*.pt", "*.pth", "*.ckpt", "*.bin", "*.tar"), read_checkpoint),
 }
 USUAL = ("trainer_state.json", "metrics.csv", "scheduler.pt", "last.ckpt")  # in a run's folder

@@ -101,34 +101,24 @@ def log_of(where: object, name: str, steps: Sequence[float], rates: Sequence[flo
 
 
 def without_repeats(logs: Sequence[Log]) -> list[Log]:
-    """Logs without those that only repeat another at a scale of their own, or are zero beside it.
+    """One of those that differ by a factor, as the rates of parameter groups do.
 
     A group at zero is frozen, on purpose; where all are at zero, that is for a rule to say.
     """
-    kept: list[Log] = []
-    learning = [log for log in logs if not log.zero]
-    for log in learning or logs:
-        shape, size = _scaled(log)
-        for place, other in enumerate(kept):
-            like, scale = _scaled(other)
-            if np.array_equal(log.at, other.at) and (
-                np.allclose(shape, like, atol=1e-6, equal_nan=True)
-            ):
-                times = "" if abs(size / scale - 1) < 1e-6 else f" × {size / scale:.3g}"
-                kept[place] = other.noted(f"{log.name} is the same{times}")
-                break
-        else:
-            kept.append(log)
-    frozen = ", ".join(log.name for log in logs if log.zero)
-    if learning and frozen:
-        kept[0] = kept[0].noted(f"zero throughout, as the rates of frozen groups are: {frozen}")
-    return kept
-
-
-def _scaled(log: Log) -> tuple[Array, float]:
-    """The rates over the largest that is a number, and that one; 1 where all are zero."""
-    size = float(np.max(np.abs(log.rates[np.isfinite(log.rates)]), initial=0.0)) or 1.0
-    return log.rates / size, size
+    kept: list[tuple[Log, Array]] = []
+    for log in [log for log in logs if not log.zero] or logs:
+        size = float(np.max(np.abs(log.rates[np.isfinite(log.rates)]), initial=0.0)) or 1.0
+        curve = np.stack([log.at, log.rates / size])
+        if not any(
+            curve.shape == like.shape and np.allclose(curve, like, 1e-9, 1e-6, equal_nan=True)
+            for _, like in kept
+        ):
+            kept.append((log, curve))
+    left = len(logs) - len(kept)
+    note = (
+        [f"{left} more groups have the same rates, but for a factor, or are frozen"] if left else []
+    )
+    return [log.noted(*note) for log, _ in kept]
 
 
 def distinct(rates: Array) -> "np.ndarray[Any, np.dtype[np.intp]]":
@@ -183,46 +173,23 @@ def read_csv(path: Path) -> list[Log]:
     return _logs(path, table)
 
 
-def read_jsonl(path: Path) -> list[Log]:
-    """One JSON object per line; a last line that was cut short is left out."""
-    rows, notes = [], []
-    lines = path.read_bytes().splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=str)
-        except ValueError as error:
-            if 1 < number == len(lines) and not line.endswith(b"\n"):
-                notes.append(f"line {number}, the last, was cut short and is left out")
-                break
-            raise InputError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            raise InputError(f"{path}: line {number}: expected an object, got {kind}")
-        rows.append(row)
-    return [log.noted(*notes) for log in _logs(path, rows)]
-
-
 def read_json(path: Path) -> list[Log]:
-    """Hugging Face's trainer_state.json, a list of rows, or lists by name."""
-    text = path.read_text(encoding="utf-8")
-    try:
-        data = json.loads(text, parse_constant=str)  # "NaN": a rate, and not a missing one
+    """Hugging Face's trainer_state.json, rows in a list or one per line, or lists by name."""
+    text, by_line = path.read_text(encoding="utf-8"), path.suffix.lower() == ".jsonl"
+    texts = [line for line in text.splitlines() if line.strip()] if by_line else [text]
+    try:  # "NaN" as a word: a rate, and not a missing one
+        data = [json.loads(each, parse_constant=str) for each in texts]
     except ValueError as error:
         raise InputError(f"{path}: not JSON (cut short?): {error}") from error
-    if isinstance(data, dict) and isinstance(data.get("log_history"), list):
-        return _trainer_state(path, data)
-    if isinstance(data, dict):
-        lists = {name: value for name, value in data.items() if isinstance(value, list)}
+    whole = data if by_line else data[0]
+    if not isinstance(whole, dict):
+        rows = whole if isinstance(whole, list) else []
+        return _logs(path, [row for row in rows if isinstance(row, dict)])
+    if not isinstance(whole.get("log_history"), list):
+        lists = {name: value for name, value in whole.items() if isinstance(value, list)}
         return _logs(path, pd.DataFrame({k: pd.Series(v, dtype=object) for k, v in lists.items()}))
-    rows = data if isinstance(data, list) else []
-    return _logs(path, [row for row in rows if isinstance(row, dict)])
-
-
-def _trainer_state(path: Path, state: dict[str, Any]) -> list[Log]:
-    rows = [row for row in state["log_history"] if isinstance(row, dict)]
-    total, updates = (state.get(key) for key in ("max_steps", "global_step"))
+    rows = [row for row in whole["log_history"] if isinstance(row, dict)]
+    total, updates = (whole.get(key) for key in ("max_steps", "global_step"))
     return [
         # transformers logs at update k, counted from one, the rate that this update used.
         replace(
@@ -299,7 +266,6 @@ DEEPEST = 6  # dictionaries within dictionaries
 # torch's classes, told by the keys of their state: the first whose keys are all there.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "SequentialLR": ("_milestones", "_schedulers"),
-    "ChainedScheduler": ("_schedulers",),
     "OneCycleLR": ("total_steps", "_schedule_phases"),
     "CyclicLR": ("max_lrs", "total_size", "step_ratio", "mode"),
     "MultiStepLR": ("milestones", "gamma"),
@@ -427,7 +393,10 @@ def _kind(state: State) -> str:
 
 
 def _built(state: State, optimizer: Optimizer) -> LRScheduler | None:
-    """The scheduler as it was before its first step; None where its state does not tell."""
+    """The scheduler as it was before its first step; None where its state does not tell.
+
+    That of OneCycleLR does not: it keeps its rates in the optimizer.
+    """
     kind = _kind(state)
     if kind in PLAIN:
         made: LRScheduler = getattr(lr_scheduler, kind)(
@@ -438,19 +407,11 @@ def _built(state: State, optimizer: Optimizer) -> LRScheduler | None:
         steps = lr_scheduler.MultiStepLR(optimizer, [], state["gamma"])
         steps.milestones = Counter(state["milestones"])
         return steps
-    if kind == "CyclicLR":
-        size, rise = state["total_size"], state["step_ratio"]
-        given: Any = {"step_size_up": size * rise, "step_size_down": size * (1 - rise)}
-        given |= {"mode": state["mode"], "gamma": state["gamma"], "cycle_momentum": False}
-        return lr_scheduler.CyclicLR(optimizer, _base(state), state["max_lrs"], **given)
-    if kind in ("SequentialLR", "ChainedScheduler"):
+    if kind == "SequentialLR":
         parts: list[Any] = [_built(part, optimizer) for part in state["_schedulers"]]
-        if None in parts:
-            return None
-        if kind == "ChainedScheduler":
-            return lr_scheduler.ChainedScheduler(parts)
-        return lr_scheduler.SequentialLR(optimizer, parts, list(state["_milestones"]))
-    return None  # OneCycleLR keeps its rates in the optimizer
+        if None not in parts:
+            return lr_scheduler.SequentialLR(optimizer, parts, list(state["_milestones"]))
+    return None
 
 
 def _horizon(state: State) -> int | None:

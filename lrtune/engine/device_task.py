@@ -3,6 +3,7 @@
 import ctypes
 import inspect
 import logging
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -382,18 +383,22 @@ class DeviceTask:
         return augment(self.task.augment, self.prepare(stored), batch.targets, numbers)
 
     def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
-        """The loss, of mixed targets too."""
+        """The loss, of mixed targets too; of outputs in float32 at least."""
+        outputs = tree_map(exact, outputs)
         losses = [self.loss(outputs, targets) for _, targets in parts]
         if len(parts) == 1:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the task's precision is bfloat16."""
+        default = "bfloat16" if self.device.type == "cuda" else "float32"
+        return (self.task.precision or default) == "bfloat16"
+
     def autocast(self) -> AbstractContextManager[object]:
         """The task's precision."""
-        kind = self.device.type
-        if (self.task.precision or ("bfloat16" if kind == "cuda" else "float32")) == "bfloat16":
-            return torch.autocast(kind, torch.bfloat16)
-        return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.is_mixed else nullcontext()
 
     def own_generators(self) -> AbstractContextManager[object]:
         """Whatever is drawn inside leaves the caller's generators as they were."""
@@ -463,6 +468,13 @@ def stack_batches(batches: Sequence[tuple[Tree, Parts]]) -> tuple[Tree, Parts]:
     return stack([inputs for inputs, _ in batches]), parts
 
 
+def exact(outputs: Tensor) -> Tensor:
+    """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
+    if not outputs.is_floating_point():
+        return outputs
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
 def ema_shares(length: float, checkpoints: NDArray[np.int64], stride: int) -> Array:
     """What the weights after each update count in an average over about ``length`` updates.
 
@@ -499,11 +511,17 @@ def attempt(function: Callable[[], T]) -> T | Exception:
         return error
 
 
+# What CUDA and its libraries say of it, the last where torch itself frees memory and tries again,
+# and what CPUs do.
+FULL = re.compile(
+    r"out of memory|ALLOC(ATION)?_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|allocate memory|bad_alloc"
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether there would be room for less."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("allocate memory", "_ALLOC_FAILED"))
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or FULL.search(str(error)) is not None
 
 
 # From PyTorch 2.14 on a call counts its own; before, all pools of a process count together.

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lrtune.engine.device_task import DeviceTask, attempt, is_out_of_memory
+from lrtune.engine.device_task import DeviceTask, attempt, exact, is_out_of_memory
 from lrtune.engine.pool import VALIDATION_NOISE, EvalResult, reseed
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import Metric
@@ -46,7 +46,7 @@ def evaluate(
             with task.autocast():
                 inputs = task.prepare(stored)
             for number, (forward, _) in enumerate(forwards):
-                outputs = tree_map(_exact, forward(inputs, len(next(leaves(targets)))))
+                outputs = tree_map(exact, forward(inputs, len(next(leaves(targets)))))
                 sums[number].add(outputs, targets)
                 if blocks is not None and number == 0:
                     blocks.add(_rows(outputs, 0), targets)
@@ -165,13 +165,6 @@ def _vmapped(metric: Metric, outputs: Tree, targets: Tree) -> Tensor | None:
 
 def _rows(tree: Tree, rows: int | Tensor) -> Tree:
     return tree_map(lambda tensor: tensor[rows], tree)
-
-
-def _exact(outputs: Tensor) -> Tensor:
-    """Autocast's bfloat16 is scored in float32; a float64 model keeps its digits."""
-    if not outputs.is_floating_point():
-        return outputs
-    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 class Blocks:

@@ -8,19 +8,23 @@ two trials run together once, in training and in evaluation, and are compared wi
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.nn import functional as F
 from torch.nn.attention import sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
+from lrtune.engine.optimizers import Group, StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
@@ -30,6 +34,21 @@ SAMPLES = 8  # of a batch: enough for batch norm, cheap for large models
 TRIALS = 2
 CLOSE = 1e-3  # relative; rounding in float32 stays well below, errors are of order one
 ROUNDING = 1e-5  # of the whole gradient: a part that is smaller than this is as good as zero
+# In bfloat16: so many times as far from full precision as a model alone, and a share on top.
+NEAR, LUCK = 4.0, 0.02
+# Where float32 may be computed in fewer digits: on CUDA and on newer CPUs. In terms of the newer of
+# torch's two interfaces; where one has been used to set it, the other raises.
+PRECISIONS = [
+    getattr(backend, part)
+    for backend, part in (
+        (torch.backends.cuda, "matmul"),
+        (torch.backends.cudnn, "conv"),
+        (torch.backends.cudnn, "rnn"),
+        (torch.backends.mkldnn, "matmul"),
+        (torch.backends.mkldnn, "conv"),
+        (torch.backends.mkldnn, "rnn"),
+    )
+]
 
 # What torch says, and what it means. The first that fits.
 REASONS = {
@@ -49,19 +68,29 @@ class StackedState:
     """Weights, optimizer state, buffers and averages: a row of every tensor is a trial.
 
     Attributes:
-        weights: by name (K, ...): the parameters that are trained.
+        groups: of the parameters that are trained.
+        weights: of each group (K, N).
+        states: of the optimizer, of each group by torch's names (K, N), and step (K, parameters).
         buffers: by name (K, ...): everything else that a model holds.
-        states: of the optimizer, of each parameter, by torch's names (K, ...).
-        average: weights and buffers, averaged, by name (K, ...); empty where none are averaged.
+        averages: the averaged weights of each group (K, N); none where none are averaged.
+        averaged_buffers: likewise.
     """
 
     def __init__(
-        self, weights: Tensors, buffers: Tensors, states: dict[str, Tensors], average: Tensors
+        self,
+        groups: list[Group],
+        weights: list[Tensor],
+        states: list[Tensors],
+        buffers: Tensors,
+        averages: list[Tensor],
+        averaged_buffers: Tensors,
     ) -> None:
+        self.groups = groups
         self.weights = weights
-        self.buffers = buffers
         self.states = states
-        self.average = average
+        self.buffers = buffers
+        self.averages = averages
+        self.averaged_buffers = averaged_buffers
 
     @classmethod
     def empty(
@@ -73,33 +102,66 @@ class StackedState:
             wide = tensor.detach().expand(rows, *tensor.shape)
             return wide.clone(memory_format=torch.contiguous_format)
 
+        groups = optimizer.groups
         held = {name: repeated(tensor) for name, tensor in _held(model).items()}
-        average = tree_map(torch.clone, held) if averaged else {}
-        weights = {name: held.pop(name) for name in optimizer.settings}
-        states: dict[str, Tensors] = {}
-        for name, weight in weights.items():
-            # What torch counts in one number is one number per row.
-            counts = (rows, *[1] * (weight.dim() - 1))
-            states[name] = {
-                kind: weight.new_full(counts if kind == "step" else weight.shape, value)
-                for kind, value in optimizer.initial[name].items()
+        weights = [group.matrix(held) for group in groups]
+        states = [
+            {
+                kind: weights[0].new_full((rows, group.width(kind)), value)
+                for kind, value in group.initial.items()
             }
-        return cls(weights, held, states, average)
+            for group in groups
+        ]
+        trained = {name for group in groups for name in group.shapes}
+        buffers = {name: tensor for name, tensor in held.items() if name not in trained}
+        averages = tree_map(torch.clone, [weights, buffers]) if averaged else [[], {}]
+        return cls(groups, weights, states, buffers, *averages)
 
     @property
     def tree(self) -> Tree:
         """All tensors."""
-        return [self.weights, self.buffers, self.states, self.average]
+        return [self.weights, self.states, self.buffers, self.averages, self.averaged_buffers]
+
+    @property
+    def apart(self) -> "StackedState":
+        """The same tensors, each parameter as a group of its own."""
+        apart = [one for group in self.groups for one in group.apart]
+
+        def columns(matrices: list[Tensor]) -> list[Tensor]:
+            pairs = zip(self.groups, matrices, strict=False)
+            return [part for group, matrix in pairs for part in group.columns(matrix)]
+
+        states: list[Tensors] = []
+        for group, state in zip(self.groups, self.states, strict=True):
+            parts = {kind: group.columns(matrix, kind) for kind, matrix in state.items()}
+            states += [
+                {kind: own[i] for kind, own in parts.items()} for i in range(len(group.shapes))
+            ]
+        return StackedState(
+            apart,
+            columns(self.weights),
+            states,
+            self.buffers,
+            columns(self.averages),
+            self.averaged_buffers,
+        )
+
+    @property
+    def parameters(self) -> Tensors:
+        """The weights by name (K, ...), as parts of the matrices."""
+        return _by_name(self.groups, self.weights)
 
     @property
     def models(self) -> dict[str, Tensors]:
         """Weights and buffers by name (K, ...): the current ones, and the averages if any."""
-        current = {"weights": {**self.weights, **self.buffers}}
-        return current | ({"average": self.average} if self.average else {})
+        current = {"weights": self.parameters | self.buffers}
+        if not self.averages:
+            return current
+        return current | {"average": _by_name(self.groups, self.averages) | self.averaged_buffers}
 
     def map(self, function: Any) -> "StackedState":
         """Each tensor replaced."""
-        return StackedState(*tree_map(function, self.tree))
+        return StackedState(self.groups, *tree_map(function, self.tree))
 
     def part(self, start: int, stop: int) -> "StackedState":
         """Some of the rows, without a copy."""
@@ -107,43 +169,69 @@ class StackedState:
 
     @torch.no_grad()
     def paste(self, rows: Any, other: "StackedState") -> None:
-        """Write other rows over these: an index, a slice or a list of them."""
+        """Write other rows over these: an index, a slice or a tensor of them."""
         for ours, theirs in zip(leaves(self.tree), leaves(other.tree), strict=True):
             ours[rows] = theirs
 
     @torch.no_grad()
-    def load(self, row: int, tensors: Mapping[str, Tensor], optimizer: StackedOptimizer) -> None:
+    def load(self, row: int, tensors: Mapping[str, Tensor]) -> None:
         """Put a Snapshot's tensors in a row; missing optimizer state and averages begin anew."""
-        for kind, model in self.models.items():
-            for name, tensor in model.items():
-                tensor[row] = tensors.get(f"{kind}/{name}", tensors[f"weights/{name}"])
-        for name, state in self.states.items():
-            for kind, tensor in state.items():
-                initial = optimizer.initial[name][kind]
-                tensor[row] = tensors.get(f"optimizer/{name}/{kind}", initial)
+
+        def fill(matrix: Tensor, names: list[str]) -> None:
+            numbers = torch.cat([tensors[name].flatten() for name in names])
+            matrix[row, : len(numbers)] = numbers
+
+        def held(kind: str, name: str) -> str:
+            return next(key for key in (f"{kind}/{name}", f"weights/{name}") if key in tensors)
+
+        kinds = {"weights": (self.weights, self.buffers)}
+        if self.averages:
+            kinds["average"] = self.averages, self.averaged_buffers
+        for kind, (matrices, buffers) in kinds.items():
+            for group, matrix in zip(self.groups, matrices, strict=True):
+                fill(matrix, [held(kind, name) for name in group.shapes])
+            for name, buffer in buffers.items():
+                buffer[row] = tensors[held(kind, name)]
+        for group, state in zip(self.groups, self.states, strict=True):
+            for kind, matrix in state.items():
+                names = [f"optimizer/{name}/{kind}" for name in group.shapes]
+                if names[0] not in tensors:
+                    matrix[row] = group.initial[kind]
+                else:
+                    fill(matrix, names)
 
     def save(self, row: int) -> Tensors:
         """The tensors of a Snapshot, copied to the CPU."""
+        here = self.part(row, row + 1)
+        copies = to_host({str(n): tensor for n, tensor in enumerate(leaves(here.tree))})
+        in_order = iter(copies.values())
+        own = here.map(lambda _: next(in_order))
         tensors = {
-            f"{kind}/{name}": tensor[row]
-            for kind, model in self.models.items()
+            f"{kind}/{name}": tensor[0]
+            for kind, model in own.models.items()
             for name, tensor in model.items()
         }
-        for name, state in self.states.items():
-            for kind, tensor in state.items():
-                own = tensor[row]
-                tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
-        return to_host(tensors)
+        for group, state in zip(self.groups, own.states, strict=True):
+            for kind, matrix in state.items():
+                for name, tensor in group.views(matrix, kind).items():
+                    tensors[f"optimizer/{name}/{kind}"] = tensor[0]
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def mix(self, shares: Tensor) -> None:
         """Take the weights into their averages, shares (K,) says how much; see Average."""
-        current = self.models["weights"]
-        for name, mean in self.average.items():
+        means = [*self.averages, *self.averaged_buffers.values()]
+        current = [*self.weights, *self.buffers.values()]
+        for mean, newest in zip(means, current, strict=True):
             if mean.is_floating_point():
-                mean.lerp_(current[name], column(shares, mean))
+                mean.lerp_(newest, column(shares, mean))
             else:  # an index or a count has no mean
-                mean.copy_(current[name])
+                mean.copy_(newest)
+
+
+def _by_name(groups: list[Group], matrices: list[Tensor]) -> Tensors:
+    pairs = zip(groups, matrices, strict=True)
+    return {name: part for group, matrix in pairs for name, part in group.views(matrix).items()}
 
 
 def _held(model: nn.Module) -> Tensors:
@@ -153,6 +241,55 @@ def _held(model: nn.Module) -> Tensors:
 def tensors_of(model: nn.Module) -> Tensors:
     """A fresh model as a Snapshot has it: its average is itself, its optimizer knows nothing."""
     return {f"weights/{name}": tensor.detach() for name, tensor in _held(model).items()}
+
+
+class Mixed(TorchFunctionMode):
+    """Autocast for what ``vmap`` takes apart before autocast sees it; see RULES."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        rule = RULES.get(func)
+        return (
+            func(*args, **(kwargs or {})) if rule is None else rule(func, *args, **(kwargs or {}))
+        )
+
+
+def _norm(function: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In float32, as its weights and statistics are."""
+    if input.dtype != torch.bfloat16:
+        return function(input, *args, **kwargs)
+    output = function(input.float(), *args, **kwargs)
+    return output if input.is_cuda and NORMS[function] else output.to(input.dtype)
+
+
+def _product(function: Callable[..., Tensor], first: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In bfloat16, a bias or a mask too."""
+    kind = first.device.type
+    if not torch.is_autocast_enabled(kind):  # the model has left it for a while
+        return function(first, *args, **kwargs)
+
+    def lower(value: Any) -> Any:
+        fits = isinstance(value, Tensor) and value.dtype == torch.float32
+        return value.to(torch.get_autocast_dtype(kind)) if fits else value
+
+    with torch.autocast(kind, enabled=False):
+        return function(lower(first), *map(lower, args), **{k: lower(v) for k, v in kwargs.items()})
+
+
+# Whether CUDA's autocast gives it in float32.
+NORMS: dict[Callable[..., Tensor], bool] = {
+    F.batch_norm: False,
+    F.instance_norm: False,
+    F.layer_norm: True,
+    F.group_norm: True,
+    F.rms_norm: True,
+}
+RULES: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.linear: _product,
+    F.scaled_dot_product_attention: _product,
+    **dict.fromkeys(NORMS, _norm),
+}
 
 
 class Program:
@@ -180,8 +317,16 @@ class Program:
         self._trained = task.model(seed=0)
         self._judged = task.model(seed=0).eval()
         self._prepared = prepared
-        self._autocast = autocast or task.autocast
+        self._autocast = task.autocast if autocast is None else autocast
+        self._mixed = Mixed if task.is_mixed and autocast is None else nullcontext
         self._clip_norm = task.task.clip_norm
+
+    def state(self, models: Sequence[nn.Module]) -> StackedState:
+        """That of trials which begin with these models, without averages."""
+        state = StackedState.empty(self._optimizer, models[0], len(models), averaged=False)
+        for row, model in enumerate(models):
+            state.load(row, tensors_of(model))
+        return state
 
     @torch.no_grad()
     def update(
@@ -190,7 +335,7 @@ class Program:
         inputs: Tree,
         parts: Parts,
         rates: Tensor,
-        momenta: Tensor | None = None,
+        momenta: Tensor,
     ) -> Tensor:
         """One update of every row, in place.
 
@@ -198,24 +343,24 @@ class Program:
             state: of K trials.
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
-            rates: (K,).
-            momenta: (K,), NaN where it is the optimizer's own; None where all are.
+            rates: float64 (K,).
+            momenta: float64 (K,), NaN where it is the optimizer's own.
 
         Returns:
             The losses (K,) before the update.
         """
-        gradients, losses = self.gradients(state, inputs, parts)
+        by_name, losses = self.gradients(state, inputs, parts)
+        gradients = [group.matrix(by_name) for group in state.groups]
         if self._clip_norm is not None:
-            gradients = _clipped(gradients, self._clip_norm)
-        for name, weights in state.weights.items():
-            self._optimizer.step(name, weights, gradients[name], state.states[name], rates, momenta)
+            _clip(gradients, self._clip_norm)
+        self._optimizer.step(state.groups, state.weights, gradients, state.states, rates, momenta)
         return losses
 
     def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
         """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
         with sdpa_kernel(KERNELS):
             gradients, losses = vmap(grad_and_value(self._loss))(
-                state.weights, state.buffers, inputs, parts
+                state.parameters, state.buffers, inputs, parts
             )
         return gradients, losses
 
@@ -230,7 +375,7 @@ class Program:
         """
 
         def run(held: Tensors, inputs: Tree) -> Any:
-            with self._autocast():
+            with self._autocast(), self._mixed():
                 return functional_call(self._judged, held, (inputs,))
 
         with sdpa_kernel(KERNELS):
@@ -238,21 +383,40 @@ class Program:
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
         held = {**weights, **buffers}
-        with self._autocast():  # but not around the backward pass, which follows the forward one
+        # But not around the backward pass, which follows the forward one.
+        with self._autocast(), self._mixed():
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
-def _clipped(gradients: Tensors, longest: float) -> Tensors:
+def _clip(gradients: list[Tensor], longest: float) -> None:
     """As ``clip_grad_norm_``, each row for itself."""
-    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
+    norms = torch.stack([matrix.norm(dim=1) for matrix in gradients]).norm(dim=0)
     shares = (longest / (norms + 1e-6)).clamp(max=1.0)
-    return {name: g * column(shares, g) for name, g in gradients.items()}
+    for matrix in gradients:
+        matrix.mul_(shares[:, None])
+
+
+class _Run(NamedTuple):
+    """What one trial gives at an update and at an evaluation after it."""
+
+    loss: Tensor
+    gradients: Tensors
+    trained: Tensors  # its buffers after the update
+    outputs: list[Tensor]
+    buffers: Tensors  # after the evaluation
+
+    def vectors(self, names: Iterable[str]) -> list[Tensor]:
+        """Loss, gradient of these parameters, and outputs."""
+        parts = [self.loss], [self.gradients[name] for name in names], self.outputs
+        return [torch.cat([each.flatten().double() for each in part]) for part in parts]
 
 
 def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
-    """Run two trials together and apart.
+    """Run an update and an evaluation of two trials together and apart.
+
+    In full precision, where no error can hide; and in the task's own, if that is another.
 
     Returns:
         The optimizer of stacked weights; and whether ``prepare`` draws at random, which is to be
@@ -263,7 +427,7 @@ def vmap_check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
         InputError: the data cannot be read.
     """
     try:
-        with task.training(), _full_precision(task):
+        with task.training():
             return _check(task)
     except (Unfit, InputError):
         raise
@@ -277,40 +441,65 @@ def _check(task: DeviceTask) -> tuple[StackedOptimizer, bool]:
     task.prepare(_stored(task, batches[0]))
     drawing = before != _generators(task)
     prepared = [task.inputs(batch) for batch in batches]
-    models = [task.model(seed) for seed in range(TRIALS)]
-    fresh = [tree_map(torch.clone, tensors_of(model)) for model in models]
-    alone = [_alone(task, model, *batch) for model, batch in zip(models, prepared, strict=True)]
-    optimizer = StackedOptimizer(task.task, models[0], set(alone[0][1]))
-    state = StackedState.empty(optimizer, models[0], TRIALS, averaged=False)
-    for row, tensors in enumerate(fresh):
-        state.load(row, tensors, optimizer)
-    again = state.map(torch.clone)
-    program = Program(task, optimizer, prepared=drawing, autocast=nullcontext)
     given = stack_batches(
         prepared if drawing else [(b.inputs, [(1.0, b.targets)]) for b in batches]
     )
     inputs = task.prepare(_stored(task, batches[0]))
+    models = [task.model(seed) for seed in range(TRIALS)]
+    fresh = deepcopy(models)
+    with _full_precision(task):
+        full = [
+            _alone(task, m, b, inputs, nullcontext) for m, b in zip(models, prepared, strict=True)
+        ]
+        optimizer = StackedOptimizer(task.task, fresh[0], set(full[0].gradients))
+        program = Program(task, optimizer, prepared=drawing, autocast=nullcontext)
+        for ours, theirs in zip(_together(program, fresh, given, inputs), full, strict=True):
+            _compare_exactly(ours, theirs)
+    if task.is_mixed:
+        program = Program(task, optimizer, prepared=drawing)
+        together = _together(program, fresh, given, inputs)
+        for model, batch, ours, exact in zip(fresh, prepared, together, full, strict=True):
+            _compare_mixed(ours, _alone(task, model, batch, inputs, task.autocast), exact)
+    return optimizer, drawing
+
+
+def _together(
+    program: Program, models: Sequence[nn.Module], given: tuple[Tree, Parts], inputs: Tree
+) -> list[_Run]:
+    state = program.state(models)
+    again = state.map(torch.clone)
     with warnings.catch_warnings(), torch.no_grad():
         # Where vmap has no rule for an operation it says so and loops over the trials: slowly.
         warnings.filterwarnings("error", message=".*batching rule.*")
         gradients, losses = program.gradients(state, *given)
         _compare("its loss the second time", program.gradients(again, *given)[1], losses)
-        trained = state.map(torch.clone)
+        trained = tree_map(torch.clone, state.buffers)
         outputs = program.outputs(state.models["weights"], tree_map(torch.clone, inputs), TRIALS)
-    for row, model in enumerate(models):
-        loss, expected = alone[row]
-        _compare("its loss", losses[row], loss)
-        # Parameter by parameter: one that is wrong may be a small part of the whole.
-        whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm().item()
-        for name, gradient in gradients.items():
-            what = f"the gradient of {name}"
-            _compare(what, gradient[row], expected[name], ROUNDING * whole)
-        _compare_buffers(trained, row, model)
-        evaluated = _evaluated(task, model, tree_map(torch.clone, inputs))
-        for ours, theirs in zip(leaves(outputs), leaves(evaluated), strict=True):
-            _compare("its output in evaluation", ours[row], theirs)
-        _compare_buffers(state, row, model)
-    return optimizer, drawing
+    whole = [losses, gradients, trained, list(leaves(outputs)), state.buffers]
+    return [_Run(*tree_map(itemgetter(row), whole)) for row in range(TRIALS)]
+
+
+def _compare_exactly(ours: _Run, theirs: _Run) -> None:
+    _compare("its loss", ours.loss, theirs.loss)
+    # Parameter by parameter: one that is wrong may be a small part of the whole.
+    whole = torch.stack([gradient.norm() for gradient in theirs.gradients.values()]).norm().item()
+    for name, gradient in ours.gradients.items():  # of those that the optimizer has
+        _compare(f"the gradient of {name}", gradient, theirs.gradients[name], ROUNDING * whole)
+    for name, buffer in theirs.trained.items():
+        _compare(f"its buffer {name}", ours.trained[name], buffer)
+    for mine, output in zip(ours.outputs, theirs.outputs, strict=True):
+        _compare("its output in evaluation", mine, output)
+    for name, buffer in theirs.buffers.items():
+        _compare(f"its buffer {name}", ours.buffers[name], buffer)
+
+
+def _compare_mixed(ours: _Run, theirs: _Run, exact: _Run) -> None:
+    """Rounding may move it about as far from full precision as it moves a model alone."""
+    whats = "its loss", "its gradient", "its output in evaluation"
+    runs = [run.vectors(ours.gradients) for run in (ours, theirs, exact)]
+    for what, mine, other, aim in zip(whats, *runs, strict=True):
+        if not (mine - aim).norm() <= NEAR * (other - aim).norm() + LUCK * aim.norm():
+            raise Unfit(f"{what} in bfloat16 comes out otherwise when several trials run together")
 
 
 def _stored(task: DeviceTask, batch: Split) -> Tree:
@@ -325,15 +514,20 @@ def _batches(task: DeviceTask) -> list[Split]:
 
 
 def _alone(
-    task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts
-) -> tuple[Tensor, Tensors]:
-    """Loss and gradients by plain autograd, of the parameters that the loss reaches.
+    task: DeviceTask,
+    model: nn.Module,
+    batch: tuple[Tree, Parts],
+    evaluated: Tree,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> _Run:
+    """By plain autograd; gradients are of the parameters that the loss reaches.
 
     Refused if anything changes but buffers, and they in place.
     """
     generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    loss = task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
+    with precision():
+        loss = task.loss_of(model(laid_out(batch[0], task.task.layout)), batch[1])
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
@@ -351,23 +545,26 @@ def _alone(
             if weight.grad.layout != torch.strided:
                 raise Unfit(f"the gradient of {name} is sparse")
             gradients[name] = weight.grad
-    return loss.detach(), gradients
+    trained = tree_map(torch.clone, buffers)
+    outputs = _evaluated(task, model, tree_map(torch.clone, evaluated), precision)
+    return _Run(loss.detach(), gradients, trained, outputs, dict(model.named_buffers()))
 
 
 @torch.no_grad()
-def _evaluated(task: DeviceTask, model: nn.Module, inputs: Tree) -> Tree:
+def _evaluated(
+    task: DeviceTask,
+    model: nn.Module,
+    inputs: Tree,
+    precision: Callable[[], AbstractContextManager[object]],
+) -> list[Tensor]:
     before, generators = tree_map(torch.clone, inputs), _generators(task)
-    outputs = model.eval()(laid_out(inputs, task.task.layout))
+    with precision():
+        outputs = model.eval()(laid_out(inputs, task.task.layout))
     if generators != _generators(task):
         raise Unfit("its forward draws random numbers in evaluation")
     if not all(map(torch.equal, leaves(before), leaves(inputs))):
         raise Unfit("its forward changes its input in place, which is for other trials too")
-    return outputs
-
-
-def _compare_buffers(state: StackedState, row: int, model: nn.Module) -> None:
-    for name, buffer in model.named_buffers():
-        _compare(f"its buffer {name}", state.buffers[name][row], buffer)
+    return list(leaves(outputs))
 
 
 def _compare(what: str, ours: Tensor, theirs: Tensor, rounding: float = 1e-7) -> None:
@@ -386,18 +583,15 @@ def _generators(task: DeviceTask) -> list[bytes]:
 @contextmanager
 def _full_precision(task: DeviceTask) -> Iterator[None]:
     """No rounding to bfloat16 or, on CUDA, TF32, beside which an error could hide."""
-    cudnn = torch.backends.cudnn
-    flags = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    coarse = {part: part.fp32_precision for part in PRECISIONS if part.fp32_precision != "ieee"}
+    for part in coarse:
+        part.fp32_precision = "ieee"
     try:
-        with (
-            torch.autocast(task.device.type, enabled=False),
-            cudnn.flags(**flags, benchmark=False, allow_tf32=False),
-        ):
+        with torch.autocast(task.device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
+        for part, precision in coarse.items():
+            part.fp32_precision = precision
 
 
 def _reason(error: Exception) -> str:

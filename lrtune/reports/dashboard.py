@@ -2,17 +2,12 @@
 
 import json
 import logging
-import os
 import re
 import signal
-import sys
-import threading
-import webbrowser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
@@ -143,9 +138,7 @@ def _fenced(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
-def serve(
-    storage: str | Path, study: str, objective: Objective, port: int | None, look: bool
-) -> None:
+def serve(storage: str | Path, study: str, objective: Objective, port: int | None) -> None:
     """Serve a study on loopback until Ctrl-C, SIGTERM or SIGHUP.
 
     The server runs in a thread of this process: neither can outlive the other.
@@ -155,7 +148,6 @@ def serve(
         study: its name there.
         objective: name and unit of its trials' values.
         port: see ``server_of``.
-        look: whether to open the browser.
 
     Raises:
         InputError: the study is not there, the port cannot be had.
@@ -172,24 +164,9 @@ def serve(
         address = f"http://{HOST}:{server.server_port}/dashboard/studies/{number}"
         try:
             print(f"{address}   Ctrl-C ends it", flush=True)
-            if look and _has_screen():
-                threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             pass
-
-
-def _has_screen() -> bool:
-    """Whether a browser would have a window: one in the terminal would take it over."""
-    named = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")
-    return sys.platform in ("win32", "darwin") or any(os.environ.get(name) for name in named)
-
-
-def _open_browser(address: str) -> None:
-    try:
-        webbrowser.open(address)
-    except (webbrowser.Error, OSError) as error:
-        logging.getLogger(__name__).warning("no browser could be opened: %s", error)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -220,7 +197,7 @@ def server_of(app: "WSGIApplication", port: int | None, preferred: int) -> WSGIS
             return begin(status, [*headers, FRAMED], *more)
 
         host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        if _name(host) in OURS and origin in (None, f"http://{host}"):
+        if host.partition(":")[0] in OURS and origin in (None, f"http://{host}"):
             return app(environ, start)
         start("403 Forbidden", [("Content-Type", "text/plain")])
         return [b"This server answers pages of its own alone."]
@@ -233,13 +210,6 @@ def server_of(app: "WSGIApplication", port: int | None, preferred: int) -> WSGIS
         raise InputError(
             f"port={port}: cannot be had ({error}): give another --port, or none"
         ) from error
-
-
-def _name(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
 
 
 def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication":

@@ -130,8 +130,6 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: RunSettings) -> dict[str
         "lost": [(row.family, "; ".join(row.reasons)) for row in families if row.lost],
         "baseline": any(row.role == "baseline" for row in families),
         "absent": [f"{', '.join(names)} ({why})" for why, names in absent.items() if names],
-        "first": families[0].family,
-        "tied": {row.place for row in families} >= {"tied", "behind"},
         "margin": measured(margin, verdict.objective, 2) if margin > 0 else "",
         "closed_loop": any(row.schedule.closed_loop for row in families),
     }
@@ -168,18 +166,12 @@ def _sensitivity(verdict: Verdict) -> dict[str, Any]:
         if row.why:
             unknown.setdefault(row.why, []).append(row.family)
             continue
-        most = "or more" if math.isnan(row.factor_high) else f"to {number(row.factor_high, 2)}"
-        cells = (
-            Cell(row.family, family=row.family),
-            Cell(number(row.peak_lr, 3), below=f"{number(row.low, 3)} to {number(row.high, 3)}"),
-            Cell(number(row.factor, 2), below=f"{number(row.factor_low, 2)} {most}"),
-            number(row.diverged_from, 3),
-            row.trials,
-        )
+        off = Cell(number(row.factor, 2), below=f"at least {number(row.factor_low, 2)}")
+        cells = Cell(row.family, family=row.family), number(row.peak_lr, 3), off, row.trials
         rows.append(cells)
     return {
         "effect": measured(verdict.minimum_effect, verdict.objective, 2),
-        "table": Table(["family", "best peak rate", "off by", "diverged from", "trials"], rows),
+        "table": Table(["family", "best peak_lr", "off by", "trials"], rows),
         "unknown": [f"{', '.join(names)}: {why}." for why, names in unknown.items()],
     }
 

@@ -1,6 +1,5 @@
 """A run: a folder that holds a search and what it found, and its lock."""
 
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +21,13 @@ from lrtune.run.run_json import read_settings, without_password
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.confirmation import final_seeds, read_finals
-from lrtune.search.sampler import Tuned, guess_in, tuned
+from lrtune.search.sampler import Tuner, guess_in
 from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.settings import RunSettings
-from lrtune.verdict.summary import BASELINES, Finalist, finalists
+from lrtune.verdict.summary import BASELINES, Finalist, finalists, simplest_first
+from lrtune.verdict.tie_break import NEAR
 from lrtune.verdict.verdict import Plan, verdict
 
 VERDICT, FINALS = "verdict.json", "finals.jsonl"
@@ -104,11 +104,6 @@ class Run:
         known = beliefs(study, self.settings.horizon, guess, self.transfer)
         return frame(records(study), known)
 
-    def tuned(self, family: str) -> Tuned:
-        """The schedule of a family that was searched of which most is expected, tried or not."""
-        horizon = self.settings.horizon
-        return tuned(self.study(), self.space, family, horizon, self.peak_guess, self.transfer)
-
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.confirmation.read_finals``."""
         return read_finals(self.folder / FINALS)
@@ -136,13 +131,18 @@ class Run:
 
         What the search recommends, the user's own, tuned baselines, and who else may be the best.
         """
-        trials = self.trials()
-        leaders = finalists(trials, self.settings.objective)
+        leaders = finalists(self.trials(), self.settings.objective)
         if not leaders:
             return []
+        settings = self.settings
+        tuner = Tuner(self.study(), self.space, settings.horizon, self.peak_guess, self.transfer)
+        everyone = [one.trained_as(tuner.plain(one.schedule, NEAR)) for one in leaders]
         known = {finalist.family for finalist in leaders}
         missing = [name for name in BASELINES if name in self.space.families and name not in known]
-        pick, *others = [*leaders, *(self._baseline(trials, name) for name in missing)]
+        everyone += [
+            Finalist(family=name, schedule=tuner.tuned(name), role="baseline") for name in missing
+        ]
+        pick, *others = simplest_first(everyone, tuner.expected([o.schedule for o in everyone]))
         yours = [
             Finalist(
                 family="yours" if number == 1 else f"yours {number}",
@@ -152,18 +152,6 @@ class Run:
             for number, schedule in enumerate(self.settings.baselines, 1)
         ]
         return [pick, *yours, *sorted(others, key=lambda other: other.family not in BASELINES)]
-
-    def _baseline(self, trials: pd.DataFrame, family: str) -> Finalist:
-        schedule, params, trial = self.tuned(family)
-        values = trials.loc[trials["number"] == trial, "value"].dropna()
-        return Finalist(
-            family=family,
-            schedule=schedule,
-            trial=trial,
-            searched=math.nan if values.empty else float(values.iloc[0]),
-            role="baseline",
-            params=params,
-        )
 
     def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
         """The verdict on the trainings that there are; ``over``: whether no more are to come."""
@@ -207,22 +195,12 @@ class Run:
         self.write()
 
     def write_tensorboard(self) -> Path | None:
-        """Write event files of each finalist, or of each family's best trial before the finals.
-
-        Written again they replace those before.
-
-        Returns:
-            The folder, for ``tensorboard --logdir``; None where no training is there to write.
-
-        Raises:
-            InputError: tensorboard is not installed.
-        """
+        """Write ``tensorboard/`` anew, see ``lrtune.run.tensorboard.write``."""
         from lrtune.run import tensorboard
 
-        verdicts = [verdict for total in self.horizons if (verdict := self.verdict(total))]
-        return tensorboard.write(
-            self.folder / "tensorboard", self.trials(), self.settings, verdicts, self.finals()
-        )
+        folder = self.folder / "tensorboard"
+        trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        return tensorboard.write(folder, trials, self.settings, verdict, finals)
 
 
 @contextmanager

@@ -156,9 +156,14 @@ class Schedule:
         return Controller(self._row.machine, params, table, warmup, mode)
 
     @property
-    def complexity(self) -> int:
-        """How many numbers a person has to set beside the peak."""
-        return len(self.knobs) + bool(self.warmup)
+    def complexity(self) -> tuple[int, int]:
+        """Numbers to set beside the peak, those at their defaults left out; and those there are."""
+        there = [
+            knob for knob in (*self._row.knobs, *self._row.optional) if knob.name in self.knobs
+        ]
+        own = [knob for knob in there if self.knobs[knob.name] != knob.default]
+        numbers, all_numbers = (sum(knob.length for knob in knobs) for knobs in (own, there))
+        return numbers + bool(self.warmup), all_numbers
 
     def resolve(self, total: int) -> dict[str, Any]:
         """The parameters in the field's own terms (torch's, where it has the family); JSON-able."""

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
-from typing import Any, NamedTuple
+from itertools import chain, combinations, islice
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,7 +19,7 @@ from lrtune.model.decide import expected_gain, propose
 from lrtune.model.features import features, features_table
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer, published
-from lrtune.schedule import Schedule
+from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search.space import (
     FAMILY,
     SPLINE,
@@ -26,7 +27,6 @@ from lrtune.search.space import (
     as_spline,
     from_unit,
     is_schedule_param,
-    own_params,
     schedule_of,
     unit,
 )
@@ -41,11 +41,14 @@ LEADERS = 5  # best trials, near to which schedules are drawn
 APART = 0.1  # lengths by which a proposal differs from what is under way, if there is room
 POOL = 600  # schedules drawn at random, in equal shares over the families that have a form
 REDRAWN = 32  # trials for which they are the same
+PLAIN = 0.5  # probability that a family's own knobs are at their defaults
 NEAR = 60  # schedules near to the best ones
 ELSEWHERE = 2  # one trial in so many has none of these: the best may be the wrong place
 WIDTH = 0.1  # of the steps from there, a share of a knob's range
 KEPT = 0.5  # probability that a knob stays as it is
-PEAKS_APART = 4.0  # factor from the best trial's peak within which a family is tuned untried
+PEAKS_APART = 4.0  # factor from the best trial's peak within which a family is tuned
+PEAKS, WARMUPS = 25, 5  # at which a family is tuned
+SHIFTS = (0.7, 0.84, 1.0, 1.2, 1.4)  # factors of the peak that are tried with other settings
 
 
 class SurrogateSampler(BaseSampler):
@@ -308,7 +311,8 @@ class Candidates:
         knobs = self._knobs[family]
         places = rng.random(len(knobs))
         own = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
-        return {FAMILY: family, **own}
+        plain = self._space.defaults(family) if rng.random() < PLAIN else {}
+        return {FAMILY: family, **own, **plain}
 
     def _near(self, best: Sequence[Params], rng: np.random.Generator) -> list[Params]:
         own = [params for params in best if params.get(FAMILY) in self._space.families]
@@ -336,38 +340,61 @@ class Candidates:
         return moved
 
 
-class Tuned(NamedTuple):
-    """The schedule of a family from which most is expected."""
+class Tuner:
+    """What the model of all trials of a study expects of schedules, tried or not.
 
-    schedule: Schedule
-    params: Params  # Optuna's, without the family's prefix
-    trial: int | None  # which of the search's trials had it; None where none did
-
-
-def tuned(
-    study: optuna.Study, space: Space, family: str, total: int, guess: PeakGuess, transfer: Transfer
-) -> Tuned:
-    """The best schedule of a family by the model of all trials, of whatever family; tried or not.
-
-    Of what was not tried, only peaks near that of the best trial count: of others little is known.
+    A setting at its default is one that nobody has to make. Odd settings are believed only where
+    the model can tell them from the default: a search draws many, and the best of them is lucky.
     """
-    model = StudyModel(total, transfer)
-    model.read(study)
-    posterior = Surrogate(transfer, guess).posterior(model.observations())
-    tried = [trial for trial in model.over if trial.schedule.family == family]
-    params, _ = Candidates(replace(space, families=(family,)), seed=0).draw(0, [], family)
-    untried = [(own, space.schedule(own)) for own in params]
-    if whole := model.whole_rows:
-        means = posterior.mean_and_sd(model.x()[whole])[0]
-        peak = model.over[whole[int(means.argmin())]].schedule.peak_lr
-        apart = [max(s.peak_lr / peak, peak / s.peak_lr) for _, s in untried]
-        near = [own for own, factor in zip(untried, apart, strict=True) if factor <= PEAKS_APART]
-        untried = near or untried
-    pairs = [*((trial.params, trial.schedule) for trial in tried), *untried]
-    x = features_table([schedule for _, schedule in pairs])
-    x = np.hstack([x, np.full((len(x), len(model.others)), 0.5)])
-    best = int(posterior.mean_and_sd(x)[0].argmin())
-    own, schedule = pairs[best]
-    index = {trial.number: index_of(trial) for trial in study.get_trials(deepcopy=False)}
-    number = index[tried[best].number] if best < len(tried) else None
-    return Tuned(schedule, own_params({**own, FAMILY: family}), number)
+
+    def __init__(
+        self, study: optuna.Study, space: Space, total: int, guess: PeakGuess, transfer: Transfer
+    ) -> None:
+        """Read the study; the rest is as in ``SurrogateSampler``."""
+        self._space, self._model = space, StudyModel(total, transfer)
+        self._model.read(study)
+        self._posterior = Surrogate(transfer, guess).posterior(self._model.observations())
+
+    def expected(self, schedules: Sequence[Schedule]) -> Array:
+        """How bad each will be (schedules,), in standard deviations between seeds."""
+        x = features_table(schedules)
+        x = np.hstack([x, np.full((len(x), len(self._model.others)), 0.5)])
+        return np.asarray(self._posterior.mean_and_sd(x)[0] / self._posterior.noise)
+
+    def tuned(self, family: str) -> Schedule:
+        """The best peak and warmup of a family, all else at its defaults.
+
+        Only peaks near that of the best trial count: of others little is known.
+        """
+        low, high = self._space.peak_lr
+        if whole := self._model.whole_rows:
+            tried = [self._model.over[row].schedule for row in whole]
+            peak = tried[int(self.expected(tried).argmin())].peak_lr
+            low = min(max(low, peak / PEAKS_APART), high)
+            high = max(min(high, peak * PEAKS_APART), low)
+        takes = FAMILIES[family].takes_warmup
+        warmups = np.linspace(*self._space.warmup, WARMUPS).tolist() if takes else [0.0]
+        peaks = np.geomspace(low, high, PEAKS).clip(low, high).tolist()
+        forms = [Schedule(family, peak, warmup) for peak in peaks for warmup in warmups]
+        return forms[int(self.expected(forms).argmin())]
+
+    def plain(self, schedule: Schedule, most: float) -> Schedule:
+        """The same with the fewest settings that is expected to be as good.
+
+        Args:
+            schedule: its peak is moved a little where that suits the other settings better.
+            most: standard deviations between seeds that do not matter.
+        """
+        if schedule.closed_loop:  # the model knows nothing of its settings
+            return schedule
+        knobs = [k for k in FAMILIES[schedule.family].knobs if schedule.knobs[k.name] != k.default]
+        forms = [schedule]
+        for reset in chain(*(combinations(knobs, count + 1) for count in range(len(knobs)))):
+            own = {**schedule.knobs, **{knob.name: knob.default for knob in reset}}
+            for factor in SHIFTS:
+                peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
+                with suppress(InputError):  # the check of some families is of settings together
+                    forms.append(replace(schedule, peak_lr=peak, knobs=own))
+        expected = self.expected(forms)
+        near = np.flatnonzero(expected <= expected.min() + most)
+        return forms[min(near, key=lambda row: (forms[row].complexity, expected[row]))]

@@ -16,8 +16,9 @@ from optuna.distributions import (
 )
 from optuna.trial import BaseTrial, FrozenTrial
 
-from lrtune.errors import InputError, expect, nearest
+from lrtune.errors import InputError, expect
 from lrtune.schedule import FAMILIES, Knob, Schedule
+from lrtune.schedule.family import unknown
 
 FAMILY = "family"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
@@ -56,9 +57,7 @@ class Space:
             raise InputError("families is empty: name at least one")
         for name in self.families:
             if name not in FAMILIES:
-                raise InputError(
-                    f"family {name!r}: one of {', '.join(SEARCHABLE)}{nearest(name, FAMILIES)}"
-                )
+                raise unknown("family", name, FAMILIES)
             if not FAMILIES[name].searchable:
                 raise InputError(f"family {name!r} has no ranges to search: it is made by hand")
         if len(set(self.families)) < len(self.families):
@@ -66,22 +65,10 @@ class Space:
         if self.cycle_momentum and not any(FAMILIES[name].optional for name in self.families):
             able = ", ".join(name for name, family in FAMILIES.items() if family.optional)
             raise InputError(f"cycle_momentum: only {able} can: name one of them, or leave it out")
-        for pair in ("peak_lr", "warmup"):
-            ends = getattr(self, pair)
-            expect(pair, ends, tuple | list, "two numbers, the lower first")
-            if len(ends) != 2:
-                raise InputError(f"{pair} must be two numbers, the lower first (got {ends!r})")
-            for end in ends:
-                expect(f"each end of {pair}", end, Real, "a number")
-        low, high = self.peak_lr
-        if not LOWEST_PEAK <= low <= high <= HIGHEST_PEAK:
-            raise InputError(
-                f"peak_lr={low!r}, {high!r}: two rates from {LOWEST_PEAK} to {HIGHEST_PEAK:g}, "
-                "the lower first"
-            )
-        low, high = self.warmup
-        if not 0 <= low <= high < 1:
-            raise InputError(f"warmup={low!r}, {high!r}: two fractions in [0, 1), the lower first")
+        rates = f"two rates from {LOWEST_PEAK} to {HIGHEST_PEAK:g}"
+        _check_ends("peak_lr", self.peak_lr, LOWEST_PEAK, HIGHEST_PEAK, rates)
+        longest = float(np.nextafter(1, 0))
+        _check_ends("warmup", self.warmup, 0, longest, "two fractions in [0, 1)")
 
     def distributions(self, family: str) -> dict[str, BaseDistribution]:
         """The Optuna parameters of one family, ``family`` itself left out."""
@@ -92,6 +79,17 @@ class Space:
         for knob in (*FAMILIES[family].knobs, *optional):
             own |= _distributions(knob)
         return {f"{family}.{name}": distribution for name, distribution in own.items()}
+
+    def defaults(self, family: str) -> dict[str, Any]:
+        """The parameters with which a family's own knobs, as far as searched, are at defaults."""
+        values: dict[str, Any] = {}
+        for knob in FAMILIES[family].knobs:
+            entries = (knob.default,) if knob.length == 1 else knob.default
+            names = _distributions(knob)
+            values |= dict(zip(names, _shares(entries) if knob.ordered else entries, strict=True))
+        own = self.distributions(family)
+        named = {f"{family}.{name}": value for name, value in values.items()}
+        return {name: value for name, value in named.items() if _contains(own[name], value)}
 
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Whether a trial's parameters lie in the space, as those of one queued by hand may not."""
@@ -119,6 +117,13 @@ class Space:
             warmup=own.get("warmup", 0.0),
             knobs={knob.name: _value(knob, own) for knob in (*FAMILIES[name].knobs, *optional)},
         )
+
+
+def _check_ends(name: str, ends: object, low: float, high: float, expected: str) -> None:
+    pair: Any = ends if isinstance(ends, tuple | list) and len(ends) == 2 else ("", "")
+    numbers = all(isinstance(end, Real) for end in pair)
+    if not numbers or not low <= pair[0] <= pair[1] <= high:
+        raise InputError(f"{name}={ends!r}: expected {expected}, the lower first")
 
 
 def suggest(
@@ -271,6 +276,15 @@ def _distributions(knob: Knob) -> dict[str, BaseDistribution]:
     if knob.length == 1:
         return {knob.name: entry}
     return {f"{knob.name}_{i}": entry for i in range(1, knob.length + 1)}
+
+
+def _shares(ordered: Iterable[float]) -> list[float]:
+    """What ``_value`` makes these entries of."""
+    place, shares = 0.0, []
+    for entry in ordered:
+        shares.append((entry - place) / (1 - place))
+        place = entry
+    return shares
 
 
 def _value(knob: Knob, own: Mapping[str, Any]) -> Any:

@@ -4,8 +4,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -203,10 +205,73 @@ def open_storage(storage: str | Path) -> BaseStorage:
     """Open a journal file by its path, or a database by its URL."""
     if isinstance(storage, Path):
         # Absolute, because Optuna's lock is a link to this path as it is written here.
-        return JournalStorage(JournalFileBackend(str(storage.resolve())))
+        return JournalStorage(Journal(str(storage.resolve())))
     if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
         raise InputError("a database in memory is lost at the end: give a file or a server")
     return RDBStorage(storage)
+
+
+_BATCH = ContextVar[set["Journal"] | None]("batch", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What is said inside of trials under way, a journal writes at the end, all at once."""
+    batch = set[Journal]()
+    token = _BATCH.set(batch)
+    try:
+        yield
+    finally:
+        _BATCH.reset(token)
+        for journal in batch:
+            journal.write()
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, with one lock and one fsync for all that is said ``together``.
+
+    Reports, attributes and ends of trials may wait: nobody else writes of a trial that is under way
+    here, so that it does not matter what others write meanwhile. What decides who has a trial, and
+    its number, is written at once, after all that was said before.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._waiting: list[dict[str, Any]] = []  # not yet written
+        self._read = 0  # of these
+        self._early: deque[str] = deque()  # who wrote what was read before it was in the file
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """See BaseJournalBackend."""
+        self._waiting += json.loads(json.dumps(logs))  # as the file will give them back
+        batch = _BATCH.get()
+        if batch is not None and all(map(_may_wait, logs)):
+            batch.add(self)
+        else:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            super().append_logs(self._waiting)
+            self._waiting, self._read = [], 0
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """See BaseJournalBackend."""
+        for log in super().read_logs(log_number_from - len(self._early)):
+            if self._early and self._early[0] == log["worker_id"]:
+                self._early.popleft()
+            else:
+                yield log
+        for log in self._waiting[self._read :]:
+            self._read += 1
+            self._early.append(log["worker_id"])
+            yield log
+
+
+def _may_wait(log: Mapping[str, Any]) -> bool:
+    running = log.get("state") == TrialState.RUNNING
+    return "trial_id" in log and "param_name" not in log and not running
 
 
 def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> None:

@@ -276,9 +276,6 @@ SMALL_PHOTOS: dict[str, Any] = {
     "augment": ("flip", "crop"),
 }
 
-# How torchvision says that files are missing, beside FileNotFoundError.
-MISSING = ("not found", "does not exist", "not present")
-
 
 class Entry(NamedTuple):
     """One of ``torchvision.datasets``: the class, and its arguments for each split it has."""
@@ -354,26 +351,16 @@ def _open(name: str, cls: str, given: dict[str, Any], options: TaskOptions) -> A
     from torchvision import datasets
 
     root = Path(options.data_root).expanduser()
-    missing = InputError(
-        f"{name}: not under {root}/: give --data-root, where it lies, or --download to fetch it"
-    )
-    if not options.download and not root.is_dir():
-        raise missing  # some of torchvision's classes would make the folder
     try:
+        if not options.download and not root.is_dir():
+            raise FileNotFoundError(root)  # some of torchvision's classes would make the folder
         return getattr(datasets, cls)(root, **given, download=options.download)
     except Exception as error:  # whatever the network, a server, an archive or a file can do
-        message = described(error)
-        if "pip install" in message:
-            raise InputError(f"{name}: {message}") from error
+        way_out = "give --data-root, where it lies, or --download to fetch it"
         if options.download:
-            raise InputError(
-                f"{name}: cannot be fetched into {root}/: {message}: look at the network and the "
-                "disk, or get it elsewhere and give --data-root"
-            ) from error
-        if isinstance(error, FileNotFoundError) or any(words in message for words in MISSING):
-            raise missing from error
+            way_out = "look at the network and the disk, or give --data-root, where it lies"
         raise InputError(
-            f"{name}: cannot be read from {root}/: {message}: remove it there and fetch it again"
+            f"{name}: cannot be read from {root}/: {described(error)}: {way_out}"
         ) from error
 
 

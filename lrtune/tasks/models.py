@@ -299,7 +299,8 @@ class _Block(nn.Module):
         parts = split.permute(2, 0, 3, 1, 4)  # (3, n, heads, t, width / heads)
         # The sine is signed, so that swapping the halves of each head is all there is to rotating.
         swapped = parts[:2].roll(cos.shape[1] // 2, -1)
-        query, key = torch.addcmul(parts[:2] * cos, swapped, sin)
+        # In float32 where autocast has the parts in bfloat16, and then in one type with the value.
+        query, key = torch.addcmul(parts[:2] * cos, swapped, sin).to(parts.dtype)
         mixed = F.scaled_dot_product_attention(query, key, parts[2], is_causal=True)
         hidden = hidden + self.attention_out(mixed.transpose(1, 2).flatten(2))
         inner = F.gelu(self.mlp_in(self.mlp_norm(hidden)))

@@ -2,15 +2,16 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lrtune.errors import InputError
+from lrtune.format import plural
 from lrtune.tasks.metrics import METRICS, bits_per_character
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Split
@@ -21,7 +22,6 @@ CONTEXT = 128
 TOKENS = {"char": "characters", "byte": "bytes"}
 ENDS = (0.9, 0.95)  # of train, of val; test is the rest
 LONGEST_NAME = 80  # characters, as a Task wants it
-AT_ONCE = 1 << 22  # characters: a code point is four bytes, and an index eight
 
 # First bytes of files that are taken for text by mistake, as their formats give them.
 BINARIES = {
@@ -117,31 +117,19 @@ def _decode(path: Path, raw: bytes) -> str:
 
 def _characters(text: str) -> tuple[Tokens, int, list[str]]:
     """Tokens, how many distinct ones there are, and notes."""
-    end = _bounds(len(text))[1]
-    in_train, anywhere = _occurring(text, end), _occurring(text, len(text))
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    in_train, anywhere = (np.zeros(sys.maxunicode + 1, np.bool_) for _ in range(2))
+    in_train[points[: _bounds(len(text))[1]]] = True
+    anywhere[points] = True
     known = int(in_train.sum())
     unknown = int((anywhere & ~in_train).sum())
     outputs = known + (unknown > 0)
     number = np.full(len(in_train), outputs - 1, np.uint8 if outputs <= 256 else np.int32)
     number[in_train] = np.arange(known)
-    tokens = np.concatenate([number[points] for points in _code_points(text, len(text))])
-    if not unknown:
-        return tokens, outputs, []
-    are = "character of val and test is" if unknown == 1 else "characters of val and test are"
-    return tokens, outputs, [f"{unknown} {are} not in train: one token for all of them"]
-
-
-def _occurring(text: str, end: int) -> NDArray[np.bool_]:
-    """Of each code point, whether it occurs before this position."""
-    occurs = np.zeros(sys.maxunicode + 1, np.bool_)
-    for points in _code_points(text, end):
-        occurs[points] = True
-    return occurs
-
-
-def _code_points(text: str, end: int) -> Iterator[NDArray[np.uint32]]:
-    for start in range(0, end, AT_ONCE):
-        yield np.frombuffer(text[start : min(start + AT_ONCE, end)].encode("utf-32-le"), np.uint32)
+    tokens: Any = number[points]
+    characters = plural(unknown, "character", "characters")
+    note = f"{characters} of val and test not in train: one token for all of them"
+    return tokens, outputs, [note] if unknown else []
 
 
 def _bytes_per_character(raw: bytes) -> float:

@@ -10,7 +10,8 @@ seeds removes.
 "Behind" needs a boundary of O'Brien and Fleming's shape (1979) to be crossed. By the reflection
 principle, any number of interim analyses at a two-sided level of 5 % of the last one make an error
 in one direction in at most 5 % of all comparisons. A few seeds tell little about a variance, so
-that the variance of a difference is shrunk towards that of the others (Smyth 2004).
+that the variance of a difference is raised towards that of the others (Smyth 2004); never lowered:
+one schedule may be noisier than they are.
 ``scripts/bench/verdict.py`` measures how often the whole errs.
 """
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from lrtune.verdict.settings import Document, Number
-from lrtune.verdict.tie_break import leader, simplest
+from lrtune.verdict.tie_break import SIMPLER, Complexity, leader, simpler
 
 Array: TypeAlias = NDArray[np.float64]
 Role = Literal["yours", "baseline", "leader"]
@@ -188,7 +189,7 @@ class Difference:
 def differences(samples: Mapping[str, Sample], reference: str) -> dict[str, Difference]:
     """Of every sample less the reference, on their common seeds.
 
-    The variance between seeds of each is shrunk towards the median of all (Smyth 2004).
+    The variance between seeds of each is raised towards the median of all.
     """
     apart = {}
     for name, sample in samples.items():
@@ -207,7 +208,8 @@ def _difference(apart: Sample, typical: float, prior: float) -> Difference:
         return Difference(apart.mean, seeds, math.nan, 0.0, math.nan, 0.0)
     _, shared = apart.variances
     freedom = prior + seeds - 1
-    own = (prior * typical + (seeds - 1) * apart.variance) / freedom / seeds
+    shrunk = (prior * typical + (seeds - 1) * apart.variance) / freedom
+    own = max(shrunk, apart.variance) / seeds
     error = _error(own, freedom, shared, apart.blocks.shape[1])
     return Difference(apart.mean, seeds, own, shared, *error)
 
@@ -284,7 +286,7 @@ def sequential_test(
     first: int = FIRST,
     width: int = 1,
     over: bool = False,
-    knobs: Mapping[str, int] | None = None,
+    knobs: Mapping[str, Complexity] | None = None,
 ) -> Result:
     """What these scores tell, and what is to be trained next.
 
@@ -305,8 +307,8 @@ def sequential_test(
         first: seeds before the first analysis.
         width: trainings of a round at least, as far as the budget has them.
         over: whether there will be no more scores: it is judged on what there is.
-        knobs: by name, how many numbers a person has to set: at the first analysis the simplest of
-            those that are about as good becomes the reference.
+        knobs: by name, see ``Schedule.complexity``: the simplest of those that are about as good
+            is recommended in the end.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}
@@ -327,7 +329,7 @@ class _Test:
         margin: float | None,
         first: int,
         width: int,
-        knobs: Mapping[str, int],
+        knobs: Mapping[str, Complexity],
     ) -> None:
         self._table, self._knobs = table, knobs
         self._roles: dict[str, Role] = {name: roles.get(name, "leader") for name in table}
@@ -335,7 +337,7 @@ class _Test:
         self._sound = [name for name, one in table.items() if np.isfinite(one.values).all()]
         self._open = list(self._sound)
         self._reference = self._sound[0] if self._sound else ""
-        self._chosen_by_scores = self._began = False
+        self._chosen_by_scores = False
         self._seeds = dict.fromkeys(table, first)
         self._left = trainings - first * len(table)
         self._most = first + max(0, self._left) // 2  # seeds of each, if two remain
@@ -353,9 +355,6 @@ class _Test:
                     break
                 self._wanted = seeds
                 return
-            if not self._began:
-                self._prefer_the_simplest()
-            self._began = True
             self._analyse()
             if not self._give_seeds():
                 break
@@ -378,11 +377,11 @@ class _Test:
                 self._early |= {name} if why == "behind" else set()
                 self._open.remove(name)
 
-    def _prefer_the_simplest(self) -> None:
-        """Of what is about as good as the reference, or better."""
-        pairs = self._pairs()
-        behind = {n: pair.mean for n, pair in pairs.items() if self._roles[n] != "yours"}
-        self._reference = simplest(self._reference, behind, self._knobs, self._sd)
+    def _simpler(self) -> list[str]:
+        """What is simpler than the reference, and worse by a little at most."""
+        pairs, tied = self._pairs(), self._tied()
+        near = {n: pairs[n].mean for n in tied if n in pairs and self._roles[n] != "yours"}
+        return simpler(self._reference, near, self._knobs, SIMPLER * self._sd)
 
     def _is_better(self, pair: Difference) -> bool:
         return pair.mean < 0 and pair.p(self._most) < BETTER
@@ -436,9 +435,24 @@ class _Test:
         best = leader({n: (-pairs[n].mean, pairs[n].error) for n in seen}, self._sd)
         if best and not any(self._turn(name) == 0 for name in self._sound if name not in tied):
             self._prefer(best)
+        self._prefer_the_simplest()
         for name, pair in self._pairs().items():
             if name not in self._decided and pair.mean > 0 and self._p(name, pair) < ALPHA:
                 self._decided[name] = "behind"
+
+    def _prefer_the_simplest(self) -> None:
+        """Of what is tied; what was shown of yours and of baselines must be shown of it too."""
+        before, settled = self._reference, self._settled
+        asked = [name for name, why in self._decided.items() if why == "behind"]
+        asked = [name for name in asked if self._roles[name] != "leader"]
+        for name in self._simpler():
+            self._reference, self._settled = name, {}
+            pairs = self._pairs()
+            if all(pairs[n].mean > 0 and self._p(n, pairs[n]) < ALPHA for n in asked):
+                if (why := self._decided.pop(name, None)) is not None:
+                    self._decided[before] = why
+                return
+        self._reference, self._settled = before, settled
 
     def _tied(self) -> list[str]:
         return [name for name in self._sound if self._decided.get(name) != "behind"]

@@ -41,9 +41,6 @@ StoredSchedule = Annotated[
     PlainValidator(lambda v: v if isinstance(v, Schedule) else Schedule.from_dict(v)),
     PlainSerializer(lambda schedule: schedule.to_dict(), when_used="json"),
 ]
-Pair = Annotated[
-    tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
-]
 
 
 class Document(BaseModel):
@@ -87,7 +84,7 @@ class File(Document):
                 "use the lrtune that wrote it, or run the command again"
             )
         try:
-            return cls.model_validate(found, strict=True)
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise InputError(f"{path}: damaged: {in_words(error)}") from error
 
@@ -227,7 +224,7 @@ class SearchSettings(Training):
     validations: int
     metrics: dict[str, Objective]
     families: list[str]
-    warmup: Pair
+    warmup: tuple[float, float]
     cycle_momentum: bool
     seed: int
     device: str
@@ -259,7 +256,7 @@ class RunSettings(SearchSettings, File):
     FORMAT: ClassVar[int] = 2
 
     format: int = FORMAT
-    peak_lr: Pair
+    peak_lr: tuple[float, float]
     range_test: RangeTestFacts | None
     command: str
     owner: str

@@ -10,16 +10,17 @@ families are worth it.
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from scipy.stats import t as student
 
-from lrtune.files import plain
 from lrtune.schedule import Schedule
 from lrtune.verdict.sequential import Array, Role
 from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
+from lrtune.verdict.tie_break import NEAR, simpler
 
 PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast or without
 LOST = ("diverged", "failed")
@@ -33,8 +34,6 @@ SEEDS = 6  # trainings of each there should be
 PEAKS = 6  # trials with a value, for a parabola over the peak
 DIFFERENT = 4  # peaks, by a hundredth: fewer do not hold a parabola
 LEAST_SPREAD = 2.0  # factor between the lowest and the highest peak
-DRAWS = 4000
-LEVEL = 0.9  # of the intervals: trials are few
 
 
 def figures_in(cell: object) -> dict[str, Any]:
@@ -114,8 +113,8 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
 
     Returns:
         Columns `family`, `trials`, one count for each of ENDS, `best` (the score of the best
-        trial), `median`, `q1`, `q3` (the quartiles of the values, q1 ≤ q3), `peak_lr` and `number`
-        of the best trial, and `updates` spent.
+        trial), `median` of the values, `peak_lr` and `number` of the best trial, and `updates`
+        spent.
     """
     families = trials.groupby("family", sort=True)
     counts = pd.crosstab(trials["family"], trials["state"]).reindex(columns=ENDS, fill_value=0)
@@ -127,8 +126,6 @@ def by_family(trials: pd.DataFrame, direction: str) -> pd.DataFrame:
             **{end: counts[end] for end in ENDS},
             "best": top["score"],
             "median": values.median(),
-            "q1": values.quantile(0.25),
-            "q3": values.quantile(0.75),
             "peak_lr": top["peak_lr"],
             "number": top["number"].astype("Int64"),
             "updates": families["updates"].sum(),
@@ -195,10 +192,9 @@ class Finalist(Document):
     Attributes:
         family: its name; of the user's own schedules "yours", "yours 2" and so on.
         schedule: what is trained.
-        trial: which of the search's it was; None where it was not tried there.
+        trial: which of the search's it was; None where it was not tried as it is.
         searched: its validation score there; NaN where it was not trained to its end.
         role: leader (may be the best), baseline or yours: why it is here.
-        params: the parameters that the search drew for it, without the family's prefix.
     """
 
     family: str
@@ -206,7 +202,13 @@ class Finalist(Document):
     trial: int | None = None
     searched: Number = math.nan
     role: Role = "leader"
-    params: dict[str, Any] = Field(default_factory=dict)
+
+    def trained_as(self, schedule: Schedule) -> "Finalist":
+        """With this schedule in place of its own, which was not tried unless it is the same."""
+        if schedule == self.schedule:
+            return self
+        untried = {"schedule": schedule, "trial": None, "searched": math.nan}
+        return self.model_copy(update=untried)
 
 
 def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
@@ -230,20 +232,31 @@ def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
     return [_finalist(first.loc[family]) for family in order.index[:likely]]
 
 
+def simplest_first(everyone: Sequence[Finalist], expected: Array) -> list[Finalist]:
+    """The simplest of those expected to be about as good as the best, then the others as they are.
+
+    ``expected``: how bad each will be, in standard deviations between seeds.
+    """
+    behind = {
+        one.family: float(e) for one, e in zip(everyone, expected - expected.min(), strict=True)
+    }
+    best = min(behind, key=behind.__getitem__)
+    knobs = {one.family: one.schedule.complexity for one in everyone}
+    pick = next(iter(simpler(best, behind, knobs, NEAR)), best)
+    return sorted(everyone, key=lambda one: one.family != pick)
+
+
 def room_for(trainings: float, yours: int) -> int:
     """How many schedules so many trainings can compare, the user's own among them."""
     return max(2 + yours, int(trainings // SEEDS))
 
 
 def _finalist(trial: "pd.Series[Any]") -> Finalist:
-    family = str(trial["family"])
-    drawn = trial[trial.index.str.startswith(f"{family}.")].dropna()
     return Finalist(
-        family=family,
+        family=str(trial["family"]),
         schedule=Schedule.from_json(trial["schedule"]),
         trial=int(trial["number"]),
         searched=float(trial["value"]),
-        params={str(name).removeprefix(f"{family}."): plain(v) for name, v in drawn.items()},
     )
 
 
@@ -254,25 +267,17 @@ class LrSensitivity(Document):
         family: whose trials.
         trials: how many had a value, those that ended early with their forecast.
         peak_lr: where the score is best; NaN where no optimum is seen within the trials.
-        low: lower end of its 90 % interval.
-        high: upper end.
         factor: by which the peak may be off, either way, before the score is noticeably worse; no
             more than was tried.
-        factor_low: lower end of its 90 % interval.
-        factor_high: upper end; NaN where it lies beyond what was tried.
-        diverged_from: the lowest peak above ``peak_lr`` with which a trial diverged; NaN if none.
+        factor_low: what it is at least, with 95 % confidence.
         why: why there is no optimum; empty where there is one.
     """
 
     family: str
     trials: int
     peak_lr: Number = math.nan
-    low: Number = math.nan
-    high: Number = math.nan
     factor: Number = math.nan
     factor_low: Number = math.nan
-    factor_high: Number = math.nan
-    diverged_from: Number = math.nan
     why: str = ""
 
 
@@ -310,33 +315,18 @@ def lr_sensitivity(
     x = np.log(peaks)
     centre = float(x.mean())
     parabola, covariance = np.polyfit(x - centre, scores, 2, cov=True)
-    freedom = len(x) - 3
     optimum = centre - parabola[1] / (2 * parabola[0]) if parabola[0] > 0 else np.inf
     if not x.min() <= optimum <= x.max():
         return unknown("no optimum within the peaks that were tried")
-    generator = np.random.default_rng(0)
-    width = np.sqrt(freedom / generator.chisquare(freedom, DRAWS))[:, None]
-    noise = generator.multivariate_normal(np.zeros(3), covariance, DRAWS) * width
-    drawn = parabola + noise
-    curvature = np.maximum(drawn[:, 0], 1e-12)
-    tails = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
-    optima = np.where(drawn[:, 0] > 0, centre - drawn[:, 1] / (2 * curvature), np.nan)
-    optima = np.clip(optima[np.isfinite(optima)], x.min(), x.max())
-    low, high = np.exp(np.quantile(optima, tails))
-    factors = np.minimum(np.sqrt(reach / curvature), 50.0)
-    narrow, wide = np.exp(np.quantile(factors, tails))
+    steepest = parabola[0] + student.ppf(0.95, len(x) - 3) * math.sqrt(covariance[0, 0])
+    peak = math.exp(optimum)
     # Beyond the peaks that were tried, nothing was seen.
-    seen = float(max(peaks.max() / np.exp(optimum), np.exp(optimum) / peaks.min()))
-    factor = float(np.exp(np.sqrt(reach / parabola[0])))
-    lost = own.loc[own["state"] == "diverged", "peak_lr"]
+    seen = max(peaks.max() / peak, peak / peaks.min())
+    factor, least = (math.exp(math.sqrt(reach / bend)) for bend in (parabola[0], steepest))
     return LrSensitivity(
         family=family,
         trials=len(x),
-        peak_lr=np.exp(optimum),
-        low=low,
-        high=high,
+        peak_lr=peak,
         factor=min(factor, seen),
-        factor_low=min(float(narrow), seen),
-        factor_high=math.nan if factor > seen or wide > seen else wide,
-        diverged_from=lost[lost > np.exp(optimum)].min(),
+        factor_low=min(least, seen),
     )

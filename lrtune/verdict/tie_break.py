@@ -1,21 +1,26 @@
 """Ties: which schedule is recommended of those that the test cannot tell apart."""
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
-SIMPLER = 0.1  # standard deviations between seeds by which a simpler one may be worse
-NEAR = 0.25  # standard deviations between seeds, and one standard error, by which another must lead
+# Standard deviations between seeds by which a simpler one may be worse on test: with 0.25, one in
+# a hundred verdicts more recommends a bad schedule (``scripts/bench/verdict.py``).
+SIMPLER = 0.1
+NEAR = 0.25  # the same before any test, as the search expects; and by which another must lead
+
+Complexity: TypeAlias = tuple[int, int]  # see ``Schedule.complexity``
 
 
-def simplest(
+def simpler(
     reference: str,
     behind: Mapping[str, float],  # by how much each of the others is worse than the reference
-    knobs: Mapping[str, int],  # how many numbers a person has to set
-    sd: float,  # between seeds, of a typical schedule
-) -> str:
-    """The one with the fewest knobs that is about as good as the reference, or better."""
-    near = [name for name, gap in behind.items() if name in knobs and gap <= SIMPLER * sd]
-    first = min(near, key=knobs.__getitem__, default=reference)
-    return first if near and knobs[first] < knobs.get(reference, 0) else reference
+    knobs: Mapping[str, Complexity],
+    most: float,  # by how much a simpler one may be worse
+) -> list[str]:
+    """Those simpler than the reference and about as good, or better; the simplest first."""
+    mine = knobs.get(reference, (0, 0))
+    near = [n for n, gap in behind.items() if gap <= most and n in knobs and knobs[n] < mine]
+    return sorted(near, key=lambda name: (knobs[name], behind[name]))
 
 
 def leader(

@@ -6,12 +6,12 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import Field
 
 from lrtune.errors import InputError
 from lrtune.verdict.sequential import (
@@ -64,15 +64,6 @@ class Plan:
         """Refuse what makes no sense."""
         if self.margin is not None and not 0 <= self.margin < math.inf:
             raise InputError(f"margin={self.margin!r}: 0 or more, in the metric's unit")
-
-
-def _plan(value: Any) -> Plan:
-    if isinstance(value, Plan):
-        return value
-    try:
-        return Plan(**value)
-    except TypeError as error:
-        raise ValueError("a plan: trainings, margin, width") from error
 
 
 class Gain(Document):
@@ -182,7 +173,7 @@ class Verdict(File):
     horizon: int
     trials: int
     split: Literal["test", "val"]
-    plan: Annotated[Plan, PlainValidator(_plan), PlainSerializer(asdict, when_used="json")]
+    plan: Plan
     answer: Answer
     families: list[FamilyResult]
     absent: list[Absent]

@@ -169,6 +169,8 @@ def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         spawn = partial(ProcessPoolExecutor, 1, mp_context=get_context("spawn"))
         workers = {way: stack.enter_context(spawn()) for way in args.ways}
+        for ready in [one.submit(precision, task, args.device) for one in workers.values()]:
+            ready.result()  # imports are no part of what is measured
         for number, way in ((n, way) for n in range(args.repeats) for way in args.ways):
             choice = found[way][0]["choice"] if number else {}
             work = Work(task, case.peak_lr, trials[way], args.device, choice)

@@ -28,10 +28,11 @@ from lrtune.engine.evaluate import BLOCKS
 from lrtune.search.budget import CONFIRMED, TRAININGS
 from lrtune.verdict.sequential import ALPHA, Role, sequential_test
 from lrtune.verdict.summary import room_for
+from lrtune.verdict.tie_break import NEAR, simpler
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench"
 BAD = 0.5  # standard deviations
-KNOBS = {"constant": 0, "cosine": 2}  # of others 3
+KNOBS, ODD = {"constant": (0, 0), "cosine": (0, 2)}, (1, 3)  # complexity; that of others
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, tuple[int, ...]], Array]
@@ -133,7 +134,11 @@ def invited(scenario: Scenario, generator: np.random.Generator) -> tuple[dict[st
     believed = {
         name: score + scenario.belief * generator.standard_normal() for name, score in true.items()
     }
-    pick, *leaders = sorted(true, key=believed.__getitem__)
+    best, *_ = leaders = sorted(true, key=believed.__getitem__)
+    behind = {name: score - believed[best] for name, score in believed.items()}
+    knobs = {name: KNOBS.get(name, ODD) for name in true}
+    pick = next(iter(simpler(best, behind, knobs, NEAR)), best)
+    leaders.remove(pick)
     yours = {} if scenario.yours is None else {"yours": scenario.yours}
     baselines = [name for name in ("constant", "cosine") if name != pick]
     names = [pick, *yours, *baselines, *(name for name in leaders if name not in baselines)]
@@ -164,7 +169,7 @@ def confirm(scenario: Scenario, generator: np.random.Generator) -> dict[str, flo
             trainings=most,
             roles=roles,
             blocks=now,
-            knobs={name: KNOBS.get(name, 3) for name in true},
+            knobs={name: KNOBS.get(name, ODD) for name in true},
         )
         if not result.wanted:
             break

@@ -170,6 +170,11 @@ def scheduler_too(module: Any) -> Any:
     return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
+def by_hand(module: Any) -> Any:
+    module.automatic_optimization = False  # else Lightning itself refuses two
+    return [sgd(module), sgd(module)], []
+
+
 def scheduler_given(net: Any) -> Any:
     optimizer = sgd(net)
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -179,6 +184,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("lightning", {"monitor": "los"}, "metric 'los': the validation gave .*loss"),
     ("huggingface", {"monitor": "los"}, "metric 'eval_los': the validation gave .*loss"),
     ("lightning", {"optimizers": scheduler_too}, "configure_optimizers returns a scheduler"),
+    ("lightning", {"optimizers": by_hand}, "manual optimization or 2 optimizers"),
     ("huggingface", {"optimizers": scheduler_given}, "has a scheduler: give None"),
     ("lightning", {"arguments": {"limit_val_batches": 0}}, "never validated"),
     ("huggingface", {"arguments": {"eval_strategy": "no"}}, "eval_strategy='no'"),
@@ -199,56 +205,35 @@ def test_a_trial_without_a_schedule_is_refused(framework: str, tmp_path: Path) -
         FRAMEWORKS[framework](optuna.create_study().ask(), tmp_path)
 
 
-def test_two_optimizers_are_refused(tmp_path: Path) -> None:
-    def two(module: Any) -> Any:
-        return [sgd(module), sgd(module)], []
-
-    # In automatic optimization Lightning itself refuses them.
-    arguments = {"accumulate_grad_batches": 1}
-    training = Lightning(asked("cosine"), tmp_path, optimizers=two, arguments=arguments)
-    training.module.automatic_optimization = False
-    with pytest.raises(lrtune.InputError, match="manual optimization or 2 optimizers"):
-        training.train()
+INSTALL = {"lightning": "lightning", "huggingface": r"transformers\[torch\]"}
+BROKEN = {
+    "import a_dependency": "ModuleNotFoundError: No module named 'a_dependency'",
+    "raise OSError('libcudart.so.12')": "OSError: libcudart.so.12",
+}
 
 
-@pytest.mark.parametrize(
-    ("callback", "missing", "way_out"),
-    [
-        ("lightning", ("lightning", "pytorch_lightning"), "pip install lightning"),
-        ("huggingface", ("transformers",), r"pip install transformers\[torch\]"),
-    ],
-)
-def test_a_missing_framework_is_named(
-    callback: str, missing: tuple[str, ...], way_out: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("callback", FRAMEWORKS)
+def test_a_missing_framework_is_named_and_a_broken_one_not_called_missing(
+    callback: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forget(monkeypatch, callback, missing)
-    for name in missing:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(lrtune.InputError, match=rf"is not installed: {way_out}") as raised:
-        __import__(f"lrtune.callbacks.{callback}")
+    names = {"lightning": ("lightning", "pytorch_lightning"), "huggingface": ("transformers",)}
+    forget(monkeypatch, callback, names[callback])
+    with monkeypatch.context() as patched:
+        for name in names[callback]:
+            patched.setitem(sys.modules, name, None)
+        message = f"is not installed: pip install {INSTALL[callback]}"
+        with pytest.raises(lrtune.InputError, match=message) as raised:
+            __import__(f"lrtune.callbacks.{callback}")
     assert isinstance(raised.value, ImportError)  # of an optional import of one's own
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("import a_dependency", "ModuleNotFoundError: No module named 'a_dependency'"),
-        ("raise OSError('libcudart.so.12')", "OSError: libcudart.so.12"),
-    ],
-)
-@pytest.mark.parametrize(
-    ("callback", "broken"), [("lightning", "lightning"), ("huggingface", "transformers")]
-)
-def test_a_broken_framework_is_not_called_missing(
-    callback: str, broken: str, source: str, reason: str, tmp_path: Path, monkeypatch: Any
-) -> None:
-    forget(monkeypatch, callback, (broken, "pytorch_lightning"))
-    (tmp_path / broken).mkdir()
-    (tmp_path / broken / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(lrtune.InputError, match="is installed but cannot be imported") as raised:
-        __import__(f"lrtune.callbacks.{callback}")
-    assert f"{broken}." in str(raised.value) and reason in str(raised.value)
+    package = tmp_path / names[callback][0]
+    package.mkdir()
+    for source, reason in BROKEN.items():
+        (package / "__init__.py").write_text(source)
+        forget(monkeypatch, callback, names[callback])
+        with pytest.raises(lrtune.InputError, match="is installed but cannot be imported") as told:
+            __import__(f"lrtune.callbacks.{callback}")
+        assert f"{package.name}." in str(told.value) and reason in str(told.value)
 
 
 def forget(monkeypatch: pytest.MonkeyPatch, callback: str, frameworks: tuple[str, ...]) -> None:

@@ -7,8 +7,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from lrtune.cli.console import console_of, copyable, harmless, named, say
-from lrtune.cli.progress import standings
+from lrtune.cli.console import console_of, copyable, harmless, named, print_table, say
+from lrtune.format import Cell, Table
 
 NAMES = [
     "[red]markup[/red] :smile:",
@@ -60,7 +60,8 @@ def test_names_are_text_and_control_nothing(name: str) -> None:
     console, out = printed(80)
     say(console, f"{name}: 3 samples")
     copyable(console, f"lrtune export {name}")
-    console.print(standings([{"family": name, "value": name, "now": name}], {"value": name}, 80, 1))
+    table = Table(["family", name], [[Cell(name, below=name, family=name), name]], numeric=2)
+    print_table(console, table)
     shown = out.getvalue()
     shown.encode()
     kinds = {unicodedata.category(c) for c in shown.replace("\n", "")}

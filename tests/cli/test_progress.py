@@ -9,23 +9,15 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from lrtune import load_task
-from lrtune.cli.progress import (
-    LINE_SECONDS,
-    RunProgress,
-    Screen,
-    family_rows,
-    finalist_rows,
-    standings,
-)
+from lrtune.cli.console import fitted
+from lrtune.cli.progress import LINE_SECONDS, RunProgress, Screen, family_table, finalist_table
+from lrtune.format import Table
 from lrtune.run.confirm import ConfirmationState, FinalistScores
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import Limits, Record, SearchState
 from lrtune.search.storage import Curves
 
 SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
-FIGURES = {"count": "6", "behind": "0.1", "peak": "0.05", "now": "45%, 12%", "other": "0.95"}
-FIGURES |= {"settings": "warmup 0.1, eta_min 0"}
-ROWS = [{"family": name, "value": f"0.{i:03d}", **FIGURES} for i, name in enumerate(SEARCHED)]
 
 
 def record(number: int, family: str, value: float | None, state: str = "complete") -> Record:
@@ -45,20 +37,23 @@ def state(*records: Record, minimize: bool = True, budget: Limits | None = None)
     return found
 
 
+def shown(table: Table) -> list[dict[str, object]]:
+    return [
+        dict(zip(table.heads, (cell.shown for cell in row), strict=True)) for row in table.cells
+    ]
+
+
 def test_families_are_in_the_order_of_their_best() -> None:
     seen = [record(0, "wsd", 0.3), record(1, "cosine", 0.2), record(2, "wsd", 0.25)]
     seen += [record(3, "cosine", None, "pruned"), record(4, "step", None, "diverged")]
-    rows = family_rows(state(*seen), "accuracy")
+    rows = shown(family_table(state(*seen), "accuracy"))
     assert [row["family"] for row in rows] == ["cosine", "wsd", "step"]
-    assert [row["count"] for row in rows] == ["2", "2", "1"]
-    assert [row["value"] for row in rows] == ["0.200", "0.250", "–"]
-    assert [row.get("behind") for row in rows] == ["–", "0.050", None]
-    assert rows[0]["other"] == "0.900" and rows[1]["peak"] == "0.12"
-
-
-def test_higher_may_be_better() -> None:
+    assert [row["trials"] for row in rows] == [2, 2, 1]
+    assert [row["best"] for row in rows] == ["0.200", "0.250", "–"]
+    assert [row["behind"] for row in rows] == ["–", "0.050", "–"]
+    assert rows[0]["accuracy"] == "0.900" and rows[1]["peak"] == "0.12"
     now = state(record(0, "wsd", 0.3), record(1, "cosine", 0.2), minimize=False)
-    rows = family_rows(now, "")
+    rows = shown(family_table(now, ""))
     assert [(row["family"], row["behind"]) for row in rows] == [("wsd", "–"), ("cosine", "0.10")]
 
 
@@ -67,34 +62,32 @@ def test_the_state_knows_what_is_spent_and_the_first_of_equals() -> None:
     assert now.best is not None and now.best.number == 0
     assert now.spent[:2] == (3, 30) and now.share == 0.3
     assert now.ended == {"complete": 3} and now.families["step"].ended["complete"] == 1
-    assert [row["family"] for row in family_rows(now, "")] == ["cosine", "wsd", "step"]
+    assert [row["family"] for row in shown(family_table(now, ""))] == ["cosine", "wsd", "step"]
+
+
+def finalists(scores: dict[str, dict[int, float]], ended: tuple[str, ...] = ()):
+    several = [FinalistScores(Schedule(f, 0.1), s, f not in ended) for f, s in scores.items()]
+    return ConfirmationState(0.5, 5.5, 8, several)
 
 
 def test_finalists_are_compared_on_common_seeds() -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5, 3: 9.0}, "step": {1: 0.1}}
-    finalists = [
-        FinalistScores(Schedule(f, peak_lr=0.1), s, f != "step") for f, s in scores.items()
-    ]
-    lost = FinalistScores(Schedule("constant", peak_lr=0.1), {1: math.nan, 2: 0.1}, True)
-    rows = finalist_rows(ConfirmationState(0.5, 5.5, 8, [*finalists, lost]), minimize=True)
-    by = {row["family"]: row for row in rows}
-    assert by["wsd"]["value"] == "0.300" and by["cosine"]["value"] == "0.400"
-    assert by["cosine"]["count"] == "3"
-    assert by["step"]["now"] == "no more seeds" and by["step"]["style"] == "dim"
-    assert by["constant"]["now"] == "1 lost" and by["constant"]["style"] == "dim"
-    nothing = finalist_rows(
-        ConfirmationState(0.5, 0.0, 8, [FinalistScores(lost.schedule, {}, True)]), True
-    )
-    assert nothing[0]["value"] == nothing[0]["count"] == "–"
-    assert finalist_rows(ConfirmationState(0.5, 0.0, 8), minimize=True) == []
+    scores |= {"constant": {1: math.nan, 2: 0.1}}
+    rows = shown(finalist_table(finalists(scores, ended=("step", "constant")), minimize=True))
+    assert [row["family"] for row in rows] == ["step", "wsd", "cosine", "constant"]
+    assert [row["mean"] for row in rows] == ["0.100", "0.300", "0.400", "0.100"]
+    assert [row["seeds"] for row in rows] == [1, 2, 3, 2]
+    assert [row["now"] for row in rows] == ["no more seeds", "", "", "1 lost"]
+    (row,) = shown(finalist_table(finalists({"wsd": {}}), minimize=True))
+    assert row["mean"] == row["seeds"] == "–"
+    assert finalist_table(finalists({}), minimize=True).rows == []
 
 
-@pytest.mark.parametrize("higher", [False, True])
-def test_who_is_behind_is_so_by_a_positive_gap(higher: bool) -> None:
+@pytest.mark.parametrize("minimize", [True, False])
+def test_who_is_behind_is_so_by_a_positive_gap(minimize: bool) -> None:
     scores = {"wsd": {1: 0.2, 2: 0.4}, "cosine": {1: 0.3, 2: 0.5}}
-    finalists = [FinalistScores(Schedule(f, peak_lr=0.1), s, True) for f, s in scores.items()]
-    rows = finalist_rows(ConfirmationState(0.5, 4.0, 4, finalists), minimize=not higher)
-    assert [row["family"] for row in rows] == (["cosine", "wsd"] if higher else ["wsd", "cosine"])
+    rows = shown(finalist_table(finalists(scores), minimize))
+    assert [row["family"] for row in rows] == (["wsd", "cosine"] if minimize else ["cosine", "wsd"])
     assert [row["behind"] for row in rows] == ["–", "0.10"]
 
 
@@ -122,17 +115,16 @@ def test_it_fits(width: int, height: int) -> None:
 def test_the_leading_few_and_how_many_more() -> None:
     few, all_of_them = drawn(80, 24), drawn(140, 50)
     shown = [name for name in SEARCHED if re.search(rf"\b{name}  ", few)]
-    assert shown == SEARCHED[:12] and f"and {len(SEARCHED) - 12} more" in few
+    assert shown == SEARCHED[:10] and f"and {len(SEARCHED) - 10} more" in few
     assert all(re.search(rf"\b{name}  ", all_of_them) for name in SEARCHED)
     assert " more" not in all_of_them
 
 
 def test_a_wider_terminal_is_told_more() -> None:
-    heads = {"value": "best", "count": "trials", "other": "accuracy"}
-    expected = ["best", "trials", "behind", "peak", "now", "accuracy", "settings"]
-    for width, many in ((50, 3), (80, 5), (100, 6), (140, 7)):
-        table = standings(ROWS, heads, width, len(ROWS))
-        assert [str(column.header) for column in table.columns] == ["family", *expected[:many]]
+    rows = [[name, "0.123", "12,345 (0.1 to 0.2)", 3] for name in SEARCHED]
+    table = Table(["family", "best", "with an interval", "trials"], rows)
+    for width, columns in ((30, 2), (50, 3), (70, 4)):
+        assert len(fitted(Console(width=width), table).columns) == columns
 
 
 def test_without_colours_no_colour_and_with_them_the_reports(

@@ -51,7 +51,7 @@ def test_figures_have_three_digits_and_accuracy_is_beside_the_loss(lrtune, copy:
     trials = Run(copy).trials()
     lines = lrtune("show", copy)[1].splitlines()
     heads = next(line for line in lines if line.startswith("family")).split()
-    row = next(line for line in lines if line.startswith("cosine")).split()
+    row = next(line for line in lines if line.startswith("● cosine")).split()[1:]
     shown = dict(zip(heads, row, strict=True))
     figures = (shown["best"], shown["median"], shown["accuracy"])
     assert all(len(figure.replace(".", "").lstrip("0")) == 3 for figure in figures)

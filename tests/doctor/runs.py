@@ -3,7 +3,6 @@
 A run is a function that writes its log into a folder and returns the log's path.
 """
 
-import json
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as torchs
 from torch.utils.data import DataLoader
 
-import lrtune
 from tests.callbacks.trainings import (
     data,
     huggingface_trainer,
@@ -72,11 +70,6 @@ def named(name, warmup=0, **more):
     return in_csv(make, 60)
 
 
-def ours(family, total):
-    schedule = lrtune.Schedule(family, peak_lr=0.1, warmup=0.1)
-    return lambda optimizer: schedule.torch(optimizer, total=total)
-
-
 def linear_to(total):
     return of("LambdaLR", lambda step: 1 - step / total)
 
@@ -113,12 +106,6 @@ def as_csv(folder, rates):
     return folder / "rates.csv"
 
 
-def as_jsonl(folder, rates):
-    rows = [json.dumps({"step": step, "learning_rate": rate}) for step, rate in enumerate(rates)]
-    (folder / "rates.jsonl").write_text("\n".join(rows) + "\n")
-    return folder / "rates.jsonl"
-
-
 def as_events(folder, rates, cut=None):
     """TensorBoard's event files: one, or two where the run was cut and resumed."""
     from torch.utils.tensorboard import SummaryWriter
@@ -132,10 +119,6 @@ def as_events(folder, rates, cut=None):
 
 def in_csv(make, updates, **more):
     return lambda folder: as_csv(folder, used(make, updates, **more))
-
-
-def in_jsonl(make, updates):
-    return lambda folder: as_jsonl(folder, used(make, updates))
 
 
 def events(make, updates, cut=None, **more):
@@ -187,7 +170,7 @@ def closed(make, losses=LOSSES):
             rates += [scheduler.optimizer.param_groups[0]["lr"]] * 7
             scheduler.optimizer.step()
             scheduler.step(metric)
-        return as_jsonl(folder, rates)
+        return as_csv(folder, rates)
 
     return write
 
@@ -254,7 +237,6 @@ BROKEN = {
     "torch: cosine stepped past T_max, its checkpoint": Broken(
         checkpoint(cosine(50), 80), "overshoot", 50
     ),
-    "torch: cosine for 200 in a run of 300": Broken(in_csv(cosine(200), 300), "overshoot", 200),
     "Trainer: linear schedule for half the run": Broken(
         huggingface(make=of_transformers(LINEAR, 3, 30)), "overshoot", 30
     ),
@@ -287,7 +269,7 @@ BROKEN = {
     ),
     "torch: a lambda below zero": Broken(in_csv(linear_to(80), 120), "negative"),
     "torch: a lambda that is not a number": Broken(
-        in_jsonl(of("LambdaLR", not_a_number), 60), "not-finite"
+        in_csv(of("LambdaLR", not_a_number), 60), "not-finite"
     ),
     "torch: resumed without the scheduler's state, two event files": Broken(
         events(cosine(100), 100, cut=60, resume=60), "jump"
@@ -298,7 +280,6 @@ BROKEN = {
     "torch: eta_min above the rate": Broken(
         checkpoint(cosine(50, eta_min=0.5), 50), "eta-min-above-peak"
     ),
-    "torch: the rate is zero": Broken(in_csv(cosine(50), 50, lr=0.0), "zero-rate"),
     "torch: the rates of all groups are zero": Broken(
         groups(cosine(50), 50, 0.0, 0.0), "zero-rate"
     ),
@@ -322,46 +303,29 @@ SOUND = {
         stop=30, lr_scheduler_type="cosine", warmup_steps=6
     ),
     "transformers: constant with warmup": named("constant_with_warmup", 6),
-    "transformers: constant": named("constant"),
     "transformers: cosine with restarts": named("cosine_with_restarts", num_cycles=3),
-    "transformers: cosine to a floor": named("cosine_with_min_lr", 6, min_lr_rate=0.1),
     "transformers: warmup, stable, decay": named("warmup_stable_decay", 6, num_decay_steps=20),
     "transformers: inverse square root": named("inverse_sqrt", 6),
-    "transformers: polynomial": named("polynomial"),
     "Lightning: cosine per epoch": lightning(cosine(6), "epoch"),
     "Lightning: cosine per epoch, its checkpoint": lightning(cosine(6), "epoch", "last.ckpt"),
     "torch: OneCycleLR": in_csv(of("OneCycleLR", 0.1, total_steps=60), 60),
-    "torch: cosine": in_csv(cosine(200), 200),
     "torch: cosine with warmup, two event files": events(warm_cosine(10, 100), 100, cut=60),
     "torch: warm restarts": events(of("CosineAnnealingWarmRestarts", 20), 130),
-    "torch: warm restarts, each twice as long": in_csv(
-        of("CosineAnnealingWarmRestarts", 20, 2), 200
-    ),
     "torch: triangles": events(of("CyclicLR", 0.01, 0.1, 25), 320),
-    "torch: triangles that shrink": in_csv(of("CyclicLR", 0.01, 0.1, 25, mode="triangular2"), 320),
     "torch: StepLR per epoch": in_csv(of("StepLR", 3, 0.1), 120, every=10),
-    "torch: MultiStepLR": in_jsonl(of("MultiStepLR", [60, 90]), 120),
-    "torch: ExponentialLR per epoch": in_csv(of("ExponentialLR", 0.9), 200, every=10),
+    "torch: MultiStepLR": in_csv(of("MultiStepLR", [60, 90]), 120),
     "torch: ExponentialLR": in_csv(of("ExponentialLR", 0.98), 200),
-    "torch: constant": in_csv(of("ConstantLR", 1.0), 50),
     "torch: plateau": closed(of("ReduceLROnPlateau", factor=0.5, patience=2)),
     "transformers: greedy, up and down": closed(
         of_transformers("GreedyLR", factor=0.8, patience=1), LOSSES * 2
-    ),
-    "transformers: greedy, ever better": closed(
-        of_transformers("GreedyLR", patience=1), [1 / (1 + i) for i in range(20)]
     ),
     "torch: cosine, one group frozen": groups(cosine(50), 50, 0.0, 0.1),
     "transformers: linear, its checkpoint at the end": checkpoint(
         of_transformers(LINEAR, 3, 30), 30
     ),
     "torch: a checkpoint half-way": checkpoint(warm_cosine(10, 100), 50),
-    "torch: a checkpoint at the end": checkpoint(cosine(100), 100),
     "torch: OneCycleLR, its checkpoint": checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60),
     "Accelerate: prepared, four processes": events(warm_cosine(160, 1600), 400, times=4),
-    "lrtune: wsd": in_csv(ours("wsd", 300), 300),
-    "lrtune: rex": in_jsonl(ours("rex", 300), 300),
-    "lrtune: spline": in_csv(ours("spline", 300), 300),
 }
 
 # What is found of them.
@@ -376,11 +340,8 @@ FITTED = {
     "torch: OneCycleLR": "one_cycle",
     "torch: warm restarts": "cosine_restarts",
     "torch: triangles": "cyclic",
-    "torch: triangles that shrink": "cyclic",
     "torch: StepLR per epoch": "step",
     "torch: MultiStepLR": "multistep",
     "torch: ExponentialLR": "exponential",
     "torch: plateau": "multistep",
-    "lrtune: wsd": "wsd",
-    "lrtune: rex": "rex",
 }

@@ -1,14 +1,12 @@
 """Files: what is read of them, and what is said of those that cannot be."""
 
 import json
-import math
 
 import numpy as np
 import pytest
 
 from lrtune.doctor import examine
 from lrtune.errors import InputError
-from lrtune.schedule import Schedule
 from tests.doctor.runs import as_events
 
 
@@ -62,10 +60,7 @@ BAD = {
         "lr: could not convert string to float: 'fast'",
     ),
     "cut JSON": (text("trainer_state.json", '{"log_history": [{"step": 1,'), "cut short?"),
-    "one line, cut": (text("log.jsonl", '{"lr": 1, "st'), "line 1 is not JSON"),
-    "a line cut within": (text("log.jsonl", '{"lr": 1}\n{"lr\n{"lr": 1}'), "line 2 is not JSON"),
-    "a list at the end": (text("log.jsonl", '{"lr": 1}\n[1]'), "line 2: expected an object"),
-    "bytes in a line": (raw(b'{"lr": 1}\n\xff\n', "log.jsonl"), "line 2 is not JSON"),
+    "a line that is cut": (text("log.jsonl", '{"lr": 1}\n{"lr": 1, "st'), "cut short?"),
     "much JSON": (large("log.json", 2**30), "at most 268,435,456 bytes are read: thin the log"),
     "a script": (text("train.py", "import torch\n"), "expected a log"),
     "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
@@ -105,51 +100,18 @@ def test_tensorboard_is_missing(tmp_path, monkeypatch):
         examine(tmp_path)
 
 
-@pytest.mark.parametrize("last", ['{"step": 9, "l', '{"step": 9, "lr": 0.', '{"name": "caf\xc3'])
-def test_a_last_line_that_was_cut_is_left_out(last, tmp_path):
+def test_a_row_per_line(tmp_path):
     path = tmp_path / "log.jsonl"
-    lines = [json.dumps({"step": step, "lr": 1 - step / 9}) for step in range(9)]
-    path.write_bytes("\n".join([*lines, last]).encode("latin-1"))
+    path.write_text("\n".join(json.dumps({"step": i, "lr": 1 - i / 9}) for i in range(9)))
     (diagnosis,) = examine(path)
-    assert len(diagnosis.log.rates) == 9
-    assert diagnosis.log.notes == ("line 10, the last, was cut short and is left out",)
-
-
-def test_columns_with_a_rate_that_is_no_number_are_two(tmp_path):
-    for bad in (math.nan, math.inf):
-        path = tmp_path / f"{bad}.csv"
-        rates = [(1 - i / 50, 0.1 if i < 25 else 0.01) for i in range(50)]
-        rates[7] = (bad, bad)
-        rows = "\n".join(f"{i},{a},{b},{a / 2}" for i, (a, b) in enumerate(rates))
-        path.write_text(f"step,lr-a,lr-b,lr-c\n{rows}\n")
-        first, second = examine(path)
-        assert first.log.notes == ("lr-c is the same × 0.5",) and second.log.name == "lr-b"
-
-
-def test_our_own_export_is_read_as_a_log(tmp_path):
-    from lrtune.export import export
-
-    path = tmp_path / "rates.json"
-    schedule = Schedule("cosine", peak_lr=0.1, warmup=0.1)
-    path.write_text(export(schedule, to="json", total=60))
-    (diagnosis,) = examine(path)
-    np.testing.assert_array_equal(diagnosis.log.rates, schedule.rates(60))
-
-
-def test_a_log_with_its_settings_beside_it_is_a_log(tmp_path):
-    path = tmp_path / "log.json"
-    path.write_text(json.dumps({"epochs": 20, "lr": [1 - i / 20 for i in range(20)]}))
-    (diagnosis,) = examine(path)
-    assert len(diagnosis.log.rates) == 20
+    np.testing.assert_allclose(diagnosis.log.rates, 1 - np.arange(9) / 9)
 
 
 # States of torch's schedulers with one value that torch would not have saved.
 BAD_STATES = {
     "T_mult": {"T_0": 5, "T_mult": 0, "eta_min": 0.0},
     "ZeroDivisionError": {"T_max": 0, "eta_min": 0.0},
-    "TypeError": {"T_max": 9, "eta_min": "low"},
     "-1": {"T_max": 9, "eta_min": 0.0, "last_epoch": -1},
-    "inf": {"T_max": 9, "eta_min": 0.0, "last_epoch": math.inf},
 }
 
 

@@ -130,20 +130,6 @@ def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
     assert not hasattr(made(found, target), "optimizer")
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "notes"),
-    [
-        ("sgd", {}, ["momentum"]),
-        ("adam", {}, []),
-        ("adamw", {"betas": (0.5, 0.7), "eps": 0.1}, ["epsilon"]),
-    ],
-)
-def test_what_keras_does_otherwise_is_said(name, given, notes):
-    found = FoundOptimizer(name, settings_of(name, given))
-    docstring = ast.get_docstring(ast.parse(export(CONSTANT, to="keras", total=9, optimizer=found)))
-    assert [word for word in ("momentum", "epsilon") if f"Keras' {word}" in docstring] == notes
-
-
 @pytest.mark.parametrize("target", ["lightning", "keras", "optax"])
 def test_a_users_own_parameter_groups_are_named(target):
     found = FoundOptimizer("adamw", settings_of("adamw", {}), "by_depth\nimport os")

@@ -65,16 +65,6 @@ def test_it_gives_the_rates_in_the_loop_that_it_says(every, metrics):
     np.testing.assert_allclose(used, controller_rates(every, metrics), rtol=0, atol=1e-12)
 
 
-def test_a_resumed_scheduler_goes_on(opened):
-    source = export(opened, to="torch", total=TOTAL)
-    first, again = run(source), run(source)
-    used = rates(first, total=17)
-    again.load_state_dict(first.state_dict())
-    again.optimizer.load_state_dict(first.optimizer.state_dict())
-    used += rates(again, total=TOTAL - 17)
-    np.testing.assert_allclose(used, opened.rates(TOTAL), rtol=0, atol=1e-12)
-
-
 def test_all_parameter_groups_get_the_same_rate():
     """As it says; Schedule.torch keeps their ratios."""
     namespace = {}

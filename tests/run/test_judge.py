@@ -12,6 +12,7 @@ from overfit import overfit
 
 import lrtune as package
 from lrtune import Budget, Stopping
+from lrtune.run.best_json import best_json
 from lrtune.run.folder import Run
 from lrtune.schedule import Schedule
 
@@ -58,11 +59,11 @@ def test_one_rule_from_the_search_to_the_report(runs: dict[str, Run], judge: str
         curves = [row["val_cross_entropy"][judged(row, judge)] for _, row in own.iterrows()]
         assert family.validation == pytest.approx(sum(curves) / len(curves))
         assert family.mean == pytest.approx(own["final_cross_entropy"].mean())
-    best = json.loads((run.folder / "best.json").read_text())
-    row = trials[trials["number"] == best["found"]["trial"]].iloc[0]
-    assert best["judge"] == judge
-    assert best["found"]["metrics"]["cross_entropy"] == row["value"]
-    assert best["found"]["metrics"]["accuracy"] == row["val_accuracy"][judged(row, judge)]
+    assert json.loads((run.folder / "best.json").read_text())["judge"] == judge
+    found = best_json(trials, run.settings, None).found
+    row = trials[trials["number"] == found.trial].iloc[0]
+    assert found.metrics["cross_entropy"] == row["value"]
+    assert found.metrics["accuracy"] == row["val_accuracy"][judged(row, judge)]
     page = html.unescape(re.sub("<[^>]*>", "", (run.folder / "report.html").read_text()))
     said = {"last": "judgedthe weights at the end", "best": "judgedthe best checkpoint by"}
     assert said[judge] in page

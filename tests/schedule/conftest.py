@@ -11,7 +11,6 @@ SHAPES = {
     "fall": lambda step, total, slope=0.5: 1 - slope * step / total,
     "rise": lambda step, total: 1 + step,
     "broken": lambda step, total: 1 / step,
-    "word": lambda step, total: "high",
 }
 for name, shape in SHAPES.items():
     shape.__module__, shape.__qualname__ = "user_shapes", name

@@ -42,6 +42,20 @@ def test_defaults_are_part_of_the_value():
         COSINE.peak_lr = 0.5
 
 
+@pytest.mark.parametrize(
+    ("text", "complexity"),
+    [
+        ("constant:peak_lr=0.1", (0, 0)),
+        ("cosine:peak_lr=0.1,T_max=1", (0, 2)),
+        ("cosine:peak_lr=0.1,T_max=1.2,warmup=0.1", (2, 2)),
+        ("multistep:peak_lr=0.1,milestones=0.5/0.8", (2, 3)),
+        ("one_cycle:peak_lr=0.1,base_momentum=0.8,max_momentum=0.9", (2, 6)),
+    ],
+)
+def test_numbers_that_a_person_has_to_set(text, complexity):
+    assert parse(text).complexity == complexity
+
+
 def test_numpy_numbers_are_numbers():
     knobs = {"T_mult": np.int64(2), "T_0": np.float32(0.25)}
     schedule = Schedule("cosine_restarts", np.float64(0.5), knobs=knobs)
@@ -59,16 +73,11 @@ def knobs(family, peak=0.1, **given):
 # Message, and the call that is refused with it.
 BAD = [
     (r"family 'cosin' is unknown: did you mean 'cosine'\?", lambda: Schedule("cosin", 0.1)),
-    (r"family 7 is unknown", lambda: Schedule(7, 0.1)),
     (r"cosine: knob 'etamin' is unknown: did you mean 'eta_min'\?", knobs("cosine", etamin=0)),
-    (r"constant: knob 'x' is unknown: one of \(none\)", knobs("constant", x=1)),
     (r"peak_lr=0: expected a finite number above 0", lambda: Schedule("cosine", 0)),
     (r"peak_lr=nan", lambda: Schedule("cosine", float("nan"))),
-    (r"peak_lr=inf", lambda: Schedule("cosine", float("inf"))),
-    (r"peak_lr=True", lambda: Schedule("cosine", True)),
     (r"peak_lr='0.1'", lambda: Schedule("cosine", "0.1")),
     (r"warmup=1.2: expected .* \[0, 1\)", lambda: Schedule("cosine", 0.1, 1.2)),
-    (r"warmup=1:", lambda: Schedule("cosine", 0.1, 1)),
     (r"warmup_start=0: expected .* \(0, 1\]", lambda: Schedule("cosine", 0.1, 0, 0)),
     (r"knobs=3: expected a mapping", lambda: Schedule("cosine", 0.1, knobs=3)),
     (r"cosine: eta_min=2: expected a number in \[0, 1\]", knobs("cosine", eta_min=2)),
@@ -80,10 +89,8 @@ BAD = [
     (r"spline: ordinates\[1\]=nan", knobs("spline", ordinates=[1, float("nan")])),
     (r"one_cycle: warmup=0.1: expected 0", lambda: Schedule("one_cycle", 0.1, 0.1)),
     (r"base_momentum alone: give base_momentum and max_", knobs("cyclic", base_momentum=0.8)),
-    (r"max_momentum alone: give .*, or neither", knobs("one_cycle", max_momentum=0.9)),
     (r"the lower first", knobs("one_cycle", base_momentum=0.9, max_momentum=0.8)),
     (r"max_momentum=1\.0: expected", knobs("cyclic", base_momentum=0.9, max_momentum=1.0)),
-    (r"base_momentum=0: expected", knobs("cyclic", base_momentum=0, max_momentum=0.9)),
     (r"cosine: knob 'base_momentum' is unknown", knobs("cosine", **MOMENTA)),
     (r"sequence: schedules is missing: give a list of schedules", knobs("sequence")),
     (
@@ -91,50 +98,30 @@ BAD = [
         knobs("sequence", schedules=[COSINE, COSINE], milestones=[0.2, 0.5]),
     ),
     (
-        r"sequence: peak_lr=0.2: expected 0.1, the highest",
-        knobs("sequence", 0.2, schedules=[COSINE, COSINE], milestones=[0.2]),
-    ),
-    (
         r"schedules\[1\]='plateau': expected an open-loop",
         knobs("sequence", schedules=[COSINE, Schedule("plateau", 0.1)], milestones=[0.2]),
-    ),
-    (
-        r"schedules\[1\]='one_cycle': expected one without base_",
-        knobs(
-            "sequence",
-            schedules=[COSINE, Schedule("one_cycle", 0.1, knobs=MOMENTA)],
-            milestones=[0.2],
-        ),
     ),
     (r"custom: function='f': expected 'module:function'", knobs("custom", function="f")),
     (r"custom: slope='x': expected a number", knobs("custom", function="a:f", slope="x")),
     (r"total=0", lambda: COSINE.rates(0)),
-    (r"total=-3", lambda: COSINE.rates(-3)),
-    (r"total=True", lambda: COSINE.rates(True)),
     (r"total=10.0: expected", lambda: COSINE.rates(10.0)),
     (r"total=1: warmup=0.9 leaves no update", lambda: Schedule("cosine", 0.1, 0.9).rates(1)),
     (r"user_shapes:rise\(step=1, total=4\) = 2: expected a ratio", lambda: custom("rise")),
     (r"user_shapes:broken\(step=0, total=4\) raised ZeroDiv", lambda: custom("broken")),
-    (r"user_shapes:word\(step=0, total=4\) = 'high': expected", lambda: custom("word")),
     (r"function='user_shapes:gone' is not registered: decorate it", lambda: custom("gone")),
     (r"not JSON \(cut short\?\)", lambda: Schedule.from_json(COSINE.to_json()[:-5])),
     (r"schedule: expected an object, got list", lambda: Schedule.from_json("[]")),
     (r"format 2 is newer than this lrtune reads \(1\)", lambda: stored(format=2)),
     (r"format='1': expected the version", lambda: stored(format="1")),
     (r"schedule: key 'peak' is unknown: did you mean 'peak_lr'\?", lambda: stored(peak=1)),
-    (r"peak_lr=nan:", lambda: stored(peak_lr=float("nan"))),
     (r"cosine: knobs: key 'T_max' is missing", lambda: stored(knobs={"eta_min": 0})),
-    (r"knobs=\[\]: expected a mapping", lambda: stored(knobs=[])),
     (
         r"schedule: key 'warmup' is missing",
         lambda: Schedule.from_dict({k: v for k, v in COSINE.to_dict().items() if k != "warmup"}),
     ),
     (r"family 'cos' is unknown", lambda: parse("cos:peak_lr=1")),
     (r"'peak_lr': expected name=value", lambda: parse("cosine:peak_lr")),
-    (r"'': expected name=value", lambda: parse("cosine:")),
     (r"each name once", lambda: parse("cosine:warmup=0,warmup=0")),
-    (r"cosine: eta_min='low': expected a number", lambda: parse("cosine:eta_min=low")),
-    (r"peak_lr=-inf", lambda: parse("cosine:peak_lr=-inf")),
 ]
 
 
@@ -173,7 +160,6 @@ def test_load(tmp_path, data):
     [
         (b"{", "not JSON"),
         (b"\xff\xfe", "cannot be read"),
-        (b"{}", "format=None"),
         (json.dumps({"format": 2, "schedule": {}}).encode(), "format 2 is newer"),
         (None, "cannot be read: .*No such file"),
     ],
@@ -195,9 +181,6 @@ def test_load_names_the_file(tmp_path, content, message):
             "multistep:milestones=0.5/0.75,gamma=0.2",
             Schedule("multistep", 0.1, knobs={"milestones": (0.5, 0.75), "gamma": 0.2}),
         ),
-        ("multistep:milestones=0.5", Schedule("multistep", 0.1, knobs={"milestones": [0.5]})),
-        ("cyclic:base_momentum=0.85,max_momentum=0.95", Schedule("cyclic", 0.1, knobs=MOMENTA)),
-        ("plateau:patience=3", Schedule("plateau", 0.1, knobs={"patience": 3})),
         ("wsd:decay_shape=linear", Schedule("wsd", 0.1, knobs={"decay_shape": "linear"})),
         (
             "custom:function=a.b:f,slope=2",

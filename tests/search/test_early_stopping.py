@@ -1,6 +1,5 @@
 """What ends a trial: the rules as functions of its curve, and in searches with an idle trainer."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +18,6 @@ from idle import (
     NoisyPool,
     SpoiltPool,
     flat,
-    found_in,
     in_state,
     losing,
     pruned_in,
@@ -70,55 +68,34 @@ CYCLIC = Schedule("cyclic", peak_lr=0.1, knobs={"base_lr": 0.25, "step_size_up":
 RISING = Schedule("constant", peak_lr=0.1, warmup=0.9, warmup_start=0.1)
 STEPS = Schedule("multistep", peak_lr=0.1, knobs={"gamma": 0.05, "milestones": (0.2, 0.4)})
 COSINE = Schedule("cosine", peak_lr=0.1, knobs={"T_max": 1.0, "eta_min": 0.0})
-LOOP = Schedule("plateau", peak_lr=0.1)
 
 FLAT = [0.7] * 20
 SLOW = [0.995**i for i in range(20)]  # 0.5 % better at each validation
-SLOWER = [0.9999**i for i in range(20)]
 NOISY = [0.7 + 0.01 * (i % 2) for i in range(20)]
-WORSE = [0.7 + 0.01 * i for i in range(20)]
-
-
-def plateaus(losses: list[float], schedule: Schedule, update: int, spent: bool = False) -> bool:
-    """Asked after this update, with a validation every 20, and a patience of 4."""
-    loop = schedule.closed_loop
-    rates = schedule.controller(TOTAL).rates if loop else schedule.rates(TOTAL)
-    if spent:
-        rates[update // 2 :] *= 1e-4  # the plateau has been seen, and the rate lowered
-    signal, ahead = np.log(losses[: update // 20]).tolist(), None if loop else rates[update - 1 :]
-    left = float(rates[update:].sum() / rates.sum())
-    return plateaued(signal, ahead, left, patience=4, min_delta=0.002) is not None
 
 
 @pytest.mark.parametrize(
     ("losses", "schedule", "update", "expected"),
     [
-        (FLAT, CONSTANT, 200, True),  # flat, and the rate stays
         (FLAT, CONSTANT, 100, True),  # at the first validation at which it can be seen
         (FLAT, CONSTANT, 80, False),  # patience itself
         (NOISY, CONSTANT, 200, True),
-        (WORSE, CONSTANT, 200, True),
+        (SLOW, CONSTANT, 400, False),  # slow but steady
         (FLAT, STEPS, 200, True),  # flat and low: the drops are over
         (FLAT, STEPS, 120, False),  # flat and high: the second drop is still to come
         (FLAT, LATE, 340, False),  # flat and high, a decay still to come: a late bloomer
-        (FLAT, LATE, 360, False),
         (FLAT, COSINE, 200, False),
         (FLAT, COSINE, 380, True),  # less than 1 % of all rates left
         (FLAT, CYCLIC, 160, False),  # at its lowest
-        (FLAT, CYCLIC, 120, False),  # at its top
         (FLAT, RISING, 100, False),  # the rate is still to rise
-        (FLAT, RISING, 380, True),
-        (SLOW, CONSTANT, 200, False),  # slow but steady
-        (SLOW, CONSTANT, 400, False),
-        (SLOWER, CONSTANT, 200, True),  # below what counts
-        (FLAT, LOOP, 200, False),  # it waits for a plateau
-        (FLAT, LOOP, 380, False),
     ],
 )
 def test_plateau(losses: list[float], schedule: Schedule, update: int, expected: bool) -> None:
-    assert plateaus(losses, schedule, update) == expected
-    if schedule.closed_loop and update == 200:  # but for when its rates are as good as spent
-        assert plateaus(FLAT, LOOP, 200, spent=True) and not plateaus(SLOW, LOOP, 200, spent=True)
+    """Asked after this update, with a validation every 20, and a patience of 4."""
+    rates = schedule.rates(TOTAL)
+    signal, left = np.log(losses[: update // 20]).tolist(), rates[update:].sum() / rates.sum()
+    why = plateaued(signal, rates[update - 1 :], left, patience=4, min_delta=0.002)
+    assert (why is not None) == expected
 
 
 @pytest.mark.parametrize(
@@ -126,15 +103,13 @@ def test_plateau(losses: list[float], schedule: Schedule, update: int, expected:
     [
         (np.geomspace(1.0, 1e-6, 10), 0.009, True),  # as good as spent
         (np.geomspace(1.0, 1e-6, 10), 0.011, False),
-        (None, 0.009, True),
+        (None, 0.009, True),  # a closed loop
         (None, 0.011, False),
-        ([1.0, 1.0], 0.5, True),
         ([1.0, 0.51], 0.5, True),
         ([1.0, 0.49], 0.5, False),
         ([1.0, 0.4, 1.0], 0.5, False),  # down and up again
         ([1.0, 1.4], 0.5, True),
         ([1.0, 1.6], 0.5, False),
-        ([1.0, 1.4, 0.6], 0.5, True),
         ([1.0], 0.5, True),  # the last validation
     ],
 )
@@ -152,7 +127,6 @@ def test_how_far_a_rate_may_change(ahead, left: float, expected: bool) -> None:
         ([1.0, 1.0, 0.95, 0.99, 0.99], 0.04, False),  # the best of the last three counts
         ([1.0, 0.95, 1.0, 1.0, 1.0], 0.04, True),  # the gain is longer ago
         ([1.0, 1.0, 0.9999, 0.9999, 0.9999], 0.0, False),  # any gain at all
-        ([1.0, 1.0, 1.0, 1.0, 1.0], 0.0, True),
         ([1.0, 1.0, 1.01, 1.01, 1.01], 0.0, True),
     ],
 )
@@ -201,16 +175,6 @@ def test_settings_that_make_no_sense(arguments: dict, message: str) -> None:
         Stopping(**arguments)
 
 
-def test_the_settings_that_a_run_keeps() -> None:
-    assert Stopping().settings(30)["patience"] == 6 and Stopping().settings(8)["patience"] == 3
-    assert Stopping().settings(30)["epsilon"] == EPSILON
-    other = Stopping(MedianPruner(), patience=0)
-    expected = {"pruner": "MedianPruner", "epsilon": None, "patience": 0}
-    assert {name: other.settings(30)[name] for name in expected} == expected
-    assert other.make_pruner(TOTAL, 30) is other.pruner
-    assert isinstance(Stopping().make_pruner(TOTAL, 30), SchedulePruner)
-
-
 # Searches: pruned.
 
 
@@ -245,9 +209,6 @@ def test_a_pruned_trial_says_why_in_words_and_figures(pruned: tuple[Path, list[R
     for record in in_state(trials, "complete"):
         assert record.evidence == {} and record.reason == "reached the horizon"
         assert record.updates == TOTAL
-    table = found_in(folder)
-    kept = table[table["state"] == "pruned"]["evidence"].map(json.loads).tolist()
-    assert kept == [record.evidence for record in lost]
 
 
 def test_optuna_is_told_the_better_of_current_and_averaged_weights(pruned) -> None:
@@ -259,20 +220,6 @@ def test_optuna_is_told_the_better_of_current_and_averaged_weights(pruned) -> No
             curves = record.curves
             best = np.minimum(curves.metrics["cross_entropy"], curves.averaged)
             assert told == dict(zip(curves.step, best, strict=True))
-
-
-def test_a_search_by_scores_prunes_too(tmp_path: Path) -> None:
-    def scores(progress: Progress) -> Progress:
-        loss = progress.loss / 100
-        return replace(
-            losing(progress, loss), metrics={"cross_entropy": loss, "accuracy": 1 - loss}
-        )
-
-    lost = in_state(pruned_in(tmp_path, scoring(SpoiltPool(scores))), "pruned")
-    assert lost
-    for record in lost:
-        assert record.evidence["low"] > record.evidence["final"] > record.evidence["high"]
-        assert record.evidence["best"] > record.evidence["final"]
 
 
 def test_another_pruner_has_no_figures(tmp_path: Path) -> None:
@@ -301,8 +248,6 @@ def test_all_that_would_be_pruned_is_trained_to_its_end(tmp_path: Path) -> None:
             assert record.value == record.curves.metrics["cross_entropy"][-1]
             trial = study_in(tmp_path).trials[record.optuna_number]
             assert trial.state == TrialState.COMPLETE
-    kept = found_in(tmp_path)["audit"].dropna().map(json.loads).tolist()
-    assert kept == [record.audit for record in audited]
 
 
 class AllButTheFirst(BasePruner):
@@ -499,25 +444,13 @@ def averages(progress: Progress) -> Progress:
     ("spoil", "stopping", "state"),
     [
         (flat, PATIENT, "plateaued"),
-        (flat, NEVER, "complete"),
         (averages, PATIENT, "complete"),
-        (gains, replace(PATIENT, min_delta=0.005), "complete"),
         (gains, replace(PATIENT, min_delta=0.05), "plateaued"),
     ],
 )
 def test_who_plateaus_after_the_first(tmp_path: Path, spoil, stopping, state: str) -> None:
     trials = pruned_in(tmp_path, SpoiltPool(spoil), 3, stopping=stopping, space=CONSTANTS)
     assert [record.state for record in trials] == ["complete", state, state]
-
-
-def test_a_rate_that_is_still_to_fall_is_waited_for(tmp_path: Path) -> None:
-    late = Space(("wsd",), peak_lr=(0.01, 0.02), warmup=(0.0, 0.0))
-    for record in pruned_in(tmp_path, SpoiltPool(flat), 6, stopping=PATIENT, space=late):
-        rates = record.schedule.rates(TOTAL)
-        end = record.curves.step[-1]
-        assert end > 2 * 50 + 50  # where a constant rate plateaus
-        spent = rates[end:].sum() < 0.01 * rates.sum()
-        assert record.state == "complete" or spent or rates[end - 1] < 2 * rates[-1]
 
 
 def test_a_closed_loop_plateaus_only_when_its_rates_are_spent(tmp_path: Path) -> None:

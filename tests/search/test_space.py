@@ -45,11 +45,11 @@ def test_every_suggestion_is_a_schedule_with_rates(family: str) -> None:
         ({"families": ("cosin",)}, "did you mean 'cosine'"),
         ({"families": ("custom",)}, "no ranges to search"),
         ({"families": ("cosine", "cosine")}, "one of them twice"),
-        ({"peak_lr": (0.0, 1.0)}, "peak_lr=0.0, 1.0"),
+        ({"peak_lr": (0.0, 1.0)}, r"peak_lr=\(0.0, 1.0\): expected two rates"),
         ({"peak_lr": (1.0, 0.1)}, "the lower first"),
-        ({"peak_lr": (float("nan"), 1.0)}, "peak_lr=nan"),
+        ({"peak_lr": (float("nan"), 1.0)}, r"peak_lr=\(nan"),
         ({"warmup": (0.0, 1.0)}, "fractions in"),
-        ({"warmup": (-0.1, 0.2)}, "warmup=-0.1"),
+        ({"warmup": (-0.1, 0.2)}, r"warmup=\(-0.1, 0.2\)"),
         ({"families": "cosine"}, "families must be a list of names"),
         ({"cycle_momentum": "yes"}, "cycle_momentum must be True or False"),
     ],
@@ -135,3 +135,12 @@ def test_rays_configs_have_one_family_and_make_its_schedule(sampler: str, tmp_pa
         assert {*seen[:4]} == {*NAMES}
     search.save(str(tmp_path / "search.pkl"))  # as the Tuner does after each result
     assert (tmp_path / "search.pkl").stat().st_size > 0
+
+
+@pytest.mark.parametrize("family", SEARCHABLE)
+def test_defaults_are_a_place_in_the_space(family: str) -> None:
+    space = Space()
+    params = {"family": family, f"{family}.peak_lr": 0.1, f"{family}.warmup": 0.0}
+    params |= space.defaults(family)
+    assert space.contains(params)
+    assert space.schedule(params) == Schedule(family, 0.1)

@@ -1,14 +1,19 @@
 """Studies in a storage."""
 
+import math
 import os
+from contextvars import Context
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
 from lrtune import InputError
 from lrtune.search import load_study, open_study
+from lrtune.search.storage import together
 
 STORAGES = {
     "journal": lambda folder: folder / "journal.log",
@@ -48,3 +53,59 @@ def test_optuna_is_as_loud_afterwards_as_before(
         optuna.logging.set_verbosity(before)
         optuna.logging.disable_propagation()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", STORAGES)
+def test_what_is_said_together_comes_to_what_is_said_alone(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who share a storage agree, whatever one of them writes while the other holds it back."""
+    written: list[int] = []
+    append = JournalFileBackend.append_logs
+    monkeypatch.setattr(
+        JournalFileBackend, "append_logs", lambda *a: (written.append(len(a[1])), append(*a))
+    )
+    place = STORAGES[kind](tmp_path)
+    study, other = (open_study(place, "s", "minimize") for _ in range(2))
+    first, second, third = study.ask(), study.ask(), other.ask()
+    written.clear()
+    elsewhere = Context().run  # as in another process: what it says is written at once
+    with together():
+        first.report(0.5, 1)
+        elsewhere(third.report, 0.7, 1)
+        first.set_user_attr("list", (1, 2))
+        study.tell(first, 0.5)
+        second.report(math.nan, 1)
+        assert study.trials[0].state == TrialState.COMPLETE  # it knows what it said
+        assert study.trials[0].user_attrs == {"list": [1, 2]}
+        if kind == "journal":
+            assert written == [1] and other.trials[0].state == TrialState.RUNNING
+        fourth = study.ask()  # whose number is the next of all
+        elsewhere(other.tell, third, 0.7)
+        second.report(0.4, 2)
+    fourth.report(0.9, 1)
+    assert fourth.number == 3
+    if kind == "journal":
+        assert written == [1, 5, 1, 1, 1]
+    told = [study.trials, other.trials, load_study(place, "s").trials]
+    seen = [[(t.state, t.values, t.intermediate_values, t.user_attrs) for t in ts] for ts in told]
+    assert repr(seen[0]) == repr(seen[1]) == repr(seen[2])
+    assert [t.state.name for t in told[0]] == ["COMPLETE", "RUNNING", "COMPLETE", "RUNNING"]
+    assert [*map(repr, told[0][1].intermediate_values.values())] == ["nan", "0.4"]
+
+
+def test_what_could_not_be_written_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    study = open_study(tmp_path / "journal.log", "s", "minimize")
+    trial = study.ask()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(JournalFileBackend, "append_logs", full)
+        with together():
+            trial.report(0.5, 1)
+    study.tell(trial, 0.4)
+    (stored,) = load_study(tmp_path / "journal.log", "s").trials
+    assert (stored.intermediate_values, stored.value) == ({1: 0.5}, 0.4)

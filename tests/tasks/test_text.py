@@ -69,9 +69,7 @@ def test_a_large_vocabulary_takes_wider_tokens(path: Path, distinct: int, dtype)
     assert all_tokens(data)[0][:distinct] == list(range(distinct))
 
 
-@pytest.mark.parametrize(
-    ("end", "are"), [("xyz", "3 characters .* are"), ("z", "1 character .* is")]
-)
+@pytest.mark.parametrize(("end", "are"), [("xyz", "3 characters of"), ("z", "1 character of")])
 def test_unknown_characters_share_a_token(path: Path, end: str, are: str) -> None:
     data = load(path, (LETTERS * 100)[: -2 * len(end)] + 2 * end, context=49)
     (note,) = data.notes

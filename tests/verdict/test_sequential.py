@@ -214,6 +214,37 @@ def test_what_takes_the_place_of_the_reference():
     assert found.recommended == "cosine" and places(found)["step"] == "tied"
 
 
+SIMPLE = {"tanh": (1, 3), "cosine": (0, 2), "yours": (0, 0)}
+
+
+TANH = np.array([1.0, -1.0, 0.9, -1.1, 1.1, -0.9])
+
+
+def beside(scores, gap, size):
+    """So much worse on average, and by so much more or less on each second seed."""
+    return scores + gap + np.tile([size, -size], len(scores) // 2)
+
+
+@pytest.mark.parametrize(("gap", "use"), [(0.05, "cosine"), (0.2, "tanh")])
+def test_of_a_tie_at_the_end_the_simplest_is_recommended(gap, use):
+    """Not the one that the search began with; the gaps are its own."""
+    scores = {"tanh": TANH, "cosine": beside(TANH, gap, 0.6)}
+    found, _ = trained(scores, 12, first=6, knobs=SIMPLE)
+    assert found.recommended == use and set(found.tied) == {"tanh", "cosine"}
+    (other,) = {"tanh", "cosine"} - {use}
+    assert found.standings[other].gap == pytest.approx(gap if use == "tanh" else -gap)
+
+
+@pytest.mark.parametrize(("size", "use"), [(0.5, "cosine"), (5.0, "tanh")])
+def test_the_simplest_does_not_undo_what_was_shown_of_yours(size, use):
+    scores = {"tanh": TANH, "yours": beside(TANH, 3.0, 0.1), "cosine": beside(TANH, 0.05, size)}
+    roles = ROLES | {"cosine": "leader"}
+    found, _ = trained(scores, 18, first=6, roles=roles, knobs=SIMPLE)
+    yours = found.standings["yours"]
+    assert found.recommended == use
+    assert yours.place == "behind" and yours.p < ALPHA
+
+
 @pytest.mark.parametrize(
     ("scores", "options", "why"),
     [
