@@ -23,6 +23,7 @@ from lrtune.engine.pool import (
     UPDATE_NOISE,
     Array,
     EvalResult,
+    Pool,
     Progress,
     Snapshot,
     check_free,
@@ -171,7 +172,7 @@ class _Trial:
     failure: Progress | None = None
 
 
-class SerialPool:
+class SerialPool(Pool):
     """The Pool with plain autograd and torch's fused optimizers."""
 
     def __init__(
