@@ -278,6 +278,12 @@ class SerialPool(Pool):
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # until then updates are only queued
 
+    def try_validation(self, samples: int) -> None:
+        """Validate throw-away trials in all slots, on the first samples alone."""
+        with self.device_task.val.begun(samples):
+            for slot in range(self.slots):
+                self._evaluate(self._fresh(slot, [], seed=0), None)
+
     def _fresh(
         self, slot: int, rates: list[float], seed: int, momenta: Array | None = None
     ) -> _Trial:
