@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -210,7 +211,7 @@ class StackedPool:
         if self._trials:
             raise RuntimeError("there are trials in the pool, whose rows this needs")
         for row in range(self.width):
-            self._state.load(row, self._fresh(0), self._optimizer)
+            self._state.load(row, self._fresh(0))
         nothing = _Trial(0, np.zeros(self.task.horizon), seed=0)
         self._train(0, [nothing] * self.width, [count] * self.width)
         self.device_task.train.forget(0, count)
@@ -222,7 +223,7 @@ class StackedPool:
         self.device_task.check_tables(trial.rates, trial.momenta)
         if trial.momenta is not None:
             self._optimizer.add_momentum(self._state.weights, self._state.states)
-        self._state.load(len(self._trials), tensors, self._optimizer)
+        self._state.load(len(self._trials), tensors)
         self._trials.append(trial)
 
     def _row(self, slot: int) -> int:
@@ -265,37 +266,40 @@ class StackedPool:
         lengths = [stop - first for _, first, stop in spans]
         size = self._size(start, spans)
         spans += spans[:1] * (size - len(spans))  # idle rows
+        device = self.device_task.device
         tables = self._tables(trials, lengths, size)
-        state = self._state.part(start, start + size)
-        update = self._update(size)
-        losses = torch.empty(
-            max(lengths), size, dtype=torch.float64, device=self.device_task.device
-        )
+        looked = tables[2].any(1)
+        rows = zip(*torch.as_tensor(tables).to(device), looked, strict=True)
+        state, update = self._state.part(start, start + size), self._update(size)
+        tree = self._grouped(state).tree
+        losses = torch.empty(max(lengths), size, dtype=torch.float64, device=device)
+        over: list[tuple[Tensor, StackedState]] = []
         began = time.perf_counter()
         first = 0.0
-        batches = self._batches(spans)
         with self.device_task.training():
-            updates = enumerate(zip(batches, tables, losses, strict=True))
-            for done, ((inputs, parts), (rates, momenta, shares), loss) in updates:
-                with _kept(state, [row for row, length in enumerate(lengths) if length <= done]):
-                    loss.copy_(update(state.tree, inputs, parts, rates, momenta))
-                    if shares is not None:
-                        state.mix(shares)
+            updates = enumerate(zip(self._batches(spans), rows, losses, strict=True))
+            for done, ((inputs, parts), (rates, momenta, shares, looks), loss) in updates:
+                if done in lengths:  # these run along, and are set back in the end
+                    ended = torch.tensor([r for r, length in enumerate(lengths) if length == done])
+                    ended = ended.to(device)
+                    over.append((ended, state.map(itemgetter(ended))))
+                loss.copy_(update(tree, inputs, parts, rates, momenta))
+                if looks:
+                    state.mix(shares)
                 first = first or time.perf_counter() - began
+        for ended, reached in over:
+            state.paste(ended, reached)
         table = losses.cpu().numpy()  # where work is only queued, it is done by now
         if self._sizes is not None:
             rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
             self._sizes.took(size, first, rest)
         return [table[:length, row].copy() for row, length in enumerate(lengths)]
 
-    def _tables(
-        self, trials: Sequence[_Trial], lengths: Sequence[int], size: int
-    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """What the rows are given at each update, beside their batches, (size,) each.
+    def _tables(self, trials: Sequence[_Trial], lengths: Sequence[int], size: int) -> Array:
+        """What the rows are given at each update, beside their batches: (3, updates, size).
 
-        Yields:
-            Rates; momenta, NaN where it is the optimizer's own, None where it is in all rows; what
-            the weights count in the average, None where nothing is looked at.
+        Rates; momenta, NaN where it is the optimizer's own; what the weights count in the average,
+        0 where nothing is looked at.
         """
         tables = np.zeros((3, max(lengths), size))
         tables[1] = np.nan
@@ -308,11 +312,15 @@ class StackedPool:
             if shares is not None:
                 own = shares[span]  # fewer, where updates are only tried
                 tables[2, : len(own), row] = own
-        looked = tables[2].any(1)
-        cycled = any(trial.momenta is not None for trial in trials)
-        tensors = torch.as_tensor(tables).to(self.device_task.device, self._optimizer.dtype)
-        for rates, momenta, newest, looks in zip(*tensors, looked, strict=True):
-            yield rates, momenta if cycled else None, newest if looks else None
+        return tables
+
+    def _grouped(self, state: StackedState) -> StackedState:
+        """As the update takes it: few operations are worth a copy of all gradients on a GPU alone.
+
+        A compiler makes one loop of gradient and rule, and elsewhere memory is what takes long.
+        """
+        whole = self._sizes is None and self.device_task.device.type == "cuda"
+        return state if whole else state.apart
 
     def _size(self, start: int, spans: Sequence[Span]) -> int:
         """How many rows to run: those that are needed, but a compiled program has its sizes."""
@@ -325,9 +333,10 @@ class StackedPool:
         """``Program.update`` for so many rows, given as a tree."""
         if size not in self._updates:
             program = self._program
+            groups = self._grouped(self._state.part(0, 0)).groups
 
             def update(tree: Tree, *given: Any) -> Tensor:
-                return program.update(StackedState(*tree), *given)
+                return program.update(StackedState(groups, *tree), *given)
 
             self._updates[size] = update if self._sizes is None else compile_alone(update)
         return self._updates[size]
@@ -360,15 +369,6 @@ class StackedPool:
             torch.cuda.empty_cache()
         self.width = -(-self.width // 2)
         self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
-
-
-@contextmanager
-def _kept(state: StackedState, over: list[int]) -> Iterator[None]:
-    """Leave some rows as they are: those of trials that have reached their validation."""
-    held = state.map(lambda tensor: tensor[over]) if over else None
-    yield
-    if held is not None:
-        state.paste(over, held)
 
 
 class CompiledSizes:

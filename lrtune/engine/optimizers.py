@@ -4,21 +4,19 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adagrad import adagrad
-from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
-from torch.optim.sgd import sgd
 
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Task
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
+
+ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
 
 Tensors = dict[str, Tensor]
 Settings = Mapping[str, Any]  # a parameter group of torch's
@@ -180,17 +178,68 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters with the same settings: one matrix (K, N) holds all their numbers, row by row.
+
+    Attributes:
+        settings: of torch's parameter group.
+        initial: what each tensor of the optimizer's state begins with, by torch's names.
+        shapes: of each parameter by name, in the order in which they lie in a row.
+    """
+
+    settings: Settings
+    initial: dict[str, float]
+    shapes: dict[str, torch.Size]
+
+    @property
+    def apart(self) -> list["Group"]:
+        """Each parameter as a group of its own."""
+        return [replace(self, shapes={name: shape}) for name, shape in self.shapes.items()]
+
+    def width(self, kind: str) -> int:
+        """N of a kind of state, by torch's name."""
+        return sum(self._widths(kind))
+
+    def columns(self, matrix: Tensor, kind: str = "") -> list[Tensor]:
+        """The parts (K, n) of a matrix (K, N), each parameter's, without a copy."""
+        return list(matrix.split(self._widths(kind), dim=1))[: len(self.shapes)]
+
+    def views(self, matrix: Tensor, kind: str = "") -> Tensors:
+        """The same by name as parameters (K, ...)."""
+        named = zip(self.shapes.items(), self.columns(matrix, kind), strict=True)
+        return {
+            name: part.view(len(part), *([] if kind == "step" else shape))
+            for (name, shape), part in named
+        }
+
+    def matrix(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Parameters (K, ...) by name as a matrix (K, N)."""
+        parts = [tensors[name].flatten(1) for name in self.shapes]
+        if len(parts) == 1:
+            return parts[0]
+        parts += [
+            parts[0].new_zeros(len(parts[0]), rest) for rest in self._widths("")[len(parts) :]
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _widths(self, kind: str) -> list[int]:
+        """Of each parameter; and of what several have at the end, for each row to be aligned."""
+        if kind == "step":  # which torch counts in one number
+            return [1] * len(self.shapes)
+        widths = [shape.numel() for shape in self.shapes.values()]
+        rest = -sum(widths) % ALIGNED
+        return [*widths, rest] if rest and len(widths) > 1 else widths
+
+
 class StackedOptimizer:
     """One of OPTIMIZERS on stacked weights, in which each row is a trial with its own rate.
 
-    All rules work element by element and move by an amount proportional to the rate. So one step
-    of all rows at rate 1, scaled row by row, is a step of each row at its own rate; what torch
-    counts in a scalar (Adam's step, for its bias correction) is a number per row. The rules are
-    the functions of ``torch.optim``; ``differentiable`` makes them take tensors for scalars.
+    The rules are those of ``torch.optim``, with a column (K, 1) where torch has a number, so that
+    one step of a group is a few operations however many rows and parameters there are.
 
     Attributes:
-        settings: of each parameter that is trained, by name: those of its group.
-        initial: what each tensor of a parameter's state begins with, by torch's names.
+        groups: the parameters that are trained.
         dtype: of all that is trained.
     """
 
@@ -208,26 +257,34 @@ class StackedOptimizer:
         """
         make = OPTIMIZERS[task.optimizer].make
         self._rule = RULES[make]
-        self.settings: dict[str, Settings] = {}
-        self.initial: dict[str, dict[str, float]] = {}
+        self._has_momentum = OPTIMIZERS[task.optimizer].cycled is not None
+        self.groups: list[Group] = []
         names = {parameter: name for name, parameter in model.named_parameters()}
+        trained: dict[str, nn.Parameter] = {}
         for number, group in enumerate(make_optimizer(task, model).param_groups):
             settings = {name: value for name, value in group.items() if name != "params"}
             if settings.get("dampening"):
                 raise Unfit("with dampening, SGD's first update is of another kind than the rest")
-            initial = _initial_state(make, settings)
-            for parameter in group["params"]:
-                if parameter not in names:
-                    raise Unfit(f"group {number} of groups holds what is no parameter of the model")
-                if names[parameter] in reached:
-                    self.settings[names[parameter]] = settings
-                    self.initial[names[parameter]] = initial
-        others = sorted(reached - self.settings.keys())
+            if any(parameter not in names for parameter in group["params"]):
+                raise Unfit(f"group {number} of groups holds what is no parameter of the model")
+            own = {names[p]: p for p in group["params"] if names[p] in reached}
+            like = next((known for known in self.groups if known.settings == settings), None)
+            if like is None and own:
+                like = Group(settings, _initial_state(make, settings), {})
+                self.groups.append(like)
+            if like is not None:
+                like.shapes.update({name: parameter.shape for name, parameter in own.items()})
+            trained |= own
+        for alike in self.groups:  # small ones last, lest they put the others out of line
+            shapes = sorted(alike.shapes.items(), key=lambda item: item[1].numel() % ALIGNED != 0)
+            alike.shapes.clear()
+            alike.shapes.update(shapes)
+        others = sorted(reached - trained.keys())
         if others and task.clip_norm is not None:
             raise Unfit(
                 f"the clipped norm is of all gradients, but {others[0]} is in none of the groups"
             )
-        kinds = {p.dtype for p, name in names.items() if name in self.settings}
+        kinds = {parameter.dtype for parameter in trained.values()}
         types = sorted(str(kind).removeprefix("torch.") for kind in kinds)
         if len(types) != 1:
             raise Unfit(f"its parameters are of several types: {', '.join(types)}")
@@ -235,74 +292,42 @@ class StackedOptimizer:
             raise Unfit(f"its parameters are {types[0]}: only float32 and float64 can be")
         self.dtype = kinds.pop()
 
-    def add_momentum(self, weights: Tensors, states: dict[str, Tensors]) -> None:
-        """Room for the momentum of trials that cycle it, where the optimizer itself has none."""
-        for name, state in states.items():
-            if "momentum" in self.settings[name] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(weights[name])
-                self.initial[name]["momentum_buffer"] = 0.0
+    def add_momentum(self, weights: list[Tensor], states: list[Tensors]) -> bool:
+        """Make room for momenta that are cycled where the optimizer has none; whether it was."""
+        added = False
+        for group, matrix, state in zip(self.groups, weights, states, strict=True):
+            if "momentum" in group.settings and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+                group.initial["momentum_buffer"] = 0.0
+                added = True
+        return added
 
     def step(
         self,
-        name: str,
-        weights: Tensor,
-        gradients: Tensor,
-        state: Tensors,
+        groups: list[Group],
+        weights: list[Tensor],
+        gradients: list[Tensor],
+        states: list[Tensors],
         rates: Tensor,
-        momenta: Tensor | None = None,
+        momenta: Tensor,
     ) -> None:
-        """One update of every row of a parameter, in place.
+        """One update of every row, in place.
 
         Args:
-            name: of the parameter.
-            weights: (K, ...).
-            gradients: (K, ...).
-            state: by torch's names (K, ...), and step (K, 1, ...).
-            rates: (K,).
-            momenta: (K,), NaN where it is the settings' own; None where all are.
+            groups: of the parameters, or each apart.
+            weights: (K, N) of each group.
+            gradients: (K, N) of each group.
+            states: of each group by torch's names (K, N), and step (K, parameters).
+            rates: float64 (K,).
+            momenta: float64 (K,), NaN where it is the settings' own.
         """
-        settings = self.settings[name]
-        before = weights.clone()
-        if momenta is not None:
-            own = momentum_of(settings)
-            momenta = column(torch.where(momenta.isnan(), own, momenta), weights)
-        self._unit_step(weights, gradients, state, settings, momenta)
-        if "lr_decay" in settings:
-            weights.copy_(before.lerp(weights, 1 / (1 + state["step"] * settings["lr_decay"])))
-            state["step"] += 1
-        weights.copy_(before.lerp(weights, column(rates * settings["lr_ratio"], weights)))
-
-    def _unit_step(
-        self,
-        weights: Tensor,
-        gradients: Tensor,
-        state: Tensors,
-        settings: Settings,
-        momenta: Tensor | None,
-    ) -> None:
-        """A step at rate 1; momenta (K, 1, ...)."""
-        given = {name: value for name, value in settings.items() if name in self._rule.settings}
-        given |= {"lr": 1.0, "foreach": False, "maximize": False}
-        if "betas" in settings:
-            given["beta1"], given["beta2"] = settings["betas"]
-            if momenta is not None:
-                # Torch takes a tensor for beta1: with the rows last, a number for each of them.
-                given["beta1"] = momenta.flatten()
-                weights, gradients = weights.movedim(0, -1), gradients.movedim(0, -1)
-                state = {name: tensor.movedim(0, -1) for name, tensor in state.items()}
-        elif momenta is not None:  # multiplied into the buffer before, and torch's is 1
-            state["momentum_buffer"].mul_(momenta)
-            given["momentum"] = 1.0
-        if "lr_decay" in settings:  # without it, the number of steps has no say
-            given["lr_decay"] = 0.0
-            state = {**state, "step": torch.zeros(())}
-        elif "step" in state:
-            given |= {"differentiable": True, "capturable": weights.is_cuda}
-        lists = [[state[kind]] if kind in state else [] for kind in self._rule.state]
-        self._rule.function([weights], [gradients], *lists, **given)
-        if momenta is not None and settings.get("nesterov"):
-            # Which looks ahead by momentum × buffer, and not by all of it.
-            weights.add_((1 - momenta) * state["momentum_buffer"])
+        for group, ours, slopes, state in zip(groups, weights, gradients, states, strict=True):
+            if "step" in state:
+                state["step"].add_(1)
+            own = momentum_of(group.settings) if self._has_momentum else 0.0
+            moved = momenta.nan_to_num(nan=own)[:, None]
+            scaled = (rates * group.settings["lr_ratio"])[:, None]
+            self._rule(ours, slopes, state, group.settings, scaled, moved)
 
 
 def _initial_state(make: Callable[..., Any], settings: Settings) -> dict[str, float]:
@@ -325,20 +350,74 @@ def _settings_of(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters) - OURS
 
 
-class _Rule:
-    """A function of ``torch.optim``, and the state that it takes, in its order."""
-
-    def __init__(self, function: Callable[..., None], *state: str) -> None:
-        self.function = function
-        self.state = state
-        self.settings = _settings_of(function)
+# The rules: weights and gradients (K, N), state, settings, and float64 columns (K, 1) of rates and
+# momenta. What is computed of columns alone costs nothing, and so is done in float64, as by torch.
+Rule = Callable[[Tensor, Tensor, Tensors, Settings, Tensor, Tensor], None]
 
 
-_ADAM = _Rule(adam, "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
-RULES: dict[Any, _Rule] = {
-    torch.optim.SGD: _Rule(sgd, "momentum_buffer"),
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    torch.optim.RMSprop: _Rule(rmsprop, "square_avg", "grad_avg", "momentum_buffer", "step"),
-    torch.optim.Adagrad: _Rule(adagrad, "sum", "step"),
+def _sgd(
+    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+) -> None:
+    if s["weight_decay"]:
+        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    if "momentum_buffer" in state:
+        momenta = momenta.to(weights.dtype)
+        buffer = state["momentum_buffer"].mul_(momenta).add_(gradients)
+        gradients = gradients.addcmul(buffer, momenta) if s["nesterov"] else buffer
+    weights.addcmul_(gradients, rates.to(weights.dtype), value=-1)
+
+
+def _adam(
+    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+) -> None:
+    kind, beta2 = weights.dtype, s["betas"][1]
+    if s["decoupled_weight_decay"]:
+        if s["weight_decay"]:
+            weights.mul_((1 - rates * s["weight_decay"]).to(kind))
+    elif s["weight_decay"]:
+        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    step = state["step"][:, :1].double()
+    mean = state["exp_avg"].lerp_(gradients, (1 - momenta).to(kind))
+    square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    if s["amsgrad"]:
+        square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
+    # Torch divides the root by this before it adds eps; so there is one pass less.
+    root = (1 - beta2**step).sqrt()
+    moved = mean / square.sqrt().add_((s["eps"] * root).to(kind))
+    weights.addcmul_(moved, (rates * root / (1 - momenta**step)).to(kind), value=-1)
+
+
+def _rmsprop(
+    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+) -> None:
+    kind, alpha = weights.dtype, s["alpha"]
+    if s["weight_decay"]:
+        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    square = state["square_avg"].mul_(alpha).addcmul_(gradients, gradients, value=1 - alpha)
+    if s["centered"]:
+        mean = state["grad_avg"].lerp_(gradients, 1 - alpha)
+        square = square.addcmul(mean, mean, value=-1)
+    moved = gradients / square.sqrt().add_(s["eps"])
+    if "momentum_buffer" in state:
+        moved = state["momentum_buffer"].mul_(momenta.to(kind)).add_(moved)
+    weights.addcmul_(moved, rates.to(kind), value=-1)
+
+
+def _adagrad(
+    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+) -> None:
+    if s["weight_decay"]:
+        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    square = state["sum"].addcmul_(gradients, gradients)
+    rates = rates / (1 + (state["step"][:, :1].double() - 1) * s["lr_decay"])
+    moved = gradients / square.sqrt().add_(s["eps"])
+    weights.addcmul_(moved, rates.to(weights.dtype), value=-1)
+
+
+RULES: dict[Any, Rule] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adam,
+    torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adagrad: _adagrad,
 }

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.optimizers import StackedOptimizer, Tensors, Unfit, column
+from lrtune.engine.optimizers import Group, StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
@@ -67,19 +67,29 @@ class StackedState:
     """Weights, optimizer state, buffers and averages: a row of every tensor is a trial.
 
     Attributes:
-        weights: by name (K, ...): the parameters that are trained.
+        groups: of the parameters that are trained.
+        weights: of each group (K, N).
+        states: of the optimizer, of each group by torch's names (K, N), and step (K, parameters).
         buffers: by name (K, ...): everything else that a model holds.
-        states: of the optimizer, of each parameter, by torch's names (K, ...).
-        average: weights and buffers, averaged, by name (K, ...); empty where none are averaged.
+        averages: the averaged weights of each group (K, N); none where none are averaged.
+        averaged_buffers: likewise.
     """
 
     def __init__(
-        self, weights: Tensors, buffers: Tensors, states: dict[str, Tensors], average: Tensors
+        self,
+        groups: list[Group],
+        weights: list[Tensor],
+        states: list[Tensors],
+        buffers: Tensors,
+        averages: list[Tensor],
+        averaged_buffers: Tensors,
     ) -> None:
+        self.groups = groups
         self.weights = weights
-        self.buffers = buffers
         self.states = states
-        self.average = average
+        self.buffers = buffers
+        self.averages = averages
+        self.averaged_buffers = averaged_buffers
 
     @classmethod
     def empty(
@@ -91,33 +101,66 @@ class StackedState:
             wide = tensor.detach().expand(rows, *tensor.shape)
             return wide.clone(memory_format=torch.contiguous_format)
 
+        groups = optimizer.groups
         held = {name: repeated(tensor) for name, tensor in _held(model).items()}
-        average = tree_map(torch.clone, held) if averaged else {}
-        weights = {name: held.pop(name) for name in optimizer.settings}
-        states: dict[str, Tensors] = {}
-        for name, weight in weights.items():
-            # What torch counts in one number is one number per row.
-            counts = (rows, *[1] * (weight.dim() - 1))
-            states[name] = {
-                kind: weight.new_full(counts if kind == "step" else weight.shape, value)
-                for kind, value in optimizer.initial[name].items()
+        weights = [group.matrix(held) for group in groups]
+        states = [
+            {
+                kind: weights[0].new_full((rows, group.width(kind)), value)
+                for kind, value in group.initial.items()
             }
-        return cls(weights, held, states, average)
+            for group in groups
+        ]
+        trained = {name for group in groups for name in group.shapes}
+        buffers = {name: tensor for name, tensor in held.items() if name not in trained}
+        averages = tree_map(torch.clone, [weights, buffers]) if averaged else [[], {}]
+        return cls(groups, weights, states, buffers, *averages)
 
     @property
     def tree(self) -> Tree:
         """All tensors."""
-        return [self.weights, self.buffers, self.states, self.average]
+        return [self.weights, self.states, self.buffers, self.averages, self.averaged_buffers]
+
+    @property
+    def apart(self) -> "StackedState":
+        """The same tensors, each parameter as a group of its own."""
+        apart = [one for group in self.groups for one in group.apart]
+
+        def columns(matrices: list[Tensor]) -> list[Tensor]:
+            pairs = zip(self.groups, matrices, strict=False)
+            return [part for group, matrix in pairs for part in group.columns(matrix)]
+
+        states: list[Tensors] = []
+        for group, state in zip(self.groups, self.states, strict=True):
+            parts = {kind: group.columns(matrix, kind) for kind, matrix in state.items()}
+            states += [
+                {kind: own[i] for kind, own in parts.items()} for i in range(len(group.shapes))
+            ]
+        return StackedState(
+            apart,
+            columns(self.weights),
+            states,
+            self.buffers,
+            columns(self.averages),
+            self.averaged_buffers,
+        )
+
+    @property
+    def parameters(self) -> Tensors:
+        """The weights by name (K, ...), as parts of the matrices."""
+        return _by_name(self.groups, self.weights)
 
     @property
     def models(self) -> dict[str, Tensors]:
         """Weights and buffers by name (K, ...): the current ones, and the averages if any."""
-        current = {"weights": {**self.weights, **self.buffers}}
-        return current | ({"average": self.average} if self.average else {})
+        current = {"weights": self.parameters | self.buffers}
+        if not self.averages:
+            return current
+        return current | {"average": _by_name(self.groups, self.averages) | self.averaged_buffers}
 
     def map(self, function: Any) -> "StackedState":
         """Each tensor replaced."""
-        return StackedState(*tree_map(function, self.tree))
+        return StackedState(self.groups, *tree_map(function, self.tree))
 
     def part(self, start: int, stop: int) -> "StackedState":
         """Some of the rows, without a copy."""
@@ -125,43 +168,69 @@ class StackedState:
 
     @torch.no_grad()
     def paste(self, rows: Any, other: "StackedState") -> None:
-        """Write other rows over these: an index, a slice or a list of them."""
+        """Write other rows over these: an index, a slice or a tensor of them."""
         for ours, theirs in zip(leaves(self.tree), leaves(other.tree), strict=True):
             ours[rows] = theirs
 
     @torch.no_grad()
-    def load(self, row: int, tensors: Mapping[str, Tensor], optimizer: StackedOptimizer) -> None:
+    def load(self, row: int, tensors: Mapping[str, Tensor]) -> None:
         """Put a Snapshot's tensors in a row; missing optimizer state and averages begin anew."""
-        for kind, model in self.models.items():
-            for name, tensor in model.items():
-                tensor[row] = tensors.get(f"{kind}/{name}", tensors[f"weights/{name}"])
-        for name, state in self.states.items():
-            for kind, tensor in state.items():
-                initial = optimizer.initial[name][kind]
-                tensor[row] = tensors.get(f"optimizer/{name}/{kind}", initial)
+
+        def fill(matrix: Tensor, names: list[str]) -> None:
+            numbers = torch.cat([tensors[name].flatten() for name in names])
+            matrix[row, : len(numbers)] = numbers
+
+        def held(kind: str, name: str) -> str:
+            return next(key for key in (f"{kind}/{name}", f"weights/{name}") if key in tensors)
+
+        kinds = {"weights": (self.weights, self.buffers)}
+        if self.averages:
+            kinds["average"] = self.averages, self.averaged_buffers
+        for kind, (matrices, buffers) in kinds.items():
+            for group, matrix in zip(self.groups, matrices, strict=True):
+                fill(matrix, [held(kind, name) for name in group.shapes])
+            for name, buffer in buffers.items():
+                buffer[row] = tensors[held(kind, name)]
+        for group, state in zip(self.groups, self.states, strict=True):
+            for kind, matrix in state.items():
+                names = [f"optimizer/{name}/{kind}" for name in group.shapes]
+                if names[0] not in tensors:
+                    matrix[row] = group.initial[kind]
+                else:
+                    fill(matrix, names)
 
     def save(self, row: int) -> Tensors:
         """The tensors of a Snapshot, copied to the CPU."""
+        here = self.part(row, row + 1)
+        copies = to_host({str(n): tensor for n, tensor in enumerate(leaves(here.tree))})
+        in_order = iter(copies.values())
+        own = here.map(lambda _: next(in_order))
         tensors = {
-            f"{kind}/{name}": tensor[row]
-            for kind, model in self.models.items()
+            f"{kind}/{name}": tensor[0]
+            for kind, model in own.models.items()
             for name, tensor in model.items()
         }
-        for name, state in self.states.items():
-            for kind, tensor in state.items():
-                own = tensor[row]
-                tensors[f"optimizer/{name}/{kind}"] = own.flatten()[0] if kind == "step" else own
-        return to_host(tensors)
+        for group, state in zip(self.groups, own.states, strict=True):
+            for kind, matrix in state.items():
+                for name, tensor in group.views(matrix, kind).items():
+                    tensors[f"optimizer/{name}/{kind}"] = tensor[0]
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
     @torch.no_grad()
     def mix(self, shares: Tensor) -> None:
         """Take the weights into their averages, shares (K,) says how much; see Average."""
-        current = self.models["weights"]
-        for name, mean in self.average.items():
+        means = [*self.averages, *self.averaged_buffers.values()]
+        current = [*self.weights, *self.buffers.values()]
+        for mean, newest in zip(means, current, strict=True):
             if mean.is_floating_point():
-                mean.lerp_(current[name], column(shares, mean))
+                mean.lerp_(newest, column(shares, mean))
             else:  # an index or a count has no mean
-                mean.copy_(current[name])
+                mean.copy_(newest)
+
+
+def _by_name(groups: list[Group], matrices: list[Tensor]) -> Tensors:
+    pairs = zip(groups, matrices, strict=True)
+    return {name: part for group, matrix in pairs for name, part in group.views(matrix).items()}
 
 
 def _held(model: nn.Module) -> Tensors:
@@ -255,7 +324,7 @@ class Program:
         """That of trials which begin with these models, without averages."""
         state = StackedState.empty(self._optimizer, models[0], len(models), averaged=False)
         for row, model in enumerate(models):
-            state.load(row, tensors_of(model), self._optimizer)
+            state.load(row, tensors_of(model))
         return state
 
     @torch.no_grad()
@@ -265,7 +334,7 @@ class Program:
         inputs: Tree,
         parts: Parts,
         rates: Tensor,
-        momenta: Tensor | None = None,
+        momenta: Tensor,
     ) -> Tensor:
         """One update of every row, in place.
 
@@ -273,24 +342,24 @@ class Program:
             state: of K trials.
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
-            rates: (K,).
-            momenta: (K,), NaN where it is the optimizer's own; None where all are.
+            rates: float64 (K,).
+            momenta: float64 (K,), NaN where it is the optimizer's own.
 
         Returns:
             The losses (K,) before the update.
         """
-        gradients, losses = self.gradients(state, inputs, parts)
+        by_name, losses = self.gradients(state, inputs, parts)
+        gradients = [group.matrix(by_name) for group in state.groups]
         if self._clip_norm is not None:
-            gradients = _clipped(gradients, self._clip_norm)
-        for name, weights in state.weights.items():
-            self._optimizer.step(name, weights, gradients[name], state.states[name], rates, momenta)
+            _clip(gradients, self._clip_norm)
+        self._optimizer.step(state.groups, state.weights, gradients, state.states, rates, momenta)
         return losses
 
     def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
         """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no batched form
             gradients, losses = vmap(grad_and_value(self._loss))(
-                state.weights, state.buffers, inputs, parts
+                state.parameters, state.buffers, inputs, parts
             )
         return gradients, losses
 
@@ -320,11 +389,12 @@ class Program:
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
 
 
-def _clipped(gradients: Tensors, longest: float) -> Tensors:
+def _clip(gradients: list[Tensor], longest: float) -> None:
     """As ``clip_grad_norm_``, each row for itself."""
-    norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
+    norms = torch.stack([matrix.norm(dim=1) for matrix in gradients]).norm(dim=0)
     shares = (longest / (norms + 1e-6)).clamp(max=1.0)
-    return {name: g * column(shares, g) for name, g in gradients.items()}
+    for matrix in gradients:
+        matrix.mul_(shares[:, None])
 
 
 class _Run(NamedTuple):

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from lrtune.format import words
 from lrtune.reports.plot_style import (
     BLUE,
     GREEN,
@@ -38,10 +37,10 @@ from lrtune.verdict.recommendation import amount_of
 from lrtune.verdict.sequential import ALPHA
 from lrtune.verdict.settings import Objective, RangeTestFacts, RunSettings
 from lrtune.verdict.summary import best_of_each, curve_of, finals_of, ranked
-from lrtune.verdict.verdict import FamilyResult, Verdict
+from lrtune.verdict.verdict import Verdict
 
 SHOWN = 6  # families drawn at first; the others wait in the legend
-FAR = 4.0  # times the median reach: beyond it a family lies outside the axis, its difference said
+FAR = 4.0  # times the median gain: beyond it a family lies outside the axis, its gain said
 APART = 8.0  # between peaks: from here on a linear axis shows the lower curve as a line at zero
 OTHERS = ("dash", "dot", "dashdot")  # lines of what the recommended schedule is compared with
 DECADES = 4.0  # of rate that a log axis shows below the highest
@@ -74,7 +73,6 @@ def of_run(
     }
     if verdict is not None and finals is not None:
         shown["gains"] = gains(verdict)
-        shown["paired_differences"] = paired_differences(verdict, finals)
         shown["finals_curves"] = finals_curves(verdict, finals)
     return shown
 
@@ -114,12 +112,13 @@ def compared_rates(
         if line is None:
             continue
         updates, rates, shape = line
-        colour, dash = (INK, OTHERS[(place - 1) % len(OTHERS)]) if place else ("", "solid")
+        style = {"color": look(schedule.family).colour, "shape": shape, "simplify": False}
+        style |= {"color": INK, "dash": OTHERS[(place - 1) % len(OTHERS)]} if place else {}
         figure.add_scatter(
             x=updates.astype(int).tolist(),
             y=rounded(rates),
             mode="lines",
-            line={"color": colour or look(schedule.family).colour, "dash": dash, "shape": shape},
+            line=style,
             name=safe(label) + (" (recommended)" if not place else ""),
             hovertemplate="update %{x}: %{y:.3g}",
         )
@@ -147,45 +146,47 @@ def _recorded(
 
 
 def gains(verdict: Verdict) -> go.Figure:
-    """What the recommended schedule is better by than each baseline, with 95 % intervals."""
-    figure = blank()
-    rows = verdict.answer.gains if verdict.decided else []
+    """What the recommended schedule is better by than each other finalist, on the same seeds.
+
+    With 95 % intervals. Without traces where nothing is recommended, or compared with it.
+    """
+    figure, objective = blank(), verdict.objective
+    others = verdict.families[1:] if verdict.decided else []
+    rows = [row for row in others if not math.isnan(row.gap)]
+    called = {gain.over: gain.what for gain in verdict.answer.gains}
     for place, row in enumerate(rows):
-        sure = "better" if row.sure else "may be chance"
-        sure = "worse" if row.gain < 0 and row.p < ALPHA else sure
+        sure = "may be chance"
+        if row.p < ALPHA:
+            sure = "better" if row.gap > 0 else "worse"
         colour = {"better": GREEN, "worse": RED}.get(sure, GREY)
         reach = None
-        if not math.isnan(row.low):
-            sides = rounded([row.high - row.gain, row.gain - row.low])
+        if not math.isnan(row.gap_low):
+            sides = rounded([row.gap_high - row.gap, row.gap - row.gap_low])
             reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
+        name = called.get(row.family, row.family)
         figure.add_scatter(
-            x=rounded([row.gain]),
+            x=rounded([row.gap]),
             y=[place],
             error_x=reach,
             mode="markers",
             marker={"color": colour, "size": 11},
-            name=safe(row.what),
+            name=safe(name),
             hovertemplate="%{x:.3g}",
         )
-        amount = f"{'+' if row.gain > 0 else ''}{amount_of(verdict.objective, row.gain)}"
+        amount = f"{'+' if row.gap > 0 else ''}{amount_of(objective, row.gap)}"
         where = {"x": 0, "xref": "paper", "y": place, "yshift": 15, "xanchor": "left"}
-        text = f"over {safe(row.what)}: {safe(amount)}, {sure}"
+        text = f"over {safe(name)}: {safe(amount)}, {sure}"
         figure.add_annotation(text=text, showarrow=False, font_color=INK, **where)
+    margin = verdict.answer.margin
+    if rows and margin > 0:
+        figure.add_vrect(-margin, margin, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"}, layer="below")
-    figure.update_xaxes(nticks=6).update_yaxes(visible=False, range=[len(rows) - 0.6, -0.8])
+    ends = [[row.gap, row.gap_low, row.gap_high] for row in rows]
+    limit = FAR * float(np.median([row.gap for row in rows])) if rows else 0.0
+    near = np.array([0.0, *(end for each in ends if each[0] <= limit for end in each)])
+    figure.update_xaxes(nticks=6, range=padded(near))
+    figure.update_yaxes(visible=False, range=[len(rows) - 0.6, -0.8])
     return figure.update_layout(height=36 + 44 * len(rows), showlegend=False)
-
-
-def _in_rows(figure: go.Figure, names: Sequence[str], pixels: int) -> go.Figure:
-    """A row per name, the first on top."""
-    figure.update_yaxes(
-        tickvals=list(range(len(names))),
-        ticktext=[safe(name) for name in names],
-        range=[len(names) - 0.4, -0.6],
-        showgrid=False,
-        fixedrange=True,
-    )
-    return figure.update_layout(showlegend=False, height=110 + pixels * max(len(names), 3))
 
 
 def against_peak(
@@ -239,99 +240,6 @@ def against_peak(
         height=460,
         showlegend=True,
     )
-
-
-def paired_differences(verdict: Verdict, finals: pd.DataFrame) -> go.Figure:
-    """Each finalist's gap to the best with its 95 % interval, and the single seeds.
-
-    Without traces where there is no second finalist to compare with the best.
-    """
-    figure = blank()
-    rows = [row for row in verdict.families if not math.isnan(row.gap)]
-    if len(rows) < 2:
-        return figure
-    pairs = [paired(verdict, finals, row, rows[0]) for row in rows]
-    for place, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
-        _add_finalist(figure, place, row, pair)
-    margin = verdict.answer.margin
-    if margin > 0:
-        figure.add_vrect(-margin, margin, **SHADE)
-    figure.add_vline(0, line={"color": INK, "width": 1}, layer="below")
-    view = padded(np.concatenate([_near(rows, pairs), [-margin, margin]]))
-    assert view is not None
-    for place, row in enumerate(rows):
-        if row.gap > view[1]:
-            text, where = f"{row.gap:.3g} →", {"x": 1, "xref": "x domain", "xanchor": "right"}
-            figure.add_annotation(text=text, y=place, showarrow=False, font_color=INK, **where)
-    tied = sum(row.place in ("winner", "tied") for row in rows)
-    if 1 < tied < len(rows):
-        figure.add_hline(tied - 0.5, line={"color": INK, "width": 1, "dash": "dot"})
-    figure.update_xaxes(title_text=f"behind by, {_title(verdict.objective)}", range=view)
-    return _in_rows(figure, [row.family for row in rows], 32)
-
-
-def _title(metric: Objective) -> str:
-    return safe(words(metric.name)) + (f" ({safe(metric.unit)})" if metric.unit else "")
-
-
-def paired(
-    verdict: Verdict,
-    finals: pd.DataFrame,
-    row: FamilyResult,
-    best: FamilyResult,
-) -> Array:
-    """How much worse one is than the other on each seed that both have a score of."""
-    name = f"final_{verdict.objective.name}"
-    direction = verdict.objective.direction
-    if name not in finals:
-        return np.empty(0)
-    one, other = (
-        finals_of(finals, which.schedule, verdict.horizon).set_index("seed")[name]
-        for which in (row, best)
-    )
-    apart: Array = (one - other).dropna().to_numpy(float)
-    return apart if direction == "minimize" else -apart
-
-
-def _add_finalist(figure: go.Figure, place: int, row: FamilyResult, pair: Array) -> None:
-    """Its seeds as small marks, the mean with its interval as a large one."""
-    style = look(row.family)
-    mark = {"color": style.colour, "symbol": style.symbol}
-    if place:
-        jitter = 0.16 * np.sin(2.4 * np.arange(pair.size))  # spread without chance
-        figure.add_scatter(
-            x=rounded(pair),
-            y=rounded(place + jitter, 3),
-            mode="markers",
-            marker={**mark, "size": 5, "opacity": 0.4},
-            name=safe(row.family),
-            hovertemplate="on one seed: %{x:.3g}",
-        )
-    reach = None
-    if not math.isnan(row.gap_low):
-        sides = rounded([row.gap_high - row.gap, row.gap - row.gap_low])
-        reach = {"array": sides[:1], "arrayminus": sides[1:], "thickness": 3, "width": 0}
-    figure.add_scatter(
-        x=rounded([row.gap]),
-        y=[place],
-        error_x=reach,
-        mode="markers",
-        marker={**mark, "size": 12},
-        name=safe(row.family),
-        hovertemplate="%{x:.3g}",
-    )
-
-
-def _near(rows: list[FamilyResult], pairs: list[Array]) -> Array:
-    """All that is not so far off that it would crush the rest."""
-    ends = [row.gap if math.isnan(row.gap_high) else row.gap_high for row in rows]
-    limit = FAR * float(np.median(ends[1:]))
-    near = [
-        np.array([row.gap, row.gap if math.isnan(row.gap_low) else row.gap_low, end, *pair])
-        for row, pair, end in zip(rows, pairs, ends, strict=True)
-        if end <= limit or row.place in ("winner", "tied")
-    ]
-    return np.concatenate(near)
 
 
 @dataclass(frozen=True, slots=True)
@@ -482,25 +390,23 @@ def _rate_axis(curves: Sequence[Array]) -> dict[str, Any]:
     return title | log_axis(shown) | {"range": padded(shown, "log")}
 
 
-def preview(schedules: Schedule | Sequence[Schedule], total: int) -> go.Figure:
-    """The rates of one or several schedules over `total` updates.
+def preview(schedules: Sequence[Schedule], total: int) -> go.Figure:
+    """The rates of several schedules over `total` updates.
 
     A closed-loop schedule is drawn as it starts: at its peak until the metric says otherwise.
     """
-    several = [schedules] if isinstance(schedules, Schedule) else list(schedules)
     figure, tables = blank(), []
-    for number, schedule in enumerate(several):
+    for number, schedule in enumerate(schedules):
         closed = schedule.closed_loop
         rates = np.asarray(schedule.controller(total).rates if closed else schedule.rates(total))
         at = thin(_log(rates), 1000)
+        twins = sum(other.family == schedule.family for other in schedules[:number])
         style = look(schedule.family)
-        twins = sum(other.family == schedule.family for other in several[:number])
-        dashes = (style.dash, "dashdot", "longdash", "longdashdot")
         figure.add_scatter(
             x=at.tolist(),
             y=rounded(rates[at]),
             mode="lines",
-            line={"color": style.colour, "dash": dashes[twins and 1 + (twins - 1) % 3]},
+            line={"color": style.colour, "dash": (style.dash, *OTHERS)[twins % 4]},
             name=safe(schedule.family) + (f" {twins + 1}" if twins else ""),
             hovertemplate="update %{x}: %{y:.3g}",
         )
@@ -509,20 +415,13 @@ def preview(schedules: Schedule | Sequence[Schedule], total: int) -> go.Figure:
     return figure.update_layout(height=440, showlegend=True)
 
 
-def range_test(result: RangeTestFacts, loss: str = "training loss") -> go.Figure:
-    """The range test: loss against rate, one line per seed, and the bracket that was read off it.
-
-    Args:
-        result: as run.json keeps it.
-        loss: what the losses are, with their unit, for the axis.
-    """
-    figure = blank()
-    rates = np.asarray(result.rates, dtype=float)
-    lines = [np.asarray(line, dtype=float) for line in result.losses]
-    for seed, line in enumerate(lines):
+def range_test(result: RangeTestFacts) -> go.Figure:
+    """The range test: loss against rate, one line per seed, and the rates that were read off it."""
+    figure, rates = blank(), np.asarray(result.rates, dtype=float)
+    for seed, line in enumerate(result.losses):
         figure.add_scatter(
-            x=rounded(rates[: line.size]),
-            y=rounded(line[: rates.size]),
+            x=rounded(rates[: len(line)]),
+            y=rounded(line),
             mode="lines",
             line={"color": BLUE, "width": 1.5},
             opacity=0.75,
@@ -530,25 +429,13 @@ def range_test(result: RangeTestFacts, loss: str = "training loss") -> go.Figure
             showlegend=seed == 0,
             hovertemplate=f"seed {seed}<br>rate %{{x:.3g}}: %{{y:.4g}}<extra></extra>",
         )
-    if not lines:
-        return figure
-    low, high = result.base_lr, result.max_lr
-    figure.add_vrect(low, high, name="bracket", showlegend=True, **SHADE)
+    figure.add_vrect(result.base_lr, result.max_lr, name="bracket", showlegend=True, **SHADE)
     for name, colour in (("steepest", RED), ("valley", GREEN), ("peak_lr", INK)):
-        style = {"color": colour, "dash": "dash", "width": 1.5}
-        rate = getattr(result, name)
-        label = f"{name} {rate:.2g}"
-        figure.add_vline(rate, name=label, showlegend=True, line=style)
+        rate, style = getattr(result, name), {"color": colour, "dash": "dash", "width": 1.5}
+        figure.add_vline(rate, name=f"{name} {rate:.2g}", showlegend=True, line=style)
+    losses = np.concatenate([np.asarray(line, dtype=float) for line in result.losses])
+    start, low = np.nanmedian([line[0] for line in result.losses]), np.nanmin(losses)
+    view = padded(losses[losses <= start + 0.6 * (start - low or abs(start))])  # not the blow-up
     figure.update_xaxes(title_text="learning rate", **log_axis(rates))
-    figure.update_yaxes(title_text=safe(loss), range=_before_blow_up(lines))
+    figure.update_yaxes(title_text="training loss", range=view)
     return figure.update_layout(height=400)
-
-
-def _before_blow_up(lines: Sequence[Array]) -> list[float] | None:
-    """A range that shows the losses' fall and the start of their blow-up, not its height."""
-    losses = np.concatenate(lines)
-    starts = np.array([line[0] for line in lines if line.size])
-    if not np.isfinite(starts).any():
-        return padded(losses)
-    start, low = float(np.nanmedian(starts)), float(losses[np.isfinite(losses)].min())
-    return padded(losses[losses <= start + 0.6 * (start - low or abs(start))])

@@ -130,8 +130,6 @@ def finals(verdict: Verdict, finals: pd.DataFrame, run: RunSettings) -> dict[str
         "lost": [(row.family, "; ".join(row.reasons)) for row in families if row.lost],
         "baseline": any(row.role == "baseline" for row in families),
         "absent": [f"{', '.join(names)} ({why})" for why, names in absent.items() if names],
-        "first": families[0].family,
-        "tied": {row.place for row in families} >= {"tied", "behind"},
         "margin": measured(margin, verdict.objective, 2) if margin > 0 else "",
         "closed_loop": any(row.schedule.closed_loop for row in families),
     }

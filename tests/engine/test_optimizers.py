@@ -113,7 +113,7 @@ def stacked(name, given):
     optimizer = StackedOptimizer(task, OneWeight(), {"w"})
     state = {
         key: torch.full((ROWS, 1 if key == "step" else WIDTH), value, dtype=F64)
-        for key, value in optimizer.initial["w"].items()
+        for key, value in optimizer.groups[0].initial.items()
     }
     return optimizer, state
 
@@ -127,11 +127,13 @@ def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
     weights = wide[:, 2:-2]  # as one group among others: not contiguous
     rates = scale * torch.rand(UPDATES, ROWS, **like)
     gradients = torch.randn(UPDATES, ROWS, WIDTH, **like)
-    momenta = 0.5 + 0.5 * torch.rand(UPDATES, ROWS, **like) if cycled else [None] * UPDATES
+    momenta = torch.full((UPDATES, ROWS), torch.nan, dtype=F64)
+    if cycled:
+        momenta = 0.5 + 0.5 * torch.rand(UPDATES, ROWS, **like)
     before, kept = wide.clone(), gradients.clone()
     optimizer, state = stacked(name, given)
     if cycled:
-        optimizer.add_momentum({"w": weights}, {"w": state})
+        optimizer.add_momentum([weights], [state])
 
     def fresh(row):
         spec = OPTIMIZERS[name]
@@ -143,24 +145,23 @@ def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
         for row, alone in enumerate(apart):
             if update == 3 * row:
                 optimizers[row] = fresh(alone)
-                for key, value in optimizer.initial["w"].items():
+                for key, value in optimizer.groups[0].initial.items():
                     state[key][row] = value
             alone.grad = gradients[update, row].clone()
             optimizers[row].param_groups[0]["lr"] = rates[update, row].item()
             if cycled:
                 set_momentum(optimizers[row].param_groups[0], momenta[update, row].item())
             optimizers[row].step()
-        optimizer.step("w", weights, gradients[update], state, rates[update], momenta[update])
+        tensors = [weights], [gradients[update]], [state]
+        optimizer.step(optimizer.groups, *tensors, rates[update], momenta[update])
     torch.testing.assert_close(weights, torch.stack(apart).detach(), rtol=1e-12, atol=1e-12)
     assert torch.equal(gradients, kept)
     assert torch.equal(wide[:, [0, 1, -2, -1]], before[:, [0, 1, -2, -1]])
 
 
 def test_the_state_begins_as_torch_begins():
-    assert stacked("adagrad", {"initial_accumulator_value": 0.5})[0].initial["w"] == {
-        "step": 0.0,
-        "sum": 0.5,
-    }
+    (group,) = stacked("adagrad", {"initial_accumulator_value": 0.5})[0].groups
+    assert group.initial == {"step": 0.0, "sum": 0.5}
     assert stacked("sgd", {"momentum": 0.0})[1] == {}
     amsgrad = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
     assert stacked("adam", {"amsgrad": True})[1].keys() == amsgrad
@@ -183,6 +184,7 @@ def test_a_row_without_numbers_keeps_them_to_itself(name):
     rates = torch.tensor([0.1, np.inf, np.nan], dtype=F64)
     gradients = torch.ones(ROWS, WIDTH, dtype=F64)
     gradients[1] = np.nan
+    own = torch.full((ROWS,), torch.nan, dtype=F64)
     for _ in range(3):
-        optimizer.step("w", weights, gradients, state, rates)
+        optimizer.step(optimizer.groups, [weights], [gradients], [state], rates, own)
     assert weights[0].isfinite().all() and not weights[1:].isfinite().any()

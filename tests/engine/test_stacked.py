@@ -13,10 +13,10 @@ from torch.nn.utils import parametrizations
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.device_task import DeviceTask
-from lrtune.engine.optimizers import Unfit
-from lrtune.engine.stacked import vmap_check
+from lrtune.engine.optimizers import StackedOptimizer, Unfit
+from lrtune.engine.stacked import StackedState, vmap_check
 from lrtune.errors import InputError
-from tests.engine.trials import DEVICE, Counts, Plain, all_curves
+from tests.engine.trials import DEVICE, Counts, Plain, all_curves, decays, mlp
 
 
 class By(Plain):
@@ -343,3 +343,24 @@ def test_nothing_is_left_changed(change, six):
     assert torch.equal(before, torch.get_rng_state())
     assert settings == (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
     assert not task.prepare.training
+
+
+def test_a_matrix_holds_the_parameters_of_a_group_in_line(six):
+    """Each begins where kernels like it, as far as the small ones at the end allow."""
+    model = mlp().double()
+    task = replace(six, model=lambda: model, groups=decays, settings={})
+    optimizer = StackedOptimizer(task, model, set(dict(model.named_parameters())))
+    matrices, vectors = optimizer.groups
+    assert (list(matrices.shapes), list(vectors.shapes)) == (
+        ["1.weight", "3.weight"],
+        ["1.bias", "3.bias"],
+    )
+    state = StackedState.empty(optimizer, model, 3, averaged=True)
+    assert [matrix.shape for matrix in state.weights] == [(3, 64 * 16 + 16 * 10), (3, 16 + 10 + 6)]
+    for whole in (state, state.apart):
+        for name, weight in model.named_parameters():
+            assert torch.equal(whole.models["average"][name], weight.expand(3, *weight.shape))
+            part = whole.parameters[name]
+            assert part.untyped_storage().data_ptr() in {
+                matrix.untyped_storage().data_ptr() for matrix in state.weights
+            }

@@ -17,7 +17,7 @@ def every(trials, run):
         "curves": figures.curves(trials, objective, run.horizon),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
         "range_test": figures.range_test(run.range_test),
-        "preview": figures.preview(Schedule("cosine", peak_lr=0.1), 1000),
+        "preview": figures.preview([Schedule("cosine", peak_lr=0.1)], 1000),
     }
 
 

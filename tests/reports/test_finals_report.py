@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from lrtune.reports import page as report
-from lrtune.reports.figures import finals_curves, paired, paired_differences
-from lrtune.reports.plot_style import LOOKS
+from lrtune.reports.figures import finals_curves, gains
+from lrtune.reports.plot_style import GREEN, GREY
 from lrtune.schedule import Schedule
 from lrtune.verdict.recommendation import of_verdict, recommendation
 from lrtune.verdict.summary import Finalist, best_of_each
@@ -115,8 +115,8 @@ def test_every_section_of_every_kind_of_verdict(case):
     assert found.answer.place == PLACES[kind]
     page = Page(html)
     assert page.ids == WITH_FINALS
-    gaps, gains = kind not in ("one family", "none"), bool(found.decided and found.answer.gains)
-    assert len(page.data) == 4 + gaps + gains and all(figure["data"] for figure in page.data)
+    compared = found.decided and kind != "one family"
+    assert len(page.data) == 4 + compared and all(figure["data"] for figure in page.data)
     for _, line in recommendation(trials, run, found).lines:
         assert words(line) in page.words
     assert "None" not in page.words
@@ -184,32 +184,21 @@ def test_columns_are_as_exact_as_their_intervals(few):
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "accuracy"])
-def test_gaps(few, objective):
-    _, _, found, finals = make("tie", *few, objective)
-    figure = paired_differences(found, finals)
-    rows = found.families
+def test_gains_over_every_other_finalist(few, objective):
+    found = make("tie", *few, objective)[2]
+    figure, rows = gains(found), found.families
     assert [row.place for row in rows] == ["tied", "tied", "behind", "behind"]
-    assert len(figure.data) == 2 * len(rows) - 1  # the best is not its own rival
-    assert all(trace.marker.color == LOOKS[trace.name].colour for trace in figure.data)
-    for row in rows[1:]:
-        pair = paired(found, finals, row, rows[0])
-        assert len(pair) == row.seeds and pair.mean() == pytest.approx(row.gap)
-    assert len(figure.layout.shapes) == 3  # what does not matter, zero, and the end of the tie
+    assert [trace.x[0] for trace in figure.data] == pytest.approx([r.gap for r in rows[1:]], 1e-4)
+    colours = [GREEN if row.place == "behind" else GREY for row in rows[1:]]
+    assert [trace.marker.color for trace in figure.data] == colours
+    assert len(figure.layout.shapes) == 2  # what does not matter, and zero
     low, high = figure.layout.xaxis.range
-    assert low < -found.answer.margin and rows[2].gap_high < high < rows[3].gap
-    assert [note.text for note in figure.layout.annotations] == [f"{rows[3].gap:.3g} →"]
-    assert objective.replace("cross_", "cross-") in figure.layout.xaxis.title.text
-
-
-def test_gaps_without_intervals_or_rivals(few):
-    _, _, found, finals = make("one seed", *few)
-    figure = paired_differences(found, finals)
-    assert len(figure.data) == 2 * len(found.families) - 1
-    assert len(figure.layout.shapes) == 1  # nothing is known not to matter, and all are tied
-    assert not paired_differences(*make("one family", *few)[2:]).data
-    _, _, found, finals = make("winner", *few)
-    bare = paired_differences(found, finals.iloc[:0].drop(columns="final_cross_entropy"))
-    assert sum(trace.error_x.array is not None for trace in bare.data) == 3
+    assert low < 0 and rows[2].gap_high < high < rows[3].gap  # the last one's is said
+    assert f"{rows[3].gap:.3g}" in figure.layout.annotations[-1].text
+    assert "over a tuned constant: +" in figure.layout.annotations[1].text
+    once = gains(make("one seed", *few)[2])
+    assert len(once.data) == 2 and all(trace.error_x.array is None for trace in once.data)
+    assert not gains(make("one family", *few)[2]).data
 
 
 def test_curves_of_the_finals(few):
@@ -247,7 +236,7 @@ def test_hostile_names_in_a_verdict_are_shown_as_text(few):
     )
     page = Page(report.render(trials, changed(run, study=EVIL), found, finals))
     assert page.ids == WITH_FINALS
-    assert [tag for tag, _ in page.tags].count("script") == 6 + 2
+    assert [tag for tag, _ in page.tags].count("script") == 5 + 2
     assert "alert(1)" in page.words and "مرحبا 🎉" in page.words
     for figure in page.data:
         shown = json.dumps(figure, ensure_ascii=False)

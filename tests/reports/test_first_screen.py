@@ -62,20 +62,22 @@ def test_the_rates_of_a_closed_loop_are_those_that_were_recorded(many):
 
 
 @pytest.mark.parametrize(
-    ("values", "colour", "said"),
+    ("gap", "ends", "p", "colour", "said"),
     [
-        ((2.0, 1.0, 3.0, 0.001, True), GREEN, "over your step: +2 nats, better"),
-        ((-1.0, -3.0, 1.0, 0.4, False), GREY, "over your step: -1 nats, may be chance"),
-        ((-2.0, -3.0, -1.0, 0.01, False), RED, "over your step: -2 nats, worse"),
-        ((2.0, None, None, None, False), GREY, "over your step: +2 nats, may be chance"),
+        (2.0, (1.0, 3.0), 0.001, GREEN, "over a tuned constant: +2 nats, better"),
+        (-1.0, (-3.0, 1.0), 0.4, GREY, "over a tuned constant: -1 nats, may be chance"),
+        (-2.0, (-3.0, -1.0), 0.01, RED, "over a tuned constant: -2 nats, worse"),
+        (2.0, (np.nan, np.nan), np.nan, GREY, "over a tuned constant: +2 nats, may be chance"),
     ],
 )
-def test_gains_and_how_sure_they_are(many, values, colour, said):
+def test_gains_and_how_sure_they_are(many, gap, ends, p, colour, said):
     verdict = make("winner", *many)[2]
-    figure = gains(changed(verdict, answer={"gains": [gain("step", "your step", *values)]}))
+    first, other, *_ = verdict.families
+    other = changed(other, gap=gap, gap_low=ends[0], gap_high=ends[1], p=p)
+    figure = gains(changed(verdict, families=[first, other]))
     (trace,), (note,) = figure.data, figure.layout.annotations
-    assert (trace.x[0], trace.marker.color, note.text) == (values[0], colour, said)
-    assert (trace.error_x.array is None) == (values[1] is None)
+    assert (trace.x[0], trace.marker.color, note.text) == (gap, colour, said)
+    assert (trace.error_x.array is None) == np.isnan(p)
     assert not gains(changed(verdict, answer={"place": "unfinished"})).data
 
 

@@ -20,7 +20,7 @@ from tests.reports.conftest import make as searched
 from tests.reports.test_finals_report import KINDS, make
 
 EVIL = "<script>alert(1)</script> <img src=x> \"q' &amp; مرحبا 🎉"
-FINALS = {"gains", "paired_differences", "finals_curves"}
+FINALS = {"gains", "finals_curves"}
 
 
 def shown(verdict):
