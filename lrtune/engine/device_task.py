@@ -57,6 +57,7 @@ class Loader(ABC):
 
     Attributes:
         samples: of the split.
+        part: most of them in one batch of ``whole``.
         shared: whether a batch is dear enough to be read once for all trials that are in step.
         placement: where the data is and why, for a person.
     """
@@ -65,12 +66,12 @@ class Loader(ABC):
     placement: str
 
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
-        self.samples = split.samples
+        self.samples = self._stop = split.samples
         self._device = device
         targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
         logits = 4 * targets * (task.classes or 1)  # bytes, float32
         fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
-        self._part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
+        self.part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
 
     @abstractmethod
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
@@ -87,6 +88,15 @@ class Loader(ABC):
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
 
+    @contextmanager
+    def begun(self, samples: int) -> Iterator[None]:
+        """In it, ``whole`` ends after so many samples."""
+        self._stop = samples
+        try:
+            yield
+        finally:
+            self._stop = self.samples
+
     def forget(self, seed: int, update: int) -> None:  # noqa: B027  # for those who keep something
         """No trial goes on from here."""
 
@@ -96,9 +106,9 @@ class Loader(ABC):
             try:
                 return run()
             except Exception as error:
-                if not is_out_of_memory(error) or self._part == 1:
+                if not is_out_of_memory(error) or self.part == 1:
                     raise
-            self._part //= 2
+            self.part //= 2
 
 
 class ResidentLoader(Loader):
@@ -137,8 +147,9 @@ class ResidentLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        for start in range(0, self._split.samples, self._part):
-            yield _to(self._split.part(start, start + self._part), self._device)
+        for start in range(0, self._stop, self.part):
+            stop = min(start + self.part, self._stop)
+            yield _to(self._split.part(start, stop), self._device)
 
 
 def by_update(
@@ -185,7 +196,7 @@ class StreamLoader(Loader):
         self._stream = stream
         self._horizon = task.horizon
         self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
-        largest = max(self._part, task.batch_size) * stream.sample_bytes
+        largest = max(self.part, task.batch_size) * stream.sample_bytes
         # Each trial may be at another batch, and validation reads beside them.
         self._workers = worker_count((slots + 1) * largest)
         self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
@@ -215,7 +226,7 @@ class StreamLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        plan = ((part[0], part) for part in batches(self._stream.samples, self._part))
+        plan = ((part[0], part) for part in batches(self._stop, self.part))
         for part in self._read(plan):
             yield _to(part, self._device)
 

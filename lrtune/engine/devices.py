@@ -8,15 +8,14 @@ import subprocess
 import sys
 import traceback
 import weakref
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -45,8 +44,9 @@ class SpreadPool(ForwardingPool):
     """A Pool over several devices, which train at the same time; each has a block of the slots.
 
     A process gets the task and ``make``, not what else was set in this one (torch's global
-    settings, say). All of them wait at a validation for the slowest. They end with ``close``, with
-    the ``with`` block, with the pool's last reference, or with this process, however that ends.
+    settings, say). It has a group of the slots, and trains while the others' are looked at. They
+    end with ``close``, with the ``with`` block, with the pool's last reference, or with this
+    process, however that ends.
     """
 
     def __init__(
@@ -82,8 +82,9 @@ class SpreadPool(ForwardingPool):
         self.task = task
         self.slots = slots
         self._tell = tell
-        self._starts = [0, *accumulate(shares[:-1])]
+        self._groups = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self._children: list[DeviceProcess] = []
+        self._launched: dict[int, Future[list[Progress]]] = {}  # by group
         self._finalizer = weakref.finalize(self, _end, self._children)
         try:
             for device in devices:
@@ -119,22 +120,35 @@ class SpreadPool(ForwardingPool):
         """End the processes; more than once does no harm."""
         self._finalizer()
 
+    @property
+    def groups(self) -> Sequence[range]:
+        """See Pool."""
+        return self._groups
+
     def advance(self) -> list[Progress]:
         """See Pool."""
-        starts = dict(zip([c.ask("advance") for c in self._children], self._starts, strict=True))
-        reached = []
-        for answer in as_completed(starts):  # as they come: one that fails is not waited for
-            reached += [replace(p, slot=starts[answer] + p.slot) for p in answer.result()]
-        for child in self._children:
-            for line in child.lines():
-                self._tell(f"{child.device}: {line}")
-        return sorted(reached, key=lambda progress: progress.slot)
+        every = range(len(self._groups))
+        for group in every:
+            self.launch(group)
+        return [progress for group in every for progress in self.collect(group)]
+
+    def launch(self, group: int) -> None:
+        """See Pool."""
+        self._launched[group] = self._children[group].ask("advance")
+
+    def collect(self, group: int) -> list[Progress]:
+        """See Pool."""
+        child, first = self._children[group], self._groups[group].start
+        reached = self._launched[group].result()
+        for line in child.lines():
+            self._tell(f"{child.device}: {line}")
+        return [replace(progress, slot=first + progress.slot) for progress in reached]
 
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
-        if not 0 <= slot < self.slots:
-            raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
-        index = bisect_right(self._starts, slot) - 1
-        return self._children[index].ask(method, slot - self._starts[index], *arguments).result()
+        for slots, child in zip(self._groups, self._children, strict=True):
+            if slot in slots:
+                return child.ask(method, slot - slots.start, *arguments).result()
+        raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
 
 
 def _packed_job(task: Task, make: Make) -> bytes:

@@ -279,15 +279,15 @@ class Search(Work[ActiveTrial]):
         self._watch(self.state)
         self._stop_if_nothing_works(state, progress)
 
-    def segment_over(self) -> None:
-        """Move the clock on."""
-        self._queue.clock += 1
+    def segment_over(self, slots: range) -> None:
+        """Move their clocks on."""
+        self._queue.tick(slots)
         if self.state.running:
             self._watch(self.state)
 
-    def note(self, active: ActiveTrial) -> Note:
+    def note(self, slot: int, active: ActiveTrial) -> Note:
         """Whose it is, and when it is to go on."""
-        return {"owner": self._owner, "clock": self._queue.clock, **active.note()}
+        return {"owner": self._owner, "clock": self._queue.clocks[slot], **active.note()}
 
     def close(self) -> None:
         """Trials under way are queued to be repeated."""

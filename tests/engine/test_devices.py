@@ -179,6 +179,40 @@ def test_misuse_is_refused(call, error, message, pool):
     assert [progress.slot for progress in pool.advance()] == [0]
 
 
+class Waits(nn.Linear):
+    """With large weights it waits in training for a file."""
+
+    def __init__(self, file):
+        super().__init__(64, 10)
+        self.file = file
+
+    def forward(self, x):
+        until = time.monotonic() + 60
+        while self.training and self.weight.abs().max() > 1e3 and not self.file.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return super().forward(x.flatten(1))
+
+
+def test_a_device_trains_on_while_another_is_not_ready(task, tmp_path):
+    file = tmp_path / "go on"
+    task = replace(task, model=lambda: Waits(file))
+    with SpreadPool(task, 3, ("cpu", "cpu"), threads=1) as pool:
+        assert pool.groups == [range(2), range(2, 3)]
+        pool.start(0, RATES, seed=0)
+        pool.start(2, SPOILED, seed=0)
+        pool.launch(1)
+        for update in (3, 6, 9):
+            pool.launch(0)
+            assert [(p.slot, p.update) for p in pool.collect(0)] == [(0, update)]
+            assert pool.snapshot(0).update == update
+            if update == 3:
+                assert [(p.slot, p.update) for p in pool.collect(1)] == [(2, 3)]
+                pool.launch(1)
+        file.touch()
+        assert [(p.slot, p.update) for p in pool.collect(1)] == [(2, 6)]
+
+
 def threads_told(task, slots, device):
     """A Pool that says how many threads and slots it was given, and takes long to train."""
     print("hello", flush=True)
