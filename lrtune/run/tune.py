@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_threads
+from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
@@ -219,7 +219,8 @@ class Tuning:
             KeyboardInterrupt: after Ctrl-C, files written.
         """
         self._introduce()
-        with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
+        settings = own_settings(self.engine.deterministic)
+        with locked(self._folder, self._tell), settings, ExitStack() as processes:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
