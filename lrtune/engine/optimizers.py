@@ -319,7 +319,7 @@ class StackedOptimizer:
             s, steps = group.settings, rates
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
-            scaled = rates * s["lr_ratio"]
+            scaled = rates if s["lr_ratio"] == 1 else rates * s["lr_ratio"]
             moved = momenta.nan_to_num(nan=momentum_of(s)) if self._has_momentum else momenta
             numbers = self._rule.columns(s, steps, scaled, moved)
             found.append([n.to(self.dtype)[:, None] for n in numbers])

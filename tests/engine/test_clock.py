@@ -1,6 +1,7 @@
 """Updates that ask nothing of the host, as a CUDA graph of them may not; no GPU is needed."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def tape_of(task, slots, tapes):
     return tape, len(tape.names) - len(gradients.names)
 
 
-@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 26), ("adamw", 60), ("rmsprop", 30)])
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 36), ("adamw", 74), ("rmsprop", 46)])
 def test_an_update_is_a_few_operations_and_none_asks_the_host(optimizer, most, fifty, tapes):
     """However many rows there are and, beside the model's own, parameters."""
 
@@ -175,18 +176,14 @@ def test_an_update_is_a_few_operations_and_none_asks_the_host(optimizer, most, f
         found.append(own)
         names = {name.partition(".")[0] for name in tape.names}
         assert not names & FROM_THE_HOST
-        assert not any(
-            "device" in kwargs
-            for func, _, kwargs, _ in tape.operations
-            if func.__name__.startswith("_to_copy")
-        )
+        for func, args, kwargs, _ in tape.operations:
+            if func.__name__.startswith("_to_copy"):
+                assert kwargs.get("device", args[0].device) == args[0].device
     assert len(set(found)) == 1 and found[0] <= most
 
 
 def test_a_compiled_update_is_one_graph_for_all_trials(fifty, monkeypatch):
     """New trials, refills and other seeds compile nothing; a smaller pool once."""
-    from functools import partial
-
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr("lrtune.engine.fused.WORTH_COMPILING", 0.0)
     counters.clear()
