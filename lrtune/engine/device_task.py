@@ -57,6 +57,7 @@ class Loader(ABC):
 
     Attributes:
         samples: of the split.
+        part: samples that are evaluated at once.
         shared: whether a batch is dear enough to be read once for all trials that are in step.
         on_device: whether the data is in the device's memory, for ``rows`` and ``take``.
         placement: where the data is and why, for a person.
@@ -73,7 +74,7 @@ class Loader(ABC):
         targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
         logits = 4 * targets * (task.classes or 1)  # bytes, float32
         fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
-        self._part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
+        self.part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
 
     @abstractmethod
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
@@ -107,9 +108,9 @@ class Loader(ABC):
             try:
                 return run()
             except Exception as error:
-                if not is_out_of_memory(error) or self._part == 1:
+                if not is_out_of_memory(error) or self.part == 1:
                     raise
-            self._part //= 2
+            self.part //= 2
 
 
 class ResidentLoader(Loader):
@@ -152,8 +153,8 @@ class ResidentLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        for start in range(0, self._split.samples, self._part):
-            yield _to(self._split.part(start, start + self._part), self._device)
+        for start in range(0, self._split.samples, self.part):
+            yield _to(self._split.part(start, start + self.part), self._device)
 
 
 def by_update(
@@ -200,7 +201,7 @@ class StreamLoader(Loader):
         self._stream = stream
         self._horizon = task.horizon
         self._order = BatchOrder(stream.samples, task.batch_size, torch.device("cpu"), slots)
-        largest = max(self._part, task.batch_size) * stream.sample_bytes
+        largest = max(self.part, task.batch_size) * stream.sample_bytes
         # Each trial may be at another batch, and validation reads beside them.
         self._workers = worker_count((slots + 1) * largest)
         self._live: dict[tuple[int, int], Iterator[Split]] = {}  # by seed and next update
@@ -230,7 +231,7 @@ class StreamLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        plan = ((part[0], part) for part in batches(self._stream.samples, self._part))
+        plan = ((part[0], part) for part in batches(self._stream.samples, self.part))
         for part in self._read(plan):
             yield _to(part, self._device)
 

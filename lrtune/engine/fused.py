@@ -31,6 +31,7 @@ from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.splits import Tree, leaves, tree_map
+from lrtune.tasks.stream import room
 
 REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
 WORTH_COMPILING = 2.0  # a smaller program must save this many times what compiling it takes
@@ -130,6 +131,8 @@ class StackedPool:
         self._tell = tell
         self._graphs = Graphs(on_device.device, tell) if on_device.device.type == "cuda" else None
         self._clocks: dict[tuple[int, int], Clock] = {}  # by first row and rows
+        # Samples that a quarter of the memory has room for in evaluation; None: to be measured.
+        self._roomy = None if on_device.device.type == "cuda" else 0
         self._optimizer, self._drawing = vmap_check(on_device)
         self._batches = on_device.prepared_batches if self._drawing else on_device.stored_batches
         self._program = Program(on_device, self._optimizer, prepared=self._drawing)
@@ -401,8 +404,9 @@ class StackedPool:
         self, start: int, stop: int, blocks: Blocks | None = None
     ) -> list[EvalResult | Exception]:
         task, models = self.device_task, self._state.part(start, stop).models
-        # Without gradients an activation is soon forgotten: twice the samples of an update.
-        samples = 2 * self.width * self.task.batch_size
+        # Without gradients an activation is soon forgotten: twice the samples of an update. A GPU
+        # may have room for more, and then there are fewer kernels.
+        samples = max(2 * self.width * self.task.batch_size, self._roomy or 0)
 
         def forward(model: Tensors, inputs: Tree, count: int) -> Tree:
             at_once = min(stop - start, max(1, samples // count))
@@ -418,7 +422,15 @@ class StackedPool:
 
         if stop - start > 1:  # fewer rows come before fewer samples: see _halve
             return results()
-        return (task.val if blocks is None else task.test).over(results)
+        split = task.val if blocks is None else task.test
+        if self._roomy is not None:
+            return split.over(results)
+        torch.cuda.reset_peak_memory_stats(task.device)
+        before = torch.cuda.memory_allocated(task.device)
+        found = split.over(results)
+        taken = torch.cuda.max_memory_allocated(task.device) - before
+        self._roomy = room(task.device, None) // 2 * split.part // max(1, taken)
+        return found
 
     def _forget(self) -> None:
         """What belongs to other tensors, or to more rows than there is room for."""
@@ -428,6 +440,7 @@ class StackedPool:
 
     def _halve(self) -> None:
         self._forget()
+        self._roomy = 0
         if self.device_task.device.type == "cuda":
             torch.cuda.empty_cache()
         self.width = -(-self.width // 2)

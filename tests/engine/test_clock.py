@@ -198,3 +198,13 @@ def test_a_compiled_update_is_one_graph_for_all_trials(fifty, monkeypatch):
             pool.release(1)
         assert counters["stats"]["unique_graphs"] == expected
     assert not counters["graph_break"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_cuda_graph_changes_nothing(compiled, fifty):
+    task = replace(fifty, augment=("crop", "mixup"), ema=0.3, clip_norm=0.5, groups=decays)
+    lines = []
+    pool = FusedPool(task, 2, "cuda", compiled=compiled, tell=lines.append)
+    same(alone(task, falling(task), 5), crowded(pool, 1, falling(task), 5))
+    assert pool._pool._graphs._replays and not lines
