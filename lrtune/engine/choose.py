@@ -50,6 +50,7 @@ class Choice:
         devices: what each of them is, see ``hardware``; empty where nobody has said.
         why: one sentence.
         figures: seconds per update of one trial, of all that was timed; None for what cannot run.
+        deterministic: see Engine.
     """
 
     name: Kind
@@ -59,6 +60,7 @@ class Choice:
     devices: tuple[str, ...] = ()
     why: str = ""
     figures: dict[str, float | None] = field(default_factory=dict)
+    deterministic: bool = False
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"
@@ -175,7 +177,8 @@ class _Contest:
         self._figures: dict[str, float | None] = {}
         self._best: tuple[Choice, Pool] | None = None
         self._leading = math.inf  # seconds per update of the best so far
-        self._why_serial = ""
+        self._why_serial = ""  # what rules the fused pool out
+        self._broken = ""  # why it failed, where it did, uncompiled
 
     def winner(self, most: int) -> tuple[Choice, Pool]:
         """With at most so many threads, one first: what a crowded machine can always give."""
@@ -185,12 +188,12 @@ class _Contest:
             if threads is not None:
                 torch.set_num_threads(threads)
             self._eager(threads)
+        threads = self._best[0].threads if self._best else None if self._kind != "cpu" else 1
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._compiled(threads)
         if self._best is None:
-            raise _cannot_fuse(self._task, self._why_serial)
-        leader, _ = self._best
-        if leader.threads is not None:
-            torch.set_num_threads(leader.threads)
-        self._compiled(leader)
+            raise _cannot_fuse(self._task, self._why_serial or self._broken)
         choice, pool = self._best
         return replace(choice, why=self._why(choice), figures=self._figures), pool
 
@@ -199,14 +202,14 @@ class _Contest:
         if self._engine != "fused":
             while not self._try(Choice("serial", self._serial, threads=threads)):
                 self._serial = -(-self._serial // 2)  # they have no room together
-        if self._engine == "auto":
+        if self._engine == "auto" and not self._why_serial:
             if self._leading * self._work < BRIEF:
                 self._why_serial = f"the search takes {self._leading * self._work:.1f} s as it is"
-            elif not self._why_serial and isinstance(self._task.train, Stream):
+            elif isinstance(self._task.train, Stream):
                 self._why_serial = "the data is streamed"
-            elif not self._why_serial and self._is_long:
+            elif self._is_long:
                 self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
-        if self._engine == "serial" or self._why_serial:
+        if self._engine == "serial" or self._why_serial or self._broken:
             return
         fastest = math.inf
         for slots in self._sizes():
@@ -217,22 +220,29 @@ class _Contest:
             if fastest > slower:
                 break
 
-    def _compiled(self, leader: Choice) -> None:
-        """Compile as long as it should save more than it takes."""
-        sizes = [leader.slots]
-        if leader.name == "fused":
-            tried = [size for size in self._sizes() if size != leader.slots]
-            sizes += [n for n in tried if replace(leader, slots=n).label in self._figures]
-        saved = SAVED / 5 if self._is_long else SAVED
+    def _compiled(self, threads: int | None) -> None:
+        """Compile what should then save more than it takes: the leader first, then the fused pool.
+
+        That may have lost, or failed: compiled, it may need less time and less memory.
+        """
+        leader = self._best[0] if self._best else None
+        fused = [] if self._engine == "serial" or self._why_serial else self._sizes()
+        others = [Choice("fused", slots, threads=threads) for slots in fused]
+        if leader is not None:
+            others = [leader, *(other for other in others if other.label != leader.label)]
+        share = SAVED / 5 if self._is_long else SAVED
         compiling = COMPILING[self._kind]
-        for slots in sizes:
+        for choice in others:
             began = time.perf_counter()
-            if saved * self._leading * self._work < compiling or began + compiling > self._until:
+            if began + compiling > self._until:
                 return
-            if not self._try(replace(leader, slots=slots, compiled=True)):
-                return
-            compiling = time.perf_counter() - began
-            saved = SAVED / 2  # of another size, less is to be hoped for
+            uncompiled = self._figures.get(choice.label) or self._leading
+            saved = self._work * (self._leading - (1 - share) * uncompiled)
+            if choice is not leader:  # less is to be hoped for
+                saved /= 2
+            # Not a number where nothing has run yet.
+            if not saved < compiling and self._try(replace(choice, compiled=True)):
+                compiling = time.perf_counter() - began
 
     def _sizes(self) -> list[int]:
         """Trials at once: such that the last wave of a search is as full as the first."""
@@ -278,17 +288,17 @@ class _Contest:
         """Note why a candidate cannot be, or refuse the task where there is no other."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if isinstance(error, Unfit):
-            reason = str(error)
+            self._why_serial = str(error)
             if self._engine == "fused":
-                raise _cannot_fuse(self._task, reason) from error
-        elif choice.name == "serial" and not choice.compiled:
+                raise _cannot_fuse(self._task, error) from error
+        elif choice.name == "fused":
+            ran = any(v and name.startswith("fused") for name, v in self._figures.items())
+            self._broken = self._broken or ("" if ran or choice.compiled else reason)
+        elif not choice.compiled:
             full = is_out_of_memory(error)
             if not full or self._slots is not None or choice.slots == 1:
                 out = ": fewer --slots or a smaller --batch-size need less" if full else ""
                 raise InputError(f"{self._task.name}: training fails: {reason}{out}") from error
-        fused_ran = any(v and name.startswith("fused") for name, v in self._figures.items())
-        if choice.name == "fused" and not choice.compiled and not fused_ran:
-            self._why_serial = reason
 
     @property
     def _is_late(self) -> bool:
@@ -300,8 +310,9 @@ class _Contest:
         return self._kind == "cpu" and self._best is not None and self._leading > LONG
 
     def _why(self, choice: Choice) -> str:
-        if self._why_serial:
-            return self._why_serial
+        why_not = self._why_serial or self._broken
+        if why_not and choice.name == "serial":
+            return why_not
         if len(self._figures) == 1:
             return "as asked"
         other = "serial" if choice.name == "fused" else "fused"
@@ -311,7 +322,7 @@ class _Contest:
 
 
 def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> float:
-    """Seconds of one update of all that train together, the median of a few tries.
+    """Seconds of one update of all that train together, and its share of their validations.
 
     Args:
         pool: no trial is in it.
@@ -322,10 +333,27 @@ def time_updates(pool: SerialPool | FusedPool, hopeless: float = math.inf) -> fl
     most = min(50, pool.task.horizon)  # a stream ends there
     count = min(2, most)
     while len(times) < TRIES and (not times or count * sum(times) < TRIES * SPENT):
-        began = time.perf_counter()
-        pool.try_updates(count)
-        times.append((time.perf_counter() - began) / count)
+        times.append(_seconds(pool.try_updates, count) / count)
         if times[0] > hopeless:
             break
         count = max(1, min(most, int(SPENT / times[0])))
-    return median(times)
+    return median(times) + _time_validation(pool) * len(pool.task.checkpoints) / pool.task.horizon
+
+
+def _time_validation(pool: SerialPool | FusedPool) -> float:
+    """Seconds of a validation of all, from some of its samples: few where they take long."""
+    val = pool.device_task.val
+    few, full = (min(count, val.samples) for count in (pool.task.batch_size, val.part))
+    seconds = 0.0
+    for samples in sorted({min(few, full), full}):
+        if seconds * samples > TRIES * SPENT:
+            break
+        pool.try_validation(samples)
+        seconds = _seconds(pool.try_validation, samples) / samples
+    return seconds * val.samples
+
+
+def _seconds(run: Callable[[int], None], count: int) -> float:
+    began = time.perf_counter()
+    run(count)
+    return time.perf_counter() - began

@@ -57,7 +57,7 @@ class Loader(ABC):
 
     Attributes:
         samples: of the split.
-        part: samples that are evaluated at once.
+        part: most of them in one batch of ``whole``.
         shared: whether a batch is dear enough to be read once for all trials that are in step.
         on_device: whether the data is in the device's memory, for ``rows`` and ``take``.
         placement: where the data is and why, for a person.
@@ -69,7 +69,7 @@ class Loader(ABC):
     _order: BatchOrder
 
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
-        self.samples = split.samples
+        self.samples = self._stop = split.samples
         self._device = device
         targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
         logits = 4 * targets * (task.classes or 1)  # bytes, float32
@@ -98,6 +98,15 @@ class Loader(ABC):
     def take(self, rows: Tensor) -> Split:
         """Samples where they are kept."""
         raise NotImplementedError
+
+    @contextmanager
+    def begun(self, samples: int) -> Iterator[None]:
+        """In it, ``whole`` ends after so many samples."""
+        self._stop = samples
+        try:
+            yield
+        finally:
+            self._stop = self.samples
 
     def forget(self, seed: int, update: int) -> None:  # noqa: B027  # for those who keep something
         """No trial goes on from here."""
@@ -153,8 +162,9 @@ class ResidentLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        for start in range(0, self._split.samples, self.part):
-            yield _to(self._split.part(start, start + self.part), self._device)
+        for start in range(0, self._stop, self.part):
+            stop = min(start + self.part, self._stop)
+            yield _to(self._split.part(start, stop), self._device)
 
 
 def by_update(
@@ -231,7 +241,7 @@ class StreamLoader(Loader):
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
-        plan = ((part[0], part) for part in batches(self._stream.samples, self.part))
+        plan = ((part[0], part) for part in batches(self._stop, self.part))
         for part in self._read(plan):
             yield _to(part, self._device)
 

@@ -8,15 +8,14 @@ import subprocess
 import sys
 import traceback
 import weakref
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
-from itertools import accumulate
+from itertools import accumulate, pairwise, starmap
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -35,6 +34,7 @@ from lrtune.errors import InputError, expect
 from lrtune.tasks import Task
 
 PROGRAM = "import sys; sys.path[:] = {}; from lrtune.engine import devices; devices.serve({})"
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 PATIENCE = 1.0  # seconds between looks whether a silent process still lives
 
 Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
@@ -45,8 +45,9 @@ class SpreadPool(ForwardingPool):
     """A Pool over several devices, which train at the same time; each has a block of the slots.
 
     A process gets the task and ``make``, not what else was set in this one (torch's global
-    settings, say). All of them wait at a validation for the slowest. They end with ``close``, with
-    the ``with`` block, with the pool's last reference, or with this process, however that ends.
+    settings, say). It has a group of the slots, and trains while the others' are looked at. They
+    end with ``close``, with the ``with`` block, with the pool's last reference, or with this
+    process, however that ends.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class SpreadPool(ForwardingPool):
         self.task = task
         self.slots = slots
         self._tell = tell
-        self._starts = [0, *accumulate(shares[:-1])]
+        self._groups = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self._children: list[DeviceProcess] = []
+        self._launched: dict[int, Future[list[Progress]]] = {}  # by group
         self._finalizer = weakref.finalize(self, _end, self._children)
         try:
             for device in devices:
@@ -119,22 +121,35 @@ class SpreadPool(ForwardingPool):
         """End the processes; more than once does no harm."""
         self._finalizer()
 
+    @property
+    def groups(self) -> Sequence[range]:
+        """See Pool."""
+        return self._groups
+
     def advance(self) -> list[Progress]:
         """See Pool."""
-        starts = dict(zip([c.ask("advance") for c in self._children], self._starts, strict=True))
-        reached = []
-        for answer in as_completed(starts):  # as they come: one that fails is not waited for
-            reached += [replace(p, slot=starts[answer] + p.slot) for p in answer.result()]
-        for child in self._children:
-            for line in child.lines():
-                self._tell(f"{child.device}: {line}")
-        return sorted(reached, key=lambda progress: progress.slot)
+        every = range(len(self._groups))
+        for group in every:
+            self.launch(group)
+        return [progress for group in every for progress in self.collect(group)]
+
+    def launch(self, group: int) -> None:
+        """See Pool."""
+        self._launched[group] = self._children[group].ask("advance")
+
+    def collect(self, group: int) -> list[Progress]:
+        """See Pool."""
+        child, first = self._children[group], self._groups[group].start
+        reached = self._launched[group].result()
+        for line in child.lines():
+            self._tell(f"{child.device}: {line}")
+        return [replace(progress, slot=first + progress.slot) for progress in reached]
 
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
-        if not 0 <= slot < self.slots:
-            raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
-        index = bisect_right(self._starts, slot) - 1
-        return self._children[index].ask(method, slot - self._starts[index], *arguments).result()
+        for slots, child in zip(self._groups, self._children, strict=True):
+            if slot in slots:
+                return child.ask(method, slot - slots.start, *arguments).result()
+        raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
 
 
 def _packed_job(task: Task, make: Make) -> bytes:
@@ -351,6 +366,8 @@ class Engine:
         slots: trials side by side, over all devices; measured too where None.
         device: as torch names it, several with commas between; CUDA where there is one, else the
             CPU, where None.
+        deterministic: on CUDA, train by algorithms that give the same bits each time, as the CPU's
+            do; what has none raises. cuBLAS takes this up only before its first use in a process.
 
     Raises:
         InputError: an unknown kind, no slots, a device that is not there.
@@ -359,6 +376,7 @@ class Engine:
     kind: str = "auto"
     slots: int | None = None
     device: str | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -393,7 +411,8 @@ def choose_pool(
     """
     devices = engine.devices
     names, count = tuple(map(hardware, devices)), len(devices)
-    if before is not None and before.grants(engine.kind, engine.slots, names):
+    alike = before is not None and before.deterministic == engine.deterministic
+    if before is not None and alike and before.grants(engine.kind, engine.slots, names):
         pool, choice = spread(task, before, devices, tell), before
     else:
         tell("engine: which one trains fastest here")
@@ -405,7 +424,7 @@ def choose_pool(
             updates=updates / count,
             seconds=seconds / count,
         )
-        choice = replace(choice, devices=names)
+        choice = replace(choice, devices=names, deterministic=engine.deterministic)
         if count > 1:
             del pool  # it has its device's memory
             torch.cuda.empty_cache()
@@ -433,19 +452,35 @@ def maker(choice: Choice, tell: Callable[[str], None]) -> Make:
     """Makes such pools, with any number of slots, for any device."""
 
     def make(task: Task, slots: int, device: str) -> Pool:
+        if choice.deterministic:
+            be_deterministic()  # in this process too
         return make_pool(task, replace(choice, slots=slots), device, tell)
 
     return make  # a closure: sent by value, so that no process has to import Optuna
 
 
+def be_deterministic() -> None:
+    """See Engine, and torch's notes on reproducibility."""
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose among them by the clock
+
+
 @contextmanager
-def own_threads() -> Iterator[None]:
-    """The number of torch's threads is the caller's again at the end."""
-    before = torch.get_num_threads()
+def own_settings(deterministic: bool) -> Iterator[None]:
+    """Torch's number of threads and its determinism are the caller's again at the end."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+    if deterministic:
+        be_deterministic()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.pop(WORKSPACE, None)
+        os.environ.update({} if workspace is None else {WORKSPACE: workspace})
 
 
 def devices_of(names: str | None) -> tuple[str, ...]:

@@ -93,6 +93,10 @@ class FusedPool(ForwardingPool):
         """Train throw-away trials in all slots for ``count`` updates, at most the horizon."""
         self._pool.try_updates(count)
 
+    def try_validation(self, samples: int) -> None:
+        """Validate throw-away trials in all slots, on the first samples alone."""
+        self._pool.try_validation(samples)
+
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
         return getattr(self._pool, method)(slot, *arguments)
 
@@ -231,6 +235,11 @@ class StackedPool:
         nothing = _Trial(0, np.zeros(self.task.horizon), seed=0)
         self._train(0, [nothing] * self.width, [count] * self.width)
         self.device_task.train.forget(0, count)
+
+    def try_validation(self, samples: int) -> None:
+        """See FusedPool; what ``try_updates`` has trained."""
+        with self.device_task.val.begun(samples):
+            self._evaluate(0, self.width)
 
     def _put(self, trial: _Trial, tensors: Tensors) -> None:
         if trial.slot not in range(self.slots):

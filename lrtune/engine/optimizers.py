@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
-    """One row: torch's class, what it is given unless told otherwise, and its fast form.
+    """One row: torch's class, and what it is given unless told otherwise.
 
     ``cycled`` is the setting that a momentum cycle moves, None where there is none; ``captured``
     what a CUDA graph of it needs on CUDA, None where there can be none.
@@ -37,7 +38,6 @@ class OptimizerSpec:
 
     make: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, object] = field(default_factory=dict)
-    fast: Mapping[str, bool] = field(default_factory=lambda: {"fused": True})
     cycled: str | None = "momentum"
     captured: Mapping[str, bool] | None = field(default_factory=lambda: {"capturable": True})
 
@@ -48,7 +48,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, captured={}),
     "adam": OptimizerSpec(torch.optim.Adam, cycled="betas"),
     "adamw": OptimizerSpec(torch.optim.AdamW, cycled="betas"),
-    "rmsprop": OptimizerSpec(torch.optim.RMSprop, fast={"foreach": True}),  # has no fused form
+    "rmsprop": OptimizerSpec(torch.optim.RMSprop),
     "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None, captured=None),
 }
 
@@ -80,10 +80,22 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
             )
     settings = {**known, **spec.settings, **given}
     try:
-        spec.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings, **spec.fast)
+        spec.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
+
+
+@cache
+def fast_form(make: Callable[..., torch.optim.Optimizer], device: torch.device) -> Settings:
+    """How it is made to update quickly: fused, where this torch has that for the device."""
+    weight = nn.Parameter(torch.zeros(1, device=device))
+    weight.grad = torch.zeros_like(weight)
+    try:
+        make([weight], lr=0.0, fused=True).step()
+    except (TypeError, RuntimeError):  # RMSprop has no such setting, Adagrad no such kernel on CUDA
+        return {"foreach": True}
+    return {"fused": True}
 
 
 def _is_like(value: object, default: object) -> bool:
@@ -151,7 +163,8 @@ def make_optimizer(
     spec = OPTIMIZERS[task.optimizer]
     settings = settings_of(task.optimizer, task.settings)
     try:
-        given = {"lr": 0.0, **settings, **spec.fast, **(captured or {})}
+        form = fast_form(spec.make, next(model.parameters()).device)
+        given = {"lr": 0.0, **settings, **form, **(captured or {})}
         optimizer = spec.make(_groups(task, model), **given)
         for group in optimizer.param_groups:
             group["lr"] = deepcopy(group["lr"])

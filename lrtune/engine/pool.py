@@ -7,6 +7,7 @@ import hashlib
 import math
 import struct
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -95,21 +96,23 @@ class Snapshot:
 class Pool(Protocol):
     """Trains trials side by side; knows rates and seeds, nothing of schedules or searches.
 
-    A trial's result depends on its rates and its seed alone: not on the slot, on K, or on when it
-    was started.
+    A trial's result depends on its rates and its seed alone, but for rounding: not on the slot, on
+    K, or on when it was started.
+
+    Attributes:
+        task: what is trained.
+        slots: K.
+        placement: where the data is and why, for a person, by split.
     """
 
-    @property
-    def task(self) -> Task:
-        """What is trained."""
+    task: Task
+    slots: int
+    placement: dict[str, str]
 
     @property
-    def slots(self) -> int:
-        """K."""
-
-    @property
-    def placement(self) -> dict[str, str]:
-        """Where the data is and why, for a person, by split."""
+    def groups(self) -> Sequence[range]:
+        """The slots in parts, in their order: each trains for itself, whatever the others do."""
+        return [range(self.slots)]
 
     def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
         """Put a fresh trial in a free slot and validate it untrained.
@@ -130,6 +133,14 @@ class Pool(Protocol):
     def advance(self) -> list[Progress]:
         """Train every occupied slot up to its own next validation."""
 
+    def launch(self, group: int) -> None:
+        """Let a group train as far, if it can while nobody waits; it is left alone until then."""
+        return None
+
+    def collect(self, group: int) -> list[Progress]:
+        """Where the slots of a group are once they have trained so far."""
+        return self.advance()
+
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""
 
@@ -143,7 +154,7 @@ class Pool(Protocol):
         """Put a trial in a free slot, to go on where the snapshot was taken."""
 
 
-class ForwardingPool:
+class ForwardingPool(Pool):
     """What a Pool does with one slot, forwarded to another Pool that has the trial."""
 
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:

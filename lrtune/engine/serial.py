@@ -23,6 +23,7 @@ from lrtune.engine.pool import (
     UPDATE_NOISE,
     Array,
     EvalResult,
+    Pool,
     Progress,
     Snapshot,
     check_free,
@@ -171,7 +172,7 @@ class _Trial:
     failure: Progress | None = None
 
 
-class SerialPool:
+class SerialPool(Pool):
     """The Pool with plain autograd and torch's fused optimizers."""
 
     def __init__(
@@ -276,6 +277,12 @@ class SerialPool:
         self.device_task.train.forget(0, count)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # until then updates are only queued
+
+    def try_validation(self, samples: int) -> None:
+        """Validate throw-away trials in all slots, on the first samples alone."""
+        with self.device_task.val.begun(samples):
+            for slot in range(self.slots):
+                self._evaluate(self._fresh(slot, [], seed=0), None)
 
     def _fresh(
         self, slot: int, rates: list[float], seed: int, momenta: Array | None = None

@@ -80,12 +80,12 @@ def csv(ctx: ExportContext) -> str:
         0,0.4
         1,0.2
     """
-    columns = {"rate": _rates(ctx)}
+    import pandas as pd
+
+    table = pd.DataFrame({"rate": _rates(ctx)})
     if (momenta := ctx.schedule.momenta(ctx.total)) is not None:
-        columns["momentum"] = momenta
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    lines = (",".join([str(t), *map(repr, row)]) for t, row in enumerate(rows))
-    return "\n".join([",".join(["update", *columns]), *lines, ""])
+        table["momentum"] = momenta
+    return table.to_csv(index_label="update")
 
 
 def as_json(ctx: ExportContext) -> str:

@@ -11,7 +11,7 @@ to zero is written with what is left, not as one minus what is done.
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from textwrap import indent
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
-from lrtune.schedule.family import Knobs, Params
+from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 from lrtune.schedule.schedule import Schedule
 from lrtune.schedule.shapes import pchip
 
@@ -84,7 +84,6 @@ class FoundOptimizer:
         )
 
 
-@dataclass(frozen=True)
 class ExportContext:
     """A schedule for a run of `total` updates, with its counts.
 
@@ -100,31 +99,16 @@ class ExportContext:
         floor: the rate at which the body ends, of a family that has such a knob; else 0.
     """
 
-    schedule: Schedule
-    total: int
-    optimizer: FoundOptimizer | None = None
-    params: Params = field(init=False)
-    warmup: int = field(init=False)
-    n: int = field(init=False)
-    family: str = field(init=False)
-    knobs: Knobs = field(init=False)
-    peak: float = field(init=False)
-    start: float = field(init=False)
-    floor: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        params, knobs = self.schedule.resolve(self.total), self.schedule.knobs
-        peak, warmup = params.pop("peak_lr"), params.pop("warmup_steps")
-        vars(self).update(
-            params=params,
-            warmup=warmup,
-            n=self.total - warmup,
-            family=self.schedule.family,
-            knobs=knobs,
-            peak=peak,
-            start=self.schedule.warmup_start * peak,
-            floor=knobs.get("end_factor", knobs.get("eta_min", 0.0)) * peak,
-        )
+    def __init__(
+        self, schedule: Schedule, total: int, optimizer: FoundOptimizer | None = None
+    ) -> None:
+        self.schedule, self.total, self.optimizer = schedule, total, optimizer
+        self.params, self.knobs = schedule.resolve(total), schedule.knobs
+        self.peak: float = self.params.pop("peak_lr")
+        self.warmup: int = self.params.pop("warmup_steps")
+        self.n, self.family = total - self.warmup, schedule.family
+        self.start = schedule.warmup_start * self.peak
+        self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
 
     @property
     def stepped(self) -> bool:
@@ -156,7 +140,7 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["literal"] = literal
-    environment.globals["call"] = call
+    environment.globals |= {"call": call, "eps": EPS, "greedy_threshold": GREEDY_THRESHOLD}
     return environment
 
 

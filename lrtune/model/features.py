@@ -26,17 +26,15 @@ NAMES = (
 PEAK = NAMES.index("log_peak")
 
 
+@lru_cache(maxsize=8192)
 def features(schedule: Schedule) -> Array:
-    """Of a schedule that is yet to be trained: float64 (12,), in nats but for the last.
+    """Of a schedule that is yet to be trained: float64 (12,), in nats but for the last; read-only.
 
     A closed loop's curve is not known beforehand: its rate is taken as held, and it is marked.
     """
-    return np.array(_features(schedule)[0])
-
-
-@lru_cache(maxsize=8192)
-def _features(schedule: Schedule) -> Array:
-    return features_table([schedule])
+    row: Array = features_table([schedule])[0]
+    row.flags.writeable = False
+    return row
 
 
 def features_table(schedules: Sequence[Schedule]) -> Array:

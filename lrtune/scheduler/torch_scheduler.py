@@ -130,30 +130,22 @@ class SchedulerSpec:
 
     def resume(self, state: Mapping[str, Any]) -> int:
         """The update that a saved state has come to; InputError if it is not this spec's."""
-        missing = [name for name in self.state(0) if name not in state]
-        if missing:
-            raise InputError(f"state_dict: {missing[0]!r} is missing: not saved by this scheduler")
-        total, update = state["total"], state["update"]
-        saved = {**state, "schedule": Schedule.from_dict(state["schedule"])}
-        for name in ("schedule", "mode", "unit"):
-            there, here = saved[name], getattr(self, name)
-            if there != here:
+        for name, here in self.state(0).items():
+            if name not in state:
+                raise InputError(f"state_dict: {name!r} is missing: not saved by this scheduler")
+            free = name == "update" or (name == "total" and self.on_changed_total == "retarget")
+            if state[name] != here and not free:
+                way_out = ", or with on_changed_total='retarget'" if name == "total" else ""
                 raise InputError(
-                    f"state_dict: saved with {name}={there!r}; this scheduler has {name}={here!r}: "
-                    "make it with the one that was saved"
+                    f"state_dict: saved with {name}={state[name]!r}; this scheduler has "
+                    f"{name}={here!r}: make it with the one that was saved{way_out}"
                 )
-        if total != self.total and self.on_changed_total == "raise":
+        if state["update"] > self.total:
             raise InputError(
-                f"state_dict: saved with total={total}; this scheduler has total={self.total}: "
-                f"make it with total={total}, or with on_changed_total='retarget' to go on at "
-                f"update {update} of the rates for {self.total}"
+                f"state_dict: saved at update {state['update']}; this scheduler has "
+                f"total={self.total}: make it with a larger total"
             )
-        if update > self.total:
-            raise InputError(
-                f"state_dict: saved at update {update}; this scheduler has total={self.total}: "
-                "make it with a larger total"
-            )
-        return int(update)
+        return int(state["update"])
 
 
 class _Watch:

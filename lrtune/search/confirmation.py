@@ -227,12 +227,12 @@ class Confirmation(Work[Training]):
         how = self._task.horizon, ending.state, ending.reason
         return Final(final.schedule, final.seed, *how, final.curves, final.updates, final.seconds)
 
-    def segment_over(self) -> None:
+    def segment_over(self, slots: range) -> None:
         """Tell how much is done."""
         done = sum(final.updates for final in self._running.values())
         self._watch(done / self._task.horizon)
 
-    def note(self, final: Training) -> Note:
+    def note(self, slot: int, final: Training) -> Note:
         """Of which horizon it is."""
         return {"horizon": self._task.horizon, **final.note()}
 

@@ -21,11 +21,12 @@ from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial
 
 from lrtune.engine import Progress
-from lrtune.errors import InputError, expect, nearest
+from lrtune.errors import InputError, expect
 from lrtune.model.decide import EPSILON, stop
 from lrtune.model.features import Scale
 from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
+from lrtune.schedule.family import unknown
 from lrtune.search.space import schedule_of
 from lrtune.search.storage import AUDIT, AVERAGED, START, Curves, Ending, Judge, Record, better
 from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead
@@ -225,8 +226,7 @@ class Stopping:
     def __post_init__(self) -> None:
         expect("pruner", self.pruner, BasePruner | str, "a name or an Optuna pruner")
         if isinstance(self.pruner, str) and self.pruner not in PRUNERS:
-            hint = nearest(self.pruner, PRUNERS)
-            raise InputError(f"pruner {self.pruner!r}: one of {', '.join(PRUNERS)}{hint}")
+            raise unknown("pruner", self.pruner, PRUNERS)
         check_epsilon(self.epsilon)
         if self.patience is not None and (type(self.patience) is not int or self.patience < 0):
             raise InputError(f"patience={self.patience!r}: a number of validations, 0 for no limit")

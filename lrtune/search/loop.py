@@ -1,11 +1,13 @@
-"""The loop: all slots train a segment together, and what is over makes room for what comes next."""
+"""The loop: trainings take a segment side by side, and what is over makes room for the next."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -103,6 +105,7 @@ class Checkpointer:
         self._saves = path is not None
         self._last = time.monotonic()
         self._cost = 0.0
+        self._found: dict[str, tuple[Snapshot, Note]] | None = None  # for the next checkpoint
 
     def load(self) -> None:
         """Read the checkpoint."""
@@ -146,25 +149,38 @@ class Checkpointer:
             return None
         return training
 
-    def save(self, pool: Pool, running: "Running", now: bool = False) -> None:
-        """Save all that is under way and what is still to be taken up, if due or ``now``."""
+    def save(self, pool: Pool, running: "Running", slots: range, now: bool = False) -> None:
+        """Take in what is under way in these slots, if a checkpoint is due when the first are seen.
+
+        It has all slots, each as it was when it was last seen, and what is still to be taken up; it
+        is written with the last ones.
+        """
         began = time.monotonic()
-        if not (self._saves and running and (now or due(began - self._last, self._cost))):
+        if slots.start == 0:
+            self._found = None
+            if self._saves and (now or due(began - self._last, self._cost)):
+                self._found, self._cost = dict(self.kept), 0.0
+        if self._found is None:
             return
-        kept = dict(self.kept)
-        for slot, (work, training) in running.items():
-            kept[training.key] = pool.snapshot(slot), work.note(training)
-            if training.best is not None:
-                kept[training.key + BEST] = training.best, {}
-        snapshots = {key: snapshot for key, (snapshot, _) in kept.items()}
+        for slot in slots:
+            if slot in running:
+                work, training = running[slot]
+                self._found[training.key] = pool.snapshot(slot), work.note(slot, training)
+                if training.best is not None:
+                    self._found[training.key + BEST] = training.best, {}
+        if slots.stop == pool.slots and running:
+            self._write(self._found)
+        self._cost += time.monotonic() - began
+
+    def _write(self, found: Mapping[str, tuple[Snapshot, Note]]) -> None:
         assert self._path is not None
+        snapshots = {key: snapshot for key, (snapshot, _) in found.items()}
         try:
-            save(self._path, snapshots, {key: note for key, (_, note) in kept.items()})
+            save(self._path, snapshots, {key: note for key, (_, note) in found.items()})
         except (OSError, KeyError, RuntimeError) as error:
             self._saves = False
             self._tell(f"no more checkpoints: {error}")
-        self._last = time.monotonic()
-        self._cost = self._last - began
+        self._last, self._found = time.monotonic(), None
 
     def remove(self) -> None:
         """Nothing is left to go on with."""
@@ -196,10 +212,10 @@ class Work(Generic[Kind]):
         """Store what came of a training; its slot still has it."""
         raise NotImplementedError
 
-    def segment_over(self) -> None:
-        """All slots have trained a segment."""
+    def segment_over(self, slots: range) -> None:
+        """These slots have trained a segment."""
 
-    def note(self, training: Kind) -> Note:
+    def note(self, slot: int, training: Kind) -> Note:
         """What is to be known of a training under way that its Snapshot does not know."""
         return training.note()
 
@@ -214,7 +230,7 @@ class Loop:
     """Trains what its works say, as many side by side as the pool has slots.
 
     Attributes:
-        segments: that were trained in this session.
+        segments: that groups of slots have trained in this session.
     """
 
     def __init__(
@@ -257,19 +273,10 @@ class Loop:
             try:
                 for work in self._works:
                     work.begin(self._checkpointer)
-                while not self._spent() and self._fill(interrupts):
-                    with interrupts.heard():
-                        reached = self._pool.advance()
-                    self.segments += 1
-                    with together():
-                        for progress in reached:
-                            self._take(progress)
-                    for work in self._works:
-                        work.segment_over()
-                    with interrupts.heard():
-                        self._checkpointer.save(self._pool, self._running)
+                self._train(interrupts)
                 if self._running:
-                    self._checkpointer.save(self._pool, self._running, now=True)
+                    every = range(self._pool.slots)
+                    self._checkpointer.save(self._pool, self._running, every, now=True)
                 elif not self._checkpointer.kept:
                     self._checkpointer.remove()
                 return bool(self._running)
@@ -277,10 +284,41 @@ class Loop:
                 for work in self._works:
                     work.close()
 
-    def _fill(self, interrupts: Interrupts) -> bool:
-        """Start a training in each free slot; whether there is anything to go on with."""
+    def _train(self, interrupts: Interrupts) -> None:
+        """One group after the other, again and again: what one has reached is its own affair.
+
+        The others train meanwhile. The order is fixed, so that a search takes the same course
+        whichever of them is the fastest.
+        """
+        groups, launched = self._pool.groups, deque[int]()
+        for group in cycle(range(len(groups))):
+            if len(launched) == len(groups):
+                self._collect(launched.popleft(), interrupts)
+            if self._spent() or not self._fill(groups[group], interrupts):
+                break
+            self._pool.launch(group)
+            launched.append(group)
+        for group in launched:
+            self._collect(group, interrupts)
+
+    def _collect(self, group: int, interrupts: Interrupts) -> None:
+        """A group has trained a segment."""
+        slots = self._pool.groups[group]
+        with interrupts.heard():
+            reached = self._pool.collect(group)
+        self.segments += 1
+        with together():
+            for progress in reached:
+                self._take(progress)
+        for work in self._works:
+            work.segment_over(slots)
+        with interrupts.heard():
+            self._checkpointer.save(self._pool, self._running, slots)
+
+    def _fill(self, slots: range, interrupts: Interrupts) -> bool:
+        """Start a training in each slot that is free; whether there is anything to go on with."""
         started = False
-        for slot in range(self._pool.slots):
+        for slot in slots:
             with interrupts.heard():
                 pass
             if slot not in self._running:

@@ -16,8 +16,9 @@ from optuna.distributions import (
 )
 from optuna.trial import BaseTrial, FrozenTrial
 
-from lrtune.errors import InputError, expect, nearest
+from lrtune.errors import InputError, expect
 from lrtune.schedule import FAMILIES, Knob, Schedule
+from lrtune.schedule.family import unknown
 
 FAMILY = "family"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
@@ -56,9 +57,7 @@ class Space:
             raise InputError("families is empty: name at least one")
         for name in self.families:
             if name not in FAMILIES:
-                raise InputError(
-                    f"family {name!r}: one of {', '.join(SEARCHABLE)}{nearest(name, FAMILIES)}"
-                )
+                raise unknown("family", name, FAMILIES)
             if not FAMILIES[name].searchable:
                 raise InputError(f"family {name!r} has no ranges to search: it is made by hand")
         if len(set(self.families)) < len(self.families):

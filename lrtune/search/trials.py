@@ -141,7 +141,7 @@ class TrialQueue:
     stopped: so it asks the same questions with the same answers known.
 
     Attributes:
-        clock: segments since the start of the search, over all sessions.
+        clocks: of each slot, segments since the start of the search, over all sessions.
     """
 
     def __init__(self, study: optuna.Study, space: Space, slots: int, owner: str) -> None:
@@ -149,7 +149,7 @@ class TrialQueue:
         self._space = space
         self._slots = slots
         self._owner = owner
-        self.clock = 0
+        self.clocks = [0] * slots
         self._stopped = 0  # the clock at which an earlier session stopped
         self._next_index = 0
         self._queue: list[optuna.Trial] = []  # to be repeated, in the order of their index
@@ -163,7 +163,12 @@ class TrialQueue:
     @property
     def waits(self) -> bool:
         """Whether there are trials, repeated or new, whose time is yet to come."""
-        return bool(self._queue) or self.clock < self._stopped
+        return bool(self._queue) or min(self.clocks) < self._stopped
+
+    def tick(self, slots: range) -> None:
+        """These slots have trained a segment."""
+        for slot in slots:
+            self.clocks[slot] += 1
 
     def take_up(self) -> None:
         """Queue what was cut short."""
@@ -176,7 +181,7 @@ class TrialQueue:
             suggest_from(self._space, trial)  # from here on its parameters are its own
 
     def wind(self, kept: Mapping[int, int]) -> None:
-        """Set the clock to where the first of the repeated trials goes on.
+        """Set the clocks to where the first of the repeated trials goes on.
 
         Those with a checkpoint (``kept``: index -> clock) go on from the segment at which it was
         made, so that all that comes after comes as it would have.
@@ -184,7 +189,7 @@ class TrialQueue:
         self._due = {_start(trial)["index"]: _start(trial)["clock"] for trial in self._queue}
         self._due |= kept
         self._stopped = max(map(_end_of, unique_trials(self._study)), default=0)
-        self.clock = min([*self._due.values(), self._stopped])
+        self.clocks = [min([*self._due.values(), self._stopped])] * self._slots
 
     def next(self, slot: int, may_start: Callable[[int], bool]) -> optuna.Trial | None:
         """The trial for a free slot: one to be repeated that is due, or a new one.
@@ -193,11 +198,11 @@ class TrialQueue:
         """
         own = [trial for trial in self._queue if _start(trial)["slot"] % self._slots == slot]
         if own:
-            if self._due[_start(own[0])["index"]] > self.clock or not may_start(0):
+            if self._due[_start(own[0])["index"]] > self.clocks[slot] or not may_start(0):
                 return None
             self._queue.remove(own[0])
             return own[0]
-        if self.clock < self._stopped or not may_start(len(self._queue)):
+        if self.clocks[slot] < self._stopped or not may_start(len(self._queue)):
             return None
         return self._ask(slot)
 
@@ -231,7 +236,7 @@ class TrialQueue:
     def _ask(self, slot: int) -> optuna.Trial:
         """A trial from Optuna that says from its first moment on which one it is."""
         start: dict[str, Any] = {"index": self._next_index, "slot": slot}
-        start |= {"clock": self.clock, "owner": self._owner}
+        start |= {"clock": self.clocks[slot], "owner": self._owner}
         if not self._waiting():
             self._add(start)
         trial = self._study.ask()

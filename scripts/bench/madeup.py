@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import lrtune
-from lrtune.engine import Choice, Progress
+from lrtune.engine import Choice, Pool, Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.run.confirm import confirm
 from lrtune.run.folder import Run
@@ -28,7 +28,7 @@ PARTS = 20  # of the test split
 ERROR, EVERY = "RuntimeError: out of memory", 20  # what trials fail with, and which ones
 
 
-class MadeUpPool:
+class MadeUpPool(Pool):
     """Losses that fall with the sum of the rates, to a floor that the present rate lifts."""
 
     placement: dict[str, str] = {"train": "made up", "val": "made up"}  # noqa: RUF012

@@ -19,7 +19,7 @@ import numpy as np
 import optuna
 import torch
 
-from lrtune.engine import Progress
+from lrtune.engine import Pool, Progress
 from lrtune.engine.pool import Snapshot
 from lrtune.search import (
     Limits,
@@ -37,7 +37,7 @@ from lrtune.tasks import Split, Task
 REPORTS = 20
 
 
-class IdlePool:
+class IdlePool(Pool):
     """A Pool whose trials cost nothing; losses are a smooth function of (rates, update)."""
 
     def __init__(self, task: Task, slots: int = 1) -> None:

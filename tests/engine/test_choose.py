@@ -10,7 +10,7 @@ import torch
 
 from lrtune.engine import Choice, SerialPool, choose, make_pool
 from lrtune.errors import InputError
-from tests.engine.trials import Pairs, dropout
+from tests.engine.trials import Pairs, Plain, dropout
 
 choosing = import_module("lrtune.engine.choose")
 pytestmark = pytest.mark.cpu  # threads of the CPU
@@ -136,12 +136,60 @@ def test_fewer_share_a_stream_where_four_have_no_room(digits, monkeypatch):
         choose(digits, engine="fused", updates=10_000)
 
 
-def test_no_more_updates_are_tried_than_a_trial_has():
-    counts = []
-    choosing.time_updates(
-        SimpleNamespace(task=SimpleNamespace(horizon=3), try_updates=counts.append)
+def test_what_fails_or_loses_uncompiled_is_compiled(digits, timed):
+    """Where there is time for it."""
+    table, asked = timed
+    table.update(serial(1.0, 1.0))
+    for slots in (8, 32):
+        for threads in (1, 2):
+            table["fused", slots, False, threads] = 1.2  # or fails: below
+            table["fused", slots, True, threads] = 0.1
+    table["serial", 1, True, 1] = 0.9
+    choice, _ = choose(digits, updates=2000 * digits.horizon)
+    assert choice.label == "fused 8 at once compiled 1 thread"
+    for key in [key for key in table if key[0] == "fused" and not key[2]]:
+        del table[key]  # a KeyError when it is timed
+    choice, _ = choose(digits, updates=2000 * digits.horizon)
+    assert choice.label == "fused 8 at once compiled 1 thread"
+    assert choice.figures["fused 8 at once 1 thread"] is None
+    asked.clear()
+    choice, _ = choose(digits, updates=20 * digits.horizon)
+    assert (choice.label, choice.why) == ("serial 1 thread", "KeyError: ('fused', 2, False, 1)")
+    assert not any(compiled for _, _, compiled, _ in asked)
+
+
+@pytest.mark.parametrize(("sample", "asked"), [(0.001, 50), (0.1, 8)])
+def test_an_update_has_its_share_of_the_validations(sample, asked, monkeypatch):
+    """Of few samples where they take long; no more updates are tried than a trial has."""
+    clock, updates, samples = [0.0], [], []
+
+    def run(calls, seconds):
+        def try_some(count):
+            calls.append(count)
+            clock[0] += count * seconds
+
+        return try_some
+
+    monkeypatch.setattr(choosing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    pool = SimpleNamespace(
+        task=SimpleNamespace(horizon=3, batch_size=8, checkpoints=[2, 3]),
+        device_task=SimpleNamespace(val=SimpleNamespace(samples=100, part=50)),
+        try_updates=run(updates, 0.01),
+        try_validation=run(samples, sample),
     )
-    assert max(counts) == 3
+    assert choosing.time_updates(pool) == pytest.approx(0.01 + 100 * sample * 2 / 3)
+    assert (max(updates), max(samples)) == (3, asked)
+
+
+def test_a_model_that_fails_in_evaluation_alone(digits):
+    class Odd(Plain):
+        def forward(self, x):
+            if len(x) == 288 and not self.training:
+                raise ValueError("too many")
+            return super().forward(x)
+
+    with pytest.raises(InputError, match="digits: training fails: ValueError: too many"):
+        choose(replace(digits, model=Odd), updates=10_000)
 
 
 def test_bad_wishes(digits):

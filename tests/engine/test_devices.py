@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool
-from lrtune.engine.devices import SpreadPool, _Worker, say
+from lrtune.engine.choose import Choice
+from lrtune.engine.devices import SpreadPool, _Worker, maker, say
 from lrtune.errors import InputError
 from tests.engine import trials
 from tests.engine.trials import DEVICE, Pairs
@@ -47,6 +48,13 @@ class Touchy(nn.Module):
                 raise OverflowError("weights are gone")
             raise InputError("the data has changed: sample 3")
         return self.last(self.inner(x))
+
+
+class Strict(trials.Plain):
+    def forward(self, x):
+        if not torch.are_deterministic_algorithms_enabled():
+            raise LookupError("any order will do")
+        return super().forward(x)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +185,40 @@ def test_misuse_is_refused(call, error, message, pool):
         call(pool)
     assert processes() == before
     assert [progress.slot for progress in pool.advance()] == [0]
+
+
+class Waits(nn.Linear):
+    """With large weights it waits in training for a file."""
+
+    def __init__(self, file):
+        super().__init__(64, 10)
+        self.file = file
+
+    def forward(self, x):
+        until = time.monotonic() + 60
+        while self.training and self.weight.abs().max() > 1e3 and not self.file.exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return super().forward(x.flatten(1))
+
+
+def test_a_device_trains_on_while_another_is_not_ready(task, tmp_path):
+    file = tmp_path / "go on"
+    task = replace(task, model=lambda: Waits(file))
+    with SpreadPool(task, 3, ("cpu", "cpu"), threads=1) as pool:
+        assert pool.groups == [range(2), range(2, 3)]
+        pool.start(0, RATES, seed=0)
+        pool.start(2, SPOILED, seed=0)
+        pool.launch(1)
+        for update in (3, 6, 9):
+            pool.launch(0)
+            assert [(p.slot, p.update) for p in pool.collect(0)] == [(0, update)]
+            assert pool.snapshot(0).update == update
+            if update == 3:
+                assert [(p.slot, p.update) for p in pool.collect(1)] == [(2, 3)]
+                pool.launch(1)
+        file.touch()
+        assert [(p.slot, p.update) for p in pool.collect(1)] == [(2, 6)]
 
 
 def threads_told(task, slots, device):
@@ -310,3 +352,12 @@ def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path:
             time.sleep(0.01)
             assert time.monotonic() - since < 3  # and not after their segment
         assert parent.stderr.read() == ""
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_each_process_is_deterministic(deterministic, task):
+    make = maker(Choice("serial", 2, deterministic=deterministic), say)
+    with SpreadPool(replace(task, model=Strict), 2, TWO, make) as pool:
+        error = pool.start(1, RATES, seed=0).error
+    assert error == (None if deterministic else "LookupError: any order will do")
+    assert not torch.are_deterministic_algorithms_enabled()

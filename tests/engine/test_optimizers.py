@@ -1,6 +1,8 @@
 """OPTIMIZERS: settings, what is refused, and the stacked step that is torch's in every row."""
 
 import inspect
+from dataclasses import replace
+from functools import wraps
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from lrtune.engine.optimizers import (
     OURS,
     RULES,
     StackedOptimizer,
+    fast_form,
     make_optimizer,
     set_momentum,
     settings_of,
@@ -192,3 +195,38 @@ def test_a_row_without_numbers_keeps_them_to_itself(name):
     for _ in range(3):
         step(optimizer, weights, gradients, state, rates, own)
     assert weights[0].isfinite().all() and not weights[1:].isfinite().any()
+
+
+class Early(torch.optim.Adagrad):
+    """Refuses the fused form as torch 2.11 does on CUDA."""
+
+    @wraps(torch.optim.Adagrad.__init__)
+    def __init__(self, params, **settings):
+        if settings.get("fused"):
+            raise RuntimeError("`fused=True` requires supported devices")
+        super().__init__(params, **settings)
+
+
+class Late(torch.optim.Adagrad):
+    """Refuses it at the first update."""
+
+    def step(self, closure=None):
+        if self.defaults["fused"]:
+            raise RuntimeError("`fused=True` requires supported devices")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("refusing", [Early, Late])
+def test_the_fast_form_is_one_that_torch_has(refusing, monkeypatch):
+    cpu = torch.device("cpu")
+    assert fast_form(torch.optim.Adagrad, cpu) == {"fused": True}
+    assert fast_form(torch.optim.RMSprop, cpu) == fast_form(refusing, cpu) == {"foreach": True}
+    row = replace(OPTIMIZERS["adagrad"], make=refusing)
+    monkeypatch.setitem(OPTIMIZERS, "adagrad", row)
+    model = nn.Linear(2, 2)
+    optimizer = make_optimizer(
+        SimpleNamespace(optimizer="adagrad", settings={}, groups=None), model
+    )
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert optimizer.param_groups[0]["foreach"]

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise, starmap
 from pathlib import Path
 
 import optuna
@@ -48,17 +49,54 @@ SAME += ["step", "loss", "train_loss", "rate", "averaged", "val_cross_entropy"]
 
 
 class SpoiltPool(IdlePool):
-    """Spoils what a pool reports, as ``spoil(progress)`` says; counts what it restores."""
+    """Spoils what a pool reports, as ``spoil(progress)`` says; counts what it restores.
+
+    A group that was launched and not collected must be left alone.
+    """
 
     def __init__(
-        self, spoil: Callable[[Progress], Progress] = lambda progress: progress, slots: int = 1
+        self,
+        spoil: Callable[[Progress], Progress] = lambda progress: progress,
+        slots: int = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__(idle_task(VALIDATIONS), slots)
+        places = [slots * group // groups for group in range(groups + 1)]
+        self._groups = [*starmap(range, pairwise(places))]
+        self.launched: list[int] = []  # groups
         self.spoil = spoil
         self.restored = 0  # trials
         self.spared = 0  # updates that these had done
         self.dies_in = math.inf  # segments
         self.death: BaseException = KeyboardInterrupt()
+
+    @property
+    def groups(self) -> list[range]:
+        return self._groups
+
+    def launch(self, group: int) -> None:
+        assert group not in self.launched
+        self.launched.append(group)
+
+    def collect(self, group: int) -> list[Progress]:
+        self.launched.remove(group)
+        before, slots = self._updates, self.groups[group]
+        self._updates = {slot: update for slot, update in before.items() if slot in slots}
+        try:
+            return self.advance()
+        finally:
+            self._updates = before | self._updates
+
+    def rests(self, slot: int) -> None:
+        assert not any(slot in self.groups[group] for group in self.launched)
+
+    def start(self, slot: int, *given: object) -> Progress:
+        self.rests(slot)
+        return super().start(slot, *given)
+
+    def release(self, slot: int) -> None:
+        self.rests(slot)
+        super().release(slot)
 
     def advance(self) -> list[Progress]:
         self.dies_in -= 1
@@ -67,9 +105,11 @@ class SpoiltPool(IdlePool):
         return [self.spoil(progress) for progress in super().advance()]
 
     def snapshot(self, slot: int) -> Snapshot:
+        self.rests(slot)
         return replace(super().snapshot(slot), tensors={"weights/none": torch.zeros(3)})
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
+        self.rests(slot)
         assert slot not in self._updates
         super().restore(slot, snapshot)
         self.restored += 1
@@ -79,8 +119,8 @@ class SpoiltPool(IdlePool):
 class NoisyPool(SpoiltPool):
     """Averaged weights that are a little ahead; a few trials diverge, others reach a plateau."""
 
-    def __init__(self, slots: int = 1) -> None:
-        super().__init__(self.spoilt, slots)
+    def __init__(self, slots: int = 1, groups: int = 1) -> None:
+        super().__init__(self.spoilt, slots, groups)
 
     def spoilt(self, progress: Progress) -> Progress:
         rates = self._rates[progress.slot]
@@ -199,7 +239,7 @@ def dying_at_entry(count: int, death: Callable[[], None]) -> None:
     JournalFileBackend.append_logs = counted
 
 
-def killed(folder: Path, slots: int, by: str, count: int, at: str, checkpoint: bool) -> None:
+def killed(folder: Path, pool: SpoiltPool, by: str, count: int, at: str, checkpoint: bool) -> None:
     """Search in a process that dies as it stores its n-th entry, or n-th checkpoint."""
 
     def death() -> None:
@@ -214,7 +254,7 @@ def killed(folder: Path, slots: int, by: str, count: int, at: str, checkpoint: b
         else:
             dying_at_entry(count, death)
         try:
-            pruned_in(folder, NoisyPool(slots), stopping=EVERYTHING, checkpoint=checkpoint)
+            pruned_in(folder, pool, stopping=EVERYTHING, checkpoint=checkpoint)
         except KeyboardInterrupt:
             os._exit(INTERRUPTED)
         finally:

@@ -52,12 +52,12 @@ def every_segment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory):
-    """What an unbroken search of so many slots finds: all ways to end, and audits."""
+    """What an unbroken search finds with so many slots and groups: all ways to end, and audits."""
 
     @cache
-    def searched(slots: int) -> list[Record]:
+    def searched(*pool: int) -> list[Record]:
         folder = tmp_path_factory.mktemp("whole")
-        trials = pruned_in(folder, NoisyPool(slots), stopping=EVERYTHING)
+        trials = pruned_in(folder, NoisyPool(*pool), stopping=EVERYTHING)
         states = {record.state for record in trials}
         assert states == {"complete", "pruned", "plateaued", "diverged"}
         assert any(record.audit is not None for record in trials)
@@ -66,8 +66,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory):
     return searched
 
 
-def goes_on_alike(folder: Path, slots: int, expected: list[Record], checkpoint: bool) -> NoisyPool:
-    pool = NoisyPool(slots)
+def goes_on_alike(
+    folder: Path, pool: NoisyPool, expected: list[Record], checkpoint: bool
+) -> NoisyPool:
     trials = pruned_in(folder, pool, stopping=EVERYTHING, checkpoint=checkpoint)
     assert [record.number for record in trials] == list(range(TRIALS))
     assert_same(trials, expected)
@@ -76,24 +77,27 @@ def goes_on_alike(folder: Path, slots: int, expected: list[Record], checkpoint: 
 
 
 @pytest.mark.parametrize(
-    ("slots", "checkpoint", "by", "at", "counts"),
+    ("pool", "checkpoint", "by", "at", "counts"),
     [
-        (1, False, "SIGKILL", "entry", (41, 90)),
-        (3, False, "SIGTERM", "entry", (100, 61)),
-        (1, True, "SIGKILL", "entry", (48, 2, 5)),
-        (3, True, "SIGKILL", "entry", (77, 78, 120)),
-        (3, True, "SIGKILL", "checkpoint", (11, 1, 9)),
+        ((1,), False, "SIGKILL", "entry", (41, 90)),
+        ((3,), False, "SIGTERM", "entry", (100, 61)),
+        ((1,), True, "SIGKILL", "entry", (48, 2, 5)),
+        ((3,), True, "SIGKILL", "entry", (77, 78, 120)),
+        ((3,), True, "SIGKILL", "checkpoint", (11, 1, 9)),
+        ((5, 3), False, "SIGTERM", "entry", (100, 61)),
+        ((5, 3), True, "SIGKILL", "entry", (77, 78, 120)),
+        ((5, 3), True, "SIGKILL", "checkpoint", (11, 1, 9)),
     ],
 )
 def test_a_killed_process(
-    tmp_path: Path, unbroken, slots: int, checkpoint: bool, by: str, at: str, counts: tuple
+    tmp_path: Path, unbroken, pool: tuple, checkpoint: bool, by: str, at: str, counts: tuple
 ) -> None:
     for count in counts:
-        killed(tmp_path, slots, by, count, at, checkpoint)
+        killed(tmp_path, NoisyPool(*pool), by, count, at, checkpoint)
         mend(tmp_path / "journal.log", stale_seconds=0)
         assert len(records(study_in(tmp_path))) < TRIALS
-    pool = goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint)
-    assert (0 < pool.restored <= slots) == checkpoint
+    last = goes_on_alike(tmp_path, NoisyPool(*pool), unbroken(*pool), checkpoint)
+    assert (0 < last.restored <= last.slots) == checkpoint
 
 
 class Killed(BaseException):
@@ -107,8 +111,10 @@ def killed_here(folder: Path, pool: NoisyPool, checkpoint: bool) -> None:
     mend(folder / "journal.log", stale_seconds=0)
 
 
-@pytest.mark.parametrize(("slots", "count"), [(1, 58), (1, 199), (3, 111), (3, 199)])
-def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("pool", "count"), [((1,), 58), ((1,), 199), ((3,), 111), ((3,), 199), ((5, 3), 111)]
+)
+def test_killed_between_two_entries(tmp_path: Path, unbroken, pool: tuple, count: int) -> None:
     """Between a report and what is decided on it, say."""
 
     def death() -> None:
@@ -117,17 +123,19 @@ def test_killed_between_two_entries(tmp_path: Path, unbroken, slots: int, count:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", JournalFileBackend.append_logs)
         dying_at_entry(count, death)
-        killed_here(tmp_path, NoisyPool(slots), checkpoint=False)
-    goes_on_alike(tmp_path, slots, unbroken(slots), checkpoint=False)
+        killed_here(tmp_path, NoisyPool(*pool), checkpoint=False)
+    goes_on_alike(tmp_path, NoisyPool(*pool), unbroken(*pool), checkpoint=False)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("segments", [12, 33])
-def test_killed_while_it_trains(tmp_path: Path, unbroken, checkpoint: bool, segments: int) -> None:
-    pool = NoisyPool(3)
-    pool.dies_in, pool.death = segments, Killed()
-    killed_here(tmp_path, pool, checkpoint)
-    goes_on_alike(tmp_path, 3, unbroken(3), checkpoint)
+@pytest.mark.parametrize(("pool", "segments"), [((3,), 12), ((3,), 33), ((6, 3), 37)])
+def test_killed_while_it_trains(
+    tmp_path: Path, unbroken, checkpoint: bool, pool: tuple, segments: int
+) -> None:
+    dying = NoisyPool(*pool)
+    dying.dies_in, dying.death = segments, Killed()
+    killed_here(tmp_path, dying, checkpoint)
+    goes_on_alike(tmp_path, NoisyPool(*pool), unbroken(*pool), checkpoint)
 
 
 @pytest.mark.parametrize("slots", [1, 3])

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,32 @@ def test_a_search_that_is_extended_is_one_search(tmp_path: Path, slots: int) -> 
         extended = search_in(tmp_path, NoisyPool(), trials)
     assert_same(extended, expected)
     assert_same(search_in(tmp_path, NoisyPool(slots), 14), expected)  # nothing is added
+
+
+def test_all_groups_train_while_one_is_looked_at(tmp_path: Path) -> None:
+    pool, others = NoisyPool(slots=6, groups=3), []
+    state = SearchState(Limits(trials=24))
+    looks: dict[str, Any] = {"watch": lambda _: others.append([*pool.launched])}
+    search = Search(study_in(tmp_path), SPACE, pool, state, **looks)
+    assert Loop(pool, [search]).run() is False
+    assert [record.number for record in records(study_in(tmp_path))] == [*range(24)]
+    assert others[:3] == [[1, 2], [2, 0], [0, 1]]
+    assert all(len(rest) == 2 for rest in others)
+
+
+def test_of_groups_under_way_at_the_end_of_the_budget_nothing_is_lost(tmp_path: Path) -> None:
+    pool = SpoiltPool(slots=4, groups=2)
+    trials = search_in(tmp_path, pool, 8, checkpoint=True, spent=lambda: study_seen(tmp_path) > 40)
+    assert len(trials) == 4 and pool.launched == []
+    seen = study_seen(tmp_path)
+    pool = SpoiltPool(slots=4, groups=2)
+    assert len(search_in(tmp_path, pool, 8, checkpoint=True)) == 8
+    assert pool.restored == 4 and 400 * 4 + pool.spared == 50 * seen
+
+
+def study_seen(folder: Path) -> int:
+    """Reports in a study."""
+    return sum(len(trial.intermediate_values) for trial in study_in(folder).trials)
 
 
 @pytest.mark.parametrize("field", ["loss", "metric"])

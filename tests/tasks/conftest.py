@@ -1,9 +1,22 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from lrtune import InputError
+
 SPLITS = ("train", "val", "test")
+
+
+@contextmanager
+def refused(match: str) -> Iterator[pytest.ExceptionInfo[InputError]]:
+    """With a message of one line."""
+    with pytest.raises(InputError, match=match) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(autouse=True)

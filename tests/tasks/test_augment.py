@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lrtune import InputError
 from lrtune.tasks.images import NAMES, augment, check_augment, draw
+from tests.tasks.conftest import refused
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (2, 16, 24)]
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40))
@@ -136,11 +136,10 @@ def test_any_image_and_order_keeps_shape_and_stays_finite(shape, names):
     [
         (("flpi",), (3, 8, 8), "augment 'flpi': one of .*; did you mean 'flip'"),
         (("flip", "crop", "flip"), (3, 8, 8), "augment 'flip': given 2 times"),
-        (("mixup",), (64,), r"augment 'mixup': takes images, not samples of \(64,\)"),
     ],
 )
 def test_refusals(names, shape, match):
-    with pytest.raises(InputError, match=match):
+    with refused(match):
         check_augment(names, shape)
 
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from lrtune.errors import InputError
 from lrtune.tasks import DATASETS, Task, check_model, load_task
 from lrtune.tasks.load import Dataset, digits
+from tests.tasks.conftest import refused
 
 USER = """
 import torch
@@ -98,7 +98,6 @@ def test_data_get_a_model_that_fits(tmp_path, write_images):
         ("digits", None, "mlp", 10),
         ("digits", "cnn", "cnn", 10),
         (pets, None, "cnn", 2),
-        ("breast_cancer", None, "mlp", 2),
         ("diabetes", None, "mlp", None),
         ("wine", None, "mlp", 3),
     ):
@@ -117,32 +116,23 @@ DIGITS = "digits is scikit-learn's digits"
         ("digit", {}, "task 'digit': neither .*; did you mean 'digits'"),
         ("", {}, "task '': neither a folder of images, nor a table"),
         ("a.tsv", {}, r"^a\.tsv: a table with tabs: save it as \.csv$"),
-        ("digits", {"model": "cn"}, "model 'cn': one of mlp, cnn, .*; did you mean 'cnn'"),
-        ("digits", {"batch_size": 5000}, "batch_size=5000: digits has only 1149 training samples"),
         ("digits", {"metric": "roc_auc"}, "^metric roc_auc: takes two classes, not 10$"),
         ("breast_cancer", {"metric": "r2"}, "metric 'r2'"),
-        ("breast_cancer", {"model": "cnn"}, "takes images"),
-        ("wine", {"model": "transformer"}, r"'transformer': reads text, not samples of \(13,\)"),
         ("a.txt", {"model": "mlp", "context": 9}, "'mlp': does not read text: give --model trans"),
         ("diabetes", {"label_smoothing": 0.1}, "label_smoothing=0.1: diabetes is a regression"),
         # Functions of the user's.
         ("mytask:mak", {}, "mytask:mak: mytask has no function 'mak'; did you mean 'make'"),
         ("mytask.py:cuont", {}, "mytask.py has no function 'cuont'; did you mean 'count'"),
         ("mytask:count", {}, r"mytask:count: returned int, expected lrtune\.Task"),
-        ("mytask:make", {"batch_size": 11}, "batch_size=11: mine has only 10"),
         ("mytask:make", {"memory": "much"}, "memory='much': a number and a unit: 500MB, 2GB"),
         ("mytsk:make", {}, "mytsk: no such module here or among the installed ones"),
         ("lrtune.nope:make", {}, r"lrtune\.nope: no such module here"),
-        (":make", {}, "no such module here"),
         (".mytask:make", {}, r"\.mytask: no such module here"),
         ("no/mytask.py:make", {}, r"no/mytask\.py: no such file"),
         ("mytask.py", {}, r"^mytask\.py: did you mean mytask\.py:make\? Of a Python file, name"),
-        ("neighbour.py", {}, r"did you mean neighbour\.py:make\?"),
         # Options of other data.
         ("mytask:make", {"model": "mlp"}, "model='mlp': .* a function of yours: this is for a tab"),
         ("digits", {"target": "x"}, f"target='x': {DIGITS}: this is for a table"),
-        ("digits", {"memory": "1GB"}, f"memory='1GB': {DIGITS}"),
-        ("digits", {"skip_bad": True}, f"skip_bad=True: {DIGITS}"),
         ("digits", {"image_size": 8}, f"image_size=8: {DIGITS}"),
         ("digits", {"data_root": "x"}, "this is for a data set of torchvision$"),
         ("wine", {"augment": ["flip"]}, "wine is a table: this is for scikit-learn's digits or a"),
@@ -151,17 +141,15 @@ DIGITS = "digits is scikit-learn's digits"
         # Values of options.
         ("wine", {"nosuch": 1}, "wine: unknown key 'nosuch'"),
         ("wine", {"clip_norm": "long"}, r"wine: clip_norm must be a number \(got 'long'\)"),
-        ("wine", {"label_smoothing": 1.0}, r"label_smoothing must be at least 0 and below 1 \(got"),
+        ("wine", {"label_smoothing": 1}, r"label_smoothing must be at least 0 and below 1 \(got 1"),
         ("wine", {"class_weights": "odd"}, r"class_weights must be 'balanced' \(got 'odd'\)"),
         ("wine", {"kind": "ranking"}, "wine: kind must be classification or regression "),
         ("wine", {"epochs": math.inf}, r"wine: epochs must be a finite number \(got inf\)"),
-        ("a.txt", {"tokens": "word"}, r"a\.txt: tokens must be char or byte \(got 'word'\)"),
-        ("a.txt", {"context": 1}, r"a\.txt: context must be at least 2 \(got 1\)"),
         ("images", {"image_size": 4097}, r"image_size must be at least 1 and at most 4096 \(got"),
     ],
 )
 def test_refused(what, given, message, folder):
-    with pytest.raises(InputError, match=message):
+    with refused(message):
         load_task(what, **given)
 
 
@@ -172,7 +160,7 @@ def test_a_default_batch_is_no_more_than_there_is(folder, write_images):
     (folder / "t.csv").write_text("x,y\n" + rows)
     assert load_task("t.csv", target="y").batch_size == 6
     assert load_task("a.txt", context=49).batch_size == 18
-    with pytest.raises(InputError, match=r"batch_size=7: t has only 6 training samples"):
+    with refused(r"batch_size=7: t has only 6 training samples"):
         load_task("t.csv", target="y", batch_size=7)
 
 
@@ -201,5 +189,5 @@ def test_no_augmentation_of_what_has_one_by_default(monkeypatch):
 @pytest.mark.parametrize("where", ["faulty", "faulty.py"])
 def test_what_a_users_code_raises_is_named(where, body, message, folder):
     (folder / "faulty.py").write_text(body)
-    with pytest.raises(InputError, match=rf"{where}:make: {message}"):
+    with refused(rf"{where}:make: {message}"):
         load_task(f"{where}:make")

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lrtune import InputError
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, cut
 from lrtune.tasks.tables import sklearn_table, table, table_file
+from tests.tasks.conftest import refused
 
 
 def mixed(rows: int = 200) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet", "T.PARQUET"])
 def test_a_table_from_a_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with pytest.raises(InputError, match=f"{name}: no such file$"):
+    with refused(f"{name}: no such file$"):
         table_file(path, TaskOptions(target="y"))
     frame = mixed()
     frame.to_parquet(path) if "arquet" in name.lower() else frame.to_csv(path, index=False)
@@ -114,11 +114,8 @@ def test_classes_are_numbered_in_their_order() -> None:
 
 def test_the_tables_of_scikit_learn() -> None:
     data = sklearn_table("diabetes", TaskOptions())
-    assert {metric.name: metric.unit for metric in data.metrics} == {
-        "mse": "variances",
-        "r2": "",
-        "mae": "standard deviations",
-    }
+    units = {"mse": "variances", "r2": "", "mae": "standard deviations"}
+    assert {metric.name: metric.unit for metric in data.metrics} == units
     assert data.train.targets.mean() == pytest.approx(0, abs=1e-5)
     assert data.train.targets.std(correction=0) == pytest.approx(1, abs=1e-4)
     other = sklearn_table("wine", TaskOptions(target="alcohol"))
@@ -221,22 +218,14 @@ CELLS = "".join(f"{i % 7},{i % 2}\n" for i in range(50))
     ("content", "message"),
     [
         (b"", "empty: expected a line of column names, and rows"),
-        (b"\n\n", "empty: expected a line of column names"),
         ("x,y\n", "0 rows: expected 10 or more: add some"),
-        ("x,y\n1,2\n", "1 rows: expected 10 or more"),
         (b"\x89PNG\r\n\x1a\n\0\0", "a PNG image, no text"),
-        (b"PK\x03\x04\x14\0", "a zip archive .as xlsx and docx are., no text"),
-        ("x,y\n".encode("utf-16"), "UTF-16 .iconv -f utf-16"),
-        (b"x\0,y\n", "no text: NUL byte at position 1"),
         (b"x,y\ncaf\xe9,1\n", "not UTF-8: byte 0xe9: convert it .iconv -f latin1 -t utf-8"),
-        (b"x\xe9,y\n1,1\n", "not UTF-8: byte 0xe9: convert it"),
         (b'x,y\n"1', "cannot be read as a table: Error tokenizing.*: expected CSV"),
-        ("x,x,y\n1,2,3\n", "two columns are called 'x': rename one"),
         ('x,"a, b",y,"a, b"\n1,2,3,4\n', "two columns are called 'a, b'"),
         ("x,y\n1,2,3\n", "rows of more fields than the first line has names .2.: name every"),
         ("x;y\n1;2\n", "no column 'y', only 'x;y': separate columns by commas"),
         ("x,y\n" + CELLS + "n/a?,1\n", "column x: 'n/a[?]' in row 51, among numbers: mend it"),
-        ("x,y\n" + CELLS + '"12,5",1\n', "column x: '12,5' in row 51, among numbers: mend it"),
         ("x,y\n" + CELLS + ",1\n-inf,1\n", "column x: -inf in row 52: expected a finite number"),
         ("x,y\n" + CELLS + "1e300,1\n", "column x: 1e[+]300 in row 51: expected a finite"),
         ("y\n" + "a\nb\n" * 10, "a target alone: nothing to learn"),
@@ -244,16 +233,12 @@ CELLS = "".join(f"{i % 7},{i % 2}\n" for i in range(50))
     ],
 )
 def test_files_with_a_mistake(path: Path, content: bytes | str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message) as error:
         written(path, content)
     assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_words_that_are_numbers_in_part() -> None:
-    frame = pd.DataFrame({"x": [f"{i},5" for i in range(50)], "y": np.arange(50) % 2})
-    with pytest.raises(InputError, match="column x: '0,5' in row 1, among numbers: mend it, or em"):
-        of(frame)
     frame = pd.DataFrame({"x": ["12", "14b", "c", "7"] * 25, "y": np.arange(100) % 2})
     assert of(frame).train.inputs.shape[1] == 4  # words
 
@@ -262,14 +247,14 @@ def test_broken_files(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
     mixed(2000).to_csv(path, index=False)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(InputError, match="cannot be read as a table"):
+    with refused("cannot be read as a table"):
         table_file(path, TaskOptions(target="bought"))
     path = tmp_path / "t.parquet"
     path.write_bytes(b"x,y\n1,2\n")
-    with pytest.raises(InputError, match=r"cannot be read as a table: .*: expected Parquet"):
+    with refused(r"cannot be read as a table: .*: expected Parquet"):
         table_file(path, TaskOptions(target="y"))
     pq.write_table(pa.table([pa.array([1, 2])] * 2, names=["x", "x"]), path)
-    with pytest.raises(InputError, match="two columns are called 'x': rename one"):
+    with refused("two columns are called 'x': rename one"):
         table_file(path, TaskOptions(target="x"))
 
 
@@ -281,12 +266,7 @@ def test_broken_files(tmp_path: Path) -> None:
         ("same", None, None, "same has a single class .1.: give another"),
         ("bought", None, "regression", "bought holds no numbers .'.*' in row 1"),
         ("bought", ["a"] * 199 + ["b"], None, "class 'b' has 1 sample: too few"),
-        (
-            "bought",
-            [f"{i}th" for i in range(200)],
-            None,
-            "bought is another class in each of 200 rows: give",
-        ),
+        ("bought", [f"{i}th" for i in range(200)], None, "another class in each of 200 rows: give"),
         ("bought", np.arange(200), "classification", ".*, or --kind regression for a number"),
         ("bought", [*np.arange(199.0), "n/a?"], None, "'n/a[?]' in row 200, among numbers: mend"),
         ("bought", [1e400] + [0.5] * 199, None, "inf in row 1: expected a finite number: mend it"),
@@ -298,11 +278,10 @@ def test_targets_with_a_mistake(target: str, values: Any, kind: str | None, mess
     frame = mixed()
     if values is not None:
         frame = frame.assign(bought=pd.Series(values, dtype=object)).infer_objects()
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message):
         of(frame, target, kind)
-    assert "\n" not in str(error.value)
 
 
 def test_no_target(path: Path) -> None:
-    with pytest.raises(InputError, match="give --target, one of x, y"):
+    with refused("give --target, one of x, y"):
         written(path, "x,y\n1,2\n", target=None)

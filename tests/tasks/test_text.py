@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrtune import InputError
 from lrtune.tasks import METRICS
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data
 from lrtune.tasks.text import text_file
+from tests.tasks.conftest import refused
 
 LETTERS = "abcdefghij"  # 1000 of them: 900, 50 and 50
 CHINESE = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_is_no_character_and_bytes_are_taken_as_they_are(path:
         (
             "ab" * 500,
             {},
-            "1000 characters, 50 in the shortest split: .* = 129: give --context 49, or a longer",
+            "1000 characters, 50 in .* split: .* = 129: give --context 49, or a longer",
         ),
         ("é" * 500, {"tokens": "byte"}, "1000 bytes, 50 in the shortest split"),
         ("abc", {"context": 2}, "3 characters, 0 in .*: give a longer text"),
@@ -123,15 +123,14 @@ def test_a_byte_order_mark_is_no_character_and_bytes_are_taken_as_they_are(path:
     ],
 )
 def test_texts_with_a_mistake(path: Path, content: object, options: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message) as error:
+    with refused(message) as error:
         load(path, content, **options)
-    assert "\n" not in str(error.value)
     if hint := re.search(r"give --context (\d+)", str(error.value)):
         assert load(path, content, **options, context=int(hint[1])).val.samples == 1
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Is a directory: expected a text file"):
+    with refused("Is a directory: expected a text file"):
         text_file(tmp_path, TaskOptions())
-    with pytest.raises(InputError, match=r"none\.txt: No such file"):
+    with refused(r"none\.txt: No such file"):
         text_file(tmp_path / "none.txt", TaskOptions())
