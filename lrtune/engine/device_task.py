@@ -416,11 +416,13 @@ class DeviceTask:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
 
-    @property
+    @cached_property
     def is_mixed(self) -> bool:
-        """Whether the task's precision is bfloat16."""
-        default = "bfloat16" if self.device.type == "cuda" else "float32"
-        return (self.task.precision or default) == "bfloat16"
+        """Whether the precision is bfloat16: by default, where a GPU has that in hardware."""
+        if self.task.precision is not None or self.device.type == "cpu":
+            return self.task.precision == "bfloat16"
+        with torch.cuda.device(self.device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
     def autocast(self) -> AbstractContextManager[object]:
         """The task's precision."""

@@ -376,7 +376,7 @@ class Program:
             with self._autocast(), self._mixed():
                 return functional_call(self._judged, held, (inputs,))
 
-        with sdpa_kernel(KERNELS):
+        with sdpa_kernel(KERNELS), _in_parts():
             return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
@@ -386,6 +386,17 @@ class Program:
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
+
+
+@contextmanager
+def _in_parts() -> Iterator[None]:
+    """Torch's modules of attention by its functions: their short cut has no batched form."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _clip(gradients: list[Tensor], longest: float) -> None:
