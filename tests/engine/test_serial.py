@@ -1,6 +1,7 @@
 """SerialPool: plain PyTorch's numbers, whatever the slot, the neighbours and the moment."""
 
 import random
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -251,6 +252,11 @@ class Repeated(Captured):
         return [tensor.data_ptr() for tensor in tensors if tensor is not None]
 
 
+class Refused(Repeated):
+    def _capture(self, batch):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
 CAPTURED = {
     "sgd": {"optimizer": "sgd", "settings": {}, "groups": decays},
     "dampening": {"optimizer": "sgd", "settings": {"momentum": 0.9, "dampening": 0.5}},
@@ -297,6 +303,14 @@ def test_a_compiled_pool_is_compiled_and_captured_once(case, fifty, monkeypatch)
     assert Repeated.made == (0 if case in ("dampening", "adagrad") else 2)  # of each slot
 
 
+@pytest.mark.cpu
+def test_where_no_graph_can_be_made_updates_go_on_as_they_are(fifty, monkeypatch):
+    monkeypatch.setattr(serial, "compile_alone", lambda function: function)
+    monkeypatch.setattr(serial, "Captured", Refused)
+    pool = SerialPool(fifty, 1, compiled=True)
+    same(alone(fifty, falling(fifty), 3), train(pool, 0, falling(fifty), 3))
+
+
 class Counting(nn.Module):
     calls = 0
 
@@ -304,13 +318,24 @@ class Counting(nn.Module):
         self.calls += 1
 
 
-@pytest.mark.parametrize("act", [Counting(), random.random, np.random.rand, partial(torch.rand, 1)])
-def test_no_graph_is_made_of_what_happens_on_the_host(act):
-    captured = Captured(lambda batch: batch.inputs, [act], torch.device("cpu"))
-    before = captured._host()
-    assert captured._host() == before
-    act()
-    assert captured._host() != before
+def waits():
+    """As torch says it of CUDA."""
+    warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+
+DRAWS = [random.random, np.random.rand, partial(torch.rand, 1)]
+
+
+@pytest.mark.parametrize("act", [Counting(), waits, *DRAWS])
+def test_no_graph_is_made_of_what_happens_on_the_host(act, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    for update, never in (lambda batch: 3, False), (lambda batch: act(), True):
+        captured = Captured(update, [act], torch.device("cpu"))
+        captured._watched(None)
+        assert captured._never == never
+    assert modes == ["warn", 0] * 2
 
 
 @pytest.mark.gpu
