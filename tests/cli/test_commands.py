@@ -223,7 +223,9 @@ def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == "lrtune: stopped; a search goes on from here with the same command\n"
+    ours = [line for line in err.splitlines() if line.startswith("lrtune")]
+    assert ours == ["lrtune: stopped; a search goes on from here with the same command"]
+    assert "Traceback" not in err  # torch's compiler has its own words, on Python 3.13.0 say
 
     before = pd.read_parquet(tmp_path / "run" / "trials.parquet")
     assert 0 < len(before) < 12
