@@ -377,7 +377,7 @@ class OverfitPool(SpoiltPool):
 
 
 def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
-    trials = pruned_in(tmp_path, OverfitPool(), 16, pruner=careful(), space=BOTH, stopping=PATIENT)
+    trials = pruned_in(tmp_path, OverfitPool(), 32, pruner=careful(), space=BOTH, stopping=PATIENT)
     held, whole = in_state(trials, "plateaued"), in_state(trials, "complete")
     assert {record.schedule.family for record in held} == {"constant"} and len(held) > 1
     assert {record.schedule.family for record in whole} == {"linear"} and len(whole) > 1
