@@ -363,8 +363,8 @@ class Engine:
     Attributes:
         kind: auto, serial or fused; auto takes what is measured to be the fastest here.
         slots: trials side by side, over all devices; measured too where None.
-        device: as torch names it, several with commas between; CUDA where there is one, else the
-            CPU, where None.
+        device: as torch names it, several with commas between, the same one twice where two
+            processes are to share it; CUDA where there is one, else the CPU, where None.
 
     Raises:
         InputError: an unknown kind, no slots, a device that is not there.
@@ -470,9 +470,6 @@ def devices_of(names: str | None) -> tuple[str, ...]:
     devices = tuple(device_of(name.strip()) for name in names.split(","))
     if len({name.partition(":")[0] for name in devices}) > 1:
         raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")
-    twice = [device for device in devices if devices.count(device) > 1]
-    if twice:
-        raise InputError(f"device {names!r}: {twice[0]} is given twice: give each once")
     return devices
 
 

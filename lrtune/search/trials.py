@@ -100,12 +100,9 @@ class ActiveTrial(Training):
     """A trial of the search that is under way."""
 
     trial: optuna.Trial
+    index: int  # which of the search's trials this is
+    survived: int  # it went on at reports before this update, when it was trained before a kill
     audit: dict[str, Any] | None = None  # see Record
-
-    @property
-    def index(self) -> int:
-        """Which of the search's trials this is."""
-        return int(_start(self.trial)["index"])
 
     def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
         """What is stored of a trial that is over."""
