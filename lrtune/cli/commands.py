@@ -415,11 +415,12 @@ def compare(
 ) -> None:
     """Compare schedules across the verdicts of several runs."""
     from lrtune.cli.result import print_comparison
-    from lrtune.reports.compare import compare
+    from lrtune.reports.compare import find_verdicts, table
 
-    console = console_of()
-    print_comparison(compare(runs, out), console)
+    console, rows = console_of(), table(find_verdicts(runs))
+    print_comparison(rows, console)
     if out is not None:
+        out.write_bytes(rows.to_parquet(index=False))
         copyable(console, f"wrote {out}")
 
 

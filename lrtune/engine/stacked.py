@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
 from lrtune.engine.optimizers import Group, StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
@@ -357,7 +358,7 @@ class Program:
 
     def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
         """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
-        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no batched form
+        with sdpa_kernel(KERNELS):
             gradients, losses = vmap(grad_and_value(self._loss))(
                 state.parameters, state.buffers, inputs, parts
             )
@@ -377,7 +378,7 @@ class Program:
             with self._autocast(), self._mixed():
                 return functional_call(self._judged, held, (inputs,))
 
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(KERNELS):
             return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:

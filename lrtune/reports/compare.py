@@ -11,8 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from lrtune.errors import InputError
-from lrtune.files import replace
-from lrtune.verdict.verdict import FamilyResult, Verdict
+from lrtune.verdict.verdict import Verdict
 
 VERDICT, RUN = "verdict.json", "run.json"  # in a run's folder
 PLACES = {"winner": 0, "tied": 0, "behind": 1, "lost": 2}  # and which of them rank first
@@ -69,14 +68,10 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
         verdicts: with what to call each, as ``find_verdicts`` gives them.
 
     Returns:
-        Columns ``task`` (data and model), ``horizon`` (updates), ``source`` (what the verdict is
-        called), ``study``, ``seed`` (of the search), ``metric``, ``unit``, ``direction``,
-        ``split``, ``family``, ``place`` (winner, tied, behind, lost), ``mean``, ``low`` and
-        ``high`` (its 95 % interval), ``sd`` (between seeds), ``seeds``, ``gap`` (to the
-        recommended one on common seeds, positive where worse), ``gap_low``, ``gap_high``,
-        ``peak_lr``, ``warmup`` (share of the horizon), ``schedule`` (JSON), ``rank`` (1 is the
-        best: those at the top, those behind, those lost, by the gap among themselves; equal gaps,
-        and those lost, share the mean of their ranks).
+        The task (data and model), the horizon in updates, what the verdict is called, and so on;
+        of each family what ``Standing`` says, its schedule, and its ``rank``: 1 is the best; those
+        at the top, those behind, those lost, by the gap among themselves; equal gaps, and those
+        lost, share the mean of their ranks.
 
     Raises:
         InputError: a verdict is unfinished or compares nothing, or one task was judged by two
@@ -90,29 +85,25 @@ def table(verdicts: Sequence[tuple[str, Verdict]]) -> pd.DataFrame:
 
 
 def _rows(label: str, verdict: Verdict) -> list[dict[str, Any]]:
-    rows = [_row(label, verdict, family) for family in verdict.families]
     if verdict.answer.place == "unfinished":
         raise InputError(f"{label}: not finished yet: lrtune confirm goes on with it")
-    if len(rows) < 2:
+    if len(verdict.families) < 2:
         raise InputError(f"{label}: has one family only, nothing to compare: leave it out")
-    scale = max((abs(row["mean"]) for row in rows if row["place"] != "lost"), default=0.0) or 1.0
+    known = [row for row in verdict.families if row.place != "lost"]
+    for row in known:
+        if not math.isfinite(row.mean + row.gap):
+            raise InputError(
+                f"{label}: damaged: {row.family} is not lost, and has no mean or no gap"
+            )
+    scale = max((abs(row.mean) for row in known), default=0.0) or 1.0
     keys = [
-        (PLACES[row["place"]], 0.0 if row["place"] == "lost" else round(row["gap"] / scale, EQUAL))
-        for row in rows
+        (PLACES[row.place], 0.0 if row.place == "lost" else round(row.gap / scale, EQUAL))
+        for row in verdict.families
     ]
     order = sorted(set(keys))
     ranks = stats.rankdata([order.index(key) for key in keys]).tolist()
-    return [row | {"rank": rank} for row, rank in zip(rows, ranks, strict=True)]
-
-
-def _row(label: str, verdict: Verdict, family: FamilyResult) -> dict[str, Any]:
-    task, objective, schedule = verdict.task, verdict.objective, family.schedule
-    if family.place != "lost" and not math.isfinite(family.mean + family.gap):
-        raise InputError(
-            f"{label}: damaged: {family.family} is not lost, and has no mean or no gap"
-        )
-    names = ("mean", "low", "high", "sd", "gap", "gap_low", "gap_high")
-    return {
+    task, objective = verdict.task, verdict.objective
+    shared = {
         "task": _printable(f"{task.name}, {task.model}"),
         "horizon": verdict.horizon,
         "source": _printable(label),
@@ -122,14 +113,20 @@ def _row(label: str, verdict: Verdict, family: FamilyResult) -> dict[str, Any]:
         "unit": _printable(objective.unit),
         "direction": objective.direction,
         "split": verdict.split,
-        "family": _printable(family.family),
-        "place": family.place,
-        "seeds": family.seeds,
-        **{name: getattr(family, name) for name in names},
-        "peak_lr": schedule.peak_lr,
-        "warmup": schedule.warmup,
-        "schedule": schedule.to_json(),
     }
+    names = ("place", "seeds", "mean", "low", "high", "sd", "gap", "gap_low", "gap_high")
+    return [
+        {
+            **shared,
+            "family": _printable(row.family),
+            **{name: getattr(row, name) for name in names},
+            "peak_lr": row.schedule.peak_lr,
+            "warmup": row.schedule.warmup,
+            "schedule": row.schedule.to_json(),
+            "rank": rank,
+        }
+        for row, rank in zip(verdict.families, ranks, strict=True)
+    ]
 
 
 def _printable(text: object) -> str:
@@ -147,27 +144,6 @@ def _check_metrics(table: pd.DataFrame) -> None:
                 f"{horizon:,} updates, judged by {first['metric']} and by {other['metric']}: "
                 "leave one out"
             )
-
-
-def compare(paths: Iterable[str | Path], out: str | Path | None = None) -> pd.DataFrame:
-    """The table of the verdicts in these places, written to ``out`` too if that is given.
-
-    Args:
-        paths: see ``find_verdicts``.
-        out: a ``.parquet`` file in a folder that exists, or None.
-
-    Raises:
-        InputError: as ``find_verdicts`` and ``table``, or ``out`` cannot be written.
-    """
-    if out is not None and Path(out).suffix != ".parquet":
-        raise InputError(f"out={str(out)!r}: expected the name of a .parquet file")
-    rows = table(find_verdicts(paths))
-    if out is not None:
-        try:
-            replace(Path(out), rows.to_parquet(index=False))
-        except OSError as error:
-            raise InputError(f"{out}: cannot be written: {error.strerror}") from error
-    return rows
 
 
 def mean_ranks(table: pd.DataFrame) -> dict[str, float]:

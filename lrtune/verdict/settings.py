@@ -43,6 +43,11 @@ StoredSchedule = Annotated[
 ]
 
 
+Pair = Annotated[
+    tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+]
+
+
 class Document(BaseModel):
     """Facts as JSON keeps them; keys that are not known are passed over."""
 
@@ -84,7 +89,7 @@ class File(Document):
                 "use the lrtune that wrote it, or run the command again"
             )
         try:
-            return cls.model_validate_json(text, strict=True)
+            return cls.model_validate(found, strict=True)
         except ValidationError as error:
             raise InputError(f"{path}: damaged: {in_words(error)}") from error
 
@@ -224,7 +229,7 @@ class SearchSettings(Training):
     validations: int
     metrics: dict[str, Objective]
     families: list[str]
-    warmup: tuple[float, float]
+    warmup: Pair
     cycle_momentum: bool
     seed: int
     device: str
@@ -256,7 +261,7 @@ class RunSettings(SearchSettings, File):
     FORMAT: ClassVar[int] = 2
 
     format: int = FORMAT
-    peak_lr: tuple[float, float]
+    peak_lr: Pair
     range_test: RangeTestFacts | None
     command: str
     owner: str

@@ -7,11 +7,11 @@ same ones, judged on the test split) and, for what only the search knows, its tr
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from lrtune.errors import InputError
 from lrtune.verdict.sequential import (
@@ -173,7 +173,7 @@ class Verdict(File):
     horizon: int
     trials: int
     split: Literal["test", "val"]
-    plan: Plan
+    plan: Annotated[Plan, BeforeValidator(lambda v: Plan(**v) if isinstance(v, dict) else v)]
     answer: Answer
     families: list[FamilyResult]
     absent: list[Absent]

@@ -75,12 +75,6 @@ def page_at(browser, faults: list[str]) -> Iterator[Callable[..., object]]:
 
 
 @pytest.fixture(scope="package")
-def tiny(run: Path) -> Path:
-    """A run without finals."""
-    return run
-
-
-@pytest.fixture(scope="package")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of several families, with finals."""
     import lrtune

@@ -13,7 +13,6 @@ import pytest
 from lrtune import load_task
 from lrtune.cli.events import FIELDS, Events, listening
 from lrtune.run.folder import Run
-from lrtune.schedule import Schedule
 from lrtune.verdict.verdict import Verdict
 from tests.documents import changed
 
@@ -96,7 +95,7 @@ def test_finals_as_events(lrtune, folder: Path) -> None:
     assert last["winner"] == decided["families"][0]["schedule"]
     assert sum(event["event"] == "final" for event in events) == 4
     code, out, _ = lrtune("confirm", folder, "--total", 20, "--quiet")
-    assert code == 0 and out.startswith("Use ") and "nats, 20 updates" in out
+    assert code == 0 and out.startswith("Use ") and "finals: 20 updates" in out
 
 
 def test_only_a_verdict_of_that_horizon_names_a_winner(
@@ -105,32 +104,20 @@ def test_only_a_verdict_of_that_horizon_names_a_winner(
     search_in(lrtune, folder)
     copy = Path(shutil.copytree(folder, tmp_path / "run"))
 
-    def last(total: int | None = None) -> tuple[list[dict], dict]:
+    def told() -> list[dict]:
         out = io.StringIO()
-        events = Events(out)
-        events.finished(Run(copy), total)
-        events.close()
-        found = read(out.getvalue())
-        return found[:-1], found[-1]
+        Events(out).finished(Run(copy), None)
+        return read(out.getvalue())
 
-    path = Run(copy).verdict_path(20)
     verdict = Verdict.read(copy / "verdict.json")
-    other = changed(verdict.families[0], schedule=Schedule("linear", peak_lr=0.123))
-    for place, winner in (
-        ("winner", other.schedule.to_dict()),
-        ("tie", other.schedule.to_dict()),
-        ("none", None),
-    ):
-        why = {"winner": "alone", "tie": "budget", "none": "lost"}[place]
-        answer = {"place": place, "why": why, "recommended": other.family}
-        changed(verdict, answer=answer, families=[other, *verdict.families[1:]]).write(path)
-        assert last(20)[1]["winner"] == winner
-    assert last()[1]["winner"] == verdict.recommended.schedule.to_dict()
-    changed(verdict, trials=1).write(copy / "verdict.json")
-    (said,), _ = last()
+    assert told()[-1]["winner"] == verdict.recommended.schedule.to_dict()
+    changed(verdict, trials=1, answer={"place": "none"}).write(copy / "verdict.json")
+    said, last = told()
     assert said["lines"][-1].startswith("The search has gone on since, by 2 trials")
+    assert last["winner"] is None
     (copy / "verdict.json").unlink()
-    assert last()[0] == [] and last()[1]["winner"] is None
+    (last,) = told()
+    assert last["winner"] is None
 
 
 def test_no_password_in_an_event() -> None:

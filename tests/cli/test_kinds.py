@@ -45,19 +45,11 @@ def book(path: Path) -> Path:
 
 CASES = {
     "digits": (lambda folder: "digits", [], "scikit-learn load_digits", []),
-    "breast cancer": (lambda folder: "breast_cancer", ["--metric", "roc_auc"], "breast_cancer", []),
-    "diabetes": (lambda folder: "diabetes", ["--metric", "r2"], "load_diabetes", []),
-    "images": (
-        lambda folder: digit_images(folder / "images"),
-        ["--skip-bad", "--augment", "crop", "--batch-size", "20"],
-        "images",
-        ["1 of 120 images left out: cannot be read"],
-    ),
     "streamed images": (
         lambda folder: digit_images(folder / "images"),
-        ["--skip-bad", "--memory", "1KB", "--batch-size", "20"],
+        ["--skip-bad", "--memory", "1KB", "--augment", "crop", "--batch-size", "20"],
         "images",
-        ["streamed by"],
+        ["streamed by", "1 of 120 images left out: cannot be read"],
     ),
     "table": (
         lambda folder: sales(folder / "sales.csv"),
@@ -69,7 +61,7 @@ CASES = {
         lambda folder: book(folder / "book.txt"),
         ["--context", "16", "--metric", "bits_per_character", "--ema", "0.2"],
         "book.txt, characters",
-        ["averaged weights"],
+        ["ema 0.2"],
     ),
 }
 
@@ -84,7 +76,7 @@ def test_a_search_and_its_report(lrtune, case: str, tmp_path: Path) -> None:
     task = json.loads((tmp_path / "r" / "run.json").read_text())["task"]
     report = html.unescape((tmp_path / "r" / "report.html").read_text())
     record = re.sub(r"<[^>]+>", " ", report[report.index('id="record"') :])
-    splits = [f"{task[name]:,} {name}" for name in ("train", "val", "test")]
+    splits = [f"{task[name]:,}" for name in ("train", "val", "test")]
     for said in [source, task["fingerprint"], *splits, *notes]:
         assert said in record, said
     verdict = Verdict.read(tmp_path / "r" / "verdict.json")

@@ -5,7 +5,6 @@ forward and optimizer, and the backward pass is checked on fake tensors of the C
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -33,6 +32,7 @@ def of_random_data(name: str) -> Task:
         val=split,
         model=model_maker(name, shape, CLASSES, kind=kind),
         loss=CrossEntropy(),
+        optimizer="adamw",
         batch_size=BATCH,
         epochs=1,
         clip_norm=1.0,
@@ -50,14 +50,13 @@ def forward_alone(loss: Callable[..., torch.Tensor]) -> Callable[..., object]:
 
 @pytest.mark.cpu
 @pytest.mark.parametrize("device", ["cuda:0", "cpu"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("name", [*MODELS, "resnet18"])
-def test_an_update_under_bfloat16(name, optimizer, device, monkeypatch):
+def test_an_update_under_bfloat16(name, device, monkeypatch):
     if device != "cpu":  # autocast asks whether there is a GPU
         monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
         monkeypatch.setattr("lrtune.engine.stacked.grad_and_value", forward_alone)
-    task = replace(of_random_data(name), optimizer=optimizer)
+    task = of_random_data(name)
     on_device = DeviceTask(task, TRIALS, "cpu")
     models = [task.model() for _ in range(2)]
     optimizer = StackedOptimizer(task, models[0], {n for n, _ in models[0].named_parameters()})
@@ -82,7 +81,8 @@ def test_an_update_under_bfloat16(name, optimizer, device, monkeypatch):
         types = {key: t.dtype for key, t in state.models["weights"].items()}
         batch = like(inputs, (TRIALS, *inputs.shape)), like(targets, (TRIALS, *targets.shape))
         ones = torch.ones(TRIALS, device=device)
-        losses = program.update(state, batch[0], [(ones, batch[1])], ones)
+        knobs = ones.double(), ones.double()
+        losses = program.update(state, batch[0], [(ones, batch[1])], *knobs)
         state.mix(ones)
         outputs = program.outputs(state.models["average"], like(inputs, inputs.shape), TRIALS)
     assert (losses.shape, losses.dtype, losses.device) == ((TRIALS,), torch.float32, ones.device)

@@ -14,14 +14,11 @@ from tests.documents import changed
 from tests.reports.verdicts import made, put, tabled
 
 EVIL = "<script>alert(1)</script> \"q' &amp; | مرحبا 🎉 </title><!-- \ud800\x1b"
-COLUMNS = "task horizon source study seed metric unit direction split family place mean low high sd"
-COLUMNS += " seeds gap gap_low gap_high rank peak_lr warmup schedule"
 
 
 def test_the_table_of_a_verdict():
     gaps = {"cosine": 0.0, "linear": 0.0, "wsd": 0.1, "step": 0.2}
     table = tabled(changed(made(lost=["step"], **gaps), split="test"))
-    assert sorted(table) == sorted(COLUMNS.split())
     assert table["place"].tolist() == ["tied", "tied", "behind", "lost"]
     assert table["rank"].tolist() == [1.5, 1.5, 3, 4]
     first, lost = table.iloc[0], table.iloc[3]
@@ -96,15 +93,6 @@ def test_mean_ranks_are_of_the_shared_families():
         assert compare.mean_ranks(other) == {} and compare.wins(other)["mean_rank"].isna().all()
 
 
-def test_the_table_is_written(tmp_path):
-    put(tmp_path / "runs" / "a", made())
-    put(tmp_path / "runs" / "b", made("wine", lost=["constant"]))
-    out = tmp_path / "table.parquet"
-    found = compare.compare([tmp_path / "runs"], out)
-    pd.testing.assert_frame_equal(pd.read_parquet(out), found)
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "table.parquet"}
-
-
 def test_hostile_names_are_text(lrtune, tmp_path):
     gaps = {EVIL: 0.0, "cosine": 0.1}
     found = changed(
@@ -115,25 +103,10 @@ def test_hostile_names_are_text(lrtune, tmp_path):
     assert (code, err) == (0, "")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800]", out)
     assert "alert(1)" in out and "مرحبا 🎉" in out
-    assert len(pd.read_parquet(tmp_path / "table.parquet")) == 2
-
-
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        ("table", "out='table': expected the name of a .parquet file"),
-        ("none/table.parquet", "none/table.parquet: cannot be written: No such file"),
-        ("folder.parquet", "folder.parquet: cannot be written: Is a directory"),
-    ],
-)
-def test_where_no_table_can_be_written(out, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    put(tmp_path / "runs", made())
-    (tmp_path / "folder.parquet").mkdir()
-    with pytest.raises(InputError) as error:
-        compare.compare(["runs"], out)
-    assert str(error.value).startswith(message)
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "folder.parquet"}
+    found = compare.table(compare.find_verdicts([tmp_path / "runs"]))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), found)
+    code, _, err = lrtune("compare", tmp_path / "runs", "--out", tmp_path / "none" / "x.parquet")
+    assert code == 1 and "none/x.parquet: No such file" in err
 
 
 def test_where_verdicts_are_found(tmp_path, monkeypatch):
@@ -212,9 +185,8 @@ def test_what_cannot_be_compared(content, message, tmp_path, monkeypatch):
             text = json.dumps(text) if isinstance(text, dict) else text
             (tmp_path / "x" / name).write_text(text)
     with pytest.raises(InputError) as error:
-        compare.compare(["x"], "out.parquet")
+        compare.table(compare.find_verdicts(["x"]))
     assert str(error.value).startswith(message)
-    assert not (tmp_path / "out.parquet").exists()
 
 
 @pytest.mark.parametrize("verdicts", [[], [("a", made("a")), ("a", made("b"))]])

@@ -24,7 +24,6 @@ from lrtune.reports.dashboard import (
     note,
     plain,
     publish,
-    serve,
     server_of,
 )
 from lrtune.run.folder import Run
@@ -150,28 +149,6 @@ def test_a_study_of_others_is_shown_as_it_is(copy: Run) -> None:
     assert found["user_attrs"] == [{"key": "ended", "value": "diverged: theirs"}]
 
 
-def test_the_objectives_name_is_data(copy: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict] = []
-    objective = changed(copy.settings.objective, name="a<b & $c", unit="<i>")
-    monkeypatch.setattr("lrtune.reports.dashboard.app_of", lambda _, values: given.append(values))
-    monkeypatch.setattr("lrtune.reports.dashboard.server_of", interrupted)
-    before = [signal.getsignal(number) for number in ENDING]
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
-        with pytest.raises(KeyboardInterrupt):
-            serve(copy.storage, copy.study().study_name, objective, None)
-        now = [signal.getsignal(number) for number in ENDING]
-    finally:
-        for number, handler in zip(ENDING, before, strict=True):
-            signal.signal(number, handler)
-    assert given == [{copy.study().study_name: "validation a<b & $c (<i>)"}]
-    assert now == [signal.default_int_handler, signal.SIG_IGN]
-
-
-def interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.fixture
 def guarded(copy: Run):
     """The app as the server guards it."""
@@ -179,17 +156,11 @@ def guarded(copy: Run):
         yield server.get_app()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "evil.example"])
-def test_no_page_of_others_has_it_in_a_frame(guarded, host: str) -> None:
-    for path in ("/api/studies", "/api/studies/7", "/dashboard/", "/nowhere"):
-        told: list[tuple[str, str]] = []
-        call(guarded, path, told=told, HTTP_HOST=host)
-        assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
-
-
-def test_only_this_machines_own_pages_are_answered(guarded, copy: Run) -> None:
+def test_only_this_machines_own_pages_are_answered_and_not_in_frames(guarded, copy: Run) -> None:
     for host in ("127.0.0.1:80", "localhost:9000"):
-        assert call(guarded, "/api/meta", HTTP_HOST=host)[0].startswith("200")
+        told: list[tuple[str, str]] = []
+        assert call(guarded, "/api/meta", told=told, HTTP_HOST=host)[0].startswith("200")
+        assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
     for host in ("evil.example:80", "", "["):
         assert call(guarded, "/api/meta", HTTP_HOST=host)[0].startswith("403")
     for origin in ("null", "http://evil.example", "http://127.0.0.1:81"):

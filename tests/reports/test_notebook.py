@@ -1,7 +1,6 @@
 """What a notebook shows of a run."""
 
 import inspect
-import json
 import re
 import shutil
 import textwrap
@@ -115,21 +114,3 @@ def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypa
         code, _, err = lrtune(*command)
         assert code == 2 and "pip install 'lrtune[tensorboard]'" in err
     assert not (tmp_path / "new").exists()
-
-
-def test_a_search_and_its_finals_for_tensorboard(lrtune, tmp_path: Path) -> None:
-    study, folder = tmp_path / "study.toml", tmp_path / "run"
-    study.write_text(
-        'task = "digits"\nbatch_size = 32\nepochs = 1\nfamilies = ["cosine", "constant"]\n'
-        "trials = 2\n"
-        f'peak_lr = [0.01, 0.2]\nengine = "serial"\nout = "{folder}"\n'
-        'tensorboard = true\nno_confirm = true\npruner = "none"\n'
-    )
-    code, out, err = lrtune("search", study)
-    assert (code, err) == (0, "") and str(folder / "tensorboard") in out
-    assert len(list(folder.glob("tensorboard/*/trial-*"))) == 2
-    code, out, err = lrtune("confirm", folder, "--budget", 4)
-    assert (code, err) == (0, "")
-    finals = [json.loads(line) for line in (folder / "finals.jsonl").read_text().splitlines()]
-    written = {f"{p.parent.name}/{p.name}" for p in folder.glob("tensorboard/*/*-*")}
-    assert written == {f"{one['schedule']['family']}/seed-{one['seed']}" for one in finals}

@@ -146,13 +146,6 @@ def test_write_is_atomic(few, tmp_path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
 
-def test_survives_parquet(few, tmp_path):
-    trials, run = few
-    trials.to_parquet(tmp_path / "trials.parquet")
-    again = pd.read_parquet(tmp_path / "trials.parquet")
-    assert report.render(again, run) == report.render(trials, run)
-
-
 def test_missing_metrics_and_curves(few):
     trials, run = few
     bare = trials.drop(columns=["val_accuracy", "val_cross_entropy"])

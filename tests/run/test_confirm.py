@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from listeners import Told
-from markupsafe import escape
 
 import lrtune as package
 from lrtune import Budget, InputError, Plan
@@ -49,13 +48,6 @@ def test_all_families_meet_the_same_seeds_and_are_judged_on_test(
     assert not seeds[0] & set(confirmed.trials()["seed"])
     assert not table.duplicated(["schedule", "seed"]).any()
     assert (table["final_cross_entropy"] != table["val_cross_entropy"].map(lambda v: v[-1])).all()
-
-
-def test_the_report_shows_the_verdict(confirmed: Run) -> None:
-    page = (confirmed.folder / "report.html").read_text()
-    best = confirmed.best()
-    assert 'id="finals"' in page and best is not None
-    assert escape(best.to_json()) in page
 
 
 def test_each_family_sends_its_best_schedule_or_a_plainer_one(confirmed: Run) -> None:
@@ -147,18 +139,6 @@ def test_another_task_or_nothing_to_confirm(run: Path, task: Task, tmp_path: Pat
     )
     with pytest.raises(InputError, match="there is nothing to confirm"):
         confirm(lost, task)
-
-
-def test_a_torn_journal_is_mended_first(
-    run: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = shutil.copytree(run, tmp_path / "run")
-    journal, told = folder / "journal.log", Told()
-    journal.write_bytes(journal.read_bytes()[:-20])
-    monkeypatch.setattr(Run, "finalists", lambda run: [])
-    with pytest.raises(InputError, match="nothing to confirm"):
-        confirm(folder, task, listener=told)
-    assert "damaged" in told.lines[0] and journal.read_bytes().endswith(b"}\n")
 
 
 def test_finals_that_all_diverge_are_no_winner(

@@ -20,7 +20,6 @@ from lrtune import Budget, Engine, InputError
 from lrtune.engine import SerialPool
 from lrtune.format import hidden, hidden_in
 from lrtune.model.transfer import nothing, published
-from lrtune.run.best_json import read_best
 from lrtune.run.folder import Run
 from lrtune.run.run_json import settings_for, without_password
 from lrtune.run.study_file import StudyFile
@@ -128,18 +127,11 @@ CHANGES = {  # what is said of another search in the same folder
     "seed=0, now seed=1": {"seed": 1},
     "families": {"families": ["cosine"]},
     "peak_lr": {"peak_lr": (0.1, 0.2)},
-    "warmup": {"warmup": (0.0, 0.1)},
     "judge='last', now judge='best'": {"judge": "best"},
-    "storage": {"storage": "sqlite:///other.db"},
     f"was searched with transfer='{published().fingerprint}'": {"transfer": nothing()},
     r"optimizer\.weight_decay=0(\.0)?, now .*decay=0\.1": {"task": decayed},
     r"the data has changed since \(fingerprint .*, now .*\)": {"task": other_data},
-    r"task\.clip_norm=None, now": {"task": lambda: digits(clip_norm=1.0)},
-    r"task\.ema=None, now": {"task": lambda: digits(ema=0.1)},
-    r"task\.average=0\.05, now": {"task": lambda: digits(average=None)},
-    r"task\.layout='torch\.contig": {"task": lambda: digits(layout=torch.channels_last)},
     r"task\.precision='by device', now": {"task": lambda: digits(precision="bfloat16")},
-    r"task\.augment=\[\], now": {"task": lambda: digits(augment=("crop",))},
     r"task\.groups='decay_matrices', now": {"task": lambda: digits(groups=None)},
     r"task\.loss=.*0\.1": {"task": lambda: digits(loss=SMOOTHED)},
     r"task\.prepare=": {"task": lambda: digits(prepare=SCALED)},
@@ -174,44 +166,24 @@ def test_a_folder_that_another_search_has_or_that_cannot_be(run: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("old", "new", "message"),
     [
-        (None, "not a run"),
-        ("{", "run.json: not a run's settings: Expecting"),
-        ("[]", "not a run's settings: it has no format version"),
-        ('{"format": 1}', "a run's settings of format 1: this lrtune reads format 2"),
-        ('{"format": 2}', "damaged: study is missing"),
+        (None, None, "not a run"),
+        ('"format": 2', '"format": 1', "a run's settings of format 1: this lrtune reads format 2"),
+        ('"study": ', '"title": ', "damaged: study is missing"),
+        ('"slots": 1', '"slots": 0', "damaged: engine.slots: expected greater than or equal to 1"),
+        ('"slots": 1', '"slots": "1"', "damaged: engine.slots: expected a valid integer"),
     ],
 )
-def test_a_damaged_run(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "run.json").write_text(content)
+def test_a_damaged_run(
+    run: Path, tmp_path: Path, old: str | None, new: str | None, message: str
+) -> None:
+    if old is not None and new is not None:
+        text = (run / "run.json").read_text()
+        assert old in text
+        (tmp_path / "run.json").write_text(text.replace(old, new))
     with pytest.raises(InputError, match=message):
         lrtune.open(tmp_path)
-
-
-def test_a_damaged_engine(run: Path, tmp_path: Path) -> None:
-    content = json.loads((run / "run.json").read_text())
-    for damage in ({"name": "fast"}, {"slots": 0}, {"slots": "8"}, {"compiled": 1}):
-        damaged = content | {"engine": content["engine"] | damage}
-        (tmp_path / "run.json").write_text(json.dumps(damaged))
-        with pytest.raises(InputError, match=f"damaged: engine.{next(iter(damage))}: expected "):
-            lrtune.open(tmp_path)
-
-
-def test_a_damaged_best_json(run: Path, tmp_path: Path) -> None:
-    path, written = tmp_path / "best.json", (run / "best.json").read_text()
-    schedule, best = read_best(run / "best.json")
-    assert best is not None and best.schedule == schedule
-    for old, new, message in (
-        ('"horizon": 72', '"horizon": "long"', "damaged: horizon: expected a valid integer"),
-        ('"study": ', '"title": ', "damaged: study is missing"),
-        ('"peak_lr": ', '"peak": ', "key 'peak'"),
-    ):
-        assert old in written
-        path.write_text(written.replace(old, new))
-        with pytest.raises(InputError, match=message):
-            read_best(path)
 
 
 def test_a_run_whose_every_trial_diverged(tmp_path: Path) -> None:
@@ -245,22 +217,19 @@ def test_a_password_is_not_passed_on(run: Path, tmp_path: Path) -> None:
 
 
 URLS = {
-    "mysql://me:secret@host/db": "mysql://me:***@host/db",
     "mysql://me:se'cret $1@host/db": "mysql://me:***@host/db",
     "mysql://me:s@cret@host:3306/db": "mysql://me:***@host:3306/db",
     "mysql://me@host/db?password=secret&ssl=1": "mysql://me@host/db?password=***&ssl=1",
     "sqlite:////tmp/a:b@c.db": "sqlite:////tmp/a:b@c.db",
     "mysql://host:3306/db": "mysql://host:3306/db",
-    "no url": "no url",
 }
 
 
 @pytest.mark.parametrize("url", URLS)
-@pytest.mark.parametrize("option", [["--storage", "{}"], ["--storage={}"]])
-def test_passwords_are_hidden_in_urls_and_commands(url: str, option: list[str]) -> None:
+def test_passwords_are_hidden_in_urls_and_commands(url: str) -> None:
     assert hidden(url) == URLS[url]
-    before, after = ([word.format(it) for word in option] for it in (url, URLS[url]))
-    assert shlex.split(hidden_in(shlex.join(before))) == after
+    words = ["lrtune", "search", "digits", f"--storage={url}"]
+    assert shlex.split(hidden_in(shlex.join(words)))[-1] == f"--storage={URLS[url]}"
     assert "secret" not in hidden_in("it's --storage mysql://me:secret@host/db")  # no command
     plain = "lrtune search digits  --epochs 2 | tee log"
     assert hidden_in(plain) == plain
@@ -283,11 +252,6 @@ def test_errors_name_a_storage_without_its_password(
     assert "secret" not in str(told.value)
 
 
-def test_no_horizon_is_no_verdict(run: Path) -> None:
-    assert lrtune.open(run).verdict(0) is None
-    assert lrtune.open(run).verdict_path(0) == run / "verdict-0.json"
-
-
 def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
     task = digits(epochs=1)
     nan = lrtune.Metric("nan", lambda outputs, targets: float("nan"), "maximize")
@@ -299,31 +263,20 @@ def test_a_metric_that_is_nan_at_the_end_costs_nothing(tmp_path: Path) -> None:
     assert found.best() is not None and (tmp_path / "report.html").exists()
 
 
-DAMAGES = {
-    "a torn last line": lambda content: content[:-20],
-    "no newline at the end": lambda content: content[:-1],
-    "blank lines": lambda content: content + b"\n\n",
-    "a torn line in the middle": lambda content: torn_before_the_end(content),
-}
-
-
 def torn_before_the_end(content: bytes) -> bytes:
     """Half of a line, and then two whole ones, as when a disk is full for a moment."""
     *before, torn, one, two = content.splitlines(keepends=True)
     return b"".join([*before, torn[: len(torn) // 2], one, two])
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(run, folder)
-    journal = folder / "journal.log"
-    torn = DAMAGES[damage](journal.read_bytes())
-    journal.write_bytes(torn)
+@pytest.mark.parametrize("damage", [lambda content: content[:-20], torn_before_the_end])
+def test_a_journal_that_a_full_disk_has_torn(run: Path, tmp_path: Path, damage) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    torn = damage((folder / "journal.log").read_bytes())
+    (folder / "journal.log").write_bytes(torn)
     told = Told()
     found = again_in(folder, listener=told).trials()
     before = pd.read_parquet(run / "trials.parquet")
-    assert list(found["number"]) == list(range(8))
     np.testing.assert_array_equal(found["value"], before["value"])
     assert any("damaged" in line for line in told.lines)
     (kept,) = folder.glob("journal.log.damaged-*")
@@ -337,14 +290,12 @@ def test_a_journal_that_is_none(run: Path, tmp_path: Path) -> None:
         again_in(tmp_path / "copy")
 
 
-@pytest.mark.parametrize("use", [lambda r: r.trials(), lambda r: r.write(), lambda r: r.study()])
-def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path, use) -> None:
+def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     (folder / "journal.log").unlink()
-    with pytest.raises(InputError, match="restore it"):
-        use(lrtune.open(folder))
-    with pytest.raises(InputError, match="restore it"):
-        again_in(folder)
+    for use in (lambda: lrtune.open(folder).write(), lambda: again_in(folder)):
+        with pytest.raises(InputError, match="restore it"):
+            use()
     assert not (folder / "journal.log").exists()
     assert len(pd.read_parquet(folder / "trials.parquet")) == 8
 
@@ -367,12 +318,10 @@ def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("metric", "families", "study"),
     [
-        (None, SEARCHABLE, "digits-mlp-sgd-36"),
         ("cross_entropy", SEARCHABLE, "digits-mlp-sgd-36"),
         ("accuracy", SEARCHABLE, "digits-mlp-sgd-36-accuracy"),
         ("macro_f1", ("cosine", "wsd"), "digits-mlp-sgd-36-macro_f1-cosine-wsd"),
         (None, ("cosine", "wsd", "step", "rex"), "digits-mlp-sgd-36-4-families-226f8c"),
-        (None, ("wsd", "cosine", "step", "rex"), "digits-mlp-sgd-36-4-families-063485"),
     ],
 )
 def test_another_question_has_a_folder_of_its_own(

@@ -112,16 +112,6 @@ def test_progress_and_answer_are_printed_unless_somebody_watches(
     assert alone.verdict() is None and "Sure    no:" in capsys.readouterr().out
 
 
-def test_a_run_of_a_named_task_is_confirmed_by_the_command(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    lrtune.tune("digits", budget=Budget(trials=2), out=tmp_path / "run", listener=Told(), **QUICK)
-    command = request.getfixturevalue("lrtune")
-    words = ["--budget", 4, "--device", "cpu", "--quiet"]
-    code, out, err = command("confirm", tmp_path / "run", *words)
-    assert (code, err) == (0, "") and "finals: test cross-entropy" in out
-
-
 @pytest.mark.parametrize(
     ("given", "budget"),
     [

@@ -115,6 +115,7 @@ def test_parameters_whose_names_are_anagrams_are_drawn_apart() -> None:
         assert len(drawn) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Define-by-run function")  # of Ray, on a busy machine
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_rays_configs_have_one_family_and_make_its_schedule(sampler: str, tmp_path: Path) -> None:
     """What Ray's Tuner asks of a search, without a cluster."""

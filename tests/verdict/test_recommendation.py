@@ -2,19 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from overfit import overfit
 from torch import nn
 
-import lrtune
 from lrtune import Metric, Split, Task
 from lrtune.schedule import Schedule
 from lrtune.tasks.task import dummy_scores
@@ -151,54 +146,3 @@ def test_a_metric_that_wants_another_form_is_left_out() -> None:
     task = of(labels, classes=3)
     task = replace(task, metrics=(*task.metrics, Metric("own", wants, "maximize")))
     assert set(dummy_scores(task)["val"]) == {"cross_entropy", "accuracy"}
-
-
-# Whole runs: what is wrong with one is warned of, and a sound one is not warned of.
-
-
-def noise() -> Task:
-    """Labels that have nothing to do with the inputs."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [
-        Split(torch.randn(60, 2, generator=generator), torch.randint(3, (60,), generator=generator))
-        for _ in range(3)
-    ]
-    made = dict(zip(("train", "val", "test"), parts, strict=True))
-    return Task(
-        name="noise", **made, model=lambda: nn.Linear(2, 3), classes=3, batch_size=6, epochs=6
-    )
-
-
-def digits(epochs: float) -> Callable[[], Task]:
-    return partial(lrtune.load_task, "digits", epochs=epochs, batch_size=32)
-
-
-FOUR, TWO = lrtune.Budget(trials=4), lrtune.Budget(trials=2)
-SHORT = lrtune.Budget(trials=4, updates=108)
-PEAKS = {"peak_lr": (0.05, 0.1)}
-NEVER = {"stopping": lrtune.Stopping("none", patience=0)}
-RUNS = {  # a task, its budget, options, trainings of the confirmation, and what is warned of
-    "sound": (digits(8), FOUR, {}, 12, []),
-    "noise": (noise, TWO, {}, 0, ["No better than a predictor", "The range test was unsure: "]),
-    "short": (digits(1), FOUR, PEAKS, 4, ["Hardly trained: 36 ", "Few trainings: 2 fresh seeds"]),
-    "wrong labels": (overfit, FOUR, PEAKS | NEVER, 0, ["Overfitting: "]),
-    "cut": (digits(2), SHORT, PEAKS, 0, ["The budget ended before the search was over"]),
-}
-
-
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_run_is_warned_of_what_is_wrong_with_it(kind: str, tmp_path: Path) -> None:
-    make_task, budget, options, trainings, warnings = RUNS[kind]
-    task, families = make_task(), ["cosine", "constant"]
-    engine = lrtune.Engine("serial", device="cpu")
-    run = lrtune.tune(
-        task, budget=budget, families=families, engine=engine, out=tmp_path, **options
-    )
-    if trainings:
-        lrtune.confirm(run, task, trainings=trainings)
-    found = warned(run.trials(), run.public_settings, run.verdict())
-    for warning in warnings:
-        assert any(sentence.startswith(warning) for sentence in found)
-    assert found or not warnings
-    if kind == "sound":
-        assert found == warned(run.trials(), run.public_settings) == []

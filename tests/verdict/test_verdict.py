@@ -206,7 +206,7 @@ def test_a_verdict_is_read_again(tmp_path: Path) -> None:
         ('"horizon": 100', '"horizon": "long"', "horizon: expected a valid integer .got 'long'"),
         ('"seed": 0,', "", "damaged: seed is missing"),
         ('"place": "behind"', '"place": "third"', "place: expected 'winner', .*got 'third'"),
-        ('"margin": 0.01', '"margin": -1', "plan: expected margin=-1.0: 0 or more"),
+        ('"margin": 0.01', '"margin": -1', "plan: expected margin=-1: 0 or more"),
         ('"family": "cosine",\n        "peak', '"family": "cosin",\n        "peak', "did you mean"),
     ):
         assert old in written
