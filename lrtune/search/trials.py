@@ -1,7 +1,7 @@
 """Trials under way: what is in a slot, and the queue of the trials that start next."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -61,7 +61,7 @@ class Training:
         own |= {"updates": snapshot.update, "seconds": note["seconds"]}
         own |= {
             "untrained": Progress(0, 0, **note["untrained"]),
-            "curves": Curves(**note["curves"]),
+            "curves": Curves.from_json(note["curves"]),
         }
         training = cls(schedule=schedule, seed=snapshot.seed, **own)
         for update, loss in zip(training.curves.step, training.curves.loss, strict=True):
@@ -83,7 +83,7 @@ class Training:
             "schedule": self.schedule.to_json(),
             "seconds": self.seconds,
             "untrained": untrained,
-            "curves": asdict(self.curves),
+            "curves": self.curves.to_json(),
         }
 
 
