@@ -129,7 +129,8 @@ def tests(record: Record) -> None:
     os.chdir(ROOT)
     workers = str(min(8, (os.cpu_count() or 1) // 2))
     reports = Reports()
-    options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-n", workers, "--tb=short"]
+    options = ["-q", "-m", "gpu and not slow", "-n", workers, "--tb=short"]
+    options += ["-p", "no:cacheprovider", "-p", "no:benchmark"]
     pytest.main([*options, "tests/engine", "tests/tasks/test_augment.py"], [reports])
     record.add("tests", reports.counts)
     if reports.counts["skipped"]:
@@ -137,7 +138,7 @@ def tests(record: Record) -> None:
         record.skip(f"{reports.counts['skipped']} tests", "; ".join(reasons))
 
 
-def made_up(name: str, updates: int, quick: bool) -> Any:
+def made_up(name: str, updates: int, quick: bool, batch: int = 32) -> Any:
     """A task of random data for a model, that is as good as another for its arithmetic."""
     import torch
 
@@ -147,7 +148,7 @@ def made_up(name: str, updates: int, quick: bool) -> Any:
     from lrtune.tasks.models import model_maker
 
     draw = torch.Generator().manual_seed(0)
-    side, samples, batch = (8, 64, 8) if quick else (32, 512, 32)
+    side, samples, batch = (8, 64, 8) if quick else (32, 512, batch)
     task: dict[str, Any] = {"classes": 10}
     if name == "transformer":
         tokens = torch.randint(65, (samples, 4 * side + 1), generator=draw)
@@ -224,7 +225,7 @@ def precision(record: Record) -> None:
         return found | {"fused is as near as serial": near}
 
     for name in MODELS[: 4 if record.is_quick else None]:
-        task = made_up(name, 4, record.is_quick)
+        task = made_up(name, 4, record.is_quick, batch=8)  # float64 takes long
         exact = replace(
             task,
             model=lambda task=task: task.model().double(),
@@ -308,7 +309,8 @@ def profile(record: Record) -> None:
             pool.advance()
             wait()
         events = profiler.events() or []
-        kernels = [e for e in events if e.device_type == DeviceType.CUDA]
+        there = [e for e in events if e.device_type == DeviceType.CUDA]
+        kernels = [e for e in there if not e.is_user_annotation]
         calls = Counter(e.name for e in events if re.match(r"cu[A-Z]|cuda[A-Z]", e.name))
         copies = sum(e.name.startswith(("Memcpy", "Memset")) for e in kernels)
         spent: Counter[str] = Counter()
@@ -360,6 +362,7 @@ def memory(record: Record) -> None:
     def halved(slots: int) -> dict[str, Any]:
         """With room for about half of them."""
         lines: list[str] = []
+        torch.cuda.reset_peak_memory_stats()
         whole = trained(FusedPool(task, slots, record.device))
         _, total = torch.cuda.mem_get_info()
         room = torch.cuda.max_memory_reserved() * 0.6
@@ -496,9 +499,12 @@ def wheels(extra: list[str]) -> None:
 
 def readme(folder: Path = RESULTS) -> str:
     """What bench/README.md says of the GPU, from the results."""
-    path = folder / "engine.json"
-    told = json.loads(path.read_text()) if path.exists() else {"device": "CPU"}
-    if told["device"] == "CPU":
+    told = {
+        step: json.loads(path.read_text())["results"]
+        for step in STEPS
+        if (path := folder / f"{step}.json").exists()
+    }
+    if not told.get("engine"):
         return (
             "Not measured. `scripts/gpu.sh` does it in nine minutes wherever there is a GPU, and\n"
             "`python scripts/gpu.py readme` puts its table here.\n"
@@ -506,9 +512,18 @@ def readme(folder: Path = RESULTS) -> str:
     sys.path.insert(0, str(ROOT / "scripts" / "bench"))
     import engine as bench
 
-    rows = {name: row for name, row in told["results"].items() if "error" not in row}
-    lines = [f"`scripts/gpu.sh`, {told['device']}, torch {told['torch']}, one repeat:", ""]
-    return "\n".join([*lines, bench.table(rows)]) + "\n"
+    whole = {step: {k: v for k, v in of.items() if "error" not in v} for step, of in told.items()}
+    row = next(iter(whole["engine"].values()))
+    lines = [f"`scripts/gpu.sh` on {row['device']}, torch {row['torch']}, one repeat:", ""]
+    lines += [bench.table(whole["engine"]), ""]
+    for name, one in whole.get("search", {}).items():
+        lines.append(f"- {name}: `{one['command']}` takes {one['seconds']:.0f} s, all in.")
+    for name, one in whole.get("profile", {}).items():
+        kernels, busy = one["kernels an update"], one["busy"]
+        lines.append(f"- {name}: {kernels:.0f} kernels an update, the GPU works {busy:.0%} of it.")
+    near = [one["fused is as near as serial"] for one in whole.get("precision", {}).values()]
+    lines.append(f"- Fused is as near to float64 as serial in {sum(near)} of {len(near)} cases.")
+    return "\n".join(lines) + "\n"
 
 
 def put_readme() -> None:

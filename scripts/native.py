@@ -58,7 +58,7 @@ def by_torch(ctx: ExportContext) -> str:
         return "a class"
     if row.closed_loop or torch.native(ctx):
         return f"`{row.torch}`"
-    return "formula" if torch.by_formula(ctx) else "table"
+    return "formula" if ctx.family == "custom" or formula.plain(ctx) else "table"
 
 
 def by_huggingface(ctx: ExportContext) -> str:

@@ -23,7 +23,8 @@ def test_the_readme_has_what_was_measured(script: dict[str, Any], tmp_path: Path
     assert script["BEGIN"] + script["readme"]() + script["END"] in text, "gpu.py readme"
     one = {"steady": 10.0, "whole": 8.0, "choice": {"name": "fused", "slots": 4}}
     row = {"model": "mlp", "batch_size": 16, "repeats": {"plain": [one], "auto": [one]}}
-    told = {"device": "H200", "torch": "2.11", "results": {"digits": row, "text": {"error": "x"}}}
+    row |= {"device": "H200", "torch": "2.11"}
+    told = {"results": {"digits": row, "text": {"error": "x"}}}
     (tmp_path / "engine.json").write_text(json.dumps(told))
     table = script["readme"](tmp_path)
     assert "H200, torch 2.11" in table and "| digits | mlp | 16 | 10 | 1.00 | 1.00 |" in table

@@ -134,25 +134,16 @@ def test_no_modules_import_each_other() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_constant_has_one_value(path: Path) -> None:
-    """Files that were put together may bring the same name."""
-    body = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+def test_a_constant_has_one_value_and_others_are_used_by_public_names(path: Path) -> None:
+    """Files that were put together may bring the same name twice."""
+    tree = ast.parse(path.read_text())
+    body = [node for node in tree.body if isinstance(node, ast.Assign)]
     names = [target.id for node in body for target in node.targets if isinstance(target, ast.Name)]
     assert sorted(names) == sorted({*names})
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_public_names_of_others(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            private = [
-                n
-                for n in (*node.module.split("."), *(a.name for a in node.names))
-                if n.startswith("_") and not n.startswith("__")
-            ]
-            assert not private or node.module.startswith("lrtune"), (
-                f"{path}: {node.module} {private}"
-            )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not str(node.module).startswith("lrtune"):
+            used = (*str(node.module).split("."), *(alias.name for alias in node.names))
+            assert not [n for n in used if n.startswith("_") and not n.startswith("__")], used
 
 
 @pytest.mark.parametrize(

@@ -304,19 +304,12 @@ def preview(
         typer.Argument(help="cosine, cosine:peak_lr=0.1,warmup=0.05, or a best.json; one or more"),
     ],
     total: Annotated[int, typer.Option(help="updates")] = 1000,
-    out: Figure = None,
 ) -> None:
-    """Draw schedules, in the terminal or to a file."""
+    """Draw schedules."""
     from lrtune.schedule import load, parse
     from lrtune.verdict.recommendation import described
 
     drawn = [load(text) if text.endswith(".json") else parse(text) for text in schedules]
-    if out is not None:
-        from lrtune.reports import figures, plot_style
-
-        plot_style.check_path(out)
-        print(harmless(f"wrote {plot_style.save(figures.preview(drawn, total), out)}"))
-        return
     console = console_of()
     for schedule in drawn:
         closed = schedule.closed_loop
@@ -343,10 +336,6 @@ def range_test(
     from lrtune.run.run_json import range_test_facts
     from lrtune.run.study_file import engine_of, load
 
-    if out is not None:
-        from lrtune.reports import figures, plot_style
-
-        plot_style.check_path(out)  # before the sweep, not after it
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
     test = sweep(
         load(study),
@@ -359,7 +348,9 @@ def range_test(
     )
     print_range_test(test, console_of())
     if out is not None:
-        print(harmless(f"wrote {plot_style.save(figures.range_test(range_test_facts(test)), out)}"))
+        from lrtune.reports import figures, plot_style
+
+        print(harmless(plot_style.save(figures.range_test(range_test_facts(test)), out)))
 
 
 @app.command(epilog=examples("lrtune confirm runs/digits-mlp-sgd-862 --budget 20"))

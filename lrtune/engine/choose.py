@@ -49,6 +49,7 @@ class Choice:
         devices: what each of them is, see ``hardware``; empty where nobody has said.
         why: one sentence.
         figures: seconds per update of one trial, of all that was timed; None for what cannot run.
+        deterministic: see Engine.
     """
 
     name: Kind
@@ -58,6 +59,7 @@ class Choice:
     devices: tuple[str, ...] = ()
     why: str = ""
     figures: dict[str, float | None] = field(default_factory=dict)
+    deterministic: bool = False
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"

@@ -34,6 +34,7 @@ from lrtune.errors import InputError, expect
 from lrtune.tasks import Task
 
 PROGRAM = "import sys; sys.path[:] = {}; from lrtune.engine import devices; devices.serve({})"
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 PATIENCE = 1.0  # seconds between looks whether a silent process still lives
 
 Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
@@ -365,6 +366,8 @@ class Engine:
         slots: trials side by side, over all devices; measured too where None.
         device: as torch names it, several with commas between, the same one twice where two
             processes are to share it; CUDA where there is one, else the CPU, where None.
+        deterministic: on CUDA, train by algorithms that give the same bits each time, as the CPU's
+            do; what has none raises. cuBLAS takes this up only before its first use in a process.
 
     Raises:
         InputError: an unknown kind, no slots, a device that is not there.
@@ -373,6 +376,7 @@ class Engine:
     kind: str = "auto"
     slots: int | None = None
     device: str | None = None
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -407,7 +411,8 @@ def choose_pool(
     """
     devices = engine.devices
     names, count = tuple(map(hardware, devices)), len(devices)
-    if before is not None and before.grants(engine.kind, engine.slots, names):
+    alike = before is not None and before.deterministic == engine.deterministic
+    if before is not None and alike and before.grants(engine.kind, engine.slots, names):
         pool, choice = spread(task, before, devices, tell), before
     else:
         tell("engine: which one trains fastest here")
@@ -419,7 +424,7 @@ def choose_pool(
             updates=updates / count,
             seconds=seconds / count,
         )
-        choice = replace(choice, devices=names)
+        choice = replace(choice, devices=names, deterministic=engine.deterministic)
         if count > 1:
             del pool  # it has its device's memory
             torch.cuda.empty_cache()
@@ -447,19 +452,35 @@ def maker(choice: Choice, tell: Callable[[str], None]) -> Make:
     """Makes such pools, with any number of slots, for any device."""
 
     def make(task: Task, slots: int, device: str) -> Pool:
+        if choice.deterministic:
+            be_deterministic()  # in this process too
         return make_pool(task, replace(choice, slots=slots), device, tell)
 
     return make  # a closure: sent by value, so that no process has to import Optuna
 
 
+def be_deterministic() -> None:
+    """See Engine, and torch's notes on reproducibility."""
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False  # it would choose among them by the clock
+
+
 @contextmanager
-def own_threads() -> Iterator[None]:
-    """The number of torch's threads is the caller's again at the end."""
-    before = torch.get_num_threads()
+def own_settings(deterministic: bool) -> Iterator[None]:
+    """Torch's number of threads and its determinism are the caller's again at the end."""
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark, workspace = torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+    if deterministic:
+        be_deterministic()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.pop(WORKSPACE, None)
+        os.environ.update({} if workspace is None else {WORKSPACE: workspace})
 
 
 def devices_of(names: str | None) -> tuple[str, ...]:

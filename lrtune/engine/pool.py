@@ -96,8 +96,8 @@ class Snapshot:
 class Pool(Protocol):
     """Trains trials side by side; knows rates and seeds, nothing of schedules or searches.
 
-    A trial's result depends on its rates and its seed alone: not on the slot, on K, or on when it
-    was started.
+    A trial's result depends on its rates and its seed alone, but for rounding: not on the slot, on
+    K, or on when it was started.
 
     Attributes:
         task: what is trained.

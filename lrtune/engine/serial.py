@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lrtune.engine.device_task import DeviceTask, Parts, attempt, compile_alone, numbers_of, to_host
+from lrtune.engine.device_task import (
+    DeviceTask,
+    Parts,
+    attempt,
+    compile_alone,
+    is_out_of_memory,
+    numbers_of,
+    to_host,
+)
 from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.optimizers import capture_settings, make_optimizer, set_momentum
 from lrtune.engine.pool import (
@@ -112,7 +120,13 @@ class Captured:
             self._calls += 1
             if self._calls < 3:
                 return self._warm_up(self._batch)
-            self._replay = self._capture(self._batch)
+            try:
+                self._replay = self._capture(self._batch)
+            except Exception as error:  # nothing has been computed so far
+                if is_out_of_memory(error):
+                    raise
+                self._never = True
+                return self._update(self._batch)
         return self._replay()
 
     def _warm_up(self, batch: Split) -> Tensor:

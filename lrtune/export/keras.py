@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lrtune.export.source import ExportContext, call, ratio, render
-from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 
 LACKS = ("dampening", "lr_decay")  # of torch's optimizers
 SMALL = 1e-6  # epsilon that is next to nothing in any update
@@ -16,15 +15,8 @@ SMALL = 1e-6  # epsilon that is next to nothing in any update
 
 def keras(ctx: ExportContext) -> str:
     """Source that defines a `Schedule`, or a `callback` to give `fit`, and the `optimizer`."""
-    return render(
-        "keras",
-        ctx,
-        install="keras>=3",
-        ratio="" if ctx.schedule.closed_loop else ratio(ctx, "ops"),
-        eps=EPS,
-        greedy_threshold=GREEDY_THRESHOLD,
-        **_optimizer(ctx),
-    )
+    formula = "" if ctx.schedule.closed_loop else ratio(ctx, "ops")
+    return render("keras", ctx, install="keras>=3", ratio=formula, **_optimizer(ctx))
 
 
 def _optimizer(ctx: ExportContext) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 from lrtune.schedule.schedule import Schedule
 from lrtune.schedule.shapes import pchip
 
@@ -139,7 +140,7 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["literal"] = literal
-    environment.globals["call"] = call
+    environment.globals |= {"call": call, "eps": EPS, "greedy_threshold": GREEDY_THRESHOLD}
     return environment
 
 

@@ -15,7 +15,6 @@ from lrtune.export.source import (
     rise,
 )
 from lrtune.schedule.families import FAMILIES
-from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 
 # Of lrtune.engine.OPTIMIZERS the classes of torch.optim.
 OPTIMIZERS = {
@@ -55,27 +54,20 @@ def lightning(ctx: ExportContext) -> str:
 def scheduler(ctx: ExportContext) -> dict[str, Any]:
     """What the template `make_scheduler` needs, for every target that runs torch."""
     row = FAMILIES[ctx.family]
-    values: dict[str, Any] = {"eps": EPS, "greedy_threshold": GREEDY_THRESHOLD, "formula": None}
-    if row.closed_loop:
-        return values | {"arguments": literals({"mode": "min", **ctx.params})}
-    if native(ctx):
-        return values | {"arguments": literals(ctx.params)}
+    if row.closed_loop or native(ctx):
+        mode = {"mode": "min"} if row.closed_loop else {}
+        return {"arguments": literals({**mode, **ctx.params}), "formula": None}
     code = _custom(ctx) if ctx.family == "custom" else plain(ctx) or _table(ctx)
     *lines, ratio = defined(ctx, code, s="min({t}, {last})")
     if ctx.warmup:
         lines.insert(0, f"if t < {ctx.warmup}:\n    return {rise(ctx)}")
-    return values | {"formula": "\n".join([*lines, f"return {ratio}"])}
+    return {"formula": "\n".join([*lines, f"return {ratio}"])}
 
 
 def native(ctx: ExportContext) -> bool:
     """Whether torch has a class that gives the rates of an open loop."""
     row = FAMILIES[ctx.family]
     return row.torch not in ("LambdaLR", "LRScheduler") and row.native(ctx.params)
-
-
-def by_formula(ctx: ExportContext) -> bool:
-    """Whether a family that torch has no class of is written as its formula."""
-    return ctx.family == "custom" or plain(ctx) is not None
 
 
 def torch_optimizer(optimizer: FoundOptimizer, parameters: str) -> str:

@@ -390,31 +390,6 @@ def _rate_axis(curves: Sequence[Array]) -> dict[str, Any]:
     return title | log_axis(shown) | {"range": padded(shown, "log")}
 
 
-def preview(schedules: Sequence[Schedule], total: int) -> go.Figure:
-    """The rates of several schedules over `total` updates.
-
-    A closed-loop schedule is drawn as it starts: at its peak until the metric says otherwise.
-    """
-    figure, tables = blank(), []
-    for number, schedule in enumerate(schedules):
-        closed = schedule.closed_loop
-        rates = np.asarray(schedule.controller(total).rates if closed else schedule.rates(total))
-        at = thin(_log(rates), 1000)
-        twins = sum(other.family == schedule.family for other in schedules[:number])
-        style = look(schedule.family)
-        figure.add_scatter(
-            x=at.tolist(),
-            y=rounded(rates[at]),
-            mode="lines",
-            line={"color": style.colour, "dash": (style.dash, *OTHERS)[twins % 4]},
-            name=safe(schedule.family) + (f" {twins + 1}" if twins else ""),
-            hovertemplate="update %{x}: %{y:.3g}",
-        )
-        tables.append(rates)
-    figure.update_xaxes(title_text="updates").update_yaxes(**_rate_axis(tables))
-    return figure.update_layout(height=440, showlegend=True)
-
-
 def range_test(result: RangeTestFacts) -> go.Figure:
     """The range test: loss against rate, one line per seed, and the rates that were read off it."""
     figure, rates = blank(), np.asarray(result.rates, dtype=float)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lrtune.errors import InputError
 from lrtune.format import words
 from lrtune.verdict.settings import Objective
 
@@ -157,35 +156,9 @@ def padded(values: Array, kind: str = "linear", pad: float = 0.06) -> list[float
     return [low - room, high + room]
 
 
-# Plotly 4 has a button that uploads the figure: not for somebody else's results.
-_CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
-
-
-def save(figure: "go.Figure", path: str | Path) -> Path:
-    """Write a figure as a self-contained `.html` file.
-
-    Returns:
-        The path written.
-
-    Raises:
-        InputError: as ``check_path``, or the file cannot be written.
-    """
-    path = Path(path)
-    check_path(path)
-    try:
-        figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    return path
-
-
-def check_path(path: Path) -> None:
-    """Check that a figure can be saved there, before it is computed.
-
-    Raises:
-        InputError: another suffix than `.html`, no such folder, or a folder itself.
-    """
-    if path.suffix.lower() != ".html":
-        raise InputError(f"{path}: a figure is saved as .html")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path}: expected a file in a folder that exists")
+def save(figure: "go.Figure", path: Path) -> str:
+    """Write a figure as a page of its own that needs no network; returns what to tell."""
+    # Plotly 4 has a button that uploads the figure: not for somebody else's results.
+    config = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud"]}
+    figure.write_html(path, include_plotlyjs=True, config=config)
+    return f"wrote {path}"

@@ -204,20 +204,29 @@ def stopping(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:
 
 
 def early_stopping(trials: pd.DataFrame, direction: str, horizon: int) -> str:
-    """What early stopping saved, and how often it was wrong as far as the checked trials tell."""
+    """What early stopping saved, and how often it was wrong as far as the checked trials tell.
+
+    It was wrong of a trial that was trained to its end as a check, and ended better than the best
+    when it was to be pruned.
+    """
     saved = spared(trials, horizon) or "No trial was ended early."
-    checks = wrongly_pruned(trials, direction)
-    pruned = int((trials["state"] == "pruned").sum() + _is_audited(trials).sum())
+    audits = trials.get("audit", pd.Series(None, trials.index, dtype=object)).map(figures_in)
+    audited = audits.astype(bool)
+    pruned = int((trials["state"] == "pruned").sum() + audited.sum())
     if pruned == 0:
         return saved
     those = plural(pruned, "trial", "trials") + " to be pruned"
-    if checks.empty:
-        unknown = "none was trained to the end: how often that was wrong is not known"
-        return f"{saved} Of {those}, {unknown}."
-    wrong, checked = int(checks.sum()), len(checks)
+    best = audits.map(lambda audit: audit.get("best")).astype(float)
+    checked = audited & best.notna() & (trials["state"] != "failed")
+    if not checked.any():
+        return f"{saved} How often that was wrong for {those} is not known."
+    sign = 1 if direction == "minimize" else -1
+    value = trials["value"].where((trials["state"] == "complete") & np.isfinite(trials["value"]))
+    wrong = int((checked & (sign * (best - value) > 0)).sum())
+    were = "was" if checked.sum() == 1 else "were"
     return (
-        f"{saved} As a check, {checked} of {those} {'was' if checked == 1 else 'were'} trained to "
-        f"the end: {wrong} would have been the best so far."
+        f"{saved} As a check, {checked.sum()} of {those} {were} trained to the end: {wrong} would "
+        "have been the best so far."
     )
 
 
@@ -242,31 +251,6 @@ def spared(trials: pd.DataFrame, horizon: int) -> str:
         f"{len(early)} of {plural(len(trials), 'trial', 'trials')} ended early: {rules}. "
         f"That saved {saved:,} of {whole:,} updates ({100 * saved / max(whole, 1):.0f} %)."
     )
-
-
-def _is_audited(trials: pd.DataFrame) -> "pd.Series[bool]":
-    """Which trials were to be pruned and were trained to the end as a check."""
-    if "audit" not in trials:
-        return pd.Series(False, index=trials.index)
-    return trials["audit"].map(lambda cell: bool(figures_in(cell))).astype(bool)
-
-
-def wrongly_pruned(trials: pd.DataFrame, direction: str) -> "pd.Series[bool]":
-    """Of each audited trial, whether it ended better than the best when it was to be pruned.
-
-    A trial that diverged would have been pruned rightly; one that failed is left out.
-    """
-    wrong: dict[Any, bool] = {}
-    counted = _is_audited(trials) & (trials["state"] != "failed")
-    for at, trial in trials[counted].iterrows():
-        top = figures_in(trial["audit"]).get("best")
-        if top is None:  # the pruner does not say: of the trials before it
-            before = ranked(trials[trials["number"] < trial["number"]], direction)["value"]
-            top = before.min() if direction == "minimize" else before.max()
-        ahead = top - trial["value"] if direction == "minimize" else trial["value"] - top
-        ended = trial["state"] == "complete" and np.isfinite(trial["value"])
-        wrong[at] = bool(ended and not ahead <= 0)  # NaN: it was the first
-    return pd.Series(wrong, dtype=bool)
 
 
 def all_trials(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:

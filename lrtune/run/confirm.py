@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.engine import Pool
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_threads
+from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
 from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
@@ -133,7 +133,8 @@ def confirm(
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
-    with locked(run.folder.resolve(), listener.tell), own_threads():
+    deterministic = run.choice.deterministic
+    with locked(run.folder.resolve(), listener.tell), own_settings(deterministic):
         if baselines is not None:
             run = with_baselines(run, baselines)
         allowed = trained(run, task.horizon) + trainings
@@ -141,7 +142,8 @@ def confirm(
         if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine, updates = Engine(run.choice.name, device=device), len(wanted) * task.horizon
+            engine = Engine(run.choice.name, device=device, deterministic=deterministic)
+            updates = len(wanted) * task.horizon
             with ExitStack() as processes:
                 # The pool of the search, or what trains fastest on other devices in its way.
                 pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)

@@ -28,6 +28,8 @@ from lrtune.verdict.settings import (
 )
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
+# What a task and its facts call alike.
+SAME_NAME = ("name", "data", "fingerprint", "classes", "batch_size", "clip_norm", "ema", "average")
 NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
@@ -52,23 +54,16 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     return SearchSettings(
         study=_study(task, families),
         task=TaskFacts(
-            name=task.name,
-            data=task.data,
+            **{name: getattr(task, name) for name in SAME_NAME},
             train=task.train.samples,
             val=task.val.samples,
             test=0 if task.test is None else task.test.samples,
-            fingerprint=task.fingerprint,
-            classes=task.classes,
             model=task.model_name,
             parameters=_parameters(task),
             prepare=_state(task.prepare),
             loss=_name(task.loss),
-            batch_size=task.batch_size,
             groups=None if task.groups is None else _name(task.groups),
             augment=list(task.augment),
-            clip_norm=task.clip_norm,
-            ema=task.ema,
-            average=task.average,
             precision=task.precision or "by device",
             layout=str(task.layout),
             notes=list(task.notes),

@@ -75,6 +75,7 @@ class StudyFile(TaskOptions):
         "auto", description="auto, serial or fused; auto: the fastest here"
     )
     slots: int | None = Field(None, gt=0, description="trials side by side [the fastest number]")
+    deterministic: bool = Field(False, description="the same bits each time on CUDA too, slower")
     storage: str | None = Field(None, description="an Optuna storage URL")
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
     tensorboard: bool = Field(False, description="also write the finalists for TensorBoard")
@@ -89,7 +90,7 @@ STOPPING = ("pruner", "epsilon", "patience", "min_delta", "audit")
 OBJECTS = {
     **dict.fromkeys(("trials", "updates"), "budget=Budget"),
     **dict.fromkeys(STOPPING, "stopping=Stopping"),
-    **dict.fromkeys(("slots", "device"), "engine=Engine"),
+    **dict.fromkeys(("slots", "device", "deterministic"), "engine=Engine"),
     "margin": "plan=Plan",
 }
 
@@ -214,7 +215,7 @@ def engine_of(study: StudyFile) -> "Engine":
     """What trains."""
     from lrtune.engine.devices import Engine
 
-    return Engine(study.engine, study.slots, study.device)
+    return Engine(study.engine, study.slots, study.device, study.deterministic)
 
 
 def folder_of(study: StudyFile, name: str) -> Path:

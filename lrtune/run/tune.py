@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_threads
+from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
@@ -36,7 +37,15 @@ from lrtune.run.study_file import (
 )
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState, SurrogateSampler, records
-from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, Budget, Clock, Limits
+from lrtune.search.budget import (
+    CONFIRMED,
+    FEWEST,
+    PROPOSED,
+    TRAININGS,
+    Budget,
+    Clock,
+    Limits,
+)
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
@@ -52,6 +61,9 @@ from lrtune.verdict.settings import (
 from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
+WHOLE = math.ceil(FEWEST / CONFIRMED)  # trainings of the smallest run that confirms something
+TOO_SMALL = "the budget is too small to confirm what is found: give at least {}"
+NO_RATE = 1e-12  # of a training that is begun for its validation alone
 DOUBTS = 2.5  # peaks searched: so many standard deviations to both sides of the range test's
 
 
@@ -191,6 +203,7 @@ class Tuning:
         self._clock = Clock()
         self._tell = self.listener.tell
         self._limits = self.budget.limits(task.horizon)
+        self._confirms = False
         self._device = self.engine.devices[0]
         check_baselines(self.baselines, task, task.horizon)
         stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
@@ -206,7 +219,8 @@ class Tuning:
             KeyboardInterrupt: after Ctrl-C, files written.
         """
         self._introduce()
-        with locked(self._folder, self._tell), own_threads(), ExitStack() as processes:
+        settings = own_settings(self.engine.deterministic)
+        with locked(self._folder, self._tell), settings, ExitStack() as processes:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
@@ -308,18 +322,23 @@ class Tuning:
         study.pruner = self.stopping.make_pruner(task.horizon, validations, self.transfer)
         test, spent = run.settings.range_test, self._clock.seconds
         swept = 0 if test is None else test.updates
+        pace = self._pace(pool, choice)
         kept = 0.0
         if self.plan is not None:
-            kept = self._limits.kept(task.horizon, choice.seconds, spent)
-            if not kept:
-                least = math.ceil(FEWEST / CONFIRMED)
-                needed = f"give at least {least} trainings"
-                tell(f"the budget is too small to confirm what is found: {needed}")
+            kept = self._limits.kept(task.horizon, pace, spent)
+            # Whether there is time for it is seen by the pace of the run itself.
+            updates_alone = replace(self._limits, seconds=None)
+            self._confirms = updates_alone.kept(task.horizon, pace, spent) > 0
+            if not self._confirms:
+                tell(TOO_SMALL.format(f"{WHOLE} trainings"))
+        timed = self._confirms and self._limits.seconds is not None
         state = SearchState(
             self._limits.of_search(swept, spent, kept),
             clock=self._clock,
             kept=kept,
-            pace=choice.seconds * choice.slots,
+            pace=pace,
+            slots=choice.slots,
+            began=spent if timed else None,
             limits=self._limits,
             swept=swept,
         )
@@ -335,12 +354,22 @@ class Tuning:
             watch=self.listener.search,
             tell=tell,
         )
-        tell(planned(self._limits, task.horizon, choice.seconds, spent, kept))
+        tell(planned(self._limits, task.horizon, pace, spent, kept))
         return search
+
+    def _pace(self, pool: Pool, choice: Choice) -> float:
+        """Seconds per update, validations in it, of all slots together."""
+        task, validation = self.task, 0.0
+        for _ in range(1 + choice.compiled):  # the first compiles
+            began = self._clock.seconds
+            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed)
+            validation = self._clock.seconds - began
+            pool.release(0)
+        return choice.seconds + validation * (len(task.checkpoints) + 1) / task.horizon
 
     def _rounds(self, run: Run, search: Search) -> Rounds | None:
         """The confirmation; None where there is none."""
-        if self.plan is None or not search.state.kept:
+        if self.plan is None or not self._confirms:
             return None
         bounded = self._limits.updates is not None or self._limits.seconds is not None
         allowed = partial(self._allowed, run, search.state.swept) if bounded else None
@@ -378,6 +407,9 @@ class Tuning:
             run = Run(self._folder)
             verdict = rounds.verdict() if rounds and search.over else None
             if verdict is None:
+                seconds = WHOLE * self.task.horizon * pace_of(run.trials())
+                if rounds and search.over and not rounds.finalists and math.isfinite(seconds):
+                    self._tell(TOO_SMALL.format(duration(seconds)))
                 run.write()
             else:
                 run.write_verdict(verdict)
@@ -390,9 +422,8 @@ class Tuning:
         by_updates = math.inf if limits.updates is None else limits.updates - swept - searched
         by_time = math.inf
         if limits.seconds is not None:
-            pace = float(trials["seconds"].sum()) / searched if searched else math.inf
             by_time = trained(run, horizon) * horizon
-            by_time += (limits.seconds - self._clock.seconds) / pace
+            by_time += (limits.seconds - self._clock.seconds) / pace_of(trials)
         return float(max(0.0, min(by_updates, by_time)) / horizon)
 
     def _spent(self, search: Search) -> bool:
@@ -411,8 +442,14 @@ def elapsed(run: Run) -> float:
     return max(run.settings.elapsed, seconds)
 
 
+def pace_of(trials: pd.DataFrame) -> float:
+    """Seconds per update of all slots together; infinite before there was any."""
+    updates = float(trials["updates"].sum())
+    return float(trials["seconds"].sum()) / updates if updates else math.inf
+
+
 def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float) -> str:
-    """What is to be done, and how long it will take, in a line."""
+    """What is to be done, and how long it will take, in a line; ``pace`` as in ``Limits``."""
     trials = "" if limits.trials is None else f"at most {plural(limits.trials, 'trial', 'trials')}"
     trainings = limits.trainings(horizon, pace, spent)
     if math.isinf(trainings):
@@ -422,7 +459,7 @@ def planned(limits: Limits, horizon: int, pace: float, spent: float, kept: float
         searched = (1 - kept) * trainings
         parts.append(f"{searched:.0f} to search, {trainings - searched:.0f} to confirm")
     plan = ", ".join([*parts, trials] if trials else parts)
-    seconds = trainings * horizon * pace
+    seconds = trainings * horizon * pace + (1 - kept) * trainings * PROPOSED
     return f"plan: {plan}" + (f": {duration(seconds)}" if math.isfinite(seconds) else "")
 
 

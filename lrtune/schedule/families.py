@@ -33,15 +33,10 @@ MIN_LR = _floor("min_lr")
 # torch's inverse momentum cycle: momentum, or Adam's beta1, is low where the rate is high.
 # Smith 2018 (arXiv 1803.09820) tries 0.8 to 0.9 and 0.95 to 0.99; torch's own are 0.8 and 0.9 of
 # cyclic, 0.85 and 0.95 of one_cycle. Above zero: torch's SGD leaves its buffer as it is at none.
+INSIDE = (1e-6, 1 - 1e-6)
 MOMENTUM = (
-    Knob(
-        *("base_momentum", 0.75, 0.9, "linear", None, (1e-6, 1 - 1e-6)),
-        doc="momentum, or beta1, at the peak",
-    ),
-    Knob(
-        *("max_momentum", 0.9, 0.99, "linear", None, (1e-6, 1 - 1e-6)),
-        doc="the same at the lowest rate",
-    ),
+    Knob("base_momentum", 0.75, 0.9, "linear", None, INSIDE, doc="momentum, or beta1, at the peak"),
+    Knob("max_momentum", 0.9, 0.99, "linear", None, INSIDE, doc="the same at the lowest rate"),
 )
 
 
@@ -126,9 +121,7 @@ ROWS = (
     Family(
         "exponential",
         "the same factor every update",
-        knobs=(
-            Knob("final_ratio", 1e-4, 0.5, "log", 0.01, (1e-12, 1), doc="end, ratio of the peak"),
-        ),
+        knobs=(Knob("final_ratio", 1e-4, 0.5, "log", 0.01, (1e-12, 1), doc="end over peak"),),
         resolve=lambda k, n, peak: {"gamma": k["final_ratio"] ** (1 / n)},
         body=lambda s, n, peak, gamma: peak * gamma**s,
         torch="ExponentialLR",
@@ -154,11 +147,7 @@ ROWS = (
         "linear",
         "a straight line",
         knobs=(END,),
-        resolve=lambda k, n, peak: {
-            "start_factor": 1.0,
-            "end_factor": k["end_factor"],
-            "total_iters": n,
-        },
+        resolve=lambda k, n, peak: {"start_factor": 1.0, **k, "total_iters": n},
         body=lambda s, n, peak, start_factor, end_factor, total_iters: (
             peak * (start_factor + (end_factor - start_factor) * s / total_iters)
         ),
@@ -199,11 +188,7 @@ ROWS = (
             Knob("T_mult", 1, 3, "int", 2, (1, 10), doc="length of a cycle over the one before"),
             ETA_MIN,
         ),
-        resolve=lambda k, n, peak: {
-            "T_0": count(k["T_0"], n),
-            "T_mult": k["T_mult"],
-            "eta_min": k["eta_min"] * peak,
-        },
+        resolve=lambda k, n, peak: {**k, "T_0": count(k["T_0"], n), "eta_min": k["eta_min"] * peak},
         body=shapes.cosine_restarts,
         torch="CosineAnnealingWarmRestarts",
         source="Loshchilov & Hutter 2016",

@@ -9,6 +9,7 @@ from lrtune.errors import InputError, expect
 from lrtune.format import parse_time
 
 TRAININGS = 50  # that a run may cost where the user sets no budget
+PROPOSED = 0.06  # seconds of proposals and records for each training of a search, about
 CONFIRMED = 0.56  # share of a budget that is kept for the confirmation
 FEWEST = 4  # trainings that can confirm anything: two schedules on two seeds
 

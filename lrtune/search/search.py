@@ -44,7 +44,9 @@ class SearchState:
     minimize: bool = True
     clock: Clock = field(default_factory=Clock)  # of the run
     kept: float = 0.0  # share of the whole budget for the confirmation: no trial cuts into it
-    pace: float = 0.0  # seconds per update of a trial beside the others, as it was measured before
+    pace: float = 0.0  # seconds per update of all slots together, as it was measured before
+    slots: int = 1
+    began: float | None = None  # the clock when the search did, where time is kept by its pace
     limits: Limits | None = None  # of the whole run; those of the search where None
     swept: int = 0  # updates that the range test took
     running: dict[int, ActiveTrial] = field(default_factory=dict)  # by slot
@@ -52,6 +54,7 @@ class SearchState:
     last: Record | None = None  # the trial that ended last, in this session
     trials: int = 0  # that are over
     updates: int = 0  # of these
+    trained: float = 0.0  # seconds that they took
 
     def add(self, record: Record) -> None:
         """Count a trial that is over."""
@@ -59,6 +62,7 @@ class SearchState:
         family.ended[record.state] += 1
         self.trials += 1
         self.updates += record.updates
+        self.trained += record.seconds
         if record.value is None or not math.isfinite(record.value):
             return
         if family.best is None or self.loss_of(record) < self.loss_of(family.best):
@@ -114,13 +118,29 @@ class SearchState:
 
         Where nothing is kept for a confirmation, the last trial may be cut short.
         """
+        self._keep_what_suffices(horizon)
         whole = horizon if self.kept else 0
         under_way = sum(len(r.rates) for r in self.running.values())
         trials = self.trials + len(self.running) + queued
         updates = self.updates + under_way + max(0, whole - 1)
         seen = [r for r in self.running.values() if r.updates and r.seconds]
-        pace = max((len(self.running) * r.seconds / r.updates for r in seen), default=self.pace)
+        paces = [len(self.running) * r.seconds / r.updates for r in seen]
+        pace = max(paces, default=self.slots * self.pace)
         return self.budget.share(trials, updates, self.clock.seconds + whole * pace) < 1
+
+    def _keep_what_suffices(self, horizon: int) -> None:
+        """Keep time for the confirmation if, at the pace so far, it suffices for one.
+
+        Asked again and again: what was measured before may be far from what a busy machine does.
+        """
+        if self.began is None or self.limits is None:
+            return
+        under_way = self.running.values()
+        updates = self.updates + sum(r.updates for r in under_way)
+        seconds = self.trained + sum(r.seconds for r in under_way)
+        pace = seconds / updates if updates >= horizon else self.pace
+        self.kept = self.limits.kept(horizon, pace, self.began)
+        self.budget = self.limits.of_search(self.swept, self.began, self.kept)
 
 
 class Search(Work[ActiveTrial]):

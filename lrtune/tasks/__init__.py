@@ -13,18 +13,6 @@ if TYPE_CHECKING:
     from lrtune.tasks.splits import Split, Stream
     from lrtune.tasks.task import Task, check_model
 
-_HOMES = {
-    "DATASETS": "load",
-    "METRICS": "metrics",
-    "MODELS": "models",
-    "Metric": "metrics",
-    "Split": "splits",
-    "Stream": "splits",
-    "Task": "task",
-    "check_model": "task",
-    "load_task": "load",
-}
-
 __all__ = [
     "DATASETS",
     "METRICS",
@@ -39,7 +27,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lrtune.tasks' has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(f"lrtune.tasks.{_HOMES[name]}"), name)
-    return value
+    for module in ("splits", "metrics", "task", "models", "load") if name in __all__ else ():
+        home = import_module(f"lrtune.tasks.{module}")
+        if hasattr(home, name):
+            globals()[name] = value = getattr(home, name)
+            return value
+    raise AttributeError(f"module 'lrtune.tasks' has no attribute {name!r}")

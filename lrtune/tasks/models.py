@@ -111,7 +111,7 @@ def resnet9(shape: tuple[int, ...], outputs: int) -> nn.Module:
         block(128, 256, nn.MaxPool2d(2)),
         block(256, 512, nn.MaxPool2d(2)),
         _Residual(block(512, 512), block(512, 512)),
-        nn.AdaptiveMaxPool2d(1),
+        _Apply(partial(torch.amax, dim=(2, 3))),  # AdaptiveMaxPool2d is not deterministic on CUDA
         nn.Flatten(),
         nn.Linear(512, outputs, bias=False),
         _Apply(partial(torch.mul, other=0.125)),  # Page's: soft logits at the rates the rest likes

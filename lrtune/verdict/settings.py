@@ -174,6 +174,7 @@ class EngineFacts(Document):
     devices: list[str] = Field(default_factory=list)
     why: str = ""
     figures: dict[str, Number] = Field(default_factory=dict)  # seconds per update of a trial
+    deterministic: bool = False
 
 
 class RangeTestFacts(Document):

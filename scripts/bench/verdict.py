@@ -1,6 +1,7 @@
 """How often is the verdict wrong? Confirmations whose truth is known, simulated.
 
     python scripts/bench/verdict.py [--only ROW] [--out [JSON]]
+    python scripts/bench/verdict.py --splits
 
 The search believes of each family its true score and an error; the confirmation has the trainings
 that the default budget keeps for it. The unit is a score's standard deviation between seeds; lower
@@ -19,14 +20,16 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from lrtune.engine.evaluate import BLOCKS
 from lrtune.search.budget import CONFIRMED, TRAININGS
-from lrtune.verdict.sequential import ALPHA, Role, sequential_test
+from lrtune.verdict.sequential import ALPHA, Role, Sample, sequential_test
 from lrtune.verdict.summary import room_for
 from lrtune.verdict.tie_break import NEAR, simpler
 
@@ -198,6 +201,44 @@ def on_parts(scenario: Scenario, scores: Array, generator: np.random.Generator) 
     return scores[..., None] + own + generator.standard_normal(shape)
 
 
+TEST, RATIO = 0.2, 0.2 / 0.64  # share of the samples that are tested; that over the trained
+
+
+def of_splits(favour: float, lead: float, seeds: int, random: np.random.Generator) -> list[bool]:
+    """Whether a lead is called shown: on one split, on fresh ones, on these corrected.
+
+    Paired t-tests at 5 %, all seeds at once. What a split gives or takes from a difference has the
+    standard deviation ``favour``; of two fresh splits it correlates by their tests' overlap. What a
+    split gives to both schedules is not in their difference.
+    """
+    noise = lead + random.standard_normal(seeds)
+    parts = noise[:, None] + random.standard_normal((seeds, BLOCKS))
+    parts += favour * np.sqrt(BLOCKS) * random.standard_normal(BLOCKS)
+    one = Sample.of(parts.mean(1).tolist(), parts.tolist(), 1.0)
+    common, own = random.standard_normal(), random.standard_normal(seeds)
+    fresh = noise + favour * (np.sqrt(TEST) * common + np.sqrt(1 - TEST) * own)
+    error, t = fresh.std(ddof=1), stats.t.ppf(0.975, seeds - 1)
+    plain, corrected = t * error * seeds**-0.5, t * error * np.sqrt(1 / seeds + RATIO)
+    return [one.interval()[0] > 0, fresh.mean() > plain, fresh.mean() > corrected]
+
+
+def compare_splits(count: int, seed: int) -> None:
+    """Print how often one split and fresh ones find a lead of 1, and one that is none."""
+    ways = ("one split", "fresh splits", "fresh, corrected (Nadeau and Bengio)")
+    print(
+        "| seeds | the split gives or takes |", " | ".join(f"{w}: wrong, found" for w in ways), "|"
+    )
+    print("|---:|---:|" + "---:|" * len(ways))
+    for seeds, favour in product((5, 10), (0.0, 0.25, 0.5, 1.0)):
+        random = np.random.default_rng(seed)
+        wrong, found = (
+            np.mean([of_splits(favour, lead, seeds, random) for _ in range(count)], 0)
+            for lead in (0.0, 1.0)
+        )
+        cells = [f"{100 * w:.1f} %, {100 * f:.0f} %" for w, f in zip(wrong, found, strict=True)]
+        print(f"| {seeds} | {favour:g} |", " | ".join(cells), "|", flush=True)
+
+
 def measure(scenario: Scenario, count: int, generator: np.random.Generator) -> dict[str, float]:
     """Means over so many confirmations, as the module says."""
     found = [confirm(scenario, generator) for _ in range(count)]
@@ -210,7 +251,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, metavar="ROW", help="of the table")
     parser.add_argument("--out", type=Path, nargs="?", const=RESULTS / "verdicts.json")
+    parser.add_argument("--splits", action="store_true", help="a fresh split per seed, or one")
     args = parser.parse_args()
+    if args.splits:
+        return compare_splits(args.confirmations, args.seed)
     if args.only and args.out:
         parser.error("--out is for the whole table")
     generators = [np.random.default_rng((args.seed, number)) for number in range(len(SCENARIOS))]

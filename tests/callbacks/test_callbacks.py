@@ -75,12 +75,10 @@ def logged(training: HuggingFace, name: str) -> list[float]:
 def test_huggingface_averages_and_reports_the_better(tmp_path: Path) -> None:
     """Averages are torch's; other callbacks see the current weights, which train on."""
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-    from transformers import EarlyStoppingCallback, TrainerCallback
+    from transformers import TrainerCallback
 
     trial = asked("cosine")
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
-    arguments = {"save_strategy": "epoch", "greater_is_better": False, **best}
-    training = HuggingFace(trial, tmp_path, averaging=0.3, arguments=arguments)
+    training = HuggingFace(trial, tmp_path, averaging=0.3)
     model, handler = training.trainer.model, training.trainer.callback_handler
     twin = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / (0.3 * TOTAL)))
     batch = {"x": data().tensors[0], "labels": data().tensors[1]}
@@ -102,8 +100,7 @@ def test_huggingface_averages_and_reports_the_better(tmp_path: Path) -> None:
             with torch.no_grad():
                 of_twin.append(twin(**batch)["loss"].item())
 
-    for callback in (Reader(), EarlyStoppingCallback(early_stopping_patience=EPOCHS)):
-        training.trainer.add_callback(callback)
+    training.trainer.add_callback(Reader())
     callbacks = [*handler.callbacks]
     training.train()
     assert evaluated == logged(training, "eval_loss") and len(evaluated) == EPOCHS

@@ -42,8 +42,6 @@ MISTAKES = (  # what is typed, and what is said
     ("search digits --storage sqlite://", "in memory"),
     ("preview cosine --total 1000000000000", "total=1000000000000"),
     ("preview custom:function=os:getpid", "register"),
-    ("preview cosine --out nowhere/x.html", "folder that exists"),
-    ("range-test digits --out x.jpg", "a figure is saved as .html"),
     ("search digits --batch-size 32 --epochs 0", "--epochs must be positive (got 0.0)"),
     ("search digits --peak-lr 0.1", "--peak-lr must be two numbers with a comma"),
     ("search digits --engine fuse", "did you mean 'fused'?"),

@@ -232,116 +232,66 @@ def huggingface(*, make=None, stop=None, forget=False, every=2, **arguments):
 
 
 LINEAR = "get_linear_schedule_with_warmup"
+EXPONENTIAL = of("ExponentialLR", 0.9)
+TRAINER_COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 6}
 
 BROKEN = {
-    "torch: cosine stepped past T_max, its checkpoint": Broken(
-        checkpoint(cosine(50), 80), "overshoot", 50
-    ),
-    "Trainer: linear schedule for half the run": Broken(
-        huggingface(make=of_transformers(LINEAR, 3, 30)), "overshoot", 30
-    ),
-    "transformers: linear schedule for four times the run": Broken(
-        in_csv(of_transformers(LINEAR, 0, 240), 60), "never-annealed", 240
-    ),
-    "Trainer: resumed without scheduler.pt": Broken(
-        huggingface(stop=30, forget=True, lr_scheduler_type="cosine", warmup_steps=6), "jump"
-    ),
-    "transformers: warmup longer than the run": Broken(
-        named("constant_with_warmup", 500), "warmup-unfinished"
-    ),
-    "Lightning: cosine for epochs, stepped per batch": Broken(
-        lightning(cosine(6), "step"), "wrong-unit", 6
-    ),
-    "Lightning: the same, its checkpoint": Broken(
-        lightning(cosine(6), "step", "last.ckpt"), "wrong-unit", 6
-    ),
-    "Lightning: cosine for updates, stepped per epoch": Broken(
-        lightning(cosine(60), None), "wrong-unit"
-    ),
-    "torch: OneCycleLR for updates, stepped per epoch": Broken(
+    # of torch
+    "past T_max, checkpoint": Broken(checkpoint(cosine(50), 80), "overshoot", 50),
+    "below zero": Broken(in_csv(linear_to(80), 120), "negative"),
+    "not a number": Broken(in_csv(of("LambdaLR", not_a_number), 60), "not-finite"),
+    "resumed anew, two files": Broken(events(cosine(100), 100, cut=60, resume=60), "jump"),
+    "resumed anew, warmup": Broken(in_csv(warm_cosine(10, 100), 100, resume=55), "jump"),
+    "eta_min": Broken(checkpoint(cosine(50, eta_min=0.5), 50), "eta-min-above-peak"),
+    "zero in all groups": Broken(groups(cosine(50), 50, 0.0, 0.0), "zero-rate"),
+    "stopped early": Broken(checkpoint(cosine(1000), 400), "never-annealed", 1000, total=400),
+    "OneCycleLR per epoch": Broken(
         in_csv(of("OneCycleLR", 0.1, total_steps=60), 60, every=10), "wrong-unit"
     ),
-    "torch: StepLR for epochs, stepped per batch": Broken(
-        events(of("StepLR", 10, 0.1), 300), "wrong-unit"
-    ),
-    "torch: ExponentialLR for epochs, stepped per batch, its checkpoint": Broken(
-        checkpoint(of("ExponentialLR", 0.9), 2000), "wrong-unit"
-    ),
-    "torch: a lambda below zero": Broken(in_csv(linear_to(80), 120), "negative"),
-    "torch: a lambda that is not a number": Broken(
-        in_csv(of("LambdaLR", not_a_number), 60), "not-finite"
-    ),
-    "torch: resumed without the scheduler's state, two event files": Broken(
-        events(cosine(100), 100, cut=60, resume=60), "jump"
-    ),
-    "torch: resumed without its warmup cosine": Broken(
-        in_csv(warm_cosine(10, 100), 100, resume=55), "jump"
-    ),
-    "torch: eta_min above the rate": Broken(
-        checkpoint(cosine(50, eta_min=0.5), 50), "eta-min-above-peak"
-    ),
-    "torch: the rates of all groups are zero": Broken(
-        groups(cosine(50), 50, 0.0, 0.0), "zero-rate"
-    ),
-    "Accelerate: prepared, four processes, totals of one": Broken(
-        events(warm_cosine(40, 400), 400, times=4), "overshoot", 100
-    ),
-    "Accelerate: totals for four processes, not prepared": Broken(
+    "StepLR per batch": Broken(events(of("StepLR", 10, 0.1), 300), "wrong-unit"),
+    "ExponentialLR per batch, checkpoint": Broken(checkpoint(EXPONENTIAL, 2000), "wrong-unit"),
+    # of Accelerate, with four processes
+    "prepared, totals of one": Broken(events(warm_cosine(40, 400), 400, times=4), "overshoot", 100),
+    "not prepared, totals for four": Broken(
         events(warm_cosine(80, 1600), 400), "never-annealed", 1600
     ),
-    "torch: stopped early, by the total that is given": Broken(
-        checkpoint(cosine(1000), 400), "never-annealed", 1000, total=400
-    ),
+    # of Lightning
+    "cosine per batch": Broken(lightning(cosine(6), "step"), "wrong-unit", 6),
+    "the same, checkpoint": Broken(lightning(cosine(6), "step", "last.ckpt"), "wrong-unit", 6),
+    "cosine per epoch": Broken(lightning(cosine(60), None), "wrong-unit"),
+    # of transformers
+    "half the run": Broken(huggingface(make=of_transformers(LINEAR, 3, 30)), "overshoot", 30),
+    "four runs": Broken(in_csv(of_transformers(LINEAR, 0, 240), 60), "never-annealed", 240),
+    "without scheduler.pt": Broken(huggingface(stop=30, forget=True, **TRAINER_COSINE), "jump"),
+    "long warmup": Broken(named("constant_with_warmup", 500), "warmup-unfinished"),
 }
 
+# A run, and the family that is found of it.
 SOUND = {
-    "Trainer: linear": huggingface(),
-    "Trainer: cosine with warmup, seldom logged": huggingface(
-        lr_scheduler_type="cosine", warmup_steps=6, every=7
-    ),
-    "Trainer: resumed with its scheduler": huggingface(
-        stop=30, lr_scheduler_type="cosine", warmup_steps=6
-    ),
-    "transformers: constant with warmup": named("constant_with_warmup", 6),
-    "transformers: cosine with restarts": named("cosine_with_restarts", num_cycles=3),
-    "transformers: warmup, stable, decay": named("warmup_stable_decay", 6, num_decay_steps=20),
-    "transformers: inverse square root": named("inverse_sqrt", 6),
-    "Lightning: cosine per epoch": lightning(cosine(6), "epoch"),
-    "Lightning: cosine per epoch, its checkpoint": lightning(cosine(6), "epoch", "last.ckpt"),
-    "torch: OneCycleLR": in_csv(of("OneCycleLR", 0.1, total_steps=60), 60),
-    "torch: cosine with warmup, two event files": events(warm_cosine(10, 100), 100, cut=60),
-    "torch: warm restarts": events(of("CosineAnnealingWarmRestarts", 20), 130),
-    "torch: triangles": events(of("CyclicLR", 0.01, 0.1, 25), 320),
-    "torch: StepLR per epoch": in_csv(of("StepLR", 3, 0.1), 120, every=10),
-    "torch: MultiStepLR": in_csv(of("MultiStepLR", [60, 90]), 120),
-    "torch: ExponentialLR": in_csv(of("ExponentialLR", 0.98), 200),
-    "torch: plateau": closed(of("ReduceLROnPlateau", factor=0.5, patience=2)),
-    "transformers: greedy, up and down": closed(
-        of_transformers("GreedyLR", factor=0.8, patience=1), LOSSES * 2
-    ),
-    "torch: cosine, one group frozen": groups(cosine(50), 50, 0.0, 0.1),
-    "transformers: linear, its checkpoint at the end": checkpoint(
-        of_transformers(LINEAR, 3, 30), 30
-    ),
-    "torch: a checkpoint half-way": checkpoint(warm_cosine(10, 100), 50),
-    "torch: OneCycleLR, its checkpoint": checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60),
-    "Accelerate: prepared, four processes": events(warm_cosine(160, 1600), 400, times=4),
-}
-
-# What is found of them.
-FITTED = {
-    "Trainer: linear": "linear",
-    "Trainer: cosine with warmup, seldom logged": "cosine",
-    "transformers: constant with warmup": "constant",
-    "transformers: cosine with restarts": "cosine_restarts",
-    "transformers: warmup, stable, decay": "wsd",
-    "transformers: inverse square root": "inverse_sqrt",
-    "Lightning: cosine per epoch": "cosine",
-    "torch: OneCycleLR": "one_cycle",
-    "torch: warm restarts": "cosine_restarts",
-    "torch: triangles": "cyclic",
-    "torch: StepLR per epoch": "step",
-    "torch: MultiStepLR": "multistep",
-    "torch: ExponentialLR": "exponential",
-    "torch: plateau": "multistep",
+    # of the Trainer and of transformers
+    "Trainer": (huggingface(), "linear"),
+    "Trainer, seldom logged": (huggingface(**TRAINER_COSINE, every=7), "cosine"),
+    "Trainer, resumed": (huggingface(stop=30, **TRAINER_COSINE), None),
+    "constant with warmup": (named("constant_with_warmup", 6), "constant"),
+    "restarts": (named("cosine_with_restarts", num_cycles=3), "cosine_restarts"),
+    "stable, decay": (named("warmup_stable_decay", 6, num_decay_steps=20), "wsd"),
+    "inverse_sqrt": (named("inverse_sqrt", 6), "inverse_sqrt"),
+    "linear, checkpoint": (checkpoint(of_transformers(LINEAR, 3, 30), 30), None),
+    "greedy": (closed(of_transformers("GreedyLR", factor=0.8, patience=1), LOSSES * 2), None),
+    # of Lightning
+    "per epoch": (lightning(cosine(6), "epoch"), "cosine"),
+    "per epoch, checkpoint": (lightning(cosine(6), "epoch", "last.ckpt"), None),
+    # of torch
+    "OneCycleLR": (in_csv(of("OneCycleLR", 0.1, total_steps=60), 60), "one_cycle"),
+    "OneCycleLR, checkpoint": (checkpoint(of("OneCycleLR", 0.1, total_steps=90), 60), None),
+    "warmup, two event files": (events(warm_cosine(10, 100), 100, cut=60), "cosine"),
+    "warmup, half-way": (checkpoint(warm_cosine(10, 100), 50), None),
+    "warm restarts": (events(of("CosineAnnealingWarmRestarts", 20), 130), "cosine_restarts"),
+    "triangles": (events(of("CyclicLR", 0.01, 0.1, 25), 320), "cyclic"),
+    "StepLR per epoch": (in_csv(of("StepLR", 3, 0.1), 120, every=10), "step"),
+    "MultiStepLR": (in_csv(of("MultiStepLR", [60, 90]), 120), "multistep"),
+    "ExponentialLR": (in_csv(of("ExponentialLR", 0.98), 200), "exponential"),
+    "plateau": (closed(of("ReduceLROnPlateau", factor=0.5, patience=2)), "multistep"),
+    "one group frozen": (groups(cosine(50), 50, 0.0, 0.1), None),
+    "four processes": (events(warm_cosine(160, 1600), 400, times=4), None),
 }

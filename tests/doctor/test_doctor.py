@@ -11,7 +11,6 @@ from lrtune.doctor.log import by_stair
 from lrtune.schedule import FAMILIES, Schedule
 from tests.doctor.runs import (
     BROKEN,
-    FITTED,
     SOUND,
     as_csv,
     checkpoint,
@@ -41,14 +40,14 @@ def test_a_broken_run_is_told(broken, log_of):
         assert diagnosis.horizon == pytest.approx(broken.horizon, rel=0.02)
 
 
-@pytest.mark.parametrize("name", SOUND)
-def test_a_sound_run_is_left_in_peace_and_its_family_found(name, log_of):
-    diagnosis = diagnosis_of(log_of(SOUND[name]))
+@pytest.mark.parametrize(("run", "family"), SOUND.values(), ids=SOUND)
+def test_a_sound_run_is_left_in_peace_and_its_family_found(run, family, log_of):
+    diagnosis = diagnosis_of(log_of(run))
     assert names(diagnosis) == []
-    if name not in FITTED:
+    if family is None:
         return
     fit = diagnosis.known
-    assert fit is not None and fit.family == FITTED[name] and fit.schedule is not None
+    assert fit is not None and fit.family == family and fit.schedule is not None
     rates = fit.schedule.rates(fit.total)
     log = by_stair(diagnosis.log, diagnosis.per) if diagnosis.by_step else diagnosis.log
     inside = log.at < fit.total
@@ -135,7 +134,7 @@ def test_a_tail_that_is_none(shape, floor, at, tmp_path):
 
 
 def test_a_folder_with_a_usual_name_in_it_is_read(log_of):
-    diagnosis = diagnosis_of(log_of(SOUND["Trainer: linear"]).parent)
+    diagnosis = diagnosis_of(log_of(SOUND["Trainer"][0]).parent)
     assert diagnosis.log.total == 60
 
 
@@ -149,7 +148,7 @@ def test_a_rate_that_is_no_number_is_told_alone(value, bad, tmp_path):
 
 
 def test_a_frozen_group_is_said(log_of):
-    log = diagnosis_of(log_of(SOUND["torch: cosine, one group frozen"])).log
+    log = diagnosis_of(log_of(SOUND["one group frozen"][0])).log
     assert log.name == "lr-SGD/pg2" and log.notes[0].startswith("1 more groups")
 
 
@@ -173,7 +172,7 @@ def test_a_log_that_goes_back_was_resumed(tmp_path):
 def test_the_command(lrtune, log_of, tmp_path):
     code, out, _ = lrtune("doctor", log_of(in_csv(of("CosineAnnealingLR", 200), 300)))
     assert code == 3 and "overshoot" in out and "  fix: " in out
-    code, out, _ = lrtune("doctor", log_of(SOUND["Trainer: linear"]))
+    code, out, _ = lrtune("doctor", log_of(SOUND["Trainer"][0]))
     assert code == 0 and "nothing wrong was found" in out and "best fit: linear" in out
     code, _, err = lrtune("doctor", tmp_path / "none.csv")
     assert code == 2 and "No such file" in err

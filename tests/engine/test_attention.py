@@ -83,7 +83,7 @@ def test_a_fused_pool_runs_the_fused_kernel(six):
 
     task = replace(six, model=model)
     fused, serial = FusedPool(task, 2), SerialPool(task, 2)
-    with profile() as seen:
+    with profile(acc_events=True) as seen:
         curves = all_curves(fused, falling(task))
     same(curves, all_curves(serial, falling(task)))
     kernels = {event.name for event in seen.events() if "attention" in event.name}

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from lrtune.engine import SerialPool
-from lrtune.engine.devices import SpreadPool, _Worker, say
+from lrtune.engine.choose import Choice
+from lrtune.engine.devices import SpreadPool, _Worker, maker, say
 from lrtune.errors import InputError
 from tests.engine import trials
 from tests.engine.trials import DEVICE, Pairs
@@ -47,6 +48,13 @@ class Touchy(nn.Module):
                 raise OverflowError("weights are gone")
             raise InputError("the data has changed: sample 3")
         return self.last(self.inner(x))
+
+
+class Strict(trials.Plain):
+    def forward(self, x):
+        if not torch.are_deterministic_algorithms_enabled():
+            raise LookupError("any order will do")
+        return super().forward(x)
 
 
 @pytest.fixture(scope="module")
@@ -344,3 +352,12 @@ def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path:
             time.sleep(0.01)
             assert time.monotonic() - since < 3  # and not after their segment
         assert parent.stderr.read() == ""
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_each_process_is_deterministic(deterministic, task):
+    make = maker(Choice("serial", 2, deterministic=deterministic), say)
+    with SpreadPool(replace(task, model=Strict), 2, TWO, make) as pool:
+        error = pool.start(1, RATES, seed=0).error
+    assert error == (None if deterministic else "LookupError: any order will do")
+    assert not torch.are_deterministic_algorithms_enabled()

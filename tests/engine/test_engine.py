@@ -12,7 +12,7 @@ import torch
 from lrtune import InputError
 from lrtune.engine import Choice
 from lrtune.engine import devices as pools
-from lrtune.engine.devices import Engine, choose_pool, devices_of
+from lrtune.engine.devices import Engine, choose_pool, devices_of, own_settings
 
 pytestmark = pytest.mark.cpu
 
@@ -83,6 +83,41 @@ def test_what_was_chosen_serves_again_on_such_devices(
     assert (choice is not before) == chosen
     assert (choice.slots, choice.devices) == (expected, tuple(devices))
     assert made == ([expected] if len(devices) > 1 else [])
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+@pytest.mark.parametrize("mode", ["default", "warn"])
+def test_determinism_ends_with_the_run(mode, workspace, monkeypatch):
+    def state():
+        mode = torch.get_deterministic_debug_mode()
+        return mode, torch.backends.cudnn.benchmark, os.environ.get(pools.WORKSPACE)
+
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.delenv(pools.WORKSPACE, raising=False)
+    if workspace is not None:
+        monkeypatch.setenv(pools.WORKSPACE, workspace)
+    torch.set_deterministic_debug_mode(mode)
+    before = state()
+    try:
+        with pytest.raises(LookupError), own_settings(True):
+            assert state() == (2, False, workspace or ":4096:8")
+            raise LookupError
+        assert state() == before
+        with own_settings(False):
+            assert state() == before
+    finally:
+        torch.set_deterministic_debug_mode("default")
+
+
+def test_a_choice_serves_again_where_determinism_is_the_same(monkeypatch):
+    monkeypatch.setattr(pools, "choose", lambda *_, **__: (Choice("serial", 1), None))
+    monkeypatch.setattr(pools, "make_pool", lambda *_: None)
+    choice = Choice("serial", 1, devices=("cpu",))
+    for deterministic in (True, True, False):
+        before, engine = choice, Engine(device="cpu", deterministic=deterministic)
+        _, choice = choose_pool(None, engine, before, lambda line: None, updates=1000)
+        assert choice.deterministic == deterministic
+        assert (choice is before) == (before.deterministic == deterministic)
 
 
 def test_one_setting_makes_gpu_tests_of_the_engine_s():

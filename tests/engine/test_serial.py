@@ -251,6 +251,11 @@ class Repeated(Captured):
         return [tensor.data_ptr() for tensor in tensors if tensor is not None]
 
 
+class Refused(Repeated):
+    def _capture(self, batch):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+
 CAPTURED = {
     "sgd": {"optimizer": "sgd", "settings": {}, "groups": decays},
     "dampening": {"optimizer": "sgd", "settings": {"momentum": 0.9, "dampening": 0.5}},
@@ -295,6 +300,14 @@ def test_a_compiled_pool_is_compiled_and_captured_once(case, fifty, monkeypatch)
     assert graphs["unique_graphs"] == 1
     assert dict(counters["stats"]) == graphs and not counters["graph_break"]
     assert Repeated.made == (0 if case in ("dampening", "adagrad") else 2)  # of each slot
+
+
+@pytest.mark.cpu
+def test_where_no_graph_can_be_made_updates_go_on_as_they_are(fifty, monkeypatch):
+    monkeypatch.setattr(serial, "compile_alone", lambda function: function)
+    monkeypatch.setattr(serial, "Captured", Refused)
+    pool = SerialPool(fifty, 1, compiled=True)
+    same(alone(fifty, falling(fifty), 3), train(pool, 0, falling(fifty), 3))
 
 
 class Counting(nn.Module):

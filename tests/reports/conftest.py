@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.verdict.settings import EngineFacts, RangeTestFacts
+from lrtune.verdict.settings import RangeTestFacts
 from tests.documents import ACCURACY, LOSS, RUN, changed
 
 HORIZON = 3600
@@ -117,14 +117,6 @@ def run_record(families):
             "ema": 0.05,
             "notes": ["2 of 70,000 images left out: cannot be read (first: a.png)"],
         },
-        engine=EngineFacts(
-            name="fused",
-            slots=27,
-            compiled=True,
-            threads=2,
-            why="51 µs an update of a trial (serial 1 thread 1,172)",
-            figures={"serial 1 thread": 1.172e-3, "fused 27 at once compiled": 5.1e-5},
-        ),
         horizon=HORIZON,
         epochs=8.53,
         metrics={"cross_entropy": LOSS, "accuracy": percent},

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 
-from lrtune.errors import InputError
 from lrtune.reports import figures, plot_style
 from lrtune.reports.plot_style import LOOKS, look, thin
 from lrtune.schedule import FAMILIES, Schedule
@@ -17,7 +16,6 @@ def every(trials, run):
         "curves": figures.curves(trials, objective, run.horizon),
         "against_peak": figures.against_peak(trials, objective, (0.004, 0.5)),
         "range_test": figures.range_test(run.range_test),
-        "preview": figures.preview([Schedule("cosine", peak_lr=0.1)], 1000),
     }
 
 
@@ -80,17 +78,10 @@ def test_a_hover_reads_off_both_panels_of_the_curves(drawn):
 
 def test_rates_are_on_a_linear_axis_unless_their_peaks_are_far_apart():
     def kind(*peaks):
-        drawn = figures.preview([Schedule("cosine", peak_lr=peak) for peak in peaks], 500)
-        return drawn.layout.yaxis.type
+        several = [("cosine", Schedule("cosine", peak_lr=peak)) for peak in peaks]
+        return figures.compared_rates(several, 500, ()).layout.yaxis.type
 
     assert (kind(0.1), kind(0.1, 0.4), kind(0.1, 0.001)) == (None, None, "log")
-
-
-def test_preview_tells_schedules_of_one_family_apart():
-    twins = [Schedule("cosine", peak_lr=peak) for peak in (0.1, 0.2, 0.3)]
-    lines = figures.preview(twins, 500).data
-    assert [line.name for line in lines] == ["cosine", "cosine 2", "cosine 3"]
-    assert len({line.line.dash for line in lines}) == 3
 
 
 @pytest.mark.parametrize("family", [n for n, f in FAMILIES.items() if f.searchable])
@@ -104,9 +95,7 @@ def test_thinned_curves_look_the_same(family):
 
 
 def test_a_saved_figure_needs_no_network(drawn, tmp_path):
-    page = plot_style.save(drawn["preview"], tmp_path / "f.html").read_text(encoding="utf-8")
+    plot_style.save(drawn["curves"], tmp_path / "f.html")
+    page = (tmp_path / "f.html").read_text(encoding="utf-8")
     assert '"modeBarButtonsToRemove": ["sendChartToCloud"]' in page
     assert not re.search(r'<(script|link)[^>]+(src|href)="?http', page)
-    for suffix in (".svg", ".png", ""):
-        with pytest.raises(InputError, match=r"saved as \.html"):
-            plot_style.save(drawn["curves"], tmp_path / f"figure{suffix}")

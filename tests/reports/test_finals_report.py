@@ -135,7 +135,7 @@ SAYS = {
     "lost": ["lost1 of 3 seeds", "the scores are of the other seeds: cosine: loss is nan"],
     "unfinished": ["still in", "no: each trial ran once, on one seed"],
     "none": ["not measured; validation cross-entropy", "no winner"],
-    "one family": ["There is no second finalist"],
+    "one family": ["not measured: there is no baseline beside it"],
     "one seed": ["One seed says nothing"],
     "no test split": ["judged on the validation split"],
 }

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from listeners import Told
 from rich.jupyter import JupyterMixin
 
 import lrtune
 from lrtune import Budget, Engine, InputError
-from lrtune.engine import Choice
+from lrtune.engine import Choice, SerialPool
 from lrtune.engine.devices import SpreadPool
 from lrtune.engine.range_test import RangeTest, Suggestion
 from lrtune.run import tune as tuning
@@ -110,6 +111,25 @@ def test_progress_and_answer_are_printed_unless_somebody_watches(
     assert capsys.readouterr() == ("", "") and told.lines
     alone = lrtune.tune("digits", budget=12, plan=None, out=tmp_path / "alone", **QUICK)
     assert alone.verdict() is None and "Sure    no:" in capsys.readouterr().out
+
+
+def test_a_deterministic_run_is_so_from_its_choice_to_its_confirmation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states, advance = [], SerialPool.advance
+
+    def noted(pool: SerialPool, *given: object) -> object:
+        states.append(torch.are_deterministic_algorithms_enabled())
+        return advance(pool, *given)
+
+    monkeypatch.setattr(SerialPool, "advance", noted)
+    given = {**QUICK, "engine": Engine("serial", 2, "cpu", deterministic=True), "listener": Told()}
+    run = lrtune.tune("digits", budget=Budget(trials=2), plan=None, out=tmp_path, **given)
+    searched = len(states)
+    task = lrtune.load_task("digits", epochs=1)
+    lrtune.confirm(run, task, trainings=4, device="cpu", listener=Told())
+    assert run.choice.deterministic and all(states) and len(states) > searched > 0
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.parametrize(

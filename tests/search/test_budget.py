@@ -185,6 +185,27 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list
     assert len(run.trials()) == trials and now[0] <= limit + 2 * segment
 
 
+@pytest.mark.parametrize(("measured", "trainings"), [(0.1, 12), (0.001, 6)])
+def test_whether_there_is_time_to_confirm_is_seen_by_the_pace_of_the_run(
+    measured: float,
+    trainings: int,
+    tmp_path: Path,
+    clocked: tuple[Task, list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was measured beforehand is ten times too slow, or too quick: 10 ms an update it is."""
+    task, now = clocked
+    pool, _ = tuning.choose_pool()
+    choice = Choice("serial", 1, figures={"serial": measured}, devices=("cpu",))
+    monkeypatch.setattr("lrtune.run.tune.choose_pool", lambda *_, **__: (pool, choice))
+    told, limit = Told(), 0.01 * trainings * task.horizon
+    how = {"families": ("cosine", "constant"), "engine": Engine(device="cpu"), "listener": told}
+    run = lrtune.tune(task, time=limit, out=tmp_path / "run", **how)
+    assert now[0] <= limit + 0.01 * task.horizon / len(task.checkpoints)
+    short = any("too small to confirm what is found: give at least" in one for one in told.lines)
+    assert short == (run.verdict() is None) == (trainings == 6)
+
+
 def test_a_budget_too_small_to_confirm_is_searched_and_said(lrtune, tmp_path: Path) -> None:
     words = ["digits", "--batch-size", "32", "--epochs", "1", "--budget", "4"]
     code, out, _ = lrtune("search", *words, "--out", tmp_path / "run")

@@ -97,6 +97,12 @@ def test_overfitting(many, judge: str) -> None:
         assert re.search(said, found[0])
 
 
+def test_a_range_test_that_was_unsure(many) -> None:
+    trials, run = many
+    unsure = changed(run, range_test={"message": "the loss never fell"})
+    assert "The range test was unsure: the loss never fell." in warned(trials, unsure)
+
+
 @pytest.mark.parametrize("place", ["tied", "winner"])
 def test_few_seeds(many, place: str) -> None:
     """Where a few told all apart, more would tell nothing; one alone tells nothing apart."""
