@@ -97,16 +97,17 @@ def prepared() -> dict[str, Any]:
     """What Accelerate does with a scheduler that it has prepared, and what is said of that."""
     accelerator = Accelerator(cpu=True)
     model, optimizer = network()
-    follow = scheduler(schedule("wsd"), optimizer, 600)
+    follow = scheduler(schedule("wsd"), optimizer, 2 * UPDATES)
     model, optimizer, stepped = accelerator.prepare(model, optimizer, follow)
+    steps = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2 * UPDATES):
             accelerator.backward(loss_of(model))
             optimizer.step()
             stepped.step()
-    sentences = [str(w.message) for w in caught]
-    return {"steps": follow.last_epoch, "sentences": sentences}
+            steps.append(follow.last_epoch)
+    return {"steps": steps, "sentences": [str(w.message) for w in caught]}
 
 
 def with_callback(framework: str, rank: int, folder: Path) -> dict[str, Any]:

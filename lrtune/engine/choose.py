@@ -21,7 +21,8 @@ from lrtune.tasks.stream import room
 Kind = Literal["serial", "fused"]
 ENGINES = ("auto", "serial", "fused")
 SHARING = 4  # trials that share each batch of a stream
-TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128)}  # trials at once that are tried
+# Trials at once that are tried, as long as each is the faster for it.
+TOGETHER = {"cpu": (8, 32), "cuda": (8, 32, 128, 512)}
 MANY = 10_000  # trials, where there is no end to them
 WAVES = 10  # the fewest times that all slots are filled: a sampler learns from wave to wave
 BRIEF = 3.0  # seconds of a whole search, of which there is nothing to save
@@ -210,8 +211,13 @@ class _Contest:
                 self._why_serial = f"an update takes {1000 * self._leading:.0f} ms, most of it work"
         if self._engine == "serial" or self._why_serial or self._broken:
             return
+        fastest = math.inf
         for slots in self._sizes():
-            if self._is_late or not self._try(Choice("fused", slots, threads=threads)):
+            choice = Choice("fused", slots, threads=threads)
+            if self._is_late or not self._try(choice):
+                break
+            slower, fastest = fastest, self._figures[choice.label] or math.inf
+            if fastest > slower:
                 break
 
     def _compiled(self, threads: int | None) -> None:

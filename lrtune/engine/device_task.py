@@ -59,11 +59,14 @@ class Loader(ABC):
         samples: of the split.
         part: most of them in one batch of ``whole``.
         shared: whether a batch is dear enough to be read once for all trials that are in step.
+        on_device: whether the data is in the device's memory, for ``rows`` and ``take``.
         placement: where the data is and why, for a person.
     """
 
     shared: bool
+    on_device = False
     placement: str
+    _order: BatchOrder
 
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
         self.samples = self._stop = split.samples
@@ -87,6 +90,14 @@ class Loader(ABC):
     @abstractmethod
     def whole(self) -> Iterator[Split]:
         """The split once, in order."""
+
+    def rows(self, spans: Sequence[Span], updates: range) -> Tensor:
+        """Where the samples are of several trials' batches: (updates, trials, batch)."""
+        return by_update(self._order.batches, spans, updates)
+
+    def take(self, rows: Tensor) -> Split:
+        """Samples where they are kept."""
+        raise NotImplementedError
 
     @contextmanager
     def begun(self, samples: int) -> Iterator[None]:
@@ -123,6 +134,7 @@ class ResidentLoader(Loader):
         self._split, self._home = self._placed.split, self._placed.home
         self._order = BatchOrder(split.samples, task.batch_size, self._home, slots)
         self.placement = self._placed.placement
+        self.on_device = self._home == device
 
     def updates(self, seed: int, start: int, stop: int) -> Iterator[Split]:
         """See Loader."""
@@ -138,12 +150,15 @@ class ResidentLoader(Loader):
         some = max(1, BYTES_AT_ONCE // (samples * max(1, self._split.sample_bytes)))
         for first in range(0, longest, block):
             updates = range(first, min(first + block, longest))
-            table = by_update(self._order.batches, spans, updates)
-            for rows in table.split(some):
+            for rows in self.rows(spans, updates).split(some):
                 several = _to(self._split.take(rows), self._device)
                 for number in range(len(rows)):
                     item = itemgetter(number)  # of the tensors: one update's batch
                     yield Split(*tree_map(item, tuple(several)))
+
+    def take(self, rows: Tensor) -> Split:
+        """See Loader."""
+        return self._split.take(rows)
 
     def whole(self) -> Iterator[Split]:
         """See Loader."""
@@ -401,11 +416,13 @@ class DeviceTask:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
 
-    @property
+    @cached_property
     def is_mixed(self) -> bool:
-        """Whether the task's precision is bfloat16."""
-        default = "bfloat16" if self.device.type == "cuda" else "float32"
-        return (self.task.precision or default) == "bfloat16"
+        """Whether the precision is bfloat16: by default, where a GPU has that in hardware."""
+        if self.task.precision is not None or self.device.type == "cpu":
+            return self.task.precision == "bfloat16"
+        with torch.cuda.device(self.device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
     def autocast(self) -> AbstractContextManager[object]:
         """The task's precision."""

@@ -1,29 +1,41 @@
 """FusedPool: all slots as one batched program on stacked weights, as long as that goes well."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import itemgetter
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrtune.engine.device_task import DeviceTask, Span, attempt, compile_alone, is_out_of_memory
+from lrtune.engine.device_task import (
+    INDICES_AT_ONCE,
+    DeviceTask,
+    Parts,
+    Span,
+    attempt,
+    compile_alone,
+    is_out_of_memory,
+)
 from lrtune.engine.evaluate import Blocks, evaluate
-from lrtune.engine.optimizers import Tensors
+from lrtune.engine.optimizers import Columns, StackedOptimizer, Tensors
 from lrtune.engine.pool import Array, EvalResult, ForwardingPool, Progress, Snapshot, check_free
 from lrtune.engine.serial import SerialPool
 from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
 from lrtune.errors import InputError
 from lrtune.tasks import Task
-from lrtune.tasks.splits import Tree
+from lrtune.tasks.splits import Tree, leaves, tree_map
+from lrtune.tasks.stream import room
 
 REMEMBERED = 4  # seeds whose fresh model is kept: a search has one, a verdict a few
 WORTH_COMPILING = 2.0  # a smaller program must save this many times what compiling it takes
+WARM_UP = 2  # updates before one is captured
 COMPILING = 60.0  # seconds at the least: what took less may have come from the compiler's cache
 
 
@@ -121,9 +133,13 @@ class StackedPool:
         self.slots = slots
         self.width = slots
         self._tell = tell
-        self._optimizer, drawing = vmap_check(on_device)
-        self._batches = on_device.prepared_batches if drawing else on_device.stored_batches
-        self._program = Program(on_device, self._optimizer, prepared=drawing)
+        self._graphs = Graphs(on_device.device, tell) if on_device.device.type == "cuda" else None
+        self._clocks: dict[tuple[int, int], Clock] = {}  # by first row and rows
+        # Samples that a quarter of the memory has room for in evaluation; None: to be measured.
+        self._roomy = None if on_device.device.type == "cuda" else 0
+        self._optimizer, self._drawing = vmap_check(on_device)
+        self._batches = on_device.prepared_batches if self._drawing else on_device.stored_batches
+        self._program = Program(on_device, self._optimizer, prepared=self._drawing)
         self._sizes = CompiledSizes() if compiled else None
         self._updates: dict[int, Callable[..., Tensor]] = {}  # by rows
         averaged = on_device.average_shares is not None
@@ -230,8 +246,9 @@ class StackedPool:
             raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
         check_free(trial.slot, trial.slot in self.occupied)
         self.device_task.check_tables(trial.rates, trial.momenta)
-        if trial.momenta is not None:
-            self._optimizer.add_momentum(self._state.weights, self._state.states)
+        moved = trial.momenta is not None
+        if moved and self._optimizer.add_momentum(self._state.weights, self._state.states):
+            self._forget()
         self._state.load(len(self._trials), tensors)
         self._trials.append(trial)
 
@@ -277,32 +294,66 @@ class StackedPool:
         spans += spans[:1] * (size - len(spans))  # idle rows
         device = self.device_task.device
         tables = self._tables(trials, lengths, size)
-        looked = tables[2].any(1)
-        rows = zip(*torch.as_tensor(tables).to(device), looked, strict=True)
-        state, update = self._state.part(start, start + size), self._update(size)
-        tree = self._grouped(state).tree
+        state = self._state.part(start, start + size)
         losses = torch.empty(max(lengths), size, dtype=torch.float64, device=device)
         over: list[tuple[Tensor, StackedState]] = []
         began = time.perf_counter()
         first = 0.0
-        with self.device_task.training():
-            updates = enumerate(zip(self._batches(spans), rows, losses, strict=True))
-            for done, ((inputs, parts), (rates, momenta, shares, looks), loss) in updates:
+        run = self._plainly if self._graphs is None else self._by_clock
+        with self.device_task.training(), beside(self._graphs):
+            for done in run(start, spans, tables, losses):  # each update follows what is done here
                 if done in lengths:  # these run along, and are set back in the end
                     ended = torch.tensor([r for r, length in enumerate(lengths) if length == done])
                     ended = ended.to(device)
                     over.append((ended, state.map(itemgetter(ended))))
-                loss.copy_(update(tree, inputs, parts, rates, momenta))
-                if looks:
-                    state.mix(shares)
-                first = first or time.perf_counter() - began
-        for ended, reached in over:
-            state.paste(ended, reached)
+                if done == 1:
+                    first = time.perf_counter() - began
+            for ended, reached in over:
+                state.paste(ended, reached)
         table = losses.cpu().numpy()  # where work is only queued, it is done by now
         if self._sizes is not None:
-            rest = (time.perf_counter() - began - first) / max(1, max(lengths) - 1)
-            self._sizes.took(size, first, rest)
+            whole = time.perf_counter() - began
+            first = first or whole  # of one alone
+            self._sizes.took(size, first, (whole - first) / max(1, max(lengths) - 1))
         return [table[:length, row].copy() for row, length in enumerate(lengths)]
+
+    def _plainly(
+        self, start: int, spans: Sequence[Span], tables: Array, losses: Tensor
+    ) -> Iterator[int]:
+        """The updates one after the other; their numbers, each before it is made."""
+        state, update = self._state.part(start, start + len(spans)), self._update(len(spans))
+        tree, looked = self._grouped(state).tree, tables[2].any(1)
+        rows = torch.as_tensor(tables.swapaxes(0, 1)).to(self.device_task.device)
+        steps = zip(self._batches(spans), rows, looked, losses, strict=True)
+        for done, ((inputs, parts), (rates, momenta, shares), looks, loss) in enumerate(steps):
+            yield done
+            columns = self._optimizer.columns(state.states, rates, momenta)
+            loss.copy_(update(tree, inputs, parts, columns))
+            if looks:
+                state.mix(shares)
+
+    def _by_clock(
+        self, start: int, spans: Sequence[Span], tables: Array, losses: Tensor
+    ) -> Iterator[int]:
+        """The same where an update asks nothing of the host, as a CUDA graph may not."""
+        assert self._graphs is not None
+        size = len(spans)
+        if (start, size) not in self._clocks:
+            self._clocks[start, size] = Clock(self.device_task, size, self._drawing)
+        clock, looked = self._clocks[start, size], tables[2].any(1)
+        state, update = self._state.part(start, start + size), self._update(size)
+        tick = partial(clock.tick, state, self._grouped(state).tree, update, self._optimizer)
+        batches = None if clock.gathers else self._batches(spans)
+        for first in range(0, len(losses), clock.length):
+            updates = range(first, min(first + clock.length, len(losses)))
+            clock.begin(spans, tables, updates)
+            for done in updates:
+                yield done
+                if batches is not None:
+                    clock.hold(*next(batches))
+                looks = bool(looked[done])
+                self._graphs.run((start, size, looks), partial(tick, looks))
+            losses[first : updates.stop] = clock.losses[: len(updates)]
 
     def _tables(self, trials: Sequence[_Trial], lengths: Sequence[int], size: int) -> Array:
         """What the rows are given at each update, beside their batches: (3, updates, size).
@@ -333,19 +384,27 @@ class StackedPool:
 
     def _size(self, start: int, spans: Sequence[Span]) -> int:
         """How many rows to run: those that are needed, but a compiled program has its sizes."""
-        if self._sizes is None:
-            return len(spans)
-        left = max(self.task.horizon - first for _, first, _ in spans)
-        return self._sizes.fit(len(spans), min(self.width, self.slots - start), left)
+        most = min(self.width, self.slots - start)
+        if self._sizes is not None:
+            left = max(self.task.horizon - first for _, first, _ in spans)
+            return self._sizes.fit(len(spans), most, left)
+        return len(spans) if self._graphs is None else halved(len(spans), most)
 
     def _update(self, size: int) -> Callable[..., Tensor]:
         """``Program.update`` for so many rows, given as a tree."""
         if size not in self._updates:
-            program = self._program
-            groups = self._grouped(self._state.part(0, 0)).groups
+            program, apart = self._program, self._grouped(self._state).groups
+            trained = enumerate(self._optimizer.groups)
+            owners = [
+                n
+                for n, group in trained
+                for own in apart
+                if own.shapes.items() <= group.shapes.items()
+            ]
 
-            def update(tree: Tree, *given: Any) -> Tensor:
-                return program.update(StackedState(groups, *tree), *given)
+            def update(tree: Tree, inputs: Tree, parts: Parts, columns: list[Columns]) -> Tensor:
+                state = StackedState(apart, *tree)
+                return program.update(state, inputs, parts, [columns[n] for n in owners])
 
             self._updates[size] = update if self._sizes is None else compile_alone(update)
         return self._updates[size]
@@ -354,8 +413,9 @@ class StackedPool:
         self, start: int, stop: int, blocks: Blocks | None = None
     ) -> list[EvalResult | Exception]:
         task, models = self.device_task, self._state.part(start, stop).models
-        # Without gradients an activation is soon forgotten: twice the samples of an update.
-        samples = 2 * self.width * self.task.batch_size
+        # Without gradients an activation is soon forgotten: twice the samples of an update. A GPU
+        # may have room for more, and then there are fewer kernels.
+        samples = max(2 * self.width * self.task.batch_size, self._roomy or 0)
 
         def forward(model: Tensors, inputs: Tree, count: int) -> Tree:
             at_once = min(stop - start, max(1, samples // count))
@@ -371,13 +431,184 @@ class StackedPool:
 
         if stop - start > 1:  # fewer rows come before fewer samples: see _halve
             return results()
-        return (task.val if blocks is None else task.test).over(results)
+        split = task.val if blocks is None else task.test
+        if self._roomy is not None:
+            return split.over(results)
+        torch.cuda.reset_peak_memory_stats(task.device)
+        before = torch.cuda.memory_allocated(task.device)
+        found = split.over(results)
+        taken = torch.cuda.max_memory_allocated(task.device) - before
+        self._roomy = room(task.device, None) // 2 * split.part // max(1, taken)
+        return found
+
+    def _forget(self) -> None:
+        """What belongs to other tensors, or to more rows than there is room for."""
+        if self._graphs is not None:
+            self._graphs.clear()
+        self._clocks.clear()
 
     def _halve(self) -> None:
+        self._forget()
+        self._roomy = 0
         if self.device_task.device.type == "cuda":
             torch.cuda.empty_cache()
         self.width = -(-self.width // 2)
         self._tell(f"out of memory: from here on {self.width} trials at once, of {self.slots}")
+
+
+def halved(needed: int, most: int) -> int:
+    """The most, halved as long as what is needed fits."""
+    while needed <= -(-most // 2) < most:
+        most = -(-most // 2)
+    return most
+
+
+class Clock:
+    """What some rows are given at each update, in tensors that stay where they are.
+
+    A number on the device says which update is the next, so that one reads nothing of the host's.
+
+    Attributes:
+        length: updates that there is room for.
+        gathers: whether batches are taken from the device's own data; else each is handed over.
+        losses: float64 (length, K).
+    """
+
+    def __init__(self, task: DeviceTask, size: int, prepared: bool) -> None:
+        """Make room.
+
+        Args:
+            task: on its device.
+            size: K.
+            prepared: whether batches come prepared, trial by trial.
+        """
+        self._task = task
+        batch, device = task.task.batch_size, task.device
+        longest = int(np.diff(task.checkpoints, prepend=0).max())
+        self.length = max(1, min(longest, INDICES_AT_ONCE // (size * batch)))
+        self.gathers = task.train.on_device and not prepared
+        self.losses = torch.zeros(self.length, size, dtype=torch.float64, device=device)
+        self._tables = torch.zeros(3, self.length, size, dtype=torch.float64, device=device)
+        self._now = torch.zeros(1, dtype=torch.int64, device=device)
+        self._ones = torch.ones(size, device=device)
+        self._rows: list[Tensor] = []  # (length, K, batch, ...): of samples, and augmentation's
+        self._held: tuple[Tree, Parts] | None = None
+
+    def begin(self, spans: Sequence[Span], tables: Array, updates: range) -> None:
+        """Set what updates get, counted from the start of each span; tables (3, updates, K)."""
+        some = slice(0, len(updates))
+        self._tables[:, some] = torch.as_tensor(tables[:, updates.start : updates.stop]).to(
+            self._now.device
+        )
+        self._now.zero_()
+        if not self.gathers:
+            return
+        rows = [self._task.train.rows(spans, updates)]
+        if self._task.task.augment:
+            rows.append(self._task.numbers(spans, updates))
+        if not self._rows:
+            self._rows = [r.new_zeros(self.length, *r.shape[1:]) for r in rows]
+        for ours, theirs in zip(self._rows, rows, strict=True):
+            ours[some] = theirs
+
+    def hold(self, inputs: Tree, parts: Parts) -> None:
+        """Hand over the batch of the next update."""
+        if self._held is None:
+            self._held = tree_map(torch.clone, (inputs, parts))
+        for ours, theirs in zip(leaves(self._held), leaves((inputs, parts)), strict=True):
+            ours.copy_(theirs, non_blocking=True)
+
+    def tick(
+        self,
+        state: StackedState,
+        tree: Tree,
+        update: Callable[..., Tensor],
+        optimizer: StackedOptimizer,
+        looks: bool,
+    ) -> None:
+        """One update of all rows; then, if it is looked at, the weights go into the average."""
+        rates, momenta, shares = self._tables.index_select(1, self._now)[:, 0]
+        if self._held is not None:
+            inputs, parts = self._held
+        else:
+            rows, *numbers = [table.index_select(0, self._now)[0] for table in self._rows]
+            inputs, targets = self._task.train.take(rows)
+            inputs, parts = (inputs, *numbers) if numbers else inputs, [(self._ones, targets)]
+        losses = update(tree, inputs, parts, optimizer.columns(state.states, rates, momenta))
+        self.losses.index_copy_(0, self._now, losses.double()[None])
+        if looks:
+            state.mix(shares)
+        self._now.add_(1)
+
+
+class Graphs:
+    """CUDA graphs of what is run again and again on the same tensors."""
+
+    def __init__(self, device: torch.device, tell: Callable[[str], None]) -> None:
+        """None yet.
+
+        Args:
+            device: where.
+            tell: called with a line when no graph can be made.
+        """
+        self._tell = tell
+        self._works = True
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget them all: the tensors are other ones."""
+        self._calls: Counter[Hashable] = Counter()
+        self._replays: dict[Hashable, Callable[[], None]] = {}
+
+    def run(self, key: Hashable, function: Callable[[], None]) -> None:
+        """Run it, from its third time on as a graph; the first ones load and choose kernels."""
+        if key not in self._replays and self._works and self._calls[key] >= WARM_UP:
+            try:
+                self._replays[key] = capture(function, self.stream, self._pool)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                self._works = False
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                self._tell(f"updates are no CUDA graph, and slower for it: {reason}")
+        self._calls[key] += 1
+        self._replays.get(key, function)()
+
+
+CAPTURING = Lock()  # torch takes one at a time in a process
+
+
+def capture(
+    function: Callable[[], None], stream: torch.cuda.Stream | None, pool: Any
+) -> Callable[[], None]:
+    """A function's work as a CUDA graph, which is made without doing it.
+
+    All graphs of a pool share memory: none has results that another could write over.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # Other threads may go on: one pins memory, say.
+    with CAPTURING, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+        function()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+@contextmanager
+def beside(graphs: Graphs | None) -> Iterator[None]:
+    """Work on the graphs' own stream, in order with what was there before and comes after."""
+    stream = None if graphs is None else graphs.stream
+    if stream is None:
+        yield
+        return
+    other = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(other)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        other.wait_stream(stream)
 
 
 class CompiledSizes:
@@ -401,9 +632,7 @@ class CompiledSizes:
         ready = min((size for size in self._pace if needed <= size <= most), default=None)
         if ready is None:  # the largest is what was tried out, and is in the compiler's cache
             return most
-        target = most
-        while needed <= -(-target // 2) < target:
-            target = -(-target // 2)
+        target = halved(needed, most)
         if target >= ready:
             return ready
         saved = updates * self._pace[ready] * (1 - target / ready)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "different
 ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
 
 Tensors = dict[str, Tensor]
+Columns = list[Tensor]  # (K, 1) each
 Settings = Mapping[str, Any]  # a parameter group of torch's
 
 
@@ -315,14 +316,35 @@ class StackedOptimizer:
                 added = True
         return added
 
+    def columns(self, states: list[Tensors], rates: Tensor, momenta: Tensor) -> list[Columns]:
+        """Count a step, and compute for each group what its rule takes of numbers per row.
+
+        These are operations on K numbers. They come before the step, since a compiler would do
+        them again for every weight.
+
+        Args:
+            states: of each group by torch's names (K, N), and step (K, parameters).
+            rates: float64 (K,).
+            momenta: float64 (K,), NaN where it is the settings' own.
+        """
+        found: list[Columns] = []
+        for group, state in zip(self.groups, states, strict=True):
+            s, steps = group.settings, rates
+            if "step" in state:
+                steps = state["step"].add_(1)[:, 0].double()
+            scaled = rates if s["lr_ratio"] == 1 else rates * s["lr_ratio"]
+            moved = momenta.nan_to_num(nan=momentum_of(s)) if self._has_momentum else momenta
+            numbers = self._rule.columns(s, steps, scaled, moved)
+            found.append([n.to(self.dtype)[:, None] for n in numbers])
+        return found
+
     def step(
         self,
         groups: list[Group],
         weights: list[Tensor],
         gradients: list[Tensor],
         states: list[Tensors],
-        rates: Tensor,
-        momenta: Tensor,
+        columns: list[Columns],
     ) -> None:
         """One update of every row, in place.
 
@@ -330,17 +352,12 @@ class StackedOptimizer:
             groups: of the parameters, or each apart.
             weights: (K, N) of each group.
             gradients: (K, N) of each group.
-            states: of each group by torch's names (K, N), and step (K, parameters).
-            rates: float64 (K,).
-            momenta: float64 (K,), NaN where it is the settings' own.
+            states: of each group by torch's names (K, N).
+            columns: of each group, see there.
         """
-        for group, ours, slopes, state in zip(groups, weights, gradients, states, strict=True):
-            if "step" in state:
-                state["step"].add_(1)
-            own = momentum_of(group.settings) if self._has_momentum else 0.0
-            moved = momenta.nan_to_num(nan=own)[:, None]
-            scaled = (rates * group.settings["lr_ratio"])[:, None]
-            self._rule(ours, slopes, state, group.settings, scaled, moved)
+        each = zip(groups, weights, gradients, states, columns, strict=True)
+        for group, ours, slopes, state, numbers in each:
+            self._rule.step(ours, slopes, state, group.settings, *numbers)
 
 
 def _initial_state(make: Callable[..., Any], settings: Settings) -> dict[str, float]:
@@ -363,9 +380,8 @@ def _settings_of(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters) - OURS
 
 
-# The rules: weights and gradients (K, N), state, settings, and float64 columns (K, 1) of rates and
-# momenta. What is computed of columns alone costs nothing, and so is done in float64, as by torch.
-Rule = Callable[[Tensor, Tensor, Tensors, Settings, Tensor, Tensor], None]
+def _plain(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
+    return [rates, momenta]
 
 
 def _sgd(
@@ -374,63 +390,81 @@ def _sgd(
     if s["weight_decay"]:
         gradients = gradients.add(weights, alpha=s["weight_decay"])
     if "momentum_buffer" in state:
-        momenta = momenta.to(weights.dtype)
         buffer = state["momentum_buffer"].mul_(momenta).add_(gradients)
         gradients = gradients.addcmul(buffer, momenta) if s["nesterov"] else buffer
-    weights.addcmul_(gradients, rates.to(weights.dtype), value=-1)
+    weights.addcmul_(gradients, rates, value=-1)
+
+
+def _adam_columns(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
+    # Torch divides the root of the squares by this before it adds eps: one pass more.
+    root = (1 - s["betas"][1] ** steps).sqrt()
+    sizes = rates * root / (1 - momenta**steps)
+    return [sizes, 1 - momenta, s["eps"] * root, 1 - rates * s["weight_decay"]]
 
 
 def _adam(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+    weights: Tensor,
+    gradients: Tensor,
+    state: Tensors,
+    s: Settings,
+    sizes: Tensor,
+    shares: Tensor,
+    eps: Tensor,
+    kept: Tensor,
 ) -> None:
-    kind, beta2 = weights.dtype, s["betas"][1]
-    if s["decoupled_weight_decay"]:
-        if s["weight_decay"]:
-            weights.mul_((1 - rates * s["weight_decay"]).to(kind))
+    if s["decoupled_weight_decay"] and s["weight_decay"]:
+        weights.mul_(kept)
     elif s["weight_decay"]:
         gradients = gradients.add(weights, alpha=s["weight_decay"])
-    step = state["step"][:, :1].double()
-    mean = state["exp_avg"].lerp_(gradients, (1 - momenta).to(kind))
+    beta2 = s["betas"][1]
+    mean = state["exp_avg"].lerp_(gradients, shares)
     square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
     if s["amsgrad"]:
-        square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
-    # Torch divides the root by this before it adds eps; so there is one pass less.
-    root = (1 - beta2**step).sqrt()
-    moved = mean / square.sqrt().add_((s["eps"] * root).to(kind))
-    weights.addcmul_(moved, (rates * root / (1 - momenta**step)).to(kind), value=-1)
+        square = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], square))
+    weights.addcmul_(mean / square.sqrt().add_(eps), sizes, value=-1)
 
 
 def _rmsprop(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
 ) -> None:
-    kind, alpha = weights.dtype, s["alpha"]
     if s["weight_decay"]:
         gradients = gradients.add(weights, alpha=s["weight_decay"])
+    alpha = s["alpha"]
     square = state["square_avg"].mul_(alpha).addcmul_(gradients, gradients, value=1 - alpha)
     if s["centered"]:
         mean = state["grad_avg"].lerp_(gradients, 1 - alpha)
         square = square.addcmul(mean, mean, value=-1)
     moved = gradients / square.sqrt().add_(s["eps"])
     if "momentum_buffer" in state:
-        moved = state["momentum_buffer"].mul_(momenta.to(kind)).add_(moved)
-    weights.addcmul_(moved, rates.to(kind), value=-1)
+        moved = state["momentum_buffer"].mul_(momenta).add_(moved)
+    weights.addcmul_(moved, rates, value=-1)
+
+
+def _adagrad_columns(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
+    return [rates / (1 + (steps - 1) * s["lr_decay"])]
 
 
 def _adagrad(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor
 ) -> None:
     if s["weight_decay"]:
         gradients = gradients.add(weights, alpha=s["weight_decay"])
     square = state["sum"].addcmul_(gradients, gradients)
-    rates = rates / (1 + (state["step"][:, :1].double() - 1) * s["lr_decay"])
-    moved = gradients / square.sqrt().add_(s["eps"])
-    weights.addcmul_(moved, rates.to(weights.dtype), value=-1)
+    weights.addcmul_(gradients / square.sqrt().add_(s["eps"]), rates, value=-1)
 
 
+class Rule(NamedTuple):
+    """Of one optimizer: what it takes of each row, of settings and float64 (K,), and a step."""
+
+    columns: Callable[[Settings, Tensor, Tensor, Tensor], list[Tensor]]
+    step: Callable[..., None]
+
+
+_ADAM = Rule(_adam_columns, _adam)
 RULES: dict[Any, Rule] = {
-    torch.optim.SGD: _sgd,
-    torch.optim.Adam: _adam,
-    torch.optim.AdamW: _adam,
-    torch.optim.RMSprop: _rmsprop,
-    torch.optim.Adagrad: _adagrad,
+    torch.optim.SGD: Rule(_plain, _sgd),
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.RMSprop: Rule(_plain, _rmsprop),
+    torch.optim.Adagrad: Rule(_adagrad_columns, _adagrad),
 }

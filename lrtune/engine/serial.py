@@ -132,21 +132,24 @@ class Captured:
     def _warm_up(self, batch: Split) -> Tensor:
         """An update as it is, on the graph's stream; the second, with all compiled, is watched."""
         assert self._stream is not None
-        watched = self._calls == 2
-        before = self._host()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        mode = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as waits, torch.cuda.stream(self._stream):
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            loss = self._update(batch) if self._calls == 1 else self._watched(batch)
+        current.wait_stream(self._stream)
+        return loss
+
+    def _watched(self, batch: Split) -> Tensor:
+        before, mode = self._host(), torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             try:
-                torch.cuda.set_sync_debug_mode("warn" if watched else mode)
-                waits.clear()  # torch says here that this is a prototype
                 loss = self._update(batch)
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        if any("synchroniz" in str(wait.message) for wait in waits) or before != self._host():
-            self._never = True
+        waits = any("called a synchronizing" in str(warning.message) for warning in seen)
+        self._never = waits or self._host() != before
         return loss
 
     def _capture(self, batch: Split) -> Callable[[], Tensor]:

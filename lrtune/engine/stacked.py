@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.optimizers import Group, StackedOptimizer, Tensors, Unfit, column
+from lrtune.engine.optimizers import Columns, Group, StackedOptimizer, Tensors, Unfit, column
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
@@ -334,8 +334,7 @@ class Program:
         state: StackedState,
         inputs: Tree,
         parts: Parts,
-        rates: Tensor,
-        momenta: Tensor,
+        columns: list[Columns],
     ) -> Tensor:
         """One update of every row, in place.
 
@@ -343,8 +342,7 @@ class Program:
             state: of K trials.
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
-            rates: float64 (K,).
-            momenta: float64 (K,), NaN where it is the optimizer's own.
+            columns: of each of its groups, see ``StackedOptimizer.columns``.
 
         Returns:
             The losses (K,) before the update.
@@ -353,7 +351,7 @@ class Program:
         gradients = [group.matrix(by_name) for group in state.groups]
         if self._clip_norm is not None:
             _clip(gradients, self._clip_norm)
-        self._optimizer.step(state.groups, state.weights, gradients, state.states, rates, momenta)
+        self._optimizer.step(state.groups, state.weights, gradients, state.states, columns)
         return losses
 
     def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
@@ -378,7 +376,7 @@ class Program:
             with self._autocast(), self._mixed():
                 return functional_call(self._judged, held, (inputs,))
 
-        with sdpa_kernel(KERNELS):
+        with sdpa_kernel(KERNELS), _in_parts():
             return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
     def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
@@ -388,6 +386,17 @@ class Program:
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
             return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
+
+
+@contextmanager
+def _in_parts() -> Iterator[None]:
+    """Torch's modules of attention by its functions: their short cut has no batched form."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _clip(gradients: list[Tensor], longest: float) -> None:

@@ -134,7 +134,7 @@ def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
     batches, update = pool._batches, pool._updates[TRIALS]  # the others are the class's
     pool._updates[TRIALS] = clock.of("updates", update)
     pool._batches = clock.items("batches", pool._batches)
-    pool._tables = clock.items("rates", pool._tables)
+    pool._tables = clock.of("rates", pool._tables)
     pool._undone_by_errors = clock.entry("copy to go back to", pool._undone_by_errors)
     StackedState.mix = clock.of("averages", StackedState.mix)
     fused.evaluate = clock.of("validation", fused.evaluate)
@@ -152,15 +152,15 @@ def segment(pool: StackedPool) -> tuple[float, dict[str, float]]:
 def updates(pool: StackedPool, state: StackedState, batches: list[Any]) -> float:
     """Seconds of the updates alone."""
     update = pool._update(TRIALS)
-    tree = state.part(0, TRIALS).tree
-    rates = torch.full(
-        (TRIALS,), 0.001, dtype=pool._optimizer.dtype, device=pool.device_task.device
-    )
+    state = state.part(0, TRIALS)
+    tree = pool._grouped(state).tree
+    like = {"dtype": torch.float64, "device": pool.device_task.device}
+    rates, momenta = (torch.full((TRIALS,), value, **like) for value in (0.001, torch.nan))
     wait(pool)
     began = now()
     with pool.device_task.training():
         for inputs, parts in batches:
-            update(tree, inputs, parts, rates, None)
+            update(tree, inputs, parts, pool._optimizer.columns(state.states, rates, momenta))
     wait(pool)
     return now() - began
 

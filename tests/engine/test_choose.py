@@ -71,6 +71,18 @@ def test_the_fastest_number_of_trials_in_even_waves(digits, timed):
     assert not any(compiled for _, _, compiled, _ in asked)
 
 
+def test_more_at_once_are_tried_as_long_as_it_helps(digits, timed, monkeypatch):
+    table, asked = timed
+    monkeypatch.setitem(choosing.TOGETHER, "cpu", (8, 32, 128, 512))
+    table.update(serial(0.4, 0.4))
+    for slots, cost in ((8, 0.16), (32, 0.12), (128, 0.13)):
+        table.update({("fused", slots, False, threads): cost for threads in (1, 2)})
+    monkeypatch.setitem(choosing.COMPILING, "cpu", np.inf)
+    choice, _ = choose(digits, updates=512 * 10 * digits.horizon)
+    assert choice.slots == 32
+    assert {slots for _, slots, *_ in asked} == {1, 8, 32, 128}
+
+
 @pytest.mark.parametrize(("trials", "worth"), [(100, False), (2000, True)])
 def test_compiling_must_be_worth_it(trials, worth, digits, timed):
     table, asked = timed
@@ -172,7 +184,7 @@ def test_an_update_has_its_share_of_the_validations(sample, asked, monkeypatch):
 def test_a_model_that_fails_in_evaluation_alone(digits):
     class Odd(Plain):
         def forward(self, x):
-            if len(x) == 288 and not self.training:
+            if len(x) == 32 and not self.training:
                 raise ValueError("too many")
             return super().forward(x)
 

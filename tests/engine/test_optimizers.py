@@ -121,6 +121,11 @@ def stacked(name, given):
     return optimizer, state
 
 
+def step(optimizer, weights, gradients, state, rates, momenta):
+    columns = optimizer.columns([state], rates, momenta)
+    optimizer.step(optimizer.groups, [weights], [gradients], [state], columns)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
 @pytest.mark.parametrize(("name", "given", "cycled"), CASES, ids=str)
 def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
@@ -155,8 +160,7 @@ def test_a_step_is_torch_s_in_every_row(name, given, cycled, scale):
             if cycled:
                 set_momentum(optimizers[row].param_groups[0], momenta[update, row].item())
             optimizers[row].step()
-        tensors = [weights], [gradients[update]], [state]
-        optimizer.step(optimizer.groups, *tensors, rates[update], momenta[update])
+        step(optimizer, weights, gradients[update], state, rates[update], momenta[update])
     torch.testing.assert_close(weights, torch.stack(apart).detach(), rtol=1e-12, atol=1e-12)
     assert torch.equal(gradients, kept)
     assert torch.equal(wide[:, [0, 1, -2, -1]], before[:, [0, 1, -2, -1]])
@@ -189,7 +193,7 @@ def test_a_row_without_numbers_keeps_them_to_itself(name):
     gradients[1] = np.nan
     own = torch.full((ROWS,), torch.nan, dtype=F64)
     for _ in range(3):
-        optimizer.step(optimizer.groups, [weights], [gradients], [state], rates, own)
+        step(optimizer, weights, gradients, state, rates, own)
     assert weights[0].isfinite().all() and not weights[1:].isfinite().any()
 
 

@@ -2,6 +2,8 @@
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +75,35 @@ def test_fused_is_serial(model, precision, close, tasks):
     fused, serial = all_curves(pool, rates), all_curves(SerialPool(task, 2), rates)
     np.testing.assert_allclose(fused, serial, rtol=close)
     assert width(pool) == 2
+
+
+@pytest.mark.parametrize("model", ["cnn", "transformer"])
+def test_compiled_is_eager(model, tasks, monkeypatch):
+    """But for the compiler's last part, which takes long."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    task = replace(tasks[model], precision="bfloat16")
+    rates, pools = np.full(task.horizon, 1e-3), [FusedPool(task, 2, compiled=c) for c in (0, 1)]
+    eager, compiled = (all_curves(pool, rates) for pool in pools)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-2)
+    assert [width(pool) for pool in pools] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "has", "mixed"),
+    [
+        ("cpu", None, True, False),
+        ("cpu", "bfloat16", False, True),
+        ("cuda", None, True, True),
+        ("cuda", None, False, False),  # it would be emulated
+        ("cuda", "bfloat16", False, True),
+        ("cuda", "float32", True, False),
+    ],
+)
+def test_the_default_is_bfloat16_where_a_gpu_has_it(device, asked, has, mixed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    task = SimpleNamespace(task=SimpleNamespace(precision=asked), device=torch.device(device))
+    assert DeviceTask.is_mixed.func(task) == mixed
 
 
 MODULES = {

@@ -1,6 +1,7 @@
 """SerialPool: plain PyTorch's numbers, whatever the slot, the neighbours and the moment."""
 
 import random
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -317,13 +318,24 @@ class Counting(nn.Module):
         self.calls += 1
 
 
-@pytest.mark.parametrize("act", [Counting(), random.random, np.random.rand, partial(torch.rand, 1)])
-def test_no_graph_is_made_of_what_happens_on_the_host(act):
-    captured = Captured(lambda batch: batch.inputs, [act], torch.device("cpu"))
-    before = captured._host()
-    assert captured._host() == before
-    act()
-    assert captured._host() != before
+def waits():
+    """As torch says it of CUDA."""
+    warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+
+DRAWS = [random.random, np.random.rand, partial(torch.rand, 1)]
+
+
+@pytest.mark.parametrize("act", [Counting(), waits, *DRAWS])
+def test_no_graph_is_made_of_what_happens_on_the_host(act, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    for update, never in (lambda batch: 3, False), (lambda batch: act(), True):
+        captured = Captured(update, [act], torch.device("cpu"))
+        captured._watched(None)
+        assert captured._never == never
+    assert modes == ["warn", 0] * 2
 
 
 @pytest.mark.gpu

@@ -274,6 +274,13 @@ FIT = {
     "embedding": lambda: nn.Sequential(
         ToLong(), nn.Embedding(200, 10, padding_idx=0), nn.Flatten(), nn.Linear(640, 10)
     ),
+    "attention": lambda: nn.Sequential(
+        nn.Flatten(2),
+        nn.Linear(64, 8),
+        nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    ),
     "inactive": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(64, 10)),
 }
 RATES = np.linspace(0.01, 0.001, 6)

@@ -157,7 +157,7 @@ def study_in(
     direction: str = "minimize",
 ) -> optuna.Study:
     folder.mkdir(exist_ok=True)
-    sampler = SurrogateSampler(space, idle_task(VALIDATIONS).horizon, seed=5)
+    sampler = SurrogateSampler(space, idle_task(VALIDATIONS).horizon, seed=0)
     kept = {"sampler": sampler, "pruner": pruner or NopPruner()}
     return open_study(folder / "journal.log", "s", direction, **kept)
 

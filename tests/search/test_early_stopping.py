@@ -191,9 +191,6 @@ def test_a_pruned_trial_says_why_in_words_and_figures(pruned: tuple[Path, list[R
     assert not any(AUDIT in trial.user_attrs for trial in study.trials)
     for record in lost:
         figures = record.evidence
-        assert {*figures} == {
-            *("final", "low", "high", "best", "probability", "threshold", "ahead", "trials")
-        }
         assert figures["probability"] < figures["threshold"] == EPSILON
         assert figures["low"] < figures["final"] < figures["high"]
         assert figures["trials"] >= 1 and {*figures["ahead"]} == {"remainder", "fall", "rise"}
@@ -201,14 +198,12 @@ def test_a_pruned_trial_says_why_in_words_and_figures(pruned: tuple[Path, list[R
             assert f"{figures[name]:.4g}" in record.reason
         ended = [other.value for other in trials[: record.number] if other.value is not None]
         assert figures["best"] == pytest.approx(min(ended))  # the best that was known
-        assert record.value is None and record.audit is None
-        assert record.updates == record.curves.step[-1] < TOTAL
+        assert record.value is None and record.updates == record.curves.step[-1] < TOTAL
         trial = study.trials[record.optuna_number]
         assert trial.state == TrialState.PRUNED
         assert trial.user_attrs["ended"] == f"pruned: {record.reason}"
     for record in in_state(trials, "complete"):
-        assert record.evidence == {} and record.reason == "reached the horizon"
-        assert record.updates == TOTAL
+        assert (record.evidence, record.updates) == ({}, TOTAL)
 
 
 def test_optuna_is_told_the_better_of_current_and_averaged_weights(pruned) -> None:
@@ -320,8 +315,7 @@ class PlateauPool(SpoiltPool):
     def plateaus(self, progress: Progress) -> Progress:
         loss = 2 - min(progress.update, 300 - progress.update) / TOTAL
         loss = loss / 2 if self.admitted == 1 else loss
-        metrics = {"cross_entropy": loss, "accuracy": 1 - loss / 3}
-        return replace(progress, loss=loss, metrics=metrics)
+        return replace(progress, loss=loss, metrics={"cross_entropy": loss, "accuracy": -loss})
 
 
 @pytest.mark.parametrize("judged", [lambda pool: pool, scoring], ids=["losses", "scores"])
@@ -336,15 +330,12 @@ def test_a_plateaued_trial_has_no_value_and_is_told_as_pruned(
     direction = pool.task.objective.direction
     study = study_in(tmp_path, direction=direction)
     for record in others:
-        assert record.state == "plateaued" and record.updates == 250
-        assert record.value is None and record.judged_at is None
-        assert record.evidence["low"] is not None and record.evidence["best"] == first.value
-        assert "2 validations" in record.reason and "stays within a factor" in record.reason
+        assert (record.state, record.updates) == ("plateaued", 250)
+        assert record.value is None and record.evidence["best"] == first.value
         trial = study.trials[record.optuna_number]
         assert trial.state == TrialState.PRUNED
         assert trial.user_attrs["ended"].startswith("plateaued: no better by 0.2%")
-    chosen = recommended(frame(others), direction)
-    assert chosen["state"] == "plateaued"  # by its forecast, where none was trained to its end
+    chosen = recommended(frame(others), direction)  # by its forecast, where none was trained on
     assert chosen["value"] == others[chosen["number"] - 1].evidence["final"]
 
 
@@ -377,14 +368,16 @@ class OverfitPool(SpoiltPool):
 
 
 def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
-    trials = pruned_in(tmp_path, OverfitPool(), 16, pruner=careful(), space=BOTH, stopping=PATIENT)
+    study = study_in(tmp_path, space=BOTH)
+    for family in ("linear", "constant") * 5:
+        study.enqueue_trial({"family": family})
+    trials = pruned_in(tmp_path, OverfitPool(), 10, pruner=careful(), space=BOTH, stopping=PATIENT)
     held, whole = in_state(trials, "plateaued"), in_state(trials, "complete")
     assert {record.schedule.family for record in held} == {"constant"} and len(held) > 1
     assert {record.schedule.family for record in whole} == {"linear"} and len(whole) > 1
     best = min(whole, key=lambda record: record.value)
     # Ranked by what they showed, they would win.
     assert 0.459 <= min(record.curves.loss[-1] for record in held) < best.value
-    study = study_in(tmp_path)
     for record in held:
         assert record.evidence["high"] > 0.459
         assert record.evidence["low"] < record.evidence["final"] < record.evidence["high"]
@@ -398,7 +391,7 @@ def test_what_overfits_after_its_plateau_is_not_crowned(tmp_path: Path) -> None:
     searched = {finalist.family: finalist.searched for finalist in sent}
     assert searched["linear"] == best.value and math.isnan(searched["constant"])
     assert set(ranked(table, "minimize")["family"]) == {"linear"}
-    state = SearchState(Limits(trials=16))
+    state = SearchState(Limits(trials=10))
     for record in trials:
         state.add(record)
     assert state.best == best and state.bests == [best]
