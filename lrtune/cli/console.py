@@ -57,15 +57,15 @@ def named(text: object, most: int = LONGEST) -> str:
     return shown if len(shown) <= most else f"{shown[:half]}…{shown[-half:]}"
 
 
-def say(console: Console, sentence: object) -> None:
+def say(console: Console, sentence: object, hanging: int = 0) -> None:
     """Print a sentence: folded between words on a terminal, on one line elsewhere.
 
-    Further lines keep the indent. A word wider than the terminal, such as a path, stays whole, so
-    that it can be copied.
+    Further lines keep the indent, and are ``hanging`` columns further in. A word wider than the
+    terminal, such as a path, stays whole, so that it can be copied.
     """
     text = harmless(sentence)
     if console.is_terminal and text.strip():
-        indent = " " * (len(text) - len(text.lstrip(" ")))
+        indent = " " * (len(text) - len(text.lstrip(" ")) + hanging)
         lines = textwrap.wrap(
             text,
             max(20, console.width),

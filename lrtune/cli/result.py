@@ -75,12 +75,12 @@ def print_result(run: Run, console: Console) -> None:
 
 def _print_answer(answer: Recommendation, console: Console) -> None:
     (_, use), *others, (label, command) = answer.lines
-    say(console, use)
+    say(console, use, hanging=8)
     for name, text in others:
-        say(console, f"{name:<7} {text}")
+        say(console, f"{name:<7} {text}", hanging=8)
     copyable(console, f"{label:<7} {command}")
     for warning in answer.warnings:
-        say(console, f"Warning: {warning}")
+        say(console, f"Warning: {warning}", hanging=8)
 
 
 def print_verdict(verdict: Verdict, console: Console, trials: int) -> None:

@@ -364,8 +364,8 @@ class Engine:
     Attributes:
         kind: auto, serial or fused; auto takes what is measured to be the fastest here.
         slots: trials side by side, over all devices; measured too where None.
-        device: as torch names it, several with commas between; CUDA where there is one, else the
-            CPU, where None.
+        device: as torch names it, several with commas between, the same one twice where two
+            processes are to share it; CUDA where there is one, else the CPU, where None.
         deterministic: on CUDA, train by algorithms that give the same bits each time, as the CPU's
             do; what has none raises. cuBLAS takes this up only before its first use in a process.
 
@@ -491,9 +491,6 @@ def devices_of(names: str | None) -> tuple[str, ...]:
     devices = tuple(device_of(name.strip()) for name in names.split(","))
     if len({name.partition(":")[0] for name in devices}) > 1:
         raise InputError(f"device {names!r}: of one kind: rates may rank otherwise on the other")
-    twice = [device for device in devices if devices.count(device) > 1]
-    if twice:
-        raise InputError(f"device {names!r}: {twice[0]} is given twice: give each once")
     return devices
 
 

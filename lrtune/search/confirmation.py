@@ -5,7 +5,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class Final:
     def to_json(self) -> dict[str, Any]:
         """As a line of the log."""
         line = {name: getattr(self, name) for name in self.__slots__}
-        line |= {"schedule": self.schedule.to_dict(), "curves": asdict(self.curves)}
+        line |= {"schedule": self.schedule.to_dict(), "curves": self.curves.to_json()}
         return dict(plain(line))
 
 

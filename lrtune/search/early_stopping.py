@@ -318,8 +318,7 @@ class EarlyStopping:
         if progress.update == len(active.rates):
             return Ending("complete", "reached the horizon")
         # A trial that a kill cut short and that starts anew went on here, with less known.
-        survived = active.updates < active.trial.user_attrs[START].get("survived", 0)
-        if active.audit is not None or survived:
+        if active.audit is not None or active.updates < active.survived:
             return None
         ending = self._pruned(active)
         if ending is not None or active.audit is not None:

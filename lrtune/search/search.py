@@ -219,8 +219,10 @@ class Search(Work[ActiveTrial]):
         schedule = suggest_from(self._space, trial)
         if SCHEDULE not in trial.user_attrs:
             trial.set_user_attr(SCHEDULE, schedule.to_json())
-        index = trial.user_attrs[START]["index"]
-        own: dict[str, Any] = {"trial": trial, "key": trial_key(index), "name": f"trial {index}"}
+        begun = trial.user_attrs[START]
+        index = begun["index"]
+        own: dict[str, Any] = {"key": trial_key(index), "name": f"trial {index}", "trial": trial}
+        own |= {"index": index, "survived": begun.get("survived", 0)}
         resume = partial(ActiveTrial.resume, schedule, **own)
         active = checkpointer.take(own["key"], self._pool, slot, resume)
         if active is None:

@@ -103,9 +103,13 @@ class Curves:
         place = self.step.index(update)
         return {name: values[place] for name, values in self.metrics.items()}
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold them: NaN is null."""
+        return dict(plain({name: getattr(self, name) for name in self.__slots__}))
+
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
-        """What JSON kept of them: null is NaN."""
+        """What JSON kept of them."""
         metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
         own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
         return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
@@ -369,7 +373,7 @@ def was_cut_short(trial: FrozenTrial) -> bool:
 def save_record(trial: optuna.Trial, record: Record) -> None:
     """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
     kept = {name: getattr(record, name) for name in KEPT}
-    trial.set_user_attr(RECORD, plain({**kept, "curves": asdict(record.curves)}))
+    trial.set_user_attr(RECORD, {**plain(kept), "curves": record.curves.to_json()})
     # Without what the horizon says: the dashboard does not fold the line.
     shown = {name: value for name, value in record.resolved.items() if name != "total_iters"}
     trial.set_user_attr(RESOLVED, ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))

@@ -1,7 +1,7 @@
 """Trials under way: what is in a slot, and the queue of the trials that start next."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -61,7 +61,7 @@ class Training:
         own |= {"updates": snapshot.update, "seconds": note["seconds"]}
         own |= {
             "untrained": Progress(0, 0, **note["untrained"]),
-            "curves": Curves(**note["curves"]),
+            "curves": Curves.from_json(note["curves"]),
         }
         training = cls(schedule=schedule, seed=snapshot.seed, **own)
         for update, loss in zip(training.curves.step, training.curves.loss, strict=True):
@@ -83,7 +83,7 @@ class Training:
             "schedule": self.schedule.to_json(),
             "seconds": self.seconds,
             "untrained": untrained,
-            "curves": asdict(self.curves),
+            "curves": self.curves.to_json(),
         }
 
 
@@ -100,12 +100,9 @@ class ActiveTrial(Training):
     """A trial of the search that is under way."""
 
     trial: optuna.Trial
+    index: int  # which of the search's trials this is
+    survived: int  # it went on at reports before this update, when it was trained before a kill
     audit: dict[str, Any] | None = None  # see Record
-
-    @property
-    def index(self) -> int:
-        """Which of the search's trials this is."""
-        return int(_start(self.trial)["index"])
 
     def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
         """What is stored of a trial that is over."""

@@ -1,6 +1,6 @@
 """What the search itself costs: ask, report, tell, records, with a trainer that does nothing.
 
-Run: python scripts/bench/overhead.py [--trials 1000 5000] [--repeats 1]
+Run: python scripts/bench/overhead.py [--trials 1000 5000] [--slots 1] [--repeats 1]
 Prints seconds and milliseconds a trial on a journal file, and the growth against n log n.
 """
 
@@ -97,7 +97,7 @@ def idle_task(validations: int = REPORTS) -> Task:
     )
 
 
-def search(trials: int) -> float:
+def search(trials: int, slots: int) -> float:
     """Seconds for a search of so many trials, its table of trials included."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -110,7 +110,7 @@ def search(trials: int) -> float:
             sampler=SurrogateSampler(space, task.horizon),
             pruner=optuna.pruners.NopPruner(),
         )
-        pool = IdlePool(task)
+        pool = IdlePool(task, slots)
         state = SearchState(Limits(trials=trials))
         Loop(pool, [Search(study, space, pool, state)]).run()
         assert len(frame(records(study))) == trials
@@ -120,12 +120,15 @@ def search(trials: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows = {}
     for trials in arguments.trials:
-        seconds = statistics.median(search(trials) for _ in range(arguments.repeats))
+        seconds = statistics.median(
+            search(trials, arguments.slots) for _ in range(arguments.repeats)
+        )
         rows[trials] = seconds
         print(f"{trials:6,} trials  {seconds:7.2f} s  {1000 * seconds / trials:6.2f} ms a trial")
     first, *others = sorted(rows)
@@ -136,6 +139,7 @@ def main() -> None:
         print(f"from {first:,} to {n:,}: {ratio:.2f} of n log n")
     conditions = {
         "reports a trial": REPORTS,
+        "slots": arguments.slots,
         "repeats": arguments.repeats,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

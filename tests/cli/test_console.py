@@ -47,6 +47,14 @@ def test_sentences_are_folded_between_words_on_a_terminal() -> None:
     assert len(lines) > 3
 
 
+def test_what_follows_a_label_hangs_under_its_text() -> None:
+    console, out = printed(30)
+    say(console, "Gain    accuracy 1.9 points better than a tuned constant", hanging=8)
+    first, *others = out.getvalue().splitlines()
+    assert first.startswith("Gain    accuracy")
+    assert others and all(line[:8].isspace() and not line[8].isspace() for line in others)
+
+
 def test_elsewhere_a_sentence_is_a_line() -> None:
     console, out = printed(30, terminal=False)
     said = "A tie: cosine and linear cannot be told apart, see the report for more"

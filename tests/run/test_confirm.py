@@ -164,7 +164,7 @@ def test_the_commands(lrtune, tmp_path: Path) -> None:
     code, out, _ = lrtune("confirm", folder, "--total", 18, "--budget", 4)
     assert code == 0 and "18 updates" in out
     code, out, _ = lrtune("show", folder, "--total", 18, "--margin", 100)
-    assert code == 0 and "18 updates" in out and "tied" in out
+    assert code == 0 and "18 updates" in out
 
 
 MISTAKES = {

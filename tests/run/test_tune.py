@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from listeners import Told
@@ -43,6 +44,17 @@ def test_processes_end_where_the_search_does_not_begin(
     with pytest.raises(InputError, match="no range"):
         lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path / "run")
     assert pool.closed
+
+
+def test_two_processes_take_the_same_course_each_time(tmp_path: Path) -> None:
+    task = lrtune.load_task("digits", batch_size=32, epochs=1)
+    tables = []
+    for number in range(2):
+        how = {"peak_lr": (0.01, 0.5), "engine": Engine("serial", slots=4, device="cpu,cpu")}
+        run = lrtune.tune(task, budget=Budget(trials=9), out=tmp_path / str(number), **how)
+        tables.append(run.trials().drop(columns="seconds"))
+    assert len(tables[0]) == 9 and tables[0]["loss"].map(np.isfinite).map(np.all).all()
+    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Budgets: what they allow, and that nothing is trained beyond them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,15 +149,16 @@ def test_all_that_is_trained_is_within_the_budget(tmp_path: Path, trainings: int
 def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Task, list[float]]:
     """A task, and a clock by which every update of its pool takes 10 ms, and nothing else any."""
     task, now = lrtune.load_task("digits", **TASK), [0.0]
-    pool = SerialPool(task)
+    pool, segment = SerialPool(task), 0.01 * task.horizon / len(task.checkpoints)
 
     def advance() -> list[Progress]:
         reached = type(pool).advance(pool)
-        now[0] += 0.01 * task.horizon / len(task.checkpoints)
-        return reached
+        now[0] += segment
+        return [replace(progress, seconds=segment) for progress in reached]
 
     monkeypatch.setattr(pool, "advance", advance)
-    monkeypatch.setattr("lrtune.search.budget.time.monotonic", lambda: now[0])
+    for clock in ("monotonic", "perf_counter"):
+        monkeypatch.setattr(f"time.{clock}", lambda: now[0])
     choice = Choice("serial", 1, figures={"serial": 0.01}, devices=("cpu",))
     monkeypatch.setattr("lrtune.run.tune.choose_pool", lambda *_, **__: (pool, choice))
     return task, now
@@ -170,6 +172,7 @@ def test_time_is_kept_by_the_whole_run(tmp_path: Path, clocked: tuple[Task, list
         "families": ("cosine", "constant"),
         "out": tmp_path / "run",
         "engine": Engine(device="cpu"),
+        "seed": 3,  # of which hardly anything is left
     }
     told = Told()
     run = lrtune.tune(task, time=limit, listener=told, **kept)
