@@ -411,8 +411,15 @@ def compare(
     console, rows = console_of(), table(find_verdicts(runs))
     print_comparison(rows, console)
     if out is not None:
-        out.write_bytes(rows.to_parquet(index=False))
+        _write(out, rows.to_parquet(index=False))
         copyable(console, f"wrote {out}")
+
+
+def _write(out: Path, content: bytes) -> None:
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
 
 
 @app.command()
@@ -494,10 +501,7 @@ def export(
     if out is None:
         print(text, end="")
         return
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from error
+    _write(out, text.encode())
     print(harmless(f"wrote {out}"))
 
 

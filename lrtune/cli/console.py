@@ -18,6 +18,7 @@ PIPED = 160  # columns where the output is no terminal: nobody folds it, and few
 MARKS = {"circle": "●", "diamond": "◆", "square": "■"}  # of a family, as in the report
 BLOCKS = " ▁▂▃▄▅▆▇█"
 WIDTH = 48  # columns of a curve
+ESSENTIAL = 4  # columns of a table whose words are folded before one of them is left out
 HEAD = 15  # columns of a head, which has several lines where it is longer
 
 # Control characters, which a terminal obeys; those that turn the writing direction around; line
@@ -88,11 +89,15 @@ def print_table(console: Console, table: Table, rows: int | None = None) -> None
 
 
 def fitted(console: Console, table: Table, most: int | None = None) -> RichTable:
-    """A table, or its first rows, with as many of its columns as there is room for."""
+    """A table, or its first rows, with as many of its columns as there is room for.
+
+    Words are folded only where the first few columns need it.
+    """
+    unbounded = console.options.update(max_width=10_000)
     for columns in range(len(table.heads), 1, -1):
         drawn = _drawn(table, table.cells[:most], columns)
-        unbounded = console.options.update(max_width=10_000)
-        if console.measure(drawn, options=unbounded).minimum <= console.width:
+        width = console.measure(drawn, options=unbounded)
+        if (width.maximum if columns > ESSENTIAL else width.minimum) <= console.width:
             break
     if (rest := len(table.rows) - drawn.row_count) > 0:
         drawn.caption, drawn.caption_justify = f"and {rest} more", "left"
