@@ -61,6 +61,7 @@ from lrtune.verdict.settings import (
 from lrtune.verdict.verdict import Plan
 
 SWEEPS, SWEPT = 3, 0.05  # seeds of the range test at most, and its share of the search
+LEAST_UPDATES = 20  # of a range test, however small the budget
 WHOLE = math.ceil(FEWEST / CONFIRMED)  # trainings of the smallest run that confirms something
 TOO_SMALL = "the budget is too small to confirm what is found: give at least {}"
 NO_RATE = 1e-12  # of a training that is begun for its validation alone
@@ -467,9 +468,11 @@ def sweep(task: Task, total: float) -> tuple[int, int]:
     """Updates and seeds of the range test before a search of so many updates.
 
     A seed costs a third of a training at most. More of them hardly tell more of a good peak
-    (``scripts/bench/range_test.py``), so that all together have a twentieth of the search.
+    (``scripts/bench/range_test.py``), so that all together have a twentieth of the search. Where
+    the budget is tiny, a fifth of it bounds the first one, unsure as that makes it.
     """
     updates = min(UPDATES, max(FEWEST_UPDATES, task.horizon // 3))
+    updates = int(min(updates, max(LEAST_UPDATES, total / 5)))
     return updates, int(min(SWEEPS, max(1, SWEPT * total / updates)))
 
 

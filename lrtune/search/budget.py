@@ -74,10 +74,10 @@ class Limits:
         return min(1.0, max(done / limit for done, limit in spent if limit is not None))
 
     def of_search(self, swept: int, seconds: float, confirmed: float) -> "Limits":
-        """The search's own: less the updates of the range test and the share to be confirmed."""
+        """The search's own: of what the range test leaves, all but the share to be confirmed."""
         updates, end = self.updates, self.seconds
         if updates is not None:
-            updates = max(1.0, (1 - confirmed) * updates - swept)
+            updates = max(1.0, (1 - confirmed) * (updates - swept))
         if end is not None:
             end = seconds + (1 - confirmed) * max(0.0, end - seconds)
         return replace(self, updates=updates, seconds=end)

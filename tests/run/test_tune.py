@@ -192,8 +192,26 @@ def test_a_notebook_shows_progress_in_place_and_the_answer(
 
 # Of a training of 900 updates, a seed of the range test has 240.
 @pytest.mark.parametrize(
-    ("total", "seeds"), [(900, 1), (6 * 900, 1), (12 * 900, 2), (40 * 900, 3), (math.inf, 3)]
+    ("total", "updates", "seeds"),
+    [
+        (50, 20, 1),
+        (900, 180, 1),
+        (6 * 900, 240, 1),
+        (12 * 900, 240, 2),
+        (40 * 900, 240, 3),
+        (math.inf, 240, 3),
+    ],
 )
-def test_the_range_test_has_a_twentieth_of_the_search(total: float, seeds: int) -> None:
+def test_the_range_test_has_a_twentieth_of_the_search(
+    total: float, updates: int, seeds: int
+) -> None:
     task = lrtune.load_task("digits", epochs=25, batch_size=32)
-    assert tuning.sweep(task, total) == (240, seeds)
+    assert tuning.sweep(task, total) == (updates, seeds)
+
+
+def test_a_budget_of_few_short_trainings_has_an_answer(tmp_path: Path) -> None:
+    """Of 12 updates: five are what a range test of the usual length takes."""
+    how = {"batch_size": 96, "epochs": 1, "engine": "serial", "out": tmp_path / "run"}
+    run = lrtune.tune("digits", budget=10, families=["cosine", "constant"], **how)
+    verdict = run.verdict()
+    assert verdict is not None and verdict.decided
