@@ -204,9 +204,9 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
     It rests on a range test and on what other tasks taught.
     """
     from lrtune.export import export
-    from lrtune.run.best_json import read_best
     from lrtune.run.guess import cost, guess
     from lrtune.run.study_file import load
+    from lrtune.verdict.best import read_best
     from lrtune.verdict.recommendation import described
 
     console, study = console_of(), _study(what, given)
@@ -482,7 +482,7 @@ def export(
     """
     from lrtune.export import TABLES
     from lrtune.export import export as text_of
-    from lrtune.run.best_json import best_in, read_best, replayed
+    from lrtune.verdict.best import best_in, read_best, replayed
 
     best = best_in(best)
     if out is not None and out.exists() and out.samefile(best):

@@ -26,6 +26,7 @@ from lrtune.engine.device_task import (
     to_host,
 )
 from lrtune.engine.evaluate import Blocks, Forward, evaluate
+from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import capture_settings, make_optimizer, set_momentum
 from lrtune.engine.pool import (
     UPDATE_NOISE,
@@ -153,14 +154,12 @@ class Captured:
         return loss
 
     def _capture(self, batch: Split) -> Callable[[], Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may go on with what a capture forbids: pinning memory, say.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            loss = self._update(batch)
+        losses: list[Tensor] = []
+        again = capture(lambda: losses.append(self._update(batch)), self._stream)
 
         def replay() -> Tensor:
-            graph.replay()
-            return loss
+            again()
+            return losses[0]
 
         return replay
 

@@ -21,7 +21,6 @@ from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
-from lrtune.run.best_json import guessed
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
 from lrtune.run.run_json import check_same, range_test_facts, settings_for
@@ -52,6 +51,7 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
+from lrtune.verdict.best import guessed
 from lrtune.verdict.settings import (
     EngineFacts,
     RangeTestFacts,

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lrtune.engine import FusedPool
-from lrtune.engine.fused import Graphs, StackedPool
+from lrtune.engine.fused import StackedPool
+from lrtune.engine.graphs import Graphs
 from lrtune.tasks.metrics import CrossEntropy
 from tests.engine.trials import (
     BATCH,
@@ -71,7 +72,7 @@ def tapes(monkeypatch):
         first = iter([lambda: None])  # a graph is made without doing its work, and this has done it
         return lambda: next(first, tape.replay)()
 
-    monkeypatch.setattr("lrtune.engine.fused.capture", capture)
+    monkeypatch.setattr("lrtune.engine.graphs.capture", capture)
     monkeypatch.setattr(StackedPool, "_grouped", lambda pool, state: state)
     return made
 
@@ -108,7 +109,7 @@ VARIANTS = {
 @pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
 def test_a_clock_on_the_device_changes_nothing(change, fifty, tapes, no_workers, monkeypatch):
     """Out of step, in a slot that was used before; room for three updates at a time."""
-    monkeypatch.setattr("lrtune.engine.fused.INDICES_AT_ONCE", 3 * 2 * BATCH)
+    monkeypatch.setattr("lrtune.engine.graphs.INDICES_AT_ONCE", 3 * 2 * BATCH)
     task = replace(fifty, **{"epochs": 30 * BATCH / 240, **change})
     if change == VARIANTS["streamed"]:
         task = replace(task, train=Pairs(fifty.train), memory=1000)
@@ -134,7 +135,7 @@ def test_where_no_graph_can_be_made(fifty, monkeypatch):
     def capture(*_):
         raise RuntimeError("operation not permitted\nwhen stream is capturing")
 
-    monkeypatch.setattr("lrtune.engine.fused.capture", capture)
+    monkeypatch.setattr("lrtune.engine.graphs.capture", capture)
     lines = []
     pool = graphed(fifty, 2, lines)
     same(alone(fifty, falling(fifty), 5), crowded(pool, 1, falling(fifty), 5))
