@@ -106,7 +106,7 @@ def test_hostile_names_are_text(lrtune, tmp_path):
     found = compare.table(compare.find_verdicts([tmp_path / "runs"]))
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), found)
     code, _, err = lrtune("compare", tmp_path / "runs", "--out", tmp_path / "none" / "x.parquet")
-    assert code == 1 and "none/x.parquet: No such file" in err
+    assert code == 2 and "none/x.parquet: cannot be written: No such file" in err
 
 
 def test_where_verdicts_are_found(tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_guess_for_another_task_is_not_tried(tmp_path: Path) -> None:
     [
         (["--families", "plateau"], "closed loop"),
         (["--families", "cosin"], "cosin"),
-        (["--peak-lr", "1,0.1"], "peak_lr=1.0, 0.1"),
+        (["--peak-lr", "1,0.1"], "peak_lr=(1.0, 0.1)"),
         (["--warmup", "0.1,1"], "warmup"),
         (["--device", "cudo"], "cudo"),
         (["--trials", 3], "--trials"),
