@@ -40,16 +40,20 @@ def test_compare_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
     from lrtune.cli.result import print_comparison
-    from lrtune.reports.compare import find_verdicts, table
+    from lrtune.reports.compare import find_verdicts, table, wins
 
     narrow = Console(width=80, highlight=False, markup=False)
-    print_comparison(table(find_verdicts([ROOT / "studies" / "results"])), narrow)
+    rows = table(find_verdicts([ROOT / "studies" / "results"]))
+    print_comparison(rows, narrow)
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines())
-    assert re.search(
-        r"^cifar10-cnn-sgd, cnn, +spline +1\.49 +tanh by 0\.0155 *$", out, re.MULTILINE
-    )
-    assert re.search(r"^cosine +16 +1 +10 +5 +1\.12 *$", out, re.MULTILINE)
+    first, second, *_ = rows[rows["task"].str.contains("cifar10-cnn")].to_dict("records")
+    assert (first["place"], second["place"]) == ("winner", "behind")
+    told = rf"{first['family']} +{first['mean']:.3g} +{second['family']} by {second['gap']:.3g}"
+    assert re.search(rf"^cifar10-cnn-sgd, cnn, +{told} *$", out, re.MULTILINE)
+    cosine = wins(rows).set_index("family").loc["cosine"]
+    counts = " +".join(f"{cosine[name]:.0f}" for name in ("tasks", "wins", "ties", "losses"))
+    assert re.search(rf"^cosine +{counts} +{cosine['mean_rank']:.3g} *$", out, re.MULTILINE)
     assert "…" not in out and "|" not in out
 
 
