@@ -181,9 +181,11 @@ def gains(verdict: Verdict) -> go.Figure:
     if rows and margin > 0:
         figure.add_vrect(-margin, margin, **SHADE)
     figure.add_vline(0, line={"color": INK, "width": 1, "dash": "dot"}, layer="below")
-    ends = [[row.gap, row.gap_low, row.gap_high] for row in rows]
+    # A finalist that failed must not make the others a dot; the baselines are what it is about.
     limit = FAR * float(np.median([row.gap for row in rows])) if rows else 0.0
-    near = np.array([0.0, *(end for each in ends if each[0] <= limit for end in each)])
+    seen = [row for row in rows if row.family in called or row.gap <= limit]
+    ends = [end for row in seen for end in (row.gap, row.gap_low, row.gap_high)]
+    near = np.array([0.0, *ends])
     figure.update_xaxes(nticks=6, range=padded(near))
     figure.update_yaxes(visible=False, range=[len(rows) - 0.6, -0.8])
     return figure.update_layout(height=36 + 44 * len(rows), showlegend=False)

@@ -81,6 +81,15 @@ def test_gains_and_how_sure_they_are(many, gap, ends, p, colour, said):
     assert not gains(changed(verdict, answer={"place": "unfinished"})).data
 
 
+def test_a_baseline_is_in_the_picture_however_far_behind(many):
+    verdict = make("winner", *many)[2]
+    first, baseline, *others = verdict.families
+    near = [changed(row, gap=0.01, gap_low=-0.01, gap_high=0.03) for row in others]
+    far = changed(baseline, gap=9.0, gap_low=8.0, gap_high=10.0)
+    low, high = gains(changed(verdict, families=[first, *near, far])).layout.xaxis.range
+    assert low < -0.01 and high > 10
+
+
 def test_without_a_winner_there_is_nothing_to_draw_or_to_copy(many):
     trials, run = many
     lost = trials.assign(state="diverged", value=np.nan)
