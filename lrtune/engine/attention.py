@@ -1,8 +1,9 @@
 """Attention of many trials at once: torch's fused kernels, with the trials folded into the batch.
 
 ``vmap`` has no rules for these on a CPU, and on CUDA none for the backward pass: it would loop over
-the trials. Importing this module gives it those rules; without them, the matrix of all scores would
-have to be built (``SDPBackend.MATH``).
+the trials. Importing this module gives it those rules; without them, the matrix of all scores has
+to be built (``SDPBackend.MATH``). The operators are torch's own affair: where another release has
+others, or rules of its own, the matrix is built.
 """
 
 from collections.abc import Callable
@@ -13,13 +14,10 @@ from torch import Tensor
 from torch.library import Library, register_vmap
 from torch.nn.attention import SDPBackend
 
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]  # the first that can run
 FORWARD, BACKWARD = 3, 6  # tensors: query, key, value; gradient, these, output, logsumexp
-ON_CPU = {
-    FORWARD: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    BACKWARD: torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
-}
-ON_CUDA = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+FLASH = "_scaled_dot_product_flash_attention"
+ON_CPU = {FORWARD: f"{FLASH}_for_cpu", BACKWARD: f"{FLASH}_for_cpu_backward"}
+ON_CUDA = f"{FLASH}_backward"
 
 
 def _folded(info: Any, tensor: Tensor, dim: int | None) -> Tensor:
@@ -56,33 +54,45 @@ def _rule(operator: Callable[..., Any], count: int, masked: bool) -> Callable[..
 
 # The CPU's operators take their mask by keyword, which ``register_vmap`` does not allow. So where
 # there are several trials, they go through two that do not.
-OURS, ATEN = Library("lrtune", "DEF"), Library("aten", "IMPL")
+OURS, ATEN = Library("lrtune", "FRAGMENT"), Library("aten", "IMPL")
 OPTIONS = "Tensor? mask, float dropout, bool causal, float? scale"
-OURS.define(f"attention(Tensor q, Tensor k, Tensor v, {OPTIONS}) -> (Tensor, Tensor)")
-OURS.define(
-    "attention_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
-    f"{OPTIONS}) -> (Tensor, Tensor, Tensor)"
-)
-PAIRS = {
-    FORWARD: torch.ops.lrtune.attention.default,
-    BACKWARD: torch.ops.lrtune.attention_backward.default,
+SIGNATURES = {
+    FORWARD: f"attention(Tensor q, Tensor k, Tensor v, {OPTIONS}) -> (Tensor, Tensor)",
+    BACKWARD: (
+        "attention_backward(Tensor gradient, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+        f"{OPTIONS}) -> (Tensor, Tensor, Tensor)"
+    ),
 }
 
 
-def _on_cpu(*given: Any) -> Any:
-    *tensors, mask, dropout, causal, scale = given
-    return ON_CPU[len(tensors)](*tensors, dropout, causal, attn_mask=mask, scale=scale)
+def give_rules() -> list[SDPBackend]:
+    """Register the rules; the kernels that the stacked program may use, the first that can run."""
+    try:
+        cpu = {count: getattr(torch.ops.aten, name).default for count, name in ON_CPU.items()}
+        cuda = getattr(torch.ops.aten, ON_CUDA).default
+        pairs = {}
+        for count, signature in SIGNATURES.items():
+            name = OURS.define(signature)
+            pairs[count] = getattr(torch.ops.lrtune, name).default
+
+        def on_cpu(*given: Any) -> Any:
+            *tensors, mask, dropout, causal, scale = given
+            return cpu[len(tensors)](*tensors, dropout, causal, attn_mask=mask, scale=scale)
+
+        def by_ours(*given: Any, attn_mask: Any = None, scale: float | None = None) -> Any:
+            tensors = [each for each in given if isinstance(each, Tensor)]
+            options = dict(enumerate(given[len(tensors) :]))  # those that are not at their defaults
+            dropout, causal = options.get(0, 0.0), options.get(1, False)
+            return pairs[len(tensors)](*tensors, attn_mask, dropout, causal, scale)
+
+        for count, ours in pairs.items():
+            OURS.impl(ours, on_cpu, "CompositeExplicitAutograd")
+            register_vmap(ours, _rule(ours, count, masked=True), lib=OURS)
+            ATEN.impl(cpu[count], by_ours, "FuncTorchBatched")
+        register_vmap(cuda, _rule(cuda, BACKWARD, masked=False), lib=ATEN)
+    except (AttributeError, RuntimeError):
+        return [SDPBackend.MATH]
+    return [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 
 
-def _by_ours(*given: Any, attn_mask: Tensor | None = None, scale: float | None = None) -> Any:
-    tensors = [each for each in given if isinstance(each, Tensor)]
-    options = dict(enumerate(given[len(tensors) :]))  # as many as differ from their defaults
-    dropout, causal = options.get(0, 0.0), options.get(1, False)
-    return PAIRS[len(tensors)](*tensors, attn_mask, dropout, causal, scale)
-
-
-for count, ours in PAIRS.items():
-    OURS.impl(ours, _on_cpu, "CompositeExplicitAutograd")
-    register_vmap(ours, _rule(ours, count, masked=True), lib=OURS)
-    ATEN.impl(ON_CPU[count], _by_ours, "FuncTorchBatched")
-register_vmap(ON_CUDA, _rule(ON_CUDA, BACKWARD, masked=False), lib=ATEN)
+KERNELS = give_rules()

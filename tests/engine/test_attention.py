@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import profile
 
-from lrtune.engine import FusedPool, SerialPool
+from lrtune.engine import FusedPool, SerialPool, attention
 from tests.engine.trials import all_curves, falling, same
 
 TRIALS, SAMPLES, HEADS, LENGTH = 3, 2, 2, 5
@@ -92,3 +92,12 @@ def test_a_fused_pool_runs_the_fused_kernel(six):
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
     } <= kernels
     assert not any("math" in name for name in kernels)
+
+
+@pytest.mark.cpu
+def test_where_torch_has_no_such_operators_the_scores_are_built(monkeypatch):
+    monkeypatch.setattr(attention, "ON_CUDA", "of_another_release")
+    assert attention.give_rules() == [SDPBackend.MATH]
+    monkeypatch.undo()
+    assert attention.give_rules() == [SDPBackend.MATH]  # the rules are there: twice cannot be
+    assert attention.KERNELS == [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
