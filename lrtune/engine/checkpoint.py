@@ -40,7 +40,12 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         tensors |= {f"{key}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
-        key: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[key]}
+        key: {
+            "seed": snapshot.seed,
+            "update": snapshot.update,
+            "settings": dict(snapshot.settings),
+            "note": notes[key],
+        }
         for key, snapshot in snapshots.items()
     }
     content = json.dumps(trials)
@@ -82,8 +87,11 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
+        settings = {  # JSON has no tuples
+            n: tuple(v) if isinstance(v, list) else v for n, v in trial.get("settings", {}).items()
+        }
         snapshots[key] = (
-            Snapshot(trial["seed"], trial["update"], rates, own, moved),
+            Snapshot(trial["seed"], trial["update"], rates, own, moved, settings),
             trial["note"],
         )
     return snapshots

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Task
 
@@ -146,7 +147,10 @@ def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
 
 
 def make_optimizer(
-    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+    task: Task,
+    model: nn.Module,
+    captured: Mapping[str, Any] | None = None,
+    tuned: Settings = NO_SETTINGS,
 ) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
@@ -156,12 +160,14 @@ def make_optimizer(
         task: with the optimizer and its groups.
         model: one of the task's.
         captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
+        tuned: settings in place of the task's own, see ``Pool.start``.
 
     Raises:
         InputError: the task's groups are none.
     """
     spec = OPTIMIZERS[task.optimizer]
-    settings = settings_of(task.optimizer, task.settings)
+    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    settings = settings_of(task.optimizer, {**task.settings, **own})
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}

@@ -36,7 +36,11 @@ def torch(ctx: ExportContext) -> str:
     parameter groups get the same rate; `Schedule.torch` keeps the ratios between them. A closed
     loop takes a metric that is best at its lowest.
     """
-    return render("torch", ctx, install="torch", **scheduler(ctx))
+    optimizer = None
+    if ctx.optimizer is not None and ctx.schedule.settings:
+        parameters = "groups" if ctx.optimizer.of_matrices else "model.parameters()"
+        optimizer = torch_optimizer(ctx.optimizer, parameters)
+    return render("torch", ctx, install="torch", optimizer=optimizer, **scheduler(ctx))
 
 
 def lightning(ctx: ExportContext) -> str:

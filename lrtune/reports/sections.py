@@ -80,6 +80,9 @@ def settings(best: BestSchedule, verdict: Verdict | None) -> dict[str, Any]:
     }
 
 
+TUNED = "tuned with the schedule: set it beside the rate"
+
+
 def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Table:
     """The settings side by side: in the field's terms, for any horizon, and what they mean."""
     free = {"peak_lr": schedule.peak_lr, **schedule.to_dict()["knobs"]}
@@ -99,6 +102,7 @@ def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Tab
         )
         for name in dict.fromkeys(["peak_lr", *free, *resolved])
     ]
+    rows += [(name, setting(v), setting(v), TUNED) for name, v in schedule.settings.items()]
     return Table(
         ["setting", f"{count(horizon)} updates", "any horizon", "meaning"], rows, "terms", 9
     )

@@ -13,11 +13,14 @@ from torch import nn
 
 from lrtune.engine import RangeTest
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
-from lrtune.errors import InputError
+from lrtune.errors import InputError, nearest
 from lrtune.format import hidden, hidden_in
-from lrtune.run.study_file import StudyFile
+from lrtune.run.study_file import StudyFile, ranges_of
+from lrtune.schedule import Setting
+from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
 from lrtune.tasks import METRICS, Task, check_model
+from lrtune.tasks.metrics import smoothing_of
 from lrtune.verdict.settings import (
     Objective,
     OptimizerFacts,
@@ -25,11 +28,13 @@ from lrtune.verdict.settings import (
     RunSettings,
     SearchSettings,
     TaskFacts,
+    TuneFacts,
 )
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 # What a task and its facts call alike.
 SAME_NAME = ("name", "data", "fingerprint", "classes", "batch_size", "clip_norm", "ema", "average")
+FIRST_UPDATE = ("dampening", "initial_accumulator_value")  # which is of another rule by these
 NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
@@ -48,11 +53,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
         )
+    tune = {one.name: TuneFacts(**asdict(one)) for one in settings_to_tune(task, study)}
     metrics = {
         m.name: Objective(name=m.name, direction=m.direction, unit=m.unit) for m in task.metrics
     }
     return SearchSettings(
-        study=_study(task, families),
+        study=_study(task, families, list(tune)),
         task=TaskFacts(
             **{name: getattr(task, name) for name in SAME_NAME},
             train=task.train.samples,
@@ -77,6 +83,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
+        tune=tune,
         seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
         storage=study.storage,
@@ -85,7 +92,39 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     )
 
 
-def _study(task: Task, families: tuple[str, ...]) -> str:
+def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
+    """What is tuned with the schedule, checked against the task.
+
+    Raises:
+        InputError: what the task does not have, or what cannot be tuned so.
+    """
+    settings, tuned = settings_of(task.optimizer, task.settings), []
+    known = {n: v for n, v in numbers_of(settings).items() if n not in FIRST_UPDATE}
+    if (smoothing := smoothing_of(task.loss)) is not None:
+        known["label_smoothing"] = smoothing
+    for name, (low, high) in ranges_of(study).items():
+        if name == "batch_size":
+            raise InputError(
+                "tune: batch_size changes the number of updates, on which schedules are compared: "
+                "search each with its own --batch-size and --out, then lrtune compare"
+            )
+        if name not in known:
+            why = f"{settings[name]!r} is no number that a search can move"
+            why = why if name in settings else f"unknown{nearest(name, known)}"
+            raise InputError(
+                f"tune {name}: {why}: {task.optimizer} on this task has {', '.join(known)}"
+            )
+        if study.cycle_momentum and name in ("momentum", "beta1"):
+            raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
+        tuned.append(Setting(name, low, high, known[name]))
+        for end in (low, high):  # torch itself knows what its optimizers take
+            settings_of(task.optimizer, {**task.settings, **changed(settings, {name: end})})
+        if name == "label_smoothing" and not 0 <= low <= high < 1:
+            raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")
+    return tuned
+
+
+def _study(task: Task, families: tuple[str, ...], tune: list[str]) -> str:
     """The name of the study and of its folder.
 
     What is asked for beside the data comes last, so that two questions have two folders.
@@ -97,6 +136,7 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
         digest = hashlib.blake2b(",".join(families).encode(), digest_size=3).hexdigest()
         few = len(families) <= NAMED
         parts += families if few else [f"{len(families)}-families-{digest}"]
+    parts += ["tune", *tune] if tune else []
     return "-".join(parts)
 
 

@@ -313,6 +313,7 @@ class Tuning:
         study = run.study()
         check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
+        guess = guess and {**guess, **run.space.start}
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(guess)

@@ -14,6 +14,7 @@ not counted (a wrapper without hooks, a copied optimizer, a CUDA graph) nothing 
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
+from lrtune.schedule.setting import numbers_of
 
 # Torch's arguments that are absolute rates and may differ between parameter groups.
 PER_GROUP = ("base_lr", "max_lr", "min_lr")
@@ -101,6 +103,15 @@ def scheduler(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
+    made_with = numbers_of(optimizer.defaults)
+    for name, value in schedule.settings.items():
+        if not math.isclose(made_with.get(name, value), value, rel_tol=1e-3):
+            warnings.warn(
+                f"the schedule was found with {name}={value:.6g}, and the optimizer is made with "
+                f"{name}={made_with[name]:.6g}: make it with the former",
+                ScheduleWarning,
+                stacklevel=2,
+            )
     watch = _Watch(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
     made: LRScheduler = _made(_ClosedLoop if schedule.closed_loop else _OpenLoop, watch, optimizer)
     with suppress(AttributeError):  # Accelerate's wrapper is an Optimizer without its __init__

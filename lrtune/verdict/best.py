@@ -85,8 +85,9 @@ class BestSchedule(Training, File):
             schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
         else:
             return None
+        same = {name: getattr(run, name) for name in (*Training.model_fields, "judge")}
         return cls(
-            **{name: getattr(run, name) for name in (*Training.model_fields, "judge")},
+            **same | {"optimizer": run.optimizer.tuned(schedule)},
             schedule=schedule,
             resolved=resolved,
             found=None if row is None else _found(row, run),
@@ -115,6 +116,9 @@ class BestSchedule(Training, File):
             f"{by} {self.study}: {task.name}, model {task.model}, "
             f"by lrtune {self.versions['lrtune']}.",
         )
+        if tuned := self.schedule.settings:
+            pairs = (f"{name}={value:.6g}" for name, value in tuned.items())
+            lines = *lines, f"Tuned with it, and to be set beside it: {', '.join(pairs)}."
         return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 

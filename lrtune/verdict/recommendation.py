@@ -118,6 +118,7 @@ def described(schedule: Schedule, horizon: int) -> str:
         parts.append(f"{count(warmup)} of {count(horizon)} updates of warmup")
     knobs = schedule.to_dict()["knobs"]
     parts += [f"{name} {setting(value, 3)}" for name, value in knobs.items()]
+    parts += [f"{name} {number(value, 3)}" for name, value in schedule.settings.items()]
     return f"{schedule.family}: {', '.join(parts)}"
 
 
@@ -247,7 +248,7 @@ def _beaten(gain: Gain) -> str:
 
 def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training, and by how much the peak may be off, as far as the trials tell."""
-    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
+    training = described_training(run.optimizer.tuned(schedule), run.task.batch_size, run.horizon)
     rows = [] if verdict is None else verdict.lr_sensitivity
     factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)
     if math.isnan(factor):
