@@ -422,8 +422,9 @@ class DeviceTask:
     def _loss(self, outputs: Tree, targets: Tree, smoothing: Tensor | None) -> Tensor:
         if smoothing is None:
             return self.loss(outputs, targets)
+        function: Any = self.loss
         # Its loss is on a line between that without smoothing and that of all classes alike.
-        none, all_alike = (self.loss(outputs, targets, label_smoothing=s) for s in (0.0, 1.0))
+        none, all_alike = (function(outputs, targets, label_smoothing=s) for s in (0.0, 1.0))
         return none + smoothing.to(none.dtype) * (all_alike - none)
 
     @cached_property

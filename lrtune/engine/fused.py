@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any
@@ -22,7 +22,7 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
-from lrtune.engine.optimizers import Columns, Tensors
+from lrtune.engine.optimizers import Columns, StackedOptimizer, Tensors
 from lrtune.engine.pool import (
     NO_SETTINGS,
     SMOOTHING,
@@ -121,7 +121,7 @@ class _Trial:
     seed: int
     update: int = 0
     momenta: Array | None = None  # see Pool.start
-    settings: Mapping[str, Any] = NO_SETTINGS  # likewise
+    settings: Mapping[str, Any] = field(default_factory=dict)  # likewise
 
 
 class StackedPool:
@@ -359,10 +359,12 @@ class StackedPool:
         tree, looked = self._grouped(state).tree, tables[2].any(1)
         rows = torch.as_tensor(tables.swapaxes(0, 1)).to(self.device_task.device)
         steps = zip(self._batches(spans), rows, looked, losses, strict=True)
-        for done, ((inputs, parts), (rates, momenta, shares, *own), looks, loss) in enumerate(steps):
+        for done, ((inputs, parts), (rates, momenta, shares, *own), looks, loss) in enumerate(
+            steps
+        ):
             yield done
-            columns, smoothing = self._optimizer.columns(state.states, rates, momenta, own)
-            loss.copy_(update(tree, inputs, parts, columns, *smoothing))
+            columns = self._optimizer.columns(state.states, rates, momenta, own)
+            loss.copy_(update(tree, inputs, parts, columns, *own[self._optimizer.count :]))
             if looks:
                 state.mix(shares)
 

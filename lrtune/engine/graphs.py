@@ -94,8 +94,8 @@ class Clock:
             rows, *numbers = [table.index_select(0, self._now)[0] for table in self._rows]
             inputs, targets = self._task.train.take(rows)
             inputs, parts = (inputs, *numbers) if numbers else inputs, [(self._ones, targets)]
-        columns, smoothing = optimizer.columns(state.states, rates, momenta, own)
-        losses = update(tree, inputs, parts, columns, *smoothing)
+        columns = optimizer.columns(state.states, rates, momenta, own)
+        losses = update(tree, inputs, parts, columns, *own[optimizer.count :])
         self.losses.index_copy_(0, self._now, losses.double()[None])
         if looks:
             state.mix(shares)

@@ -183,7 +183,7 @@ class _Trial:
     rates: list[float]
     seed: int
     momenta: Array | None = None
-    settings: Mapping[str, Any] = NO_SETTINGS
+    settings: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     # Of the present segment:
     losses: Tensor = field(default_factory=lambda: torch.empty(0))

@@ -109,8 +109,9 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
                 "search each with its own --batch-size and --out, then lrtune compare"
             )
         if name not in known:
-            why = f"{settings[name]!r} is no number that a search can move"
-            why = why if name in settings else f"unknown{nearest(name, known)}"
+            why = f"unknown{nearest(name, known)}"
+            if name in settings:
+                why = f"{settings[name]!r} is no number that a search can move"
             raise InputError(
                 f"tune {name}: {why}: {task.optimizer} on this task has {', '.join(known)}"
             )
@@ -165,7 +166,9 @@ def _state(module: nn.Module) -> str:
 
 
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
-CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
+CHANGED_FIRST = (
+    *("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name", "tune."),
+)
 
 
 def check_same(
@@ -186,7 +189,7 @@ def check_same(
     ]
     if not changed:
         return
-    name = min(changed, key=lambda name: (name not in CHANGED_FIRST, name))
+    name = min(changed, key=lambda name: (not name.startswith(CHANGED_FIRST), name))
     earlier, later = _shown(then.get(name)), _shown(now.get(name))
     if name == "task.fingerprint":
         raise InputError(

@@ -168,7 +168,9 @@ def ranges_of(study: StudyFile) -> dict[str, tuple[float, float]]:
         try:
             low, high = map(float, rest.split(":"))
         except ValueError as error:
-            raise InputError(f"tune={text!r}: expected name=low:high: weight_decay=1e-4:1e-1") from error
+            raise InputError(
+                f"tune={text!r}: expected name=low:high: weight_decay=1e-4:1e-1"
+            ) from error
         if name in ranges:
             raise InputError(f"tune={text!r}: {name} twice")
         ranges[name] = low, high

@@ -321,8 +321,8 @@ class Candidates:
         places = rng.random(len(knobs))
         own = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
         plain = self._space.defaults(family) if rng.random() < PLAIN else {}
-        if self._space.tune and rng.random() < PLAIN:
-            plain |= self._space.start
+        for name, start in self._space.start.items():
+            plain |= {name: start} if rng.random() < PLAIN else {}
         return {FAMILY: family, **own, **plain}
 
     def _near(self, best: Sequence[Params], rng: np.random.Generator) -> list[Params]:
@@ -357,7 +357,7 @@ class Candidates:
 def table_of(space: Space, schedules: Sequence[Schedule]) -> Array:
     """What the model sees of schedules: their curves, and what is tuned with them."""
     places = np.array([space.places(schedule) for schedule in schedules])
-    return np.hstack([features_table(schedules), places.reshape(len(schedules), -1)])
+    return np.hstack([features_table(schedules), places.reshape(len(schedules), len(space.tune))])
 
 
 class Tuner:
@@ -415,7 +415,7 @@ class Tuner:
         for reset in chain(*(combinations(odd, count + 1) for count in range(len(odd)))):
             knobs = {k.name: k.default for k in reset if isinstance(k, Knob)}
             settings = {n: v for n, v in schedule.settings.items() if n not in reset}
-            form = {"knobs": {**schedule.knobs, **knobs}, "settings": settings}
+            form: Any = {"knobs": {**schedule.knobs, **knobs}, "settings": settings}
             for factor in SHIFTS:
                 peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
                 with suppress(InputError):  # the check of some families is of settings together

@@ -111,14 +111,14 @@ class BestSchedule(Training, File):
         clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
         by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
         by = "Guessed for" if self.guess is not None else by
-        lines = (
+        lines = [
             f"The peak rate holds for {training}{clipped}.",
             f"{by} {self.study}: {task.name}, model {task.model}, "
             f"by lrtune {self.versions['lrtune']}.",
-        )
+        ]
         if tuned := self.schedule.settings:
             pairs = (f"{name}={value:.6g}" for name, value in tuned.items())
-            lines = *lines, f"Tuned with it, and to be set beside it: {', '.join(pairs)}."
+            lines.append(f"Tuned with it, and to be set beside it: {', '.join(pairs)}.")
         return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 

@@ -1,23 +1,27 @@
 """What is tuned with the schedule, from the command to the exported code."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 
 import lrtune
 from lrtune import InputError
 from lrtune.engine import SerialPool
+from lrtune.export import FoundOptimizer, export
 from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import published
 from lrtune.schedule import Schedule, Setting
+from lrtune.schedule.setting import changed
 from lrtune.search import Space, SurrogateSampler
 from lrtune.search.sampler import HEDGED, Tuner
 from lrtune.search.space import SCHEDULE
 from lrtune.search.trials import tuned_on
+from lrtune.verdict.best import BestSchedule
+from lrtune.verdict.recommendation import recommendation
 
 RANGES = {"weight_decay": (1e-3, 1.0), "beta1": (0.8, 0.99), "label_smoothing": (0.0, 0.2)}
 DECAY = Setting("weight_decay", 1e-3, 1.0, own=0.01)
@@ -37,7 +41,9 @@ def test_a_space_has_them_for_every_family() -> None:
     schedule = SPACE.schedule(params)
     # The task's own value is no setting; what is as near to it as the range reaches is one.
     assert schedule.settings == pytest.approx({"momentum": 0.8})
-    assert SPACE.places(Schedule("linear", 0.1)) == SPACE.places(schedule) == pytest.approx([1 / 3, 1])
+    assert (
+        SPACE.places(Schedule("linear", 0.1)) == SPACE.places(schedule) == pytest.approx([1 / 3, 1])
+    )
     high = Schedule("linear", 0.1, settings={"weight_decay": 1.0, "momentum": 0.99})
     assert SPACE.places(high) == pytest.approx([1, 0])
 
@@ -58,32 +64,61 @@ def test_the_search_finds_what_goes_with_the_schedule_and_keeps_no_idle_setting(
     assert study.best_value < 0.3
     tuner = Tuner(study, SPACE, 100, PeakGuess(np.log(0.05), 1.0), published())
     best = Schedule.from_json(study.best_trial.user_attrs[SCHEDULE])
-    plain = tuner.plain(best, most=0.1)
-    assert plain.settings.keys() <= {"weight_decay"} and not tuner.tuned("linear").settings
+    assert best.settings["weight_decay"] == pytest.approx(0.3, rel=1)
+    assert not tuner.tuned("linear").settings
+    assert not tuner.plain(best, most=100.0).settings
     off = Schedule(best.family, best.peak_lr, settings={"weight_decay": 1e-3})
     assert tuner.expected([off]) > tuner.expected([best])
 
 
-def test_a_run(task: lrtune.Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run(task: lrtune.Task, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"families": ["cosine", "linear"], "peak_lr": (1e-3, 1e-1)}
-    arguments |= {"out": tmp_path, "engine": lrtune.Engine("fused", slots=2)}
-    run = lrtune.tune(task, budget=12, tune=RANGES, **arguments)
+    arguments |= {"out": tmp_path, "stopping": lrtune.Stopping("none", patience=0)}
+    arguments |= {"engine": lrtune.Engine("serial", slots=2), "listener": lrtune.Listener()}
+    run = lrtune.tune(task, budget=lrtune.Budget(trials=8), tune=RANGES, **arguments)
     assert run.space.tune[0] == Setting("weight_decay", *RANGES["weight_decay"], own=0.01)
-    schedules = [Schedule.from_json(text) for text in run.trials()["schedule"]]
-    assert {name for schedule in schedules for name in schedule.settings} == {*RANGES}
-    verdict = run.verdict()
-    assert verdict is not None
-    for row in verdict.families:
-        assert row.compared_as == "leader" or not row.schedule.settings
-    found = next(s for s in schedules if "weight_decay" in s.settings)
-    pool = SerialPool(task)
-    pool.start(0, found.rates(task.horizon), 0, None, tuned_on(task, found))
-    while pool.advance()[0].update < task.horizon:
-        pass
-    best = json.loads((tmp_path / "best.json").read_text())
-    assert best["schedule"].get("settings", {}) == dict(run.best().settings)
-    with pytest.raises(InputError, match=r"tune\.beta1\.low=0\.8, now tune\.beta1\.low=None"):
-        lrtune.tune(task, budget=13, **arguments)
+    trials = run.trials()
+    tuned = trials[trials["schedule"].str.contains("settings")]
+    assert 1 <= len(tuned) <= len(trials) - HEDGED
+    for row in tuned.itertuples():
+        schedule = Schedule.from_json(row.schedule)
+        assert schedule.settings.keys() <= RANGES.keys()
+        pool = SerialPool(task)
+        pool.start(0, schedule.rates(task.horizon), 0, None, tuned_on(task, schedule))
+        while (progress := pool.advance()[0]).update < task.horizon:
+            pass
+        assert progress.metrics["cross_entropy"] == row.value
+    answer = recommendation(tuned, run.settings, None)
+    best = BestSchedule.of(tuned, run.settings, None)
+    assert answer is not None and best is not None
+    for name, value in best.schedule.settings.items():
+        assert f"{name} {value:.3g}" in answer.use
+        assert f"{name}={value:.6g}" in best.comments
+    optimizer = changed(best.optimizer.settings, best.schedule.settings)
+    assert optimizer.items() <= best.optimizer.settings.items()
+    with pytest.raises(InputError, match=r"tune\.beta1\.high=0\.99, now tune\.beta1\.high=None"):
+        lrtune.tune(task, budget=lrtune.Budget(trials=9), **arguments)
+
+
+def test_exported_code_makes_the_optimizer_with_them() -> None:
+    settings = {"weight_decay": 0.3, "label_smoothing": 0.1}
+    schedule = Schedule("cosine", 0.01, settings=settings)
+    adamw = {"betas": (0.9, 0.95), "eps": 1e-8, "amsgrad": False}
+    found = FoundOptimizer("adamw", adamw | {"weight_decay": 0.3}, "decay_matrices")
+    torch_code = export(schedule, to="torch", total=100, optimizer=found)
+    assert "weight_decay=0.3" in torch_code and "torch.optim.AdamW(" in torch_code
+    arguments = export(schedule, to="huggingface", total=100, optimizer=found)
+    assert '"weight_decay": 0.3' in arguments and '"label_smoothing_factor": 0.1' in arguments
+
+
+def test_an_optimizer_made_without_them_is_warned_of() -> None:
+    schedule = Schedule("cosine", 0.01, settings={"weight_decay": 0.3, "label_smoothing": 0.1})
+    weight = torch.zeros(1, requires_grad=True)
+    schedule.torch(torch.optim.AdamW([weight], weight_decay=0.3), total=10)
+    with pytest.warns(
+        lrtune.ScheduleWarning, match=r"weight_decay=0\.3, and .* weight_decay=0\.01"
+    ):
+        schedule.torch(torch.optim.AdamW([weight]), total=10)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_what_is_tuned_with_it_is_part_of_the_value():
     assert decayed.rates(8).tolist() == COSINE.rates(8).tolist()
     with pytest.raises(InputError, match="settings: momentum=True: expected a finite number"):
         replace(COSINE, settings={"momentum": True})
-    with pytest.raises(InputError, match="settings=0.3: expected a mapping"):
+    with pytest.raises(InputError, match=r"settings=0\.3: expected a mapping"):
         replace(COSINE, settings=0.3)
 
 
