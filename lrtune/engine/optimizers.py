@@ -2,10 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Task
+from lrtune.tasks.splits import leaves, tree_map
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
@@ -120,9 +121,9 @@ def check_momentum(name: str) -> None:
         )
 
 
-def momentum_of(settings: Settings) -> float:
+def momentum_of(settings: Settings) -> Any:
     """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
-    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+    return settings["betas"][0] if "betas" in settings else settings["momentum"]
 
 
 def set_momentum(group: dict[str, Any], value: float) -> None:
@@ -206,16 +207,31 @@ class Group:
         settings: of torch's parameter group.
         initial: what each tensor of the optimizer's state begins with, by torch's names.
         shapes: of each parameter by name, in the order in which they lie in a row.
+        place: of a parameter group of torch's that is so.
+        differ: names of the settings in which rows differ.
     """
 
     settings: Settings
     initial: dict[str, float]
     shapes: dict[str, torch.Size]
+    place: int = 0
+    differ: tuple[str, ...] = ()
 
     @property
     def apart(self) -> list["Group"]:
         """Each parameter as a group of its own."""
         return [replace(self, shapes={name: shape}) for name, shape in self.shapes.items()]
+
+    @property
+    def own_leaves(self) -> list[float]:
+        """The numbers in which rows differ, as the settings have them."""
+        return list(leaves([self.settings[name] for name in self.differ]))
+
+    def with_own(self, numbers: Sequence[Tensor]) -> Settings:
+        """The settings with those numbers in their place."""
+        left = iter(numbers)
+        own = [tree_map(lambda _: next(left), self.settings[name]) for name in self.differ]
+        return {**self.settings, **dict(zip(self.differ, own, strict=True))}
 
     def width(self, kind: str) -> int:
         """N of a kind of state, by torch's name."""
@@ -263,7 +279,9 @@ class StackedOptimizer:
         dtype: of all that is trained.
     """
 
-    def __init__(self, task: Task, model: nn.Module, reached: set[str]) -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, reached: set[str], differ: Collection[str] = ()
+    ) -> None:
         """Look at the parameters of a model.
 
         Args:
@@ -271,6 +289,7 @@ class StackedOptimizer:
             model: one of the task's.
             reached: names of the parameters that the loss depends on; the others stay as they are,
                 as torch's optimizers leave what has no gradient.
+            differ: names of settings in which rows differ, but where a group has one of its own.
 
         Raises:
             Unfit: the model or the optimizer is not for many trials at once.
@@ -281,16 +300,20 @@ class StackedOptimizer:
         self.groups: list[Group] = []
         names = {parameter: name for name, parameter in model.named_parameters()}
         trained: dict[str, nn.Parameter] = {}
-        for number, group in enumerate(make_optimizer(task, model).param_groups):
+        self._make = partial(make_optimizer, task, model)
+        others = self._make(tuned=_other_values(task, differ)).param_groups
+        for number, group in enumerate(self._make().param_groups):
             settings = {name: value for name, value in group.items() if name != "params"}
+            moved = tuple(name for name, v in settings.items() if others[number][name] != v)
             if settings.get("dampening"):
                 raise Unfit("with dampening, SGD's first update is of another kind than the rest")
             if any(parameter not in names for parameter in group["params"]):
                 raise Unfit(f"group {number} of groups holds what is no parameter of the model")
             own = {names[p]: p for p in group["params"] if names[p] in reached}
-            like = next((known for known in self.groups if known.settings == settings), None)
+            alike = (g for g in self.groups if (g.settings, g.differ) == (settings, moved))
+            like = next(alike, None)
             if like is None and own:
-                like = Group(settings, _initial_state(make, settings), {})
+                like = Group(settings, _initial_state(make, settings), {}, number, moved)
                 self.groups.append(like)
             if like is not None:
                 like.shapes.update({name: parameter.shape for name, parameter in own.items()})
@@ -322,7 +345,23 @@ class StackedOptimizer:
                 added = True
         return added
 
-    def columns(self, states: list[Tensors], rates: Tensor, momenta: Tensor) -> list[Columns]:
+    def numbers(self, settings: Settings) -> list[float]:
+        """What a row is given that is trained with these settings, see ``columns``."""
+        made = self._make(tuned=settings).param_groups
+        return list(leaves([[made[g.place][name] for name in g.differ] for g in self.groups]))
+
+    @property
+    def count(self) -> int:
+        """Of such numbers."""
+        return sum(len(group.own_leaves) for group in self.groups)
+
+    def columns(
+        self,
+        states: list[Tensors],
+        rates: Tensor,
+        momenta: Tensor,
+        numbers: Sequence[Tensor] = (),
+    ) -> list[Columns]:
         """Count a step, and compute for each group what its rule takes of numbers per row.
 
         These are operations on K numbers. They come before the step, since a compiler would do
@@ -332,16 +371,21 @@ class StackedOptimizer:
             states: of each group by torch's names (K, N), and step (K, parameters).
             rates: float64 (K,).
             momenta: float64 (K,), NaN where it is the settings' own.
+            numbers: float64 (K,) of the settings in which rows differ; those behind them are left.
         """
         found: list[Columns] = []
+        left = iter(numbers)
         for group, state in zip(self.groups, states, strict=True):
-            s, steps = group.settings, rates
+            own = [next(left) for _ in group.own_leaves]
+            s, steps = group.with_own(own), rates
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
-            scaled = rates if s["lr_ratio"] == 1 else rates * s["lr_ratio"]
-            moved = momenta.nan_to_num(nan=momentum_of(s)) if self._has_momentum else momenta
-            numbers = self._rule.columns(s, steps, scaled, moved)
-            found.append([n.to(self.dtype)[:, None] for n in numbers])
+            scaled = rates * s["lr_ratio"]
+            moved = momenta
+            if self._has_momentum:
+                moved = torch.where(momenta.isnan(), momentum_of(s), momenta)
+            columns = [*self._rule.columns(s, steps, scaled, moved), *own]
+            found.append([n.to(self.dtype)[:, None] for n in columns])
         return found
 
     def step(
@@ -363,7 +407,15 @@ class StackedOptimizer:
         """
         each = zip(groups, weights, gradients, states, columns, strict=True)
         for group, ours, slopes, state, numbers in each:
-            self._rule.step(ours, slopes, state, group.settings, *numbers)
+            first = len(numbers) - len(group.own_leaves)
+            s = group.with_own(numbers[first:])
+            self._rule.step(ours, slopes, state, s, *numbers[:first])
+
+
+def _other_values(task: Task, names: Collection[str]) -> dict[str, Any]:
+    """Of some settings, values that torch takes too."""
+    own = settings_of(task.optimizer, task.settings) if names else {}
+    return {n: tree_map(lambda v: v / 2 if v else 0.5, own[n]) for n in names if n in own}
 
 
 def _initial_state(make: Callable[..., Any], settings: Settings) -> dict[str, float]:
@@ -386,6 +438,20 @@ def _settings_of(function: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(function).parameters) - OURS
 
 
+def _with_decay(gradients: Tensor, weights: Tensor, s: Settings) -> Tensor:
+    decay = s["weight_decay"]
+    if isinstance(decay, Tensor):
+        return gradients.addcmul(weights, decay)
+    return gradients.add(weights, alpha=decay) if decay else gradients
+
+
+def _averaged(square: Tensor, values: Tensor, kept: Tensor | float) -> Tensor:
+    """A mean square after another one; of ``kept``, what it keeps, a number or a column."""
+    if isinstance(kept, Tensor):
+        return square.mul_(kept).addcmul_(values, values * (1 - kept))
+    return square.mul_(kept).addcmul_(values, values, value=1 - kept)
+
+
 def _plain(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
     return [rates, momenta]
 
@@ -393,8 +459,7 @@ def _plain(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[T
 def _sgd(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
 ) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    gradients = _with_decay(gradients, weights, s)
     if "momentum_buffer" in state:
         buffer = state["momentum_buffer"].mul_(momenta).add_(gradients)
         gradients = gradients.addcmul(buffer, momenta) if s["nesterov"] else buffer
@@ -418,13 +483,12 @@ def _adam(
     eps: Tensor,
     kept: Tensor,
 ) -> None:
-    if s["decoupled_weight_decay"] and s["weight_decay"]:
+    if not s["decoupled_weight_decay"]:
+        gradients = _with_decay(gradients, weights, s)
+    elif isinstance(s["weight_decay"], Tensor) or s["weight_decay"]:
         weights.mul_(kept)
-    elif s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
-    beta2 = s["betas"][1]
     mean = state["exp_avg"].lerp_(gradients, shares)
-    square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    square = _averaged(state["exp_avg_sq"], gradients, s["betas"][1])
     if s["amsgrad"]:
         square = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], square))
     weights.addcmul_(mean / square.sqrt().add_(eps), sizes, value=-1)
@@ -433,10 +497,9 @@ def _adam(
 def _rmsprop(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
 ) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    gradients = _with_decay(gradients, weights, s)
     alpha = s["alpha"]
-    square = state["square_avg"].mul_(alpha).addcmul_(gradients, gradients, value=1 - alpha)
+    square = _averaged(state["square_avg"], gradients, alpha)
     if s["centered"]:
         mean = state["grad_avg"].lerp_(gradients, 1 - alpha)
         square = square.addcmul(mean, mean, value=-1)
@@ -453,8 +516,7 @@ def _adagrad_columns(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor)
 def _adagrad(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor
 ) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
+    gradients = _with_decay(gradients, weights, s)
     square = state["sum"].addcmul_(gradients, gradients)
     weights.addcmul_(gradients / square.sqrt().add_(s["eps"]), rates, value=-1)
 
