@@ -104,8 +104,10 @@ class ActiveTrial(Training):
     survived: int  # it went on at reports before this update, when it was trained before a kill
     audit: dict[str, Any] | None = None  # see Record
 
-    def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
-        """What is stored of a trial that is over."""
+    def record(
+        self, ending: Ending, objective: str, judged_at: int | None, ended: int
+    ) -> Record:
+        """What is stored of a trial that is over, as the one after so many."""
         return Record(
             number=self.index,
             optuna_number=self.trial.number,
@@ -120,6 +122,7 @@ class ActiveTrial(Training):
             seconds=self.seconds,
             seed=self.seed,
             judged_at=judged_at,
+            ended=ended,
             evidence=ending.evidence,
             audit=self.audit,
         )

@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "tests" / "search")]
 
 import idle  # noqa: E402
 
-from lrtune.search.storage import mend  # noqa: E402
+from lrtune.search.journal import mend  # noqa: E402
 
 
 def ends_the_same(slots: int, entries: list[int], checkpoint: bool) -> bool:

@@ -197,23 +197,6 @@ def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
     assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
 
 
-@pytest.mark.parametrize("command", ["report", "dashboard"])
-def test_a_torn_journal_is_mended_before_it_is_written(
-    lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    from lrtune.run.folder import Run
-
-    monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
-    folder = shutil.copytree(run, tmp_path / "run")
-    journal = folder / "journal.log"
-    with FileLock(folder / "lock"):  # while a search is at work, which looks after it
-        assert lrtune(command, folder)[0] == 0
-    journal.write_bytes(journal.read_bytes()[:-20])
-    code, out, _ = lrtune(command, folder)
-    assert code == 0 and "damaged" in out
-    assert len(Run(folder).trials()) == 8 and journal.read_bytes().endswith(b"}\n")
-
-
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = shlex.split("search digits --batch-size 32 --epochs 3 --trials 12")
     words += ["--families", "cosine,linear"]
