@@ -140,7 +140,7 @@ def parse_time(text: str) -> float:
 SECRETS = (
     (r"(?s)(://[^:/@]*):.*@", r"\1@"),  # user:password@host
     (r"(?i)([?&])(?!passfile)[^?&=]*(?:pass|pwd|secret|token|odbc_connect)[^?&=]*=[^&]*", r"\1"),
-    (r"[?&]+(?=&|$)|(?<=\?)&+", ""),  # what is left where they were
+    (r"(?<=\?)&+|&+(?=&|$)|\?&*$", ""),  # what is left where they were
 )
 
 

@@ -184,9 +184,7 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing: a line per request would scroll the address away."""
 
 
-def server_of(
-    app: "WSGIApplication", port: int | None, preferred: int, token: str
-) -> WSGIServer:
+def server_of(app: "WSGIApplication", port: int | None, preferred: int, token: str) -> WSGIServer:
     """A server that listens on loopback already; ``serve_forever`` makes it answer.
 
     It refuses what another site's page asks for, and other users of the machine: the app itself
@@ -202,7 +200,6 @@ def server_of(
     Raises:
         InputError: the port cannot be had.
     """
-
     name = f"lrtune-{secrets.token_hex(4)}"  # a browser's cookies are of a host, whatever the port
 
     def guarded(environ: "WSGIEnvironment", begin: "StartResponse") -> Iterable[bytes]:
@@ -215,7 +212,7 @@ def server_of(
             return [b"This server answers pages of its own alone."]
         if _same(_cookie(environ, name), token):
             return app(environ, start)
-        if _same(*parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[:1], token):
+        if _same(parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0], token):
             cookie = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
             start("303 See Other", [("Location", environ["PATH_INFO"]), ("Set-Cookie", cookie)])
             return []

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
@@ -39,9 +39,15 @@ class _Patient:
         began, pause, waiting = time.monotonic(), SHORT, False
         while True:
             try:
-                if waiting and method == "create_new_trial" and (made := self._made(*args, **given)):
+                if (
+                    waiting
+                    and method == "create_new_trial"
+                    and (made := self._made(*args, **given))
+                ):
                     return made
                 found = getattr(self._storage, method)(*args, **given)
+                if waiting and method == "set_trial_state_values":
+                    found = True  # False: it runs already, as it was told before
             except UpdateFinishedTrialError:
                 if waiting and method == "set_trial_state_values":
                     return True  # it had been written before the answer was lost
@@ -136,11 +142,11 @@ def _forwarded(name: str) -> Callable[..., Any]:
     return method
 
 
-if TYPE_CHECKING:
+_METHODS = {name: _forwarded(name) for name in BaseStorage.__abstractmethods__}
+_DATABASE: Any = type("Database", (_Patient, BaseStorage), _METHODS)
 
-    class Database(_Patient, BaseStorage):  # type: ignore[misc]
-        """Every method of a BaseStorage waits."""
 
-else:
-    methods = {name: _forwarded(name) for name in BaseStorage.__abstractmethods__}
-    Database = type("Database", (_Patient, BaseStorage), methods)
+def open_database(url: str) -> BaseStorage:
+    """A database, every method of which waits while it does not answer."""
+    opened: BaseStorage = _DATABASE(url)
+    return opened

@@ -22,7 +22,7 @@ from lrtune.errors import InputError, as_utf8
 from lrtune.files import plain
 from lrtune.format import without_secrets
 from lrtune.schedule import Schedule
-from lrtune.search.database import Database
+from lrtune.search.database import open_database
 from lrtune.search.journal import Journal, whole_lines
 from lrtune.search.space import FAMILY, SCHEDULE
 from lrtune.tasks.metrics import Direction
@@ -244,7 +244,7 @@ def open_storage(storage: str | Path) -> BaseStorage:
         return JournalStorage(Journal(str(storage.resolve())))
     if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
         raise InputError("a database in memory is lost at the end: give a file or a server")
-    return Database(_whole_url(storage))
+    return open_database(_whole_url(storage))
 
 
 def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> None:
@@ -271,9 +271,8 @@ def _of_another(storage: str | Path, name: str) -> InputError:
     way_out = "give that run's --out to go on with it, or another --storage"
     if isinstance(storage, Path):
         way_out = "restore its run.json, or remove the folder"
-    return InputError(
-        f"storage {without_secrets(str(storage))}: its study {name} belongs to another run: {way_out}"
-    )
+    shown = without_secrets(str(storage))
+    return InputError(f"storage {shown}: its study {name} belongs to another run: {way_out}")
 
 
 def unique_trials(study: optuna.Study) -> list[FrozenTrial]:

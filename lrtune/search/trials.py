@@ -104,9 +104,7 @@ class ActiveTrial(Training):
     survived: int  # it went on at reports before this update, when it was trained before a kill
     audit: dict[str, Any] | None = None  # see Record
 
-    def record(
-        self, ending: Ending, objective: str, judged_at: int | None, ended: int
-    ) -> Record:
+    def record(self, ending: Ending, objective: str, judged_at: int | None, ended: int) -> Record:
         """What is stored of a trial that is over, as the one after so many."""
         return Record(
             number=self.index,

@@ -27,7 +27,6 @@ from lrtune.schedule import Schedule
 from lrtune.search import SEARCHABLE, load_study
 from lrtune.tasks import Task
 from lrtune.tasks.models import Normalize
-from tests.documents import changed
 
 THREADS = torch.get_num_threads()
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+from idle import SPACE, SpoiltPool, assert_same, search_in, study_in
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
-from idle import SPACE, SpoiltPool, assert_same, search_in, study_in
 from sqlalchemy import exc
 
 from lrtune import InputError
 from lrtune.engine import Progress
 from lrtune.search import Limits, Loop, Search, SearchState, load_study, open_study, records
-from lrtune.search.database import Database
+from lrtune.search.database import open_database
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 
@@ -60,7 +60,9 @@ def test_it_is_given_up_after_a_while(
     with closing(sqlite3.connect(tmp_path / "study.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
         for _ in range(2):  # the second time nobody waits
-            with pytest.raises(TimeoutError, match=r"no answer for 0\.5\ss .*the same command goes"):
+            with pytest.raises(
+                TimeoutError, match=r"no answer for 0\.5\ss .*the same command goes"
+            ):
                 study.ask()
     monkeypatch.setenv("LRTUNE_STORAGE_WAIT", "soon")
     with pytest.raises(InputError, match="LRTUNE_STORAGE_WAIT='soon': expected seconds"):
@@ -71,7 +73,7 @@ def test_it_is_given_up_after_a_while(
 def test_what_was_written_before_the_answer_was_lost_is_not_written_twice(
     url: str, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    storage = Database(url)
+    storage = open_database(url)
     study = optuna.create_study(storage=storage, study_name="s")
     inner, calls = storage._storage, []
 
@@ -124,7 +126,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     init = [*as_user, str(BIN / "initdb"), "-D", str(folder), "-U", "me", "--auth=trust"]
     subprocess.run(init, check=True, capture_output=True)
     subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL)
-    yield f"postgresql://me:secret@127.0.0.1:{port}/postgres", control
+    yield f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/postgres", control
     subprocess.run([*control, "stop", "-m", "immediate"], check=False, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder)
 
