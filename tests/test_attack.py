@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "attack"))
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / name) for name in ("scripts/attack", "scripts/bench", "tests/search")]
 
-from attacks import ATTACKS, attacked
+from attacks import ATTACKS, attacked  # noqa: E402
 
 CASES = {"killed searches": 2, "full disks": 2, "locked databases": 1, "damaged runs": 25}
 MANY = 40  # of what takes milliseconds

@@ -34,12 +34,12 @@ class Hang(BaseException):
 
 
 @contextlib.contextmanager
-def no_hang() -> Iterator[None]:
+def no_hang(seconds: int = HANG) -> Iterator[None]:
     def late(*_: object) -> None:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(HANG)
+    signal.alarm(seconds)
     try:
         yield
     finally:
@@ -47,7 +47,7 @@ def no_hang() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def command(line: str, *words: object) -> tuple[str, str]:
+def command(line: str, *words: object, seconds: int = HANG) -> tuple[str, str]:
     """How a command ends, and what is wrong with that."""
     argv = ["lrtune", *line.split(), *map(str, words)]
     out = io.StringIO()
@@ -57,7 +57,7 @@ def command(line: str, *words: object) -> tuple[str, str]:
             mock.patch("lrtune.reports.dashboard._Server.serve_forever"),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(out),
-            no_hang(),
+            no_hang(seconds),
         ):
             commands.main()
     except SystemExit as ended:
@@ -76,7 +76,7 @@ def command(line: str, *words: object) -> tuple[str, str]:
 def base() -> Path:
     """A run with a verdict."""
     folder = Path(tempfile.mkdtemp(prefix="lrtune-attack-")) / "run"
-    end, defect = command(SEARCH, "--out", folder)
+    end, defect = command(SEARCH, "--out", folder, seconds=600)
     assert end == "exit code 0" and (folder / "verdict.json").exists(), (end, defect)
     return folder
 

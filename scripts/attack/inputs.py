@@ -16,7 +16,7 @@ import torch
 from damage import NASTY, Hang, changed, mutated, no_hang
 from PIL import Image
 
-from lrtune.doctor import examine
+from lrtune.doctor import examine, findings
 from lrtune.errors import InputError
 from lrtune.run.study_file import StudyFile, check, read_study
 from lrtune.schedule import FAMILIES, Schedule, load, parse
@@ -192,7 +192,7 @@ def log(rng: random.Random) -> tuple[str, str]:
             file = Path(folder, name)
             raw = content.encode()
             file.write_bytes(mutated(raw, rng) if rng.random() < 0.5 else raw)
-        return tried(lambda: [found.findings for found in examine(file)])
+        return tried(lambda: [*map(findings, examine(file))])
 
 
 ATTACKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {

@@ -102,9 +102,9 @@ def locked_now_and_then(database: Path, rng: random.Random) -> Iterator[None]:
 
     def lock() -> None:
         with closing(sqlite3.connect(database, timeout=60)) as other:
-            while not over.wait(rng.random() / 2):
+            while not over.wait(rng.random()):
                 other.execute("BEGIN EXCLUSIVE")
-                over.wait(rng.random() / 2)
+                over.wait(rng.random() / 4)
                 other.rollback()
 
     thread = threading.Thread(target=lock)
