@@ -7,7 +7,7 @@ import io
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -333,17 +333,20 @@ def range_test(
     """Find the rates that train at all: a sweep from low to high."""
     from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
+    from lrtune.engine.features import with_features
     from lrtune.run.run_json import range_test_facts
     from lrtune.run.study_file import engine_of, load
 
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
+    device = engine_of(study).devices[0]
+    trained, _ = with_features(load(study), device, partial(say, console_of()))
     test = sweep(
-        load(study),
+        trained,
         low=low,
         high=high,
         updates=updates,
         seeds=range(seeds),
-        device=engine_of(study).devices[0],
+        device=device,
         slots=1,  # on one device one after the other is as quick
     )
     print_range_test(test, console_of())

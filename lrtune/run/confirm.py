@@ -10,6 +10,7 @@ from typing import Any
 
 from lrtune.engine import Pool
 from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
+from lrtune.engine.features import with_features
 from lrtune.engine.optimizers import check_momentum
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
@@ -144,6 +145,7 @@ def confirm(
         if wanted := rounds.wanted():
             engine = Engine(run.choice.name, device=device, deterministic=deterministic)
             updates = len(wanted) * task.horizon
+            task, _ = with_features(task, engine.devices[0], listener.tell)
             with ExitStack() as processes:
                 # The pool of the search, or what trains fastest on other devices in its way.
                 pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)

@@ -17,6 +17,7 @@ from optuna.samplers import BaseSampler
 from lrtune.engine import Pool, range_test
 from lrtune.engine.choose import Choice
 from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
+from lrtune.engine.features import with_features
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import command_without_secrets, duration, plural
@@ -216,6 +217,7 @@ class Tuning:
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
+        self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
@@ -230,8 +232,9 @@ class Tuning:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
+            self._trained, self._features = with_features(self.task, self._device, self._tell)
             pool, choice = choose_pool(
-                self.task,
+                self._trained,
                 self.engine,
                 before,
                 self._tell,
@@ -280,7 +283,7 @@ class Tuning:
         if self._limits.seconds is not None:
             total = min(total, self._limits.seconds / choice.seconds)
         peak_lr, test = peak_settings(
-            self.task,
+            self._trained,
             self.study.peak_lr,
             self._tell,
             total,
@@ -300,6 +303,7 @@ class Tuning:
             asked=self.asked and {**self.asked, **_kept(self.asked)},
             dummy_scores=dummy_scores(self.task),
             placement=pool.placement,
+            features=self._features,
             engine=EngineFacts(**asdict(choice)),
             baselines=list(self.baselines),
         ).write(self._folder / "run.json")
