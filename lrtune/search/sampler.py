@@ -408,14 +408,14 @@ class Tuner:
         """
         if schedule.closed_loop:  # the model knows nothing of its settings
             return schedule
-        row = FAMILIES[schedule.family]
-        odd: list[Knob | str] = [k for k in row.knobs if schedule.knobs[k.name] != k.default]
+        values, row = schedule.knobs, FAMILIES[schedule.family].knobs
+        odd: list[Knob | str] = [k for k in row if values.get(k.name, k.default) != k.default]
         odd += schedule.settings
         forms = [schedule]
         for reset in chain(*(combinations(odd, count + 1) for count in range(len(odd)))):
             knobs = {k.name: k.default for k in reset if isinstance(k, Knob)}
             settings = {n: v for n, v in schedule.settings.items() if n not in reset}
-            form: Any = {"knobs": {**schedule.knobs, **knobs}, "settings": settings}
+            form: Any = {"knobs": {**values, **knobs}, "settings": settings}
             for factor in SHIFTS:
                 peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
                 with suppress(InputError):  # the check of some families is of settings together
