@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrtune.engine.optimizers import check_momentum, settings_of
+from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.engine.pool import (
     DRAWN_AT_ONCE,
     INITIAL_WEIGHTS,
@@ -309,7 +309,7 @@ class DeviceTask:
     """
 
     def __init__(self, task: Task, slots: int, device: str) -> None:
-        settings_of(task.optimizer, task.settings)
+        self._settings = optimizer_settings(task)
         if slots < 1:
             raise InputError(f"slots={slots}: at least 1")
         self.task = task
@@ -424,6 +424,7 @@ class DeviceTask:
             return self.loss(outputs, targets)
         function: Any = self.loss
         # Its loss is on a line between that without smoothing and that of all classes alike.
+        none: Tensor
         none, all_alike = (function(outputs, targets, label_smoothing=s) for s in (0.0, 1.0))
         return none + smoothing.to(none.dtype) * (all_alike - none)
 
@@ -459,7 +460,7 @@ class DeviceTask:
         if rates.shape != expected:
             raise ValueError(f"rates has shape {rates.shape}, expected {expected}")
         if momenta is not None:
-            check_momentum(self.task.optimizer)
+            check_momentum(self.task.optimizer_name, self._settings)
             if momenta.shape != expected:
                 raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
 

@@ -22,7 +22,6 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
-from lrtune.engine.optimizers import Columns, StackedOptimizer, Tensors
 from lrtune.engine.pool import (
     NO_SETTINGS,
     SMOOTHING,
@@ -35,6 +34,7 @@ from lrtune.engine.pool import (
 )
 from lrtune.engine.serial import SerialPool
 from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
+from lrtune.engine.stacked_optimizers import Columns, StackedOptimizer, Tensors
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import smoothing_of
@@ -230,7 +230,7 @@ class StackedPool:
         row = self._row(slot)
         trial = self._trials[row]
         tables = trial.rates.copy(), self._state.save(row), trial.momenta
-        return Snapshot(trial.seed, trial.update, *tables, trial.settings)
+        return Snapshot(trial.seed, trial.update, *tables, settings=trial.settings)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""

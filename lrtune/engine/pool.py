@@ -86,6 +86,7 @@ class Snapshot:
         tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
             ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
         momenta: float64 (horizon,), or None: see ``Pool.start``.
+        optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
         settings: in place of the task's own: see there.
     """
 
@@ -94,6 +95,7 @@ class Snapshot:
     rates: Array
     tensors: dict[str, Tensor]
     momenta: Array | None = None
+    optimizer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from lrtune.engine import RangeTest
-from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
+from lrtune.engine.optimizers import (
+    check_momentum,
+    make_optimizer,
+    named_settings,
+    optimizer_settings,
+    settings_of,
+)
 from lrtune.errors import InputError, nearest
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile, ranges_of
@@ -35,7 +41,8 @@ from lrtune.verdict.settings import (
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 # What a task and its facts call alike.
 SAME_NAME = ("name", "data", "fingerprint", "classes", "batch_size", "clip_norm", "ema", "average")
-FIRST_UPDATE = ("dampening", "initial_accumulator_value")  # which is of another rule by these
+# Numbers that rows of one program cannot differ in.
+FIXED = ("dampening", "initial_accumulator_value", "ns_steps")
 NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
@@ -45,11 +52,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Raises:
         InputError: what cannot be searched or trained.
     """
+    settings = optimizer_settings(task)
     families = SEARCHABLE if study.families is None else tuple(study.families)
     warmup = study.warmup
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
-        check_momentum(task.optimizer)
+        check_momentum(task.optimizer_name, settings)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -80,7 +88,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         validations=len(task.checkpoints),
         objective=metrics[task.objective.name],
         metrics=metrics,
-        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        optimizer=OptimizerFacts(name=task.optimizer_name, **settings),
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
@@ -99,8 +107,8 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
     Raises:
         InputError: what the task does not have, or what cannot be tuned so.
     """
-    settings, tuned = settings_of(task.optimizer, task.settings), []
-    known = {n: v for n, v in numbers_of(settings).items() if n not in FIRST_UPDATE}
+    settings, tuned = named_settings(task), []
+    known = {n: v for n, v in numbers_of(settings).items() if n not in FIXED}
     if (smoothing := smoothing_of(task.loss)) is not None:
         known["label_smoothing"] = smoothing
     for name, (low, high) in ranges_of(study).items():
@@ -113,14 +121,14 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
             why = f"unknown{nearest(name, known)}"
             if name in settings:
                 why = f"{settings[name]!r} is no number that a search can move"
-            raise InputError(
-                f"tune {name}: {why}: {task.optimizer} on this task has {', '.join(known)}"
-            )
+            has = ", ".join(known) or "nothing to tune"
+            raise InputError(f"tune {name}: {why}: {task.optimizer_name} on this task has {has}")
         if study.cycle_momentum and name in ("momentum", "beta1"):
             raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
         tuned.append(Setting(name, low, high, known[name]))
         for end in (low, high):  # torch itself knows what its optimizers take
-            settings_of(task.optimizer, {**task.settings, **changed(settings, {name: end})})
+            if own := changed(settings, {name: end}):
+                settings_of(str(task.optimizer), {**task.settings, **own})
         if name == "label_smoothing" and not 0 <= low <= high < 1:
             raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")
     return tuned
@@ -131,7 +139,7 @@ def _study(task: Task, families: tuple[str, ...], tune: list[str]) -> str:
 
     What is asked for beside the data comes last, so that two questions have two folders.
     """
-    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    parts = [task.name, task.model_name, task.optimizer_name, str(task.horizon)]
     if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
         parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
     if families != SEARCHABLE:

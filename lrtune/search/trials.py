@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
-from lrtune.engine.optimizers import settings_of
+from lrtune.engine.optimizers import named_settings
 from lrtune.engine.pool import SMOOTHING, Snapshot
 from lrtune.schedule import Controller, Schedule
 from lrtune.schedule.family import unknown
@@ -110,11 +110,11 @@ def tuned_on(task: Task, schedule: Schedule) -> dict[str, Any]:
     """
     if not schedule.settings:
         return {}
-    own = settings_of(task.optimizer, task.settings)
+    own = named_settings(task)
     known = [*numbers_of(own), *([SMOOTHING] if smoothing_of(task.loss) is not None else [])]
     for name in schedule.settings:
         if name not in known:
-            raise unknown(f"{schedule.family}: setting of {task.optimizer}", name, known)
+            raise unknown(f"{schedule.family}: setting of {task.optimizer_name}", name, known)
     smoothing = {name: v for name, v in schedule.settings.items() if name == SMOOTHING}
     return changed(own, schedule.settings) | smoothing
 

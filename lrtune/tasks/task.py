@@ -64,7 +64,8 @@ class Task:
         loss: ``loss(outputs, targets)`` -> mean over the batch, a scalar tensor.
         metrics: computed on ``val`` at each validation; the first one is the objective. Where none
             are given the objective is the loss, with accuracy beside it where there are classes.
-        optimizer: a name of ``lrtune.engine.OPTIMIZERS``.
+        optimizer: a name of ``lrtune.engine.OPTIMIZERS``; or ``optimizer(model)`` -> a
+            torch.optim.Optimizer, whose rates are taken as ratios of its default lr.
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
             own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
@@ -94,7 +95,7 @@ class Task:
     model: Callable[[], nn.Module]
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     metrics: tuple[Metric, ...] = OfLoss()
-    optimizer: str = "sgd"
+    optimizer: str | Callable[[nn.Module], torch.optim.Optimizer] = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
     groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None
     batch_size: int = 64
@@ -121,6 +122,11 @@ class Task:
                 raise InputError(
                     f"task: {name}={one_line(getattr(self, name))}: expected {expected}"
                 )
+        if callable(self.optimizer) and (self.settings or self.groups is not None):
+            raise InputError(
+                f"{self.name}: settings and groups belong to an optimizer that is named: "
+                f"{self.optimizer_name} makes its own"
+            )
         if isinstance(self.metrics, OfLoss):
             object.__setattr__(self, "metrics", metrics_of(self.loss, self.classes))
         self._hold()
@@ -170,6 +176,14 @@ class Task:
         """Of one stored input; empty where an input is several tensors."""
         inputs = self.train.first.inputs
         return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+
+    @property
+    def optimizer_name(self) -> str:
+        """Of a user's own, that of the function, where it has one."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer
+        name = str(getattr(self.optimizer, "__name__", ""))
+        return name if name.isidentifier() else "optimizer"
 
     @property
     def objective(self) -> Metric:
@@ -233,7 +247,11 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model", lambda v: callable(v) and not isinstance(v, nn.Module), "a function that makes one"),
     ("loss", callable, "a function of (outputs, targets)"),
     ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
-    ("optimizer", lambda v: isinstance(v, str), "a name"),
+    (
+        "optimizer",
+        lambda v: isinstance(v, str) or callable(v),
+        "a name, or a function of the model",
+    ),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
     (
         "prepare",
