@@ -36,8 +36,7 @@ from lrtune.tasks.tables import sklearn_table, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
 
-TABLES = (".csv", ".csv.gz", ".parquet")
-TABBED = (".tsv", ".tsv.gz")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed")
 OURS = ("model", "metric", *OPTIMIZER)
 CLASSES = (*OURS, "label_smoothing", "class_weights")
@@ -45,7 +44,7 @@ FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory")
 # The options that mean something, by what is asked for.
 OPTIONS = {
     "a function of yours": (*OPTIMIZER, "memory"),
-    "a table": (*CLASSES, "target", "kind"),
+    "a table": (*CLASSES, "target", "kind", "text", "tokens", "context"),
     "scikit-learn's digits": (*CLASSES, "augment"),
     "a folder of images": FOLDER,
     "a data set of torchvision": (*FOLDER, "data_root", "download"),
@@ -57,8 +56,8 @@ def load_task(what: str, **options: Any) -> Task:
     """Make a task from a data set's name, a file, a folder or a user's function.
 
     Args:
-        what: a name of DATASETS; a folder of images; a table (.csv, .csv.gz, .parquet); any other
-            file as a text; ``module:function`` or ``path.py:function`` whose function takes
+        what: a name of DATASETS; a folder of images; a table (.csv, .tsv, .parquet; .csv.gz); any
+            other file as a text; ``module:function`` or ``path.py:function`` whose function takes
             nothing and returns a Task.
         **options: see TaskOptions.
 
@@ -89,8 +88,6 @@ def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
         return "a table", partial(table_file, path)
     if what and path.is_dir():  # the path of nothing is here
         return "a folder of images", partial(image_folder, path)
-    if what.lower().endswith(TABBED):
-        raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.suffix == ".py" and path.is_file():
         raise InputError(
             f"{what}: did you mean {what}:{_likely_maker(path)}? Of a Python file, name the "
@@ -134,7 +131,8 @@ def _task(data: Data, given: TaskOptions) -> Task:
     name = defaults.pop("model")
     name = name if given.model is None else given.model
     inputs = data.train.first.inputs
-    model = model_maker(name, tuple(inputs.shape[1:]), data.outputs, kind=data.kind)
+    shape = tuple(inputs.shape[1:])
+    model = model_maker(name, shape, data.outputs, kind=data.kind, tokenizer=data.tokenizer)
     return Task(
         name=data.name,
         data=data.source,
