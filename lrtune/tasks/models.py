@@ -349,7 +349,7 @@ def model_maker(
         InputError: for an unknown name, or a model that does not take such samples.
     """
     if name in MODELS:
-        make = partial(MODELS[name], shape, outputs)
+        make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)
     else:
         from torchvision import models
 

@@ -65,7 +65,8 @@ def read_csv(path: Path) -> tuple["pd.DataFrame", list[str]]:
 
         def read(**options: Any) -> "pd.DataFrame":
             file.seek(0)
-            return pd.read_csv(file, sep=separator, **options)
+            frame: pd.DataFrame = pd.read_csv(file, sep=separator, **options)
+            return frame
 
         encoding = {"encoding": "utf-8"}
         try:

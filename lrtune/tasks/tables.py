@@ -42,6 +42,11 @@ MEND = "mend it, or empty it for missing"
 NESTED = (list, tuple, set, dict, bytes, np.ndarray)
 IDS = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[Dd]$")  # order_id, orderId
 DAYS = 19_000_101, 21_001_231  # whole numbers that are dates: 20260131
+# As they are written; of two that fit, the first is taken: with points, days mostly come first.
+DATES = ["%d.%m.%Y", "%m.%d.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y"]
+DATES += ["%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"]
+TIMES = ["", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p"]
+FORMATS = ["ISO8601", *(date + time for time in TIMES for date in DATES)]
 FORMATS_OF = 20  # dates that the format is told from
 MLP: dict[str, Any] = {"model": "mlp", "optimizer": "adamw", "batch_size": 32, "epochs": 30.0}
 
@@ -128,7 +133,7 @@ def _imbalance(targets: NDArray[Any], classes: Sequence[str]) -> list[str]:
     counts = np.bincount(targets)
     if counts.max() < UNBALANCED * counts.min():
         return []
-    rare, share = classes[counts.argmin()], counts.min() / counts.sum()
+    rare, share = classes[int(counts.argmin())], counts.min() / counts.sum()
     return [
         f"unbalanced classes: {rare} has {share:.2g} of the rows: --class-weights balanced gives "
         "rare classes more weight in the loss"
@@ -315,7 +320,6 @@ def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None
     """
     import pandas as pd
     from pandas.api.types import infer_dtype
-    from pandas.tseries.api import guess_datetime_format
 
     held = infer_dtype(column)
     if column.dtype.kind == "M" or held in ("date", "datetime"):
@@ -325,26 +329,20 @@ def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None
     texts = column.dropna().astype(str).str.strip()
     if not texts.str.contains(r"\d.*[-/.: ].*\d|^\d{8}", regex=True).mean() >= NUMBERS_SHARE:
         return None
+
+    def parsed(texts: "Column", name: str) -> "Column":
+        return pd.to_datetime(texts, format=name, errors="coerce", utc=True)
+
     first = texts.drop_duplicates()[:FORMATS_OF]
-    day_first = (
-        "." in first.iloc[0]
-    )  # which is how German, say, writes a date; with / it is a guess
-    formats = [
-        guess_datetime_format(text, dayfirst=order)
-        for order in (day_first, not day_first)
-        for text in first
-    ]
-    read = {
-        name: pd.to_datetime(texts, format=name, errors="coerce", utc=True)
-        for name in dict.fromkeys(["ISO8601", *filter(None, formats)])
-    }
+    likely = [name for name in FORMATS if parsed(first, name).notna().mean() > 0.5]
+    read = {name: parsed(texts, name) for name in likely}
     share = {name: float(times.notna().mean()) for name, times in read.items()}
-    best = max(share, key=share.__getitem__)
-    if share[best] < NUMBERS_SHARE:
+    best = max(share, key=share.__getitem__, default="")
+    if not best or share[best] < NUMBERS_SHARE:
         return None
     times = read[best]
     if share[best] < 1:
-        row = times.index[times.isna().argmax()]
+        row = times.index[int(times.isna().argmax())]
         where = f"{source}: column {column.name}: {column[row]!r} in row {row + 1}"
         raise InputError(f"{where}, among dates: {MEND}")
     others = [name for name in read if share[name] == 1 and not read[name].equals(times)]
@@ -357,8 +355,11 @@ def _date_parts(times: "Column", train: Rows) -> "dict[str, Column]":
 
     The days alone are missing where the time is: the other parts are imputed here.
     """
-    parts = {"year": times.dt.year, "month": times.dt.month, "weekday": times.dt.weekday}
-    parts["hour"] = times.dt.hour + times.dt.minute / 60
+    clock = times.dt
+    parts: dict[str, Column] = {
+        **{"year": clock.year, "month": clock.month, "weekday": clock.day_of_week},
+        "hour": clock.hour + clock.minute / 60,
+    }
     known = {name: part.astype("float64") for name, part in parts.items() if part.nunique() > 1}
     filled = {name: part.fillna(_centre(part.iloc[train])) for name, part in known.items()}
     return filled | {"days": (times - times.iloc[train].min()).dt.total_seconds() / 86_400}
@@ -370,8 +371,6 @@ def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
     from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
     held = infer_dtype(column) if column.dtype == object else ""
-    if held == "date":
-        column = pd.to_datetime(column)
     if column.dtype.kind in "mM":
         return column.astype("int64").astype("float64").where(column.notna())
     where = f"{source}: column {column.name}"
