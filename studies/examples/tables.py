@@ -19,7 +19,7 @@ def sales(rows: int = 600) -> pd.DataFrame:
     """Units per shop and day: more on Saturdays, in December and at low prices."""
     day = pd.Timestamp("2024-01-01") + pd.to_timedelta(DRAW.integers(0, 730, rows), "D")
     price = DRAW.uniform(2, 5, rows).round(2)
-    units = 40 + 25 * (day.weekday == 5) + 30 * (day.month == 12) - 6 * price
+    units = 40 + 25 * (day.day_of_week == 5) + 30 * (day.month == 12) - 6 * price
     frame = pd.DataFrame({"order_id": DRAW.permutation(rows) + 70_000, "day": day})
     frame["shop"] = DRAW.choice(["Lyon", "Köln", "Gent"], rows)
     frame["price"] = price
