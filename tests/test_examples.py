@@ -77,7 +77,7 @@ def test_tables_by_a_study_file(
     run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
     said = "\n".join(run.settings.task.notes)
     assert all(note in said for note in notes), said
-    assert run.trials()["value"].min() < 0.5 * constant
+    assert run.trials()["value"].min() < 0.7 * constant
 
 
 @pytest.fixture

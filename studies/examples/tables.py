@@ -29,14 +29,12 @@ def sales(rows: int = 600) -> pd.DataFrame:
 
 
 def reviews(rows: int = 600) -> pd.DataFrame:
-    """A sentence or two on a thing that was bought, and whether the buyer was happy."""
+    """A few words on a thing that was bought, and whether the buyer was happy."""
     happy = DRAW.random(rows) < 0.6
     texts = []
     for words in np.where(happy, "good", "bad"):
         first, second = DRAW.choice(GOOD if words == "good" else BAD, 2)
-        texts.append(
-            f"The {DRAW.choice(THINGS)} is {first}. It came on day {DRAW.integers(9)}; {second}!"
-        )
+        texts.append(f"a {first} {DRAW.choice(THINGS)}, {second}")
     return pd.DataFrame({"review": texts, "happy": np.where(happy, "yes", "no")})
 
 
