@@ -364,6 +364,9 @@ def confirm(
         float | None, typer.Option(help="whole trainings, more than there are [20]")
     ] = None,
     total: AnotherHorizon = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run code that run.json names outside of this folder")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
     **given: Any,
@@ -373,7 +376,9 @@ def confirm(
     from lrtune.run.confirm import confirm_study
 
     with listening(quiet, json) as listener:
-        confirm_study(run, given, listener, total=total, trainings=budget, command=_command())
+        confirm_study(
+            run, given, listener, total=total, trainings=budget, command=_command(), trust=trust
+        )
 
 
 @app.command(epilog=examples("lrtune show runs/digits-mlp-sgd-862 --total 5000"))
@@ -431,7 +436,7 @@ def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
+    with locked_if_free(opened.folder):
         events = opened.write_tensorboard() if tensorboard else None
         opened.write()
     print(harmless(f"wrote {opened.folder / 'report.html'}"))
@@ -453,7 +458,7 @@ def dashboard(
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
+    with locked_if_free(opened.folder):
         pass  # a search may go on beside it
     serve(opened.storage, opened.settings.study, opened.settings.objective, port)
 
