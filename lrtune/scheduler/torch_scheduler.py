@@ -64,10 +64,10 @@ def scheduler(
 ) -> LRScheduler:
     """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
 
-    Call `step()` after every update. One that a GradScaler skips does not move the schedule, and
-    with gradient accumulation `step()` may be called after every batch: what counts are updates. A
-    closed loop also takes `step(metric)` after every validation. The peak replaces the optimizer's
-    own lr; a parameter group with another lr than the optimizer's default keeps its ratio to it, as
+    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`. An
+    update that a GradScaler skips does not move the schedule. A closed loop also takes
+    `step(metric)` after every validation. The peak replaces the optimizer's own lr; a parameter
+    group with another lr than the optimizer's default keeps its ratio to it, as
     `group["lr_ratio"]`.
 
     A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
@@ -177,7 +177,7 @@ class _Watch:
                 self.ahead = 0
 
         def after(optimizer: Optimizer, *_: object) -> None:
-            if torch.cuda.is_current_stream_capturing():
+            if _capturing():
                 self.captured = True
             elif _updates(optimizer):
                 self.updates += 1
@@ -385,7 +385,11 @@ def _set_lr(group: dict[str, Any], rate: float) -> None:
 def _updates(optimizer: Optimizer) -> bool:
     """Whether its step changes the weights: a fused one is stepped, and skips by itself."""
     # The scaler's tensor, on the device: to look at it waits for the step, and cannot be captured.
-    return not (torch.cuda.is_current_stream_capturing() or getattr(optimizer, "found_inf", False))
+    return not (_capturing() or getattr(optimizer, "found_inf", False))
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 @contextmanager

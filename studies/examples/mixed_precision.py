@@ -3,9 +3,9 @@
     python studies/examples/mixed_precision.py [best.json]
 
 The scaler skips an update whose gradients are not finite, and float16 begins with some. So
-``scheduler.step()`` moves the schedule only if the optimizer has made an update since the last call:
-it may be called after every batch, and ``total`` counts updates. Code from ``lrtune export`` does the
-same. ``best.json`` is the answer of a search.
+``scheduler.step()`` moves the schedule only if the optimizer has made an update since the last
+call, and ``total`` counts updates. Code from ``lrtune export`` does the same. ``best.json`` is the
+answer of a search.
 """
 
 import sys
@@ -40,8 +40,8 @@ def train(schedule: lrtune.Schedule) -> tuple[float, int]:
             scaler.step(optimizer)
             scaler.update()
             skipped += scaler.get_scale() < scale
+            scheduler.step()
             optimizer.zero_grad()
-        scheduler.step()
     assert scheduler.last_epoch == UPDATES - skipped
     return judge(model, *held_out), skipped
 

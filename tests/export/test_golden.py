@@ -141,10 +141,10 @@ def test_nor_does_one_that_keras_or_optax_skips():
     finite = optax.apply_if_finite(optax.sgd(run(schedule, "optax").schedule), 5)
     state, update = finite.init(0.0), jax.jit(finite.update)
     for gradient in (np.inf, -1.0, np.inf, np.nan, -1.0):
-        before = float(weight[0])
-        scaling.apply([[gradient * float(scaling.dynamic_scale)]], [weight])
+        before = weight.numpy()[0]
+        scaling.apply([[float(scaling.scale_loss(gradient))]], [weight])
         step, state = update(gradient, state)
-        used.append((float(weight[0]) - before, float(step)))
+        used.append((weight.numpy()[0] - before, float(step)))
     expected = [0, schedule.rates(TOTAL)[0], 0, 0, schedule.rates(TOTAL)[1]]
     np.testing.assert_allclose(used, np.stack([expected] * 2, 1), rtol=1e-6)
 
