@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
+from lrtune.files import to_disk
 
 FORMAT = 1
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
@@ -48,9 +49,9 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
     part = path.with_name(f"{path.name}.part")
     try:
         save_file(tensors, part, metadata)
-        _to_disk(part)
+        to_disk(part)
         os.replace(part, path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
     except SafetensorError as error:  # its way to say that the system said no
         raise OSError(f"{path}: {error}") from error
     finally:
@@ -109,12 +110,3 @@ def _checksum(content: str, tensors: Mapping[str, Tensor]) -> str:
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return str(total)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

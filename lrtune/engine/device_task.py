@@ -71,9 +71,7 @@ class Loader(ABC):
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
         self.samples = self._stop = split.samples
         self._device = device
-        targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
-        logits = 4 * targets * (task.classes or 1)  # bytes, float32
-        fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
+        fitting = EVALUATION_BYTES // max(1, split.sample_bytes, task.output_bytes)
         self.part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
 
     @abstractmethod

@@ -414,7 +414,7 @@ class SerialPool(Pool):
 def _forward(task: DeviceTask, model: nn.Module) -> Forward:
     def forward(inputs: Tree, _: int) -> Tree:
         with task.autocast():
-            outputs = model(laid_out(inputs, task.task.layout))
+            outputs = task.task.outputs(model, laid_out(inputs, task.task.layout))
         return tree_map(lambda tensor: tensor[None], outputs)
 
     return forward
@@ -438,7 +438,7 @@ def _update(
 
 
 def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:
-    return task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
+    return task.loss_of(task.task.outputs(model, laid_out(inputs, task.task.layout)), parts)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from lrtune.export.source import ExportContext, FoundOptimizer, call, cannot_hold, ratio, render
+from lrtune.export.source import (
+    ExportContext,
+    FoundOptimizer,
+    call,
+    cannot_hold,
+    cooldown,
+    ratio,
+    render,
+)
 
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]
@@ -91,7 +99,7 @@ def _wsd(ctx: ExportContext) -> Pieces | None:
         "linear": _line(ctx.peak, ctx.floor, updates),
         "cosine": _half_wave(ctx, updates, low),
     }
-    decay = decays.get(ctx.params["decay_shape"])
+    decay = decays.get(cooldown(ctx))
     return None if decay is None else ([_flat(ctx), decay], [ctx.n - updates])
 
 

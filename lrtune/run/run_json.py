@@ -14,9 +14,10 @@ from torch import nn
 from lrtune.engine import RangeTest
 from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
 from lrtune.errors import InputError
-from lrtune.format import hidden, hidden_in
+from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile
 from lrtune.search import SEARCHABLE, Space
+from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
 from lrtune.verdict.settings import (
     Objective,
@@ -79,7 +80,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         cycle_momentum=study.cycle_momentum,
         seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
-        storage=study.storage,
+        storage=None if study.storage is None else kept_url(study.storage),
         judge=study.judge,
         versions={name: version(name) for name in PACKAGES},
     )
@@ -160,7 +161,7 @@ def check_same(
 
 
 def _shown(value: object) -> str:
-    return repr(hidden(value) if isinstance(value, str) else value)
+    return repr(without_secrets(value) if isinstance(value, str) else value)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -189,13 +190,3 @@ def read_settings(path: Path) -> RunSettings:
     if not path.is_file():
         raise InputError(f"{path.parent}: not a run: it has no run.json")
     return RunSettings.read(path)
-
-
-def without_password(settings: RunSettings) -> RunSettings:
-    """Settings to be shown and passed on: a storage's URL may hold a password."""
-    asked = settings.asked
-    if asked is not None and asked.get("storage") is not None:
-        asked = asked | {"storage": hidden(asked["storage"])}
-    storage = None if settings.storage is None else hidden(settings.storage)
-    shown = {"command": hidden_in(settings.command), "storage": storage, "asked": asked}
-    return settings.model_copy(update=shown)

@@ -76,7 +76,9 @@ class StudyFile(TaskOptions):
     )
     slots: int | None = Field(None, gt=0, description="trials side by side [the fastest number]")
     deterministic: bool = Field(False, description="the same bits each time on CUDA too, slower")
-    storage: str | None = Field(None, description="an Optuna storage URL")
+    storage: str | None = Field(
+        None, description="a database's URL, or journal://FILE [a file in the run's folder]"
+    )
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
     tensorboard: bool = Field(False, description="also write the finalists for TensorBoard")
     device: str | None = Field(

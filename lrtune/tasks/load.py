@@ -35,13 +35,14 @@ from lrtune.tasks.stream import LIMIT, parse_size
 from lrtune.tasks.tables import sklearn_table, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
+from lrtune.tasks.weights import Published, pretrained, published
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 TABBED = (".tsv", ".tsv.gz")
 OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed")
 OURS = ("model", "metric", *OPTIMIZER)
 CLASSES = (*OURS, "label_smoothing", "class_weights")
-FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory")
+FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory", "weights")
 # The options that mean something, by what is asked for.
 OPTIONS = {
     "a function of yours": (*OPTIMIZER, "memory"),
@@ -77,7 +78,12 @@ def load_task(what: str, **options: Any) -> Task:
         return replace(task, **changed) if changed else task
     kind, read = _reader(what)
     _check_given(given, what, kind)
-    return _task(read(given), given)
+    takes = None
+    if given.model is not None and given.weights is not None:
+        takes = published(given.model, given.weights)
+    if takes is not None and given.image_size is None:
+        given = given.model_copy(update={"image_size": takes.size})
+    return _task(read(given), given, takes)
 
 
 def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
@@ -105,8 +111,9 @@ def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
 
 
 def _check_given(given: TaskOptions, what: str, kind: str) -> None:
+    fits = {*OPTIONS[kind], *(("download",) if given.weights is not None else ())}
     for name in TaskOptions.model_fields:
-        if name in given.model_fields_set and name not in OPTIONS[kind]:
+        if name in given.model_fields_set and name not in fits:
             kinds = " or ".join(k for k, names in OPTIONS.items() if name in names)
             raise InputError(
                 f"{name}={getattr(given, name)!r}: {what} is {kind}: this is for {kinds}"
@@ -128,23 +135,29 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
     return changed
 
 
-def _task(data: Data, given: TaskOptions) -> Task:
+def _task(data: Data, given: TaskOptions, takes: Published | None) -> Task:
     defaults = dict(data.defaults)
     defaults["batch_size"] = min(defaults["batch_size"], data.train.samples)
     name = defaults.pop("model")
     name = name if given.model is None else given.model
-    inputs = data.train.first.inputs
-    model = model_maker(name, tuple(inputs.shape[1:]), data.outputs, kind=data.kind)
+    shape, label, notes = tuple(data.train.first.inputs.shape[1:]), name, data.notes
+    if takes is not None:  # grey images as well: what normalises them makes three channels of one
+        shape = (3, *shape[1:])
+    pretrains = given.weights is not None
+    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=pretrains)
+    if given.weights is not None:
+        model, note = pretrained(model, name, given.weights, download=given.download)
+        label, notes = f"{name}-pretrained", (*notes, note)
     return Task(
         name=data.name,
         data=data.source,
-        notes=data.notes,
+        notes=notes,
         train=data.train,
         val=data.val,
         test=data.test,
-        prepare=data.prepare,
+        prepare=data.prepare if takes is None else takes.prepare,
         model=partial(Scalar, model) if data.kind == "regression" else model,
-        model_name=name,
+        model_name=label.replace(":", "-"),
         # Convolutions are faster in it, on a CPU as on a GPU.
         layout=torch.contiguous_format if name in ("mlp", "transformer") else torch.channels_last,
         groups=decay_matrices,

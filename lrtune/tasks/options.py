@@ -16,7 +16,11 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str | None = Field(
-        None, description="mlp, cnn, resnet9, ..., or one of torchvision [suits the data]"
+        None,
+        description="mlp, cnn, resnet9, ..., one of torchvision, or timm:NAME [suits the data]",
+    )
+    weights: str | None = Field(
+        None, description="of images: fine-tune from default (torchvision's) or from a file"
     )
     metric: str | None = Field(
         None, description="what to improve: accuracy, macro_f1, ... [the loss]"
@@ -33,7 +37,9 @@ class TaskOptions(BaseModel):
         None, description="of a table: classification or regression"
     )
     data_root: str = Field("data", description="where torchvision's data sets lie")
-    download: bool = Field(False, description="fetch a torchvision data set that is not there")
+    download: bool = Field(
+        False, description="fetch what torchvision has and is not there: data, weights"
+    )
     image_size: int | None = Field(
         None, ge=1, le=4096, description="bring images to this many pixels per side"
     )
