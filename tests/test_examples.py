@@ -1,5 +1,6 @@
 """The examples that the README sends people to: each is searched, end to end."""
 
+import math
 import os
 import re
 import runpy
@@ -41,6 +42,14 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     trials = run.trials()
     assert trials["value"].min() < 55  # the mean alone is 66 points off
     assert run.settings.objective.unit == "points"
+
+
+def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
+    options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
+    run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
+    assert run.settings.optimizer.name == "lion"
+    assert run.settings.optimizer.settings["class"] == "Lion"
+    assert run.trials()["value"].min() < 1 < math.log(10)
 
 
 def test_fine_tuning_a_frozen_backbone(

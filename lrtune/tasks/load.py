@@ -29,7 +29,7 @@ from lrtune.errors import InputError, described, nearest
 from lrtune.tasks.images import Images, check_classes, image_data, image_folder, normalize
 from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
-from lrtune.tasks.options import TaskOptions, parse_optimizer, validate
+from lrtune.tasks.options import TaskOptions, names_function, parse_optimizer, validate
 from lrtune.tasks.splits import Data, Split, three_splits
 from lrtune.tasks.stream import LIMIT, parse_size
 from lrtune.tasks.tables import sklearn_table, table_file
@@ -131,7 +131,11 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
     changed = {name: value for name, value in changed.items() if value is not None}
     if given.optimizer is not None:
         # The task's own settings belong to its own optimizer.
-        changed["optimizer"], changed["settings"] = parse_optimizer(given.optimizer)
+        if names_function(given.optimizer):
+            with _users_function(given.optimizer) as optimizer:
+                changed |= {"optimizer": optimizer, "settings": {}, "groups": None}
+        else:
+            changed["optimizer"], changed["settings"] = parse_optimizer(given.optimizer)
     return changed
 
 
@@ -160,11 +164,10 @@ def _task(data: Data, given: TaskOptions, takes: Published | None) -> Task:
         model_name=label.replace(":", "-"),
         # Convolutions are faster in it, on a CPU as on a GPU.
         layout=torch.contiguous_format if name in ("mlp", "transformer") else torch.channels_last,
-        groups=decay_matrices,
         loss=_loss(data, given),
         metrics=_metrics(data, given.metric),
         classes=None if data.kind == "regression" else data.outputs,
-        **(defaults | _changed(given)),
+        **({"groups": decay_matrices} | defaults | _changed(given)),
     )
 
 
@@ -205,7 +208,17 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
 
 
 def _users_task(what: str) -> Task:
-    """The Task that ``module:function`` or ``path.py:function`` returns."""
+    """The Task that a function returns."""
+    with _users_function(what) as make:
+        task = make()
+    if not isinstance(task, Task):
+        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
+    return task
+
+
+@contextmanager
+def _users_function(what: str) -> Iterator[Callable[..., Any]]:
+    """The function that ``module:function`` or ``path.py:function`` names, to be called here."""
     where, _, name = what.rpartition(":")
     path = Path(where) if where.endswith(".py") else None
     with _first_on_path(path.parent if path else Path.cwd()), _errors_of(what):
@@ -214,10 +227,7 @@ def _users_task(what: str) -> Task:
         if not callable(function):
             names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
             raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
-        task = function()
-    if not isinstance(task, Task):
-        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
-    return task
+        yield function
 
 
 def _likely_maker(path: Path) -> str:

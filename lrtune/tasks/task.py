@@ -79,7 +79,8 @@ class Task:
             ``outputs.loss``.
         metrics: computed on ``val`` at each validation; the first one is the objective. Where none
             are given the objective is the loss, with accuracy beside it where there are classes.
-        optimizer: a name of ``lrtune.engine.OPTIMIZERS``.
+        optimizer: a name of ``lrtune.engine.OPTIMIZERS``; or ``optimizer(model)`` -> a
+            torch.optim.Optimizer, whose rates are taken as ratios of its default lr.
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
             own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
@@ -112,7 +113,7 @@ class Task:
     model: Callable[[], nn.Module]
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     metrics: tuple[Metric, ...] = OfLoss()
-    optimizer: str = "sgd"
+    optimizer: str | Callable[[nn.Module], torch.optim.Optimizer] = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
     groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None
     batch_size: int = None  # type: ignore[assignment]  # a number once made
@@ -140,6 +141,11 @@ class Task:
                 raise InputError(
                     f"task: {name}={one_line(getattr(self, name))}: expected {expected}"
                 )
+        if callable(self.optimizer) and (self.settings or self.groups is not None):
+            raise InputError(
+                f"{self.name}: settings and groups belong to an optimizer that is named: "
+                f"{self.optimizer_name} makes its own"
+            )
         self._hold()
         if isinstance(self.metrics, OfLoss):
             self._set(metrics=metrics_of(self.loss, self.classes))
@@ -253,6 +259,14 @@ class Task:
         return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
 
     @property
+    def optimizer_name(self) -> str:
+        """Of a user's own, that of the function, where it has one."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer
+        name = str(getattr(self.optimizer, "__name__", ""))
+        return name if name.isidentifier() else "optimizer"
+
+    @property
     def objective(self) -> Metric:
         """What the search improves: the first metric."""
         return self.metrics[0]
@@ -308,7 +322,11 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     ("loss", callable, "a function of (outputs, targets)"),
     ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
-    ("optimizer", lambda v: isinstance(v, str), "a name"),
+    (
+        "optimizer",
+        lambda v: isinstance(v, str) or callable(v),
+        "a name, or a function of the model",
+    ),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
     (
         "prepare",
