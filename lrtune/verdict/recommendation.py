@@ -135,7 +135,7 @@ def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int)
     parts += [f"momentum {setting(settings['momentum'], 3)}"] if settings.get("momentum") else []
     parts += ["nesterov"] if settings.get("nesterov") and optimizer.name == "sgd" else []
     if "betas" in settings:
-        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
+        parts.append(f"betas {'/'.join(number(beta, 4) for beta in settings['betas'])}")
     if "weight_decay" in settings:
         parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
