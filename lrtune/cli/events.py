@@ -72,7 +72,7 @@ class Events(Listener):
             samples={"train": task.train.samples, "val": task.val.samples}
             | {"test": None if task.test is None else task.test.samples},
             model=task.model_name,
-            optimizer=task.optimizer,
+            optimizer=task.optimizer_name,
             objective={"name": objective.name, "direction": objective.direction},
             horizon=task.horizon,
             **{**facts, "command": command_without_secrets(facts["command"])},

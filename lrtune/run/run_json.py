@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lrtune.engine import RangeTest
-from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
+from lrtune.engine.optimizers import check_momentum, make_optimizer, optimizer_settings
 from lrtune.errors import InputError
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile
@@ -40,11 +40,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Raises:
         InputError: what cannot be searched or trained.
     """
+    settings = optimizer_settings(task)
     families = SEARCHABLE if study.families is None else tuple(study.families)
     warmup = study.warmup
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
-        check_momentum(task.optimizer)
+        check_momentum(task.optimizer_name, settings)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -74,7 +75,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         validations=len(task.checkpoints),
         objective=metrics[task.objective.name],
         metrics=metrics,
-        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        optimizer=OptimizerFacts(name=task.optimizer_name, **settings),
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
@@ -91,7 +92,7 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
 
     What is asked for beside the data comes last, so that two questions have two folders.
     """
-    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    parts = [task.name, task.model_name, task.optimizer_name, str(task.horizon)]
     if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
         parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
     if families != SEARCHABLE:

@@ -255,7 +255,7 @@ class Tuning:
         task, study = self.task, self.study
         self._tell(
             f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
-            f"validation samples, model {task.model_name}, {task.optimizer}, "
+            f"validation samples, model {task.model_name}, {task.optimizer_name}, "
             f"{task.horizon:,} updates a trial"
         )
         for note in task.notes:

@@ -26,7 +26,8 @@ class TaskOptions(BaseModel):
         None, description="what to improve: accuracy, macro_f1, ... [the loss]"
     )
     optimizer: str | None = Field(
-        None, description="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"
+        None,
+        description="adamw, sgd, muon, ...; adamw:weight_decay=0.1; or file.py:function of yours",
     )
     batch_size: int | None = Field(None, gt=0, description="samples per update")
     epochs: float | None = Field(
@@ -35,6 +36,9 @@ class TaskOptions(BaseModel):
     target: str | None = Field(None, description="of a table: the column to predict")
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
+    )
+    text: str | None = Field(
+        None, description="of a table: the column of texts to train on, as tokens"
     )
     data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(
@@ -47,7 +51,9 @@ class TaskOptions(BaseModel):
     tokens: Literal["char", "byte"] | None = Field(
         None, description="of a text: char or byte [char]"
     )
-    context: int | None = Field(None, ge=2, description="of a text: tokens per sample [128]")
+    context: int | None = Field(
+        None, ge=2, description="of a text: tokens per sample [128; up to 256 of one with a target]"
+    )
     memory: str | None = Field(
         None, description="data kept in memory: 500MB, 2GB [half of what is free]"
     )
@@ -152,6 +158,15 @@ def plain(annotation: Any) -> Any:
     return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
 
 
+def names_function(optimizer: str) -> bool:
+    """Whether it is ``module:function``, not a name with settings.
+
+    >>> names_function("mine.py:lion"), names_function("adamw:eps=1e-6"), names_function("sgd")
+    (True, False, False)
+    """
+    return ":" in optimizer and optimizer.rpartition(":")[2].isidentifier()
+
+
 def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
     """Name and settings from ``adamw:weight_decay=0.1,betas=0.9/0.95``.
 
@@ -173,8 +188,12 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
 def _value(text: str, where: str) -> object:
     if text in ("true", "false"):
         return text == "true"
+    if text.isidentifier() and text not in ("nan", "inf", "infinity"):
+        return text
     try:
         numbers = tuple(float(part) for part in text.split("/"))
     except ValueError as error:
-        raise InputError(f"{where!r}: a number, true, false or numbers with / between") from error
+        raise InputError(
+            f"{where!r}: a number, a word, true, false or numbers with / between"
+        ) from error
     return numbers if len(numbers) > 1 else numbers[0]
