@@ -10,15 +10,35 @@ import numpy as np
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file in one step: a reader meets the old one or the new one, never half."""
+    """Write a file in one step: a reader meets the old one or the new one, never half.
+
+    So does who comes after a loss of power: on some file systems a name may be on the disk before
+    what it names.
+    """
     part = beside(path)
     try:  # open() heeds the umask
         with part.open("xb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+        to_disk(path.parent)
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
         raise
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk itself."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def beside(path: Path) -> Path:

@@ -135,25 +135,35 @@ def parse_time(text: str) -> float:
     return sum(float(number) * SECONDS[unit] for number, unit in parts)
 
 
-def hidden(url: str) -> str:
+# Where a storage's URL may have secrets; also what is no URL to SQLAlchemy, whose errors are told:
+# so up to the last @, not the first.
+SECRETS = (
+    (r"(?s)(://[^:/@]*):.*@", r"\1@"),  # user:password@host
+    (r"(?i)([?&])(?!passfile)[^?&=]*(?:pass|pwd|secret|token|odbc_connect)[^?&=]*=[^&]*", r"\1"),
+    (r"(?<=\?)&+|&+(?=&|$)|\?&*$", ""),  # what is left where they were
+)
+
+
+def without_secrets(url: str) -> str:
     """A storage's URL, or a word that holds one, without its passwords; other text as it is.
 
     Example:
-        >>> hidden("--storage=mysql://me:secret@host/db")
-        '--storage=mysql://me:***@host/db'
+        >>> without_secrets("--storage=mysql://me:secret@host/db?sslpassword=secret")
+        '--storage=mysql://me@host/db'
     """
-    # Also what is no URL to SQLAlchemy, whose errors are told: so up to the last @, not the first.
-    url = re.sub(r"(?i)([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", url)
-    return re.sub(r"(?s)(://[^:/@]*:).*@", r"\1***@", url)
+    if "://" in url:
+        for pattern, rest in SECRETS:
+            url = re.sub(pattern, rest, url)
+    return url
 
 
-def hidden_in(command: str) -> str:
+def command_without_secrets(command: str) -> str:
     """A command without the passwords in its words."""
     try:
         words = shlex.split(command)
     except ValueError:  # from Python anything may be given
-        return hidden(command)
-    shown = [hidden(word) for word in words]
+        return without_secrets(command)
+    shown = [without_secrets(word) for word in words]
     return command if shown == words else shlex.join(shown)
 
 

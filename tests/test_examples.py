@@ -1,5 +1,6 @@
 """The examples that the README sends people to: each is searched, end to end."""
 
+import math
 import os
 import re
 import runpy
@@ -50,6 +51,14 @@ def test_layer_decay(tmp_path: Path) -> None:
     run = lrtune.tune(task, out=tmp_path / "run", **TWO)
     rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
     assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+
+
+def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
+    options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
+    run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
+    assert run.settings.optimizer.name == "lion"
+    assert run.settings.optimizer.settings["class"] == "Lion"
+    assert run.trials()["value"].min() < 1 < math.log(10)
 
 
 def test_fine_tuning_a_frozen_backbone(

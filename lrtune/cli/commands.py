@@ -7,7 +7,7 @@ import io
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -211,7 +211,7 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
 
     console, study = console_of(), _study(what, given)
     task = load(study)
-    say(console, f"{named(task.name)}: {named(task.model_name)}, {task.optimizer}")
+    say(console, f"{named(task.name)}: {named(task.model_name)}, {task.optimizer_name}")
     for note in task.notes:
         say(console, f"  {note}")
     path = guess(task, study, lambda line: say(console, line))
@@ -333,17 +333,20 @@ def range_test(
     """Find the rates that train at all: a sweep from low to high."""
     from lrtune.cli.result import print_range_test
     from lrtune.engine import range_test as sweep
+    from lrtune.engine.features import with_features
     from lrtune.run.run_json import range_test_facts
     from lrtune.run.study_file import engine_of, load
 
     study = validate(StudyFile, {"task": task} | given, task, typed=given)
+    device = engine_of(study).devices[0]
+    trained, _ = with_features(load(study), device, partial(say, console_of()))
     test = sweep(
-        load(study),
+        trained,
         low=low,
         high=high,
         updates=updates,
         seeds=range(seeds),
-        device=engine_of(study).devices[0],
+        device=device,
         slots=1,  # on one device one after the other is as quick
     )
     print_range_test(test, console_of())
@@ -361,6 +364,9 @@ def confirm(
         float | None, typer.Option(help="whole trainings, more than there are [20]")
     ] = None,
     total: AnotherHorizon = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run code that run.json names outside of this folder")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
     **given: Any,
@@ -370,7 +376,9 @@ def confirm(
     from lrtune.run.confirm import confirm_study
 
     with listening(quiet, json) as listener:
-        confirm_study(run, given, listener, total=total, trainings=budget, command=_command())
+        confirm_study(
+            run, given, listener, total=total, trainings=budget, command=_command(), trust=trust
+        )
 
 
 @app.command(epilog=examples("lrtune show runs/digits-mlp-sgd-862 --total 5000"))
@@ -428,7 +436,7 @@ def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
+    with locked_if_free(opened.folder):
         events = opened.write_tensorboard() if tensorboard else None
         opened.write()
     print(harmless(f"wrote {opened.folder / 'report.html'}"))
@@ -450,7 +458,7 @@ def dashboard(
     from lrtune.run.folder import Run, locked_if_free
 
     opened = Run(run)
-    with locked_if_free(opened.folder, lambda line: say(console_of(), line)):
+    with locked_if_free(opened.folder):
         pass  # a search may go on beside it
     serve(opened.storage, opened.settings.study, opened.settings.objective, port)
 

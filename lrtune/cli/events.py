@@ -13,7 +13,7 @@ from lrtune.cli.console import console_of, say
 from lrtune.cli.progress import Quiet, RunProgress, Screen
 from lrtune.errors import InputError
 from lrtune.files import plain
-from lrtune.format import hidden_in
+from lrtune.format import command_without_secrets
 from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
 from lrtune.search import Record, SearchState
@@ -73,10 +73,10 @@ class Events(Listener):
             samples={"train": task.train.samples, "val": task.val.samples}
             | {"test": None if task.test is None else task.test.samples},
             model=task.model_name,
-            optimizer=task.optimizer,
+            optimizer=task.optimizer_name,
             objective={"name": objective.name, "direction": objective.direction},
             horizon=task.horizon,
-            **{**facts, "command": hidden_in(facts["command"])},
+            **{**facts, "command": command_without_secrets(facts["command"])},
         )
 
     def tell(self, line: str) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lrtune.cli.console import console_of, copyable, named, print_table, say, sparkline
 from lrtune.errors import InputError
-from lrtune.format import Table, aligned, count, listed, number, words
+from lrtune.format import Table, aligned, count, listed, number, plural, words
 from lrtune.run.folder import Run
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.recommendation import Recommendation, of_verdict, recommendation, since
@@ -33,8 +33,12 @@ SAMPLES = 400  # of a log's rates
 
 
 def show(folder: Path) -> None:
-    """Print the result of a run again, as ``lrtune search`` did."""
-    print_result(Run(folder), console_of())
+    """Print the result of a run again, as ``lrtune search`` did, and whether it was cut short."""
+    run, console = Run(folder), console_of()
+    print_result(run, console)
+    if cut_short := run.cut_short():
+        what = plural(cut_short, "training was", "trainings were")
+        copyable(console, f"{what} cut short; to go on: {run.settings.command}")
 
 
 def show_json(folder: Path) -> None:

@@ -151,6 +151,7 @@ class CurveFeatures:
             "step_size_up": [self.turn / n],
             "pct_start": [(self.turn + 1) / n, 0.3],
             "gamma": [self.drop or 0.3],
+            "decay_power": [0.5, 1.0],
             **dict.fromkeys(("end_factor", "eta_min"), [min(self.low, 0.99)] if floor else [0]),
         }
         # torch's cosine rises again past its end.
@@ -162,7 +163,13 @@ class CurveFeatures:
             elif knob.length == 1 and knob.name != "step_size":
                 three = spaced(knob.low, knob.high, 3).tolist()
                 ranges[knob.name] = [1, 2, 3] if knob.scale == "int" else three
-        return [dict(zip(ranges, start, strict=True)) for start in product(*ranges.values())]
+        starts = [dict(zip(ranges, start, strict=True)) for start in product(*ranges.values())]
+        left_out = [knob for knob in FAMILIES[family].knobs if knob.only[0]]
+        return [
+            start
+            for start in starts
+            if all(k.counts(start) or start[k.name] == ranges[k.name][0] for k in left_out)
+        ]
 
 
 def _line(t: Array, y: Array, top: float) -> tuple[float, float]:
@@ -184,7 +191,7 @@ class _Model:
         if family in ENDING:
             given["n"] = n, 1.0, 1e11, True
         for knob in self.row.knobs:
-            if isinstance(knobs.get(knob.name), float):
+            if isinstance(knobs.get(knob.name), float) and knob.counts(knobs):
                 low, high, log = *knob.valid, knob.scale == "log"
                 given[knob.name] = knobs[knob.name], max(low, 1e-9) if log else low, high, log
         if f.hidden and family not in OWN_RISE:
@@ -241,7 +248,9 @@ class _Model:
                 peak_lr=given["peak"],
                 warmup=float(f"{rise / total:.8g}"),
                 warmup_start=min(1.0, max(f.first / given["peak"], 1e-9)) if rise else 0.01,
-                knobs={name: given[name] for name in self.knobs},
+                knobs={
+                    knob.name: given[knob.name] for knob in self.row.knobs if knob.counts(given)
+                },
             )
         except InputError:
             return None

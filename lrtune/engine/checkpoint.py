@@ -14,9 +14,11 @@ from torch import Tensor
 
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
+from lrtune.files import to_disk
 
 FORMAT = 1
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
+PLAIN = ("seed", "update", "optimizer")  # what else a Snapshot has
 Note = dict[str, Any]  # what JSON can hold
 
 
@@ -40,7 +42,7 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         tensors |= {f"{key}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
-        key: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[key]}
+        key: {name: getattr(snapshot, name) for name in PLAIN} | {"note": notes[key]}
         for key, snapshot in snapshots.items()
     }
     content = json.dumps(trials)
@@ -48,9 +50,9 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
     part = path.with_name(f"{path.name}.part")
     try:
         save_file(tensors, part, metadata)
-        _to_disk(part)
+        to_disk(part)
         os.replace(part, path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
     except SafetensorError as error:  # its way to say that the system said no
         raise OSError(f"{path}: {error}") from error
     finally:
@@ -82,10 +84,8 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
-        snapshots[key] = (
-            Snapshot(trial["seed"], trial["update"], rates, own, moved),
-            trial["note"],
-        )
+        plain = {name: trial[name] for name in PLAIN if name in trial}
+        snapshots[key] = Snapshot(rates=rates, tensors=own, momenta=moved, **plain), trial["note"]
     return snapshots
 
 
@@ -109,12 +109,3 @@ def _checksum(content: str, tensors: Mapping[str, Tensor]) -> str:
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return str(total)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrtune.engine.optimizers import check_momentum, settings_of
+from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.engine.pool import (
     DRAWN_AT_ONCE,
     INITIAL_WEIGHTS,
@@ -71,9 +71,7 @@ class Loader(ABC):
     def __init__(self, split: Split | Stream, task: Task, device: torch.device) -> None:
         self.samples = self._stop = split.samples
         self._device = device
-        targets = sum(leaf.numel() for leaf in leaves(split.first.targets))
-        logits = 4 * targets * (task.classes or 1)  # bytes, float32
-        fitting = EVALUATION_BYTES // max(1, split.sample_bytes, logits)
+        fitting = EVALUATION_BYTES // max(1, split.sample_bytes, task.output_bytes)
         self.part = min(EVALUATION_BATCH, max(1, fitting), max(1, split.samples))
 
     @abstractmethod
@@ -309,7 +307,7 @@ class DeviceTask:
     """
 
     def __init__(self, task: Task, slots: int, device: str) -> None:
-        settings_of(task.optimizer, task.settings)
+        self._settings = optimizer_settings(task)
         if slots < 1:
             raise InputError(f"slots={slots}: at least 1")
         self.task = task
@@ -448,7 +446,7 @@ class DeviceTask:
         if rates.shape != expected:
             raise ValueError(f"rates has shape {rates.shape}, expected {expected}")
         if momenta is not None:
-            check_momentum(self.task.optimizer)
+            check_momentum(self.task.optimizer_name, self._settings)
             if momenta.shape != expected:
                 raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
 

@@ -49,11 +49,16 @@ def evaluate(
                 outputs = tree_map(exact, forward(inputs, len(next(leaves(targets)))))
                 sums[number].add(outputs, targets)
                 if blocks is not None and number == 0:
-                    blocks.add(_rows(outputs, 0), targets)
+                    blocks.add(_rows(outputs, 0), targets, partial(_again, forward, inputs))
     return [
         _result(task.task, *values)
         for values in zip(*(each.values() for each in sums), strict=True)
     ]
+
+
+def _again(forward: Forward, inputs: Tree, rows: Tensor) -> Tree:
+    """Outputs of one trial for some of the samples."""
+    return tree_map(lambda t: exact(t)[0], forward(_rows(inputs, rows), len(rows)))
 
 
 def _result(
@@ -103,8 +108,7 @@ class MetricAccumulator:
                 scores = count * self._scores(metric, outputs, targets)
                 self._sums[number] = self._sums[number] + scores if number in self._sums else scores
         if any(metric.over == "split" for metric in self._metrics):
-            samples_first = tree_map(lambda tensor: tensor.transpose(0, 1), outputs)
-            self._kept.append((samples_first, targets))
+            self._kept.append((outputs, targets))
 
     def values(self) -> list[list[float] | Exception]:
         """Of each trial its metrics, in their order, or what one of them raised."""
@@ -115,9 +119,8 @@ class MetricAccumulator:
     def _column(self, number: int) -> Tensor:
         if number in self._sums:
             return self._sums[number] / self._samples
-        samples_first, targets = concat(self._kept)
-        outputs = tree_map(lambda tensor: tensor.transpose(0, 1), samples_first)
-        return self._scores(self._metrics[number], outputs, targets)
+        outputs, targets = zip(*self._kept, strict=True)
+        return self._scores(self._metrics[number], concat(outputs, 1), concat(targets))
 
     def _scores(self, metric: Metric, outputs: Tree, targets: Tree) -> Tensor:
         """The metric of each trial: float64 (K,)."""
@@ -164,7 +167,7 @@ def _vmapped(metric: Metric, outputs: Tree, targets: Tree) -> Tensor | None:
 
 
 def _rows(tree: Tree, rows: int | Tensor) -> Tree:
-    return tree_map(lambda tensor: tensor[rows], tree)
+    return tree_map(lambda tensor: tensor[rows] if tensor.dim() else tensor, tree)
 
 
 class Blocks:
@@ -199,8 +202,14 @@ class Blocks:
         self._sums = [0.0] * self._count
         self._kept: list[tuple[Tree, Tree]] = []
 
-    def add(self, outputs: Tree, targets: Tree) -> None:
-        """Take in a batch, in the order of the samples: outputs and targets (n, ...)."""
+    def add(self, outputs: Tree, targets: Tree, again: Callable[[Tensor], Tree]) -> None:
+        """Take in a batch, in the order of the samples.
+
+        Args:
+            outputs: (n, ...), or numbers of the whole batch, as a loss that a model computes.
+            targets: (n, ...).
+            again: computes the outputs of some rows anew, for such a number of a part.
+        """
         if self._count < 2:
             return
         first = next(leaves(targets))
@@ -210,16 +219,19 @@ class Blocks:
             self._parts = self._parts[torch.randperm(len(self._parts), generator=order)]
         if self._metric.over == "split":
             self._kept.append((outputs, targets))
-        elif isinstance(attempt(lambda: self._sum_up(outputs, targets, size)), Exception):
-            self._count = 0
+        else:
+            whole = all(output.dim() for output in leaves(outputs))
+            of = partial(_rows, outputs) if whole else again
+            if isinstance(attempt(lambda: self._sum_up(of, targets, size)), Exception):
+                self._count = 0
         self._seen += size
 
-    def _sum_up(self, outputs: Tree, targets: Tree, size: int) -> None:
+    def _sum_up(self, of: Callable[[Tensor], Tree], targets: Tree, size: int) -> None:
         here = self._parts[self._seen : self._seen + size]
         for part in here.unique().tolist():
             rows = (here == part).nonzero().flatten()
             whole = int((self._parts == part).sum())
-            score = self._score(outputs, targets, rows)
+            score = float(self._metric.function(of(rows), _rows(targets, rows)))
             self._sums[part] += score * len(rows) / whole
 
     def scores(self) -> list[float]:

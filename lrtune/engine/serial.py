@@ -27,7 +27,13 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
-from lrtune.engine.optimizers import capture_settings, make_optimizer, set_momentum
+from lrtune.engine.optimizers import (
+    capture_settings,
+    make_optimizer,
+    packed,
+    set_momentum,
+    unpacked,
+)
 from lrtune.engine.pool import (
     UPDATE_NOISE,
     Array,
@@ -251,14 +257,17 @@ class SerialPool(Pool):
         """See Pool."""
         trial = self._occupant(slot)
         tensors = {f"weights/{name}": tensor for name, tensor in _tensors(trial.model)}
-        for name, parameter in trial.model.named_parameters():
+        optimizer = ""
+        if not isinstance(self.task.optimizer, str):
+            optimizer = packed(trial.optimizer.state_dict(), tensors)
+        for name, parameter in trial.model.named_parameters() if not optimizer else ():
             for state, value in trial.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer/{name}/{state}"] = value
         if trial.average is not None:
             tensors |= {f"average/{name}": t for name, t in _tensors(trial.average.model)}
-        rates = np.array(trial.rates)
-        return Snapshot(trial.seed, trial.update, rates, to_host(tensors), trial.momenta)
+        rates, held = np.array(trial.rates), to_host(tensors)
+        return Snapshot(trial.seed, trial.update, rates, held, trial.momenta, optimizer)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
@@ -269,7 +278,10 @@ class SerialPool(Pool):
         trial.update = snapshot.update
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
-        _restore_optimizer(trial, snapshot.tensors)
+        if snapshot.optimizer:
+            trial.optimizer.load_state_dict(unpacked(snapshot.optimizer, snapshot.tensors))
+        else:
+            _restore_optimizer(trial, snapshot.tensors)
         if trial.average is not None:
             trial.average.updates = snapshot.update
             for name, tensor in _tensors(trial.average.model):
@@ -414,7 +426,7 @@ class SerialPool(Pool):
 def _forward(task: DeviceTask, model: nn.Module) -> Forward:
     def forward(inputs: Tree, _: int) -> Tree:
         with task.autocast():
-            outputs = model(laid_out(inputs, task.task.layout))
+            outputs = task.task.outputs(model, laid_out(inputs, task.task.layout))
         return tree_map(lambda tensor: tensor[None], outputs)
 
     return forward
@@ -438,7 +450,7 @@ def _update(
 
 
 def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:
-    return task.loss_of(model(laid_out(inputs, task.task.layout)), parts)
+    return task.loss_of(task.task.outputs(model, laid_out(inputs, task.task.layout)), parts)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

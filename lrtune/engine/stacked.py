@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.optimizers import Columns, Group, StackedOptimizer, Tensors, Unfit, column
+from lrtune.engine.stacked_optimizers import (
+    Columns,
+    Group,
+    StackedOptimizer,
+    Tensors,
+    Unfit,
+    column,
+)
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
@@ -374,7 +381,7 @@ class Program:
 
         def run(held: Tensors, inputs: Tree) -> Any:
             with self._autocast(), self._mixed():
-                return functional_call(self._judged, held, (inputs,))
+                return self._outputs(self._judged, held, inputs)
 
         with sdpa_kernel(KERNELS), _in_parts():
             return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
@@ -385,7 +392,13 @@ class Program:
         with self._autocast(), self._mixed():
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
-            return self._task.loss_of(functional_call(self._trained, held, (inputs,)), parts)
+            return self._task.loss_of(self._outputs(self._trained, held, inputs), parts)
+
+    def _outputs(self, model: nn.Module, held: Tensors, inputs: Tree) -> Tree:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(model, held, args, kwargs)
+
+        return self._task.task.outputs(call, inputs)
 
 
 @contextmanager
@@ -536,7 +549,8 @@ def _alone(
     generators, numbers, buffers = _generators(task), numbers_of(model), dict(model.named_buffers())
     weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with precision():
-        loss = task.loss_of(model(laid_out(batch[0], task.task.layout)), batch[1])
+        outputs = task.task.outputs(model, laid_out(batch[0], task.task.layout))
+        loss = task.loss_of(outputs, batch[1])
     loss.backward()
     if generators != _generators(task):
         raise Unfit("its forward or the loss draws random numbers (dropout, say): each its own")
@@ -568,7 +582,7 @@ def _evaluated(
 ) -> list[Tensor]:
     before, generators = tree_map(torch.clone, inputs), _generators(task)
     with precision():
-        outputs = model.eval()(laid_out(inputs, task.task.layout))
+        outputs = task.task.outputs(model.eval(), laid_out(inputs, task.task.layout))
     if generators != _generators(task):
         raise Unfit("its forward draws random numbers in evaluation")
     if not all(map(torch.equal, leaves(before), leaves(inputs))):

@@ -6,7 +6,7 @@ warmup are handed in as a scheduler instead.
 
 from collections.abc import Callable
 
-from lrtune.export.source import DECAY, ExportContext, FoundOptimizer, render
+from lrtune.export.source import ExportContext, FoundOptimizer, cooldown, render
 from lrtune.export.torch import scheduler
 from lrtune.schedule.family import Params
 
@@ -81,10 +81,12 @@ def _restarts(ctx: ExportContext) -> tuple[str, Params] | None:
     return "cosine_with_restarts", {"num_cycles": cycles}
 
 
-def _wsd(ctx: ExportContext) -> tuple[str, Params]:
+def _wsd(ctx: ExportContext) -> tuple[str, Params] | None:
+    if cooldown(ctx) in ("power", "exponential"):
+        return None
     return "warmup_stable_decay", {
         "num_decay_steps": ctx.params["decay_steps"],
-        "decay_type": DECAY[ctx.params["decay_shape"]],
+        "decay_type": cooldown(ctx),
         "min_lr_ratio": ctx.knobs["end_factor"],
     }
 

@@ -5,12 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias
 
-from lrtune.export.source import ExportContext, FoundOptimizer, call, cannot_hold, ratio, render
+from lrtune.export.source import (
+    ExportContext,
+    FoundOptimizer,
+    call,
+    cannot_hold,
+    cooldown,
+    ratio,
+    render,
+)
 
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]
 
-LACKS = ("dampening", "lr_decay", "amsgrad")  # of torch's optimizers
+LACKS = ("dampening", "lr_decay", "amsgrad", "decoupled_weight_decay")  # of torch's optimizers
 MOST_PIECES = 5  # more cycles than these are a formula
 
 
@@ -27,7 +35,7 @@ def optax(ctx: ExportContext) -> str:
         values |= {"pieces": pieces[0], "ends": [*pieces[1]]}
     else:
         values |= {"ratio": ratio(ctx, "jnp")}
-    lacking = ctx.optimizer.missing(LACKS) if ctx.optimizer else ""
+    lacking = ctx.optimizer.lacking({*OPTIMIZERS, "adamw"}, LACKS) if ctx.optimizer else ""
     optimizer = _optimizer(ctx.optimizer) if ctx.optimizer and not lacking else ""
     return render("optax", ctx, install="optax", optimizer=optimizer, lacking=lacking, **values)
 
@@ -91,7 +99,7 @@ def _wsd(ctx: ExportContext) -> Pieces | None:
         "linear": _line(ctx.peak, ctx.floor, updates),
         "cosine": _half_wave(ctx, updates, low),
     }
-    decay = decays.get(ctx.params["decay_shape"])
+    decay = decays.get(cooldown(ctx))
     return None if decay is None else ([_flat(ctx), decay], [ctx.n - updates])
 
 
@@ -126,6 +134,10 @@ def _betas(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"b1": first, "b2": second, "eps": settings["eps"]}
 
 
+def _adam(name: str) -> Callable[[Mapping[str, Any]], list[str]]:
+    return lambda settings: [call(f"optax.{name}", "schedule", **_betas(settings))]
+
+
 def _sgd(settings: Mapping[str, Any]) -> list[str]:
     more = {name: settings[name] or None for name in ("momentum", "nesterov")}
     return [call("optax.sgd", "schedule", **more)]
@@ -152,7 +164,10 @@ def _adagrad(settings: Mapping[str, Any]) -> list[str]:
 OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "sgd": _sgd,
     "nesterov": _sgd,
-    "adam": lambda settings: [call("optax.adam", "schedule", **_betas(settings))],
+    "adam": _adam("adam"),
+    "radam": _adam("radam"),
+    "adamax": _adam("adamax"),
+    "adadelta": lambda s: [call("optax.adadelta", "schedule", rho=s["rho"], eps=s["eps"])],
     "rmsprop": _rmsprop,
     "adagrad": _adagrad,
 }

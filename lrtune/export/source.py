@@ -9,6 +9,7 @@ a multiplication by the rounded reciprocal, whose floor is off by one at multipl
 to zero is written with what is left, not as one minus what is done.
 """
 
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,8 @@ from lrtune.errors import InputError
 from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.reactive import EPS, GREEDY_THRESHOLD
 from lrtune.schedule.schedule import Schedule
-from lrtune.schedule.shapes import pchip
+from lrtune.schedule.shapes import pchip, steepness
 
-# Our names of the decays of `wsd` -> those of timm and of transformers.
-DECAY = {"linear": "linear", "cosine": "cosine", "sqrt": "1-sqrt"}
 WIDTH = 80  # of a call that is written on one line
 MATRICES = "decay_matrices"  # of `lrtune.tasks`: how its tasks group their parameters
 
@@ -36,8 +35,8 @@ class FoundOptimizer:
     """The optimizer that a peak rate was found with, to which it belongs.
 
     Attributes:
-        name: in `lrtune.engine.OPTIMIZERS`.
-        settings: all but the rate, in torch's terms.
+        name: in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it.
+        settings: all but the rate, in torch's terms; `class` too where a function makes it.
         groups: name of the function that made the parameter groups; None: there was one group.
     """
 
@@ -46,25 +45,36 @@ class FoundOptimizer:
     groups: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that are not all there, or no numbers: they are written into code."""
-        if "weight_decay" not in self.settings:
+        """Refuse what is not all there, or no number or name: it is written into code."""
+        if not self.by_function and "weight_decay" not in self.settings:
             raise InputError(
                 f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
-        for setting, value in self.settings.items():
-            numbers = value if isinstance(value, list | tuple) else [value]
-            if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
+        for setting, value in {"name": self.name, **self.settings}.items():
+            parts = value if isinstance(value, list | tuple) else [value]
+            if not setting.isidentifier() or not all(map(_is_plain, parts)):
                 raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
+
+    @property
+    def by_function(self) -> bool:
+        """Whether a user's function makes it."""
+        return "class" in self.settings
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether its groups may have rates of their own."""
+        return self.by_function or self.name == "muon"
 
     @property
     def decay(self) -> float:
         """The weight decay."""
-        return float(self.settings["weight_decay"])
+        return float(self.settings.get("weight_decay", 0.0))
 
     @property
     def decoupled(self) -> bool:
-        """Whether weights decay by themselves, as AdamW's, and not by way of the gradient."""
-        return self.name == "adamw" or self.settings.get("decoupled_weight_decay", False)
+        """Whether it is AdamW: weights decay by themselves, and not by way of the gradient."""
+        adam = self.name == "adam" and self.settings.get("decoupled_weight_decay", False)
+        return self.name == "adamw" or adam
 
     @property
     def of_matrices(self) -> bool:
@@ -77,11 +87,21 @@ class FoundOptimizer:
         own = self.groups is not None and self.groups != MATRICES
         return " ".join(str(self.groups).split()) if own else None  # one line: it is a comment
 
-    def missing(self, lacks: Collection[str]) -> str:
-        """Those of its settings that a target lacks, as `name=value and …`."""
-        return " and ".join(
-            f"{name}={self.settings[name]}" for name in lacks if self.settings.get(name)
-        )
+    def lacking(self, known: Collection[str], lacks: Collection[str]) -> str:
+        """It, with those of its settings that a target lacks, if it lacks some; else empty."""
+        settings = {name: self.settings.get(name) for name in lacks}
+        if self.decoupled:
+            settings.pop("decoupled_weight_decay", None)
+        missing = " and ".join(f"{name}={value}" for name, value in settings.items() if value)
+        if self.name in known and not missing:
+            return ""
+        name = f"{self.name} ({self.settings['class']})" if self.by_function else self.name
+        return f"{name}, {missing}" if missing else name
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value needs no care in code."""
+    return value is None or isinstance(value, int | float) or str(value).isidentifier()
 
 
 class ExportContext:
@@ -109,6 +129,11 @@ class ExportContext:
         self.n, self.family = total - self.warmup, schedule.family
         self.start = schedule.warmup_start * self.peak
         self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether the groups of its optimizer may have rates of their own."""
+        return self.optimizer is not None and self.optimizer.has_ratios
 
     @property
     def stepped(self) -> bool:
@@ -181,12 +206,11 @@ Code: TypeAlias = tuple[Sequence[str], str]  # lines before, and the expression 
 # Of the names that formulas use; s is the update of the body, its last one is held.
 MEANING = {"s": "np.clip({t}, 0, {last})", "u": "s / {n}", "left": "({n} - s) / {n}"}
 PLAIN = {  # what one number takes in their place
-    "np.array(cubics)": "cubics",
-    "np.exp": "math.exp",
-    "np.minimum": "min",
-    "np.power": "math.pow",
-    "np.sin": "math.sin",
-    "np.sqrt": "math.sqrt",
+    r"np\.array\(cubics\)": "cubics",
+    r"np\.(expm1|log1p|exp|sin|sqrt)": r"math.\1",
+    r"np\.minimum": "min",
+    r"np\.power": "math.pow",
+    r"np\.where\(([^,]+), ([^,]+), (.+)\)$": r"\2 if \1 else \3",
 }
 
 
@@ -200,8 +224,9 @@ def plain(ctx: ExportContext) -> Code | None:
     before, expression = FORMULAS.get(ctx.family, _table)(ctx)
     lines = [*before, expression]
     for array, number in PLAIN.items():
-        lines = [line.replace(array, number) for line in lines]
-    return None if any("np." in line for line in lines) else (lines[:-1], lines[-1])
+        lines = [re.sub(array, number, line) for line in lines]
+    arrays = any("np." in line or line.lstrip().startswith("def ") for line in lines)
+    return None if arrays else (lines[:-1], lines[-1])
 
 
 def rise(ctx: ExportContext) -> str:
@@ -263,7 +288,7 @@ SCALE = {
 
 def _cyclic(ctx: ExportContext) -> Code:
     k = ctx.params["step_size_up"]
-    scale = SCALE[ctx.knobs["mode"]].format(gamma=ctx.knobs["gamma"])
+    scale = SCALE[ctx.knobs["mode"]].format(**ctx.knobs)
     return [
         f"cycle = np.floor_divide(s, {2 * k})",
         f"height = ({k} - np.abs(s - {2 * k} * cycle - {k})) / {k}",
@@ -281,19 +306,27 @@ def _one_cycle(ctx: ExportContext) -> Code:
     ], f"np.where(s <= {int(np.floor(top))}, up, down)"
 
 
-DECAY_FORMULA = {
-    "linear": "left",
-    "cosine": _sine("left"),
-    "sqrt": "left / (1 + np.sqrt(1 - left))",
-}
+def cooldown(ctx: ExportContext) -> str:
+    """The decay of `wsd` as timm and transformers call it; power and exponential as we do."""
+    name: str = ctx.params["decay_shape"]
+    return {0.5: "1-sqrt", 1.0: "linear"}.get(ctx.params.get("decay_power", 0.0), name)
 
 
 def _wsd(ctx: ExportContext) -> Code:
-    decay = ctx.params["decay_steps"]
-    shape = DECAY_FORMULA[ctx.params["decay_shape"]]
-    return [f"left = np.minimum({ctx.n} - s, {decay}) / {decay}"], _above(
-        ctx.knobs["end_factor"], shape
-    )
+    n, decay, floor = ctx.n, ctx.params["decay_steps"], ctx.knobs["end_factor"]
+    name, steep = cooldown(ctx), steepness(floor)
+    most = decay - 0.5 if name == "power" else decay  # 1 - left, whose logarithm is taken, is not 0
+    fall = {
+        "linear": "left",
+        "1-sqrt": "left / (1 + np.sqrt(1 - left))",
+        "cosine": _sine("left"),
+        "exponential": f"np.expm1({steep} * left) / {math.expm1(steep)}",
+        "power": f"-np.expm1({ctx.knobs.get('decay_power')} * np.log1p(-left))",
+    }[name]
+    lines = [f"left = np.minimum({n} - s, {most}) / {decay}", f"fall = {fall}"]
+    if name == "power":  # 1 - (1 - left) ** power
+        lines.append(f"fall = np.where(s <= {n - decay}, 1.0, fall)")
+    return lines, _above(floor, "fall")
 
 
 def _spline(ctx: ExportContext) -> Code:

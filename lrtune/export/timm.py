@@ -4,11 +4,13 @@ In updates, as timm's own schedulers with t_in_epochs=False are; where the argum
 train.py can say the same of epochs, the docstring has them.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from lrtune.export.source import DECAY, ExportContext, literals, ratio, render
+from lrtune.export.source import ExportContext, cooldown, literals, ratio, render
 from lrtune.export.torch import scheduler
+from lrtune.schedule.shapes import steepness
 
 # A class of timm.scheduler and its arguments.
 Native: TypeAlias = tuple[str, dict[str, Any]]
@@ -78,8 +80,13 @@ def _tanh(ctx: ExportContext) -> Native | None:
 
 def _wsd(ctx: ExportContext) -> Native:
     decay = {"decay_t": ctx.params["decay_steps"], "lr_min": ctx.floor}
-    form = DECAY[ctx.params["decay_shape"]]
-    return "WSDLRScheduler", {"t_initial": ctx.n, **decay, "decay_fn": form}
+    form: dict[str, Any] = {"decay_fn": cooldown(ctx)}
+    if cooldown(ctx) == "power":
+        form |= {"decay_power": ctx.knobs["decay_power"]}
+    elif cooldown(ctx) == "exponential":
+        ratio = math.exp(-steepness(ctx.knobs["end_factor"]))
+        form = {"decay_fn": "exp", "decay_ratio": ratio}
+    return "WSDLRScheduler", {"t_initial": ctx.n, **decay, **form}
 
 
 def _inverse_sqrt(ctx: ExportContext) -> Native:
@@ -116,7 +123,8 @@ CLI = {
 def timm_cli(ctx: ExportContext) -> str:
     """The options of timm's train.py, in epochs, on two lines; empty where it has none for this."""
     name, kwargs = native(ctx) or ("", {})
-    if name not in CLI or kwargs.get("t_initial", ctx.n) != ctx.n:
+    settled = kwargs.keys() & {"decay_power", "decay_ratio"}  # which train.py has not
+    if name not in CLI or settled or kwargs.get("t_initial", ctx.n) != ctx.n:
         return ""
     milestones = kwargs.get("decay_t")
     if isinstance(milestones, list):

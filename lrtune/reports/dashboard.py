@@ -1,13 +1,17 @@
 """optuna-dashboard: the note that a study carries for it, and the server that shows it."""
 
+import hmac
 import json
 import logging
 import re
+import secrets
 import signal
 from collections.abc import Iterable, Mapping
+from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 8080  # the port is optuna-dashboard's own
 OURS = {HOST, "localhost"}  # whatever the port: it may come through a tunnel
+TEXT = [("Content-Type", "text/plain")]
 FRAMED = ("Content-Security-Policy", "frame-ancestors 'none'")  # else clicks could be stolen
 MACHINE = "lrtune."  # how the names of attributes begin that are not for people
 STUDIES = re.compile(r"/api/studies(/\d+)?/?")
@@ -160,8 +165,9 @@ def serve(storage: str | Path, study: str, objective: Objective, port: int | Non
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP, and nohup means it
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    with server_of(app_of(opened, values), port, PORT) as server:
-        address = f"http://{HOST}:{server.server_port}/dashboard/studies/{number}"
+    token = secrets.token_urlsafe()
+    with server_of(app_of(opened, values), port, PORT, token) as server:
+        address = f"http://{HOST}:{server.server_port}/dashboard/studies/{number}?token={token}"
         try:
             print(f"{address}   Ctrl-C ends it", flush=True)
             server.serve_forever()
@@ -178,38 +184,61 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing: a line per request would scroll the address away."""
 
 
-def server_of(app: "WSGIApplication", port: int | None, preferred: int) -> WSGIServer:
+def server_of(app: "WSGIApplication", port: int | None, preferred: int, token: str) -> WSGIServer:
     """A server that listens on loopback already; ``serve_forever`` makes it answer.
 
-    It refuses what another site's page asks for: the app itself asks nobody who they are.
+    It refuses what another site's page asks for, and other users of the machine: the app itself
+    asks nobody who they are, and deletes studies. Whoever opens an address with the token gets a
+    cookie, as with Jupyter.
 
     Args:
         app: what it serves.
         port: that one; 0 any that is free; None the preferred one, or any if it is taken.
         preferred: a port.
+        token: what the first address has as ``?token=``.
 
     Raises:
         InputError: the port cannot be had.
     """
+    name = f"lrtune-{secrets.token_hex(4)}"  # a browser's cookies are of a host, whatever the port
 
     def guarded(environ: "WSGIEnvironment", begin: "StartResponse") -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             return begin(status, [*headers, FRAMED], *more)
 
         host, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
-        if host.partition(":")[0] in OURS and origin in (None, f"http://{host}"):
+        if host.partition(":")[0] not in OURS or origin not in (None, f"http://{host}"):
+            start("403 Forbidden", TEXT)
+            return [b"This server answers pages of its own alone."]
+        if _same(_cookie(environ, name), token):
             return app(environ, start)
-        start("403 Forbidden", [("Content-Type", "text/plain")])
-        return [b"This server answers pages of its own alone."]
+        if _same(parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0], token):
+            cookie = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
+            start("303 See Other", [("Location", environ["PATH_INFO"]), ("Set-Cookie", cookie)])
+            return []
+        start("403 Forbidden", TEXT)
+        return [b"Open the address that lrtune dashboard has printed: it has a token."]
 
     try:
         return make_server(HOST, preferred if port is None else port, guarded, _Server, _Quiet)
     except (OSError, OverflowError) as error:
         if port is None:
-            return server_of(app, 0, preferred)
+            return server_of(app, 0, preferred, token)
         raise InputError(
             f"port={port}: cannot be had ({error}): give another --port, or none"
         ) from error
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def _cookie(environ: "WSGIEnvironment", name: str) -> str:
+    try:
+        cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
+    except CookieError:
+        return ""
+    return cookies[name].value if name in cookies else ""
 
 
 def app_of(storage: BaseStorage, values: Mapping[str, str]) -> "WSGIApplication":

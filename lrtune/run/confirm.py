@@ -10,7 +10,8 @@ from typing import Any
 
 from lrtune.engine import Pool
 from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
-from lrtune.engine.optimizers import check_momentum
+from lrtune.engine.features import with_features
+from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
@@ -144,6 +145,7 @@ def confirm(
         if wanted := rounds.wanted():
             engine = Engine(run.choice.name, device=device, deterministic=deterministic)
             updates = len(wanted) * task.horizon
+            task, _ = with_features(task, engine.devices[0], listener.tell)
             with ExitStack() as processes:
                 # The pool of the search, or what trains fastest on other devices in its way.
                 pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)
@@ -168,13 +170,15 @@ def confirm_study(
     total: int | None = None,
     trainings: float | None = None,
     command: str = "",
+    trust: bool = False,
 ) -> None:
     """Do what ``lrtune confirm`` asks for.
 
-    The keys ``given`` come before those that the run was searched with.
+    The keys ``given`` come before those that the run was searched with. Code that these name is run
+    where it is of the project in the working folder; other code only with ``trust``.
 
     Raises:
-        InputError: what ``confirm`` refuses; a run that was made from Python.
+        InputError: what ``confirm`` refuses; a run that was made from Python; code of others.
     """
     run = Run(folder)
     keys = run.settings.asked
@@ -182,6 +186,8 @@ def confirm_study(
         raise InputError(
             f"{folder}: was made from Python, with a task of its own: lrtune.confirm(run, task)"
         )
+    if not trust:
+        _check_code(folder, keys | given)
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
@@ -200,6 +206,23 @@ def confirm_study(
     finish(study, run, run.settings.horizon if total is None else total, listener)
 
 
+def _check_code(folder: Path, keys: Mapping[str, Any]) -> None:
+    """Refuse to run code that is not of this project: whoever wrote run.json has named it."""
+    for key in ("task", "optimizer"):
+        what = str(keys.get(key) or "")
+        where, _, function = what.rpartition(":")
+        if not where or not function.isidentifier() or Path(what).exists():
+            continue
+        first = where if where.endswith(".py") else where.partition(".")[0]
+        ways = [Path(first), Path(f"{first}.py")]
+        here = any(way.exists() and way.resolve().is_relative_to(Path.cwd()) for way in ways)
+        if not here or any(way.resolve().is_relative_to(folder.resolve()) for way in ways):
+            raise InputError(
+                f"{folder}: its {key} {what} is code from outside of this folder: read it, and "
+                "add --trust to run it"
+            )
+
+
 def finish(study: StudyFile, run: Run, total: int | None, listener: Listener) -> None:
     """Write what was asked for beside the report, and tell that all is done."""
     if study.tensorboard and (folder := run.write_tensorboard()) is not None:
@@ -214,7 +237,7 @@ def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> 
         expect("each of baselines", schedule, Schedule, "an lrtune.Schedule")
         rates_of(schedule, horizon)
         if schedule.cycles_momentum:
-            check_momentum(task.optimizer)
+            check_momentum(task.optimizer_name, optimizer_settings(task))
 
 
 def trained(run: Run, horizon: int) -> int:

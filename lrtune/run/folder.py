@@ -9,6 +9,7 @@ import optuna
 import pandas as pd
 import plotly.graph_objects as go
 from filelock import FileLock, Timeout
+from optuna.trial import TrialState
 
 from lrtune.engine import Choice
 from lrtune.errors import InputError
@@ -17,12 +18,12 @@ from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
 from lrtune.reports.figures import of_run
 from lrtune.reports.page import Verdict, summary, write
-from lrtune.run.run_json import read_settings, without_password
+from lrtune.run.run_json import read_settings
 from lrtune.schedule import Schedule
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.confirmation import final_seeds, read_finals
+from lrtune.search.journal import mend, unlock
 from lrtune.search.sampler import Tuner, guess_in
-from lrtune.search.storage import mend
 from lrtune.search.study_model import beliefs
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.settings import RunSettings
@@ -54,8 +55,8 @@ class Run:
 
     @property
     def public_settings(self) -> RunSettings:
-        """The settings as results tell them: without passwords, and with the folder."""
-        return without_password(self.settings).model_copy(update={"folder": str(self.folder)})
+        """The settings as results tell them: with the folder."""
+        return self.settings.model_copy(update={"folder": str(self.folder)})
 
     @property
     def journal(self) -> Path:
@@ -103,6 +104,12 @@ class Run:
         study, guess = self.study(), self.peak_guess
         known = beliefs(study, self.settings.horizon, guess, self.transfer)
         return frame(records(study), known)
+
+    def cut_short(self) -> int:
+        """Trials that were under way when the process that trained them died."""
+        with locked_if_free(self.folder) as alone:
+            running = self.study().get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return len(running) if alone else 0
 
     def finals(self) -> pd.DataFrame:
         """One row a final that is over, see ``lrtune.search.confirmation.read_finals``."""
@@ -176,12 +183,22 @@ class Run:
         return None if best is None else best.schedule
 
     def write(self) -> None:
-        """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all."""
+        """Write ``trials.parquet``, ``best.json`` and ``report.html``, each whole or not at all.
+
+        Raises:
+            InputError: the study has fewer trials than were written before.
+        """
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        table = self.folder / "trials.parquet"
+        if len(trials) < (before := _rows(table)):
+            raise InputError(
+                f"{table}: has {before} trials, and the study has {len(trials)}: nothing was "
+                "written: bring the study's storage back, or remove the table"
+            )
         # Bytes, because pyarrow wants names in UTF-8.
-        replace(self.folder / "trials.parquet", trials.to_parquet(index=False))
+        replace(table, trials.to_parquet(index=False))
         best = BestSchedule.of(trials, self.settings, verdict)
         if best is not None:
             best.write(self.folder / "best.json")
@@ -203,6 +220,14 @@ class Run:
         return tensorboard.write(folder, trials, self.settings, verdict, finals)
 
 
+def _rows(table: Path) -> int:
+    """Of a table; none of one that is not there, or is damaged, which may be made anew."""
+    try:
+        return len(pd.read_parquet(table, columns=["number"]))
+    except (OSError, ValueError):
+        return 0
+
+
 @contextmanager
 def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """The folder, made if need be and ours until the end; the lock goes with the process."""
@@ -220,32 +245,29 @@ def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     try:
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
-        _mend(folder, tell)
+        if (warning := mend(folder / "journal.log")) is not None:
+            tell(warning)
         yield
     finally:
         lock.release()
 
 
 @contextmanager
-def locked_if_free(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """The run's folder as it is, and ours until the end where no other lrtune is at work.
+def locked_if_free(folder: Path) -> Iterator[bool]:
+    """The run's folder, which is looked at, and ours until the end where no other lrtune is there.
 
-    One that is has mended the journal; and where nothing can be written there is nothing to mend.
+    Nothing is mended; but what a killed one has locked would hold up whoever writes a note.
+    Gives whether it is ours.
     """
     lock = FileLock(folder / "lock", timeout=0)
     with suppress(OSError):  # a Timeout is one too
         lock.acquire()
     try:
         if lock.is_locked:
-            _mend(folder, tell)
-        yield
+            unlock(folder / "journal.log")
+        yield lock.is_locked
     finally:
         lock.release()
-
-
-def _mend(folder: Path, tell: Callable[[str], None]) -> None:
-    if (warning := mend(folder / "journal.log")) is not None:
-        tell(warning)
 
 
 def open(folder: str | Path) -> Run:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lrtune.engine.features import with_features
 from lrtune.errors import InputError
 from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
@@ -53,6 +54,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
                 f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
                 "or give another --out"
             )
+        task, _ = with_features(task, device, tell)
         peak_lr, test = peak_settings(task, study.peak_lr, tell, device=device)
         params = _best_expected(Space(named, peak_lr, study.warmup), test, study)
         schedule = Space(named).schedule(params)

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from lrtune.engine import RangeTest
-from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
+from lrtune.engine.optimizers import check_momentum, make_optimizer, optimizer_settings
 from lrtune.errors import InputError
-from lrtune.format import hidden, hidden_in
+from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile
 from lrtune.search import SEARCHABLE, Space
+from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.groups import base_of, rows_of
 from lrtune.verdict.settings import (
@@ -40,11 +41,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Raises:
         InputError: what cannot be searched or trained.
     """
+    settings = optimizer_settings(task)
     families = SEARCHABLE if study.families is None else tuple(study.families)
     warmup = study.warmup
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
-        check_momentum(task.optimizer)
+        check_momentum(task.optimizer_name, settings)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -75,13 +77,13 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         validations=len(task.checkpoints),
         objective=metrics[task.objective.name],
         metrics=metrics,
-        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        optimizer=OptimizerFacts(name=task.optimizer_name, **settings),
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
         seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
-        storage=study.storage,
+        storage=None if study.storage is None else kept_url(study.storage),
         judge=study.judge,
         versions={name: version(name) for name in PACKAGES},
     )
@@ -92,7 +94,7 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
 
     What is asked for beside the data comes last, so that two questions have two folders.
     """
-    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    parts = [task.name, task.model_name, task.optimizer_name, str(task.horizon)]
     if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
         parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
     if families != SEARCHABLE:
@@ -164,7 +166,7 @@ def check_same(
 
 
 def _shown(value: object) -> str:
-    return repr(hidden(value) if isinstance(value, str) else value)
+    return repr(without_secrets(value) if isinstance(value, str) else value)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -193,13 +195,3 @@ def read_settings(path: Path) -> RunSettings:
     if not path.is_file():
         raise InputError(f"{path.parent}: not a run: it has no run.json")
     return RunSettings.read(path)
-
-
-def without_password(settings: RunSettings) -> RunSettings:
-    """Settings to be shown and passed on: a storage's URL may hold a password."""
-    asked = settings.asked
-    if asked is not None and asked.get("storage") is not None:
-        asked = asked | {"storage": hidden(asked["storage"])}
-    storage = None if settings.storage is None else hidden(settings.storage)
-    shown = {"command": hidden_in(settings.command), "storage": storage, "asked": asked}
-    return settings.model_copy(update=shown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lrtune.errors import InputError, expect, nearest
-from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer, validate
+from lrtune.tasks.options import REPEATED, TaskOptions, names_function, parse_optimizer, validate
 
 if TYPE_CHECKING:
     from lrtune.engine.devices import Engine
@@ -76,7 +76,9 @@ class StudyFile(TaskOptions):
     )
     slots: int | None = Field(None, gt=0, description="trials side by side [the fastest number]")
     deterministic: bool = Field(False, description="the same bits each time on CUDA too, slower")
-    storage: str | None = Field(None, description="an Optuna storage URL")
+    storage: str | None = Field(
+        None, description="a database's URL, or journal://FILE [a file in the run's folder]"
+    )
     out: str | None = Field(None, description="the run's folder [runs/<study>]")
     tensorboard: bool = Field(False, description="also write the finalists for TensorBoard")
     device: str | None = Field(
@@ -157,7 +159,7 @@ def check(study: StudyFile) -> None:
     Raises:
         InputError: the first that is wrong.
     """
-    from lrtune.engine.optimizers import check_momentum, settings_of
+    from lrtune.engine.optimizers import OPTIMIZERS, check_momentum, settings_of
     from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
@@ -167,11 +169,12 @@ def check(study: StudyFile) -> None:
 
     names = SEARCHABLE if study.families is None else tuple(study.families)
     Space(names, study.peak_lr or Space.peak_lr, study.warmup, study.cycle_momentum)
-    if study.optimizer is not None:
-        name, settings = parse_optimizer(study.optimizer)
-        settings_of(name, settings)
+    named = (study.optimizer or "").partition(":")[0]
+    if study.optimizer and (named in OPTIMIZERS or not names_function(study.optimizer)):
+        name, given = parse_optimizer(study.optimizer)
+        settings = settings_of(name, given)
         if study.cycle_momentum:
-            check_momentum(name)
+            check_momentum(name, settings)
     metrics = {metric.name for row in METRICS.values() for metric in row}
     if study.metric is not None and study.metric not in metrics:
         hint = nearest(study.metric, metrics)

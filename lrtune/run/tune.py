@@ -17,9 +17,10 @@ from optuna.samplers import BaseSampler
 from lrtune.engine import Pool, range_test
 from lrtune.engine.choose import Choice
 from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
+from lrtune.engine.features import with_features
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
-from lrtune.format import duration, plural
+from lrtune.format import command_without_secrets, duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
@@ -48,7 +49,7 @@ from lrtune.search.budget import (
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
-from lrtune.search.storage import check_owner, claim, judge_of
+from lrtune.search.storage import check_owner, claim, judge_of, kept_url
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.best import guessed
@@ -173,6 +174,11 @@ def search(study: StudyFile, listener: Listener, command: str = "") -> Run:
     return run
 
 
+def _kept(asked: dict[str, Any]) -> dict[str, Any]:
+    """The storage that was asked for, as it may be written down."""
+    return {"storage": kept_url(asked["storage"])} if asked.get("storage") else {}
+
+
 def _screen() -> Listener:
     """What ``lrtune search`` shows; a terminal is nothing to a library's import."""
     from lrtune.cli.console import console_of
@@ -211,6 +217,7 @@ class Tuning:
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
+        self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
@@ -225,8 +232,9 @@ class Tuning:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
+            self._trained, self._features = with_features(self.task, self._device, self._tell)
             pool, choice = choose_pool(
-                self.task,
+                self._trained,
                 self.engine,
                 before,
                 self._tell,
@@ -247,7 +255,7 @@ class Tuning:
         task, study = self.task, self.study
         self._tell(
             f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
-            f"validation samples, model {task.model_name}, {task.optimizer}, "
+            f"validation samples, model {task.model_name}, {task.optimizer_name}, "
             f"{task.horizon:,} updates a trial"
         )
         for note in task.notes:
@@ -278,7 +286,7 @@ class Tuning:
         if self._limits.seconds is not None:
             total = min(total, self._limits.seconds / choice.seconds)
         peak_lr, test = peak_settings(
-            self.task,
+            self._trained,
             self.study.peak_lr,
             self._tell,
             total,
@@ -293,11 +301,12 @@ class Tuning:
             **dict(self._settings),
             peak_lr=peak_lr,
             range_test=test,
-            command=self.command,
+            command=command_without_secrets(self.command),
             owner=owner,
-            asked=self.asked,
+            asked=self.asked and {**self.asked, **_kept(self.asked)},
             dummy_scores=dummy_scores(self.task),
             placement=pool.placement,
+            features=self._features,
             engine=EngineFacts(**asdict(choice)),
             baselines=list(self.baselines),
         ).write(self._folder / "run.json")
@@ -400,24 +409,32 @@ class Tuning:
             works.append(rounds.work(pool, lambda: search.over))
         checkpoint, spent = self._folder / CHECKPOINT, partial(self._spent, search)
         loop = Loop(pool, works, checkpoint=checkpoint, spent=spent, tell=self._tell)
-        cut = False
+        cut, answers = False, True
         try:
             cut = loop.run()
+        except TimeoutError:  # of the storage, from which results are read
+            answers = False
+            raise
         finally:
             processes.close()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
                 run.settings.model_copy(update=ended).write(self._folder / "run.json")
-            run = Run(self._folder)
-            verdict = rounds.verdict() if rounds and search.over else None
-            if verdict is None:
-                seconds = WHOLE * self.task.horizon * pace_of(run.trials())
-                if rounds and search.over and not rounds.finalists and math.isfinite(seconds):
-                    self._tell(TOO_SMALL.format(duration(seconds)))
-                run.write()
-            else:
-                run.write_verdict(verdict)
-        return run
+            if answers:
+                self._write(search, rounds)
+        return Run(self._folder)
+
+    def _write(self, search: Search, rounds: Rounds | None) -> None:
+        """Write what came of it so far."""
+        run = Run(self._folder)
+        verdict = rounds.verdict() if rounds and search.over else None
+        if verdict is not None:
+            run.write_verdict(verdict)
+            return
+        seconds = WHOLE * self.task.horizon * pace_of(run.trials())
+        if rounds and search.over and not rounds.finalists and math.isfinite(seconds):
+            self._tell(TOO_SMALL.format(duration(seconds)))
+        run.write()
 
     def _allowed(self, run: Run, swept: int) -> float:
         """Whole trainings that there may be of all finalists, those that are over included."""

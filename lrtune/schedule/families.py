@@ -201,14 +201,19 @@ ROWS = (
             Knob("base_lr", 0.01, 0.5, "log", 0.25, (1e-9, 1), doc="floor, ratio of the peak"),
             Knob("step_size_up", 0.05, 0.5, "linear", 0.125, (0.005, 1), doc="fraction of body"),
             _choice("mode", shapes.CYCLE_SCALE, "triangular", "how the height goes"),
-            Knob("gamma", 1e-3, 1, "log", 0.1, (1e-12, 1), doc="exp_range: factor over the body"),
+            Knob(
+                "gamma",
+                *(1e-3, 1, "log", 0.1, (1e-12, 1)),
+                only=("mode", "exp_range"),
+                doc="factor over the body",
+            ),
         ),
         resolve=lambda k, n, peak: {
             "base_lr": k["base_lr"] * peak,
             "max_lr": peak,
             "step_size_up": count(k["step_size_up"], n),
             "mode": k["mode"],
-            "gamma": k["gamma"] ** (1 / n),
+            "gamma": k.get("gamma", 1.0) ** (1 / n),
             **_momentum(k),
         },
         body=lambda s, n, peak, base_lr, max_lr, step_size_up, mode, gamma, **momentum: (
@@ -251,15 +256,21 @@ ROWS = (
         "wsd",
         "stable, then a decay",
         knobs=(
+            # To the whole body, where it is linear to zero (Bergsma 2025).
             Knob("decay", 0.05, 1, "linear", 0.2, (0.001, 1), doc="fraction of the body"),
-            _choice("decay_shape", shapes.DECAY, "sqrt", "form of the decay"),
+            _choice("decay_shape", shapes.DECAY, "power", "form of the decay"),
+            Knob(
+                "decay_power",
+                *(0.25, 2, "log", 0.5, (0.01, 10)),
+                only=("decay_shape", "power"),
+                doc="p of 1 - v^p; 0.5: 1-sqrt, 1: linear",
+            ),
             END,
         ),
         resolve=lambda k, n, peak: {
             "total_iters": n,
             "decay_steps": count(k["decay"], n),
-            "decay_shape": k["decay_shape"],
-            "end_factor": k["end_factor"],
+            **{name: value for name, value in k.items() if name != "decay"},
         },
         body=shapes.wsd,
         source="Hu 2024, Hägele 2024",

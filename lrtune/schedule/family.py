@@ -63,6 +63,7 @@ class Knob:
         choices: the admissible words, for scale `choice`.
         length: more than 1: a tuple of numbers, of this length in the search, any in use.
         ordered: the numbers of the tuple increase strictly.
+        only: (name, word): there is this knob only where the choice of that name is that word.
         doc: one line, with the unit.
     """
 
@@ -75,7 +76,13 @@ class Knob:
     choices: tuple[str, ...] = ()
     length: int = 1
     ordered: bool = False
+    only: tuple[str, str] = ("", "")
     doc: str = ""
+
+    def counts(self, values: Knobs) -> bool:
+        """Whether there is this knob beside these values of the others."""
+        name, word = self.only
+        return bool(values.get(name, "") == word)
 
     def check(self, family: str, value: object) -> Any:
         """`value` as it is stored (int, float, str, tuple); InputError if not admissible."""
@@ -165,7 +172,7 @@ class Family:
         return all(knob.scale not in ("schedules", "function") for knob in self.knobs)
 
     def normalise(self, given: Mapping[str, object], peak: float) -> dict[str, Any]:
-        """All knobs, checked, with the defaults of those not given, in the order of the row."""
+        """All that there are, checked, with the defaults of those not given, in the row's order."""
         optional = [knob.name for knob in self.optional]
         known = [*(knob.name for knob in self.knobs), *optional]
         extra = sorted(given.keys() - known)
@@ -180,6 +187,12 @@ class Family:
             raise InputError(f"{self.name}: {alone[0]} alone: give {pair}, or neither")
         knobs = [*self.knobs, *(self.optional if alone else ())]
         knobs += [replace(self.extra, name=name) for name in extra if self.extra is not None]
-        values = {k.name: k.check(self.name, given.get(k.name, k.default)) for k in knobs}
+        values: dict[str, Any] = {}
+        for k in knobs:
+            if k.counts(values):
+                values[k.name] = k.check(self.name, given.get(k.name, k.default))
+            elif k.name in given:
+                where = f"only where {' is '.join(k.only)}"
+                raise InputError(f"{self.name}: {k.name}={given[k.name]!r}: {where}; leave it out")
         self.check(values, peak)
         return values

@@ -5,6 +5,7 @@ as torch's. Each gives float64[n]. Last come the families made of other schedule
 of the user's own function (`custom`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TypeVar
@@ -77,10 +78,20 @@ def one_cycle(
     return np.where(s <= top, up, down)
 
 
-DECAY: dict[str, Callable[[Array], Array]] = {
-    "linear": lambda v: 1 - v,
-    "cosine": half_cosine,
-    "sqrt": lambda v: 1 - np.sqrt(v),
+def steepness(end: float) -> float:
+    """How far an exponential decay falls, in nats: to its end, but no further than to 0.01."""
+    return -math.log(min(max(end, 0.01), 0.99))
+
+
+# (v, power, end) -> from 1 at v = 0 to 0 at v = 1. Hägele 2024 (arXiv 2405.18392) try the powers
+# 0.5 ("1-sqrt", the best), 1 and 2, the cosine, and end^v, which the exponential is once it is put
+# above the end; Hu 2024 (arXiv 2404.06395) has an exponential too.
+DECAY: dict[str, Callable[[Array, float, float], Array]] = {
+    "power": lambda v, power, end: 1 - v**power,
+    "cosine": lambda v, power, end: half_cosine(v),
+    "exponential": lambda v, power, end: (
+        np.expm1((1 - v) * steepness(end)) / math.expm1(steepness(end))
+    ),
 }
 
 
@@ -93,10 +104,12 @@ def wsd(
     decay_steps: int,
     decay_shape: str,
     end_factor: float,
+    decay_power: float = 1.0,
 ) -> Array:
     """The peak, then a decay over the last decay_steps (Hu 2024, Hägele 2024)."""
     v = np.maximum(0, s - (total_iters - decay_steps)) / decay_steps
-    return peak * (end_factor + (1 - end_factor) * DECAY[decay_shape](v))
+    ratio = DECAY[decay_shape](v, decay_power, end_factor)
+    return peak * (end_factor + (1 - end_factor) * ratio)
 
 
 def spline(s: Array, n: int, peak: float, *, ordinates: Sequence[float], total_iters: int) -> Array:

@@ -19,7 +19,8 @@ from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.search.storage import Ending, together
+from lrtune.search.journal import together
+from lrtune.search.storage import Ending
 from lrtune.search.trials import Training
 
 LEAST_SECONDS = 30.0  # between two checkpoints: less than this may be lost

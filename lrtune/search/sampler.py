@@ -387,10 +387,12 @@ class Tuner:
         """
         if schedule.closed_loop:  # the model knows nothing of its settings
             return schedule
-        knobs = [k for k in FAMILIES[schedule.family].knobs if schedule.knobs[k.name] != k.default]
+        values = schedule.knobs
+        row = FAMILIES[schedule.family].knobs
+        knobs = [k for k in row if values.get(k.name, k.default) != k.default]
         forms = [schedule]
         for reset in chain(*(combinations(knobs, count + 1) for count in range(len(knobs)))):
-            own = {**schedule.knobs, **{knob.name: knob.default for knob in reset}}
+            own = {**values, **{knob.name: knob.default for knob in reset}}
             for factor in SHIFTS:
                 peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
                 with suppress(InputError):  # the check of some families is of settings together

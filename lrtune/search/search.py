@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from lrtune.engine import Pool, Progress
@@ -254,16 +255,32 @@ class Search(Work[ActiveTrial]):
             self._tell("the next trial is expected to gain little: on to the confirmation")
 
     def ending(self, active: ActiveTrial, progress: Progress) -> Ending | None:
-        """As early stopping decides."""
-        return self._early_stopping.ending(active, progress)
+        """As early stopping decides; at once where somebody else has told Optuna of its end."""
+        try:
+            return self._early_stopping.ending(active, progress)
+        except UpdateFinishedTrialError as error:
+            return Ending("failed", str(error))
 
     def ended(self, active: ActiveTrial, ending: Ending, progress: Progress) -> None:
         """Store the record, and tell Optuna."""
+        del self.state.running[progress.slot]
+        try:
+            record = self._told(active, ending, progress)
+        except UpdateFinishedTrialError:
+            self._tell(f"trial {active.index} was ended by somebody else: taken as it was told")
+            return
+        self.state.add(record)
+        self.state.last = record
+        self._early_stopping.remember(record)
+        self._watch(self.state)
+        self._stop_if_nothing_works(ending.state, progress)
+
+    def _told(self, active: ActiveTrial, ending: Ending, progress: Progress) -> Record:
         trial, state, name = active.trial, ending.state, self._objective.name
         at = None
         if state == "complete":
             at = active.curves.judged(name, self._minimize, self._judge)
-        record = active.record(ending, name, at)
+        record = active.record(ending, name, at, ended=self.state.trials)
         save_record(trial, record)
         trial.set_user_attr("ended", f"{state}: {ending.reason}")
         if state == "diverged":
@@ -274,12 +291,7 @@ class Search(Work[ActiveTrial]):
             self._study.tell(trial, record.value)
         else:
             self._study.tell(trial, state=FAIL if state == "failed" else PRUNED)
-        del self.state.running[progress.slot]
-        self.state.add(record)
-        self.state.last = record
-        self._early_stopping.remember(record)
-        self._watch(self.state)
-        self._stop_if_nothing_works(state, progress)
+        return record
 
     def segment_over(self, slots: range) -> None:
         """Move their clocks on."""

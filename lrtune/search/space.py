@@ -110,12 +110,13 @@ class Space:
         """
         name = params[FAMILY]
         own = own_params(params)
-        optional = (knob for knob in FAMILIES[name].optional if knob.name in own)
+        row = FAMILIES[name]
+        knobs = [*row.knobs, *(knob for knob in row.optional if knob.name in own)]
         return Schedule(
             name,
             peak_lr=own["peak_lr"],
             warmup=own.get("warmup", 0.0),
-            knobs={knob.name: _value(knob, own) for knob in (*FAMILIES[name].knobs, *optional)},
+            knobs={knob.name: _value(knob, own) for knob in knobs if knob.counts(own)},
         )
 
 

@@ -1,13 +1,10 @@
-"""Storage: open a study, mend a journal, and write and read trials as Records."""
+"""Storage: open a study, and write and read trials as Records."""
 
 import json
 import math
 import os
-import time
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,15 +13,17 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import make_url
 
 from lrtune.engine import Progress
 from lrtune.errors import InputError, as_utf8
 from lrtune.files import plain
-from lrtune.format import hidden
+from lrtune.format import without_secrets
 from lrtune.schedule import Schedule
+from lrtune.search.database import open_database
+from lrtune.search.journal import Journal, whole_lines
 from lrtune.search.space import FAMILY, SCHEDULE
 from lrtune.tasks.metrics import Direction
 
@@ -35,16 +34,32 @@ RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
 RESOLVED = "resolved"  # trial attribute: the schedule's settings, for people to read
 OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
-STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
 # Of a Record, kept in RECORD beside its curves.
 KEPT = (
     *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
-    "judged_at",
+    *("judged_at", "ended"),
 )
 
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
 Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
 JUDGES: tuple[Judge, ...] = get_args(Judge)
+
+URL = "LRTUNE_STORAGE"  # environment variable: a whole URL, where run.json has it without password
+_URLS: dict[str, str] = {}  # whole ones that this process was given, by what is kept of them
+
+
+def kept_url(url: str) -> str:
+    """What is kept of a storage's URL: all but its secrets, which this process remembers."""
+    kept = without_secrets(url)
+    if kept != url:
+        _URLS[kept] = url
+    return kept
+
+
+def _whole_url(kept: str) -> str:
+    """With its secrets, if anybody has told them; else its driver may find its own (PGPASSWORD)."""
+    told = os.environ.get(URL, "")
+    return told if told and without_secrets(told) == kept else _URLS.get(kept, kept)
 
 
 def judge_of(name: str) -> Judge:
@@ -136,6 +151,7 @@ class Record:
     seconds: float  # of training and validation
     seed: int  # of everything random that it met
     judged_at: int | None = None  # the update whose weights ``value`` is of
+    ended: int = 0  # trials of the search that had ended before; clocks may jump
     # Of a trial that was pruned or has plateaued, the figures of its forecast: see Decision.
     evidence: dict[str, Any] = field(default_factory=dict)
     # Of one that was to be pruned and trained on, to check: ``update`` and figures of the forecast.
@@ -149,16 +165,23 @@ def load_study(storage: str | Path, name: str) -> optuna.Study:
         InputError: there is none, or the storage cannot be opened.
     """
     try:
-        if isinstance(storage, Path) and not storage.is_file():
-            raise KeyError
-        return optuna.load_study(storage=open_storage(storage), study_name=name)
-    except KeyError as error:
-        where = f"storage {hidden(str(storage))}"
-        raise InputError(
-            f"{where}: has no study {name!r}: restore it, or remove the run's folder"
-        ) from error
+        opened = open_storage(storage) if _is_there(storage) else None
+        names = [] if opened is None else optuna.get_all_study_names(opened)
+        if opened is None or name not in names:
+            raise InputError(f"has no study {name!r}: restore it, or remove the run's folder")
+        return optuna.load_study(storage=opened, study_name=name)
     except Exception as error:  # every backend has errors of its own
         raise _unusable(storage, error) from error
+
+
+def _is_there(storage: str | Path) -> bool:
+    """Whether there is something to read; what opens a file would make one."""
+    if isinstance(storage, Path):
+        return storage.is_file()
+    if storage.startswith("journal://"):
+        return Path(storage.removeprefix("journal://")).is_file()
+    url = make_url(storage)
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
@@ -200,82 +223,28 @@ def _quiet_optuna() -> Iterator[None]:
 
 
 def _unusable(storage: str | Path, error: Exception) -> InputError:
+    if isinstance(storage, Path) and storage.is_file():
+        whole_lines(storage)
     first = (str(error).splitlines() or [type(error).__name__])[0]
-    url = str(storage)
-    return InputError(f"storage {url}: {first}".replace(url, hidden(url)))
+    text, url = f"storage {storage}: {first}", str(storage)
+    told = isinstance(error, InputError) or without_secrets(url) != _whole_url(url)
+    if "@" in url and not told:
+        text += f"; lrtune keeps no password: set {URL} to the whole URL, or as its driver has it"
+    for whole in (url, _whole_url(url)):
+        text = text.replace(whole, without_secrets(whole))
+    return InputError(text)
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
     """Open a journal file by its path, or a database by its URL."""
+    if isinstance(storage, str) and storage.startswith("journal://"):
+        storage = Path(storage.removeprefix("journal://"))
     if isinstance(storage, Path):
         # Absolute, because Optuna's lock is a link to this path as it is written here.
         return JournalStorage(Journal(str(storage.resolve())))
     if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
         raise InputError("a database in memory is lost at the end: give a file or a server")
-    return RDBStorage(storage)
-
-
-_BATCH = ContextVar[set["Journal"] | None]("batch", default=None)
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """What is said inside of trials under way, a journal writes at the end, all at once."""
-    batch = set[Journal]()
-    token = _BATCH.set(batch)
-    try:
-        yield
-    finally:
-        _BATCH.reset(token)
-        for journal in batch:
-            journal.write()
-
-
-class Journal(JournalFileBackend):
-    """Optuna's journal file, with one lock and one fsync for all that is said ``together``.
-
-    Reports, attributes and ends of trials may wait: nobody else writes of a trial that is under way
-    here, so that it does not matter what others write meanwhile. What decides who has a trial, and
-    its number, is written at once, after all that was said before.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._waiting: list[dict[str, Any]] = []  # not yet written
-        self._read = 0  # of these
-        self._early: deque[str] = deque()  # who wrote what was read before it was in the file
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """See BaseJournalBackend."""
-        self._waiting += json.loads(json.dumps(logs))  # as the file will give them back
-        batch = _BATCH.get()
-        if batch is not None and all(map(_may_wait, logs)):
-            batch.add(self)
-        else:
-            self.write()
-
-    def write(self) -> None:
-        """Write what waits."""
-        if self._waiting:
-            super().append_logs(self._waiting)
-            self._waiting, self._read = [], 0
-
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """See BaseJournalBackend."""
-        for log in super().read_logs(log_number_from - len(self._early)):
-            if self._early and self._early[0] == log["worker_id"]:
-                self._early.popleft()
-            else:
-                yield log
-        for log in self._waiting[self._read :]:
-            self._read += 1
-            self._early.append(log["worker_id"])
-            yield log
-
-
-def _may_wait(log: Mapping[str, Any]) -> bool:
-    running = log.get("state") == TrialState.RUNNING
-    return "trial_id" in log and "param_name" not in log and not running
+    return open_database(_whole_url(storage))
 
 
 def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> None:
@@ -302,52 +271,8 @@ def _of_another(storage: str | Path, name: str) -> InputError:
     way_out = "give that run's --out to go on with it, or another --storage"
     if isinstance(storage, Path):
         way_out = "restore its run.json, or remove the folder"
-    return InputError(
-        f"storage {hidden(str(storage))}: its study {name} belongs to another run: {way_out}"
-    )
-
-
-def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
-    """Make a journal readable again, and say what was cut; only while no search writes to it.
-
-    Removes the lock of a process that was killed while it held it. Cuts off the journal from the
-    first line that is not whole, which a full disk leaves, and keeps a copy of the damaged file.
-
-    Raises:
-        InputError: not a journal.
-    """
-    lock = path.with_name(f"{path.name}.lock")
-    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > stale_seconds:
-        lock.unlink()
-    if not path.exists():
-        return None
-    content = path.read_bytes()
-    whole = _whole(content)
-    if whole == len(content):
-        return None
-    if whole == 0:
-        raise InputError(f"{path}: not an Optuna journal: restore it, or remove the run's folder")
-    damaged = path.with_name(f"{path.name}.damaged-{time.time_ns()}")  # none before it is lost
-    damaged.write_bytes(content)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content[:whole])
-    os.replace(part, path)
-    lost = len(content) - whole
-    return f"{path}: cut {lost:,} bytes off its damaged end; all of it is in {damaged.name}"
-
-
-def _whole(content: bytes) -> int:
-    """How many bytes from the start are lines that Optuna can read."""
-    end = 0
-    for line in content.splitlines(keepends=True):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            break
-        if not line.endswith(b"\n") or not isinstance(entry, dict) or "op_code" not in entry:
-            break
-        end += len(line)
-    return end
+    shown = without_secrets(str(storage))
+    return InputError(f"storage {shown}: its study {name} belongs to another run: {way_out}")
 
 
 def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -362,6 +287,17 @@ def unique_trials(study: optuna.Study) -> list[FrozenTrial]:
 def index_of(trial: FrozenTrial) -> int:
     """Which of the search's trials this is; elsewhere, its number in the study."""
     return int(trial.user_attrs.get(START, {}).get("index", trial.number))
+
+
+def as_they_ended(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Finished trials in the order in which they ended; those of others by their clocks."""
+
+    def place(trial: FrozenTrial) -> tuple[Any, ...]:
+        ended = trial.user_attrs.get(RECORD, {}).get("ended")
+        known = ended is not None
+        return not known, ended if known else trial.datetime_complete, trial.number
+
+    return sorted(trials, key=place)
 
 
 def was_cut_short(trial: FrozenTrial) -> bool:

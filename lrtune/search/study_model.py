@@ -28,7 +28,7 @@ from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
 from lrtune.model.transfer import Transfer
 from lrtune.schedule import Schedule
 from lrtune.search.space import is_schedule_param, schedule_of, unit
-from lrtune.search.storage import AVERAGED, START, Belief, was_cut_short
+from lrtune.search.storage import AVERAGED, START, Belief, as_they_ended, was_cut_short
 
 Array = NDArray[np.float64]
 
@@ -123,7 +123,7 @@ class StudyModel:
         trials = study.get_trials(deepcopy=False)
         others = [t for t in trials if t.number not in self._seen and t.number != asked]
         over = [t for t in others if t.state.is_finished()]
-        for trial in sorted(over, key=lambda t: (t.datetime_complete, t.number)):
+        for trial in as_they_ended(over):
             self._take(trial)
             self._seen.add(trial.number)
             self._rescale()

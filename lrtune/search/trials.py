@@ -104,8 +104,8 @@ class ActiveTrial(Training):
     survived: int  # it went on at reports before this update, when it was trained before a kill
     audit: dict[str, Any] | None = None  # see Record
 
-    def record(self, ending: Ending, objective: str, judged_at: int | None) -> Record:
-        """What is stored of a trial that is over."""
+    def record(self, ending: Ending, objective: str, judged_at: int | None, ended: int) -> Record:
+        """What is stored of a trial that is over, as the one after so many."""
         return Record(
             number=self.index,
             optuna_number=self.trial.number,
@@ -120,6 +120,7 @@ class ActiveTrial(Training):
             seconds=self.seconds,
             seed=self.seed,
             judged_at=judged_at,
+            ended=ended,
             evidence=ending.evidence,
             audit=self.audit,
         )
@@ -265,12 +266,13 @@ def _start(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
 def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
     """A trial that was cut short was not to be pruned at reports before this update.
 
-    Nor at the last one, if a trial in a later slot ended in that segment: then slots had been
-    looked at up to there. If none did, no more is known than was then, and the answer is the same.
+    Nor at the last one, if a trial in a later slot ended in that segment, or any in a later one:
+    then slots had been looked at up to there. If none did, no more is known than was then, and the
+    answer is the same.
     """
     start, last = _start(trial), trial.last_step or 0
     clock = start["clock"] + len(trial.intermediate_values)
-    decided = any(slot > start["slot"] and end == clock for slot, end in ended)
+    decided = any((end, slot) > (clock, start["slot"]) for slot, end in ended)
     return int(max(last + decided, start.get("survived", 0)))  # a repetition comes less far
 
 

@@ -30,12 +30,13 @@ from lrtune.tasks.groups import ByName, Groups, base_of, ratios_of
 from lrtune.tasks.images import Images, check_classes, image_data, image_folder, normalize
 from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
-from lrtune.tasks.options import TaskOptions, parse_optimizer, validate
+from lrtune.tasks.options import TaskOptions, names_function, parse_optimizer, validate
 from lrtune.tasks.splits import Data, Split, three_splits
 from lrtune.tasks.stream import LIMIT, parse_size
 from lrtune.tasks.tables import sklearn_table, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
+from lrtune.tasks.weights import Published, pretrained, published
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 TABBED = (".tsv", ".tsv.gz")
@@ -43,7 +44,7 @@ GROUPS = ("groups", "layer_decay", "freeze")
 OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed", *GROUPS)
 OURS = ("model", "metric", *OPTIMIZER)
 CLASSES = (*OURS, "label_smoothing", "class_weights")
-FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory")
+FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory", "weights")
 # The options that mean something, by what is asked for.
 OPTIONS = {
     "a function of yours": (*OPTIMIZER, "memory"),
@@ -77,11 +78,16 @@ def load_task(what: str, **options: Any) -> Task:
         finally:
             LIMIT.reset(token)
         if given.groups is not None:
-            changed["groups"] = _groups(given, task.groups)
+            changed["groups"] = _groups(given, changed.get("groups", task.groups))
         return replace(task, **changed) if changed else task
     kind, read = _reader(what)
     _check_given(given, what, kind)
-    return _task(read(given), given)
+    takes = None
+    if given.model is not None and given.weights is not None:
+        takes = published(given.model, given.weights)
+    if takes is not None and given.image_size is None:
+        given = given.model_copy(update={"image_size": takes.size})
+    return _task(read(given), given, takes)
 
 
 def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
@@ -109,8 +115,9 @@ def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
 
 
 def _check_given(given: TaskOptions, what: str, kind: str) -> None:
+    fits = {*OPTIONS[kind], *(("download",) if given.weights is not None else ())}
     for name in TaskOptions.model_fields:
-        if name in given.model_fields_set and name not in OPTIONS[kind]:
+        if name in given.model_fields_set and name not in fits:
             kinds = " or ".join(k for k, names in OPTIONS.items() if name in names)
             raise InputError(
                 f"{name}={getattr(given, name)!r}: {what} is {kind}: this is for {kinds}"
@@ -131,34 +138,45 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
     changed = {name: value for name, value in changed.items() if value is not None}
     if given.optimizer is not None:
         # The task's own settings belong to its own optimizer.
-        changed["optimizer"], changed["settings"] = parse_optimizer(given.optimizer)
+        if names_function(given.optimizer):
+            with _users_function(given.optimizer) as optimizer:
+                changed |= {"optimizer": optimizer, "settings": {}, "groups": None}
+        else:
+            changed["optimizer"], changed["settings"] = parse_optimizer(given.optimizer)
     return changed
 
 
-def _task(data: Data, given: TaskOptions) -> Task:
+def _task(data: Data, given: TaskOptions, takes: Published | None) -> Task:
     defaults = dict(data.defaults)
     defaults["batch_size"] = min(defaults["batch_size"], data.train.samples)
     name = defaults.pop("model")
     name = name if given.model is None else given.model
-    inputs = data.train.first.inputs
-    model = model_maker(name, tuple(inputs.shape[1:]), data.outputs, kind=data.kind)
+    shape, label, notes = tuple(data.train.first.inputs.shape[1:]), name, data.notes
+    if takes is not None:  # grey images as well: what normalises them makes three channels of one
+        shape = (3, *shape[1:])
+    pretrains = given.weights is not None
+    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=pretrains)
+    if given.weights is not None:
+        model, note = pretrained(model, name, given.weights, download=given.download)
+        label, notes = f"{name}-pretrained", (*notes, note)
+    changed = {"groups": decay_matrices} | defaults | _changed(given)
+    changed["groups"] = _groups(given, changed["groups"])
     return Task(
         name=data.name,
         data=data.source,
-        notes=data.notes,
+        notes=notes,
         train=data.train,
         val=data.val,
         test=data.test,
-        prepare=data.prepare,
+        prepare=data.prepare if takes is None else takes.prepare,
         model=partial(Scalar, model) if data.kind == "regression" else model,
-        model_name=name,
+        model_name=label.replace(":", "-"),
         # Convolutions are faster in it, on a CPU as on a GPU.
         layout=torch.contiguous_format if name in ("mlp", "transformer") else torch.channels_last,
-        groups=_groups(given, decay_matrices),
         loss=_loss(data, given),
         metrics=_metrics(data, given.metric),
         classes=None if data.kind == "regression" else data.outputs,
-        **(defaults | _changed(given)),
+        **changed,
     )
 
 
@@ -206,7 +224,17 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
 
 
 def _users_task(what: str) -> Task:
-    """The Task that ``module:function`` or ``path.py:function`` returns."""
+    """The Task that a function returns."""
+    with _users_function(what) as make:
+        task = make()
+    if not isinstance(task, Task):
+        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
+    return task
+
+
+@contextmanager
+def _users_function(what: str) -> Iterator[Callable[..., Any]]:
+    """The function that ``module:function`` or ``path.py:function`` names, to be called here."""
     where, _, name = what.rpartition(":")
     path = Path(where) if where.endswith(".py") else None
     with _first_on_path(path.parent if path else Path.cwd()), _errors_of(what):
@@ -215,10 +243,7 @@ def _users_task(what: str) -> Task:
         if not callable(function):
             names = [n for n, value in vars(module).items() if inspect.isfunction(value)]
             raise InputError(f"{what}: {where} has no function {name!r}{nearest(name, names)}")
-        task = function()
-    if not isinstance(task, Task):
-        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
-    return task
+        yield function
 
 
 def _likely_maker(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Losses, and METRICS: what a validation measures, and which way is better."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -79,8 +79,25 @@ def bits_per_character(tokens_per_character: float = 1.0) -> Metric:
     return Metric("bits_per_character", bits, "minimize", "bits", "batch")
 
 
-def _accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == targets).double().mean()
+def model_loss(outputs: Any, targets: Any) -> Tensor:
+    """The loss that the model itself computes: ``outputs.loss``, as Hugging Face's models do."""
+    loss: Tensor | None = outputs.get("loss") if isinstance(outputs, Mapping) else None
+    if loss is None:
+        raise ValueError(
+            "the model gives no loss: transformers' models with a head do where samples hold labels"
+            " (a language model's are its input_ids); or give the task loss="
+        )
+    return loss
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Scores of classes: the outputs themselves, or those that are called so."""
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs
+    return logits
+
+
+def _accuracy(outputs: Any, targets: Tensor) -> Tensor:
+    return (logits_of(outputs).argmax(-1) == targets).double().mean()
 
 
 def _macro_f1(outputs: Tensor, targets: Tensor) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from lrtune.errors import InputError, nearest
 SMALL = 64  # px: up to here a stem made for 224 px would leave next to nothing
 MOST_TOKENS = 256  # of the ViT
 LAYERS, WIDTH, HEADS = 4, 128, 4  # of the transformer
+TIMM = "timm:"  # before the name of a model of timm's
 
 
 def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -187,10 +188,50 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
     return model
 
 
-def _torchvision_model(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
+def timm_preset(name: str) -> Any:
+    """What timm knows of a model of its, ``timm:NAME``: size and normalisation of its images.
+
+    None where it has no weights of it.
+
+    Raises:
+        InputError: there is no timm, or no such model.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(
+            f"model {name!r}: timm is not installed: pip install 'lrtune[timm]'"
+        ) from error
+    own = name.removeprefix(TIMM)
+    if not timm.is_model(own):
+        hint = nearest(own, timm.list_models())
+        raise InputError(f"model {name!r}: timm has no such model{hint}")
+    try:
+        return timm.get_pretrained_cfg(own)
+    except RuntimeError as error:  # NAME.TAG
+        raise InputError(f"model {name!r}: {error}") from error
+
+
+def _timm_model(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A classifier of timm, randomly initialised."""
+    preset = timm_preset(name)
+    import timm
+
+    fixed = preset is not None and preset.fixed_input_size
+    size: dict[str, Any] = {"img_size": shape[1:]} if fixed else {}
+    model: nn.Module = timm.create_model(
+        name.removeprefix(TIMM), num_classes=outputs, in_chans=shape[0], **size
+    )
+    return model
+
+
+def _torchvision_model(
+    name: str, shape: tuple[int, ...], outputs: int, pretrained: bool
+) -> nn.Module:
     """A classifier of ``torchvision.models``, randomly initialised, for images of this shape.
 
-    For images of up to 64 px the first convolution has stride 1, unless it cuts patches (its
+    One that is to be ``pretrained`` stays as torchvision has it. In others, for images of up to
+    64 px, the first convolution has stride 1, unless it cuts patches (its
     stride is its kernel). In resnet, resnext, wide_resnet and densenet it is a fresh one of 3x3,
     and the max pooling after it is gone, as He et al. (2015) and Huang et al. (2016) have it on
     CIFAR. For channels other than 3 it is a fresh one, too: as torchvision's own in resnet and
@@ -200,11 +241,12 @@ def _torchvision_model(name: str, shape: tuple[int, ...], outputs: int) -> nn.Mo
 
     options: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "init_weights": True}
+        options = {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
     elif name.startswith("vit_"):
         options = {"image_size": shape[1]}
     model: nn.Module = models.get_model(name, weights=None, num_classes=outputs, **options)
-    _fit_stem(model, shape)
+    if not pretrained:
+        _fit_stem(model, shape)
     return model
 
 
@@ -318,29 +360,38 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 
 def model_maker(
-    name: str, shape: tuple[int, ...], outputs: int, *, kind: str = "classification"
+    name: str,
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    kind: str = "classification",
+    pretrained: bool = False,
 ) -> Callable[[], nn.Module]:
-    """A picklable function that makes fresh models, never pretrained.
+    """A picklable function that makes fresh models, with random weights.
 
     Args:
-        name: a row of MODELS or a classifier of ``torchvision.models``.
+        name: a row of MODELS, a classifier of ``torchvision.models``, or ``timm:`` and one of timm.
         shape: of one sample, without the batch.
         outputs: how many: classes, characters, or 1.
         kind: of the data: text is for the transformer, and for it alone.
+        pretrained: whether weights are to be loaded: no layer is changed for small images.
 
     Raises:
         InputError: for an unknown name, or a model that does not take such samples.
     """
     if name in MODELS:
         make = partial(MODELS[name], shape, outputs)
+    elif name.startswith(TIMM):
+        timm_preset(name)
+        make = partial(_timm_model, name, shape, outputs)
     else:
         from torchvision import models
 
         known = list(models.list_models(module=models))
         if name not in known:
-            which = f"one of {', '.join(MODELS)}, or a classifier of torchvision.models"
+            which = f"one of {', '.join(MODELS)}, of torchvision.models, or timm:NAME"
             raise InputError(f"model {name!r}: {which}{nearest(name, [*MODELS, *known])}")
-        make = partial(_torchvision_model, name, shape, outputs)
+        make = partial(_torchvision_model, name, shape, outputs, pretrained)
     if kind == "text":
         if name != "transformer":
             raise InputError(f"model {name!r}: does not read text: give --model transformer")

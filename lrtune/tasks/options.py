@@ -19,13 +19,18 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     model: str | None = Field(
-        None, description="mlp, cnn, resnet9, ..., or one of torchvision [suits the data]"
+        None,
+        description="mlp, cnn, resnet9, ..., one of torchvision, or timm:NAME [suits the data]",
+    )
+    weights: str | None = Field(
+        None, description="of images: fine-tune from default (torchvision's) or from a file"
     )
     metric: str | None = Field(
         None, description="what to improve: accuracy, macro_f1, ... [the loss]"
     )
     optimizer: str | None = Field(
-        None, description="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"
+        None,
+        description="adamw, sgd, muon, ...; adamw:weight_decay=0.1; or file.py:function of yours",
     )
     groups: list[str] | None = Field(
         None,
@@ -50,7 +55,9 @@ class TaskOptions(BaseModel):
         None, description="of a table: classification or regression"
     )
     data_root: str = Field("data", description="where torchvision's data sets lie")
-    download: bool = Field(False, description="fetch a torchvision data set that is not there")
+    download: bool = Field(
+        False, description="fetch what torchvision has and is not there: data, weights"
+    )
     image_size: int | None = Field(
         None, ge=1, le=4096, description="bring images to this many pixels per side"
     )
@@ -161,6 +168,15 @@ def plain(annotation: Any) -> Any:
     return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
 
 
+def names_function(optimizer: str) -> bool:
+    """Whether it is ``module:function``, not a name with settings.
+
+    >>> names_function("mine.py:lion"), names_function("adamw:eps=1e-6"), names_function("sgd")
+    (True, False, False)
+    """
+    return ":" in optimizer and optimizer.rpartition(":")[2].isidentifier()
+
+
 def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
     """Name and settings from ``adamw:weight_decay=0.1,betas=0.9/0.95``.
 
@@ -182,8 +198,12 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
 def _value(text: str, where: str) -> object:
     if text in ("true", "false"):
         return text == "true"
+    if text.isidentifier() and text not in ("nan", "inf", "infinity"):
+        return text
     try:
         numbers = tuple(float(part) for part in text.split("/"))
     except ValueError as error:
-        raise InputError(f"{where!r}: a number, true, false or numbers with / between") from error
+        raise InputError(
+            f"{where!r}: a number, a word, true, false or numbers with / between"
+        ) from error
     return numbers if len(numbers) > 1 else numbers[0]

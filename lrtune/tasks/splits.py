@@ -6,7 +6,7 @@ and models give them. (torch has such functions too, but they are private.)
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -65,9 +65,18 @@ def laid_out(tree: Tree, layout: torch.memory_format) -> Tree:
     return tree_map(lambda t: t.to(memory_format=layout) if t.dim() == 4 else t, tree)
 
 
-def concat(trees: Sequence[Tree]) -> Tree:
-    """Trees of batches as the tree of one batch, joined along the first dimension."""
-    return trees[0] if len(trees) == 1 else _zip(torch.cat, trees)
+def concat(trees: Sequence[Tree], dim: int = 0) -> Tree:
+    """Trees of batches as the tree of one batch, joined along the dimension of the samples.
+
+    Of what has no such dimension, as a loss that a model computes, the mean.
+    """
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        if tensors[0].dim() <= dim:
+            return torch.stack(tensors).mean(0)
+        return torch.cat(tensors, dim)
+
+    return trees[0] if len(trees) == 1 else _zip(joined, trees)
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
@@ -78,12 +87,20 @@ def stack(trees: Sequence[Tree]) -> Tree:
 def _zip(function: Callable[[list[Tensor]], Tensor], trees: Sequence[Tree]) -> Tree:
     first = trees[0]
     if isinstance(first, Mapping):
-        return {name: _zip(function, [tree[name] for tree in trees]) for name in first}
+        return named_like(
+            first, {name: _zip(function, [tree[name] for tree in trees]) for name in first}
+        )
     if isinstance(first, tuple | list):
         branches = [_zip(function, branch) for branch in zip(*trees, strict=True)]
         named = isinstance(first, tuple) and hasattr(first, "_fields")
         return type(first)(*branches) if named else type(first)(branches)
     return function(list(trees))
+
+
+def named_like(tree: Mapping[str, Any], named: dict[str, Any]) -> Mapping[str, Any]:
+    """These as a dictionary; where ``tree`` is a dataclass too, as a ModelOutput is, as one."""
+    kind: Callable[..., Mapping[str, Any]] = type(tree)
+    return kind(**named) if is_dataclass(tree) else named
 
 
 class Split(NamedTuple):

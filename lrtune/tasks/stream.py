@@ -6,9 +6,10 @@ import re
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -101,6 +102,31 @@ class Read(NamedTuple):
     error: str | None = None  # why the whole data set is refused
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """A map-style data set, and how a list of its samples becomes a batch.
+
+    Attributes:
+        dataset: ``dataset[row]`` is what ``split`` takes several of.
+        split: of a list of samples, the batch.
+        pads: whether a batch is as long as its longest sample: all that are kept are one batch.
+    """
+
+    dataset: Any
+    split: Callable[[list[Any]], Split]
+    pads: bool = False
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.dataset[row]
+
+
+def _of_pairs(samples: list[Any]) -> Split:
+    return Split(*default_collate([tuple(sample) for sample in samples]))
+
+
 class _Reader(Dataset[Read]):
     """A data set as batches: item (seed, rows) -> Read. Runs in the workers.
 
@@ -109,6 +135,7 @@ class _Reader(Dataset[Read]):
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
+        self._split = dataset.split if isinstance(dataset, Samples) else _of_pairs
 
     def __getitem__(self, item: tuple[int, list[int]]) -> Read:
         seed, rows = item
@@ -117,9 +144,10 @@ class _Reader(Dataset[Read]):
             for row in rows:
                 try:
                     sample = self._dataset[row]
-                    if not isinstance(sample, tuple | list) or len(sample) != 2:
+                    is_pair = isinstance(sample, tuple | list) and len(sample) == 2
+                    if self._split is _of_pairs and not is_pair:
                         kind = type(sample).__name__
-                        raise TypeError(f"{kind}, expected a pair (input, target)")
+                        raise TypeError(f"{kind}, expected a pair (input, target) or a dictionary")
                 except BadSample as error:
                     bad.append(str(error))
                 except InputError as error:
@@ -127,14 +155,15 @@ class _Reader(Dataset[Read]):
                 except Exception as error:  # whatever a user's data set may raise
                     return Read(None, [], [], f"sample {row}: {described(error)}")
                 else:
-                    samples.append(tuple(sample))
+                    samples.append(sample)
                     good.append(row)
-        if not samples:
-            return Read(None, [], bad)
-        try:
-            batch = Split(*default_collate(samples))
-        except Exception as error:
-            return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {described(error)}")
+            if not samples:
+                return Read(None, [], bad)
+            try:
+                batch = self._split(samples)
+            except Exception as error:
+                why = str(error) if isinstance(error, InputError) else described(error)
+                return Read(None, [], [], f"samples {rows[0]} to {rows[-1]}: {why}")
         odd = [leaf for leaf in leaves(batch) if not isinstance(leaf, Tensor)]
         if odd:
             what = f"{type(odd[0]).__name__} {str(odd[0])[:40]!r}"
@@ -244,6 +273,10 @@ def hold(
     first, draws = _probe(name, dataset, count)
     kept = None
     if not draws and count * first.sample_bytes <= room(torch.device("cpu"), memory):
+        if isinstance(dataset, Samples) and dataset.pads:
+            (done,) = _pass(name, dataset, [(0, list(range(count)))], 0, skip_bad)
+            assert done.batch is not None  # the first good sample is in it
+            return done.batch, done.bad
         kept = tree_map(lambda t: t.new_empty((count, *t.shape[1:])), tuple(first))
     rows: list[int] = []
     hashes, labels, bad = [], list[Tensor](), []
@@ -280,6 +313,29 @@ def hold(
         draws=draws,
     )
     return stream, bad
+
+
+def names_of(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> list[str] | None:
+    """Of the first sample, or of what ``collate`` makes of it, where that is a dictionary."""
+
+    def names(samples: list[Any]) -> list[str] | None:
+        batch = samples[0] if collate is None else collate(samples)
+        return [str(name) for name in batch] if isinstance(batch, Mapping) else None
+
+    workers = min(1, worker_count(0))
+    loader = DataLoader(
+        dataset,
+        sampler=[0],
+        collate_fn=names,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),
+    )
+    try:
+        found: list[str] | None = next(iter(loader))
+    except Exception:  # ``hold`` will meet it again, and tell
+        return None
+    return found
 
 
 def read_size(sample_bytes: int) -> int:

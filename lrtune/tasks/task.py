@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,34 +21,42 @@ from torch.nn import functional as F
 from lrtune.errors import InputError, described, one_line
 from lrtune.tasks.groups import check_effect, frozen, grouped
 from lrtune.tasks.images import augment, check_augment, draw
-from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, metrics_of
+from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, logits_of, metrics_of, model_loss
+from lrtune.tasks.samples import Columns, read
 from lrtune.tasks.splits import (
     Rows,
     Split,
     Stream,
+    Tree,
     check_labels,
     check_split,
     concat,
-    is_split,
     keys,
     laid_out,
     leaves,
+    named_like,
     row_hashes,
     sample_types,
     spread,
     tree_map,
 )
-from lrtune.tasks.stream import LIMIT, hold, take
+from lrtune.tasks.stream import LIMIT, take
 
 # Validations of a trial where none are asked for: as many as cost no more than this share of its
 # training, a backward pass counted as two forward passes, but within these bounds.
 VALIDATION_COST = 0.1
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 5, 30
 
+BATCH_SIZE = 64  # where nothing says another
 MOST_UPDATES = 10_000_000  # of one trial: a table of rates must fit in memory many times over
 
 CHECKED = 256  # validation samples that the metrics are tried on,
 AT_ONCE = 32
+OUTPUTS = (
+    "the model gives {}, no tensor: make samples dictionaries with labels, from which it computes "
+    "its loss, or give the task loss=, a function of (outputs, targets)"
+)
+TOKENS = ": a token or label beyond the model's vocab_size or num_labels, or too many tokens"
 DUMMY_TARGETS = 50_000  # that the dummy predictor is scored on
 
 
@@ -57,15 +66,22 @@ class Task:
 
     Attributes:
         name: a short name; run folders and Optuna studies are named after it.
-        train: what the updates see: tensors (Split), or any map-style data set of (input, target),
-            kept in memory where it fits and streamed where it does not or draws at random.
+        train: what the updates see: tensors (Split), or a map-style data set of pairs (input,
+            target) or of dictionaries (Hugging Face's data sets), or a DataLoader, whose data set,
+            batch_size and collate_fn are taken; its sampler is not, lrtune shuffles itself. Kept
+            in memory where it fits and streamed where it does not or draws at random. Samples
+            that are dictionaries, or one dictionary of tensors (n, ...), name the model's
+            arguments and labels.
         val: what the search judges by.
         test: what only a verdict looks at; None where there is none.
         model: makes one fresh model; weights come from torch's global generator.
-        loss: ``loss(outputs, targets)`` -> mean over the batch, a scalar tensor.
+        loss: ``loss(outputs, targets)`` -> mean over the batch, a scalar tensor. Cross-entropy by
+            default, or where samples are dictionaries whose labels the model takes,
+            ``outputs.loss``.
         metrics: computed on ``val`` at each validation; the first one is the objective. Where none
             are given the objective is the loss, with accuracy beside it where there are classes.
-        optimizer: a name of ``lrtune.engine.OPTIMIZERS``.
+        optimizer: a name of ``lrtune.engine.OPTIMIZERS``; or ``optimizer(model)`` -> a
+            torch.optim.Optimizer, whose rates are taken as ratios of its default lr.
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
             own and ``lr_ratio``, which multiplies the schedule's rate; one group where None. Or
@@ -74,7 +90,8 @@ class Task:
         layer_decay: the rate of each layer is this share of the next one's, the head has the
             whole: 0 to 1, without both.
         freeze: patterns of parameters that do not train; see ``lrtune.tasks.groups.Frozen``.
-        batch_size: samples per update; batches run on across epochs, so none is short.
+        batch_size: samples per update; batches run on across epochs, so none is short. Where it
+            is None, that of the DataLoader, or 64 where there are as many.
         epochs: passes over ``train``, not necessarily whole.
         validations: how many times a trial is validated, evenly spaced, the last at its end;
             where None, 30, or fewer where they would cost much beside the training.
@@ -92,6 +109,8 @@ class Task:
         layout: of images and of kernels; torch.channels_last where the model runs in it.
         model_name: for the record.
         classes: number of classes where targets are classes, else None.
+        keywords: whether inputs are a dictionary of the model's arguments, ``model(**inputs)``; so
+            they are where samples are dictionaries.
     """
 
     name: str
@@ -100,12 +119,12 @@ class Task:
     model: Callable[[], nn.Module]
     loss: Callable[[Any, Any], Tensor] = F.cross_entropy
     metrics: tuple[Metric, ...] = OfLoss()
-    optimizer: str = "sgd"
+    optimizer: str | Callable[[nn.Module], torch.optim.Optimizer] = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
     groups: Any = None  # a function of the model or None, once made
     layer_decay: float | None = None
     freeze: tuple[str, ...] = ()
-    batch_size: int = 64
+    batch_size: int = None  # type: ignore[assignment]  # a number once made
     epochs: float = 30.0
     validations: int | None = None
     test: Any = None
@@ -121,6 +140,7 @@ class Task:
     layout: torch.memory_format = torch.contiguous_format
     model_name: str = "custom"
     classes: int | None = None
+    keywords: bool = False
 
     def __post_init__(self) -> None:
         """Look at everything that a wrong data set or setting would break later."""
@@ -129,16 +149,24 @@ class Task:
                 raise InputError(
                     f"task: {name}={one_line(getattr(self, name))}: expected {expected}"
                 )
-        if isinstance(self.metrics, OfLoss):
-            object.__setattr__(self, "metrics", metrics_of(self.loss, self.classes))
-        object.__setattr__(self, "groups", grouped(self.groups, self.layer_decay))
-        object.__setattr__(self, "model", frozen(self.model, self.freeze))
+        self._set(groups=grouped(self.groups, self.layer_decay))
+        self._set(model=frozen(self.model, self.freeze))
+        if callable(self.optimizer) and (self.settings or self.groups is not None):
+            raise InputError(
+                f"{self.name}: settings and groups belong to an optimizer that is named: "
+                f"{self.optimizer_name} makes its own"
+            )
         self._hold()
+        if isinstance(self.metrics, OfLoss):
+            self._set(metrics=metrics_of(self.loss, self.classes))
         for name, split in self.splits.items():
             check_split(f"{self.name}: {name}", split)
         if self.test is not None:  # nobody tries it before the end
             val, test = sample_types(self.val.first), sample_types(self.test.first)
-            if val != test:
+            padded = self.keywords and [(kind, len(shape)) for kind, shape in val] == [
+                (kind, len(shape)) for kind, shape in test
+            ]
+            if val != test and not padded:  # each to its longest
                 raise InputError(
                     f"{self.name}: a sample of val is {val}, one of test {test}: make them alike"
                 )
@@ -160,14 +188,73 @@ class Task:
     def _hold(self) -> None:
         """Read the user's own data sets, the small ones first: they are read most often."""
         left = LIMIT.get() if self.memory is None else self.memory
+        model = cache(self._made)
         for name in ("val", "test", "train"):
-            dataset = getattr(self, name)
-            if dataset is None or is_split(dataset):
+            if name == "test" and self.test is None:
                 continue
-            split, _ = hold(f"{self.name}: {name}", dataset, left)
-            object.__setattr__(self, name, split)
+            where = f"{self.name}: {name}"
+            split, columns, batch_size, notes = read(where, getattr(self, name), model, left)
+            self._set(**{name: split, "notes": tuple(dict.fromkeys((*self.notes, *notes)))})
             if left is not None and isinstance(split, Split):
                 left -= split.samples * split.sample_bytes
+            if columns is not None:
+                self._take_names(where, split, columns, model())
+        few = min(BATCH_SIZE, self.train.samples)
+        self._set(batch_size=self.batch_size or batch_size or few)
+
+    def _made(self) -> nn.Module:
+        """A model to look at."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model = self.model()
+        except Exception as error:  # whatever the user's own code may raise
+            raise InputError(f"{self.name}: model fails: {described(error)}") from error
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{self.name}: model made {type(model).__name__}, not an nn.Module")
+        return model
+
+    def _take_names(
+        self, where: str, split: Split | Stream, columns: Columns, model: nn.Module
+    ) -> None:
+        """What samples that are dictionaries mean for call, loss and classes."""
+        self._set(keywords=True)
+        if self.loss is F.cross_entropy and columns.in_model:
+            self._set(loss=model_loss)
+        outputs = getattr(getattr(model, "config", None), "num_labels", None)
+        if self.loss is not model_loss or split.labels is None or split.labels.dim() != 1:
+            return
+        highest = int(split.labels.max())
+        if outputs and highest >= outputs:
+            raise InputError(
+                f"{where}: labels go up to {highest}, the model is made for {outputs}: give its "
+                f"configuration num_labels={highest + 1}"
+            )
+        self._set(classes=self.classes or outputs)
+
+    def _set(self, **fields: Any) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    def outputs(self, model: Callable[..., Any], inputs: Tree) -> Tree:
+        """What a model, or something called like one, gives: of named outputs those of tensors."""
+        outputs = model(**inputs) if self.keywords else model(inputs)
+        if not isinstance(outputs, Mapping):
+            return outputs
+        odd = [n for n, v in outputs.items() if not all(isinstance(t, Tensor) for t in leaves(v))]
+        if not odd:  # a cache of keys and values, say
+            return outputs
+        named = {name: value for name, value in outputs.items() if name not in odd}
+        return named_like(outputs, named)
+
+    @cached_property
+    def output_bytes(self) -> int:
+        """Of what the model gives for one sample."""
+        if not self.keywords:
+            targets = sum(leaf.numel() for leaf in leaves(self.train.first.targets))
+            return 4 * targets * (self.classes or 1)  # float32
+        with torch.no_grad():
+            outputs = self.outputs(self._made().eval(), self.prepare(self.train.first.inputs))
+        return sum(leaf.nbytes for leaf in leaves(outputs))
 
     @property
     def splits(self) -> dict[str, Split | Stream]:
@@ -180,6 +267,14 @@ class Task:
         """Of one stored input; empty where an input is several tensors."""
         inputs = self.train.first.inputs
         return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else ()
+
+    @property
+    def optimizer_name(self) -> str:
+        """Of a user's own, that of the function, where it has one."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer
+        name = str(getattr(self.optimizer, "__name__", ""))
+        return name if name.isidentifier() else "optimizer"
 
     @property
     def objective(self) -> Metric:
@@ -213,12 +308,6 @@ class Task:
         return digest.hexdigest()
 
 
-def _is_data(value: object) -> bool:
-    if isinstance(value, tuple | str | Mapping | Tensor):
-        return is_split(value)
-    return is_split(value) or (hasattr(value, "__getitem__") and hasattr(value, "__len__"))
-
-
 def is_name(value: object) -> bool:
     """Whether a run's folder can be called so."""
     fits = isinstance(value, str) and value.isprintable() and 0 < len(value) <= 80
@@ -231,19 +320,23 @@ def _is_positive(value: Any, most: float = sys.float_info.max) -> bool:
 
 
 AT_LEAST_ONE = "a whole number of at least 1"
-A_SPLIT = "a Split of tensors on the CPU, or a map-style data set"
 
 # What each field of a Task must be, beyond what the numbers' own checks say.
 FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("name", is_name, "a short name without / or \\"),
     ("model_name", is_name, "a short name without / or \\"),
-    ("train", _is_data, A_SPLIT),
-    ("val", _is_data, A_SPLIT),
-    ("test", lambda v: v is None or _is_data(v), f"{A_SPLIT}, or None"),
-    ("model", lambda v: callable(v) and not isinstance(v, nn.Module), "a function that makes one"),
+    (
+        "model",
+        lambda v: callable(v) and not isinstance(v, nn.Module),
+        "a function that makes one, as lambda: Net()",
+    ),
     ("loss", callable, "a function of (outputs, targets)"),
     ("metrics", are_metrics, "a tuple of at least one Metric, each with a name of its own"),
-    ("optimizer", lambda v: isinstance(v, str), "a name"),
+    (
+        "optimizer",
+        lambda v: isinstance(v, str) or callable(v),
+        "a name, or a function of the model",
+    ),
     ("settings", lambda v: isinstance(v, Mapping), "a mapping"),
     (
         "prepare",
@@ -267,7 +360,8 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("memory", lambda v: v is None or (type(v) is int and v > 0), "a number of bytes, or None"),
     ("augment", lambda v: isinstance(v, tuple), "a tuple of names"),
     ("epochs", lambda v: isinstance(v, int | float) and not isinstance(v, bool), "a number"),
-    ("batch_size", lambda v: type(v) is int and v > 0, AT_LEAST_ONE),
+    ("batch_size", lambda v: v is None or (type(v) is int and v > 0), AT_LEAST_ONE),
+    ("keywords", lambda v: isinstance(v, bool), "True or False"),
     ("validations", lambda v: v is None or (type(v) is int and v > 0), AT_LEAST_ONE),
     ("classes", lambda v: v is None or type(v) is int, "a whole number, or None"),
 )
@@ -280,10 +374,7 @@ def check_model(task: Task) -> int:
         InputError: model, loss, metrics and data do not fit together.
     """
     with torch.random.fork_rng(devices=[]):
-        with _named(task, "model"):
-            model, again = task.model(), task.model()
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{task.name}: model made {type(model).__name__}, not an nn.Module")
+        model, again = task._made(), task.model()
         if again is model:
             raise InputError(f"{task.name}: model gave the same object twice: make a fresh one")
         model = model.to(memory_format=task.layout)
@@ -309,9 +400,11 @@ def _loss(task: Task, model: nn.Module, prepare: nn.Module) -> object:
     numbers = draw(task.augment, np.random.default_rng(0), 1, stored.samples)[0]
     drawn = torch.as_tensor(numbers)
     inputs, parts = augment(task.augment, prepare(stored.inputs), stored.targets, drawn)
-    outputs = model(laid_out(inputs, task.layout))
-    if task.classes is not None and outputs.shape[-1] < task.classes:
-        raise ValueError(f"{outputs.shape[-1]} outputs for {task.classes} classes")
+    outputs = task.outputs(model, laid_out(inputs, task.layout))
+    if task.loss is F.cross_entropy and not isinstance(outputs, Tensor):
+        raise ValueError(OUTPUTS.format(type(outputs).__name__))
+    if task.classes is not None and logits_of(outputs).shape[-1] < task.classes:
+        raise ValueError(f"{logits_of(outputs).shape[-1]} outputs for {task.classes} classes")
     with warnings.catch_warnings():
         # Shapes that torch stretches to fit make a loss of every sample against every other.
         warnings.filterwarnings("error", message="Using a target size")
@@ -329,7 +422,8 @@ def _check_metrics(task: Task, model: nn.Module, prepare: nn.Module) -> None:
         rows = np.union1d(rows, np.unique(labels.numpy(), return_index=True)[1])
     parts = [_some(task.val, rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
     with _named(task, "validation"):
-        outputs = concat([model(laid_out(prepare(part.inputs), task.layout)) for part in parts])
+        inputs = (laid_out(prepare(part.inputs), task.layout) for part in parts)
+        outputs = concat([task.outputs(model, each) for each in inputs])
     targets = concat([part.targets for part in parts])
     functions = {"loss": task.loss} | {f"metric {m.name}": m.function for m in task.metrics}
     for name, function in functions.items():
@@ -357,10 +451,16 @@ def _named(task: Task, what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        inputs = [f"{shape} {dtype}" for dtype, shape in sample_types(task.train.first.inputs)]
+        given = task.train.first.inputs
+        names = [f"{name} " for name in given] if isinstance(given, Mapping) else repeat("")
+        inputs = [
+            f"{name}{shape} {dtype}"
+            for name, (dtype, shape) in zip(names, sample_types(given), strict=False)
+        ]
+        hint = TOKENS if isinstance(error, IndexError) and task.keywords else ""
         raise InputError(
             f"{task.name}: {what} fails on the data (model {task.model_name}, inputs "
-            f"{' and '.join(inputs)}): {described(error)}"
+            f"{' and '.join(inputs)}): {described(error)}{hint}"
         ) from error
 
 

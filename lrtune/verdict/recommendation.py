@@ -134,12 +134,14 @@ def described_training(
         >>> described_training(adamw, 32, 1200)
         'adamw, betas 0.9/0.95, weight decay 0, batch 32, 1,200 updates'
     """
-    parts, settings = [optimizer.name], optimizer.settings
+    settings = optimizer.settings
+    parts = [f"{optimizer.name} ({settings['class']})" if "class" in settings else optimizer.name]
     parts += [f"momentum {setting(settings['momentum'], 3)}"] if settings.get("momentum") else []
     parts += ["nesterov"] if settings.get("nesterov") and optimizer.name == "sgd" else []
     if "betas" in settings:
         parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
-    parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
+    if "weight_decay" in settings:
+        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
     parts += [f"{label} {ratio}" for label, ratio, _ in rates]
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 

@@ -293,6 +293,7 @@ class RunSettings(SearchSettings, File):
         asked: the keys of a study file; None of a run made from Python with a task of its own.
         dummy_scores: by split and metric, what a predictor scores that ignores its inputs.
         placement: where the data is, by split.
+        features: what was done about those of a frozen backbone; empty where none is.
         engine: what trains.
         baselines: the user's own schedules.
         elapsed: seconds of all sessions.
@@ -311,6 +312,7 @@ class RunSettings(SearchSettings, File):
     asked: dict[str, Any] | None = None
     dummy_scores: dict[str, dict[str, Number]] = Field(default_factory=dict)
     placement: dict[str, str]
+    features: str = ""
     engine: EngineFacts
     baselines: list[StoredSchedule] = Field(default_factory=list)
     elapsed: float = 0.0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,23 +194,6 @@ def test_report_is_written_again(lrtune, run: Path, tmp_path: Path) -> None:
     assert lrtune("report", copy)[0] == 0
     assert (copy / "best.json").read_text() == (run / "best.json").read_text()
     assert (copy / "report.html").exists() and (copy / "trials.parquet").exists()
-
-
-@pytest.mark.parametrize("command", ["report", "dashboard"])
-def test_a_torn_journal_is_mended_before_it_is_written(
-    lrtune, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    from lrtune.run.folder import Run
-
-    monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
-    folder = shutil.copytree(run, tmp_path / "run")
-    journal = folder / "journal.log"
-    with FileLock(folder / "lock"):  # while a search is at work, which looks after it
-        assert lrtune(command, folder)[0] == 0
-    journal.write_bytes(journal.read_bytes()[:-20])
-    code, out, _ = lrtune(command, folder)
-    assert code == 0 and "damaged" in out
-    assert len(Run(folder).trials()) == 8 and journal.read_bytes().endswith(b"}\n")
 
 
 def test_ctrl_c_stops_a_search_and_the_same_command_goes_on(tmp_path: Path) -> None:

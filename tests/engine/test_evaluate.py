@@ -131,7 +131,7 @@ def test_an_error_on_the_averaged_weights_is_the_trials_error(make, fifty):
 def of_blocks(metric, outputs, targets, batch):
     blocks = Blocks(metric, len(targets))
     for start in range(0, len(targets), batch):
-        blocks.add(outputs[start : start + batch], targets[start : start + batch])
+        blocks.add(outputs[start : start + batch], targets[start : start + batch], None)
     return blocks.scores()
 
 

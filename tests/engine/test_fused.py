@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import lr_scheduler
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
 from lrtune.engine.checkpoint import load, save
@@ -16,11 +17,12 @@ from lrtune.engine.device_task import compile_alone
 from lrtune.engine.fused import CompiledSizes
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
-from lrtune.tasks import Metric, Split
-from lrtune.tasks.metrics import CrossEntropy
+from lrtune.tasks import Metric, Split, Task
+from lrtune.tasks.metrics import CrossEntropy, model_loss
 from lrtune.tasks.models import model_maker, transformer
 from tests.engine.trials import (
     BATCH,
+    PLAIN,
     RATE,
     Pairs,
     TwoHeads,
@@ -39,16 +41,17 @@ from tests.engine.trials import (
 )
 
 
-def three_ways(task, slots=2, slot=1, seed=5):
+def three_ways(task, slots=2, slot=1, seed=5, rtol=1e-9):
     rates = falling(task)
     torch.manual_seed(0)
     pool = FusedPool(task, slots)
-    same(plainly(task, rates, seed), alone(task, rates, seed), crowded(pool, slot, rates, seed))
+    curves = alone(task, rates, seed), crowded(pool, slot, rates, seed)
+    same(plainly(task, rates, seed), *curves, rtol=rtol)
     assert width(pool) == slots
 
 
 @pytest.mark.parametrize("model", [mlp, cnn])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", PLAIN)
 def test_fused_is_serial_is_plain_pytorch(optimizer, model, fifty):
     three_ways(replace(fifty, optimizer=optimizer, model=lambda: model().double()))
 
@@ -77,6 +80,41 @@ def test_a_transformer(optimizer, fifty, monkeypatch):
         epochs=50 * 8 / 240,
     )
     three_ways(task)
+
+
+def test_a_model_that_computes_its_loss(fifty):
+    """A GPT-2, called with keywords: of its outputs the user's own metric has the names too."""
+    off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+    config = GPT2Config(vocab_size=17, n_positions=8, n_embd=8, n_layer=1, n_head=2, **off)
+
+    def text(split):
+        rows = split.inputs.flatten(1)[:, 20:28].long()
+        return {"input_ids": rows, "labels": rows}
+
+    def surest(outputs, targets):
+        return outputs.logits.max()
+
+    task = Task(
+        name="gpt2",
+        train=text(fifty.train),
+        val=text(fifty.val),
+        model=lambda: GPT2LMHeadModel(config).double(),
+        metrics=(
+            Metric("loss", model_loss, "minimize", over="batch"),
+            Metric("surest", surest, "minimize"),
+        ),
+        optimizer="adamw",
+        batch_size=8,
+        epochs=20 * 8 / 240,
+        validations=2,
+    )
+    three_ways(task, rtol=1e-5)  # transformers computes the loss in float32
+    for pool in SerialPool(task), FusedPool(task, 2):
+        pool.device_task.val.part = 25  # of 60: the loss is of each batch
+        pool.start(0, falling(task), 0)
+        judged = pool.evaluate(0)
+        assert sum(judged.blocks) / len(judged.blocks) == pytest.approx(judged.loss, rel=1e-6)
+        assert len({*judged.blocks}) == len(judged.blocks) == 12
 
 
 @pytest.mark.parametrize("updates", [2, pytest.param(50, marks=pytest.mark.slow)])
@@ -132,7 +170,7 @@ VARIANTS = {
         "optimizer": "adamw",
         "settings": {"amsgrad": True},
     },
-    **{f"groups of {name}": {"groups": decays, "optimizer": name} for name in OPTIMIZERS},
+    **{f"groups of {name}": {"groups": decays, "optimizer": name} for name in PLAIN},
 }
 
 
@@ -187,7 +225,7 @@ CYCLES = {
     "cyclic": {**KNOBS, "step_size_up": 0.2, "mode": "triangular2"},
 }
 CYCLED = {
-    **{name: {"optimizer": name} for name, spec in OPTIMIZERS.items() if spec.cycled},
+    **{name: {"optimizer": name} for name in PLAIN if OPTIMIZERS[name].cycled},
     "sgd without": {"settings": {"momentum": 0.0}},
     "nesterov with L2": {"optimizer": "nesterov", "settings": {"weight_decay": 0.1}},
     "amsgrad": {"optimizer": "adam", "settings": {"amsgrad": True, "weight_decay": 0.1}},
@@ -224,7 +262,7 @@ def test_a_momentum_cycle_is_torchs_scheduler(change, family, fifty):
 
 
 MOVED = [
-    *({"optimizer": name, "ema": 0.3, "clip_norm": 0.5} for name in OPTIMIZERS),
+    *({"optimizer": name, "ema": 0.3, "clip_norm": 0.5} for name in PLAIN),
     {"settings": {"momentum": 0.0}},
 ]
 
@@ -234,7 +272,7 @@ MOVED = [
 def test_a_trial_goes_on_in_any_pool(change, cycled, fifty, tmp_path):
     """Also from a file, with its momentum cycle."""
     task = replace(fifty, model=lambda: cnn().double(), **change)
-    if cycled and OPTIMIZERS[task.optimizer].cycled is None:
+    if cycled and not OPTIMIZERS[task.optimizer].cycled:
         pytest.skip("no momentum")
     _, rates, momenta = cycle(task) if cycled else (None, falling(task), None)
     curve: list[float] = []

@@ -24,6 +24,10 @@ PLAIN = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "adadelta": torch.optim.Adadelta,
 }
 RATE = {"sgd": 0.05, "nesterov": 0.05}
 
@@ -171,11 +175,11 @@ def plainly(task, rates, seed, follow=None):
         judged = (model if task.ema is None else mean).eval()
         inputs, targets = tree_map(placed, tuple(task.val))
         with torch.no_grad():
-            outputs = judged(task.prepare(inputs))
+            outputs = task.outputs(judged, task.prepare(inputs))
             metrics = [float(placed(metric.function)(outputs, targets)) for metric in task.metrics]
             beside = []
             if task.ema is None and task.average is not None:
-                outputs_of_mean = mean.eval()(task.prepare(inputs))
+                outputs_of_mean = task.outputs(mean.eval(), task.prepare(inputs))
                 beside = [float(placed(task.objective.function)(outputs_of_mean, targets))]
             return [update, float(task.loss(outputs, targets)), *metrics, *beside]
 
@@ -189,7 +193,7 @@ def plainly(task, rates, seed, follow=None):
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = rate * ratio if scheduler is None else group["lr"]
         optimizer.zero_grad()
-        outputs = model.train()(inputs)
+        outputs = task.outputs(model.train(), inputs)
         loss = sum(weight * task.loss(outputs, part) for weight, part in parts)
         loss.backward()
         if task.clip_norm is not None:
@@ -216,9 +220,9 @@ def plainly(task, rates, seed, follow=None):
     return np.array(curve)
 
 
-def same(*curves):
+def same(*curves, rtol=1e-9):
     for curve in curves[1:]:
-        np.testing.assert_allclose(curve, curves[0], rtol=1e-9)
+        np.testing.assert_allclose(curve, curves[0], rtol=rtol)
 
 
 def all_curves(pool, rates):

@@ -24,7 +24,14 @@ KNOBS = {  # what the defaults do not show
     "cyclic": [{"mode": "triangular2"}, {"mode": "exp_range", "step_size_up": 0.1}],
     "one_cycle": [{"anneal_strategy": "linear"}, {"pct_start": 1 / 40}],
     "polynomial": [{"power": 3.0, "end_factor": 0.1}],
-    "wsd": [{"decay_shape": "linear", "end_factor": 0.3}, {"decay_shape": "cosine"}],
+    "wsd": [
+        {"decay_power": 1.0, "end_factor": 0.3},
+        {"decay_power": 0.3, "decay": 1.0},
+        {"decay_power": 1.5, "end_factor": 0.1},
+        {"decay_shape": "cosine"},
+        {"decay_shape": "exponential", "end_factor": 0.05},
+        {"decay_shape": "exponential"},
+    ],
     "spline": [{"ordinates": [0.5]}, {"ordinates": [0.5, 1.0, 1e-3, 0.9]}],
     "plateau": [
         {"factor": 0.5, "patience": 0, "cooldown": 1, "min_lr": 0.2},

@@ -20,6 +20,8 @@ def draw(family, random):
     """A schedule with knobs from their search ranges."""
     knobs = {}
     for knob in FAMILIES[family].knobs:
+        if not knob.counts(knobs):
+            continue
         size = knob.length if knob.length > 1 else None
         if knob.scale == "choice":
             knobs[knob.name] = knob.choices[random.integers(len(knob.choices))]

@@ -152,32 +152,54 @@ def test_a_study_of_others_is_shown_as_it_is(copy: Run) -> None:
 @pytest.fixture
 def guarded(copy: Run):
     """The app as the server guards it."""
-    with server_of(app_of(open_storage(copy.storage), {}), 0, 0) as server:
+    with server_of(app_of(open_storage(copy.storage), {}), 0, 0, "abc") as server:
         yield server.get_app()
 
 
 def test_only_this_machines_own_pages_are_answered_and_not_in_frames(guarded, copy: Run) -> None:
+    own = {"HTTP_COOKIE": admitted(guarded)}
     for host in ("127.0.0.1:80", "localhost:9000"):
         told: list[tuple[str, str]] = []
-        assert call(guarded, "/api/meta", told=told, HTTP_HOST=host)[0].startswith("200")
+        assert call(guarded, "/api/meta", told=told, HTTP_HOST=host, **own)[0].startswith("200")
         assert ("Content-Security-Policy", "frame-ancestors 'none'") in told
     for host in ("evil.example:80", "", "["):
-        assert call(guarded, "/api/meta", HTTP_HOST=host)[0].startswith("403")
+        assert call(guarded, "/api/meta", HTTP_HOST=host, **own)[0].startswith("403")
     for origin in ("null", "http://evil.example", "http://127.0.0.1:81"):
-        headers = {"HTTP_HOST": "127.0.0.1:80", "HTTP_ORIGIN": origin}
+        headers = {"HTTP_HOST": "127.0.0.1:80", "HTTP_ORIGIN": origin, **own}
         assert call(guarded, "/api/studies/0", "DELETE", **headers)[0].startswith("403")
+    assert len(copy.study().trials) == 8
+
+
+def admitted(guarded) -> str:
+    """The cookie of whoever opens the address that is printed."""
+    told: list[tuple[str, str]] = []
+    headers = {"HTTP_HOST": "localhost:80", "QUERY_STRING": "token=abc"}
+    assert call(guarded, "/dashboard/studies/0", told=told, **headers)[0].startswith("303")
+    assert dict(told)["Location"] == "/dashboard/studies/0"
+    cookie = dict(told)["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    return cookie.partition(";")[0]
+
+
+@pytest.mark.parametrize("headers", [{}, {"QUERY_STRING": "token=x"}, {"HTTP_COOKIE": "x=1; ;=;"}])
+def test_other_users_of_the_machine_are_refused(guarded, copy: Run, headers) -> None:
+    name = admitted(guarded).partition("=")[0]
+    for cookie in ({}, {"HTTP_COOKIE": f"{name}=wrong"}):
+        own = {"HTTP_HOST": "localhost:80", **cookie, **headers}
+        assert call(guarded, "/api/studies/0", "DELETE", **own)[0].startswith("403")
+        assert b"has a token" in call(guarded, "/api/studies", **own)[1]
     assert len(copy.study().trials) == 8
 
 
 def test_a_port_that_is_taken(run: Path) -> None:
     app = app_of(open_storage(Run(run).storage), {})
-    with server_of(app, 0, 0) as first:
+    with server_of(app, 0, 0, "") as first:
         taken = first.server_port
-        with server_of(app, None, taken) as second:
+        with server_of(app, None, taken, "") as second:
             assert second.server_port != taken
         with pytest.raises(InputError, match=f"port={taken}: cannot be had"):
-            server_of(app, taken, 0)
-    with server_of(app, None, taken) as third:
+            server_of(app, taken, 0, "")
+    with server_of(app, None, taken, "") as third:
         assert third.server_port == taken
 
 
@@ -191,11 +213,12 @@ def test_the_command_serves_and_ends(run: Path, ended_by: signal.Signals) -> Non
             assert process.stdout is not None
             address = process.stdout.readline().split()[0]
             base = address.partition("/dashboard/studies/0")[0]
-            with urllib.request.urlopen(f"{base}/api/studies", timeout=120) as answer:
+            browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            with browser.open(address, timeout=120) as answer:
+                assert b"<title>" in answer.read()
+            with browser.open(f"{base}/api/studies", timeout=120) as answer:
                 studies = json.loads(answer.read())["study_summaries"]
             assert [study["study_name"] for study in studies] == [STUDY]
-            with urllib.request.urlopen(address, timeout=120) as answer:
-                assert b"<title>" in answer.read()
             process.send_signal(ended_by)
             assert process.wait(timeout=300) == 0 and process.stdout.read() == ""
         finally:

@@ -40,7 +40,10 @@ def values(knob):
 @st.composite
 def schedules(draw, name):
     family = FAMILIES[name]
-    knobs = {knob.name: draw(values(knob)) for knob in family.knobs}
+    knobs = {}
+    for knob in family.knobs:
+        if knob.counts(knobs):
+            knobs[knob.name] = draw(values(knob))
     peak = draw(st.floats(1e-6, 10))
     if "schedules" in knobs:
         peak = max(part.peak_lr for part in knobs["schedules"])

@@ -83,7 +83,11 @@ BAD = [
     (r"cosine: eta_min=2: expected a number in \[0, 1\]", knobs("cosine", eta_min=2)),
     (r"T_max=0.5 with eta_min=0.0: .* give T_max >= 1 or eta_min > 0", knobs("cosine", T_max=0.5)),
     (r"T_mult=2.0: expected a whole number", knobs("cosine_restarts", T_mult=2.0)),
-    (r"wsd: decay_shape: 'lin' .* mean 'linear'\?", knobs("wsd", decay_shape="lin")),
+    (r"wsd: decay_shape: 'cos' .* mean 'cosine'\?", knobs("wsd", decay_shape="cos")),
+    (
+        r"wsd: decay_power=2: only where decay_shape is power; leave it out",
+        knobs("wsd", decay_shape="cosine", decay_power=2),
+    ),
     (r"milestones=0.5: expected a list of 1 to 64", knobs("multistep", milestones=0.5)),
     (r"expected strictly increasing numbers", knobs("multistep", milestones=[0.7, 0.5])),
     (r"spline: ordinates\[1\]=nan", knobs("spline", ordinates=[1, float("nan")])),
@@ -181,7 +185,8 @@ def test_load_names_the_file(tmp_path, content, message):
             "multistep:milestones=0.5/0.75,gamma=0.2",
             Schedule("multistep", 0.1, knobs={"milestones": (0.5, 0.75), "gamma": 0.2}),
         ),
-        ("wsd:decay_shape=linear", Schedule("wsd", 0.1, knobs={"decay_shape": "linear"})),
+        ("wsd:decay_power=1", Schedule("wsd", 0.1, knobs={"decay_power": 1.0})),
+        ("wsd:decay_shape=cosine", Schedule("wsd", 0.1, knobs={"decay_shape": "cosine"})),
         (
             "custom:function=a.b:f,slope=2",
             Schedule("custom", 0.1, knobs={"function": "a.b:f", "slope": 2}),

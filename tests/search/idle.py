@@ -155,11 +155,12 @@ def study_in(
     pruner: BasePruner | None = None,
     space: Space = SPACE,
     direction: str = "minimize",
+    storage: str | None = None,
 ) -> optuna.Study:
     folder.mkdir(exist_ok=True)
     sampler = SurrogateSampler(space, idle_task(VALIDATIONS).horizon, seed=0)
     kept = {"sampler": sampler, "pruner": pruner or NopPruner()}
-    return open_study(folder / "journal.log", "s", direction, **kept)
+    return open_study(storage or folder / "journal.log", "s", direction, **kept)
 
 
 def search_in(
@@ -174,12 +175,13 @@ def search_in(
     owner: str = "me",
     seed: int = 5,
     judge: str = "last",
+    storage: str | None = None,
     **kept: object,
 ) -> list[Record]:
     """Search, or go on with one: every trial that is over."""
     limits = Limits(trials=limits) if isinstance(limits, int) else limits
     state = SearchState(limits) if isinstance(limits, Limits) else limits
-    study = study_in(folder, pruner, space, pool.task.objective.direction)
+    study = study_in(folder, pruner, space, pool.task.objective.direction, storage)
     how = {"stopping": stopping, "seed": seed, "owner": owner, "judge": judge}
     path = folder / CHECKPOINT if checkpoint else None
     Loop(pool, [Search(study, space, pool, state, **how)], checkpoint=path, **kept).run()

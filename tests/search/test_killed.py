@@ -36,8 +36,8 @@ from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.checkpoint import load
 from lrtune.engine.stacked import Program
 from lrtune.search import Record, loop, records
+from lrtune.search.journal import mend
 from lrtune.search.loop import Interrupts
-from lrtune.search.storage import mend
 from lrtune.search.trials import TrialQueue
 from lrtune.tasks import Task, load_task
 

@@ -3,6 +3,7 @@
 import math
 import os
 from contextvars import Context
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,8 @@ from optuna.trial import TrialState
 
 from lrtune import InputError
 from lrtune.search import load_study, open_study
-from lrtune.search.storage import together
+from lrtune.search.journal import together
+from lrtune.search.storage import RECORD, as_they_ended
 
 STORAGES = {
     "journal": lambda folder: folder / "journal.log",
@@ -109,3 +111,14 @@ def test_what_could_not_be_written_is_written_later(
     study.tell(trial, 0.4)
     (stored,) = load_study(tmp_path / "journal.log", "s").trials
     assert (stored.intermediate_values, stored.value) == ({1: 0.5}, 0.4)
+
+
+def test_clocks_that_jump_do_not_change_the_order_in_which_trials_ended() -> None:
+    def trial(number: int, hour: int, **attrs: object) -> optuna.trial.FrozenTrial:
+        found = optuna.trial.create_trial(value=0.5, user_attrs=attrs)
+        found.number, found.datetime_complete = number, datetime(2026, 10, 25, hour)
+        return found
+
+    ours = [trial(n, hour, **{RECORD: {"ended": n}}) for n, hour in enumerate([2, 1, 3])]
+    theirs = [trial(3, 5), trial(4, 4)]  # not by a search of ours: their clocks are all there is
+    assert [t.number for t in as_they_ended([*theirs, *reversed(ours)])] == [0, 1, 2, 4, 3]

@@ -1,0 +1,164 @@
+"""Weights of an earlier training: how files are read, what is fitted, drawn anew and refused."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from lrtune import load_task
+from lrtune.tasks.models import model_maker
+from lrtune.tasks.weights import pretrained, published
+from tests.tasks.conftest import refused
+
+NAME, SHAPE = "shufflenet_v2_x0_5", (3, 64, 64)
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+# What training scripts write, of a state_dict.
+WRITTEN = {
+    "plain.pt": lambda state, path: torch.save(state, path),
+    "ours.safetensors": lambda state, path: safetensors.torch.save_file(state, path),
+    "checkpoint.pth": lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path),
+    "model.pt": lambda state, path: torch.save({"model": state, "step": torch.ones(1)}, path),
+    "parallel.pt": lambda state, path: torch.save(prefixed("module.", state), path),
+    "compiled.pt": lambda state, path: torch.save(prefixed("module._orig_mod.", state), path),
+    "half.pt": lambda state, path: torch.save({n: t.half() for n, t in state.items()}, path),
+}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model of three classes."""
+    torch.manual_seed(3)
+    model = model_maker(NAME, SHAPE, 3, pretrained=True)()
+    with torch.no_grad():
+        model(torch.randn(16, *SHAPE))  # running statistics
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "three.pt"
+    torch.save(trained.state_dict(), path)
+    return path
+
+
+def maker(path, name=NAME, classes=7, **given):
+    make = model_maker(name, SHAPE, classes, pretrained=True)
+    return pretrained(make, name, str(path), download=False, **given)
+
+
+def features(model):
+    """What the last layer takes."""
+    model.fc = nn.Identity()
+    with torch.no_grad():
+        return model.eval()(torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, *SHAPE))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_form_of_a_file_and_a_head_of_its_own(name, trained, tmp_path):
+    WRITTEN[name](trained.state_dict(), tmp_path / name)
+    state = torch.get_rng_state()
+    make, note = maker(tmp_path / name)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "all but fc, drawn anew" in note
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(pickle.loads(pickle.dumps(make))())
+    heads = [model.fc.weight for model in models]
+    assert heads[0].shape[0] == 7
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    close = {"atol": 0.05, "rtol": 0} if name == "half.pt" else {"atol": 0, "rtol": 0}
+    expected = features(model_of(trained))
+    for model in models:
+        torch.testing.assert_close(features(model), expected, **close)
+
+
+def model_of(trained):
+    copy = model_maker(NAME, SHAPE, 3, pretrained=True)()
+    copy.load_state_dict(trained.state_dict())
+    return copy
+
+
+def test_a_head_of_the_same_width_is_kept(trained, file):
+    make, note = maker(file, classes=3)
+    assert note.endswith("of all layers")
+    assert torch.equal(make().fc.weight, trained.fc.weight)
+
+
+def test_what_torchvisions_weights_take():
+    takes = published("resnet18", "default")
+    assert takes.size == 224
+    torch.testing.assert_close(
+        takes.prepare(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8))[0, :, 0, 0],
+        (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]),
+    )
+    assert published("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").size == 384
+    assert published("cnn", "file.pt") is None
+
+
+def test_a_folder_is_fine_tuned(file, tmp_path, write_images):
+    write_images(tmp_path / "photos", cat=25, dog=25)
+    how = {"model": NAME, "weights": str(file)}
+    task = load_task(str(tmp_path / "photos"), image_size=64, **how)
+    assert (task.sample_shape, task.model_name) == (SHAPE, f"{NAME}-pretrained")
+    assert task.notes[-1].startswith(f"weights {file} (")
+    assert torch.equal(task.prepare.mean, published(NAME, "default").prepare.mean)
+    assert task.model()(task.prepare(task.train.first.inputs.expand(2, -1, -1, -1))).shape == (2, 2)
+    assert load_task(str(tmp_path / "photos"), **how).sample_shape == (3, 224, 224)
+
+
+def test_models_of_timm(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "vit.pt")
+    takes = published("timm:test_vit", "vit.pt")
+    make = model_maker("timm:test_vit", (3, takes.size, takes.size), 7, pretrained=True)
+    make, note = pretrained(make, "timm:test_vit", str(tmp_path / "vit.pt"), download=False)
+    assert "all but head, drawn anew" in note
+    assert make()(torch.zeros(2, 3, takes.size, takes.size)).shape == (2, 7)
+    assert (
+        model_maker("timm:test_resnet", (1, 32, 32), 5)()(torch.zeros(2, 1, 32, 32)).shape[1] == 5
+    )
+    with refused("timm:test_vti': timm has no such model; did you mean 'test_vit'"):
+        model_maker("timm:test_vti", SHAPE, 3)
+    with refused("Invalid pretrained tag"):
+        published("timm:resnet18.nonsense", "default")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (None, r"no such file, and of shufflenet_v2_x0_5 torchvision has default, IMAGE"),
+        ({"epoch": 3}, "holds the keys epoch, expected tensors by name$"),
+        ([torch.ones(1)], "holds list, expected tensors by name$"),
+        (nn.Linear(1, 1), "cannot be read as tensors alone .*: save them by torch.save"),
+        (
+            model_maker("resnet18", SHAPE, 3)().state_dict(),
+            r"do not fit shufflenet_v2_x0_5: \d+ tensors differ: the file has bn1.bias \(64,\), "
+            r"bn1.running_mean \(64,\), .* where the model has conv1.0.weight \(24, 3, 3, 3\), ",
+        ),
+    ],
+    ids=["missing", "nothing", "list", "pickle", "other"],
+)
+def test_files_that_are_refused(content, match, tmp_path):
+    path = tmp_path / "weights.pt"
+    if content is not None:
+        torch.save(content, path)
+    with refused(match):
+        maker(path)
+
+
+def test_what_is_not_fetched_unasked(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with refused(r"'default': .*\.pth is not there: give --download to fetch it, or a file$"):
+        maker("default")
+    with refused("of cnn torchvision has none$"):
+        maker("default", "cnn")
+    with refused(r"'imagenet1k_v2': no such file, and of .*; did you mean 'IMAGENET1K_V1'"):
+        maker("imagenet1k_v2")
