@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run.folder import Run
-from lrtune.run.study_file import read_study
+from lrtune.run.study_file import StudyFile, load, read_study
+from lrtune.tasks.options import validate
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -77,6 +78,29 @@ def test_fine_tuning_a_frozen_backbone(
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "constant", "notes"),
+    [
+        (
+            "sales",
+            1.2,
+            ["decimal commas: price, units", "left out, another number in every row: or"],
+        ),
+        ("reviews", 0.67, []),
+    ],
+)
+def test_tables_by_a_study_file(
+    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
+    study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    said = "\n".join(run.settings.task.notes)
+    assert all(note in said for note in notes), said
+    assert run.trials()["value"].min() < 0.7 * constant
+
+
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a script finds its neighbours."""
@@ -114,6 +138,15 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert pruned
     assert study.best_value < trained < untrained
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
+
+
+def test_a_loop_in_float16_that_accumulates(
+    beside: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds itself that the schedule has come as far as there were updates."""
+    loss, skipped = runpy.run_path(str(EXAMPLES / "mixed_precision.py"))["main"]()
+    assert loss < 0.5 and skipped > 0
+    assert f"{skipped} of 100 updates were skipped" in capsys.readouterr().out
 
 
 def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
