@@ -46,6 +46,14 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     assert run.settings.objective.unit == "points"
 
 
+def test_layer_decay(tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / "layer_decay.toml") | {"epochs": 0.5}
+    task = lrtune.load_task(study.pop("task"), **study)
+    run = lrtune.tune(task, out=tmp_path / "run", **TWO)
+    rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
+    assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+
+
 def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
     options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
     run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
