@@ -101,7 +101,9 @@ class BestSchedule(Training, File):
         Raises:
             InputError: its settings are not all there.
         """
-        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
+        ratios = {name: group.ratio for group in self.task.lr_ratios for name in group.names}
+        optimizer = self.optimizer
+        return FoundOptimizer(optimizer.name, optimizer.settings, self.task.groups, ratios)
 
     @property
     def comments(self) -> str:
