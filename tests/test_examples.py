@@ -1,5 +1,6 @@
 """The examples that the README sends people to: each is searched, end to end."""
 
+import math
 import os
 import re
 import runpy
@@ -12,6 +13,8 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run.folder import Run
+from lrtune.run.study_file import StudyFile, load, read_study
+from lrtune.tasks.options import validate
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -43,6 +46,22 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     assert run.settings.objective.unit == "points"
 
 
+def test_layer_decay(tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / "layer_decay.toml") | {"epochs": 0.5}
+    task = lrtune.load_task(study.pop("task"), **study)
+    run = lrtune.tune(task, out=tmp_path / "run", **TWO)
+    rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
+    assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+
+
+def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
+    options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
+    run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
+    assert run.settings.optimizer.name == "lion"
+    assert run.settings.optimizer.settings["class"] == "Lion"
+    assert run.trials()["value"].min() < 1 < math.log(10)
+
+
 def test_fine_tuning_a_frozen_backbone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +76,29 @@ def test_fine_tuning_a_frozen_backbone(
     head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
     assert run.settings.task.parameters == head
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "constant", "notes"),
+    [
+        (
+            "sales",
+            1.2,
+            ["decimal commas: price, units", "left out, another number in every row: or"],
+        ),
+        ("reviews", 0.67, []),
+    ],
+)
+def test_tables_by_a_study_file(
+    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
+    study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    said = "\n".join(run.settings.task.notes)
+    assert all(note in said for note in notes), said
+    assert run.trials()["value"].min() < 0.7 * constant
 
 
 @pytest.fixture
@@ -96,6 +138,15 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert pruned
     assert study.best_value < trained < untrained
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
+
+
+def test_a_loop_in_float16_that_accumulates(
+    beside: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds itself that the schedule has come as far as there were updates."""
+    loss, skipped = runpy.run_path(str(EXAMPLES / "mixed_precision.py"))["main"]()
+    assert loss < 0.5 and skipped > 0
+    assert f"{skipped} of 100 updates were skipped" in capsys.readouterr().out
 
 
 def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:

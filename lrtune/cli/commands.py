@@ -211,7 +211,7 @@ def guess(what: TaskOrStudy, **given: Any) -> None:
 
     console, study = console_of(), _study(what, given)
     task = load(study)
-    say(console, f"{named(task.name)}: {named(task.model_name)}, {task.optimizer}")
+    say(console, f"{named(task.name)}: {named(task.model_name)}, {task.optimizer_name}")
     for note in task.notes:
         say(console, f"  {note}")
     path = guess(task, study, lambda line: say(console, line))

@@ -18,6 +18,7 @@ from lrtune.files import to_disk
 
 FORMAT = 1
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
+PLAIN = ("seed", "update", "optimizer")  # what else a Snapshot has
 Note = dict[str, Any]  # what JSON can hold
 
 
@@ -41,7 +42,7 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         tensors |= {f"{key}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
-        key: {"seed": snapshot.seed, "update": snapshot.update, "note": notes[key]}
+        key: {name: getattr(snapshot, name) for name in PLAIN} | {"note": notes[key]}
         for key, snapshot in snapshots.items()
     }
     content = json.dumps(trials)
@@ -83,10 +84,8 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
-        snapshots[key] = (
-            Snapshot(trial["seed"], trial["update"], rates, own, moved),
-            trial["note"],
-        )
+        plain = {name: trial[name] for name in PLAIN if name in trial}
+        snapshots[key] = Snapshot(rates=rates, tensors=own, momenta=moved, **plain), trial["note"]
     return snapshots
 
 

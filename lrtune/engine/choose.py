@@ -11,9 +11,9 @@ import torch
 
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.fused import FusedPool
-from lrtune.engine.optimizers import Unfit
 from lrtune.engine.pool import Pool
 from lrtune.engine.serial import SerialPool
+from lrtune.engine.stacked_optimizers import Unfit
 from lrtune.errors import InputError, nearest
 from lrtune.tasks import Stream, Task
 from lrtune.tasks.stream import room

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrtune.engine.optimizers import check_momentum, settings_of
+from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.engine.pool import (
     DRAWN_AT_ONCE,
     INITIAL_WEIGHTS,
@@ -307,7 +307,7 @@ class DeviceTask:
     """
 
     def __init__(self, task: Task, slots: int, device: str) -> None:
-        settings_of(task.optimizer, task.settings)
+        self._settings = optimizer_settings(task)
         if slots < 1:
             raise InputError(f"slots={slots}: at least 1")
         self.task = task
@@ -446,7 +446,7 @@ class DeviceTask:
         if rates.shape != expected:
             raise ValueError(f"rates has shape {rates.shape}, expected {expected}")
         if momenta is not None:
-            check_momentum(self.task.optimizer)
+            check_momentum(self.task.optimizer_name, self._settings)
             if momenta.shape != expected:
                 raise ValueError(f"momenta has shape {momenta.shape}, expected {expected}")
 

@@ -22,10 +22,10 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
-from lrtune.engine.optimizers import Columns, Tensors
 from lrtune.engine.pool import Array, EvalResult, ForwardingPool, Progress, Snapshot, check_free
 from lrtune.engine.serial import SerialPool
 from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
+from lrtune.engine.stacked_optimizers import Columns, Tensors
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 from lrtune.tasks.splits import Tree

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lrtune.engine.device_task import INDICES_AT_ONCE, DeviceTask, Parts, Span, is_out_of_memory
-from lrtune.engine.optimizers import StackedOptimizer
 from lrtune.engine.pool import Array
 from lrtune.engine.stacked import StackedState
+from lrtune.engine.stacked_optimizers import StackedOptimizer
 from lrtune.tasks.splits import Tree, leaves, tree_map
 
 WARM_UP = 2  # updates before one is captured

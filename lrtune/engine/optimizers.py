@@ -1,26 +1,24 @@
-"""Torch's optimizers by name, and the same update rules on the stacked weights of many trials."""
+"""OPTIMIZERS: torch's by name, and how a task's optimizer is made, a user's own too."""
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrtune.errors import InputError, nearest
+from lrtune.engine.muon import MuonAdamW, hidden_matrices
+from lrtune.errors import InputError, described, nearest
 from lrtune.tasks import Task
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
 
-ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
-
-Tensors = dict[str, Tensor]
-Columns = list[Tensor]  # (K, 1) each
 Settings = Mapping[str, Any]  # a parameter group of torch's
 
 
@@ -32,24 +30,60 @@ class Unfit(Exception):
 class OptimizerSpec:
     """One row: torch's class, and what it is given unless told otherwise.
 
-    ``cycled`` is the setting that a momentum cycle moves, None where there is none; ``captured``
-    what a CUDA graph of it needs on CUDA, None where there can be none.
+    ``of_model`` is what it is given of the model; ``captured`` what a CUDA graph of it needs on
+    CUDA, None where there can be none: its state does not begin with zeros, say.
     """
 
     make: Callable[..., torch.optim.Optimizer]
     settings: Mapping[str, object] = field(default_factory=dict)
-    cycled: str | None = "momentum"
-    captured: Mapping[str, bool] | None = field(default_factory=lambda: {"capturable": True})
+    captured: Mapping[str, bool] | None = None
+    of_model: Mapping[str, Callable[[nn.Module], object]] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Each setting that a user may give, with its value where he does not."""
+        parameters = inspect.signature(self.make).parameters.items()
+        torchs = {n: p.default for n, p in parameters if n not in OURS and n not in self.of_model}
+        return torchs | dict(self.settings)
+
+    @property
+    def cycled(self) -> bool:
+        """Whether it has a momentum, or Adam's beta1, that a schedule can move."""
+        return has_momentum(self.defaults)
 
 
+def _hidden(model: nn.Module) -> list[nn.Parameter]:
+    hidden = hidden_matrices(model)
+    if not hidden:
+        raise InputError(
+            "optimizer muon: the model has no hidden matrix: no weight with two dimensions outside "
+            "its embeddings and its last layer: take adamw, or a function of your own"
+        )
+    return hidden
+
+
+CAPTURABLE = {"capturable": True}
 # The learning rate is the schedule's and never set here.
 OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}, captured={}),
-    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, captured={}),
-    "adam": OptimizerSpec(torch.optim.Adam, cycled="betas"),
-    "adamw": OptimizerSpec(torch.optim.AdamW, cycled="betas"),
-    "rmsprop": OptimizerSpec(torch.optim.RMSprop),
-    "adagrad": OptimizerSpec(torch.optim.Adagrad, cycled=None, captured=None),
+    "sgd": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9}, {}),
+    "nesterov": OptimizerSpec(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, {}),
+    "adam": OptimizerSpec(torch.optim.Adam, captured=CAPTURABLE),
+    "adamw": OptimizerSpec(torch.optim.AdamW, captured=CAPTURABLE),
+    "rmsprop": OptimizerSpec(torch.optim.RMSprop, captured=CAPTURABLE),
+    "muon": OptimizerSpec(MuonAdamW, of_model={"hidden": _hidden}),
+}
+REFUSED = {
+    "lbfgs": "it evaluates the loss several times per update",
+    "sparseadam": "it takes sparse gradients alone",
+    "rprop": "it reads the rate at its first update alone, so a schedule has no effect",
+}
+OPTIMIZERS |= {
+    name.lower(): OptimizerSpec(kind)
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type)
+    and issubclass(kind, torch.optim.Optimizer)
+    and kind is not torch.optim.Optimizer
+    and name.lower() not in OPTIMIZERS.keys() | REFUSED.keys()
 }
 
 
@@ -59,18 +93,17 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         InputError: unknown optimizer or setting, or a value that torch refuses.
     """
+    if name in REFUSED:
+        raise InputError(f"optimizer {name}: {REFUSED[name]}: take one of {', '.join(OPTIMIZERS)}")
     if name not in OPTIMIZERS:
         raise InputError(
-            f"optimizer {name!r}: one of {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}"
+            f"optimizer {name!r}: one of {', '.join(OPTIMIZERS)}, or module:function"
+            f"{nearest(name, OPTIMIZERS)}"
         )
     spec = OPTIMIZERS[name]
     if "lr" in given:
         raise InputError(f"optimizer {name}: lr is the schedule's: see peak_lr")
-    known = {
-        setting: parameter.default
-        for setting, parameter in inspect.signature(spec.make).parameters.items()
-        if setting not in OURS
-    }
+    known = spec.defaults
     for setting, value in given.items():
         if setting not in known:
             raise InputError(f"optimizer {name} has no {setting!r}{nearest(str(setting), known)}")
@@ -78,24 +111,42 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
             raise InputError(
                 f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
             )
-    settings = {**known, **spec.settings, **given}
+    settings = {**known, **given}
+    weight = nn.Parameter(torch.zeros(1, 1))
     try:
-        spec.make([nn.Parameter(torch.zeros(1))], lr=0.1, **settings)
+        spec.make([weight], lr=0.1, **settings, **{key: [weight] for key in spec.of_model})
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
     return settings
 
 
+def optimizer_settings(task: Task) -> dict[str, Any]:
+    """Every setting of a task's optimizer, for the record; of a user's own what it says itself.
+
+    Raises:
+        InputError: see ``make_optimizer``.
+    """
+    if isinstance(task.optimizer, str):
+        return settings_of(task.optimizer, task.settings)
+    with torch.random.fork_rng(devices=[]):
+        optimizer = make_optimizer(task, task.model())
+    kept = {name: v for name, v in optimizer.defaults.items() if name not in OURS and _is_plain(v)}
+    return {"class": type(optimizer).__name__, **kept}
+
+
 @cache
 def fast_form(make: Callable[..., torch.optim.Optimizer], device: torch.device) -> Settings:
     """How it is made to update quickly: fused, where this torch has that for the device."""
+    known = inspect.signature(make).parameters
     weight = nn.Parameter(torch.zeros(1, device=device))
     weight.grad = torch.zeros_like(weight)
     try:
-        make([weight], lr=0.0, fused=True).step()
-    except (TypeError, RuntimeError):  # RMSprop has no such setting, Adagrad no such kernel on CUDA
-        return {"foreach": True}
-    return {"fused": True}
+        if "fused" in known:
+            make([weight], lr=0.0, fused=True).step()
+            return {"fused": True}
+    except RuntimeError:  # Adagrad has no such kernel on CUDA
+        pass
+    return {"foreach": True} if "foreach" in known else {}
 
 
 def _is_like(value: object, default: object) -> bool:
@@ -104,14 +155,27 @@ def _is_like(value: object, default: object) -> bool:
         if not isinstance(value, tuple) or len(value) != len(default):
             return False
         return all(_is_like(v, d) for v, d in zip(value, default, strict=True))
+    if default is None and not isinstance(value, bool | int | float):
+        return value is None or isinstance(value, str)
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
-def check_momentum(name: str) -> None:
+def _is_plain(value: object) -> bool:
+    """Whether a setting can be written down: a number, a word, None, or some of them."""
+    values = value if isinstance(value, tuple | list) else [value]
+    return all(v is None or isinstance(v, bool | int | float | str) for v in values)
+
+
+def has_momentum(settings: Settings) -> bool:
+    """Whether there is a momentum, or Adam's beta1, that a cycle can move."""
+    return "betas" in settings or "momentum" in settings
+
+
+def check_momentum(name: str, settings: Settings) -> None:
     """Refuse an optimizer that has no momentum to cycle."""
-    if OPTIMIZERS[name].cycled is None:
+    if not has_momentum(settings):
         others = ", ".join(other for other, spec in OPTIMIZERS.items() if spec.cycled)
         raise InputError(
             f"optimizer {name} has no momentum to cycle: take one of {others}, or do without "
@@ -128,7 +192,7 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
     """As torch's OneCycleLR and CyclicLR set it."""
     if "betas" in group:
         group["betas"] = (value, *group["betas"][1:])
-    else:
+    elif "momentum" in group:
         group["momentum"] = value
 
 
@@ -137,8 +201,10 @@ def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
 
     None where it cannot be: SGD with dampening makes its first update by another rule.
     """
-    captured = OPTIMIZERS[task.optimizer].captured
-    if captured is None or task.settings.get("dampening"):
+    captured = None
+    if isinstance(task.optimizer, str) and not task.settings.get("dampening"):
+        captured = OPTIMIZERS[task.optimizer].captured
+    if captured is None:
         return None
     kind = torch.float64 if device.type == "cpu" else torch.float32  # all that CUDA's kernels read
     rate = {"lr": torch.zeros((), dtype=kind, device=device)}
@@ -158,10 +224,13 @@ def make_optimizer(
         captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
 
     Raises:
-        InputError: the task's groups are none.
+        InputError: the task's groups are none; the user's function fails, or makes something else.
     """
+    if not isinstance(task.optimizer, str):
+        return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
     settings = settings_of(task.optimizer, task.settings)
+    settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}
@@ -172,8 +241,39 @@ def make_optimizer(
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
-        reason = " ".join(str(error).split())
-        raise InputError(f"{task.name}: groups: {type(error).__name__}: {reason}") from error
+        raise InputError(f"{task.name}: groups: {described(error)}") from error
+
+
+def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
+    """What the user's function makes; each group's ``lr_ratio`` is its rate over the default."""
+    where = f"{task.name}: optimizer {task.optimizer_name}"
+    assert callable(task.optimizer)
+    try:
+        optimizer = task.optimizer(model)
+    except Exception as error:  # whatever it may raise
+        raise InputError(f"{where}: {described(error)}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        kind = type(optimizer).__name__
+        raise InputError(f"{where}: returned {kind}: expected a torch.optim.Optimizer")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        kind = type(optimizer).__name__
+        raise InputError(f"{where}: {kind} needs a closure: updates are made by step() alone")
+    own = {id(parameter) for parameter in model.parameters()}
+    for number, group in enumerate(optimizer.param_groups):
+        foreign = [tuple(p.shape) for p in group["params"] if id(p) not in own]
+        if foreign:
+            raise InputError(
+                f"{where}: its group {number} holds a tensor {foreign[0]} that is no parameter of "
+                "the model: make it of the model that the function is given"
+            )
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    base = float(optimizer.defaults.get("lr", max(rates)))  # as Schedule.torch takes it
+    if not 0 < base < math.inf:
+        raise InputError(f"{where}: lr={base}: expected a number above 0, as in your training")
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group.setdefault("lr_ratio", rate / base)
+    return optimizer
 
 
 def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
@@ -188,283 +288,43 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
         settings = {name: v for name, v in group.items() if name not in ("params", "lr_ratio")}
-        settings_of(task.optimizer, settings)
+        settings_of(str(task.optimizer), settings)
     return groups
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Parameters with the same settings: one matrix (K, N) holds all their numbers, row by row.
+def packed(state: object, tensors: dict[str, Tensor]) -> str:
+    """A tree of state as JSON; its tensors are put among the others.
 
-    Attributes:
-        settings: of torch's parameter group.
-        initial: what each tensor of the optimizer's state begins with, by torch's names.
-        shapes: of each parameter by name, in the order in which they lie in a row.
+    Raises:
+        InputError: there is something in it that is no number, word, tensor, dictionary or list.
     """
 
-    settings: Settings
-    initial: dict[str, float]
-    shapes: dict[str, torch.Size]
+    def plain(part: object) -> object:
+        if isinstance(part, Tensor):
+            name = f"optimizer/{len(tensors)}"
+            tensors[name] = part
+            return {"tensor": name}
+        if isinstance(part, Mapping):  # its keys may be numbers
+            return {"dict": [[key, plain(value)] for key, value in part.items()]}
+        if isinstance(part, list | tuple):
+            return {type(part).__name__: [plain(value) for value in part]}
+        if part is None or isinstance(part, bool | int | float | str):
+            return part
+        raise InputError(
+            f"the optimizer's state holds {type(part).__name__}: a checkpoint has room for "
+            "numbers, strings, tensors, dictionaries and lists"
+        )
 
-    @property
-    def apart(self) -> list["Group"]:
-        """Each parameter as a group of its own."""
-        return [replace(self, shapes={name: shape}) for name, shape in self.shapes.items()]
-
-    def width(self, kind: str) -> int:
-        """N of a kind of state, by torch's name."""
-        return sum(self._widths(kind))
-
-    def columns(self, matrix: Tensor, kind: str = "") -> list[Tensor]:
-        """The parts (K, n) of a matrix (K, N), each parameter's, without a copy."""
-        return list(matrix.split(self._widths(kind), dim=1))[: len(self.shapes)]
-
-    def views(self, matrix: Tensor, kind: str = "") -> Tensors:
-        """The same by name as parameters (K, ...)."""
-        named = zip(self.shapes.items(), self.columns(matrix, kind), strict=True)
-        return {
-            name: part.view(len(part), *([] if kind == "step" else shape))
-            for (name, shape), part in named
-        }
-
-    def matrix(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Parameters (K, ...) by name as a matrix (K, N)."""
-        parts = [tensors[name].flatten(1) for name in self.shapes]
-        if len(parts) == 1:
-            return parts[0]
-        parts += [
-            parts[0].new_zeros(len(parts[0]), rest) for rest in self._widths("")[len(parts) :]
-        ]
-        return torch.cat(parts, dim=1)
-
-    def _widths(self, kind: str) -> list[int]:
-        """Of each parameter; and of what several have at the end, for each row to be aligned."""
-        if kind == "step":  # which torch counts in one number
-            return [1] * len(self.shapes)
-        widths = [shape.numel() for shape in self.shapes.values()]
-        rest = -sum(widths) % ALIGNED
-        return [*widths, rest] if rest and len(widths) > 1 else widths
+    return json.dumps(plain(state))
 
 
-class StackedOptimizer:
-    """One of OPTIMIZERS on stacked weights, in which each row is a trial with its own rate.
+def unpacked(state: str, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree again, with tensors of its own."""
 
-    The rules are those of ``torch.optim``, with a column (K, 1) where torch has a number, so that
-    one step of a group is a few operations however many rows and parameters there are.
+    def whole(part: dict[str, Any]) -> object:
+        ((kind, value),) = part.items()
+        if kind == "tensor":
+            return tensors[value].clone()
+        return {"dict": dict, "list": list, "tuple": tuple}[kind](value)
 
-    Attributes:
-        groups: the parameters that are trained.
-        dtype: of all that is trained.
-    """
-
-    def __init__(self, task: Task, model: nn.Module, reached: set[str]) -> None:
-        """Look at the parameters of a model.
-
-        Args:
-            task: with the optimizer and its groups.
-            model: one of the task's.
-            reached: names of the parameters that the loss depends on; the others stay as they are,
-                as torch's optimizers leave what has no gradient.
-
-        Raises:
-            Unfit: the model or the optimizer is not for many trials at once.
-        """
-        make = OPTIMIZERS[task.optimizer].make
-        self._rule = RULES[make]
-        self._has_momentum = OPTIMIZERS[task.optimizer].cycled is not None
-        self.groups: list[Group] = []
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        trained: dict[str, nn.Parameter] = {}
-        for number, group in enumerate(make_optimizer(task, model).param_groups):
-            settings = {name: value for name, value in group.items() if name != "params"}
-            if settings.get("dampening"):
-                raise Unfit("with dampening, SGD's first update is of another kind than the rest")
-            if any(parameter not in names for parameter in group["params"]):
-                raise Unfit(f"group {number} of groups holds what is no parameter of the model")
-            own = {names[p]: p for p in group["params"] if names[p] in reached}
-            like = next((known for known in self.groups if known.settings == settings), None)
-            if like is None and own:
-                like = Group(settings, _initial_state(make, settings), {})
-                self.groups.append(like)
-            if like is not None:
-                like.shapes.update({name: parameter.shape for name, parameter in own.items()})
-            trained |= own
-        for alike in self.groups:  # small ones last, lest they put the others out of line
-            shapes = sorted(alike.shapes.items(), key=lambda item: item[1].numel() % ALIGNED != 0)
-            alike.shapes.clear()
-            alike.shapes.update(shapes)
-        others = sorted(reached - trained.keys())
-        if others and task.clip_norm is not None:
-            raise Unfit(
-                f"the clipped norm is of all gradients, but {others[0]} is in none of the groups"
-            )
-        kinds = {parameter.dtype for parameter in trained.values()}
-        types = sorted(str(kind).removeprefix("torch.") for kind in kinds)
-        if len(types) != 1:
-            raise Unfit(f"its parameters are of several types: {', '.join(types)}")
-        if types[0] not in ("float32", "float64"):
-            raise Unfit(f"its parameters are {types[0]}: only float32 and float64 can be")
-        self.dtype = kinds.pop()
-
-    def add_momentum(self, weights: list[Tensor], states: list[Tensors]) -> bool:
-        """Make room for momenta that are cycled where the optimizer has none; whether it was."""
-        added = False
-        for group, matrix, state in zip(self.groups, weights, states, strict=True):
-            if "momentum" in group.settings and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(matrix)
-                group.initial["momentum_buffer"] = 0.0
-                added = True
-        return added
-
-    def columns(self, states: list[Tensors], rates: Tensor, momenta: Tensor) -> list[Columns]:
-        """Count a step, and compute for each group what its rule takes of numbers per row.
-
-        These are operations on K numbers. They come before the step, since a compiler would do
-        them again for every weight.
-
-        Args:
-            states: of each group by torch's names (K, N), and step (K, parameters).
-            rates: float64 (K,).
-            momenta: float64 (K,), NaN where it is the settings' own.
-        """
-        found: list[Columns] = []
-        for group, state in zip(self.groups, states, strict=True):
-            s, steps = group.settings, rates
-            if "step" in state:
-                steps = state["step"].add_(1)[:, 0].double()
-            scaled = rates if s["lr_ratio"] == 1 else rates * s["lr_ratio"]
-            moved = momenta.nan_to_num(nan=momentum_of(s)) if self._has_momentum else momenta
-            numbers = self._rule.columns(s, steps, scaled, moved)
-            found.append([n.to(self.dtype)[:, None] for n in numbers])
-        return found
-
-    def step(
-        self,
-        groups: list[Group],
-        weights: list[Tensor],
-        gradients: list[Tensor],
-        states: list[Tensors],
-        columns: list[Columns],
-    ) -> None:
-        """One update of every row, in place.
-
-        Args:
-            groups: of the parameters, or each apart.
-            weights: (K, N) of each group.
-            gradients: (K, N) of each group.
-            states: of each group by torch's names (K, N).
-            columns: of each group, see there.
-        """
-        each = zip(groups, weights, gradients, states, columns, strict=True)
-        for group, ours, slopes, state, numbers in each:
-            self._rule.step(ours, slopes, state, group.settings, *numbers)
-
-
-def _initial_state(make: Callable[..., Any], settings: Settings) -> dict[str, float]:
-    """What each tensor of the optimizer's state holds before the first update."""
-    weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-    names = _settings_of(make)
-    optimizer = make([weight], lr=1.0, **{n: v for n, v in settings.items() if n in names})
-    weight.grad = torch.zeros_like(weight)
-    optimizer.step()  # with no gradient and no weight to decay, it leaves what it began with
-    state = {name: v for name, v in optimizer.state[weight].items() if isinstance(v, Tensor)}
-    return {name: 0.0 if name == "step" else float(value) for name, value in state.items()}
-
-
-def column(numbers: Tensor, like: Tensor) -> Tensor:
-    """A number per row (K,), to go with (K, ...)."""
-    return numbers.view(-1, *[1] * (like.dim() - 1)).to(like.dtype)
-
-
-def _settings_of(function: Callable[..., Any]) -> set[str]:
-    return set(inspect.signature(function).parameters) - OURS
-
-
-def _plain(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
-    return [rates, momenta]
-
-
-def _sgd(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
-) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
-    if "momentum_buffer" in state:
-        buffer = state["momentum_buffer"].mul_(momenta).add_(gradients)
-        gradients = gradients.addcmul(buffer, momenta) if s["nesterov"] else buffer
-    weights.addcmul_(gradients, rates, value=-1)
-
-
-def _adam_columns(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
-    # Torch divides the root of the squares by this before it adds eps: one pass more.
-    root = (1 - s["betas"][1] ** steps).sqrt()
-    sizes = rates * root / (1 - momenta**steps)
-    return [sizes, 1 - momenta, s["eps"] * root, 1 - rates * s["weight_decay"]]
-
-
-def _adam(
-    weights: Tensor,
-    gradients: Tensor,
-    state: Tensors,
-    s: Settings,
-    sizes: Tensor,
-    shares: Tensor,
-    eps: Tensor,
-    kept: Tensor,
-) -> None:
-    if s["decoupled_weight_decay"] and s["weight_decay"]:
-        weights.mul_(kept)
-    elif s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
-    beta2 = s["betas"][1]
-    mean = state["exp_avg"].lerp_(gradients, shares)
-    square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-    if s["amsgrad"]:
-        square = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], square))
-    weights.addcmul_(mean / square.sqrt().add_(eps), sizes, value=-1)
-
-
-def _rmsprop(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
-) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
-    alpha = s["alpha"]
-    square = state["square_avg"].mul_(alpha).addcmul_(gradients, gradients, value=1 - alpha)
-    if s["centered"]:
-        mean = state["grad_avg"].lerp_(gradients, 1 - alpha)
-        square = square.addcmul(mean, mean, value=-1)
-    moved = gradients / square.sqrt().add_(s["eps"])
-    if "momentum_buffer" in state:
-        moved = state["momentum_buffer"].mul_(momenta).add_(moved)
-    weights.addcmul_(moved, rates, value=-1)
-
-
-def _adagrad_columns(s: Settings, steps: Tensor, rates: Tensor, momenta: Tensor) -> list[Tensor]:
-    return [rates / (1 + (steps - 1) * s["lr_decay"])]
-
-
-def _adagrad(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor
-) -> None:
-    if s["weight_decay"]:
-        gradients = gradients.add(weights, alpha=s["weight_decay"])
-    square = state["sum"].addcmul_(gradients, gradients)
-    weights.addcmul_(gradients / square.sqrt().add_(s["eps"]), rates, value=-1)
-
-
-class Rule(NamedTuple):
-    """Of one optimizer: what it takes of each row, of settings and float64 (K,), and a step."""
-
-    columns: Callable[[Settings, Tensor, Tensor, Tensor], list[Tensor]]
-    step: Callable[..., None]
-
-
-_ADAM = Rule(_adam_columns, _adam)
-RULES: dict[Any, Rule] = {
-    torch.optim.SGD: Rule(_plain, _sgd),
-    torch.optim.Adam: _ADAM,
-    torch.optim.AdamW: _ADAM,
-    torch.optim.RMSprop: Rule(_plain, _rmsprop),
-    torch.optim.Adagrad: Rule(_adagrad_columns, _adagrad),
-}
+    return json.loads(state, object_hook=whole)

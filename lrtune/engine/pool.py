@@ -84,6 +84,7 @@ class Snapshot:
         tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
             ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
         momenta: float64 (horizon,), or None: see ``Pool.start``.
+        optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
     """
 
     seed: int
@@ -91,6 +92,7 @@ class Snapshot:
     rates: Array
     tensors: dict[str, Tensor]
     momenta: Array | None = None
+    optimizer: str = ""
 
 
 class Pool(Protocol):

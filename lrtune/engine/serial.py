@@ -27,7 +27,13 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
-from lrtune.engine.optimizers import capture_settings, make_optimizer, set_momentum
+from lrtune.engine.optimizers import (
+    capture_settings,
+    make_optimizer,
+    packed,
+    set_momentum,
+    unpacked,
+)
 from lrtune.engine.pool import (
     UPDATE_NOISE,
     Array,
@@ -251,14 +257,17 @@ class SerialPool(Pool):
         """See Pool."""
         trial = self._occupant(slot)
         tensors = {f"weights/{name}": tensor for name, tensor in _tensors(trial.model)}
-        for name, parameter in trial.model.named_parameters():
+        optimizer = ""
+        if not isinstance(self.task.optimizer, str):
+            optimizer = packed(trial.optimizer.state_dict(), tensors)
+        for name, parameter in trial.model.named_parameters() if not optimizer else ():
             for state, value in trial.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer/{name}/{state}"] = value
         if trial.average is not None:
             tensors |= {f"average/{name}": t for name, t in _tensors(trial.average.model)}
-        rates = np.array(trial.rates)
-        return Snapshot(trial.seed, trial.update, rates, to_host(tensors), trial.momenta)
+        rates, held = np.array(trial.rates), to_host(tensors)
+        return Snapshot(trial.seed, trial.update, rates, held, trial.momenta, optimizer)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
@@ -269,7 +278,10 @@ class SerialPool(Pool):
         trial.update = snapshot.update
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
-        _restore_optimizer(trial, snapshot.tensors)
+        if snapshot.optimizer:
+            trial.optimizer.load_state_dict(unpacked(snapshot.optimizer, snapshot.tensors))
+        else:
+            _restore_optimizer(trial, snapshot.tensors)
         if trial.average is not None:
             trial.average.updates = snapshot.update
             for name, tensor in _tensors(trial.average.model):

@@ -24,7 +24,14 @@ from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.optimizers import Columns, Group, StackedOptimizer, Tensors, Unfit, column
+from lrtune.engine.stacked_optimizers import (
+    Columns,
+    Group,
+    StackedOptimizer,
+    Tensors,
+    Unfit,
+    column,
+)
 from lrtune.errors import InputError
 from lrtune.tasks import Split
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map

@@ -24,7 +24,7 @@ def _optimizer(ctx: ExportContext) -> dict[str, Any]:
     optimizer, rate = ctx.optimizer, str(ctx.peak) if ctx.schedule.closed_loop else "Schedule()"
     values = {
         "rate": rate,
-        "lacking": optimizer.missing(LACKS) if optimizer else "",
+        "lacking": optimizer.lacking(OPTIMIZERS, LACKS) if optimizer else "",
         "optimizer": "",
     }
     if optimizer is None or values["lacking"]:
@@ -47,7 +47,7 @@ def _optimizer(ctx: ExportContext) -> dict[str, Any]:
 
 def _betas(settings: Mapping[str, Any]) -> dict[str, Any]:
     first, second = settings["betas"]
-    amsgrad = settings["amsgrad"] or None
+    amsgrad = settings.get("amsgrad") or None
     return {"beta_1": first, "beta_2": second, "epsilon": settings["eps"], "amsgrad": amsgrad}
 
 
@@ -74,4 +74,6 @@ OPTIMIZERS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]]
     "adamw": ("AdamW", _betas),
     "rmsprop": ("RMSprop", _rmsprop),
     "adagrad": ("Adagrad", _adagrad),
+    "adamax": ("Adamax", _betas),
+    "adadelta": ("Adadelta", lambda s: {"rho": s["rho"], "epsilon": s["eps"]}),
 }

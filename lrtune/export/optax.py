@@ -18,7 +18,7 @@ from lrtune.export.source import (
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]
 
-LACKS = ("dampening", "lr_decay", "amsgrad")  # of torch's optimizers
+LACKS = ("dampening", "lr_decay", "amsgrad", "decoupled_weight_decay")  # of torch's optimizers
 MOST_PIECES = 5  # more cycles than these are a formula
 
 
@@ -35,7 +35,7 @@ def optax(ctx: ExportContext) -> str:
         values |= {"pieces": pieces[0], "ends": [*pieces[1]]}
     else:
         values |= {"ratio": ratio(ctx, "jnp")}
-    lacking = ctx.optimizer.missing(LACKS) if ctx.optimizer else ""
+    lacking = ctx.optimizer.lacking({*OPTIMIZERS, "adamw"}, LACKS) if ctx.optimizer else ""
     optimizer = _optimizer(ctx.optimizer) if ctx.optimizer and not lacking else ""
     return render("optax", ctx, install="optax", optimizer=optimizer, lacking=lacking, **values)
 
@@ -134,6 +134,10 @@ def _betas(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"b1": first, "b2": second, "eps": settings["eps"]}
 
 
+def _adam(name: str) -> Callable[[Mapping[str, Any]], list[str]]:
+    return lambda settings: [call(f"optax.{name}", "schedule", **_betas(settings))]
+
+
 def _sgd(settings: Mapping[str, Any]) -> list[str]:
     more = {name: settings[name] or None for name in ("momentum", "nesterov")}
     return [call("optax.sgd", "schedule", **more)]
@@ -160,7 +164,10 @@ def _adagrad(settings: Mapping[str, Any]) -> list[str]:
 OPTIMIZERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "sgd": _sgd,
     "nesterov": _sgd,
-    "adam": lambda settings: [call("optax.adam", "schedule", **_betas(settings))],
+    "adam": _adam("adam"),
+    "radam": _adam("radam"),
+    "adamax": _adam("adamax"),
+    "adadelta": lambda s: [call("optax.adadelta", "schedule", rho=s["rho"], eps=s["eps"])],
     "rmsprop": _rmsprop,
     "adagrad": _adagrad,
 }

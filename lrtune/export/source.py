@@ -35,8 +35,8 @@ class FoundOptimizer:
     """The optimizer that a peak rate was found with, to which it belongs.
 
     Attributes:
-        name: in `lrtune.engine.OPTIMIZERS`.
-        settings: all but the rate, in torch's terms.
+        name: in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it.
+        settings: all but the rate, in torch's terms; `class` too where a function makes it.
         groups: name of the function that made the parameter groups; None: there was one group.
     """
 
@@ -45,25 +45,36 @@ class FoundOptimizer:
     groups: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that are not all there, or no numbers: they are written into code."""
-        if "weight_decay" not in self.settings:
+        """Refuse what is not all there, or no number or name: it is written into code."""
+        if not self.by_function and "weight_decay" not in self.settings:
             raise InputError(
                 f"optimizer {self.name}: weight_decay is missing: search again with this lrtune"
             )
-        for setting, value in self.settings.items():
-            numbers = value if isinstance(value, list | tuple) else [value]
-            if not setting.isidentifier() or not all(isinstance(n, int | float) for n in numbers):
+        for setting, value in {"name": self.name, **self.settings}.items():
+            parts = value if isinstance(value, list | tuple) else [value]
+            if not setting.isidentifier() or not all(map(_is_plain, parts)):
                 raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
+
+    @property
+    def by_function(self) -> bool:
+        """Whether a user's function makes it."""
+        return "class" in self.settings
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether its groups may have rates of their own."""
+        return self.by_function or self.name == "muon"
 
     @property
     def decay(self) -> float:
         """The weight decay."""
-        return float(self.settings["weight_decay"])
+        return float(self.settings.get("weight_decay", 0.0))
 
     @property
     def decoupled(self) -> bool:
-        """Whether weights decay by themselves, as AdamW's, and not by way of the gradient."""
-        return self.name == "adamw" or self.settings.get("decoupled_weight_decay", False)
+        """Whether it is AdamW: weights decay by themselves, and not by way of the gradient."""
+        adam = self.name == "adam" and self.settings.get("decoupled_weight_decay", False)
+        return self.name == "adamw" or adam
 
     @property
     def of_matrices(self) -> bool:
@@ -76,11 +87,21 @@ class FoundOptimizer:
         own = self.groups is not None and self.groups != MATRICES
         return " ".join(str(self.groups).split()) if own else None  # one line: it is a comment
 
-    def missing(self, lacks: Collection[str]) -> str:
-        """Those of its settings that a target lacks, as `name=value and …`."""
-        return " and ".join(
-            f"{name}={self.settings[name]}" for name in lacks if self.settings.get(name)
-        )
+    def lacking(self, known: Collection[str], lacks: Collection[str]) -> str:
+        """It, with those of its settings that a target lacks, if it lacks some; else empty."""
+        settings = {name: self.settings.get(name) for name in lacks}
+        if self.decoupled:
+            settings.pop("decoupled_weight_decay", None)
+        missing = " and ".join(f"{name}={value}" for name, value in settings.items() if value)
+        if self.name in known and not missing:
+            return ""
+        name = f"{self.name} ({self.settings['class']})" if self.by_function else self.name
+        return f"{name}, {missing}" if missing else name
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value needs no care in code."""
+    return value is None or isinstance(value, int | float) or str(value).isidentifier()
 
 
 class ExportContext:
@@ -108,6 +129,11 @@ class ExportContext:
         self.n, self.family = total - self.warmup, schedule.family
         self.start = schedule.warmup_start * self.peak
         self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
+
+    @property
+    def has_ratios(self) -> bool:
+        """Whether the groups of its optimizer may have rates of their own."""
+        return self.optimizer is not None and self.optimizer.has_ratios
 
     @property
     def stepped(self) -> bool:

@@ -1,5 +1,6 @@
 """A schedule for PyTorch or Lightning, as source code that needs nothing of lrtune."""
 
+from pathlib import Path
 from typing import Any
 
 from lrtune.export.source import (
@@ -24,7 +25,16 @@ OPTIMIZERS = {
     "adamw": "AdamW",
     "rmsprop": "RMSprop",
     "adagrad": "Adagrad",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "adamax": "Adamax",
+    "adadelta": "Adadelta",
+    "adafactor": "Adafactor",
+    "asgd": "ASGD",
+    "muon": "MuonAdamW",
 }
+# Exported as it stands; to import it would be to import torch.
+MUON = Path(__file__).parents[1] / "engine" / "muon.py"
 # Settings that are 0 unless they are given.
 ZERO = ("momentum", "dampening", "lr_decay", "initial_accumulator_value")
 
@@ -41,42 +51,53 @@ def torch(ctx: ExportContext) -> str:
 
 def lightning(ctx: ExportContext) -> str:
     """Source that defines `make_scheduler`, `configure_optimizers` and `CheckSchedule`."""
-    optimizer = None
-    if ctx.optimizer is not None:
-        parameters = "groups" if ctx.optimizer.of_matrices else "self.parameters()"
-        optimizer = torch_optimizer(ctx.optimizer, parameters)
     # Lightning itself gives a metric to ReduceLROnPlateau alone, and then never steps a warmup.
     fed = ctx.schedule.closed_loop and ctx.stepped
-    values = scheduler(ctx) | {"fed": fed, "optimizer": optimizer}
-    return render("lightning", ctx, install="lightning", **values)
+    return render("lightning", ctx, install="lightning", fed=fed, **scheduler(ctx))
 
 
 def scheduler(ctx: ExportContext) -> dict[str, Any]:
-    """What the template `make_scheduler` needs, for every target that runs torch."""
+    """What the templates of scheduler and optimizer need, for every target that runs torch."""
     row = FAMILIES[ctx.family]
+    values: dict[str, Any] = {"formula": None, "optimizer": None, "muon": ""}
+    if ctx.optimizer is not None:
+        values["optimizer"] = _optimizer(ctx.optimizer)
+    if ctx.optimizer is not None and ctx.optimizer.name == "muon":
+        source = MUON.read_text(encoding="utf-8")
+        values["muon"] = source[source.index("def hidden_matrices") :].rstrip()
     if row.closed_loop or native(ctx):
         mode = {"mode": "min"} if row.closed_loop else {}
-        return {"arguments": literals({**mode, **ctx.params}), "formula": None}
+        arguments = literals({**mode, **ctx.params})
+        if ctx.has_ratios and "min_lr" in arguments:
+            each = "share(group, optimizer) for group in optimizer.param_groups"
+            arguments["min_lr"] = f"[{arguments['min_lr']} * {each}]"
+        return values | {"arguments": arguments}
     code = _custom(ctx) if ctx.family == "custom" else plain(ctx) or _table(ctx)
     *lines, ratio = defined(ctx, code, s="min({t}, {last})")
     if ctx.warmup:
         lines.insert(0, f"if t < {ctx.warmup}:\n    return {rise(ctx)}")
-    return {"formula": "\n".join([*lines, f"return {ratio}"])}
+    return values | {"formula": "\n".join([*lines, f"return {ratio}"])}
 
 
 def native(ctx: ExportContext) -> bool:
-    """Whether torch has a class that gives the rates of an open loop."""
+    """Whether torch has a class that gives the rates of an open loop, of every group."""
     row = FAMILIES[ctx.family]
-    return row.torch not in ("LambdaLR", "LRScheduler") and row.native(ctx.params)
+    has_class = row.torch not in ("LambdaLR", "LRScheduler")
+    return not ctx.has_ratios and has_class and row.native(ctx.params)
 
 
-def torch_optimizer(optimizer: FoundOptimizer, parameters: str) -> str:
-    """The call that makes the optimizer of these parameters; the rate is the scheduler's."""
+def _optimizer(optimizer: FoundOptimizer) -> str:
+    """The call that makes the optimizer of a model; the rate is the scheduler's."""
+    if optimizer.by_function:
+        return f"{optimizer.name}(model)  # your function, which the peak was found with: import it"
     settings = {
-        name: tuple(value) if isinstance(value, list) else value
+        name: literal(tuple(value) if isinstance(value, list) else value)
         for name, value in optimizer.settings.items()
-        if value is not False and (value or name not in ZERO)
+        if value is not None and value is not False and (value or name not in ZERO)
     }
+    parameters = "groups" if optimizer.of_matrices else "model.parameters()"
+    if optimizer.name == "muon":
+        return call("MuonAdamW", parameters, "hidden_matrices(model)", **settings)
     return call(f"torch.optim.{OPTIMIZERS[optimizer.name]}", parameters, **settings)
 
 

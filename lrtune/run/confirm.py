@@ -11,7 +11,7 @@ from typing import Any
 from lrtune.engine import Pool
 from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
 from lrtune.engine.features import with_features
-from lrtune.engine.optimizers import check_momentum
+from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
@@ -237,7 +237,7 @@ def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> 
         expect("each of baselines", schedule, Schedule, "an lrtune.Schedule")
         rates_of(schedule, horizon)
         if schedule.cycles_momentum:
-            check_momentum(task.optimizer)
+            check_momentum(task.optimizer_name, optimizer_settings(task))
 
 
 def trained(run: Run, horizon: int) -> int:

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from lrtune.engine import RangeTest
-from lrtune.engine.optimizers import check_momentum, make_optimizer, settings_of
+from lrtune.engine.optimizers import check_momentum, make_optimizer, optimizer_settings
 from lrtune.errors import InputError
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
+from lrtune.tasks.groups import base_of, rows_of
 from lrtune.verdict.settings import (
     Objective,
     OptimizerFacts,
@@ -40,11 +41,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Raises:
         InputError: what cannot be searched or trained.
     """
+    settings = optimizer_settings(task)
     families = SEARCHABLE if study.families is None else tuple(study.families)
     warmup = study.warmup
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
-        check_momentum(task.optimizer)
+        check_momentum(task.optimizer_name, settings)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -60,10 +62,11 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
             val=task.val.samples,
             test=0 if task.test is None else task.test.samples,
             model=task.model_name,
-            parameters=_parameters(task),
             prepare=_state(task.prepare),
             loss=_name(task.loss),
-            groups=None if task.groups is None else _name(task.groups),
+            groups=None if base_of(task.groups) is None else _name(base_of(task.groups)),
+            layer_decay=task.layer_decay,
+            **_parameters(task),
             augment=list(task.augment),
             precision=task.precision or "by device",
             layout=str(task.layout),
@@ -74,7 +77,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         validations=len(task.checkpoints),
         objective=metrics[task.objective.name],
         metrics=metrics,
-        optimizer=OptimizerFacts(name=task.optimizer, **settings_of(task.optimizer, task.settings)),
+        optimizer=OptimizerFacts(name=task.optimizer_name, **settings),
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
@@ -91,7 +94,7 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
 
     What is asked for beside the data comes last, so that two questions have two folders.
     """
-    parts = [task.name, task.model_name, task.optimizer, str(task.horizon)]
+    parts = [task.name, task.model_name, task.optimizer_name, str(task.horizon)]
     if task.objective.name not in {first.name for first, *_ in METRICS.values()}:
         parts.append(re.sub(r"[^\w.]+", "_", task.objective.name))
     if families != SEARCHABLE:
@@ -101,11 +104,13 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
     return "-".join(parts)
 
 
-def _parameters(task: Task) -> int:
+def _parameters(task: Task) -> dict[str, Any]:
+    """How many, and those with rates of their own; what cannot be is told before all is kept."""
     parameters = check_model(task)
     with torch.random.fork_rng(devices=[]):
-        make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
-    return parameters
+        model = task.model()
+    make_optimizer(task, model)
+    return {"parameters": parameters, "lr_ratios": rows_of(task.groups, task.freeze, model)}
 
 
 def _name(part: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from lrtune.errors import InputError, expect, nearest
-from lrtune.tasks.options import REPEATED, TaskOptions, parse_optimizer, validate
+from lrtune.tasks.options import REPEATED, TaskOptions, names_function, parse_optimizer, validate
 
 if TYPE_CHECKING:
     from lrtune.engine.devices import Engine
@@ -159,24 +159,28 @@ def check(study: StudyFile) -> None:
     Raises:
         InputError: the first that is wrong.
     """
-    from lrtune.engine.optimizers import check_momentum, settings_of
+    from lrtune.engine.optimizers import OPTIMIZERS, check_momentum, settings_of
     from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
+    from lrtune.tasks.groups import ratios_of
     from lrtune.tasks.images import check_augment
     from lrtune.tasks.stream import parse_size
 
     names = SEARCHABLE if study.families is None else tuple(study.families)
     Space(names, study.peak_lr or Space.peak_lr, study.warmup, study.cycle_momentum)
-    if study.optimizer is not None:
-        name, settings = parse_optimizer(study.optimizer)
-        settings_of(name, settings)
+    named = (study.optimizer or "").partition(":")[0]
+    if study.optimizer and (named in OPTIMIZERS or not names_function(study.optimizer)):
+        name, given = parse_optimizer(study.optimizer)
+        settings = settings_of(name, given)
         if study.cycle_momentum:
-            check_momentum(name)
+            check_momentum(name, settings)
     metrics = {metric.name for row in METRICS.values() for metric in row}
     if study.metric is not None and study.metric not in metrics:
         hint = nearest(study.metric, metrics)
         raise InputError(f"metric {study.metric!r}: one of {', '.join(sorted(metrics))}{hint}")
+    if study.groups is not None:
+        ratios_of(",".join(study.groups))
     if study.memory is not None:
         parse_size(study.memory)
     check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
@@ -201,7 +205,7 @@ def stopping_of(study: StudyFile) -> "Stopping":
     """When a trial ends early."""
     from lrtune.search.early_stopping import Stopping
 
-    given = study.model_dump(include={*STOPPING}, exclude_unset=True)
+    given = study.model_dump(include={*STOPPING}, exclude_unset=True, exclude_none=True)
     if study.no_prune:
         if given:
             raise InputError(

@@ -255,13 +255,16 @@ class Tuning:
         task, study = self.task, self.study
         self._tell(
             f"{task.name}: {task.train.samples:,} training and {task.val.samples:,} "
-            f"validation samples, model {task.model_name}, {task.optimizer}, "
+            f"validation samples, model {task.model_name}, {task.optimizer_name}, "
             f"{task.horizon:,} updates a trial"
         )
         for note in task.notes:
             self._tell(f"  {note}")
+        for label, ratio, what in self._settings.task.rates:
+            self._tell(f"  {label}: {ratio} ({what})")
         facts = {"command": self.command, "seed": study.seed}
         facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
+        facts |= {"lr_ratios": [group.to_json() for group in self._settings.task.lr_ratios]}
         self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:

@@ -9,6 +9,9 @@ from pydantic.fields import FieldInfo
 
 from lrtune.errors import InputError, nearest
 
+# Of a list: its option is given once per value, which may have commas.
+REPEATED: dict[str, JsonValue] = {"repeated": True}
+
 
 class TaskOptions(BaseModel):
     """The options of ``load_task``; each is a study file's key and an option of ``search``."""
@@ -26,7 +29,22 @@ class TaskOptions(BaseModel):
         None, description="what to improve: accuracy, macro_f1, ... [the loss]"
     )
     optimizer: str | None = Field(
-        None, description="sgd, nesterov, adam, adamw, rmsprop, adagrad; adamw:weight_decay=0.1"
+        None,
+        description="adamw, sgd, muon, ...; adamw:weight_decay=0.1; or file.py:function of yours",
+    )
+    groups: list[str] | None = Field(
+        None,
+        description="rates as multiples of the schedule's, by parameters' names: "
+        "head=10x,backbone=0.1x; several times",
+        json_schema_extra=REPEATED,
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, lt=1, description="each layer's rate is this share of the next one's: 0.75"
+    )
+    freeze: list[str] | None = Field(
+        None,
+        description="parameters that do not train, by name: backbone; several times",
+        json_schema_extra=REPEATED,
     )
     batch_size: int | None = Field(None, gt=0, description="samples per update")
     epochs: float | None = Field(
@@ -35,6 +53,9 @@ class TaskOptions(BaseModel):
     target: str | None = Field(None, description="of a table: the column to predict")
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
+    )
+    text: str | None = Field(
+        None, description="of a table: the column of texts to train on, as tokens"
     )
     data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(
@@ -47,7 +68,9 @@ class TaskOptions(BaseModel):
     tokens: Literal["char", "byte"] | None = Field(
         None, description="of a text: char or byte [char]"
     )
-    context: int | None = Field(None, ge=2, description="of a text: tokens per sample [128]")
+    context: int | None = Field(
+        None, ge=2, description="of a text: tokens per sample [128; up to 256 of one with a target]"
+    )
     memory: str | None = Field(
         None, description="data kept in memory: 500MB, 2GB [half of what is free]"
     )
@@ -142,14 +165,21 @@ def flag(name: str) -> str:
 
 
 LISTS = (list[str],)
-# Of a list: its option is given once per value, which may have commas.
-REPEATED: dict[str, JsonValue] = {"repeated": True}
 
 
 def plain(annotation: Any) -> Any:
     """The type without ``| None``."""
     kinds = get_args(annotation)
     return next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else annotation
+
+
+def names_function(optimizer: str) -> bool:
+    """Whether it is ``module:function``, not a name with settings.
+
+    >>> names_function("mine.py:lion"), names_function("adamw:eps=1e-6"), names_function("sgd")
+    (True, False, False)
+    """
+    return ":" in optimizer and optimizer.rpartition(":")[2].isidentifier()
 
 
 def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
@@ -173,8 +203,12 @@ def parse_optimizer(text: str) -> tuple[str, dict[str, object]]:
 def _value(text: str, where: str) -> object:
     if text in ("true", "false"):
         return text == "true"
+    if text.isidentifier() and text not in ("nan", "inf", "infinity"):
+        return text
     try:
         numbers = tuple(float(part) for part in text.split("/"))
     except ValueError as error:
-        raise InputError(f"{where!r}: a number, true, false or numbers with / between") from error
+        raise InputError(
+            f"{where!r}: a number, a word, true, false or numbers with / between"
+        ) from error
     return numbers if len(numbers) > 1 else numbers[0]

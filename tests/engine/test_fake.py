@@ -12,8 +12,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrtune.engine.device_task import DeviceTask
-from lrtune.engine.optimizers import StackedOptimizer
 from lrtune.engine.stacked import Program, StackedState
+from lrtune.engine.stacked_optimizers import StackedOptimizer
 from lrtune.tasks import MODELS, Split, Task
 from lrtune.tasks.metrics import CrossEntropy
 from lrtune.tasks.models import model_maker

@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from lrtune.engine import OPTIMIZERS
+from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.optimizers import (
     OURS,
-    RULES,
-    StackedOptimizer,
     fast_form,
     make_optimizer,
+    packed,
     set_momentum,
     settings_of,
+    unpacked,
 )
+from lrtune.engine.stacked_optimizers import RULES, StackedOptimizer
 from lrtune.errors import InputError
 
 ROWS, WIDTH, UPDATES = 3, 7, 12
@@ -44,13 +46,33 @@ SETTINGS = {
         {"lr_decay": 0.2, "weight_decay": 0.1},
         {"initial_accumulator_value": 0.5, "eps": 1e-2, "lr_decay": 1e-3},
     ],
+    "nadam": [
+        {"weight_decay": 0.1},
+        {"betas": (0.0, 0.5), "eps": 1e-2, "momentum_decay": 0.5},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1},
+    ],
+    "radam": [
+        {"weight_decay": 0.1},
+        {"betas": (0.0, 0.5), "eps": 1e-2},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1},
+    ],
+    "adamax": [{"weight_decay": 0.1}, {"betas": (0.0, 0.5), "eps": 1e-2}],
+    "adadelta": [{"weight_decay": 0.1}, {"rho": 0.5, "eps": 1e-2}],
 }
-CASES = [(name, given, False) for name in OPTIMIZERS for given in SETTINGS[name]]
+CASES = [(name, given, False) for name in SETTINGS for given in SETTINGS[name]]
 CASES += [(name, given, True) for name, given, _ in CASES if OPTIMIZERS[name].cycled]
 F64 = torch.float64
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.fixture(autouse=True)
+def _exact():
+    """Torch has NAdam's product of momenta in the default type."""
+    torch.set_default_dtype(F64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.keys() - {"muon"})
 def test_settings_are_the_rows_and_the_given(name):
     task = SimpleNamespace(optimizer=name, settings={"weight_decay": 0.125}, groups=None)
     model = nn.Linear(2, 2)
@@ -80,6 +102,11 @@ def test_settings_are_the_rows_and_the_given(name):
         ("adagrad", {"lr_decay": -1}, "optimizer adagrad: .*lr_decay.* -1"),
         ("sgd", {"nesterov": 1}, "optimizer sgd: nesterov=1: expected the like of False"),
         ("sgd", {"momentum": float("nan")}, "momentum=nan: expected the like of 0"),
+        ("lbfgs", {}, "optimizer lbfgs: it evaluates the loss several times per update: take one"),
+        ("rprop", {}, "optimizer rprop: it reads the rate at its first update alone"),
+        ("muon", {"adjust_lr_fn": "orig"}, "Adjust learning rate function orig is not supported"),
+        ("muon", {"adamw_ratio": 0}, "adamw_ratio=0: expected a number above 0"),
+        ("adafactor", {"eps": (None, "x")}, "eps=.*: expected the like of"),
     ],
 )
 def test_refused(name, settings, message):
@@ -180,11 +207,12 @@ def test_torch_has_no_setting_that_the_rules_leave_out(make):
     known = {
         "momentum", "dampening", "weight_decay", "nesterov", "betas", "eps", "amsgrad",
         "decoupled_weight_decay", "alpha", "centered", "lr_decay", "initial_accumulator_value",
+        "momentum_decay", "rho", "ns_coefficients", "ns_steps", "adjust_lr_fn",
     }  # fmt: skip
     assert set(inspect.signature(make).parameters) - OURS <= known
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_row_without_numbers_keeps_them_to_itself(name):
     optimizer, state = stacked(name, {})
     weights = torch.ones(ROWS, WIDTH, dtype=F64)
@@ -230,3 +258,106 @@ def test_the_fast_form_is_one_that_torch_has(refusing, monkeypatch):
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert optimizer.param_groups[0]["foreach"]
+
+
+def positions():
+    """An embedding, two hidden matrices of a shape and one of another, and a head."""
+    model = nn.Sequential(
+        nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 6),
+        nn.Linear(6, 3),
+    )  # fmt: skip
+    model.positions = nn.Parameter(torch.zeros(2, 4))
+    model.kernel = nn.Conv1d(1, 1, 3)
+    return model
+
+
+def test_hidden_matrices():
+    model = positions()
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert [names[id(p)] for p in hidden_matrices(model)] == ["1.weight", "3.weight", "4.weight"]
+    tied = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5))
+    tied[2].weight = tied[0].weight
+    assert hidden_matrices(tied) == [tied[1].weight]
+    task = SimpleNamespace(name="a task", optimizer="muon", settings={}, groups=None)
+    with pytest.raises(InputError, match="optimizer muon: the model has no hidden matrix"):
+        make_optimizer(task, nn.Sequential(nn.Conv2d(1, 8, 3), nn.Linear(8, 2)))
+
+
+@pytest.mark.parametrize("given", [{}, {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}])
+def test_muon_in_every_row(given):
+    """Matrices agree as far as bfloat16 goes, in which torch makes them orthogonal."""
+    given = {"adamw_ratio": 0.5, "weight_decay": 0.1, **given}
+    models = [positions() for _ in range(ROWS)]
+    task = SimpleNamespace(optimizer="muon", settings=given, groups=None, clip_norm=None)
+    names = [name for name, _ in models[0].named_parameters()]
+    stacked = StackedOptimizer(task, models[0], set(names))
+    groups = stacked.groups
+    rows = {n: torch.stack([m.get_parameter(n).detach() for m in models]) for n in names}
+    weights = [group.matrix(rows).clone() for group in groups]
+    states = [
+        {kind: torch.full((ROWS, g.width(kind)), v) for kind, v in g.initial.items()}
+        for g in groups
+    ]
+    apart = [MuonAdamW(model.parameters(), hidden_matrices(model), **given) for model in models]
+    rates = torch.rand(UPDATES, ROWS)
+    for update in range(UPDATES):
+        gradients = {n: torch.randn_like(rows[n]) for n in names}
+        for row, (model, optimizer) in enumerate(zip(models, apart, strict=True)):
+            for group in optimizer.param_groups:
+                group["lr"] = rates[update, row].item() * group["lr_ratio"]
+            for name in names:
+                model.get_parameter(name).grad = gradients[name][row].clone()
+            optimizer.step()
+        slopes = [group.matrix(gradients) for group in groups]
+        columns = stacked.columns(states, rates[update], torch.full((ROWS,), torch.nan))
+        stacked.step(groups, weights, slopes, states, columns)
+    for group, matrix in zip(groups, weights, strict=True):
+        close = 0.02 if group.rule.by_shape else 1e-12
+        for name, mine in group.views(matrix).items():
+            theirs = torch.stack([m.get_parameter(name).detach() for m in models])
+            torch.testing.assert_close(mine, theirs, rtol=close, atol=close)
+
+
+def test_any_state_is_packed():
+    content = {
+        "state": {0: {"z": torch.ones(2), "k": (1, None, True)}},
+        "all": [{"a": "word"}, 0.5],
+    }
+    tensors = {"weights/w": torch.ones(1)}
+    again = unpacked(packed(content, tensors), tensors)
+    assert repr(again) == repr(content)
+    assert list(tensors) == ["weights/w", "optimizer/1"]
+    with pytest.raises(InputError, match="state holds set: a checkpoint has room for"):
+        packed({"state": {1, 2}}, {})
+
+
+def users(make):
+    return SimpleNamespace(name="a task", optimizer=make, optimizer_name="mine")
+
+
+def fails(model):
+    raise KeyError("layer")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (fails, "a task: optimizer mine: KeyError: 'layer'"),
+        (lambda model: None, "returned NoneType: expected a torch.optim.Optimizer"),
+        (lambda model: torch.optim.LBFGS(model.parameters()), "LBFGS needs a closure"),
+        (lambda model: torch.optim.SGD(nn.Linear(2, 3).parameters()), r"holds a tensor \(3, 2\) "),
+        (lambda model: torch.optim.SGD(model.parameters(), lr=0.0), "lr=0.0: expected a number"),
+    ],
+)
+def test_a_function_that_makes_no_optimizer_of_the_model(make, message):
+    with pytest.raises(InputError, match=message):
+        make_optimizer(users(make), nn.Linear(2, 2))
+
+
+def test_the_rates_of_a_users_groups_are_ratios():
+    def make(model):
+        groups = [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.02}]
+        return torch.optim.Adam(groups, lr=0.1)
+
+    optimizer = make_optimizer(users(make), nn.Linear(2, 2))
+    assert [group["lr_ratio"] for group in optimizer.param_groups] == [1.0, pytest.approx(0.2)]

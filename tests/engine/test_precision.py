@@ -15,8 +15,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.device_task import DeviceTask, is_out_of_memory
-from lrtune.engine.optimizers import Unfit
 from lrtune.engine.stacked import RULES, Mixed, vmap_check
+from lrtune.engine.stacked_optimizers import Unfit
 from lrtune.tasks import Metric, Split
 from lrtune.tasks.metrics import CrossEntropy
 from lrtune.tasks.models import model_maker, transformer

@@ -15,6 +15,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from lrtune.engine import SerialPool, serial
+from lrtune.engine.checkpoint import load, save
 from lrtune.engine.serial import Average, Captured
 from lrtune.tasks import MODELS, Metric
 from lrtune.tasks.metrics import CROSS_ENTROPY
@@ -58,6 +59,42 @@ class RefusesInfinity(nn.Module):
 
 
 MAKERS = {"dropout": dropout, "cnn": lambda: MODELS["cnn"]((1, 8, 8), 10), "noisy": NoisyAlways}
+
+
+class Counts(torch.optim.SGD):
+    """As schedule-free optimizers do it: numbers in its groups, and a state beside the tensors."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["done"] = group.get("done", 0) + 1
+            group["lr"] /= group["done"]
+        self.state["all"] = {"history": [torch.ones(2) * group["done"]], 3: ("word", None)}
+        super().step()
+
+
+def counts(model):
+    first, *rest = model.parameters()
+    return Counts([{"params": first}, {"params": rest, "lr": 0.5}], lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "asgd", "muon", counts])
+def test_any_optimizer_goes_on_from_a_file(optimizer, twelve, tmp_path):
+    task = replace(twelve, optimizer=optimizer, settings={}, groups=None, model=two_layers)
+    rates = np.geomspace(1, 0.1, task.horizon) * 5e-3
+    curve, pool = [], SerialPool(task)
+    curve += numbers(pool.start(0, rates, 5))
+    for _ in task.checkpoints:
+        curve += numbers(pool.advance()[0])
+        save(tmp_path / "c", {"0": pool.snapshot(0)}, {"0": {}})
+        pool = SerialPool(task)
+        pool.restore(0, load(tmp_path / "c")["0"][0])
+    same(alone(task, rates, 5), curve)
+    assert curve[-1] < curve[1]
+
+
+def two_layers():
+    layers = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
 
 
 def test_the_same_as_plain_pytorch(fifty, digits):

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine.device_task import DeviceTask
-from lrtune.engine.optimizers import StackedOptimizer, Unfit
 from lrtune.engine.stacked import StackedState, vmap_check
+from lrtune.engine.stacked_optimizers import StackedOptimizer, Unfit
 from lrtune.errors import InputError
 from tests.engine.trials import DEVICE, Counts, Plain, all_curves, decays, mlp
 
