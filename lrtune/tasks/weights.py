@@ -79,8 +79,9 @@ def pretrained(
     for key, tensor in sorted(tensors.items()):
         digest.update(key.encode())
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    layers = f"all but {', '.join(fresh)}, drawn anew" if fresh else "of all layers"
-    return partial(_copy, model, tuple(fresh)), f"weights {source} ({digest.hexdigest()}): {layers}"
+    but = f" but {', '.join(fresh)}, which starts fresh in each trial" if fresh else ""
+    note = f"weights from {source} ({digest.hexdigest()}) in all layers{but}"
+    return partial(_copy, model, tuple(fresh)), note
 
 
 def _copy(model: nn.Module, fresh: tuple[str, ...]) -> nn.Module:
