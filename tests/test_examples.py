@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run.folder import Run
+from lrtune.run.study_file import read_study
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -42,6 +43,14 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     trials = run.trials()
     assert trials["value"].min() < 55  # the mean alone is 66 points off
     assert run.settings.objective.unit == "points"
+
+
+def test_layer_decay(tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / "layer_decay.toml") | {"epochs": 0.5}
+    task = lrtune.load_task(study.pop("task"), **study)
+    run = lrtune.tune(task, out=tmp_path / "run", **TWO)
+    rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
+    assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
 
 
 def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:

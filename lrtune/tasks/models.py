@@ -169,14 +169,14 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
     if not fitting:
         raise InputError(f"no patch cuts the sides evenly, into 16 to {MOST_TOKENS}")
 
-    def layer() -> list[nn.Module]:
+    def layer() -> nn.Module:
         mlp = [nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)]
         bodies: list[list[nn.Module]] = [[_Attention(width, heads=3)], mlp]
-        return [_Residual(nn.LayerNorm(width), *body) for body in bodies]
+        return nn.Sequential(*(_Residual(nn.LayerNorm(width), *body) for body in bodies))
 
     model = nn.Sequential(
         _Patches(channels, fitting[0], prod(sides) // fitting[0] ** 2, width),
-        *(part for _ in range(9) for part in layer()),
+        *(layer() for _ in range(9)),
         nn.LayerNorm(width),
         _Apply(partial(torch.mean, dim=1)),
         nn.Linear(width, outputs),
@@ -186,16 +186,6 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return model
-
-
-def head_of(model: nn.Module) -> set[str]:
-    """Names of the parameters of the layer that gives the outputs: the last with a matrix."""
-    owned = [
-        [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
-        for path, module in model.named_modules()
-        if any(p.dim() > 1 for p in module.parameters(recurse=False))
-    ]
-    return set(owned[-1]) if owned else set()
 
 
 def timm_preset(name: str) -> Any:

@@ -9,6 +9,9 @@ from pydantic.fields import FieldInfo
 
 from lrtune.errors import InputError, nearest
 
+# Of a list: its option is given once per value, which may have commas.
+REPEATED: dict[str, JsonValue] = {"repeated": True}
+
 
 class TaskOptions(BaseModel):
     """The options of ``load_task``; each is a study file's key and an option of ``search``."""
@@ -28,6 +31,20 @@ class TaskOptions(BaseModel):
     optimizer: str | None = Field(
         None,
         description="adamw, sgd, muon, ...; adamw:weight_decay=0.1; or file.py:function of yours",
+    )
+    groups: list[str] | None = Field(
+        None,
+        description="rates as multiples of the schedule's, by parameters' names: "
+        "head=10x,backbone=0.1x; several times",
+        json_schema_extra=REPEATED,
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, lt=1, description="each layer's rate is this share of the next one's: 0.75"
+    )
+    freeze: list[str] | None = Field(
+        None,
+        description="parameters that do not train, by name: backbone; several times",
+        json_schema_extra=REPEATED,
     )
     batch_size: int | None = Field(None, gt=0, description="samples per update")
     epochs: float | None = Field(
@@ -143,8 +160,6 @@ def flag(name: str) -> str:
 
 
 LISTS = (list[str],)
-# Of a list: its option is given once per value, which may have commas.
-REPEATED: dict[str, JsonValue] = {"repeated": True}
 
 
 def plain(annotation: Any) -> Any:
