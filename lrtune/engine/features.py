@@ -85,6 +85,7 @@ def with_features(task: Task, device: str, tell: Callable[[str], None]) -> tuple
     }
     changes |= {
         "model": partial(_head, task.model, path),
+        "freeze": (),
         "prepare": nn.Identity(),
         "keywords": False,
     }

@@ -1,7 +1,7 @@
 """Fine-tuning: a model that was trained on other images, its backbone frozen, and a new head.
 
-    python studies/examples/finetune.py   # once: makes photos/ and weights.pt
-    lrtune search photos --image-size 32 --model mnasnet0_5 --weights weights.pt --freeze backbone
+    python studies/examples/finetune.py   # once: makes new/ and old.pt
+    lrtune search new --image-size 32 --model shufflenet_v2_x0_5 --weights old.pt --freeze backbone
 
 The images are scikit-learn's digits: the model was trained on 0 to 4, and the head learns 5 to 9.
 The backbone runs over the images once, so a trial costs no more than its head. With torchvision's
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
-from torchvision.models import mnasnet0_5
+from torchvision.models import shufflenet_v2_x0_5
 from torchvision.transforms.v2.functional import normalize
 
 SIDE = 32  # pixels
@@ -25,7 +25,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # as of torchvision's 
 def pretrain(images: torch.Tensor, labels: torch.Tensor, epochs: int = 4) -> None:
     """Train a whole model on uint8 images (n, 3, SIDE, SIDE) of five classes, and save it."""
     torch.manual_seed(0)
-    model = mnasnet0_5(num_classes=5)
+    model = shufflenet_v2_x0_5(num_classes=5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     inputs = normalize(images / 255, MEAN, STD)
     for _ in range(epochs):
@@ -35,7 +35,7 @@ def pretrain(images: torch.Tensor, labels: torch.Tensor, epochs: int = 4) -> Non
             loss.backward()
             optimizer.step()
         print(f"loss {loss.item():.3f}", flush=True)
-    torch.save(model.state_dict(), "weights.pt")
+    torch.save(model.state_dict(), "old.pt")
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     ]
     for number, (image, label) in enumerate(zip(images, raw.target, strict=True)):
         if label >= 5:
-            folder = Path("photos", str(label))
+            folder = Path("new", str(label))
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / f"{number}.png")
     others = np.flatnonzero(raw.target < 5)
