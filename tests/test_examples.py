@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 import lrtune
 from lrtune.run.folder import Run
-from lrtune.run.study_file import read_study
+from lrtune.run.study_file import StudyFile, load, read_study
+from lrtune.tasks.options import validate
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -78,6 +79,29 @@ def test_fine_tuning_a_frozen_backbone(
     assert run.settings.task.parameters == 1024 * 5 + 5  # the backbone does not count
     assert "computed once" in run.settings.features
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "constant", "notes"),
+    [
+        (
+            "sales",
+            1.2,
+            ["decimal commas: price, units", "left out, another number in every row: or"],
+        ),
+        ("reviews", 0.67, []),
+    ],
+)
+def test_tables_by_a_study_file(
+    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
+    study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    said = "\n".join(run.settings.task.notes)
+    assert all(note in said for note in notes), said
+    assert run.trials()["value"].min() < 0.7 * constant
 
 
 @pytest.fixture

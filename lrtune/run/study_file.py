@@ -205,7 +205,7 @@ def stopping_of(study: StudyFile) -> "Stopping":
     """When a trial ends early."""
     from lrtune.search.early_stopping import Stopping
 
-    given = study.model_dump(include={*STOPPING}, exclude_unset=True)
+    given = study.model_dump(include={*STOPPING}, exclude_unset=True, exclude_none=True)
     if study.no_prune:
         if given:
             raise InputError(

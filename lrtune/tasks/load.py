@@ -38,8 +38,7 @@ from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
 from lrtune.tasks.weights import Weights, find_weights, pretrained
 
-TABLES = (".csv", ".csv.gz", ".parquet")
-TABBED = (".tsv", ".tsv.gz")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 GROUPS = ("groups", "layer_decay", "freeze")
 OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed", *GROUPS)
 OURS = ("model", "metric", *OPTIMIZER)
@@ -48,7 +47,7 @@ FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory", "weights")
 # The options that mean something, by what is asked for.
 OPTIONS = {
     "a function of yours": (*OPTIMIZER, "memory"),
-    "a table": (*CLASSES, "target", "kind"),
+    "a table": (*CLASSES, "target", "kind", "text", "tokens", "context"),
     "scikit-learn's digits": (*CLASSES, "augment"),
     "a folder of images": FOLDER,
     "a data set of torchvision": (*FOLDER, "data_root", "download"),
@@ -60,8 +59,8 @@ def load_task(what: str, **options: Any) -> Task:
     """Make a task from a data set's name, a file, a folder or a user's function.
 
     Args:
-        what: a name of DATASETS; a folder of images; a table (.csv, .csv.gz, .parquet); any other
-            file as a text; ``module:function`` or ``path.py:function`` whose function takes
+        what: a name of DATASETS; a folder of images; a table (.csv, .tsv, .parquet; .csv.gz); any
+            other file as a text; ``module:function`` or ``path.py:function`` whose function takes
             nothing and returns a Task.
         **options: see TaskOptions.
 
@@ -99,8 +98,6 @@ def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
         return "a table", partial(table_file, path)
     if what and path.is_dir():  # the path of nothing is here
         return "a folder of images", partial(image_folder, path)
-    if what.lower().endswith(TABBED):
-        raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.suffix == ".py" and path.is_file():
         raise InputError(
             f"{what}: did you mean {what}:{_likely_maker(path)}? Of a Python file, name the "
@@ -156,7 +153,8 @@ def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
     if weights is not None and weights.prepare is not None:
         shape, prepare = (3, *shape[1:]), weights.prepare  # which makes three channels of one
     starts = weights is not None
-    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=starts)
+    text: dict[str, Any] = {"kind": data.kind, "tokenizer": data.tokenizer}
+    model = model_maker(name, shape, data.outputs, **text, pretrained=starts)
     if weights is not None:
         model, note = pretrained(model, name, weights)
         label, notes = f"{name}-pretrained", (*notes, note)

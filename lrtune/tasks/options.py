@@ -54,6 +54,9 @@ class TaskOptions(BaseModel):
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
     )
+    text: str | None = Field(
+        None, description="of a table: the column of texts to train on, as tokens"
+    )
     data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(
         False, description="fetch what torchvision has and is not there: data, weights"
@@ -65,7 +68,9 @@ class TaskOptions(BaseModel):
     tokens: Literal["char", "byte"] | None = Field(
         None, description="of a text: char or byte [char]"
     )
-    context: int | None = Field(None, ge=2, description="of a text: tokens per sample [128]")
+    context: int | None = Field(
+        None, ge=2, description="of a text: tokens per sample [128; up to 256 of one with a target]"
+    )
     memory: str | None = Field(
         None, description="data kept in memory: 500MB, 2GB [half of what is free]"
     )
