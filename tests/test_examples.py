@@ -71,12 +71,12 @@ def test_fine_tuning_a_frozen_backbone(
     example["main"]()
     (command,) = re.findall(r"^    lrtune (search .*)$", example["__doc__"], re.MULTILINE)
     code, out, _ = lrtune(
-        f"{command} --epochs 4 --trials 2 --families cosine,constant --peak-lr 0.001,0.01 "
+        f"{command} --batch-size 16 --trials 2 --families cosine,constant --peak-lr 0.01,0.1 "
         "--no-confirm --out run"
     )
     assert code == 0 and "features of the frozen backbone computed once: 1,024 numbers" in out
     run = Run(tmp_path / "run")
-    assert run.settings.task.parameters == 1024 * 5 + 5  # the backbone does not count
+    assert run.settings.task.parameters == 1024 * 4 + 4  # the backbone does not count
     assert "computed once" in run.settings.features
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
