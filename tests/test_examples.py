@@ -7,14 +7,17 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 import lrtune
+from lrtune.export import export
 from lrtune.run.folder import Run
 from lrtune.run.study_file import StudyFile, load, read_study
 from lrtune.tasks.options import validate
+from lrtune.verdict.best import read_best
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -52,6 +55,11 @@ def test_layer_decay(tmp_path: Path) -> None:
     run = lrtune.tune(task, out=tmp_path / "run", **TWO)
     rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
     assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+    schedule, best = read_best(tmp_path / "run" / "best.json")
+    names: dict[str, Any] = {}
+    exec(export(schedule, to="torch", total=10, optimizer=best.found_optimizer), names)
+    groups = names["make_optimizer"](task.model()).param_groups
+    assert {group["lr_ratio"] for group in groups} == {*rows.values()}
 
 
 def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
