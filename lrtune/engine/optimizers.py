@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
+from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
 from lrtune.errors import InputError, described, nearest
 from lrtune.tasks import Task
 
@@ -20,10 +21,6 @@ from lrtune.tasks import Task
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
 
 Settings = Mapping[str, Any]  # a parameter group of torch's
-
-
-class Unfit(Exception):
-    """Why a task is not for the fused pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +117,12 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
     return settings
 
 
+def named_settings(task: Task) -> dict[str, Any]:
+    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
+    named = isinstance(task.optimizer, str)
+    return settings_of(str(task.optimizer), task.settings) if named else {}
+
+
 def optimizer_settings(task: Task) -> dict[str, Any]:
     """Every setting of a task's optimizer, for the record; of a user's own what it says itself.
 
@@ -183,9 +186,9 @@ def check_momentum(name: str, settings: Settings) -> None:
         )
 
 
-def momentum_of(settings: Settings) -> float:
+def momentum_of(settings: Settings) -> Any:
     """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
-    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+    return settings["betas"][0] if "betas" in settings else settings["momentum"]
 
 
 def set_momentum(group: dict[str, Any], value: float) -> None:
@@ -212,7 +215,10 @@ def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
 
 
 def make_optimizer(
-    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+    task: Task,
+    model: nn.Module,
+    captured: Mapping[str, Any] | None = None,
+    tuned: Settings = NO_SETTINGS,
 ) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
@@ -222,6 +228,7 @@ def make_optimizer(
         task: with the optimizer and its groups.
         model: one of the task's.
         captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
+        tuned: settings in place of the task's own, see ``Pool.start``.
 
     Raises:
         InputError: the task's groups are none; the user's function fails, or makes something else.
@@ -229,7 +236,8 @@ def make_optimizer(
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    settings = settings_of(task.optimizer, task.settings)
+    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    settings = settings_of(task.optimizer, {**task.settings, **own})
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
