@@ -402,9 +402,9 @@ def model_maker(
             raise InputError(
                 f"model {name}: a folder's model reads texts: give one of {', '.join(MODELS)}"
             )
-        sizes = tokenizer.vocabulary, tokenizer.padding  # which are of no use to a language model
-        own = (tokenizer.size, None) if kind == "text" else sizes
-        return folder_model(name, shape[0], outputs, *own)
+        padding = None if kind == "text" else tokenizer.padding
+        vocabulary = tokenizer.size if padding is None else tokenizer.vocabulary
+        return folder_model(name, shape[0], outputs, vocabulary, padding)
     elif name.startswith(TIMM):
         timm_preset(name)
         make = partial(_timm_model, name, shape, outputs)

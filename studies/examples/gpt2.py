@@ -14,7 +14,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lrtune import Task
 
-OFF = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # dropout: lrtune trains many at once
+# Without dropout many trials train at once.
+OFF = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
 CONFIG = GPT2Config(vocab_size=256, n_positions=64, n_embd=128, n_layer=2, n_head=4, **OFF)
 
 
