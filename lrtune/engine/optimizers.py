@@ -16,6 +16,7 @@ from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
 from lrtune.errors import InputError, described, nearest
 from lrtune.tasks import Task
+from lrtune.tasks.groups import COOLDOWN, RATIO, Groups, numbers_of_groups
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
@@ -118,9 +119,13 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
 
 
 def named_settings(task: Task) -> dict[str, Any]:
-    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
-    named = isinstance(task.optimizer, str)
-    return settings_of(str(task.optimizer), task.settings) if named else {}
+    """Every setting of an optimizer that is named, and the numbers of its groups by name.
+
+    None of a user's own, which nothing can set.
+    """
+    if not isinstance(task.optimizer, str):
+        return {}
+    return settings_of(task.optimizer, task.settings) | numbers_of_groups(task.groups)
 
 
 def optimizer_settings(task: Task) -> dict[str, Any]:
@@ -236,13 +241,17 @@ def make_optimizer(
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    by_name = numbers_of_groups(task.groups)
+    own = {name: v for name, v in tuned.items() if name != SMOOTHING and name not in by_name}
     settings = settings_of(task.optimizer, {**task.settings, **own})
+    groups = task.groups
+    if of_groups := {name: value for name, value in tuned.items() if name in by_name}:
+        groups = groups.tuned(of_groups)
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}
-        optimizer = spec.make(_groups(task, model), **given)
+        optimizer = spec.make(_groups(task, groups, model), **given)
         for group in optimizer.param_groups:
             group["lr"] = deepcopy(group["lr"])
         return optimizer
@@ -284,20 +293,32 @@ def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
-    if task.groups is None:
+def cooled(cooldown: Any, left: Any) -> Any:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left.
+
+    Example:
+        >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
+        [1.0, 1.0, 0.5]
+    """
+    if isinstance(cooldown, Tensor):
+        return (left / cooldown).clamp(max=1.0)
+    return min(1.0, left / cooldown) if cooldown else 1.0
+
+
+def _groups(task: Task, groups: Groups | None, model: nn.Module) -> list[dict[str, Any]]:
+    if groups is None:
         free = [p for p in model.parameters() if p.requires_grad]
         return [{"params": free, "lr_ratio": 1.0}]
-    groups = [{"lr_ratio": 1.0, **group} for group in task.groups(model)]
-    for group in groups:
+    made = [{"lr_ratio": 1.0, **group} for group in groups(model)]
+    for group in made:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
-        settings = {name: v for name, v in group.items() if name not in ("params", "lr_ratio")}
-        settings_of(str(task.optimizer), settings)
-    return groups
+        ours = ("params", RATIO, COOLDOWN)
+        settings_of(str(task.optimizer), {n: v for n, v in group.items() if n not in ours})
+    return made
 
 
 def packed(state: object, tensors: dict[str, Tensor]) -> str:

@@ -29,6 +29,7 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    cooled,
     make_optimizer,
     packed,
     set_momentum,
@@ -47,6 +48,7 @@ from lrtune.engine.pool import (
     reseed,
 )
 from lrtune.tasks import Split, Task
+from lrtune.tasks.groups import COOLDOWN, RATIO
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
 
 
@@ -415,7 +417,8 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
-            rate = trial.rates[trial.update] * group["lr_ratio"]
+            rate = trial.rates[trial.update] * group[RATIO]
+            rate *= cooled(group.get(COOLDOWN), 1 - trial.update / self.task.horizon)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
