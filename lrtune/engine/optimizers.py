@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
-from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
-from lrtune.errors import InputError, described, nearest
+from lrtune.engine.pool import NO_SETTINGS, SCHEDULE_FREE, SMOOTHING
+from lrtune.errors import InputError, MissingPackage, described, nearest
 from lrtune.tasks import Task
 
 # What the schedule, the task and the engine decide.
@@ -237,11 +237,18 @@ def make_optimizer(
     Raises:
         InputError: the task's groups are none; the user's function fails, or makes something else.
     """
+    if SCHEDULE_FREE in tuned and task.optimizer not in SCHEDULE_FREE_FORMS:
+        raise InputError(
+            f"schedule_free: {task.optimizer_name} has no schedule-free form: take one of "
+            f"{', '.join(SCHEDULE_FREE_FORMS)}, or leave schedule_free out"
+        )
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    own = {n: value for n, value in tuned.items() if n not in (SMOOTHING, SCHEDULE_FREE)}
     settings = settings_of(task.optimizer, {**task.settings, **own})
+    if SCHEDULE_FREE in tuned:
+        return _schedule_free(task, model, settings)
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
@@ -254,6 +261,35 @@ def make_optimizer(
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
         raise InputError(f"{task.name}: groups: {described(error)}") from error
+
+
+# Class of the package schedulefree, and the settings that it has of the optimizer's.
+SCHEDULE_FREE_FORMS = {
+    "adamw": ("AdamWScheduleFree", ("betas", "eps", "weight_decay")),
+    "sgd": ("SGDScheduleFree", ("momentum", "weight_decay")),
+    "nesterov": ("SGDScheduleFree", ("momentum", "weight_decay")),
+}
+
+
+def _schedule_free(task: Task, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise MissingPackage(
+            "schedule_free needs the package schedulefree: pip install 'lrtune[schedulefree]'"
+        ) from error
+    name, taken = SCHEDULE_FREE_FORMS[str(task.optimizer)]
+    lost = [key for key, v in settings.items() if v and key not in (*taken, "nesterov")]
+    if lost:
+        raise InputError(f"schedule_free: {name} has no {lost[0]}: do without, or without it")
+    own = {key: settings[key] for key in taken}
+    try:
+        optimizer: torch.optim.Optimizer = getattr(schedulefree, name)(
+            _groups(task, model), lr=0.0, **own
+        )
+    except ValueError as error:
+        raise InputError(f"schedule_free: {name}: {error}") from error
+    return optimizer
 
 
 def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:

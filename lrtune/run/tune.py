@@ -35,7 +35,7 @@ from lrtune.run.study_file import (
     load,
     stopping_of,
 )
-from lrtune.schedule import Schedule
+from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import SearchState, SurrogateSampler, records
 from lrtune.search.budget import (
     CONFIRMED,
@@ -217,6 +217,12 @@ class Tuning:
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
+        families = *self._settings.families, *(schedule.family for schedule in self.baselines)
+        if any(FAMILIES[name].schedule_free for name in families):
+            if self.engine.kind == "fused":
+                raise InputError("engine fused: schedule_free trains one training at a time")
+            self.engine = replace(self.engine, kind="serial")
+            self._tell("engine: serial, since schedule_free trains one training at a time")
         self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
