@@ -218,11 +218,11 @@ class Tuning:
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
         self._folder = folder_of(study, self._settings.study)
         families = *self._settings.families, *(schedule.family for schedule in self.baselines)
-        if any(FAMILIES[name].schedule_free for name in families):
-            if self.engine.kind == "fused":
-                raise InputError("engine fused: schedule_free trains one training at a time")
+        self._schedule_free = any(FAMILIES[name].schedule_free for name in families)
+        if self._schedule_free and self.engine.kind == "fused":
+            raise InputError("engine fused: schedule_free trains one training at a time")
+        if self._schedule_free:
             self.engine = replace(self.engine, kind="serial")
-            self._tell("engine: serial, since schedule_free trains one training at a time")
         self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
@@ -266,6 +266,8 @@ class Tuning:
         )
         for note in task.notes:
             self._tell(f"  {note}")
+        if self._schedule_free:
+            self._tell("engine: serial, since schedule_free trains one training at a time")
         facts = {"command": self.command, "seed": study.seed}
         facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
         self.listener.started(task, facts)
