@@ -159,6 +159,8 @@ class StackedPool:
         # Not self, here and in _update: a cycle would keep memory that is free.
         self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(on_device.model(seed)))
         self._untrained: dict[int, EvalResult] = {}  # by seed
+        if task.tuned:
+            self._differ(frozenset(task.tuned))
 
     def start(
         self,

@@ -23,10 +23,6 @@ OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "different
 Settings = Mapping[str, Any]  # a parameter group of torch's
 
 
-class Unfit(Exception):
-    """Why a task is not for the fused pool."""
-
-
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
     """One row: torch's class, and what it is given unless told otherwise.

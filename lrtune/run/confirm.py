@@ -23,7 +23,7 @@ from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
 from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
-from lrtune.search.trials import rates_of, tuned_on
+from lrtune.search.trials import rates_of, tuned_names, tuned_on
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.summary import Finalist, room_for
@@ -133,7 +133,10 @@ def confirm(
     trainings = MORE if trainings is None else trainings
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
-    task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
+    tuned = tuned_names(task, run.settings.tune)
+    task = replace(
+        _stretched(task, total), tuned=tuned, average=None
+    )  # nobody ends these trainings early
     deterministic = run.choice.deterministic
     with locked(run.folder.resolve(), listener.tell), own_settings(deterministic):
         if baselines is not None:

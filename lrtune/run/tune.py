@@ -50,6 +50,7 @@ from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of, kept_url
+from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.best import guessed
@@ -216,6 +217,8 @@ class Tuning:
         stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
+        if self._settings.tune:
+            self.task = replace(task, tuned=tuned_names(task, self._settings.tune))
         self._folder = folder_of(study, self._settings.study)
         families = *self._settings.families, *(schedule.family for schedule in self.baselines)
         self._schedule_free = any(FAMILIES[name].schedule_free for name in families)
@@ -268,8 +271,11 @@ class Tuning:
             self._tell(f"  {note}")
         if self._schedule_free:
             self._tell("engine: serial, since schedule_free trains one training at a time")
+        for label, ratio, what in self._settings.task.rates:
+            self._tell(f"  {label}: {ratio} ({what})")
         facts = {"command": self.command, "seed": study.seed}
         facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
+        facts |= {"lr_ratios": [group.to_json() for group in self._settings.task.lr_ratios]}
         self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:

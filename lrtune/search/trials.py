@@ -116,8 +116,17 @@ def tuned_on(task: Task, schedule: Schedule) -> dict[str, Any]:
     for name in schedule.settings:
         if name not in known:
             raise unknown(f"{schedule.family}: setting of {task.optimizer_name}", name, known)
-    smoothing = {name: v for name, v in schedule.settings.items() if name == SMOOTHING}
-    return changed(own, schedule.settings) | smoothing | free
+    return _in_torchs_terms(own, schedule.settings) | free
+
+
+def tuned_names(task: Task, names: Iterable[str]) -> tuple[str, ...]:
+    """What pools call the settings with these names."""
+    return tuple(_in_torchs_terms(named_settings(task), dict.fromkeys(names, 0.0)))
+
+
+def _in_torchs_terms(own: Mapping[str, Any], tuned: Mapping[str, float]) -> dict[str, Any]:
+    smoothing = {name: value for name, value in tuned.items() if name == SMOOTHING}
+    return changed(own, tuned) | smoothing
 
 
 @dataclass(slots=True, kw_only=True)

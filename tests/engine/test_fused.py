@@ -159,6 +159,7 @@ VARIANTS = {
     "flip": {"augment": ("flip",)},
     "mixup": {"augment": ("crop", "mixup")},
     "some parameters": {"groups": in_parts},
+    "by name": {"groups": "head=10x,0=0.1x", "layer_decay": 0.7, "freeze": ("4", "5"), "ema": 0.3},
     "momentum of none": {"settings": {"momentum": 0.0}},
     "L2": {"settings": {"weight_decay": 0.1}},
     "all": {
@@ -273,7 +274,7 @@ def others(name):
 
 
 @pytest.mark.parametrize("groups", [None, decays], ids=["one group", "groups"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*PLAIN, "muon"])
 def test_a_row_of_its_own_settings_is_trained_as_a_task_of_these(name, groups, fifty):
     """Beside rows of the task's own settings; groups with a value of their own keep it."""
     task, own = replace(fifty, optimizer=name, groups=groups), others(name)
