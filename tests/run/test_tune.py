@@ -226,7 +226,7 @@ def test_schedule_free_is_a_rival_of_the_schedules(tmp_path: Path) -> None:
     )
     assert run.settings.engine.name == "serial"
     assert "engine: serial, since schedule_free trains one training at a time" in told.lines
-    assert {row.schedule.family for row in run.verdict().rows} == {"schedule_free", "cosine"}
+    assert {row.family for row in run.verdict().families} == {"schedule_free", "yours"}
     with pytest.raises(InputError, match="schedule_free: radam has no schedule-free form: take"):
         lrtune.tune("digits", budget=10, out=tmp_path / "other", **how | {"optimizer": "radam"})
     with pytest.raises(InputError, match="engine fused: schedule_free trains one training at a"):
