@@ -367,7 +367,8 @@ class SerialPool(Pool):
                 modules = [model, self.device_task.prepare, self.device_task.loss]
                 train = Captured(train, modules, self._device)
         if _averages(optimizer):
-            optimizer.train()
+            free: Any = optimizer
+            free.train()
             average = None
         trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta, tuned)
         if self._compiled and (last is None or settings is not None):
