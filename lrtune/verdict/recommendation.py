@@ -136,7 +136,9 @@ def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int)
     if "betas" in settings:
         parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
     if "weight_decay" in settings:
-        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
+        by = settings.get("weight_decay_by")
+        by = f" by the {by}" if by else ""
+        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}{by}")
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 
 

@@ -160,6 +160,14 @@ VARIANTS = {
     "some parameters": {"groups": in_parts},
     "momentum of none": {"settings": {"momentum": 0.0}},
     "L2": {"settings": {"weight_decay": 0.1}},
+    **{
+        f"decay by the {by}": {
+            "groups": decays,
+            "optimizer": "adamw",
+            "settings": {"weight_decay_by": by},
+        }
+        for by in ("peak", "schedule")
+    },
     "all": {
         "clip_norm": 0.5,
         "ema": 0.3,
