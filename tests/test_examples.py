@@ -107,6 +107,15 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
 
 
+def test_a_loop_in_float16_that_accumulates(
+    beside: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It holds itself that the schedule has come as far as there were updates."""
+    loss, skipped = runpy.run_path(str(EXAMPLES / "mixed_precision.py"))["main"]()
+    assert loss < 0.5 and skipped > 0
+    assert f"{skipped} of 100 updates were skipped" in capsys.readouterr().out
+
+
 def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Ray's processes."""
     example, losses = runpy.run_path(str(EXAMPLES / "ray_tune.py")), []

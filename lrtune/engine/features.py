@@ -83,8 +83,12 @@ def with_features(task: Task, device: str, tell: Callable[[str], None]) -> tuple
         name: loader.over(partial(_split, place, backbone, path, loader))
         for name, loader in loaders.items()
     }
-    head = partial(_head, task.model, path)
-    return replace(task, model=head, prepare=nn.Identity(), **changes), sentence
+    changes |= {
+        "model": partial(_head, task.model, path),
+        "prepare": nn.Identity(),
+        "keywords": False,
+    }
+    return replace(task, **changes), sentence
 
 
 def _head(make: Callable[[], nn.Module], path: str) -> nn.Module:
@@ -145,7 +149,7 @@ def _run(place: DeviceTask, model: nn.Module, path: str, stored: Tree) -> Seen:
     taken: list[tuple[Tree, ...]] = []
     part = model.get_submodule(path)
     with part.register_forward_pre_hook(lambda _, inputs: taken.append(inputs)), place.autocast():
-        outputs = model(laid_out(place.prepare(stored), place.task.layout))
+        outputs = place.task.outputs(model, laid_out(place.prepare(stored), place.task.layout))
     ((features,),) = taken
     if not isinstance(features, Tensor):
         raise ValueError(f"{path} takes no tensor")

@@ -7,19 +7,26 @@ that saved it, and whether or not the optimizer's state was restored.
 From the total on the rate is held at that of the last update: torch's own classes would rise again
 (cosine), restart, fall below zero (a linear one_cycle) or raise in the middle of a run.
 
-A loop that steps it otherwise than it was made for is warned once, and goes on. What that goes by
-are calls of `step()` and, by torch's public hook, updates of the optimizer; so gradient
-accumulation, which makes fewer updates of more batches, is none of its business. Where updates are
-not counted (a wrapper without hooks, a copied optimizer, a CUDA graph) nothing is said of the pace.
+It moves once per update, however often it is stepped. A GradScaler skips updates whose gradients
+are not finite, and neither it nor Lightning says so (pytorch/pytorch#67590,
+Lightning-AI/pytorch-lightning#5558); gradients are accumulated over batches; Accelerate steps once
+per process. Updates are counted by torch's public hooks; a fused optimizer, which skips by itself,
+has the scaler's `found_inf`. Where no update was ever seen (a wrapper without hooks, a CUDA graph)
+every step moves the schedule; at the first update that is seen, the steps since the first gradient
+are taken back.
+
+A loop that steps it otherwise than it was made for is warned once, and goes on.
 """
 
 import inspect
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, get_args
+from weakref import ref
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
@@ -41,9 +48,7 @@ Unit: TypeAlias = Literal["update", "epoch"]
 EPOCH = 4
 ENOUGH = 50  # updates from which that is judged
 PAST: dict[Unit, str] = {
-    "update": "give as total the updates of the whole run, its calls of optimizer.step() (a "
-    "scheduler that Accelerate prepared is stepped once for each process: leave it out of "
-    "prepare())",
+    "update": "give as total the updates of the whole run, its calls of optimizer.step()",
     "epoch": "call step() once an epoch, or give total in updates and unit='update'",
 }
 
@@ -59,10 +64,11 @@ def scheduler(
 ) -> LRScheduler:
     """A scheduler that gives update t of `optimizer` the rate `schedule.rates(total)[t]`.
 
-    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`.
-    A closed loop also takes `step(metric)` after every validation. The peak replaces the
-    optimizer's own lr; a parameter group with another lr than the optimizer's default keeps its
-    ratio to it, as `group["lr_ratio"]`.
+    Call `step()` after every update: with gradient accumulation, after every `optimizer.step()`. An
+    update that a GradScaler skips does not move the schedule. A closed loop also takes
+    `step(metric)` after every validation. The peak replaces the optimizer's own lr; a parameter
+    group with another lr than the optimizer's default keeps its ratio to it, as
+    `group["lr_ratio"]`.
 
     A loop that steps it otherwise is not stopped: past the total the rate stays at its last value,
     and an `lrtune.ScheduleWarning` says once what does not fit (`warnings.simplefilter("error",
@@ -71,7 +77,7 @@ def scheduler(
     Args:
         schedule: what to follow.
         optimizer: whose rates are set, now and at every step.
-        total: the number of updates of the whole run: of calls of `step()`.
+        total: the number of updates of the whole run.
         mode: for a closed loop: whether the metric is best at its `min` or its `max`.
         unit: `epoch` if `step()` is called once an epoch; `total` then counts epochs.
         on_changed_total: what `load_state_dict` does with a state saved for another total:
@@ -103,8 +109,7 @@ def scheduler(
         )
     watch = _Watch(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
     made: LRScheduler = _made(_ClosedLoop if schedule.closed_loop else _OpenLoop, watch, optimizer)
-    with suppress(AttributeError):  # Accelerate's wrapper is an Optimizer without its __init__
-        optimizer.register_step_post_hook(watch.count)
+    watch.attach(made)
     return made
 
 
@@ -154,19 +159,60 @@ class _Watch:
     def __init__(self, spec: SchedulerSpec) -> None:
         self.spec = spec
         self.steps = self.updates = 0  # from the first step on: what was before is another's
+        self.idle = 0  # steps that did not move the schedule
+        self.gradient = self.update = False  # since the last step
+        self.seen = False  # whether an update ever was
+        self.ahead = 0  # steps after gradients, before an update was seen
+        self.captured = False  # by a CUDA graph, whose replays no hook sees
         self.warned: set[str] = set()
 
-    def count(self, *_: object) -> None:
-        """Count an update of the optimizer."""
-        self.updates += 1
+    def attach(self, follow: LRScheduler) -> None:
+        """Count the updates of its optimizer; no copy of an optimizer has its hooks."""
+        self.optimizer, self.seen, self.ahead, maybe = id(follow.optimizer), False, 0, ref(follow)
 
-    def step(self, past: bool) -> None:
-        """Count a call of `step()`; `past` the end, or too seldom, it is warned of."""
+        def before(optimizer: Optimizer, *_: object) -> None:
+            if self.ahead and (follow := maybe()) and _updates(optimizer):
+                state = follow.state_dict()
+                follow.load_state_dict(state | {"update": max(0, state["update"] - self.ahead)})
+                self.ahead = 0
+
+        def after(optimizer: Optimizer, *_: object) -> None:
+            if _capturing():
+                self.captured = True
+            elif _updates(optimizer):
+                self.updates += 1
+                self.update = self.seen = True
+
+        def accumulated(_: Tensor) -> None:
+            self.gradient = True
+
+        # Accelerate's wrapper is an Optimizer without its __init__.
+        optimizer = getattr(follow.optimizer, "optimizer", follow.optimizer)
+        with suppress(AttributeError):
+            optimizer.register_step_pre_hook(before)
+            optimizer.register_step_post_hook(after)
+            trained = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
+            for last in trained[-1:]:
+                last.register_post_accumulate_grad_hook(accumulated)
+
+    def moves(self, follow: LRScheduler) -> bool:
+        """Count a call of `step()`: whether it moves the schedule."""
         if not self.steps:
             self.updates = 0
-        every = self.updates / max(1, self.steps)
         self.steps += 1
-        unit = self.spec.unit
+        if self.optimizer != id(follow.optimizer):
+            self.attach(follow)
+            return True
+        gradient, update = self.gradient, self.update
+        self.gradient = self.update = False
+        self.ahead += gradient and not self.seen
+        moves = update or self.captured or not self.seen
+        self.idle += not moves
+        return moves
+
+    def warn(self, past: bool) -> None:
+        """Say of a call of `step()` that it is `past` the end, or that they are too many or few."""
+        unit, every = self.spec.unit, self.updates / max(1, self.steps - 1)
         if past:
             self._warn("more often: the rate stays at its last value", PAST[unit])
         elif unit == "update" and self.updates >= ENOUGH and every >= EPOCH:
@@ -175,13 +221,19 @@ class _Watch:
                 "call step() after every update, or give total in epochs and unit='epoch' (or "
                 "unit='epoch' if total counts calls of step())",
             )
+        elif unit == "update" and self.idle >= max(ENOUGH, self.updates / 2):
+            self._warn(
+                f"{self.steps / max(1, self.updates):,.0f} times for every update of the optimizer",
+                "a schedule moves once per update, so total counts calls of optimizer.step(), not "
+                "batches",
+            )
 
     def _warn(self, how: str, way_out: str) -> None:
         if way_out in self.warned:
             return
         self.warned.add(way_out)
         made = f"made for total={self.spec.total:,} {self.spec.unit}s"
-        # From _warn, step, the scheduler's step: its caller.
+        # From _warn, warn, the scheduler's step: its caller.
         warnings.warn(f"{made}, but step() is called {how}; {way_out}", ScheduleWarning, 4)
 
 
@@ -196,9 +248,11 @@ class _OpenLoop(LRScheduler):
         if self.last_epoch < 0:  # torch's own, in the constructor
             super().step()
             return
-        past = self.last_epoch == self.spec.total
-        self._advance()
-        self.watch.step(past)
+        past, moves = self.last_epoch == self.spec.total, self.watch.moves(self)
+        if moves:
+            with _quiet() if self.watch.ahead == 1 else nullcontext():
+                self._advance()
+        self.watch.warn(past and moves)
 
     def state_dict(self) -> dict[str, Any]:
         return self.spec.state(self.last_epoch)
@@ -206,9 +260,7 @@ class _OpenLoop(LRScheduler):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         update = self.spec.resume(state_dict)
         fresh = _made(_OpenLoop, self.watch, self.optimizer)
-        with warnings.catch_warnings():
-            # torch expects an optimizer.step() before these; it was in the run that was saved.
-            warnings.simplefilter("ignore", UserWarning)
+        with _quiet():
             for _ in range(update):
                 fresh._advance()
         self.__dict__.update(fresh.__dict__)
@@ -239,10 +291,10 @@ class _ClosedLoop(LRScheduler):
             self.controller.observe(self.last_epoch, float(metrics))
             self._apply()
         elif self.last_epoch >= 0:  # else torch's own, in the constructor
-            past = self.last_epoch == self.spec.total
-            self.last_epoch += not past
+            past, moves = self.last_epoch == self.spec.total, self.watch.moves(self)
+            self.last_epoch += moves and not past
             self._apply()
-            self.watch.step(past)
+            self.watch.warn(past and moves)
 
     def get_last_lr(self) -> list[float | Tensor]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -328,3 +380,21 @@ def _set_lr(group: dict[str, Any], rate: float) -> None:
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def _updates(optimizer: Optimizer) -> bool:
+    """Whether its step changes the weights: a fused one is stepped, and skips by itself."""
+    # The scaler's tensor, on the device: to look at it waits for the step, and cannot be captured.
+    return not (_capturing() or getattr(optimizer, "found_inf", False))
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's warning of a step before the first optimizer.step(), where that is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield

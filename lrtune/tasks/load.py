@@ -35,7 +35,7 @@ from lrtune.tasks.stream import LIMIT, parse_size
 from lrtune.tasks.tables import sklearn_table, table_file
 from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
-from lrtune.tasks.weights import Published, pretrained, published
+from lrtune.tasks.weights import Weights, find_weights, pretrained
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 TABBED = (".tsv", ".tsv.gz")
@@ -78,12 +78,12 @@ def load_task(what: str, **options: Any) -> Task:
         return replace(task, **changed) if changed else task
     kind, read = _reader(what)
     _check_given(given, what, kind)
-    takes = None
-    if given.model is not None and given.weights is not None:
-        takes = published(given.model, given.weights)
-    if takes is not None and given.image_size is None:
-        given = given.model_copy(update={"image_size": takes.size})
-    return _task(read(given), given, takes)
+    weights = None
+    if given.weights is not None:
+        weights = find_weights(given.model or "", given.weights, download=given.download)
+        if given.image_size is None:
+            given = given.model_copy(update={"image_size": weights.size})
+    return _task(read(given), given, weights)
 
 
 def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
@@ -139,18 +139,19 @@ def _changed(given: TaskOptions) -> dict[str, Any]:
     return changed
 
 
-def _task(data: Data, given: TaskOptions, takes: Published | None) -> Task:
+def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
     defaults = dict(data.defaults)
     defaults["batch_size"] = min(defaults["batch_size"], data.train.samples)
     name = defaults.pop("model")
     name = name if given.model is None else given.model
     shape, label, notes = tuple(data.train.first.inputs.shape[1:]), name, data.notes
-    if takes is not None:  # grey images as well: what normalises them makes three channels of one
-        shape = (3, *shape[1:])
-    pretrains = given.weights is not None
-    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=pretrains)
-    if given.weights is not None:
-        model, note = pretrained(model, name, given.weights, download=given.download)
+    prepare = data.prepare
+    if weights is not None and weights.prepare is not None:
+        shape, prepare = (3, *shape[1:]), weights.prepare  # which makes three channels of one
+    starts = weights is not None
+    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=starts)
+    if weights is not None:
+        model, note = pretrained(model, name, weights)
         label, notes = f"{name}-pretrained", (*notes, note)
     return Task(
         name=data.name,
@@ -159,7 +160,7 @@ def _task(data: Data, given: TaskOptions, takes: Published | None) -> Task:
         train=data.train,
         val=data.val,
         test=data.test,
-        prepare=data.prepare if takes is None else takes.prepare,
+        prepare=prepare,
         model=partial(Scalar, model) if data.kind == "regression" else model,
         model_name=label.replace(":", "-"),
         # Convolutions are faster in it, on a CPU as on a GPU.

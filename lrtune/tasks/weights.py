@@ -15,70 +15,72 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.errors import InputError, described, nearest
-from lrtune.tasks.models import MODELS, TIMM, Normalize, head_of, timm_preset
+from lrtune.tasks.models import TIMM, Normalize, head_of, timm_preset
 
 # Where training scripts keep the weights in a checkpoint.
 NESTED = ("state_dict", "model_state_dict", "model")
 SHOWN = 5  # names of each side where a file does not fit
 
 
-class Published(NamedTuple):
-    """The images that a model's published weights were trained on."""
+class Weights(NamedTuple):
+    """Trained weights, and the images that they were trained on, where that is known."""
 
-    size: int  # pixels per side
-    prepare: Normalize
+    source: str  # as the user gave it
+    tensors: Mapping[str, Tensor]
+    size: int | None = None  # pixels per side
+    prepare: Normalize | None = None
 
 
-def published(name: str, weights: str) -> Published | None:
-    """What the weights of torchvision's and timm's models take; None of lrtune's own models.
+def find_weights(name: str, source: str, *, download: bool) -> Weights:
+    """The weights that are meant for a model of this name.
 
-    A file of weights is taken for one that was trained as the model's default weights were.
+    A file for a model of torchvision or timm is taken for one that was trained on images as the
+    model's default weights were.
+
+    Args:
+        name: of the model; empty where nobody has named one.
+        source: ``default`` or another name of torchvision's, or a file: safetensors, or what
+            ``torch.save`` wrote of a ``state_dict``.
+        download: whether torchvision's may be fetched.
+
+    Raises:
+        InputError: they are not there, or cannot be read.
     """
-    if name in MODELS:
-        return None
+    named = _torchvisions(name)
+    tensors = _read(name, source, named, download)
     if name.startswith(TIMM):
         preset = timm_preset(name)
         size = 0 if preset is None else preset.input_size[-1]
     else:
-        named = _torchvisions(name)
-        preset = named.get(weights.upper(), next(iter(named.values()), None))
-        preset = None if preset is None else preset.transforms()
+        chosen = named.get(source.upper(), named.get("DEFAULT"))
+        preset = None if chosen is None else chosen.transforms()
         size = 0 if preset is None else preset.crop_size[0]
     if preset is None:
-        return None
+        return Weights(source, tensors)
     mean, std = (255 * torch.tensor(each).view(-1, 1, 1) for each in (preset.mean, preset.std))
-    return Published(size, Normalize(mean, std))
+    return Weights(source, tensors, size, Normalize(mean, std))
 
 
 def pretrained(
-    make: Callable[[], nn.Module], name: str, weights: str, *, download: bool
+    make: Callable[[], nn.Module], name: str, weights: Weights
 ) -> tuple[Callable[[], nn.Module], str]:
     """A maker of models that start from weights, and what is to be said of it.
 
     Each model's layers without weights, its head as a rule, are drawn anew.
 
-    Args:
-        make: makes the model.
-        name: of the model.
-        weights: ``default`` or another name of torchvision's, or a file: safetensors, or what
-            ``torch.save`` wrote of a ``state_dict``.
-        download: whether torchvision's may be fetched.
-
     Raises:
-        InputError: weights that are not there, cannot be read, or do not fit.
+        InputError: the weights do not fit.
     """
-    tensors = _read(name, weights, download)
     with torch.random.fork_rng(devices=[]):
         model = make()
-    fresh = _fit(model, tensors, f"weights {weights!r}: do not fit {name}")
+    source, tensors, *_ = weights
+    fresh = _fit(model, tensors, f"weights {source!r}: do not fit {name}")
     digest = hashlib.blake2b(digest_size=4)
     for key, tensor in sorted(tensors.items()):
         digest.update(key.encode())
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     layers = f"all but {', '.join(fresh)}, drawn anew" if fresh else "of all layers"
-    return partial(
-        _copy, model, tuple(fresh)
-    ), f"weights {weights} ({digest.hexdigest()}): {layers}"
+    return partial(_copy, model, tuple(fresh)), f"weights {source} ({digest.hexdigest()}): {layers}"
 
 
 def _copy(model: nn.Module, fresh: tuple[str, ...]) -> nn.Module:
@@ -100,21 +102,15 @@ def _torchvisions(name: str) -> Mapping[str, Any]:
     return {"DEFAULT": found["DEFAULT"], **found} if "DEFAULT" in found else found
 
 
-def _read(name: str, weights: str, download: bool) -> dict[str, Tensor]:
-    """Tensors by name.
-
-    Raises:
-        InputError: they are not there, or cannot be read.
-    """
+def _read(name: str, weights: str, named: Mapping[str, Any], download: bool) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     if path.is_file():
         return _tensors(path)
-    named = _torchvisions(name)
     if weights.upper() not in named:
         names = ", ".join(named).replace("DEFAULT", "default")
-        known = f"torchvision has {names}" if names else "torchvision has none"
-        hint = nearest(weights.upper(), named)
-        raise InputError(f"weights {weights!r}: no such file, and of {name} {known}{hint}")
+        known = f"of {name or 'the default model'} torchvision has {names or 'none'}"
+        hint = nearest(weights.upper(), named).replace("DEFAULT", "default")
+        raise InputError(f"weights {weights!r}: no such file, and {known}{hint}")
     chosen = named[weights.upper()]
     kept = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(chosen.url).path).name)
     if not download and not kept.exists():

@@ -17,9 +17,11 @@ from tests.callbacks.trainings import (
     After,
     HuggingFace,
     Lightning,
+    Overflowing,
     asked,
     data,
     expected,
+    schedule_of,
     sgd,
     stored,
 )
@@ -42,6 +44,31 @@ def test_the_trials_schedule_is_followed_and_its_updates_reported(
     assert list(stored(trial).intermediate_values) == [4, 8, 12]
     assert used == pytest.approx(expected(trial), rel=1e-12)
     assert "lrtune.averaged" not in stored(trial).user_attrs
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_an_update_that_a_scaler_skips_does_not_count(
+    framework: str, fused: bool, tmp_path: Path
+) -> None:
+    used: list[float] = []
+
+    def adamw(module: Any) -> Any:
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1.0, fused=fused)
+        optimizer.register_step_post_hook(
+            lambda made, *_: None if getattr(made, "found_inf", 0) else used.append(rate(made))
+        )
+        return optimizer if framework == "lightning" else (optimizer, None)
+
+    trial, scaler = asked("one_cycle"), Overflowing(0, 2, 3, 11)  # updates 0, 1 and 5
+    more = {} if framework == "lightning" else {"max_grad_norm": 0.0}
+    how = {"optimizers": adamw, "arguments": {"scaler": scaler, **more}}
+    FRAMEWORKS[framework](trial, tmp_path, **how).train()
+    assert used == pytest.approx(schedule_of(trial).rates(TOTAL)[:9], rel=1e-12)
+
+
+def rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

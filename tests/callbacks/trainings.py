@@ -53,6 +53,18 @@ def schedule_of(trial: optuna.Trial) -> Schedule:
     return Schedule.from_json(trial.user_attrs["lrtune.schedule"])
 
 
+class Overflowing(torch.amp.GradScaler):
+    """Skips updates, as float16 does: the gradients of these batches are not finite."""
+
+    def __init__(self, *batches: int) -> None:
+        super().__init__("cpu", init_scale=4.0)
+        self.batch, self.batches = -1, batches
+
+    def scale(self, outputs: Any) -> Any:
+        self.batch += 1
+        return super().scale(outputs * (float("inf") if self.batch in self.batches else 1.0))
+
+
 def data(rows: int = 8 * BATCHES) -> TensorDataset:
     inputs = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0))
     return TensorDataset(inputs, inputs.sum(1, keepdim=True))
@@ -102,13 +114,16 @@ def lightning_module(
     return Module()
 
 
-def lightning_trainer(**arguments: Any) -> Any:
+def lightning_trainer(scaler: Overflowing | None = None, **arguments: Any) -> Any:
     import lightning.pytorch as pl
 
     quiet = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
     length = {"max_epochs": EPOCHS, "accumulate_grad_batches": EVERY, "devices": 1}
+    if scaler is not None:
+        plugin = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+        arguments["plugins"] = [plugin]
     return pl.Trainer(**{"accelerator": "cpu", **length, **quiet, **arguments})
 
 
@@ -154,6 +169,7 @@ def huggingface_trainer(
     eval_dataset: Callable[[Any], Any] = lambda rows: rows,
     optimizers: Callable[[nn.Module], Any] = lambda net: (None, None),
     callbacks: Sequence[Any] = (),
+    scaler: Overflowing | None = None,
     **arguments: Any,
 ) -> Any:
     """One that adds the rates of its updates to `rates`, and ends when those are `stop`."""
@@ -181,7 +197,7 @@ def huggingface_trainer(
         "dataloader_pin_memory": False,
         "use_cpu": True,
     }
-    return Trainer(
+    trainer = Trainer(
         net,
         TrainingArguments(str(folder), **quiet | arguments),
         train_dataset=rows,
@@ -189,6 +205,8 @@ def huggingface_trainer(
         optimizers=optimizers(net),
         callbacks=[Rates(), *callbacks],
     )
+    trainer.accelerator.scaler = scaler  # fp16=True is refused on a CPU
+    return trainer
 
 
 class HuggingFace:

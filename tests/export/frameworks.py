@@ -62,7 +62,7 @@ def parameter():
     return torch.nn.Parameter(torch.zeros(1))
 
 
-def with_lightning(schedule, metrics, folder, stop=TOTAL, used=()):
+def with_lightning(schedule, metrics, folder, stop=TOTAL, used=(), scaler=None):
     from lightning.pytorch import Callback
 
     made, closed = run(schedule, "lightning"), schedule.closed_loop
@@ -79,7 +79,7 @@ def with_lightning(schedule, metrics, folder, stop=TOTAL, used=()):
 
     checks = [made.CheckSchedule(), Stop(), *([made.FeedSchedule()] if fed(made) else [])]
     length = {"max_steps": TOTAL, "max_epochs": -1, "limit_val_batches": int(closed)}
-    trainer, saved = lightning_trainer(callbacks=checks, **length), folder / "half.ckpt"
+    trainer, saved = lightning_trainer(scaler, callbacks=checks, **length), folder / "half.ckpt"
     batches, validation = (DataLoader(data(n)) for n in (2 * (SEGMENT if closed else HALF), 1))
     if closed:  # nobody's business before there is a scheduler
         trainer.validate(module, validation, verbose=False)
@@ -89,7 +89,7 @@ def with_lightning(schedule, metrics, folder, stop=TOTAL, used=()):
     return module.rates
 
 
-def with_huggingface(schedule, metrics, folder, stop=TOTAL, used=()):
+def with_huggingface(schedule, metrics, folder, stop=TOTAL, used=(), scaler=None):
     made = run(schedule, "huggingface")
     checkpoint = str(folder / f"checkpoint-{HALF}") if used else None
     native, used = hasattr(made, "ARGUMENTS"), [*used]
@@ -105,6 +105,7 @@ def with_huggingface(schedule, metrics, folder, stop=TOTAL, used=()):
         "logging_strategy": "no",
         "optim": "sgd",
         "eval_strategy": "no",
+        "max_grad_norm": 0.0,
         **(made.ARGUMENTS if native else {"max_steps": TOTAL}),
         **(validated if schedule.closed_loop else {}),
     }
@@ -115,6 +116,7 @@ def with_huggingface(schedule, metrics, folder, stop=TOTAL, used=()):
         validate=lambda: metrics.get(len(used), 9.0),
         optimizers=optimizers,
         callbacks=[made.FeedSchedule()] if fed(made) else [],
+        scaler=scaler,
         **length,
     )
     gc.freeze()  # at every end accelerate collects garbage: of the training alone

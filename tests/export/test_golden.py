@@ -17,7 +17,7 @@ from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, export, huggingface
 from lrtune.export.source import ExportContext
 from lrtune.schedule import Schedule
-from tests.callbacks.trainings import data, lightning_module, lightning_trainer
+from tests.callbacks.trainings import Overflowing, data, lightning_module, lightning_trainer
 from tests.export.conftest import SCHEDULES
 from tests.export.frameworks import (
     HALF,
@@ -118,6 +118,35 @@ def test_a_run_that_is_saved_goes_on_with_the_same_rates(target, schedule, metri
     if target == "keras" and schedule.closed_loop:  # the first validation is the best again
         rates[HALF + SEGMENT :] = rates[HALF:-SEGMENT]
     compare(target, schedule, used, rates)
+
+
+@pytest.mark.parametrize("family", ["linear", "rex"])
+@pytest.mark.parametrize("target", ["lightning", "huggingface"])
+def test_an_update_that_a_scaler_skips_does_not_count(target, family, tmp_path):
+    """One of the Trainer's own, and torch's; with two batches per update."""
+    schedule, scaler = Schedule(family, 0.5), Overflowing(0, 2, 11)
+    used = LOOPS[target](schedule, {}, tmp_path, scaler=scaler)
+    made = [rate for update, rate in enumerate(used) if update not in (0, 1, 5)]
+    compare(target, schedule, made, schedule.rates(TOTAL)[:-3])
+
+
+def test_nor_does_one_that_keras_or_optax_skips():
+    import jax
+    import keras
+    import optax
+
+    schedule, used = Schedule("rex", 0.5), []
+    inner = keras.optimizers.SGD(run(schedule, "keras").Schedule())
+    scaling, weight = keras.optimizers.LossScaleOptimizer(inner), keras.Variable([0.0])
+    finite = optax.apply_if_finite(optax.sgd(run(schedule, "optax").schedule), 5)
+    state, update = finite.init(0.0), jax.jit(finite.update)
+    for gradient in (np.inf, -1.0, np.inf, np.nan, -1.0):
+        before = weight.numpy()[0]
+        scaling.apply([[float(scaling.scale_loss(gradient))]], [weight])
+        step, state = update(gradient, state)
+        used.append((weight.numpy()[0] - before, float(step)))
+    expected = [0, schedule.rates(TOTAL)[0], 0, 0, schedule.rates(TOTAL)[1]]
+    np.testing.assert_allclose(used, np.stack([expected] * 2, 1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["wsd", "rex"])

@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 from lrtune.errors import InputError, ScheduleWarning
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.scheduler import scheduler
+from tests.callbacks.trainings import Overflowing
+from tests.export.frameworks import run
 
 TOTAL = 40
 
@@ -159,7 +161,7 @@ def test_lr_tensors_are_filled_in_place(opened):
 
 
 def test_nothing_is_compiled_anew_at_every_update():
-    """The hook that counts updates costs a compiled optimizer step no graph."""
+    """The hooks that count updates cost a compiled optimizer step no graph."""
     optimizer, graphs = optimizer_with(None), []
     follow = scheduler(Schedule("cosine", 0.1), optimizer, TOTAL)
 
@@ -180,6 +182,106 @@ def test_nothing_is_compiled_anew_at_every_update():
 
 
 LINEAR = Schedule("linear", peak_lr=0.5)
+SKIPPED = (0, 1, 9, 10, 11, 25)  # batches with gradients that are not finite
+
+
+def scaled(follow, every=1, zero="after", start=0):
+    """The rates of the updates that a GradScaler let be made; step() is called for each batch."""
+    (weights,), used = follow.optimizer.param_groups[0]["params"], []
+    scaler = Overflowing(*SKIPPED)
+    for batch in range(start, TOTAL):
+        before = weights.clone()
+        scaler.scale(weights.sum()).backward()
+        if (batch + 1) % every == 0:
+            scaler.step(follow.optimizer)
+            scaler.update()
+            if not torch.equal(before, weights):
+                used.append(follow.optimizer.param_groups[0]["lr"])
+            if zero == "before":
+                follow.optimizer.zero_grad()
+        follow.step()
+        if (batch + 1) % every == 0:
+            follow.optimizer.zero_grad()
+    return used
+
+
+LOOPS = [  # batches per update, when gradients are zeroed, updates that are made
+    (1, "after", TOTAL - len(SKIPPED)),
+    (1, "before", TOTAL - len(SKIPPED)),
+    (4, "before", 10 - 3),
+]
+CHOSEN = [Schedule(name, 0.5, 0.2) for name in ("cosine", "rex", "plateau", "greedy")]
+
+
+@pytest.mark.parametrize(("batches", "zero", "updates"), LOOPS)
+@pytest.mark.parametrize("schedule", CHOSEN, ids=lambda s: s.family)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [scheduler, lambda schedule, *args: run(schedule, "torch").make_scheduler(args[0])],
+    ids=["ours", "exported"],
+)
+def test_an_update_that_a_scaler_skips_does_not_count(
+    make, fused, schedule, batches, zero, updates
+):
+    """Neither at the start, before any update was made, nor later."""
+    follow = make(schedule, AdamW([nn.Parameter(torch.ones(2))], lr=1.0, fused=fused), TOTAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        used = scaled(follow, batches, zero)
+    rates = closed_rates(schedule, {}) if schedule.closed_loop else schedule.rates(TOTAL)
+    assert used == pytest.approx(rates[:updates], abs=1e-12)
+
+
+def test_steps_to_where_a_run_was_left_count():
+    """They come before the gradients; the update that is skipped after them does not."""
+    follow = scheduler(LINEAR, SGD([nn.Parameter(torch.ones(2))], lr=1.0), TOTAL)
+    with pytest.warns(UserWarning, match="before `optimizer.step"):
+        for _ in range(9):
+            follow.step()
+    assert scaled(follow, start=9) == pytest.approx(LINEAR.rates(TOTAL)[9:-6], abs=1e-12)
+
+
+class Unseen(SGD):
+    """Sharpness-aware minimisation and others: never stepped by step()."""
+
+    def second_step(self):
+        SGD.step.__wrapped__(self)
+
+
+def test_where_updates_are_not_seen_every_step_counts():
+    follow = made(TOTAL, make=Unseen)
+    follow.optimizer.step = follow.optimizer.second_step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_rates(train(follow), LINEAR.rates(TOTAL))
+
+
+@pytest.mark.parametrize("family", ["cosine", "one_cycle"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_accelerate_accumulates_and_skips(family, prepared):
+    """With its own wrapper of the optimizer, and of the scheduler or not."""
+    from accelerate import Accelerator
+
+    accelerator, schedule = (
+        Accelerator(cpu=True, gradient_accumulation_steps=2),
+        Schedule(family, 0.5),
+    )
+    accelerator.scaler = Overflowing(*SKIPPED)
+    model = nn.Linear(2, 1)
+    model, optimizer = accelerator.prepare(model, SGD(model.parameters(), lr=1.0))
+    follow = scheduler(schedule, optimizer, 20)
+    follow = accelerator.prepare(follow) if prepared else follow
+    used = []
+    for _ in range(TOTAL):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(torch.ones(1, 2)).sum())
+            optimizer.step()
+            if accelerator.sync_gradients and not optimizer.step_was_skipped:
+                used.append(optimizer.param_groups[0]["lr"])
+            follow.step()
+            optimizer.zero_grad()
+    assert used == pytest.approx(schedule.rates(20)[:16], abs=1e-12)
 
 
 def resume(saved, loading):
@@ -242,7 +344,7 @@ def made(total, schedule=LINEAR, make=SGD, **options):
 
 OTHERWISE = [  # scheduler; updates, every, times; what is said
     (lambda: made(40), (45,), r"total=40 updates, .* more often.*calls of optimizer.step\(\)"),
-    (lambda: made(20), (19, 1, 2), "total=20 updates, .* more often.*Accelerate"),
+    (lambda: made(400), (60, 1, 2), "total=400 updates, .* 2 times for every.*not batches"),
     (lambda: made(30, unit="epoch"), (400,), "total=30 epochs, .* more often.*unit='update'"),
     (lambda: made(7180), (400, 90), "total=7,180 updates, .* every 90 updates.*unit='epoch'"),
     (lambda: made(5, Schedule("plateau", 0.5)), (10,), "total=5 updates, .* more often"),
@@ -316,5 +418,5 @@ def test_a_warning_can_be_an_error_and_the_loop_goes_on():
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScheduleWarning)
         with pytest.raises(ScheduleWarning, match="made for total=3 updates"):
-            follow.step()
-        follow.step()
+            steps(follow, 1)
+        steps(follow, 1)

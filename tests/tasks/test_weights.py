@@ -9,7 +9,7 @@ from torch import nn
 
 from lrtune import load_task
 from lrtune.tasks.models import model_maker
-from lrtune.tasks.weights import pretrained, published
+from lrtune.tasks.weights import find_weights, pretrained
 from tests.tasks.conftest import refused
 
 NAME, SHAPE = "shufflenet_v2_x0_5", (3, 64, 64)
@@ -48,9 +48,9 @@ def file(trained, tmp_path_factory):
     return path
 
 
-def maker(path, name=NAME, classes=7, **given):
-    make = model_maker(name, SHAPE, classes, pretrained=True)
-    return pretrained(make, name, str(path), download=False, **given)
+def maker(path, name=NAME, classes=7):
+    weights = find_weights(name, str(path), download=False)
+    return pretrained(model_maker(name, SHAPE, classes, pretrained=True), name, weights)
 
 
 def features(model):
@@ -92,15 +92,15 @@ def test_a_head_of_the_same_width_is_kept(trained, file):
     assert torch.equal(make().fc.weight, trained.fc.weight)
 
 
-def test_what_torchvisions_weights_take():
-    takes = published("resnet18", "default")
+def test_what_the_weights_of_torchvision_take(file):
+    takes = find_weights("resnet18", str(file), download=False)
     assert takes.size == 224
     torch.testing.assert_close(
         takes.prepare(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8))[0, :, 0, 0],
         (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]),
     )
-    assert published("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").size == 384
-    assert published("cnn", "file.pt") is None
+    own = find_weights("cnn", str(file), download=False)
+    assert own.size is None and own.prepare is None
 
 
 def test_a_folder_is_fine_tuned(file, tmp_path, write_images):
@@ -109,7 +109,7 @@ def test_a_folder_is_fine_tuned(file, tmp_path, write_images):
     task = load_task(str(tmp_path / "photos"), image_size=64, **how)
     assert (task.sample_shape, task.model_name) == (SHAPE, f"{NAME}-pretrained")
     assert task.notes[-1].startswith(f"weights {file} (")
-    assert torch.equal(task.prepare.mean, published(NAME, "default").prepare.mean)
+    assert task.prepare.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
     assert task.model()(task.prepare(task.train.first.inputs.expand(2, -1, -1, -1))).shape == (2, 2)
     assert load_task(str(tmp_path / "photos"), **how).sample_shape == (3, 224, 224)
 
@@ -117,18 +117,19 @@ def test_a_folder_is_fine_tuned(file, tmp_path, write_images):
 def test_models_of_timm(tmp_path):
     timm = pytest.importorskip("timm")
     torch.save(timm.create_model("test_vit", num_classes=3).state_dict(), tmp_path / "vit.pt")
-    takes = published("timm:test_vit", "vit.pt")
-    make = model_maker("timm:test_vit", (3, takes.size, takes.size), 7, pretrained=True)
-    make, note = pretrained(make, "timm:test_vit", str(tmp_path / "vit.pt"), download=False)
+    weights = find_weights("timm:test_vit", str(tmp_path / "vit.pt"), download=False)
+    shape = (3, weights.size, weights.size)
+    make = model_maker("timm:test_vit", shape, 7, pretrained=True)
+    make, note = pretrained(make, "timm:test_vit", weights)
     assert "all but head, drawn anew" in note
-    assert make()(torch.zeros(2, 3, takes.size, takes.size)).shape == (2, 7)
+    assert make()(torch.zeros(2, *shape)).shape == (2, 7)
     assert (
         model_maker("timm:test_resnet", (1, 32, 32), 5)()(torch.zeros(2, 1, 32, 32)).shape[1] == 5
     )
     with refused("timm:test_vti': timm has no such model; did you mean 'test_vit'"):
         model_maker("timm:test_vti", SHAPE, 3)
     with refused("Invalid pretrained tag"):
-        published("timm:resnet18.nonsense", "default")
+        model_maker("timm:resnet18.nonsense", SHAPE, 3)
 
 
 @pytest.mark.parametrize(
