@@ -112,9 +112,8 @@ def range_test(
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / task.train.samples
     # By the highest rate of the sweep, weights would decay as at no rate that is searched.
-    settings = {name: value for name, value in task.settings.items() if name != DECAY_BY}
-    own = {"validations": 1, "ema": None, "average": None, "settings": settings}
-    sweep = replace(task, epochs=epochs, **own)
+    own = {name: value for name, value in task.settings.items() if name != DECAY_BY}
+    sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None, settings=own)
     pool = make(sweep, min(len(seeds), slots or len(seeds)), device)
     losses = _train(pool, rates, seeds)
     test = suggest_range(rates, losses)
