@@ -13,7 +13,11 @@ import pytest
 from optuna.trial import TrialState
 
 import lrtune
+from lrtune.export import export
 from lrtune.run.folder import Run
+from lrtune.run.study_file import StudyFile, load, read_study
+from lrtune.tasks.options import validate
+from lrtune.verdict.best import read_best
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -45,6 +49,19 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     assert run.settings.objective.unit == "points"
 
 
+def test_layer_decay(tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / "layer_decay.toml") | {"epochs": 0.5}
+    task = lrtune.load_task(study.pop("task"), **study)
+    run = lrtune.tune(task, out=tmp_path / "run", **TWO)
+    rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
+    assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+    schedule, best = read_best(tmp_path / "run" / "best.json")
+    names: dict[str, Any] = {}
+    exec(export(schedule, to="torch", total=10, optimizer=best.found_optimizer), names)
+    groups = names["make_optimizer"](task.model()).param_groups
+    assert {group["lr_ratio"] for group in groups} == {*rows.values()}
+
+
 def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
     options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
     run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
@@ -67,6 +84,29 @@ def test_fine_tuning_a_frozen_backbone(
     head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
     assert run.settings.task.parameters == head
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "constant", "notes"),
+    [
+        (
+            "sales",
+            1.2,
+            ["decimal commas: price, units", "left out, another number in every row: or"],
+        ),
+        ("reviews", 0.67, []),
+    ],
+)
+def test_tables_by_a_study_file(
+    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
+    study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    said = "\n".join(run.settings.task.notes)
+    assert all(note in said for note in notes), said
+    assert run.trials()["value"].min() < 0.7 * constant
 
 
 @pytest.fixture

@@ -31,10 +31,6 @@ DECAYS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-class Unfit(Exception):
-    """Why a task is not for the fused pool."""
-
-
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
     """One row: torch's class, and what it is given unless told otherwise.

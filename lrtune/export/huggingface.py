@@ -38,6 +38,7 @@ def arguments_of(optimizer: FoundOptimizer | None) -> Params | None:
     if (
         not optimizer.decoupled
         or optimizer.decay_by
+        or optimizer.ratios
         or optimizer.settings["amsgrad"]
         or (optimizer.decay and not optimizer.of_matrices)
     ):

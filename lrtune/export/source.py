@@ -12,7 +12,7 @@ to zero is written with what is left, not as one minus what is done.
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from textwrap import indent
 from typing import Any, TypeAlias
@@ -39,11 +39,13 @@ class FoundOptimizer:
         name: in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it.
         settings: all but the rate, in torch's terms; `class` too where a function makes it.
         groups: name of the function that made the parameter groups; None: there was one group.
+        ratios: of the rate, by the beginnings of parameters' names; 0 of what did not train.
     """
 
     name: str
     settings: Mapping[str, Any]
     groups: str | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is not all there, or no number or name: it is written into code."""
@@ -55,6 +57,9 @@ class FoundOptimizer:
             parts = value if isinstance(value, list | tuple) else [value]
             if not setting.isidentifier() or not all(map(_is_plain, parts)):
                 raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
+        for name, ratio in self.ratios.items():
+            if not re.fullmatch(r"[\w.-]+", name) or not 0 <= ratio < float("inf"):
+                raise InputError(f"lr_ratios: {name!r}: {ratio}: expected a name and a number")
 
     @property
     def by_function(self) -> bool:
@@ -64,7 +69,7 @@ class FoundOptimizer:
     @property
     def has_ratios(self) -> bool:
         """Whether its groups may have rates of their own."""
-        return self.by_function or self.name == "muon"
+        return self.by_function or self.name == "muon" or bool(self.ratios)
 
     @property
     def decay(self) -> float:
@@ -146,6 +151,11 @@ class ExportContext:
                 own = {"weight_decay": optimizer.decay / highest, DECAY_BY: None}
                 optimizer = replace(optimizer, settings={**optimizer.settings, **own})
         self.optimizer = optimizer
+
+    @property
+    def ratios(self) -> Mapping[str, float]:
+        """Of the rates of parameters by name, see `FoundOptimizer`."""
+        return self.optimizer.ratios if self.optimizer else {}
 
     @property
     def has_ratios(self) -> bool:

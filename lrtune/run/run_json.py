@@ -19,6 +19,7 @@ from lrtune.run.study_file import StudyFile
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
+from lrtune.tasks.groups import base_of, rows_of
 from lrtune.verdict.settings import (
     Objective,
     OptimizerFacts,
@@ -61,10 +62,11 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
             val=task.val.samples,
             test=0 if task.test is None else task.test.samples,
             model=task.model_name,
-            parameters=_parameters(task),
             prepare=_state(task.prepare),
             loss=_name(task.loss),
-            groups=None if task.groups is None else _name(task.groups),
+            groups=None if base_of(task.groups) is None else _name(base_of(task.groups)),
+            layer_decay=task.layer_decay,
+            **_parameters(task),
             augment=list(task.augment),
             precision=task.precision or "by device",
             layout=str(task.layout),
@@ -102,11 +104,13 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
     return "-".join(parts)
 
 
-def _parameters(task: Task) -> int:
+def _parameters(task: Task) -> dict[str, Any]:
+    """How many, and those with rates of their own; what cannot be is told before all is kept."""
     parameters = check_model(task)
     with torch.random.fork_rng(devices=[]):
-        make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
-    return parameters
+        model = task.model()
+    make_optimizer(task, model)
+    return {"parameters": parameters, "lr_ratios": rows_of(task.groups, task.freeze, model)}
 
 
 def _name(part: object) -> str:

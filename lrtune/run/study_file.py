@@ -163,6 +163,7 @@ def check(study: StudyFile) -> None:
     from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
+    from lrtune.tasks.groups import ratios_of
     from lrtune.tasks.images import check_augment
     from lrtune.tasks.stream import parse_size
 
@@ -178,6 +179,8 @@ def check(study: StudyFile) -> None:
     if study.metric is not None and study.metric not in metrics:
         hint = nearest(study.metric, metrics)
         raise InputError(f"metric {study.metric!r}: one of {', '.join(sorted(metrics))}{hint}")
+    if study.groups is not None:
+        ratios_of(",".join(study.groups))
     if study.memory is not None:
         parse_size(study.memory)
     check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
@@ -202,7 +205,7 @@ def stopping_of(study: StudyFile) -> "Stopping":
     """When a trial ends early."""
     from lrtune.search.early_stopping import Stopping
 
-    given = study.model_dump(include={*STOPPING}, exclude_unset=True)
+    given = study.model_dump(include={*STOPPING}, exclude_unset=True, exclude_none=True)
     if study.no_prune:
         if given:
             raise InputError(

@@ -260,8 +260,11 @@ class Tuning:
         )
         for note in task.notes:
             self._tell(f"  {note}")
+        for label, ratio, what in self._settings.task.rates:
+            self._tell(f"  {label}: {ratio} ({what})")
         facts = {"command": self.command, "seed": study.seed}
         facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
+        facts |= {"lr_ratios": [group.to_json() for group in self._settings.task.lr_ratios]}
         self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:

@@ -15,6 +15,9 @@ from lrtune.errors import InputError
 from lrtune.schedule import reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
 
+# Torch's arguments that are absolute rates, and may differ between parameter groups.
+PER_GROUP = ("base_lr", "max_lr", "min_lr")
+
 
 def _floor(name: str) -> Knob:
     # Zero (Bergsma 2025) to the tenth of Hoffmann 2022.

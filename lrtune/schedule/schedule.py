@@ -282,7 +282,7 @@ def _value(text: str) -> object:
 def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON (cut short?): {error}") from error
 
 

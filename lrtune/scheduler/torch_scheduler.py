@@ -32,13 +32,10 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from lrtune.errors import InputError, ScheduleWarning
-from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.families import FAMILIES, PER_GROUP
 from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-
-# Torch's arguments that are absolute rates and may differ between parameter groups.
-PER_GROUP = ("base_lr", "max_lr", "min_lr")
 
 OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
 Unit: TypeAlias = Literal["update", "epoch"]

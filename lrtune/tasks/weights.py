@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.errors import InputError, described, nearest
-from lrtune.tasks.models import TIMM, Normalize, head_of, timm_preset
+from lrtune.tasks.groups import head_of
+from lrtune.tasks.models import TIMM, Normalize, timm_preset
 
 # Where training scripts keep the weights in a checkpoint.
 NESTED = ("state_dict", "model_state_dict", "model")

@@ -100,13 +100,15 @@ class BestSchedule(Training, File):
         Raises:
             InputError: its settings are not all there.
         """
-        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
+        ratios = {name: group.ratio for group in self.task.lr_ratios for name in group.names}
+        optimizer = self.optimizer
+        return FoundOptimizer(optimizer.name, optimizer.settings, self.task.groups, ratios)
 
     @property
     def comments(self) -> str:
         """Comments on the training that the peak rate belongs to, for the code of an export."""
         task = self.task
-        training = described_training(self.optimizer, task.batch_size, self.horizon)
+        training = described_training(self.optimizer, task.batch_size, self.horizon, task.rates)
         clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
         by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
         by = "Guessed for" if self.guess is not None else by

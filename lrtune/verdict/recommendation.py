@@ -121,8 +121,13 @@ def described(schedule: Schedule, horizon: int) -> str:
     return f"{schedule.family}: {', '.join(parts)}"
 
 
-def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int) -> str:
-    """What a peak rate belongs to.
+def described_training(
+    optimizer: OptimizerFacts,
+    batch_size: int,
+    horizon: int,
+    rates: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """What a peak rate belongs to; ``rates`` are of ``TaskFacts``.
 
     Example:
         >>> adamw = OptimizerFacts(name="adamw", betas=[0.9, 0.95], weight_decay=0)
@@ -139,6 +144,7 @@ def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int)
         by = settings.get("weight_decay_by")
         by = f" by the {by}" if by else ""
         parts.append(f"weight decay {setting(settings['weight_decay'], 3)}{by}")
+    parts += [f"{label} {ratio}" for label, ratio, _ in rates]
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 
 
@@ -251,7 +257,8 @@ def _beaten(gain: Gain) -> str:
 
 def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training, and by how much the peak may be off, as far as the trials tell."""
-    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
+    task = run.task
+    training = described_training(run.optimizer, task.batch_size, run.horizon, task.rates)
     rows = [] if verdict is None else verdict.lr_sensitivity
     factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)
     if math.isnan(factor):

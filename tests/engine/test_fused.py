@@ -158,6 +158,7 @@ VARIANTS = {
     "flip": {"augment": ("flip",)},
     "mixup": {"augment": ("crop", "mixup")},
     "some parameters": {"groups": in_parts},
+    "by name": {"groups": "head=10x,0=0.1x", "layer_decay": 0.7, "freeze": ("4", "5"), "ema": 0.3},
     "momentum of none": {"settings": {"momentum": 0.0}},
     "L2": {"settings": {"weight_decay": 0.1}},
     **{

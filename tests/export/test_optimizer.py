@@ -187,6 +187,8 @@ def test_a_users_own_parameter_groups_are_named(target):
 def test_a_file_puts_no_code_into_what_is_written(setting, value):
     with pytest.raises(InputError, match="expected a number"):
         FoundOptimizer("adamw", settings_of("adamw", {}) | {setting: value})
+    with pytest.raises(InputError, match="expected a name and a number"):
+        FoundOptimizer("adamw", settings_of("adamw", {}), None, {setting: 1.0, '"': 1.0})
     with pytest.raises(InputError, match="expected a number"):
         FoundOptimizer("adamw()", settings_of("adamw", {}))
 
@@ -237,6 +239,83 @@ def test_an_optimizer_of_the_users_own_is_imported():
     assert optimizer.param_groups[0]["lr"] == 2 * PEAK
     said = export(CONSTANT, to="keras", total=TOTAL, optimizer=found)
     assert "found with lion (Lion), which Keras does not have" in said
+
+
+NAMED = FoundOptimizer(
+    "adamw",
+    settings_of("adamw", {}),
+    "decay_matrices",
+    {"kernel": 10.0, "body.0": 0.5, "body.1": 0.0},
+)
+
+
+class Named(Model):
+    """With the parts that ratios are of."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("target", ["torch", "lightning", "huggingface", "timm"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule("cosine", PEAK, knobs={"eta_min": 0.1}),
+        Schedule("linear", PEAK, 0.3),
+        Schedule("one_cycle", PEAK, knobs={"base_momentum": 0.8, "max_momentum": 0.9}),
+        Schedule("cyclic", PEAK),
+        Schedule("spline", PEAK, knobs={"ordinates": [0.3, 1.0, 0.1]}),
+        Schedule("plateau", PEAK, knobs={"patience": 0, "min_lr": 0.05}),
+        Schedule("plateau", PEAK, 0.3),
+        Schedule("greedy", PEAK),
+    ],
+    ids=lambda schedule: f"{schedule.family}-{schedule.warmup}",
+)
+def test_rates_by_name_follow_the_schedule(target, schedule):
+    names, model = made(NAMED, target, schedule), Named()
+    if target == "lightning":
+        configured = names.configure_optimizers(model)
+        optimizer = configured["optimizer"]
+        scheduler = configured["lr_scheduler"]["scheduler"]
+    else:
+        optimizer = names.make_optimizer(model)
+        scheduler = names.make_scheduler(optimizer)
+    found = {
+        name: (group["lr_ratio"], group["weight_decay"])
+        for name, parameter in model.named_parameters()
+        for group in optimizer.param_groups
+        if any(parameter is other for other in group["params"])
+    }
+    assert found == {
+        **{"kernel": (10.0, 0.01), "bias": (1.0, 0.0)},
+        **{"body.0.weight": (0.5, 0.01), "body.0.bias": (0.5, 0.0)},
+    }
+    assert not model.body[1].weight.requires_grad
+    controller = schedule.controller(TOTAL) if schedule.closed_loop else None
+    for update in range(TOTAL):
+        rates = schedule.rates(TOTAL) if controller is None else controller.rates
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(rates[update] * group["lr_ratio"], rel=1e-12), (
+                update
+            )
+        optimizer.step()
+        if target == "timm":
+            scheduler.step_update(update + 1)
+        elif schedule.family != "plateau" or schedule.warmup:
+            scheduler.step()
+        if controller is not None and update % 2:
+            controller.observe(update + 1, 1.0 + update)
+            step = (update, 1.0 + update) if target == "timm" else (1.0 + update,)
+            scheduler.step(*step)
+    with pytest.raises(ValueError, match="no parameter's name begins with"):
+        names.make_optimizer(Model())
+
+
+@pytest.mark.parametrize("target", ["keras", "optax"])
+def test_rates_by_name_are_said_where_they_cannot_be_made(target):
+    source = export(CONSTANT, to=target, total=TOTAL, optimizer=NAMED)
+    assert "# found with rates of their own, as ratios of the schedule's: {'kernel': 10.0" in source
 
 
 @pytest.mark.parametrize("family", ["plateau", "greedy"])
