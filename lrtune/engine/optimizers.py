@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
+from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
 from lrtune.errors import InputError, described, nearest
 from lrtune.tasks import Task
 
@@ -153,6 +154,12 @@ def decay_weights(group: dict[str, Any], rate: float, peak: float) -> None:
         group["weight_decay"] = decay * DECAYS[by](rate, peak) if rate else 0.0
 
 
+def named_settings(task: Task) -> dict[str, Any]:
+    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
+    named = isinstance(task.optimizer, str)
+    return settings_of(str(task.optimizer), task.settings) if named else {}
+
+
 def optimizer_settings(task: Task) -> dict[str, Any]:
     """Every setting of a task's optimizer, for the record; of a user's own what it says itself.
 
@@ -216,9 +223,9 @@ def check_momentum(name: str, settings: Settings) -> None:
         )
 
 
-def momentum_of(settings: Settings) -> float:
+def momentum_of(settings: Settings) -> Any:
     """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
-    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+    return settings["betas"][0] if "betas" in settings else settings["momentum"]
 
 
 def set_momentum(group: dict[str, Any], value: float) -> None:
@@ -247,7 +254,10 @@ def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
 
 
 def make_optimizer(
-    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+    task: Task,
+    model: nn.Module,
+    captured: Mapping[str, Any] | None = None,
+    tuned: Settings = NO_SETTINGS,
 ) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
@@ -257,6 +267,7 @@ def make_optimizer(
         task: with the optimizer and its groups.
         model: one of the task's.
         captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
+        tuned: settings in place of the task's own, see ``Pool.start``.
 
     Raises:
         InputError: the task's groups are none; the user's function fails, or makes something else.
@@ -264,7 +275,8 @@ def make_optimizer(
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    settings = settings_of(task.optimizer, task.settings)
+    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    settings = settings_of(task.optimizer, {**task.settings, **own})
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     by = settings.pop(DECAY_BY, None)
     try:
@@ -322,6 +334,8 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
     for group in groups:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
+        if DECAY_BY in group:
+            raise InputError(f"{task.name}: groups: {DECAY_BY} is of all: give it in settings")
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")

@@ -3,7 +3,7 @@
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,6 +36,8 @@ from lrtune.engine.optimizers import (
     unpacked,
 )
 from lrtune.engine.pool import (
+    NO_SETTINGS,
+    SMOOTHING,
     UPDATE_NOISE,
     Array,
     EvalResult,
@@ -188,6 +190,7 @@ class _Trial:
     rates: list[float]
     seed: int
     momenta: Array | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     # Of the present segment:
     peak: float = 0.0
@@ -222,11 +225,18 @@ class SerialPool(Pool):
         self._trials: list[_Trial | None] = [None] * slots
         self._kept: dict[int, _Trial] = {}  # by slot, where compiled: the last one
 
-    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(rates, momenta)
-        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta)
+        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta, settings)
         return self._progress(trial)
 
     def revise(self, slot: int, rates: Array) -> None:
@@ -268,15 +278,16 @@ class SerialPool(Pool):
                     tensors[f"optimizer/{name}/{state}"] = value
         if trial.average is not None:
             tensors |= {f"average/{name}": t for name, t in _tensors(trial.average.model)}
-        rates, held = np.array(trial.rates), to_host(tensors)
-        return Snapshot(trial.seed, trial.update, rates, held, trial.momenta, optimizer)
+        tables = np.array(trial.rates), to_host(tensors), trial.momenta
+        return Snapshot(trial.seed, trial.update, *tables, optimizer, trial.settings)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(snapshot.rates, snapshot.momenta)
-        trial = self._fresh(slot, snapshot.rates.tolist(), snapshot.seed, snapshot.momenta)
+        own = snapshot.seed, snapshot.momenta, snapshot.settings
+        trial = self._fresh(slot, snapshot.rates.tolist(), *own)
         trial.update = snapshot.update
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
@@ -315,7 +326,12 @@ class SerialPool(Pool):
                 self._evaluate(self._fresh(slot, [], seed=0), None)
 
     def _fresh(
-        self, slot: int, rates: list[float], seed: int, momenta: Array | None = None
+        self,
+        slot: int,
+        rates: list[float],
+        seed: int,
+        momenta: Array | None = None,
+        tuned: Mapping[str, Any] = NO_SETTINGS,
     ) -> _Trial:
         """A trial at its start, in the model of the slot's last one where it can serve again."""
         model = self.device_task.model(seed)
@@ -331,22 +347,31 @@ class SerialPool(Pool):
         settings = None
         if self._compiled and momenta is None:
             settings = capture_settings(self.task, self._device)
-        if settings is not None and last is not None and isinstance(last.train, Captured):
+        alike = last is not None and last.settings == tuned and isinstance(last.train, Captured)
+        if settings is not None and last is not None and alike:
             optimizer = last.optimizer
             train: Callable[[Split], Tensor] = last.train
             for value in chain.from_iterable(each.values() for each in optimizer.state.values()):
                 if isinstance(value, Tensor):
                     value.zero_()
         else:
-            optimizer = make_optimizer(self.task, model, settings)
-            train = partial(_update, self.device_task, self._loss, model, optimizer)
+            optimizer = make_optimizer(self.task, model, settings, tuned)
+            train = partial(
+                _update, self.device_task, self._loss, model, optimizer, self._smoothing(tuned)
+            )
             if settings is not None:
                 modules = [model, self.device_task.prepare, self.device_task.loss]
                 train = Captured(train, modules, self._device)
-        trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta)
+        trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta, tuned)
         if self._compiled and (last is None or settings is not None):
             self._kept[slot] = trial
         return trial
+
+    def _smoothing(self, settings: Mapping[str, Any]) -> Tensor | None:
+        """Of a trial's loss, on the device; a compiler would make a number part of the program."""
+        if SMOOTHING not in settings:
+            return None
+        return torch.tensor(settings[SMOOTHING], dtype=torch.float64, device=self._device)
 
     def _occupant(self, slot: int) -> _Trial:
         trial = self._trials[slot]
@@ -438,13 +463,14 @@ def _forward(task: DeviceTask, model: nn.Module) -> Forward:
 
 def _update(
     task: DeviceTask,
-    loss_of: Callable[[DeviceTask, nn.Module, Tree, Parts], Tensor],
+    loss_of: Callable[[DeviceTask, nn.Module, Tree, Parts, Tensor | None], Tensor],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    smoothing: Tensor | None,
     batch: Split,
 ) -> Tensor:
     with task.autocast():
-        loss = loss_of(task, model, *task.inputs(batch))
+        loss = loss_of(task, model, *task.inputs(batch), smoothing)
     optimizer.zero_grad()
     loss.backward()
     if task.task.clip_norm is not None:
@@ -453,8 +479,11 @@ def _update(
     return loss.detach()
 
 
-def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:
-    return task.loss_of(task.task.outputs(model, laid_out(inputs, task.task.layout)), parts)
+def _loss(
+    task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts, smoothing: Tensor | None
+) -> Tensor:
+    outputs = task.task.outputs(model, laid_out(inputs, task.task.layout))
+    return task.loss_of(outputs, parts, smoothing)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -79,6 +79,9 @@ def settings(best: BestSchedule, verdict: Verdict | None) -> dict[str, Any]:
     }
 
 
+TUNED = "tuned with the schedule: set it beside the rate"
+
+
 def _terms(best: BestSchedule, horizon: int) -> Table:
     """The settings side by side: in the field's terms, for any horizon, and what they mean."""
     schedule, resolved = best.schedule, best.resolved
@@ -99,6 +102,7 @@ def _terms(best: BestSchedule, horizon: int) -> Table:
         )
         for name in dict.fromkeys(["peak_lr", *free, *resolved])
     ]
+    rows += [(name, setting(v), setting(v), TUNED) for name, v in schedule.settings.items()]
     rows += [(label, ratio, ratio, what) for label, ratio, what in best.task.rates]
     return Table(
         ["setting", f"{count(horizon)} updates", "any horizon", "meaning"], rows, "terms", 9

@@ -50,6 +50,7 @@ from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of, kept_url
+from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.best import guessed
@@ -216,6 +217,8 @@ class Tuning:
         stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
+        if self._settings.tune:
+            self.task = replace(task, tuned=tuned_names(task, self._settings.tune))
         self._folder = folder_of(study, self._settings.study)
         self._trained, self._features = task, ""  # see with_features
 
@@ -325,6 +328,7 @@ class Tuning:
         study = run.study()
         check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
+        guess = guess and {**guess, **run.space.start}
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(guess)

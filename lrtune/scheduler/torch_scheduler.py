@@ -19,6 +19,7 @@ A loop that steps it otherwise than it was made for is warned once, and goes on.
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -36,6 +37,7 @@ from lrtune.schedule.families import FAMILIES, PER_GROUP
 from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
+from lrtune.schedule.setting import numbers_of
 
 OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
 Unit: TypeAlias = Literal["update", "epoch"]
@@ -104,6 +106,15 @@ def scheduler(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
+    made_with = numbers_of(optimizer.defaults)
+    for name, value in schedule.settings.items():
+        if not math.isclose(made_with.get(name, value), value, rel_tol=1e-3):
+            warnings.warn(
+                f"the schedule was found with {name}={value:.6g}, and the optimizer is made with "
+                f"{name}={made_with[name]:.6g}: make it with the former",
+                ScheduleWarning,
+                stacklevel=2,
+            )
     watch = _Watch(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
     made: LRScheduler = _made(_ClosedLoop if schedule.closed_loop else _OpenLoop, watch, optimizer)
     watch.attach(made)

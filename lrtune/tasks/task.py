@@ -102,6 +102,7 @@ class Task:
         ema: validate an exponential moving average of the weights, this share of the run long.
         average: without ``ema``, judge such an average beside the weights, for the rules that end
             trials early; None where nothing is averaged.
+        tuned: names of settings, and ``label_smoothing``, that each training may have for itself.
         precision: float32 or bfloat16 (autocast); where None, bfloat16 on CUDA alone.
         memory: bytes of data kept in memory; half of what is free where None.
         data: where the data came from, for the record.
@@ -133,6 +134,7 @@ class Task:
     clip_norm: float | None = None
     ema: float | None = None
     average: float | None = 0.05
+    tuned: tuple[str, ...] = ()
     precision: str | None = None
     memory: int | None = None
     data: str = ""

@@ -85,8 +85,9 @@ class BestSchedule(Training, File):
             schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
         else:
             return None
+        same = {name: getattr(run, name) for name in (*Training.model_fields, "judge")}
         return cls(
-            **{name: getattr(run, name) for name in (*Training.model_fields, "judge")},
+            **same | {"optimizer": run.optimizer.tuned(schedule)},
             schedule=schedule,
             resolved=resolved,
             found=None if row is None else _found(row, run),
@@ -112,11 +113,14 @@ class BestSchedule(Training, File):
         clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
         by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
         by = "Guessed for" if self.guess is not None else by
-        lines = (
+        lines = [
             f"The peak rate holds for {training}{clipped}.",
             f"{by} {self.study}: {task.name}, model {task.model}, "
             f"by lrtune {self.versions['lrtune']}.",
-        )
+        ]
+        if tuned := self.schedule.settings:
+            pairs = (f"{name}={value:.6g}" for name, value in tuned.items())
+            lines.append(f"Tuned with it, and to be set beside it: {', '.join(pairs)}.")
         return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 

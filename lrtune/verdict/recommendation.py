@@ -118,6 +118,7 @@ def described(schedule: Schedule, horizon: int) -> str:
         parts.append(f"{count(warmup)} of {count(horizon)} updates of warmup")
     knobs = schedule.to_dict()["knobs"]
     parts += [f"{name} {setting(value, 3)}" for name, value in knobs.items()]
+    parts += [f"{name} {number(value, 3)}" for name, value in schedule.settings.items()]
     return f"{schedule.family}: {', '.join(parts)}"
 
 
@@ -139,7 +140,7 @@ def described_training(
     parts += [f"momentum {setting(settings['momentum'], 3)}"] if settings.get("momentum") else []
     parts += ["nesterov"] if settings.get("nesterov") and optimizer.name == "sgd" else []
     if "betas" in settings:
-        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
+        parts.append(f"betas {'/'.join(number(beta, 4) for beta in settings['betas'])}")
     if "weight_decay" in settings:
         by = settings.get("weight_decay_by")
         by = f" by the {by}" if by else ""
@@ -257,8 +258,8 @@ def _beaten(gain: Gain) -> str:
 
 def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training, and by how much the peak may be off, as far as the trials tell."""
-    task = run.task
-    training = described_training(run.optimizer, task.batch_size, run.horizon, task.rates)
+    task, optimizer = run.task, run.optimizer.tuned(schedule)
+    training = described_training(optimizer, task.batch_size, run.horizon, task.rates)
     rows = [] if verdict is None else verdict.lr_sensitivity
     factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)
     if math.isnan(factor):

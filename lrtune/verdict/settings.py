@@ -20,6 +20,7 @@ from lrtune.errors import InputError, one_line
 from lrtune.files import replace
 from lrtune.format import plural, words
 from lrtune.schedule import Schedule
+from lrtune.schedule.setting import changed
 
 Direction = Literal["minimize", "maximize"]
 Judge = Literal["last", "best"]  # weights of a training that count: at its end, or the best
@@ -205,6 +206,10 @@ class OptimizerFacts(Document):
         """Without the name."""
         return self.model_extra or {}
 
+    def tuned(self, schedule: Schedule) -> "OptimizerFacts":
+        """With what was tuned with a schedule."""
+        return self.model_copy(update=changed(self.settings, schedule.settings))
+
 
 class EngineFacts(Document):
     """The pool that trains, see ``lrtune.engine.Choice``."""
@@ -254,6 +259,14 @@ class StoppingFacts(Document):
     audit: float
 
 
+class TuneFacts(Document):
+    """A setting that is tuned with the schedule: its range, and the task's own value."""
+
+    low: float
+    high: float
+    own: float
+
+
 class Training(Document):
     """What a schedule was found with, and is good for."""
 
@@ -274,6 +287,7 @@ class SearchSettings(Training):
     families: list[str]
     warmup: Pair
     cycle_momentum: bool
+    tune: dict[str, TuneFacts] = Field(default_factory=dict)
     seed: int
     device: str
     storage: str | None
