@@ -30,6 +30,7 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    decay_weights,
     make_optimizer,
     packed,
     set_momentum,
@@ -198,6 +199,7 @@ class _Trial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     # Of the present segment:
+    peak: float = 0.0
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
     failure: Progress | None = None
@@ -404,6 +406,7 @@ class SerialPool(Pool):
         for trial in group:
             trial.model.train()
             trial.failure = None
+            trial.peak = max(trial.rates)
             # Room for all: a small tensor kept from each step would lie between the large ones
             # that come and go, and no gap would ever fit the next one.
             trial.losses = torch.empty(stop - first, dtype=torch.float64, device=self._device)
@@ -425,6 +428,7 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
+            decay_weights(group, trial.rates[trial.update], trial.peak)
             rate = trial.rates[trial.update] * group["lr_ratio"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)

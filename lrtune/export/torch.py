@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.export.source import (
+    DECAY_BY,
     Code,
     ExportContext,
     FoundOptimizer,
@@ -98,6 +99,7 @@ def _optimizer(optimizer: FoundOptimizer) -> str:
         for name, value in optimizer.settings.items()
         if value is not None and value is not False and (value or name not in ZERO)
     }
+    settings.pop(DECAY_BY, None)
     parameters = "groups" if optimizer.ratios or optimizer.of_matrices else "model.parameters()"
     if optimizer.name == "muon":
         return call("MuonAdamW", parameters, "hidden_matrices(model)", **settings)

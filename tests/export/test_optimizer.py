@@ -121,6 +121,30 @@ def test_weights_are_updated_as_by_the_one_found(found, by):
         np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize("by", ["peak", "schedule"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weights_decay_by_the_peak_or_the_schedule(name, by):
+    given, shares = {"weight_decay": 0.3, "weight_decay_by": by}, np.linspace(1, 0, TOTAL + 1)
+    found = FoundOptimizer(name, settings_of(name, given), "decay_matrices")
+    code, model, still = made(found, "torch", Schedule("linear", PEAK)), Model(), Model()
+    for part in model, still:
+        part.head = nn.Linear(3, 3, bias=False)  # Muon has not the last
+    still.load_state_dict(model.state_dict())
+    optimizer = code.make_optimizer(model)
+    scheduler = code.make_scheduler(optimizer)
+    ratio = 0.015 if name == "muon" else 1.0
+    for share in shares[:-1]:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        scheduler.step()
+        shrunk = 0.3 * ratio * (PEAK if by == "peak" else share)
+        still.kernel.data *= 1 - shrunk
+        still.head.weight.data *= 1 - shrunk
+    for parameter, wanted in zip(model.parameters(), still.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted)
+
+
 def test_every_optimizer_of_a_search_can_be_written():
     assert {name: rule.make.__name__ for name, rule in OPTIMIZERS.items()} == CLASSES
     assert OPTIMIZERS.keys() >= keras.OPTIMIZERS.keys() | optax.OPTIMIZERS.keys()
@@ -136,6 +160,8 @@ def test_every_optimizer_of_a_search_can_be_written():
         ("optax", "radam", {"decoupled_weight_decay": True}),
         ("optax", "nadam", {}),
         ("keras", "muon", {}),
+        ("keras", "adamw", {"weight_decay_by": "peak"}),
+        ("optax", "adamw", {"weight_decay_by": "peak"}),
     ],
 )
 def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
