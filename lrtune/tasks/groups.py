@@ -119,14 +119,6 @@ class ByName:
         cooldowns = {f"{p}.{COOLDOWN}": self.cooldowns.get(p, 0.0) for p in self.ratios}
         return {f"{p}.{RATIO}": ratio for p, ratio in self.ratios.items()} | cooldowns
 
-    def tuned(self, settings: Mapping[str, float]) -> "ByName":
-        """With other numbers, by their names."""
-        numbers = self.numbers | dict(settings)
-        ratios, cooldowns = (
-            {p: numbers[f"{p}.{what}"] for p in self.ratios} for what in (RATIO, COOLDOWN)
-        )
-        return replace(self, ratios=ratios, cooldowns=cooldowns)
-
     def patterns(self, model: nn.Module) -> dict[str, str]:
         """The pattern of each parameter that has one, by name."""
         return {
@@ -148,6 +140,17 @@ def numbers_of_groups(groups: Groups | None) -> dict[str, float]:
     return groups.numbers if isinstance(groups, ByName) else {}
 
 
+def tuned_groups(groups: Groups | None, settings: Mapping[str, Any]) -> Groups | None:
+    """With other numbers, by their names; other settings are passed over."""
+    if not isinstance(groups, ByName):
+        return groups
+    numbers = groups.numbers | dict(settings)
+    ratios, cooldowns = (
+        {p: numbers[f"{p}.{what}"] for p in groups.ratios} for what in (RATIO, COOLDOWN)
+    )
+    return replace(groups, ratios=ratios, cooldowns=cooldowns)
+
+
 def base_of(groups: Groups | None) -> Groups | None:
     """The task's own function beneath what is said by name."""
     return groups.base if isinstance(groups, ByName) else groups
@@ -162,9 +165,10 @@ def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
     fits = [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
     if not fits and pattern == "head":
-        fits = [name for name in names if name in head_of(model)]
+        head = head_of(model)
+        fits = [name for name in names if name in head]
     if not fits and pattern == "backbone":
-        head = fitting(option, "head", model)
+        head = set(fitting(option, "head", model))
         fits = [name for name in names if name not in head]
     if not fits:
         parts = dict.fromkeys(part for name in names for part in name.split("."))
