@@ -7,12 +7,17 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 import lrtune
+from lrtune.export import export
 from lrtune.run.folder import Run
+from lrtune.run.study_file import StudyFile, load, read_study
+from lrtune.tasks.options import validate
+from lrtune.verdict.best import read_best
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
 TWO = {
@@ -44,6 +49,19 @@ def test_a_regression_with_groups_of_its_own(tmp_path: Path) -> None:
     assert run.settings.objective.unit == "points"
 
 
+def test_layer_decay(tmp_path: Path) -> None:
+    study = read_study(EXAMPLES / "layer_decay.toml") | {"epochs": 0.5}
+    task = lrtune.load_task(study.pop("task"), **study)
+    run = lrtune.tune(task, out=tmp_path / "run", **TWO)
+    rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
+    assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+    schedule, best = read_best(tmp_path / "run" / "best.json")
+    names: dict[str, Any] = {}
+    exec(export(schedule, to="torch", total=10, optimizer=best.found_optimizer), names)
+    groups = names["make_optimizer"](task.model()).param_groups
+    assert {group["lr_ratio"] for group in groups} == {*rows.values()}
+
+
 def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
     options = {"epochs": 3, "batch_size": 16, "optimizer": f"{EXAMPLES}/lion.py:lion"}
     run = lrtune.tune("digits", out=tmp_path / "lion", **options, **TWO | {"peak_lr": (1e-4, 1e-2)})
@@ -53,19 +71,45 @@ def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_a_frozen_backbone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of its docstring."""
+    monkeypatch.chdir(tmp_path)
+    example = runpy.run_path(str(EXAMPLES / "finetune.py"))
+    example["main"]()
+    (command,) = re.findall(r"^    lrtune (search .*)$", example["__doc__"], re.MULTILINE)
+    code, out, _ = lrtune(
+        f"{command} --batch-size 16 --trials 2 --families cosine,constant --peak-lr 0.01,0.1 "
+        "--no-confirm --out run"
+    )
+    assert code == 0 and "features of the frozen backbone computed once: 1,024 numbers" in out
+    run = Run(tmp_path / "run")
+    assert run.settings.task.parameters == 1024 * 4 + 4  # the backbone does not count
+    assert "computed once" in run.settings.features
+    assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "constant", "notes"),
+    [
+        (
+            "sales",
+            1.2,
+            ["decimal commas: price, units", "left out, another number in every row: or"],
+        ),
+        ("reviews", 0.67, []),
+    ],
+)
+def test_tables_by_a_study_file(
+    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(lrtune.InputError, match=r"backbone\.pt: make it first: python .*finetune"):
-        lrtune.load_task(f"{EXAMPLES}/finetune.py:make")
-    monkeypatch.setattr(sys, "argv", ["finetune.py", "backbone.pt"])
-    runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
-    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
-    assert losses[-1] < losses[0]
-    run = searched("finetune", tmp_path, epochs=4)
-    head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
-    assert run.settings.task.parameters == head
-    assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
+    runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
+    study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    said = "\n".join(run.settings.task.notes)
+    assert all(note in said for note in notes), said
+    assert run.trials()["value"].min() < 0.7 * constant
 
 
 @pytest.fixture
@@ -146,3 +190,14 @@ def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-4000:]
     (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
     assert 0 < float(best) < 0.5  # an untrained network's is 2.3
+
+
+def test_a_study_file_with_weights_that_decay_by_the_peak(lrtune: Any, tmp_path: Path) -> None:
+    """Its engine is the fused one; what is exported decays likewise."""
+    study, out = EXAMPLES / "weight_decay.toml", tmp_path / "run"
+    options = f"--budget 9 --epochs 0.5 --engine fused --slots 2 --peak-lr 0.002,0.02 --out {out}"
+    code, printed, errors = lrtune(f"search {study} {options}")
+    assert code == 0, errors
+    assert re.search(r"\nValid +adamw, .* weight decay 0.1 by the peak, batch 4", printed)
+    code, source, _ = lrtune(f"export {out} --to torch")
+    assert "optimizer.register_step_pre_hook(decay_weights)" in source

@@ -15,6 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import lrtune as package
@@ -123,6 +124,8 @@ def workspace(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rooms, town = draws.integers(1, 6, 150), draws.choice(["north", "south"], 150)
     sales = pd.DataFrame({"rooms": rooms, "town": town, "price": rooms + draws.normal(size=150)})
     sales.to_csv(folder / "sales.csv", index=False)
+    reviews = pd.DataFrame({"review": np.where(town == "north", "cold", "warm"), "happy": town})
+    reviews.to_csv(folder / "reviews.csv", index=False)
     rates = package.Schedule("cosine", peak_lr=0.1).rates(100)
     pd.DataFrame({"step": range(100), "lr": rates}).to_csv(folder / "train_log.csv", index=False)
     for kind in ("cats", "dogs"):
@@ -130,6 +133,7 @@ def workspace(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(20):
             image = Image.fromarray(draws.integers(0, 256, (16, 16, 3), np.uint8))
             image.save(folder / "path/to/images" / kind / f"{number}.png")
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "weights.pt")
     return folder
 
 

@@ -27,7 +27,8 @@ PROGRESS_SECONDS = 1.0  # between two events of progress
 # What each event holds beside "event" and "time" (ISO 8601, UTC). A number that is not finite, or
 # not known, is null.
 FIELDS = {
-    "started": "command task samples model optimizer objective horizon seed families budget",
+    "started": "command task samples model optimizer lr_ratios objective horizon seed families "
+    "budget",
     "progress": "stage share done seconds_left per_minute running ends still_in best",
     "trial": "number family state reason value metrics schedule updates seconds",
     "final": "family seed state reason split metrics schedule updates seconds",

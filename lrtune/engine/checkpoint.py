@@ -18,7 +18,7 @@ from lrtune.files import to_disk
 
 FORMAT = 1
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
-PLAIN = ("seed", "update", "optimizer")  # what else a Snapshot has
+PLAIN = ("seed", "update", "optimizer", "settings")  # what else a Snapshot has
 Note = dict[str, Any]  # what JSON can hold
 
 
@@ -85,6 +85,9 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
         plain = {name: trial[name] for name in PLAIN if name in trial}
+        plain["settings"] = {  # JSON has no tuples
+            n: tuple(v) if isinstance(v, list) else v for n, v in plain.get("settings", {}).items()
+        }
         snapshots[key] = Snapshot(rates=rates, tensors=own, momenta=moved, **plain), trial["note"]
     return snapshots
 

@@ -406,13 +406,25 @@ class DeviceTask:
         stored, numbers = batch.inputs
         return augment(self.task.augment, self.prepare(stored), batch.targets, numbers)
 
-    def loss_of(self, outputs: Tree, parts: Parts) -> Tensor:
-        """The loss, of mixed targets too; of outputs in float32 at least."""
+    def loss_of(self, outputs: Tree, parts: Parts, smoothing: Tensor | None = None) -> Tensor:
+        """The loss, of mixed targets too; of outputs in float32 at least.
+
+        With another label smoothing () where one is given, see ``smoothing_of``.
+        """
         outputs = tree_map(exact, outputs)
-        losses = [self.loss(outputs, targets) for _, targets in parts]
+        losses = [self._loss(outputs, targets, smoothing) for _, targets in parts]
         if len(parts) == 1:
             return losses[0]
         return torch.stack([w * loss for (w, _), loss in zip(parts, losses, strict=True)]).sum()
+
+    def _loss(self, outputs: Tree, targets: Tree, smoothing: Tensor | None) -> Tensor:
+        if smoothing is None:
+            return self.loss(outputs, targets)
+        function: Any = self.loss
+        # Its loss is on a line between that without smoothing and that of all classes alike.
+        none, all_alike = (function(outputs, targets, label_smoothing=s) for s in (0.0, 1.0))
+        lifted: Tensor = none + smoothing.to(none.dtype) * (all_alike - none)
+        return lifted
 
     @cached_property
     def is_mixed(self) -> bool:

@@ -1,9 +1,9 @@
 """FusedPool: all slots as one batched program on stacked weights, as long as that goes well."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any
@@ -22,12 +22,23 @@ from lrtune.engine.device_task import (
 )
 from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
-from lrtune.engine.pool import Array, EvalResult, ForwardingPool, Progress, Snapshot, check_free
+from lrtune.engine.pool import (
+    NO_SETTINGS,
+    SCHEDULE_FREE,
+    SMOOTHING,
+    Array,
+    EvalResult,
+    ForwardingPool,
+    Progress,
+    Snapshot,
+    check_free,
+)
 from lrtune.engine.serial import SerialPool
 from lrtune.engine.stacked import Program, StackedState, tensors_of, vmap_check
-from lrtune.engine.stacked_optimizers import Columns, Tensors
+from lrtune.engine.stacked_optimizers import Columns, StackedOptimizer, Tensors
 from lrtune.errors import InputError
 from lrtune.tasks import Task
+from lrtune.tasks.metrics import smoothing_of
 from lrtune.tasks.splits import Tree
 from lrtune.tasks.stream import room
 
@@ -111,6 +122,7 @@ class _Trial:
     seed: int
     update: int = 0
     momenta: Array | None = None  # see Pool.start
+    settings: Mapping[str, Any] = field(default_factory=dict)  # likewise
 
 
 class StackedPool:
@@ -135,6 +147,7 @@ class StackedPool:
         # Samples that a quarter of the memory has room for in evaluation; None: to be measured.
         self._roomy = None if on_device.device.type == "cuda" else 0
         self._optimizer, self._drawing = vmap_check(on_device)
+        self._names: frozenset[str] = frozenset()  # of settings in which rows may differ
         self._batches = on_device.prepared_batches if self._drawing else on_device.stored_batches
         self._program = Program(on_device, self._optimizer, prepared=self._drawing)
         self._sizes = CompiledSizes() if compiled else None
@@ -146,11 +159,20 @@ class StackedPool:
         # Not self, here and in _update: a cycle would keep memory that is free.
         self._fresh = lru_cache(REMEMBERED)(lambda seed: tensors_of(on_device.model(seed)))
         self._untrained: dict[int, EvalResult] = {}  # by seed
+        if task.tuned:
+            self._differ(frozenset(task.tuned))
 
-    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
         """See Pool."""
         began = time.perf_counter()
-        self._put(_Trial(slot, rates.copy(), seed, momenta=momenta), self._fresh(seed))
+        self._put(_Trial(slot, rates.copy(), seed, 0, momenta, settings), self._fresh(seed))
         row = len(self._trials) - 1
         result: EvalResult | Exception | None = self._untrained.get(seed)
         if result is None:
@@ -210,13 +232,13 @@ class StackedPool:
         """See Pool."""
         row = self._row(slot)
         trial = self._trials[row]
-        tensors = self._state.save(row)
-        return Snapshot(trial.seed, trial.update, trial.rates.copy(), tensors, trial.momenta)
+        tables = trial.rates.copy(), self._state.save(row), trial.momenta
+        return Snapshot(trial.seed, trial.update, *tables, settings=trial.settings)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
-        rates, momenta = snapshot.rates.copy(), snapshot.momenta
-        self._put(_Trial(slot, rates, snapshot.seed, snapshot.update, momenta), snapshot.tensors)
+        own = snapshot.seed, snapshot.update, snapshot.momenta, snapshot.settings
+        self._put(_Trial(slot, snapshot.rates.copy(), *own), snapshot.tensors)
 
     @property
     def occupied(self) -> list[int]:
@@ -243,11 +265,31 @@ class StackedPool:
             raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
         check_free(trial.slot, trial.slot in self.occupied)
         self.device_task.check_tables(trial.rates, trial.momenta)
+        if SCHEDULE_FREE in trial.settings:
+            raise InputError("schedule_free trains one training at a time: use --engine serial")
+        if not trial.settings.keys() <= self._names:
+            self._differ(self._names | trial.settings.keys())
         moved = trial.momenta is not None
         if moved and self._optimizer.add_momentum(self._state.weights, self._state.states):
             self._forget()
         self._state.load(len(self._trials), tensors)
         self._trials.append(trial)
+
+    def _differ(self, names: frozenset[str]) -> None:
+        """Let rows differ in these settings: the program is made anew, and all rows put in it."""
+        rows = [self._state.save(row) for row in range(len(self._trials))]
+        task, model, averaged = self.device_task, self.device_task.model(0), self._state.averages
+        reached = {name for group in self._optimizer.groups for name in group.shapes}
+        self._optimizer = StackedOptimizer(self.task, model, reached, names - {SMOOTHING})
+        self._program = Program(task, self._optimizer, prepared=self._drawing)
+        self._state = StackedState.empty(self._optimizer, model, self.slots, bool(averaged))
+        if "momentum" in names or any(trial.momenta is not None for trial in self._trials):
+            self._optimizer.add_momentum(self._state.weights, self._state.states)
+        for row, tensors in enumerate(rows):
+            self._state.load(row, tensors)
+        self._names = names
+        self._updates.clear()
+        self._forget()
 
     def _row(self, slot: int) -> int:
         if slot not in self.occupied:
@@ -322,10 +364,11 @@ class StackedPool:
         tree, looked = self._grouped(state).tree, tables[2].any(1)
         rows = torch.as_tensor(tables.swapaxes(0, 1)).to(self.device_task.device)
         steps = zip(self._batches(spans), rows, looked, losses, strict=True)
-        for done, ((inputs, parts), (rates, momenta, shares), looks, loss) in enumerate(steps):
+        for done, ((inputs, parts), numbers, looks, loss) in enumerate(steps):
             yield done
-            columns = self._optimizer.columns(state.states, rates, momenta)
-            loss.copy_(update(tree, inputs, parts, columns))
+            rates, momenta, shares, peaks, *own = numbers
+            columns = self._optimizer.columns(state.states, rates, momenta, peaks, own)
+            loss.copy_(update(tree, inputs, parts, columns, *own[self._optimizer.count :]))
             if looks:
                 state.mix(shares)
 
@@ -336,7 +379,7 @@ class StackedPool:
         assert self._graphs is not None
         size = len(spans)
         if (start, size) not in self._clocks:
-            self._clocks[start, size] = Clock(self.device_task, size, self._drawing)
+            self._clocks[start, size] = Clock(self.device_task, size, self._drawing, len(tables))
         clock, looked = self._clocks[start, size], tables[2].any(1)
         state, update = self._state.part(start, start + size), self._update(size)
         tick = partial(clock.tick, state, self._grouped(state).tree, update, self._optimizer)
@@ -353,23 +396,36 @@ class StackedPool:
             losses[first : updates.stop] = clock.losses[: len(updates)]
 
     def _tables(self, trials: Sequence[_Trial], lengths: Sequence[int], size: int) -> Array:
-        """What the rows are given at each update, beside their batches: (3, updates, size).
+        """What the rows are given at each update, beside their batches: (4 + n, updates, size).
 
         Rates; momenta, NaN where it is the optimizer's own; what the weights count in the average,
-        0 where nothing is looked at.
+        0 where nothing is looked at; the highest rate; n numbers of the settings in which rows
+        differ.
         """
-        tables = np.zeros((3, max(lengths), size))
+        settings = [trial.settings for trial in trials]
+        settings += [NO_SETTINGS] * (size - len(trials))
+        numbers = np.array([self._numbers(own) for own in settings]).T  # (n, size)
+        tables = np.zeros((4 + len(numbers), max(lengths), size))
         tables[1] = np.nan
+        tables[4:] = numbers[:, None]
         shares = self.device_task.average_shares
         for row, (trial, length) in enumerate(zip(trials, lengths, strict=True)):
             span = slice(trial.update, trial.update + length)
             tables[0, :length, row] = trial.rates[span]
+            tables[3, :length, row] = trial.rates.max()
             if trial.momenta is not None:
                 tables[1, :length, row] = trial.momenta[span]
             if shares is not None:
                 own = shares[span]  # fewer, where updates are only tried
                 tables[2, : len(own), row] = own
         return tables
+
+    def _numbers(self, settings: Mapping[str, Any]) -> list[float]:
+        """Of a row: what the optimizer takes, then the loss."""
+        if not self._names:
+            return []
+        own = [settings.get(SMOOTHING, smoothing_of(self.task.loss))]
+        return self._optimizer.numbers(settings) + (own if SMOOTHING in self._names else [])
 
     def _grouped(self, state: StackedState) -> StackedState:
         """As the update takes it: few operations are worth a copy of all gradients on a GPU alone.
@@ -399,9 +455,12 @@ class StackedPool:
                 if own.shapes.items() <= group.shapes.items()
             ]
 
-            def update(tree: Tree, inputs: Tree, parts: Parts, columns: list[Columns]) -> Tensor:
+            def update(
+                tree: Tree, inputs: Tree, parts: Parts, columns: list[Columns], *smoothing: Tensor
+            ) -> Tensor:
                 state = StackedState(apart, *tree)
-                return program.update(state, inputs, parts, [columns[n] for n in owners])
+                own = [columns[n] for n in owners]
+                return program.update(state, inputs, parts, own, *smoothing)
 
             self._updates[size] = update if self._sizes is None else compile_alone(update)
         return self._updates[size]

@@ -33,13 +33,14 @@ class Clock:
         losses: float64 (length, K).
     """
 
-    def __init__(self, task: DeviceTask, size: int, prepared: bool) -> None:
+    def __init__(self, task: DeviceTask, size: int, prepared: bool, numbers: int) -> None:
         """Make room.
 
         Args:
             task: on its device.
             size: K.
             prepared: whether batches come prepared, trial by trial.
+            numbers: that a row is given at each update.
         """
         self._task = task
         batch, device = task.task.batch_size, task.device
@@ -47,14 +48,14 @@ class Clock:
         self.length = max(1, min(longest, INDICES_AT_ONCE // (size * batch)))
         self.gathers = task.train.on_device and not prepared
         self.losses = torch.zeros(self.length, size, dtype=torch.float64, device=device)
-        self._tables = torch.zeros(3, self.length, size, dtype=torch.float64, device=device)
+        self._tables = torch.zeros(numbers, *self.losses.shape, dtype=torch.float64, device=device)
         self._now = torch.zeros(1, dtype=torch.int64, device=device)
         self._ones = torch.ones(size, device=device)
         self._rows: list[Tensor] = []  # (length, K, batch, ...): of samples, and augmentation's
         self._held: tuple[Tree, Parts] | None = None
 
     def begin(self, spans: Sequence[Span], tables: Array, updates: range) -> None:
-        """Set what updates get, counted from the start of each span; tables (3, updates, K)."""
+        """Set what updates get, counted from the start of each span; tables (n, updates, K)."""
         some = slice(0, len(updates))
         self._tables[:, some] = torch.as_tensor(tables[:, updates.start : updates.stop]).to(
             self._now.device
@@ -86,14 +87,15 @@ class Clock:
         looks: bool,
     ) -> None:
         """One update of all rows; then, if it is looked at, the weights go into the average."""
-        rates, momenta, shares = self._tables.index_select(1, self._now)[:, 0]
+        rates, momenta, shares, peaks, *own = self._tables.index_select(1, self._now)[:, 0]
         if self._held is not None:
             inputs, parts = self._held
         else:
             rows, *numbers = [table.index_select(0, self._now)[0] for table in self._rows]
             inputs, targets = self._task.train.take(rows)
             inputs, parts = (inputs, *numbers) if numbers else inputs, [(self._ones, targets)]
-        losses = update(tree, inputs, parts, optimizer.columns(state.states, rates, momenta))
+        columns = optimizer.columns(state.states, rates, momenta, peaks, own)
+        losses = update(tree, inputs, parts, columns, *own[optimizer.count :])
         self.losses.index_copy_(0, self._now, losses.double()[None])
         if looks:
             state.mix(shares)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
-from lrtune.errors import InputError, described, nearest
+from lrtune.engine.pool import NO_SETTINGS, SCHEDULE_FREE, SMOOTHING
+from lrtune.errors import InputError, MissingPackage, described, nearest
 from lrtune.tasks import Task
 
 # What the schedule, the task and the engine decide.
@@ -21,9 +22,14 @@ OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "different
 
 Settings = Mapping[str, Any]  # a parameter group of torch's
 
-
-class Unfit(Exception):
-    """Why a task is not for the fused pool."""
+# What weight_decay is multiplied by before torch multiplies it by the rate: of (rate, peak). By the
+# peak, all updates decay alike; by the schedule, no peak decays more than another (Loshchilov and
+# Hutter 2019, whose weights shrink by the multiplier of the schedule times the decay).
+DECAY_BY = "weight_decay_by"
+DECAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "peak": lambda rate, peak: peak / rate,
+    "schedule": lambda rate, peak: 1 / peak,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,8 @@ class OptimizerSpec:
         """Each setting that a user may give, with its value where he does not."""
         parameters = inspect.signature(self.make).parameters.items()
         torchs = {n: p.default for n, p in parameters if n not in OURS and n not in self.of_model}
-        return torchs | dict(self.settings)
+        ours = {DECAY_BY: None} if "weight_decay" in torchs else {}
+        return torchs | ours | dict(self.settings)
 
     @property
     def cycled(self) -> bool:
@@ -112,12 +119,45 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
                 f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
             )
     settings = {**known, **given}
+    by = _decay_by(name, spec, settings)
     weight = nn.Parameter(torch.zeros(1, 1))
     try:
         spec.make([weight], lr=0.1, **settings, **{key: [weight] for key in spec.of_model})
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
-    return settings
+    return settings | by
+
+
+def _decay_by(name: str, spec: OptimizerSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the weights decay by, taken out of the settings; empty where it is the rate."""
+    by = settings.pop(DECAY_BY, None)
+    if by is None or by == "rate":
+        return {}
+    if by not in DECAYS:
+        known = ("rate", *DECAYS)
+        words = f"one of {', '.join(known)}{nearest(str(by), known)}"
+        raise InputError(f"optimizer {name}: {DECAY_BY}={by!r}: {words}")
+    apart = (torch.optim.AdamW, torch.optim.Adafactor, MuonAdamW)
+    if spec.make not in apart and not settings.get("decoupled_weight_decay"):
+        flag = ", or decoupled_weight_decay=true" if "decoupled_weight_decay" in settings else ""
+        raise InputError(
+            f"optimizer {name}: {DECAY_BY}={by}: its weight decay is a part of the gradient: take "
+            f"adamw, muon or adafactor{flag}"
+        )
+    return {DECAY_BY: by}
+
+
+def decay_weights(group: dict[str, Any], rate: float, peak: float) -> None:
+    """Set what torch multiplies by the rate, so that weights decay by what the group says."""
+    if (by := group.get(DECAY_BY)) is not None:
+        decay = group.setdefault("initial_weight_decay", group["weight_decay"])
+        group["weight_decay"] = decay * DECAYS[by](rate, peak) if rate else 0.0
+
+
+def named_settings(task: Task) -> dict[str, Any]:
+    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
+    named = isinstance(task.optimizer, str)
+    return settings_of(str(task.optimizer), task.settings) if named else {}
 
 
 def optimizer_settings(task: Task) -> dict[str, Any]:
@@ -183,9 +223,9 @@ def check_momentum(name: str, settings: Settings) -> None:
         )
 
 
-def momentum_of(settings: Settings) -> float:
+def momentum_of(settings: Settings) -> Any:
     """What a momentum cycle would move in a group that has it: momentum, or Adam's beta1."""
-    return float(settings["betas"][0] if "betas" in settings else settings["momentum"])
+    return settings["betas"][0] if "betas" in settings else settings["momentum"]
 
 
 def set_momentum(group: dict[str, Any], value: float) -> None:
@@ -199,10 +239,12 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
 def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
     """What an optimizer is made with to be captured in a CUDA graph, and zeroed as a fresh one.
 
-    None where it cannot be: SGD with dampening makes its first update by another rule.
+    None where it cannot be: SGD with dampening makes its first update by another rule, and weights
+    that do not decay by the rate have a weight decay of their own in each.
     """
     captured = None
-    if isinstance(task.optimizer, str) and not task.settings.get("dampening"):
+    odd = task.settings.get("dampening") or task.settings.get(DECAY_BY)  # another in each update
+    if isinstance(task.optimizer, str) and not odd:
         captured = OPTIMIZERS[task.optimizer].captured
     if captured is None:
         return None
@@ -212,7 +254,10 @@ def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
 
 
 def make_optimizer(
-    task: Task, model: nn.Module, captured: Mapping[str, Any] | None = None
+    task: Task,
+    model: nn.Module,
+    captured: Mapping[str, Any] | None = None,
+    tuned: Settings = NO_SETTINGS,
 ) -> torch.optim.Optimizer:
     """The optimizer of one model, the rate of each group to be set before each update.
 
@@ -222,26 +267,67 @@ def make_optimizer(
         task: with the optimizer and its groups.
         model: one of the task's.
         captured: see ``capture_settings``; the rate of each group is then a tensor of its own.
+        tuned: settings in place of the task's own, see ``Pool.start``.
 
     Raises:
         InputError: the task's groups are none; the user's function fails, or makes something else.
     """
+    if SCHEDULE_FREE in tuned and task.optimizer not in SCHEDULE_FREE_FORMS:
+        raise InputError(
+            f"schedule_free: {task.optimizer_name} has no schedule-free form: take one of "
+            f"{', '.join(SCHEDULE_FREE_FORMS)}, or leave schedule_free out"
+        )
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    settings = settings_of(task.optimizer, task.settings)
+    own = {n: value for n, value in tuned.items() if n not in (SMOOTHING, SCHEDULE_FREE)}
+    settings = settings_of(task.optimizer, {**task.settings, **own})
+    if SCHEDULE_FREE in tuned:
+        return _schedule_free(task, model, settings)
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
+    by = settings.pop(DECAY_BY, None)
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}
         optimizer = spec.make(_groups(task, model), **given)
         for group in optimizer.param_groups:
             group["lr"] = deepcopy(group["lr"])
+            if by is not None:
+                group.setdefault(DECAY_BY, by)
         return optimizer
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
         raise InputError(f"{task.name}: groups: {described(error)}") from error
+
+
+# Class of the package schedulefree, and the settings that it has of the optimizer's.
+SCHEDULE_FREE_FORMS = {
+    "adamw": ("AdamWScheduleFree", ("betas", "eps", "weight_decay")),
+    "sgd": ("SGDScheduleFree", ("momentum", "weight_decay")),
+    "nesterov": ("SGDScheduleFree", ("momentum", "weight_decay")),
+}
+
+
+def _schedule_free(task: Task, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise MissingPackage(
+            "schedule_free needs the package schedulefree: pip install 'lrtune[schedulefree]'"
+        ) from error
+    name, taken = SCHEDULE_FREE_FORMS[str(task.optimizer)]
+    lost = [key for key, v in settings.items() if v and key not in (*taken, "nesterov")]
+    if lost:
+        raise InputError(f"schedule_free: {name} has no {lost[0]}: do without, or without it")
+    own = {key: settings[key] for key in taken}
+    try:
+        optimizer: torch.optim.Optimizer = getattr(schedulefree, name)(
+            _groups(task, model), lr=0.0, **own
+        )
+    except ValueError as error:
+        raise InputError(f"schedule_free: {name}: {error}") from error
+    return optimizer
 
 
 def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
@@ -284,6 +370,8 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
     for group in groups:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
+        if DECAY_BY in group:
+            raise InputError(f"{task.name}: groups: {DECAY_BY} is of all: give it in settings")
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")

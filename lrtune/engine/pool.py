@@ -7,7 +7,7 @@ import hashlib
 import math
 import struct
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +21,9 @@ from lrtune.tasks import Task
 from lrtune.tasks.images import draw
 
 Array = NDArray[np.float64]
+SMOOTHING = "label_smoothing"  # the one setting that is the loss's
+SCHEDULE_FREE = "schedule_free"  # the one that puts another optimizer in the place of the task's
+NO_SETTINGS: Mapping[str, Any] = {}  # never changed
 
 
 class EvalResult(NamedTuple):
@@ -85,6 +88,7 @@ class Snapshot:
             ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
         momenta: float64 (horizon,), or None: see ``Pool.start``.
         optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
+        settings: in place of the task's own: see there.
     """
 
     seed: int
@@ -93,6 +97,7 @@ class Snapshot:
     tensors: dict[str, Tensor]
     momenta: Array | None = None
     optimizer: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Pool(Protocol):
@@ -116,7 +121,14 @@ class Pool(Protocol):
         """The slots in parts, in their order: each trains for itself, whatever the others do."""
         return [range(self.slots)]
 
-    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
         """Put a fresh trial in a free slot and validate it untrained.
 
         Args:
@@ -124,9 +136,13 @@ class Pool(Protocol):
             rates: (horizon,) learning rate of each update.
             seed: of everything random that the trial meets.
             momenta: (horizon,) momentum, or Adam's beta1, of each update; None: the optimizer's.
+            settings: the optimizer's in place of the task's own, but where a parameter group has
+                one of its own; ``label_smoothing``, in training alone; and ``schedule_free``,
+                which takes the schedule-free form of the optimizer.
 
         Raises:
-            InputError: there are momenta, and the optimizer has no momentum.
+            InputError: there are momenta, and the optimizer has no momentum; settings that it does
+                not take.
         """
 
     def revise(self, slot: int, rates: Array) -> None:
@@ -162,9 +178,16 @@ class ForwardingPool(Pool):
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
         raise NotImplementedError
 
-    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
         """See Pool."""
-        progress: Progress = self._forward(slot, "start", rates, seed, momenta)
+        progress: Progress = self._forward(slot, "start", rates, seed, momenta, dict(settings))
         return replace(progress, slot=slot)
 
     def revise(self, slot: int, rates: Array) -> None:

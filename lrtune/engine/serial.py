@@ -3,7 +3,8 @@
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,12 +30,16 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    decay_weights,
     make_optimizer,
     packed,
     set_momentum,
     unpacked,
 )
 from lrtune.engine.pool import (
+    NO_SETTINGS,
+    SCHEDULE_FREE,
+    SMOOTHING,
     UPDATE_NOISE,
     Array,
     EvalResult,
@@ -44,8 +49,12 @@ from lrtune.engine.pool import (
     check_free,
     reseed,
 )
+from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
+
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+GATHERED = 50  # updates whose batches give the statistics of averaged weights
 
 
 class Average:
@@ -187,8 +196,10 @@ class _Trial:
     rates: list[float]
     seed: int
     momenta: Array | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     # Of the present segment:
+    peak: float = 0.0
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
     failure: Progress | None = None
@@ -220,11 +231,18 @@ class SerialPool(Pool):
         self._trials: list[_Trial | None] = [None] * slots
         self._kept: dict[int, _Trial] = {}  # by slot, where compiled: the last one
 
-    def start(self, slot: int, rates: Array, seed: int, momenta: Array | None = None) -> Progress:
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(rates, momenta)
-        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta)
+        trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta, settings)
         return self._progress(trial)
 
     def revise(self, slot: int, rates: Array) -> None:
@@ -258,7 +276,7 @@ class SerialPool(Pool):
         trial = self._occupant(slot)
         tensors = {f"weights/{name}": tensor for name, tensor in _tensors(trial.model)}
         optimizer = ""
-        if not isinstance(self.task.optimizer, str):
+        if not isinstance(self.task.optimizer, str) or _averages(trial.optimizer):
             optimizer = packed(trial.optimizer.state_dict(), tensors)
         for name, parameter in trial.model.named_parameters() if not optimizer else ():
             for state, value in trial.optimizer.state.get(parameter, {}).items():
@@ -266,15 +284,16 @@ class SerialPool(Pool):
                     tensors[f"optimizer/{name}/{state}"] = value
         if trial.average is not None:
             tensors |= {f"average/{name}": t for name, t in _tensors(trial.average.model)}
-        rates, held = np.array(trial.rates), to_host(tensors)
-        return Snapshot(trial.seed, trial.update, rates, held, trial.momenta, optimizer)
+        tables = np.array(trial.rates), to_host(tensors), trial.momenta
+        return Snapshot(trial.seed, trial.update, *tables, optimizer, trial.settings)
 
     @torch.no_grad()
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(snapshot.rates, snapshot.momenta)
-        trial = self._fresh(slot, snapshot.rates.tolist(), snapshot.seed, snapshot.momenta)
+        own = snapshot.seed, snapshot.momenta, snapshot.settings
+        trial = self._fresh(slot, snapshot.rates.tolist(), *own)
         trial.update = snapshot.update
         for name, tensor in _tensors(trial.model):
             tensor.copy_(snapshot.tensors[f"weights/{name}"])
@@ -313,7 +332,12 @@ class SerialPool(Pool):
                 self._evaluate(self._fresh(slot, [], seed=0), None)
 
     def _fresh(
-        self, slot: int, rates: list[float], seed: int, momenta: Array | None = None
+        self,
+        slot: int,
+        rates: list[float],
+        seed: int,
+        momenta: Array | None = None,
+        tuned: Mapping[str, Any] = NO_SETTINGS,
     ) -> _Trial:
         """A trial at its start, in the model of the slot's last one where it can serve again."""
         model = self.device_task.model(seed)
@@ -327,24 +351,37 @@ class SerialPool(Pool):
         shares = self.device_task.average_shares
         average = None if shares is None else Average(model, shares)
         settings = None
-        if self._compiled and momenta is None:
+        if self._compiled and momenta is None and SCHEDULE_FREE not in tuned:
             settings = capture_settings(self.task, self._device)
-        if settings is not None and last is not None and isinstance(last.train, Captured):
+        alike = last is not None and last.settings == tuned and isinstance(last.train, Captured)
+        if settings is not None and last is not None and alike:
             optimizer = last.optimizer
             train: Callable[[Split], Tensor] = last.train
             for value in chain.from_iterable(each.values() for each in optimizer.state.values()):
                 if isinstance(value, Tensor):
                     value.zero_()
         else:
-            optimizer = make_optimizer(self.task, model, settings)
-            train = partial(_update, self.device_task, self._loss, model, optimizer)
+            optimizer = make_optimizer(self.task, model, settings, tuned)
+            train = partial(
+                _update, self.device_task, self._loss, model, optimizer, self._smoothing(tuned)
+            )
             if settings is not None:
                 modules = [model, self.device_task.prepare, self.device_task.loss]
                 train = Captured(train, modules, self._device)
-        trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta)
+        if _averages(optimizer):
+            free: Any = optimizer
+            free.train()
+            average = None
+        trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta, tuned)
         if self._compiled and (last is None or settings is not None):
             self._kept[slot] = trial
         return trial
+
+    def _smoothing(self, settings: Mapping[str, Any]) -> Tensor | None:
+        """Of a trial's loss, on the device; a compiler would make a number part of the program."""
+        if SMOOTHING not in settings:
+            return None
+        return torch.tensor(settings[SMOOTHING], dtype=torch.float64, device=self._device)
 
     def _occupant(self, slot: int) -> _Trial:
         trial = self._trials[slot]
@@ -369,6 +406,7 @@ class SerialPool(Pool):
         for trial in group:
             trial.model.train()
             trial.failure = None
+            trial.peak = max(trial.rates)
             # Room for all: a small tensor kept from each step would lie between the large ones
             # that come and go, and no gap would ever fit the next one.
             trial.losses = torch.empty(stop - first, dtype=torch.float64, device=self._device)
@@ -390,6 +428,7 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
+            decay_weights(group, trial.rates[trial.update], trial.peak)
             rate = trial.rates[trial.update] * group["lr_ratio"]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -417,10 +456,48 @@ class SerialPool(Pool):
         task = self.device_task
         loader = task.val if blocks is None else task.test
         averaged = None if trial.average is None else trial.average.model
-        measured = task.measured(trial.model, averaged)
-        forwards = [(_forward(task, model.eval()), metrics) for model, metrics in measured]
-        noise = trial.seed, trial.update
-        return loader.over(lambda: evaluate(task, forwards, {}, blocks, noise)[0])
+        with self._averaged(trial) if _averages(trial.optimizer) else nullcontext(averaged) as mean:
+            measured = task.measured(trial.model, mean)
+            forwards = [(_forward(task, model.eval()), metrics) for model, metrics in measured]
+            noise = trial.seed, trial.update
+            return loader.over(lambda: evaluate(task, forwards, {}, blocks, noise)[0])
+
+    @contextmanager
+    def _averaged(self, trial: _Trial) -> Iterator[nn.Module | None]:
+        """In it the model of a schedule-free optimizer has the weights that are averaged.
+
+        Statistics of batch norm are of the weights that train; they are gathered anew from the
+        batches of the last updates, as the package's README says, and set back in the end.
+        """
+        kept = [tensor.detach().clone() for _, tensor in _tensors(trial.model)]
+        optimizer: Any = trial.optimizer
+        optimizer.eval()
+        try:
+            if any(isinstance(part, BATCH_NORMS) for part in trial.model.modules()):
+                self._gather(trial)
+            yield None if self.device_task.average_shares is None else trial.model
+        finally:
+            optimizer.train()
+            with torch.no_grad():
+                for (_, tensor), old in zip(_tensors(trial.model), kept, strict=True):
+                    tensor.copy_(old)
+
+    @torch.no_grad()
+    def _gather(self, trial: _Trial) -> None:
+        task = self.device_task
+        if task.train.shared:
+            raise InputError("schedule_free: batch norm needs the data in memory: see --memory")
+        trial.model.train()
+        with task.training(), task.autocast():
+            reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
+            for batch in task.updates(trial.seed, max(0, trial.update - GATHERED), trial.update):
+                inputs, _ = task.inputs(batch)
+                task.task.outputs(trial.model, laid_out(inputs, task.task.layout))
+
+
+def _averages(optimizer: Any) -> bool:
+    """Whether it is schedule-free: it has one mode for training, one for evaluation."""
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 
 def _forward(task: DeviceTask, model: nn.Module) -> Forward:
@@ -434,13 +511,14 @@ def _forward(task: DeviceTask, model: nn.Module) -> Forward:
 
 def _update(
     task: DeviceTask,
-    loss_of: Callable[[DeviceTask, nn.Module, Tree, Parts], Tensor],
+    loss_of: Callable[[DeviceTask, nn.Module, Tree, Parts, Tensor | None], Tensor],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    smoothing: Tensor | None,
     batch: Split,
 ) -> Tensor:
     with task.autocast():
-        loss = loss_of(task, model, *task.inputs(batch))
+        loss = loss_of(task, model, *task.inputs(batch), smoothing)
     optimizer.zero_grad()
     loss.backward()
     if task.task.clip_norm is not None:
@@ -449,8 +527,11 @@ def _update(
     return loss.detach()
 
 
-def _loss(task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts) -> Tensor:
-    return task.loss_of(task.task.outputs(model, laid_out(inputs, task.task.layout)), parts)
+def _loss(
+    task: DeviceTask, model: nn.Module, inputs: Tree, parts: Parts, smoothing: Tensor | None
+) -> Tensor:
+    outputs = task.task.outputs(model, laid_out(inputs, task.task.layout))
+    return task.loss_of(outputs, parts, smoothing)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -342,6 +342,7 @@ class Program:
         inputs: Tree,
         parts: Parts,
         columns: list[Columns],
+        *smoothing: Tensor,
     ) -> Tensor:
         """One update of every row, in place.
 
@@ -350,22 +351,25 @@ class Program:
             inputs: tensors (K, batch, ...).
             parts: weights (K,), and targets (K, batch, ...).
             columns: of each of its groups, see ``StackedOptimizer.columns``.
+            smoothing: (K,) of labels, where it is not the loss's own.
 
         Returns:
             The losses (K,) before the update.
         """
-        by_name, losses = self.gradients(state, inputs, parts)
+        by_name, losses = self.gradients(state, inputs, parts, *smoothing)
         gradients = [group.matrix(by_name) for group in state.groups]
         if self._clip_norm is not None:
             _clip(gradients, self._clip_norm)
         self._optimizer.step(state.groups, state.weights, gradients, state.states, columns)
         return losses
 
-    def gradients(self, state: StackedState, inputs: Tree, parts: Parts) -> tuple[Tensors, Tensor]:
+    def gradients(
+        self, state: StackedState, inputs: Tree, parts: Parts, *smoothing: Tensor
+    ) -> tuple[Tensors, Tensor]:
         """Gradients (K, ...) and losses (K,) of every row; buffers change as the model says."""
         with sdpa_kernel(KERNELS):
             gradients, losses = vmap(grad_and_value(self._loss))(
-                state.parameters, state.buffers, inputs, parts
+                state.parameters, state.buffers, inputs, parts, *smoothing
             )
         return gradients, losses
 
@@ -386,13 +390,16 @@ class Program:
         with sdpa_kernel(KERNELS), _in_parts():
             return vmap(run, in_dims=(0, None), chunk_size=at_once)(models, inputs)
 
-    def _loss(self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts) -> Tensor:
+    def _loss(
+        self, weights: Tensors, buffers: Tensors, inputs: Tree, parts: Parts, *smoothing: Tensor
+    ) -> Tensor:
         held = {**weights, **buffers}
         # But not around the backward pass, which follows the forward one.
         with self._autocast(), self._mixed():
             if not self._prepared:
                 inputs, parts = self._task.inputs(Split(inputs, parts[0][1]))
-            return self._task.loss_of(self._outputs(self._trained, held, inputs), parts)
+            outputs = self._outputs(self._trained, held, inputs)
+            return self._task.loss_of(outputs, parts, *smoothing)
 
     def _outputs(self, model: nn.Module, held: Tensors, inputs: Tree) -> Tree:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -2,15 +2,26 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrtune.engine.optimizers import OURS, Settings, has_momentum, make_optimizer, momentum_of
+from lrtune.engine.optimizers import (
+    DECAY_BY,
+    DECAYS,
+    OURS,
+    Settings,
+    has_momentum,
+    make_optimizer,
+    momentum_of,
+    settings_of,
+)
 from lrtune.tasks import Task
+from lrtune.tasks.splits import leaves, tree_map
 
 ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
 SINGLE = ("step", "mu_product")  # kinds of state that are one number of a parameter
@@ -50,17 +61,32 @@ class Group:
         settings: of torch's parameter group; ``shape`` too where the rule is by shape.
         initial: what each tensor of the optimizer's state begins with, by torch's names.
         shapes: of each parameter by name, in the order in which they lie in a row.
+        place: of a parameter group of torch's that is so.
+        differ: names of the settings in which rows differ.
     """
 
     rule: Rule
     settings: Settings
     initial: dict[str, float]
     shapes: dict[str, torch.Size]
+    place: int = 0
+    differ: tuple[str, ...] = ()
 
     @property
     def apart(self) -> list["Group"]:
         """Each parameter as a group of its own."""
         return [replace(self, shapes={name: shape}) for name, shape in self.shapes.items()]
+
+    @property
+    def own(self) -> list[Any]:
+        """The numbers in which rows differ, as the settings have them."""
+        return list(leaves([self.settings[name] for name in self.differ]))
+
+    def with_own(self, numbers: Sequence[Tensor]) -> Settings:
+        """The settings with those numbers in their place."""
+        left = iter(numbers)
+        own = [tree_map(lambda _: next(left), self.settings[name]) for name in self.differ]
+        return {**self.settings, **dict(zip(self.differ, own, strict=True))}
 
     def width(self, kind: str) -> int:
         """N of a kind of state, by torch's name."""
@@ -108,7 +134,9 @@ class StackedOptimizer:
         dtype: of all that is trained.
     """
 
-    def __init__(self, task: Task, model: nn.Module, reached: set[str]) -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, reached: set[str], differ: Collection[str] = ()
+    ) -> None:
         """Look at the parameters of a model.
 
         Args:
@@ -116,6 +144,7 @@ class StackedOptimizer:
             model: one of the task's.
             reached: names of the parameters that the loss depends on; the others stay as they are,
                 as torch's optimizers leave what has no gradient.
+            differ: names of settings in which rows differ, but where a group has one of its own.
 
         Raises:
             Unfit: the model or the optimizer is not for many trials at once.
@@ -125,7 +154,9 @@ class StackedOptimizer:
         trained: dict[str, nn.Parameter] = {}
         if not isinstance(task.optimizer, str):
             raise Unfit("the optimizer is your own: one training at a time")
-        optimizer = make_optimizer(task, model)
+        self._make = partial(make_optimizer, task, model)
+        optimizer = self._make()
+        changed = enumerate(self._make(tuned=_other_values(task, differ)).param_groups)
         for part in getattr(optimizer, "parts", [optimizer]):
             rule = RULES.get(type(part))
             if rule is None:
@@ -135,8 +166,10 @@ class StackedOptimizer:
                     raise Unfit(f"group {number} of groups holds what is no parameter of the model")
                 own = {names[p]: p for p in group["params"] if names[p] in reached}
                 settings = {name: value for name, value in group.items() if name != "params"}
+                place, other = next(changed)
+                moved = tuple(name for name, value in settings.items() if other[name] != value)
                 for name, parameter in own.items():
-                    self._add(type(part), settings, name, parameter.shape)
+                    self._add(type(part), settings, place, moved, name, parameter.shape)
                 trained |= own
         for alike in self.groups:  # small ones last, lest they put the others out of line
             shapes = sorted(alike.shapes.items(), key=lambda item: item[1].numel() % ALIGNED != 0)
@@ -155,7 +188,15 @@ class StackedOptimizer:
             raise Unfit(f"its parameters are {types[0]}: only float32 and float64 can be")
         self.dtype = kinds.pop()
 
-    def _add(self, kind: Any, settings: Settings, name: str, shape: torch.Size) -> None:
+    def _add(
+        self,
+        kind: Any,
+        settings: Settings,
+        place: int,
+        differ: tuple[str, ...],
+        name: str,
+        shape: torch.Size,
+    ) -> None:
         """Put a parameter in the group of those like it."""
         if settings.get("dampening"):
             raise Unfit("with dampening, SGD's first update is of another kind than the rest")
@@ -163,10 +204,11 @@ class StackedOptimizer:
         if rule.by_shape:
             settings = {**settings, "shape": shape}
         for known in self.groups:
-            if known.settings == settings:
+            if (known.settings, known.differ) == (settings, differ):
                 known.shapes[name] = shape
                 return
-        self.groups.append(Group(rule, settings, _initial_state(kind, settings), {name: shape}))
+        initial = _initial_state(kind, settings)
+        self.groups.append(Group(rule, settings, initial, {name: shape}, place, differ))
 
     def add_momentum(self, weights: list[Tensor], states: list[Tensors]) -> bool:
         """Make room for momenta that are cycled where the optimizer has none; whether it was."""
@@ -178,7 +220,25 @@ class StackedOptimizer:
                 added = True
         return added
 
-    def columns(self, states: list[Tensors], rates: Tensor, momenta: Tensor) -> list[Columns]:
+    def numbers(self, settings: Settings) -> list[float]:
+        """What a row is given that is trained with these settings, see ``columns``."""
+        made = self._make(tuned=settings).param_groups
+        own: list[Any] = [made[g.place][name] for g in self.groups for name in g.differ]
+        return [float(number) for number in leaves(own)]
+
+    @property
+    def count(self) -> int:
+        """Of such numbers."""
+        return sum(len(group.own) for group in self.groups)
+
+    def columns(
+        self,
+        states: list[Tensors],
+        rates: Tensor,
+        momenta: Tensor,
+        peaks: Tensor,
+        numbers: Sequence[Tensor] = (),
+    ) -> list[Columns]:
         """Count a step, and compute for each group what its rule takes of numbers per row.
 
         These are operations on K numbers. They come before the step, since a compiler would do
@@ -188,16 +248,27 @@ class StackedOptimizer:
             states: of each group by torch's names (K, N), and step (K, parameters).
             rates: float64 (K,).
             momenta: float64 (K,), NaN where it is the settings' own.
+            peaks: float64 (K,): the highest rate of each row.
+            numbers: float64 (K,) of the settings in which rows differ; those behind them are left.
         """
         found: list[Columns] = []
+        left = iter(numbers)
         for group, state in zip(self.groups, states, strict=True):
-            s, steps = group.settings, rates
+            own = [next(left) for _ in group.own]
+            s, steps = group.with_own(own), rates
+            if (by := s.get(DECAY_BY)) is not None:
+                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (rates, peaks)))  # 0: idle rows
+                s = {**s, "weight_decay": s["weight_decay"] * factor}
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
-            scaled = rates if s["lr_ratio"] == 1 else rates * s["lr_ratio"]
-            moved = momenta.nan_to_num(nan=momentum_of(s)) if has_momentum(s) else momenta
-            numbers = group.rule.columns(s, state, steps, scaled, moved)
-            found.append([n.to(self.dtype)[:, None] for n in numbers])
+            ratio, moved = s["lr_ratio"], momenta
+            scaled = rates * ratio if isinstance(ratio, Tensor) or ratio != 1 else rates
+            if has_momentum(s):
+                kept = momentum_of(s)
+                one = isinstance(kept, int | float)
+                moved = momenta.nan_to_num(kept) if one else kept.where(momenta.isnan(), momenta)
+            columns = [*group.rule.columns(s, state, steps, scaled, moved), *own]
+            found.append([n.to(self.dtype)[:, None] for n in columns])
         return found
 
     def step(
@@ -219,7 +290,19 @@ class StackedOptimizer:
         """
         each = zip(groups, weights, gradients, states, columns, strict=True)
         for group, ours, slopes, state, numbers in each:
-            group.rule.step(ours, slopes, state, group.settings, *numbers)
+            first = len(numbers) - len(group.own)
+            s = group.with_own(numbers[first:])
+            group.rule.step(ours, slopes, state, s, *numbers[:first])
+
+
+def _other_values(task: Task, names: Collection[str]) -> dict[str, Any]:
+    """Of some settings, values that torch takes too."""
+    own = settings_of(str(task.optimizer), task.settings) if names else {}
+
+    def other(value: Any) -> Any:
+        return value / 2 if value else 0.5
+
+    return {name: tree_map(other, own[name]) for name in names if name in own}
 
 
 def _initial_state(kind: Any, settings: Settings) -> dict[str, float]:
@@ -256,7 +339,17 @@ def _sgd(
 
 
 def _with_decay(gradients: Tensor, weights: Tensor, s: Settings) -> Tensor:
-    return gradients.add(weights, alpha=s["weight_decay"]) if s["weight_decay"] else gradients
+    decay = s["weight_decay"]
+    if isinstance(decay, Tensor):
+        return gradients.addcmul(weights, decay)
+    return gradients.add(weights, alpha=decay) if decay else gradients
+
+
+def _averaged(square: Tensor, values: Tensor, kept: Tensor | float) -> Tensor:
+    """A mean square after another one; of ``kept``, what it keeps, a number or a column."""
+    if isinstance(kept, Tensor):
+        return square.mul_(kept).addcmul_(values, values * (1 - kept))
+    return square.mul_(kept).addcmul_(values, values, value=1 - kept)
 
 
 def _adam_columns(
@@ -272,13 +365,12 @@ def _moments(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, shares: Tensor, kept: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient with weight decay, or the weights decayed; its mean and its mean square."""
-    if s["decoupled_weight_decay"] and s["weight_decay"]:
-        weights.mul_(kept)
-    else:
+    if not s["decoupled_weight_decay"]:
         gradients = _with_decay(gradients, weights, s)
-    beta2 = s["betas"][1]
+    elif isinstance(s["weight_decay"], Tensor) or s["weight_decay"]:
+        weights.mul_(kept)
     mean = state["exp_avg"].lerp_(gradients, shares)
-    square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+    square = _averaged(state["exp_avg_sq"], gradients, s["betas"][1])
     return gradients, mean, square
 
 
@@ -375,7 +467,7 @@ def _rmsprop(
 ) -> None:
     gradients = _with_decay(gradients, weights, s)
     alpha = s["alpha"]
-    square = state["square_avg"].mul_(alpha).addcmul_(gradients, gradients, value=1 - alpha)
+    square = _averaged(state["square_avg"], gradients, alpha)
     if s["centered"]:
         mean = state["grad_avg"].lerp_(gradients, 1 - alpha)
         square = square.addcmul(mean, mean, value=-1)
@@ -403,9 +495,9 @@ def _adadelta(
     weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, _: Tensor
 ) -> None:
     gradients, rho, eps = _with_decay(gradients, weights, s), s["rho"], s["eps"]
-    square = state["square_avg"].mul_(rho).addcmul_(gradients, gradients, value=1 - rho)
+    square = _averaged(state["square_avg"], gradients, rho)
     moved = state["acc_delta"].add(eps).sqrt_().div_(square.add(eps).sqrt_()).mul_(gradients)
-    state["acc_delta"].mul_(rho).addcmul_(moved, moved, value=1 - rho)
+    _averaged(state["acc_delta"], moved, rho)
     weights.addcmul_(moved, rates, value=-1)
 
 
@@ -418,8 +510,20 @@ ADJUSTED: dict[str | None, Callable[[int, int], float]] = {
 }
 
 
+def _muon_columns(
+    s: Settings, state: Tensors, steps: Tensor, rates: Tensor, momenta: Tensor
+) -> list[Tensor]:
+    return [rates, momenta, 1 - rates * s["weight_decay"]]
+
+
 def _muon(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+    weights: Tensor,
+    gradients: Tensor,
+    state: Tensors,
+    s: Settings,
+    rates: Tensor,
+    momenta: Tensor,
+    kept: Tensor,
 ) -> None:
     height, width = s["shape"]
     buffer = state["momentum_buffer"].lerp_(gradients, 1 - momenta)
@@ -427,7 +531,7 @@ def _muon(
     numbers = moved.shape[1] // (height * width) * height * width  # the rest is for alignment
     matrices = moved[:, :numbers].reshape(-1, height, width)
     moved = _orthogonal(matrices, s).reshape(-1, numbers).to(weights.dtype)
-    weights.mul_(1 - rates * s["weight_decay"])
+    weights.mul_(kept)
     sizes = rates * ADJUSTED[s["adjust_lr_fn"]](height, width)
     weights[:, :numbers].addcmul_(moved, sizes, value=-1)
 
@@ -456,5 +560,5 @@ RULES: dict[Any, Rule] = {
     torch.optim.RMSprop: Rule(_plain, _rmsprop),
     torch.optim.Adagrad: Rule(_adagrad_columns, _adagrad),
     torch.optim.Adadelta: Rule(_plain, _adadelta),
-    torch.optim.Muon: Rule(_plain, _muon, by_shape=True),
+    torch.optim.Muon: Rule(_muon_columns, _muon, by_shape=True),
 }

@@ -22,6 +22,8 @@ def huggingface(ctx: ExportContext) -> str:
     trainer = {"learning_rate": ctx.peak, "lr_scheduler_type": name}
     trainer |= {"lr_scheduler_kwargs": kwargs} if kwargs else {}
     trainer |= optimizer | {"warmup_steps": ctx.warmup, "max_steps": ctx.total}
+    if (smoothing := ctx.schedule.settings.get("label_smoothing")) is not None:
+        trainer["label_smoothing_factor"] = smoothing
     if ctx.schedule.closed_loop:
         trainer |= {"eval_strategy": "epoch", "metric_for_best_model": "loss"}
     install = f"transformers[torch]{SINCE.get(name, '')}"
@@ -37,6 +39,8 @@ def arguments_of(optimizer: FoundOptimizer | None) -> Params | None:
         return {}
     if (
         not optimizer.decoupled
+        or optimizer.decay_by
+        or optimizer.ratios
         or optimizer.settings["amsgrad"]
         or (optimizer.decay and not optimizer.of_matrices)
     ):

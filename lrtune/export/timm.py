@@ -20,14 +20,15 @@ def timm(ctx: ExportContext) -> str:
     """Source that defines `make_scheduler(optimizer)`, with `step_update(num_updates)`."""
     # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint, and its
     # schedulers are of the rate alone.
+    values = scheduler(ctx) | {"cli": ""}
     if ctx.schedule.closed_loop or ctx.schedule.cycles_momentum:
-        torch = scheduler(ctx) | {"make": "torch_scheduler"}
-        return render("timm", ctx, install="timm", name="Wrapped", cli="", **torch)
-    if (curve := native(ctx)) is None:
-        return render("timm", ctx, install="timm", name="Ratio", cli="", ratio=ratio(ctx, "np"))
-    name, kwargs = curve
-    values = {"name": name, "arguments": literals(kwargs), "cli": timm_cli(ctx)}
-    return render("timm", ctx, install=f"timm{SINCE.get(name, '')}", **values)
+        values |= {"make": "torch_scheduler", "name": "Wrapped"}
+    elif (curve := native(ctx)) is None:
+        values |= {"name": "Ratio", "ratio": ratio(ctx, "np")}
+    else:
+        name, kwargs = curve
+        values |= {"name": name, "arguments": literals(kwargs), "cli": timm_cli(ctx)}
+    return render("timm", ctx, install=f"timm{SINCE.get(values['name'], '')}", **values)
 
 
 def native(ctx: ExportContext) -> Native | None:
@@ -124,7 +125,7 @@ def timm_cli(ctx: ExportContext) -> str:
     """The options of timm's train.py, in epochs, on two lines; empty where it has none for this."""
     name, kwargs = native(ctx) or ("", {})
     settled = kwargs.keys() & {"decay_power", "decay_ratio"}  # which train.py has not
-    if name not in CLI or settled or kwargs.get("t_initial", ctx.n) != ctx.n:
+    if ctx.ratios or name not in CLI or settled or kwargs.get("t_initial", ctx.n) != ctx.n:
         return ""
     milestones = kwargs.get("decay_t")
     if isinstance(milestones, list):

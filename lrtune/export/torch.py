@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.export.source import (
+    DECAY_BY,
     Code,
     ExportContext,
     FoundOptimizer,
@@ -15,7 +16,7 @@ from lrtune.export.source import (
     render,
     rise,
 )
-from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.families import FAMILIES, PER_GROUP
 
 # Of lrtune.engine.OPTIMIZERS the classes of torch.optim.
 OPTIMIZERS = {
@@ -43,9 +44,11 @@ def torch(ctx: ExportContext) -> str:
     """Source that defines `make_scheduler(optimizer)`: torch's class, else the formula.
 
     An open loop stepped past the total keeps the rate of the last update, and says so once. All
-    parameter groups get the same rate; `Schedule.torch` keeps the ratios between them. A closed
-    loop takes a metric that is best at its lowest.
+    parameter groups get the same rate, but for those that the search had otherwise. A closed loop
+    takes a metric that is best at its lowest.
     """
+    if ctx.schedule.schedule_free:
+        return render("schedule_free", ctx, install="schedulefree", optimizer=_schedule_free(ctx))
     return render("torch", ctx, install="torch", **scheduler(ctx))
 
 
@@ -68,9 +71,9 @@ def scheduler(ctx: ExportContext) -> dict[str, Any]:
     if row.closed_loop or native(ctx):
         mode = {"mode": "min"} if row.closed_loop else {}
         arguments = literals({**mode, **ctx.params})
-        if ctx.has_ratios and "min_lr" in arguments:
+        for name in arguments.keys() & PER_GROUP if ctx.has_ratios else ():
             each = "share(group, optimizer) for group in optimizer.param_groups"
-            arguments["min_lr"] = f"[{arguments['min_lr']} * {each}]"
+            arguments[name] = f"[{arguments[name]} * {each}]"
         return values | {"arguments": arguments}
     code = _custom(ctx) if ctx.family == "custom" else plain(ctx) or _table(ctx)
     *lines, ratio = defined(ctx, code, s="min({t}, {last})")
@@ -82,8 +85,9 @@ def scheduler(ctx: ExportContext) -> dict[str, Any]:
 def native(ctx: ExportContext) -> bool:
     """Whether torch has a class that gives the rates of an open loop, of every group."""
     row = FAMILIES[ctx.family]
+    one_floor = ctx.has_ratios and ctx.params.get("eta_min")  # an absolute rate
     has_class = row.torch not in ("LambdaLR", "LRScheduler")
-    return not ctx.has_ratios and has_class and row.native(ctx.params)
+    return has_class and not one_floor and row.native(ctx.params)
 
 
 def _optimizer(optimizer: FoundOptimizer) -> str:
@@ -95,10 +99,24 @@ def _optimizer(optimizer: FoundOptimizer) -> str:
         for name, value in optimizer.settings.items()
         if value is not None and value is not False and (value or name not in ZERO)
     }
-    parameters = "groups" if optimizer.of_matrices else "model.parameters()"
+    settings.pop(DECAY_BY, None)
+    parameters = "groups" if optimizer.ratios or optimizer.of_matrices else "model.parameters()"
     if optimizer.name == "muon":
         return call("MuonAdamW", parameters, "hidden_matrices(model)", **settings)
     return call(f"torch.optim.{OPTIMIZERS[optimizer.name]}", parameters, **settings)
+
+
+def _schedule_free(ctx: ExportContext) -> str:
+    """The call that makes the schedule-free form; AdamW's where the optimizer is not known."""
+    found = ctx.optimizer
+    name = "SGD" if found and found.name in ("sgd", "nesterov") else "AdamW"
+    taken = ("momentum", "weight_decay") if name == "SGD" else ("betas", "eps", "weight_decay")
+    settings = {n: found.settings[n] for n in taken if n in found.settings} if found else {}
+    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    grouped = found is not None and (found.ratios or found.of_matrices)
+    parameters = "groups" if grouped else "model.parameters()"
+    given = {"lr": ctx.peak, **settings, "warmup_steps": ctx.warmup or None}
+    return call(f"schedulefree.{name}ScheduleFree", parameters, **given)
 
 
 def _custom(ctx: ExportContext) -> Code:

@@ -1,7 +1,6 @@
 """The sections of the report below its first screen, as the values that its template shows."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from lrtune.format import (
     words,
 )
 from lrtune.reports.first_screen import nothing
-from lrtune.schedule import FAMILIES, Schedule
+from lrtune.schedule import FAMILIES
 from lrtune.verdict import summary
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.recommendation import notes
@@ -74,14 +73,18 @@ def settings(best: BestSchedule, verdict: Verdict | None) -> dict[str, Any]:
         "family": schedule.family,
         "where": f"{', '.join(where)}.",
         "updates": f"{count(horizon)} updates",
-        "terms": _terms(schedule, best.resolved, horizon),
+        "terms": _terms(best, horizon),
         "load": load,
         "json": schedule.to_json(),
     }
 
 
-def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Table:
+TUNED = "tuned with the schedule: set it beside the rate"
+
+
+def _terms(best: BestSchedule, horizon: int) -> Table:
     """The settings side by side: in the field's terms, for any horizon, and what they mean."""
+    schedule, resolved = best.schedule, best.resolved
     free = {"peak_lr": schedule.peak_lr, **schedule.to_dict()["knobs"]}
     meaning = {"peak_lr": "the highest rate"}
     row = FAMILIES[schedule.family]
@@ -99,6 +102,8 @@ def _terms(schedule: Schedule, resolved: Mapping[str, Any], horizon: int) -> Tab
         )
         for name in dict.fromkeys(["peak_lr", *free, *resolved])
     ]
+    rows += [(name, setting(v), setting(v), TUNED) for name, v in schedule.settings.items()]
+    rows += [(label, ratio, ratio, what) for label, ratio, what in best.task.rates]
     return Table(
         ["setting", f"{count(horizon)} updates", "any horizon", "meaning"], rows, "terms", 9
     )

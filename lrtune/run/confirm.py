@@ -16,14 +16,14 @@ from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
-from lrtune.run.run_json import check_same, settings_for
+from lrtune.run.run_json import check_same, check_schedule_free, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
 from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
-from lrtune.search.trials import rates_of
+from lrtune.search.trials import rates_of, tuned_names, tuned_on
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
 from lrtune.verdict.summary import Finalist, room_for
@@ -133,7 +133,10 @@ def confirm(
     trainings = MORE if trainings is None else trainings
     _check_task(run, task, Engine(device=device))
     check_baselines(baselines or (), task, task.horizon if total is None else total)
-    task = replace(_stretched(task, total), average=None)  # nobody ends these trainings early
+    tuned = tuned_names(task, run.settings.tune)
+    task = replace(
+        _stretched(task, total), tuned=tuned, average=None
+    )  # nobody ends these trainings early
     deterministic = run.choice.deterministic
     with locked(run.folder.resolve(), listener.tell), own_settings(deterministic):
         if baselines is not None:
@@ -236,6 +239,9 @@ def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> 
     for schedule in baselines:
         expect("each of baselines", schedule, Schedule, "an lrtune.Schedule")
         rates_of(schedule, horizon)
+        tuned_on(task, schedule)
+        if schedule.schedule_free:
+            check_schedule_free(task)
         if schedule.cycles_momentum:
             check_momentum(task.optimizer_name, optimizer_settings(task))
 
@@ -394,7 +400,9 @@ class Rounds:
 def _check_task(run: Run, task: Task, engine: Engine) -> None:
     """Refuse another task than was searched."""
     names = ("families", "warmup", "cycle_momentum", "seed", "storage", "judge")
-    study = StudyFile(task=task.name, **{name: getattr(run.settings, name) for name in names})
+    tune = [f"{name}={facts.low!r}:{facts.high!r}" for name, facts in run.settings.tune.items()]
+    same = {name: getattr(run.settings, name) for name in names}
+    study = StudyFile(task=task.name, tune=tune, **same)
     settings = settings_for(task, study, engine.devices[0])
     check_same(str(run.folder), settings, None, run.settings)
 

@@ -19,7 +19,7 @@ from lrtune.model.transfer import Transfer, published, read
 from lrtune.reports.figures import of_run
 from lrtune.reports.page import Verdict, summary, write
 from lrtune.run.run_json import read_settings
-from lrtune.schedule import Schedule
+from lrtune.schedule import Schedule, Setting
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.journal import mend, unlock
@@ -80,7 +80,8 @@ class Run:
         """What was searched."""
         searched = self.settings
         families, momentum = tuple(searched.families), searched.cycle_momentum
-        return Space(families, searched.peak_lr, searched.warmup, momentum)
+        tune = tuple(Setting(name, **dict(facts)) for name, facts in searched.tune.items())
+        return Space(families, searched.peak_lr, searched.warmup, momentum, tune)
 
     @property
     def peak_guess(self) -> PeakGuess:
@@ -145,10 +146,16 @@ class Run:
         settings = self.settings
         tuner = Tuner(self.study(), self.space, settings.horizon, self.peak_guess, self.transfer)
         everyone = [one.trained_as(tuner.plain(one.schedule, NEAR)) for one in leaders]
-        known = {finalist.family for finalist in leaders}
-        missing = [name for name in BASELINES if name in self.space.families and name not in known]
+        known = {finalist.family: finalist.compared_as for finalist in everyone}
         everyone += [
-            Finalist(family=name, schedule=tuner.tuned(name), role="baseline") for name in missing
+            # What is tuned with a schedule is no part of a baseline.
+            Finalist(
+                family=f"plain {name}" if name in known else name,
+                schedule=tuner.tuned(name),
+                role="baseline",
+            )
+            for name in BASELINES
+            if name in self.space.families and known.get(name) != "baseline"
         ]
         pick, *others = simplest_first(everyone, tuner.expected([o.schedule for o in everyone]))
         yours = [
@@ -159,7 +166,7 @@ class Run:
             )
             for number, schedule in enumerate(self.settings.baselines, 1)
         ]
-        return [pick, *yours, *sorted(others, key=lambda other: other.family not in BASELINES)]
+        return [pick, *yours, *sorted(others, key=lambda other: other.compared_as != "baseline")]
 
     def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
         """The verdict on the trainings that there are; ``over``: whether no more are to come."""

@@ -12,13 +12,24 @@ import torch
 from torch import nn
 
 from lrtune.engine import RangeTest
-from lrtune.engine.optimizers import check_momentum, make_optimizer, optimizer_settings
-from lrtune.errors import InputError
+from lrtune.engine.optimizers import (
+    check_momentum,
+    make_optimizer,
+    named_settings,
+    optimizer_settings,
+    settings_of,
+)
+from lrtune.engine.pool import SCHEDULE_FREE
+from lrtune.errors import InputError, nearest
 from lrtune.format import without_secrets
-from lrtune.run.study_file import StudyFile
+from lrtune.run.study_file import StudyFile, ranges_of
+from lrtune.schedule import FAMILIES, Setting
+from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
+from lrtune.tasks.groups import base_of, rows_of
+from lrtune.tasks.metrics import smoothing_of
 from lrtune.verdict.settings import (
     Objective,
     OptimizerFacts,
@@ -26,11 +37,14 @@ from lrtune.verdict.settings import (
     RunSettings,
     SearchSettings,
     TaskFacts,
+    TuneFacts,
 )
 
 PACKAGES = ("lrtune", "torch", "optuna", "numpy")
 # What a task and its facts call alike.
 SAME_NAME = ("name", "data", "fingerprint", "classes", "batch_size", "clip_norm", "ema", "average")
+# Numbers that rows of one program cannot differ in.
+FIXED = ("dampening", "initial_accumulator_value", "ns_steps")
 NAMED = 3  # families in a study's name; of more, their number and a digest
 
 
@@ -46,25 +60,29 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
         check_momentum(task.optimizer_name, settings)
+    if any(FAMILIES[name].schedule_free for name in families):
+        check_schedule_free(task)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
         )
+    tune = {one.name: TuneFacts(**asdict(one)) for one in settings_to_tune(task, study)}
     metrics = {
         m.name: Objective(name=m.name, direction=m.direction, unit=m.unit) for m in task.metrics
     }
     return SearchSettings(
-        study=_study(task, families),
+        study=_study(task, families, list(tune)),
         task=TaskFacts(
             **{name: getattr(task, name) for name in SAME_NAME},
             train=task.train.samples,
             val=task.val.samples,
             test=0 if task.test is None else task.test.samples,
             model=task.model_name,
-            parameters=_parameters(task),
             prepare=_state(task.prepare),
             loss=_name(task.loss),
-            groups=None if task.groups is None else _name(task.groups),
+            groups=None if base_of(task.groups) is None else _name(base_of(task.groups)),
+            layer_decay=task.layer_decay,
+            **_parameters(task),
             augment=list(task.augment),
             precision=task.precision or "by device",
             layout=str(task.layout),
@@ -79,6 +97,7 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         families=list(families),
         warmup=warmup,
         cycle_momentum=study.cycle_momentum,
+        tune=tune,
         seed=study.seed,
         device=device.partition(":")[0],  # rates rank alike on cuda:0 and cuda:1, not on a CPU
         storage=None if study.storage is None else kept_url(study.storage),
@@ -87,7 +106,46 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     )
 
 
-def _study(task: Task, families: tuple[str, ...]) -> str:
+def check_schedule_free(task: Task) -> None:
+    """Refuse a task whose optimizer has no schedule-free form."""
+    with torch.random.fork_rng(devices=[]):
+        make_optimizer(task, task.model(), tuned={SCHEDULE_FREE: True})
+
+
+def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
+    """What is tuned with the schedule, checked against the task.
+
+    Raises:
+        InputError: what the task does not have, or what cannot be tuned so.
+    """
+    settings, tuned = named_settings(task), []
+    known = {n: v for n, v in numbers_of(settings).items() if n not in FIXED}
+    if (smoothing := smoothing_of(task.loss)) is not None:
+        known["label_smoothing"] = smoothing
+    for name, (low, high) in ranges_of(study).items():
+        if name == "batch_size":
+            raise InputError(
+                "tune: batch_size changes the number of updates, on which schedules are compared: "
+                "search each with its own --batch-size and --out, then lrtune compare"
+            )
+        if name not in known:
+            why = f"unknown{nearest(name, known)}"
+            if name in settings:
+                why = f"{settings[name]!r} is no number that a search can move"
+            has = ", ".join(known) or "nothing to tune"
+            raise InputError(f"tune {name}: {why}: {task.optimizer_name} on this task has {has}")
+        if study.cycle_momentum and name in ("momentum", "beta1"):
+            raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
+        tuned.append(Setting(name, low, high, known[name]))
+        for end in (low, high):  # torch itself knows what its optimizers take
+            if own := changed(settings, {name: end}):
+                settings_of(str(task.optimizer), {**task.settings, **own})
+        if name == "label_smoothing" and not 0 <= low <= high < 1:
+            raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")
+    return tuned
+
+
+def _study(task: Task, families: tuple[str, ...], tune: list[str]) -> str:
     """The name of the study and of its folder.
 
     What is asked for beside the data comes last, so that two questions have two folders.
@@ -99,14 +157,17 @@ def _study(task: Task, families: tuple[str, ...]) -> str:
         digest = hashlib.blake2b(",".join(families).encode(), digest_size=3).hexdigest()
         few = len(families) <= NAMED
         parts += families if few else [f"{len(families)}-families-{digest}"]
+    parts += ["tune", *tune] if tune else []
     return "-".join(parts)
 
 
-def _parameters(task: Task) -> int:
+def _parameters(task: Task) -> dict[str, Any]:
+    """How many, and those with rates of their own; what cannot be is told before all is kept."""
     parameters = check_model(task)
     with torch.random.fork_rng(devices=[]):
-        make_optimizer(task, task.model())  # groups that cannot be are told before anything is kept
-    return parameters
+        model = task.model()
+    make_optimizer(task, model)
+    return {"parameters": parameters, "lr_ratios": rows_of(task.groups, task.freeze, model)}
 
 
 def _name(part: object) -> str:
@@ -127,7 +188,9 @@ def _state(module: nn.Module) -> str:
 
 
 # What a user changes by name; what follows from it (the study's name, the fingerprint) comes after.
-CHANGED_FIRST = ("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name")
+CHANGED_FIRST = (
+    *("seed", "epochs", "task.name", "task.model", "task.batch_size", "optimizer.name", "tune."),
+)
 
 
 def check_same(
@@ -148,7 +211,7 @@ def check_same(
     ]
     if not changed:
         return
-    name = min(changed, key=lambda name: (name not in CHANGED_FIRST, name))
+    name = min(changed, key=lambda name: (not name.startswith(CHANGED_FIRST), name))
     earlier, later = _shown(then.get(name)), _shown(now.get(name))
     if name == "task.fingerprint":
         raise InputError(
@@ -168,7 +231,11 @@ def _shown(value: object) -> str:
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 

@@ -31,6 +31,12 @@ class StudyFile(TaskOptions):
     cycle_momentum: bool = Field(
         False, description="one_cycle and cyclic also cycle the momentum, as torch's do"
     )
+    tune: list[str] = Field(
+        [],
+        description="tune with the schedule: weight_decay=1e-4:1e-1, momentum=0.8:0.99, another "
+        "number of the optimizer, label_smoothing; several times",
+        json_schema_extra=REPEATED,
+    )
     budget: float | None = Field(
         None, gt=0, description="whole trainings in all: range test, search, confirmation [50]"
     )
@@ -87,7 +93,10 @@ class StudyFile(TaskOptions):
 
 
 # Options that Python passes by their own name; all others belong to one of tune's objects.
-IN_PYTHON = ("families", "peak_lr", "warmup", "cycle_momentum", "seed", "judge", "storage", "out")
+IN_PYTHON = (
+    *("families", "peak_lr", "warmup", "cycle_momentum", "tune"),
+    *("seed", "judge", "storage", "out"),
+)
 STOPPING = ("pruner", "epsilon", "patience", "min_delta", "audit")
 OBJECTS = {
     **dict.fromkeys(("trials", "updates"), "budget=Budget"),
@@ -136,10 +145,38 @@ def from_python(task: "Task | str", options: Mapping[str, Any]) -> StudyFile:
             raise InputError(f"{name}: a Task has its own: leave it out, or name the data instead")
     if "families" in given:
         given["families"] = list(names_of(given["families"]))
+    if isinstance(given.get("tune"), Mapping):
+        given["tune"] = [f"{name}={_written(ends)}" for name, ends in given["tune"].items()]
     if "out" in given:
         given["out"] = str(given["out"])
     given["task"] = task if isinstance(task, str) else task.name
     return validate(StudyFile, given, "tune")
+
+
+def _written(ends: object) -> str:
+    """A range as the command line has it."""
+    return ":".join(map(repr, ends)) if isinstance(ends, list | tuple) else repr(ends)
+
+
+def ranges_of(study: StudyFile) -> dict[str, tuple[float, float]]:
+    """What is tuned with the schedule, by name, from where to where.
+
+    Raises:
+        InputError: not of the form name=low:high, or a name twice.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+    for text in study.tune:
+        name, _, rest = text.partition("=")
+        try:
+            low, high = map(float, rest.split(":"))
+        except ValueError as error:
+            raise InputError(
+                f"tune={text!r}: expected name=low:high: weight_decay=1e-4:1e-1"
+            ) from error
+        if name in ranges:
+            raise InputError(f"tune={text!r}: {name} twice")
+        ranges[name] = low, high
+    return ranges
 
 
 def load(study: StudyFile) -> "Task":
@@ -163,6 +200,7 @@ def check(study: StudyFile) -> None:
     from lrtune.run.tensorboard import check as check_tensorboard
     from lrtune.search.space import SEARCHABLE, Space
     from lrtune.tasks import METRICS
+    from lrtune.tasks.groups import ratios_of
     from lrtune.tasks.images import check_augment
     from lrtune.tasks.stream import parse_size
 
@@ -174,10 +212,13 @@ def check(study: StudyFile) -> None:
         settings = settings_of(name, given)
         if study.cycle_momentum:
             check_momentum(name, settings)
+    ranges_of(study)
     metrics = {metric.name for row in METRICS.values() for metric in row}
     if study.metric is not None and study.metric not in metrics:
         hint = nearest(study.metric, metrics)
         raise InputError(f"metric {study.metric!r}: one of {', '.join(sorted(metrics))}{hint}")
+    if study.groups is not None:
+        ratios_of(",".join(study.groups))
     if study.memory is not None:
         parse_size(study.memory)
     check_augment(tuple(filter(None, study.augment or ())), (3, 32, 32))  # as if of images
@@ -202,7 +243,7 @@ def stopping_of(study: StudyFile) -> "Stopping":
     """When a trial ends early."""
     from lrtune.search.early_stopping import Stopping
 
-    given = study.model_dump(include={*STOPPING}, exclude_unset=True)
+    given = study.model_dump(include={*STOPPING}, exclude_unset=True, exclude_none=True)
     if study.no_prune:
         if given:
             raise InputError(

@@ -66,6 +66,7 @@ def _write(folder: Path, row: "pd.Series[Any]", run: RunSettings) -> None:
     content, step = Schedule.from_json(row["schedule"]).to_dict(), curve_of(row, "step")
     settings = {name: content[name] for name in ("family", "peak_lr", "warmup")}
     settings |= {name: str(setting(value)) for name, value in content["knobs"].items()}
+    settings |= content.get("settings", {})
     updates, rates, _ = rates_of(row, run.horizon)
     curves = {"learning_rate": (updates, rates), "train/loss": (step, curve_of(row, "train_loss"))}
     curves |= {f"validation/{m}": (step, curve_of(row, f"val_{m}")) for m in run.metrics}

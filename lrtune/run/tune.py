@@ -35,7 +35,7 @@ from lrtune.run.study_file import (
     load,
     stopping_of,
 )
-from lrtune.schedule import Schedule
+from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import SearchState, SurrogateSampler, records
 from lrtune.search.budget import (
     CONFIRMED,
@@ -50,6 +50,7 @@ from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of, kept_url
+from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
 from lrtune.tasks.task import dummy_scores
 from lrtune.verdict.best import guessed
@@ -216,7 +217,15 @@ class Tuning:
         stopping = StoppingFacts(**self.stopping.settings(len(task.checkpoints)))
         more = {"stopping": stopping, "transfer": self.transfer.fingerprint}
         self._settings = settings_for(task, study, self._device).model_copy(update=more)
+        if self._settings.tune:
+            self.task = replace(task, tuned=tuned_names(task, self._settings.tune))
         self._folder = folder_of(study, self._settings.study)
+        families = *self._settings.families, *(schedule.family for schedule in self.baselines)
+        self._schedule_free = any(FAMILIES[name].schedule_free for name in families)
+        if self._schedule_free and self.engine.kind == "fused":
+            raise InputError("engine fused: schedule_free trains one training at a time")
+        if self._schedule_free:
+            self.engine = replace(self.engine, kind="serial")
         self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
@@ -260,8 +269,13 @@ class Tuning:
         )
         for note in task.notes:
             self._tell(f"  {note}")
+        if self._schedule_free:
+            self._tell("engine: serial, since schedule_free trains one training at a time")
+        for label, ratio, what in self._settings.task.rates:
+            self._tell(f"  {label}: {ratio} ({what})")
         facts = {"command": self.command, "seed": study.seed}
         facts |= {"families": self._settings.families, "budget": asdict(self._limits)}
+        facts |= {"lr_ratios": [group.to_json() for group in self._settings.task.lr_ratios]}
         self.listener.started(task, facts)
 
     def _earlier(self) -> tuple[Run | None, str]:
@@ -322,6 +336,7 @@ class Tuning:
         study = run.study()
         check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
+        guess = guess and {**guess, **run.space.start}
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
             tell("the schedule that lrtune guess said is tried first")
             study.enqueue_trial(guess)

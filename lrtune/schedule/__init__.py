@@ -4,6 +4,17 @@ from lrtune.schedule.families import FAMILIES
 from lrtune.schedule.family import Family, Knob
 from lrtune.schedule.reactive import Controller
 from lrtune.schedule.schedule import Schedule, load, parse
+from lrtune.schedule.setting import Setting
 from lrtune.schedule.shapes import register
 
-__all__ = ["FAMILIES", "Controller", "Family", "Knob", "Schedule", "load", "parse", "register"]
+__all__ = [
+    "FAMILIES",
+    "Controller",
+    "Family",
+    "Knob",
+    "Schedule",
+    "Setting",
+    "load",
+    "parse",
+    "register",
+]

@@ -15,6 +15,9 @@ from lrtune.errors import InputError
 from lrtune.schedule import reactive, shapes
 from lrtune.schedule.family import Family, Knob, Knobs, Params, count
 
+# Torch's arguments that are absolute rates, and may differ between parameter groups.
+PER_GROUP = ("base_lr", "max_lr", "min_lr")
+
 
 def _floor(name: str) -> Knob:
     # Zero (Bergsma 2025) to the tenth of Hoffmann 2022.
@@ -351,6 +354,15 @@ ROWS = (
         machine=reactive.GREEDY,
         torch="LRScheduler",
         source="Subramanian et al. 2025, arXiv 2512.14527",
+    ),
+    Family(
+        "schedule_free",
+        "the peak throughout, weights averaged by a schedule-free optimizer",
+        knobs=(),
+        resolve=lambda k, n, peak: {},
+        body=lambda s, n, peak: np.full(n, peak),
+        source="Defazio et al. 2024, arXiv 2405.15682",
+        schedule_free=True,
     ),
 )
 

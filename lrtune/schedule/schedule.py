@@ -62,6 +62,8 @@ class Schedule:
         warmup: linear rise before the body, as a fraction of the horizon in [0, 1).
         warmup_start: where the rise starts, as a ratio of the peak in (0, 1].
         knobs: the family's settings; those not given take their defaults.
+        settings: numbers of the training that were tuned with it, in place of the task's own
+            (``{"weight_decay": 0.03}``); it says nothing of the rates.
 
     Raises:
         InputError: a name or a value is not admissible.
@@ -81,12 +83,15 @@ class Schedule:
     warmup: float = 0.0
     warmup_start: float = 0.01
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise unknown("family", self.family, FAMILIES)
-        if not isinstance(self.knobs, Mapping):
-            raise InputError(f"knobs={self.knobs!r}: expected a mapping of names to values")
+        for name in ("knobs", "settings"):
+            if not isinstance(getattr(self, name), Mapping):
+                value = getattr(self, name)
+                raise InputError(f"{name}={value!r}: expected a mapping of names to values")
         row = FAMILIES[self.family]
         peak = number("peak_lr", self.peak_lr, TINY, 1 / TINY, "a finite number above 0")
         warmup = number("warmup", self.warmup, 0, BELOW_ONE, "a fraction of the horizon in [0, 1)")
@@ -95,6 +100,12 @@ class Schedule:
             raise InputError(f"{row.name}: warmup={warmup}: expected 0, it has a rise of its own")
         knobs = Knobs(row.normalise(self.knobs, peak))
         values = {"peak_lr": peak, "warmup": warmup, "warmup_start": start, "knobs": knobs}
+        values["settings"] = Knobs(
+            {
+                name: number(f"settings: {name}", value, -1 / TINY, 1 / TINY, "a finite number")
+                for name, value in sorted(self.settings.items())
+            }
+        )
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -106,6 +117,11 @@ class Schedule:
     def closed_loop(self) -> bool:
         """Whether the next rate depends on the validation metric."""
         return self._row.closed_loop
+
+    @property
+    def schedule_free(self) -> bool:
+        """Whether its rates are for the schedule-free form of an optimizer."""
+        return self._row.schedule_free
 
     @property
     def cycles_momentum(self) -> bool:
@@ -163,7 +179,7 @@ class Schedule:
         ]
         own = [knob for knob in there if self.knobs[knob.name] != knob.default]
         numbers, all_numbers = (sum(knob.length for knob in knobs) for knobs in (own, there))
-        return numbers + bool(self.warmup), all_numbers
+        return numbers + bool(self.warmup) + len(self.settings), all_numbers + len(self.settings)
 
     def resolve(self, total: int) -> dict[str, Any]:
         """The parameters in the field's own terms (torch's, where it has the family); JSON-able."""
@@ -177,11 +193,15 @@ class Schedule:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict` reads it."""
-        return {
+        data = {
             "format": FORMAT,
             **{f.name: getattr(self, f.name) for f in fields(self)},
             "knobs": {name: _plain(value) for name, value in self.knobs.items()},
+            "settings": dict(self.settings),
         }
+        if not self.settings:  # as most have none, and none had before there were any
+            del data["settings"]
+        return data
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
@@ -194,7 +214,7 @@ class Schedule:
         if not isinstance(data, Mapping):
             raise InputError(f"schedule: expected an object, got {type(data).__name__}")
         _check_format(data)
-        names = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls) if f.name != "settings" or f.name in data]
         _same_keys("schedule", data, ["format", *names])
         schedule = cls(**{name: data[name] for name in names})
         _same_keys(f"{schedule.family}: knobs", data["knobs"], schedule.knobs)
@@ -282,7 +302,7 @@ def _value(text: str) -> object:
 def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON (cut short?): {error}") from error
 
 

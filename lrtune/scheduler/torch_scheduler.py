@@ -19,6 +19,7 @@ A loop that steps it otherwise than it was made for is warned once, and goes on.
 """
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,13 +33,11 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, SequentialLR
 
 from lrtune.errors import InputError, ScheduleWarning
-from lrtune.schedule.families import FAMILIES
+from lrtune.schedule.families import FAMILIES, PER_GROUP
 from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-
-# Torch's arguments that are absolute rates and may differ between parameter groups.
-PER_GROUP = ("base_lr", "max_lr", "min_lr")
+from lrtune.schedule.setting import numbers_of
 
 OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
 Unit: TypeAlias = Literal["update", "epoch"]
@@ -102,11 +101,25 @@ def scheduler(
     """
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
+    if schedule.schedule_free and not hasattr(optimizer, "eval"):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} is not schedule-free: take the one that "
+            "lrtune export --to torch writes, and call its train() and eval()"
+        )
     if schedule.cycles_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
         raise InputError(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
+    made_with = numbers_of(optimizer.defaults)
+    for name, value in schedule.settings.items():
+        if not math.isclose(made_with.get(name, value), value, rel_tol=1e-3):
+            warnings.warn(
+                f"the schedule was found with {name}={value:.6g}, and the optimizer is made with "
+                f"{name}={made_with[name]:.6g}: make it with the former",
+                ScheduleWarning,
+                stacklevel=2,
+            )
     watch = _Watch(SchedulerSpec(schedule, total, mode, unit, on_changed_total))
     made: LRScheduler = _made(_ClosedLoop if schedule.closed_loop else _OpenLoop, watch, optimizer)
     watch.attach(made)

@@ -16,10 +16,10 @@ from optuna.trial import FrozenTrial
 
 from lrtune.errors import InputError, expect
 from lrtune.model.decide import expected_gain, propose
-from lrtune.model.features import features, features_table
+from lrtune.model.features import features_table
 from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer, published
-from lrtune.schedule import FAMILIES, Schedule
+from lrtune.schedule import FAMILIES, Knob, Schedule
 from lrtune.search.space import (
     FAMILY,
     SPLINE,
@@ -96,7 +96,7 @@ class SurrogateSampler(BaseSampler):
         self._seed = seed
         self._transfer = published() if transfer is None else transfer
         self._guess = guess_in(space) if peak is None else peak
-        self._model = StudyModel(total, self._transfer)
+        self._model = StudyModel(total, self._transfer, space.beside)
         self._candidates = Candidates(space, seed)
         self._drawn: dict[int, Params] = {}  # by number of the trial
         self._families: dict[int, str] = {}  # drawn and not yet asked for
@@ -129,7 +129,7 @@ class SurrogateSampler(BaseSampler):
         rows = self._open(params, x, running, index)
         x = self._with_others(x[rows], leaders, rng)
         chosen = propose(posterior, x, 1, rng, self._model.x_of(running))[0]
-        best, others = params[rows[chosen]], self._model.others
+        best, others = params[rows[chosen]], self._others
         places = x[chosen, x.shape[1] - len(others) :].tolist()
         beside = {
             name: from_unit(distribution, place)
@@ -210,6 +210,12 @@ class SurrogateSampler(BaseSampler):
         sampler = RandomSampler(seed=int(np.random.SeedSequence(words).generate_state(1)[0]))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
+    @property
+    def _others(self) -> dict[str, BaseDistribution]:
+        """Parameters beside the schedule that the space does not have."""
+        others = self._model.others.items()
+        return {name: d for name, d in others if name not in self._space.beside}
+
     def _leaders(self, posterior: Posterior) -> list[Params]:
         """Parameters of the trials that are believed to be the best."""
         rows = self._model.whole_rows
@@ -226,18 +232,21 @@ class SurrogateSampler(BaseSampler):
         schedules = [s for s in map(schedule_of, running) if s is not None]
         open_ = np.ones(len(x), dtype=bool)
         if schedules:
-            under_way = self._transfer.scaled(np.array([features(s) for s in schedules]))
+            under_way = self._transfer.scaled(self._model.x_of(running)[:, : x.shape[1]])
             apart = np.abs(self._transfer.scaled(x)[:, None] - under_way[None]).max(2).min(1)
             open_ &= apart > min(APART, apart.max() / 2)
         if index < HEDGED:
             taken = {s.family for s in (*schedules, *(t.schedule for t in self._model.over))}
             other = open_ & np.array([candidate[FAMILY] not in taken for candidate in params])
             open_ = other if other.any() else open_
+            start = self._space.start.items()  # other tasks say how schedules do without tuning
+            own = open_ & np.array([start <= candidate.items() for candidate in params])
+            open_ = own if own.any() else open_
         return np.flatnonzero(open_) if open_.any() else np.arange(len(x))
 
     def _with_others(self, x: Array, leaders: list[Params], rng: np.random.Generator) -> Array:
-        """With parameters beside the schedule: anywhere, or near to those of a leading trial."""
-        others = self._model.others
+        """With parameters beside the space: anywhere, or near to those of a leading trial."""
+        others = self._others
         places = rng.random((len(x), len(others)))
         known = [
             [unit(d, params[name]) if name in params else 0.5 for name, d in others.items()]
@@ -301,7 +310,7 @@ class Candidates:
         return [params[row] for row in rows], x[rows]
 
     def _made(self, drawn: list[Params]) -> tuple[list[Params], Array]:
-        return drawn, features_table([self._space.schedule(params) for params in drawn])
+        return drawn, table_of(self._space, [self._space.schedule(params) for params in drawn])
 
     def _random(self, rng: np.random.Generator) -> list[Params]:
         families = [name for name in self._space.families if name != SPLINE] or [SPLINE]
@@ -312,6 +321,8 @@ class Candidates:
         places = rng.random(len(knobs))
         own = {name: from_unit(d, p) for (name, d), p in zip(knobs.items(), places, strict=True)}
         plain = self._space.defaults(family) if rng.random() < PLAIN else {}
+        for name, start in self._space.start.items():
+            plain |= {name: start} if rng.random() < PLAIN else {}
         return {FAMILY: family, **own, **plain}
 
     def _near(self, best: Sequence[Params], rng: np.random.Generator) -> list[Params]:
@@ -320,11 +331,14 @@ class Candidates:
             return []
         drawn = [self._moved(own[i % len(own)], rng) for i in range(NEAR)]
         if SPLINE in self._space.families:
-            schedules = (self._space.schedule(p) for p in own if p[FAMILY] != SPLINE)
+            others = (p for p in own if p[FAMILY] != SPLINE)
+            schedules = [(self._space.schedule(params), params) for params in others]
+            beside = self._space.beside
             # The spline of the same shape: from there the free form may go on.
             drawn += [
                 {FAMILY: SPLINE, **as_spline(schedule, self._knobs[SPLINE])}
-                for schedule in schedules
+                | {name: params[name] for name in beside}
+                for schedule, params in schedules
                 if not schedule.closed_loop
             ]
         return drawn
@@ -340,6 +354,12 @@ class Candidates:
         return moved
 
 
+def table_of(space: Space, schedules: Sequence[Schedule]) -> Array:
+    """What the model sees of schedules: their curves, and what is tuned with them."""
+    places = np.array([space.places(schedule) for schedule in schedules])
+    return np.hstack([features_table(schedules), places.reshape(len(schedules), len(space.tune))])
+
+
 class Tuner:
     """What the model of all trials of a study expects of schedules, tried or not.
 
@@ -351,14 +371,15 @@ class Tuner:
         self, study: optuna.Study, space: Space, total: int, guess: PeakGuess, transfer: Transfer
     ) -> None:
         """Read the study; the rest is as in ``SurrogateSampler``."""
-        self._space, self._model = space, StudyModel(total, transfer)
+        self._space, self._model = space, StudyModel(total, transfer, space.beside)
         self._model.read(study)
         self._posterior = Surrogate(transfer, guess).posterior(self._model.observations())
 
     def expected(self, schedules: Sequence[Schedule]) -> Array:
         """How bad each will be (schedules,), in standard deviations between seeds."""
-        x = features_table(schedules)
-        x = np.hstack([x, np.full((len(x), len(self._model.others)), 0.5)])
+        x = table_of(self._space, schedules)
+        others = len(self._model.others) - len(self._space.tune)
+        x = np.hstack([x, np.full((len(x), others), 0.5)])
         return np.asarray(self._posterior.mean_and_sd(x)[0] / self._posterior.noise)
 
     def tuned(self, family: str) -> Schedule:
@@ -387,16 +408,18 @@ class Tuner:
         """
         if schedule.closed_loop:  # the model knows nothing of its settings
             return schedule
-        values = schedule.knobs
-        row = FAMILIES[schedule.family].knobs
-        knobs = [k for k in row if values.get(k.name, k.default) != k.default]
+        values, row = schedule.knobs, FAMILIES[schedule.family].knobs
+        odd: list[Knob | str] = [k for k in row if values.get(k.name, k.default) != k.default]
+        odd += schedule.settings
         forms = [schedule]
-        for reset in chain(*(combinations(knobs, count + 1) for count in range(len(knobs)))):
-            own = {**values, **{knob.name: knob.default for knob in reset}}
+        for reset in chain(*(combinations(odd, count + 1) for count in range(len(odd)))):
+            knobs = {k.name: k.default for k in reset if isinstance(k, Knob)}
+            settings = {n: v for n, v in schedule.settings.items() if n not in reset}
+            form: Any = {"knobs": {**values, **knobs}, "settings": settings}
             for factor in SHIFTS:
                 peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
                 with suppress(InputError):  # the check of some families is of settings together
-                    forms.append(replace(schedule, peak_lr=peak, knobs=own))
+                    forms.append(replace(schedule, peak_lr=peak, **form))
         expected = self.expected(forms)
         near = np.flatnonzero(expected <= expected.min() + most)
         return forms[min(near, key=lambda row: (forms[row].complexity, expected[row]))]

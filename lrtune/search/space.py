@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Real
 from typing import Any
 
@@ -17,14 +17,16 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial, FrozenTrial
 
 from lrtune.errors import InputError, expect
-from lrtune.schedule import FAMILIES, Knob, Schedule
+from lrtune.schedule import FAMILIES, Knob, Schedule, Setting
 from lrtune.schedule.family import unknown
 
 FAMILY = "family"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 SPLINE = "spline"  # the family that may have any shape
 LOWEST_PEAK, HIGHEST_PEAK = 1e-12, 1e6
-SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
+SEARCHABLE = tuple(
+    name for name, family in FAMILIES.items() if family.searchable and not family.schedule_free
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Space:
         warmup: shortest and longest warmup, fractions of the horizon.
         cycle_momentum: whether one_cycle and cyclic also cycle the momentum, as torch's do, between
             bounds that are searched; else momentum is the optimizer's own.
+        tune: what is tuned with the schedule: parameters of every family, without its prefix.
 
     Raises:
         InputError: an unknown family, an empty range, an argument of another kind.
@@ -49,6 +52,7 @@ class Space:
     peak_lr: tuple[float, float] = (1e-4, 1.0)
     warmup: tuple[float, float] = (0.0, 0.2)
     cycle_momentum: bool = False
+    tune: tuple[Setting, ...] = ()
 
     def __post_init__(self) -> None:
         """Check families and ranges."""
@@ -78,7 +82,23 @@ class Space:
         optional = FAMILIES[family].optional if self.cycle_momentum else ()
         for knob in (*FAMILIES[family].knobs, *optional):
             own |= _distributions(knob)
-        return {f"{family}.{name}": distribution for name, distribution in own.items()}
+        named = {f"{family}.{name}": distribution for name, distribution in own.items()}
+        return named | self.beside
+
+    @cached_property
+    def beside(self) -> dict[str, BaseDistribution]:
+        """The parameters of what is tuned with every schedule."""
+        return {one.param: FloatDistribution(*one.ends, log=one.log) for one in self.tune}
+
+    @cached_property
+    def start(self) -> dict[str, float]:
+        """The same at the task's own values, or as near to them as the ranges reach."""
+        return {one.param: one.start for one in self.tune}
+
+    def places(self, schedule: Schedule) -> list[float]:
+        """Where a schedule lies in the ranges of ``beside``, 0 ... 1."""
+        settings = schedule.settings
+        return [unit(self.beside[one.param], one.param_of(settings)) for one in self.tune]
 
     def defaults(self, family: str) -> dict[str, Any]:
         """The parameters with which a family's own knobs, as far as searched, are at defaults."""
@@ -106,17 +126,20 @@ class Space:
         """The schedule that these parameters (``family`` and its own; others are ignored) say.
 
         They may be the ``params`` of an Optuna trial or the config of a Ray Tune trial. A parameter
-        without the family's prefix (your own ``warmup``, say) is not part of the schedule.
+        without the family's prefix (your own ``warmup``, say) is not part of the schedule, but for
+        what is in ``tune``: that is a setting of the schedule where it is not the task's own value.
         """
         name = params[FAMILY]
         own = own_params(params)
         row = FAMILIES[name]
         knobs = [*row.knobs, *(knob for knob in row.optional if knob.name in own)]
+        tuned = {one: one.value(params[one.param]) for one in self.tune if one.param in params}
         return Schedule(
             name,
             peak_lr=own["peak_lr"],
             warmup=own.get("warmup", 0.0),
             knobs={knob.name: _value(knob, own) for knob in knobs if knob.counts(own)},
+            settings={one.name: value for one, value in tuned.items() if not one.is_own(value)},
         )
 
 
@@ -186,6 +209,7 @@ def as_spline(schedule: Schedule, knobs: Mapping[str, BaseDistribution]) -> dict
     return {
         name: min(max(values[name], d.low), d.high)  # type: ignore[attr-defined]
         for name, d in knobs.items()
+        if name in values  # what is tuned with it is none of its shape
     }
 
 

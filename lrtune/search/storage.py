@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import make_url
 
 from lrtune.engine import Progress
-from lrtune.errors import InputError, as_utf8
+from lrtune.errors import InputError, as_utf8, described
 from lrtune.files import plain
 from lrtune.format import without_secrets
 from lrtune.schedule import Schedule
@@ -333,16 +333,22 @@ def records(study: optuna.Study) -> list[Record]:
 
 
 def _record(trial: FrozenTrial) -> Record:
-    kept = trial.user_attrs[RECORD]
-    return Record(
-        number=index_of(trial),
-        optuna_number=trial.number,
-        schedule=Schedule.from_json(trial.user_attrs[SCHEDULE]),
-        params=trial.params,
-        value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
-        curves=Curves.from_json(kept["curves"]),
-        **{name: kept[name] for name in KEPT},
-    )
+    try:
+        kept = trial.user_attrs[RECORD]
+        return Record(
+            number=index_of(trial),
+            optuna_number=trial.number,
+            schedule=Schedule.from_json(trial.user_attrs[SCHEDULE]),
+            params=trial.params,
+            value=trial.values[0] if trial.state == TrialState.COMPLETE else None,
+            curves=Curves.from_json(kept["curves"]),
+            **{name: kept[name] for name in KEPT},
+        )
+    except (LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"trial {trial.number} of the study: its record is damaged ({described(error)}): "
+            "bring the storage back from a copy"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

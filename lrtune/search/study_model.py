@@ -1,7 +1,7 @@
 """StudyModel: what the trials of a study tell the model of schedules, each trial read once."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -89,12 +89,21 @@ class StudyModel:
     What it tells is a function of the trials and the order in which they ended.
     """
 
-    def __init__(self, total: int, transfer: Transfer) -> None:
-        """Start with nothing read; ``total`` is the updates of a full trial."""
+    def __init__(
+        self, total: int, transfer: Transfer, beside: Mapping[str, BaseDistribution] | None = None
+    ) -> None:
+        """Start with nothing read.
+
+        Args:
+            total: updates of a full trial.
+            transfer: what other tasks teach.
+            beside: parameters beside the schedule that are known before any trial has them.
+        """
         if type(total) is not int or total < 1:
             raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         self.total = total
         self._transfer = transfer
+        self._beside = dict(beside or {})
         self._begin("", True)
 
     def _begin(self, study: str, minimize: bool) -> None:
@@ -105,7 +114,7 @@ class StudyModel:
         self._under_way: dict[int, _Curve] = {}  # by number, as they were looked at last
         self.scale = Scale(1.0, 0.0, 0.0)  # on which values are compared
         self._gains: dict[tuple[int, bool], Gain] = {}
-        self.others: dict[str, BaseDistribution] = {}  # parameters beside the schedule
+        self.others = dict(self._beside)  # parameters beside the schedule
         self.without_schedule = 0  # trials that are over and carry none
 
     def read(

@@ -11,8 +11,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
-from lrtune.engine.pool import Snapshot
+from lrtune.engine.optimizers import named_settings
+from lrtune.engine.pool import SCHEDULE_FREE, SMOOTHING, Snapshot
 from lrtune.schedule import Controller, Schedule
+from lrtune.schedule.family import unknown
+from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.storage import (
@@ -26,6 +29,8 @@ from lrtune.search.storage import (
     unique_trials,
     was_cut_short,
 )
+from lrtune.tasks import Task
+from lrtune.tasks.metrics import smoothing_of
 
 TRIAL = "trial "  # what the keys of a search's trials begin with
 
@@ -51,7 +56,9 @@ class Training:
         """Put a new training in a free slot."""
         horizon = pool.task.horizon
         own["rates"], own["controller"] = rates_of(schedule, horizon)
-        own["untrained"] = pool.start(slot, own["rates"], seed, schedule.momenta(horizon))
+        settings = tuned_on(pool.task, schedule)
+        momenta = schedule.momenta(horizon)
+        own["untrained"] = pool.start(slot, own["rates"], seed, momenta, settings)
         return cls(schedule=schedule, seed=seed, seconds=own["untrained"].seconds, **own)
 
     @classmethod
@@ -93,6 +100,33 @@ def rates_of(schedule: Schedule, horizon: int) -> tuple[NDArray[np.float64], Con
         return schedule.rates(horizon), None
     controller = schedule.controller(horizon, mode="min")
     return controller.rates, controller
+
+
+def tuned_on(task: Task, schedule: Schedule) -> dict[str, Any]:
+    """What was tuned with a schedule, as a pool takes it.
+
+    Raises:
+        InputError: the task does not have it.
+    """
+    free = {SCHEDULE_FREE: True} if schedule.schedule_free else {}
+    if not schedule.settings:
+        return free
+    own = named_settings(task)
+    known = [*numbers_of(own), *([SMOOTHING] if smoothing_of(task.loss) is not None else [])]
+    for name in schedule.settings:
+        if name not in known:
+            raise unknown(f"{schedule.family}: setting of {task.optimizer_name}", name, known)
+    return _in_torchs_terms(own, schedule.settings) | free
+
+
+def tuned_names(task: Task, names: Iterable[str]) -> tuple[str, ...]:
+    """What pools call the settings with these names."""
+    return tuple(_in_torchs_terms(named_settings(task), dict.fromkeys(names, 0.0)))
+
+
+def _in_torchs_terms(own: Mapping[str, Any], tuned: Mapping[str, float]) -> dict[str, Any]:
+    smoothing = {name: value for name, value in tuned.items() if name == SMOOTHING}
+    return changed(own, tuned) | smoothing
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Images with labels: read as uint8 tensors, from folders too; and augmented in training."""
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ class Files(Dataset[tuple[Image.Image, int]]):
 
     def __getitem__(self, row: int) -> tuple[Image.Image, int]:
         path, label = self._samples[row]
+        if not os.path.isfile(path):  # a pipe would wait for whoever writes to it
+            raise OSError("no regular file")
         return Image.open(path), label
 
     def where(self, row: int) -> str:

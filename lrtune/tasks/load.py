@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, described, nearest
+from lrtune.tasks.groups import ByName, Groups, base_of, ratios_of
 from lrtune.tasks.images import Images, check_classes, image_data, image_folder, normalize
 from lrtune.tasks.metrics import METRICS, ROC_AUC, CrossEntropy, Metric
 from lrtune.tasks.models import Scalar, model_maker
@@ -37,16 +38,16 @@ from lrtune.tasks.task import Task
 from lrtune.tasks.text import text_file
 from lrtune.tasks.weights import Weights, find_weights, pretrained
 
-TABLES = (".csv", ".csv.gz", ".parquet")
-TABBED = (".tsv", ".tsv.gz")
-OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+GROUPS = ("groups", "layer_decay", "freeze")
+OPTIMIZER = ("optimizer", "batch_size", "epochs", "clip_norm", "ema", "precision", "seed", *GROUPS)
 OURS = ("model", "metric", *OPTIMIZER)
 CLASSES = (*OURS, "label_smoothing", "class_weights")
 FOLDER = (*CLASSES, "augment", "image_size", "skip_bad", "memory", "weights")
 # The options that mean something, by what is asked for.
 OPTIONS = {
     "a function of yours": (*OPTIMIZER, "memory"),
-    "a table": (*CLASSES, "target", "kind"),
+    "a table": (*CLASSES, "target", "kind", "text", "tokens", "context"),
     "scikit-learn's digits": (*CLASSES, "augment"),
     "a folder of images": FOLDER,
     "a data set of torchvision": (*FOLDER, "data_root", "download"),
@@ -58,8 +59,8 @@ def load_task(what: str, **options: Any) -> Task:
     """Make a task from a data set's name, a file, a folder or a user's function.
 
     Args:
-        what: a name of DATASETS; a folder of images; a table (.csv, .csv.gz, .parquet); any other
-            file as a text; ``module:function`` or ``path.py:function`` whose function takes
+        what: a name of DATASETS; a folder of images; a table (.csv, .tsv, .parquet; .csv.gz); any
+            other file as a text; ``module:function`` or ``path.py:function`` whose function takes
             nothing and returns a Task.
         **options: see TaskOptions.
 
@@ -75,6 +76,8 @@ def load_task(what: str, **options: Any) -> Task:
             task = _users_task(what)
         finally:
             LIMIT.reset(token)
+        if given.groups is not None:
+            changed["groups"] = _groups(given, changed.get("groups", task.groups))
         return replace(task, **changed) if changed else task
     kind, read = _reader(what)
     _check_given(given, what, kind)
@@ -95,8 +98,6 @@ def _reader(what: str) -> tuple[str, Callable[[TaskOptions], Data]]:
         return "a table", partial(table_file, path)
     if what and path.is_dir():  # the path of nothing is here
         return "a folder of images", partial(image_folder, path)
-    if what.lower().endswith(TABBED):
-        raise InputError(f"{what}: a table with tabs: save it as .csv")
     if path.suffix == ".py" and path.is_file():
         raise InputError(
             f"{what}: did you mean {what}:{_likely_maker(path)}? Of a Python file, name the "
@@ -122,12 +123,15 @@ def _check_given(given: TaskOptions, what: str, kind: str) -> None:
 
 def _changed(given: TaskOptions) -> dict[str, Any]:
     """The fields of Task that the user sets."""
-    names = ("batch_size", "epochs", "clip_norm", "ema", "precision")
+    names = ("batch_size", "epochs", "clip_norm", "ema", "precision", "layer_decay")
     changed = {name: getattr(given, name) for name in names}
     changed["memory"] = None if given.memory is None else parse_size(given.memory)
     if given.augment is not None:
         # --augment "" is the way to say: none.
         changed["augment"] = () if given.augment == [""] else tuple(given.augment)
+    if given.freeze is not None:
+        patterns = (pattern.strip() for text in given.freeze for pattern in text.split(","))
+        changed["freeze"] = tuple(filter(None, patterns))
     changed = {name: value for name, value in changed.items() if value is not None}
     if given.optimizer is not None:
         # The task's own settings belong to its own optimizer.
@@ -149,10 +153,13 @@ def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
     if weights is not None and weights.prepare is not None:
         shape, prepare = (3, *shape[1:]), weights.prepare  # which makes three channels of one
     starts = weights is not None
-    model = model_maker(name, shape, data.outputs, kind=data.kind, pretrained=starts)
+    text: dict[str, Any] = {"kind": data.kind, "tokenizer": data.tokenizer}
+    model = model_maker(name, shape, data.outputs, **text, pretrained=starts)
     if weights is not None:
         model, note = pretrained(model, name, weights)
         label, notes = f"{name}-pretrained", (*notes, note)
+    changed = {"groups": decay_matrices} | defaults | _changed(given)
+    changed["groups"] = _groups(given, changed["groups"])
     return Task(
         name=data.name,
         data=data.source,
@@ -168,8 +175,15 @@ def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
         loss=_loss(data, given),
         metrics=_metrics(data, given.metric),
         classes=None if data.kind == "regression" else data.outputs,
-        **({"groups": decay_matrices} | defaults | _changed(given)),
+        **changed,
     )
+
+
+def _groups(given: TaskOptions, groups: Groups | None) -> Groups | None:
+    """The task's groups, divided by name where the user says so."""
+    if given.groups is None:
+        return groups
+    return ByName(ratios_of(",".join(given.groups)), base_of(groups))
 
 
 def decay_matrices(model: nn.Module) -> list[dict[str, Any]]:

@@ -50,19 +50,28 @@ class CrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
         self.register_buffer("weight", weight)
 
-    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs (n, classes) or (n, t, classes) -> the mean."""
+    def forward(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float | None = None
+    ) -> Tensor:
+        """Outputs (n, classes) or (n, t, classes) -> the mean; by its own smoothing where None."""
         return F.cross_entropy(
             outputs.flatten(0, -2),
             targets.flatten().long(),
             weight=self.weight,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.label_smoothing if label_smoothing is None else label_smoothing,
         )
 
     def __repr__(self) -> str:
         parts = [f"label_smoothing={self.label_smoothing:g}"] if self.label_smoothing else []
         parts += ["class weights"] if self.weight is not None else []
         return "cross_entropy" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def smoothing_of(loss: Any) -> float | None:
+    """The label smoothing of a loss that takes another one; None of any other loss."""
+    if isinstance(loss, CrossEntropy):
+        return loss.label_smoothing
+    return 0.0 if loss is F.cross_entropy else None
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

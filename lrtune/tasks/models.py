@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
+from lrtune.tasks.tokens import Tokenizer
 
 SMALL = 64  # px: up to here a stem made for 224 px would leave next to nothing
 MOST_TOKENS = 256  # of the ViT
@@ -169,14 +170,14 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
     if not fitting:
         raise InputError(f"no patch cuts the sides evenly, into 16 to {MOST_TOKENS}")
 
-    def layer() -> list[nn.Module]:
+    def layer() -> nn.Module:
         mlp = [nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)]
         bodies: list[list[nn.Module]] = [[_Attention(width, heads=3)], mlp]
-        return [_Residual(nn.LayerNorm(width), *body) for body in bodies]
+        return nn.Sequential(*(_Residual(nn.LayerNorm(width), *body) for body in bodies))
 
     model = nn.Sequential(
         _Patches(channels, fitting[0], prod(sides) // fitting[0] ** 2, width),
-        *(part for _ in range(9) for part in layer()),
+        *(layer() for _ in range(9)),
         nn.LayerNorm(width),
         _Apply(partial(torch.mean, dim=1)),
         nn.Linear(width, outputs),
@@ -186,16 +187,6 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
             nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
     return model
-
-
-def head_of(model: nn.Module) -> set[str]:
-    """Names of the parameters of the layer that gives the outputs: the last with a matrix."""
-    owned = [
-        [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
-        for path, module in model.named_modules()
-        if any(p.dim() > 1 for p in module.parameters(recurse=False))
-    ]
-    return set(owned[-1]) if owned else set()
 
 
 def timm_preset(name: str) -> Any:
@@ -295,7 +286,7 @@ def transformer(shape: tuple[int, ...], outputs: int) -> nn.Module:
     Takes integer tokens (n, t) of any dtype, t up to the context, which is the shape; gives
     logits (n, t, outputs).
     """
-    return _Transformer(shape[0], outputs)
+    return _Transformer(shape[0], outputs, outputs)
 
 
 class _Transformer(nn.Module):
@@ -303,14 +294,20 @@ class _Transformer(nn.Module):
 
     Sources: rotary positions, Su et al. (2021); RMSNorm, Zhang and Sennrich (2019); residual
     outputs initialised smaller with depth, Radford et al. (2019).
+
+    Where ``padding`` is a token, the mean over a sample's other tokens goes to the head: logits
+    (n, outputs). As it comes after them and attention is causal, they see nothing of it.
     """
 
-    def __init__(self, context: int, vocabulary: int) -> None:
+    def __init__(
+        self, context: int, vocabulary: int, outputs: int, padding: int | None = None
+    ) -> None:
         super().__init__()
+        self.padding = padding
         self.embed = nn.Embedding(vocabulary, WIDTH)
         self.blocks = nn.ModuleList(_Block() for _ in range(LAYERS))
         self.norm = nn.RMSNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, vocabulary, bias=False)
+        self.head = nn.Linear(WIDTH, outputs, bias=False)
         half = WIDTH // HEADS // 2
         angles = torch.outer(torch.arange(context), 10_000.0 ** (-torch.arange(half) / half))
         # Not persistent: they follow from the context, and a checkpoint holds what was learned.
@@ -330,7 +327,11 @@ class _Transformer(nn.Module):
         hidden: Tensor = self.embed(tokens.long())
         for block in self.blocks:
             hidden = block(hidden, cos[:length], sin[:length])
-        logits: Tensor = self.head(self.norm(hidden))
+        hidden = self.norm(hidden)
+        if self.padding is not None:
+            there = (tokens != self.padding).unsqueeze(-1).to(hidden.dtype)
+            hidden = (hidden * there).sum(1) / there.sum(1).clamp_min(1)
+        logits: Tensor = self.head(hidden)
         return logits
 
 
@@ -375,6 +376,7 @@ def model_maker(
     outputs: int,
     *,
     kind: str = "classification",
+    tokenizer: Tokenizer | None = None,
     pretrained: bool = False,
 ) -> Callable[[], nn.Module]:
     """A picklable function that makes fresh models, with random weights.
@@ -383,14 +385,15 @@ def model_maker(
         name: a row of MODELS, a classifier of ``torchvision.models``, or ``timm:`` and one of timm.
         shape: of one sample, without the batch.
         outputs: how many: classes, characters, or 1.
-        kind: of the data: text is for the transformer, and for it alone.
+        kind: of the data.
+        tokenizer: of texts: they are for the transformer, and for it alone.
         pretrained: whether weights are to be loaded: no layer is changed for small images.
 
     Raises:
         InputError: for an unknown name, or a model that does not take such samples.
     """
     if name in MODELS:
-        make = partial(MODELS[name], shape, outputs)
+        make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)
     elif name.startswith(TIMM):
         timm_preset(name)
         make = partial(_timm_model, name, shape, outputs)
@@ -402,9 +405,12 @@ def model_maker(
             which = f"one of {', '.join(MODELS)}, of torchvision.models, or timm:NAME"
             raise InputError(f"model {name!r}: {which}{nearest(name, [*MODELS, *known])}")
         make = partial(_torchvision_model, name, shape, outputs, pretrained)
-    if kind == "text":
+    if tokenizer is not None:
         if name != "transformer":
             raise InputError(f"model {name!r}: does not read text: give --model transformer")
+        if kind != "text":  # but a label of it
+            sizes = tokenizer.vocabulary, outputs, tokenizer.padding
+            make = partial(_Transformer, shape[0], *sizes)
     elif name == "transformer":
         raise InputError(f"model {name!r}: reads text, not samples of {shape}: give --model mlp")
     elif name != "mlp":

@@ -9,6 +9,9 @@ from pydantic.fields import FieldInfo
 
 from lrtune.errors import InputError, nearest
 
+# Of a list: its option is given once per value, which may have commas.
+REPEATED: dict[str, JsonValue] = {"repeated": True}
+
 
 class TaskOptions(BaseModel):
     """The options of ``load_task``; each is a study file's key and an option of ``search``."""
@@ -29,6 +32,20 @@ class TaskOptions(BaseModel):
         None,
         description="adamw, sgd, muon, ...; adamw:weight_decay=0.1; or file.py:function of yours",
     )
+    groups: list[str] | None = Field(
+        None,
+        description="rates as multiples of the schedule's, by parameters' names: "
+        "head=10x,backbone=0.1x; several times",
+        json_schema_extra=REPEATED,
+    )
+    layer_decay: float | None = Field(
+        None, gt=0, lt=1, description="each layer's rate is this share of the next one's: 0.75"
+    )
+    freeze: list[str] | None = Field(
+        None,
+        description="parameters that do not train, by name: backbone; several times",
+        json_schema_extra=REPEATED,
+    )
     batch_size: int | None = Field(None, gt=0, description="samples per update")
     epochs: float | None = Field(
         None, gt=0, description="passes over the training data in one trial"
@@ -36,6 +53,9 @@ class TaskOptions(BaseModel):
     target: str | None = Field(None, description="of a table: the column to predict")
     kind: Literal["classification", "regression"] | None = Field(
         None, description="of a table: classification or regression"
+    )
+    text: str | None = Field(
+        None, description="of a table: the column of texts to train on, as tokens"
     )
     data_root: str = Field("data", description="where torchvision's data sets lie")
     download: bool = Field(
@@ -48,7 +68,9 @@ class TaskOptions(BaseModel):
     tokens: Literal["char", "byte"] | None = Field(
         None, description="of a text: char or byte [char]"
     )
-    context: int | None = Field(None, ge=2, description="of a text: tokens per sample [128]")
+    context: int | None = Field(
+        None, ge=2, description="of a text: tokens per sample [128; up to 256 of one with a target]"
+    )
     memory: str | None = Field(
         None, description="data kept in memory: 500MB, 2GB [half of what is free]"
     )
@@ -143,8 +165,6 @@ def flag(name: str) -> str:
 
 
 LISTS = (list[str],)
-# Of a list: its option is given once per value, which may have commas.
-REPEATED: dict[str, JsonValue] = {"repeated": True}
 
 
 def plain(annotation: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lrtune.errors import InputError
 from lrtune.tasks.metrics import Metric
+from lrtune.tasks.tokens import Tokenizer
 
 # A recursive alias would say more, but every function of a user's would then have to narrow it.
 Tree: TypeAlias = Any
@@ -204,6 +205,7 @@ class Data:
         notes: what was done to the data, one line each: samples left out, say.
         metrics: what a validation can measure; the first is the objective unless told otherwise.
             Where none are given, those of METRICS for the kind.
+        tokenizer: what made the inputs, where they are texts.
     """
 
     train: Split | Stream
@@ -217,6 +219,7 @@ class Data:
     defaults: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
 def batches(samples: int, size: int) -> Iterator[list[int]]:

@@ -1,8 +1,6 @@
 """Tables: CSV and Parquet files, and the small ones of scikit-learn, as the numbers of a model."""
 
-import gzip
-import warnings
-import zlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,56 +14,51 @@ from lrtune.errors import InputError, nearest
 from lrtune.tasks.metrics import METRICS
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Rows, Split, cut
-from lrtune.tasks.text import refuse_binaries, slug
+from lrtune.tasks.table_reader import MOST_NAMED, read_table, some
+from lrtune.tasks.text import DEFAULTS, language_model, padded, slug
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Column: TypeAlias = "pd.Series[Any]"
 
+
 MOST_CLASSES = 20  # whole numbers with more distinct values than this are quantities, not classes
 FEWEST_ROWS = 10
 # Of training: below, the weights decay more. Measured: an MLP at the usual 0.01 falls 0.1 of R2
 # behind ridge regression on diabetes (282 rows), at 3 it does not; from 640 rows, 1 beats 3.
 FEW_ROWS = 500
+UNBALANCED = 10  # samples of the most frequent class for each one of the rarest
 UNITS = {"mse": "variances", "mae": "standard deviations"}  # of the training targets
 
 MOST_CATEGORIES = 64  # of one column; the rarest share one
-NUMBERS_SHARE = 0.9  # words of which so many are numbers: numbers with a mistake among them
+NUMBERS_SHARE = (
+    0.9  # words of which so many are numbers, or dates: those, with a mistake among them
+)
 NAMES_SHARE = 0.9  # words that differ in more rows than this name the rows
-MOST_NAMED = 5  # columns in a note
+TEXT_SHARE, TEXT_SPACES = 0.5, 4  # rows that differ, and spaces in each: texts
 LARGEST = float(np.finfo(np.float32).max)
 MEND = "mend it, or empty it for missing"
 NESTED = (list, tuple, set, dict, bytes, np.ndarray)
+IDS = re.compile(r"(?i:(^|[\W_])(id|uuid|guid|key|index)$)|[a-z]I[Dd]$")  # order_id, orderId
+DAYS = 19_000_101, 21_001_231  # whole numbers that are dates: 20260131
+# As they are written; of two that fit, the first is taken: with points, days mostly come first.
+DATES = ["%d.%m.%Y", "%m.%d.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y"]
+DATES += ["%m/%d/%y", "%d/%m/%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y"]
+TIMES = ["", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p"]
+FORMATS = ["ISO8601", *(date + time for time in TIMES for date in DATES)]
+FORMATS_OF = 20  # dates that the format is told from
+MLP: dict[str, Any] = {"model": "mlp", "optimizer": "adamw", "batch_size": 32, "epochs": 30.0}
 
 
 def table_file(path: Path, options: TaskOptions) -> Data:
-    """A ``.csv``, ``.csv.gz`` or ``.parquet`` file; what is predicted is told from the target.
+    """A ``.csv``, ``.tsv`` or ``.parquet`` file; what is predicted is told from the target.
 
     Raises:
         InputError: a file that cannot be read, no such column, a column that holds mistakes, a
             target that cannot be learnt.
     """
-    is_parquet = path.suffix.lower() == ".parquet"
-    try:
-        frame, notes = read_parquet(path) if is_parquet else (read_csv(path), [])
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        byte = f"0x{error.object[error.start]:02x}"
-        raise InputError(
-            f"{path}: not UTF-8: byte {byte}: convert it (iconv -f latin1 -t utf-8, perhaps)"
-        ) from error
-    # The parse errors of pandas and pyarrow are ValueErrors; a cut gzip file ends in the others.
-    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
-        raise InputError(
-            f"{path}: cannot be read as a table: {' '.join(str(error).split())[:200].rstrip('.:')}"
-            f": expected {'Parquet' if is_parquet else 'CSV'}"
-        ) from error
-    if options.target is None:
-        raise InputError(f"{path}: give --target, one of {', '.join(map(str, frame.columns))}")
+    frame, notes = read_table(path)
     return table(frame, options.target, options, slug(path.stem), f"table {path}", notes)
 
 
@@ -80,22 +73,42 @@ def sklearn_table(name: str, options: TaskOptions) -> Data:
 
 def table(
     frame: "pd.DataFrame",
-    target: str,
+    target: str | None,
     options: TaskOptions,
     name: str,
     source: str,
     notes: Sequence[str] = (),
 ) -> Data:
-    """A data frame as splits: see ``_encode``; a target that is a number is standardised too."""
-    frame = frame.set_axis(list(map(str, frame.columns)), axis=1)
-    _check(frame, target, source)
-    targets, classes = _targets(frame[target], options.kind, source)
-    labels = targets if classes else None
+    """A data frame as splits: see ``_encode``; a target that is a number is standardised too.
+
+    With ``options.text`` that column alone, as tokens; without a target, as a language model.
+    """
+    named = frame.set_axis(list(map(str, frame.columns)), axis=1)
+    frame, left_out = _checked(named, target, options, source)
+    notes = [*notes, *left_out]
+    labels, classes = None, list[str]()
+    if target is not None:
+        targets, classes = _targets(frame[target], options.kind, source)
+        labels = targets if classes else None
     rows, test = cut(source, np.arange(len(frame)), labels, options.seed, classes)
     train, val = cut(source, rows, labels, options.seed, classes)
-    inputs, more = _encode(frame.drop(columns=target), train, source)
+    tokenizer, where = None, source
+    if options.text is not None:
+        texts, where = frame[options.text].tolist(), f"{source}: {options.text}"
+    if target is None:
+        parts = ["\n".join(texts[row] for row in np.sort(part)) for part in (train, val, test)]
+        data = language_model(parts, options, name, where)
+        return replace(data, notes=(*notes, *data.notes))
+    if options.text is None:
+        inputs, more = _encode(frame.drop(columns=target), train, source)
+        defaults = MLP | {"settings": {"weight_decay": 3.0 if len(train) < FEW_ROWS else 1.0}}
+    else:
+        inputs, tokenizer = padded(texts, train, options)
+        where, defaults, more = f"{where}, {tokenizer.name}", DEFAULTS, [*tokenizer.notes]
     if not classes:
         targets = _standardised(targets, train, f"{source}: {target}")
+    elif options.class_weights is None:
+        notes += _imbalance(targets, classes)
     kind: Literal["classification", "regression"] = "classification" if classes else "regression"
 
     def split(rows: Rows) -> Split:
@@ -104,83 +117,82 @@ def table(
     return Data(
         *(split(train), split(val), split(test)),
         name=name,
-        source=source,
+        source=where,
         kind=kind,
         outputs=max(1, len(classes)),
-        defaults={
-            "model": "mlp",
-            "optimizer": "adamw",
-            "settings": {"weight_decay": 3.0 if len(train) < FEW_ROWS else 1.0},
-            "batch_size": 32,
-            "epochs": 30.0,
-        },
+        defaults=defaults,
         notes=(*notes, *more),
         metrics=tuple(
             replace(each, unit=UNITS.get(each.name, each.unit)) for each in METRICS[kind]
         ),
+        tokenizer=tokenizer,
     )
 
 
-def read_csv(path: Path) -> "pd.DataFrame":
-    """A CSV file, its first line the names of the columns.
-
-    Raises:
-        InputError: a file of another format, an empty one, names that are missing or twice there.
-    """
-    import pandas as pd
-
-    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rb") as file, warnings.catch_warnings():
-        head = file.read(4096)
-        refuse_binaries(path, head)
-        if not head.strip():
-            raise InputError(f"{path}: empty: expected a line of column names, and rows")
-        file.seek(0)
-        # As pandas would name a second "x" x.1, the names are read by themselves.
-        header = pd.read_csv(file, header=None, nrows=1, dtype=str, keep_default_na=False)
-        _refuse_twins(path, [name for name in header.iloc[0] if name])
-        file.seek(0)
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            return pd.read_csv(file, index_col=False, low_memory=False)
-        except pd.errors.ParserWarning as error:
-            raise InputError(
-                f"{path}: rows of more fields than the first line has names ({header.shape[1]}): "
-                "name every column"
-            ) from error
+def _imbalance(targets: NDArray[Any], classes: Sequence[str]) -> list[str]:
+    counts = np.bincount(targets)
+    if counts.max() < UNBALANCED * counts.min():
+        return []
+    rare, share = classes[int(counts.argmin())], counts.min() / counts.sum()
+    return [
+        f"unbalanced classes: {rare} has {share:.2g} of the rows: --class-weights balanced gives "
+        "rare classes more weight in the loss"
+    ]
 
 
-def read_parquet(path: Path) -> tuple["pd.DataFrame", list[str]]:
-    """A Parquet file without its index, and a note where it has one that is named."""
-    import pandas as pd
-    from pyarrow.parquet import read_schema  # type: ignore[import-untyped]
-
-    _refuse_twins(path, read_schema(path).names)
-    frame = pd.read_parquet(path)
-    index = [str(name) for name in frame.index.names if name is not None]
-    notes = [f"left out, the index: {', '.join(index)}"] if index else []
-    return frame.reset_index(drop=True), notes
-
-
-def _refuse_twins(path: Path, names: list[str]) -> None:
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise InputError(f"{path}: two columns are called {twice!r}: rename one")
-
-
-def _check(frame: "pd.DataFrame", target: str, source: str) -> None:
-    if target not in frame.columns:
-        hint = nearest(target, frame.columns)
-        if frame.shape[1] == 1 and not hint:
-            hint = f", only {frame.columns[0]!r}: separate columns by commas"
-        raise InputError(f"{source}: no column {target!r}{hint}")
+def _checked(
+    frame: "pd.DataFrame", target: str | None, options: TaskOptions, source: str
+) -> tuple["pd.DataFrame", list[str]]:
+    """The rows that have a target and a text, and notes on the others."""
+    text, notes = options.text, list[str]()
+    if text is None:
+        for option in ("tokens", "context"):
+            if (value := getattr(options, option)) is not None:
+                raise InputError(f"{option}={value!r}: of texts: name their column: --text NAME")
+        if target is None:
+            names = some(list(frame.columns))
+            raise InputError(f"{source}: give --target, the column to predict: {names}")
+    elif target is None:
+        for option in ("kind", "class_weights"):
+            if (value := getattr(options, option)) is not None:
+                raise InputError(f"{option}={value!r}: of a target: name its column: --target NAME")
+    elif text == target:
+        raise InputError(f"{source}: text and target are both {text!r}: predict another column")
+    columns = [name for name in (target, text) if name is not None]
+    for name in columns:
+        if name not in frame.columns:
+            hint = nearest(name, frame.columns)
+            if frame.shape[1] == 1 and not hint:
+                hint = f", only {frame.columns[0]!r}: separate columns by commas"
+            raise InputError(f"{source}: no column {name!r}{hint}")
+        column = frame[name].dropna()
+        if len(column) and isinstance(column.iloc[0], NESTED):
+            raise InputError(f"{source}: {name} holds lists, records or bytes: give another")
+    if text is not None:
+        frame = frame[columns].assign(**{text: _as_texts(frame[text], source)})
+    count = len(frame)
+    for name in columns:
+        there = frame[name].notna()
+        if not there.all():
+            notes.append(f"{(~there).sum():,} of {count:,} rows without {name} left out")
+            frame = frame[there].reset_index(drop=True)
     if len(frame) < FEWEST_ROWS:
-        raise InputError(f"{source}: {len(frame)} rows: expected {FEWEST_ROWS} or more: add some")
-    missing = int(frame[target].isna().sum())
-    if missing:
-        raise InputError(f"{source}: {target} is missing in {missing} rows: fill or drop them")
-    if isinstance(frame[target].iloc[0], NESTED):
-        raise InputError(f"{source}: {target} holds lists, records or bytes: give another --target")
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise InputError(
+            f"{source}: {len(frame)} rows{why}: expected {FEWEST_ROWS} or more: add some"
+        )
+    return frame, notes
+
+
+def _as_texts(column: "Column", source: str) -> "Column":
+    """Texts, those without a character as missing."""
+    import pandas as pd
+
+    texts = column.astype("object").where(column.notna(), "").astype(str).str.strip()
+    texts = texts.where(texts != "")
+    if texts.notna().any() and pd.to_numeric(texts.dropna(), errors="coerce").notna().all():
+        raise InputError(f"{source}: {column.name} holds numbers, not texts: give another --text")
+    return texts
 
 
 def _targets(target: "Column", kind: str | None, source: str) -> tuple[NDArray[Any], list[str]]:
@@ -228,7 +240,7 @@ def _encode(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    numbers, words, notes = _sort(features, source)
+    numbers, words, notes = _sort(features, train, source)
     if not numbers and not words:
         raise InputError(f"{source}: {'; '.join(notes) or 'a target alone'}: nothing to learn")
     impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
@@ -246,7 +258,8 @@ def _encode(
     plain = pd.DataFrame(centred | words)
     encoder.fit(plain.iloc[train])
     how = dict.fromkeys(numbers, "median + indicator") | dict.fromkeys(words, "a category")
-    missing = {name: int(features[name].isna().sum()) for name in how}
+    given = {name: features[name] for name in words} | numbers
+    missing = {name: int(given[name].isna().sum()) for name in how}
     filled = [f"{name}: {n} missing, {how[name]}" for name, n in missing.items() if n]
     notes += filled[:MOST_NAMED]
     if len(filled) > MOST_NAMED:
@@ -254,33 +267,102 @@ def _encode(
     categories = {name: column.iloc[train].nunique() for name, column in words.items()}
     crowded = [f"{name} ({n})" for name, n in categories.items() if n > MOST_CATEGORIES]
     if crowded:
-        notes.append(f"over {MOST_CATEGORIES} categories, the rarest are one: {_some(crowded)}")
+        notes.append(f"over {MOST_CATEGORIES} categories, the rarest are one: {some(crowded)}")
     return np.asarray(encoder.transform(plain), dtype=np.float32), notes
 
 
 def _sort(
-    features: "pd.DataFrame", source: str
+    features: "pd.DataFrame", train: Rows, source: str
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Columns of numbers, columns of words, and notes on those left out."""
     numbers: dict[str, Any] = {}
     words: dict[str, Any] = {}
     left_out: dict[str, list[str]] = {}
+    dates: list[str] = []
     for name in map(str, features.columns):
         column = features[name]
         filled = column.dropna()
+        is_id = column.dtype.kind == "i" and column.is_unique
         if len(filled) and isinstance(filled.iloc[0], NESTED):
             left_out.setdefault("lists, records or bytes", []).append(name)
         elif column.nunique(dropna=False) < 2:
             left_out.setdefault("one value throughout", []).append(name)
-        elif name.startswith("Unnamed: ") and column.dtype.kind == "i" and column.is_unique:
+        elif is_id and name.startswith("Unnamed: "):
             left_out.setdefault("row numbers", []).append(name)  # an index, written with the table
+        elif is_id and IDS.search(name):
+            left_out.setdefault("another number in every row", []).append(name)
+        elif (read := _as_dates(column, source)) is not None:
+            times, order = read
+            parts = _date_parts(times, train)
+            numbers |= {f"{part} of {name}": values for part, values in parts.items()}
+            dates.append(f"{name} ({', '.join([*parts, *order])})")
         elif (values := _as_numbers(column, source, MEND)) is not None:
             numbers[name] = values
+        elif filled.nunique() > TEXT_SHARE * len(filled) and _spaces(filled) >= TEXT_SPACES:
+            left_out.setdefault("texts (--text NAME trains on one)", []).append(name)
         elif filled.nunique() > NAMES_SHARE * len(filled):
             left_out.setdefault("another text in nearly every row", []).append(name)
         else:
             words[name] = column.astype("object").where(column.notna(), "").astype(str)
-    return numbers, words, [f"left out, {why}: {_some(names)}" for why, names in left_out.items()]
+    notes = [f"left out, {why}: {some(names)}" for why, names in left_out.items()]
+    return numbers, words, notes + ([f"dates: {some(dates)}"] if dates else [])
+
+
+def _spaces(texts: "Column") -> float:
+    return float(texts.astype(str).str.count(" ").mean())
+
+
+def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None":
+    """Times in UTC, missing ones too, and how ambiguous ones were read; None where there are none.
+
+    Raises:
+        InputError: one that is none among dates.
+    """
+    import pandas as pd
+    from pandas.api.types import infer_dtype
+
+    held = infer_dtype(column)
+    if column.dtype.kind == "M" or held in ("date", "datetime"):
+        return pd.to_datetime(column, utc=True), []
+    if not (held == "string" or (held == "integer" and column.between(*DAYS).all())):
+        return None
+    texts = column.dropna().astype(str).str.strip()
+    if not texts.str.contains(r"\d.*[-/.: ].*\d|^\d{8}", regex=True).mean() >= NUMBERS_SHARE:
+        return None
+
+    def parsed(texts: "Column", name: str) -> "Column":
+        return pd.to_datetime(texts, format=name, errors="coerce", utc=True)
+
+    first = texts.drop_duplicates()[:FORMATS_OF]
+    likely = [name for name in FORMATS if parsed(first, name).notna().mean() > 0.5]
+    read = {name: parsed(texts, name) for name in likely}
+    share = {name: float(times.notna().mean()) for name, times in read.items()}
+    best = max(share, key=share.__getitem__, default="")
+    if not best or share[best] < NUMBERS_SHARE:
+        return None
+    times = read[best]
+    if share[best] < 1:
+        row = times.index[int(times.isna().argmax())]
+        where = f"{source}: column {column.name}: {column[row]!r} in row {row + 1}"
+        raise InputError(f"{where}, among dates: {MEND}")
+    others = [name for name in read if share[name] == 1 and not read[name].equals(times)]
+    order = [f"read as {best}; {others[0]} fits too"] if others else []
+    return times.reindex(column.index), order
+
+
+def _date_parts(times: "Column", train: Rows) -> "dict[str, Column]":
+    """What differs of year, month, weekday (0: Monday) and hour; and days since training began.
+
+    The days alone are missing where the time is: the other parts are imputed here.
+    """
+    clock = times.dt
+    parts: dict[str, Column] = {
+        **{"year": clock.year, "month": clock.month, "weekday": clock.day_of_week},
+        "hour": clock.hour + clock.minute / 60,
+    }
+    known = {name: part.astype("float64") for name, part in parts.items() if part.nunique() > 1}
+    filled = {name: part.fillna(_centre(part.iloc[train])) for name, part in known.items()}
+    return filled | {"days": (times - times.iloc[train].min()).dt.total_seconds() / 86_400}
 
 
 def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
@@ -289,8 +371,6 @@ def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
     from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
     held = infer_dtype(column) if column.dtype == object else ""
-    if held == "date":
-        column = pd.to_datetime(column)
     if column.dtype.kind in "mM":
         return column.astype("int64").astype("float64").where(column.notna())
     where = f"{source}: column {column.name}"
@@ -319,9 +399,3 @@ def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
 def _centre(column: "Column") -> float:
     """The median, as of what is missing; 0 where all is."""
     return float(column.median()) if column.notna().any() else 0.0
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -4,7 +4,7 @@ import hashlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, described, one_line
+from lrtune.tasks.groups import check_effect, frozen, grouped
 from lrtune.tasks.images import augment, check_augment, draw
 from lrtune.tasks.metrics import Metric, OfLoss, are_metrics, logits_of, metrics_of, model_loss
 from lrtune.tasks.samples import Columns, read
@@ -83,7 +84,12 @@ class Task:
             torch.optim.Optimizer, whose rates are taken as ratios of its default lr.
         settings: the optimizer's settings other than the rate, as torch names them.
         groups: ``groups(model)`` -> parameter groups as torch takes them, with settings of their
-            own and ``lr_ratio``, which multiplies the schedule's rate; one group where None.
+            own and ``lr_ratio``, which multiplies the schedule's rate; one group where None. Or
+            the ratios by name, ``"head=10x,backbone=0.1x"`` or a mapping: see
+            ``lrtune.tasks.groups`` for what a pattern fits.
+        layer_decay: the rate of each layer is this share of the next one's, the head has the
+            whole: 0 to 1, without both.
+        freeze: patterns of parameters that do not train; see ``lrtune.tasks.groups.Frozen``.
         batch_size: samples per update; batches run on across epochs, so none is short. Where it
             is None, that of the DataLoader, or 64 where there are as many.
         epochs: passes over ``train``, not necessarily whole.
@@ -96,6 +102,7 @@ class Task:
         ema: validate an exponential moving average of the weights, this share of the run long.
         average: without ``ema``, judge such an average beside the weights, for the rules that end
             trials early; None where nothing is averaged.
+        tuned: names of settings, and ``label_smoothing``, that each training may have for itself.
         precision: float32 or bfloat16 (autocast); where None, bfloat16 on CUDA alone.
         memory: bytes of data kept in memory; half of what is free where None.
         data: where the data came from, for the record.
@@ -115,7 +122,9 @@ class Task:
     metrics: tuple[Metric, ...] = OfLoss()
     optimizer: str | Callable[[nn.Module], torch.optim.Optimizer] = "sgd"
     settings: Mapping[str, object] = field(default_factory=dict)
-    groups: Callable[[nn.Module], Iterable[dict[str, Any]]] | None = None
+    groups: Any = None  # a function of the model or None, once made
+    layer_decay: float | None = None
+    freeze: tuple[str, ...] = ()
     batch_size: int = None  # type: ignore[assignment]  # a number once made
     epochs: float = 30.0
     validations: int | None = None
@@ -125,6 +134,7 @@ class Task:
     clip_norm: float | None = None
     ema: float | None = None
     average: float | None = 0.05
+    tuned: tuple[str, ...] = ()
     precision: str | None = None
     memory: int | None = None
     data: str = ""
@@ -141,6 +151,8 @@ class Task:
                 raise InputError(
                     f"task: {name}={one_line(getattr(self, name))}: expected {expected}"
                 )
+        self._set(groups=grouped(self.groups, self.layer_decay))
+        self._set(model=frozen(self.model, self.freeze))
         if callable(self.optimizer) and (self.settings or self.groups is not None):
             raise InputError(
                 f"{self.name}: settings and groups belong to an optimizer that is named: "
@@ -336,7 +348,13 @@ FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data", lambda v: isinstance(v, str), "a string"),
     ("notes", lambda v: isinstance(v, tuple), "a tuple of strings"),
     ("layout", lambda v: isinstance(v, torch.memory_format), "a torch.memory_format"),
-    ("groups", lambda v: v is None or callable(v), "a function of the model, or None"),
+    (
+        "groups",
+        lambda v: v is None or callable(v) or isinstance(v, str | Mapping),
+        "a function of the model, ratios by name such as 'head=10x', or None",
+    ),
+    ("layer_decay", lambda v: v is None or (_is_positive(v) and v < 1), "between 0 and 1, or None"),
+    ("freeze", lambda v: isinstance(v, tuple), "a tuple of patterns"),
     ("clip_norm", lambda v: v is None or _is_positive(v), "a positive number, or None"),
     ("ema", lambda v: v is None or _is_positive(v, 1), "a share of the run, 0 to 1"),
     ("average", lambda v: v is None or _is_positive(v, 1), "a share of the run, 0 to 1"),
@@ -370,6 +388,8 @@ def check_model(task: Task) -> int:
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not parameters or not loss.requires_grad:
             raise InputError(f"{task.name}: nothing to train: no parameter reaches the loss")
+        with _named(task, "training"):
+            check_effect(task.groups, model, loss)
         with torch.no_grad():
             _check_metrics(task, model.eval(), prepare.eval())
     return parameters
@@ -430,6 +450,8 @@ def _named(task: Task, what: str) -> Iterator[None]:
     """Whatever the user's own code may raise, in one line."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         given = task.train.first.inputs
         names = [f"{name} " for name in given] if isinstance(given, Mapping) else repeat("")

@@ -1,27 +1,33 @@
-"""Texts: a file as a language model, of characters or of bytes."""
+"""Texts: a language model of a file or of a column, and texts with a label as padded tokens."""
 
 import re
-import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lrtune.errors import InputError
-from lrtune.format import plural
 from lrtune.tasks.metrics import METRICS, bits_per_character
 from lrtune.tasks.options import TaskOptions
-from lrtune.tasks.splits import Data, Split
+from lrtune.tasks.splits import Data, Rows, Split
+from lrtune.tasks.tokens import Ids, Tokenizer, tokenizer_of
 
-Tokens = NDArray[np.uint8] | NDArray[np.int32]
-
-CONTEXT = 128
-TOKENS = {"char": "characters", "byte": "bytes"}
+CONTEXT = 128  # tokens of a sample: of a language model,
+LONGEST = 256  # and of a text with a label
 ENDS = (0.9, 0.95)  # of train, of val; test is the rest
 LONGEST_NAME = 80  # characters, as a Task wants it
+DEFAULTS: dict[str, Any] = {
+    "model": "transformer",
+    "optimizer": "adamw",
+    "settings": {"betas": (0.9, 0.95), "weight_decay": 0.1},
+    "batch_size": 64,
+    "epochs": 10.0,
+    "clip_norm": 1.0,
+}
 
 # First bytes of files that are taken for text by mistake, as their formats give them.
 BINARIES = {
@@ -38,51 +44,81 @@ BINARIES = {
 
 
 def text_file(path: Path, options: TaskOptions) -> Data:
-    """A text as a language model: each token from those before it.
-
-    The first 90 % of the tokens are train, the next 5 % val, the last 5 % test. Each is cut into
-    windows of ``context`` tokens; the targets are the tokens one further on. Both are (windows,
-    context): uint8 up to 256 distinct tokens, else int32.
+    """A text as a language model: the first 90 % are train, the next 5 % val, the last 5 % test.
 
     Raises:
         InputError: a file that cannot be read, that is no text, or that is too short.
     """
-    tokens = "char" if options.tokens is None else options.tokens
-    context = CONTEXT if options.context is None else options.context
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}: expected a text file to read") from error
-    text = _decode(path, raw) if tokens == "char" else raw
+    any_bytes = options.tokens == "byte"
+    text = raw.decode(errors="surrogateescape") if any_bytes else _decode(path, raw)
+    ends = [0, *(round(share * len(text)) for share in ENDS), len(text)]
+    parts = [text[start:end] for start, end in pairwise(ends)]
+    return language_model(parts, options, slug(path.stem), f"text {path}")
+
+
+def language_model(parts: Sequence[str], options: TaskOptions, name: str, source: str) -> Data:
+    """The texts of train, val and test as a language model: each token from those before it.
+
+    Each is cut into windows of ``context`` tokens; the targets are the tokens one further on. Both
+    are (windows, context): uint8 up to 256 distinct tokens, else int32.
+
+    Raises:
+        InputError: no text, one that is the same character throughout, or one that is too short.
+    """
+    train, val, test = parts
+    text = train + val + test
     if not text:
-        raise InputError(f"{path}: empty: expected a text")
-    if text.count(text[:1]) == len(text):  # type: ignore[arg-type]
-        token = "character" if tokens == "char" else "byte"
-        raise InputError(f"{path}: one {token} ({text[:1]!r}) throughout: nothing to learn")
-    metrics, notes = METRICS["text"], list[str]()
-    if isinstance(text, str):
-        numbers, outputs, notes = _characters(text)
-    else:
-        numbers, outputs = np.frombuffer(raw, np.uint8).copy(), 256  # torch wants it writable
-        bits = bits_per_character(_bytes_per_character(raw))
-        metrics = tuple(bits if metric.name == bits.name else metric for metric in metrics)
+        raise InputError(f"{source}: empty: expected a text")
+    if text.count(text[0]) == len(text):
+        raise InputError(f"{source}: one character ({text[0]!r}) throughout: nothing to learn")
+    tokenizer = tokenizer_of(options.tokens, train, val + test)
+    ids = [stored(tokenizer.encode(part), tokenizer.size) for part in parts]
+    bits = bits_per_character(len(ids[1]) / max(1, len(val)))
     return Data(
-        *_windows(numbers, context, f"{path}: {len(numbers)} {TOKENS[tokens]}"),
-        name=slug(path.stem),
-        source=f"text {path}, {TOKENS[tokens]}",
+        *_windows(ids, options.context or CONTEXT, f"{source}: {{}} {tokenizer.name}"),
+        name=name,
+        source=f"{source}, {tokenizer.name}",
         kind="text",
-        outputs=outputs,
-        defaults={
-            "model": "transformer",
-            "optimizer": "adamw",
-            "settings": {"betas": (0.9, 0.95), "weight_decay": 0.1},
-            "batch_size": 64,
-            "epochs": 10.0,
-            "clip_norm": 1.0,
-        },
-        notes=tuple(notes),
-        metrics=metrics,
+        outputs=tokenizer.size,
+        tokenizer=tokenizer,
+        defaults=DEFAULTS,
+        notes=tokenizer.notes,
+        metrics=tuple(bits if metric.name == bits.name else metric for metric in METRICS["text"]),
     )
+
+
+def padded(texts: Sequence[str], train: Rows, options: TaskOptions) -> tuple[Ids, Tokenizer]:
+    """Texts as rows of tokens (n, width), short ones filled up with padding at their ends.
+
+    The width is ``--context``, or that of the longest text of training where all are shorter.
+    """
+    others = set(range(len(texts))) - set(train.tolist())
+    tokenizer = tokenizer_of(
+        options.tokens, "".join(texts[i] for i in train), "".join(texts[i] for i in others)
+    )
+    most = options.context or LONGEST
+    ids = [tokenizer.encode(text)[: most + 1] for text in texts]
+    width = min(most, max(len(ids[i]) for i in train))
+    rows = stored(np.full((len(ids), width), tokenizer.padding), tokenizer.vocabulary)
+    for row, own in zip(rows, ids, strict=True):
+        row[: len(own)] = own[:width]
+    cut = sum(len(own) > width for own in ids)
+    notes = [*tokenizer.notes]
+    if cut:
+        notes.append(
+            f"{cut:,} of {len(ids):,} texts are longer than {width} {tokenizer.name}: their ends "
+            "are left out: --context takes more"
+        )
+    return rows, replace(tokenizer, notes=tuple(notes))
+
+
+def stored(ids: Ids, distinct: int) -> Ids:
+    """Token numbers in the smaller type that holds them; torch wants them writable."""
+    return ids.astype(np.uint8 if distinct <= 256 else np.int32)
 
 
 def slug(name: str) -> str:
@@ -115,46 +151,16 @@ def _decode(path: Path, raw: bytes) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _characters(text: str) -> tuple[Tokens, int, list[str]]:
-    """Tokens, how many distinct ones there are, and notes."""
-    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    in_train, anywhere = (np.zeros(sys.maxunicode + 1, np.bool_) for _ in range(2))
-    in_train[points[: _bounds(len(text))[1]]] = True
-    anywhere[points] = True
-    known = int(in_train.sum())
-    unknown = int((anywhere & ~in_train).sum())
-    outputs = known + (unknown > 0)
-    number = np.full(len(in_train), outputs - 1, np.uint8 if outputs <= 256 else np.int32)
-    number[in_train] = np.arange(known)
-    tokens: Any = number[points]
-    characters = plural(unknown, "character", "characters")
-    note = f"{characters} of val and test not in train: one token for all of them"
-    return tokens, outputs, [note] if unknown else []
-
-
-def _bytes_per_character(raw: bytes) -> float:
-    """Of the validation part: the bits of a byte model become bits per character with it."""
-    _, start, end, _ = _bounds(len(raw))
-    return (end - start) / max(1, len(raw[start:end].decode(errors="replace")))
-
-
-def _bounds(tokens: int) -> tuple[int, int, int, int]:
-    """Where train, val and test start, and the end."""
-    train, val = (round(share * tokens) for share in ENDS)
-    return 0, train, val, tokens
-
-
-def _windows(numbers: Tokens, context: int, source: str) -> tuple[Split, Split, Split]:
+def _windows(ids: Sequence[Ids], context: int, source: str) -> tuple[Split, Split, Split]:
     """Train, val and test as views of the tokens, each token one time an input."""
-    spans = list(pairwise(_bounds(len(numbers))))
-    shortest = min(end - start for start, end in spans)
+    shortest = min(map(len, ids))
     if shortest <= context:
         fits = f"--context {shortest - 1}, or " if shortest > 2 else ""
         raise InputError(
-            f"{source}, {shortest} in the shortest split: a sample takes context + 1 = "
-            f"{context + 1}: give {fits}a longer text"
+            f"{source.format(sum(map(len, ids)))}, {shortest} in the shortest split: a sample "
+            f"takes context + 1 = {context + 1}: give {fits}a longer text"
         )
-    parts = (torch.from_numpy(numbers[start:end]) for start, end in spans)
+    parts = map(torch.from_numpy, ids)
     windows = (part.unfold(0, context + 1, context) for part in parts)  # (windows, context + 1)
     train, val, test = (Split(each[:, :-1], each[:, 1:]) for each in windows)
     return train, val, test

@@ -85,8 +85,9 @@ class BestSchedule(Training, File):
             schedule, resolved = Schedule.from_json(row["schedule"]), json.loads(row["resolved"])
         else:
             return None
+        same = {name: getattr(run, name) for name in (*Training.model_fields, "judge")}
         return cls(
-            **{name: getattr(run, name) for name in (*Training.model_fields, "judge")},
+            **same | {"optimizer": run.optimizer.tuned(schedule)},
             schedule=schedule,
             resolved=resolved,
             found=None if row is None else _found(row, run),
@@ -100,21 +101,26 @@ class BestSchedule(Training, File):
         Raises:
             InputError: its settings are not all there.
         """
-        return FoundOptimizer(self.optimizer.name, self.optimizer.settings, self.task.groups)
+        ratios = {name: group.ratio for group in self.task.lr_ratios for name in group.names}
+        optimizer = self.optimizer
+        return FoundOptimizer(optimizer.name, optimizer.settings, self.task.groups, ratios)
 
     @property
     def comments(self) -> str:
         """Comments on the training that the peak rate belongs to, for the code of an export."""
         task = self.task
-        training = described_training(self.optimizer, task.batch_size, self.horizon)
+        training = described_training(self.optimizer, task.batch_size, self.horizon, task.rates)
         clipped = f", gradients clipped at norm {task.clip_norm:g}" if task.clip_norm else ""
         by = "Found in" if self.found is None else f"Found by trial {self.found.trial} of"
         by = "Guessed for" if self.guess is not None else by
-        lines = (
+        lines = [
             f"The peak rate holds for {training}{clipped}.",
             f"{by} {self.study}: {task.name}, model {task.model}, "
             f"by lrtune {self.versions['lrtune']}.",
-        )
+        ]
+        if tuned := self.schedule.settings:
+            pairs = (f"{name}={value:.6g}" for name, value in tuned.items())
+            lines.append(f"Tuned with it, and to be set beside it: {', '.join(pairs)}.")
         return "".join(f"# {limited(' '.join(line.split()), LINE)}\n" for line in lines)
 
 

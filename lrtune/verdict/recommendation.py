@@ -118,11 +118,17 @@ def described(schedule: Schedule, horizon: int) -> str:
         parts.append(f"{count(warmup)} of {count(horizon)} updates of warmup")
     knobs = schedule.to_dict()["knobs"]
     parts += [f"{name} {setting(value, 3)}" for name, value in knobs.items()]
+    parts += [f"{name} {number(value, 3)}" for name, value in schedule.settings.items()]
     return f"{schedule.family}: {', '.join(parts)}"
 
 
-def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int) -> str:
-    """What a peak rate belongs to.
+def described_training(
+    optimizer: OptimizerFacts,
+    batch_size: int,
+    horizon: int,
+    rates: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """What a peak rate belongs to; ``rates`` are of ``TaskFacts``.
 
     Example:
         >>> adamw = OptimizerFacts(name="adamw", betas=[0.9, 0.95], weight_decay=0)
@@ -134,9 +140,12 @@ def described_training(optimizer: OptimizerFacts, batch_size: int, horizon: int)
     parts += [f"momentum {setting(settings['momentum'], 3)}"] if settings.get("momentum") else []
     parts += ["nesterov"] if settings.get("nesterov") and optimizer.name == "sgd" else []
     if "betas" in settings:
-        parts.append(f"betas {'/'.join(f'{beta:g}' for beta in settings['betas'])}")
+        parts.append(f"betas {'/'.join(number(beta, 4) for beta in settings['betas'])}")
     if "weight_decay" in settings:
-        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
+        by = settings.get("weight_decay_by")
+        by = f" by the {by}" if by else ""
+        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}{by}")
+    parts += [f"{label} {ratio}" for label, ratio, _ in rates]
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 
 
@@ -249,7 +258,8 @@ def _beaten(gain: Gain) -> str:
 
 def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training, and by how much the peak may be off, as far as the trials tell."""
-    training = described_training(run.optimizer, run.task.batch_size, run.horizon)
+    task, optimizer = run.task, run.optimizer.tuned(schedule)
+    training = described_training(optimizer, task.batch_size, run.horizon, task.rates)
     rows = [] if verdict is None else verdict.lr_sensitivity
     factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)
     if math.isnan(factor):

@@ -18,8 +18,9 @@ from pydantic import (
 
 from lrtune.errors import InputError, one_line
 from lrtune.files import replace
-from lrtune.format import words
+from lrtune.format import plural, words
 from lrtune.schedule import Schedule
+from lrtune.schedule.setting import changed
 
 Direction = Literal["minimize", "maximize"]
 Judge = Literal["last", "best"]  # weights of a training that count: at its end, or the best
@@ -127,6 +128,22 @@ class Objective(Document):
         return f"validation {words(self.name)}{f' ({self.unit})' if self.unit else ''}"
 
 
+class GroupFacts(Document):
+    """Parameters with a rate of their own.
+
+    Attributes:
+        pattern: the user's; empty where the rate has another reason.
+        ratio: of the schedule's rate; 0 of what does not train.
+        parameters: how many numbers.
+        names: the beginnings of the parameters' names, in whole parts.
+    """
+
+    pattern: str
+    ratio: Number
+    parameters: int
+    names: list[str]
+
+
 class TaskFacts(Document):
     """What was trained: data, model, loss, and how batches are made of the data."""
 
@@ -142,7 +159,9 @@ class TaskFacts(Document):
     prepare: str
     loss: str
     batch_size: int
-    groups: str | None
+    groups: str | None  # name of the function that makes them
+    layer_decay: float | None = None
+    lr_ratios: list[GroupFacts] = Field(default_factory=list)
     augment: list[str]
     clip_norm: float | None
     ema: float | None  # share of the run over which the judged weights are averaged
@@ -150,6 +169,30 @@ class TaskFacts(Document):
     precision: str
     layout: str
     notes: list[str]  # what was done to the data
+
+    @property
+    def rates(self) -> list[tuple[str, str, str]]:
+        """What has a rate of its own: what it is called, its ratio, and what it holds."""
+        several: dict[str, list[GroupFacts]] = {}
+        by_layer = f"layer decay {self.layer_decay:g}" if self.layer_decay else ""
+        still = [group for group in self.lr_ratios if not group.ratio]
+        frozen = _few([group.pattern or _few(group.names) for group in still])
+        for group in self.lr_ratios:
+            label = group.pattern or by_layer or _few(group.names)
+            several.setdefault(label if group.ratio else frozen, []).append(group)
+        rows = []
+        for label, groups in several.items():
+            low, high = (pick(group.ratio for group in groups) for pick in (min, max))
+            ratio = f"{low:.3g}x" if low == high else f"{low:.3g}x to {high:.3g}x"
+            amount = plural(sum(group.parameters for group in groups), "parameter", "parameters")
+            names = _few([name for group in groups for name in group.names])
+            own = amount if names == label else f"{names}: {amount}"
+            rows.append((label, f"at {ratio} the rate" if high else "frozen", own))
+        return rows
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 class OptimizerFacts(Document):
@@ -162,6 +205,10 @@ class OptimizerFacts(Document):
     def settings(self) -> dict[str, Any]:
         """Without the name."""
         return self.model_extra or {}
+
+    def tuned(self, schedule: Schedule) -> "OptimizerFacts":
+        """With what was tuned with a schedule."""
+        return self.model_copy(update=changed(self.settings, schedule.settings))
 
 
 class EngineFacts(Document):
@@ -212,6 +259,14 @@ class StoppingFacts(Document):
     audit: float
 
 
+class TuneFacts(Document):
+    """A setting that is tuned with the schedule: its range, and the task's own value."""
+
+    low: float
+    high: float
+    own: float
+
+
 class Training(Document):
     """What a schedule was found with, and is good for."""
 
@@ -232,6 +287,7 @@ class SearchSettings(Training):
     families: list[str]
     warmup: Pair
     cycle_momentum: bool
+    tune: dict[str, TuneFacts] = Field(default_factory=dict)
     seed: int
     device: str
     storage: str | None

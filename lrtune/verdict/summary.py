@@ -203,6 +203,12 @@ class Finalist(Document):
     searched: Number = math.nan
     role: Role = "leader"
 
+    @property
+    def compared_as(self) -> Role:
+        """What for: a baseline, found by the search or made for it, is of the task's settings."""
+        plain = self.schedule.family in BASELINES and not self.schedule.settings
+        return "baseline" if self.role == "leader" and plain else self.role
+
     def trained_as(self, schedule: Schedule) -> "Finalist":
         """With this schedule in place of its own, which was not tried unless it is the same."""
         if schedule == self.schedule:

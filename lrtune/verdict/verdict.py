@@ -18,7 +18,6 @@ from lrtune.verdict.sequential import (
     ALPHA,
     FIRST,
     Result,
-    Role,
     Standing,
     Why,
     sequential_test,
@@ -34,7 +33,6 @@ from lrtune.verdict.settings import (
     TaskFacts,
 )
 from lrtune.verdict.summary import (
-    BASELINES,
     LOST,
     Finalist,
     LrSensitivity,
@@ -224,7 +222,7 @@ def standing(
         {name: _scores(rows, objective.name) for name, rows in own.items()},
         minimize=objective.minimize,
         trainings=plan.trainings,
-        roles={one.family: _role(one) for one in finalists},
+        roles={one.family: one.compared_as for one in finalists},
         blocks={name: _blocks(rows) for name, rows in own.items()},
         margin=plan.margin,
         first=max(2, min(FIRST, plan.trainings // max(1, len(finalists)))),
@@ -232,11 +230,6 @@ def standing(
         over=over,
         knobs={one.family: one.schedule.complexity for one in finalists},
     )
-
-
-def _role(finalist: Finalist) -> Role:
-    """What it is compared for."""
-    return "baseline" if finalist.family in BASELINES else finalist.role
 
 
 def _own(finals: pd.DataFrame, finalist: Finalist, seeds: Sequence[int]) -> pd.DataFrame:
@@ -332,14 +325,16 @@ def _place(result: Result) -> Literal["winner", "tie", "none", "unfinished"]:
 def _gains(result: Result, chosen: Mapping[str, Finalist]) -> list[Gain]:
     """What the recommended schedule is better by than each baseline."""
     gains = []
+    tuned = any(finalist.schedule.settings for finalist in chosen.values())
+    settings = " with the task's own settings" if tuned else ""
     for name, one in result.standings.items():
         finalist = chosen[name]
-        if name == result.recommended or one.place == "lost" or _role(finalist) == "leader":
+        if name == result.recommended or one.place == "lost" or finalist.compared_as == "leader":
             continue
-        mine = finalist.role == "yours"
+        mine, family = finalist.role == "yours", finalist.schedule.family
         gain = Gain(
             over=name,
-            what=f"your {finalist.schedule.family}" if mine else f"a tuned {name}",
+            what=f"your {family}" if mine else f"a tuned {family}{settings}",
             gain=one.gap,
             low=one.gap_low,
             high=one.gap_high,

@@ -1,6 +1,7 @@
 """Nonsense for input: options, schedules, tables, texts, images, logs and checkpoints of others."""
 
 import contextlib
+import gzip
 import io
 import json
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from damage import NASTY, Hang, changed, mutated, no_hang
 from PIL import Image
@@ -108,21 +110,34 @@ def schedule(rng: random.Random) -> tuple[str, str]:
 
 
 def table(rng: random.Random) -> tuple[str, str]:
-    """A table of cells of all kinds, with bytes changed."""
-    columns, rows = rng.randint(0, 6), rng.choice([0, 1, 2, 30, 120])
-    kinds = [rng.choice([CELLS, ("0", "1"), ("1.5", "2", "3"), ("a", "b")]) for _ in range(columns)]
-    heads = [rng.choice(["x", "y", "target", "a b", "", "ü", "x" * 300]) for _ in range(columns)]
-    line = rng.choice([",", ";", "\t"]).join
-    text = "\n".join([line(heads), *(line(map(rng.choice, kinds)) for _ in range(rows))])
-    content = text.encode(rng.choice(["utf-8", "utf-8-sig", "utf-16", "utf-8"]), "replace")
-    content = mutated(content, rng) if rng.random() < 0.3 else content
+    """A table, most of which is sound: a few odd cells, heads that repeat, bytes changed."""
+    rows, nasty = rng.choice([0, 1, 30, 60, 60]), rng.choice([0.0, 0.02, 0.5])
+    heads = ["target", *rng.sample(["x", "day", "a b", "ü", "x" * 300, "", "x.1", "words"], 3)]
+    if rng.random() < 0.1:
+        heads[1] = rng.choice(heads)
+    kinds = [rng.choice([("0", "1"), ("1.5", "2", "3"), ("a", "b"), CELLS[6:8]]) for _ in heads]
+
+    def cell(kind: tuple[str, ...]) -> str:
+        return rng.choice(CELLS) if rng.random() < nasty else rng.choice(kind)
+
+    line = rng.choice([",", ",", ";", "\t"]).join
+    text = "\n".join([line(heads), *(line(map(cell, kinds)) for _ in range(rows))])
+    encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+    content = text.encode(encoding, "replace")
+    content = mutated(content, rng) if rng.random() < 0.2 else content
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, rng.choice(["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.csv"]))
+        file = Path(folder, rng.choice(["t.csv"] * 4 + ["t.tsv", "t.csv.gz", "t.parquet"]))
+        if rng.random() < 0.9 and file.suffix == ".gz":
+            content = gzip.compress(content)
+        if rng.random() < 0.9 and file.suffix == ".parquet":
+            cells = {
+                head: [cell(kind) for _ in range(rows)]
+                for head, kind in zip(heads, kinds, strict=True)
+            }
+            content = pd.DataFrame(cells).to_parquet()
         file.write_bytes(content)
-        given: dict[str, Any] = {"epochs": 1.0}
-        if rng.random() < 0.8:
-            given["target"] = rng.choice([*heads, "nonsense"])
-        return tried(lambda: load_task(str(file), **given))
+        target = rng.choice(["target"] * 4 + [*heads, "nonsense"])
+        return tried(lambda: load_task(str(file), target=target, epochs=1.0))
 
 
 def text(rng: random.Random) -> tuple[str, str]:
@@ -138,22 +153,24 @@ def text(rng: random.Random) -> tuple[str, str]:
 
 
 def images(rng: random.Random) -> tuple[str, str]:
-    """Class folders with images of all sizes and kinds, some of them damaged."""
+    """Class folders, most of whose images are alike and sound."""
+    odd = rng.choice([0.0, 0.03, 0.3])
     with tempfile.TemporaryDirectory() as place:
-        for label in rng.sample(["cat", "dog", ".git", "ü", "train", "test"], rng.randint(1, 4)):
+        names = ["cat", "dog"] + [n for n in (".git", "ü", "train", "x.png") if rng.random() < odd]
+        for label in names:
             (Path(place) / label).mkdir()
-            for number in range(rng.choice([0, 1, 6])):
-                mode = rng.choice(["RGB", "RGB", "L", "RGBA", "P", "I;16"])
+            for number in range(rng.choice([0, 1]) if rng.random() < odd else 9):
+                mode = rng.choice(["L", "RGBA", "P", "I;16"]) if rng.random() < odd else "RGB"
+                size = rng.choice([(1, 1), (8, 9), (300, 2)]) if rng.random() < odd else (8, 8)
                 file = io.BytesIO()
-                size = rng.choice([(8, 8), (8, 8), (1, 1), (8, 9), (300, 2)])
-                Image.new(mode, size, 3).save(file, "png")
+                Image.new(mode, size, number).save(file, "png")
                 content = file.getvalue()
-                content = mutated(content, rng) if rng.random() < 0.2 else content
-                name = f"{number}.{rng.choice(['png', 'jpg', 'txt', 'png'])}"
-                (Path(place) / label / name).write_bytes(content)
+                content = mutated(content, rng) if rng.random() < odd else content
+                ending = rng.choice(["jpg", "txt", ""]) if rng.random() < odd else "png"
+                (Path(place) / label / f"{number}.{ending}").write_bytes(content)
         given: dict[str, Any] = {"epochs": 1.0, "skip_bad": rng.random() < 0.5}
-        if rng.random() < 0.5:
-            given["image_size"] = rng.choice([1, 8, 16])
+        given |= {"batch_size": 4} if rng.random() < 0.9 else {}
+        given |= {"image_size": rng.choice([1, 8, 16])} if rng.random() < 0.5 else {}
         return tried(lambda: load_task(place, **given))
 
 

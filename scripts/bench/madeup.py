@@ -43,13 +43,7 @@ class MadeUpPool(Pool):
         self._checkpoints = task.checkpoints.tolist()
         self._trials: dict[int, Snapshot] = {}
 
-    def start(
-        self,
-        slot: int,
-        rates: NDArray[np.float64],
-        seed: int,
-        momenta: NDArray[np.float64] | None = None,
-    ) -> Progress:
+    def start(self, slot: int, rates: NDArray[np.float64], seed: int, *_: object) -> Progress:
         self._admitted += 1
         if self._admitted % EVERY == 0:
             self._lost.add(slot)

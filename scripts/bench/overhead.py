@@ -47,9 +47,7 @@ class IdlePool(Pool):
         self._rates: dict[int, np.ndarray] = {}
         self._updates: dict[int, int] = {}
 
-    def start(
-        self, slot: int, rates: np.ndarray, seed: int, momenta: np.ndarray | None = None
-    ) -> Progress:
+    def start(self, slot: int, rates: np.ndarray, seed: int, *_: object) -> Progress:
         self._rates[slot], self._updates[slot] = rates, 0
         return self._progress(slot, 0)
 

@@ -3,13 +3,15 @@
     python scripts/bench/race.py --images CIFAR_FOLDER --text tinyshakespeare.txt
     python scripts/bench/race.py --images CIFAR_FOLDER --text tinyshakespeare.txt --clock
     python scripts/bench/race.py --table
+    python scripts/bench/race.py --tune --images CIFAR_FOLDER --text tinyshakespeare.txt
 
 Eight tasks of ``recorded_tasks.py`` on samples that were not recorded, ten master seeds, the
 updates of 6 and of 20 whole trainings. A search ends when its trials have spent them, lrtune's
 range test counted; a trial under way is then lost. What it calls best is trained again on five
 fresh seeds and judged on the test split. One file a task under ``studies/results/bench/race/``;
 what is there is not run again, so that a run may be cut short, and several processes may share the
-work by ``--only``.
+work by ``--only``. ``--tune`` runs lrtune alone on the AdamW tasks, without and with
+``--tune weight_decay``, into ``race-tune/``.
 
 The rivals' searches of one task and method train side by side, a slot a master seed, each trial
 after the other; a pool gives a trial the same result in any company. ``--clock`` times each search
@@ -141,6 +143,8 @@ RIVALS = {
     "GP": Rival(lambda seed: GPSampler(seed=seed), lambda task: NopPruner(), flat),
 }
 METHODS = (OURS, *RIVALS)
+TUNED = "lrtune, weight decay tuned"
+RANGES = {"weight_decay": (1e-3, 1.0)}  # two decades around AdamW's own 0.01
 
 
 class Pick(NamedTuple):
@@ -249,7 +253,14 @@ def rival_searches(
                 search.start(pool, progress.slot)
 
 
-def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **engine: Any) -> Pick:
+def lrtune_search(
+    task: Task,
+    transfer: Transfer,
+    updates: int,
+    seed: int,
+    tune: dict[str, tuple[float, float]] | None = None,
+    **engine: Any,
+) -> Pick:
     """One search by ``lrtune.tune`` as a user calls it.
 
     Args:
@@ -257,6 +268,7 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
         transfer: learnt from recorded tasks that have nothing of this one's data.
         updates: of all trials and the range test together.
         seed: the master seed.
+        tune: what is tuned with the schedule.
         engine: name and slots, where they are not chosen by speed.
     """
     began = time.perf_counter()
@@ -276,6 +288,7 @@ def lrtune_search(task: Task, transfer: Transfer, updates: int, seed: int, **eng
             out=folder,
             engine=lrtune.Engine(**engine, device="cpu"),
             transfer=transfer,
+            tune=tune,
             listener=Watching(),
         )
         trials, best, test = run.trials(), run.best(), run.settings.range_test
@@ -332,7 +345,7 @@ class Race:
         ]
         for seed, budget, pick in self._searches(method, missing):
             self.kept["searches"].append(self._row(method, seed, budget, pick))
-            if method == OURS:  # the others' all end at about the same time
+            if method in (OURS, TUNED):  # the others' all end at about the same time
                 self.save()
         searched = time.perf_counter()
         count = self._confirm()
@@ -347,12 +360,14 @@ class Race:
     def _searches(
         self, method: str, missing: list[tuple[int, int]]
     ) -> Iterator[tuple[int, int, Pick]]:
-        if method == OURS:
+        if method in (OURS, TUNED):
+            tune = RANGES if method == TUNED else None
             for seed, budget in missing:
                 updates = budget * self.task.horizon
                 # As many slots as are chosen at most; the results are the same on any pool.
-                slots = {"kind": "serial", "slots": max(1, budget // WAVES)}
-                yield seed, budget, lrtune_search(self.task, self.transfer, updates, seed, **slots)
+                how: dict[str, Any] = {"kind": "serial", "slots": max(1, budget // WAVES)}
+                pick = lrtune_search(self.task, self.transfer, updates, seed, tune, **how)
+                yield seed, budget, pick
         elif missing:
             seeds = sorted({seed for seed, _ in missing})
             study = f"{self.name} {method}"
@@ -464,8 +479,13 @@ def main() -> None:
     )
     parser.add_argument("--clock", action="store_true", help="time one search alone instead")
     parser.add_argument("--table", action="store_true", help="show what there is")
-    parser.add_argument("--out", type=Path, default=RESULTS / "race")
+    parser.add_argument("--tune", action="store_true", help="lrtune without and with --tune")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    args.out = args.out or RESULTS / ("race-tune" if args.tune else "race")
+    if args.tune:
+        args.only = [name for name in args.only if "adamw" in name]
+        args.methods = (OURS, TUNED)
     if args.table:
         return show(args.out)
     for option, prefix in ("images", "cifar10"), ("text", "shakespeare"):

@@ -38,6 +38,14 @@ def sales(path: Path) -> Path:
     return path
 
 
+def reviews(path: Path) -> Path:
+    words = np.random.default_rng(0).choice(["good", "bad", "old", "new"], (120, 3))
+    frame = pd.DataFrame({"review": [" ".join(row) for row in words]})
+    frame["happy"] = np.where((words == "good").any(1), "yes", "no")
+    frame.to_csv(path, index=False, sep=";")
+    return path
+
+
 def book(path: Path) -> Path:
     path.write_text("the cat sat on the mat and the dog sat on the log\n" * 60)
     return path
@@ -62,6 +70,12 @@ CASES = {
         ["--context", "16", "--metric", "bits_per_character", "--ema", "0.2"],
         "book.txt, characters",
         ["ema 0.2"],
+    ),
+    "text in a table": (
+        lambda folder: reviews(folder / "reviews.csv"),
+        ["--text", "review", "--target", "happy", "--tokens", "byte"],
+        "reviews.csv: review, bytes",
+        ["columns are separated by semicolons"],
     ),
 }
 

@@ -15,10 +15,11 @@ from lrtune.engine import OPTIMIZERS, FusedPool, SerialPool
 from lrtune.engine.checkpoint import load, save
 from lrtune.engine.device_task import compile_alone
 from lrtune.engine.fused import CompiledSizes
+from lrtune.engine.optimizers import settings_of
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.tasks import Metric, Split, Task
-from lrtune.tasks.metrics import CrossEntropy, model_loss
+from lrtune.tasks.metrics import CROSS_ENTROPY, CrossEntropy, model_loss
 from lrtune.tasks.models import model_maker, transformer
 from tests.engine.trials import (
     BATCH,
@@ -158,8 +159,17 @@ VARIANTS = {
     "flip": {"augment": ("flip",)},
     "mixup": {"augment": ("crop", "mixup")},
     "some parameters": {"groups": in_parts},
+    "by name": {"groups": "head=10x,0=0.1x", "layer_decay": 0.7, "freeze": ("4", "5"), "ema": 0.3},
     "momentum of none": {"settings": {"momentum": 0.0}},
     "L2": {"settings": {"weight_decay": 0.1}},
+    **{
+        f"decay by the {by}": {
+            "groups": decays,
+            "optimizer": "adamw",
+            "settings": {"weight_decay_by": by},
+        }
+        for by in ("peak", "schedule")
+    },
     "all": {
         "clip_norm": 0.5,
         "ema": 0.3,
@@ -260,6 +270,56 @@ def test_a_momentum_cycle_is_torchs_scheduler(change, family, fifty):
     same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind
 
 
+# Numbers that a row may have for itself, where its optimizer has them.
+OTHERS = {
+    **{"weight_decay": 0.3, "momentum": 0.6, "betas": (0.7, 0.9), "eps": 1e-3, "alpha": 0.7},
+    **{"lr_decay": 0.1, "rho": 0.5, "momentum_decay": 0.1},
+}
+
+
+def others(name):
+    return {setting: OTHERS[setting] for setting in settings_of(name, {}) if setting in OTHERS}
+
+
+@pytest.mark.parametrize("groups", [None, decays], ids=["one group", "groups"])
+@pytest.mark.parametrize("name", [*PLAIN, "muon"])
+def test_a_row_of_its_own_settings_is_trained_as_a_task_of_these(name, groups, fifty):
+    """Beside rows of the task's own settings; groups with a value of their own keep it."""
+    task, own = replace(fifty, optimizer=name, groups=groups), others(name)
+    rates, pool = falling(task), FusedPool(task, 3)
+    same(
+        alone(replace(task, settings=own), rates, 5),
+        alone(task, rates, 5, None, own),
+        crowded(pool, 1, rates, 5, None, own),
+    )
+    assert width(pool) == 3
+    for slot in range(3):
+        pool.release(slot)
+    smoothed = {"label_smoothing": 0.2, **own}
+    same(alone(task, rates, 5, None, smoothed), crowded(pool, 1, rates, 5, None, smoothed))
+    for slot in range(3):
+        pool.release(slot)
+    same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind
+
+
+@pytest.mark.parametrize("kind", [SerialPool, FusedPool])
+@pytest.mark.parametrize("loss", [F.cross_entropy, CrossEntropy(0.1), WEIGHTED])
+def test_label_smoothing_is_of_training_alone(loss, kind, fifty):
+    weight = loss.weight if isinstance(loss, CrossEntropy) else None
+    losses, curves = [], []
+    for own, settings in (
+        (loss, {}),
+        (loss, {"label_smoothing": 0.3}),
+        (CrossEntropy(0.3, weight), {}),
+    ):
+        pool = kind(replace(fifty, loss=own, metrics=(CROSS_ENTROPY,)), 1)
+        losses.append(pool.start(0, falling(fifty), 5, None, settings).loss)
+        reached = pool.advance()[0]
+        curves.append([reached.metrics["cross_entropy"], *reached.losses])
+    same(*curves[1:])
+    assert losses[0] == losses[1] != losses[2]
+
+
 MOVED = [
     *({"optimizer": name, "ema": 0.3, "clip_norm": 0.5} for name in PLAIN),
     {"settings": {"momentum": 0.0}},
@@ -269,27 +329,28 @@ MOVED = [
 @pytest.mark.parametrize("cycled", [False, True])
 @pytest.mark.parametrize("change", MOVED, ids=str)
 def test_a_trial_goes_on_in_any_pool(change, cycled, fifty, tmp_path):
-    """Also from a file, with its momentum cycle."""
+    """Also from a file, with its momentum cycle and settings of its own."""
     task = replace(fifty, model=lambda: cnn().double(), **change)
     if cycled and not OPTIMIZERS[task.optimizer].cycled:
         pytest.skip("no momentum")
     _, rates, momenta = cycle(task) if cycled else (None, falling(task), None)
     curve: list[float] = []
+    own = {"label_smoothing": 0.2, **others(task.optimizer)}
     snapshot = None
     pools = [SerialPool(task, 2), FusedPool(task, 3), FusedPool(task, 4), SerialPool(task, 2)]
     for number, pool in enumerate(pools):
         pool.start(0, falling(task), 1)
         if snapshot is None:
-            curve += numbers(pool.start(1, rates, 5, momenta))
+            curve += numbers(pool.start(1, rates, 5, momenta, own))
         else:
             pool.restore(1, snapshot)
         curve += numbers(pool.advance()[1])
         save(tmp_path / "c", {"0": pool.snapshot(0), "1": pool.snapshot(1)}, {"0": {}, "1": {}})
         kept = load(tmp_path / "c")
-        assert kept["0"][0].momenta is None
+        assert kept["0"][0].momenta is None and not kept["0"][0].settings
         snapshot = kept["1"][0]
         assert snapshot.update == task.checkpoints[number]
-    same(alone(task, rates, 5, momenta), curve)
+    same(alone(task, rates, 5, momenta, own), curve)
 
 
 def test_a_fresh_trial_can_be_moved(fifty):

@@ -11,7 +11,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lrtune.engine import SerialPool
-from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, AugmentNumbers, BatchOrder, derive
+from lrtune.engine.pool import (
+    INITIAL_WEIGHTS,
+    NO_SETTINGS,
+    UPDATE_NOISE,
+    AugmentNumbers,
+    BatchOrder,
+    derive,
+)
 from lrtune.tasks.images import augment
 from lrtune.tasks.splits import tree_map
 
@@ -125,9 +132,9 @@ def numbers(progress):
     return [progress.update, *figures, *progress.losses]
 
 
-def train(pool, slot, rates, seed, momenta=None):
+def train(pool, slot, rates, seed, momenta=None, settings=NO_SETTINGS):
     """A trial from its start to its end, in numbers; the other slots go round and round."""
-    curve = numbers(pool.start(slot, rates, seed, momenta))
+    curve = numbers(pool.start(slot, rates, seed, momenta, settings))
     while True:
         for progress in pool.advance():
             if progress.slot == slot:
@@ -139,18 +146,18 @@ def train(pool, slot, rates, seed, momenta=None):
                 pool.start(progress.slot, rates * 0.7, seed + progress.slot + 1)
 
 
-def crowded(pool, slot, rates, seed, momenta=None, late=1):
+def crowded(pool, slot, rates, seed, momenta=None, settings=NO_SETTINGS, late=1):
     """The same in a slot used before, out of step with its neighbours, which have other seeds."""
     for other in range(pool.slots):
         pool.start(other, rates * 0.5, other)
     for _ in range(late):
         pool.advance()
     pool.release(slot)
-    return train(pool, slot, rates, seed, momenta)
+    return train(pool, slot, rates, seed, momenta, settings)
 
 
-def alone(task, rates, seed, momenta=None):
-    return train(SerialPool(task), 0, rates, seed, momenta)
+def alone(task, rates, seed, momenta=None, settings=NO_SETTINGS):
+    return train(SerialPool(task), 0, rates, seed, momenta, settings)
 
 
 def placed(thing):
@@ -166,7 +173,11 @@ def plainly(task, rates, seed, follow=None):
     mean = deepcopy(model)
     groups = [{"params": list(model.parameters())}] if task.groups is None else task.groups(model)
     ratios = [group.pop("lr_ratio", 1.0) for group in groups]
-    optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
+    settings = dict(task.settings)
+    decay_by = settings.pop("weight_decay_by", None)
+    optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **settings)
+    own = [group["weight_decay"] for group in optimizer.param_groups]
+    peak = max(rates)
     scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
     drawn = AugmentNumbers(task, torch.device(DEVICE))
@@ -198,6 +209,12 @@ def plainly(task, rates, seed, follow=None):
         loss.backward()
         if task.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        for group, ratio, decay in zip(optimizer.param_groups, ratios, own, strict=True):
+            if decay_by is not None:
+                share = decay * ratio * {"peak": peak, "schedule": rate / peak}[decay_by]
+                group["weight_decay"] = 0.0
+                for parameter in group["params"]:
+                    parameter.data.mul_(1 - share)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()

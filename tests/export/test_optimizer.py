@@ -11,7 +11,7 @@ from torch import nn
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.optimizers import OPTIMIZERS, settings_of
 from lrtune.errors import InputError
-from lrtune.export import FoundOptimizer, export, keras, optax
+from lrtune.export import EXPORTERS, FoundOptimizer, export, keras, optax
 from lrtune.export.torch import OPTIMIZERS as CLASSES
 from lrtune.schedule import Schedule
 from lrtune.tasks.load import decay_matrices
@@ -121,6 +121,30 @@ def test_weights_are_updated_as_by_the_one_found(found, by):
         np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize("by", ["peak", "schedule"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weights_decay_by_the_peak_or_the_schedule(name, by):
+    given, shares = {"weight_decay": 0.3, "weight_decay_by": by}, np.linspace(1, 0, TOTAL + 1)
+    found = FoundOptimizer(name, settings_of(name, given), "decay_matrices")
+    code, model, still = made(found, "torch", Schedule("linear", PEAK)), Model(), Model()
+    for part in model, still:
+        part.head = nn.Linear(3, 3, bias=False)  # Muon has not the last
+    still.load_state_dict(model.state_dict())
+    optimizer = code.make_optimizer(model)
+    scheduler = code.make_scheduler(optimizer)
+    ratio = 0.015 if name == "muon" else 1.0
+    for share in shares[:-1]:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        scheduler.step()
+        shrunk = 0.3 * ratio * (PEAK if by == "peak" else share)
+        still.kernel.data *= 1 - shrunk
+        still.head.weight.data *= 1 - shrunk
+    for parameter, wanted in zip(model.parameters(), still.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted)
+
+
 def test_every_optimizer_of_a_search_can_be_written():
     assert {name: rule.make.__name__ for name, rule in OPTIMIZERS.items()} == CLASSES
     assert OPTIMIZERS.keys() >= keras.OPTIMIZERS.keys() | optax.OPTIMIZERS.keys()
@@ -136,6 +160,8 @@ def test_every_optimizer_of_a_search_can_be_written():
         ("optax", "radam", {"decoupled_weight_decay": True}),
         ("optax", "nadam", {}),
         ("keras", "muon", {}),
+        ("keras", "adamw", {"weight_decay_by": "peak"}),
+        ("optax", "adamw", {"weight_decay_by": "peak"}),
     ],
 )
 def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
@@ -161,6 +187,8 @@ def test_a_users_own_parameter_groups_are_named(target):
 def test_a_file_puts_no_code_into_what_is_written(setting, value):
     with pytest.raises(InputError, match="expected a number"):
         FoundOptimizer("adamw", settings_of("adamw", {}) | {setting: value})
+    with pytest.raises(InputError, match="expected a name and a number"):
+        FoundOptimizer("adamw", settings_of("adamw", {}), None, {setting: 1.0, '"': 1.0})
     with pytest.raises(InputError, match="expected a number"):
         FoundOptimizer("adamw()", settings_of("adamw", {}))
 
@@ -202,6 +230,20 @@ def test_muon_and_the_ratio_of_its_rates(target, schedule):
         torch.testing.assert_close(weight, wanted)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_is_schedule_free_is_written_for_torch_alone(name):
+    found = FoundOptimizer(name, settings_of(name, {"weight_decay": 0.3}), "decay_matrices")
+    schedule = Schedule("schedule_free", PEAK, 0.5)
+    optimizer = made(found, "torch", schedule).make_optimizer(nn.Linear(2, 2))
+    assert type(optimizer).__name__ == {"sgd": "SGD", "adamw": "AdamW"}[name] + "ScheduleFree"
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [PEAK, PEAK]
+    assert optimizer.defaults["warmup_steps"] == TOTAL // 2
+    for target in EXPORTERS.keys() - {"torch"}:
+        with pytest.raises(InputError, match=f"{target} cannot hold schedule_free: .*to torch"):
+            export(schedule, to=target, total=TOTAL, optimizer=found)
+
+
 def test_an_optimizer_of_the_users_own_is_imported():
     found = FoundOptimizer("lion", {"class": "Lion", "betas": [0.9, 0.99]})
     source = export(CONSTANT, to="torch", total=TOTAL, optimizer=found)
@@ -211,6 +253,83 @@ def test_an_optimizer_of_the_users_own_is_imported():
     assert optimizer.param_groups[0]["lr"] == 2 * PEAK
     said = export(CONSTANT, to="keras", total=TOTAL, optimizer=found)
     assert "found with lion (Lion), which Keras does not have" in said
+
+
+NAMED = FoundOptimizer(
+    "adamw",
+    settings_of("adamw", {}),
+    "decay_matrices",
+    {"kernel": 10.0, "body.0": 0.5, "body.1": 0.0},
+)
+
+
+class Named(Model):
+    """With the parts that ratios are of."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("target", ["torch", "lightning", "huggingface", "timm"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Schedule("cosine", PEAK, knobs={"eta_min": 0.1}),
+        Schedule("linear", PEAK, 0.3),
+        Schedule("one_cycle", PEAK, knobs={"base_momentum": 0.8, "max_momentum": 0.9}),
+        Schedule("cyclic", PEAK),
+        Schedule("spline", PEAK, knobs={"ordinates": [0.3, 1.0, 0.1]}),
+        Schedule("plateau", PEAK, knobs={"patience": 0, "min_lr": 0.05}),
+        Schedule("plateau", PEAK, 0.3),
+        Schedule("greedy", PEAK),
+    ],
+    ids=lambda schedule: f"{schedule.family}-{schedule.warmup}",
+)
+def test_rates_by_name_follow_the_schedule(target, schedule):
+    names, model = made(NAMED, target, schedule), Named()
+    if target == "lightning":
+        configured = names.configure_optimizers(model)
+        optimizer = configured["optimizer"]
+        scheduler = configured["lr_scheduler"]["scheduler"]
+    else:
+        optimizer = names.make_optimizer(model)
+        scheduler = names.make_scheduler(optimizer)
+    found = {
+        name: (group["lr_ratio"], group["weight_decay"])
+        for name, parameter in model.named_parameters()
+        for group in optimizer.param_groups
+        if any(parameter is other for other in group["params"])
+    }
+    assert found == {
+        **{"kernel": (10.0, 0.01), "bias": (1.0, 0.0)},
+        **{"body.0.weight": (0.5, 0.01), "body.0.bias": (0.5, 0.0)},
+    }
+    assert not model.body[1].weight.requires_grad
+    controller = schedule.controller(TOTAL) if schedule.closed_loop else None
+    for update in range(TOTAL):
+        rates = schedule.rates(TOTAL) if controller is None else controller.rates
+        for group in optimizer.param_groups:
+            assert group["lr"] == pytest.approx(rates[update] * group["lr_ratio"], rel=1e-12), (
+                update
+            )
+        optimizer.step()
+        if target == "timm":
+            scheduler.step_update(update + 1)
+        elif schedule.family != "plateau" or schedule.warmup:
+            scheduler.step()
+        if controller is not None and update % 2:
+            controller.observe(update + 1, 1.0 + update)
+            step = (update, 1.0 + update) if target == "timm" else (1.0 + update,)
+            scheduler.step(*step)
+    with pytest.raises(ValueError, match="no parameter's name begins with"):
+        names.make_optimizer(Model())
+
+
+@pytest.mark.parametrize("target", ["keras", "optax"])
+def test_rates_by_name_are_said_where_they_cannot_be_made(target):
+    source = export(CONSTANT, to=target, total=TOTAL, optimizer=NAMED)
+    assert "# found with rates of their own, as ratios of the schedule's: {'kernel': 10.0" in source
 
 
 @pytest.mark.parametrize("family", ["plateau", "greedy"])

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.errors import InputError
-from lrtune.schedule import FAMILIES, Schedule, load, parse
+from lrtune.schedule import FAMILIES, Schedule, Setting, load, parse
 
 COSINE = Schedule("cosine", peak_lr=0.1, warmup=0.05)
 
@@ -23,9 +24,11 @@ COPIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.03, "beta2": 0.99}])
 @given(data=st.data())
-def test_round_trips(name, data, draw_schedule):
-    schedule = draw_schedule(data, name)
+def test_round_trips(name, settings, data, draw_schedule):
+    schedule = replace(draw_schedule(data, name), settings=settings)
+    assert ("settings" in schedule.to_dict()) == bool(settings)  # older files have none
     for copy in COPIES.values():
         again = copy(schedule)
         assert (again, hash(again), repr(again)) == (schedule, hash(schedule), repr(schedule))
@@ -54,6 +57,31 @@ def test_defaults_are_part_of_the_value():
 )
 def test_numbers_that_a_person_has_to_set(text, complexity):
     assert parse(text).complexity == complexity
+
+
+def test_what_is_tuned_with_it_is_part_of_the_value():
+    decayed = replace(COSINE, settings={"weight_decay": 0.03, "momentum": 0.8})
+    assert decayed == replace(COSINE, settings={"momentum": 0.8, "weight_decay": 0.03}) != COSINE
+    assert decayed.complexity == (COSINE.complexity[0] + 2, COSINE.complexity[1] + 2)
+    assert decayed.rates(8).tolist() == COSINE.rates(8).tolist()
+    with pytest.raises(InputError, match="settings: momentum=True: expected a finite number"):
+        replace(COSINE, settings={"momentum": True})
+    with pytest.raises(InputError, match=r"settings=0\.3: expected a mapping"):
+        replace(COSINE, settings=0.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "message"),
+    [
+        ("weight_decay", 0, 0.1, "on a log scale: give a lower end above 0"),
+        ("weight_decay", 0.1, 0.01, "weight_decay=0.1:0.01: expected two numbers, the lower first"),
+        ("eps", float("nan"), 1, "two numbers"),
+        ("momentum", 0.9, 1, r"a range in \[0, 1\)"),
+    ],
+)
+def test_ranges_that_cannot_be_searched(name, low, high, message):
+    with pytest.raises(InputError, match=message):
+        Setting(name, low, high, own=0.0)
 
 
 def test_numpy_numbers_are_numbers():

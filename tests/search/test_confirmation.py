@@ -40,7 +40,7 @@ class SeededPool(SpoiltPool):
         self.admitted: list[tuple[float, int]] = []
         self.dies_in = dies_in
 
-    def start(self, slot: int, rates: np.ndarray, seed: int, momenta: object = None) -> Progress:
+    def start(self, slot: int, rates: np.ndarray, seed: int, *_: object) -> Progress:
         self.seeds[slot] = seed
         self.admitted.append((float(rates.max()), seed))
         return super().start(slot, rates, seed)

@@ -1,5 +1,6 @@
 """Image folders: layouts, what is refused, what is changed and said, memory and streams."""
 
+import os
 import shutil
 from itertools import chain
 
@@ -111,6 +112,7 @@ def resize(paths, size):
     [
         (lambda r: (r / "train/eel").mkdir(), r"class 'eel' holds no images: expected .*\.webp"),
         (lambda r: (r / "test/dog/x.png").write_text("hello"), r"dog/x\.png: .* mend .*--skip-bad"),
+        (lambda r: os.mkfifo(r / "test/dog/p.png"), r"dog/p\.png: .*\(no regular file\)"),
         (lambda r: truncate(r / "train/cat/1.jpg"), r"cat/1\.jpg: not a readable image .*truncat"),
         (lambda r: truncate(r / "train/cat/9.png"), r"cat/9\.png: not a readable image .*truncat"),
         (lambda r: shutil.rmtree(r / "train/dog"), r"/train: a single class \(cat\)"),

@@ -115,7 +115,8 @@ DIGITS = "digits is scikit-learn's digits"
     [
         ("digit", {}, "task 'digit': neither .*; did you mean 'digits'"),
         ("", {}, "task '': neither a folder of images, nor a table"),
-        ("a.tsv", {}, r"^a\.tsv: a table with tabs: save it as \.csv$"),
+        ("a.tsv", {}, r"^a\.tsv: no such file$"),
+        ("wine", {"context": 9}, "context=9: of texts: name their column: --text NAME"),
         ("digits", {"metric": "roc_auc"}, "^metric roc_auc: takes two classes, not 10$"),
         ("breast_cancer", {"metric": "r2"}, "metric 'r2'"),
         ("a.txt", {"model": "mlp", "context": 9}, "'mlp': does not read text: give --model trans"),

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from lrtune.tasks import MODELS
 from lrtune.tasks.models import model_maker, transformer
+from lrtune.tasks.tokens import characters
 from tests.tasks.conftest import refused
 
+TOKENIZER = characters("abcdefg", "")
 IMAGE_MODELS = [name for name in MODELS if name != "transformer"]
 TORCHVISION = """resnet18 shufflenet_v2_x0_5 mobilenet_v3_small squeezenet1_0 googlenet
 inception_v3 densenet121 vit_b_16""".split()  # noqa: SIM905
@@ -27,8 +29,9 @@ def batch(name: str) -> tuple[tuple[int, ...], torch.Tensor, torch.Tensor]:
 
 
 def maker(name: str, shape: tuple[int, ...]) -> Callable[[], nn.Module]:
-    kind = "text" if name == "transformer" else "classification"
-    return model_maker(name, shape, 7, kind=kind)
+    if name != "transformer":
+        return model_maker(name, shape, 7)
+    return model_maker(name, shape, 7, kind="text", tokenizer=TOKENIZER)
 
 
 def loss_of(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -118,6 +121,18 @@ def test_the_transformer_sees_no_later_token_of_any_integer_type(reader):
         reader(torch.zeros(1, 17, dtype=torch.long))
 
 
+def test_the_label_of_a_text_knows_nothing_of_its_padding():
+    """But of every token: the mean of what they see."""
+    model = seeded(model_maker("transformer", (12,), 3, tokenizer=TOKENIZER))
+    texts = torch.full((2, 12), TOKENIZER.padding)
+    texts[:, :5] = torch.arange(5)
+    texts[1, 0] = 6
+    outputs = model(texts)
+    assert outputs.shape == (2, 3)
+    torch.testing.assert_close(model(texts[:, :5]), outputs)
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
+
+
 def test_distances_count_and_nothing_else_of_positions(reader):
     """Rotary: the same tokens give the same logits wherever they stand, but not reversed."""
     tokens = torch.arange(11)[None]
@@ -184,6 +199,6 @@ IMAGE = (3, 32, 32)
     ],
 )
 def test_refusals_are_one_line(name, shape, match):
-    kind, shape = ("text", (128,)) if shape == "text" else ("classification", shape)
+    shape, tokenizer = ((128,), TOKENIZER) if shape == "text" else (shape, None)
     with refused(match):
-        model_maker(name, shape, 10, kind=kind)
+        model_maker(name, shape, 10, tokenizer=tokenizer)

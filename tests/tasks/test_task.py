@@ -88,7 +88,7 @@ HALF = {  # whose test split has a class that training never shows
         ({"ema": 1.5}, r"ema=1\.5: expected a share of the run, 0 to 1"),
         ({"precision": "half"}, "precision='half': expected float32, bfloat16 or None"),
         ({"memory": -1}, "memory=-1: expected a number of bytes, or None"),
-        ({"groups": 3}, "groups=3: expected a function of the model, or None"),
+        ({"groups": 3}, "groups=3: expected a function of the model, ratios by name"),
         ({"augment": "flip"}, "augment='flip': expected a tuple of names"),
         ({"augment": ("flip",)}, r"augment 'flip': takes images, not samples of \(64,\)"),
     ],
