@@ -244,3 +244,14 @@ def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-4000:]
     (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
     assert 0 < float(best) < 0.5  # an untrained network's is 2.3
+
+
+def test_a_study_file_with_weights_that_decay_by_the_peak(lrtune: Any, tmp_path: Path) -> None:
+    """Its engine is the fused one; what is exported decays likewise."""
+    study, out = EXAMPLES / "weight_decay.toml", tmp_path / "run"
+    options = f"--budget 9 --epochs 0.5 --engine fused --slots 2 --peak-lr 0.002,0.02 --out {out}"
+    code, printed, errors = lrtune(f"search {study} {options}")
+    assert code == 0, errors
+    assert re.search(r"\nValid +adamw, .* weight decay 0.1 by the peak, batch 4", printed)
+    code, source, _ = lrtune(f"export {out} --to torch")
+    assert "optimizer.register_step_pre_hook(decay_weights)" in source
