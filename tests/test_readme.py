@@ -15,11 +15,13 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import lrtune as package
 from lrtune.cli import commands as cli
 from lrtune.run.study_file import StudyFile
+from lrtune.tasks import check_model
 from tests.callbacks import trainings
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +134,7 @@ def workspace(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(20):
             image = Image.fromarray(draws.integers(0, 256, (16, 16, 3), np.uint8))
             image.save(folder / "path/to/images" / kind / f"{number}.png")
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "weights.pt")
     return folder
 
 
@@ -242,6 +245,7 @@ EXAMPLES: dict[str, tuple[Callable[[], Names], Callable[[Names], None]]] = {
     "callbacks.lightning": (lightning, follows_the_trial),
     "callbacks.huggingface": (huggingface, follows_the_trial),
     "OptunaSearch": (lambda: {"lrtune": package}, lambda names: names["schedule"].rates(10)),
+    "GPT2LMHeadModel": (dict, lambda names: check_model(names["task"])),
     "lrtune.register": (
         lambda: {"__name__": "readme"},
         lambda names: np.testing.assert_allclose(
