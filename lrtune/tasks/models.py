@@ -397,7 +397,7 @@ def model_maker(
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)
-    elif Path(name).is_dir():
+    elif name and Path(name).is_dir():  # the path of nothing is here
         if tokenizer is None:
             raise InputError(
                 f"model {name}: a folder's model reads texts: give one of {', '.join(MODELS)}"

@@ -107,12 +107,14 @@ def _read_rows(path: Path, read: Callable[..., "pd.DataFrame"]) -> "pd.DataFrame
 def _read_decimal_commas(frame: "pd.DataFrame") -> list[str]:
     """Columns of texts as ``1.234,5`` become numbers, in place; their names."""
     import pandas as pd
-    from pandas.api.types import is_numeric_dtype
+    from pandas.api.types import infer_dtype
 
     names = []
     for name in frame.columns:
         texts = frame[name].dropna()
-        if len(texts) and not is_numeric_dtype(texts) and texts.str.fullmatch(DECIMAL_COMMA).all():
+        if not len(texts) or infer_dtype(texts) != "string":
+            continue
+        if texts.str.fullmatch(DECIMAL_COMMA).all():
             plain = frame[name].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
             frame[name] = pd.to_numeric(plain)
             names.append(str(name))
