@@ -24,6 +24,7 @@ from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
 from lrtune.engine.pool import (
     NO_SETTINGS,
+    SCHEDULE_FREE,
     SMOOTHING,
     Array,
     EvalResult,
@@ -264,6 +265,8 @@ class StackedPool:
             raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
         check_free(trial.slot, trial.slot in self.occupied)
         self.device_task.check_tables(trial.rates, trial.momenta)
+        if SCHEDULE_FREE in trial.settings:
+            raise InputError("schedule_free trains one training at a time: use --engine serial")
         if not trial.settings.keys() <= self._names:
             self._differ(self._names | trial.settings.keys())
         moved = trial.momenta is not None
@@ -408,6 +411,8 @@ class StackedPool:
         shares = self.device_task.average_shares
         for row, (trial, length) in enumerate(zip(trials, lengths, strict=True)):
             span = slice(trial.update, trial.update + length)
+            if self._optimizer.cools:
+                tables[4, :length, row] = 1 - np.arange(span.start, span.stop) / self.task.horizon
             tables[0, :length, row] = trial.rates[span]
             tables[3, :length, row] = trial.rates.max()
             if trial.momenta is not None:

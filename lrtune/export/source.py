@@ -399,6 +399,7 @@ def _to_floor(knob: str, shape: str) -> Callable[[ExportContext], Code]:
 
 FORMULAS: dict[str, Callable[[ExportContext], Code]] = {
     "constant": _alone("1.0"),
+    "schedule_free": _alone("1.0"),
     "step": _alone("np.power({gamma}, np.floor_divide(s, {step_size}))"),
     "multistep": _alone("np.power({gamma}, np.sum(s >= np.array({milestones})))"),
     "exponential": _alone("np.power({final_ratio}, u)"),

@@ -19,6 +19,7 @@ from lrtune.engine.optimizers import settings_of
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.tasks import Metric, Split, Task
+from lrtune.tasks.groups import tuned_groups
 from lrtune.tasks.metrics import CROSS_ENTROPY, CrossEntropy, model_loss
 from lrtune.tasks.models import model_maker, transformer
 from tests.engine.trials import (
@@ -297,6 +298,34 @@ def test_a_row_of_its_own_settings_is_trained_as_a_task_of_these(name, groups, f
         pool.release(slot)
     smoothed = {"label_smoothing": 0.2, **own}
     same(alone(task, rates, 5, None, smoothed), crowded(pool, 1, rates, 5, None, smoothed))
+    for slot in range(3):
+        pool.release(slot)
+    same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_row_has_its_own_ratios_and_cooldowns_by_name(name, fifty):
+    named = {"groups": "head=2x,1=0.5x", "layer_decay": 0.7, "optimizer": name}
+    task, rates = replace(fifty, **named), falling(fifty) / 5
+    own = {"head.lr_ratio": 5.0, "head.cooldown": 0.3, "1.cooldown": 1.0}
+    changed = replace(task, groups=tuned_groups(task.groups, own))
+
+    def cooling(optimizer):
+        factors = [
+            lambda t, g=g: (
+                rates[min(t, 49)] * g["lr_ratio"] * min(1, (50 - t) / 50 / (g["cooldown"] or 1e-9))
+            )
+            for g in changed.groups(task.model())
+        ]
+        return lr_scheduler.LambdaLR(optimizer, factors)
+
+    pool = FusedPool(task, 3)
+    same(
+        plainly(changed, rates, 5, cooling),
+        alone(task, rates, 5, None, own),
+        crowded(pool, 1, rates, 5, None, own),
+    )
+    assert width(pool) == 3
     for slot in range(3):
         pool.release(slot)
     same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind

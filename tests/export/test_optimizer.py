@@ -11,7 +11,7 @@ from torch import nn
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.optimizers import OPTIMIZERS, settings_of
 from lrtune.errors import InputError
-from lrtune.export import FoundOptimizer, export, keras, optax
+from lrtune.export import EXPORTERS, FoundOptimizer, export, keras, optax
 from lrtune.export.torch import OPTIMIZERS as CLASSES
 from lrtune.schedule import Schedule
 from lrtune.tasks.load import decay_matrices
@@ -228,6 +228,20 @@ def test_muon_and_the_ratio_of_its_rates(target, schedule):
             scheduler.step()
     for weight, wanted in zip(theirs.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(weight, wanted)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_is_schedule_free_is_written_for_torch_alone(name):
+    found = FoundOptimizer(name, settings_of(name, {"weight_decay": 0.3}), "decay_matrices")
+    schedule = Schedule("schedule_free", PEAK, 0.5)
+    optimizer = made(found, "torch", schedule).make_optimizer(nn.Linear(2, 2))
+    assert type(optimizer).__name__ == {"sgd": "SGD", "adamw": "AdamW"}[name] + "ScheduleFree"
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [PEAK, PEAK]
+    assert optimizer.defaults["warmup_steps"] == TOTAL // 2
+    for target in EXPORTERS.keys() - {"torch"}:
+        with pytest.raises(InputError, match=f"{target} cannot hold schedule_free: .*to torch"):
+            export(schedule, to=target, total=TOTAL, optimizer=found)
 
 
 def test_an_optimizer_of_the_users_own_is_imported():
