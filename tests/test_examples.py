@@ -108,7 +108,7 @@ def test_tables_by_a_study_file(
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
     study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
-    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    run = lrtune.tune(load(study), out=tmp_path / name, engine="serial", **TWO)
     said = "\n".join(run.settings.task.notes)
     assert all(note in said for note in notes), said
     assert run.trials()["value"].min() < 0.7 * constant
