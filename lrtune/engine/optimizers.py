@@ -370,6 +370,18 @@ def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
+def cooled(cooldown: Any, left: Any) -> Any:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left.
+
+    Example:
+        >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
+        [1.0, 1.0, 0.5]
+    """
+    if isinstance(cooldown, Tensor):
+        return (left / cooldown).clamp(max=1.0)
+    return min(1.0, left / cooldown) if cooldown else 1.0
+
+
 def _groups(task: Task, model: nn.Module, tuned: Settings) -> list[dict[str, Any]]:
     groups = tuned_groups(task.groups, tuned)
     if groups is None:

@@ -30,6 +30,7 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    cooled,
     decay_weights,
     make_optimizer,
     packed,
@@ -50,7 +51,6 @@ from lrtune.engine.pool import (
     reseed,
 )
 from lrtune.errors import InputError
-from lrtune.schedule.setting import cooled
 from lrtune.tasks import Split, Task
 from lrtune.tasks.groups import COOLDOWN, RATIO
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map

@@ -15,12 +15,12 @@ from lrtune.engine.optimizers import (
     DECAYS,
     OURS,
     Settings,
+    cooled,
     has_momentum,
     make_optimizer,
     momentum_of,
     named_settings,
 )
-from lrtune.schedule.setting import cooled
 from lrtune.tasks import Task
 from lrtune.tasks.groups import COOLDOWN
 from lrtune.tasks.splits import leaves, tree_map

@@ -117,20 +117,6 @@ def numbers_of(settings: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def cooled(cooldown: Any, left: Any) -> Any:
-    """What a rate is multiplied by in a cooldown of its own, where this share of the run is left.
-
-    Numbers, or a tensor of cooldowns.
-
-    Example:
-        >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
-        [1.0, 1.0, 0.5]
-    """
-    if isinstance(cooldown, REAL):
-        return min(1.0, left / cooldown) if cooldown else 1.0
-    return (left / cooldown).clamp(max=1.0)
-
-
 def changed(settings: Mapping[str, Any], tuned: Mapping[str, float]) -> dict[str, Any]:
     """Those of an optimizer's settings that tuning has changed, in torch's terms.
 

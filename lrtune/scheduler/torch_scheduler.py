@@ -37,7 +37,7 @@ from lrtune.schedule.families import FAMILIES, PER_GROUP
 from lrtune.schedule.family import unknown
 from lrtune.schedule.reactive import Mode
 from lrtune.schedule.schedule import Schedule
-from lrtune.schedule.setting import cooled, numbers_of
+from lrtune.schedule.setting import numbers_of
 
 OnChangedTotal: TypeAlias = Literal["raise", "retarget"]
 Unit: TypeAlias = Literal["update", "epoch"]
@@ -334,8 +334,13 @@ class _ClosedLoop(LRScheduler):
         rate = float(self.controller.rates[min(self.last_epoch, self.spec.total - 1)])
         for group in self.optimizer.param_groups:
             left = 1 - min(self.last_epoch, self.spec.total - 1) / self.spec.total
-            _set_lr(group, rate * cooled(group.get("cooldown", 0.0), left) * group["lr_ratio"])
+            _set_lr(group, rate * _cooled(group.get("cooldown", 0.0), left) * group["lr_ratio"])
         self.__dict__.update(asdict(self.controller.state))
+
+
+def _cooled(cooldown: float, left: float) -> float:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left."""
+    return min(1.0, left / cooldown) if cooldown else 1.0
 
 
 def _made(mixin: type[_OpenLoop] | type[_ClosedLoop], watch: _Watch, optimizer: Optimizer) -> Any:
@@ -345,7 +350,7 @@ def _made(mixin: type[_OpenLoop] | type[_ClosedLoop], watch: _Watch, optimizer: 
         table = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
         cooldowns = [group.get("cooldown", 0.0) for group in optimizer.param_groups]
         own = [
-            lambda update, c=c: table[update] * cooled(c, 1 - update / spec.total)
+            lambda update, c=c: table[update] * _cooled(c, 1 - update / spec.total)
             for c in cooldowns
         ]
         native = None if any(cooldowns) else _native(spec, optimizer, ratios)
