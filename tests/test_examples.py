@@ -71,18 +71,21 @@ def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_fine_tuning_a_frozen_backbone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The command of its docstring."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(lrtune.InputError, match=r"backbone\.pt: make it first: python .*finetune"):
-        lrtune.load_task(f"{EXAMPLES}/finetune.py:make")
-    monkeypatch.setattr(sys, "argv", ["finetune.py", "backbone.pt"])
-    runpy.run_path(str(EXAMPLES / "finetune.py"), run_name="__main__")
-    losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
-    assert losses[-1] < losses[0]
-    run = searched("finetune", tmp_path, epochs=4)
-    head = 2 * 768 + 768 * 5 + 5  # batch norm and the linear layer: the backbone does not count
-    assert run.settings.task.parameters == head
+    example = runpy.run_path(str(EXAMPLES / "finetune.py"))
+    example["main"]()
+    (command,) = re.findall(r"^    lrtune (search .*)$", example["__doc__"], re.MULTILINE)
+    code, out, _ = lrtune(
+        f"{command} --batch-size 16 --trials 2 --families cosine,constant --peak-lr 0.01,0.1 "
+        "--no-confirm --out run"
+    )
+    assert code == 0 and "features of the frozen backbone computed once: 1,024 numbers" in out
+    run = Run(tmp_path / "run")
+    assert run.settings.task.parameters == 1024 * 4 + 4  # the backbone does not count
+    assert "computed once" in run.settings.features
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
 
@@ -187,3 +190,14 @@ def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr[-4000:]
     (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
     assert 0 < float(best) < 0.5  # an untrained network's is 2.3
+
+
+def test_a_study_file_with_weights_that_decay_by_the_peak(lrtune: Any, tmp_path: Path) -> None:
+    """Its engine is the fused one; what is exported decays likewise."""
+    study, out = EXAMPLES / "weight_decay.toml", tmp_path / "run"
+    options = f"--budget 9 --epochs 0.5 --engine fused --slots 2 --peak-lr 0.002,0.02 --out {out}"
+    code, printed, errors = lrtune(f"search {study} {options}")
+    assert code == 0, errors
+    assert re.search(r"\nValid +adamw, .* weight decay 0.1 by the peak, batch 4", printed)
+    code, source, _ = lrtune(f"export {out} --to torch")
+    assert "optimizer.register_step_pre_hook(decay_weights)" in source

@@ -15,6 +15,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import lrtune as package
@@ -132,6 +133,7 @@ def workspace(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(20):
             image = Image.fromarray(draws.integers(0, 256, (16, 16, 3), np.uint8))
             image.save(folder / "path/to/images" / kind / f"{number}.png")
+    torch.save(torchvision.models.resnet18().state_dict(), folder / "weights.pt")
     return folder
 
 

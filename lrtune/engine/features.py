@@ -1,6 +1,7 @@
 """A frozen backbone's features, computed once: a Task whose trials train a head alone."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -84,16 +85,46 @@ def with_features(task: Task, device: str, tell: Callable[[str], None]) -> tuple
         for name, loader in loaders.items()
     }
     changes |= {
-        "model": partial(_head, task.model, path),
+        "model": _maker(task.model, path),
+        "freeze": (),
         "prepare": nn.Identity(),
         "keywords": False,
     }
     return replace(task, **changes), sentence
 
 
-def _head(make: Callable[[], nn.Module], path: str) -> nn.Module:
+def _head(make: Callable[[], nn.Module], path: str) -> Head:
     """The head of a fresh model: weights are drawn as they are without features."""
     return Head(path, make().get_submodule(path))
+
+
+def _redrawn(head: Head, drawn: tuple[str, ...]) -> Head:
+    """A copy of a head, with layers that are drawn anew."""
+    head = deepcopy(head)
+    for name in drawn:
+        layer: Any = head.get_submodule(name)
+        layer.reset_parameters()
+    return head
+
+
+def _maker(make: Callable[[], nn.Module], path: str) -> Callable[[], nn.Module]:
+    """Makes heads; without their backbones where that gives the same weights for a seed."""
+    whole = partial(_head, make, path)
+    first, other, third = (_seeded(whole, seed) for seed in range(3))
+    state, others = first.state_dict(), other.state_dict()
+    odd = [name.rpartition(".")[0] for name in state if not torch.equal(state[name], others[name])]
+    quick = partial(_redrawn, first, tuple(dict.fromkeys(odd)))
+    again = attempt(partial(_seeded, quick, 2))
+    if isinstance(again, Exception):  # of a layer that cannot be drawn anew
+        return whole
+    state, others = again.state_dict(), third.state_dict()
+    return quick if all(torch.equal(state[name], others[name]) for name in state) else whole
+
+
+def _seeded(make: Callable[[], Head], seed: int) -> Head:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make()
 
 
 def _checked(place: DeviceTask, paths: list[str]) -> tuple[str, Tensor] | str:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.optimizers import (
+    DECAY_BY,
+    DECAYS,
     OURS,
     Settings,
     has_momentum,
@@ -234,6 +236,7 @@ class StackedOptimizer:
         states: list[Tensors],
         rates: Tensor,
         momenta: Tensor,
+        peaks: Tensor,
         numbers: Sequence[Tensor] = (),
     ) -> list[Columns]:
         """Count a step, and compute for each group what its rule takes of numbers per row.
@@ -245,6 +248,7 @@ class StackedOptimizer:
             states: of each group by torch's names (K, N), and step (K, parameters).
             rates: float64 (K,).
             momenta: float64 (K,), NaN where it is the settings' own.
+            peaks: float64 (K,): the highest rate of each row.
             numbers: float64 (K,) of the settings in which rows differ; those behind them are left.
         """
         found: list[Columns] = []
@@ -252,6 +256,9 @@ class StackedOptimizer:
         for group, state in zip(self.groups, states, strict=True):
             own = [next(left) for _ in group.own]
             s, steps = group.with_own(own), rates
+            if (by := s.get(DECAY_BY)) is not None:
+                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (rates, peaks)))  # 0: idle rows
+                s = {**s, "weight_decay": s["weight_decay"] * factor}
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
             ratio, moved = s["lr_ratio"], momenta
@@ -503,8 +510,20 @@ ADJUSTED: dict[str | None, Callable[[int, int], float]] = {
 }
 
 
+def _muon_columns(
+    s: Settings, state: Tensors, steps: Tensor, rates: Tensor, momenta: Tensor
+) -> list[Tensor]:
+    return [rates, momenta, 1 - rates * s["weight_decay"]]
+
+
 def _muon(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+    weights: Tensor,
+    gradients: Tensor,
+    state: Tensors,
+    s: Settings,
+    rates: Tensor,
+    momenta: Tensor,
+    kept: Tensor,
 ) -> None:
     height, width = s["shape"]
     buffer = state["momentum_buffer"].lerp_(gradients, 1 - momenta)
@@ -512,7 +531,7 @@ def _muon(
     numbers = moved.shape[1] // (height * width) * height * width  # the rest is for alignment
     matrices = moved[:, :numbers].reshape(-1, height, width)
     moved = _orthogonal(matrices, s).reshape(-1, numbers).to(weights.dtype)
-    weights.mul_(1 - rates * s["weight_decay"])
+    weights.mul_(kept)
     sizes = rates * ADJUSTED[s["adjust_lr_fn"]](height, width)
     weights[:, :numbers].addcmul_(moved, sizes, value=-1)
 
@@ -541,5 +560,5 @@ RULES: dict[Any, Rule] = {
     torch.optim.RMSprop: Rule(_plain, _rmsprop),
     torch.optim.Adagrad: Rule(_adagrad_columns, _adagrad),
     torch.optim.Adadelta: Rule(_plain, _adadelta),
-    torch.optim.Muon: Rule(_plain, _muon, by_shape=True),
+    torch.optim.Muon: Rule(_muon_columns, _muon, by_shape=True),
 }

@@ -19,10 +19,11 @@ from lrtune.engine.optimizers import (
     optimizer_settings,
     settings_of,
 )
+from lrtune.engine.pool import SCHEDULE_FREE
 from lrtune.errors import InputError, nearest
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile, ranges_of
-from lrtune.schedule import Setting
+from lrtune.schedule import FAMILIES, Setting
 from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
@@ -59,6 +60,8 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
         check_momentum(task.optimizer_name, settings)
+    if any(FAMILIES[name].schedule_free for name in families):
+        check_schedule_free(task)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -101,6 +104,12 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
         judge=study.judge,
         versions={name: version(name) for name in PACKAGES},
     )
+
+
+def check_schedule_free(task: Task) -> None:
+    """Refuse a task whose optimizer has no schedule-free form."""
+    with torch.random.fork_rng(devices=[]):
+        make_optimizer(task, task.model(), tuned={SCHEDULE_FREE: True})
 
 
 def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:

@@ -141,9 +141,10 @@ def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
     names = [name for name, _ in model.named_parameters()]
     fits = [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
     if not fits and pattern == "head":
-        fits = [name for name in names if name in head_of(model)]
+        head = head_of(model)
+        fits = [name for name in names if name in head]
     if not fits and pattern == "backbone":
-        head = fitting(option, "head", model)
+        head = set(fitting(option, "head", model))
         fits = [name for name in names if name not in head]
     if not fits:
         parts = dict.fromkeys(part for name in names for part in name.split("."))

@@ -80,8 +80,9 @@ def pretrained(
     for key, tensor in sorted(tensors.items()):
         digest.update(key.encode())
         digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    layers = f"all but {', '.join(fresh)}, drawn anew" if fresh else "of all layers"
-    return partial(_copy, model, tuple(fresh)), f"weights {source} ({digest.hexdigest()}): {layers}"
+    but = f" but {', '.join(fresh)}, which starts fresh in each trial" if fresh else ""
+    note = f"weights from {source} ({digest.hexdigest()}) in all layers{but}"
+    return partial(_copy, model, tuple(fresh)), note
 
 
 def _copy(model: nn.Module, fresh: tuple[str, ...]) -> nn.Module:
@@ -181,7 +182,8 @@ def _fit(model: nn.Module, weights: Mapping[str, Tensor], mistake: str) -> list[
         have = " where the model has ".join(sides)
         raise InputError(f"{mistake}: {len(odd)} tensors differ: the file has {have}")
     fitting = {name: weights[name] for name in own if shapes[name] == theirs.get(name)}
-    model.load_state_dict(fitting, strict=False)
+    own.update(fitting)  # it has the versions of the modules, which some ask for
+    model.load_state_dict(own)
     return sorted({name.rpartition(".")[0] for name in head - fitting.keys()})
 
 

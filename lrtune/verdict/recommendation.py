@@ -142,7 +142,9 @@ def described_training(
     if "betas" in settings:
         parts.append(f"betas {'/'.join(number(beta, 4) for beta in settings['betas'])}")
     if "weight_decay" in settings:
-        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}")
+        by = settings.get("weight_decay_by")
+        by = f" by the {by}" if by else ""
+        parts.append(f"weight decay {setting(settings['weight_decay'], 3)}{by}")
     parts += [f"{label} {ratio}" for label, ratio, _ in rates]
     return ", ".join([*parts, f"batch {count(batch_size)}", f"{count(horizon)} updates"])
 

@@ -162,6 +162,14 @@ VARIANTS = {
     "by name": {"groups": "head=10x,0=0.1x", "layer_decay": 0.7, "freeze": ("4", "5"), "ema": 0.3},
     "momentum of none": {"settings": {"momentum": 0.0}},
     "L2": {"settings": {"weight_decay": 0.1}},
+    **{
+        f"decay by the {by}": {
+            "groups": decays,
+            "optimizer": "adamw",
+            "settings": {"weight_decay_by": by},
+        }
+        for by in ("peak", "schedule")
+    },
     "all": {
         "clip_norm": 0.5,
         "ema": 0.3,

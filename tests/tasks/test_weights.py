@@ -66,7 +66,7 @@ def test_every_form_of_a_file_and_a_head_of_its_own(name, trained, tmp_path):
     state = torch.get_rng_state()
     make, note = maker(tmp_path / name)
     assert torch.equal(torch.get_rng_state(), state)
-    assert "all but fc, drawn anew" in note
+    assert "in all layers but fc, which starts fresh in each trial" in note
     models = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def model_of(trained):
 
 def test_a_head_of_the_same_width_is_kept(trained, file):
     make, note = maker(file, classes=3)
-    assert note.endswith("of all layers")
+    assert note.endswith(") in all layers")
     assert torch.equal(make().fc.weight, trained.fc.weight)
 
 
@@ -108,7 +108,7 @@ def test_a_folder_is_fine_tuned(file, tmp_path, write_images):
     how = {"model": NAME, "weights": str(file)}
     task = load_task(str(tmp_path / "photos"), image_size=64, **how)
     assert (task.sample_shape, task.model_name) == (SHAPE, f"{NAME}-pretrained")
-    assert task.notes[-1].startswith(f"weights {file} (")
+    assert task.notes[-1].startswith(f"weights from {file} (")
     assert task.prepare.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
     assert task.model()(task.prepare(task.train.first.inputs.expand(2, -1, -1, -1))).shape == (2, 2)
     assert load_task(str(tmp_path / "photos"), **how).sample_shape == (3, 224, 224)
@@ -121,7 +121,7 @@ def test_models_of_timm(tmp_path):
     shape = (3, weights.size, weights.size)
     make = model_maker("timm:test_vit", shape, 7, pretrained=True)
     make, note = pretrained(make, "timm:test_vit", weights)
-    assert "all but head, drawn anew" in note
+    assert "all layers but head, which" in note
     assert make()(torch.zeros(2, *shape)).shape == (2, 7)
     assert (
         model_maker("timm:test_resnet", (1, 32, 32), 5)()(torch.zeros(2, 1, 32, 32)).shape[1] == 5
