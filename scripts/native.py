@@ -36,7 +36,7 @@ def rewritten(text: str) -> str:
 
 def table() -> str:
     lines = [f"| family | {' | '.join(TARGETS)} |", "|---" * (1 + len(TARGETS)) + "|"]
-    for family in FAMILIES:
+    for family in [name for name, row in FAMILIES.items() if not row.schedule_free]:
         contexts = [
             ExportContext(s, TOTAL) for s in SCHEDULES if s.family == family and not s.warmup
         ]

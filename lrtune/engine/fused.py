@@ -24,6 +24,7 @@ from lrtune.engine.evaluate import Blocks, evaluate
 from lrtune.engine.graphs import Clock, Graphs, beside
 from lrtune.engine.pool import (
     NO_SETTINGS,
+    SCHEDULE_FREE,
     SMOOTHING,
     Array,
     EvalResult,
@@ -264,6 +265,8 @@ class StackedPool:
             raise IndexError(f"slot {trial.slot}: there are 0 to {self.slots - 1}")
         check_free(trial.slot, trial.slot in self.occupied)
         self.device_task.check_tables(trial.rates, trial.momenta)
+        if SCHEDULE_FREE in trial.settings:
+            raise InputError("schedule_free trains one training at a time: use --engine serial")
         if not trial.settings.keys() <= self._names:
             self._differ(self._names | trial.settings.keys())
         moved = trial.momenta is not None
@@ -361,11 +364,10 @@ class StackedPool:
         tree, looked = self._grouped(state).tree, tables[2].any(1)
         rows = torch.as_tensor(tables.swapaxes(0, 1)).to(self.device_task.device)
         steps = zip(self._batches(spans), rows, looked, losses, strict=True)
-        for done, ((inputs, parts), (rates, momenta, shares, *own), looks, loss) in enumerate(
-            steps
-        ):
+        for done, ((inputs, parts), numbers, looks, loss) in enumerate(steps):
             yield done
-            columns = self._optimizer.columns(state.states, rates, momenta, own)
+            rates, momenta, shares, peaks, *own = numbers
+            columns = self._optimizer.columns(state.states, rates, momenta, peaks, own)
             loss.copy_(update(tree, inputs, parts, columns, *own[self._optimizer.count :]))
             if looks:
                 state.mix(shares)
@@ -394,21 +396,25 @@ class StackedPool:
             losses[first : updates.stop] = clock.losses[: len(updates)]
 
     def _tables(self, trials: Sequence[_Trial], lengths: Sequence[int], size: int) -> Array:
-        """What the rows are given at each update, beside their batches: (3 + n, updates, size).
+        """What the rows are given at each update, beside their batches: (4 + n, updates, size).
 
         Rates; momenta, NaN where it is the optimizer's own; what the weights count in the average,
-        0 where nothing is looked at; n numbers of the settings in which rows differ.
+        0 where nothing is looked at; the highest rate; n numbers of the settings in which rows
+        differ.
         """
         settings = [trial.settings for trial in trials]
         settings += [NO_SETTINGS] * (size - len(trials))
         numbers = np.array([self._numbers(own) for own in settings]).T  # (n, size)
-        tables = np.zeros((3 + len(numbers), max(lengths), size))
+        tables = np.zeros((4 + len(numbers), max(lengths), size))
         tables[1] = np.nan
-        tables[3:] = numbers[:, None]
+        tables[4:] = numbers[:, None]
         shares = self.device_task.average_shares
         for row, (trial, length) in enumerate(zip(trials, lengths, strict=True)):
             span = slice(trial.update, trial.update + length)
+            if self._optimizer.cools:
+                tables[4, :length, row] = 1 - np.arange(span.start, span.stop) / self.task.horizon
             tables[0, :length, row] = trial.rates[span]
+            tables[3, :length, row] = trial.rates.max()
             if trial.momenta is not None:
                 tables[1, :length, row] = trial.momenta[span]
             if shares is not None:

@@ -87,14 +87,14 @@ class Clock:
         looks: bool,
     ) -> None:
         """One update of all rows; then, if it is looked at, the weights go into the average."""
-        rates, momenta, shares, *own = self._tables.index_select(1, self._now)[:, 0]
+        rates, momenta, shares, peaks, *own = self._tables.index_select(1, self._now)[:, 0]
         if self._held is not None:
             inputs, parts = self._held
         else:
             rows, *numbers = [table.index_select(0, self._now)[0] for table in self._rows]
             inputs, targets = self._task.train.take(rows)
             inputs, parts = (inputs, *numbers) if numbers else inputs, [(self._ones, targets)]
-        columns = optimizer.columns(state.states, rates, momenta, own)
+        columns = optimizer.columns(state.states, rates, momenta, peaks, own)
         losses = update(tree, inputs, parts, columns, *own[optimizer.count :])
         self.losses.index_copy_(0, self._now, losses.double()[None])
         if looks:

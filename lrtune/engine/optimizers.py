@@ -13,14 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
-from lrtune.engine.pool import NO_SETTINGS, SMOOTHING
-from lrtune.errors import InputError, described, nearest
+from lrtune.engine.pool import NO_SETTINGS, SCHEDULE_FREE, SMOOTHING
+from lrtune.errors import InputError, MissingPackage, described, nearest
 from lrtune.tasks import Task
+from lrtune.tasks.groups import COOLDOWN, RATIO, numbers_of_groups, tuned_groups
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
 
 Settings = Mapping[str, Any]  # a parameter group of torch's
+
+# What weight_decay is multiplied by before torch multiplies it by the rate: of (rate, peak). By the
+# peak, all updates decay alike; by the schedule, no peak decays more than another (Loshchilov and
+# Hutter 2019, whose weights shrink by the multiplier of the schedule times the decay).
+DECAY_BY = "weight_decay_by"
+DECAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "peak": lambda rate, peak: peak / rate,
+    "schedule": lambda rate, peak: 1 / peak,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,8 @@ class OptimizerSpec:
         """Each setting that a user may give, with its value where he does not."""
         parameters = inspect.signature(self.make).parameters.items()
         torchs = {n: p.default for n, p in parameters if n not in OURS and n not in self.of_model}
-        return torchs | dict(self.settings)
+        ours = {DECAY_BY: None} if "weight_decay" in torchs else {}
+        return torchs | ours | dict(self.settings)
 
     @property
     def cycled(self) -> bool:
@@ -109,18 +120,49 @@ def settings_of(name: str, given: Mapping[str, object]) -> dict[str, Any]:
                 f"optimizer {name}: {setting}={value!r}: expected the like of {known[setting]!r}"
             )
     settings = {**known, **given}
+    by = _decay_by(name, spec, settings)
     weight = nn.Parameter(torch.zeros(1, 1))
     try:
         spec.make([weight], lr=0.1, **settings, **{key: [weight] for key in spec.of_model})
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"optimizer {name}: {error}") from error
-    return settings
+    return settings | by
+
+
+def _decay_by(name: str, spec: OptimizerSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the weights decay by, taken out of the settings; empty where it is the rate."""
+    by = settings.pop(DECAY_BY, None)
+    if by is None or by == "rate":
+        return {}
+    if by not in DECAYS:
+        known = ("rate", *DECAYS)
+        words = f"one of {', '.join(known)}{nearest(str(by), known)}"
+        raise InputError(f"optimizer {name}: {DECAY_BY}={by!r}: {words}")
+    apart = (torch.optim.AdamW, torch.optim.Adafactor, MuonAdamW)
+    if spec.make not in apart and not settings.get("decoupled_weight_decay"):
+        flag = ", or decoupled_weight_decay=true" if "decoupled_weight_decay" in settings else ""
+        raise InputError(
+            f"optimizer {name}: {DECAY_BY}={by}: its weight decay is a part of the gradient: take "
+            f"adamw, muon or adafactor{flag}"
+        )
+    return {DECAY_BY: by}
+
+
+def decay_weights(group: dict[str, Any], rate: float, peak: float) -> None:
+    """Set what torch multiplies by the rate, so that weights decay by what the group says."""
+    if (by := group.get(DECAY_BY)) is not None:
+        decay = group.setdefault("initial_weight_decay", group["weight_decay"])
+        group["weight_decay"] = decay * DECAYS[by](rate, peak) if rate else 0.0
 
 
 def named_settings(task: Task) -> dict[str, Any]:
-    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
-    named = isinstance(task.optimizer, str)
-    return settings_of(str(task.optimizer), task.settings) if named else {}
+    """Every setting of an optimizer that is named, and the numbers of its groups by name.
+
+    None of a user's own, which nothing can set.
+    """
+    if not isinstance(task.optimizer, str):
+        return {}
+    return settings_of(task.optimizer, task.settings) | numbers_of_groups(task.groups)
 
 
 def optimizer_settings(task: Task) -> dict[str, Any]:
@@ -202,10 +244,12 @@ def set_momentum(group: dict[str, Any], value: float) -> None:
 def capture_settings(task: Task, device: torch.device) -> dict[str, Any] | None:
     """What an optimizer is made with to be captured in a CUDA graph, and zeroed as a fresh one.
 
-    None where it cannot be: SGD with dampening makes its first update by another rule.
+    None where it cannot be: SGD with dampening makes its first update by another rule, and weights
+    that do not decay by the rate have a weight decay of their own in each.
     """
     captured = None
-    if isinstance(task.optimizer, str) and not task.settings.get("dampening"):
+    odd = task.settings.get("dampening") or task.settings.get(DECAY_BY)  # another in each update
+    if isinstance(task.optimizer, str) and not odd:
         captured = OPTIMIZERS[task.optimizer].captured
     if captured is None:
         return None
@@ -233,23 +277,65 @@ def make_optimizer(
     Raises:
         InputError: the task's groups are none; the user's function fails, or makes something else.
     """
+    if SCHEDULE_FREE in tuned and task.optimizer not in SCHEDULE_FREE_FORMS:
+        raise InputError(
+            f"schedule_free: {task.optimizer_name} has no schedule-free form: take one of "
+            f"{', '.join(SCHEDULE_FREE_FORMS)}, or leave schedule_free out"
+        )
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    own = {name: value for name, value in tuned.items() if name != SMOOTHING}
+    beside = {SMOOTHING, SCHEDULE_FREE, *numbers_of_groups(task.groups)}
+    own = {name: value for name, value in tuned.items() if name not in beside}
     settings = settings_of(task.optimizer, {**task.settings, **own})
+    if SCHEDULE_FREE in tuned:
+        return _schedule_free(task, model, settings, tuned)
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
+    by = settings.pop(DECAY_BY, None)
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}
-        optimizer = spec.make(_groups(task, model), **given)
+        optimizer = spec.make(_groups(task, model, tuned), **given)
         for group in optimizer.param_groups:
             group["lr"] = deepcopy(group["lr"])
+            if by is not None:
+                group.setdefault(DECAY_BY, by)
         return optimizer
     except InputError:
         raise
     except Exception as error:  # whatever the user's function may raise, or torch of its groups
         raise InputError(f"{task.name}: groups: {described(error)}") from error
+
+
+# Class of the package schedulefree, and the settings that it has of the optimizer's.
+SCHEDULE_FREE_FORMS = {
+    "adamw": ("AdamWScheduleFree", ("betas", "eps", "weight_decay")),
+    "sgd": ("SGDScheduleFree", ("momentum", "weight_decay")),
+    "nesterov": ("SGDScheduleFree", ("momentum", "weight_decay")),
+}
+
+
+def _schedule_free(
+    task: Task, model: nn.Module, settings: Settings, tuned: Settings
+) -> torch.optim.Optimizer:
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise MissingPackage(
+            "schedule_free needs the package schedulefree: pip install 'lrtune[schedulefree]'"
+        ) from error
+    name, taken = SCHEDULE_FREE_FORMS[str(task.optimizer)]
+    lost = [key for key, v in settings.items() if v and key not in (*taken, "nesterov")]
+    if lost:
+        raise InputError(f"schedule_free: {name} has no {lost[0]}: do without, or without it")
+    own = {key: settings[key] for key in taken}
+    try:
+        optimizer: torch.optim.Optimizer = getattr(schedulefree, name)(
+            _groups(task, model, tuned), lr=0.0, **own
+        )
+    except ValueError as error:
+        raise InputError(f"schedule_free: {name}: {error}") from error
+    return optimizer
 
 
 def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
@@ -284,20 +370,35 @@ def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
-    if task.groups is None:
+def cooled(cooldown: Any, left: Any) -> Any:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left.
+
+    Example:
+        >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
+        [1.0, 1.0, 0.5]
+    """
+    if isinstance(cooldown, Tensor):
+        return (left / cooldown).clamp(max=1.0)
+    return min(1.0, left / cooldown) if cooldown else 1.0
+
+
+def _groups(task: Task, model: nn.Module, tuned: Settings) -> list[dict[str, Any]]:
+    groups = tuned_groups(task.groups, tuned)
+    if groups is None:
         free = [p for p in model.parameters() if p.requires_grad]
         return [{"params": free, "lr_ratio": 1.0}]
-    groups = [{"lr_ratio": 1.0, **group} for group in task.groups(model)]
-    for group in groups:
+    made = [{"lr_ratio": 1.0, **group} for group in groups(model)]
+    for group in made:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
+        if DECAY_BY in group:
+            raise InputError(f"{task.name}: groups: {DECAY_BY} is of all: give it in settings")
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
-        settings = {name: v for name, v in group.items() if name not in ("params", "lr_ratio")}
-        settings_of(str(task.optimizer), settings)
-    return groups
+        ours = ("params", RATIO, COOLDOWN)
+        settings_of(str(task.optimizer), {n: v for n, v in group.items() if n not in ours})
+    return made
 
 
 def packed(state: object, tensors: dict[str, Tensor]) -> str:

@@ -22,6 +22,7 @@ from lrtune.tasks.images import draw
 
 Array = NDArray[np.float64]
 SMOOTHING = "label_smoothing"  # the one setting that is the loss's
+SCHEDULE_FREE = "schedule_free"  # the one that puts another optimizer in the place of the task's
 NO_SETTINGS: Mapping[str, Any] = {}  # never changed
 
 
@@ -136,7 +137,8 @@ class Pool(Protocol):
             seed: of everything random that the trial meets.
             momenta: (horizon,) momentum, or Adam's beta1, of each update; None: the optimizer's.
             settings: the optimizer's in place of the task's own, but where a parameter group has
-                one of its own; and ``label_smoothing``, in training alone.
+                one of its own; ``label_smoothing``, in training alone; and ``schedule_free``,
+                which takes the schedule-free form of the optimizer.
 
         Raises:
             InputError: there are momenta, and the optimizer has no momentum; settings that it does

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lrtune.engine.optimizers import DECAY_BY
 from lrtune.engine.pool import Array, Pool
 from lrtune.engine.serial import SerialPool
 from lrtune.errors import InputError
@@ -110,7 +111,9 @@ def range_test(
         raise InputError(f"seeds={len(seeds)}: from 1 to {MOST_SEEDS}")
     rates = np.geomspace(low, high, updates)
     epochs = updates * task.batch_size / task.train.samples
-    sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None)
+    # By the highest rate of the sweep, weights would decay as at no rate that is searched.
+    own = {name: value for name, value in task.settings.items() if name != DECAY_BY}
+    sweep = replace(task, epochs=epochs, validations=1, ema=None, average=None, settings=own)
     pool = make(sweep, min(len(seeds), slots or len(seeds)), device)
     losses = _train(pool, rates, seeds)
     test = suggest_range(rates, losses)

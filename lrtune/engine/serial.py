@@ -4,6 +4,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +30,8 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    cooled,
+    decay_weights,
     make_optimizer,
     packed,
     set_momentum,
@@ -36,6 +39,7 @@ from lrtune.engine.optimizers import (
 )
 from lrtune.engine.pool import (
     NO_SETTINGS,
+    SCHEDULE_FREE,
     SMOOTHING,
     UPDATE_NOISE,
     Array,
@@ -46,8 +50,13 @@ from lrtune.engine.pool import (
     check_free,
     reseed,
 )
+from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
+from lrtune.tasks.groups import COOLDOWN, RATIO
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
+
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+GATHERED = 50  # updates whose batches give the statistics of averaged weights
 
 
 class Average:
@@ -192,6 +201,7 @@ class _Trial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     update: int = 0
     # Of the present segment:
+    peak: float = 0.0
     losses: Tensor = field(default_factory=lambda: torch.empty(0))
     seconds: float = 0.0
     failure: Progress | None = None
@@ -268,7 +278,7 @@ class SerialPool(Pool):
         trial = self._occupant(slot)
         tensors = {f"weights/{name}": tensor for name, tensor in _tensors(trial.model)}
         optimizer = ""
-        if not isinstance(self.task.optimizer, str):
+        if not isinstance(self.task.optimizer, str) or _averages(trial.optimizer):
             optimizer = packed(trial.optimizer.state_dict(), tensors)
         for name, parameter in trial.model.named_parameters() if not optimizer else ():
             for state, value in trial.optimizer.state.get(parameter, {}).items():
@@ -343,7 +353,7 @@ class SerialPool(Pool):
         shares = self.device_task.average_shares
         average = None if shares is None else Average(model, shares)
         settings = None
-        if self._compiled and momenta is None:
+        if self._compiled and momenta is None and SCHEDULE_FREE not in tuned:
             settings = capture_settings(self.task, self._device)
         alike = last is not None and last.settings == tuned and isinstance(last.train, Captured)
         if settings is not None and last is not None and alike:
@@ -360,6 +370,10 @@ class SerialPool(Pool):
             if settings is not None:
                 modules = [model, self.device_task.prepare, self.device_task.loss]
                 train = Captured(train, modules, self._device)
+        if _averages(optimizer):
+            free: Any = optimizer
+            free.train()
+            average = None
         trial = _Trial(slot, model, optimizer, train, average, rates, seed, momenta, tuned)
         if self._compiled and (last is None or settings is not None):
             self._kept[slot] = trial
@@ -394,6 +408,7 @@ class SerialPool(Pool):
         for trial in group:
             trial.model.train()
             trial.failure = None
+            trial.peak = max(trial.rates)
             # Room for all: a small tensor kept from each step would lie between the large ones
             # that come and go, and no gap would ever fit the next one.
             trial.losses = torch.empty(stop - first, dtype=torch.float64, device=self._device)
@@ -415,7 +430,9 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
-            rate = trial.rates[trial.update] * group["lr_ratio"]
+            decay_weights(group, trial.rates[trial.update], trial.peak)
+            rate = trial.rates[trial.update] * group[RATIO]
+            rate *= cooled(group.get(COOLDOWN), 1 - trial.update / self.task.horizon)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -442,10 +459,48 @@ class SerialPool(Pool):
         task = self.device_task
         loader = task.val if blocks is None else task.test
         averaged = None if trial.average is None else trial.average.model
-        measured = task.measured(trial.model, averaged)
-        forwards = [(_forward(task, model.eval()), metrics) for model, metrics in measured]
-        noise = trial.seed, trial.update
-        return loader.over(lambda: evaluate(task, forwards, {}, blocks, noise)[0])
+        with self._averaged(trial) if _averages(trial.optimizer) else nullcontext(averaged) as mean:
+            measured = task.measured(trial.model, mean)
+            forwards = [(_forward(task, model.eval()), metrics) for model, metrics in measured]
+            noise = trial.seed, trial.update
+            return loader.over(lambda: evaluate(task, forwards, {}, blocks, noise)[0])
+
+    @contextmanager
+    def _averaged(self, trial: _Trial) -> Iterator[nn.Module | None]:
+        """In it the model of a schedule-free optimizer has the weights that are averaged.
+
+        Statistics of batch norm are of the weights that train; they are gathered anew from the
+        batches of the last updates, as the package's README says, and set back in the end.
+        """
+        kept = [tensor.detach().clone() for _, tensor in _tensors(trial.model)]
+        optimizer: Any = trial.optimizer
+        optimizer.eval()
+        try:
+            if any(isinstance(part, BATCH_NORMS) for part in trial.model.modules()):
+                self._gather(trial)
+            yield None if self.device_task.average_shares is None else trial.model
+        finally:
+            optimizer.train()
+            with torch.no_grad():
+                for (_, tensor), old in zip(_tensors(trial.model), kept, strict=True):
+                    tensor.copy_(old)
+
+    @torch.no_grad()
+    def _gather(self, trial: _Trial) -> None:
+        task = self.device_task
+        if task.train.shared:
+            raise InputError("schedule_free: batch norm needs the data in memory: see --memory")
+        trial.model.train()
+        with task.training(), task.autocast():
+            reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
+            for batch in task.updates(trial.seed, max(0, trial.update - GATHERED), trial.update):
+                inputs, _ = task.inputs(batch)
+                task.task.outputs(trial.model, laid_out(inputs, task.task.layout))
+
+
+def _averages(optimizer: Any) -> bool:
+    """Whether it is schedule-free: it has one mode for training, one for evaluation."""
+    return hasattr(optimizer, "train") and hasattr(optimizer, "eval")
 
 
 def _forward(task: DeviceTask, model: nn.Module) -> Forward:

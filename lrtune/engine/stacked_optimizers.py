@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lrtune.engine.optimizers import (
+    DECAY_BY,
+    DECAYS,
     OURS,
     Settings,
+    cooled,
     has_momentum,
     make_optimizer,
     momentum_of,
-    settings_of,
+    named_settings,
 )
 from lrtune.tasks import Task
+from lrtune.tasks.groups import COOLDOWN
 from lrtune.tasks.splits import leaves, tree_map
 
 ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
@@ -222,18 +226,24 @@ class StackedOptimizer:
         """What a row is given that is trained with these settings, see ``columns``."""
         made = self._make(tuned=settings).param_groups
         own: list[Any] = [made[g.place][name] for g in self.groups for name in g.differ]
-        return [float(number) for number in leaves(own)]
+        return [1.0] * self.cools + [float(number) for number in leaves(own)]
+
+    @property
+    def cools(self) -> bool:
+        """Whether groups have cooldowns of their own: then the share of the run left is first."""
+        return any(COOLDOWN in group.differ for group in self.groups)
 
     @property
     def count(self) -> int:
         """Of such numbers."""
-        return sum(len(group.own) for group in self.groups)
+        return self.cools + sum(len(group.own) for group in self.groups)
 
     def columns(
         self,
         states: list[Tensors],
         rates: Tensor,
         momenta: Tensor,
+        peaks: Tensor,
         numbers: Sequence[Tensor] = (),
     ) -> list[Columns]:
         """Count a step, and compute for each group what its rule takes of numbers per row.
@@ -245,17 +255,24 @@ class StackedOptimizer:
             states: of each group by torch's names (K, N), and step (K, parameters).
             rates: float64 (K,).
             momenta: float64 (K,), NaN where it is the settings' own.
+            peaks: float64 (K,): the highest rate of each row.
             numbers: float64 (K,) of the settings in which rows differ; those behind them are left.
         """
         found: list[Columns] = []
-        left = iter(numbers)
+        given = iter(numbers)
+        left = next(given) if self.cools else None
         for group, state in zip(self.groups, states, strict=True):
-            own = [next(left) for _ in group.own]
+            own = [next(given) for _ in group.own]
             s, steps = group.with_own(own), rates
+            if (by := s.get(DECAY_BY)) is not None:
+                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (rates, peaks)))  # 0: idle rows
+                s = {**s, "weight_decay": s["weight_decay"] * factor}
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
             ratio, moved = s["lr_ratio"], momenta
             scaled = rates * ratio if isinstance(ratio, Tensor) or ratio != 1 else rates
+            if left is not None:
+                scaled = scaled * cooled(s.get(COOLDOWN), left)
             if has_momentum(s):
                 kept = momentum_of(s)
                 one = isinstance(kept, int | float)
@@ -290,7 +307,7 @@ class StackedOptimizer:
 
 def _other_values(task: Task, names: Collection[str]) -> dict[str, Any]:
     """Of some settings, values that torch takes too."""
-    own = settings_of(str(task.optimizer), task.settings) if names else {}
+    own = named_settings(task) if names else {}
 
     def other(value: Any) -> Any:
         return value / 2 if value else 0.5
@@ -503,8 +520,20 @@ ADJUSTED: dict[str | None, Callable[[int, int], float]] = {
 }
 
 
+def _muon_columns(
+    s: Settings, state: Tensors, steps: Tensor, rates: Tensor, momenta: Tensor
+) -> list[Tensor]:
+    return [rates, momenta, 1 - rates * s["weight_decay"]]
+
+
 def _muon(
-    weights: Tensor, gradients: Tensor, state: Tensors, s: Settings, rates: Tensor, momenta: Tensor
+    weights: Tensor,
+    gradients: Tensor,
+    state: Tensors,
+    s: Settings,
+    rates: Tensor,
+    momenta: Tensor,
+    kept: Tensor,
 ) -> None:
     height, width = s["shape"]
     buffer = state["momentum_buffer"].lerp_(gradients, 1 - momenta)
@@ -512,7 +541,7 @@ def _muon(
     numbers = moved.shape[1] // (height * width) * height * width  # the rest is for alignment
     matrices = moved[:, :numbers].reshape(-1, height, width)
     moved = _orthogonal(matrices, s).reshape(-1, numbers).to(weights.dtype)
-    weights.mul_(1 - rates * s["weight_decay"])
+    weights.mul_(kept)
     sizes = rates * ADJUSTED[s["adjust_lr_fn"]](height, width)
     weights[:, :numbers].addcmul_(moved, sizes, value=-1)
 
@@ -541,5 +570,5 @@ RULES: dict[Any, Rule] = {
     torch.optim.RMSprop: Rule(_plain, _rmsprop),
     torch.optim.Adagrad: Rule(_adagrad_columns, _adagrad),
     torch.optim.Adadelta: Rule(_plain, _adadelta),
-    torch.optim.Muon: Rule(_plain, _muon, by_shape=True),
+    torch.optim.Muon: Rule(_muon_columns, _muon, by_shape=True),
 }

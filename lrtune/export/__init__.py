@@ -61,6 +61,11 @@ def export(
             f"rate alone; export to {others}, or the schedule without base_momentum and "
             "max_momentum"
         )
+    if schedule.schedule_free and to != "torch":
+        raise InputError(
+            f"{to} cannot hold schedule_free: it is an optimizer of the package schedulefree; "
+            "export to torch"
+        )
     module, _, function = EXPORTERS[to].partition(":")
     context = ExportContext(schedule, total, optimizer)
     text: str = getattr(import_module(module), function)(context)

@@ -39,6 +39,7 @@ def arguments_of(optimizer: FoundOptimizer | None) -> Params | None:
         return {}
     if (
         not optimizer.decoupled
+        or optimizer.decay_by
         or optimizer.ratios
         or optimizer.settings["amsgrad"]
         or (optimizer.decay and not optimizer.of_matrices)

@@ -7,9 +7,9 @@ lose their digits near zero or the update of a drop, where counts are divided in
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lrtune.export.source import ExportContext, call, ratio, render
+from lrtune.export.source import DECAY_BY, ExportContext, call, ratio, render
 
-LACKS = ("dampening", "lr_decay")  # of torch's optimizers
+LACKS = ("dampening", "lr_decay", DECAY_BY)  # of torch's optimizers
 SMALL = 1e-6  # epsilon that is next to nothing in any update
 
 

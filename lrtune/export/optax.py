@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 
 from lrtune.export.source import (
+    DECAY_BY,
     ExportContext,
     FoundOptimizer,
     call,
@@ -18,7 +19,8 @@ from lrtune.export.source import (
 # Expressions of optax schedules, and the updates at which each but the first takes over.
 Pieces: TypeAlias = tuple[Sequence[str], Sequence[int]]
 
-LACKS = ("dampening", "lr_decay", "amsgrad", "decoupled_weight_decay")  # of torch's optimizers
+# Of torch's optimizers.
+LACKS = ("dampening", "lr_decay", "amsgrad", "decoupled_weight_decay", DECAY_BY)
 MOST_PIECES = 5  # more cycles than these are a formula
 
 

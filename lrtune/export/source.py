@@ -12,7 +12,7 @@ to zero is written with what is left, not as one minus what is done.
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from textwrap import indent
 from typing import Any, TypeAlias
@@ -28,6 +28,7 @@ from lrtune.schedule.shapes import pchip, steepness
 
 WIDTH = 80  # of a call that is written on one line
 MATRICES = "decay_matrices"  # of `lrtune.tasks`: how its tasks group their parameters
+DECAY_BY = "weight_decay_by"  # the one setting of an optimizer that torch's have not
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,12 @@ class FoundOptimizer:
         return float(self.settings.get("weight_decay", 0.0))
 
     @property
+    def decay_by(self) -> str | None:
+        """What the weights decay by, if not by the rate."""
+        by: str | None = self.settings.get(DECAY_BY)
+        return by if self.decay else None
+
+    @property
     def decoupled(self) -> bool:
         """Whether it is AdamW: weights decay by themselves, and not by way of the gradient."""
         adam = self.name == "adam" and self.settings.get("decoupled_weight_decay", False)
@@ -122,18 +129,28 @@ class ExportContext:
         peak: the highest rate.
         start: the rate at which the warmup starts.
         floor: the rate at which the body ends, of a family that has such a knob; else 0.
+        decay_rate: what weight decay is multiplied by at every update; None where by the rate.
     """
 
     def __init__(
         self, schedule: Schedule, total: int, optimizer: FoundOptimizer | None = None
     ) -> None:
-        self.schedule, self.total, self.optimizer = schedule, total, optimizer
+        self.schedule, self.total = schedule, total
         self.params, self.knobs = schedule.resolve(total), schedule.knobs
         self.peak: float = self.params.pop("peak_lr")
         self.warmup: int = self.params.pop("warmup_steps")
         self.n, self.family = total - self.warmup, schedule.family
         self.start = schedule.warmup_start * self.peak
         self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
+        self.decay_rate = None
+        if optimizer is not None and optimizer.decay_by is not None:
+            highest = self.peak if schedule.closed_loop else float(schedule.rates(total).max())
+            if optimizer.decay_by == "peak":
+                self.decay_rate = highest
+            else:  # at one peak, torch's own with another number
+                own = {"weight_decay": optimizer.decay / highest, DECAY_BY: None}
+                optimizer = replace(optimizer, settings={**optimizer.settings, **own})
+        self.optimizer = optimizer
 
     @property
     def ratios(self) -> Mapping[str, float]:
@@ -382,6 +399,7 @@ def _to_floor(knob: str, shape: str) -> Callable[[ExportContext], Code]:
 
 FORMULAS: dict[str, Callable[[ExportContext], Code]] = {
     "constant": _alone("1.0"),
+    "schedule_free": _alone("1.0"),
     "step": _alone("np.power({gamma}, np.floor_divide(s, {step_size}))"),
     "multistep": _alone("np.power({gamma}, np.sum(s >= np.array({milestones})))"),
     "exponential": _alone("np.power({final_ratio}, u)"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lrtune.export.source import (
+    DECAY_BY,
     Code,
     ExportContext,
     FoundOptimizer,
@@ -46,6 +47,8 @@ def torch(ctx: ExportContext) -> str:
     parameter groups get the same rate, but for those that the search had otherwise. A closed loop
     takes a metric that is best at its lowest.
     """
+    if ctx.schedule.schedule_free:
+        return render("schedule_free", ctx, install="schedulefree", optimizer=_schedule_free(ctx))
     return render("torch", ctx, install="torch", **scheduler(ctx))
 
 
@@ -96,10 +99,24 @@ def _optimizer(optimizer: FoundOptimizer) -> str:
         for name, value in optimizer.settings.items()
         if value is not None and value is not False and (value or name not in ZERO)
     }
+    settings.pop(DECAY_BY, None)
     parameters = "groups" if optimizer.ratios or optimizer.of_matrices else "model.parameters()"
     if optimizer.name == "muon":
         return call("MuonAdamW", parameters, "hidden_matrices(model)", **settings)
     return call(f"torch.optim.{OPTIMIZERS[optimizer.name]}", parameters, **settings)
+
+
+def _schedule_free(ctx: ExportContext) -> str:
+    """The call that makes the schedule-free form; AdamW's where the optimizer is not known."""
+    found = ctx.optimizer
+    name = "SGD" if found and found.name in ("sgd", "nesterov") else "AdamW"
+    taken = ("momentum", "weight_decay") if name == "SGD" else ("betas", "eps", "weight_decay")
+    settings = {n: found.settings[n] for n in taken if n in found.settings} if found else {}
+    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    grouped = found is not None and (found.ratios or found.of_matrices)
+    parameters = "groups" if grouped else "model.parameters()"
+    given = {"lr": ctx.peak, **settings, "warmup_steps": ctx.warmup or None}
+    return call(f"schedulefree.{name}ScheduleFree", parameters, **given)
 
 
 def _custom(ctx: ExportContext) -> Code:

@@ -40,20 +40,27 @@ def features(schedule: Schedule) -> Array:
 def features_table(schedules: Sequence[Schedule]) -> Array:
     """Of many at once: float64 (n, 12)."""
     curves = np.array([_curve(schedule) for schedule in schedules]).reshape(-1, POINTS)
-    return features_of(curves, np.array([one.closed_loop for one in schedules]))
+    return features_of(
+        curves, np.array([s.closed_loop - float(s.schedule_free) for s in schedules])
+    )
 
 
 def _curve(schedule: Schedule) -> Array:
-    """Its rates at POINTS places of the run."""
+    """Its rates at POINTS places of the run.
+
+    In a mean of all weights an update counts for less the later it is: a schedule-free form is much
+    like a linear decay (Defazio et al. 2024), from which its mark tells it apart.
+    """
     total = POINTS if schedule.warmup < 0.99 else 100 * POINTS  # it must leave an update after it
     if schedule.closed_loop:
         return schedule.controller(total).rates[_places(total)]
-    return schedule.rates(total)[_places(total)]
+    rates = schedule.rates(total)[_places(total)]
+    return rates * (1 - (np.arange(POINTS) + 0.5) / POINTS) if schedule.schedule_free else rates
 
 
 def features_of(
     rates: Array,  # (n, total) learning rate of each update, above 0
-    closed_loop: NDArray[np.bool_],  # (n,)
+    marks: NDArray[np.float64] | NDArray[np.bool_],  # (n,) 1: closed loop; -1: schedule-free
 ) -> Array:
     """Of curves of rates: log of the peak; of mean, end and parts, relative to the peak."""
     curves = rates[:, _places(rates.shape[1])]
@@ -61,7 +68,7 @@ def features_of(
     parts = curves.reshape(-1, PARTS, POINTS // PARTS).mean(2)
     means = np.column_stack([curves.mean(1), curves[:, -LAST:].mean(1), parts])
     logs = np.log(np.maximum(means / peaks, np.exp(LOWEST)))
-    return np.column_stack([np.log(peaks), logs, closed_loop])
+    return np.column_stack([np.log(peaks), logs, marks])
 
 
 def _places(total: int) -> NDArray[np.int64]:

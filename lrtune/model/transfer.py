@@ -50,7 +50,9 @@ class Transfer:
         peaks: Array,  # (m,) log of the peak rate that may be a good one
     ) -> Array:
         """How good schedules are, if that is a good peak: float64 (m, n)."""
-        own = (x[:, : len(NAMES)] - self.center) / self.width
+        known = x[:, : len(NAMES)].copy()
+        known[:, -1] = known[:, -1].clip(0)  # no other task had a schedule-free form
+        own = (known - self.center) / self.width
         hidden = own @ self.weights_1 + self.bias_1  # (n, hidden)
         moved = (peaks / self.width[PEAK])[:, None] * self.weights_1[PEAK]  # (m, hidden)
         first = np.tanh(hidden[None] - moved[:, None])

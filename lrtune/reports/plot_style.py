@@ -36,6 +36,7 @@ PINK, SKY, GREY = "#c4669a", "#3f9fd6", "#8a8a8a"
 _HUES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY)
 _ORDER = "cosine one_cycle wsd linear step plateau constant cosine_restarts cyclic polynomial "
 _ORDER += "exponential multistep greedy inverse_time tanh rex spline inverse_sqrt sequence custom"
+_ORDER += " schedule_free"
 _LINES = (("solid", "circle"), ("dash", "diamond"), ("dot", "square"))
 LOOKS = {
     family: Look(_HUES[at % len(_HUES)], *_LINES[at // len(_HUES)])

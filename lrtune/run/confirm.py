@@ -16,7 +16,7 @@ from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
-from lrtune.run.run_json import check_same, settings_for
+from lrtune.run.run_json import check_same, check_schedule_free, settings_for
 from lrtune.run.study_file import StudyFile, baselines_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
@@ -240,6 +240,8 @@ def check_baselines(baselines: Sequence[Schedule], task: Task, horizon: int) -> 
         expect("each of baselines", schedule, Schedule, "an lrtune.Schedule")
         rates_of(schedule, horizon)
         tuned_on(task, schedule)
+        if schedule.schedule_free:
+            check_schedule_free(task)
         if schedule.cycles_momentum:
             check_momentum(task.optimizer_name, optimizer_settings(task))
 

@@ -19,15 +19,16 @@ from lrtune.engine.optimizers import (
     optimizer_settings,
     settings_of,
 )
+from lrtune.engine.pool import SCHEDULE_FREE
 from lrtune.errors import InputError, nearest
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile, ranges_of
-from lrtune.schedule import Setting
+from lrtune.schedule import FAMILIES, Setting
 from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
-from lrtune.tasks.groups import base_of, rows_of
+from lrtune.tasks.groups import base_of, numbers_of_groups, rows_of
 from lrtune.tasks.metrics import smoothing_of
 from lrtune.verdict.settings import (
     Objective,
@@ -59,6 +60,8 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     Space(families, study.peak_lr or Space.peak_lr, warmup, study.cycle_momentum)
     if study.cycle_momentum:
         check_momentum(task.optimizer_name, settings)
+    if any(FAMILIES[name].schedule_free for name in families):
+        check_schedule_free(task)
     if round(warmup[1] * task.horizon) >= task.horizon:
         raise InputError(
             f"warmup={warmup[1]!r}: leaves nothing of {task.horizon} updates after the warmup"
@@ -103,13 +106,19 @@ def settings_for(task: Task, study: StudyFile, device: str) -> SearchSettings:
     )
 
 
+def check_schedule_free(task: Task) -> None:
+    """Refuse a task whose optimizer has no schedule-free form."""
+    with torch.random.fork_rng(devices=[]):
+        make_optimizer(task, task.model(), tuned={SCHEDULE_FREE: True})
+
+
 def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
     """What is tuned with the schedule, checked against the task.
 
     Raises:
         InputError: what the task does not have, or what cannot be tuned so.
     """
-    settings, tuned = named_settings(task), []
+    settings, by_name, tuned = named_settings(task), numbers_of_groups(task.groups), []
     known = {n: v for n, v in numbers_of(settings).items() if n not in FIXED}
     if (smoothing := smoothing_of(task.loss)) is not None:
         known["label_smoothing"] = smoothing
@@ -129,7 +138,7 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
             raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
         tuned.append(Setting(name, low, high, known[name]))
         for end in (low, high):  # torch itself knows what its optimizers take
-            if own := changed(settings, {name: end}):
+            if own := changed(settings, {name: end} if name not in by_name else {}):
                 settings_of(str(task.optimizer), {**task.settings, **own})
         if name == "label_smoothing" and not 0 <= low <= high < 1:
             raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")

@@ -35,7 +35,7 @@ from lrtune.run.study_file import (
     load,
     stopping_of,
 )
-from lrtune.schedule import Schedule
+from lrtune.schedule import FAMILIES, Schedule
 from lrtune.search import SearchState, SurrogateSampler, records
 from lrtune.search.budget import (
     CONFIRMED,
@@ -220,6 +220,12 @@ class Tuning:
         if self._settings.tune:
             self.task = replace(task, tuned=tuned_names(task, self._settings.tune))
         self._folder = folder_of(study, self._settings.study)
+        families = *self._settings.families, *(schedule.family for schedule in self.baselines)
+        self._schedule_free = any(FAMILIES[name].schedule_free for name in families)
+        if self._schedule_free and self.engine.kind == "fused":
+            raise InputError("engine fused: schedule_free trains one training at a time")
+        if self._schedule_free:
+            self.engine = replace(self.engine, kind="serial")
         self._trained, self._features = task, ""  # see with_features
 
     def run(self) -> Run:
@@ -263,6 +269,8 @@ class Tuning:
         )
         for note in task.notes:
             self._tell(f"  {note}")
+        if self._schedule_free:
+            self._tell("engine: serial, since schedule_free trains one training at a time")
         for label, ratio, what in self._settings.task.rates:
             self._tell(f"  {label}: {ratio} ({what})")
         facts = {"command": self.command, "seed": study.seed}

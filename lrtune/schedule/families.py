@@ -355,6 +355,15 @@ ROWS = (
         torch="LRScheduler",
         source="Subramanian et al. 2025, arXiv 2512.14527",
     ),
+    Family(
+        "schedule_free",
+        "the peak throughout, weights averaged by a schedule-free optimizer",
+        knobs=(),
+        resolve=lambda k, n, peak: {},
+        body=lambda s, n, peak: np.full(n, peak),
+        source="Defazio et al. 2024, arXiv 2405.15682",
+        schedule_free=True,
+    ),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in ROWS}

@@ -144,6 +144,8 @@ class Family:
             knobs are given; None: the family leaves it alone.
         check: (knobs, peak) -> None; InputError where the knobs contradict one another.
         extra: what a knob that is not in `knobs` must be; None: there are no others.
+        schedule_free: whether the rates are for the schedule-free form of the optimizer, which
+            averages its weights; searched only where it is named.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Family:
     momentum: Callable[..., Array] | None = None
     check: Callable[[Knobs, float], None] = lambda knobs, peak: None
     extra: Knob | None = None
+    schedule_free: bool = False
 
     @property
     def closed_loop(self) -> bool:

@@ -119,6 +119,11 @@ class Schedule:
         return self._row.closed_loop
 
     @property
+    def schedule_free(self) -> bool:
+        """Whether its rates are for the schedule-free form of an optimizer."""
+        return self._row.schedule_free
+
+    @property
     def cycles_momentum(self) -> bool:
         """Whether it says what the optimizer's momentum, or Adam's beta1, is at each update."""
         return self._row.momentum is not None and "max_momentum" in self.knobs

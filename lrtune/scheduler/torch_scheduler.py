@@ -101,6 +101,11 @@ def scheduler(
     """
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer={optimizer!r}: expected a torch.optim.Optimizer")
+    if schedule.schedule_free and not hasattr(optimizer, "eval"):
+        raise InputError(
+            f"optimizer: {type(optimizer).__name__} is not schedule-free: take the one that "
+            "lrtune export --to torch writes, and call its train() and eval()"
+        )
     if schedule.cycles_momentum and not {"momentum", "betas"} & optimizer.defaults.keys():
         raise InputError(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "

@@ -24,7 +24,9 @@ FAMILY = "family"
 SCHEDULE = "lrtune.schedule"  # trial attribute: the schedule as JSON
 SPLINE = "spline"  # the family that may have any shape
 LOWEST_PEAK, HIGHEST_PEAK = 1e-12, 1e6
-SEARCHABLE = tuple(name for name, family in FAMILIES.items() if family.searchable)
+SEARCHABLE = tuple(
+    name for name, family in FAMILIES.items() if family.searchable and not family.schedule_free
+)
 
 
 @dataclass(frozen=True)

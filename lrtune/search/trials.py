@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.engine.optimizers import named_settings
-from lrtune.engine.pool import SMOOTHING, Snapshot
+from lrtune.engine.pool import SCHEDULE_FREE, SMOOTHING, Snapshot
 from lrtune.schedule import Controller, Schedule
 from lrtune.schedule.family import unknown
 from lrtune.schedule.setting import changed, numbers_of
@@ -108,14 +108,15 @@ def tuned_on(task: Task, schedule: Schedule) -> dict[str, Any]:
     Raises:
         InputError: the task does not have it.
     """
+    free = {SCHEDULE_FREE: True} if schedule.schedule_free else {}
     if not schedule.settings:
-        return {}
+        return free
     own = named_settings(task)
     known = [*numbers_of(own), *([SMOOTHING] if smoothing_of(task.loss) is not None else [])]
     for name in schedule.settings:
         if name not in known:
             raise unknown(f"{schedule.family}: setting of {task.optimizer_name}", name, known)
-    return _in_torchs_terms(own, schedule.settings)
+    return _in_torchs_terms(own, schedule.settings) | free
 
 
 def tuned_names(task: Task, names: Iterable[str]) -> tuple[str, ...]:

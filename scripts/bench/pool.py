@@ -160,7 +160,8 @@ def updates(pool: StackedPool, state: StackedState, batches: list[Any]) -> float
     began = now()
     with pool.device_task.training():
         for inputs, parts in batches:
-            update(tree, inputs, parts, pool._optimizer.columns(state.states, rates, momenta))
+            columns = pool._optimizer.columns(state.states, rates, momenta, rates)
+            update(tree, inputs, parts, columns)
     wait(pool)
     return now() - began
 

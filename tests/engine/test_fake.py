@@ -81,7 +81,7 @@ def test_an_update_under_bfloat16(name, device, monkeypatch):
         types = {key: t.dtype for key, t in state.models["weights"].items()}
         batch = like(inputs, (TRIALS, *inputs.shape)), like(targets, (TRIALS, *targets.shape))
         ones = torch.ones(TRIALS, device=device)
-        columns = optimizer.columns(state.states, ones.double(), ones.double())
+        columns = optimizer.columns(state.states, *[ones.double()] * 3)
         losses = program.update(state, batch[0], [(ones, batch[1])], columns)
         state.mix(ones)
         outputs = program.outputs(state.models["average"], like(inputs, inputs.shape), TRIALS)

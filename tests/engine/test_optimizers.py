@@ -99,6 +99,9 @@ def test_settings_are_the_rows_and_the_given(name):
         ("adam", {"betas": (0.9, 2)}, "optimizer adam: .*beta.* 2"),
         ("adam", {"betas": (0.9,)}, r"adam: betas=\(0\.9,\): expected the like of \(0\.9, 0\.999"),
         ("adamw", {"weight_decay": "much"}, "weight_decay='much': expected the like of 0"),
+        ("adamw", {"weight_decay_by": "peek"}, "weight_decay_by='peek': one of .* mean 'peak'"),
+        ("sgd", {"weight_decay_by": "peak"}, "sgd: .* part of the gradient: take adamw, muon or"),
+        ("adam", {"weight_decay_by": "peak"}, "adam: .* or decoupled_weight_decay=true"),
         ("adagrad", {"lr_decay": -1}, "optimizer adagrad: .*lr_decay.* -1"),
         ("sgd", {"nesterov": 1}, "optimizer sgd: nesterov=1: expected the like of False"),
         ("sgd", {"momentum": float("nan")}, "momentum=nan: expected the like of 0"),
@@ -149,7 +152,7 @@ def stacked(name, given):
 
 
 def step(optimizer, weights, gradients, state, rates, momenta):
-    columns = optimizer.columns([state], rates, momenta)
+    columns = optimizer.columns([state], rates, momenta, rates)
     optimizer.step(optimizer.groups, [weights], [gradients], [state], columns)
 
 
@@ -309,7 +312,8 @@ def test_muon_in_every_row(given):
                 model.get_parameter(name).grad = gradients[name][row].clone()
             optimizer.step()
         slopes = [group.matrix(gradients) for group in groups]
-        columns = stacked.columns(states, rates[update], torch.full((ROWS,), torch.nan))
+        momenta = torch.full((ROWS,), torch.nan)
+        columns = stacked.columns(states, rates[update], momenta, rates[update])
         stacked.step(groups, weights, slopes, states, columns)
     for group, matrix in zip(groups, weights, strict=True):
         close = 0.02 if group.rule.by_shape else 1e-12

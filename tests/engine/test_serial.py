@@ -10,12 +10,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from lrtune.engine import SerialPool, serial
 from lrtune.engine.checkpoint import load, save
+from lrtune.engine.pool import INITIAL_WEIGHTS, UPDATE_NOISE, BatchOrder, derive
 from lrtune.engine.serial import Average, Captured
 from lrtune.tasks import MODELS, Metric
 from lrtune.tasks.metrics import CROSS_ENTROPY
@@ -61,6 +63,11 @@ class RefusesInfinity(nn.Module):
 MAKERS = {"dropout": dropout, "cnn": lambda: MODELS["cnn"]((1, 8, 8), 10), "noisy": NoisyAlways}
 
 
+def two_layers():
+    layers = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
 class Counts(torch.optim.SGD):
     """As schedule-free optimizers do it: numbers in its groups, and a state beside the tensors."""
 
@@ -92,9 +99,44 @@ def test_any_optimizer_goes_on_from_a_file(optimizer, twelve, tmp_path):
     assert curve[-1] < curve[1]
 
 
-def two_layers():
-    layers = nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10)
-    return nn.Sequential(nn.Flatten(), *layers)
+@pytest.mark.parametrize(("name", "model"), [("sgd", dropout), ("adamw", two_layers)])
+def test_schedule_free_is_the_packages_own_loop(name, model, twelve, tmp_path):
+    """Validated at the averaged weights, with batch norm's statistics of those; from a file too."""
+    task = replace(twelve, optimizer=name, settings={}, groups=decays, model=model)
+    rates, ready = np.full(task.horizon, 0.05), twelve.prepare
+    kinds = {"sgd": SGDScheduleFree, "adamw": AdamWScheduleFree}
+    pool = SerialPool(task)
+    curve = [numbers(pool.start(0, rates, 5, settings={"schedule_free": True}))]
+    for _ in task.checkpoints:
+        curve.append(numbers(pool.advance()[0]))
+        save(tmp_path / "c", {"0": pool.snapshot(0)}, {"0": {}})
+        pool = SerialPool(task)
+        pool.restore(0, load(tmp_path / "c")["0"][0])
+    torch.manual_seed(derive(5, INITIAL_WEIGHTS))
+    net, order = model(), BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
+    groups = decays(net)
+    optimizer = kinds[name](groups, lr=0.05)
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_ratio", 1)
+    optimizer.train()
+    batches = [task.train.take(order.batch(5, update)) for update in range(task.horizon)]
+    losses = []
+    for update, batch in enumerate(batches):
+        torch.manual_seed(derive(5, UPDATE_NOISE, update))
+        loss = task.loss(net.train()(ready(batch.inputs)), batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose([x for part in curve for x in part[5:]], losses, rtol=1e-6)
+    optimizer.eval()
+    torch.manual_seed(derive(5, UPDATE_NOISE, task.horizon))
+    with torch.no_grad():
+        for batch in batches:
+            net.train()(ready(batch.inputs))
+        final = float(task.loss(net.eval()(ready(task.val.inputs)), task.val.targets))
+    assert curve[-1][1] == pytest.approx(final, rel=1e-6)
+    assert curve[-1][4] == pytest.approx(curve[-1][1], rel=1e-6)  # averaged: the same weights
 
 
 def test_the_same_as_plain_pytorch(fifty, digits):

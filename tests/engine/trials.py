@@ -173,7 +173,11 @@ def plainly(task, rates, seed, follow=None):
     mean = deepcopy(model)
     groups = [{"params": list(model.parameters())}] if task.groups is None else task.groups(model)
     ratios = [group.pop("lr_ratio", 1.0) for group in groups]
-    optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **task.settings)
+    settings = dict(task.settings)
+    decay_by = settings.pop("weight_decay_by", None)
+    optimizer = PLAIN[task.optimizer](groups, lr=1.0, foreach=False, **settings)
+    own = [group["weight_decay"] for group in optimizer.param_groups]
+    peak = max(rates)
     scheduler = None if follow is None else follow(optimizer)
     order = BatchOrder(task.train.samples, task.batch_size, torch.device("cpu"))
     drawn = AugmentNumbers(task, torch.device(DEVICE))
@@ -205,6 +209,12 @@ def plainly(task, rates, seed, follow=None):
         loss.backward()
         if task.clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), task.clip_norm)
+        for group, ratio, decay in zip(optimizer.param_groups, ratios, own, strict=True):
+            if decay_by is not None:
+                share = decay * ratio * {"peak": peak, "schedule": rate / peak}[decay_by]
+                group["weight_decay"] = 0.0
+                for parameter in group["params"]:
+                    parameter.data.mul_(1 - share)
         optimizer.step()
         if scheduler is not None:
             scheduler.step()

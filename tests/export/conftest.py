@@ -46,6 +46,7 @@ GIVEN = {
 SCHEDULES = [
     Schedule(name, 0.5, warmup, 0.3, GIVEN.get(name, {}) | knobs)
     for name, family in FAMILIES.items()
+    if not family.schedule_free
     for warmup in ((0.0, 0.1) if family.takes_warmup else (0.0,))
     for knobs in ({}, *KNOBS.get(name, []))
 ]

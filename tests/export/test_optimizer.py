@@ -11,7 +11,7 @@ from torch import nn
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.optimizers import OPTIMIZERS, settings_of
 from lrtune.errors import InputError
-from lrtune.export import FoundOptimizer, export, keras, optax
+from lrtune.export import EXPORTERS, FoundOptimizer, export, keras, optax
 from lrtune.export.torch import OPTIMIZERS as CLASSES
 from lrtune.schedule import Schedule
 from lrtune.tasks.load import decay_matrices
@@ -121,6 +121,30 @@ def test_weights_are_updated_as_by_the_one_found(found, by):
         np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize("by", ["peak", "schedule"])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weights_decay_by_the_peak_or_the_schedule(name, by):
+    given, shares = {"weight_decay": 0.3, "weight_decay_by": by}, np.linspace(1, 0, TOTAL + 1)
+    found = FoundOptimizer(name, settings_of(name, given), "decay_matrices")
+    code, model, still = made(found, "torch", Schedule("linear", PEAK)), Model(), Model()
+    for part in model, still:
+        part.head = nn.Linear(3, 3, bias=False)  # Muon has not the last
+    still.load_state_dict(model.state_dict())
+    optimizer = code.make_optimizer(model)
+    scheduler = code.make_scheduler(optimizer)
+    ratio = 0.015 if name == "muon" else 1.0
+    for share in shares[:-1]:
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        scheduler.step()
+        shrunk = 0.3 * ratio * (PEAK if by == "peak" else share)
+        still.kernel.data *= 1 - shrunk
+        still.head.weight.data *= 1 - shrunk
+    for parameter, wanted in zip(model.parameters(), still.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted)
+
+
 def test_every_optimizer_of_a_search_can_be_written():
     assert {name: rule.make.__name__ for name, rule in OPTIMIZERS.items()} == CLASSES
     assert OPTIMIZERS.keys() >= keras.OPTIMIZERS.keys() | optax.OPTIMIZERS.keys()
@@ -136,6 +160,8 @@ def test_every_optimizer_of_a_search_can_be_written():
         ("optax", "radam", {"decoupled_weight_decay": True}),
         ("optax", "nadam", {}),
         ("keras", "muon", {}),
+        ("keras", "adamw", {"weight_decay_by": "peak"}),
+        ("optax", "adamw", {"weight_decay_by": "peak"}),
     ],
 )
 def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
@@ -202,6 +228,20 @@ def test_muon_and_the_ratio_of_its_rates(target, schedule):
             scheduler.step()
     for weight, wanted in zip(theirs.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(weight, wanted)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_is_schedule_free_is_written_for_torch_alone(name):
+    found = FoundOptimizer(name, settings_of(name, {"weight_decay": 0.3}), "decay_matrices")
+    schedule = Schedule("schedule_free", PEAK, 0.5)
+    optimizer = made(found, "torch", schedule).make_optimizer(nn.Linear(2, 2))
+    assert type(optimizer).__name__ == {"sgd": "SGD", "adamw": "AdamW"}[name] + "ScheduleFree"
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert [group["lr"] for group in optimizer.param_groups] == [PEAK, PEAK]
+    assert optimizer.defaults["warmup_steps"] == TOTAL // 2
+    for target in EXPORTERS.keys() - {"torch"}:
+        with pytest.raises(InputError, match=f"{target} cannot hold schedule_free: .*to torch"):
+            export(schedule, to=target, total=TOTAL, optimizer=found)
 
 
 def test_an_optimizer_of_the_users_own_is_imported():

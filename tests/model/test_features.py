@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrtune.model.features import LOWEST, NAMES, Scale, features, features_of
+from lrtune.model.transfer import published
 from lrtune.schedule import FAMILIES, Schedule
 
-SEARCHED = [name for name, family in FAMILIES.items() if family.searchable]
+SEARCHED = [
+    name for name, family in FAMILIES.items() if family.searchable and not family.schedule_free
+]
 OPEN = [name for name in SEARCHED if not FAMILIES[name].closed_loop]
 
 
@@ -48,6 +51,14 @@ def test_features_of_every_family(family: str) -> None:
             assert values[1:-1] == pytest.approx(0)  # the rate is taken as held
     with pytest.raises(ValueError, match="read-only"):
         values[:] = 0  # what is cached
+
+
+def test_a_mean_of_weights_is_like_a_linear_decay_and_marked() -> None:
+    free, linear = (features(Schedule(family, 0.1)) for family in ("schedule_free", "linear"))
+    assert free[:-1] == pytest.approx(linear[:-1], abs=0.1)
+    assert free[-1] == -1
+    far = published().means(np.array([free, [*free[:-1], 0.0]]), np.zeros(1))
+    assert far[0, 0] == far[0, 1]
 
 
 @pytest.mark.parametrize("family", OPEN)

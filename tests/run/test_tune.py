@@ -215,3 +215,19 @@ def test_a_budget_of_few_short_trainings_has_an_answer(tmp_path: Path) -> None:
     run = lrtune.tune("digits", budget=10, families=["cosine", "constant"], **how)
     verdict = run.verdict()
     assert verdict is not None and verdict.decided
+
+
+def test_schedule_free_is_a_rival_of_the_schedules(tmp_path: Path) -> None:
+    how = {"batch_size": 96, "epochs": 2, "families": ["schedule_free"], "optimizer": "adamw"}
+    rival = [lrtune.Schedule("cosine", peak_lr=0.01)]
+    told = Told()
+    run = lrtune.tune(
+        "digits", budget=10, out=tmp_path / "run", baselines=rival, listener=told, **how
+    )
+    assert run.settings.engine.name == "serial"
+    assert "engine: serial, since schedule_free trains one training at a time" in told.lines
+    assert {row.family for row in run.verdict().families} == {"schedule_free", "yours"}
+    with pytest.raises(InputError, match="schedule_free: radam has no schedule-free form: take"):
+        lrtune.tune("digits", budget=10, out=tmp_path / "other", **how | {"optimizer": "radam"})
+    with pytest.raises(InputError, match="engine fused: schedule_free trains one training at a"):
+        lrtune.tune("digits", budget=10, out=tmp_path / "other", engine="fused", **how)

@@ -310,6 +310,7 @@ MISUSE = {
     "unit 'step' is unknown": lambda make: make(unit="step"),
     "on_changed_total 'rase' is unknown": lambda make: make(on_changed_total="rase"),
     "optimizer=None: expected a torch.optim": lambda make: make(optimizer=None),
+    "SGD is not schedule-free": lambda make: make(schedule=Schedule("schedule_free", 0.1)),
     "lr=0.0: expected": lambda make: make(optimizer=optimizer_with(None, lr=0.0)),
     "total=0: expected": lambda make: make(total=0),
     "mode='low': expected": lambda make: make(schedule=Schedule("greedy", 0.1), mode="low"),

@@ -55,7 +55,7 @@ def test_every_suggestion_is_a_schedule_with_rates(family: str) -> None:
     ],
 )
 def test_what_cannot_be_searched(arguments: dict, message: str) -> None:
-    assert set(FAMILIES) - set(SEARCHABLE) == {"sequence", "custom"}
+    assert set(FAMILIES) - set(SEARCHABLE) == {"sequence", "custom", "schedule_free"}
     with pytest.raises(InputError, match=message):
         Space(**arguments)
 
