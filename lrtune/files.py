@@ -2,7 +2,9 @@
 
 import math
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,14 @@ def to_disk(path: Path) -> None:
 def beside(path: Path) -> Path:
     """A name of its own beside a path, for another process may be at the same."""
     return path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+
+
+def remove_left(folder: Path, seconds: float = 60.0) -> None:
+    """Remove what a kill left of files that were being written, so many seconds ago or more."""
+    for part in folder.glob(f".*.{'[0-9a-f]' * 16}"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > seconds:
+                part.unlink()
 
 
 def plain(value: Any) -> Any:

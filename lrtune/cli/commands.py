@@ -6,6 +6,7 @@ import inspect
 import io
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from importlib.metadata import version as version_of
@@ -57,7 +58,7 @@ FOUND = 3  # doctor: something is wrong with what was looked at
 def main() -> None:
     """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours.
 
-    1 too where the machine has no more memory or disk;
+    1 too where the machine has no more memory or disk, or code of the user's calls sys.exit();
     doctor ends with 3 where it finds something wrong.
     """
     atexit.register(gc.freeze)  # else the end waits for a search through all that torch loaded
@@ -69,6 +70,14 @@ def main() -> None:
     except (InputError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         code = _fail(message, 2)
+    except ImportError as error:  # of an installation that is not whole
+        if (error.name or "lrtune").startswith("lrtune"):
+            raise
+        code = _fail(f"{error.name} cannot be imported ({error}): pip install it again", 1)
+    except SystemExit as error:  # of a loss or a data set; ours return their code
+        *_, last = traceback.extract_tb(error.__traceback__)
+        where = f"{last.filename}, line {last.lineno}"
+        code = _fail(f"{where}: sys.exit({error.code!r}) ended the search; what ran is kept", 1)
     except OSError as error:  # a full disk, say: neither the user's mistake nor a bug
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except Exception as error:

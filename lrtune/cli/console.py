@@ -1,9 +1,11 @@
 """How sentences, names of others, tables and curves are printed in a terminal."""
 
+import os
 import re
 import textwrap
 from collections.abc import Sequence
 from math import isfinite
+from typing import IO
 
 from rich import box
 from rich.cells import cell_len
@@ -28,9 +30,22 @@ _UNSAFE = re.compile(
 )
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on without a reader, who may be ``head -1``: the results are in files."""
+        unread(self.file)
+
+
+def unread(file: IO[str]) -> None:
+    """Let what is written from now on go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
 def console_of(*, stderr: bool = False) -> Console:
     """A console that prints names as they are: no markup, no emoji codes, no coloured digits."""
-    console = Console(
+    console = _Console(
         highlight=False, markup=False, emoji=False, stderr=stderr, force_jupyter=False
     )
     if not console.is_terminal:

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from lrtune.cli.console import console_of, say
+from lrtune.cli.console import console_of, say, unread
 from lrtune.cli.progress import Quiet, RunProgress, Screen
 from lrtune.errors import InputError
 from lrtune.files import plain
@@ -173,5 +173,8 @@ class Events(Listener):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         ordered = {name: fields[name] for name in names}
         line = json.dumps(plain({"event": event, "time": now, **ordered}), allow_nan=False)
-        self._out.write(f"{line}\n")
-        self._out.flush()
+        try:
+            self._out.write(f"{line}\n")
+            self._out.flush()
+        except BrokenPipeError:
+            unread(self._out)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from lrtune.engine import Choice
 from lrtune.errors import InputError
-from lrtune.files import replace
+from lrtune.files import remove_left, replace
 from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
 from lrtune.reports.figures import of_run
@@ -23,11 +23,12 @@ from lrtune.schedule import Schedule, Setting
 from lrtune.search import Space, frame, load_study, records
 from lrtune.search.confirmation import final_seeds, read_finals
 from lrtune.search.journal import mend, unlock
+from lrtune.search.loop import Interrupts
 from lrtune.search.sampler import Tuner, guess_in
 from lrtune.search.study_model import beliefs
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.settings import RunSettings
-from lrtune.verdict.summary import BASELINES, Finalist, finalists, simplest_first
+from lrtune.verdict.summary import ALWAYS, BASELINES, Finalist, finalists, simplest_first
 from lrtune.verdict.tie_break import NEAR
 from lrtune.verdict.verdict import Plan, verdict
 
@@ -165,7 +166,10 @@ class Run:
             )
             for number, schedule in enumerate(self.settings.baselines, 1)
         ]
-        return [pick, *yours, *sorted(others, key=lambda other: other.compared_as != "baseline")]
+        first = [
+            one for one in others if one.compared_as == "baseline" and one.schedule.family in ALWAYS
+        ]
+        return [pick, *yours, *first, *(one for one in others if one not in first)]
 
     def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
         """The verdict on the trainings that there are; ``over``: whether no more are to come."""
@@ -194,7 +198,13 @@ class Run:
 
         Raises:
             InputError: the study has fewer trials than were written before.
+            KeyboardInterrupt: after Ctrl-C, once all is written: inside of a destructor, of which
+                there are many here, Python would lose it.
         """
+        with Interrupts():
+            self._write()
+
+    def _write(self) -> None:
         from lrtune.reports.dashboard import publish
 
         trials, verdict, finals = self.trials(), self.verdict(), self.finals()
@@ -252,6 +262,7 @@ def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     try:
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        remove_left(folder)
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)
         yield

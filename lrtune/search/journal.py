@@ -5,7 +5,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,17 @@ def mend(path: Path, stale_seconds: float = STALE_SECONDS) -> str | None:
 
 
 def unlock(path: Path, stale_seconds: float = STALE_SECONDS) -> None:
-    """Remove the lock of a process that was killed while it held it."""
-    lock = path.with_name(f"{path.name}.lock")
-    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > stale_seconds:
-        lock.unlink()
+    """Remove the lock of a process that was killed while it held it, once that is sure.
+
+    Optuna itself would wait half a minute for it.
+    """
+    lock, made = path.with_name(f"{path.name}.lock"), None
+    until = time.monotonic() + stale_seconds
+    with suppress(FileNotFoundError):
+        while made in (None, made := lock.lstat().st_mtime):  # else somebody is at work
+            if time.time() - made > stale_seconds or time.monotonic() > until:
+                lock.unlink()
+            time.sleep(0.02)
 
 
 def whole_lines(path: Path) -> bytes:

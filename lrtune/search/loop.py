@@ -33,7 +33,8 @@ Kind = TypeVar("Kind", bound=Training)
 class Interrupts:
     """Inside ``with``, SIGINT and SIGTERM raise KeyboardInterrupt within ``heard()`` alone.
 
-    So they end training at any point, but never while results are stored.
+    So they end training at any point, but never while results are stored. One that was not heard
+    raises it at the end.
     """
 
     def __init__(self) -> None:
@@ -54,9 +55,11 @@ class Interrupts:
                     signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._pending and kind is None:
+            raise KeyboardInterrupt
 
     @contextmanager
     def heard(self) -> Iterator[None]:

@@ -87,7 +87,9 @@ class BestSchedule(Training, File):
             return None
         same = {name: getattr(run, name) for name in (*Training.model_fields, "judge")}
         return cls(
-            **same | {"optimizer": run.optimizer.tuned(schedule)},
+            **same
+            | {"optimizer": run.optimizer.tuned(schedule)}
+            | {"task": run.task.tuned(schedule, run.tune)},
             schedule=schedule,
             resolved=resolved,
             found=None if row is None else _found(row, run),

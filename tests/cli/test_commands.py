@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import shutil
@@ -241,3 +242,60 @@ def test_a_bug_keeps_its_traceback(lrtune, monkeypatch) -> None:
     monkeypatch.setattr("lrtune.cli.commands.app", lambda **_: {}["bug"])
     with pytest.raises(KeyError, match="bug"):
         lrtune("families")
+
+
+def test_a_broken_installation_is_told_in_a_sentence(lrtune, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.markdown", None)
+    code, _, err = lrtune("guide")
+    assert code == 1 and err.count("\n") == 1
+    assert err.startswith("lrtune: rich.markdown cannot be imported (")
+
+
+LEAVING = """
+import sys
+
+import torch
+from torch.nn import functional as F
+
+import lrtune
+
+
+calls = []
+
+
+def loss(outputs, targets):
+    calls.append(0)
+    if len(calls) > 99:
+        sys.exit(3)  # doctor's code
+    return F.cross_entropy(outputs, targets)
+
+
+def make():
+    split = lrtune.Split(torch.randn(64, 4), torch.randint(0, 2, (64,)))
+    model = lambda: torch.nn.Linear(4, 2)
+    return lrtune.Task(name="leaving", train=split, val=split, model=model, loss=loss, batch_size=8)
+"""
+
+
+def test_a_loss_that_ends_the_process_is_named(lrtune, tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(LEAVING)
+    words = ["--trials", 2, "--peak-lr", "0.1,1", "--engine", "serial", "--out", tmp_path / "run"]
+    code, _, err = lrtune("search", f"{tmp_path}/task.py:make", *words)
+    assert code == 1
+    assert "task.py, line 16: sys.exit(3) ended the search" in err
+
+
+@pytest.mark.parametrize("how", [[], ["--json"]])
+def test_a_search_goes_on_where_nobody_reads_what_it_prints(how: list[str], tmp_path: Path) -> None:
+    """``| head -1``."""
+    words = "search digits --epochs 1 --trials 2 --families constant --peak-lr 0.01,0.1"
+    words += f" --batch-size 64 --no-confirm --out {tmp_path}/run"
+    command = [sys.executable, "-m", "lrtune", *words.split(), *how]
+    reads, writes = os.pipe()
+    process = subprocess.Popen(command, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    os.read(reads, 1)
+    os.close(reads)
+    _, err = process.communicate()
+    assert process.returncode == 0 and "roken" not in err
+    assert len(pd.read_parquet(tmp_path / "run" / "trials.parquet")) == 2

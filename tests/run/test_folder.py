@@ -2,6 +2,9 @@ import json
 import os
 import shlex
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +23,13 @@ from lrtune import Budget, Engine, InputError
 from lrtune.engine import SerialPool
 from lrtune.format import command_without_secrets, without_secrets
 from lrtune.model.transfer import nothing, published
+from lrtune.reports.page import write
 from lrtune.run.folder import Run
 from lrtune.run.run_json import settings_for
 from lrtune.run.study_file import StudyFile
 from lrtune.schedule import Schedule
 from lrtune.search import SEARCHABLE, load_study
+from lrtune.search.journal import unlock
 from lrtune.tasks import Task
 from lrtune.tasks.models import Normalize
 
@@ -297,12 +302,65 @@ def test_a_journal_that_is_lost_is_not_made_anew(run: Path, tmp_path: Path) -> N
     assert len(pd.read_parquet(folder / "trials.parquet")) == 8
 
 
-def test_a_lock_left_by_a_killed_process(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("age", [0, 1e9, -1e9])
+def test_a_lock_left_by_a_killed_process(age: float, run: Path, tmp_path: Path) -> None:
+    """Even a moment ago, or before the clock was put back; Optuna waits for half a minute."""
     folder = shutil.copytree(run, tmp_path / "copy")
-    lock = folder / "journal.log.lock"
+    lock, made = folder / "journal.log.lock", time.time() - age
     lock.symlink_to("nowhere")
-    os.utime(lock, (1, 1), follow_symlinks=False)
-    assert len(again_in(folder, trials=9).trials()) == 9
+    os.utime(lock, (made, made), follow_symlinks=False)
+    began = time.monotonic()
+    unlock(folder / "journal.log", stale_seconds=0.2)
+    assert not lock.is_symlink() and time.monotonic() - began < 5
+
+
+def test_a_lock_of_who_is_at_work_stays(tmp_path: Path) -> None:
+    journal, lock = tmp_path / "journal.log", tmp_path / "journal.log.lock"
+    lock.symlink_to("nowhere")
+
+    def taken_again() -> None:
+        other = tmp_path / "other"
+        other.symlink_to("nowhere")
+        os.utime(other, (time.time(), time.time() + 1), follow_symlinks=False)
+        other.replace(lock)
+
+    timer = threading.Timer(0.3, taken_again)
+    timer.start()
+    unlock(journal, stale_seconds=20.0)
+    timer.join()
+    assert lock.is_symlink()
+
+
+def test_what_a_kill_left_half_written_is_removed(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    names = [".a.json.0123456789abcdef", ".a.json", ".b.json.0123456789abcdef"]
+    for name in names:
+        (folder / name).write_text("half")
+    for name in names[:2]:
+        os.utime(folder / name, (1, 1))
+    again_in(folder, trials=8)
+    assert [(folder / name).exists() for name in names] == [False, True, True]
+
+
+def test_ctrl_c_while_results_are_written_comes_after_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside of a destructor Python would only print it."""
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "report.html").unlink()
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def interrupted(*given: object) -> object:
+        Interrupted()
+        return write(*given)
+
+    monkeypatch.setattr("lrtune.run.folder.write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lrtune.open(folder).write()
+    assert (folder / "report.html").exists()
 
 
 def test_tuning_leaves_torch_as_it_was(run: Path, tmp_path: Path) -> None:

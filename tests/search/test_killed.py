@@ -319,6 +319,14 @@ def test_ctrl_c_waits_until_it_is_heard() -> None:
     assert stored == ["all of it"]
 
 
+def test_ctrl_c_that_was_never_heard_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(ZeroDivisionError), Interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        1 / 0  # noqa: B018
+
+
 def test_handlers_that_are_meant_to_be_or_cannot_be_put_back_are_left() -> None:
     before, other = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the shell has it for `&`
