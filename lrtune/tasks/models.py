@@ -415,12 +415,12 @@ def model_maker(
             which = f"one of {', '.join(MODELS)}, of torchvision.models, timm:NAME or a folder"
             raise InputError(f"model {name!r}: {which}{nearest(name, [*MODELS, *known])}")
         make = partial(_torchvision_model, name, shape, outputs, pretrained)
-    if tokenizer is not None:
+    if kind == "text" or tokenizer is not None:
         if name != "transformer":
             raise InputError(
                 f"model {name!r}: does not read text: give --model transformer or a folder"
             )
-        if kind != "text":  # but a label of it
+        if kind != "text" and tokenizer is not None:  # but a label of it
             sizes = tokenizer.vocabulary, outputs, tokenizer.padding
             make = partial(_Transformer, shape[0], *sizes)
     elif name == "transformer":
