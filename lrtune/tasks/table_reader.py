@@ -37,8 +37,17 @@ def read_table(path: Path) -> tuple["pd.DataFrame", list[str]]:
         return read_parquet(path) if is_parquet else read_csv(path)
     except InputError:
         raise
-    # The parse errors of pandas and pyarrow are ValueErrors; a cut gzip file ends in the others.
-    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
+    # Parse errors are ValueErrors, a cut gzip file ends in an EOFError or zlib.error; pyarrow and
+    # pandas look things up in metadata that may be damaged.
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         raise InputError(
             f"{path}: cannot be read as a table: {' '.join(str(error).split())[:200].rstrip('.:')}"
             f": expected {'Parquet' if is_parquet else 'CSV'}"
