@@ -59,6 +59,13 @@ def test_fused_is_serial_is_plain_pytorch(optimizer, model, fifty):
     three_ways(replace(fifty, optimizer=optimizer, model=lambda: model().double()))
 
 
+def test_muon_is_nearly_serial(fifty):
+    """It makes matrices orthogonal in bfloat16, whose sums depend on how many there are."""
+    task = replace(fifty, optimizer="muon", model=lambda: mlp().double())
+    pool, rates = FusedPool(task, 2), falling(task)
+    np.testing.assert_allclose(train(pool, 1, rates, 5), alone(task, rates, 5), rtol=0.02)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "labelled"), [("sgd", False), ("adamw", False), ("adamw", True)]
 )
