@@ -114,6 +114,14 @@ def test_tables_by_a_study_file(
     assert run.trials()["value"].min() < 0.7 * constant
 
 
+def test_weight_decay_is_tuned_with_the_schedule(tmp_path: Path) -> None:
+    study = validate(StudyFile, read_study(EXAMPLES / "weight_decay.toml"), "weight_decay")
+    budget = {"budget": lrtune.Budget(trials=10), "peak_lr": (1e-3, 1e-1)}
+    run = lrtune.tune(load(study), tune=study.tune, out=tmp_path / "run", **TWO | budget)
+    best = run.best()
+    assert best is not None and best.settings["weight_decay"] > 0.1  # its own would be 0.01
+
+
 SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
 
 

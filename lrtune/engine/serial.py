@@ -430,9 +430,10 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
-            decay_weights(group, trial.rates[trial.update], trial.peak)
-            rate = trial.rates[trial.update] * group[RATIO]
-            rate *= cooled(group.get(COOLDOWN), 1 - trial.update / self.task.horizon)
+            left = 1 - trial.update / self.task.horizon
+            rate = trial.rates[trial.update] * cooled(group.get(COOLDOWN, 0.0), left)
+            decay_weights(group, rate, trial.peak)
+            rate *= group[RATIO]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:

@@ -263,16 +263,16 @@ class StackedOptimizer:
         left = next(given) if self.cools else None
         for group, state in zip(self.groups, states, strict=True):
             own = [next(given) for _ in group.own]
-            s, steps = group.with_own(own), rates
+            s = group.with_own(own)
+            mine = rates if left is None else rates * cooled(s.get(COOLDOWN, 0.0), left)
+            steps = mine
             if (by := s.get(DECAY_BY)) is not None:
-                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (rates, peaks)))  # 0: idle rows
+                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (mine, peaks)))  # 0: idle rows
                 s = {**s, "weight_decay": s["weight_decay"] * factor}
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
             ratio, moved = s["lr_ratio"], momenta
-            scaled = rates * ratio if isinstance(ratio, Tensor) or ratio != 1 else rates
-            if left is not None:
-                scaled = scaled * cooled(s.get(COOLDOWN), left)
+            scaled = mine * ratio if isinstance(ratio, Tensor) or ratio != 1 else mine
             if has_momentum(s):
                 kept = momentum_of(s)
                 one = isinstance(kept, int | float)

@@ -172,11 +172,12 @@ def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
         fits = [name for name in names if name not in head]
     if not fits:
         parts = dict.fromkeys(part for name in names for part in name.split("."))
+        known = ["head", "backbone", *parts, *names]
         first = list(dict.fromkeys(name.partition(".")[0] for name in names))
         more = ", ..." if len(first) > SHOWN else ""
         raise InputError(
             f"{option}: {pattern!r} fits no parameter of the model, whose parts are "
-            f"{', '.join(first[:SHOWN])}{more}{nearest(pattern, [*parts, *names])}"
+            f"{', '.join(first[:SHOWN])}{more}{nearest(pattern, known)}"
         )
     return fits
 

@@ -20,6 +20,12 @@ DECODER, CLASSIFIER = "AutoModelForCausalLM", "AutoModelForSequenceClassificatio
 FITTING = 0.5  # the share of the weights that a file holds, at the least
 
 
+def is_folder(name: str) -> bool:
+    """Whether a model's name is a folder's: a path, or one with a model in it, by whatever name."""
+    is_path = "/" in name or (name != "" and (Path(name) / CONFIG).is_file())
+    return is_path and Path(name).is_dir()
+
+
 class FromFolder(nn.Module):
     """A transformers model as lrtune calls its own.
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
-from lrtune.tasks.huggingface import folder_model
+from lrtune.tasks.huggingface import folder_model, is_folder
 from lrtune.tasks.tokens import Tokenizer
 
 SMALL = 64  # px: up to here a stem made for 224 px would leave next to nothing
@@ -397,7 +396,7 @@ def model_maker(
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)
-    elif Path(name).is_dir():
+    elif is_folder(name):
         if tokenizer is None:
             raise InputError(
                 f"model {name}: a folder's model reads texts: give one of {', '.join(MODELS)}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lrtune.errors import InputError, nearest
 from lrtune.format import plural
-from lrtune.tasks.huggingface import errors_of, quiet
+from lrtune.tasks.huggingface import errors_of, is_folder, quiet
 
 Ids = NDArray[Any]  # integers (tokens,)
 
@@ -103,10 +103,11 @@ def tokenizer_of(tokens: str | None, model: str | None, train: str, others: str)
     Raises:
         InputError: there is none of this name.
     """
-    name = tokens or (model if model is not None and Path(model).is_dir() else "char")
+    own = model if model is not None and is_folder(model) else "char"
+    name = own if tokens is None else tokens
     if name in TOKENIZERS:
         return TOKENIZERS[name](train, others)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return of_folder(name)
     hint = nearest(name, TOKENIZERS)
     raise InputError(f"tokens {name!r}: char, byte or a folder with a tokenizer{hint}")

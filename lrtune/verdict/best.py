@@ -104,8 +104,14 @@ class BestSchedule(Training, File):
             InputError: its settings are not all there.
         """
         ratios = {name: group.ratio for group in self.task.lr_ratios for name in group.names}
-        optimizer = self.optimizer
-        return FoundOptimizer(optimizer.name, optimizer.settings, self.task.groups, ratios)
+        cooldowns = {
+            name: group.cooldown
+            for group in self.task.lr_ratios
+            for name in group.names
+            if group.cooldown
+        }
+        optimizer, groups = self.optimizer, self.task.groups
+        return FoundOptimizer(optimizer.name, optimizer.settings, groups, ratios, cooldowns)
 
     @property
     def comments(self) -> str:
