@@ -6,10 +6,12 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
 import lrtune
@@ -106,10 +108,70 @@ def test_tables_by_a_study_file(
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
     study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
-    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
+    run = lrtune.tune(load(study), out=tmp_path / name, engine="serial", **TWO)
     said = "\n".join(run.settings.task.notes)
     assert all(note in said for note in notes), said
     assert run.trials()["value"].min() < 0.7 * constant
+
+
+def test_weight_decay_is_tuned_with_the_schedule(tmp_path: Path) -> None:
+    study = validate(StudyFile, read_study(EXAMPLES / "weight_decay.toml"), "weight_decay")
+    budget = {"budget": lrtune.Budget(trials=10), "peak_lr": (1e-3, 1e-1)}
+    run = lrtune.tune(load(study), tune=study.tune, out=tmp_path / "run", **TWO | budget)
+    best = run.best()
+    assert best is not None and best.settings["weight_decay"] > 0.1  # its own would be 0.01
+
+
+SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"
+
+
+@pytest.mark.parametrize("updates", [4, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_gpt2_with_muon_and_wsd_from_the_task_to_its_trainer(
+    updates: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """The exported code trains the model with the optimizer and the rates of the search."""
+    from transformers import Trainer, TrainingArguments
+
+    task = lrtune.load_task(f"{EXAMPLES / 'gpt2.py'}:make", epochs=0.05, optimizer="muon")
+    if updates > task.horizon:
+        if not SHAKESPEARE.exists():
+            pytest.skip("Shakespeare is not there")
+        text = torch.tensor(list(SHAKESPEARE.read_bytes()[:400_000])).view(-1, 50)
+        splits = {"train": text[:7000], "val": text[7000:7500], "test": text[7500:]}
+        data = {name: {"input_ids": rows, "labels": rows} for name, rows in splits.items()}
+        task = replace(task, **data, epochs=updates * task.batch_size / 7000)
+    assert task.horizon == updates
+    wsd = TWO | {"families": ["wsd"]}
+    best = lrtune.tune(task, out=tmp_path / "run", **wsd).best()
+    assert best.family == "wsd"
+    command, file = request.getfixturevalue("lrtune"), tmp_path / "code.py"
+    assert command("export", tmp_path / "run", "--to", "huggingface", "--out", file)[0] == 0
+    code = runpy.run_path(str(file))
+    model, used = task.model(), list[float]()
+    optimizer = code["make_optimizer"](model)
+    optimizer.register_step_pre_hook(lambda *_: used.append(optimizer.param_groups[0]["lr"]))
+    hidden = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert hidden == {id(p) for n, p in model.named_parameters() if ".h." in n and p.dim() == 2}
+    Trainer(
+        model,
+        TrainingArguments(
+            str(tmp_path / "trainer"),
+            max_steps=task.horizon,
+            per_device_train_batch_size=task.batch_size,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=[{"input_ids": row, "labels": row} for row in task.train.targets],
+        optimizers=(optimizer, code["make_scheduler"](optimizer)),
+    ).train()
+    assert used == pytest.approx(list(best.rates(task.horizon)), rel=1e-12)
+
+
+def test_a_bert_of_padding_loaders(tmp_path: Path) -> None:
+    run = searched("bert", tmp_path, epochs=0.1)
+    assert run.settings.task.loss == "model_loss" and run.settings.objective.name == "loss"
+    assert {"val_loss", "val_accuracy"} <= set(run.trials().columns)
 
 
 @pytest.fixture

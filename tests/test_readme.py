@@ -21,6 +21,7 @@ from PIL import Image
 import lrtune as package
 from lrtune.cli import commands as cli
 from lrtune.run.study_file import StudyFile
+from lrtune.tasks import check_model
 from tests.callbacks import trainings
 
 ROOT = Path(__file__).parents[1]
@@ -244,6 +245,7 @@ EXAMPLES: dict[str, tuple[Callable[[], Names], Callable[[Names], None]]] = {
     "callbacks.lightning": (lightning, follows_the_trial),
     "callbacks.huggingface": (huggingface, follows_the_trial),
     "OptunaSearch": (lambda: {"lrtune": package}, lambda names: names["schedule"].rates(10)),
+    "GPT2LMHeadModel": (dict, lambda names: check_model(names["task"])),
     "lrtune.register": (
         lambda: {"__name__": "readme"},
         lambda names: np.testing.assert_allclose(

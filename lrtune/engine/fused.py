@@ -411,6 +411,8 @@ class StackedPool:
         shares = self.device_task.average_shares
         for row, (trial, length) in enumerate(zip(trials, lengths, strict=True)):
             span = slice(trial.update, trial.update + length)
+            if self._optimizer.cools:
+                tables[4, :length, row] = 1 - np.arange(span.start, span.stop) / self.task.horizon
             tables[0, :length, row] = trial.rates[span]
             tables[3, :length, row] = trial.rates.max()
             if trial.momenta is not None:

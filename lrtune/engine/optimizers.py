@@ -16,6 +16,7 @@ from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.pool import NO_SETTINGS, SCHEDULE_FREE, SMOOTHING
 from lrtune.errors import InputError, MissingPackage, described, nearest
 from lrtune.tasks import Task
+from lrtune.tasks.groups import COOLDOWN, RATIO, numbers_of_groups, tuned_groups
 
 # What the schedule, the task and the engine decide.
 OURS = {"params", "lr", "maximize", "foreach", "fused", "capturable", "differentiable"}
@@ -155,9 +156,13 @@ def decay_weights(group: dict[str, Any], rate: float, peak: float) -> None:
 
 
 def named_settings(task: Task) -> dict[str, Any]:
-    """Every setting of an optimizer that is named; none of a user's own, which nothing can set."""
-    named = isinstance(task.optimizer, str)
-    return settings_of(str(task.optimizer), task.settings) if named else {}
+    """Every setting of an optimizer that is named, and the numbers of its groups by name.
+
+    None of a user's own, which nothing can set.
+    """
+    if not isinstance(task.optimizer, str):
+        return {}
+    return settings_of(task.optimizer, task.settings) | numbers_of_groups(task.groups)
 
 
 def optimizer_settings(task: Task) -> dict[str, Any]:
@@ -280,16 +285,17 @@ def make_optimizer(
     if not isinstance(task.optimizer, str):
         return _users(task, model)
     spec = OPTIMIZERS[task.optimizer]
-    own = {n: value for n, value in tuned.items() if n not in (SMOOTHING, SCHEDULE_FREE)}
+    beside = {SMOOTHING, SCHEDULE_FREE, *numbers_of_groups(task.groups)}
+    own = {name: value for name, value in tuned.items() if name not in beside}
     settings = settings_of(task.optimizer, {**task.settings, **own})
     if SCHEDULE_FREE in tuned:
-        return _schedule_free(task, model, settings)
+        return _schedule_free(task, model, settings, tuned)
     settings |= {name: of_model(model) for name, of_model in spec.of_model.items()}
     by = settings.pop(DECAY_BY, None)
     try:
         form = fast_form(spec.make, next(model.parameters()).device)
         given = {"lr": 0.0, **settings, **form, **(captured or {})}
-        optimizer = spec.make(_groups(task, model), **given)
+        optimizer = spec.make(_groups(task, model, tuned), **given)
         for group in optimizer.param_groups:
             group["lr"] = deepcopy(group["lr"])
             if by is not None:
@@ -309,7 +315,9 @@ SCHEDULE_FREE_FORMS = {
 }
 
 
-def _schedule_free(task: Task, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def _schedule_free(
+    task: Task, model: nn.Module, settings: Settings, tuned: Settings
+) -> torch.optim.Optimizer:
     try:
         import schedulefree
     except ImportError as error:
@@ -323,7 +331,7 @@ def _schedule_free(task: Task, model: nn.Module, settings: Settings) -> torch.op
     own = {key: settings[key] for key in taken}
     try:
         optimizer: torch.optim.Optimizer = getattr(schedulefree, name)(
-            _groups(task, model), lr=0.0, **own
+            _groups(task, model, tuned), lr=0.0, **own
         )
     except ValueError as error:
         raise InputError(f"schedule_free: {name}: {error}") from error
@@ -362,12 +370,25 @@ def _users(task: Task, model: nn.Module) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
-    if task.groups is None:
+def cooled(cooldown: Any, left: Any) -> Any:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left.
+
+    Example:
+        >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
+        [1.0, 1.0, 0.5]
+    """
+    if isinstance(cooldown, Tensor):
+        return (left / cooldown).clamp(max=1.0)
+    return min(1.0, left / cooldown) if cooldown else 1.0
+
+
+def _groups(task: Task, model: nn.Module, tuned: Settings) -> list[dict[str, Any]]:
+    groups = tuned_groups(task.groups, tuned)
+    if groups is None:
         free = [p for p in model.parameters() if p.requires_grad]
         return [{"params": free, "lr_ratio": 1.0}]
-    groups = [{"lr_ratio": 1.0, **group} for group in task.groups(model)]
-    for group in groups:
+    made = [{"lr_ratio": 1.0, **group} for group in groups(model)]
+    for group in made:
         if "lr" in group:
             raise InputError(f"{task.name}: groups: lr is the schedule's: give lr_ratio")
         if DECAY_BY in group:
@@ -375,9 +396,9 @@ def _groups(task: Task, model: nn.Module) -> list[dict[str, Any]]:
         ratio = group["lr_ratio"]
         if not isinstance(ratio, int | float) or not 0 <= ratio < math.inf:
             raise InputError(f"{task.name}: groups: lr_ratio={ratio!r}: a finite number from 0")
-        settings = {name: v for name, v in group.items() if name not in ("params", "lr_ratio")}
-        settings_of(str(task.optimizer), settings)
-    return groups
+        ours = ("params", RATIO, COOLDOWN)
+        settings_of(str(task.optimizer), {n: v for n, v in group.items() if n not in ours})
+    return made
 
 
 def packed(state: object, tensors: dict[str, Tensor]) -> str:

@@ -30,6 +30,7 @@ from lrtune.engine.evaluate import Blocks, Forward, evaluate
 from lrtune.engine.graphs import capture
 from lrtune.engine.optimizers import (
     capture_settings,
+    cooled,
     decay_weights,
     make_optimizer,
     packed,
@@ -51,6 +52,7 @@ from lrtune.engine.pool import (
 )
 from lrtune.errors import InputError
 from lrtune.tasks import Split, Task
+from lrtune.tasks.groups import COOLDOWN, RATIO
 from lrtune.tasks.splits import Tree, laid_out, leaves, tree_map
 
 BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
@@ -428,8 +430,10 @@ class SerialPool(Pool):
     def _step(self, trial: _Trial, batch: Split) -> Tensor:
         reseed(self._device, trial.seed, UPDATE_NOISE, trial.update)
         for group in trial.optimizer.param_groups:
-            decay_weights(group, trial.rates[trial.update], trial.peak)
-            rate = trial.rates[trial.update] * group["lr_ratio"]
+            left = 1 - trial.update / self.task.horizon
+            rate = trial.rates[trial.update] * cooled(group.get(COOLDOWN, 0.0), left)
+            decay_weights(group, rate, trial.peak)
+            rate *= group[RATIO]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:

@@ -15,12 +15,14 @@ from lrtune.engine.optimizers import (
     DECAYS,
     OURS,
     Settings,
+    cooled,
     has_momentum,
     make_optimizer,
     momentum_of,
-    settings_of,
+    named_settings,
 )
 from lrtune.tasks import Task
+from lrtune.tasks.groups import COOLDOWN
 from lrtune.tasks.splits import leaves, tree_map
 
 ALIGNED = 16  # numbers: kernels take weights that begin anywhere, but more slowly
@@ -224,12 +226,17 @@ class StackedOptimizer:
         """What a row is given that is trained with these settings, see ``columns``."""
         made = self._make(tuned=settings).param_groups
         own: list[Any] = [made[g.place][name] for g in self.groups for name in g.differ]
-        return [float(number) for number in leaves(own)]
+        return [1.0] * self.cools + [float(number) for number in leaves(own)]
+
+    @property
+    def cools(self) -> bool:
+        """Whether groups have cooldowns of their own: then the share of the run left is first."""
+        return any(COOLDOWN in group.differ for group in self.groups)
 
     @property
     def count(self) -> int:
         """Of such numbers."""
-        return sum(len(group.own) for group in self.groups)
+        return self.cools + sum(len(group.own) for group in self.groups)
 
     def columns(
         self,
@@ -252,17 +259,20 @@ class StackedOptimizer:
             numbers: float64 (K,) of the settings in which rows differ; those behind them are left.
         """
         found: list[Columns] = []
-        left = iter(numbers)
+        given = iter(numbers)
+        left = next(given) if self.cools else None
         for group, state in zip(self.groups, states, strict=True):
-            own = [next(left) for _ in group.own]
-            s, steps = group.with_own(own), rates
+            own = [next(given) for _ in group.own]
+            s = group.with_own(own)
+            mine = rates if left is None else rates * cooled(s.get(COOLDOWN, 0.0), left)
+            steps = mine
             if (by := s.get(DECAY_BY)) is not None:
-                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (rates, peaks)))  # 0: idle rows
+                factor = DECAYS[by](*(n.clamp(min=1e-300) for n in (mine, peaks)))  # 0: idle rows
                 s = {**s, "weight_decay": s["weight_decay"] * factor}
             if "step" in state:
                 steps = state["step"].add_(1)[:, 0].double()
             ratio, moved = s["lr_ratio"], momenta
-            scaled = rates * ratio if isinstance(ratio, Tensor) or ratio != 1 else rates
+            scaled = mine * ratio if isinstance(ratio, Tensor) or ratio != 1 else mine
             if has_momentum(s):
                 kept = momentum_of(s)
                 one = isinstance(kept, int | float)
@@ -297,7 +307,7 @@ class StackedOptimizer:
 
 def _other_values(task: Task, names: Collection[str]) -> dict[str, Any]:
     """Of some settings, values that torch takes too."""
-    own = settings_of(str(task.optimizer), task.settings) if names else {}
+    own = named_settings(task) if names else {}
 
     def other(value: Any) -> Any:
         return value / 2 if value else 0.5

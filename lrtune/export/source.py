@@ -40,12 +40,14 @@ class FoundOptimizer:
         settings: all but the rate, in torch's terms; `class` too where a function makes it.
         groups: name of the function that made the parameter groups; None: there was one group.
         ratios: of the rate, by the beginnings of parameters' names; 0 of what did not train.
+        cooldowns: the last share of the run in which a rate went to zero, likewise.
     """
 
     name: str
     settings: Mapping[str, Any]
     groups: str | None = None
     ratios: Mapping[str, float] = field(default_factory=dict)
+    cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what is not all there, or no number or name: it is written into code."""
@@ -57,7 +59,7 @@ class FoundOptimizer:
             parts = value if isinstance(value, list | tuple) else [value]
             if not setting.isidentifier() or not all(map(_is_plain, parts)):
                 raise InputError(f"optimizer {self.name}: {setting}={value!r}: expected a number")
-        for name, ratio in self.ratios.items():
+        for name, ratio in (*self.ratios.items(), *self.cooldowns.items()):
             if not re.fullmatch(r"[\w.-]+", name) or not 0 <= ratio < float("inf"):
                 raise InputError(f"lr_ratios: {name!r}: {ratio}: expected a name and a number")
 
@@ -156,6 +158,12 @@ class ExportContext:
     def ratios(self) -> Mapping[str, float]:
         """Of the rates of parameters by name, see `FoundOptimizer`."""
         return self.optimizer.ratios if self.optimizer else {}
+
+    @property
+    def cooldowns(self) -> Mapping[str, float]:
+        """Of the rates of parameters by name, where this target makes them."""
+        made = not (self.schedule.closed_loop or self.schedule.cycles_momentum)
+        return self.optimizer.cooldowns if self.optimizer and made else {}
 
     @property
     def has_ratios(self) -> bool:

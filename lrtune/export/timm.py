@@ -21,7 +21,7 @@ def timm(ctx: ExportContext) -> str:
     # timm's own PlateauLRScheduler is deprecated and loses its state in a checkpoint, and its
     # schedulers are of the rate alone.
     values = scheduler(ctx) | {"cli": ""}
-    if ctx.schedule.closed_loop or ctx.schedule.cycles_momentum:
+    if ctx.schedule.closed_loop or ctx.schedule.cycles_momentum or ctx.cooldowns:
         values |= {"make": "torch_scheduler", "name": "Wrapped"}
     elif (curve := native(ctx)) is None:
         values |= {"name": "Ratio", "ratio": ratio(ctx, "np")}

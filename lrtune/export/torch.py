@@ -87,7 +87,7 @@ def native(ctx: ExportContext) -> bool:
     row = FAMILIES[ctx.family]
     one_floor = ctx.has_ratios and ctx.params.get("eta_min")  # an absolute rate
     has_class = row.torch not in ("LambdaLR", "LRScheduler")
-    return has_class and not one_floor and row.native(ctx.params)
+    return has_class and not one_floor and not ctx.cooldowns and row.native(ctx.params)
 
 
 def _optimizer(optimizer: FoundOptimizer) -> str:

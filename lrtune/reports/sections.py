@@ -69,6 +69,8 @@ def settings(best: BestSchedule, verdict: Verdict | None) -> dict[str, Any]:
     )
     if schedule.closed_loop:  # the search fed it the validation loss, whatever the objective was
         load += "# scheduler.step() after each update, scheduler.step(loss) after each validation\n"
+    if schedule.schedule_free:
+        load = f"{best.comments}# no scheduler: the optimizer is in the code for PyTorch\n"
     return {
         "family": schedule.family,
         "where": f"{', '.join(where)}.",

@@ -28,7 +28,7 @@ from lrtune.search.sampler import Tuner, guess_in
 from lrtune.search.study_model import beliefs
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.settings import RunSettings
-from lrtune.verdict.summary import BASELINES, Finalist, finalists, simplest_first
+from lrtune.verdict.summary import ALWAYS, BASELINES, Finalist, finalists, simplest_first
 from lrtune.verdict.tie_break import NEAR
 from lrtune.verdict.verdict import Plan, verdict
 
@@ -166,7 +166,10 @@ class Run:
             )
             for number, schedule in enumerate(self.settings.baselines, 1)
         ]
-        return [pick, *yours, *sorted(others, key=lambda other: other.compared_as != "baseline")]
+        first = [
+            one for one in others if one.compared_as == "baseline" and one.schedule.family in ALWAYS
+        ]
+        return [pick, *yours, *first, *(one for one in others if one not in first)]
 
     def judged(self, plan: Plan, horizon: int, who: list[Finalist], over: bool = False) -> Verdict:
         """The verdict on the trainings that there are; ``over``: whether no more are to come."""

@@ -28,7 +28,7 @@ from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
 from lrtune.search.storage import kept_url
 from lrtune.tasks import METRICS, Task, check_model
-from lrtune.tasks.groups import base_of, rows_of
+from lrtune.tasks.groups import base_of, numbers_of_groups, rows_of
 from lrtune.tasks.metrics import smoothing_of
 from lrtune.verdict.settings import (
     Objective,
@@ -118,7 +118,7 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
     Raises:
         InputError: what the task does not have, or what cannot be tuned so.
     """
-    settings, tuned = named_settings(task), []
+    settings, by_name, tuned = named_settings(task), numbers_of_groups(task.groups), []
     known = {n: v for n, v in numbers_of(settings).items() if n not in FIXED}
     if (smoothing := smoothing_of(task.loss)) is not None:
         known["label_smoothing"] = smoothing
@@ -138,7 +138,7 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
             raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
         tuned.append(Setting(name, low, high, known[name]))
         for end in (low, high):  # torch itself knows what its optimizers take
-            if own := changed(settings, {name: end}):
+            if own := changed(settings, {name: end} if name not in by_name else {}):
                 settings_of(str(task.optimizer), {**task.settings, **own})
         if name == "label_smoothing" and not 0 <= low <= high < 1:
             raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")

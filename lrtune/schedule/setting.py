@@ -10,7 +10,7 @@ from lrtune.errors import InputError
 from lrtune.schedule.family import REAL
 
 # A factor counts, not a difference: of the number, or of how near it is to 1.
-LOG = ("weight_decay", "eps", "lr_decay", "momentum_decay")
+LOG = ("weight_decay", "eps", "lr_decay", "momentum_decay", "lr_ratio")
 NEAR_ONE = ("momentum", "beta1", "beta2", "beta3", "alpha", "rho")
 BETA = re.compile(r"beta(\d)")
 
@@ -22,7 +22,8 @@ class Setting:
     The search moves ``param``: the number itself, or 1 minus it where it is near to 1.
 
     Attributes:
-        name: of the optimizer's setting (``beta1`` of ``betas``), or ``label_smoothing``.
+        name: of the optimizer's setting (``beta1`` of ``betas``), ``label_smoothing``, or of
+            parameters by name ``head.lr_ratio`` or ``head.cooldown``.
         low: lower end of the range.
         high: upper end of the range.
         own: the task's own value, inside of the range or not.
@@ -48,20 +49,29 @@ class Setting:
             raise InputError(f"{text}: expected two numbers, the lower first")
         if self.name in NEAR_ONE and not 0 <= self.low <= self.high < 1:
             raise InputError(f"{text}: expected a range in [0, 1): 0.8:0.99, say")
-        if self.name in LOG and self.low <= 0:
+        if self.kind == "cooldown" and not 0 <= self.low <= self.high <= 1:
+            raise InputError(f"{text}: expected shares of the run: 0.1:0.5, say")
+        if self.kind in LOG and self.low <= 0:
             raise InputError(
                 f"{text}: it is searched on a log scale: give a lower end above 0, 1e-6 say"
             )
 
     @property
+    def kind(self) -> str:
+        """The name without the pattern of a group."""
+        return self.name.rpartition(".")[2]
+
+    @property
     def log(self) -> bool:
         """Whether ``param`` is searched on a log scale."""
-        return self.name in (*LOG, *NEAR_ONE)
+        return self.kind in (*LOG, *NEAR_ONE)
 
     @property
     def param(self) -> str:
         """The name of what is searched."""
-        return f"1-{self.name}" if self.name in NEAR_ONE else self.name
+        pattern = self.name.rpartition(".")[0]  # which may be a family's name
+        own = f"{self.kind}({pattern})" if pattern else self.name
+        return f"1-{own}" if self.name in NEAR_ONE else own
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -112,7 +112,15 @@ def scheduler(
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
     made_with = numbers_of(optimizer.defaults)
+    cools = any("cooldown" in group for group in optimizer.param_groups)
     for name, value in schedule.settings.items():
+        if name.endswith(".cooldown") and not cools:
+            warnings.warn(
+                f"the schedule was found with {name}={value:.6g}, and no parameter group has a "
+                "cooldown: make them as lrtune export writes them",
+                ScheduleWarning,
+                stacklevel=2,
+            )
         if not math.isclose(made_with.get(name, value), value, rel_tol=1e-3):
             warnings.warn(
                 f"the schedule was found with {name}={value:.6g}, and the optimizer is made with "
@@ -325,8 +333,14 @@ class _ClosedLoop(LRScheduler):
     def _apply(self) -> None:
         rate = float(self.controller.rates[min(self.last_epoch, self.spec.total - 1)])
         for group in self.optimizer.param_groups:
-            _set_lr(group, rate * group["lr_ratio"])
+            left = 1 - min(self.last_epoch, self.spec.total - 1) / self.spec.total
+            _set_lr(group, rate * _cooled(group.get("cooldown", 0.0), left) * group["lr_ratio"])
         self.__dict__.update(asdict(self.controller.state))
+
+
+def _cooled(cooldown: float, left: float) -> float:
+    """What the rate of a group is multiplied by in its cooldown, where this share is left."""
+    return min(1.0, left / cooldown) if cooldown else 1.0
 
 
 def _made(mixin: type[_OpenLoop] | type[_ClosedLoop], watch: _Watch, optimizer: Optimizer) -> Any:
@@ -334,8 +348,13 @@ def _made(mixin: type[_OpenLoop] | type[_ClosedLoop], watch: _Watch, optimizer: 
     ratios = _take_groups(optimizer, spec.schedule.peak_lr)
     if mixin is _OpenLoop:
         table = (spec.schedule.rates(spec.total) / spec.schedule.peak_lr).tolist()
-        by_table = LambdaLR, {"lr_lambda": lambda update: table[update]}
-        base, arguments = _native(spec, optimizer, ratios) or by_table
+        cooldowns = [group.get("cooldown", 0.0) for group in optimizer.param_groups]
+        own = [
+            lambda update, c=c: table[update] * _cooled(c, 1 - update / spec.total)
+            for c in cooldowns
+        ]
+        native = None if any(cooldowns) else _native(spec, optimizer, ratios)
+        base, arguments = native or (LambdaLR, {"lr_lambda": own})
     else:
         base = getattr(lr_scheduler, FAMILIES[spec.schedule.family].torch)
         params = _per_group(spec.schedule.resolve(spec.total), ratios) | {"mode": spec.mode}

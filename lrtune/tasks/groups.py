@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ Groups = Callable[[nn.Module], Iterable[dict[str, Any]]]  # torch's parameter gr
 Key = TypeVar("Key", bound=Hashable)
 
 NEARLY_ALL = 0.75  # of the tensors in one numbered part: its own numbered parts are the layers
+RATIO, COOLDOWN = "lr_ratio", "cooldown"  # what a group has beside torch's settings
 HEADS = {"head", "heads", "fc", "classifier", "lm_head", "score"}
 SHOWN = 12  # names of the model in an error
 
@@ -72,11 +73,13 @@ class ByName:
             parameter the last counts.
         base: the task's own groups, which are divided further; one group where None.
         layer_decay: what the rate is multiplied by once more per layer before the last.
+        cooldowns: the last share of the run in which a rate goes linearly to zero, by pattern.
     """
 
     ratios: Mapping[str, float]
     base: Groups | None = None
     layer_decay: float | None = None
+    cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module) -> list[dict[str, Any]]:
         """The groups of a model; the ratios of patterns, layers and the base are multiplied.
@@ -97,11 +100,10 @@ class ByName:
                 ratio = self.ratios.get(pattern, 1.0) * decays.get(name, 1.0)
                 if parameter.requires_grad:
                     parts.setdefault((pattern, ratio), []).append(parameter)
-            own = group.get("lr_ratio", 1.0)
-            groups += [
-                {**group, "params": some, "lr_ratio": own * ratio}
-                for (_, ratio), some in parts.items()
-            ]
+            own = group.get(RATIO, 1.0)
+            for (pattern, ratio), some in parts.items():
+                cooldown = {COOLDOWN: self.cooldowns.get(pattern, 0.0)} if pattern else {}
+                groups.append({**group, "params": some, RATIO: own * ratio, **cooldown})
         trained = {names.get(parameter) for group in groups for parameter in group["params"]}
         for pattern in self.ratios:
             if not any(name in trained for name, last in patterns.items() if last == pattern):
@@ -110,6 +112,12 @@ class ByName:
                     "later pattern, or in no group of the task"
                 )
         return groups
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What can be tuned, by name: ``head.lr_ratio``, ``head.cooldown``."""
+        cooldowns = {f"{p}.{COOLDOWN}": self.cooldowns.get(p, 0.0) for p in self.ratios}
+        return {f"{p}.{RATIO}": ratio for p, ratio in self.ratios.items()} | cooldowns
 
     def patterns(self, model: nn.Module) -> dict[str, str]:
         """The pattern of each parameter that has one, by name."""
@@ -125,6 +133,22 @@ def grouped(groups: Any, layer_decay: float | None) -> Groups | None:
         groups = ByName(ratios_of(groups)) if told else ByName({}, groups)
     by_name: ByName = replace(groups, layer_decay=layer_decay)
     return by_name if by_name.ratios or layer_decay is not None else by_name.base
+
+
+def numbers_of_groups(groups: Groups | None) -> dict[str, float]:
+    """What can be tuned of them, by name."""
+    return groups.numbers if isinstance(groups, ByName) else {}
+
+
+def tuned_groups(groups: Groups | None, settings: Mapping[str, Any]) -> Groups | None:
+    """With other numbers, by their names; other settings are passed over."""
+    if not isinstance(groups, ByName):
+        return groups
+    numbers = groups.numbers | dict(settings)
+    ratios, cooldowns = (
+        {p: numbers[f"{p}.{what}"] for p in groups.ratios} for what in (RATIO, COOLDOWN)
+    )
+    return replace(groups, ratios=ratios, cooldowns=cooldowns)
 
 
 def base_of(groups: Groups | None) -> Groups | None:
@@ -148,11 +172,12 @@ def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
         fits = [name for name in names if name not in head]
     if not fits:
         parts = dict.fromkeys(part for name in names for part in name.split("."))
+        known = ["head", "backbone", *parts, *names]
         first = list(dict.fromkeys(name.partition(".")[0] for name in names))
         more = ", ..." if len(first) > SHOWN else ""
         raise InputError(
             f"{option}: {pattern!r} fits no parameter of the model, whose parts are "
-            f"{', '.join(first[:SHOWN])}{more}{nearest(pattern, [*parts, *names])}"
+            f"{', '.join(first[:SHOWN])}{more}{nearest(pattern, known)}"
         )
     return fits
 

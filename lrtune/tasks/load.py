@@ -148,7 +148,7 @@ def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
     defaults["batch_size"] = min(defaults["batch_size"], data.train.samples)
     name = defaults.pop("model")
     name = name if given.model is None else given.model
-    shape, label, notes = tuple(data.train.first.inputs.shape[1:]), name, data.notes
+    shape, label, notes = tuple(data.train.first.inputs.shape[1:]), Path(name).name, data.notes
     prepare = data.prepare
     if weights is not None and weights.prepare is not None:
         shape, prepare = (3, *shape[1:]), weights.prepare  # which makes three channels of one
@@ -171,7 +171,7 @@ def _task(data: Data, given: TaskOptions, weights: Weights | None) -> Task:
         model=partial(Scalar, model) if data.kind == "regression" else model,
         model_name=label.replace(":", "-"),
         # Convolutions are faster in it, on a CPU as on a GPU.
-        layout=torch.contiguous_format if name in ("mlp", "transformer") else torch.channels_last,
+        layout=torch.contiguous_format if name == "mlp" or len(shape) < 3 else torch.channels_last,
         loss=_loss(data, given),
         metrics=_metrics(data, given.metric),
         classes=None if data.kind == "regression" else data.outputs,

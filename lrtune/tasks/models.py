@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrtune.errors import InputError, nearest
+from lrtune.tasks.huggingface import folder_model, is_folder
 from lrtune.tasks.tokens import Tokenizer
 
 SMALL = 64  # px: up to here a stem made for 224 px would leave next to nothing
@@ -382,11 +383,12 @@ def model_maker(
     """A picklable function that makes fresh models, with random weights.
 
     Args:
-        name: a row of MODELS, a classifier of ``torchvision.models``, or ``timm:`` and one of timm.
+        name: a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
+            or a folder of a transformers model.
         shape: of one sample, without the batch.
         outputs: how many: classes, characters, or 1.
         kind: of the data.
-        tokenizer: of texts: they are for the transformer, and for it alone.
+        tokenizer: of texts: they are for the transformer and the models of folders alone.
         pretrained: whether weights are to be loaded: no layer is changed for small images.
 
     Raises:
@@ -394,6 +396,14 @@ def model_maker(
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)
+    elif is_folder(name):
+        if tokenizer is None:
+            raise InputError(
+                f"model {name}: a folder's model reads texts: give one of {', '.join(MODELS)}"
+            )
+        padding = None if kind == "text" else tokenizer.padding
+        vocabulary = tokenizer.size if padding is None else tokenizer.vocabulary
+        return folder_model(name, shape[0], outputs, vocabulary, padding)
     elif name.startswith(TIMM):
         timm_preset(name)
         make = partial(_timm_model, name, shape, outputs)
@@ -402,13 +412,15 @@ def model_maker(
 
         known = list(models.list_models(module=models))
         if name not in known:
-            which = f"one of {', '.join(MODELS)}, of torchvision.models, or timm:NAME"
+            which = f"one of {', '.join(MODELS)}, of torchvision.models, timm:NAME or a folder"
             raise InputError(f"model {name!r}: {which}{nearest(name, [*MODELS, *known])}")
         make = partial(_torchvision_model, name, shape, outputs, pretrained)
-    if tokenizer is not None:
+    if kind == "text" or tokenizer is not None:
         if name != "transformer":
-            raise InputError(f"model {name!r}: does not read text: give --model transformer")
-        if kind != "text":  # but a label of it
+            raise InputError(
+                f"model {name!r}: does not read text: give --model transformer or a folder"
+            )
+        if kind != "text" and tokenizer is not None:  # but a label of it
             sizes = tokenizer.vocabulary, outputs, tokenizer.padding
             make = partial(_Transformer, shape[0], *sizes)
     elif name == "transformer":

@@ -20,7 +20,7 @@ class TaskOptions(BaseModel):
 
     model: str | None = Field(
         None,
-        description="mlp, cnn, resnet9, ..., one of torchvision, or timm:NAME [suits the data]",
+        description="mlp, cnn, ..., of torchvision, timm:NAME, a transformers folder [by data]",
     )
     weights: str | None = Field(
         None, description="of images: fine-tune from default (torchvision's) or from a file"
@@ -65,8 +65,9 @@ class TaskOptions(BaseModel):
         None, ge=1, le=4096, description="bring images to this many pixels per side"
     )
     skip_bad: bool = Field(False, description="leave out images that cannot be read")
-    tokens: Literal["char", "byte"] | None = Field(
-        None, description="of a text: char or byte [char]"
+    tokens: str | None = Field(
+        None,
+        description="of a text: char, byte or a tokenizer's folder [char, or --model's folder]",
     )
     context: int | None = Field(
         None, ge=2, description="of a text: tokens per sample [128; up to 256 of one with a target]"

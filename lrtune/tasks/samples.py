@@ -171,4 +171,4 @@ def _joined(
     try:
         return Split(*default_collate([tuple(columns.split(sample)) for sample in samples]))
     except RuntimeError as error:
-        raise InputError(f"{described(error)}: {PAD}") from error
+        raise InputError(f"they differ in shape: {PAD}") from error

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, one_line
 from lrtune.tasks.metrics import Metric
 from lrtune.tasks.tokens import Tokenizer
 
@@ -270,8 +270,8 @@ def cut(
         present, counts = np.unique(strata, return_counts=True)
         if counts.min() < 2:
             label = present[counts.argmin()]
-            name = names[label] if names else label
-            raise InputError(f"{source}: class {name!r} has 1 sample: too few to split: {way_out}")
+            name = one_line(names[label] if names else label)
+            raise InputError(f"{source}: class {name} has 1 sample: too few to split: {way_out}")
     size = min(math.ceil(SPLIT_SHARE * len(rows)), SPLIT_MOST)
     try:
         keep, off = train_test_split(rows, test_size=size, random_state=seed, stratify=strata)

@@ -1,6 +1,7 @@
 """Tables: CSV and Parquet files, and the small ones of scikit-learn, as the numbers of a model."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, nearest, one_line
+from lrtune.format import plural
 from lrtune.tasks.metrics import METRICS
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Data, Rows, Split, cut
@@ -175,11 +177,12 @@ def _checked(
         there = frame[name].notna()
         if not there.all():
             notes.append(f"{(~there).sum():,} of {count:,} rows without {name} left out")
-            frame = frame[there].reset_index(drop=True)
+            frame = frame[there]
     if len(frame) < FEWEST_ROWS:
         why = f" ({'; '.join(notes)})" if notes else ""
         raise InputError(
-            f"{source}: {len(frame)} rows{why}: expected {FEWEST_ROWS} or more: add some"
+            f"{source}: {plural(len(frame), 'row', 'rows')}{why}: expected {FEWEST_ROWS} or more: "
+            "add some"
         )
     return frame, notes
 
@@ -206,10 +209,10 @@ def _targets(target: "Column", kind: str | None, source: str) -> tuple[NDArray[A
     if kind != "classification" and not (few and (not numeric or bool((target % 1 == 0).all()))):
         values = _as_numbers(target, source, "mend it, or drop the row")
     if values is not None:
-        return values.to_numpy(np.float64), []
+        return values, []
     where = f"{source}: {target.name}"
     if kind == "regression":
-        first = f"{target.iloc[0]!r} in row 1"
+        first = f"{one_line(target.iloc[0])} in row {target.index[0] + 1}"
         raise InputError(f"{where} holds no numbers ({first}): give --kind classification")
     numbers, classes = pd.factorize(target, sort=True)
     if len(classes) < 2:
@@ -234,8 +237,6 @@ def _encode(
     features: "pd.DataFrame", train: Rows, source: str
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Numbers imputed and standardised, words one-hot, by the training rows alone; and notes."""
-    import pandas as pd
-    from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -243,45 +244,43 @@ def _encode(
     numbers, words, notes = _sort(features, train, source)
     if not numbers and not words:
         raise InputError(f"{source}: {'; '.join(notes) or 'a target alone'}: nothing to learn")
+    matrix = np.array([*numbers.values()]).reshape(-1, len(features)).T
+    texts = np.array([*words.values()], dtype=object).reshape(-1, len(features)).T
+    missing = dict(zip(numbers, np.isnan(matrix).sum(0), strict=True))
+    filled = [f"{name}: {n} missing, median + indicator" for name, n in missing.items() if n]
+    missing = {name: features[name].isna().sum() for name in words}
+    filled += [f"{name}: {n} missing, a category" for name, n in missing.items() if n]
+    notes += filled[:MOST_NAMED]
+    if len(filled) > MOST_NAMED:
+        notes.append(f"{len(filled) - MOST_NAMED} more columns with missing values")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        # Centred before: StandardScaler takes large numbers that differ little for a constant.
+        matrix = matrix - np.nan_to_num(np.nanmedian(matrix[train], axis=0))
     impute = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     one_hot = OneHotEncoder(
         handle_unknown="infrequent_if_exist", max_categories=MOST_CATEGORIES, sparse_output=False
     )
-    encoder = ColumnTransformer(
-        [
-            ("numbers", make_pipeline(impute, StandardScaler()), list(numbers)),
-            ("words", one_hot, list(words)),
-        ]
-    )
-    # Centred before: StandardScaler takes large numbers that differ little for a constant.
-    centred = {name: column - _centre(column.iloc[train]) for name, column in numbers.items()}
-    plain = pd.DataFrame(centred | words)
-    encoder.fit(plain.iloc[train])
-    how = dict.fromkeys(numbers, "median + indicator") | dict.fromkeys(words, "a category")
-    given = {name: features[name] for name in words} | numbers
-    missing = {name: int(given[name].isna().sum()) for name in how}
-    filled = [f"{name}: {n} missing, {how[name]}" for name, n in missing.items() if n]
-    notes += filled[:MOST_NAMED]
-    if len(filled) > MOST_NAMED:
-        notes.append(f"{len(filled) - MOST_NAMED} more columns with missing values")
-    categories = {name: column.iloc[train].nunique() for name, column in words.items()}
+    encoders = (make_pipeline(impute, StandardScaler()), matrix), (one_hot, texts)
+    encoded = [each.fit(rows[train]).transform(rows) for each, rows in encoders if rows.size]
+    categories = {name: len(set(column[train])) for name, column in words.items()}
     crowded = [f"{name} ({n})" for name, n in categories.items() if n > MOST_CATEGORIES]
     if crowded:
         notes.append(f"over {MOST_CATEGORIES} categories, the rarest are one: {some(crowded)}")
-    return np.asarray(encoder.transform(plain), dtype=np.float32), notes
+    return np.hstack(encoded).astype(np.float32), notes
 
 
 def _sort(
     features: "pd.DataFrame", train: Rows, source: str
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[Any]], list[str]]:
     """Columns of numbers, columns of words, and notes on those left out."""
-    numbers: dict[str, Any] = {}
-    words: dict[str, Any] = {}
+    numbers: dict[str, NDArray[np.float64]] = {}
+    words: dict[str, NDArray[Any]] = {}
     left_out: dict[str, list[str]] = {}
     dates: list[str] = []
     for name in map(str, features.columns):
         column = features[name]
-        filled = column.dropna()
+        filled = column if column.dtype.kind in "fiub" else column.dropna()
         is_id = column.dtype.kind == "i" and column.is_unique
         if len(filled) and isinstance(filled.iloc[0], NESTED):
             left_out.setdefault("lists, records or bytes", []).append(name)
@@ -294,7 +293,7 @@ def _sort(
         elif (read := _as_dates(column, source)) is not None:
             times, order = read
             parts = _date_parts(times, train)
-            numbers |= {f"{part} of {name}": values for part, values in parts.items()}
+            numbers |= {f"{part} of {name}": values.to_numpy() for part, values in parts.items()}
             dates.append(f"{name} ({', '.join([*parts, *order])})")
         elif (values := _as_numbers(column, source, MEND)) is not None:
             numbers[name] = values
@@ -303,7 +302,7 @@ def _sort(
         elif filled.nunique() > NAMES_SHARE * len(filled):
             left_out.setdefault("another text in nearly every row", []).append(name)
         else:
-            words[name] = column.astype("object").where(column.notna(), "").astype(str)
+            words[name] = column.astype("object").where(column.notna(), "").astype(str).to_numpy()
     notes = [f"left out, {why}: {some(names)}" for why, names in left_out.items()]
     return numbers, words, notes + ([f"dates: {some(dates)}"] if dates else [])
 
@@ -321,7 +320,7 @@ def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None
     import pandas as pd
     from pandas.api.types import infer_dtype
 
-    held = infer_dtype(column)
+    held = "numbers" if column.dtype.kind in "fubm" else infer_dtype(column)
     if column.dtype.kind == "M" or held in ("date", "datetime"):
         return pd.to_datetime(column, utc=True), []
     if not (held == "string" or (held == "integer" and column.between(*DAYS).all())):
@@ -343,7 +342,7 @@ def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None
     times = read[best]
     if share[best] < 1:
         row = times.index[int(times.isna().argmax())]
-        where = f"{source}: column {column.name}: {column[row]!r} in row {row + 1}"
+        where = f"{source}: column {column.name}: {one_line(column[row])} in row {row + 1}"
         raise InputError(f"{where}, among dates: {MEND}")
     others = [name for name in read if share[name] == 1 and not read[name].equals(times)]
     order = [f"read as {best}; {others[0]} fits too"] if others else []
@@ -361,18 +360,18 @@ def _date_parts(times: "Column", train: Rows) -> "dict[str, Column]":
         "hour": clock.hour + clock.minute / 60,
     }
     known = {name: part.astype("float64") for name, part in parts.items() if part.nunique() > 1}
-    filled = {name: part.fillna(_centre(part.iloc[train])) for name, part in known.items()}
+    filled = {name: part.fillna(part.iloc[train].median()) for name, part in known.items()}
     return filled | {"days": (times - times.iloc[train].min()).dt.total_seconds() / 86_400}
 
 
-def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
+def _as_numbers(column: "Column", source: str, way_out: str) -> NDArray[np.float64] | None:
     """Numbers and times as float64, NaN where missing; None where the column holds words."""
     import pandas as pd
     from pandas.api.types import infer_dtype, is_bool_dtype, is_numeric_dtype
 
     held = infer_dtype(column) if column.dtype == object else ""
     if column.dtype.kind in "mM":
-        return column.astype("int64").astype("float64").where(column.notna())
+        return np.where(column.isna(), np.nan, column.astype("int64"))
     where = f"{source}: column {column.name}"
     if held != "decimal" and (is_bool_dtype(column) or not is_numeric_dtype(column)):
         # One mistyped number would make a category of each.
@@ -381,21 +380,17 @@ def _as_numbers(column: "Column", source: str, way_out: str) -> "Column | None":
         # "12,5" and "1,234" are numbers to whoever wrote them.
         meant = pd.to_numeric(texts.str.replace(",", "", regex=False), errors="coerce").notna()
         if wrong.any() and meant.mean() >= NUMBERS_SHARE:
-            row = int(np.flatnonzero(column.notna())[wrong.argmax()])
+            row = texts.index[int(wrong.argmax())]
             raise InputError(
-                f"{where}: {column.iloc[row]!r} in row {row + 1}, among numbers: {way_out}"
+                f"{where}: {one_line(column[row])} in row {row + 1}, among numbers: {way_out}"
             )
         return None
-    values = column.astype("float64")
-    too_large = np.flatnonzero(values.abs() > LARGEST)
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    too_large = np.flatnonzero(np.abs(values) > LARGEST)
     if len(too_large):
-        row = int(too_large[0])
+        place = too_large[0]
         raise InputError(
-            f"{where}: {values.iloc[row]:g} in row {row + 1}: expected a finite number: {way_out}"
+            f"{where}: {values[place]:g} in row {column.index[place] + 1}: expected a finite "
+            f"number: {way_out}"
         )
     return values
-
-
-def _centre(column: "Column") -> float:
-    """The median, as of what is missing; 0 where all is."""
-    return float(column.median()) if column.notna().any() else 0.0

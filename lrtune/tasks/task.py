@@ -209,6 +209,8 @@ class Task:
         try:
             with torch.random.fork_rng(devices=[]):
                 model = self.model()
+        except InputError:
+            raise
         except Exception as error:  # whatever the user's own code may raise
             raise InputError(f"{self.name}: model fails: {described(error)}") from error
         if not isinstance(model, nn.Module):

@@ -75,7 +75,7 @@ def language_model(parts: Sequence[str], options: TaskOptions, name: str, source
         raise InputError(f"{source}: empty: expected a text")
     if text.count(text[0]) == len(text):
         raise InputError(f"{source}: one character ({text[0]!r}) throughout: nothing to learn")
-    tokenizer = tokenizer_of(options.tokens, train, val + test)
+    tokenizer = tokenizer_of(options.tokens, options.model, train, val + test)
     ids = [stored(tokenizer.encode(part), tokenizer.size) for part in parts]
     bits = bits_per_character(len(ids[1]) / max(1, len(val)))
     return Data(
@@ -97,9 +97,8 @@ def padded(texts: Sequence[str], train: Rows, options: TaskOptions) -> tuple[Ids
     The width is ``--context``, or that of the longest text of training where all are shorter.
     """
     others = set(range(len(texts))) - set(train.tolist())
-    tokenizer = tokenizer_of(
-        options.tokens, "".join(texts[i] for i in train), "".join(texts[i] for i in others)
-    )
+    parts = ("".join(texts[i] for i in rows) for rows in (train, others))
+    tokenizer = tokenizer_of(options.tokens, options.model, *parts)
     most = options.context or LONGEST
     ids = [tokenizer.encode(text)[: most + 1] for text in texts]
     width = min(most, max(len(ids[i]) for i in train))

@@ -1,14 +1,17 @@
-"""Tokenizer: a text as the numbers that a model reads, of characters or of bytes."""
+"""Tokenizer: a text as the numbers that a model reads: characters, bytes, or a folder's tokens."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lrtune.errors import InputError, nearest
 from lrtune.format import plural
+from lrtune.tasks.huggingface import errors_of, is_folder, quiet
 
 Ids = NDArray[Any]  # integers (tokens,)
 
@@ -71,6 +74,40 @@ def utf8_bytes(train: str, others: str) -> Tokenizer:
 TOKENIZERS: dict[str, Callable[[str, str], Tokenizer]] = {"char": characters, "byte": utf8_bytes}
 
 
-def tokenizer_of(name: str | None, train: str, others: str) -> Tokenizer:
-    """The Tokenizer that ``--tokens`` names, of characters where it names none."""
-    return TOKENIZERS[name or "char"](train, others)
+# What a folder with a tokenizer has one of.
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+
+
+def of_folder(folder: str) -> Tokenizer:
+    """The tokenizer of Hugging Face's that lies in a folder, with what it sets around a text."""
+    if not any(any(Path(folder).glob(name)) for name in FILES):
+        raise InputError(
+            f"tokens {folder}: no tokenizer.json in it: tokenizer.save_pretrained writes one; or "
+            "give --tokens char, byte or another folder"
+        )
+    with quiet() as transformers, errors_of(folder):
+        own = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    size = len(own)
+
+    def encode(text: str) -> Ids:
+        return np.array(own(text, verbose=False)["input_ids"], np.int64)
+
+    ends = own.pad_token_id, own.eos_token_id, size
+    padding = next(token for token in ends if token is not None)
+    return Tokenizer(f"tokens of {Path(folder).name}", encode, size, padding)
+
+
+def tokenizer_of(tokens: str | None, model: str | None, train: str, others: str) -> Tokenizer:
+    """The Tokenizer of texts: that which ``--tokens`` names, that of ``--model FOLDER``, or char.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    own = model if model is not None and is_folder(model) else "char"
+    name = own if tokens is None else tokens
+    if name in TOKENIZERS:
+        return TOKENIZERS[name](train, others)
+    if name and Path(name).is_dir():
+        return of_folder(name)
+    hint = nearest(name, TOKENIZERS)
+    raise InputError(f"tokens {name!r}: char, byte or a folder with a tokenizer{hint}")

@@ -87,7 +87,9 @@ class BestSchedule(Training, File):
             return None
         same = {name: getattr(run, name) for name in (*Training.model_fields, "judge")}
         return cls(
-            **same | {"optimizer": run.optimizer.tuned(schedule)},
+            **same
+            | {"optimizer": run.optimizer.tuned(schedule)}
+            | {"task": run.task.tuned(schedule, run.tune)},
             schedule=schedule,
             resolved=resolved,
             found=None if row is None else _found(row, run),
@@ -102,8 +104,14 @@ class BestSchedule(Training, File):
             InputError: its settings are not all there.
         """
         ratios = {name: group.ratio for group in self.task.lr_ratios for name in group.names}
-        optimizer = self.optimizer
-        return FoundOptimizer(optimizer.name, optimizer.settings, self.task.groups, ratios)
+        cooldowns = {
+            name: group.cooldown
+            for group in self.task.lr_ratios
+            for name in group.names
+            if group.cooldown
+        }
+        optimizer, groups = self.optimizer, self.task.groups
+        return FoundOptimizer(optimizer.name, optimizer.settings, groups, ratios, cooldowns)
 
     @property
     def comments(self) -> str:

@@ -258,7 +258,7 @@ def _beaten(gain: Gain) -> str:
 
 def _valid(run: RunSettings, verdict: Verdict | None, schedule: Schedule) -> str:
     """For which training, and by how much the peak may be off, as far as the trials tell."""
-    task, optimizer = run.task, run.optimizer.tuned(schedule)
+    task, optimizer = run.task.tuned(schedule, run.tune), run.optimizer.tuned(schedule)
     training = described_training(optimizer, task.batch_size, run.horizon, task.rates)
     rows = [] if verdict is None else verdict.lr_sensitivity
     factor = next((row.factor_low for row in rows if row.family == schedule.family), math.nan)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -136,10 +137,12 @@ class GroupFacts(Document):
         ratio: of the schedule's rate; 0 of what does not train.
         parameters: how many numbers.
         names: the beginnings of the parameters' names, in whole parts.
+        cooldown: the last share of the run in which the rate goes linearly to zero.
     """
 
     pattern: str
     ratio: Number
+    cooldown: Number = 0.0
     parameters: int
     names: list[str]
 
@@ -187,8 +190,21 @@ class TaskFacts(Document):
             amount = plural(sum(group.parameters for group in groups), "parameter", "parameters")
             names = _few([name for group in groups for name in group.names])
             own = amount if names == label else f"{names}: {amount}"
+            if cooldown := groups[0].cooldown:
+                ratio = f"{ratio}, over the last {cooldown:.0%} to zero,"
             rows.append((label, f"at {ratio} the rate" if high else "frozen", own))
         return rows
+
+    def tuned(self, schedule: Schedule, tune: "Mapping[str, TuneFacts]") -> "TaskFacts":
+        """With the ratios and cooldowns that were tuned with a schedule."""
+        groups = []
+        for group in self.lr_ratios:
+            ratio, cooldown = (f"{group.pattern}.{what}" for what in ("lr_ratio", "cooldown"))
+            change = {"cooldown": schedule.settings.get(cooldown, group.cooldown)}
+            if ratio in schedule.settings:  # but for what layers add to it
+                change["ratio"] = group.ratio * schedule.settings[ratio] / tune[ratio].own
+            groups.append(group.model_copy(update=change))
+        return self.model_copy(update={"lr_ratios": groups})
 
 
 def _few(names: list[str], most: int = 4) -> str:

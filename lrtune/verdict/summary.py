@@ -26,7 +26,10 @@ PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast o
 LOST = ("diverged", "failed")
 ENDS = ("complete", *PARTIAL, *LOST)
 
-BASELINES = ("constant", "cosine")  # against which any other family is read
+# Against which any other family is read. Linear to zero (Bergsma 2025, arXiv 2502.15938) is one
+# where it is likely or there is room for it: it must not take that of a likely winner.
+ALWAYS = ("constant", "cosine")
+BASELINES = (*ALWAYS, "linear")
 LEAST = 0.02  # probability to be the best, of a family that is invited to the finals
 FEWEST, MOST = 2, 6  # families that are invited
 SEEDS = 6  # trainings of each there should be

@@ -10,8 +10,8 @@ updates of 6 and of 20 whole trainings. A search ends when its trials have spent
 range test counted; a trial under way is then lost. What it calls best is trained again on five
 fresh seeds and judged on the test split. One file a task under ``studies/results/bench/race/``;
 what is there is not run again, so that a run may be cut short, and several processes may share the
-work by ``--only``. ``--tune`` runs lrtune alone on the AdamW tasks, without and with
-``--tune weight_decay``, into ``race-tune/``.
+work by ``--only``. ``--tune`` runs lrtune alone, without and with its own
+``--tune weight_decay``, on tasks of AdamW, into ``race-tune/``.
 
 The rivals' searches of one task and method train side by side, a slot a master seed, each trial
 after the other; a pool gives a trial the same result in any company. ``--clock`` times each search
@@ -144,7 +144,13 @@ RIVALS = {
 }
 METHODS = (OURS, *RIVALS)
 TUNED = "lrtune, weight decay tuned"
-RANGES = {"weight_decay": (1e-3, 1.0)}  # two decades around AdamW's own 0.01
+RANGES = {"weight_decay": (1e-3, 3.0)}
+ADAMW = (
+    "breast-cancer-mlp-adamw",
+    "diabetes-mlp-adamw",
+    "digits-mlp-adamw-large-batch",
+    *(name for name in CHOSEN if name.endswith("adamw")),
+)
 
 
 class Pick(NamedTuple):
@@ -484,7 +490,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out = args.out or RESULTS / ("race-tune" if args.tune else "race")
     if args.tune:
-        args.only = [name for name in args.only if "adamw" in name]
+        args.only = ADAMW if args.only == CHOSEN else args.only
         args.methods = (OURS, TUNED)
     if args.table:
         return show(args.out)

@@ -19,8 +19,10 @@ from lrtune.engine.optimizers import settings_of
 from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.tasks import Metric, Split, Task
+from lrtune.tasks.groups import tuned_groups
 from lrtune.tasks.metrics import CROSS_ENTROPY, CrossEntropy, model_loss
 from lrtune.tasks.models import model_maker, transformer
+from lrtune.tasks.tokens import Tokenizer
 from tests.engine.trials import (
     BATCH,
     PLAIN,
@@ -57,28 +59,49 @@ def test_fused_is_serial_is_plain_pytorch(optimizer, model, fifty):
     three_ways(replace(fifty, optimizer=optimizer, model=lambda: model().double()))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_transformer(optimizer, fifty, monkeypatch):
-    """Rows of pixels as characters, each to tell the next; one layer, to be quick."""
+def test_muon_is_nearly_serial(fifty):
+    """It makes matrices orthogonal in bfloat16, whose sums depend on how many there are."""
+    task = replace(fifty, optimizer="muon", model=lambda: mlp().double())
+    pool, rates = FusedPool(task, 2), falling(task)
+    np.testing.assert_allclose(train(pool, 1, rates, 5), alone(task, rates, 5), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "labelled"), [("sgd", False), ("adamw", False), ("adamw", True)]
+)
+def test_a_transformer(optimizer, labelled, fifty, monkeypatch):
+    """Rows of pixels as characters, each to tell the next or, padded, all the digit; one layer."""
     for name, value in (("LAYERS", 1), ("WIDTH", 16), ("HEADS", 2)):
         monkeypatch.setattr(f"lrtune.tasks.models.{name}", value)
+    tokenizer = Tokenizer("pixels", np.array, 17, padding=17)
 
     def text(split):
         rows = split.inputs.flatten(1)
-        return Split(rows[:, 20:28].clone(), rows[:, 21:29].clone())
+        inputs, following = rows[:, 20:28].clone(), rows[:, 21:29].clone()
+        if not labelled:
+            return Split(inputs, following)
+        inputs[::2, 5:] = tokenizer.padding
+        return Split(inputs, split.targets)
 
+    make = partial(transformer, (8,), 17)
+    given = {
+        "loss": CrossEntropy(),
+        "metrics": (Metric("cross_entropy", CrossEntropy(), "minimize"),),
+        "classes": None,
+    }
+    if labelled:
+        make = model_maker("transformer", (8,), fifty.classes, tokenizer=tokenizer)
+        given = {}
     task = replace(
         fifty,
         train=text(fifty.train),
         val=text(fifty.val),
         prepare=nn.Identity(),
-        model=lambda: transformer((8,), 17).double(),
-        loss=CrossEntropy(),
-        metrics=(Metric("cross_entropy", CrossEntropy(), "minimize"),),
-        classes=None,
+        model=lambda: make().double(),
         optimizer=optimizer,
         batch_size=8,
         epochs=50 * 8 / 240,
+        **given,
     )
     three_ways(task)
 
@@ -297,6 +320,34 @@ def test_a_row_of_its_own_settings_is_trained_as_a_task_of_these(name, groups, f
         pool.release(slot)
     smoothed = {"label_smoothing": 0.2, **own}
     same(alone(task, rates, 5, None, smoothed), crowded(pool, 1, rates, 5, None, smoothed))
+    for slot in range(3):
+        pool.release(slot)
+    same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_row_has_its_own_ratios_and_cooldowns_by_name(name, fifty):
+    named = {"groups": "head=2x,1=0.5x", "layer_decay": 0.7, "optimizer": name}
+    task, rates = replace(fifty, **named), falling(fifty) / 5
+    own = {"head.lr_ratio": 5.0, "head.cooldown": 0.3, "1.cooldown": 1.0}
+    changed = replace(task, groups=tuned_groups(task.groups, own))
+
+    def cooling(optimizer):
+        factors = [
+            lambda t, g=g: (
+                rates[min(t, 49)] * g["lr_ratio"] * min(1, (50 - t) / 50 / (g["cooldown"] or 1e-9))
+            )
+            for g in changed.groups(task.model())
+        ]
+        return lr_scheduler.LambdaLR(optimizer, factors)
+
+    pool = FusedPool(task, 3)
+    same(
+        plainly(changed, rates, 5, cooling),
+        alone(task, rates, 5, None, own),
+        crowded(pool, 1, rates, 5, None, own),
+    )
+    assert width(pool) == 3
     for slot in range(3):
         pool.release(slot)
     same(alone(task, rates, 5), crowded(pool, 1, rates, 5))  # it has left nothing behind

@@ -2,6 +2,7 @@
 
 import ast
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.optimizers import OPTIMIZERS, settings_of
-from lrtune.errors import InputError
+from lrtune.errors import InputError, ScheduleWarning
 from lrtune.export import EXPORTERS, FoundOptimizer, export, keras, optax
 from lrtune.export.torch import OPTIMIZERS as CLASSES
 from lrtune.schedule import Schedule
@@ -324,6 +325,33 @@ def test_rates_by_name_follow_the_schedule(target, schedule):
             scheduler.step(*step)
     with pytest.raises(ValueError, match="no parameter's name begins with"):
         names.make_optimizer(Model())
+
+
+@pytest.mark.parametrize("target", ["torch", "lightning", "huggingface", "timm"])
+def test_a_group_cools_down_by_itself(target):
+    schedule, model = Schedule("cosine", PEAK, knobs={"eta_min": 0.1}), Named()
+    found = replace(NAMED, cooldowns={"kernel": 0.5})
+    names = made(found, target, schedule)
+    if target == "lightning":
+        configured = names.configure_optimizers(model)
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    else:
+        optimizer = names.make_optimizer(model)
+        scheduler = names.make_scheduler(optimizer)
+    ours = names.make_optimizer(model)
+    follow = replace(schedule, settings={"kernel.cooldown": 0.5}).torch(ours, total=TOTAL)
+    for update, rate in enumerate(schedule.rates(TOTAL)):
+        cooled = rate * min(1, (1 - update / TOTAL) / 0.5)
+        expected = [(cooled if g["cooldown"] else rate) * g["lr_ratio"] for g in ours.param_groups]
+        for each in (optimizer, ours):
+            rates = [group["lr"] for group in each.param_groups]
+            np.testing.assert_allclose(rates, expected, rtol=1e-12)
+            each.step()
+        scheduler.step_update(update + 1) if target == "timm" else scheduler.step()
+        follow.step()
+    with pytest.warns(ScheduleWarning, match="no parameter group has a cooldown"):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        replace(schedule, settings={"kernel.cooldown": 0.5}).torch(optimizer, total=TOTAL)
 
 
 @pytest.mark.parametrize("target", ["keras", "optax"])

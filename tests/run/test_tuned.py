@@ -22,6 +22,8 @@ from lrtune.search.space import SCHEDULE
 from lrtune.search.trials import tuned_on
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.recommendation import recommendation
+from lrtune.verdict.settings import TaskFacts, TuneFacts
+from tests.documents import TASK
 
 RANGES = {"weight_decay": (1e-3, 1.0), "beta1": (0.8, 0.99), "label_smoothing": (0.0, 0.2)}
 DECAY = Setting("weight_decay", 1e-3, 1.0, own=0.01)
@@ -100,6 +102,29 @@ def test_a_run(task: lrtune.Task, tmp_path: Path) -> None:
         lrtune.tune(task, budget=lrtune.Budget(trials=9), **arguments)
 
 
+def test_what_is_tuned_of_parameters_by_name(task: lrtune.Task, tmp_path: Path) -> None:
+    ratio = Setting("linear.lr_ratio", 1, 30, own=2.0)  # a family's name is none of its knobs
+    assert (ratio.param, ratio.log) == ("lr_ratio(linear)", True)
+    row = {"pattern": "head", "ratio": 4.0, "parameters": 10, "names": ["fc"]}
+    facts = TaskFacts.model_validate(TASK | {"lr_ratios": [row]})
+    schedule = Schedule("cosine", 0.1, settings={"head.lr_ratio": 6.0, "head.cooldown": 0.25})
+    tuned = facts.tuned(schedule, {"head.lr_ratio": TuneFacts(low=1, high=30, own=2)})
+    (words,) = tuned.rates
+    assert words[:2] == ("head", "at 12x, over the last 25% to zero, the rate")
+    run = lrtune.tune(
+        lrtune.load_task("digits", batch_size=64, epochs=1, groups=["head=2x"]),
+        tune={"head.lr_ratio": (1, 30), "head.cooldown": (0.1, 0.9)},
+        families=["cosine"],
+        peak_lr=(0.01, 0.1),
+        budget=lrtune.Budget(trials=6),
+        out=tmp_path / "run",
+        engine="serial",
+    )
+    params = [trial.params for trial in run.study().trials]
+    assert {"lr_ratio(head)", "cooldown(head)"} < params[-1].keys()
+    assert params[0]["lr_ratio(head)"] == pytest.approx(2) != params[-1]["lr_ratio(head)"]
+
+
 def test_exported_code_makes_the_optimizer_with_them() -> None:
     settings = {"weight_decay": 0.3, "label_smoothing": 0.1}
     schedule = Schedule("cosine", 0.01, settings=settings)
@@ -133,6 +158,7 @@ def test_an_optimizer_made_without_them_is_warned_of() -> None:
         ({"weight_decay": (0, 1)}, "log scale"),
         ({"beta1": (0.9, 0.8)}, "the lower first"),
         ({"label_smoothing": (0.5, 1.5)}, r"label_smoothing=0.5:1.5: expected a range in \[0, 1\)"),
+        ({"head.lr_ratio": (1, 30)}, "tune head.lr_ratio: unknown"),
         ({"batch_size": (8, 64)}, "batch_size changes the number of updates.*--out, then lrtune"),
     ],
 )

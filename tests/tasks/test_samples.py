@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from lrtune import Metric, Task
+from lrtune.engine import SerialPool
 from lrtune.tasks import check_model
 from lrtune.tasks.metrics import model_loss
 from tests.tasks.conftest import refused
@@ -90,6 +93,24 @@ def test_every_form_is_the_same_task(train, batch_size):
     left = ["the model takes no text, idx: left out"] if isinstance(train, list) else []
     assert list(made.notes) == left
     assert check_model(made) > 1000
+
+
+def test_a_data_set_on_the_disk(tmp_path):
+    """Its rows are lists of numbers, in memory or streamed."""
+    datasets.disable_progress_bars()
+    rows = [tensors(row) | {"text": "to be"} for row in range(60)]
+    own = datasets.Dataset.from_list([{**r, "input_ids": r["input_ids"].tolist()} for r in rows])
+    datasets.DatasetDict(train=own, val=own.select(range(20))).save_to_disk(tmp_path)
+    parts = datasets.load_from_disk(tmp_path)
+    for memory, kind in (None, "Split"), (1000, "Stream"):
+        made = task(parts["train"], val=parts["val"], memory=memory)
+        assert (made.classes, type(made.train).__name__) == (3, kind)
+        assert made.notes == ("the model takes no text: left out",)
+        pool = SerialPool(made)
+        pool.start(0, np.full(made.horizon, 0.01), 0)
+        assert np.isfinite(pool.advance()[0].loss)
+    with refused(r"train: DatasetDict of train, val: give one of them: data\['train'\]"):
+        task(parts)
 
 
 def test_pairs_of_a_loader():

@@ -369,7 +369,7 @@ CELLS = "".join(f"{i % 7},{i % 2}\n" for i in range(50))
         ('x,"a, b",y,"a, b"\n1,2,3,4\n', "two columns are called 'a, b'"),
         ("x,y\n1,2,3\n", "rows of more fields than the first line has names .2.: name every"),
         ("x:y\n1:2\n", "no column 'y', only 'x:y': separate columns by commas"),
-        ("x,y\n" + "1,\n" * 20 + "2,1\n", "1 rows .20 of 21 rows without y left out.: expected"),
+        ("x,y\n" + "1,\n" * 20 + "2,1\n", "1 row .20 of 21 rows without y left out.: expected"),
         (
             "x,y\n" + "2025-01-31,1\n2025-02-01,0\n" * 20 + "2025-02-31,1\n",
             "-31' in row 41, among da",

@@ -105,17 +105,17 @@ def test_a_clear_winner() -> None:
 
 
 def test_a_tie_says_why_no_more_was_trained() -> None:
-    levels = {"cosine": 0.1, "linear": 0.101, "constant": 0.5}
+    levels = {"cosine": 0.1, "rex": 0.101, "constant": 0.5}
     who = [finalist(family) for family in levels]
-    close = levels | {"linear": 0.11}
+    close = levels | {"rex": 0.11}
     asked = standing(finals(close, seeds=3), who, LOSS, SEEDS, Plan(trainings=30))
-    assert asked.wanted == {"cosine": 4, "linear": 4}
+    assert asked.wanted == {"cosine": 4, "rex": 4}
     unfinished = judge(close, Plan(trainings=30), over=False, seeds=3)
     assert unfinished.answer.place == "unfinished" and "not finished" in answer(unfinished)
     found = judge(levels)
     assert (found.answer.place, found.answer.why) == ("tie", "futile")
-    assert set(found.answer.families) == {"cosine", "linear"}
-    assert "linear is as good" in answer(found) and "hardly" in str(notes(found))
+    assert set(found.answer.families) == {"cosine", "rex"}
+    assert "rex is as good" in answer(found) and "hardly" in str(notes(found))
     settled = judge(levels, Plan(margin=0.1))
     assert settled.answer.why == "equivalent" and settled.answer.margin == 0.1
     assert "0.1 nats" in str(notes(settled))
