@@ -208,7 +208,7 @@ ROWS = (
                 "gamma",
                 *(1e-3, 1, "log", 0.1, (1e-12, 1)),
                 only=("mode", "exp_range"),
-                doc="factor over the body",
+                doc="of exp_range: factor over the body",
             ),
         ),
         resolve=lambda k, n, peak: {
@@ -266,7 +266,7 @@ ROWS = (
                 "decay_power",
                 *(0.25, 2, "log", 0.5, (0.01, 10)),
                 only=("decay_shape", "power"),
-                doc="p of 1 - v^p; 0.5: 1-sqrt, 1: linear",
+                doc="of power: p of 1 - v^p; 0.5 is 1-sqrt, 1 linear",
             ),
             END,
         ),
