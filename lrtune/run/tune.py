@@ -52,7 +52,7 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of, kept_url
 from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
-from lrtune.tasks.task import dummy_scores
+from lrtune.tasks.sanity_check import dummy_scores
 from lrtune.verdict.best import guessed
 from lrtune.verdict.settings import (
     EngineFacts,
