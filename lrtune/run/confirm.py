@@ -194,7 +194,8 @@ def confirm_study(
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
-    facts = {"seed": run.settings.seed, "families": run.settings.families}
+    ratios = [group.to_json() for group in run.settings.task.lr_ratios]
+    facts = {"seed": run.settings.seed, "families": run.settings.families, "lr_ratios": ratios}
     listener.started(task, {"command": command, "budget": None, **facts})
     confirm(
         run,
