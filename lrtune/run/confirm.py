@@ -195,6 +195,7 @@ def confirm_study(
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
     facts = {"seed": run.settings.seed, "families": run.settings.families}
+    facts |= {"lr_ratios": [group.to_json() for group in run.settings.task.lr_ratios]}
     listener.started(task, {"command": command, "budget": None, **facts})
     confirm(
         run,
