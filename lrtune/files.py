@@ -27,7 +27,7 @@ def replace(path: Path, content: bytes) -> None:
         to_disk(path.parent)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
             error.filename = str(path)
         raise
 

@@ -194,8 +194,8 @@ def confirm_study(
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
-    ratios = [group.to_json() for group in run.settings.task.lr_ratios]
-    facts = {"seed": run.settings.seed, "families": run.settings.families, "lr_ratios": ratios}
+    facts = {"seed": run.settings.seed, "families": run.settings.families}
+    facts |= {"lr_ratios": [group.to_json() for group in run.settings.task.lr_ratios]}
     listener.started(task, {"command": command, "budget": None, **facts})
     confirm(
         run,

@@ -37,8 +37,17 @@ def read_table(path: Path) -> tuple["pd.DataFrame", list[str]]:
         return read_parquet(path) if is_parquet else read_csv(path)
     except InputError:
         raise
-    # The parse errors of pandas and pyarrow are ValueErrors; a cut gzip file ends in the others.
-    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
+    # Parse errors are ValueErrors, a cut gzip file ends in an EOFError or zlib.error; pyarrow and
+    # pandas look things up in metadata that may be damaged.
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        RuntimeError,
+    ) as error:
         raise InputError(
             f"{path}: cannot be read as a table: {' '.join(str(error).split())[:200].rstrip('.:')}"
             f": expected {'Parquet' if is_parquet else 'CSV'}"
@@ -107,12 +116,14 @@ def _read_rows(path: Path, read: Callable[..., "pd.DataFrame"]) -> "pd.DataFrame
 def _read_decimal_commas(frame: "pd.DataFrame") -> list[str]:
     """Columns of texts as ``1.234,5`` become numbers, in place; their names."""
     import pandas as pd
-    from pandas.api.types import is_numeric_dtype
+    from pandas.api.types import infer_dtype
 
     names = []
     for name in frame.columns:
         texts = frame[name].dropna()
-        if len(texts) and not is_numeric_dtype(texts) and texts.str.fullmatch(DECIMAL_COMMA).all():
+        if not len(texts) or infer_dtype(texts) != "string":
+            continue
+        if texts.str.fullmatch(DECIMAL_COMMA).all():
             plain = frame[name].str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
             frame[name] = pd.to_numeric(plain)
             names.append(str(name))

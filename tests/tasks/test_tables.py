@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lrtune import InputError
@@ -471,6 +471,7 @@ CELL = st.sampled_from([*NUMBERS, *WORDS])
     copies=st.integers(1, 8),
     text=st.sampled_from([None, "b"]),
 )
+@example(rows=[["9" * 400]], separator=";", encoding="utf-8", copies=1, text=None)
 def test_any_file_is_read_or_refused_in_one_line(
     tmp_path_factory, rows, separator, encoding, copies, text
 ) -> None:
