@@ -57,6 +57,7 @@ def test_layer_decay(tmp_path: Path) -> None:
     run = lrtune.tune(task, out=tmp_path / "run", **TWO)
     rows = {row.pattern or row.names[0]: row.ratio for row in run.settings.task.lr_ratios}
     assert rows["head"] == 2 and rows["0"] == 0.75**10 and rows["9"] == 0.75
+    assert len(lrtune.tune(task, out=tmp_path / "run", **TWO).trials()) == 2  # it goes on
     schedule, best = read_best(tmp_path / "run" / "best.json")
     names: dict[str, Any] = {}
     exec(export(schedule, to="torch", total=10, optimizer=best.found_optimizer), names)

@@ -52,7 +52,7 @@ from lrtune.search.search import Search
 from lrtune.search.storage import check_owner, claim, judge_of, kept_url
 from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
-from lrtune.tasks.task import dummy_scores
+from lrtune.tasks.sanity_check import dummy_scores
 from lrtune.verdict.best import guessed
 from lrtune.verdict.settings import (
     EngineFacts,
@@ -108,8 +108,9 @@ def tune(
         transfer: what other tasks teach; what comes with lrtune where None.
         out: the run's folder; ``runs/<study>`` where None.
         listener: is told what happens.
-        **options: warmup, cycle_momentum, seed, judge and storage, as a study file has them; and
-            those of ``load_task`` where the task is a string: ``target="price"``, ``epochs=5``.
+        **options: warmup, cycle_momentum, tune (``{"weight_decay": (1e-3, 1)}``), seed, judge and
+            storage, as a study file has them; and those of ``load_task`` where the task is a
+            string: ``target="price"``, ``epochs=5``.
 
     Returns:
         The run, its files written; ``run.best()`` is the schedule to use.

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from lrtune.tasks.load import load_task
     from lrtune.tasks.metrics import METRICS, Metric
     from lrtune.tasks.models import MODELS
+    from lrtune.tasks.sanity_check import check_model
     from lrtune.tasks.splits import Split, Stream
-    from lrtune.tasks.task import Task, check_model
+    from lrtune.tasks.task import Task
 
 __all__ = [
     "DATASETS",
@@ -27,7 +28,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for module in ("splits", "metrics", "task", "models", "load") if name in __all__ else ():
+    for module in (
+        ("splits", "metrics", "task", "sanity_check", "models", "load") if name in __all__ else ()
+    ):
         home = import_module(f"lrtune.tasks.{module}")
         if hasattr(home, name):
             globals()[name] = value = getattr(home, name)

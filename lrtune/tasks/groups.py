@@ -363,6 +363,7 @@ def rows_of(
         {
             "pattern": key[0],
             "ratio": key[1],
+            COOLDOWN: 0.0,  # what is tuned of it is a trial's
             "parameters": sum(named[name].numel() for name in named if keys[name] == key),
             "names": beginnings,
         }

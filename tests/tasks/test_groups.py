@@ -12,6 +12,7 @@ from lrtune.engine.optimizers import make_optimizer
 from lrtune.tasks import check_model
 from lrtune.tasks.groups import fitting, head_of, layer_ratios, ratios_of, rows_of
 from lrtune.tasks.models import MODELS
+from lrtune.verdict.settings import GroupFacts
 from tests.tasks.conftest import refused
 
 
@@ -247,6 +248,7 @@ def test_what_each_group_got_is_told(digits):
         ("head", 10.0, 90, ["fc"]),
     ]
     assert rows_of(None, (), Net()) == []
+    assert rows[0].keys() == GroupFacts.model_fields.keys()  # a search that goes on compares all
 
 
 @pytest.mark.parametrize(

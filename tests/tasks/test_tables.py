@@ -404,6 +404,11 @@ def test_broken_files(tmp_path: Path) -> None:
     path.write_bytes(b"x,y\n1,2\n")
     with refused(r"cannot be read as a table: .*: expected Parquet"):
         table_file(path, TaskOptions(target="y"))
+    whole = pa.Table.from_pandas(mixed())
+    damaged = whole.schema.metadata[b"pandas"].replace(b"numpy_type", b"numpy_tupe")
+    pq.write_table(whole.replace_schema_metadata({b"pandas": damaged}), path)
+    with refused(r"cannot be read as a table: 'numpy_type': expected Parquet"):
+        table_file(path, TaskOptions(target="bought"))
     pq.write_table(pa.table([pa.array([1, 2])] * 2, names=["x", "x"]), path)
     with refused("two columns are called 'x': rename one"):
         table_file(path, TaskOptions(target="x"))

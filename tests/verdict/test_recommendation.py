@@ -12,7 +12,7 @@ from torch import nn
 
 from lrtune import Metric, Split, Task
 from lrtune.schedule import Schedule
-from lrtune.tasks.task import dummy_scores
+from lrtune.tasks.sanity_check import dummy_scores
 from lrtune.verdict.recommendation import FEW_SEEDS, recommendation
 from lrtune.verdict.settings import RunSettings
 from lrtune.verdict.verdict import Verdict
