@@ -257,7 +257,7 @@ def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
 
 def test_a_study_file_with_weights_that_decay_by_the_peak(lrtune: Any, tmp_path: Path) -> None:
     """Its engine is the fused one; what is exported decays likewise."""
-    study, out = EXAMPLES / "weight_decay.toml", tmp_path / "run"
+    study, out = EXAMPLES / "decay_by_peak.toml", tmp_path / "run"
     options = f"--budget 9 --epochs 0.5 --engine fused --slots 2 --peak-lr 0.002,0.02 --out {out}"
     code, printed, errors = lrtune(f"search {study} {options}")
     assert code == 0, errors
