@@ -55,7 +55,7 @@ def _curve(schedule: Schedule) -> Array:
     if schedule.closed_loop:
         return schedule.controller(total).rates[_places(total)]
     rates = schedule.rates(total)[_places(total)]
-    return rates * (1 - (np.arange(POINTS) + 0.5) / POINTS) if schedule.schedule_free else rates
+    return rates * (1 - np.arange(POINTS) / POINTS) if schedule.schedule_free else rates
 
 
 def features_of(
