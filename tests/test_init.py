@@ -80,7 +80,9 @@ WRONG = {
     ),
     "device must be a name": lambda run: lrtune.confirm(run, TASK, device=0),
     "task must be an lrtune.Task or a string": lambda run: lrtune.tune(5),
-    "batch_size: a Task has its own": lambda run: lrtune.tune(TASK, batch_size=5),
+    "batch_size: is of the task, .* give it to the Task": lambda run: lrtune.tune(
+        TASK, batch_size=5
+    ),
     "unknown argument 'warm_up'; did you mean 'warmup'": lambda run: lrtune.tune(TASK, warm_up=5),
     "trials: belongs to an object: budget=Budget": lambda run: lrtune.tune(TASK, trials=5),
     "unknown argument 'optimiser'; did you mean 'optimizer'": lambda run: lrtune.tune(

@@ -424,7 +424,7 @@ class StackedPool:
 
     def _numbers(self, settings: Mapping[str, Any]) -> list[float]:
         """Of a row: what the optimizer takes, then the loss."""
-        if not self._names:
+        if not self._names and not self._optimizer.cools:
             return []
         own = [settings.get(SMOOTHING, smoothing_of(self.task.loss))]
         return self._optimizer.numbers(settings) + (own if SMOOTHING in self._names else [])

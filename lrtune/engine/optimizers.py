@@ -175,8 +175,17 @@ def optimizer_settings(task: Task) -> dict[str, Any]:
         return settings_of(task.optimizer, task.settings)
     with torch.random.fork_rng(devices=[]):
         optimizer = make_optimizer(task, task.model())
-    kept = {name: v for name, v in optimizer.defaults.items() if name not in OURS and _is_plain(v)}
+    defaults, groups = optimizer.defaults.items(), optimizer.param_groups
+    kept = {name: v for name, v in defaults if name not in OURS and _is_plain(v)}
+    # Not what it would be elsewhere: what all groups have.
+    kept = {n: groups[0].get(n, v) for n, v in kept.items() if _alike(n, groups)}
     return {"class": type(optimizer).__name__, **kept}
+
+
+def _alike(name: str, groups: list[dict[str, Any]]) -> bool:
+    """Whether all groups that train matrices have the same setting; norms and biases may differ."""
+    own = [g for g in groups if any(p.dim() > 1 for p in g["params"])] or groups
+    return all(group.get(name) == own[0].get(name) for group in own)
 
 
 @cache
@@ -377,9 +386,10 @@ def cooled(cooldown: Any, left: Any) -> Any:
         >>> [cooled(0.5, left) for left in (1.0, 0.5, 0.25)]
         [1.0, 1.0, 0.5]
     """
-    if isinstance(cooldown, Tensor):
-        return (left / cooldown).clamp(max=1.0)
-    return min(1.0, left / cooldown) if cooldown else 1.0
+    if not isinstance(cooldown, Tensor) and not cooldown:
+        return 1.0
+    share = left / cooldown
+    return share.clamp(max=1.0) if isinstance(share, Tensor) else min(1.0, share)
 
 
 def _groups(task: Task, model: nn.Module, tuned: Settings) -> list[dict[str, Any]]:

@@ -206,7 +206,8 @@ class StackedOptimizer:
         if rule.by_shape:
             settings = {**settings, "shape": shape}
         for known in self.groups:
-            if (known.settings, known.differ) == (settings, differ):
+            apart = differ and known.place != place  # rows take their numbers from one place
+            if not apart and (known.settings, known.differ) == (settings, differ):
                 known.shapes[name] = shape
                 return
         initial = _initial_state(kind, settings)
@@ -231,7 +232,8 @@ class StackedOptimizer:
     @property
     def cools(self) -> bool:
         """Whether groups have cooldowns of their own: then the share of the run left is first."""
-        return any(COOLDOWN in group.differ for group in self.groups)
+        groups = self.groups
+        return any(g.settings.get(COOLDOWN) or COOLDOWN in g.differ for g in groups)
 
     @property
     def count(self) -> int:

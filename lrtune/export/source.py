@@ -162,7 +162,8 @@ class ExportContext:
     @property
     def cooldowns(self) -> Mapping[str, float]:
         """Of the rates of parameters by name, where this target makes them."""
-        made = not (self.schedule.closed_loop or self.schedule.cycles_momentum)
+        open_loop = not (self.schedule.closed_loop or self.schedule.schedule_free)
+        made = open_loop and not self.schedule.cycles_momentum
         return self.optimizer.cooldowns if self.optimizer and made else {}
 
     @property

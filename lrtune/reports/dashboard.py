@@ -11,7 +11,7 @@ from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
@@ -212,9 +212,12 @@ def server_of(app: "WSGIApplication", port: int | None, preferred: int, token: s
             return [b"This server answers pages of its own alone."]
         if _same(_cookie(environ, name), token):
             return app(environ, start)
-        if _same(parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0], token):
+        query = parse_qsl(environ.get("QUERY_STRING", ""))
+        if _same(dict(query).get("token", ""), token):
+            others = urlencode([pair for pair in query if pair[0] != "token"])
+            place = f"{environ['PATH_INFO']}?{others}" if others else environ["PATH_INFO"]
             cookie = f"{name}={token}; HttpOnly; SameSite=Strict; Path=/"
-            start("303 See Other", [("Location", environ["PATH_INFO"]), ("Set-Cookie", cookie)])
+            start("303 See Other", [("Location", place), ("Set-Cookie", cookie)])
             return []
         start("403 Forbidden", TEXT)
         return [b"Open the address that lrtune dashboard has printed: it has a token."]

@@ -146,7 +146,9 @@ def confirm(
         if not run.finalists():
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
-            engine = Engine(run.choice.name, device=device, deterministic=deterministic)
+            one_by_one = any(schedule.schedule_free for schedule in run.settings.baselines)
+            kind = "serial" if one_by_one else run.choice.name
+            engine = Engine(kind, device=device, deterministic=deterministic)
             updates = len(wanted) * task.horizon
             task, _ = with_features(task, engine.devices[0], listener.tell)
             with ExitStack() as processes:

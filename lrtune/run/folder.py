@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from lrtune.engine import Choice
-from lrtune.errors import InputError
+from lrtune.errors import InputError, described
 from lrtune.files import remove_left, replace
 from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
@@ -104,8 +104,16 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row a trial that is over, in the order in which they started."""
         study, guess = self.study(), self.peak_guess
-        known = beliefs(study, self.settings.horizon, guess, self.transfer)
-        return frame(records(study), known)
+        try:
+            known = beliefs(study, self.settings.horizon, guess, self.transfer)
+            return frame(records(study), known)
+        except InputError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as error:  # of another kind
+            raise InputError(
+                f"{self.folder}: its study is damaged ({described(error)}): bring the storage back "
+                "from a copy"
+            ) from error
 
     def cut_short(self) -> int:
         """Trials that were under way when the process that trained them died."""

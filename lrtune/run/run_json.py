@@ -136,6 +136,8 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
             raise InputError(f"tune {name}: {why}: {task.optimizer_name} on this task has {has}")
         if study.cycle_momentum and name in ("momentum", "beta1"):
             raise InputError(f"tune {name}: cycle_momentum moves it already: one of the two")
+        if name.endswith(".cooldown"):
+            _check_cooldown(name, study)
         tuned.append(Setting(name, low, high, known[name]))
         for end in (low, high):  # torch itself knows what its optimizers take
             if own := changed(settings, {name: end} if name not in by_name else {}):
@@ -143,6 +145,14 @@ def settings_to_tune(task: Task, study: StudyFile) -> list[Setting]:
         if name == "label_smoothing" and not 0 <= low <= high < 1:
             raise InputError(f"tune label_smoothing={low:g}:{high:g}: expected a range in [0, 1)")
     return tuned
+
+
+def _check_cooldown(name: str, study: StudyFile) -> None:
+    """Refuse what no training loop could follow afterwards."""
+    if study.cycle_momentum:
+        raise InputError(f"tune {name}: with cycle_momentum nobody can follow both: one of the two")
+    if odd := [f for f in study.families or () if FAMILIES[f].schedule_free]:
+        raise InputError(f"tune {name}: {odd[0]} has no cooldown: leave it out of the families")
 
 
 def _study(task: Task, families: tuple[str, ...], tune: list[str]) -> str:

@@ -142,7 +142,10 @@ def from_python(task: "Task | str", options: Mapping[str, Any]) -> StudyFile:
             names = (*IN_PYTHON, *TaskOptions.model_fields, *OBJECTS)
             raise InputError(f"unknown argument {name!r}{nearest(name, names)}")
         if name not in IN_PYTHON and isinstance(task, Task):
-            raise InputError(f"{name}: a Task has its own: leave it out, or name the data instead")
+            own = (
+                f"give it to the Task: Task({name}=...)" if hasattr(task, name) else "leave it out"
+            )
+            raise InputError(f"{name}: is of the task, which is a Task here: {own}")
     if "families" in given:
         given["families"] = list(names_of(given["families"]))
     if isinstance(given.get("tune"), Mapping):

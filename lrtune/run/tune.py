@@ -435,6 +435,13 @@ class Tuning:
                 run.settings.model_copy(update=ended).write(self._folder / "run.json")
             if answers:
                 self._write(search, rounds)
+        if search.over and not search.state.trials:
+            training = plural(self.task.horizon, "update", "updates")
+            raise InputError(
+                f"no trial was trained: the range test took all {search.state.swept} updates that "
+                f"there are to search with ({training} a training): more --epochs, a larger "
+                "--budget, or --peak-lr LOW,HIGH in place of the range test"
+            )
         return Run(self._folder)
 
     def _write(self, search: Search, rounds: Rounds | None) -> None:

@@ -10,7 +10,7 @@ from lrtune.errors import InputError
 from lrtune.schedule.family import REAL
 
 # A factor counts, not a difference: of the number, or of how near it is to 1.
-LOG = ("weight_decay", "eps", "lr_decay", "momentum_decay", "lr_ratio")
+LOG = ("weight_decay", "eps", "lr_decay", "momentum_decay", "lr_ratio", "adamw_eps", "adamw_ratio")
 NEAR_ONE = ("momentum", "beta1", "beta2", "beta3", "alpha", "rho")
 BETA = re.compile(r"beta(\d)")
 
@@ -84,6 +84,11 @@ class Setting:
         """Of ``param`` what is next to the task's own value."""
         low, high = self.ends
         return min(max(self._moved(self.own), low), high)
+
+    @property
+    def reaches_own(self) -> bool:
+        """Whether the task's own value lies in the range, so that trials tell of it."""
+        return self.low <= self.own <= self.high
 
     def value(self, param: float) -> float:
         """The setting that a value of ``param`` says."""

@@ -111,8 +111,13 @@ def scheduler(
             f"optimizer: {type(optimizer).__name__} has no momentum to cycle: take SGD, Adam, "
             "AdamW or RMSprop, or the schedule without base_momentum and max_momentum"
         )
-    made_with = numbers_of(optimizer.defaults)
-    cools = any("cooldown" in group for group in optimizer.param_groups)
+    made_with = [numbers_of(group) for group in optimizer.param_groups]
+    cools = any(group.get("cooldown") for group in optimizer.param_groups)
+    if cools and schedule.cycles_momentum:
+        raise InputError(
+            "optimizer: a parameter group has a cooldown: take the schedule without base_momentum "
+            "and max_momentum"
+        )
     for name, value in schedule.settings.items():
         if name.endswith(".cooldown") and not cools:
             warnings.warn(
@@ -121,10 +126,11 @@ def scheduler(
                 ScheduleWarning,
                 stacklevel=2,
             )
-        if not math.isclose(made_with.get(name, value), value, rel_tol=1e-3):
+        others = [numbers[name] for numbers in made_with if name in numbers]
+        if others and not any(math.isclose(other, value, rel_tol=1e-3) for other in others):
             warnings.warn(
                 f"the schedule was found with {name}={value:.6g}, and the optimizer is made with "
-                f"{name}={made_with[name]:.6g}: make it with the former",
+                f"{name}={others[0]:.6g}: make it with the former",
                 ScheduleWarning,
                 stacklevel=2,
             )

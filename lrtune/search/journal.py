@@ -63,7 +63,11 @@ class Journal(JournalFileBackend):
             InputError: the file ends within a line, which more would damage for good.
         """
         if self._waiting:
-            if not _ends_with_a_line(self._file_path):
+            until = time.monotonic() + STALE_SECONDS  # another process may be writing
+            while not _ends_with_a_line(self._file_path):
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
                 raise InputError(
                     f"{self._file_path}: ends within a line: the next lrtune search mends it"
                 )

@@ -410,12 +410,15 @@ class Tuner:
             return schedule
         values, row = schedule.knobs, FAMILIES[schedule.family].knobs
         odd: list[Knob | str] = [k for k in row if values.get(k.name, k.default) != k.default]
-        odd += schedule.settings
+        odd += [s.name for s in self._space.tune if s.name in schedule.settings and s.reaches_own]
         forms = [schedule]
         for reset in chain(*(combinations(odd, count + 1) for count in range(len(odd)))):
             knobs = {k.name: k.default for k in reset if isinstance(k, Knob)}
             settings = {n: v for n, v in schedule.settings.items() if n not in reset}
-            form: Any = {"knobs": {**values, **knobs}, "settings": settings}
+            plain = {**values, **knobs}
+            gone = {k.name for k in row if not k.counts(plain)}
+            plain = {name: value for name, value in plain.items() if name not in gone}
+            form: Any = {"knobs": plain, "settings": settings}
             for factor in SHIFTS:
                 peak = float(np.clip(schedule.peak_lr * factor, *self._space.peak_lr))
                 with suppress(InputError):  # the check of some families is of settings together

@@ -163,7 +163,9 @@ def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
         InputError: there are none.
     """
     names = [name for name, _ in model.named_parameters()]
-    fits = [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
+    # What the model itself has by that name, and only else what its parts have.
+    fits = [name for name in names if f"{name}.".startswith(f"{pattern}.")]
+    fits = fits or [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
     if not fits and pattern == "head":
         head = head_of(model)
         fits = [name for name in names if name in head]

@@ -86,6 +86,8 @@ def read_csv(path: Path) -> tuple["pd.DataFrame", list[str]]:
             byte = f"0x{error.object[error.start]:02x}"
             notes.append(f"not UTF-8 (byte {byte}): read as Windows-1252, which Latin-1 is part of")
     if separator != "," and (names := _read_decimal_commas(frame)):
+        with opened(path, "rb") as file:
+            _read_thousands(frame, read(index_col=False, dtype=str, **encoding))
         notes.append(f"decimal commas: {some(names)}")
     return frame, notes
 
@@ -128,6 +130,17 @@ def _read_decimal_commas(frame: "pd.DataFrame") -> list[str]:
             frame[name] = pd.to_numeric(plain)
             names.append(str(name))
     return names
+
+
+def _read_thousands(frame: "pd.DataFrame", texts: "pd.DataFrame") -> None:
+    """Where commas are decimal, the points of 1.234 are not: such columns are read anew."""
+    import pandas as pd
+
+    for name in frame.columns[[kind.kind == "f" for kind in frame.dtypes]]:
+        own = texts[name].dropna()
+        points = own.str.contains(".", regex=False).any()
+        if points and own.str.fullmatch(r"[-+]?(0|[1-9]\d{0,2}(\.\d{3})*)").all():
+            frame[name] = pd.to_numeric(texts[name].str.replace(".", "", regex=False))
 
 
 def read_parquet(path: Path) -> tuple["pd.DataFrame", list[str]]:

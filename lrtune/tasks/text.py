@@ -110,7 +110,7 @@ def padded(texts: Sequence[str], train: Rows, options: TaskOptions) -> tuple[Ids
     if cut:
         notes.append(
             f"{cut:,} of {len(ids):,} texts are longer than {width} {tokenizer.name}: their ends "
-            "are left out: --context takes more"
+            f"are left out{': --context takes more' if width == most else ''}"
         )
     return rows, replace(tokenizer, notes=tuple(notes))
 

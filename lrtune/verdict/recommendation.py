@@ -272,9 +272,10 @@ def _cost(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> st
     swept = 0 if run.range_test is None else run.range_test.updates
     searched = (swept + float(trials["updates"].sum())) / run.horizon
     confirmed = 0.0 if verdict is None else verdict.trained / run.horizon
-    parts = [plural(math.ceil(searched + confirmed), "training", "trainings")]
+    total, others = math.ceil(searched + confirmed), round(confirmed)
+    parts = [plural(total, "training", "trainings")]
     parts += [duration(run.elapsed)] if run.elapsed else []
-    return f"{', '.join(parts)} (search {searched:.0f}, confirmation {confirmed:.0f})"
+    return f"{', '.join(parts)} (search {total - others}, confirmation {others})"
 
 
 def _warnings(trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None) -> list[str]:

@@ -202,7 +202,8 @@ class TaskFacts(Document):
             ratio, cooldown = (f"{group.pattern}.{what}" for what in ("lr_ratio", "cooldown"))
             change = {"cooldown": schedule.settings.get(cooldown, group.cooldown)}
             if ratio in schedule.settings:  # but for what layers add to it
-                change["ratio"] = group.ratio * schedule.settings[ratio] / tune[ratio].own
+                own = tune[ratio].own if ratio in tune else group.ratio
+                change["ratio"] = group.ratio * schedule.settings[ratio] / own
             groups.append(group.model_copy(update=change))
         return self.model_copy(update={"lr_ratios": groups})
 

@@ -125,7 +125,9 @@ def test_no_password_in_an_event() -> None:
     events = Events(out)
     url = shlex.quote("mysql://me:se$cret@host/db")
     facts = {"command": f"lrtune search digits --storage={url}", "seed": 0, "families": []}
-    events.started(load_task("digits", batch_size=32, epochs=1), facts | {"budget": None})
+    events.started(
+        load_task("digits", batch_size=32, epochs=1), facts | {"budget": None, "lr_ratios": []}
+    )
     events.close()
     (found,) = read(out.getvalue())
     assert "cret" not in found["command"] and "me@host/db" in found["command"]

@@ -566,3 +566,16 @@ def test_sizes(ready, needed, updates, expected):
     for size, pace in ready.items():
         sizes.took(size, 10.0, pace)
     assert sizes.fit(needed, 16, updates) == expected
+
+
+def test_patterns_of_one_ratio_keep_numbers_of_their_own(fifty):
+    """Their parameters have the same settings until a row tunes one of them."""
+    own = {"1.lr_ratio": 2.0, "3.lr_ratio": 0.5}
+    task = replace(fifty, groups="1=10x,3=10x", tuned=tuple(own), model=lambda: mlp().double())
+    curves = []
+    for kind in (SerialPool, FusedPool):
+        pool = kind(task, 2)
+        pool.start(0, falling(task), 5, settings=own)
+        pool.start(1, falling(task), 5)
+        curves.append(np.concatenate([pool.advance()[0].losses for _ in task.checkpoints]))
+    same(*curves, rtol=1e-9)

@@ -26,9 +26,9 @@ def names(figure):
 def test_the_rates_of_the_recommended_beside_the_baselines(many):
     trials, run, verdict, finals = make("winner", *many)
     figure = of_run(trials, run, verdict, finals)["rates"]
-    assert names(figure) == ["wsd (recommended)", "a tuned constant"]
+    assert names(figure) == ["wsd (recommended)", "a tuned constant", "a tuned linear"]
     assert figure.data[0].line.color == look("wsd").colour != figure.data[1].line.color
-    rows = [row for row in verdict.families if row.family in ("wsd", "constant")]
+    rows = [row for row in verdict.families if row.family in ("wsd", "constant", "linear")]
     for trace, row in zip(figure.data, rows, strict=True):
         rates = row.schedule.rates(HORIZON)
         read = np.interp(np.arange(HORIZON), trace.x, trace.y)
@@ -42,7 +42,8 @@ def test_yours_is_drawn_in_place_of_tuned_baselines(many):
         for row in verdict.families
     ]
     mine = gain("yours", "your linear", 0.2, 0.1, 0.3, 0.01, True)
-    verdict = changed(verdict, families=rows, answer={"gains": [*verdict.answer.gains, mine]})
+    others = [one for one in verdict.answer.gains if one.over != "linear"]
+    verdict = changed(verdict, families=rows, answer={"gains": [*others, mine]})
     assert names(of_run(trials, run, verdict, finals)["rates"])[1:] == ["your linear"]
     verdict = changed(verdict, answer={"recommended": "yours"})
     assert names(of_run(trials, run, verdict, finals)["rates"])[0].startswith("your linear")

@@ -12,7 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 import lrtune
 from lrtune import InputError, SchedulePruner
 from lrtune.model.transfer import nothing
-from lrtune.schedule import Schedule
+from lrtune.schedule import Schedule, Setting
 from lrtune.search import Space, SurrogateSampler
 from lrtune.search.sampler import Tuner, guess_in
 from lrtune.search.space import SCHEDULE
@@ -176,3 +176,13 @@ def test_a_tuned_baseline_has_no_odd_settings_and_a_peak_near_the_best() -> None
     for family in ("cosine", "constant"):
         found = model.tuned(family)
         assert found.complexity[0] <= 1 and 0.02 < found.peak_lr < 0.125
+
+
+def test_a_setting_whose_range_leaves_out_the_task_s_own_stays_as_it_was_trained() -> None:
+    """Of the task's own value no trial tells anything."""
+    for own, plain in ((1e-6, {"weight_decay": 0.5}), (0.5, {})):
+        space = Space(("constant",), tune=(Setting("weight_decay", 0.3, 3.0, own),))
+        study = optuna.create_study(sampler=SurrogateSampler(space, TOTAL))
+        tuner = Tuner(study, space, TOTAL, guess_in(space), nothing())
+        schedule = Schedule("constant", 0.02, settings={"weight_decay": 0.5})
+        assert dict(tuner.plain(schedule, 1e9).settings) == plain
