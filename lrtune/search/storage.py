@@ -310,8 +310,9 @@ def save_record(trial: optuna.Trial, record: Record) -> None:
     """Attach to a running trial what Optuna has no place for; before ``tell``, never after."""
     kept = {name: getattr(record, name) for name in KEPT}
     trial.set_user_attr(RECORD, {**plain(kept), "curves": record.curves.to_json()})
-    # Without what the horizon says: the dashboard does not fold the line.
-    shown = {name: value for name, value in record.resolved.items() if name != "total_iters"}
+    # Without the horizon and words, which are among the parameters: the dashboard folds no line.
+    resolved = record.resolved.items()
+    shown = {n: v for n, v in resolved if n != "total_iters" and not isinstance(v, str)}
     trial.set_user_attr(RESOLVED, ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))
 
 

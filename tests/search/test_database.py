@@ -116,7 +116,8 @@ def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     if not BIN.exists():
         pytest.skip("no PostgreSQL 15")
     folder, port = tmp_path / "server", 20000 + os.getpid() % 20000
-    as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    run_as = shutil.which("runuser", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    as_user = [str(run_as), "-u", "postgres", "--"] if os.getuid() == 0 else []
     if as_user:
         folder = Path("/tmp") / f"lrtune-postgres-{os.getpid()}"  # where another user may go
         folder.mkdir(mode=0o700)
