@@ -92,12 +92,14 @@ def read_finals(path: Path) -> pd.DataFrame:
         complete) and ``val_M``, its curve on validation.
     """
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            rows.append(_row(json.loads(line)))
-        except json.JSONDecodeError:
+            kept = json.loads(line)
+        except (ValueError, RecursionError):
             continue
-        except (KeyError, TypeError, AttributeError, InputError) as error:
+        try:
+            rows.append(_row(kept))
+        except (LookupError, TypeError, AttributeError, InputError) as error:
             raise InputError(
                 f"{path}: damaged: remove it, and its trainings are repeated"
             ) from error

@@ -159,6 +159,9 @@ def test_the_log_survives_a_torn_line_and_names_one_that_is_not_ours(tmp_path: P
     assert list(table["final_cross_entropy"].isna()) == [f.state == "diverged" for f in finals]
     assert all(len(row.val_cross_entropy) == len(row.step) for row in table.itertuples())
     whole = path.read_text()
+    for damage in (b"\xff", b"[" * 100_000, b"9" * 5000):  # of a line that is not JSON
+        path.write_bytes(whole.encode() + damage + b"\n")
+        assert len(read_finals(path)) == len(finals)
     for line in ("{}", "[]", "3", '{"schedule": {"family": "cosine"}}'):
         path.write_text(f"{whole}{line}\n")
         with pytest.raises(InputError, match=r"finals.jsonl: damaged: remove it"):
