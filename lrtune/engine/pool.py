@@ -110,11 +110,14 @@ class Pool(Protocol):
         task: what is trained.
         slots: K.
         placement: where the data is and why, for a person, by split.
+        in_order: whether ``ready`` gives the groups in the order in which they were launched, so
+            that a search takes the same course each time.
     """
 
     task: Task
     slots: int
     placement: dict[str, str]
+    in_order: bool = True
 
     @property
     def groups(self) -> Sequence[range]:
@@ -155,9 +158,20 @@ class Pool(Protocol):
         """Let a group train as far, if it can while nobody waits; it is left alone until then."""
         return None
 
+    def ready(self, launched: Sequence[int]) -> int | None:
+        """The group to collect next of those launched, in that order; waits until there is one.
+
+        None where a group has opened that was not, while none was ready.
+        """
+        return launched[0]
+
     def collect(self, group: int) -> list[Progress]:
         """Where the slots of a group are once they have trained so far."""
         return self.advance()
+
+    def open(self, group: int) -> bool:
+        """Whether a group may be given more trials: one may have lost what trains it."""
+        return True
 
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""

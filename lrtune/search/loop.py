@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -289,21 +288,34 @@ class Loop:
                     work.close()
 
     def _train(self, interrupts: Interrupts) -> None:
-        """One group after the other, again and again: what one has reached is its own affair.
+        """Give each group of slots what it needs, and take what the pool has ready, in turns.
 
-        The others train meanwhile. The order is fixed, so that a search takes the same course
-        whichever of them is the fastest.
+        The others train meanwhile. A pool says in which order: always in the same one, so that a
+        search takes the same course whichever of them is the fastest, or as they come.
         """
-        groups, launched = self._pool.groups, deque[int]()
-        for group in cycle(range(len(groups))):
-            if len(launched) == len(groups):
-                self._collect(launched.popleft(), interrupts)
-            if self._spent() or not self._fill(groups[group], interrupts):
-                break
-            self._pool.launch(group)
-            launched.append(group)
+        free, launched = deque(range(len(self._pool.groups))), deque[int]()
+        while self._launch(free, launched, interrupts):
+            with interrupts.heard():
+                group = self._pool.ready(launched)
+            if group is not None:
+                launched.remove(group)
+                self._collect(group, interrupts)
+                free.append(group)
         for group in launched:
             self._collect(group, interrupts)
+
+    def _launch(self, free: deque[int], launched: deque[int], interrupts: Interrupts) -> bool:
+        """Let the free groups train; whether there is anything to go on with."""
+        pool = self._pool
+        for group in [*free]:
+            slots = pool.groups[group]
+            if pool.open(group) and (self._spent() or not self._fill(slots, interrupts)):
+                return False
+            if pool.in_order or any(slot in self._running for slot in slots):
+                free.remove(group)
+                pool.launch(group)
+                launched.append(group)
+        return True
 
     def _collect(self, group: int, interrupts: Interrupts) -> None:
         """A group has trained a segment."""
