@@ -89,6 +89,7 @@ class Snapshot:
         momenta: float64 (horizon,), or None: see ``Pool.start``.
         optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
         settings: in place of the task's own: see there.
+        file: that has the tensors, which are not here then; else empty. See ``checkpoint.whole``.
     """
 
     seed: int
@@ -98,6 +99,7 @@ class Snapshot:
     momenta: Array | None = None
     optimizer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
 
 
 class Pool(Protocol):
@@ -123,6 +125,10 @@ class Pool(Protocol):
     def groups(self) -> Sequence[range]:
         """The slots in parts, in their order: each trains for itself, whatever the others do."""
         return [range(self.slots)]
+
+    def host(self, slot: int) -> str:
+        """The name of what trains a slot; empty where there is but one process."""
+        return ""
 
     def start(
         self,
