@@ -114,11 +114,7 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # an
 def validate(
     model: type[Model], keys: dict[str, Any], source: str, typed: Collection[str] = ()
 ) -> Model:
-    """Check every key and value that a user gave; ``typed`` are options of the command line.
-
-    Raises:
-        InputError: the first key that is unknown, missing, of another type or out of range.
-    """
+    """Check every key and value that a user gave; ``typed`` are options of the command line."""
     # TOML has arrays, and no tuples; strict validation tells them apart.
     pairs = {n for n, field in model.model_fields.items() if plain(field.annotation) not in LISTS}
     keys = {k: tuple(v) if isinstance(v, list) and k in pairs else v for k, v in keys.items()}

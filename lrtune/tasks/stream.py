@@ -219,9 +219,6 @@ def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) 
 
     The plan has the seed of whatever the data set draws, and the rows of each batch; ``workers``
     processes read ahead; ``pin`` is for a GPU.
-
-    Raises:
-        InputError: the data have changed.
     """
     asked: deque[list[int]] = deque()
 
