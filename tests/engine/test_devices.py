@@ -260,8 +260,8 @@ def test_the_trials_of_a_process_that_is_killed_go_on_in_another(task, capfd):
     assert numbers(one)[1:] == numbers(other)[1:]
     assert [(loss.host, loss.trials) for loss in pool.losses] == [(DEVICE, 1)]
     assert re.fullmatch(
-        rf"{DEVICE} lost at ..:..: its process has ended: exit code -9 \(SIGKILL\); 1 trial goes on "
-        "elsewhere",
+        rf"{DEVICE} lost at ..:..: its process has ended: exit code -9 \(SIGKILL\); "
+        "1 trial goes on elsewhere",
         told[2],
     )
     assert not first.is_running() and second.is_running()
@@ -285,7 +285,7 @@ def test_a_model_that_ends_its_process_each_time_is_told(task):
     with of_processes(replace(task, model=lambda: Deadly(64, 10)), 1, ("cpu",), SerialPool) as pool:
         pool.start(0, RATES, seed=0)
         with pytest.raises(
-            RuntimeError, match="^cpu: its process has ended: exit code 3, as 4 bef"
+            RuntimeError, match=r"^cpu: its process has ended: exit code 3, as 4 bef"
         ):
             pool.advance()
 
