@@ -6,6 +6,7 @@ import site
 import socket
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -28,6 +29,9 @@ from lrtune.engine.worker import Worker, packed
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 
+LOOK = 1.0  # seconds between looks at the cluster
+ANSWER = 5.0  # seconds in which its head is to answer
+GONE = 20.0  # seconds of silence after which it is gone
 SOON = 5.0  # seconds until a person is told what is waited for
 NO_CLUSTER = (
     "start one with `ray start --head` here and `ray start --address=THIS:6379` on the others"
@@ -82,7 +86,6 @@ class RemoteHost:
     Attributes:
         name: of its machine, with its number.
         node: of Ray, where it runs; empty before it does.
-        leaving: whether its machine is about to end.
     """
 
     def __init__(
@@ -90,14 +93,23 @@ class RemoteHost:
         number: int,
         actor: Any,
         met: Callable[["RemoteHost", str, str], Exception | None],
+        leaving: Callable[[str], bool],
     ) -> None:
-        """``met`` is told its kind and what is wrong with it: the error of all that it is asked."""
-        self.name, self.node, self.leaving = f"host {number}", "", False
-        self._actor, self._met = actor, met
+        """See ``leaving``, which is asked with its node.
+
+        ``met`` is told its kind and what is wrong with it: the error of all that it is asked.
+        """
+        self.name, self.node = f"host {number}", ""
+        self._actor, self._met, self._leaving = actor, met, leaving
         self._why: Exception | None = None  # it may not be used
         self._lines: list[str] = []
         self._ended = False
         actor.meet.remote().future().add_done_callback(self._meet)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its machine is about to end."""
+        return self._leaving(self.node)
 
     def ask(self, number: int | None, method: str, *arguments: object) -> Future[Any]:
         """See Remote."""
@@ -117,7 +129,9 @@ class RemoteHost:
         return lines
 
     def kill(self) -> None:
-        """End it."""
+        """End it; more than once does no harm."""
+        if self._ended:
+            return
         self._ended = True
         with suppress(RayError, ValueError):
             ray.kill(self._actor)
@@ -178,6 +192,12 @@ class Cluster:
             InputError: there is no such cluster.
         """
         self._connected = _connect(address)
+        # On each death Ray prints a paragraph to stdout, where results are; losses are told here.
+        self._print = ray._private.worker.print_to_stdstream
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        self._head: str = ray.get_runtime_context().gcs_address
+        self._looked, self._seen = 0.0, time.monotonic()
+        self._draining: set[str] = set()
         self._needs = {"CPU": num_cpus, "GPU": num_gpus}
         self._tell = tell
         self.device, self.kind, self.strict = "cuda:0" if num_gpus else "cpu", "", True
@@ -228,7 +248,7 @@ class Cluster:
             .options(max_restarts=0, scheduling_strategy="SPREAD", **options)
             .remote(number, self.device, versions(), self._shared)
         )
-        host = RemoteHost(number, actor, self._met)
+        host = RemoteHost(number, actor, self._met, self._leaves)
         self._hosts.append(host)
         self._hand(host)
         return host
@@ -269,8 +289,28 @@ class Cluster:
             host.kill()
         if self._shared[0]:
             Path(self._shared[0]).unlink(missing_ok=True)
+        ray._private.worker.print_to_stdstream = self._print
         if self._connected:
             ray.shutdown()
+
+    def _leaves(self, node: str) -> bool:
+        """Whether a machine drains; looked up once a second.
+
+        Raises:
+            RuntimeError: the head of the cluster is gone.
+        """
+        now = time.monotonic()
+        if now - self._looked > LOOK:
+            self._looked = now
+            if _reached(self._head):
+                self._seen = now
+                self._draining = _draining()
+            elif now - self._seen > GONE:  # in a minute Ray itself would end this process
+                raise RuntimeError(
+                    f"cluster {self._head}: its head does not answer any more: nothing that was "
+                    "stored is lost, and the same command goes on once there is a cluster again"
+                )
+        return node in self._draining
 
     def _met(self, host: RemoteHost, kind: str, why: str) -> Exception | None:
         """A host is there; why it may not be used, if so."""
@@ -290,6 +330,8 @@ def _connect(address: str) -> bool:
     if ray.is_initialized():
         return False
     try:
+        if address != "auto" and not _reached(address):  # Ray would try for minutes
+            raise ConnectionError("nobody answers there")
         ray.init(
             address=address, namespace="lrtune", log_to_driver=False, logging_level=logging.ERROR
         )
@@ -297,6 +339,18 @@ def _connect(address: str) -> bool:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"cluster {address}: {reason}: {NO_CLUSTER}") from error
     return True
+
+
+def _reached(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=ANSWER):
+        return True
+    return False
+
+
+def _draining() -> set[str]:
+    """Nodes that are told to end: of this there is nothing public; Ray's own Train asks so too."""
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 @contextmanager

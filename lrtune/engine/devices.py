@@ -14,7 +14,7 @@ from lrtune.engine.choose import check_wishes
 from lrtune.errors import InputError, MissingPackage, expect
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-RAY = (2, 45)  # the oldest version that has all that is used of it; as in pyproject.toml
+RAY = (2, 49)  # the oldest version that has all that is used of it; as in pyproject.toml
 
 
 @dataclass(frozen=True, slots=True)

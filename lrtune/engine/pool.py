@@ -165,9 +165,9 @@ class Pool(Protocol):
         return None
 
     def ready(self, launched: Sequence[int]) -> int | None:
-        """The group to collect next of those launched, in that order; waits until there is one.
+        """The group to collect next of those launched; waits until there is one.
 
-        None where a group has opened that was not, while none was ready.
+        None, unless ``in_order``, where something else may have changed: a group has opened, say.
         """
         return launched[0]
 

@@ -31,10 +31,9 @@ class DeviceProcess:
 
     Attributes:
         name: of its device.
-        leaving: False: nobody says so before.
     """
 
-    leaving = False
+    leaving = False  # see Remote: nobody says so before
 
     def __init__(self, device: str) -> None:
         self.name = device

@@ -39,11 +39,13 @@ class Remote(Protocol):
 
     Attributes:
         name: for a person.
-        leaving: whether it is about to end, and can still be asked.
     """
 
     name: str
-    leaving: bool
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is about to end, and can still be asked."""
 
     def ask(self, number: int | None, method: str, *arguments: object) -> Future[Any]:
         """Have a method called, after those before: see ``Worker.do``. An error may be Lost."""
@@ -225,25 +227,19 @@ class SpreadPool(ForwardingPool):
             self._watch(part, part.reached)
 
     def ready(self, launched: Sequence[int]) -> int | None:
-        """See Pool."""
+        """See Pool; None too where nothing has happened for a while."""
         if self.in_order:
             return launched[0]
-        while True:
-            if (part := self._wait_for_any()) is None:
-                continue
-            if part.reached is None:
-                error = part.opened.exception() if part.opened.done() else None
-                if isinstance(error, Lost):
-                    self._replace(part, error)
-                elif error is not None:
-                    raise error
-                elif part.is_open:
-                    return None
-            elif part.reached.done():
-                error = part.reached.exception()
-                if not isinstance(error, Lost):
-                    return part.number
-                self._replace(part, error)
+        if (part := self._wait_for_any()) is None:
+            return None
+        over = part.opened if part.reached is None else part.reached
+        error = over.exception() if over.done() else None
+        if isinstance(error, Lost):
+            self._replace(part, error)
+            return None
+        if part.reached is None and error is not None:
+            raise error
+        return part.number if part.reached is not None and over.done() else None
 
     def collect(self, group: int) -> list[Progress]:
         """See Pool."""
@@ -376,13 +372,13 @@ class SpreadPool(ForwardingPool):
 
     def _look(self) -> None:
         """Let other workers train what has waited too long for one of its own."""
-        now = time.monotonic()
+        now, leaving = time.monotonic(), {part for part in self._parts if part.place.leaving}
         for part in self._parts:
             waits = part.occupied and part.guest is None and not part.opened.done()
             if not waits or now - part.since < PATIENCE:
                 continue
             guests = [one.guest for one in self._parts]
-            hosts = [one.worker for one in self._parts if one.is_open and not one.worker.leaving]
+            hosts = [one.worker for one in self._parts if one.is_open and one not in leaving]
             if hosts:
                 part.guest = min(hosts, key=guests.count)
                 self._tell(f"no new host so far: {part.guest.name} trains for the lost one too")

@@ -297,7 +297,7 @@ import numpy as np
 import psutil
 from dataclasses import replace
 from torch import nn
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.place import of_processes
 from lrtune.tasks import load_task
 
 class Slow(nn.Sequential):

@@ -16,7 +16,7 @@ from rich.jupyter import JupyterMixin
 import lrtune
 from lrtune import Budget, Engine, InputError
 from lrtune.engine import Choice, SerialPool
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.place import of_processes
 from lrtune.engine.range_test import RangeTest, Suggestion
 from lrtune.run import tune as tuning
 
