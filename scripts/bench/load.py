@@ -1,9 +1,10 @@
 """What a very long search costs: memory, processor time a trial, the journal, report, dashboard.
 
-Run: python scripts/bench/load.py [--trials 10000] [--running 16] [--hosts] [--keep FOLDER]
-The whole of `lrtune.tune` but its trainer, which is made up and whose time is left out: our sampler,
-our early stopping, the journal. With --hosts each slot is a group of its own, served as in a
-cluster. A row tells of the trials since the row before.
+Run: python scripts/bench/load.py [--trials 10000] [--running 16] [--hosts] [--copies]
+The whole of `lrtune.tune` but its trainer, which is made up and whose time is left out: our
+sampler, our early stopping, the journal. With --hosts each slot is a group of its own, as in a
+cluster. A row tells of the trials since the row before; with --copies, of the last 200 before the
+mark alone: the others are copies of those before, with which the search goes on.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,11 @@ from lrtune.engine.pool import Snapshot
 from lrtune.run.confirm import Listener
 from lrtune.run.folder import Run
 from lrtune.search import Search, SearchState
+from lrtune.search.storage import RECORD, START
 from lrtune.tasks import Task
 
 MARKS = (500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000)  # trials
+WINDOW = 200  # trials before a mark that are no copies
 VALIDATIONS = 20
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
@@ -93,10 +97,13 @@ class Watch(Listener):
     def __init__(self, cost: Cost, journal: Path, marks: Sequence[int]) -> None:
         self._cost, self._journal = cost, journal
         self._marks = [*marks]
+        self._fresh = False
         self.rows: list[dict[str, float]] = []
         self._before = self._now(0)
 
     def search(self, state: SearchState) -> None:
+        if self._fresh:  # what it took to read the trials before is none of a trial's
+            self._fresh, self._before = False, self._now(state.trials)
         if not self._marks or state.trials < self._marks[0]:
             return
         self._marks.pop(0)
@@ -116,6 +123,9 @@ class Watch(Listener):
         print("  ".join(f"{name} {value:,.2f}" for name, value in row.items()), flush=True)
         self._before = self._now(state.trials)
 
+    def started(self, *_: object) -> None:
+        self._fresh = True
+
     def _now(self, trials: int) -> dict[str, float]:
         gc.collect()
         cost = self._cost
@@ -131,7 +141,7 @@ class Watch(Listener):
 
 
 def search(
-    folder: Path, trials: int, slots: int, hosts: bool
+    folder: Path, trials: int, slots: int, hosts: bool, copies: bool
 ) -> tuple[Run, list[dict[str, float]]]:
     """A run of so many trials, and what it cost on the way."""
     task = replace(lrtune.load_task("digits", epochs=10), validations=VALIDATIONS)
@@ -148,14 +158,27 @@ def search(
         cost.of(Search, "next", "ask"),
         cost.of(Search, "ending", "report"),
     ):
-        run = lrtune.tune(
-            task,
-            budget=lrtune.Budget(trials=trials),
-            peak_lr=(1e-3, 1.0),
-            out=folder,
-            listener=watch,
-        )
+        for mark in marks if copies else [trials]:
+            if copies and mark != marks[0]:
+                copy(run, mark - WINDOW)
+            run = lrtune.tune(
+                task,
+                budget=lrtune.Budget(trials=mark),
+                peak_lr=(1e-3, 1.0),
+                out=folder,
+                listener=watch,
+            )
     return run, watch.rows
+
+
+def copy(run: Run, count: int) -> None:
+    """Fill the study up to so many trials with copies of those that there are."""
+    study = run.study()
+    trials = study.trials
+    for index in range(len(trials), count):
+        trial = deepcopy(trials[index % len(trials)])
+        trial.user_attrs[START]["index"] = trial.user_attrs[RECORD]["ended"] = index
+        study.add_trial(trial)
 
 
 def report(run: Run) -> dict[str, float]:
@@ -178,7 +201,8 @@ def dashboard(run: Run) -> dict[str, float]:
     from playwright.sync_api import sync_playwright
 
     command = [sys.executable, "-m", "lrtune", "dashboard", str(run.folder), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, **quiet) as process:
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         server = psutil.Process(process.pid)
@@ -216,6 +240,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--running", type=int, default=16, help="trials side by side")
     parser.add_argument("--hosts", action="store_true", help="each in a group of its own")
+    parser.add_argument("--copies", action="store_true", help="of most trials")
     parser.add_argument("--keep", type=Path, help="the run's folder; one that is there is measured")
     parser.add_argument("--only-search", action="store_true")
     arguments = parser.parse_args()
@@ -226,7 +251,7 @@ def main() -> None:
             run = Run(folder)
         else:
             run, found["search"] = search(
-                folder, arguments.trials, arguments.running, arguments.hosts
+                folder, arguments.trials, arguments.running, arguments.hosts, arguments.copies
             )
         if not arguments.only_search:
             found["report"] = report(run)
