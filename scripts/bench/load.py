@@ -160,7 +160,7 @@ def search(
     ):
         for mark in marks if copies else [trials]:
             if copies and mark != marks[0]:
-                copy(run, mark - WINDOW)
+                copy(Run(folder), mark - WINDOW)
             run = lrtune.tune(
                 task,
                 budget=lrtune.Budget(trials=mark),
