@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrtune.errors import InputError, MissingPackage, described
+from lrtune.errors import InputError, described, package
 
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -136,12 +136,7 @@ def errors_of(folder: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """The package, without its progress bars and warnings."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackage(
-            "models and tokenizers of a folder need pip install 'lrtune[transformers]'"
-        ) from error
+    transformers = package("transformers", install="'lrtune[transformers]'")
     log: Any = transformers.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, nearest, package
 from lrtune.tasks.huggingface import folder_model, is_folder
 from lrtune.tasks.tokens import Tokenizer
 
@@ -192,12 +192,7 @@ def timm_preset(name: str) -> Any:
 
     None where it has no weights of it.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(
-            f"model {name!r}: timm is not installed: pip install 'lrtune[timm]'"
-        ) from error
+    timm = package("timm", install="'lrtune[timm]'")
     own = name.removeprefix(TIMM)
     if not timm.is_model(own):
         hint = nearest(own, timm.list_models())
