@@ -68,15 +68,14 @@ def folder_model(
         head, settings = CLASSIFIER, settings | {"num_labels": outputs, "pad_token_id": padding}
     with quiet() as transformers, errors_of(folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    known = {"vocab_size": vocabulary, "max_position_embeddings": context}
-    ways = (
-        "give its own --tokens",
-        f"give --context {getattr(config, 'max_position_embeddings', 0)}",
-    )
-    for (name, needed), way_out in zip(known.items(), ways, strict=True):
+    for name, needed, way_out in (
+        ("vocab_size", vocabulary, "its own --tokens"),
+        ("max_position_embeddings", context, "--context {}"),
+    ):
         if (most := getattr(config, name, None)) is not None and most < needed:
+            way_out = way_out.format(most)
             raise InputError(
-                f"model {folder}: {name}={most}, and the texts need {needed}: {way_out}"
+                f"model {folder}: {name}={most}, and the texts need {needed}: give {way_out}"
             )
     model, missing = _made(folder, head, settings)
     count = len(model.state_dict())
