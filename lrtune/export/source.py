@@ -33,20 +33,14 @@ DECAY_BY = "weight_decay_by"  # the one setting of an optimizer that torch's hav
 
 @dataclass(frozen=True, slots=True)
 class FoundOptimizer:
-    """The optimizer that a peak rate was found with, to which it belongs.
+    """The optimizer that a peak rate was found with, to which it belongs."""
 
-    Attributes:
-        name: in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it.
-        settings: all but the rate, in torch's terms; `class` too where a function makes it.
-        groups: name of the function that made the parameter groups; None: there was one group.
-        ratios: of the rate, by the beginnings of parameters' names; 0 of what did not train.
-        cooldowns: the last share of the run in which a rate went to zero, likewise.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    groups: str | None = None
+    name: str  # in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it
+    settings: Mapping[str, Any]  # in torch's terms, but the rate; `class` where a function makes it
+    groups: str | None = None  # the function that made the parameter groups; None: one group
+    # Of the rate, by the beginnings of parameters' names; 0 of what did not train.
     ratios: Mapping[str, float] = field(default_factory=dict)
+    # The last share of the run in which a rate went to zero, likewise.
     cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
