@@ -113,32 +113,21 @@ def _is_plain(value: object) -> bool:
 
 
 class ExportContext:
-    """A schedule for a run of `total` updates, with its counts.
-
-    Attributes:
-        optimizer: what the peak was found with; None where that is not known.
-        params: the parameters of the body, in torch's terms.
-        warmup: updates before the body.
-        n: updates of the body.
-        family: the schedule's family.
-        knobs: the schedule's settings: fractions, and ratios of the peak.
-        peak: the highest rate.
-        start: the rate at which the warmup starts.
-        floor: the rate at which the body ends, of a family that has such a knob; else 0.
-        decay_rate: what weight decay is multiplied by at every update; None where by the rate.
-    """
+    """A schedule for a run of `total` updates, with its counts."""
 
     def __init__(
         self, schedule: Schedule, total: int, optimizer: FoundOptimizer | None = None
     ) -> None:
-        self.schedule, self.total = schedule, total
-        self.params, self.knobs = schedule.resolve(total), schedule.knobs
-        self.peak: float = self.params.pop("peak_lr")
-        self.warmup: int = self.params.pop("warmup_steps")
-        self.n, self.family = total - self.warmup, schedule.family
-        self.start = schedule.warmup_start * self.peak
+        self.schedule, self.family, self.total = schedule, schedule.family, total
+        self.params = schedule.resolve(total)  # of the body, in torch's terms
+        self.knobs = schedule.knobs  # fractions, and ratios of the peak
+        self.peak: float = self.params.pop("peak_lr")  # the highest rate
+        self.warmup: int = self.params.pop("warmup_steps")  # updates before the body
+        self.n = total - self.warmup  # updates of the body
+        self.start = schedule.warmup_start * self.peak  # the rate at which the warmup starts
+        # The rate at which the body ends, of a family that has such a knob.
         self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
-        self.decay_rate = None
+        self.decay_rate = None  # what weight decay is multiplied by; None: by the rate
         if optimizer is not None and optimizer.decay_by is not None:
             highest = self.peak if schedule.closed_loop else float(schedule.rates(total).max())
             if optimizer.decay_by == "peak":
@@ -146,7 +135,7 @@ class ExportContext:
             else:  # at one peak, torch's own with another number
                 own = {"weight_decay": optimizer.decay / highest, DECAY_BY: None}
                 optimizer = replace(optimizer, settings={**optimizer.settings, **own})
-        self.optimizer = optimizer
+        self.optimizer = optimizer  # what the peak was found with; None: not known
 
     @property
     def ratios(self) -> Mapping[str, float]:

@@ -50,17 +50,13 @@ class FromFolder(nn.Module):
 
 
 def folder_model(
-    folder: str, context: int, outputs: int, vocabulary: int, padding: int | None
+    folder: str,
+    context: int,  # tokens per sample
+    outputs: int,  # classes, or 1; of a language model, tokens
+    vocabulary: int,  # distinct tokens of the texts
+    padding: int | None,  # the token that fills texts up; None for a language model
 ) -> Callable[[], nn.Module]:
-    """A picklable function that makes the model of a folder, with its weights where it has some.
-
-    Args:
-        folder: with config.json, and safetensors or not.
-        context: tokens per sample.
-        outputs: classes, or 1; of a language model, tokens.
-        vocabulary: distinct tokens of the texts.
-        padding: the token that fills texts up; None for a language model.
-    """
+    """A picklable function that makes the model of a folder, with its weights where it has some."""
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"model {folder}: no {CONFIG} in it: model.save_pretrained writes one")
     head, settings = DECODER, dict[str, Any](use_cache=False)

@@ -355,18 +355,15 @@ def draw(
 
 
 def augment(
-    names: tuple[str, ...], inputs: Tensor, targets: Tensor, numbers: Tensor
+    names: tuple[str, ...],  # as ``check_augment`` passes them
+    inputs: Tensor,  # float (n, channels, height, width), normalised: 0 is the mean
+    targets: Tensor,  # (n, ...)
+    numbers: Tensor,  # float32 (n, numbers), see ``draw``
 ) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
     """Augment a batch in the order of NAMES given, never in place.
 
     ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
     batch.
-
-    Args:
-        names: as ``check_augment`` passes them.
-        inputs: float (n, channels, height, width), normalised: 0 is the mean.
-        targets: (n, ...).
-        numbers: float32 (n, numbers), see ``draw``.
 
     Returns:
         The inputs, alike, and pairs (weight, targets): the loss of the batch is the sum of the

@@ -362,23 +362,17 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 def model_maker(
     name: str,
-    shape: tuple[int, ...],
-    outputs: int,
+    shape: tuple[int, ...],  # of one sample, without the batch
+    outputs: int,  # classes, characters, or 1
     *,
-    kind: str = "classification",
-    tokenizer: Tokenizer | None = None,
-    pretrained: bool = False,
+    kind: str = "classification",  # of the data
+    tokenizer: Tokenizer | None = None,  # of texts, for the transformer and models of folders alone
+    pretrained: bool = False,  # weights are to be loaded: no layer is changed for small images
 ) -> Callable[[], nn.Module]:
     """A picklable function that makes fresh models, with random weights.
 
-    Args:
-        name: a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
-            or a folder of a transformers model.
-        shape: of one sample, without the batch.
-        outputs: how many: classes, characters, or 1.
-        kind: of the data.
-        tokenizer: of texts: they are for the transformer and the models of folders alone.
-        pretrained: whether weights are to be loaded: no layer is changed for small images.
+    The name is a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
+    or a folder of a transformers model.
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)

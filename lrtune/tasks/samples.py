@@ -97,11 +97,7 @@ class Reading(NamedTuple):
 def read(where: str, data: Any, model: Callable[[], nn.Module], memory: int | None) -> Reading:
     """Read a user's data: in memory where it fits ``memory`` bytes (None: half of what is free).
 
-    Args:
-        where: task and split, for messages.
-        data: what is to be a Split.
-        model: gives one, whose arguments the names in a dictionary are.
-        memory: see ``hold``.
+    The names in a dictionary are arguments of the model; ``where`` names the split in messages.
     """
     if is_split(data):
         return Reading(data, None, None, [])
