@@ -180,10 +180,6 @@ class Pool(Protocol):
         """Whether a group may be given more trials: one may have lost what trains it."""
         return True
 
-    def host(self, slot: int) -> str:
-        """The name of the host that trains a slot; empty where this machine does."""
-        return ""
-
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""
 
