@@ -17,7 +17,7 @@ import idle
 from lrtune.search import Record, load_study, records
 from lrtune.search.journal import mend
 
-KILLS = 3  # of one search
+KILLS = 8  # of one search, at most
 
 
 @cache
@@ -44,29 +44,33 @@ def drawn(rng: random.Random) -> tuple[int, int, bool]:
     return slots, rng.randint(1, min(2, slots)), rng.random() < 0.5
 
 
-def killed(rng: random.Random) -> tuple[str, str]:
+def killed(rng: random.Random) -> tuple[list[str], str]:
     """Killed a few times at a random entry of the journal, or while a checkpoint is written."""
     slots, groups, checkpoint = drawn(rng)
+    ends = list[str]()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for _ in range(KILLS):
             at = rng.choice(["entry", "entry", "checkpoint"]) if checkpoint else "entry"
-            count = rng.randint(1, 15 if at == "checkpoint" else 150)
+            count = rng.randint(1, 15 if at == "checkpoint" else 80)
             by = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM"])
-            dies(folder, idle.NoisyPool(slots, groups), by, count, at, checkpoint)
+            if not dies(folder, idle.NoisyPool(slots, groups), by, count, at, checkpoint):
+                break
+            ends.append(f"{by} at {'an' if at == 'entry' else 'a'} {at}")
             if (folder / "journal.log").exists():
                 mend(folder / "journal.log", stale_seconds=0)
         how = {"stopping": idle.EVERYTHING, "checkpoint": checkpoint}
         found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
-    return f"killed {KILLS} times", compared(found, slots, groups)
+    return ends, compared(found, slots, groups)
 
 
-def dies(folder: Path, *how: object) -> None:
-    """As ``idle.killed`` has it; a search that is over before it is killed does no harm."""
+def dies(folder: Path, *how: object) -> bool:
+    """As ``idle.killed`` has it; whether the search was killed before it was over."""
     try:
         idle.killed(folder, *how)
     except AssertionError:
-        return
+        return False
+    return True
 
 
 def full_disk(rng: random.Random) -> tuple[str, str]:
@@ -129,7 +133,7 @@ def locked_database(rng: random.Random) -> tuple[str, str]:
     return "locked", compared(found, slots, groups)
 
 
-ATTACKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+ATTACKS: dict[str, Callable[[random.Random], tuple[str | list[str], str]]] = {
     "killed searches": killed,
     "full disks": full_disk,
     "locked databases": locked_database,
