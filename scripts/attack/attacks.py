@@ -10,13 +10,13 @@ import inputs
 import kills
 import outages
 import passwords
-import runs
+import sessions
 
 # How a case ended, or its parts did, and what was wrong with it: nothing where that is empty.
 ATTACKS: dict[str, Callable[[random.Random], tuple[str | list[str], str]]] = {
     **kills.ATTACKS,
     **outages.ATTACKS,
-    **runs.ATTACKS,
+    **sessions.ATTACKS,
     **damage.ATTACKS,
     **passwords.ATTACKS,
     **inputs.ATTACKS,

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import idle
+from damage import mutated
 
 from lrtune.search import Record, load_study, records
 from lrtune.search.journal import mend
@@ -71,6 +72,21 @@ def dies(folder: Path, *how: object) -> bool:
     except AssertionError:
         return False
     return True
+
+
+def damaged_checkpoint(rng: random.Random) -> tuple[str, str]:
+    """Killed, and a byte or more of the checkpoint are others: what it held starts from scratch."""
+    slots, groups, _ = drawn(rng)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        dies(folder, idle.NoisyPool(slots, groups), "SIGKILL", rng.randint(60, 200), "entry", True)
+        mend(folder / "journal.log", stale_seconds=0)
+        path = folder / idle.CHECKPOINT
+        if kept := path.exists():
+            path.write_bytes(mutated(path.read_bytes(), rng))
+        how = {"stopping": idle.EVERYTHING, "checkpoint": True}
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+    return "damaged" if kept else "no checkpoint yet", compared(found, slots, groups)
 
 
 def full_disk(rng: random.Random) -> tuple[str, str]:
@@ -135,6 +151,7 @@ def locked_database(rng: random.Random) -> tuple[str, str]:
 
 ATTACKS: dict[str, Callable[[random.Random], tuple[str | list[str], str]]] = {
     "killed searches": killed,
+    "damaged checkpoints": damaged_checkpoint,
     "full disks": full_disk,
     "locked databases": locked_database,
 }
