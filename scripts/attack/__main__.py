@@ -26,7 +26,7 @@ from forks import warm  # noqa: E402
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "bench" / "attack.json"
 # Shares of the time, where it is not 1: what takes seconds a case, and what milliseconds.
-SHARES = {"killed searches": 4, "killed commands": 8, "killed workers": 3, "little memory": 2}
+SHARES = {"killed searches": 8, "killed commands": 6, "killed workers": 3, "little memory": 2}
 SHARES |= {"options": 0.3, "study files": 0.3, "schedules": 0.3, "texts": 0.3}
 
 

@@ -18,14 +18,16 @@ from damage import mutated
 from lrtune.search import Record, load_study, records
 from lrtune.search.journal import mend
 
-KILLS = 8  # of one search, at most
+TRIALS = 12  # of a search
+KILLS = 20  # of one search, at most
 
 
 @cache
 def expected(slots: int, groups: int) -> list[Record]:
     """The unbroken search."""
     with tempfile.TemporaryDirectory() as folder:
-        return idle.pruned_in(Path(folder), idle.NoisyPool(slots, groups), stopping=idle.EVERYTHING)
+        pool = idle.NoisyPool(slots, groups)
+        return idle.pruned_in(Path(folder), pool, TRIALS, stopping=idle.EVERYTHING)
 
 
 def compared(found: list[Record], slots: int, groups: int) -> str:
@@ -53,7 +55,7 @@ def killed(rng: random.Random) -> tuple[list[str], str]:
         folder = Path(place)
         for _ in range(KILLS):
             at = rng.choice(["entry", "entry", "checkpoint"]) if checkpoint else "entry"
-            count = rng.randint(1, 15 if at == "checkpoint" else 80)
+            count = rng.randint(1, 4 if at == "checkpoint" else 25)
             by = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM"])
             if not dies(folder, idle.NoisyPool(slots, groups), by, count, at, checkpoint):
                 break
@@ -61,14 +63,14 @@ def killed(rng: random.Random) -> tuple[list[str], str]:
             if (folder / "journal.log").exists():
                 mend(folder / "journal.log", stale_seconds=0)
         how = {"stopping": idle.EVERYTHING, "checkpoint": checkpoint}
-        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
     return ends, compared(found, slots, groups)
 
 
 def dies(folder: Path, *how: object) -> bool:
     """As ``idle.killed`` has it; whether the search was killed before it was over."""
     try:
-        idle.killed(folder, *how)
+        idle.killed(folder, *how, trials=TRIALS)
     except AssertionError:
         return False
     return True
@@ -79,13 +81,13 @@ def damaged_checkpoint(rng: random.Random) -> tuple[str, str]:
     slots, groups, _ = drawn(rng)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        dies(folder, idle.NoisyPool(slots, groups), "SIGKILL", rng.randint(60, 200), "entry", True)
+        dies(folder, idle.NoisyPool(slots, groups), "SIGKILL", rng.randint(20, 100), "entry", True)
         mend(folder / "journal.log", stale_seconds=0)
         path = folder / idle.CHECKPOINT
         if kept := path.exists():
             path.write_bytes(mutated(path.read_bytes(), rng))
         how = {"stopping": idle.EVERYTHING, "checkpoint": True}
-        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
     return "damaged" if kept else "no checkpoint yet", compared(found, slots, groups)
 
 
@@ -100,7 +102,7 @@ def full_disk(rng: random.Random) -> tuple[str, str]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randint(1, 200_000),) * 2)
             try:
-                idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+                idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
             except OSError:
                 os._exit(1)
             finally:
@@ -111,7 +113,7 @@ def full_disk(rng: random.Random) -> tuple[str, str]:
                 mend(folder / "journal.log", stale_seconds=0)
             except ValueError:  # not a line of it was written
                 (folder / "journal.log").unlink()
-        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
     return "full" if code else "room enough", compared(found, slots, groups)
 
 
@@ -144,7 +146,7 @@ def locked_database(rng: random.Random) -> tuple[str, str]:
         idle.study_in(Path(place), storage=url)
         with locked_now_and_then(Path(place, "study.db"), rng):
             pool = idle.NoisyPool(slots, groups)
-            idle.pruned_in(Path(place), pool, stopping=idle.EVERYTHING, storage=url)
+            idle.pruned_in(Path(place), pool, TRIALS, stopping=idle.EVERYTHING, storage=url)
         found = records(load_study(url, "s"))
     return "locked", compared(found, slots, groups)
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import idle
-from kills import compared, drawn
+from kills import TRIALS, compared, drawn
 
 from lrtune.search import load_study, records
 
@@ -115,7 +115,7 @@ def outages(rng: random.Random) -> tuple[list[str], str]:
         with disturbed(postgres, rng, seen):
             pool = idle.NoisyPool(slots, groups)
             how = {"stopping": idle.EVERYTHING, "storage": postgres.url(name)}
-            idle.pruned_in(Path(place), pool, **how)
+            idle.pruned_in(Path(place), pool, TRIALS, **how)
         found = records(load_study(postgres.url(name), "s"))
     return seen, compared(found, slots, groups)
 
