@@ -138,7 +138,7 @@ def parse_time(text: str) -> float:
 # Where a storage's URL may have secrets; also what is no URL to SQLAlchemy, whose errors are told:
 # so up to the last @, not the first.
 SECRETS = (
-    (r"(?s)(:/+[^:/@]*):.*@", r"\1@"),  # user:password@host
+    (r"(?s)(:/{1,2}[^:/@]*):.*@", r"\1@"),  # user:password@host
     (r"(?<!journal)(://[^:/@[]*):(?!\d*(?:[/?]|$))[^/?]*", r"\1"),  # the same without its host
     (
         r"(?i)([?&])(?!passfile)[^?&=]*"
