@@ -111,6 +111,7 @@ def test_a_row_per_line(tmp_path):
 
 # States of torch's schedulers with one value that torch would not have saved.
 BAD_STATES = {
+    "T_0": {"T_0": 0, "T_mult": 1, "eta_min": 0.0},
     "T_mult": {"T_0": 5, "T_mult": 0, "eta_min": 0.0},
     "ZeroDivisionError": {"T_max": 0, "eta_min": 0.0},
     "-1": {"T_max": 9, "eta_min": 0.0, "last_epoch": -1},
