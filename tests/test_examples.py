@@ -73,9 +73,7 @@ def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
     assert run.trials()["value"].min() < 1 < math.log(10)
 
 
-def test_fine_tuning_a_frozen_backbone(
-    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_a_frozen_backbone(lrtune, tmp_path, monkeypatch):
     """The command of its docstring."""
     monkeypatch.chdir(tmp_path)
     example = runpy.run_path(str(EXAMPLES / "finetune.py"))
@@ -103,9 +101,7 @@ def test_fine_tuning_a_frozen_backbone(
         ("reviews", 0.67, []),
     ],
 )
-def test_tables_by_a_study_file(
-    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_by_a_study_file(name, constant, notes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
     study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
@@ -127,9 +123,7 @@ SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.t
 
 
 @pytest.mark.parametrize("updates", [4, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_gpt2_with_muon_and_wsd_from_the_task_to_its_trainer(
-    updates: int, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_gpt2_with_muon_and_wsd_from_the_task_to_its_trainer(updates, tmp_path, request):
     """The exported code trains the model with the optimizer and the rates of the search."""
     from transformers import Trainer, TrainingArguments
 
@@ -192,14 +186,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
         ("huggingface_trainer", 8, 5.5, 3.5),
     ],
 )
-def test_the_pruner_in_a_study_of_ones_own(
-    name: str,
-    trials: int,
-    untrained: float,
-    trained: float,
-    beside: None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_pruner_in_a_study_of_ones_own(name, trials, untrained, trained, beside, capsys):
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     study = example["main"](trials=trials)
     assert study.best_trial.last_step == example["UPDATES"]
@@ -214,9 +201,7 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
 
 
-def test_a_loop_in_float16_that_accumulates(
-    beside: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loop_in_float16_that_accumulates(beside, capsys):
     """It holds itself that the schedule has come as far as there were updates."""
     loss, skipped = runpy.run_path(str(EXAMPLES / "mixed_precision.py"))["main"]()
     assert loss < 0.5 and skipped > 0

@@ -295,9 +295,7 @@ def keys(block: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_block_runs(
-    name: str, lrtune, short: None, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_block_runs(name, lrtune, short, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(workspace, tmp_path / "here", symlinks=True))
     monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
     blocks = BLOCK.findall(text_of(name))

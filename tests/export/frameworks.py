@@ -18,12 +18,7 @@ from torch.utils.data import DataLoader
 
 from lrtune.export import export
 from lrtune.schedule import Schedule
-from tests.callbacks.trainings import (
-    data,
-    huggingface_trainer,
-    lightning_module,
-    lightning_trainer,
-)
+from tests.callbacks.trainings import data, huggingface_trainer, lightning_module, lightning_trainer
 
 TOTAL = 40
 SEGMENT = 3  # updates between the validations of the fixture `metrics`

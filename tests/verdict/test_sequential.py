@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrtune.verdict.sequential import (
-    ALPHA,
-    FIRST,
-    Difference,
-    Sample,
-    differences,
-    sequential_test,
-)
+from lrtune.verdict.sequential import ALPHA, FIRST, Difference, Sample, differences, sequential_test
 
 ROLES = {"yours": "yours", "constant": "baseline", "cosine": "baseline"}
 PARTS = 20
