@@ -22,7 +22,8 @@ from lrtune.tasks import check_model, load_task
 from tests.engine.trials import falling
 from tests.tasks.conftest import refused
 
-WORDS = [*"to be or not the king lord my thou art love death".split(), "[PAD]", "[UNK]"]
+WORDS = ["to", "be", "or", "not", "the", "king", "lord", "my", "thou", "art", "love", "death"]
+WORDS += ["[PAD]", "[UNK]"]
 TEXT = " ".join(WORDS[i * i % 11] for i in range(3000))
 
 
