@@ -198,7 +198,10 @@ PAIRS = TensorDataset(IDS, LABELS)
         ({"train": ROWS}, r"one length, by the tokenizer's padding='max_length'"),
         ({"train": {"input_ids": [[1, 2], [3]], "labels": [0, 1]}}, "input_ids: .*padding='max_le"),
         ({"train": [{"text": "to be", "label": 1}]}, "samples hold text, label; .* tokenise texts"),
-        ({"train": columns() | {"atention_mask": MASK}}, "atention_mask: Bert.* takes attention_m"),
+        (
+            {"train": {"input_ids": IDS, "atention_mask": MASK, "labels": LABELS}},
+            "atention_mask: Bert.* takes attention_mask",
+        ),
         ({"train": columns() | {"token_types": MASK}}, "token_types: .* takes token_type_ids: ren"),
         ({"train": columns() | {"labels": LABELS[:9]}}, "60 inputs for 9 targets"),
         ({"train": columns() | {"input_ids": IDS + 5}}, "a token or label beyond the model's voc"),
