@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lrtune.engine import Pool
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
+from lrtune.engine.checkpoint import states_of
+from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
 from lrtune.engine.optimizers import check_momentum, optimizer_settings
+from lrtune.engine.place import choose_pool, place_of
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
 from lrtune.run.run_json import check_same, check_schedule_free, settings_for
-from lrtune.run.study_file import StudyFile, baselines_of, load
+from lrtune.run.study_file import CLUSTER, StudyFile, baselines_of, engine_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
@@ -97,7 +98,7 @@ def confirm(
     total: int | None = None,
     trainings: float | None = None,
     baselines: Sequence[Schedule] | None = None,
-    device: str | None = None,
+    engine: Engine | None = None,
     listener: Listener | None = None,
 ) -> Verdict:
     """Train the recommended schedule, yours and baselines on fresh seeds, and judge on test.
@@ -113,7 +114,7 @@ def confirm(
             where None.
         trainings: how many more there may be; 20 where None.
         baselines: your own schedules, to compare with; those of the search where None.
-        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        engine: what trains, and on which devices or cluster; the kind is the search's where auto.
         listener: is told what happens.
 
     Returns:
@@ -129,9 +130,10 @@ def confirm(
     expect("plan", plan, Plan | None, "an lrtune.Plan")
     check_positive("trainings", trainings)
     run = run if isinstance(run, Run) else Run(run)
-    plan, listener = plan or Plan(), listener or Listener()
+    expect("engine", engine, Engine | None, "an lrtune.Engine")
+    plan, listener, engine = plan or Plan(), listener or Listener(), engine or Engine()
     trainings = MORE if trainings is None else trainings
-    _check_task(run, task, Engine(device=device))
+    _check_task(run, task, engine)
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     tuned = tuned_names(task, run.settings.tune)
     task = replace(
@@ -147,15 +149,15 @@ def confirm(
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
             one_by_one = any(schedule.schedule_free for schedule in run.settings.baselines)
-            kind = "serial" if one_by_one else run.choice.name
-            engine = Engine(kind, device=device, deterministic=deterministic)
+            kind = run.choice.name if engine.kind == "auto" else engine.kind
+            kind = "serial" if one_by_one else kind
+            engine = replace(engine, kind=kind, deterministic=deterministic)
             updates = len(wanted) * task.horizon
-            task, _ = with_features(task, engine.devices[0], listener.tell)
-            with ExitStack() as processes:
+            states = states_of(run.folder / CHECKPOINT)
+            with place_of(engine, listener.tell, states, len(wanted)) as place:
+                task, _ = place.run(with_features, task, tell=place.say)
                 # The pool of the search, or what trains fastest on other devices in its way.
-                pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)
-                if isinstance(pool, SpreadPool):
-                    processes.enter_context(pool)
+                pool, _ = choose_pool(task, place, run.choice, updates=updates)
                 works = [rounds.work(pool)]
                 Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
         verdict = rounds.verdict()
@@ -193,6 +195,10 @@ def confirm_study(
         )
     if not trust:
         _check_code(folder, keys | given)
+    # The pool is that of the run's last session; whoever names where to train takes all of that.
+    old = {"engine", "slots"}
+    old |= {*CLUSTER} if "device" in given else {"device"} if "cluster" in given else set()
+    keys = {name: value for name, value in keys.items() if name not in old}
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
@@ -206,7 +212,7 @@ def confirm_study(
         total=total,
         trainings=trainings,
         baselines=baselines,
-        device=study.device,
+        engine=engine_of(study),
         listener=listener,
     )
     finish(study, run, run.settings.horizon if total is None else total, listener)

@@ -27,7 +27,7 @@ from lrtune.search.journal import Journal, whole_lines
 from lrtune.search.space import FAMILY, SCHEDULE
 from lrtune.tasks.metrics import Direction
 
-START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
+START = "lrtune.start"  # trial attribute: {"index", "slot", "owner"}, in lockstep "clock"
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
@@ -37,7 +37,7 @@ OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 # Of a Record, kept in RECORD beside its curves.
 KEPT = (
     *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
-    *("judged_at", "ended"),
+    *("judged_at", "ended", "hosts"),
 )
 
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
@@ -120,7 +120,14 @@ class Curves:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold them: NaN is null."""
-        return dict(plain({name: getattr(self, name) for name in self.__slots__}))
+        return {
+            "step": [*map(int, self.step)],
+            "loss": _without_nan(self.loss),
+            "train_loss": _without_nan(self.train_loss),
+            "rate": _without_nan(self.rate),
+            "metrics": {name: _without_nan(values) for name, values in self.metrics.items()},
+            "averaged": _without_nan(self.averaged),
+        }
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
@@ -128,6 +135,10 @@ class Curves:
         metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
         own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
         return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
+
+
+def _without_nan(values: list[float]) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _with_nan(values: list[float | None]) -> list[float]:
@@ -152,6 +163,7 @@ class Record:
     seed: int  # of everything random that it met
     judged_at: int | None = None  # the update whose weights ``value`` is of
     ended: int = 0  # trials of the search that had ended before; clocks may jump
+    hosts: list[str] = field(default_factory=list)  # that trained it, in order; none: this machine
     # Of a trial that was pruned or has plateaued, the figures of its forecast: see Decision.
     evidence: dict[str, Any] = field(default_factory=dict)
     # Of one that was to be pruned and trained on, to check: ``update`` and figures of the forecast.
@@ -232,7 +244,8 @@ def _unusable(storage: str | Path, error: Exception) -> InputError:
         text += f"; lrtune keeps no password: set {URL} to the whole URL, or as its driver has it"
     for whole in (url, _whole_url(url)):
         text = text.replace(whole, without_secrets(whole))
-    return InputError(text)
+    # An error may quote it in a form of its own.
+    return InputError(" ".join(map(without_secrets, text.split(" "))))
 
 
 def open_storage(storage: str | Path) -> BaseStorage:
@@ -363,7 +376,7 @@ class Belief:
 
 
 TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
-LISTS = ("step", "loss", "train_loss", "rate", "averaged")
+CURVES = ("step", "loss", "train_loss", "rate", "averaged")
 NUMBERS = (
     *("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed"),
     *("judged_at", *Belief.__slots__),
@@ -376,7 +389,9 @@ def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None)
     rows = [_row(record) | asdict(beliefs.get(record.optuna_number, Belief())) for record in trials]
     if rows:
         return pd.DataFrame(rows)
-    return pd.DataFrame(columns=[*TEXTS, *LISTS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
+    return pd.DataFrame(columns=[*TEXTS, *CURVES, "hosts", *NUMBERS]).astype(
+        dict.fromkeys(NUMBERS, float)
+    )
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -393,9 +408,9 @@ def _row(record: Record) -> dict[str, Any]:
         "warmup": schedule.warmup,
         "schedule": schedule.to_json(),
         "resolved": json.dumps(record.resolved),
-        **{name: getattr(curves, name) for name in LISTS},
+        **{name: getattr(curves, name) for name in CURVES},
         **{f"val_{name}": curve for name, curve in curves.metrics.items()},
-        **{name: getattr(record, name) for name in ("updates", "seconds", "seed")},
+        **{name: getattr(record, name) for name in ("updates", "seconds", "seed", "hosts")},
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
         "judged_at": math.nan if record.judged_at is None else record.judged_at,

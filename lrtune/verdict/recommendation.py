@@ -29,25 +29,15 @@ WHY = {
 
 
 class Recommendation(Document):
-    """Six lines and what to be warned of.
+    """Six lines and what to be warned of."""
 
-    Attributes:
-        use: the schedule, for a person.
-        gain: over the baselines, with intervals.
-        sure: whether it is better than they are, and who is as good.
-        valid: for which training.
-        cost: of the answer.
-        use_it: the command that writes it as code.
-        warnings: sentences, the gravest first.
-    """
-
-    use: str
-    gain: str
-    sure: str
-    valid: str
-    cost: str
-    use_it: str
-    warnings: list[str]
+    use: str  # the schedule, for a person
+    gain: str  # over the baselines, with intervals
+    sure: str  # whether it is better than they are, and who is as good
+    valid: str  # for which training
+    cost: str  # of the answer
+    use_it: str  # the command that writes it as code
+    warnings: list[str]  # sentences, the gravest first
 
     @property
     def lines(self) -> list[tuple[str, str]]:

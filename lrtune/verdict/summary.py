@@ -190,21 +190,14 @@ def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.Data
 
 
 class Finalist(Document):
-    """A family's best configuration, as the search found it.
+    """A family's best configuration, as the search found it."""
 
-    Attributes:
-        family: its name; of the user's own schedules "yours", "yours 2" and so on.
-        schedule: what is trained.
-        trial: which of the search's it was; None where it was not tried as it is.
-        searched: its validation score there; NaN where it was not trained to its end.
-        role: leader (may be the best), baseline or yours: why it is here.
-    """
-
-    family: str
-    schedule: StoredSchedule
-    trial: int | None = None
+    family: str  # its name; of the user's own schedules "yours", "yours 2" and so on
+    schedule: StoredSchedule  # what is trained
+    trial: int | None = None  # which of the search's it was; None where it was not tried as it is
+    # Its validation score there; NaN where it was not trained to its end.
     searched: Number = math.nan
-    role: Role = "leader"
+    role: Role = "leader"  # leader (may be the best), baseline or yours: why it is here
 
     @property
     def compared_as(self) -> Role:
@@ -270,24 +263,17 @@ def _finalist(trial: "pd.Series[Any]") -> Finalist:
 
 
 class LrSensitivity(Document):
-    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak.
+    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak."""
 
-    Attributes:
-        family: whose trials.
-        trials: how many had a value, those that ended early with their forecast.
-        peak_lr: where the score is best; NaN where no optimum is seen within the trials.
-        factor: by which the peak may be off, either way, before the score is noticeably worse; no
-            more than was tried.
-        factor_low: what it is at least, with 95 % confidence.
-        why: why there is no optimum; empty where there is one.
-    """
-
-    family: str
-    trials: int
+    family: str  # whose trials
+    trials: int  # how many had a value, those that ended early with their forecast
+    # Where the score is best; NaN where no optimum is seen within the trials.
     peak_lr: Number = math.nan
+    # By which the peak may be off, either way, before the score is noticeably worse; no more
+    # than was tried.
     factor: Number = math.nan
-    factor_low: Number = math.nan
-    why: str = ""
+    factor_low: Number = math.nan  # what it is at least, with 95 % confidence
+    why: str = ""  # why there is no optimum; empty where there is one
 
 
 def lr_sensitivity(

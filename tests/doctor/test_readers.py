@@ -1,12 +1,14 @@
 """Files: what is read of them, and what is said of those that cannot be."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from lrtune.doctor import examine
+from lrtune.doctor.log import TENSORBOARD
 from lrtune.errors import InputError
 from tests.doctor.runs import as_events
 
@@ -73,8 +75,8 @@ def test_what_cannot_be_read(make, message, tmp_path):
 
 def test_tensorboard_is_missing(tmp_path, monkeypatch):
     as_events(tmp_path, [0.1] * 5)
-    monkeypatch.setattr("lrtune.doctor.log.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^tensorboard: .*pip install 'lrtune\[tensorboard\]'$"):
+    monkeypatch.setitem(sys.modules, TENSORBOARD, None)
+    with pytest.raises(InputError, match=r"^tensorboard is .*pip install 'lrtune\[tensorboard\]'$"):
         examine(tmp_path)
 
 
@@ -89,6 +91,7 @@ def test_a_row_per_line_and_an_endless_run_without_a_total(tmp_path):
 
 # States of torch's schedulers with one value that torch would not have saved.
 BAD_STATES = {
+    "T_0": {"T_0": 0, "T_mult": 1, "eta_min": 0.0},
     "T_mult": {"T_0": 5, "T_mult": 0, "eta_min": 0.0},
     "ZeroDivisionError": {"T_max": 0, "eta_min": 0.0},
     "-1": {"T_max": 9, "eta_min": 0.0, "last_epoch": -1},
