@@ -159,9 +159,7 @@ def reasons(trials: pd.DataFrame) -> pd.DataFrame:
 def beside(trial: "pd.Series[Any]", metric: str) -> float:
     """A metric of the weights that are judged; of a trial without a value, of the last ones.
 
-    Args:
-        trial: a row of the search's table, or of the finals'.
-        metric: its name; where it was not recorded, NaN is returned.
+    Of a row of the search's table, or of the finals'; NaN where the metric was not recorded.
     """
     curve, at = curve_of(trial, f"val_{metric}"), trial.get("judged_at", np.nan)
     if not curve.size:
@@ -178,13 +176,7 @@ def curve_of(trial: "pd.Series[Any]", column: str) -> Array:
 
 
 def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.DataFrame:
-    """The finals of a schedule, one row per seed.
-
-    Args:
-        finals: see ``lrtune.search.confirmation.read_finals``.
-        schedule: a finalist's.
-        horizon: the verdict's.
-    """
+    """The finals of a schedule, one row per seed, of ``search.confirmation.read_finals``."""
     own = finals["schedule"] == schedule.to_json()
     return finals[own & (finals["horizon"] == horizon)].drop_duplicates("seed", keep="last")
 
@@ -219,10 +211,6 @@ def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
     It is the complete trial of which most is expected; of a family that has none, the trial that
     was ended early of which most is expected. A family whose every trial diverged or failed sends
     none.
-
-    Args:
-        trials: the search's table.
-        objective: name and direction.
     """
     sound = trials[~trials["state"].isin(LOST)]
     whole = ranked(sound, objective.direction)
@@ -279,14 +267,7 @@ class LrSensitivity(Document):
 def lr_sensitivity(
     trials: pd.DataFrame, family: str, objective: Objective, effect: float
 ) -> LrSensitivity:
-    """Fit one family.
-
-    Args:
-        trials: the search's table.
-        family: whose.
-        objective: name and direction of the value.
-        effect: how much worse is worse, in the metric's unit, above 0.
-    """
+    """Fit one family; ``effect`` is how much worse is worse, in the metric's unit, above 0."""
     own = trials[trials["family"] == family]
     final = own["value"].where(own["state"] == "complete", forecasts(own)).to_numpy(float)
     known = np.isfinite(final)
