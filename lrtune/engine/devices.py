@@ -37,7 +37,7 @@ from lrtune.tasks import Task
 
 PROGRAM = "import sys; sys.path[:] = {}; from lrtune.engine import devices; devices.serve({})"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-RAY = (2, 45)  # the oldest version that has all that is used of it; as in pyproject.toml
+RAY = (2, 49)  # the oldest version that has all that is used of it; as in pyproject.toml
 PATIENCE = 1.0  # seconds between looks whether a silent process still lives
 
 Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
