@@ -76,6 +76,9 @@ class Listener:
     def tell(self, line: str) -> None:
         """A line on what is being done."""
 
+    def hosts(self, pool: SpreadPool) -> None:
+        """Hosts of a cluster train; the pool knows which serve, and which were lost."""
+
     def search(self, state: SearchState) -> None:
         """The search as it stands, after each segment and each trial's end."""
 
