@@ -17,11 +17,7 @@ from lrtune.search.space import schedule_of
 
 
 def schedule_and_mode(trial: optuna.Trial) -> tuple[Schedule, Mode]:
-    """The schedule of a trial, and where its metric is best.
-
-    Raises:
-        InputError: the trial has none.
-    """
+    """The schedule of a trial, and where its metric is best."""
     schedule = schedule_of(trial)
     if schedule is None:
         raise InputError(
@@ -43,9 +39,6 @@ def framework(*names: str, install: str) -> Any:
     """The first module of these that is installed.
 
     Not by an import statement, for which mypy would read all of a framework.
-
-    Raises:
-        MissingPackage: none is installed, or one cannot be imported.
     """
     for name in names:
         try:

@@ -60,9 +60,6 @@ def folder_model(
         outputs: classes, or 1; of a language model, tokens.
         vocabulary: distinct tokens of the texts.
         padding: the token that fills texts up; None for a language model.
-
-    Raises:
-        InputError: no such folder, or a model that does not fit the texts.
     """
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"model {folder}: no {CONFIG} in it: model.save_pretrained writes one")

@@ -393,11 +393,7 @@ def augment(
 
 
 def check_augment(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    """Refuse names that ``augment`` cannot apply to samples of this shape.
-
-    Raises:
-        InputError: for an unknown name, a name given twice, or samples that are not images.
-    """
+    """Refuse names that ``augment`` cannot apply to samples of this shape."""
     for name in names:
         if name not in NAMES:
             hint = nearest(name, NAMES)

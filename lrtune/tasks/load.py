@@ -365,11 +365,7 @@ CATALOG = {entry.cls.lower(): entry for entry in ENTRIES}
 
 
 def torchvision_data(name: str, options: TaskOptions) -> Data:
-    """A data set of the CATALOG.
-
-    Raises:
-        InputError: where it is not there, cannot be fetched, or cannot be read.
-    """
+    """A data set of the CATALOG."""
     entry = CATALOG[name]
     datasets = {
         split: _open(name, entry.cls, each, options) for split, each in entry.splits.items()

@@ -157,9 +157,6 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
     The patch is the smallest from 4 px (a quarter of the side where that is less) that divides both
     sides and makes at most 256 tokens. Depth and width: Lee, Lee and Song, "Vision Transformer for
     Small-Size Datasets" (2021).
-
-    Raises:
-        InputError: where no patch does.
     """
     channels, *sides = shape
     width, quarter = 192, min(sides) // 4
@@ -194,9 +191,6 @@ def timm_preset(name: str) -> Any:
     """What timm knows of a model of its, ``timm:NAME``: size and normalisation of its images.
 
     None where it has no weights of it.
-
-    Raises:
-        InputError: there is no timm, or no such model.
     """
     try:
         import timm
@@ -390,9 +384,6 @@ def model_maker(
         kind: of the data.
         tokenizer: of texts: they are for the transformer and the models of folders alone.
         pretrained: whether weights are to be loaded: no layer is changed for small images.
-
-    Raises:
-        InputError: for an unknown name, or a model that does not take such samples.
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)

@@ -115,9 +115,6 @@ def read(where: str, data: Any, model: Callable[[], nn.Module], memory: int | No
         data: what is to be a Split.
         model: gives one, whose arguments the names in a dictionary are.
         memory: see ``hold``.
-
-    Raises:
-        InputError: data of another form, or that does not go with the model.
     """
     if is_split(data):
         return Reading(data, None, None, [])

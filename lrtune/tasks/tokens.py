@@ -98,11 +98,7 @@ def of_folder(folder: str) -> Tokenizer:
 
 
 def tokenizer_of(tokens: str | None, model: str | None, train: str, others: str) -> Tokenizer:
-    """The Tokenizer of texts: that which ``--tokens`` names, that of ``--model FOLDER``, or char.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """The Tokenizer that ``--tokens`` names; else that of ``--model FOLDER``, or char."""
     own = model if model is not None and is_folder(model) else "char"
     name = own if tokens is None else tokens
     if name in TOKENIZERS:

@@ -43,9 +43,6 @@ def find_weights(name: str, source: str, *, download: bool) -> Weights:
         source: ``default`` or another name of torchvision's, or a file: safetensors, or what
             ``torch.save`` wrote of a ``state_dict``.
         download: whether torchvision's may be fetched.
-
-    Raises:
-        InputError: they are not there, or cannot be read.
     """
     named = _torchvisions(name)
     tensors = _read(name, source, named, download)
@@ -68,9 +65,6 @@ def pretrained(
     """A maker of models that start from weights, and what is to be said of it.
 
     Each model's layers without weights, its head as a rule, are drawn anew.
-
-    Raises:
-        InputError: the weights do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         model = make()
@@ -158,11 +152,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fit(model: nn.Module, weights: Mapping[str, Tensor], mistake: str) -> list[str]:
-    """Load what fits into a model; names of the layers of the head that keep fresh weights.
-
-    Raises:
-        InputError: anything but the head differs in name or shape.
-    """
+    """Load what fits into a model; names of the layers of the head that keep fresh weights."""
     own, head = model.state_dict(), head_of(model)
     weights = _renamed(weights, own)
     shapes, theirs = ({n: tuple(t.shape) for n, t in each.items()} for each in (own, weights))
