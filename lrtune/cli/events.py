@@ -33,8 +33,8 @@ FIELDS = {
     "budget",
     "progress": "stage share done seconds_left per_minute running ends still_in best slots hosts",
     "lost": "host at why trials",
-    "trial": "number family state reason value metrics schedule updates seconds",
-    "final": "family seed state reason split metrics schedule updates seconds",
+    "trial": "number family state reason value metrics schedule updates seconds hosts",
+    "final": "family seed state reason split metrics schedule updates seconds hosts",
     "verdict": "place families lines standings",
     "finished": "run horizon trials answer winner files",
 }
@@ -153,10 +153,11 @@ class Events(Listener):
             schedule=record.schedule.to_dict(),
             updates=record.updates,
             seconds=record.seconds,
+            hosts=record.hosts,
         )
 
     def _final(self, final: Final) -> None:
-        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
+        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds", "hosts")
         self._emit(
             "final",
             family=final.schedule.family,
