@@ -266,9 +266,9 @@ def with_hosts(settings: RunSettings, pool: Pool) -> RunSettings:
     """The settings of a run, with the hosts of another session and what became of them."""
     if not isinstance(pool, SpreadPool):
         return settings
-    hosts = [*dict.fromkeys([*settings.hosts, *pool.hosts])]
     losses = [*settings.losses, *map(loss_facts, pool.losses)]
-    return settings.model_copy(update={"hosts": hosts, "losses": losses})
+    hosts = dict.fromkeys([*settings.hosts, *pool.hosts, *(loss.host for loss in losses)])
+    return settings.model_copy(update={"hosts": [*hosts], "losses": losses})
 
 
 def loss_facts(loss: Loss) -> LossFacts:
