@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrtune.engine.checkpoint import whole
 from lrtune.engine.device_task import (
     DeviceTask,
     Parts,
@@ -81,6 +82,11 @@ class FusedPool(ForwardingPool):
     def device_task(self) -> DeviceTask:
         """The task on its device."""
         return self._pool.device_task
+
+    @property
+    def order(self) -> list[int]:
+        """The slots with a trial, as their rows lie: of rows elsewhere the last bits may differ."""
+        return self._pool.occupied if isinstance(self._pool, StackedPool) else []
 
     def advance(self) -> list[Progress]:
         """See Pool."""
@@ -238,7 +244,7 @@ class StackedPool:
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         own = snapshot.seed, snapshot.update, snapshot.momenta, snapshot.settings
-        self._put(_Trial(slot, snapshot.rates.copy(), *own), snapshot.tensors)
+        self._put(_Trial(slot, snapshot.rates.copy(), *own), whole(snapshot).tensors)
 
     @property
     def occupied(self) -> list[int]:

@@ -31,6 +31,8 @@ def propose(
     rows = promising(posterior, x, rng)
     pending = np.empty((0, x.shape[1])) if under_way is None else under_way
     pending = pending[np.lexsort(pending.T)]  # in whatever order they were begun
+    if len(pending) > JOINT:  # hardly anything is to be gained beside the others
+        pending = pending[np.argsort(posterior.mean(pending), kind="stable")[:JOINT]]
     draws = posterior.draws(np.vstack([x[rows], pending]), DRAWS, rng)
     draws, taken = draws[:, : len(rows)], draws[:, len(rows) :]
     whole = posterior.known.x[posterior.known.variance == 0]

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lrtune.engine import Pool
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
+from lrtune.engine.checkpoint import states_of
+from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
 from lrtune.engine.optimizers import check_momentum, optimizer_settings
+from lrtune.engine.place import choose_pool, place_of
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
@@ -155,12 +156,11 @@ def confirm(
             kind = "serial" if one_by_one else kind
             engine = replace(engine, kind=kind, deterministic=deterministic)
             updates = len(wanted) * task.horizon
-            task, _ = with_features(task, engine.devices[0], listener.tell)
-            with ExitStack() as processes:
+            states = states_of(run.folder / CHECKPOINT)
+            with place_of(engine, listener.tell, states, len(wanted)) as place:
+                task, _ = place.run(with_features, task, tell=place.say)
                 # The pool of the search, or what trains fastest on other devices in its way.
-                pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)
-                if isinstance(pool, SpreadPool):
-                    processes.enter_context(pool)
+                pool, _ = choose_pool(task, place, run.choice, updates=updates)
                 works = [rounds.work(pool)]
                 Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
         verdict = rounds.verdict()

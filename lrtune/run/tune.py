@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ import torch
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
+from lrtune.engine.checkpoint import states_of
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
+from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
+from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.errors import InputError, expect
 from lrtune.format import command_without_secrets, duration, plural
@@ -238,27 +240,27 @@ class Tuning:
         """
         self._introduce()
         settings = own_settings(self.engine.deterministic)
-        with locked(self._folder, self._tell), settings, ExitStack() as processes:
+        with locked(self._folder, self._tell), settings, self._place() as place:
             earlier, owner = self._earlier()
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
-            self._trained, self._features = with_features(self.task, self._device, self._tell)
+            self._trained, self._features = place.run(with_features, self.task, tell=place.say)
+            updates = self._limits.most(self.task.horizon)
             pool, choice = choose_pool(
-                self._trained,
-                self.engine,
-                before,
-                self._tell,
-                updates=self._limits.most(self.task.horizon),
-                seconds=seconds,
+                self._trained, place, before, updates=updates, seconds=seconds
             )
-            if isinstance(pool, SpreadPool):
-                processes.enter_context(pool)
             if earlier is None:
-                run = self._new(pool, choice, owner)
+                run = self._new(pool, choice, owner, place)
             else:
                 run = self._continued(earlier, choice)
             search = self._search(run, pool, choice)
-            return self._train(run, pool, search, self._rounds(run, search), processes)
+            return self._train(run, pool, search, self._rounds(run, search), place)
+
+    def _place(self) -> Place:
+        """Where it trains."""
+        most = self._limits.most(self.task.horizon) / self.task.horizon / 3
+        states = states_of(self._folder / CHECKPOINT)
+        return place_of(self.engine, self._tell, states, max(1, int(min(most, 1e6))))
 
     def _introduce(self) -> None:
         """Tell what is trained."""
@@ -292,7 +294,7 @@ class Tuning:
         claim(storage, study, self.task.objective.direction, owner)
         return None, owner
 
-    def _new(self, pool: Pool, choice: Choice, owner: str) -> Run:
+    def _new(self, pool: Pool, choice: Choice, owner: str, place: Place) -> Run:
         """Find the peak rates that are worth searching, and write down what the run is."""
         total = self._limits.most(self.task.horizon)
         if self._limits.seconds is not None:
@@ -302,9 +304,9 @@ class Tuning:
             self.study.peak_lr,
             self._tell,
             total,
-            device=self._device,
-            slots=choice.slots // len(self.engine.devices),
-            make=maker(replace(choice, compiled=False), self._tell),
+            place,
+            slots=choice.slots // len(choice.devices),
+            make=maker(replace(choice, compiled=False), place.say),
         )
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
         if self.transfer is not published():
@@ -386,9 +388,9 @@ class Tuning:
     def _pace(self, pool: Pool, choice: Choice) -> float:
         """Seconds per update, validations in it, of all slots together."""
         task, validation = self.task, 0.0
-        for _ in range(1 + choice.compiled):  # the first compiles
+        for more in reversed(range(1 + choice.compiled)):  # the first compiles
             began = self._clock.seconds
-            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed)
+            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed + more)
             validation = self._clock.seconds - began
             pool.release(0)
         return choice.seconds + validation * (len(task.checkpoints) + 1) / task.horizon
@@ -414,7 +416,7 @@ class Tuning:
         pool: Pool,
         search: Search,
         rounds: Rounds | None,
-        processes: ExitStack,
+        place: Place,
     ) -> Run:
         """Train until the budget is spent or all is known; write the results, whatever happens."""
         works: list[Work[Any]] = [search]
@@ -429,7 +431,7 @@ class Tuning:
             answers = False
             raise
         finally:
-            processes.close()
+            place.close()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
                 run.settings.model_copy(update=ended).write(self._folder / "run.json")
@@ -520,15 +522,16 @@ def peak_settings(
     task: Task,
     given: tuple[float, float] | None,
     tell: Callable[[str], None],
-    total: float = math.inf,
+    total: float,
+    place: Place,
     **how: Any,
 ) -> tuple[tuple[float, float], RangeTestFacts | None]:
-    """The peak rates to search, and the range test they come from: on what, ``how`` says."""
+    """The peak rates to search, and the range test they come from: with what, ``how`` says."""
     if given is not None:
         return (float(given[0]), float(given[1])), None
     tell("range test: which peak rates are worth searching")
     updates, seeds = sweep(task, total)
-    test = range_test(task, updates=updates, seeds=range(seeds), **how)
+    test = place.run(range_test, task, updates=updates, seeds=range(seeds), **how)
     peak, factor = test.suggestion.peak_lr, math.exp(DOUBTS * test.suggestion.doubt)
     widest = test.rates[0] / 10, test.rates[-1] * 10
     low, high = (float(np.clip(rate, *widest)) for rate in (peak / factor, peak * factor))

@@ -63,19 +63,13 @@ def ratios_of(given: str | Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ByName:
-    """A Task's ``groups`` where rates differ by name.
+    """A Task's ``groups`` where rates differ by name."""
 
-    Attributes:
-        ratios: what the schedule's rate is multiplied by, by pattern; of those that fit a
-            parameter the last counts.
-        base: the task's own groups, which are divided further; one group where None.
-        layer_decay: what the rate is multiplied by once more per layer before the last.
-        cooldowns: the last share of the run in which a rate goes linearly to zero, by pattern.
-    """
-
+    # What the rate is multiplied by, by pattern; of those that fit a parameter the last counts.
     ratios: Mapping[str, float]
-    base: Groups | None = None
-    layer_decay: float | None = None
+    base: Groups | None = None  # the task's own groups, which are divided further; None: one group
+    layer_decay: float | None = None  # multiplies once more per layer before the last
+    # The last share of the run in which a rate goes linearly to zero, by pattern.
     cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module) -> list[dict[str, Any]]:

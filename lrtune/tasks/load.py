@@ -73,9 +73,12 @@ def load_task(what: str, **options: Any) -> Task:
         changed = _changed(given)
         token = LIMIT.set(changed.get("memory"))  # the Task reads its data while it is built
         try:
-            task = _users_task(what)
+            with _users_function(what) as make:
+                task = make()
         finally:
             LIMIT.reset(token)
+        if not isinstance(task, Task):
+            raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
         if given.groups is not None:
             changed["groups"] = _groups(given, changed.get("groups", task.groups))
         return replace(task, **changed) if changed else task
@@ -220,15 +223,6 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
         raise InputError(f"metric {objective}: takes two classes, not {data.outputs}")
     names = [*([objective] if objective else []), *list(known)[:2]]
     return tuple(known[name] for name in dict.fromkeys(names))
-
-
-def _users_task(what: str) -> Task:
-    """The Task that a function returns."""
-    with _users_function(what) as make:
-        task = make()
-    if not isinstance(task, Task):
-        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
-    return task
 
 
 @contextmanager

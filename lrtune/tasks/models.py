@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, nearest, package
 from lrtune.tasks.huggingface import folder_model, is_folder
 from lrtune.tasks.tokens import Tokenizer
 
@@ -192,12 +192,7 @@ def timm_preset(name: str) -> Any:
 
     None where it has no weights of it.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(
-            f"model {name!r}: timm is not installed: pip install 'lrtune[timm]'"
-        ) from error
+    timm = package("timm", install="'lrtune[timm]'")
     own = name.removeprefix(TIMM)
     if not timm.is_model(own):
         hint = nearest(own, timm.list_models())
@@ -367,23 +362,17 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 def model_maker(
     name: str,
-    shape: tuple[int, ...],
-    outputs: int,
+    shape: tuple[int, ...],  # of one sample, without the batch
+    outputs: int,  # classes, characters, or 1
     *,
-    kind: str = "classification",
-    tokenizer: Tokenizer | None = None,
-    pretrained: bool = False,
+    kind: str = "classification",  # of the data
+    tokenizer: Tokenizer | None = None,  # of texts, for the transformer and models of folders alone
+    pretrained: bool = False,  # weights are to be loaded: no layer is changed for small images
 ) -> Callable[[], nn.Module]:
     """A picklable function that makes fresh models, with random weights.
 
-    Args:
-        name: a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
-            or a folder of a transformers model.
-        shape: of one sample, without the batch.
-        outputs: how many: classes, characters, or 1.
-        kind: of the data.
-        tokenizer: of texts: they are for the transformer and the models of folders alone.
-        pretrained: whether weights are to be loaded: no layer is changed for small images.
+    The name is a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
+    or a folder of a transformers model.
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)

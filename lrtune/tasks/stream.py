@@ -104,17 +104,11 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """A map-style data set, and how a list of its samples becomes a batch.
-
-    Attributes:
-        dataset: ``dataset[row]`` is what ``split`` takes several of.
-        split: of a list of samples, the batch.
-        pads: whether a batch is as long as its longest sample: all that are kept are one batch.
-    """
+    """A map-style data set, and how a list of its samples becomes a batch."""
 
     dataset: Any
     split: Callable[[list[Any]], Split]
-    pads: bool = False
+    pads: bool = False  # to the longest sample of a batch: all that are kept are one batch
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -18,21 +18,13 @@ Ids = NDArray[Any]  # integers (tokens,)
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What makes tokens of texts.
+    """What makes tokens of texts."""
 
-    Attributes:
-        name: of its tokens, in the plural, as reports show it.
-        encode: a text -> integers (tokens,), each in 0 ... size - 1.
-        size: how many distinct tokens there are.
-        padding: the token that fills a short sample up; ``size`` where none of its own does.
-        notes: what was done to the texts, one line each.
-    """
-
-    name: str
-    encode: Callable[[str], Ids]
-    size: int
-    padding: int
-    notes: tuple[str, ...] = ()
+    name: str  # of its tokens, in the plural, as reports show it
+    encode: Callable[[str], Ids]  # a text -> integers (tokens,), each in 0 ... size - 1
+    size: int  # how many distinct tokens there are
+    padding: int  # the token that fills a short sample up; ``size`` where none of its own does
+    notes: tuple[str, ...] = ()  # what was done to the texts, one line each
 
     @property
     def vocabulary(self) -> int:

@@ -33,16 +33,12 @@ class Weights(NamedTuple):
 
 
 def find_weights(name: str, source: str, *, download: bool) -> Weights:
-    """The weights that are meant for a model of this name.
+    """The weights that are meant for a model of this name; it is empty where nobody named one.
 
+    The source is ``default`` or another name of torchvision's, which may be fetched where
+    ``download`` says so; or a file: safetensors, or what ``torch.save`` wrote of a ``state_dict``.
     A file for a model of torchvision or timm is taken for one that was trained on images as the
     model's default weights were.
-
-    Args:
-        name: of the model; empty where nobody has named one.
-        source: ``default`` or another name of torchvision's, or a file: safetensors, or what
-            ``torch.save`` wrote of a ``state_dict``.
-        download: whether torchvision's may be fetched.
     """
     named = _torchvisions(name)
     tensors = _read(name, source, named, download)
