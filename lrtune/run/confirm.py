@@ -158,7 +158,9 @@ def confirm(
             engine = replace(engine, kind=kind, deterministic=deterministic)
             updates = len(wanted) * task.horizon
             states = states_of(run.folder / CHECKPOINT)
-            with place_of(engine, listener.tell, states, len(wanted)) as place:
+            # They need not wait for each other: as many at once as there are.
+            most = len(wanted)
+            with place_of(engine, listener.tell, states, lambda n: (min(n, most), "")) as place:
                 task, _ = place.run(with_features, task, tell=place.say)
                 # The pool of the search, or what trains fastest on other devices in its way.
                 pool, _ = choose_pool(task, place, run.choice, updates=updates)

@@ -48,6 +48,7 @@ from lrtune.search.budget import (
     Budget,
     Clock,
     Limits,
+    width,
 )
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
@@ -261,9 +262,9 @@ class Tuning:
 
     def _place(self) -> Place:
         """Where it trains."""
-        most = self._limits.most(self.task.horizon) / self.task.horizon / 3
+        trials = self._limits.most(self.task.horizon) / self.task.horizon
         states = states_of(self._folder / CHECKPOINT)
-        return place_of(self.engine, self._tell, states, max(1, int(min(most, 1e6))))
+        return place_of(self.engine, self._tell, states, partial(width, trials=trials))
 
     def _introduce(self) -> None:
         """Tell what is trained."""
