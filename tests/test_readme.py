@@ -229,6 +229,15 @@ def has_trials(count: int, *states: str) -> Callable[[Names], None]:
     return check
 
 
+def has_rates(*rates: float) -> Callable[[Names], None]:
+    return lambda names: np.testing.assert_allclose(names["schedule"].rates(4), rates)
+
+
+def follows_one_after_the_other(names: Names) -> None:
+    parts = [*names["first"].rates(4), *names["second"].rates(4)]
+    np.testing.assert_allclose(names["both"].rates(8), parts)
+
+
 def shows_the_run(names: Names) -> None:
     run = names["run"]
     assert len(run.trials()) and len(run.finals()) and run.figures()["curves"].data
@@ -249,18 +258,8 @@ EXAMPLES: dict[str, tuple[Callable[[], Names], Callable[[Names], None]]] = {
     "callbacks.huggingface": (huggingface, follows_the_trial),
     "OptunaSearch": (lambda: {"lrtune": package}, lambda names: names["schedule"].rates(10)),
     "GPT2LMHeadModel": (dict, lambda names: check_model(names["task"])),
-    "lrtune.register": (
-        lambda: {"__name__": "readme"},
-        lambda names: np.testing.assert_allclose(
-            names["schedule"].rates(4), [0.001, 0.05, 0.1, 0.05]
-        ),
-    ),
-    '"sequence"': (
-        dict,
-        lambda names: np.testing.assert_allclose(
-            names["both"].rates(8), [*names["first"].rates(4), *names["second"].rates(4)]
-        ),
-    ),
+    "lrtune.register": (lambda: {"__name__": "readme"}, has_rates(0.001, 0.05, 0.1, 0.05)),
+    '"sequence"': (dict, follows_one_after_the_other),
 }
 INSTALLS = re.compile(r"(python3 -m venv|\.venv/bin/pip install|\.venv/bin/python -m pytest) ")
 
@@ -325,9 +324,7 @@ def keys(block: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_block_runs(
-    name: str, lrtune, short: None, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_block_runs(name, lrtune, short, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(workspace, tmp_path / "here", symlinks=True))
     monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
     blocks = BLOCK.findall(text_of(name))

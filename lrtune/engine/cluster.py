@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 import site
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +24,6 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-import lrtune
 from lrtune.engine.choose import hardware
 from lrtune.engine.spread import TIRED, Lost, Refused
 from lrtune.engine.worker import Worker, packed
@@ -33,6 +34,7 @@ LOOK = 1.0  # seconds between looks at the cluster
 ANSWER = 5.0  # seconds in which its head is to answer
 GONE = 20.0  # seconds of silence after which it is gone
 SOON = 5.0  # seconds until a person is told what is waited for
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in Ray's messages
 NO_CLUSTER = (
     "start one with `ray start --head` here and `ray start --address=THIS:6379` on the others"
 )
@@ -41,7 +43,7 @@ NO_CLUSTER = (
 def versions() -> dict[str, str]:
     """What must be alike on all hosts."""
     python, torch_ = ".".join(map(str, sys.version_info[:2])), torch.__version__.partition("+")[0]
-    own = {"lrtune": lrtune.__version__, "Python": python}
+    own = {"lrtune": version("lrtune"), "Python": python}
     return {**own, "torch": torch_, "numpy": np.__version__}
 
 
@@ -140,9 +142,9 @@ class RemoteHost:
         try:
             self.name, self.node, kind, why = found.result()
         except RayError as error:
-            if "No module named 'lrtune'" not in str(error):
+            if "No module named 'lrtune" not in str(error):
                 return  # all that it was asked says so too
-            kind, why = "", "has no lrtune: install it on all hosts, with the same Python"
+            kind, why = "", "has no such lrtune: install it on all hosts, with the same Python"
         self._why = self._met(self, kind, why)
 
     def _answer(self, answer: Future[Any], packed: Future[bytes]) -> None:
@@ -157,6 +159,7 @@ class RemoteHost:
             answer.set_result(result)
         except RayError as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = COLOUR.sub("", reason).rstrip(".")
             answer.set_exception(self._why or Lost(reason))
         except Exception as error:
             answer.set_exception(error)
@@ -358,7 +361,7 @@ def _by_value() -> Iterator[None]:
     """A user's own modules travel with what is pickled: other machines may not have their files."""
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib")]
     installed += [*site.getsitepackages(), site.getusersitepackages()]
-    installed.append(str(Path(lrtune.__file__).parent))
+    installed.append(str(Path(__file__).parents[1]))
     own: list[ModuleType] = []
     for name, module in sys.modules.copy().items():
         file = getattr(module, "__file__", None) or ""
