@@ -5,9 +5,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -72,9 +71,10 @@ class Command:
         self.end()
 
 
-def _read(stream: Iterable[str], lines: list[str]) -> None:
-    for line in stream:
-        lines.append(line)
+def _read(stream: IO[str], lines: list[str]) -> None:
+    with stream:
+        for line in stream:
+            lines.append(line)
 
 
 def done(rays: Rays | None, line: str, *words: object) -> Command:

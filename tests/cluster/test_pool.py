@@ -107,18 +107,14 @@ def expected(task):
     return a_search(SerialPool(task, 3))
 
 
-@pytest.mark.parametrize("lockstep", [True, False])
-def test_the_same_as_one_pool(spread: Opened, expected, lockstep):
-    with spread(lockstep=lockstep) as there:
-        assert a_search(there.pool) == expected
+@pytest.mark.parametrize(
+    ("name", "lockstep"), [("serial", True), ("fused", True), ("serial", False)]
+)
+def test_the_same_as_one_pool(spread: Opened, task: Task, name: str, lockstep: bool):
+    kind = {"serial": SerialPool, "fused": FusedPool}[name]
+    with spread(4, name, lockstep=lockstep) as there:
+        assert a_search(there.pool) == a_search(kind(task, 4))
     assert there.told == []
-
-
-@pytest.mark.slow
-def test_fused_the_same_but_for_how_a_trial_alone_is_rounded(spread: Opened, task):
-    with spread(4, "fused", lockstep=True) as there:
-        for ours, theirs in zip(a_search(there.pool), a_search(FusedPool(task, 4)), strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_both_hosts_are_killed_at_once_and_then_one_in_a_segment(spread: Opened, expected):
