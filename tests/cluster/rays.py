@@ -28,6 +28,7 @@ HEALTH = {
     "RAY_health_check_timeout_ms": "8000",
     "RAY_health_check_failure_threshold": "2",
     "RAY_raylet_start_wait_time_s": "180",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # else hosts wait for all else that runs here
 }
@@ -69,8 +70,13 @@ class Node:
 
     def wait(self) -> "Node":
         """Until it belongs to the cluster."""
-        until(lambda: "Ray runtime started" in self.log.read_text(), 240, self.log.read_text)
+        until(lambda: self._started or self.process.poll() is not None, 240, self.log.read_text)
+        assert self._started, self.log.read_text()
         return self
+
+    @property
+    def _started(self) -> bool:
+        return "Ray runtime started" in self.log.read_text()
 
     @property
     def processes(self) -> list[psutil.Process]:
