@@ -236,10 +236,12 @@ def test_no_state_passes_through_here_where_hosts_see_the_folder(
         for _ in range(3):
             there.pool.advance()
             snapshots = [there.pool.snapshot(slot) for slot in range(3)]
+        there.pool.release(0)
         there.pool.restore(0, snapshots[2])
         assert len(sizes) > 20
         assert max(sizes) < STATE
         assert there.pool.advance()[0].update == 12
+        there.pool.release(1)
         there.pool.start(1, RATES, seed=0)
         there.pool.launch(0)
     # Hosts end with their pool, in a segment too: see ``spread``.
