@@ -17,9 +17,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from lrtune.format import plural
 from lrtune.schedule import Schedule
 from lrtune.verdict.sequential import Array, Role
-from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
+from lrtune.verdict.settings import (
+    Document,
+    LossFacts,
+    Number,
+    Objective,
+    RunSettings,
+    StoredSchedule,
+)
 from lrtune.verdict.tie_break import NEAR, simpler
 
 PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast or without
@@ -146,6 +154,38 @@ def by_end(trials: pd.DataFrame) -> pd.DataFrame:
     table = costs.assign(trials=trials["state"].value_counts()).reindex(ENDS).fillna(0)
     table = table.astype({"trials": int, "updates": int}).rename_axis("end").reset_index()
     return table[["end", "trials", "updates", "seconds"]]
+
+
+def by_host(trials: pd.DataFrame, finals: pd.DataFrame | None, run: RunSettings) -> pd.DataFrame:
+    """What each host trained: columns `host`, `trials`, `finals`, `shared`, `lost`.
+
+    A training that went on elsewhere counts for each of its hosts; `shared` are those of
+    both kinds that another host trained a part of. `lost` is its last loss, None where it has none.
+    """
+    counts = {host: [0, 0, 0] for host in run.hosts}
+    for kind, table in enumerate([trials] if finals is None else [trials, finals]):
+        for hosts in table.get("hosts", ()):
+            names = {*hosts} if isinstance(hosts, list | np.ndarray) else set[str]()
+            for host in names:
+                count = counts.setdefault(host, [0, 0, 0])
+                count[kind] += 1
+                count[2] += len(names) > 1
+    lost = {loss.host: loss for loss in run.losses}
+    rows = [(host, *count, lost.get(host)) for host, count in counts.items()]
+    return pd.DataFrame(rows, columns=["host", "trials", "finals", "shared", "lost"])
+
+
+def hosts_in_words(run: RunSettings) -> str:
+    """How many hosts trained, and which were lost; empty where one process did."""
+    if not run.hosts:
+        return ""
+    return "; ".join([plural(len(run.hosts), "host", "hosts"), *last_loss(run.losses)])
+
+
+def last_loss(losses: Sequence[LossFacts]) -> list[str]:
+    """The last host that was lost, and how many were before; nothing where none was."""
+    before = f" ({plural(len(losses) - 1, 'loss', 'losses')} before)" if losses[1:] else ""
+    return [f"{losses[-1]}{before}"] if losses else []
 
 
 def reasons(trials: pd.DataFrame) -> pd.DataFrame:
