@@ -102,7 +102,11 @@ def make_pool(
         raise _cannot_fuse(task, why) from why
 
 
-def _cannot_fuse(task: Task, why: object) -> InputError:
+def _cannot_fuse(task: Task, why: object) -> Exception:
+    """The error to raise: where memory was short, that one, for nothing is wrong with the task."""
+    cause = why.__cause__ if isinstance(why, Unfit) else None
+    if isinstance(cause, Exception) and is_out_of_memory(cause):
+        return cause
     return InputError(f"{task.name}: --engine fused: {why}: use --engine serial")
 
 

@@ -89,6 +89,7 @@ class Snapshot:
         momenta: float64 (horizon,), or None: see ``Pool.start``.
         optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
         settings: in place of the task's own: see there.
+        file: that has the tensors, which are not here then; else empty. See ``checkpoint.whole``.
     """
 
     seed: int
@@ -98,6 +99,7 @@ class Snapshot:
     momenta: Array | None = None
     optimizer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
 
 
 class Pool(Protocol):
@@ -123,6 +125,10 @@ class Pool(Protocol):
     def groups(self) -> Sequence[range]:
         """The slots in parts, in their order: each trains for itself, whatever the others do."""
         return [range(self.slots)]
+
+    def host(self, slot: int) -> str:
+        """The name of what trains a slot; empty where there is but one process."""
+        return ""
 
     def start(
         self,
@@ -159,7 +165,7 @@ class Pool(Protocol):
         return None
 
     def ready(self, launched: Sequence[int]) -> int | None:
-        """The group to collect next of those launched, in that order; waits until there is one.
+        """The group to collect next of those launched; waits until there is one.
 
         None where none is ready: a group was lost or has opened, or some time has passed. Where
         nothing is launched, it waits for a group to open.
@@ -173,10 +179,6 @@ class Pool(Protocol):
     def open(self, group: int) -> bool:
         """Whether a group may be given more trials: one may have lost what trains it."""
         return True
-
-    def host(self, slot: int) -> str:
-        """The name of the host that trains a slot; empty where this machine does."""
-        return ""
 
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""

@@ -241,6 +241,26 @@ class EngineFacts(Document):
     deterministic: bool = False
 
 
+class LossFacts(Document):
+    """A host that was lost while it trained.
+
+    Attributes:
+        host: its name.
+        at: when, by the clock of whoever searched: ISO 8601 with the distance to UTC.
+        why: as Ray said it, or the process's exit code.
+        trials: that it had; they went on elsewhere.
+    """
+
+    host: str
+    at: str
+    why: str
+    trials: int
+
+    def __str__(self) -> str:
+        went = f", {plural(self.trials, 'trial', 'trials')} went on elsewhere"
+        return f"host {self.host} lost at {self.at[11:16]}{went if self.trials else ''}"
+
+
 class RangeTestFacts(Document):
     """A range test: what it suggests, see ``lrtune.engine.range_test.Suggestion``, and its curves.
 
@@ -327,6 +347,8 @@ class RunSettings(SearchSettings, File):
         features: what was done about those of a frozen backbone; empty where none is.
         engine: what trains.
         baselines: the user's own schedules.
+        hosts: that served in any session; none where one process of one machine trained.
+        losses: hosts that were lost, in the order in which they were.
         elapsed: seconds of all sessions.
         cut: whether the budget ended before all was done.
         folder: of the run; not in the file.
@@ -346,6 +368,8 @@ class RunSettings(SearchSettings, File):
     features: str = ""
     engine: EngineFacts
     baselines: list[StoredSchedule] = Field(default_factory=list)
+    hosts: list[str] = Field(default_factory=list)
+    losses: list[LossFacts] = Field(default_factory=list)
     elapsed: float = 0.0
     cut: bool = False
     folder: str = Field("RUN", exclude=True)

@@ -45,6 +45,12 @@ def test_the_environment_has_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [whole, kept]
 
 
+def test_an_error_that_quotes_the_url_in_another_form_tells_no_secret() -> None:
+    with pytest.raises(InputError, match="Invalid SQLite URL") as told:
+        open_study("sqlite://127.0.0.1:1/db?user=me&passwd=secret", "s", "minimize")
+    assert "secret" not in str(told.value)
+
+
 def with_a_bad_byte(content: bytes) -> bytes:
     lines = content.splitlines(keepends=True)
     return b"".join([*lines[:3], lines[3].replace(b'"', b"\xff", 1), *lines[4:]])
