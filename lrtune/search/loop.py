@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from lrtune.engine import Pool, Progress
-from lrtune.engine.checkpoint import Note, load, save
+from lrtune.engine.checkpoint import Note, load, remove, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
@@ -215,8 +215,7 @@ class Checkpointer:
     def remove(self) -> None:
         """Nothing is left to go on with."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path.with_name(f"{self._path.name}.part").unlink(missing_ok=True)
+            remove(self._path)
 
 
 class Work(Generic[Kind]):
