@@ -19,6 +19,9 @@ from lrtune.engine.worker import Make, packed, say
 from lrtune.errors import InputError
 from lrtune.tasks import Task
 
+# Of the slots that there is room for, how many to use, and why not all: a sentence, or empty.
+Width = Callable[[int], tuple[int, str]]
+
 
 class Place:
     """Devices of this machine; each has a process of its own where they are several.
@@ -88,7 +91,7 @@ class ClusterPlace(Place):
     """Hosts of a cluster."""
 
     def __init__(
-        self, engine: Engine, tell: Callable[[str], None], states: Path, most: int
+        self, engine: Engine, tell: Callable[[str], None], states: Path, width: Width
     ) -> None:
         super().__init__(engine, tell)
         from lrtune.engine.cluster import Cluster
@@ -97,7 +100,11 @@ class ClusterPlace(Place):
         needs = engine.num_gpus or 0.0, 1.0 if engine.num_cpus is None else engine.num_cpus
         self.say = say
         self._cluster = Cluster(engine.cluster, *needs, states, tell)
-        self._count = engine.hosts or max(1, min(self._cluster.room, most))
+        self._count = engine.hosts or max(1, self._cluster.room)
+        if engine.hosts is None and engine.slots is None:
+            self._count, why = width(self._count)
+            if why:
+                tell(f"cluster: {why}")
         self._count = min(self._count, engine.slots or self._count)
 
     def close(self) -> None:
@@ -155,20 +162,20 @@ def _choice(task: Task, device: str, **how: Any) -> Choice:
     return choose(task, device, **how)[0]
 
 
-def place_of(engine: Engine, tell: Callable[[str], None], states: Path, most: int) -> Place:
+def place_of(engine: Engine, tell: Callable[[str], None], states: Path, width: Width) -> Place:
     """Where an engine trains.
 
     Args:
         engine: with devices of this machine, or a cluster.
         tell: called with lines for a person.
         states: a folder that does not exist yet, for states of trials that hosts write.
-        most: hosts, where nobody says how many.
+        width: how many hosts to use, where nobody says how many hosts or slots.
 
     Raises:
         InputError: no such cluster.
     """
     return (
-        Place(engine, tell) if engine.cluster is None else ClusterPlace(engine, tell, states, most)
+        Place(engine, tell) if engine.cluster is None else ClusterPlace(engine, tell, states, width)
     )
 
 

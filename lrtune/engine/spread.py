@@ -153,6 +153,7 @@ class SpreadPool(ForwardingPool):
         self._untrained: dict[tuple[int, bool], Progress] = {}  # by seed, and whether schedule-free
         self._ended = SimpleQueue[_Part]()  # of which something is over
         self._parts: list[_Part] = []
+        self._lost: set[Remote] = set()
         blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self.close = weakref.finalize(self, _close, self._parts)
         try:
@@ -378,7 +379,11 @@ class SpreadPool(ForwardingPool):
             if not waits or now - part.since < PATIENCE:
                 continue
             guests = [one.guest for one in self._parts]
-            hosts = [one.worker for one in self._parts if one.is_open and one not in leaving]
+            hosts = [
+                one.worker
+                for one in self._parts
+                if one.is_open and one not in leaving and one.worker not in self._lost
+            ]
             if hosts:
                 part.guest = min(hosts, key=guests.count)
                 self._tell(f"no new host so far: {part.guest.name} trains for the lost one too")
@@ -397,7 +402,8 @@ class SpreadPool(ForwardingPool):
         """Another worker goes on with the trials of one that is lost."""
         if isinstance(why, Refused):
             self._tell(f"{part.place.name} is not used: {why}")
-        else:
+        elif part.place not in self._lost:  # else it was another part's guest, or host
+            self._lost.add(part.place)
             loss = Loss(part.place.name, time.time(), str(why), len(part.occupied))
             self.losses.append(loss)
             self._tell(str(loss))

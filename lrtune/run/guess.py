@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lrtune.engine.devices import Engine
 from lrtune.engine.features import with_features
 from lrtune.engine.place import Place
 from lrtune.errors import InputError
@@ -17,7 +18,7 @@ from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
 from lrtune.run.folder import locked
 from lrtune.run.run_json import settings_for
-from lrtune.run.study_file import StudyFile, engine_of, folder_of
+from lrtune.run.study_file import StudyFile, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import Space
@@ -39,7 +40,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
     Raises:
         InputError: no family to guess of; a search in the folder.
     """
-    place = Place(engine_of(study), tell)
+    place = Place(Engine(device=study.device), tell)  # here, where a cluster is to search too
     settings = settings_for(task, study, place.engine.devices[0])
     # The free form has shapes that hardly a recorded task has tried.
     names = settings.families

@@ -21,12 +21,13 @@ from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
 from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
 from lrtune.format import command_without_secrets, duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
-from lrtune.run.run_json import check_same, range_test_facts, settings_for
+from lrtune.run.run_json import check_same, range_test_facts, settings_for, with_hosts
 from lrtune.run.study_file import (
     StudyFile,
     baselines_of,
@@ -47,6 +48,7 @@ from lrtune.search.budget import (
     Budget,
     Clock,
     Limits,
+    width,
 )
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
@@ -249,6 +251,8 @@ class Tuning:
             pool, choice = choose_pool(
                 self._trained, place, before, updates=updates, seconds=seconds
             )
+            if self.engine.cluster is not None and isinstance(pool, SpreadPool):
+                self.listener.hosts(pool)
             if earlier is None:
                 run = self._new(pool, choice, owner, place)
             else:
@@ -258,9 +262,9 @@ class Tuning:
 
     def _place(self) -> Place:
         """Where it trains."""
-        most = self._limits.most(self.task.horizon) / self.task.horizon / 3
+        trials = self._limits.most(self.task.horizon) / self.task.horizon
         states = states_of(self._folder / CHECKPOINT)
-        return place_of(self.engine, self._tell, states, max(1, int(min(most, 1e6))))
+        return place_of(self.engine, self._tell, states, partial(width, trials=trials))
 
     def _introduce(self) -> None:
         """Tell what is trained."""
@@ -434,7 +438,8 @@ class Tuning:
             place.close()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
-                run.settings.model_copy(update=ended).write(self._folder / "run.json")
+                settings = with_hosts(run.settings, pool).model_copy(update=ended)
+                settings.write(self._folder / "run.json")
             if answers:
                 self._write(search, rounds)
         if search.over and not search.state.trials:

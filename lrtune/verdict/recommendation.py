@@ -55,13 +55,7 @@ class Recommendation(Document):
 def recommendation(
     trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None
 ) -> Recommendation | None:
-    """The answer of a run; None where no trial came to anything.
-
-    Args:
-        trials: the search's table.
-        run: what was searched.
-        verdict: on the horizon searched, if there is one.
-    """
+    """The answer of a run; None where no trial came to anything."""
     sure = verdict if verdict is not None and verdict.decided else None
     best = recommended(trials, run.objective.direction)
     if sure is not None:

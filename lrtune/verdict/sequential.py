@@ -248,39 +248,29 @@ class Result:
 
 
 def sequential_test(
+    # By name, of the 1st, 2nd, ... seed, the same seeds for all; those decided earlier may have
+    # fewer. Non-finite where a training was lost. The first name is the reference; the others are
+    # in the order in which they matter.
     scores: Mapping[str, Sequence[float]],
     *,
-    minimize: bool,
-    trainings: int,
-    roles: Mapping[str, Role] | None = None,
+    minimize: bool,  # whether the lower score is the better one
+    trainings: int,  # of all together, at most
+    roles: Mapping[str, Role] | None = None,  # by name; "leader" where not given
+    # For each of these seeds the scores on the parts of the split, the same for all; then it counts
+    # too that another split might have favoured others.
     blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    # A difference that does not matter; None: a tenth of the standard deviation between seeds.
     margin: float | None = None,
-    first: int = FIRST,
-    width: int = 1,
-    over: bool = False,
+    first: int = FIRST,  # seeds before the first analysis
+    width: int = 1,  # trainings of a round at least, as far as the budget has them
+    over: bool = False,  # whether there will be no more scores: it is judged on what there is
+    # See ``Schedule.complexity``: of those about as good the simplest is recommended in the end.
     knobs: Mapping[str, Complexity] | None = None,
 ) -> Result:
     """What these scores tell, and what is to be trained next.
 
     It is a function of the scores alone: called again with more of them, it decides the same at the
     earlier analyses.
-
-    Args:
-        scores: by name, of the 1st, 2nd, ... seed, the same seeds for all; those decided earlier
-            may have fewer. Non-finite where a training was lost. The first name is the reference;
-            the others are in the order in which they matter.
-        minimize: whether the lower score is the better one.
-        trainings: of all together, at most.
-        roles: by name; "leader" where not given.
-        blocks: by name, for each of these seeds the scores on the parts of the split, the same for
-            all; then it counts too that another split might have favoured others.
-        margin: a difference that does not matter, in the metric's unit; a tenth of the standard
-            deviation between seeds where None.
-        first: seeds before the first analysis.
-        width: trainings of a round at least, as far as the budget has them.
-        over: whether there will be no more scores: it is judged on what there is.
-        knobs: by name, see ``Schedule.complexity``: the simplest of those that are about as good
-            is recommended in the end.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}

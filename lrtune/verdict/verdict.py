@@ -161,23 +161,14 @@ class Verdict(File):
 
 
 def standing(
-    finals: pd.DataFrame,
-    finalists: Sequence[Finalist],
+    finals: pd.DataFrame,  # see ``lrtune.search.confirmation.read_finals``; of one horizon
+    finalists: Sequence[Finalist],  # what the search recommends first
     objective: Objective,
-    seeds: Sequence[int],
+    seeds: Sequence[int],  # in their order; the first without a training ends a finalist's scores
     plan: Plan,
-    over: bool = False,
+    over: bool = False,  # whether no more is trained
 ) -> Result:
-    """The test as it stands; its ``wanted`` says what to train next.
-
-    Args:
-        finals: see ``lrtune.search.confirmation.read_finals``; of one horizon.
-        finalists: who takes part, what the search recommends first.
-        objective: name and direction.
-        seeds: in their order; those that a finalist has not been trained on end its scores.
-        plan: how many, and what does not matter.
-        over: whether no more is trained.
-    """
+    """The test as it stands; its ``wanted`` says what to train next."""
     own = {one.family: _own(finals, one, seeds) for one in finalists}
     assert plan.trainings is not None
     return sequential_test(
