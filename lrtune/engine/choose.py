@@ -40,27 +40,18 @@ CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compilin
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pool, and why it is this one.
+    """A pool, and why it is this one."""
 
-    Attributes:
-        name: serial or fused.
-        slots: K, over all devices.
-        compiled: whether through ``torch.compile``.
-        threads: of the CPU; None on other devices.
-        devices: what each of them is, see ``hardware``; empty where nobody has said.
-        why: one sentence.
-        figures: seconds per update of one trial, of all that was timed; None for what cannot run.
-        deterministic: see Engine.
-    """
-
-    name: Kind
-    slots: int
-    compiled: bool = False
-    threads: int | None = None
+    name: Kind  # serial or fused
+    slots: int  # K, over all devices
+    compiled: bool = False  # whether through ``torch.compile``
+    threads: int | None = None  # of the CPU; None on other devices
+    # What each of them is, see ``hardware``; empty where nobody has said.
     devices: tuple[str, ...] = ()
-    why: str = ""
+    why: str = ""  # one sentence
+    # Seconds per update of one trial, of all that was timed; None for what cannot run.
     figures: dict[str, float | None] = field(default_factory=dict)
-    deterministic: bool = False
+    deterministic: bool = False  # see Engine
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"

@@ -37,36 +37,23 @@ DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only tri
 
 @dataclass(frozen=True, slots=True)
 class FinalistScores:
-    """A finalist, as far as it was trained again.
+    """A finalist, as far as it was trained again."""
 
-    Attributes:
-        schedule: what is trained.
-        scores: by seed; NaN of a training that diverged or failed.
-        goes_on: whether more seeds of it are trained, or may be.
-    """
-
-    schedule: Schedule
-    scores: dict[int, float]
-    goes_on: bool
+    schedule: Schedule  # what is trained
+    scores: dict[int, float]  # by seed; NaN of a training that diverged or failed
+    goes_on: bool  # whether more seeds of it are trained, or may be
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationState:
-    """The confirmation as it stands.
+    """The confirmation as it stands."""
 
-    Attributes:
-        share: of the whole run's budget that is spent, 0 ... 1.
-        done: trainings of this round that are over, those under way in part.
-        jobs: trainings of this round.
-        finalists: all of them.
-        ended: trainings that ended since the last time.
-    """
-
+    # Of the whole run's budget that is spent, 0 ... 1.
     share: float
-    done: float
-    jobs: int
-    finalists: Sequence[FinalistScores] = ()
-    ended: Sequence[Final] = ()
+    done: float  # trainings of this round that are over, those under way in part
+    jobs: int  # trainings of this round
+    finalists: Sequence[FinalistScores] = ()  # all of them
+    ended: Sequence[Final] = ()  # trainings that ended since the last time
 
 
 class Listener:

@@ -103,7 +103,8 @@ class Watch(Listener):
 
     def search(self, state: SearchState) -> None:
         if self._fresh:  # what it took to read the trials before is none of a trial's
-            self._fresh, self._before = False, self._now(state.trials)
+            self._fresh = False
+            self._before = self._now(state.trials) | {"cpu": time.process_time()}
         if not self._marks or state.trials < self._marks[0]:
             return
         self._marks.pop(0)
@@ -121,17 +122,17 @@ class Watch(Listener):
         }
         self.rows.append(row)
         print("  ".join(f"{name} {value:,.2f}" for name, value in row.items()), flush=True)
-        self._before = self._now(state.trials)
+        self._before = self._now(state.trials) | {"cpu": time.process_time()}
 
     def started(self, *_: object) -> None:
         self._fresh = True
 
     def _now(self, trials: int) -> dict[str, float]:
+        cpu, cost = time.process_time(), self._cost
         gc.collect()
-        cost = self._cost
         return {
             "trials": trials,
-            "cpu": time.process_time(),
+            "cpu": cpu,
             "trainer": cost.seconds.get("trainer", 0),
             "ask": cost.seconds.get("ask", 0) - cost.seconds.get("start", 0),
             "reports": cost.calls.get("report", 0),
@@ -214,8 +215,8 @@ def dashboard(run: Run) -> dict[str, float]:
                 )
                 page = chromium.new_page()
                 start = time.perf_counter()
-                page.goto(address)
-                page.locator(".main-svg").first.wait_for()
+                page.goto(address, timeout=300_000, wait_until="commit")
+                page.locator(".main-svg").first.wait_for(timeout=300_000)
                 seconds = time.perf_counter() - start
                 browsers = [
                     child
@@ -255,6 +256,7 @@ def main() -> None:
             )
         if not arguments.only_search:
             found["report"] = report(run)
+            print(json.dumps(found["report"], indent=1), flush=True)
             found["dashboard"] = dashboard(run)
     found |= {
         "running": arguments.running,
