@@ -169,7 +169,7 @@ class Rays:
     def _marked(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.environ().get(TOKEN) == self.environment[TOKEN]:
+                if self.environment[TOKEN].encode() in _environment(process):
                     yield process
 
     def close(self) -> None:
@@ -184,6 +184,13 @@ class Rays:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _environment(process: psutil.Process) -> bytes:
+    """All of it: what psutil reads ends where Ray's processes have written their title over it."""
+    with suppress(OSError):
+        return Path(f"/proc/{process.pid}/environ").read_bytes()
+    return repr(process.environ()).encode()
 
 
 def _own_address() -> str:
