@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.files import to_disk
+from lrtune.files import beside, check, to_disk
 
 FORMAT = 1
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
@@ -26,7 +26,7 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
     """Write a checkpoint in place of the one before, which is lost only once this one is whole.
 
     Args:
-        path: of the file; a ``.part`` beside it is used on the way.
+        path: of the file; another one beside it is used on the way.
         snapshots: by any key.
         notes: what else is to be known of each, under the same keys.
 
@@ -47,10 +47,11 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
     }
     content = json.dumps(trials)
     metadata = {"format": str(FORMAT), "trials": content, "crc32": _checksum(content, tensors)}
-    part = path.with_name(f"{path.name}.part")
+    part = beside(path)
     try:
         save_file(tensors, part, metadata)
         to_disk(part)
+        check()
         os.replace(part, path)
         to_disk(path.parent)
     except SafetensorError as error:  # its way to say that the system said no

@@ -18,7 +18,8 @@ from lrtune.engine.checkpoint import Note, load, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.search.journal import together
+from lrtune.files import check
+from lrtune.search.batch import together
 from lrtune.search.storage import Ending
 from lrtune.search.trials import Training
 
@@ -188,8 +189,8 @@ class Checkpointer:
     def remove(self) -> None:
         """Nothing is left to go on with."""
         if self._path is not None:
+            check()
             self._path.unlink(missing_ok=True)
-            self._path.with_name(f"{self._path.name}.part").unlink(missing_ok=True)
 
 
 class Work(Generic[Kind]):

@@ -248,7 +248,7 @@ def test_errors_name_a_storage_without_its_password(
         again(run, tmp_path / "copy", storage=url)
     assert "secret" not in str(told.value)
     memory = optuna.storages.InMemoryStorage()
-    monkeypatch.setattr("lrtune.search.storage.open_storage", lambda _: memory)
+    monkeypatch.setattr("lrtune.search.study.open_storage", lambda _: memory)
     with pytest.raises(InputError, match="has no study") as told:
         load_study(url, "study")
     assert "secret" not in str(told.value)
