@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib import import_module
 from types import UnionType
+from typing import Any
 
 
 class InputError(ValueError):
@@ -52,6 +54,28 @@ def described(error: BaseException) -> str:
     "KeyError: 'age'"
     """
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def package(*names: str, install: str) -> Any:
+    """The first module of these, of an optional package, that is installed.
+
+    Not by an import statement, for which mypy would read all of the package.
+
+    Raises:
+        MissingPackage: none is installed, or one cannot be imported.
+    """
+    for name in names:
+        try:
+            return import_module(name)
+        except Exception as error:  # whatever a broken installation raises
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None and f"{name}.".startswith(f"{missing}."):
+                continue
+            raise MissingPackage(
+                f"{name} is installed but cannot be imported ({described(error)}): "
+                f"pip install --force-reinstall {install}"
+            ) from error
+    raise MissingPackage(f"{names[0].partition('.')[0]} is not installed: pip install {install}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -78,7 +78,9 @@ WRONG = {
     "each of baselines must be an lrtune.Sch": lambda run: lrtune.confirm(
         run, TASK, baselines=["s"]
     ),
-    "device must be a name": lambda run: lrtune.confirm(run, TASK, device=0),
+    "engine must be an lrtune.Engine .got .fused": lambda run: lrtune.confirm(
+        run, TASK, engine="fused"
+    ),
     "task must be an lrtune.Task or a string": lambda run: lrtune.tune(5),
     "batch_size: is of the task, .* give it to the Task": lambda run: lrtune.tune(
         TASK, batch_size=5

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lrtune.callbacks import framework, schedule_and_mode, unknown_metric
-from lrtune.errors import InputError
+from lrtune.callbacks import schedule_and_mode, unknown_metric
+from lrtune.errors import InputError, package
 from lrtune.search import report
 
 INSTALL = "transformers[torch]"
-TrainerCallback: Any = framework("transformers.trainer_callback", install=INSTALL).TrainerCallback
-broadcast_object_list: Any = framework("accelerate.utils", install=INSTALL).broadcast_object_list
+TrainerCallback: Any = package("transformers.trainer_callback", install=INSTALL).TrainerCallback
+broadcast_object_list: Any = package("accelerate.utils", install=INSTALL).broadcast_object_list
 
 AVERAGED = "averaged"  # what the metrics of averaged weights are called in the place of ``eval``
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import optuna
 
-from lrtune.callbacks import framework, schedule_and_mode, unknown_metric
-from lrtune.errors import InputError
+from lrtune.callbacks import schedule_and_mode, unknown_metric
+from lrtune.errors import InputError, package
 from lrtune.search import report
 
 # The one that is loaded first: a Trainer of either takes callbacks of its own alone.
 NAMES = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
-pl = framework(*NAMES, install="lightning")
+pl = package(*NAMES, install="lightning")
 Callback: Any = pl.Callback
 LRSchedulerConfig: Any = import_module(f"{pl.__name__}.utilities.types").LRSchedulerConfig
 

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from lrtune.cli.console import console_of, copyable, harmless, named, print_table, say, sparkline
 from lrtune.errors import InputError, Superseded
 from lrtune.format import Table
-from lrtune.run.study_file import StudyFile, read_study
+from lrtune.run.study_file import CLUSTER, StudyFile, read_study
 from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 # Which fields of a study file are options of which command.
 OF_A_GUESS = (*TaskOptions.model_fields, "task", "families", "peak_lr", "warmup", "out", "device")
 OF_A_RANGE_TEST = [n for n in (*TaskOptions.model_fields, "device") if n not in ("epochs", "ema")]
-OF_A_CONFIRMATION = ("baseline", "margin", "device", "tensorboard")
+OF_A_CONFIRMATION = ("baseline", "margin", "tensorboard", "slots", "device", *CLUSTER)
 GUIDES = Path(__file__).parents[1] / "guides"
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 FOUND = 3  # doctor: something is wrong with what was looked at

@@ -11,7 +11,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,7 +20,7 @@ import torch
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from lrtune.errors import InputError
+from lrtune.errors import InputError, package
 from lrtune.schedule.family import Array, integer
 
 # lr, lr-SGD/pg1, train/learning_rate, optim.lr, lr/group0, rate; not lr_loss or flr.
@@ -31,6 +30,7 @@ OTHER = ("-momentum", "-weight_decay")
 STEPS = ("trainer/global_step", "global_step", "step", "_step", "update", "iteration", "iter")
 LARGEST = 256 * 2**20  # bytes of a log that is text: all of it is in memory at once
 EVENTS = "*tfevents*"
+TENSORBOARD = "tensorboard.backend.event_processing.event_accumulator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +241,9 @@ def _no_rates(path: Path, what: str, names: Iterable[str]) -> InputError:
 
 def read_events(path: Path) -> list[Log]:
     """The scalars of one TensorBoard run whose tags name rates: a file, or a folder of several."""
-    if find_spec("tensorboard") is None:
-        raise InputError("tensorboard: is not installed: pip install 'lrtune[tensorboard]'")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    backend = package(TENSORBOARD, install="'lrtune[tensorboard]'")
     try:
-        events = EventAccumulator(str(path), {"scalars": 0}).Reload()  # 0: all of them
+        events = backend.EventAccumulator(str(path), {"scalars": 0}).Reload()  # 0: all of them
         tags = events.Tags()["scalars"]
         points = {tag: events.Scalars(tag) for tag in tags if is_rate(tag)}
     except Exception as error:  # tensorboard raises what its protocol buffers raise

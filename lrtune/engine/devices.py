@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import spec_from_file_location
 from itertools import accumulate, pairwise, starmap
 from multiprocessing import Pipe
@@ -30,11 +32,12 @@ from lrtune.engine.choose import Choice, check_wishes, choose, hardware, make_po
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import ForwardingPool, Pool, Progress
 from lrtune.engine.serial import SerialPool
-from lrtune.errors import InputError, expect
+from lrtune.errors import InputError, MissingPackage, expect
 from lrtune.tasks import Task
 
 PROGRAM = "import sys; sys.path[:] = {}; from lrtune.engine import devices; devices.serve({})"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+RAY = (2, 45)  # the oldest version that has all that is used of it; as in pyproject.toml
 PATIENCE = 1.0  # seconds between looks whether a silent process still lives
 
 Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
@@ -368,28 +371,79 @@ class Engine:
             processes are to share it; CUDA where there is one, else the CPU, where None.
         deterministic: on CUDA, train by algorithms that give the same bits each time, as the CPU's
             do; what has none raises. cuBLAS takes this up only before its first use in a process.
+        cluster: address of a Ray cluster, whose hosts train in place of this machine's devices:
+            ``auto`` for the one that this machine is part of, or HOST:PORT.
+        hosts: processes of the cluster that train, each with an equal share of the slots; as many
+            as there is room for where None.
+        num_gpus: GPUs of a host, as Ray counts them: 0 (the CPU) to 1; 0 where None.
+        num_cpus: CPUs of a host, as Ray counts them; 1 where None.
+        lockstep: all hosts wait for each other after each segment, so that a search takes the same
+            course each time; else each goes on as soon as it is ready.
 
     Raises:
-        InputError: an unknown kind, no slots, a device that is not there.
+        InputError: an unknown kind, no slots, a device that is not there; a cluster beside a
+            device, its options without it, Ray not installed or too old.
     """
 
     kind: str = "auto"
     slots: int | None = None
     device: str | None = None
     deterministic: bool = False
+    cluster: str | None = None
+    hosts: int | None = None
+    num_gpus: float | None = None
+    num_cpus: float | None = None
+    lockstep: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
         expect("slots", self.slots, int | None, "a number of trials")
         check_wishes(self.kind, self.slots)
+        self._check_cluster()
         count = len(self.devices)
         if self.slots is not None and self.slots < count:
             raise InputError(f"slots={self.slots}: at least one for each of {count} devices")
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Each with its number: ``cuda:0``."""
+        """Each with its number: ``cuda:0``; of a cluster what a host trains on: ``cuda``."""
+        if self.cluster is not None:
+            return ("cuda" if self.num_gpus else "cpu",)
         return devices_of(self.device)
+
+    def _check_cluster(self) -> None:
+        expect("cluster", self.cluster, str | None, "an address: auto or HOST:PORT")
+        expect("hosts", self.hosts, int | None, "a number of processes")
+        expect("num_gpus", self.num_gpus, int | float | None, "a number of GPUs")
+        expect("num_cpus", self.num_cpus, int | float | None, "a number of CPUs")
+        expect("lockstep", self.lockstep, bool, "True or False")
+        if self.cluster is None:
+            for name in ("hosts", "num_gpus", "num_cpus", "lockstep"):
+                value = getattr(self, name)
+                if value is not None and value is not False:
+                    raise InputError(f"{name}={value!r}: is of a cluster: give cluster too: auto")
+            return
+        if self.cluster.startswith("ray://"):
+            raise InputError(
+                f"cluster {self.cluster!r}: a search would end with the connection: submit it to "
+                "the cluster: ray job submit -- lrtune search ... --cluster auto"
+            )
+        if not re.fullmatch(r"auto|[^\s/]+:\d+", self.cluster):
+            raise InputError(f"cluster {self.cluster!r}: expected auto, or HOST:PORT of its head")
+        if self.device is not None:
+            raise InputError(
+                f"device {self.device!r} and cluster: one of the two: num_gpus=1 has each host of "
+                "the cluster train on a GPU"
+            )
+        if self.hosts is not None and self.hosts < 1:
+            raise InputError(f"hosts={self.hosts}: at least 1")
+        if self.hosts is not None and self.slots is not None and self.slots < self.hosts:
+            raise InputError(f"slots={self.slots}: at least one for each of {self.hosts} hosts")
+        if self.num_gpus is not None and not 0 <= self.num_gpus <= 1:
+            raise InputError(f"num_gpus={self.num_gpus:g}: 0 to 1: a host trains on one GPU")
+        if self.num_cpus is not None and not 0 < self.num_cpus < math.inf:
+            raise InputError(f"num_cpus={self.num_cpus:g}: positive")
+        check_ray()
 
 
 def choose_pool(
@@ -481,6 +535,26 @@ def own_settings(deterministic: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
         os.environ.pop(WORKSPACE, None)
         os.environ.update({} if workspace is None else {WORKSPACE: workspace})
+
+
+def check_ray() -> None:
+    """Refuse to use a Ray that is not there, or too old.
+
+    Raises:
+        MissingPackage: it has to be installed.
+    """
+    try:
+        found = version("ray")
+    except PackageNotFoundError as error:
+        raise MissingPackage(
+            "cluster: Ray is not installed: pip install 'lrtune[cluster]'"
+        ) from error
+    if tuple(map(int, found.split(".")[:2])) < RAY:
+        oldest = ".".join(map(str, RAY))
+        raise MissingPackage(
+            f"cluster: Ray {found} is too old: pip install 'ray>={oldest}', the same version on "
+            "each machine of the cluster"
+        )
 
 
 def devices_of(names: str | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lrtune.engine.muon import MuonAdamW, hidden_matrices
 from lrtune.engine.pool import NO_SETTINGS, SCHEDULE_FREE, SMOOTHING
-from lrtune.errors import InputError, MissingPackage, described, nearest
+from lrtune.errors import InputError, described, nearest, package
 from lrtune.tasks import Task
 from lrtune.tasks.groups import COOLDOWN, RATIO, numbers_of_groups, tuned_groups
 
@@ -327,12 +327,7 @@ SCHEDULE_FREE_FORMS = {
 def _schedule_free(
     task: Task, model: nn.Module, settings: Settings, tuned: Settings
 ) -> torch.optim.Optimizer:
-    try:
-        import schedulefree
-    except ImportError as error:
-        raise MissingPackage(
-            "schedule_free needs the package schedulefree: pip install 'lrtune[schedulefree]'"
-        ) from error
+    schedulefree = package("schedulefree", install="'lrtune[schedulefree]'")
     name, taken = SCHEDULE_FREE_FORMS[str(task.optimizer)]
     lost = [key for key, v in settings.items() if v and key not in (*taken, "nesterov")]
     if lost:

@@ -161,7 +161,8 @@ class Pool(Protocol):
     def ready(self, launched: Sequence[int]) -> int | None:
         """The group to collect next of those launched, in that order; waits until there is one.
 
-        None where a group has opened that was not, while none was ready.
+        None where none is ready: a group was lost or has opened, or some time has passed. Where
+        nothing is launched, it waits for a group to open.
         """
         return launched[0]
 
@@ -172,6 +173,10 @@ class Pool(Protocol):
     def open(self, group: int) -> bool:
         """Whether a group may be given more trials: one may have lost what trains it."""
         return True
+
+    def host(self, slot: int) -> str:
+        """The name of the host that trains a slot; empty where this machine does."""
+        return ""
 
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""

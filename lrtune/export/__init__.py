@@ -75,9 +75,6 @@ def export(
 def csv(ctx: ExportContext) -> str:
     """A line per update: its number from 0, its rate, and its momentum where that is cycled.
 
-    Raises:
-        InputError: the loop is closed.
-
     Example:
         >>> from lrtune.schedule import Schedule
         >>> print(csv(ExportContext(Schedule("linear", peak_lr=0.4), 2)), end="")
@@ -94,11 +91,7 @@ def csv(ctx: ExportContext) -> str:
 
 
 def as_json(ctx: ExportContext) -> str:
-    """The schedule, its counts for `total` updates, and the rate of each of them (and momentum).
-
-    Raises:
-        InputError: the loop is closed.
-    """
+    """The schedule, its counts for `total` updates, and the rate of each of them (and momentum)."""
     schedule, total, rates = ctx.schedule, ctx.total, _rates(ctx).tolist()
     about = {"schedule": schedule.to_dict(), "resolved": schedule.resolve(total), "total": total}
     momenta = schedule.momenta(total)

@@ -25,11 +25,7 @@ MOST_PIECES = 5  # more cycles than these are a formula
 
 
 def optax(ctx: ExportContext) -> str:
-    """Source that defines `schedule(count)`, the `optimizer`, and for a plateau the `plateau`.
-
-    Raises:
-        InputError: the family is greedy.
-    """
+    """Source that defines `schedule(count)`, the `optimizer`, and for a plateau the `plateau`."""
     values: dict[str, Any] = {"pieces": (), "ends": (), "ratio": ""}
     if ctx.schedule.closed_loop and ctx.family != "plateau":
         raise cannot_hold(ctx, "optax", "it has nothing that raises a rate again")

@@ -33,20 +33,14 @@ DECAY_BY = "weight_decay_by"  # the one setting of an optimizer that torch's hav
 
 @dataclass(frozen=True, slots=True)
 class FoundOptimizer:
-    """The optimizer that a peak rate was found with, to which it belongs.
+    """The optimizer that a peak rate was found with, to which it belongs."""
 
-    Attributes:
-        name: in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it.
-        settings: all but the rate, in torch's terms; `class` too where a function makes it.
-        groups: name of the function that made the parameter groups; None: there was one group.
-        ratios: of the rate, by the beginnings of parameters' names; 0 of what did not train.
-        cooldowns: the last share of the run in which a rate went to zero, likewise.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    groups: str | None = None
+    name: str  # in `lrtune.engine.OPTIMIZERS`, or of a user's function that makes it
+    settings: Mapping[str, Any]  # in torch's terms, but the rate; `class` where a function makes it
+    groups: str | None = None  # the function that made the parameter groups; None: one group
+    # Of the rate, by the beginnings of parameters' names; 0 of what did not train.
     ratios: Mapping[str, float] = field(default_factory=dict)
+    # The last share of the run in which a rate went to zero, likewise.
     cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,32 +113,21 @@ def _is_plain(value: object) -> bool:
 
 
 class ExportContext:
-    """A schedule for a run of `total` updates, with its counts.
-
-    Attributes:
-        optimizer: what the peak was found with; None where that is not known.
-        params: the parameters of the body, in torch's terms.
-        warmup: updates before the body.
-        n: updates of the body.
-        family: the schedule's family.
-        knobs: the schedule's settings: fractions, and ratios of the peak.
-        peak: the highest rate.
-        start: the rate at which the warmup starts.
-        floor: the rate at which the body ends, of a family that has such a knob; else 0.
-        decay_rate: what weight decay is multiplied by at every update; None where by the rate.
-    """
+    """A schedule for a run of `total` updates, with its counts."""
 
     def __init__(
         self, schedule: Schedule, total: int, optimizer: FoundOptimizer | None = None
     ) -> None:
-        self.schedule, self.total = schedule, total
-        self.params, self.knobs = schedule.resolve(total), schedule.knobs
-        self.peak: float = self.params.pop("peak_lr")
-        self.warmup: int = self.params.pop("warmup_steps")
-        self.n, self.family = total - self.warmup, schedule.family
-        self.start = schedule.warmup_start * self.peak
+        self.schedule, self.family, self.total = schedule, schedule.family, total
+        self.params = schedule.resolve(total)  # of the body, in torch's terms
+        self.knobs = schedule.knobs  # fractions, and ratios of the peak
+        self.peak: float = self.params.pop("peak_lr")  # the highest rate
+        self.warmup: int = self.params.pop("warmup_steps")  # updates before the body
+        self.n = total - self.warmup  # updates of the body
+        self.start = schedule.warmup_start * self.peak  # the rate at which the warmup starts
+        # The rate at which the body ends, of a family that has such a knob.
         self.floor = self.knobs.get("end_factor", self.knobs.get("eta_min", 0.0)) * self.peak
-        self.decay_rate = None
+        self.decay_rate = None  # what weight decay is multiplied by; None: by the rate
         if optimizer is not None and optimizer.decay_by is not None:
             highest = self.peak if schedule.closed_loop else float(schedule.rates(total).max())
             if optimizer.decay_by == "peak":
@@ -152,7 +135,7 @@ class ExportContext:
             else:  # at one peak, torch's own with another number
                 own = {"weight_decay": optimizer.decay / highest, DECAY_BY: None}
                 optimizer = replace(optimizer, settings={**optimizer.settings, **own})
-        self.optimizer = optimizer
+        self.optimizer = optimizer  # what the peak was found with; None: not known
 
     @property
     def ratios(self) -> Mapping[str, float]:

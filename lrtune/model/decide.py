@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 
 from lrtune.model.forecast import Forecast
 from lrtune.model.surrogate import Posterior
-
-Array = NDArray[np.float64]
+from lrtune.schedule.family import Array
 
 EPSILON = 0.05  # of this and the next, see ``scripts/bench/replay.py``
 FIRST = 0.1  # share of the run in which no trial is stopped
@@ -29,7 +28,7 @@ def propose(
     Returns:
         Rows of x, all different, as far as there are so many.
     """
-    rows = promising(posterior, x, JOINT, rng)
+    rows = promising(posterior, x, rng)
     pending = np.empty((0, x.shape[1])) if under_way is None else under_way
     pending = pending[np.lexsort(pending.T)]  # in whatever order they were begun
     draws = posterior.draws(np.vstack([x[rows], pending]), DRAWS, rng)
@@ -58,19 +57,17 @@ def expected_gain(posterior: Posterior, x: Array, rng: np.random.Generator) -> f
     whole = posterior.known.x[posterior.known.variance == 0]
     if not len(whole) or not len(x):
         return float("inf")
-    draws = posterior.draws(x[promising(posterior, x, JOINT, rng)], DRAWS, rng)
+    draws = posterior.draws(x[promising(posterior, x, rng)], DRAWS, rng)
     best = posterior.mean_and_sd(whole)[0].min()
     return float(np.maximum(best - draws, 0).mean(0).max() / posterior.noise)
 
 
-def promising(
-    posterior: Posterior, x: Array, most: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """At most so many rows of x: those that do best, each in a draw of its own."""
-    if len(x) <= most:
+def promising(posterior: Posterior, x: Array, rng: np.random.Generator) -> NDArray[np.intp]:
+    """At most JOINT rows of x: those that do best, each in a draw of its own."""
+    if len(x) <= JOINT:
         return np.arange(len(x))
     mean, sd = posterior.mean_and_sd(x)
-    return np.argsort(mean + sd * rng.standard_normal(len(x)), kind="stable")[:most]
+    return np.argsort(mean + sd * rng.standard_normal(len(x)), kind="stable")[:JOINT]
 
 
 def stop(

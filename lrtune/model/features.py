@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrtune.schedule import Schedule
-
-Array = NDArray[np.float64]
+from lrtune.schedule.family import Array
 
 POINTS = 128  # at which a curve is looked at
 PARTS = 8  # of the run, whose mean rates are features

@@ -18,8 +18,7 @@ from scipy.special import stdtr, stdtrit
 
 from lrtune.model.features import PEAK
 from lrtune.model.transfer import Transfer
-
-Array = NDArray[np.float64]
+from lrtune.schedule.family import Array
 
 REMAINDER, FALL, RISE = (0.0, 6.0), (-3.0, 7.0), (0.0, 5.0)  # bounds, in nats
 SLOPE, ABOVE, BEHIND = (-1.0, 1.0), (0.0, 1.0), (-1.0, 2.0)  # bounds, in units of the task's fall

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 from lrtune.model.features import NAMES
 from lrtune.model.forecast import ShorterTraining
 from lrtune.model.transfer import Transfer
-
-Array = NDArray[np.float64]
+from lrtune.schedule.family import Array
 
 MOST = 200  # observations that the process is conditioned on: the best ones and a spread of others
 MOST_FITTED = 100  # observations that its settings are fitted to

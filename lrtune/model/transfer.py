@@ -12,12 +12,10 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load, save_file
 
 from lrtune.model.features import NAMES, PEAK
-
-Array = NDArray[np.float64]
+from lrtune.schedule.family import Array
 
 OTHER_LENGTH = 0.5  # of a parameter beside the schedule, whose range is 0 to 1
 

@@ -17,7 +17,7 @@ from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
 from lrtune.run.run_json import check_same, check_schedule_free, settings_for
-from lrtune.run.study_file import StudyFile, baselines_of, load
+from lrtune.run.study_file import CLUSTER, StudyFile, baselines_of, engine_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
@@ -98,7 +98,7 @@ def confirm(
     total: int | None = None,
     trainings: float | None = None,
     baselines: Sequence[Schedule] | None = None,
-    device: str | None = None,
+    engine: Engine | None = None,
     listener: Listener | None = None,
 ) -> Verdict:
     """Train the recommended schedule, yours and baselines on fresh seeds, and judge on test.
@@ -114,7 +114,7 @@ def confirm(
             where None.
         trainings: how many more there may be; 20 where None.
         baselines: your own schedules, to compare with; those of the search where None.
-        device: as torch names it; CUDA where there is one, else the CPU, where None.
+        engine: what trains, and on which devices or cluster; the kind is the search's where auto.
         listener: is told what happens.
 
     Returns:
@@ -131,9 +131,10 @@ def confirm(
     expect("plan", plan, Plan | None, "an lrtune.Plan")
     check_positive("trainings", trainings)
     run = run if isinstance(run, Run) else Run(run)
-    plan, listener = plan or Plan(), listener or Listener()
+    expect("engine", engine, Engine | None, "an lrtune.Engine")
+    plan, listener, engine = plan or Plan(), listener or Listener(), engine or Engine()
     trainings = MORE if trainings is None else trainings
-    _check_task(run, task, Engine(device=device))
+    _check_task(run, task, engine)
     check_baselines(baselines or (), task, task.horizon if total is None else total)
     tuned = tuned_names(task, run.settings.tune)
     task = replace(
@@ -153,8 +154,9 @@ def confirm(
             raise InputError(f"{run.folder}: no trial came to a value: there is nothing to confirm")
         if wanted := rounds.wanted():
             one_by_one = any(schedule.schedule_free for schedule in run.settings.baselines)
-            kind = "serial" if one_by_one else run.choice.name
-            engine = Engine(kind, device=device, deterministic=deterministic)
+            kind = run.choice.name if engine.kind == "auto" else engine.kind
+            kind = "serial" if one_by_one else kind
+            engine = replace(engine, kind=kind, deterministic=deterministic)
             updates = len(wanted) * task.horizon
             task, _ = with_features(task, engine.devices[0], listener.tell)
             with ExitStack() as processes:
@@ -199,6 +201,10 @@ def confirm_study(
         )
     if not trust:
         _check_code(folder, keys | given)
+    # The pool is that of the run's last session; whoever names where to train takes all of that.
+    old = {"engine", "slots"}
+    old |= {*CLUSTER} if "device" in given else {"device"} if "cluster" in given else set()
+    keys = {name: value for name, value in keys.items() if name not in old}
     study = validate(StudyFile, keys | given, str(folder / "run.json"), typed=given)
     baselines = baselines_of(study) if "baseline" in given else None
     task = load(study)
@@ -212,7 +218,7 @@ def confirm_study(
         total=total,
         trainings=trainings,
         baselines=baselines,
-        device=study.device,
+        engine=engine_of(study),
         listener=listener,
     )
     finish(study, run, run.settings.horizon if total is None else total, listener)

@@ -90,6 +90,21 @@ class StudyFile(TaskOptions):
     device: str | None = Field(
         None, description="cpu, cuda, or several: cuda:0,cuda:1 [CUDA where there is one]"
     )
+    cluster: str | None = Field(
+        None,
+        description="train on the hosts of a Ray cluster: auto, or HOST:PORT; "
+        "see lrtune guide cluster",
+    )
+    hosts: int | None = Field(
+        None, gt=0, description="of a cluster: processes that train [as there is room for]"
+    )
+    num_gpus: float | None = Field(
+        None, ge=0, le=1, description="of a cluster: GPUs of each host, 0.5: two share one [0]"
+    )
+    num_cpus: float | None = Field(None, gt=0, description="of a cluster: CPUs of each host [1]")
+    lockstep: bool = Field(
+        False, description="of a cluster: hosts wait for each other: the same course each time"
+    )
 
 
 # Options that Python passes by their own name; all others belong to one of tune's objects.
@@ -97,11 +112,12 @@ IN_PYTHON = (
     *("families", "peak_lr", "warmup", "cycle_momentum", "tune"),
     *("seed", "judge", "storage", "out"),
 )
+CLUSTER = ("cluster", "hosts", "num_gpus", "num_cpus", "lockstep")
 STOPPING = ("pruner", "epsilon", "patience", "min_delta", "audit")
 OBJECTS = {
     **dict.fromkeys(("trials", "updates"), "budget=Budget"),
     **dict.fromkeys(STOPPING, "stopping=Stopping"),
-    **dict.fromkeys(("slots", "device", "deterministic"), "engine=Engine"),
+    **dict.fromkeys(("slots", "device", "deterministic", *CLUSTER), "engine=Engine"),
     "margin": "plan=Plan",
 }
 
@@ -262,7 +278,8 @@ def engine_of(study: StudyFile) -> "Engine":
     """What trains."""
     from lrtune.engine.devices import Engine
 
-    return Engine(study.engine, study.slots, study.device, study.deterministic)
+    cluster = study.model_dump(include={*CLUSTER})
+    return Engine(study.engine, study.slots, study.device, study.deterministic, **cluster)
 
 
 def folder_of(study: StudyFile, name: str) -> Path:

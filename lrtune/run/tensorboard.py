@@ -1,13 +1,12 @@
 """TensorBoard's event files: a folder per training, with its curves and its settings."""
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lrtune.errors import InputError
+from lrtune.errors import package
 from lrtune.format import setting
 from lrtune.reports.figures import rates_of
 from lrtune.schedule import Schedule
@@ -17,13 +16,8 @@ from lrtune.verdict.verdict import Verdict
 
 
 def check() -> None:
-    """Check early that what ``write`` needs is installed.
-
-    Raises:
-        InputError: it is not.
-    """
-    if find_spec("tensorboard") is None:
-        raise InputError("tensorboard: is not installed: pip install 'lrtune[tensorboard]'")
+    """Check early that what ``write`` needs is installed."""
+    package("tensorboard", install="'lrtune[tensorboard]'")
 
 
 def write(

@@ -51,33 +51,19 @@ def count(fraction: float, n: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One setting of a family.
+    """One setting of a family."""
 
-    Attributes:
-        name: as torch names it, where torch has it.
-        low: lower end of the search range.
-        high: upper end of the search range.
-        scale: how the search draws it; `schedules` and `function` cannot be searched.
-        default: the value where the user gives none; None: the user must give one.
-        valid: closed interval of admissible values, wider than the search range.
-        choices: the admissible words, for scale `choice`.
-        length: more than 1: a tuple of numbers, of this length in the search, any in use.
-        ordered: the numbers of the tuple increase strictly.
-        only: (name, word): there is this knob only where the choice of that name is that word.
-        doc: one line, with the unit.
-    """
-
-    name: str
-    low: float
-    high: float
-    scale: Scale
-    default: Any
-    valid: tuple[float, float]
-    choices: tuple[str, ...] = ()
-    length: int = 1
-    ordered: bool = False
-    only: tuple[str, str] = ("", "")
-    doc: str = ""
+    name: str  # as torch names it, where torch has it
+    low: float  # lower end of the search range
+    high: float  # upper end of it
+    scale: Scale  # how the search draws it; `schedules` and `function` cannot be searched
+    default: Any  # where the user gives none; None: the user must give one
+    valid: tuple[float, float]  # closed interval of what is admissible, wider than the search range
+    choices: tuple[str, ...] = ()  # the admissible words, for scale `choice`
+    length: int = 1  # more than 1: a tuple of numbers, of this length in the search, any in use
+    ordered: bool = False  # the numbers of the tuple increase strictly
+    only: tuple[str, str] = ("", "")  # name, word: only where the choice of that name is that word
+    doc: str = ""  # one line, with the unit
 
     def counts(self, values: Knobs) -> bool:
         """Whether there is this knob beside these values of the others."""
@@ -125,43 +111,28 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A row of the table: a shape, its knobs and how torch calls them.
+    """A row of the table: a shape, its knobs and how torch calls them."""
 
-    Attributes:
-        name: the key in `FAMILIES`.
-        doc: one line.
-        knobs: the settings, in the order they are shown.
-        resolve: (knobs, n, peak) -> the parameters for a body of n updates, in torch's terms.
-        body: (s, n, peak, **params) -> float64[n], the rates at s = 0 … n-1; None: closed loop.
-        machine: the rule of a closed loop; None: open loop.
-        torch: the class of torch.optim.lr_scheduler that has this family, else `LambdaLR`
-            (`LRScheduler` for a closed loop).
-        source: the paper, or torch.
-        native: whether that class can take these parameters (else `LambdaLR`).
-        takes_warmup: whether a warmup may come before the body.
-        optional: knobs that are there if given, all of them or none.
-        momentum: (s, **params) -> float64[n], what momentum is at s = 0 … n-1 where the optional
-            knobs are given; None: the family leaves it alone.
-        check: (knobs, peak) -> None; InputError where the knobs contradict one another.
-        extra: what a knob that is not in `knobs` must be; None: there are no others.
-        schedule_free: whether the rates are for the schedule-free form of the optimizer, which
-            averages its weights; searched only where it is named.
-    """
-
-    name: str
-    doc: str
-    knobs: tuple[Knob, ...]
+    name: str  # the key in `FAMILIES`
+    doc: str  # one line
+    knobs: tuple[Knob, ...]  # the settings, in the order they are shown
+    # (knobs, n, peak) -> the parameters for a body of n updates, in torch's terms.
     resolve: Callable[[Knobs, int, float], Params]
+    # (s, n, peak, **params) -> float64[n], the rates at s = 0 … n-1; None: closed loop.
     body: Callable[..., Array] | None = None
-    machine: Machine | None = None
+    machine: Machine | None = None  # the rule of a closed loop; None: open loop
+    # The class of torch.optim.lr_scheduler that has this family (`LRScheduler`: a closed loop).
     torch: str = "LambdaLR"
-    source: str = "torch"
-    native: Callable[[Params], bool] = lambda params: True
-    takes_warmup: bool = True
-    optional: tuple[Knob, ...] = ()
+    source: str = "torch"  # or the paper
+    native: Callable[[Params], bool] = lambda params: True  # can that class take these parameters?
+    takes_warmup: bool = True  # whether a warmup may come before the body
+    optional: tuple[Knob, ...] = ()  # knobs that are there if given, all of them or none
+    # (s, **params) -> float64[n], momentum where these are given; None: it is left alone.
     momentum: Callable[..., Array] | None = None
+    # InputError where the knobs contradict one another.
     check: Callable[[Knobs, float], None] = lambda knobs, peak: None
-    extra: Knob | None = None
+    extra: Knob | None = None  # what a knob that is not in `knobs` must be; None: no others
+    # Rates for the form of the optimizer that averages its weights; searched only where named.
     schedule_free: bool = False
 
     @property

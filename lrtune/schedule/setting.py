@@ -21,26 +21,18 @@ class Setting:
 
     The search moves ``param``: the number itself, or 1 minus it where it is near to 1.
 
-    Attributes:
-        name: of the optimizer's setting (``beta1`` of ``betas``), ``label_smoothing``, or of
-            parameters by name ``head.lr_ratio`` or ``head.cooldown``.
-        low: lower end of the range.
-        high: upper end of the range.
-        own: the task's own value, inside of the range or not.
-
-    Raises:
-        InputError: no range, or one that a logarithm does not have.
-
     Example:
         >>> beta2 = Setting("beta2", 0.9, 0.999, own=0.99)
         >>> beta2.param, [round(end, 3) for end in beta2.ends], beta2.log
         ('1-beta2', [0.001, 0.1], True)
     """
 
+    # Of the optimizer (``beta1`` of ``betas``), ``label_smoothing``, or of parameters by name
+    # ``head.lr_ratio`` or ``head.cooldown``.
     name: str
-    low: float
-    high: float
-    own: float
+    low: float  # lower end of the range
+    high: float  # upper end of it
+    own: float  # the task's own value, inside of the range or not
 
     def __post_init__(self) -> None:
         """Check the range."""

@@ -25,7 +25,17 @@ from lrtune.search.trials import Training
 
 FINALS = 0x46494E41  # what sets their seeds apart from all others
 FINAL = "final "  # what the keys of final trainings begin with
-COLUMNS = ("horizon", "state", "reason", "split", "updates", "judged_at", "seconds", "blocks")
+COLUMNS = (
+    "horizon",
+    "state",
+    "reason",
+    "split",
+    "updates",
+    "judged_at",
+    "seconds",
+    "blocks",
+    "hosts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class Final:
     metrics: dict[str, float] = field(default_factory=dict)  # of the weights that are judged
     judged_at: int | None = None  # the update whose weights were judged; None unless complete
     blocks: list[float] = field(default_factory=list)  # the objective on parts of the test split
+    hosts: list[str] = field(default_factory=list)  # that trained it, in order; none: this machine
 
     def to_json(self) -> dict[str, Any]:
         """As a line of the log."""
@@ -89,8 +100,8 @@ def read_finals(path: Path) -> pd.DataFrame:
     Returns:
         Columns ``family``, ``schedule`` (JSON), ``peak_lr``, ``seed``, ``horizon``, ``state``,
         ``reason``, ``split``, ``updates``, ``judged_at`` (NaN unless complete), ``seconds``,
-        ``blocks``, ``step``, ``rate``, ``train_loss``, ``final_M`` of each metric (NaN unless
-        complete) and ``val_M``, its curve on validation.
+        ``blocks``, ``hosts``, ``step``, ``rate``, ``train_loss``, ``final_M`` of each metric (NaN
+        unless complete) and ``val_M``, its curve on validation.
     """
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -156,7 +167,7 @@ class Confirmation(Work[Training]):
         self._over = over
         self._judge = judge
         self._watch = watch
-        self._running: dict[str, Training] = {}  # by key
+        self._running: dict[Job, Training] = {}
         self._began = False
 
     def next(self, slot: int, checkpointer: Checkpointer) -> Training | None:
@@ -167,7 +178,7 @@ class Confirmation(Work[Training]):
         if not self._began:  # what a session before left may be over, or of another horizon
             self._began = True
             checkpointer.forget(FINAL, {job.key for job in wanted}, horizon=self._task.horizon)
-        job = next((job for job in wanted if job.key not in self._running), None)
+        job = next((job for job in wanted if job not in self._running), None)
         if job is None:
             return None
         own: dict[str, Any] = {"key": job.key, "name": f"{job.schedule.family} on seed {job.seed}"}
@@ -175,7 +186,7 @@ class Confirmation(Work[Training]):
         final = checkpointer.take(job.key, self._pool, slot, resume)
         if final is None:
             final = Training.start(self._pool, slot, job.schedule, job.seed, **own)
-        self._running[job.key] = final
+        self._running[job] = final
         return final
 
     def ending(self, final: Training, progress: Progress) -> Ending | None:
@@ -198,7 +209,7 @@ class Confirmation(Work[Training]):
 
     def ended(self, final: Training, ending: Ending, progress: Progress) -> None:
         """Evaluate it, and hand it over."""
-        del self._running[final.key]
+        del self._running[Job(final.schedule, final.seed)]
         if ending.state == "complete":
             self._over(self._evaluated(final, progress.slot, ending))
         else:
@@ -228,7 +239,8 @@ class Confirmation(Work[Training]):
 
     def _final(self, final: Training, ending: Ending) -> Final:
         how = self._task.horizon, ending.state, ending.reason
-        return Final(final.schedule, final.seed, *how, final.curves, final.updates, final.seconds)
+        done = final.curves, final.updates, final.seconds
+        return Final(final.schedule, final.seed, *how, *done, hosts=final.hosts)
 
     def segment_over(self, slots: range) -> None:
         """Tell how much is done."""

@@ -5,8 +5,8 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
@@ -109,7 +109,8 @@ class Checkpointer:
         self._saves = path is not None
         self._last = time.monotonic()
         self._cost = 0.0
-        self._found: dict[str, tuple[Snapshot, Note]] | None = None  # for the next checkpoint
+        self._found: dict[str, tuple[Snapshot, Note]] = {}  # for the next checkpoint
+        self._unseen: set[int] = set()  # groups that it waits for
 
     def load(self) -> None:
         """Read the checkpoint."""
@@ -153,38 +154,64 @@ class Checkpointer:
             return None
         return training
 
-    def save(self, pool: Pool, running: "Running", slots: range, now: bool = False) -> None:
-        """Take in what is under way in these slots, if a checkpoint is due when the first are seen.
+    def save(self, pool: Pool, running: "Running", group: int) -> None:
+        """Take in what is under way in a group that has trained a segment, where one is due.
 
-        It has all slots, each as it was when it was last seen, and what is still to be taken up; it
-        is written with the last ones.
+        A checkpoint has all groups, each as it was when it was first seen since it was due, and
+        what is still to be taken up. It is written with the last group, without those that are
+        lost. Where groups are served in order, it begins with the first: in lockstep.
         """
         began = time.monotonic()
-        if slots.start == 0:
-            self._found = None
-            if self._saves and (now or due(began - self._last, self._cost)):
-                self._found, self._cost = dict(self.kept), 0.0
-        if self._found is None:
-            return
+        may_begin = self._saves and not self._unseen and not (pool.in_order and group)
+        if may_begin and due(began - self._last, self._cost):
+            self._begin(pool, running)
+        if self._unseen:
+            self._look(pool, running, group)
+            if not any(map(pool.open, self._unseen)):
+                self._write(pool, running)
+            self._cost += time.monotonic() - began
+
+    def save_all(self, pool: Pool, running: "Running", lost: Collection[int]) -> None:
+        """Likewise all groups at once, but those that were launched and are lost."""
+        if self._saves:
+            self._begin(pool, running)
+            for group in sorted(self._unseen - {*lost}):
+                self._look(pool, running, group)
+            self._write(pool, running)
+
+    def _begin(self, pool: Pool, running: "Running") -> None:
+        self._found, self._cost = dict(self.kept), 0.0
+        self._unseen = {*range(len(pool.groups))}
+        if not pool.in_order:  # a group that trains nothing may never be seen
+            self._unseen = {g for g in self._unseen if any(s in running for s in pool.groups[g])}
+
+    def _look(self, pool: Pool, running: "Running", group: int) -> None:
+        slots = pool.groups[group] if group in self._unseen else ()
+        self._unseen.discard(group)
         for slot in slots:
             if slot in running:
                 work, training = running[slot]
                 self._found[training.key] = pool.snapshot(slot), work.note(slot, training)
                 if training.best is not None:
                     self._found[training.key + BEST] = training.best, {}
-        if slots.stop == pool.slots and running:
-            self._write(self._found)
-        self._cost += time.monotonic() - began
 
-    def _write(self, found: Mapping[str, tuple[Snapshot, Note]]) -> None:
+    def _write(self, pool: Pool, running: "Running") -> None:
+        """Write what was seen; of the groups that were not, what the checkpoint before has."""
         assert self._path is not None
+        found, unseen, self._found, self._unseen = self._found, self._unseen, {}, set()
+        lost = {running[slot][1].key for g in unseen for slot in pool.groups[g] if slot in running}
+        if lost and self._path.exists():
+            with suppress(InputError):
+                before = load(self._path).items()
+                found |= {key: kept for key, kept in before if key.removesuffix(BEST) in lost}
         snapshots = {key: snapshot for key, (snapshot, _) in found.items()}
         try:
-            save(self._path, snapshots, {key: note for key, (_, note) in found.items()})
+            if running:
+                save(self._path, snapshots, {key: note for key, (_, note) in found.items()})
         except (OSError, KeyError, RuntimeError) as error:
             self._saves = False
             self._tell(f"no more checkpoints: {error}")
-        self._last, self._found = time.monotonic(), None
+        self._last = time.monotonic()
 
     def remove(self) -> None:
         """Nothing is left to go on with."""
@@ -261,6 +288,9 @@ class Loop:
         self._spent = spent
         self._checkpointer = Checkpointer(checkpoint, tell)
         self._running: Running = {}
+        self._waiting = deque(range(len(pool.groups)))  # groups that are not launched
+        self._launched = deque[int]()
+        self._room = True  # for more trainings, as far as is known
         self.segments = 0
 
     def run(self) -> bool:
@@ -279,8 +309,7 @@ class Loop:
                     work.begin(self._checkpointer)
                 self._train(interrupts)
                 if self._running:
-                    every = range(self._pool.slots)
-                    self._checkpointer.save(self._pool, self._running, every, now=True)
+                    self._checkpointer.save_all(self._pool, self._running, self._launched)
                 elif not self._checkpointer.kept:
                     self._checkpointer.remove()
                 return bool(self._running)
@@ -292,37 +321,50 @@ class Loop:
         """Give each group of slots what it needs, and take what the pool has ready, in turns.
 
         The others train meanwhile. A pool says in which order: always in the same one, so that a
-        search takes the same course whichever of them is the fastest, or as they come.
+        search takes the same course whichever of them is the fastest, or as they come. At the end
+        those are left alone that have lost what trains them.
         """
-        free, launched = deque(range(len(self._pool.groups))), deque[int]()
-        while self._launch(free, launched, interrupts):
-            with interrupts.heard():
-                group = self._pool.ready(launched)
-            if group is not None:
-                launched.remove(group)
-                self._collect(group, interrupts)
-                free.append(group)
-        for group in launched:
-            self._collect(group, interrupts)
+        while self._launch(interrupts):
+            self._collect(interrupts)
+        while any(map(self._pool.open, self._launched)):
+            self._collect(interrupts)
 
-    def _launch(self, free: deque[int], launched: deque[int], interrupts: Interrupts) -> bool:
-        """Let the free groups train; whether there is anything to go on with."""
-        pool = self._pool
-        for group in [*free]:
-            slots = pool.groups[group]
-            if pool.open(group) and (self._spent() or not self._fill(slots, interrupts)):
+    def _launch(self, interrupts: Interrupts) -> bool:
+        """Let the groups that wait train; whether there is anything to go on with."""
+        pool, waiting, started = self._pool, self._waiting, False
+        for _ in range(len(waiting)):
+            if self._spent():
                 return False
+            slots = pool.groups[waiting[0]]
+            if pool.open(waiting[0]):
+                started |= self._fill(slots, interrupts)
+                if not (started or self._goes_on):
+                    return False
             if pool.in_order or any(slot in self._running for slot in slots):
-                free.remove(group)
-                pool.launch(group)
-                launched.append(group)
-        return True
+                pool.launch(waiting[0])
+                self._launched.append(waiting.popleft())
+            elif self._room:
+                waiting.rotate(-1)
+            else:
+                break
+        return not self._spent() and (self._room or started or self._goes_on)
 
-    def _collect(self, group: int, interrupts: Interrupts) -> None:
-        """A group has trained a segment."""
+    @property
+    def _goes_on(self) -> bool:
+        return bool(self._running) or any(work.waits for work in self._works)
+
+    def _collect(self, interrupts: Interrupts) -> None:
+        """Take in what a group has come to, as soon as one has trained a segment."""
+        with interrupts.heard():
+            group = self._pool.ready(self._launched)
+        if group is None:
+            self._room = True  # it may have opened
+            return
         slots = self._pool.groups[group]
         with interrupts.heard():
             reached = self._pool.collect(group)
+        self._launched.remove(group)
+        self._waiting.appendleft(group)
         self.segments += 1
         with together():
             for progress in reached:
@@ -330,17 +372,18 @@ class Loop:
         for work in self._works:
             work.segment_over(slots)
         with interrupts.heard():
-            self._checkpointer.save(self._pool, self._running, slots)
+            self._checkpointer.save(self._pool, self._running, group)
 
     def _fill(self, slots: range, interrupts: Interrupts) -> bool:
-        """Start a training in each slot that is free; whether there is anything to go on with."""
+        """Start a training in each slot that is free; whether any was."""
         started = False
         for slot in slots:
             with interrupts.heard():
                 pass
-            if slot not in self._running:
-                started |= self._start(slot)
-        return started or bool(self._running) or any(work.waits for work in self._works)
+            if slot not in self._running and (self._room or self._pool.in_order):
+                self._room = self._start(slot)  # if not, then in no other slot, but in lockstep
+                started |= self._room
+        return started
 
     def _start(self, slot: int) -> bool:
         for work in self._works:
@@ -357,6 +400,7 @@ class Loop:
         """A slot has reached a validation: does its training end there?"""
         work, training = self._running[progress.slot]
         training.seconds += progress.seconds
+        training.trained_by(self._pool.host(progress.slot))
         training.updates = progress.update
         if progress.error is not None:
             return self._end(progress, Ending("failed", progress.error))
@@ -371,5 +415,6 @@ class Loop:
     def _end(self, progress: Progress, ending: Ending) -> None:
         work, training = self._running[progress.slot]
         work.ended(training, ending, progress)
+        self._room = True
         del self._running[progress.slot]
         self._pool.release(progress.slot)

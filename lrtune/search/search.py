@@ -19,7 +19,7 @@ from lrtune.search.loop import Checkpointer, Work
 from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import SCHEDULE, Space, suggest_from
 from lrtune.search.storage import START, End, Ending, Judge, Record, records, save_record
-from lrtune.search.trials import TRIAL, ActiveTrial, TrialQueue, trial_key
+from lrtune.search.trials import CLOCK, TRIAL, ActiveTrial, TrialQueue, trial_key
 
 FAIL, PRUNED = TrialState.FAIL, TrialState.PRUNED
 DIVERGED = "diverged"  # name of the Optuna constraint: positive where a trial diverged
@@ -50,12 +50,31 @@ class SearchState:
     began: float | None = None  # the clock when the search did, where time is kept by its pace
     limits: Limits | None = None  # of the whole run; those of the search where None
     swept: int = 0  # updates that the range test took
-    running: dict[int, ActiveTrial] = field(default_factory=dict)  # by slot
+    running: dict[int, ActiveTrial] = field(default_factory=dict)  # by slot, see ``see``
     families: dict[str, FamilyState] = field(default_factory=dict)  # with a trial that is over
     last: Record | None = None  # the trial that ended last, in this session
     trials: int = 0  # that are over
     updates: int = 0  # of these
     trained: float = 0.0  # seconds that they took
+    # Of trials under way, their updates and seconds: by slot, and the sums, for there may be
+    # thousands, and each report asks.
+    _seen: dict[int, tuple[int, float]] = field(default_factory=dict, init=False)
+    _updates: int = field(default=0, init=False)
+    _seconds: float = field(default=0.0, init=False)
+
+    def see(self, slot: int, active: ActiveTrial) -> None:
+        """Take in how far a trial has come that is under way in a slot."""
+        updates, seconds = self._seen.get(slot, (0, 0.0))
+        self.running[slot], self._seen[slot] = active, (active.updates, active.seconds)
+        self._updates += active.updates - updates
+        self._seconds += active.seconds - seconds
+
+    def leave(self, slot: int) -> None:
+        """The trial in a slot is no longer under way."""
+        del self.running[slot]
+        updates, seconds = self._seen.pop(slot)
+        self._updates -= updates
+        self._seconds = self._seconds - seconds if self.running else 0.0  # rounding adds up
 
     def add(self, record: Record) -> None:
         """Count a trial that is over."""
@@ -93,9 +112,9 @@ class SearchState:
     @property
     def spent(self) -> tuple[float, float, float]:
         """Trials and updates so far, of trials under way in part; seconds of the run."""
-        under_way = self.running.values()
-        trials = self.trials + sum(r.updates / len(r.rates) for r in under_way)
-        return trials, self.updates + sum(r.updates for r in under_way), self.clock.seconds
+        horizon = next((len(active.rates) for active in self.running.values()), 1)
+        trials = self.trials + self._updates / horizon
+        return trials, self.updates + self._updates, self.clock.seconds
 
     @property
     def share(self) -> float:
@@ -121,13 +140,14 @@ class SearchState:
         """
         self._keep_what_suffices(horizon)
         whole = horizon if self.kept else 0
-        under_way = sum(len(r.rates) for r in self.running.values())
         trials = self.trials + len(self.running) + queued
-        updates = self.updates + under_way + max(0, whole - 1)
-        seen = [r for r in self.running.values() if r.updates and r.seconds]
-        paces = [len(self.running) * r.seconds / r.updates for r in seen]
-        pace = max(paces, default=self.slots * self.pace)
-        return self.budget.share(trials, updates, self.clock.seconds + whole * pace) < 1
+        updates = self.updates + len(self.running) * horizon + max(0, whole - 1)
+        end = self.clock.seconds
+        if self.budget.seconds is not None:
+            seen = [r for r in self.running.values() if r.updates and r.seconds]
+            paces = [len(self.running) * r.seconds / r.updates for r in seen]
+            end += whole * max(paces, default=self.slots * self.pace)
+        return self.budget.share(trials, updates, end) < 1
 
     def _keep_what_suffices(self, horizon: int) -> None:
         """Keep time for the confirmation if, at the pace so far, it suffices for one.
@@ -136,9 +156,7 @@ class SearchState:
         """
         if self.began is None or self.limits is None:
             return
-        under_way = self.running.values()
-        updates = self.updates + sum(r.updates for r in under_way)
-        seconds = self.trained + sum(r.seconds for r in under_way)
+        updates, seconds = self.updates + self._updates, self.trained + self._seconds
         pace = seconds / updates if updates >= horizon else self.pace
         self.kept = self.limits.kept(horizon, pace, self.began)
         self.budget = self.limits.of_search(self.swept, self.began, self.kept)
@@ -188,7 +206,7 @@ class Search(Work[ActiveTrial]):
         self._failures = 0
         self._handed_over = HANDED_OVER in study.user_attrs and state.kept > 0
         self._asked = -1  # trials that were over when the gain was last looked at
-        self._queue = TrialQueue(study, space, pool.slots, owner)
+        self._queue = TrialQueue(study, space, pool, owner)
         self.state = replace(state, minimize=self._minimize)
 
     @property
@@ -209,8 +227,8 @@ class Search(Work[ActiveTrial]):
         self._queue.take_up()
         repeated = {trial_key(index): index for index in self._queue.repeated}
         checkpointer.forget(TRIAL, repeated, owner=self._owner)
-        kept = checkpointer.kept.keys() & repeated.keys()
-        self._queue.wind({repeated[key]: checkpointer.kept[key][1]["clock"] for key in kept})
+        notes = {i: checkpointer.kept[k][1] for k, i in repeated.items() if k in checkpointer.kept}
+        self._queue.wind({index: note[CLOCK] for index, note in notes.items() if CLOCK in note})
 
     def next(self, slot: int, checkpointer: Checkpointer) -> ActiveTrial | None:
         """Start the trial that is due in this slot."""
@@ -228,7 +246,7 @@ class Search(Work[ActiveTrial]):
         active = checkpointer.take(own["key"], self._pool, slot, resume)
         if active is None:
             active = ActiveTrial.start(self._pool, slot, schedule, self._seed, **own)
-        self.state.running[slot] = active
+        self.state.see(slot, active)
         if active.untrained.error is None:
             self._early_stopping.take_up(active)
         return active
@@ -256,6 +274,7 @@ class Search(Work[ActiveTrial]):
 
     def ending(self, active: ActiveTrial, progress: Progress) -> Ending | None:
         """As early stopping decides; at once where somebody else has told Optuna of its end."""
+        self.state.see(progress.slot, active)
         try:
             return self._early_stopping.ending(active, progress)
         except UpdateFinishedTrialError as error:
@@ -263,7 +282,7 @@ class Search(Work[ActiveTrial]):
 
     def ended(self, active: ActiveTrial, ending: Ending, progress: Progress) -> None:
         """Store the record, and tell Optuna."""
-        del self.state.running[progress.slot]
+        self.state.leave(progress.slot)
         try:
             record = self._told(active, ending, progress)
         except UpdateFinishedTrialError:
@@ -301,7 +320,8 @@ class Search(Work[ActiveTrial]):
 
     def note(self, slot: int, active: ActiveTrial) -> Note:
         """Whose it is, and when it is to go on."""
-        return {"owner": self._owner, "clock": self._queue.clocks[slot], **active.note()}
+        when = {CLOCK: self._queue.clocks[slot]} if self._queue.timed else {}
+        return {"owner": self._owner, **when, **active.note()}
 
     def close(self) -> None:
         """Trials under way are queued to be repeated."""

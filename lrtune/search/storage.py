@@ -18,7 +18,7 @@ from lrtune.files import plain
 from lrtune.schedule import Schedule
 from lrtune.search.space import FAMILY, SCHEDULE
 
-START = "lrtune.start"  # trial attribute: {"index", "slot", "clock", "owner"}
+START = "lrtune.start"  # trial attribute: {"index", "slot", "owner"}, in lockstep "clock"
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
@@ -27,7 +27,7 @@ RESOLVED = "resolved"  # trial attribute: the schedule's settings, for people to
 # Of a Record, kept in RECORD beside its curves.
 KEPT = (
     *("state", "reason", "resolved", "updates", "seconds", "seed", "evidence", "audit"),
-    *("judged_at", "ended"),
+    *("judged_at", "ended", "hosts"),
 )
 
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
@@ -125,6 +125,7 @@ class Record:
     seed: int  # of everything random that it met
     judged_at: int | None = None  # the update whose weights ``value`` is of
     ended: int = 0  # trials of the search that had ended before; clocks may jump
+    hosts: list[str] = field(default_factory=list)  # that trained it, in order; none: this machine
     # Of a trial that was pruned or has plateaued, the figures of its forecast: see Decision.
     evidence: dict[str, Any] = field(default_factory=dict)
     # Of one that was to be pruned and trained on, to check: ``update`` and figures of the forecast.
@@ -219,7 +220,7 @@ class Belief:
 
 
 TEXTS = ("family", "state", "reason", "schedule", "resolved", "evidence", "audit")
-LISTS = ("step", "loss", "train_loss", "rate", "averaged")
+CURVES = ("step", "loss", "train_loss", "rate", "averaged")
 NUMBERS = (
     *("number", "optuna_number", "value", "peak_lr", "warmup", "updates", "seconds", "seed"),
     *("judged_at", *Belief.__slots__),
@@ -232,7 +233,9 @@ def frame(trials: Iterable[Record], beliefs: Mapping[int, Belief] | None = None)
     rows = [_row(record) | asdict(beliefs.get(record.optuna_number, Belief())) for record in trials]
     if rows:
         return pd.DataFrame(rows)
-    return pd.DataFrame(columns=[*TEXTS, *LISTS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
+    return pd.DataFrame(columns=[*TEXTS, *CURVES, "hosts", *NUMBERS]).astype(
+        dict.fromkeys(NUMBERS, float)
+    )
 
 
 def _row(record: Record) -> dict[str, Any]:
@@ -249,9 +252,9 @@ def _row(record: Record) -> dict[str, Any]:
         "warmup": schedule.warmup,
         "schedule": schedule.to_json(),
         "resolved": json.dumps(record.resolved),
-        **{name: getattr(curves, name) for name in LISTS},
+        **{name: getattr(curves, name) for name in CURVES},
         **{f"val_{name}": curve for name, curve in curves.metrics.items()},
-        **{name: getattr(record, name) for name in ("updates", "seconds", "seed")},
+        **{name: getattr(record, name) for name in ("updates", "seconds", "seed", "hosts")},
         "evidence": json.dumps(record.evidence),
         "audit": None if record.audit is None else json.dumps(record.audit),
         "judged_at": math.nan if record.judged_at is None else record.judged_at,

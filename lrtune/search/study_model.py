@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError
-from lrtune.model.decide import DRAWS, JOINT, promising
+from lrtune.model.decide import DRAWS, promising
 from lrtune.model.features import NAMES, Scale, features
 from lrtune.model.forecast import (
     AHEAD,
@@ -343,7 +343,7 @@ def beliefs(
     x = model.x()
     mean, sd = posterior.mean_and_sd(x)
     rng = np.random.default_rng(0)
-    rows = promising(posterior, x, JOINT, rng)
+    rows = promising(posterior, x, rng)
     winners = rows[posterior.draws(x[rows], DRAWS, rng).argmin(1)]
     shares = np.bincount(winners, minlength=len(x)) / DRAWS
     by_number = {}

@@ -1,5 +1,6 @@
 """Trials under way: what is in a slot, and the queue of the trials that start next."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -32,6 +33,7 @@ from lrtune.search.storage import (
 from lrtune.tasks import Task
 from lrtune.tasks.metrics import smoothing_of
 
+CLOCK = "clock"  # in START, of a trial that started in lockstep: when
 TRIAL = "trial "  # what the keys of a search's trials begin with
 
 
@@ -49,6 +51,7 @@ class Training:
     curves: Curves = field(default_factory=Curves)  # what was seen since
     updates: int = 0  # done
     seconds: float = 0.0  # of training and validation
+    hosts: list[str] = field(default_factory=list)  # that trained it, in order; see Pool.host
     best: Snapshot | None = None  # at its best validation, where that is to be evaluated on test
 
     @classmethod
@@ -65,7 +68,8 @@ class Training:
     def resume(cls, schedule: Schedule, snapshot: Snapshot, note: Note, **own: Any) -> Self:
         """A training as it was when it was noted down."""
         own["rates"], own["controller"] = rates_of(schedule, len(snapshot.rates))
-        own |= {"updates": snapshot.update, "seconds": note["seconds"]}
+        own |= {"updates": snapshot.update}
+        own |= {name: note[name] for name in ("seconds", "hosts")}
         own |= {
             "untrained": Progress(0, 0, **note["untrained"]),
             "curves": Curves.from_json(note["curves"]),
@@ -83,12 +87,18 @@ class Training:
         self.rates = self.controller.rates
         return True
 
+    def trained_by(self, host: str) -> None:
+        """A host has trained a segment of it."""
+        if host and self.hosts[-1:] != [host]:
+            self.hosts.append(host)
+
     def note(self) -> Note:
         """What a Snapshot does not know of it, as JSON can hold it."""
         untrained = {"loss": self.untrained.loss, "metrics": self.untrained.metrics}
         return {
             "schedule": self.schedule.to_json(),
             "seconds": self.seconds,
+            "hosts": self.hosts,
             "untrained": untrained,
             "curves": self.curves.to_json(),
         }
@@ -155,6 +165,7 @@ class ActiveTrial(Training):
             seed=self.seed,
             judged_at=judged_at,
             ended=ended,
+            hosts=self.hosts,
             evidence=ending.evidence,
             audit=self.audit,
         )
@@ -168,20 +179,23 @@ def trial_key(index: int) -> str:
 class TrialQueue:
     """Asks Optuna for the trials of one run, those first that a session before left unfinished.
 
-    Every trial of an unbroken search starts at a known segment. The repeated ones start at the
-    same distance from each other, and nothing new starts before the segment at which the search
-    stopped: so it asks the same questions with the same answers known.
+    Every trial of an unbroken search in lockstep starts at a known segment. The repeated ones start
+    at the same distance from each other, and nothing new starts before the segment at which the
+    search stopped: so it asks the same questions with the same answers known. Where groups of slots
+    are served as they come, that course cannot be repeated: whatever is there starts at once.
 
     Attributes:
-        clocks: of each slot, segments since the start of the search, over all sessions.
+        timed: whether all sessions so far trained in lockstep, this one too.
+        clocks: of each slot, segments since the start of a search that is timed, over all sessions.
     """
 
-    def __init__(self, study: optuna.Study, space: Space, slots: int, owner: str) -> None:
+    def __init__(self, study: optuna.Study, space: Space, pool: Pool, owner: str) -> None:
         self._study = study
         self._space = space
-        self._slots = slots
+        self._slots = pool.slots
         self._owner = owner
-        self.clocks = [0] * slots
+        self.timed = pool.in_order
+        self.clocks = [0] * pool.slots
         self._stopped = 0  # the clock at which an earlier session stopped
         self._next_index = 0
         self._queue: list[optuna.Trial] = []  # to be repeated, in the order of their index
@@ -195,17 +209,19 @@ class TrialQueue:
     @property
     def waits(self) -> bool:
         """Whether there are trials, repeated or new, whose time is yet to come."""
-        return bool(self._queue) or min(self.clocks) < self._stopped
+        return self.timed and (bool(self._queue) or min(self.clocks) < self._stopped)
 
     def tick(self, slots: range) -> None:
         """These slots have trained a segment."""
-        for slot in slots:
+        for slot in slots if self.timed else ():
             self.clocks[slot] += 1
 
     def take_up(self) -> None:
         """Queue what was cut short."""
+        trials = unique_trials(self._study)
+        self._next_index = 1 + max(map(index_of, trials), default=-1)
+        self.timed = self.timed and all(CLOCK in t.user_attrs.get(START, {CLOCK}) for t in trials)
         self._repeat_what_was_cut_short()
-        self._next_index = 1 + max(map(index_of, unique_trials(self._study)), default=-1)
         waiting = self._waiting()
         self._queue = [self._ask(slot=index % self._slots) for index in range(len(waiting))]
         self._queue.sort(key=lambda trial: _start(trial)["index"])
@@ -218,7 +234,9 @@ class TrialQueue:
         Those with a checkpoint (``kept``: index -> clock) go on from the segment at which it was
         made, so that all that comes after comes as it would have.
         """
-        self._due = {_start(trial)["index"]: _start(trial)["clock"] for trial in self._queue}
+        if not self.timed:
+            return
+        self._due = {_start(trial)["index"]: _start(trial)[CLOCK] for trial in self._queue}
         self._due |= kept
         self._stopped = max(map(_end_of, unique_trials(self._study)), default=0)
         self.clocks = [min([*self._due.values(), self._stopped])] * self._slots
@@ -228,12 +246,14 @@ class TrialQueue:
 
         ``may_start`` says whether the budget has room for one more and so many queued ones.
         """
-        own = [trial for trial in self._queue if _start(trial)["slot"] % self._slots == slot]
-        if own:
-            if self._due[_start(own[0])["index"]] > self.clocks[slot] or not may_start(0):
+        own = (t for t in self._queue if not self.timed or _start(t)["slot"] % self._slots == slot)
+        if trial := next(own, None):
+            if self.timed and self._due[_start(trial)["index"]] > self.clocks[slot]:
                 return None
-            self._queue.remove(own[0])
-            return own[0]
+            if not may_start(0):
+                return None
+            self._queue.remove(trial)
+            return trial
         if self.clocks[slot] < self._stopped or not may_start(len(self._queue)):
             return None
         return self._ask(slot)
@@ -258,7 +278,9 @@ class TrialQueue:
             own = params.setdefault(start["index"], {})
             own |= trial.params
             if trial.number in latest:
-                kept = {START: {**start, "survived": _survived(trial, ended)}}
+                kept: dict[str, Any] = {START: {**start, "survived": _survived(trial, ended)}}
+                if not self.timed:
+                    kept[START].pop(CLOCK, None)
                 if AUDIT in trial.user_attrs:
                     kept[AUDIT] = trial.user_attrs[AUDIT]
                 self._study.enqueue_trial(own, user_attrs=kept)
@@ -267,13 +289,15 @@ class TrialQueue:
 
     def _ask(self, slot: int) -> optuna.Trial:
         """A trial from Optuna that says from its first moment on which one it is."""
-        start: dict[str, Any] = {"index": self._next_index, "slot": slot}
-        start |= {"clock": self.clocks[slot], "owner": self._owner}
+        start: dict[str, Any] = {"index": self._next_index, "slot": slot, "owner": self._owner}
+        if self.timed:
+            start[CLOCK] = self.clocks[slot]
         if not self._waiting():
             self._add(start)
         trial = self._study.ask()
-        if START not in trial.user_attrs:  # queued by somebody else, from the dashboard say
-            trial.set_user_attr(START, start)
+        known = trial.user_attrs.get(START, start)  # not if queued from the dashboard, say
+        if START not in trial.user_attrs or (CLOCK in known and not self.timed):
+            trial.set_user_attr(START, {n: v for n, v in known.items() if self.timed or n != CLOCK})
         self._next_index = max(self._next_index, 1 + _start(trial)["index"])
         return trial
 
@@ -302,17 +326,17 @@ def _survived(trial: FrozenTrial, ended: set[tuple[int, int]]) -> int:
 
     Nor at the last one, if a trial in a later slot ended in that segment, or any in a later one:
     then slots had been looked at up to there. If none did, no more is known than was then, and the
-    answer is the same.
+    answer is the same. Without clocks, what is known now may answer otherwise.
     """
     start, last = _start(trial), trial.last_step or 0
-    clock = start["clock"] + len(trial.intermediate_values)
+    clock = start.get(CLOCK, math.inf) + len(trial.intermediate_values)
     decided = any((end, slot) > (clock, start["slot"]) for slot, end in ended)
     return int(max(last + decided, start.get("survived", 0)))  # a repetition comes less far
 
 
 def _end_of(trial: FrozenTrial) -> int:
-    """The segment at which a trial ended, counted from the start of the search; 0 if it did not."""
-    if RECORD not in trial.user_attrs or START not in trial.user_attrs:
+    """The segment at which a trial ended, from the start of the search; 0 if none is known."""
+    if RECORD not in trial.user_attrs or CLOCK not in trial.user_attrs.get(START, ()):
         return 0
     segments = len(trial.user_attrs[RECORD]["curves"]["step"])
-    return int(_start(trial)["clock"]) + segments
+    return int(_start(trial)[CLOCK]) + segments

@@ -31,9 +31,6 @@ SHOWN = 12  # names of the model in an error
 def ratios_of(given: str | Mapping[str, Any]) -> dict[str, float]:
     """Ratios by pattern.
 
-    Raises:
-        InputError: not of this form; a ratio that is none; a pattern twice.
-
     Example:
         >>> ratios_of("head=10x, backbone=0.1")
         {'head': 10.0, 'backbone': 0.1}
@@ -66,27 +63,17 @@ def ratios_of(given: str | Mapping[str, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ByName:
-    """A Task's ``groups`` where rates differ by name.
+    """A Task's ``groups`` where rates differ by name."""
 
-    Attributes:
-        ratios: what the schedule's rate is multiplied by, by pattern; of those that fit a
-            parameter the last counts.
-        base: the task's own groups, which are divided further; one group where None.
-        layer_decay: what the rate is multiplied by once more per layer before the last.
-        cooldowns: the last share of the run in which a rate goes linearly to zero, by pattern.
-    """
-
+    # What the rate is multiplied by, by pattern; of those that fit a parameter the last counts.
     ratios: Mapping[str, float]
-    base: Groups | None = None
-    layer_decay: float | None = None
+    base: Groups | None = None  # the task's own groups, which are divided further; None: one group
+    layer_decay: float | None = None  # multiplies once more per layer before the last
+    # The last share of the run in which a rate goes linearly to zero, by pattern.
     cooldowns: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module) -> list[dict[str, Any]]:
-        """The groups of a model; the ratios of patterns, layers and the base are multiplied.
-
-        Raises:
-            InputError: a pattern fits nothing that trains; no order of layers can be seen.
-        """
+        """The groups of a model; the ratios of patterns, layers and the base are multiplied."""
         names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         patterns = self.patterns(model)
         decays = {} if self.layer_decay is None else layer_ratios(model, self.layer_decay)
@@ -157,11 +144,7 @@ def base_of(groups: Groups | None) -> Groups | None:
 
 
 def fitting(option: str, pattern: str, model: nn.Module) -> list[str]:
-    """Names of the parameters that a pattern fits.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Names of the parameters that a pattern fits."""
     names = [name for name, _ in model.named_parameters()]
     # What the model itself has by that name, and only else what its parts have.
     fits = [name for name in names if f"{name}.".startswith(f"{pattern}.")]
@@ -209,9 +192,6 @@ def layer_ratios(model: nn.Module, decay: float) -> dict[str, float]:
     """``decay ** (layers after it)`` of each parameter: 1 in the last layer, which is the head.
 
     Source: Bao, Dong, Piao and Wei, "BEiT" (2022), and timm's ``param_groups_layer_decay``.
-
-    Raises:
-        InputError: no order of layers can be seen.
     """
     layers = layers_of(model)
     if len(layers) < 2:
@@ -289,11 +269,7 @@ class Frozen:
     patterns: tuple[str, ...]
 
     def __call__(self) -> nn.Module:
-        """A fresh model.
-
-        Raises:
-            InputError: a pattern fits no parameter; nothing is left to train.
-        """
+        """A fresh model."""
         model = self.make()
         for pattern in self.patterns:
             for name in fitting("freeze", pattern, model):
@@ -321,11 +297,7 @@ def frozen(make: Any, patterns: tuple[str, ...]) -> Any:
 
 
 def check_effect(groups: Groups | None, model: nn.Module, loss: Tensor) -> None:
-    """Refuse patterns whose parameters all get no gradient.
-
-    Raises:
-        InputError: the first of them.
-    """
+    """Refuse patterns whose parameters all get no gradient."""
     if not isinstance(groups, ByName):
         return
     free = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrtune.errors import InputError, MissingPackage, described
+from lrtune.errors import InputError, described, package
 
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -50,20 +50,13 @@ class FromFolder(nn.Module):
 
 
 def folder_model(
-    folder: str, context: int, outputs: int, vocabulary: int, padding: int | None
+    folder: str,
+    context: int,  # tokens per sample
+    outputs: int,  # classes, or 1; of a language model, tokens
+    vocabulary: int,  # distinct tokens of the texts
+    padding: int | None,  # the token that fills texts up; None for a language model
 ) -> Callable[[], nn.Module]:
-    """A picklable function that makes the model of a folder, with its weights where it has some.
-
-    Args:
-        folder: with config.json, and safetensors or not.
-        context: tokens per sample.
-        outputs: classes, or 1; of a language model, tokens.
-        vocabulary: distinct tokens of the texts.
-        padding: the token that fills texts up; None for a language model.
-
-    Raises:
-        InputError: no such folder, or a model that does not fit the texts.
-    """
+    """A picklable function that makes the model of a folder, with its weights where it has some."""
     if not (Path(folder) / CONFIG).is_file():
         raise InputError(f"model {folder}: no {CONFIG} in it: model.save_pretrained writes one")
     head, settings = DECODER, dict[str, Any](use_cache=False)
@@ -71,15 +64,14 @@ def folder_model(
         head, settings = CLASSIFIER, settings | {"num_labels": outputs, "pad_token_id": padding}
     with quiet() as transformers, errors_of(folder):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    known = {"vocab_size": vocabulary, "max_position_embeddings": context}
-    ways = (
-        "give its own --tokens",
-        f"give --context {getattr(config, 'max_position_embeddings', 0)}",
-    )
-    for (name, needed), way_out in zip(known.items(), ways, strict=True):
+    for name, needed, way_out in (
+        ("vocab_size", vocabulary, "its own --tokens"),
+        ("max_position_embeddings", context, "--context {}"),
+    ):
         if (most := getattr(config, name, None)) is not None and most < needed:
+            way_out = way_out.format(most)
             raise InputError(
-                f"model {folder}: {name}={most}, and the texts need {needed}: {way_out}"
+                f"model {folder}: {name}={most}, and the texts need {needed}: give {way_out}"
             )
     model, missing = _made(folder, head, settings)
     count = len(model.state_dict())
@@ -139,12 +131,7 @@ def errors_of(folder: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """The package, without its progress bars and warnings."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackage(
-            "models and tokenizers of a folder need pip install 'lrtune[transformers]'"
-        ) from error
+    transformers = package("transformers", install="'lrtune[transformers]'")
     log: Any = transformers.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()

@@ -58,26 +58,17 @@ class Files(Dataset[tuple[Image.Image, int]]):
 class Images(Dataset[tuple[Tensor, int]]):
     """Images of one form: ``images[row]`` -> uint8 (channels, height, width), label.
 
-    Attributes:
-        dataset: map-style: ``dataset[row]`` -> PIL image, label.
-        name: of the split, for errors.
-        where: what an error calls a row.
-        mode: L for one channel, RGB for three.
-        side: the shorter side is brought to so many pixels, then the centre cut out; as they are
-            where None.
-        like: an image whose (width, height) all should have; not looked at where None.
-
     Raises:
         BadSample: by an image that cannot be read.
         InputError: by an image of another size, or of more than 8 bits.
     """
 
-    dataset: Any
-    name: str
-    where: Callable[[int], str]
-    mode: Literal["L", "RGB"] = "RGB"
-    side: int | None = None
-    like: tuple[str, tuple[int, int]] | None = None
+    dataset: Any  # map-style: ``dataset[row]`` -> PIL image, label
+    name: str  # of the split, for errors
+    where: Callable[[int], str]  # what an error calls a row
+    mode: Literal["L", "RGB"] = "RGB"  # one channel, or three
+    side: int | None = None  # pixels of the shorter side, then the centre is cut out; None: as is
+    like: tuple[str, tuple[int, int]] | None = None  # an image whose (width, height) all must have
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -364,18 +355,15 @@ def draw(
 
 
 def augment(
-    names: tuple[str, ...], inputs: Tensor, targets: Tensor, numbers: Tensor
+    names: tuple[str, ...],  # as ``check_augment`` passes them
+    inputs: Tensor,  # float (n, channels, height, width), normalised: 0 is the mean
+    targets: Tensor,  # (n, ...)
+    numbers: Tensor,  # float32 (n, numbers), see ``draw``
 ) -> tuple[Tensor, list[tuple[Tensor | float, Tensor]]]:
     """Augment a batch in the order of NAMES given, never in place.
 
     ``mixup`` mixes each sample with its neighbour in the (shuffled) batch, in one proportion per
     batch.
-
-    Args:
-        names: as ``check_augment`` passes them.
-        inputs: float (n, channels, height, width), normalised: 0 is the mean.
-        targets: (n, ...).
-        numbers: float32 (n, numbers), see ``draw``.
 
     Returns:
         The inputs, alike, and pairs (weight, targets): the loss of the batch is the sum of the
@@ -393,11 +381,7 @@ def augment(
 
 
 def check_augment(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    """Refuse names that ``augment`` cannot apply to samples of this shape.
-
-    Raises:
-        InputError: for an unknown name, a name given twice, or samples that are not images.
-    """
+    """Refuse names that ``augment`` cannot apply to samples of this shape."""
     for name in names:
         if name not in NAMES:
             hint = nearest(name, NAMES)

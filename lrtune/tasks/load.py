@@ -73,9 +73,12 @@ def load_task(what: str, **options: Any) -> Task:
         changed = _changed(given)
         token = LIMIT.set(changed.get("memory"))  # the Task reads its data while it is built
         try:
-            task = _users_task(what)
+            with _users_function(what) as make:
+                task = make()
         finally:
             LIMIT.reset(token)
+        if not isinstance(task, Task):
+            raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
         if given.groups is not None:
             changed["groups"] = _groups(given, changed.get("groups", task.groups))
         return replace(task, **changed) if changed else task
@@ -222,15 +225,6 @@ def _metrics(data: Data, objective: str | None) -> tuple[Metric, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def _users_task(what: str) -> Task:
-    """The Task that a function returns."""
-    with _users_function(what) as make:
-        task = make()
-    if not isinstance(task, Task):
-        raise InputError(f"{what}: returned {type(task).__name__}, expected lrtune.Task")
-    return task
-
-
 @contextmanager
 def _users_function(what: str) -> Iterator[Callable[..., Any]]:
     """The function that ``module:function`` or ``path.py:function`` names, to be called here."""
@@ -365,11 +359,7 @@ CATALOG = {entry.cls.lower(): entry for entry in ENTRIES}
 
 
 def torchvision_data(name: str, options: TaskOptions) -> Data:
-    """A data set of the CATALOG.
-
-    Raises:
-        InputError: where it is not there, cannot be fetched, or cannot be read.
-    """
+    """A data set of the CATALOG."""
     entry = CATALOG[name]
     datasets = {
         split: _open(name, entry.cls, each, options) for split, each in entry.splits.items()

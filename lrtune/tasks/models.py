@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrtune.errors import InputError, nearest
+from lrtune.errors import InputError, nearest, package
 from lrtune.tasks.huggingface import folder_model, is_folder
 from lrtune.tasks.tokens import Tokenizer
 
@@ -157,9 +157,6 @@ def vit_tiny(shape: tuple[int, ...], outputs: int) -> nn.Module:
     The patch is the smallest from 4 px (a quarter of the side where that is less) that divides both
     sides and makes at most 256 tokens. Depth and width: Lee, Lee and Song, "Vision Transformer for
     Small-Size Datasets" (2021).
-
-    Raises:
-        InputError: where no patch does.
     """
     channels, *sides = shape
     width, quarter = 192, min(sides) // 4
@@ -194,16 +191,8 @@ def timm_preset(name: str) -> Any:
     """What timm knows of a model of its, ``timm:NAME``: size and normalisation of its images.
 
     None where it has no weights of it.
-
-    Raises:
-        InputError: there is no timm, or no such model.
     """
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(
-            f"model {name!r}: timm is not installed: pip install 'lrtune[timm]'"
-        ) from error
+    timm = package("timm", install="'lrtune[timm]'")
     own = name.removeprefix(TIMM)
     if not timm.is_model(own):
         hint = nearest(own, timm.list_models())
@@ -373,26 +362,17 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
 
 def model_maker(
     name: str,
-    shape: tuple[int, ...],
-    outputs: int,
+    shape: tuple[int, ...],  # of one sample, without the batch
+    outputs: int,  # classes, characters, or 1
     *,
-    kind: str = "classification",
-    tokenizer: Tokenizer | None = None,
-    pretrained: bool = False,
+    kind: str = "classification",  # of the data
+    tokenizer: Tokenizer | None = None,  # of texts, for the transformer and models of folders alone
+    pretrained: bool = False,  # weights are to be loaded: no layer is changed for small images
 ) -> Callable[[], nn.Module]:
     """A picklable function that makes fresh models, with random weights.
 
-    Args:
-        name: a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
-            or a folder of a transformers model.
-        shape: of one sample, without the batch.
-        outputs: how many: classes, characters, or 1.
-        kind: of the data.
-        tokenizer: of texts: they are for the transformer and the models of folders alone.
-        pretrained: whether weights are to be loaded: no layer is changed for small images.
-
-    Raises:
-        InputError: for an unknown name, or a model that does not take such samples.
+    The name is a row of MODELS, a classifier of ``torchvision.models``, ``timm:`` and one of timm,
+    or a folder of a transformers model.
     """
     if name in MODELS:
         make: Callable[[], nn.Module] = partial(MODELS[name], shape, outputs)

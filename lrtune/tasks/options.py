@@ -114,13 +114,10 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}  # an
 def validate(
     model: type[Model], keys: dict[str, Any], source: str, typed: Collection[str] = ()
 ) -> Model:
-    """Check every key and value that a user gave; ``typed`` are options of the command line.
-
-    Raises:
-        InputError: the first key that is unknown, missing, of another type or out of range.
-    """
+    """Check every key and value that a user gave; ``typed`` are options of the command line."""
     # TOML has arrays, and no tuples; strict validation tells them apart.
-    pairs = {n for n, field in model.model_fields.items() if plain(field.annotation) not in LISTS}
+    fields = model.model_fields
+    pairs = {name for name in fields if get_origin(plain(fields[name].annotation)) is tuple}
     keys = {k: tuple(v) if isinstance(v, list) and k in pairs else v for k, v in keys.items()}
     try:
         return model(**keys)
@@ -128,11 +125,11 @@ def validate(
         first = error.errors()[0]
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
-            hint = nearest(name, model.model_fields)
+            hint = nearest(name, fields)
             raise InputError(f"{source}: unknown key {name!r}{hint}") from error
         if name not in keys:
             raise InputError(f"{source}: {name} is missing") from error
-        field = model.model_fields[name]
+        field = fields[name]
         given = list(keys[name]) if isinstance(keys[name], tuple) else keys[name]
         where = flag(name) if name in typed else f"{source}: {name}"
         expected = _expected(field, first["type"])
@@ -163,9 +160,6 @@ def _words(field: FieldInfo) -> tuple[str, ...]:
 def flag(name: str) -> str:
     """The option of a field: ``--batch-size`` of ``batch_size``."""
     return f"--{name.replace('_', '-')}"
-
-
-LISTS = (list[str],)
 
 
 def plain(annotation: Any) -> Any:

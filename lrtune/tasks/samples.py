@@ -30,17 +30,11 @@ FORMS = "a Split of tensors on the CPU, a dictionary of tensors, a map-style dat
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which names in a sample are arguments of the model, and which are targets.
+    """Which names in a sample are arguments of the model, and which are targets."""
 
-    Attributes:
-        inputs: of each argument of the model, its name in a sample.
-        targets: of each target likewise; those that the model takes are inputs too.
-        unused: the names of what neither is.
-    """
-
-    inputs: Mapping[str, str]
-    targets: Mapping[str, str]
-    unused: tuple[str, ...]
+    inputs: Mapping[str, str]  # of each argument of the model, its name in a sample
+    targets: Mapping[str, str]  # of each target likewise; those that the model takes are inputs too
+    unused: tuple[str, ...]  # the names of what neither is
 
     @property
     def in_model(self) -> bool:
@@ -92,32 +86,18 @@ def columns_of(names: Iterable[str], model: nn.Module) -> Columns:
 
 
 class Reading(NamedTuple):
-    """What a user's data came to.
-
-    Attributes:
-        split: the samples.
-        columns: see Columns; None where samples are pairs.
-        batch_size: of a DataLoader.
-        notes: what of it is not used.
-    """
+    """What a user's data came to."""
 
     split: Split | Stream
-    columns: Columns | None
-    batch_size: int | None
-    notes: list[str]
+    columns: Columns | None  # None where samples are pairs
+    batch_size: int | None  # of a DataLoader
+    notes: list[str]  # what of it is not used
 
 
 def read(where: str, data: Any, model: Callable[[], nn.Module], memory: int | None) -> Reading:
     """Read a user's data: in memory where it fits ``memory`` bytes (None: half of what is free).
 
-    Args:
-        where: task and split, for messages.
-        data: what is to be a Split.
-        model: gives one, whose arguments the names in a dictionary are.
-        memory: see ``hold``.
-
-    Raises:
-        InputError: data of another form, or that does not go with the model.
+    The names in a dictionary are arguments of the model; ``where`` names the split in messages.
     """
     if is_split(data):
         return Reading(data, None, None, [])

@@ -158,24 +158,15 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A map-style data set that stays where it is and is read batch by batch.
+    """A map-style data set that stays where it is and is read batch by batch."""
 
-    Attributes:
-        dataset: ``dataset[row]`` is an (input, target), as ``default_collate`` takes them.
-        rows: int64 (n,): which of its samples belong to this split, in order.
-        hashes: uint64 (n,): see row_hashes.
-        labels: (n,) where each target is one whole number, the distinct ones (1, k) where it is
-            several, else None.
-        first: the first good sample, as a batch of one.
-        draws: whether a sample is another one when it is read under another seed.
-    """
-
-    dataset: Any
-    rows: Rows
-    hashes: Hashes
+    dataset: Any  # ``dataset[row]`` is an (input, target), as ``default_collate`` takes them
+    rows: Rows  # int64 (n,): which of its samples belong to this split, in order
+    hashes: Hashes  # uint64 (n,): see row_hashes
+    # (n,) where each target is one whole number, the distinct ones (1, k) where it is several.
     labels: Tensor | None
-    first: Split
-    draws: bool
+    first: Split  # the first good sample, as a batch of one
+    draws: bool  # whether a sample is another one when it is read under another seed
 
     @property
     def samples(self) -> int:
@@ -190,36 +181,22 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a data set brings to a Task.
-
-    Attributes:
-        train: what the updates see.
-        val: what the search judges by.
-        test: what only a verdict looks at.
-        name: of the task.
-        source: where it came from, for the record.
-        kind: classification, regression or text.
-        outputs: of a model: classes, 1 for a number, or distinct tokens.
-        prepare: see Task.
-        defaults: Task fields that suit this data, and ``model``: a name of MODELS.
-        notes: what was done to the data, one line each: samples left out, say.
-        metrics: what a validation can measure; the first is the objective unless told otherwise.
-            Where none are given, those of METRICS for the kind.
-        tokenizer: what made the inputs, where they are texts.
-    """
+    """What a data set brings to a Task, which says more of the fields that it has too."""
 
     train: Split | Stream
     val: Split | Stream
     test: Split | Stream
     name: str
-    source: str
+    source: str  # the Task's ``data``
     kind: Literal["classification", "regression", "text"]
-    outputs: int
+    outputs: int  # of a model: classes, 1 for a number, or distinct tokens
     prepare: nn.Module = field(default_factory=nn.Identity)
+    # Task fields that suit this data, and ``model``: a name of MODELS.
     defaults: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was done to the data, one line each: samples left out, say
+    # The first is the objective unless told otherwise; those of METRICS for the kind if none.
     metrics: tuple[Metric, ...] = ()
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | None = None  # what made the inputs, where they are texts
 
 
 def batches(samples: int, size: int) -> Iterator[list[int]]:

@@ -104,17 +104,11 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """A map-style data set, and how a list of its samples becomes a batch.
-
-    Attributes:
-        dataset: ``dataset[row]`` is what ``split`` takes several of.
-        split: of a list of samples, the batch.
-        pads: whether a batch is as long as its longest sample: all that are kept are one batch.
-    """
+    """A map-style data set, and how a list of its samples becomes a batch."""
 
     dataset: Any
     split: Callable[[list[Any]], Split]
-    pads: bool = False
+    pads: bool = False  # to the longest sample of a batch: all that are kept are one batch
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -173,20 +167,23 @@ class _Reader(Dataset[Read]):
 
 def _read(dataset: Any, plan: Plan, workers: int, *, pin: bool = False) -> Iterator[Read]:
     """Batches in the order of the plan, read ahead by worker processes; 0: here."""
-    loader = DataLoader(
-        _Reader(dataset),
+    try:
+        yield from _loader(_Reader(dataset), plan, workers, pin_memory=pin)
+    except RuntimeError as error:  # of a worker that was killed, or has no memory left
+        raise InputError(f"the data cannot be read: {described(error)}") from error
+
+
+def _loader(dataset: Any, sampler: Any, workers: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
         batch_size=None,
-        sampler=plan,
+        sampler=sampler,
         num_workers=workers,
         # Python's default is another from 3.14 on: such workers know nothing of a user's own file.
         multiprocessing_context="fork" if workers else None,
-        pin_memory=pin,
         generator=torch.Generator(),  # the loader draws too: not from the caller's
+        **options,
     )
-    try:
-        yield from loader
-    except RuntimeError as error:  # of a worker that was killed, or has no memory left
-        raise InputError(f"the data cannot be read: {described(error)}") from error
 
 
 def worker_count(batch_bytes: int, busy: int = 1) -> int:
@@ -219,9 +216,6 @@ def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) 
 
     The plan has the seed of whatever the data set draws, and the rows of each batch; ``workers``
     processes read ahead; ``pin`` is for a GPU.
-
-    Raises:
-        InputError: the data have changed.
     """
     asked: deque[list[int]] = deque()
 
@@ -318,19 +312,11 @@ def hold(
 def names_of(dataset: Any, collate: Callable[[list[Any]], Any] | None) -> list[str] | None:
     """Of the first sample, or of what ``collate`` makes of it, where that is a dictionary."""
 
-    def names(samples: list[Any]) -> list[str] | None:
-        batch = samples[0] if collate is None else collate(samples)
+    def names(sample: Any) -> list[str] | None:
+        batch = sample if collate is None else collate([sample])
         return [str(name) for name in batch] if isinstance(batch, Mapping) else None
 
-    workers = min(1, worker_count(0))
-    loader = DataLoader(
-        dataset,
-        sampler=[0],
-        collate_fn=names,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),
-    )
+    loader = _loader(dataset, [0], min(1, worker_count(0)), collate_fn=names)
     try:
         found: list[str] | None = next(iter(loader))
     except Exception:  # ``hold`` will meet it again, and tell

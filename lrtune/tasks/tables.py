@@ -312,11 +312,7 @@ def _spaces(texts: "Column") -> float:
 
 
 def _as_dates(column: "Column", source: str) -> "tuple[Column, list[str]] | None":
-    """Times in UTC, missing ones too, and how ambiguous ones were read; None where there are none.
-
-    Raises:
-        InputError: one that is none among dates.
-    """
+    """Times in UTC, missing ones too, and how ambiguous ones were read; None where none are."""
     import pandas as pd
     from pandas.api.types import infer_dtype
 

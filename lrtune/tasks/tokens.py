@@ -18,21 +18,13 @@ Ids = NDArray[Any]  # integers (tokens,)
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What makes tokens of texts.
+    """What makes tokens of texts."""
 
-    Attributes:
-        name: of its tokens, in the plural, as reports show it.
-        encode: a text -> integers (tokens,), each in 0 ... size - 1.
-        size: how many distinct tokens there are.
-        padding: the token that fills a short sample up; ``size`` where none of its own does.
-        notes: what was done to the texts, one line each.
-    """
-
-    name: str
-    encode: Callable[[str], Ids]
-    size: int
-    padding: int
-    notes: tuple[str, ...] = ()
+    name: str  # of its tokens, in the plural, as reports show it
+    encode: Callable[[str], Ids]  # a text -> integers (tokens,), each in 0 ... size - 1
+    size: int  # how many distinct tokens there are
+    padding: int  # the token that fills a short sample up; ``size`` where none of its own does
+    notes: tuple[str, ...] = ()  # what was done to the texts, one line each
 
     @property
     def vocabulary(self) -> int:
@@ -98,11 +90,7 @@ def of_folder(folder: str) -> Tokenizer:
 
 
 def tokenizer_of(tokens: str | None, model: str | None, train: str, others: str) -> Tokenizer:
-    """The Tokenizer of texts: that which ``--tokens`` names, that of ``--model FOLDER``, or char.
-
-    Raises:
-        InputError: there is none of this name.
-    """
+    """The Tokenizer that ``--tokens`` names; else that of ``--model FOLDER``, or char."""
     own = model if model is not None and is_folder(model) else "char"
     name = own if tokens is None else tokens
     if name in TOKENIZERS:

@@ -33,19 +33,12 @@ class Weights(NamedTuple):
 
 
 def find_weights(name: str, source: str, *, download: bool) -> Weights:
-    """The weights that are meant for a model of this name.
+    """The weights that are meant for a model of this name; it is empty where nobody named one.
 
+    The source is ``default`` or another name of torchvision's, which may be fetched where
+    ``download`` says so; or a file: safetensors, or what ``torch.save`` wrote of a ``state_dict``.
     A file for a model of torchvision or timm is taken for one that was trained on images as the
     model's default weights were.
-
-    Args:
-        name: of the model; empty where nobody has named one.
-        source: ``default`` or another name of torchvision's, or a file: safetensors, or what
-            ``torch.save`` wrote of a ``state_dict``.
-        download: whether torchvision's may be fetched.
-
-    Raises:
-        InputError: they are not there, or cannot be read.
     """
     named = _torchvisions(name)
     tensors = _read(name, source, named, download)
@@ -68,9 +61,6 @@ def pretrained(
     """A maker of models that start from weights, and what is to be said of it.
 
     Each model's layers without weights, its head as a rule, are drawn anew.
-
-    Raises:
-        InputError: the weights do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         model = make()
@@ -158,11 +148,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _fit(model: nn.Module, weights: Mapping[str, Tensor], mistake: str) -> list[str]:
-    """Load what fits into a model; names of the layers of the head that keep fresh weights.
-
-    Raises:
-        InputError: anything but the head differs in name or shape.
-    """
+    """Load what fits into a model; names of the layers of the head that keep fresh weights."""
     own, head = model.state_dict(), head_of(model)
     weights = _renamed(weights, own)
     shapes, theirs = ({n: tuple(t.shape) for n, t in each.items()} for each in (own, weights))

@@ -1,6 +1,7 @@
 """What the user gets wrong: exit code 2, and one line that says what and how to mend it."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import get_args
 
@@ -129,6 +130,14 @@ EARLY = {
     "--baseline step:gama=0.1": "did you mean 'gamma'?",
     "--baseline step": "says no peak rate",
     "--no-prune --pruner median": "leave out pruner",
+    "--hosts 4": "hosts=4: is of a cluster: give cluster too",
+    "--num-gpus 0": "num_gpus=0.0: is of a cluster",
+    "--lockstep": "lockstep=True: is of a cluster",
+    "--cluster auto --device cpu": "device 'cpu' and cluster: one of the two",
+    "--cluster ray://head:10001": "ray job submit -- lrtune search",
+    "--cluster head": "cluster 'head': expected auto, or HOST:PORT",
+    "--cluster auto --hosts 8 --slots 4": "slots=4: at least one for each of 8 hosts",
+    "--cluster auto --num-gpus 2": "--num-gpus must be at least 0 and at most 1",
 }
 
 
@@ -138,6 +147,19 @@ def test_what_needs_no_data_is_told_before_they_are_read(
 ) -> None:
     monkeypatch.setattr("lrtune.tasks.load_task", lambda *_, **__: pytest.fail("read the data"))
     assert_mistake(lrtune("search", "digits", *words.split()), EARLY[words])
+
+
+@pytest.mark.parametrize(("found", "message"), [("", "lrtune[cluster]"), ("2.9.3", "ray>=2.45")])
+def test_a_cluster_needs_a_ray_that_is_new_enough(
+    lrtune, monkeypatch: pytest.MonkeyPatch, found: str, message: str
+) -> None:
+    def version(name: str) -> str:
+        if not found:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr("lrtune.engine.devices.version", version)
+    assert_mistake(lrtune("search", "digits", "--cluster", "auto"), message)
 
 
 def test_no_cuda_device(lrtune) -> None:

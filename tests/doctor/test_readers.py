@@ -1,11 +1,13 @@
 """Files: what is read of them, and what is said of those that cannot be."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from lrtune.doctor import examine
+from lrtune.doctor.log import TENSORBOARD
 from lrtune.errors import InputError
 from tests.doctor.runs import as_events
 
@@ -95,8 +97,8 @@ def test_what_cannot_be_read(make, message, tmp_path):
 
 def test_tensorboard_is_missing(tmp_path, monkeypatch):
     as_events(tmp_path, [0.1] * 5)
-    monkeypatch.setattr("lrtune.doctor.log.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^tensorboard: .*pip install 'lrtune\[tensorboard\]'$"):
+    monkeypatch.setitem(sys.modules, TENSORBOARD, None)
+    with pytest.raises(InputError, match=r"^tensorboard is .*pip install 'lrtune\[tensorboard\]'$"):
         examine(tmp_path)
 
 

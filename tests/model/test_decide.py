@@ -52,11 +52,11 @@ def test_after_many_trainings_proposals_are_good_ones() -> None:
 def test_only_the_promising_ones_are_looked_at_closely() -> None:
     many = table(schedules(np.geomspace(0.001, 10, JOINT)))
     found = posterior(whole(X, Y))
-    rows = promising(found, many, JOINT, rng())
+    rows = promising(found, many, rng())
     assert len(rows) == len(set(rows.tolist())) == JOINT < len(many)
     mean, _ = found.mean_and_sd(many)
     assert mean[rows].mean() < mean.mean()
-    assert (promising(found, X, JOINT, rng()) == np.arange(len(X))).all()
+    assert (promising(found, X, rng()) == np.arange(len(X))).all()
 
 
 # Stop.

@@ -3,6 +3,7 @@
 import inspect
 import re
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_tensorboard_by_the_commands(lrtune, run: Path, tmp_path: Path, monkeypa
     trials = Run(copy).trials()
     whole = set(trials[trials["state"] == "complete"]["family"])
     assert whole and {path.name for path in copy.glob("tensorboard/*/")} >= whole
-    monkeypatch.setattr("lrtune.run.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     words = ["search", "digits", "--trials", 1, "--out", tmp_path / "new", "--tensorboard"]
     for command in (words, ["report", copy, "--tensorboard"]):
         code, _, err = lrtune(*command)

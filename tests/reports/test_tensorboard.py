@@ -1,5 +1,6 @@
 """TensorBoard's event files, read back with TensorBoard's own reader."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_before_a_verdict_the_best_trial_of_each_family_in_place_of_what_was_the
 
 
 def test_tensorboard_that_is_not_installed(monkeypatch, many, tmp_path: Path) -> None:
-    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'lrtune\[tensorboard\]'"):
         tensorboard.write(tmp_path / "tensorboard", *many, None, many[0].iloc[:0])
     assert list(tmp_path.iterdir()) == []

@@ -127,7 +127,7 @@ def test_a_deterministic_run_is_so_from_its_choice_to_its_confirmation(
     run = lrtune.tune("digits", budget=Budget(trials=2), plan=None, out=tmp_path, **given)
     searched = len(states)
     task = lrtune.load_task("digits", epochs=1)
-    lrtune.confirm(run, task, trainings=4, device="cpu", listener=Told())
+    lrtune.confirm(run, task, trainings=4, engine=Engine(device="cpu"), listener=Told())
     assert run.choice.deterministic and all(states) and len(states) > searched > 0
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise, starmap
 from pathlib import Path
@@ -133,6 +133,62 @@ class NoisyPool(SpoiltPool):
         if kind < 3:
             loss = 0.5 + 0.01 * kind
         return replace(losing(progress, loss), averaged=0.97 * loss)
+
+
+class AsTheyCome:
+    """Groups are served as they come, from the fastest to the slowest; some lose their hosts.
+
+    Time is counted in segments of the first group. ``lost`` says from when to when a group has no
+    host; then another host trains the segment again.
+    """
+
+    in_order = False
+
+    def __init__(
+        self, slots: int = 6, groups: int = 3, lost: dict[int, tuple[float, float]] | None = None
+    ) -> None:
+        super().__init__(slots=slots, groups=groups)
+        self.lost = lost or {}
+        self.now = 0.0
+        self.due: dict[int, float] = {}  # of the launched groups
+        self.looks = 0
+        self.collected: list[int] = []
+
+    def open(self, group: int) -> bool:
+        begin, end = self.lost.get(group, (math.inf, math.inf))
+        return not begin <= self.now < end
+
+    def host(self, slot: int) -> str:
+        (group,) = (g for g, slots in enumerate(self.groups) if slot in slots)
+        return f"host-{group}" + "b" * (self.lost.get(group, (math.inf,))[0] <= self.now)
+
+    def launch(self, group: int) -> None:
+        assert any(slot in self._updates for slot in self.groups[group])
+        super().launch(group)
+        self.due[group] = self.now + 1 + 0.3 * group
+
+    def ready(self, launched: Sequence[int]) -> int | None:
+        assert sorted(launched) == sorted(self.launched)
+        self.looks += 1
+        changes = [(when, g) for g, both in self.lost.items() for when in both if when > self.now]
+        change, lost = min(changes, default=(math.inf, -1))
+        at, group = min(((self.due[g], g) for g in launched), default=(math.inf, -1))
+        assert min(change, at) < math.inf, "it would wait for ever"
+        if change <= at:
+            self.now = change
+            if lost in launched and change == self.lost[lost][0]:
+                self.due[lost] += self.lost[lost][1] - change
+            return None
+        self.now = at
+        return group
+
+    def collect(self, group: int) -> list[Progress]:
+        self.collected.append(group)
+        return super().collect(group)
+
+
+class ComingPool(AsTheyCome, NoisyPool):
+    """With trials that end in all ways."""
 
 
 def losing(progress: Progress, loss: float) -> Progress:

@@ -33,8 +33,8 @@ MAKES = pytest.mark.parametrize("make", [SerialPool, FusedPool])
 class SeededPool(SpoiltPool):
     """Scores differ by seed; a peak of 0.9 diverges."""
 
-    def __init__(self, slots: int, dies_in: float = np.inf) -> None:
-        super().__init__(slots=slots)
+    def __init__(self, slots: int, dies_in: float = np.inf, groups: int = 1) -> None:
+        super().__init__(slots=slots, groups=groups)
         self.task = replace(self.task, average=None)
         self.seeds: dict[int, int] = {}
         self.admitted: list[tuple[float, int]] = []
