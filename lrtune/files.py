@@ -46,8 +46,8 @@ def replace(path: Path, content: bytes) -> None:
         to_disk(path.parent)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename is None:  # a full disk
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.errno:  # a full disk, say
+            error.filename, error.filename2 = str(path), None
         raise
 
 

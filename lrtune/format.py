@@ -138,8 +138,13 @@ def parse_time(text: str) -> float:
 # Where a storage's URL may have secrets; also what is no URL to SQLAlchemy, whose errors are told:
 # so up to the last @, not the first.
 SECRETS = (
-    (r"(?s)(://[^:/@]*):.*@", r"\1@"),  # user:password@host
-    (r"(?i)([?&])(?!passfile)[^?&=]*(?:pass|pwd|secret|token|odbc_connect)[^?&=]*=[^&]*", r"\1"),
+    (r"(?s)(:/{1,2}[^:/@]*):.*@", r"\1@"),  # user:password@host
+    (r"(?<!journal)(://[^:/@[]*):(?!\d*(?:[/?]|$))[^/?]*", r"\1"),  # the same without its host
+    (
+        r"(?i)([?&])(?!passfile)[^?&=]*"
+        r"(?:pass|pwd|secret|token|odbc_connect|(?:api|access|account)_?key)[^?&=]*=[^&]*",
+        r"\1",
+    ),
     (r"(?<=\?)&+|&+(?=&|$)|\?&*$", ""),  # what is left where they were
 )
 
@@ -151,7 +156,7 @@ def without_secrets(url: str) -> str:
         >>> without_secrets("--storage=mysql://me:secret@host/db?sslpassword=secret")
         '--storage=mysql://me@host/db'
     """
-    if "://" in url:
+    if ":/" in url:
         for pattern, rest in SECRETS:
             url = re.sub(pattern, rest, url)
     return url

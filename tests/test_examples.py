@@ -22,11 +22,9 @@ from lrtune.tasks.options import validate
 from lrtune.verdict.best import read_best
 
 EXAMPLES = Path(__file__).parents[1] / "studies" / "examples"
-TWO = {
-    "families": ["cosine", "constant"],
-    "peak_lr": (1e-3, 1e-2),
-    "budget": lrtune.Budget(trials=2),
-}
+# Choosing the fastest engine would cost more than these trainings do.
+TWO = {"families": ["cosine", "constant"], "peak_lr": (1e-3, 1e-2), "engine": "serial"}
+TWO["budget"] = lrtune.Budget(trials=2)
 
 
 def searched(name: str, folder: Path, epochs: float) -> Run:
@@ -73,18 +71,14 @@ def test_an_optimizer_of_ones_own(tmp_path: Path) -> None:
     assert run.trials()["value"].min() < 1 < math.log(10)
 
 
-def test_fine_tuning_a_frozen_backbone(
-    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_a_frozen_backbone(lrtune, tmp_path, monkeypatch):
     """The command of its docstring."""
     monkeypatch.chdir(tmp_path)
     example = runpy.run_path(str(EXAMPLES / "finetune.py"))
     example["main"]()
     (command,) = re.findall(r"^    lrtune (search .*)$", example["__doc__"], re.MULTILINE)
-    code, out, _ = lrtune(
-        f"{command} --batch-size 16 --trials 2 --families cosine,constant --peak-lr 0.01,0.1 "
-        "--no-confirm --out run"
-    )
+    short = "--batch-size 16 --trials 2 --families cosine,constant --peak-lr 0.01,0.1"
+    code, out, _ = lrtune(f"{command} {short} --engine serial --no-confirm --out run")
     assert code == 0 and "features of the frozen backbone computed once: 1,024 numbers" in out
     run = Run(tmp_path / "run")
     assert run.settings.task.parameters == 1024 * 4 + 4  # the backbone does not count
@@ -92,24 +86,17 @@ def test_fine_tuning_a_frozen_backbone(
     assert run.trials()["val_accuracy"].iloc[0][-1] > 0.5
 
 
+SAID = ["decimal commas: price, units", "left out, another number in every row: or"]
+
+
 @pytest.mark.parametrize(
-    ("name", "constant", "notes"),
-    [
-        (
-            "sales",
-            1.2,
-            ["decimal commas: price, units", "left out, another number in every row: or"],
-        ),
-        ("reviews", 0.67, []),
-    ],
+    ("name", "constant", "notes"), [("sales", 1.2, SAID), ("reviews", 0.67, [])]
 )
-def test_tables_by_a_study_file(
-    name: str, constant: float, notes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_by_a_study_file(name, constant, notes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "tables.py"), run_name="__main__")
     study = validate(StudyFile, read_study(EXAMPLES / f"{name}.toml"), name)
-    run = lrtune.tune(load(study), out=tmp_path / name, engine="serial", **TWO)
+    run = lrtune.tune(load(study), out=tmp_path / name, **TWO)
     said = "\n".join(run.settings.task.notes)
     assert all(note in said for note in notes), said
     assert run.trials()["value"].min() < 0.7 * constant
@@ -127,9 +114,7 @@ SHAKESPEARE = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.t
 
 
 @pytest.mark.parametrize("updates", [4, pytest.param(300, marks=pytest.mark.slow)])
-def test_a_gpt2_with_muon_and_wsd_from_the_task_to_its_trainer(
-    updates: int, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_gpt2_with_muon_and_wsd_from_the_task_to_its_trainer(updates, tmp_path, request):
     """The exported code trains the model with the optimizer and the rates of the search."""
     from transformers import Trainer, TrainingArguments
 
@@ -192,14 +177,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> None:
         ("huggingface_trainer", 8, 5.5, 3.5),
     ],
 )
-def test_the_pruner_in_a_study_of_ones_own(
-    name: str,
-    trials: int,
-    untrained: float,
-    trained: float,
-    beside: None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_pruner_in_a_study_of_ones_own(name, trials, untrained, trained, beside, capsys):
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     study = example["main"](trials=trials)
     assert study.best_trial.last_step == example["UPDATES"]
@@ -214,9 +192,7 @@ def test_the_pruner_in_a_study_of_ones_own(
     assert f"best {study.best_value:.4f}" in capsys.readouterr().out
 
 
-def test_a_loop_in_float16_that_accumulates(
-    beside: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_loop_in_float16_that_accumulates(beside, capsys):
     """It holds itself that the schedule has come as far as there were updates."""
     loss, skipped = runpy.run_path(str(EXAMPLES / "mixed_precision.py"))["main"]()
     assert loss < 0.5 and skipped > 0
@@ -247,9 +223,7 @@ def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
         if "timed out during startup" not in run.stderr:
             break
     else:
-        pytest.skip(
-            "Ray's own processes do not start within 15 seconds on this machine, or not now"
-        )
+        pytest.skip("Ray's own processes do not start within 15 seconds on this machine, or now")
     assert run.returncode == 0, run.stderr[-4000:]
     (best,) = re.findall(r"^best (\S+) with Schedule\(family='\w+'", run.stdout, re.MULTILINE)
     assert 0 < float(best) < 0.5  # an untrained network's is 2.3

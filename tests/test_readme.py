@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,8 @@ import pandas as pd
 import pytest
 import torch
 import torchvision
+import typer
+import yaml
 from PIL import Image
 
 import lrtune as package
@@ -226,6 +229,15 @@ def has_trials(count: int, *states: str) -> Callable[[Names], None]:
     return check
 
 
+def has_rates(*rates: float) -> Callable[[Names], None]:
+    return lambda names: np.testing.assert_allclose(names["schedule"].rates(4), rates)
+
+
+def follows_one_after_the_other(names: Names) -> None:
+    parts = [*names["first"].rates(4), *names["second"].rates(4)]
+    np.testing.assert_allclose(names["both"].rates(8), parts)
+
+
 def shows_the_run(names: Names) -> None:
     run = names["run"]
     assert len(run.trials()) and len(run.finals()) and run.figures()["curves"].data
@@ -246,18 +258,8 @@ EXAMPLES: dict[str, tuple[Callable[[], Names], Callable[[Names], None]]] = {
     "callbacks.huggingface": (huggingface, follows_the_trial),
     "OptunaSearch": (lambda: {"lrtune": package}, lambda names: names["schedule"].rates(10)),
     "GPT2LMHeadModel": (dict, lambda names: check_model(names["task"])),
-    "lrtune.register": (
-        lambda: {"__name__": "readme"},
-        lambda names: np.testing.assert_allclose(
-            names["schedule"].rates(4), [0.001, 0.05, 0.1, 0.05]
-        ),
-    ),
-    '"sequence"': (
-        dict,
-        lambda names: np.testing.assert_allclose(
-            names["both"].rates(8), [*names["first"].rates(4), *names["second"].rates(4)]
-        ),
-    ),
+    "lrtune.register": (lambda: {"__name__": "readme"}, has_rates(0.001, 0.05, 0.1, 0.05)),
+    '"sequence"': (dict, follows_one_after_the_other),
 }
 INSTALLS = re.compile(r"(python3 -m venv|\.venv/bin/pip install|\.venv/bin/python -m pytest) ")
 
@@ -283,6 +285,33 @@ def command(line: str, lrtune: Callable[..., tuple[int, str, str]]) -> None:
         Path(into).write_text(out)
 
 
+def script(block: str) -> None:
+    """A script for another machine: the shell can read it, and lrtune knows its commands."""
+    subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for line in block.replace("\\\n", " ").splitlines():
+        if (found := re.search(r"(^|-- +)lrtune (.+)", line)) is not None:
+            understood(found[2])
+
+
+def manifest(block: str) -> None:
+    """A Kubernetes manifest, and the command in it."""
+    (document,) = yaml.safe_load_all(block)
+    program, _, rest = document["spec"]["entrypoint"].partition(" ")
+    assert (document["kind"], program) == ("RayJob", "lrtune")
+    understood(rest)
+
+
+def understood(line: str) -> None:
+    """A command has these options."""
+    name, *words = shlex.split(line, comments=True)
+    group = typer.main.get_command(cli.app)
+    assert group.commands[name].make_context(name, words).params
+
+
+# Blocks that run on machines that are not here.
+ELSEWHERE: dict[str, Callable[[str], None]] = {"sh": script, "yaml": manifest}
+
+
 def keys(block: str) -> None:
     """A study file's keys, and that its task is made of them."""
     from lrtune.run.study_file import load
@@ -295,15 +324,15 @@ def keys(block: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_block_runs(
-    name: str, lrtune, short: None, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_block_runs(name, lrtune, short, workspace, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(workspace, tmp_path / "here", symlinks=True))
     monkeypatch.setattr("lrtune.reports.dashboard.serve", lambda *_: None)
     blocks = BLOCK.findall(text_of(name))
-    assert blocks and {kind for kind, _ in blocks} <= {"bash", "python", "toml", "text"}
+    assert blocks and {kind for kind, _ in blocks} <= {"bash", "python", "toml", "text", *ELSEWHERE}
     for kind, block in blocks:
-        if kind == "python":
+        if kind in ELSEWHERE:
+            ELSEWHERE[kind](block)
+        elif kind == "python":
             execute(block)
         elif kind == "toml":
             keys(block)

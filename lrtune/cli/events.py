@@ -11,11 +11,13 @@ from typing import Any, TextIO
 
 from lrtune.cli.console import console_of, say, unread
 from lrtune.cli.progress import Quiet, RunProgress, Screen
+from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError
 from lrtune.files import plain
 from lrtune.format import command_without_secrets
 from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
+from lrtune.run.run_json import loss_facts
 from lrtune.search import Record, SearchState
 from lrtune.search.confirmation import Final
 from lrtune.tasks import Task
@@ -29,9 +31,10 @@ PROGRESS_SECONDS = 1.0  # between two events of progress
 FIELDS = {
     "started": "command task samples model optimizer lr_ratios objective horizon seed families "
     "budget",
-    "progress": "stage share done seconds_left per_minute running ends still_in best",
-    "trial": "number family state reason value metrics schedule updates seconds",
-    "final": "family seed state reason split metrics schedule updates seconds",
+    "progress": "stage share done seconds_left per_minute running ends still_in best slots hosts",
+    "lost": "host at why trials",
+    "trial": "number family state reason value metrics schedule updates seconds hosts",
+    "final": "family seed state reason split metrics schedule updates seconds hosts",
     "verdict": "place families lines standings",
     "finished": "run horizon trials answer winner files",
 }
@@ -63,6 +66,8 @@ class Events(Listener):
         self._earlier: int | None = None  # trials of sessions before
         self._told: Record | None = None
         self._last = -math.inf
+        self._pool: SpreadPool | None = None
+        self._lost = 0  # hosts that were told
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Say what is trained, and what for."""
@@ -82,6 +87,10 @@ class Events(Listener):
     def tell(self, line: str) -> None:
         """Say it to the person."""
         say(self._console, line)
+
+    def hosts(self, pool: SpreadPool) -> None:
+        """Remember whose hosts to tell of."""
+        self._pool, self._lost = pool, 0
 
     def search(self, state: SearchState) -> None:
         """Say which trial ended, and now and then how it goes."""
@@ -144,10 +153,11 @@ class Events(Listener):
             schedule=record.schedule.to_dict(),
             updates=record.updates,
             seconds=record.seconds,
+            hosts=record.hosts,
         )
 
     def _final(self, final: Final) -> None:
-        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds")
+        names = ("seed", "state", "reason", "split", "metrics", "updates", "seconds", "hosts")
         self._emit(
             "final",
             family=final.schedule.family,
@@ -157,12 +167,18 @@ class Events(Listener):
 
     def _progressed(self, stage: str, share: float, ended: int = 0, **known: Any) -> None:
         """Say how it goes, unless it was said a moment ago; what is not known is null."""
+        if self._pool is not None:
+            for loss in self._pool.losses[self._lost :]:
+                self._emit("lost", **loss_facts(loss).to_json())
+            self._lost = len(self._pool.losses)
         self._progress.reach(share, stage)
         elapsed = self._progress.tasks[0].elapsed
         known["per_minute"] = 60 * ended / elapsed if ended and elapsed else None
         now = time.monotonic()
         if now - self._last >= PROGRESS_SECONDS:
             self._last = now
+            if self._pool is not None:
+                known |= {"slots": self._pool.slots, "hosts": len(self._pool.hosts)}
             known |= {"stage": stage, "share": share, "seconds_left": self._progress.seconds_left}
             self._emit("progress", **dict.fromkeys(FIELDS["progress"].split()) | known)
 

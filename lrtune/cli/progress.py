@@ -13,11 +13,14 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from lrtune.cli.console import fitted, harmless, say
+from lrtune.engine.spread import SpreadPool
 from lrtune.format import Cell, Table, aligned, duration, number, plural, words
 from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
+from lrtune.run.run_json import loss_facts
 from lrtune.search import SearchState
 from lrtune.tasks import Task
+from lrtune.verdict.summary import last_loss
 
 LINE_SECONDS = 10.0  # between two lines where nothing can be drawn in place
 DRAWN_SECONDS = 0.25  # between two drawings
@@ -93,6 +96,7 @@ class Screen(Quiet):
         self._in_place = self._notebook or console.is_interactive
         self._output: Any = None  # of a notebook's cell
         self._last = -math.inf
+        self._pool: SpreadPool | None = None
 
     def started(self, task: Task, facts: Mapping[str, Any]) -> None:
         """Remember what is compared."""
@@ -104,6 +108,10 @@ class Screen(Quiet):
     def tell(self, line: str) -> None:
         """Print it above what is drawn."""
         say(self._console, line)
+
+    def hosts(self, pool: SpreadPool) -> None:
+        """Remember whose hosts to show."""
+        self._pool = pool
 
     def search(self, state: SearchState) -> None:
         """Show how the families stand."""
@@ -147,10 +155,10 @@ class Screen(Quiet):
 
     def _show(self, done: str, what: str, table: Table) -> None:
         """Draw the counts and the table below the bar, or print the counts and the first."""
-        progress = self._progress
+        progress, hosts = self._progress, "" if self._pool is None else on_hosts(self._pool)
         if not self._in_place:
             (task,), left = progress.tasks, progress.seconds_left
-            parts = [f"{task.completed:4.0%}  {task.description}: {done}"]
+            parts = [f"{task.completed:4.0%}  {task.description}: {done}", *filter(None, [hosts])]
             parts += [] if left is None else [f"at most {duration(left)} left"]
             if table.rows and table.cells[0][1].shown != NONE:
                 first, value, *_ = table.cells[0]
@@ -161,6 +169,7 @@ class Screen(Quiet):
         most = max(FEWEST, self._console.size.height - OTHERS)
         progress.below = [
             Text(harmless(done)),
+            *([Text(harmless(hosts))] if hosts else []),
             Text(harmless(f"{what}; {better}"), style="dim"),
             fitted(self._console, table, most),
         ]
@@ -172,6 +181,12 @@ class Screen(Quiet):
             progress.refresh()
         else:
             progress.start()
+
+
+def on_hosts(pool: SpreadPool) -> str:
+    """How many hosts train how many slots, and which were lost, the last one first."""
+    hosts = f"{plural(len(pool.hosts), 'host', 'hosts')}, {plural(pool.slots, 'slot', 'slots')}"
+    return "; ".join([hosts, *last_loss([*map(loss_facts, pool.losses)])])
 
 
 def family_table(state: SearchState, other: str) -> Table:

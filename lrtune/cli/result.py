@@ -18,7 +18,7 @@ from lrtune.format import Table, aligned, count, listed, number, plural, words
 from lrtune.run.folder import Run
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.recommendation import Recommendation, of_verdict, recommendation, since
-from lrtune.verdict.summary import by_end
+from lrtune.verdict.summary import by_end, hosts_in_words
 from lrtune.verdict.tables import finalists, searched_families
 from lrtune.verdict.verdict import Verdict
 
@@ -74,6 +74,8 @@ def print_result(run: Run, console: Console) -> None:
         print_table(console, searched_families(trials, run.settings), TOP)
     ends = [f"{row['trials']} {row['end']}" for row in by_end(trials).to_dict("records")]
     say(console, f"trials: {', '.join(ends)}")
+    if hosts := hosts_in_words(run.settings):
+        say(console, f"trained on {hosts}")
     copyable(console, f"report: {run.folder / 'report.html'}")
 
 

@@ -78,9 +78,6 @@ def log_of(where: object, name: str, steps: Sequence[float], rates: Sequence[flo
     """A Log of rows as they were written, the first of which may be counted as 1.
 
     A log that goes back was resumed: what comes later counts.
-
-    Raises:
-        InputError: no row has a step, or the log goes back to where it began: two runs.
     """
     at, values = np.asarray(steps, dtype=float), np.asarray(rates, dtype=float)
     at, values = at[np.isfinite(at)], values[np.isfinite(at)]
@@ -281,12 +278,7 @@ HORIZONS = {"CosineAnnealingLR": "T_max", "LinearLR": "total_iters",
 
 
 def read_checkpoint(path: Path) -> list[Log]:
-    """The schedulers in a file of torch.save, wherever they are in it.
-
-    Raises:
-        InputError: torch refuses the file, there is no scheduler's state in it, or torch refuses
-            that state.
-    """
+    """The schedulers in a file of torch.save, wherever they are in it."""
     try:
         data = torch.load(path, weights_only=True, map_location="cpu")
     except OSError:

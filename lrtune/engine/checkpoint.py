@@ -1,9 +1,14 @@
-"""Checkpoints: Snapshots in one safetensors file, written whole or not at all; never pickle."""
+"""Checkpoints: Snapshots in one safetensors file, written whole or not at all; never pickle.
+
+Hosts of a cluster write the states of their trials themselves, each in a file of its own beside it.
+"""
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,10 @@ from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
 from lrtune.files import beside, check, to_disk
 
-FORMAT = 1
+FORMAT = 2
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
 PLAIN = ("seed", "update", "optimizer", "settings")  # what else a Snapshot has
+STATE = "*.safetensors"  # files of states of trials
 Note = dict[str, Any]  # what JSON can hold
 
 
@@ -42,14 +48,23 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         tensors |= {f"{key}/{name}": tensor for name, tensor in snapshot.tensors.items()}
     tensors = _apart(tensors)
     trials = {
-        key: {name: getattr(snapshot, name) for name in PLAIN} | {"note": notes[key]}
+        key: {name: getattr(snapshot, name) for name in PLAIN}
+        | {"note": notes[key], "file": Path(snapshot.file).name}
         for key, snapshot in snapshots.items()
     }
-    content = json.dumps(trials)
+    before = path.stat().st_mtime if path.exists() else 0.0
+    _write(path, json.dumps(trials), tensors)
+    named = {trial["file"] for trial in trials.values()}
+    for state in states_of(path).glob(STATE):
+        if state.name not in named and state.stat().st_mtime < before:  # newer: maybe for the next
+            state.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: str, tensors: Mapping[str, Tensor]) -> None:
     metadata = {"format": str(FORMAT), "trials": content, "crc32": _checksum(content, tensors)}
     part = beside(path)
     try:
-        save_file(tensors, part, metadata)
+        save_file(dict(tensors), part, metadata)
         to_disk(part)
         check()
         os.replace(part, path)
@@ -60,12 +75,69 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         part.unlink(missing_ok=True)
 
 
+def states_of(path: Path) -> Path:
+    """The folder for states beside a checkpoint."""
+    return path.with_name(f"{path.name}.states")
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and all that belongs to it."""
+    path.unlink(missing_ok=True)
+    shutil.rmtree(states_of(path), ignore_errors=True)
+
+
+def write_state(folder: Path, snapshot: Snapshot) -> Snapshot:
+    """The Snapshot with its tensors in a new file of the folder.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{os.urandom(8).hex()}.safetensors"
+    _write(path, "{}", _apart(snapshot.tensors))
+    return replace(snapshot, tensors={}, file=str(path))
+
+
+def whole(snapshot: Snapshot) -> Snapshot:
+    """The Snapshot with its tensors, which may lie in a file.
+
+    Raises:
+        ValueError: that is not there, or damaged.
+    """
+    if not snapshot.file:
+        return snapshot
+    try:
+        _, tensors = _read(Path(snapshot.file))
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return replace(snapshot, tensors=tensors, file="")
+
+
 def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
     """Read a checkpoint: each Snapshot and its note, by key.
 
     Raises:
         InputError: the file is damaged, of another format, or cannot be read.
     """
+    content, tensors = _read(path)
+    snapshots: dict[str, tuple[Snapshot, Note]] = {}
+    for key, trial in json.loads(content).items():
+        prefix = f"{key}/"
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
+        moved = None if momenta is None else momenta.numpy()
+        plain = {name: trial[name] for name in PLAIN if name in trial}
+        plain["settings"] = {  # JSON has no tuples
+            n: tuple(v) if isinstance(v, list) else v for n, v in plain.get("settings", {}).items()
+        }
+        file = str(states_of(path) / trial["file"]) if trial["file"] else ""
+        known: dict[str, Any] = {"rates": rates, "tensors": own, "momenta": moved, "file": file}
+        snapshots[key] = Snapshot(**known, **plain), trial["note"]
+    return snapshots
+
+
+def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """What else was written, as JSON, and the tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -79,18 +151,7 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
     content = metadata.get("trials", "")
     if _checksum(content, tensors) != metadata.get("crc32"):
         raise InputError(f"{path}: damaged: it is not what was written")
-    snapshots: dict[str, tuple[Snapshot, Note]] = {}
-    for key, trial in json.loads(content).items():
-        prefix = f"{key}/"
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
-        moved = None if momenta is None else momenta.numpy()
-        plain = {name: trial[name] for name in PLAIN if name in trial}
-        plain["settings"] = {  # JSON has no tuples
-            n: tuple(v) if isinstance(v, list) else v for n, v in plain.get("settings", {}).items()
-        }
-        snapshots[key] = Snapshot(rates=rates, tensors=own, momenta=moved, **plain), trial["note"]
-    return snapshots
+    return content, tensors
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,27 +40,18 @@ CHOOSING = 0.15  # share of a budget in seconds that choosing may take, compilin
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pool, and why it is this one.
+    """A pool, and why it is this one."""
 
-    Attributes:
-        name: serial or fused.
-        slots: K, over all devices.
-        compiled: whether through ``torch.compile``.
-        threads: of the CPU; None on other devices.
-        devices: what each of them is, see ``hardware``; empty where nobody has said.
-        why: one sentence.
-        figures: seconds per update of one trial, of all that was timed; None for what cannot run.
-        deterministic: see Engine.
-    """
-
-    name: Kind
-    slots: int
-    compiled: bool = False
-    threads: int | None = None
+    name: Kind  # serial or fused
+    slots: int  # K, over all devices
+    compiled: bool = False  # whether through ``torch.compile``
+    threads: int | None = None  # of the CPU; None on other devices
+    # What each of them is, see ``hardware``; empty where nobody has said.
     devices: tuple[str, ...] = ()
-    why: str = ""
+    why: str = ""  # one sentence
+    # Seconds per update of one trial, of all that was timed; None for what cannot run.
     figures: dict[str, float | None] = field(default_factory=dict)
-    deterministic: bool = False
+    deterministic: bool = False  # see Engine
 
     def __str__(self) -> str:
         return f"{self.label}: {self.why}"
@@ -102,7 +93,11 @@ def make_pool(
         raise _cannot_fuse(task, why) from why
 
 
-def _cannot_fuse(task: Task, why: object) -> InputError:
+def _cannot_fuse(task: Task, why: object) -> Exception:
+    """The error to raise: where memory was short, that one, for nothing is wrong with the task."""
+    cause = why.__cause__ if isinstance(why, Unfit) else None
+    if isinstance(cause, Exception) and is_out_of_memory(cause):
+        return cause
     return InputError(f"{task.name}: --engine fused: {why}: use --engine serial")
 
 

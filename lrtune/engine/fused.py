@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrtune.engine.checkpoint import whole
 from lrtune.engine.device_task import (
     DeviceTask,
     Parts,
@@ -81,6 +82,11 @@ class FusedPool(ForwardingPool):
     def device_task(self) -> DeviceTask:
         """The task on its device."""
         return self._pool.device_task
+
+    @property
+    def order(self) -> list[int]:
+        """The slots with a trial, as their rows lie: of rows elsewhere the last bits may differ."""
+        return self._pool.occupied if isinstance(self._pool, StackedPool) else []
 
     def advance(self) -> list[Progress]:
         """See Pool."""
@@ -238,7 +244,7 @@ class StackedPool:
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         own = snapshot.seed, snapshot.update, snapshot.momenta, snapshot.settings
-        self._put(_Trial(slot, snapshot.rates.copy(), *own), snapshot.tensors)
+        self._put(_Trial(slot, snapshot.rates.copy(), *own), whole(snapshot).tensors)
 
     @property
     def occupied(self) -> list[int]:
@@ -312,8 +318,12 @@ class StackedPool:
         for start in range(0, len(stops), self.width):
             some = slice(start, start + self.width)
             losses += self._train(start, self._trials[some], stops[some])
-        for start in range(0, len(stops), self.width):
-            results += self._evaluate(start, min(start + self.width, len(stops)))
+        if len(stops) == 1 < self.width:  # one beside it: alone, the last bits would be others
+            self._state.paste(1, self._state.map(itemgetter(0)))
+            results = self._evaluate(0, 2)[:1]
+        else:
+            for start in range(0, len(stops), self.width):
+                results += self._evaluate(start, min(start + self.width, len(stops)))
         seconds = (time.perf_counter() - began) / len(stops)
         reached = []
         for trial, stop, curve, result in zip(self._trials, stops, losses, results, strict=True):
@@ -438,12 +448,17 @@ class StackedPool:
         return state if whole else state.apart
 
     def _size(self, start: int, spans: Sequence[Span]) -> int:
-        """How many rows to run: those that are needed, but a compiled program has its sizes."""
+        """How many rows to run: those that are needed, but a compiled program has its sizes.
+
+        Never one alone, where there is room: it would be computed by other kernels, so that the
+        last bits of a trial would depend on whether there are others.
+        """
         most = min(self.width, self.slots - start)
+        rows = max(len(spans), min(2, most))
         if self._sizes is not None:
             left = max(self.task.horizon - first for _, first, _ in spans)
-            return self._sizes.fit(len(spans), most, left)
-        return len(spans) if self._graphs is None else halved(len(spans), most)
+            return self._sizes.fit(rows, most, left)
+        return rows if self._graphs is None else halved(rows, most)
 
     def _update(self, size: int) -> Callable[..., Tensor]:
         """``Program.update`` for so many rows, given as a tree."""

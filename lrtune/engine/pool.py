@@ -36,31 +36,22 @@ class EvalResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a slot stands at a validation.
+    """Where a slot stands at a validation."""
 
-    Attributes:
-        slot: which slot, 0 ... K-1.
-        update: updates done so far.
-        loss: the task's loss on the validation split; may be non-finite.
-        metrics: the task's metrics on the validation split, by name; may be non-finite.
-        averaged: the objective there of the averaged weights; NaN where they are not judged beside.
-        losses: float64 (updates since the last validation,): training loss of each.
-        seconds: what this took, this slot's share alone.
-        blocks: of ``evaluate``: the objective on the parts of the split, see ``Blocks``.
-        error: why the trial cannot go on (the user's model raised, say), else None.
-        traceback: of that error.
-    """
-
-    slot: int
-    update: int
-    loss: float
+    slot: int  # which one, 0 ... K-1
+    update: int  # updates done so far
+    loss: float  # the task's loss on the validation split; may be non-finite
+    # The task's metrics on the validation split, by name; may be non-finite.
     metrics: dict[str, float]
+    # The objective there of the averaged weights; NaN where they are not judged beside.
     averaged: float = math.nan
+    # float64 (updates since the last validation,): training loss of each.
     losses: Array = field(default_factory=lambda: np.empty(0))
-    seconds: float = 0.0
+    seconds: float = 0.0  # what this took, this slot's share alone
+    # Of ``evaluate``: the objective on the parts of the split, see ``Blocks``.
     blocks: list[float] = field(default_factory=list)
-    error: str | None = None
-    traceback: str = ""
+    error: str | None = None  # why the trial cannot go on (the user's model raised, say), else None
+    traceback: str = ""  # of that error
 
     @classmethod
     def at(
@@ -79,25 +70,21 @@ class Snapshot:
     """All that a trial is after an update: it goes on from here in any slot of any Pool.
 
     Nothing random is in it: all that a trial will draw follows from its seed and its update.
-
-    Attributes:
-        seed: of everything random that the trial meets.
-        update: updates done.
-        rates: float64 (horizon,).
-        tensors: on the CPU, by name: ``weights/W`` of every parameter and buffer W,
-            ``optimizer/W/S`` of the optimizer's state S of a parameter, and ``average/W``.
-        momenta: float64 (horizon,), or None: see ``Pool.start``.
-        optimizer: JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
-        settings: in place of the task's own: see there.
     """
 
-    seed: int
-    update: int
-    rates: Array
+    seed: int  # of everything random that the trial meets
+    update: int  # updates done
+    rates: Array  # float64 (horizon,)
+    # On the CPU, by name: ``weights/W`` of every parameter and buffer W, ``optimizer/W/S`` of
+    # the optimizer's state S of a parameter, and ``average/W``.
     tensors: dict[str, Tensor]
-    momenta: Array | None = None
+    momenta: Array | None = None  # float64 (horizon,), or None: see ``Pool.start``
+    # JSON of a state that is not a tensor per parameter, see ``packed``; else empty.
     optimizer: str = ""
+    # In place of the task's own: see ``Pool.start``.
     settings: Mapping[str, Any] = field(default_factory=dict)
+    # That has the tensors, which are not here then; else empty. See ``checkpoint.whole``.
+    file: str = ""
 
 
 class Pool(Protocol):
@@ -105,24 +92,23 @@ class Pool(Protocol):
 
     A trial's result depends on its rates and its seed alone, but for rounding: not on the slot, on
     K, or on when it was started.
-
-    Attributes:
-        task: what is trained.
-        slots: K.
-        placement: where the data is and why, for a person, by split.
-        in_order: whether ``ready`` gives the groups in the order in which they were launched, so
-            that a search takes the same course each time.
     """
 
-    task: Task
-    slots: int
-    placement: dict[str, str]
+    task: Task  # what is trained
+    slots: int  # K
+    placement: dict[str, str]  # where the data is and why, for a person, by split
+    # Whether ``ready`` gives the groups in the order in which they were launched, so that a
+    # search takes the same course each time.
     in_order: bool = True
 
     @property
     def groups(self) -> Sequence[range]:
         """The slots in parts, in their order: each trains for itself, whatever the others do."""
         return [range(self.slots)]
+
+    def host(self, slot: int) -> str:
+        """The name of what trains a slot; empty where there is but one process."""
+        return ""
 
     def start(
         self,
@@ -159,7 +145,7 @@ class Pool(Protocol):
         return None
 
     def ready(self, launched: Sequence[int]) -> int | None:
-        """The group to collect next of those launched, in that order; waits until there is one.
+        """The group to collect next of those launched; waits until there is one.
 
         None where none is ready: a group was lost or has opened, or some time has passed. Where
         nothing is launched, it waits for a group to open.
@@ -173,10 +159,6 @@ class Pool(Protocol):
     def open(self, group: int) -> bool:
         """Whether a group may be given more trials: one may have lost what trains it."""
         return True
-
-    def host(self, slot: int) -> str:
-        """The name of the host that trains a slot; empty where this machine does."""
-        return ""
 
     def evaluate(self, slot: int) -> Progress:
         """Judge the trial in a slot on the test split, or on validation where there is none."""

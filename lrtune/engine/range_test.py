@@ -39,42 +39,26 @@ LEAST_DOUBT, MOST_DOUBT = 0.5, 2.5
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """What the loss curves suggest; rates.
+    """What the loss curves suggest; rates."""
 
-    Attributes:
-        base_lr: where the loss begins to fall: the lower end of the bracket.
-        steepest: where it falls fastest per decade.
-        valley: half-way, in decades, from base_lr to the lowest loss.
-        max_lr: where it begins to rise again: the upper end of the bracket.
-        peak_lr: estimate of a good peak rate for a whole training.
-        doubt: standard deviation of its natural logarithm.
-    """
-
-    base_lr: float
-    steepest: float
-    valley: float
-    max_lr: float
-    peak_lr: float
-    doubt: float
+    base_lr: float  # where the loss begins to fall: the lower end of the bracket
+    steepest: float  # where it falls fastest per decade
+    valley: float  # half-way, in decades, from base_lr to the lowest loss
+    max_lr: float  # where it begins to rise again: the upper end of the bracket
+    peak_lr: float  # estimate of a good peak rate for a whole training
+    doubt: float  # standard deviation of its natural logarithm
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """Curves and what they suggest.
+    """Curves and what they suggest."""
 
-    Attributes:
-        rates: float64 (updates,), log-spaced.
-        losses: float64 (seeds, updates): training loss of the batch at that rate, before its step.
-        smoothed: float64 (seeds, updates); NaN from where a seed's loss has blown up.
-        suggestion: of the seeds together.
-        message: why it is unsure, else empty.
-    """
-
-    rates: Array
+    rates: Array  # float64 (updates,), log-spaced
+    # float64 (seeds, updates): training loss of the batch at that rate, before its step.
     losses: Array
-    smoothed: Array
-    suggestion: Suggestion
-    message: str = ""
+    smoothed: Array  # float64 (seeds, updates); NaN from where a seed's loss has blown up
+    suggestion: Suggestion  # of the seeds together
+    message: str = ""  # why it is unsure, else empty
 
 
 def range_test(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lrtune.engine.checkpoint import whole
 from lrtune.engine.device_task import (
     DeviceTask,
     Parts,
@@ -232,6 +233,7 @@ class SerialPool(Pool):
         self._loss = compile_alone(_loss) if compiled else _loss
         self._trials: list[_Trial | None] = [None] * slots
         self._kept: dict[int, _Trial] = {}  # by slot, where compiled: the last one
+        self._untrained: dict[tuple[int, bool], Progress] = {}  # by seed, and whether schedule-free
 
     def start(
         self,
@@ -245,7 +247,13 @@ class SerialPool(Pool):
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(rates, momenta)
         trial = self._trials[slot] = self._fresh(slot, rates.tolist(), seed, momenta, settings)
-        return self._progress(trial)
+        known = self._untrained.get(kind := (seed, SCHEDULE_FREE in settings))
+        if known is not None:
+            return replace(known, slot=slot, seconds=0.0)
+        progress = self._progress(trial)
+        if progress.error is None:
+            self._untrained[kind] = progress
+        return progress
 
     def revise(self, slot: int, rates: Array) -> None:
         """See Pool."""
@@ -294,6 +302,7 @@ class SerialPool(Pool):
         """See Pool."""
         check_free(slot, self._trials[slot] is not None)
         self.device_task.check_tables(snapshot.rates, snapshot.momenta)
+        snapshot = whole(snapshot)
         own = snapshot.seed, snapshot.momenta, snapshot.settings
         trial = self._fresh(slot, snapshot.rates.tolist(), *own)
         trial.update = snapshot.update

@@ -38,41 +38,30 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One of torch's optimizers, for many rows at once.
+    """One of torch's optimizers, for many rows at once."""
 
-    Attributes:
-        columns: what it takes of each row: of settings, state, step, rates and momenta, all but the
-            settings tensors, float64 (K,) and state (K, n), to float64 (K,) each.
-        step: one update, in place, of weights, gradients, state, settings and columns.
-        initial: what kinds of state begin with that do not keep it in an update without gradient.
-        by_shape: whether it treats a parameter as a matrix, not number by number.
-    """
-
+    # What it takes of each row: of settings, state, step, rates and momenta, all but the
+    # settings tensors, float64 (K,) and state (K, n), to float64 (K,) each.
     columns: Callable[[Settings, Tensors, Tensor, Tensor, Tensor], list[Tensor]]
+    # One update, in place, of weights, gradients, state, settings and columns.
     step: Callable[..., None]
+    # What kinds of state begin with that do not keep it in an update without gradient.
     initial: Mapping[str, float] = field(default_factory=dict)
-    by_shape: bool = False
+    by_shape: bool = False  # whether it treats a parameter as a matrix, not number by number
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters with the same settings: one matrix (K, N) holds all their numbers, row by row.
+    """Parameters with the same settings: one matrix (K, N) holds all their numbers, row by row."""
 
-    Attributes:
-        rule: of their optimizer.
-        settings: of torch's parameter group; ``shape`` too where the rule is by shape.
-        initial: what each tensor of the optimizer's state begins with, by torch's names.
-        shapes: of each parameter by name, in the order in which they lie in a row.
-        place: of a parameter group of torch's that is so.
-        differ: names of the settings in which rows differ.
-    """
-
-    rule: Rule
-    settings: Settings
+    rule: Rule  # of their optimizer
+    settings: Settings  # of torch's parameter group; ``shape`` too where the rule is by shape
+    # What each tensor of the optimizer's state begins with, by torch's names.
     initial: dict[str, float]
+    # Of each parameter by name, in the order in which they lie in a row.
     shapes: dict[str, torch.Size]
-    place: int = 0
-    differ: tuple[str, ...] = ()
+    place: int = 0  # of a parameter group of torch's that is so
+    differ: tuple[str, ...] = ()  # names of the settings in which rows differ
 
     @property
     def apart(self) -> list["Group"]:

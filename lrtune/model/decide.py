@@ -31,11 +31,11 @@ def propose(
     rows = promising(posterior, x, rng)
     pending = np.empty((0, x.shape[1])) if under_way is None else under_way
     pending = pending[np.lexsort(pending.T)]  # in whatever order they were begun
+    if len(pending) > JOINT:  # hardly anything is to be gained beside the others
+        pending = pending[np.argsort(posterior.mean(pending), kind="stable")[:JOINT]]
     draws = posterior.draws(np.vstack([x[rows], pending]), DRAWS, rng)
     draws, taken = draws[:, : len(rows)], draws[:, len(rows) :]
-    whole = posterior.known.x[posterior.known.variance == 0]
-    best = posterior.mean_and_sd(whole)[0].min() if len(whole) else np.inf
-    bar = taken.min(1, initial=best)  # (draws,)
+    bar = taken.min(1, initial=posterior.best)  # (draws,)
     chosen: list[int] = []
     for _ in range(min(count, len(rows))):
         gain = np.maximum(bar[:, None] - draws, 0).mean(0)
@@ -54,12 +54,10 @@ def expected_gain(posterior: Posterior, x: Array, rng: np.random.Generator) -> f
     Returns:
         In standard deviations of a training's noise; infinite before a training was whole.
     """
-    whole = posterior.known.x[posterior.known.variance == 0]
-    if not len(whole) or not len(x):
+    if np.isinf(posterior.best) or not len(x):
         return float("inf")
     draws = posterior.draws(x[promising(posterior, x, rng)], DRAWS, rng)
-    best = posterior.mean_and_sd(whole)[0].min()
-    return float(np.maximum(best - draws, 0).mean(0).max() / posterior.noise)
+    return float(np.maximum(posterior.best - draws, 0).mean(0).max() / posterior.noise)
 
 
 def promising(posterior: Posterior, x: Array, rng: np.random.Generator) -> NDArray[np.intp]:

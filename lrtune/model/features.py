@@ -70,9 +70,12 @@ def features_of(
     return np.column_stack([np.log(peaks), logs, marks])
 
 
+@lru_cache
 def _places(total: int) -> NDArray[np.int64]:
-    """The updates that are looked at."""
-    return ((np.arange(POINTS) + 0.5) * total / POINTS).astype(np.int64)
+    """The updates that are looked at; read-only."""
+    places = ((np.arange(POINTS) + 0.5) * total / POINTS).astype(np.int64)
+    places.flags.writeable = False
+    return places
 
 
 @dataclass(frozen=True, slots=True)

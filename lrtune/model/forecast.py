@@ -86,8 +86,7 @@ class Forecast:
     @property
     def variance(self) -> float:
         """Of it; where it has none, of what is nearest to it that has."""
-        freedom = max(self.freedom, 2.5)
-        return self.spread**2 * freedom / (freedom - 2)
+        return float(_variance(np.float64(self.spread), self.freedom))
 
     def below(self, bound: float) -> float:
         """The probability that the final value lies below."""
@@ -96,6 +95,11 @@ class Forecast:
     def quantile(self, p: float) -> float:
         """The value that it lies below with this probability."""
         return float(self.mean + self.spread * stdtrit(self.freedom, p))
+
+
+def _variance(spread: Array | np.float64, freedom: float) -> Array:
+    freedom = max(freedom, 2.5)
+    return np.asarray(spread**2 * freedom / (freedom - 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,22 +155,26 @@ class Gain:
     scale: float  # of it
     yardstick: Yardstick  # in whose units gains are
 
-    def forecasts(
+    def forecast(self, signal: float, own: Array) -> Forecast:
+        """What a single trial ends with."""
+        mean, spread = self._places(np.array([signal]), own[None])
+        return Forecast(float(mean[0]), float(spread[0]), 2 * self.shape)
+
+    def moments(
         self,
         signals: Array,  # (n,) of the trials in question, on a Scale
         own: Array,  # (n, 7) what they have ahead and show: see ``design``
-    ) -> list[Forecast]:
-        """What these trials end with."""
+    ) -> Array:
+        """Mean and variance of what these trials end with: (n, 2)."""
+        means, spreads = self._places(signals, own)
+        return np.column_stack([means, _variance(spreads, 2 * self.shape)])
+
+    def _places(self, signals: Array, own: Array) -> tuple[Array, Array]:
+        """Means and spreads (n,)."""
         rows, units = self.yardstick.measure(own, signals), self.yardstick.units(own)
         doubts = 1 + ((rows @ self.spread) * rows).sum(1)
         spreads = units * np.sqrt(self.scale / self.shape * doubts) + SURE
-        means = signals + units * (rows @ self.mean)
-        pairs = zip(means.tolist(), spreads.tolist(), strict=True)
-        return [Forecast(mean, spread, 2 * self.shape) for mean, spread in pairs]
-
-    def forecast(self, signal: float, own: Array) -> Forecast:
-        """Of a single trial."""
-        return self.forecasts(np.array([signal]), own[None])[0]
+        return signals + units * (rows @ self.mean), spreads
 
 
 def learn_gain(

@@ -59,6 +59,7 @@ def render(
         peak=sections.against_peak(run, verdict),
         stopping=sections.stopping(trials, run),
         trials=sections.all_trials(trials, run),
+        hosts=sections.hosts(trials, finals, run),
         record=sections.record(run),
         plotly=Markup(get_plotlyjs()),
     )

@@ -25,7 +25,16 @@ from lrtune.verdict import summary
 from lrtune.verdict.best import BestSchedule
 from lrtune.verdict.recommendation import notes
 from lrtune.verdict.settings import RunSettings
-from lrtune.verdict.summary import PARTIAL, beside, by_end, figures_in, ranked, reasons
+from lrtune.verdict.summary import (
+    PARTIAL,
+    beside,
+    by_end,
+    by_host,
+    figures_in,
+    hosts_in_words,
+    ranked,
+    reasons,
+)
 from lrtune.verdict.tables import finalists, searched_families, second_metric
 from lrtune.verdict.verdict import Verdict
 
@@ -42,6 +51,8 @@ ELSEWHERE: dict[str, Any] = {
     "elapsed": True,
     "engine": {"figures"},
     "format": True,
+    "hosts": True,
+    "losses": True,
     "metrics": True,
     "owner": True,
     "range_test": True,
@@ -258,6 +269,32 @@ def spared(trials: pd.DataFrame, horizon: int) -> str:
         f"{len(early)} of {plural(len(trials), 'trial', 'trials')} ended early: {rules}. "
         f"That saved {saved:,} of {whole:,} updates ({100 * saved / max(whole, 1):.0f} %)."
     )
+
+
+def hosts(
+    trials: pd.DataFrame, finals: pd.DataFrame | None, run: RunSettings
+) -> dict[str, Any] | None:
+    """Which host trained what, and which were lost; None where one process trained all."""
+    table = by_host(trials, finals, run)
+    if table.empty:
+        return None
+    rows = [
+        (
+            row["host"],
+            row["trials"],
+            row["finals"],
+            row["shared"],
+            "–" if row["lost"] is None else row["lost"].at[:16].replace("T", " "),
+        )
+        for row in table.to_dict("records")
+    ]
+    return {
+        "summary": hosts_in_words(run),
+        "table": Table(["host", "trials", "finals", "shared", "lost"], rows[:ROWS]),
+        "more": len(rows[ROWS:]),
+        "losses": [(str(loss), loss.why) for loss in run.losses[-ROWS:]],
+        "before": len(run.losses[:-ROWS]),
+    }
 
 
 def all_trials(trials: pd.DataFrame, run: RunSettings) -> dict[str, Any]:

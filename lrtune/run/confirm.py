@@ -2,21 +2,23 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lrtune.engine import Pool
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, own_settings
+from lrtune.engine.checkpoint import states_of
+from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
 from lrtune.engine.optimizers import check_momentum, optimizer_settings
+from lrtune.engine.place import choose_pool, place_of
+from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
-from lrtune.run.run_json import check_same, check_schedule_free, settings_for
+from lrtune.run.run_json import check_same, check_schedule_free, settings_for, with_hosts
 from lrtune.run.study_file import CLUSTER, StudyFile, baselines_of, engine_of, load
 from lrtune.schedule import Schedule
 from lrtune.search import SearchState
@@ -36,36 +38,23 @@ DEFAULT = round(CONFIRMED * TRAININGS)  # trainings after a search that only tri
 
 @dataclass(frozen=True, slots=True)
 class FinalistScores:
-    """A finalist, as far as it was trained again.
+    """A finalist, as far as it was trained again."""
 
-    Attributes:
-        schedule: what is trained.
-        scores: by seed; NaN of a training that diverged or failed.
-        goes_on: whether more seeds of it are trained, or may be.
-    """
-
-    schedule: Schedule
-    scores: dict[int, float]
-    goes_on: bool
+    schedule: Schedule  # what is trained
+    scores: dict[int, float]  # by seed; NaN of a training that diverged or failed
+    goes_on: bool  # whether more seeds of it are trained, or may be
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationState:
-    """The confirmation as it stands.
+    """The confirmation as it stands."""
 
-    Attributes:
-        share: of the whole run's budget that is spent, 0 ... 1.
-        done: trainings of this round that are over, those under way in part.
-        jobs: trainings of this round.
-        finalists: all of them.
-        ended: trainings that ended since the last time.
-    """
-
+    # Of the whole run's budget that is spent, 0 ... 1.
     share: float
-    done: float
-    jobs: int
-    finalists: Sequence[FinalistScores] = ()
-    ended: Sequence[Final] = ()
+    done: float  # trainings of this round that are over, those under way in part
+    jobs: int  # trainings of this round
+    finalists: Sequence[FinalistScores] = ()  # all of them
+    ended: Sequence[Final] = ()  # trainings that ended since the last time
 
 
 class Listener:
@@ -76,6 +65,9 @@ class Listener:
 
     def tell(self, line: str) -> None:
         """A line on what is being done."""
+
+    def hosts(self, pool: SpreadPool) -> None:
+        """Hosts of a cluster train; the pool knows which serve, and which were lost."""
 
     def search(self, state: SearchState) -> None:
         """The search as it stands, after each segment and each trial's end."""
@@ -158,14 +150,22 @@ def confirm(
             kind = "serial" if one_by_one else kind
             engine = replace(engine, kind=kind, deterministic=deterministic)
             updates = len(wanted) * task.horizon
-            task, _ = with_features(task, engine.devices[0], listener.tell)
-            with ExitStack() as processes:
+            states = states_of(run.folder / CHECKPOINT)
+            # They need not wait for each other: as many at once as there are.
+            most = len(wanted)
+            with place_of(engine, listener.tell, states, lambda n: (min(n, most), "")) as place:
+                task, _ = place.run(with_features, task, tell=place.say)
                 # The pool of the search, or what trains fastest on other devices in its way.
-                pool, _ = choose_pool(task, engine, run.choice, listener.tell, updates=updates)
-                if isinstance(pool, SpreadPool):
-                    processes.enter_context(pool)
+                pool, _ = choose_pool(task, place, run.choice, updates=updates)
+                if engine.cluster is not None and isinstance(pool, SpreadPool):
+                    listener.hosts(pool)
                 works = [rounds.work(pool)]
-                Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell).run()
+                loop = Loop(pool, works, checkpoint=run.folder / CHECKPOINT, tell=listener.tell)
+                try:
+                    loop.run()
+                finally:
+                    with_hosts(run.settings, pool).write(run.folder / "run.json")
+            run = Run(run.folder)
         verdict = rounds.verdict()
         if verdict is None:
             raise InputError(

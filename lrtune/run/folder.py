@@ -46,6 +46,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        check_readable(self.folder)
         self.settings = read_settings(self.folder / "run.json")
 
     def __repr__(self) -> str:
@@ -253,6 +254,13 @@ def _rows(table: Path) -> int:
         return 0
 
 
+def check_readable(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device in it: reading one may never end."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: a pipe or a device, not a file: remove it")
+
+
 @contextmanager
 def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """The folder, made if need be and ours until the end; the lock goes with the process."""
@@ -270,6 +278,7 @@ def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     try:
         if shutil.disk_usage(folder).free < LEAST_FREE:
             raise InputError(f"{folder}: less than {LEAST_FREE >> 20} MiB free on its disk")
+        check_readable(folder)
         remove_left(folder)
         if (warning := mend(folder / "journal.log")) is not None:
             tell(warning)

@@ -1,6 +1,7 @@
 """guess: the schedule to use before any search, from a range test and what other tasks teach."""
 
 import json
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from lrtune.engine.devices import Engine
 from lrtune.engine.features import with_features
+from lrtune.engine.place import Place
 from lrtune.errors import InputError
 from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
 from lrtune.run.folder import locked
 from lrtune.run.run_json import settings_for
-from lrtune.run.study_file import StudyFile, engine_of, folder_of
+from lrtune.run.study_file import StudyFile, folder_of
 from lrtune.run.tune import peak_settings
 from lrtune.schedule import FAMILIES
 from lrtune.search import Space
@@ -37,8 +40,8 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
     Raises:
         InputError: no family to guess of; a search in the folder.
     """
-    device = engine_of(study).devices[0]
-    settings = settings_for(task, study, device)
+    place = Place(Engine(device=study.device), tell)  # here, where a cluster is to search too
+    settings = settings_for(task, study, place.engine.devices[0])
     # The free form has shapes that hardly a recorded task has tried.
     names = settings.families
     named = tuple(name for name in names if not FAMILIES[name].closed_loop and name != SPLINE)
@@ -54,8 +57,8 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
                 f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
                 "or give another --out"
             )
-        task, _ = with_features(task, device, tell)
-        peak_lr, test = peak_settings(task, study.peak_lr, tell, device=device)
+        task, _ = place.run(with_features, task, tell=tell)
+        peak_lr, test = peak_settings(task, study.peak_lr, tell, math.inf, place)
         params = _best_expected(Space(named, peak_lr, study.warmup), test, study)
         schedule = Space(named).schedule(params)
         BestSchedule(

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrtune.engine import RangeTest
+from lrtune.engine import Pool, RangeTest
 from lrtune.engine.optimizers import (
     check_momentum,
     make_optimizer,
@@ -20,6 +21,7 @@ from lrtune.engine.optimizers import (
     settings_of,
 )
 from lrtune.engine.pool import SCHEDULE_FREE
+from lrtune.engine.spread import Loss, SpreadPool
 from lrtune.errors import InputError, nearest
 from lrtune.format import without_secrets
 from lrtune.run.study_file import StudyFile, ranges_of
@@ -31,6 +33,7 @@ from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.groups import base_of, numbers_of_groups, rows_of
 from lrtune.tasks.metrics import smoothing_of
 from lrtune.verdict.settings import (
+    LossFacts,
     Objective,
     OptimizerFacts,
     RangeTestFacts,
@@ -257,6 +260,21 @@ def range_test_facts(test: RangeTest) -> RangeTestFacts:
         losses=[losses.tolist() for losses in test.smoothed],
         message=test.message,
     )
+
+
+def with_hosts(settings: RunSettings, pool: Pool) -> RunSettings:
+    """The settings of a run, with the hosts of another session and what became of them."""
+    if not isinstance(pool, SpreadPool):
+        return settings
+    losses = [*settings.losses, *map(loss_facts, pool.losses)]
+    hosts = dict.fromkeys([*settings.hosts, *pool.hosts, *(loss.host for loss in losses)])
+    return settings.model_copy(update={"hosts": [*hosts], "losses": losses})
+
+
+def loss_facts(loss: Loss) -> LossFacts:
+    """A loss as ``run.json`` keeps it."""
+    at = datetime.fromtimestamp(loss.at).astimezone().isoformat(timespec="seconds")
+    return LossFacts(host=loss.host, at=at, why=loss.why, trials=loss.trials)
 
 
 def read_settings(path: Path) -> RunSettings:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,20 @@ import torch
 from optuna.samplers import BaseSampler
 
 from lrtune.engine import Pool, range_test
+from lrtune.engine.checkpoint import states_of
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import Engine, SpreadPool, choose_pool, maker, own_settings
+from lrtune.engine.devices import Engine, own_settings
 from lrtune.engine.features import with_features
+from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
+from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
 from lrtune.files import check
 from lrtune.format import command_without_secrets, duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
 from lrtune.run.folder import CHECKPOINT, TRANSFER, Run, locked
-from lrtune.run.run_json import check_same, range_test_facts, settings_for
+from lrtune.run.run_json import check_same, range_test_facts, settings_for, with_hosts
 from lrtune.run.study_file import (
     StudyFile,
     baselines_of,
@@ -46,6 +49,7 @@ from lrtune.search.budget import (
     Budget,
     Clock,
     Limits,
+    width,
 )
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
@@ -246,27 +250,29 @@ class Tuning:
             locked(self._folder, self._tell),
             settings,
             self._session() as (earlier, owner),
-            ExitStack() as processes,
+            self._place() as place,
         ):
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
-            self._trained, self._features = with_features(self.task, self._device, self._tell)
+            self._trained, self._features = place.run(with_features, self.task, tell=place.say)
+            updates = self._limits.most(self.task.horizon)
             pool, choice = choose_pool(
-                self._trained,
-                self.engine,
-                before,
-                self._tell,
-                updates=self._limits.most(self.task.horizon),
-                seconds=seconds,
+                self._trained, place, before, updates=updates, seconds=seconds
             )
-            if isinstance(pool, SpreadPool):
-                processes.enter_context(pool)
+            if self.engine.cluster is not None and isinstance(pool, SpreadPool):
+                self.listener.hosts(pool)
             if earlier is None:
-                run = self._new(pool, choice, owner)
+                run = self._new(pool, choice, owner, place)
             else:
                 run = self._continued(earlier, choice)
             search = self._search(run, pool, choice)
-            return self._train(run, pool, search, self._rounds(run, search), processes)
+            return self._train(run, pool, search, self._rounds(run, search), place)
+
+    def _place(self) -> Place:
+        """Where it trains."""
+        trials = self._limits.most(self.task.horizon) / self.task.horizon
+        states = states_of(self._folder / CHECKPOINT)
+        return place_of(self.engine, self._tell, states, partial(width, trials=trials))
 
     def _introduce(self) -> None:
         """Tell what is trained."""
@@ -310,7 +316,7 @@ class Tuning:
                 self._clock = Clock(self._clock.seconds + elapsed(run))
             yield run, owner
 
-    def _new(self, pool: Pool, choice: Choice, owner: str) -> Run:
+    def _new(self, pool: Pool, choice: Choice, owner: str, place: Place) -> Run:
         """Find the peak rates that are worth searching, and write down what the run is."""
         total = self._limits.most(self.task.horizon)
         if self._limits.seconds is not None:
@@ -320,9 +326,9 @@ class Tuning:
             self.study.peak_lr,
             self._tell,
             total,
-            device=self._device,
-            slots=choice.slots // len(self.engine.devices),
-            make=maker(replace(choice, compiled=False), self._tell),
+            place,
+            slots=choice.slots // len(choice.devices),
+            make=maker(replace(choice, compiled=False), place.say),
         )
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
         if self.transfer is not published():
@@ -403,9 +409,9 @@ class Tuning:
     def _pace(self, pool: Pool, choice: Choice) -> float:
         """Seconds per update, validations in it, of all slots together."""
         task, validation = self.task, 0.0
-        for _ in range(1 + choice.compiled):  # the first compiles
+        for more in reversed(range(1 + choice.compiled)):  # the first compiles
             began = self._clock.seconds
-            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed)
+            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed + more)
             validation = self._clock.seconds - began
             pool.release(0)
         return choice.seconds + validation * (len(task.checkpoints) + 1) / task.horizon
@@ -431,7 +437,7 @@ class Tuning:
         pool: Pool,
         search: Search,
         rounds: Rounds | None,
-        processes: ExitStack,
+        place: Place,
     ) -> Run:
         """Train until the budget is spent or all is known; write the results, whatever happens."""
         works: list[Work[Any]] = [search]
@@ -446,11 +452,12 @@ class Tuning:
             answers = False
             raise
         finally:
-            processes.close()
+            place.close()
             check()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
-                run.settings.model_copy(update=ended).write(self._folder / "run.json")
+                settings = with_hosts(run.settings, pool).model_copy(update=ended)
+                settings.write(self._folder / "run.json")
             if answers:
                 self._write(search, rounds)
         if search.over and not search.state.trials:
@@ -538,15 +545,16 @@ def peak_settings(
     task: Task,
     given: tuple[float, float] | None,
     tell: Callable[[str], None],
-    total: float = math.inf,
+    total: float,
+    place: Place,
     **how: Any,
 ) -> tuple[tuple[float, float], RangeTestFacts | None]:
-    """The peak rates to search, and the range test they come from: on what, ``how`` says."""
+    """The peak rates to search, and the range test they come from: with what, ``how`` says."""
     if given is not None:
         return (float(given[0]), float(given[1])), None
     tell("range test: which peak rates are worth searching")
     updates, seeds = sweep(task, total)
-    test = range_test(task, updates=updates, seeds=range(seeds), **how)
+    test = place.run(range_test, task, updates=updates, seeds=range(seeds), **how)
     peak, factor = test.suggestion.peak_lr, math.exp(DOUBTS * test.suggestion.doubt)
     widest = test.rates[0] / 10, test.rates[-1] * 10
     low, high = (float(np.clip(rate, *widest)) for rate in (peak / factor, peak * factor))

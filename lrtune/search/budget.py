@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from numbers import Real
 
 from lrtune.errors import InputError, expect
-from lrtune.format import parse_time
+from lrtune.format import parse_time, plural
 
 TRAININGS = 50  # that a run may cost where the user sets no budget
 PROPOSED = 0.06  # seconds of proposals and records for each training of a search, about
 CONFIRMED = 0.56  # share of a budget that is kept for the confirmation
+PER_SLOT = 3  # trials that a slot is to train at least, see ``width``
 FEWEST = 4  # trainings that can confirm anything: two schedules on two seeds
 
 
@@ -98,6 +99,26 @@ class Limits:
         """The share that is kept for the confirmation; 0 where it is too little for one."""
         enough = CONFIRMED * self.trainings(horizon, pace, spent) >= FEWEST
         return CONFIRMED if enough else 0.0
+
+
+def width(room: int, trials: float) -> tuple[int, str]:
+    """How many slots a search should have, and why not more, as a sentence; empty if all.
+
+    Early stopping and the sampler learn from trials that are over. Of 108 trials, with 8, 32 and
+    108 side by side, stopping saved 73, 60 and 16 % of the updates.
+
+    Args:
+        room: slots that there could be, at least 1.
+        trials: that the search will have, about; infinite where nobody knows.
+    """
+    most = max(1.0, trials / PER_SLOT)
+    if room <= most:
+        return room, ""
+    why = f"a third of {plural(int(trials), 'trial', 'trials')}"
+    return int(most), (
+        f"{plural(int(most), 'slot', 'slots')}: {why}; more would start trials before others can "
+        "tell which to stop"
+    )
 
 
 def check_positive(name: str, value: object) -> None:

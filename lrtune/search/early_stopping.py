@@ -27,6 +27,7 @@ from lrtune.model.features import Scale
 from lrtune.model.forecast import AHEAD, ahead
 from lrtune.model.transfer import Transfer, published
 from lrtune.schedule.family import unknown
+from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.space import schedule_of
 from lrtune.search.storage import AUDIT, AVERAGED, START, Curves, Ending, Judge, Record, better
 from lrtune.search.study_model import ONE_AT_A_TIME, StudyModel, rates_ahead
@@ -104,6 +105,19 @@ class SchedulePruner(BasePruner):
         self._epsilon = epsilon
         self._model = StudyModel(total, published() if transfer is None else transfer)
         self._warned = False
+        self._followed = False  # whether somebody tells which trials are over
+        self._news = True  # whether one is that was not when the study was last read
+
+    def follow(self, model: StudyModel) -> None:
+        """Know what a sampler knows of the study, and read it after ``trial_ended`` alone."""
+        self._followed = True
+        if (model.total, model.transfer) == (self._model.total, self._model.transfer):
+            self._model = model
+
+    def trial_ended(self, number: int) -> None:
+        """Trial ``number`` of the study is over."""
+        self._news = True
+        self.decisions.pop(number, None)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """See BasePruner."""
@@ -128,7 +142,9 @@ class SchedulePruner(BasePruner):
         if not self._warned and not trial.user_attrs.keys() & {START, AVERAGED}:
             self._warned = True
             warnings.warn(UNFAIR, stacklevel=2)
-        self._model.read(study, trial.number)
+        if self._news:
+            self._model.read(study, trial.number)
+            self._news = not self._followed
         best, back = self._model.best, self._model.scale.back
         forecast = self._model.forecast(curve)
         if forecast is None or step == self._total:
@@ -281,9 +297,15 @@ class EarlyStopping:
         self._prunings = 0  # trials pruned
         self._audited: set[int] = set()  # those that were to be, and are trained on
         self._best: float | None = None  # final value
+        # Reading the study at each report would take longer with every trial.
+        self._pruner = study.pruner if isinstance(study.pruner, SchedulePruner) else None
+        if self._pruner is not None and isinstance(study.sampler, SurrogateSampler):
+            self._pruner.follow(study.sampler.model)
 
     def remember(self, record: Record) -> None:
         """Count a trial that is over."""
+        if self._pruner is not None:
+            self._pruner.trial_ended(record.optuna_number)
         self._prunings += record.state == "pruned"
         if record.audit is not None:
             self._audited.add(record.number)
@@ -328,10 +350,9 @@ class EarlyStopping:
     def _pruned(self, active: ActiveTrial) -> Ending | None:
         if not self._may_prune or not active.trial.should_prune():
             return None
-        pruner = self._study.pruner
-        ending = Ending("pruned", f"by {type(pruner).__name__}")
-        if isinstance(pruner, SchedulePruner):
-            decision = pruner.decisions[active.trial.number]
+        ending = Ending("pruned", f"by {type(self._study.pruner).__name__}")
+        if self._pruner is not None:
+            decision = self._pruner.decisions[active.trial.number]
             ending = Ending("pruned", decision.reason, decision.figures)
         if not self._audits(active.index):
             return ending
@@ -365,9 +386,8 @@ class EarlyStopping:
         if why is None:
             return None
         evidence: dict[str, Any] = {}
-        if isinstance(self._study.pruner, SchedulePruner):  # what it would have come to
-            trial = self._study.get_trials(deepcopy=False)[active.trial.number]
-            evidence = self._study.pruner.decide(self._study, trial).figures
+        if self._pruner is not None:  # what it would have come to
+            evidence = self._pruner.decisions[active.trial.number].figures
         if (evidence.get("probability") or 0) > LIKELY:  # only its end can tell
             return None
         return Ending("plateaued", why, evidence)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from lrtune.engine import Pool, Progress
-from lrtune.engine.checkpoint import Note, load, save
+from lrtune.engine.checkpoint import Note, load, remove, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
@@ -217,7 +217,7 @@ class Checkpointer:
         """Nothing is left to go on with."""
         if self._path is not None:
             check()
-            self._path.unlink(missing_ok=True)
+            remove(self._path)
 
 
 class Work(Generic[Kind]):

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
+from scipy.spatial.distance import cdist
 
 from lrtune.errors import InputError, expect
 from lrtune.model.decide import expected_gain, propose
 from lrtune.model.features import features_table
-from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate, fitted_at
+from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate
 from lrtune.model.transfer import Transfer, published
 from lrtune.schedule import FAMILIES, Knob, Schedule
 from lrtune.search.space import (
@@ -38,6 +39,7 @@ Params = dict[str, Any]
 
 HEDGED = 4  # first trials, which are of different families
 LEADERS = 5  # best trials, near to which schedules are drawn
+MOST_LED = 512  # whole trainings with the best values, among which these are
 APART = 0.1  # lengths by which a proposal differs from what is under way, if there is room
 POOL = 600  # schedules drawn at random, in equal shares over the families that have a form
 REDRAWN = 32  # trials for which they are the same
@@ -96,7 +98,7 @@ class SurrogateSampler(BaseSampler):
         self._seed = seed
         self._transfer = published() if transfer is None else transfer
         self._guess = guess_in(space) if peak is None else peak
-        self._model = StudyModel(total, self._transfer, space.beside)
+        self.model = StudyModel(total, self._transfer, space.beside)
         self._candidates = Candidates(space, seed)
         self._drawn: dict[int, Params] = {}  # by number of the trial
         self._families: dict[int, str] = {}  # drawn and not yet asked for
@@ -106,8 +108,7 @@ class SurrogateSampler(BaseSampler):
     def _begin(self, study: str) -> None:
         self._study = study
         self._surrogate = Surrogate(self._transfer, self._guess)
-        self._then: Observations | None = None  # when settings were last to be fitted
-        self._posterior: tuple[int, Posterior] | None = None
+        self._posterior: tuple[int, Posterior, list[Params]] | None = None
 
     def draw(
         self, study: optuna.Study, index: int, family: str | None = None, asked: int | None = None
@@ -117,18 +118,19 @@ class SurrogateSampler(BaseSampler):
         ``asked`` is the number of the trial that is being asked for, if it is there.
         """
         running, posterior, leaders = self._read(study, asked)
-        if self._model.without_schedule and not self._warned:
+        under_way = self.model.x_of(running)
+        if self.model.without_schedule and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self._model.without_schedule} trials carry no schedule: the sampler learns "
+                f"{self.model.without_schedule} trials carry no schedule: the sampler learns "
                 "nothing from them: suggest schedules by lrtune.suggest",
                 stacklevel=2,
             )
         rng = np.random.default_rng([self._seed, index])
         params, x = self._candidates.draw(index, leaders, family)
-        rows = self._open(params, x, running, index)
+        rows = self._open(params, x, running, under_way, index)
         x = self._with_others(x[rows], leaders, rng)
-        chosen = propose(posterior, x, 1, rng, self._model.x_of(running))[0]
+        chosen = propose(posterior, x, 1, rng, under_way)[0]
         best, others = params[rows[chosen]], self._others
         places = x[chosen, x.shape[1] - len(others) :].tolist()
         beside = {
@@ -152,18 +154,13 @@ class SurrogateSampler(BaseSampler):
         """The trials under way, the posterior, and the parameters of the leading trials."""
         if study.study_name != self._study:
             self._begin(study.study_name)
-        running = self._model.read(study, asked, self._remember)
-        count = self._model.count
+        running = self.model.read(study, asked)
+        count = self.model.count
         if self._posterior is None or self._posterior[0] != count:
-            known = self._model.observations()
-            self._posterior = count, self._surrogate.posterior(known, self._then)
-        return running, self._posterior[1], self._leaders(self._posterior[1])
-
-    def _remember(self) -> None:
-        """Keep what is known whenever settings are to be fitted, as a sampler made later would."""
-        count = self._model.count
-        if count == fitted_at(count):
-            self._then = self._model.observations()
+            known = self.model.observations()
+            posterior = self._surrogate.posterior(known, self.model.then)
+            self._posterior = count, posterior, self._leaders(posterior, known)
+        return running, *self._posterior[1:]
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -213,31 +210,37 @@ class SurrogateSampler(BaseSampler):
     @property
     def _others(self) -> dict[str, BaseDistribution]:
         """Parameters beside the schedule that the space does not have."""
-        others = self._model.others.items()
+        others = self.model.others.items()
         return {name: d for name, d in others if name not in self._space.beside}
 
-    def _leaders(self, posterior: Posterior) -> list[Params]:
-        """Parameters of the trials that are believed to be the best."""
-        rows = self._model.whole_rows
-        if not rows:
+    def _leaders(self, posterior: Posterior, known: Observations) -> list[Params]:
+        """Parameters of the trials that are believed to be the best: among the best by value."""
+        rows = np.array(self.model.whole_rows, dtype=np.intp)
+        if not len(rows):
             return []
-        mean, _ = posterior.mean_and_sd(self._model.x()[rows])
-        order = (self._model.over[rows[place]].params for place in np.argsort(mean, kind="stable"))
+        rows = np.sort(rows[np.argsort(known.y[rows], kind="stable")[:MOST_LED]])
+        mean, _ = posterior.mean_and_sd(known.x[rows])
+        order = (self.model.over[rows[place]].params for place in np.argsort(mean, kind="stable"))
         return list(islice((params for params in order if self._space.contains(params)), LEADERS))
 
     def _open(
-        self, params: list[Params], x: Array, running: list[FrozenTrial], index: int
+        self,
+        params: list[Params],
+        x: Array,
+        running: list[FrozenTrial],
+        under_way: Array,  # features of the same
+        index: int,
     ) -> NDArray[np.intp]:
         """Which may be tried beside those that are under way."""
-        schedules = [s for s in map(schedule_of, running) if s is not None]
         open_ = np.ones(len(x), dtype=bool)
-        if schedules:
-            under_way = self._transfer.scaled(self._model.x_of(running)[:, : x.shape[1]])
-            apart = np.abs(self._transfer.scaled(x)[:, None] - under_way[None]).max(2).min(1)
+        if len(under_way):
+            taken = self._transfer.scaled(under_way[:, : x.shape[1]])
+            apart = cdist(self._transfer.scaled(x), taken, "chebyshev").min(1)
             open_ &= apart > min(APART, apart.max() / 2)
         if index < HEDGED:
-            taken = {s.family for s in (*schedules, *(t.schedule for t in self._model.over))}
-            other = open_ & np.array([candidate[FAMILY] not in taken for candidate in params])
+            schedules = [s for s in map(schedule_of, running) if s is not None]
+            families = {s.family for s in (*schedules, *(t.schedule for t in self.model.over))}
+            other = open_ & np.array([candidate[FAMILY] not in families for candidate in params])
             open_ = other if other.any() else open_
             start = self._space.start.items()  # other tasks say how schedules do without tuning
             own = open_ & np.array([start <= candidate.items() for candidate in params])

@@ -93,7 +93,14 @@ class Curves:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can hold them: NaN is null."""
-        return dict(plain({name: getattr(self, name) for name in self.__slots__}))
+        return {
+            "step": [*map(int, self.step)],
+            "loss": _without_nan(self.loss),
+            "train_loss": _without_nan(self.train_loss),
+            "rate": _without_nan(self.rate),
+            "metrics": {name: _without_nan(values) for name, values in self.metrics.items()},
+            "averaged": _without_nan(self.averaged),
+        }
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Curves":
@@ -101,6 +108,10 @@ class Curves:
         metrics = {name: _with_nan(values) for name, values in kept["metrics"].items()}
         own = {name: _with_nan(kept[name]) for name in ("loss", "train_loss", "averaged")}
         return cls(step=kept["step"], rate=kept["rate"], metrics=metrics, **own)
+
+
+def _without_nan(values: list[float]) -> list[float | None]:
+    return [float(value) if math.isfinite(value) else None for value in values]
 
 
 def _with_nan(values: list[float | None]) -> list[float]:

@@ -182,7 +182,8 @@ def _unusable(storage: str | Path, error: Exception) -> InputError:
         text += f"; lrtune keeps no password: set {URL} to the whole URL, or as its driver has it"
     for whole in (url, _whole_url(url)):
         text = text.replace(whole, without_secrets(whole))
-    return InputError(text)
+    # An error may quote it in a form of its own.
+    return InputError(" ".join(map(without_secrets, text.split(" "))))
 
 
 def open_storage(storage: str | Path) -> BaseStorage:

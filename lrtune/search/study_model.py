@@ -1,8 +1,8 @@
 """StudyModel: what the trials of a study tell the model of schedules, each trial read once."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from lrtune.model.forecast import (
     learn_gain,
     shorter_training,
 )
-from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
+from lrtune.model.surrogate import Observations, PeakGuess, Surrogate, fitted_at
 from lrtune.model.transfer import Transfer
 from lrtune.schedule import Schedule
 from lrtune.search.space import is_schedule_param, schedule_of, unit
@@ -35,6 +35,36 @@ Array = NDArray[np.float64]
 ONE_AT_A_TIME = threading.RLock()  # threads of one study; of all, as samplers are pickled
 LOST = 0.5  # standard deviation of what a diverged trial counts as, on a Scale
 TAIL = 1.645  # standard deviations to the 5 % and 95 % quantiles
+MOST_WHOLE = 512  # whole trainings, the last ones, that forecasts learn from
+FEW, RESCALED = 512, 1.05  # beyond so many trials, a scale of all values is found so much later
+
+
+class _Rows:
+    """A table (n, width) that grows by rows."""
+
+    def __init__(self, width: int) -> None:
+        self._kept = np.empty((64, width))
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def table(self) -> Array:
+        """All rows, a view."""
+        return self._kept[: self._count]
+
+    def append(self, row: Array | Sequence[float]) -> None:
+        """Add one."""
+        if self._count == len(self._kept):
+            self._kept = np.concatenate([self._kept, np.empty_like(self._kept)])
+        self._kept[self._count] = row
+        self._count += 1
+
+    def keep_last(self, count: int) -> None:
+        """Drop those before."""
+        self._kept = self.table[-count:].copy()
+        self._count = len(self._kept)
 
 
 @dataclass(slots=True)
@@ -47,9 +77,7 @@ class _Curve:
     values: Array  # (n,)
     averaged: bool
     final: float | None = None  # None unless trained to its end
-    at: dict[int, Array] = field(default_factory=dict)  # by step: signal and design (8,)
-    forecast: Forecast | None = None  # as long as no other trial has come to its end
-    shorter: tuple[ShorterTraining, ...] | None = None  # None: not computed yet
+    looks: Array | None = None  # (n, 8) signal and design at each step; not kept for long
 
     @property
     def rates(self) -> Array:
@@ -58,18 +86,20 @@ class _Curve:
 
     def look(self, step: int, scale: Scale) -> Array | None:
         """Signal and design (8,) after so many updates; None where nothing was seen there."""
-        if step in self.at:
-            return self.at[step]
         if not (len(self.steps) and self.steps[0] <= step <= self.steps[-1]):
             return None
-        known = self.steps <= step
-        steps, values = self.steps[known], self.values[known]
-        if steps[-1] < step:  # between two reports in proportion
-            steps = np.append(steps, step)
-            values = np.append(values, np.interp(step, self.steps, self.values))
-        signal = scale.to(values)
-        self.at[step] = np.append(signal[-1], design(self.rates, steps, signal)[-1])
-        return self.at[step]
+        place = int(np.searchsorted(self.steps, step))
+        if self.steps[place] == step:
+            if self.looks is None:
+                self.looks = self._looks(self.steps, scale.to(self.values))
+            return np.asarray(self.looks[place])
+        # Between two reports in proportion.
+        steps = np.append(self.steps[:place], step)
+        values = np.append(self.values[:place], np.interp(step, self.steps, self.values))
+        return np.asarray(self._looks(steps, scale.to(values))[-1])
+
+    def _looks(self, steps: NDArray[np.int64], signal: Array) -> Array:
+        return np.column_stack([signal, design(self.rates, steps, signal)])
 
 
 class _Trial(NamedTuple):
@@ -83,10 +113,28 @@ class _Trial(NamedTuple):
     curve: _Curve | None  # None: diverged
 
 
+class _Cut:
+    """Trials that were cut short after as many updates."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []  # of ``over``
+        self.looks = _Rows(1 + len(AHEAD))  # of the first of these; those of the others are to come
+        self.forecast = 0  # so many of them, as far as is known now
+
+
 class StudyModel:
     """Reads a study; forgets nothing, asks the storage for nothing twice.
 
-    What it tells is a function of the trials and the order in which they ended.
+    What it tells is a function of the trials and the order in which they ended. What a trial costs
+    hardly grows with their number: forecasts learn from the last MOST_WHOLE whole trainings.
+
+    Attributes:
+        over: the trials that are over, in the order in which they ended.
+        whole_rows: which of these came to their end.
+        then: what was known when settings were last to be fitted, see ``fitted_at``.
+        scale: on which values are compared.
+        others: parameters beside the schedule.
+        without_schedule: how many trials are over and carry none.
     """
 
     def __init__(
@@ -102,42 +150,55 @@ class StudyModel:
         if type(total) is not int or total < 1:
             raise InputError(f"total={total!r}: the updates of a full trial, a whole number")
         self.total = total
-        self._transfer = transfer
+        self.transfer = transfer
         self._beside = dict(beside or {})
         self._begin("", True)
 
     def _begin(self, study: str, minimize: bool) -> None:
         self._study, self._minimize = study, minimize
-        self._seen: set[int] = set()  # numbers of the trials that are over
-        self.over: list[_Trial] = []  # in the order in which they ended
+        self._looked = 0  # trials of the study that were looked at
+        self._open: dict[int, None] = {}  # numbers of those of them that are not over, in order
+        self._running: dict[int, tuple[int, Array, dict[str, float]]] = {}  # by number, see x_of
+        self.over: list[_Trial] = []
+        self.whole_rows: list[int] = []
+        self.then: Observations | None = None
+        self.scale = Scale(1.0, 0.0, 0.0)
+        self.others = dict(self._beside)
+        self.without_schedule = 0
+        self._extreme: float | None = None  # the best of all values
+        self._best: float | None = None  # of the final ones
+        self._scaled = 0  # trials that were over when the scale was found
         self._whole: list[_Curve] = []
-        self._under_way: dict[int, _Curve] = {}  # by number, as they were looked at last
-        self.scale = Scale(1.0, 0.0, 0.0)  # on which values are compared
+        self._cut: dict[tuple[int, bool], _Cut] = {}  # by last step, and whether averaged
+        self._known: dict[tuple[int, bool], _Rows] = {}  # whole trainings at a step, see _known_at
+        self._seen: dict[tuple[int, bool], int] = {}  # how many of ``_whole`` were looked at there
         self._gains: dict[tuple[int, bool], Gain] = {}
-        self.others = dict(self._beside)  # parameters beside the schedule
-        self.without_schedule = 0  # trials that are over and carry none
+        self._shorter: list[ShorterTraining] = []  # of the whole trainings
+        self._shortened = 0  # so many of these
+        self._x = _Rows(len(NAMES) + len(self.others))
+        self._y = _Rows(2)  # final value on the scale and variance; NaN of what diverged
+        self._firsts = _Rows(1)  # first values of the curves
 
-    def read(
-        self,
-        study: optuna.Study,
-        asked: int | None = None,
-        after: Callable[[], None] = lambda: None,
-    ) -> list[FrozenTrial]:
+    def read(self, study: optuna.Study, asked: int | None = None) -> list[FrozenTrial]:
         """Take in the trials that are over but ``asked``; of another study, from the first one on.
 
-        ``after`` is called after each. Returns the trials that are under way.
+        Returns the trials that are under way.
         """
-        if study.study_name != self._study:
-            self._begin(study.study_name, study.direction == StudyDirection.MINIMIZE)
         trials = study.get_trials(deepcopy=False)
-        others = [t for t in trials if t.number not in self._seen and t.number != asked]
-        over = [t for t in others if t.state.is_finished()]
+        if study.study_name != self._study or len(trials) < self._looked:
+            self._begin(study.study_name, study.direction == StudyDirection.MINIMIZE)
+        others = [trials[number] for number in self._open] + trials[self._looked :]
+        self._open = dict.fromkeys(trial.number for trial in others)
+        self._looked = len(trials)
+        over = [t for t in others if t.state.is_finished() and t.number != asked]
         for trial in as_they_ended(over):
             self._take(trial)
-            self._seen.add(trial.number)
+            self._running.pop(trial.number, None)
+            del self._open[trial.number]
             self._rescale()
-            after()
-        return [t for t in others if t.state == TrialState.RUNNING]
+            if self.count == fitted_at(self.count):
+                self.then = self.observations()
+        return [t for t in others if t.state == TrialState.RUNNING and t.number != asked]
 
     @property
     def count(self) -> int:
@@ -145,16 +206,9 @@ class StudyModel:
         return len(self.over)
 
     @property
-    def whole_rows(self) -> list[int]:
-        """Which rows of ``over`` came to their end."""
-        curves = enumerate(trial.curve for trial in self.over)
-        return [row for row, curve in curves if curve and curve.final is not None]
-
-    @property
     def best(self) -> float | None:
         """The best final value on the scale; None before a trial came to its end."""
-        finals = [curve.final for curve in self._whole]
-        return float(self.scale.to(np.array(finals)).min()) if finals else None
+        return None if self._best is None else float(self.scale.to(self._best))
 
     @property
     def _curves(self) -> list[_Curve]:
@@ -166,40 +220,48 @@ class StudyModel:
         After them come estimates of shorter trainings, where trials overfit.
         """
         self._forecast_all()
-        y, variance = np.full(self.count, np.nan), np.zeros(self.count)
-        x, shorter = self.x(), list[ShorterTraining]()
-        for row, (*_, curve) in enumerate(self.over):
-            if curve is None:
-                continue
-            if curve.final is None:
-                if curve.forecast is not None:
-                    y[row], variance[row] = curve.forecast.mean, curve.forecast.variance
-                continue
-            y[row] = self.scale.to(curve.final)
-            if curve.shorter is None:
-                signal = self.scale.to(curve.values)
-                own = shorter_training(x[row], curve.rates, curve.steps, signal, float(y[row]))
-                curve.shorter = () if own is None else (own,)
-            shorter += curve.shorter
+        self._shorten_all()
+        y, variance = self._y.table.T.copy()
         lost = np.isnan(y)
-        y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
-        return Observations(x, y, variance).with_others(shorter)
+        if lost.any():
+            y[lost], variance[lost] = self._worst(y[~lost]), LOST**2
+        known = Observations(self.x(), y, variance)
+        return known.with_others(self._shorter[-MOST_WHOLE:])
+
+    def _shorten_all(self) -> None:
+        for row in self.whole_rows[self._shortened :]:
+            curve, y = self.over[row].curve, float(self._y.table[row, 0])
+            assert curve is not None
+            signal = self.scale.to(curve.values)
+            own = shorter_training(self.x()[row], curve.rates, curve.steps, signal, y)
+            self._shorter += [] if own is None else [own]
+        self._shortened = len(self.whole_rows)
 
     def _worst(self, y: Array) -> float:
         """What a diverged trial counts as: no better than what the others began with."""
-        firsts = [curve.values[0] for curve in self._curves if len(curve.values)]
-        shown = self.scale.to(np.array(firsts)) if firsts else np.zeros(1)
-        return float(max([*y, float(np.median(shown))]))
+        firsts = self._firsts.table[:, 0]
+        shown = self.scale.to(firsts) if len(firsts) else np.zeros(1)
+        return float(y.max(initial=float(np.median(shown))))
 
     def x(self) -> Array:
         """Features of the trials that are over, those of ``others`` behind: (n, features)."""
-        return self._table([t.x for t in self.over], [t.others for t in self.over])
+        return self._x.table
 
     def x_of(self, trials: list[FrozenTrial]) -> Array:
-        """Likewise of other trials; those without a schedule are left out."""
-        pairs = [(schedule_of(trial), _others(trial)) for trial in trials]
-        known = [(features(schedule), others) for schedule, others in pairs if schedule]
-        return self._table([x for x, _ in known], [others for _, others in known])
+        """Likewise of trials that are under way; those without a schedule are left out."""
+        known = [own for own in map(self._seen_running, trials) if own is not None]
+        return self._table([x for _, x, _ in known], [others for *_, others in known])
+
+    def _seen_running(self, trial: FrozenTrial) -> tuple[int, Array, dict[str, float]] | None:
+        """Number of parameters, features, and those beside the schedule."""
+        count, seen = len(trial.distributions), self._running.get(trial.number)
+        if seen is not None and seen[0] == count:
+            return seen
+        schedule = schedule_of(trial)
+        if schedule is None:
+            return None
+        self._running[trial.number] = count, features(schedule), _others(trial)
+        return self._running[trial.number]
 
     def _table(self, x: Sequence[Array], others: Sequence[dict[str, float]]) -> Array:
         places = [[own.get(name, 0.5) for name in self.others] for own in others]
@@ -222,12 +284,7 @@ class StudyModel:
         steps = np.array([step for step, _ in seen], dtype=np.int64)
         values = np.array([value for _, value in seen], dtype=np.float64)
         averaged = bool(trial.user_attrs.keys() & {START, AVERAGED})
-        curve = _Curve(schedule, self.total, steps, values, averaged)
-        before = self._under_way.get(trial.number)
-        if before is not None and np.array_equal(before.values, values[: len(before.values)]):
-            curve.at = before.at
-        self._under_way[trial.number] = curve
-        return curve
+        return _Curve(schedule, self.total, steps, values, averaged)
 
     def forecast(self, curve: _Curve) -> Forecast | None:
         """What it ends with; None where it has shown nothing yet."""
@@ -239,32 +296,48 @@ class StudyModel:
 
     def _forecast_all(self) -> None:
         """Forecast all trials that were cut short; those together that ended at the same step."""
-        groups: dict[tuple[int, bool], list[_Curve]] = {}
-        for curve in self._curves:
-            if curve.final is None and curve.forecast is None:
-                groups.setdefault((int(curve.steps[-1]), curve.averaged), []).append(curve)
-        for (step, averaged), curves in groups.items():
-            looks = np.array([curve.look(step, self.scale) for curve in curves])
-            forecasts = self._gain(step, averaged).forecasts(looks[:, 0], looks[:, 1:])
-            for curve, forecast in zip(curves, forecasts, strict=True):
-                curve.forecast = forecast
+        for (step, averaged), cut in self._cut.items():
+            for row in cut.rows[len(cut.looks) :]:
+                curve = self.over[row].curve
+                assert curve is not None
+                seen = curve.look(step, self.scale)
+                assert seen is not None
+                cut.looks.append(seen)
+                curve.looks = None
+            if new := cut.rows[cut.forecast :]:
+                looks = cut.looks.table[cut.forecast :]
+                gain = self._gain(step, averaged)
+                self._y.table[new] = gain.moments(looks[:, 0], looks[:, 1:])
+                cut.forecast = len(cut.rows)
 
     def _gain(self, step: int, averaged: bool) -> Gain:
         """What trials still gain after so many updates."""
         if (step, averaged) not in self._gains:
-            looks, finals = [], []
-            for curve in self._whole:
-                seen = curve.look(step, self.scale) if curve.averaged == averaged else None
-                if seen is not None:
-                    looks.append(seen)
-                    finals.append(curve.final)
-            table = np.array(looks).reshape(len(looks), 1 + len(AHEAD))
+            known = self._known_at(step, averaged)
+            table, finals = known[:, :-1], known[:, -1]
             # Sums must not depend on the order.
-            order: NDArray[np.intp] = np.lexsort(table.T) if looks else np.empty(0, np.intp)
-            known = table[order, 1:], table[order, 0], self.scale.to(np.array(finals))[order]
-            gain = learn_gain(self._transfer, averaged, step / self.total, *known)
+            order: NDArray[np.intp] = np.lexsort(table.T) if len(table) else np.empty(0, np.intp)
+            own = table[order, 1:], table[order, 0], self.scale.to(finals)[order]
+            gain = learn_gain(self.transfer, averaged, step / self.total, *own)
             self._gains[step, averaged] = gain
         return self._gains[step, averaged]
+
+    def _known_at(self, step: int, averaged: bool) -> Array:
+        """Signal, design and final value (n, 9) of the last whole trainings after so many updates.
+
+        Of those with the same kind of reports that were seen then.
+        """
+        first, key = max(0, len(self._whole) - MOST_WHOLE), (step, averaged)
+        rows = self._known.setdefault(key, _Rows(3 + len(AHEAD)))  # which one, and the above
+        for place in range(max(first, self._seen.get(key, 0)), len(self._whole)):
+            curve = self._whole[place]
+            seen = curve.look(step, self.scale) if curve.averaged == averaged else None
+            if seen is not None:
+                rows.append([place, *seen, float(curve.final or 0.0)])
+        self._seen[key] = len(self._whole)
+        if len(rows) > 2 * MOST_WHOLE:
+            rows.keep_last(MOST_WHOLE)
+        return rows.table[np.searchsorted(rows.table[:, 0], first) :, 1:]
 
     def _take(self, trial: FrozenTrial) -> None:
         """Keep what a trial showed that is over."""
@@ -276,41 +349,77 @@ class StudyModel:
         if schedule is None:
             self.without_schedule += 1
             return
-        for name, distribution in trial.distributions.items():
-            if not is_schedule_param(name) and name not in self.others:
-                self.others[name] = distribution
-                self._forget(shorter=True)  # its features have one number less
         curve: _Curve | None = self.curve_of(trial, schedule)
         assert curve is not None
-        del self._under_way[trial.number]
         curve.final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         silent = curve.final is None and not len(curve.steps)
         if trial.state == TrialState.FAIL or diverged or silent:
             curve = None
-        elif curve.final is not None:
-            self._whole.append(curve)
-            self._forget(forecasts=True)
-        x = features(schedule)
-        self.over.append(_Trial(trial.number, trial.params, schedule, _others(trial), x, curve))
+        x, others, row = features(schedule), _others(trial), self.count
+        self.over.append(_Trial(trial.number, trial.params, schedule, others, x, curve))
+        self._y.append([np.nan, 0.0])
+        if curve is not None:
+            self._take_curve(curve, row)
+        new = {n: d for n, d in trial.distributions.items() if not is_schedule_param(n)}
+        if new.keys() <= self.others.keys():
+            self._x.append(self._table([x], [others])[0])
+            return
+        # All features have a number more.
+        self.others |= {name: d for name, d in new.items() if name not in self.others}
+        self._x = _Rows(len(NAMES) + len(self.others))
+        for own in self._table([t.x for t in self.over], [t.others for t in self.over]):
+            self._x.append(own)
+        self._shorter, self._shortened = [], 0
+
+    def _take_curve(self, curve: _Curve, row: int) -> None:
+        ended = [] if curve.final is None else [curve.final]
+        best = min if self._minimize else max
+        seen = [*curve.values.tolist(), *ended]
+        self._extreme = best([*seen, *([] if self._extreme is None else [self._extreme])])
+        if len(curve.values):
+            self._firsts.append(curve.values[:1])
+        if curve.final is None:
+            step = int(curve.steps[-1]), curve.averaged
+            self._cut.setdefault(step, _Cut()).rows.append(row)
+            return
+        self._best = best([*ended, *([] if self._best is None else [self._best])])
+        self._y.table[row, 0] = self.scale.to(curve.final)
+        self._whole.append(curve)
+        self.whole_rows.append(row)
+        if len(self._whole) > MOST_WHOLE:
+            self._whole[-MOST_WHOLE - 1].looks = None
+        self._forget_gains()
+
+    def _forget_gains(self) -> None:
+        self._gains.clear()
+        for cut in self._cut.values():
+            cut.forecast = 0
 
     def _rescale(self) -> None:
         """Find the scale of all values; what was learnt on another one is forgotten."""
-        curves = self._curves
-        finals = [curve.final for curve in curves if curve.final is not None]
-        values = np.concatenate([*(curve.values for curve in curves), finals])
-        scale = Scale.of(values, self._minimize)
-        if scale != self.scale:
-            self.scale = scale
-            self._forget(forecasts=True, shorter=True)
-            for curve in (*curves, *self._under_way.values()):
-                curve.at.clear()
-
-    def _forget(self, forecasts: bool = False, shorter: bool = False) -> None:
-        if forecasts:
-            self._gains.clear()
-        for curve in self._curves:
-            curve.forecast = None if forecasts else curve.forecast
-            curve.shorter = None if shorter else curve.shorter
+        known = np.array([] if self._extreme is None else [self._extreme])
+        scale = Scale.of(known, self._minimize)
+        if scale.room:  # the origin is one of the values, which count all
+            better = not self.scale.room or scale.origin != self.scale.origin
+            if not better and self._scaled > FEW and self.count < RESCALED * self._scaled:
+                return
+            curves = self._curves
+            finals = [curve.final for curve in curves if curve.final is not None]
+            values = np.concatenate([*(curve.values for curve in curves), finals])
+            scale = Scale.of(values, self._minimize)
+        self._scaled = self.count
+        if scale == self.scale:
+            return
+        self.scale = scale
+        self._forget_gains()
+        self._known.clear()
+        self._seen.clear()
+        self._shorter, self._shortened = [], 0
+        for cut in self._cut.values():
+            cut.looks = _Rows(1 + len(AHEAD))
+        for row, curve in zip(self.whole_rows, self._whole, strict=True):
+            curve.looks = None
+            self._y.table[row, 0] = scale.to(float(curve.final or 0.0))
 
 
 def _others(trial: FrozenTrial) -> dict[str, float]:

@@ -98,7 +98,7 @@ class Training:
         return {
             "schedule": self.schedule.to_json(),
             "seconds": self.seconds,
-            "hosts": self.hosts,
+            "hosts": [*self.hosts],
             "untrained": untrained,
             "curves": self.curves.to_json(),
         }

@@ -35,16 +35,12 @@ def ratios_of(given: str | Mapping[str, Any]) -> dict[str, float]:
         >>> ratios_of("head=10x, backbone=0.1")
         {'head': 10.0, 'backbone': 0.1}
     """
-    if isinstance(given, str):
-        texts = [text for text in map(str.strip, given.split(",")) if text]
-        pairs = [(text, *text.rpartition("=")[::2]) for text in texts]
-    else:
-        pairs = [(f"{pattern}={ratio}", pattern, ratio) for pattern, ratio in given.items()]
+    whole = given if isinstance(given, str) else ",".join(f"{p}={r}" for p, r in given.items())
     ratios: dict[str, float] = {}
-    for text, pattern, value in pairs:
-        pattern = str(pattern).strip()
+    for text in filter(None, map(str.strip, whole.split(","))):
+        pattern, _, value = (part.strip() for part in text.rpartition("="))
         try:
-            ratio = float(str(value).strip().removesuffix("x"))
+            ratio = float(value.removesuffix("x"))
         except ValueError:
             ratio = math.nan
         if pattern and ratio == 0:

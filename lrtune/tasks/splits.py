@@ -235,9 +235,6 @@ def cut(
 
     Rows are int64 (n,) of the whole data, labels of the whole data too, or None for a number;
     names are those of the classes.
-
-    Raises:
-        InputError: too few samples, of all or of a class; it names the source.
     """
     from sklearn.model_selection import train_test_split
 

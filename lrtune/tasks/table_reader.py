@@ -25,11 +25,7 @@ MOST_NAMED = 5  # columns in a note
 
 
 def read_table(path: Path) -> tuple["pd.DataFrame", list[str]]:
-    """A ``.parquet`` file, or any other as CSV; and notes on how it was read.
-
-    Raises:
-        InputError: no such file, one that cannot be read, one that holds no table.
-    """
+    """A ``.parquet`` file, or any other as CSV; and notes on how it was read."""
     is_parquet = path.suffix.lower() == ".parquet"
     if not path.is_file():
         raise InputError(f"{path}: {'no regular' if path.exists() else 'no such'} file")
@@ -55,11 +51,7 @@ def read_table(path: Path) -> tuple["pd.DataFrame", list[str]]:
 
 
 def read_csv(path: Path) -> tuple["pd.DataFrame", list[str]]:
-    """A CSV file, its first line the names of the columns, and notes on what it is written in.
-
-    Raises:
-        InputError: a file of another format, an empty one, names that are missing or twice there.
-    """
+    """A CSV file, its first line the names of the columns, and notes on what it is written in."""
     import pandas as pd
 
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open

@@ -44,11 +44,7 @@ BINARIES = {
 
 
 def text_file(path: Path, options: TaskOptions) -> Data:
-    """A text as a language model: the first 90 % are train, the next 5 % val, the last 5 % test.
-
-    Raises:
-        InputError: a file that cannot be read, that is no text, or that is too short.
-    """
+    """A text as a language model: the first 90 % are train, the next 5 % val, the last 5 % test."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -65,9 +61,6 @@ def language_model(parts: Sequence[str], options: TaskOptions, name: str, source
 
     Each is cut into windows of ``context`` tokens; the targets are the tokens one further on. Both
     are (windows, context): uint8 up to 256 distinct tokens, else int32.
-
-    Raises:
-        InputError: no text, one that is the same character throughout, or one that is too short.
     """
     train, val, test = parts
     text = train + val + test

@@ -29,25 +29,15 @@ WHY = {
 
 
 class Recommendation(Document):
-    """Six lines and what to be warned of.
+    """Six lines and what to be warned of."""
 
-    Attributes:
-        use: the schedule, for a person.
-        gain: over the baselines, with intervals.
-        sure: whether it is better than they are, and who is as good.
-        valid: for which training.
-        cost: of the answer.
-        use_it: the command that writes it as code.
-        warnings: sentences, the gravest first.
-    """
-
-    use: str
-    gain: str
-    sure: str
-    valid: str
-    cost: str
-    use_it: str
-    warnings: list[str]
+    use: str  # the schedule, for a person
+    gain: str  # over the baselines, with intervals
+    sure: str  # whether it is better than they are, and who is as good
+    valid: str  # for which training
+    cost: str  # of the answer
+    use_it: str  # the command that writes it as code
+    warnings: list[str]  # sentences, the gravest first
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -65,13 +55,7 @@ class Recommendation(Document):
 def recommendation(
     trials: pd.DataFrame, run: RunSettings, verdict: Verdict | None
 ) -> Recommendation | None:
-    """The answer of a run; None where no trial came to anything.
-
-    Args:
-        trials: the search's table.
-        run: what was searched.
-        verdict: on the horizon searched, if there is one.
-    """
+    """The answer of a run; None where no trial came to anything."""
     sure = verdict if verdict is not None and verdict.decided else None
     best = recommended(trials, run.objective.direction)
     if sure is not None:

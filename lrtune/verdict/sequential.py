@@ -56,13 +56,10 @@ class Sample:
 
     Seeds are drawn anew at will; the samples of the test split are what there is, and how they
     fell is shared by all seeds. Both leave doubt about the mean (crossed random effects).
-
-    Attributes:
-        values: (seeds,) lower is better.
-        blocks: (seeds, parts) the same on the parts of the split; no parts where these are unknown.
     """
 
-    values: Array
+    values: Array  # (seeds,) lower is better
+    # (seeds, parts) the same on the parts of the split; no parts where these are unknown.
     blocks: Array
 
     @classmethod
@@ -140,23 +137,14 @@ def _error(own: float, freedom: float, shared: float, parts: int) -> tuple[float
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The paired difference of two samples, with what is believed of its error.
+    """The paired difference of two samples, with what is believed of its error."""
 
-    Attributes:
-        mean: positive where the first is worse; NaN of none.
-        seeds: that both have.
-        of_seeds: variance of the mean that more seeds would lower.
-        of_samples: variance of the mean that the split's samples leave.
-        error: standard error of the mean.
-        freedom: its degrees of freedom.
-    """
-
-    mean: float
-    seeds: int
-    of_seeds: float
-    of_samples: float
-    error: float
-    freedom: float
+    mean: float  # positive where the first is worse; NaN of none
+    seeds: int  # that both have
+    of_seeds: float  # variance of the mean that more seeds would lower
+    of_samples: float  # variance of the mean that the split's samples leave
+    error: float  # standard error of the mean
+    freedom: float  # its degrees of freedom
 
     def p(self, most: int) -> float:
         """Two-sided p-value; stricter the fewer of at most ``most`` seeds there are."""
@@ -215,53 +203,37 @@ def _difference(apart: Sample, typical: float, prior: float) -> Difference:
 
 
 class Standing(Document):
-    """How a schedule did.
+    """How a schedule did."""
 
-    Attributes:
-        seeds: on how many it was trained.
-        lost: on how many of these it has no score: its training diverged or failed.
-        mean: of its scores; NaN without any.
-        low: lower end of the mean's 95 % interval; NaN with fewer than two.
-        high: upper end.
-        sd: standard deviation between seeds; NaN with fewer than two.
-        place: winner (all others are behind), tied, behind or lost.
-        gap: to the recommended one on their common seeds, in the metric's unit; positive where this
-            one is worse; 0 of the recommended one itself.
-        gap_low: lower end of its 95 % interval, which is wider where the test ended early.
-        gap_high: upper end.
-        p: of there being no difference, corrected for the interim analyses, for testing both ways,
-            and for a recommended one that was chosen by the same scores.
-    """
-
-    seeds: int
-    lost: int
-    mean: Number
-    low: Number
-    high: Number
-    sd: Number
-    place: Place
+    seeds: int  # on how many it was trained
+    lost: int  # on how many of these it has no score: its training diverged or failed
+    mean: Number  # of its scores; NaN without any
+    low: Number  # lower end of the mean's 95 % interval; NaN with fewer than two
+    high: Number  # upper end
+    sd: Number  # standard deviation between seeds; NaN with fewer than two
+    place: Place  # winner (all others are behind), tied, behind or lost
+    # To the recommended one on their common seeds, in the metric's unit; positive where this
+    # one is worse; 0 of the recommended one itself.
     gap: Number
-    gap_low: Number
-    gap_high: Number
+    gap_low: Number  # lower end of its 95 % interval, which is wider where the test ended early
+    gap_high: Number  # upper end
+    # Of there being no difference, corrected for the interim analyses, for testing both ways,
+    # and for a recommended one that was chosen by the same scores.
     p: Number
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A test as it stands.
+    """A test as it stands."""
 
-    Attributes:
-        standings: by name, the recommended one first, then by gap; those with lost seeds last.
-        why: "separated" (all others are behind or lost), "more" (of ``wanted``), "alone" (nothing
-            to compare with), "lost" (nothing has a score on every seed), or why those that are tied
-            get no more seeds: "budget", "futile", "samples" or "equivalent".
-        margin: a difference that does not matter, in the metric's unit.
-        wanted: seeds that each is to have for the next analysis; empty unless ``why`` is "more".
-    """
-
+    # By name, the recommended one first, then by gap; those with lost seeds last.
     standings: dict[str, Standing]
+    # "separated" (all others are behind or lost), "more" (of ``wanted``), "alone" (nothing to
+    # compare with), "lost" (nothing has a score on every seed), or why those that are tied
+    # get no more seeds: "budget", "futile", "samples" or "equivalent".
     why: Why
-    margin: float
+    margin: float  # a difference that does not matter, in the metric's unit
+    # Seeds that each is to have for the next analysis; empty unless ``why`` is "more".
     wanted: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -276,39 +248,29 @@ class Result:
 
 
 def sequential_test(
+    # By name, of the 1st, 2nd, ... seed, the same seeds for all; those decided earlier may have
+    # fewer. Non-finite where a training was lost. The first name is the reference; the others are
+    # in the order in which they matter.
     scores: Mapping[str, Sequence[float]],
     *,
-    minimize: bool,
-    trainings: int,
-    roles: Mapping[str, Role] | None = None,
+    minimize: bool,  # whether the lower score is the better one
+    trainings: int,  # of all together, at most
+    roles: Mapping[str, Role] | None = None,  # by name; "leader" where not given
+    # For each of these seeds the scores on the parts of the split, the same for all; then it counts
+    # too that another split might have favoured others.
     blocks: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    # A difference that does not matter; None: a tenth of the standard deviation between seeds.
     margin: float | None = None,
-    first: int = FIRST,
-    width: int = 1,
-    over: bool = False,
+    first: int = FIRST,  # seeds before the first analysis
+    width: int = 1,  # trainings of a round at least, as far as the budget has them
+    over: bool = False,  # whether there will be no more scores: it is judged on what there is
+    # See ``Schedule.complexity``: of those about as good the simplest is recommended in the end.
     knobs: Mapping[str, Complexity] | None = None,
 ) -> Result:
     """What these scores tell, and what is to be trained next.
 
     It is a function of the scores alone: called again with more of them, it decides the same at the
     earlier analyses.
-
-    Args:
-        scores: by name, of the 1st, 2nd, ... seed, the same seeds for all; those decided earlier
-            may have fewer. Non-finite where a training was lost. The first name is the reference;
-            the others are in the order in which they matter.
-        minimize: whether the lower score is the better one.
-        trainings: of all together, at most.
-        roles: by name; "leader" where not given.
-        blocks: by name, for each of these seeds the scores on the parts of the split, the same for
-            all; then it counts too that another split might have favoured others.
-        margin: a difference that does not matter, in the metric's unit; a tenth of the standard
-            deviation between seeds where None.
-        first: seeds before the first analysis.
-        width: trainings of a round at least, as far as the budget has them.
-        over: whether there will be no more scores: it is judged on what there is.
-        knobs: by name, see ``Schedule.complexity``: the simplest of those that are about as good
-            is recommended in the end.
     """
     sign = 1.0 if minimize else -1.0
     parts = blocks or {}

@@ -130,21 +130,13 @@ class Objective(Document):
 
 
 class GroupFacts(Document):
-    """Parameters with a rate of their own.
+    """Parameters with a rate of their own."""
 
-    Attributes:
-        pattern: the user's; empty where the rate has another reason.
-        ratio: of the schedule's rate; 0 of what does not train.
-        parameters: how many numbers.
-        names: the beginnings of the parameters' names, in whole parts.
-        cooldown: the last share of the run in which the rate goes linearly to zero.
-    """
-
-    pattern: str
-    ratio: Number
-    cooldown: Number = 0.0
-    parameters: int
-    names: list[str]
+    pattern: str  # the user's; empty where the rate has another reason
+    ratio: Number  # of the schedule's rate; 0 of what does not train
+    cooldown: Number = 0.0  # the last share of the run in which the rate goes linearly to zero
+    parameters: int  # how many numbers
+    names: list[str]  # the beginnings of the parameters' names, in whole parts
 
 
 class TaskFacts(Document):
@@ -241,14 +233,21 @@ class EngineFacts(Document):
     deterministic: bool = False
 
 
-class RangeTestFacts(Document):
-    """A range test: what it suggests, see ``lrtune.engine.range_test.Suggestion``, and its curves.
+class LossFacts(Document):
+    """A host that was lost while it trained."""
 
-    Attributes:
-        rates: one per update.
-        losses: smoothed, one list per seed; NaN where a loss was not finite.
-        message: why the suggestion is unsure; empty where it is not.
-    """
+    host: str  # its name
+    at: str  # when, by the clock of whoever searched: ISO 8601 with the distance to UTC
+    why: str  # as Ray said it, or the process's exit code
+    trials: int  # that it had; they went on elsewhere
+
+    def __str__(self) -> str:
+        went = f", {plural(self.trials, 'trial', 'trials')} went on elsewhere"
+        return f"host {self.host} lost at {self.at[11:16]}{went if self.trials else ''}"
+
+
+class RangeTestFacts(Document):
+    """A range test: what it suggests, see ``engine.range_test.Suggestion``, and its curves."""
 
     base_lr: float
     steepest: float
@@ -256,9 +255,9 @@ class RangeTestFacts(Document):
     max_lr: float
     peak_lr: float
     doubt: float
-    rates: list[Number]
-    losses: list[list[Number]]
-    message: str
+    rates: list[Number]  # one per update
+    losses: list[list[Number]]  # smoothed, one list per seed; NaN where a loss was not finite
+    message: str  # why the suggestion is unsure; empty where it is not
 
     @property
     def updates(self) -> int:
@@ -314,38 +313,28 @@ class SearchSettings(Training):
 
 
 class RunSettings(SearchSettings, File):
-    """``run.json``: what a run was asked to do and with what, and how far it came.
-
-    Attributes:
-        peak_lr: lowest and highest peak rate of the search.
-        range_test: where these come from; None where the user named them.
-        command: what the user typed.
-        owner: a random name of the study, by which it is known again in a shared storage.
-        asked: the keys of a study file; None of a run made from Python with a task of its own.
-        dummy_scores: by split and metric, what a predictor scores that ignores its inputs.
-        placement: where the data is, by split.
-        features: what was done about those of a frozen backbone; empty where none is.
-        engine: what trains.
-        baselines: the user's own schedules.
-        elapsed: seconds of all sessions.
-        cut: whether the budget ended before all was done.
-        folder: of the run; not in the file.
-    """
+    """``run.json``: what a run was asked to do and with what, and how far it came."""
 
     WHAT: ClassVar[str] = "a run's settings"
     FORMAT: ClassVar[int] = 2
 
     format: int = FORMAT
-    peak_lr: Pair
-    range_test: RangeTestFacts | None
-    command: str
-    owner: str
+    peak_lr: Pair  # lowest and highest peak rate of the search
+    range_test: RangeTestFacts | None  # where these come from; None where the user named them
+    command: str  # what the user typed
+    owner: str  # a random name of the study, by which it is known again in a shared storage
+    # The keys of a study file; None of a run made from Python with a task of its own.
     asked: dict[str, Any] | None = None
+    # By split and metric, what a predictor scores that ignores its inputs.
     dummy_scores: dict[str, dict[str, Number]] = Field(default_factory=dict)
-    placement: dict[str, str]
-    features: str = ""
-    engine: EngineFacts
-    baselines: list[StoredSchedule] = Field(default_factory=list)
-    elapsed: float = 0.0
-    cut: bool = False
-    folder: str = Field("RUN", exclude=True)
+    placement: dict[str, str]  # where the data is, by split
+    features: str = ""  # what was done about those of a frozen backbone; empty where none is
+    engine: EngineFacts  # what trains
+    baselines: list[StoredSchedule] = Field(default_factory=list)  # the user's own schedules
+    # That served in any session; none where one process of one machine trained.
+    hosts: list[str] = Field(default_factory=list)
+    # Hosts that were lost, in the order in which they were.
+    losses: list[LossFacts] = Field(default_factory=list)
+    elapsed: float = 0.0  # seconds of all sessions
+    cut: bool = False  # whether the budget ended before all was done
+    folder: str = Field("RUN", exclude=True)  # of the run; not in the file

@@ -17,9 +17,17 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from lrtune.format import plural
 from lrtune.schedule import Schedule
 from lrtune.verdict.sequential import Array, Role
-from lrtune.verdict.settings import Document, Number, Objective, StoredSchedule
+from lrtune.verdict.settings import (
+    Document,
+    LossFacts,
+    Number,
+    Objective,
+    RunSettings,
+    StoredSchedule,
+)
 from lrtune.verdict.tie_break import NEAR, simpler
 
 PARTIAL = ("plateaued", "pruned")  # ended before the horizon, with a forecast or without
@@ -148,6 +156,38 @@ def by_end(trials: pd.DataFrame) -> pd.DataFrame:
     return table[["end", "trials", "updates", "seconds"]]
 
 
+def by_host(trials: pd.DataFrame, finals: pd.DataFrame | None, run: RunSettings) -> pd.DataFrame:
+    """What each host trained: columns `host`, `trials`, `finals`, `shared`, `lost`.
+
+    A training that went on elsewhere counts for each of its hosts; `shared` are those of
+    both kinds that another host trained a part of. `lost` is its last loss, None where it has none.
+    """
+    counts = {host: [0, 0, 0] for host in run.hosts}
+    for kind, table in enumerate([trials] if finals is None else [trials, finals]):
+        for hosts in table.get("hosts", ()):
+            names = {*hosts} if isinstance(hosts, list | np.ndarray) else set[str]()
+            for host in names:
+                count = counts.setdefault(host, [0, 0, 0])
+                count[kind] += 1
+                count[2] += len(names) > 1
+    lost = {loss.host: loss for loss in run.losses}
+    rows = [(host, *count, lost.get(host)) for host, count in counts.items()]
+    return pd.DataFrame(rows, columns=["host", "trials", "finals", "shared", "lost"])
+
+
+def hosts_in_words(run: RunSettings) -> str:
+    """How many hosts trained, and which were lost; empty where one process did."""
+    if not run.hosts:
+        return ""
+    return "; ".join([plural(len(run.hosts), "host", "hosts"), *last_loss(run.losses)])
+
+
+def last_loss(losses: Sequence[LossFacts]) -> list[str]:
+    """The last host that was lost, and how many were before; nothing where none was."""
+    before = f" ({plural(len(losses) - 1, 'loss', 'losses')} before)" if losses[1:] else ""
+    return [f"{losses[-1]}{before}"] if losses else []
+
+
 def reasons(trials: pd.DataFrame) -> pd.DataFrame:
     """Why trials diverged or failed: columns `end`, `reason`, `trials`, most frequent first."""
     bad = trials[trials["state"].isin(LOST)].fillna({"reason": ""})
@@ -159,9 +199,7 @@ def reasons(trials: pd.DataFrame) -> pd.DataFrame:
 def beside(trial: "pd.Series[Any]", metric: str) -> float:
     """A metric of the weights that are judged; of a trial without a value, of the last ones.
 
-    Args:
-        trial: a row of the search's table, or of the finals'.
-        metric: its name; where it was not recorded, NaN is returned.
+    Of a row of the search's table, or of the finals'; NaN where the metric was not recorded.
     """
     curve, at = curve_of(trial, f"val_{metric}"), trial.get("judged_at", np.nan)
     if not curve.size:
@@ -178,33 +216,20 @@ def curve_of(trial: "pd.Series[Any]", column: str) -> Array:
 
 
 def finals_of(finals: pd.DataFrame, schedule: Schedule, horizon: int) -> pd.DataFrame:
-    """The finals of a schedule, one row per seed.
-
-    Args:
-        finals: see ``lrtune.search.confirmation.read_finals``.
-        schedule: a finalist's.
-        horizon: the verdict's.
-    """
+    """The finals of a schedule, one row per seed, of ``search.confirmation.read_finals``."""
     own = finals["schedule"] == schedule.to_json()
     return finals[own & (finals["horizon"] == horizon)].drop_duplicates("seed", keep="last")
 
 
 class Finalist(Document):
-    """A family's best configuration, as the search found it.
+    """A family's best configuration, as the search found it."""
 
-    Attributes:
-        family: its name; of the user's own schedules "yours", "yours 2" and so on.
-        schedule: what is trained.
-        trial: which of the search's it was; None where it was not tried as it is.
-        searched: its validation score there; NaN where it was not trained to its end.
-        role: leader (may be the best), baseline or yours: why it is here.
-    """
-
-    family: str
-    schedule: StoredSchedule
-    trial: int | None = None
+    family: str  # its name; of the user's own schedules "yours", "yours 2" and so on
+    schedule: StoredSchedule  # what is trained
+    trial: int | None = None  # which of the search's it was; None where it was not tried as it is
+    # Its validation score there; NaN where it was not trained to its end.
     searched: Number = math.nan
-    role: Role = "leader"
+    role: Role = "leader"  # leader (may be the best), baseline or yours: why it is here
 
     @property
     def compared_as(self) -> Role:
@@ -226,10 +251,6 @@ def finalists(trials: pd.DataFrame, objective: Objective) -> list[Finalist]:
     It is the complete trial of which most is expected; of a family that has none, the trial that
     was ended early of which most is expected. A family whose every trial diverged or failed sends
     none.
-
-    Args:
-        trials: the search's table.
-        objective: name and direction.
     """
     sound = trials[~trials["state"].isin(LOST)]
     whole = ranked(sound, objective.direction)
@@ -270,37 +291,23 @@ def _finalist(trial: "pd.Series[Any]") -> Finalist:
 
 
 class LrSensitivity(Document):
-    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak.
+    """How a family's score depends on its peak rate: a parabola over the logarithm of the peak."""
 
-    Attributes:
-        family: whose trials.
-        trials: how many had a value, those that ended early with their forecast.
-        peak_lr: where the score is best; NaN where no optimum is seen within the trials.
-        factor: by which the peak may be off, either way, before the score is noticeably worse; no
-            more than was tried.
-        factor_low: what it is at least, with 95 % confidence.
-        why: why there is no optimum; empty where there is one.
-    """
-
-    family: str
-    trials: int
+    family: str  # whose trials
+    trials: int  # how many had a value, those that ended early with their forecast
+    # Where the score is best; NaN where no optimum is seen within the trials.
     peak_lr: Number = math.nan
+    # By which the peak may be off, either way, before the score is noticeably worse; no more
+    # than was tried.
     factor: Number = math.nan
-    factor_low: Number = math.nan
-    why: str = ""
+    factor_low: Number = math.nan  # what it is at least, with 95 % confidence
+    why: str = ""  # why there is no optimum; empty where there is one
 
 
 def lr_sensitivity(
     trials: pd.DataFrame, family: str, objective: Objective, effect: float
 ) -> LrSensitivity:
-    """Fit one family.
-
-    Args:
-        trials: the search's table.
-        family: whose.
-        objective: name and direction of the value.
-        effect: how much worse is worse, in the metric's unit, above 0.
-    """
+    """Fit one family; ``effect`` is how much worse is worse, in the metric's unit, above 0."""
     own = trials[trials["family"] == family]
     final = own["value"].where(own["state"] == "complete", forecasts(own)).to_numpy(float)
     known = np.isfinite(final)

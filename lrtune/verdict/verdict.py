@@ -65,66 +65,39 @@ class Plan:
 
 
 class Gain(Document):
-    """What the recommended schedule is better by than a baseline, on the same seeds.
+    """What the recommended schedule is better by than a baseline, on the same seeds."""
 
-    Attributes:
-        over: the baseline's name among the families.
-        what: the baseline, for a person.
-        gain: in the metric's unit; negative where the recommended one is worse.
-        low: lower end of its 95 % interval; NaN with fewer than two seeds.
-        high: upper end.
-        p: see ``Standing``.
-        sure: whether the gain is shown.
-    """
-
-    over: str
-    what: str
-    gain: Number
-    low: Number
-    high: Number
-    p: Number
-    sure: bool
+    over: str  # the baseline's name among the families
+    what: str  # the baseline, for a person
+    gain: Number  # in the metric's unit; negative where the recommended one is worse
+    low: Number  # lower end of its 95 % interval; NaN with fewer than two seeds
+    high: Number  # upper end
+    p: Number  # see ``Standing``
+    sure: bool  # whether the gain is shown
 
 
 class Answer(Document):
-    """What comes out of the comparison.
+    """What comes out of the comparison."""
 
-    Attributes:
-        place: winner (one), tie (several that cannot be told apart), none (all lost seeds), or
-            unfinished (more seeds are to come).
-        families: the recommended one, and those that cannot be told apart from it.
-        recommended: which to use; None where nothing has a score on every seed.
-        gains: over each baseline, the user's own first.
-        why: see ``Result``.
-        seeds: of the family that has the most.
-        margin: a difference that does not matter, in the metric's unit.
-    """
-
+    # Winner (one), tie (several that cannot be told apart), none (all lost seeds), or
+    # unfinished (more seeds are to come).
     place: Literal["winner", "tie", "none", "unfinished"]
-    families: list[str]
-    recommended: str | None
-    gains: list[Gain]
-    why: Why
-    seeds: int
-    margin: Number
+    families: list[str]  # the recommended one, and those that cannot be told apart from it
+    recommended: str | None  # which to use; None where nothing has a score on every seed
+    gains: list[Gain]  # over each baseline, the user's own first
+    why: Why  # see ``Result``
+    seeds: int  # of the family that has the most
+    margin: Number  # a difference that does not matter, in the metric's unit
 
 
 class FamilyResult(Finalist, Standing):
-    """A finalist, and how it did.
+    """A finalist, and how it did."""
 
-    Attributes:
-        order: its place among the finalists when they were compared.
-        resolved: the schedule at the horizon, in the field's own terms.
-        validation: mean of the finals' scores on validation; NaN where none is complete.
-        metrics: mean of each other metric, on the split that is judged.
-        reasons: why trainings were lost.
-    """
-
-    order: int = 0
-    resolved: dict[str, Any]
-    validation: Number
-    metrics: dict[str, Number]
-    reasons: list[str]
+    order: int = 0  # its place among the finalists when they were compared
+    resolved: dict[str, Any]  # the schedule at the horizon, in the field's own terms
+    validation: Number  # mean of the finals' scores on validation; NaN where none is complete
+    metrics: dict[str, Number]  # mean of each other metric, on the split that is judged
+    reasons: list[str]  # why trainings were lost
 
 
 class Absent(Document):
@@ -139,28 +112,14 @@ class Absent(Document):
 
 
 class Verdict(File):
-    """``verdict.json``: everything that can be said of a task at one horizon.
-
-    Attributes:
-        study: the search that it rests on; also ``task``, ``objective``, ``judge`` (which weights
-            of a training count), ``optimizer``, ``versions`` and ``seed`` are the search's.
-        horizon: updates of each final.
-        trials: of the search, when it was judged.
-        split: on which it was judged.
-        plan: how it was to be reached.
-        answer: what comes out.
-        families: the finalists, the recommended one first, then by gap; those that lost seeds last.
-        absent: families that were searched and not compared.
-        minimum_effect: how much worse a score must be to be noticed; NaN where nobody knows.
-        lr_sensitivity: of each finalist; empty without a minimum effect.
-        trained: updates of all finals.
-        earlier: trainings that the plans had by which it was judged before.
-    """
+    """``verdict.json``: everything that can be said of a task at one horizon."""
 
     WHAT: ClassVar[str] = "a verdict"
     FORMAT: ClassVar[int] = 3
 
     format: int = FORMAT
+    # The search that it rests on; also ``task``, ``objective``, ``judge`` (which weights of a
+    # training count), ``optimizer``, ``versions`` and ``seed`` are the search's.
     study: str
     task: TaskFacts
     objective: Objective
@@ -168,16 +127,19 @@ class Verdict(File):
     optimizer: OptimizerFacts
     versions: dict[str, str]
     seed: int
-    horizon: int
-    trials: int
-    split: Literal["test", "val"]
+    horizon: int  # updates of each final
+    trials: int  # of the search, when it was judged
+    split: Literal["test", "val"]  # on which it was judged
+    # How it was to be reached.
     plan: Annotated[Plan, BeforeValidator(lambda v: Plan(**v) if isinstance(v, dict) else v)]
-    answer: Answer
+    answer: Answer  # what comes out
+    # The finalists, the recommended one first, then by gap; those that lost seeds last.
     families: list[FamilyResult]
-    absent: list[Absent]
-    minimum_effect: Number
-    lr_sensitivity: list[LrSensitivity]
-    trained: int
+    absent: list[Absent]  # families that were searched and not compared
+    minimum_effect: Number  # how much worse a score must be to be noticed; NaN where nobody knows
+    lr_sensitivity: list[LrSensitivity]  # of each finalist; empty without a minimum effect
+    trained: int  # updates of all finals
+    # Trainings that the plans had by which it was judged before.
     earlier: list[int] = Field(default_factory=list)
 
     @property
@@ -199,23 +161,14 @@ class Verdict(File):
 
 
 def standing(
-    finals: pd.DataFrame,
-    finalists: Sequence[Finalist],
+    finals: pd.DataFrame,  # see ``lrtune.search.confirmation.read_finals``; of one horizon
+    finalists: Sequence[Finalist],  # what the search recommends first
     objective: Objective,
-    seeds: Sequence[int],
+    seeds: Sequence[int],  # in their order; the first without a training ends a finalist's scores
     plan: Plan,
-    over: bool = False,
+    over: bool = False,  # whether no more is trained
 ) -> Result:
-    """The test as it stands; its ``wanted`` says what to train next.
-
-    Args:
-        finals: see ``lrtune.search.confirmation.read_finals``; of one horizon.
-        finalists: who takes part, what the search recommends first.
-        objective: name and direction.
-        seeds: in their order; those that a finalist has not been trained on end its scores.
-        plan: how many, and what does not matter.
-        over: whether no more is trained.
-    """
+    """The test as it stands; its ``wanted`` says what to train next."""
     own = {one.family: _own(finals, one, seeds) for one in finalists}
     assert plan.trainings is not None
     return sequential_test(

@@ -8,10 +8,17 @@ from dataclasses import dataclass, field
 import damage
 import inputs
 import kills
+import outages
+import passwords
+import sessions
 
-ATTACKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+# How a case ended, or its parts did, and what was wrong with it: nothing where that is empty.
+ATTACKS: dict[str, Callable[[random.Random], tuple[str | list[str], str]]] = {
     **kills.ATTACKS,
+    **outages.ATTACKS,
+    **sessions.ATTACKS,
     **damage.ATTACKS,
+    **passwords.ATTACKS,
     **inputs.ATTACKS,
 }
 
@@ -32,7 +39,7 @@ def attacked(name: str, seed: int, goes_on: Callable[[int], bool]) -> Outcome:
         case = f"{name} {seed} {outcome.cases}"
         end, defect = ATTACKS[name](random.Random(case))
         outcome.cases += 1
-        outcome.ends[end] += 1
+        outcome.ends.update([end] if isinstance(end, str) else end)
         if defect:
             outcome.defects.append(f"{case}: {defect}")
             print(f"DEFECT {outcome.defects[-1]}", flush=True)

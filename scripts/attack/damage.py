@@ -1,5 +1,6 @@
 """A run's files, damaged key by key and byte by byte; then commands look at them."""
 
+import atexit
 import contextlib
 import io
 import json
@@ -15,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from forks import HANG
 from pyarrow.parquet import read_metadata
 
 from lrtune.cli import commands
 
-HANG = 30  # seconds
 SEARCH = "search digits --batch-size 64 --epochs 2 --families cosine,constant --budget 14 --quiet"
 LOOKS = ("show", "show --json", "report", "export", "export --to csv", "dashboard", "compare")
 FILES = ("run.json", "best.json", "verdict.json", "finals.jsonl", "journal.log", "trials.parquet")
@@ -47,8 +48,10 @@ def no_hang(seconds: int = HANG) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def command(line: str, *words: object, seconds: int = HANG) -> tuple[str, str]:
-    """How a command ends, and what is wrong with that."""
+def command(
+    line: str, *words: object, seconds: int = HANG, keep: list[str] | None = None
+) -> tuple[str, str]:
+    """How a command ends, and what is wrong with that; its output is added to ``keep``."""
     argv = ["lrtune", *line.split(), *map(str, words)]
     out = io.StringIO()
     try:
@@ -69,6 +72,9 @@ def command(line: str, *words: object, seconds: int = HANG) -> tuple[str, str]:
         *_, last = traceback.extract_tb(error.__traceback__)
         where = f"{Path(last.filename).name}:{last.lineno}"
         return "traceback", f"{type(error).__name__}: {str(error)[:200]} ({where}): {argv[1:]}"
+    finally:
+        if keep is not None:
+            keep.append(out.getvalue())
     return "exit code 0", ""
 
 
@@ -76,6 +82,7 @@ def command(line: str, *words: object, seconds: int = HANG) -> tuple[str, str]:
 def base() -> Path:
     """A run with a verdict."""
     folder = Path(tempfile.mkdtemp(prefix="lrtune-attack-")) / "run"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     end, defect = command(SEARCH, "--out", folder, seconds=600)
     assert end == "exit code 0" and (folder / "verdict.json").exists(), (end, defect)
     return folder

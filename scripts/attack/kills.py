@@ -13,18 +13,21 @@ from functools import cache
 from pathlib import Path
 
 import idle
+from damage import mutated
 
 from lrtune.search import Record, load_study, records
 from lrtune.search.journal import mend
 
-KILLS = 3  # of one search
+TRIALS = 12  # of a search
+KILLS = 20  # of one search, at most
 
 
 @cache
 def expected(slots: int, groups: int) -> list[Record]:
     """The unbroken search."""
     with tempfile.TemporaryDirectory() as folder:
-        return idle.pruned_in(Path(folder), idle.NoisyPool(slots, groups), stopping=idle.EVERYTHING)
+        pool = idle.NoisyPool(slots, groups)
+        return idle.pruned_in(Path(folder), pool, TRIALS, stopping=idle.EVERYTHING)
 
 
 def compared(found: list[Record], slots: int, groups: int) -> str:
@@ -44,29 +47,48 @@ def drawn(rng: random.Random) -> tuple[int, int, bool]:
     return slots, rng.randint(1, min(2, slots)), rng.random() < 0.5
 
 
-def killed(rng: random.Random) -> tuple[str, str]:
+def killed(rng: random.Random) -> tuple[list[str], str]:
     """Killed a few times at a random entry of the journal, or while a checkpoint is written."""
     slots, groups, checkpoint = drawn(rng)
+    ends = list[str]()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for _ in range(KILLS):
             at = rng.choice(["entry", "entry", "checkpoint"]) if checkpoint else "entry"
-            count = rng.randint(1, 15 if at == "checkpoint" else 150)
+            count = rng.randint(1, 4 if at == "checkpoint" else 25)
             by = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM"])
-            dies(folder, idle.NoisyPool(slots, groups), by, count, at, checkpoint)
+            if not dies(folder, idle.NoisyPool(slots, groups), by, count, at, checkpoint):
+                break
+            ends.append(f"{by} at {'an' if at == 'entry' else 'a'} {at}")
             if (folder / "journal.log").exists():
                 mend(folder / "journal.log", stale_seconds=0)
         how = {"stopping": idle.EVERYTHING, "checkpoint": checkpoint}
-        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
-    return f"killed {KILLS} times", compared(found, slots, groups)
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
+    return ends, compared(found, slots, groups)
 
 
-def dies(folder: Path, *how: object) -> None:
-    """As ``idle.killed`` has it; a search that is over before it is killed does no harm."""
+def dies(folder: Path, *how: object) -> bool:
+    """As ``idle.killed`` has it; whether the search was killed before it was over."""
     try:
-        idle.killed(folder, *how)
+        idle.killed(folder, *how, trials=TRIALS)
     except AssertionError:
-        return
+        return False
+    return True
+
+
+def damaged_checkpoint(rng: random.Random) -> tuple[str, str]:
+    """Killed, and a byte or more of the checkpoint are others: what it held starts from scratch."""
+    slots, groups, _ = drawn(rng)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        dies(folder, idle.NoisyPool(slots, groups), "SIGKILL", rng.randint(20, 100), "entry", True)
+        mend(folder / "journal.log", stale_seconds=0)
+        path = folder / idle.CHECKPOINT
+        if kept := path.exists():
+            path.write_bytes(mutated(path.read_bytes(), rng))
+        how = {"stopping": idle.EVERYTHING, "checkpoint": True}
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
+    return "damaged" if kept else "no checkpoint yet", compared(found, slots, groups)
 
 
 def full_disk(rng: random.Random) -> tuple[str, str]:
@@ -80,7 +102,7 @@ def full_disk(rng: random.Random) -> tuple[str, str]:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randint(1, 200_000),) * 2)
             try:
-                idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+                idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
             except OSError:
                 os._exit(1)
             finally:
@@ -91,7 +113,7 @@ def full_disk(rng: random.Random) -> tuple[str, str]:
                 mend(folder / "journal.log", stale_seconds=0)
             except ValueError:  # not a line of it was written
                 (folder / "journal.log").unlink()
-        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), **how)
+        found = idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
     return "full" if code else "room enough", compared(found, slots, groups)
 
 
@@ -124,13 +146,14 @@ def locked_database(rng: random.Random) -> tuple[str, str]:
         idle.study_in(Path(place), storage=url)
         with locked_now_and_then(Path(place, "study.db"), rng):
             pool = idle.NoisyPool(slots, groups)
-            idle.pruned_in(Path(place), pool, stopping=idle.EVERYTHING, storage=url)
+            idle.pruned_in(Path(place), pool, TRIALS, stopping=idle.EVERYTHING, storage=url)
         found = records(load_study(url, "s"))
     return "locked", compared(found, slots, groups)
 
 
-ATTACKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+ATTACKS: dict[str, Callable[[random.Random], tuple[str | list[str], str]]] = {
     "killed searches": killed,
+    "damaged checkpoints": damaged_checkpoint,
     "full disks": full_disk,
     "locked databases": locked_database,
 }

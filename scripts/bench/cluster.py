@@ -191,7 +191,7 @@ def main() -> None:
         60 * arguments.minutes,
         in_order=arguments.lockstep,
     )
-    profile = cProfile.Profile()
+    profile = cProfile.Profile(time.process_time)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.profile:

@@ -35,9 +35,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("family", ["greedy", "one_cycle", "plateau"])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_the_trials_schedule_is_followed_and_its_updates_reported(
-    framework: str, family: str, tmp_path: Path
-) -> None:
+def test_the_trials_schedule_is_followed_and_its_updates_reported(framework, family, tmp_path):
     trial = asked(family)
     how = {"averaging": 0} if framework == "huggingface" else {}
     used = FRAMEWORKS[framework](trial, tmp_path, **how).train()
@@ -48,9 +46,7 @@ def test_the_trials_schedule_is_followed_and_its_updates_reported(
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_an_update_that_a_scaler_skips_does_not_count(
-    framework: str, fused: bool, tmp_path: Path
-) -> None:
+def test_an_update_that_a_scaler_skips_does_not_count(framework, fused, tmp_path):
     used: list[float] = []
 
     def adamw(module: Any) -> Any:
@@ -158,9 +154,7 @@ def test_one_of_several_sets_is_the_objective(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "averaging", "start"), [("one_cycle", 0, False), ("greedy", 0.3, True)]
 )
-def test_the_trainer_resumes_in_the_middle_of_the_schedule(
-    family: str, averaging: float, start: bool, tmp_path: Path
-) -> None:
+def test_the_trainer_resumes_in_the_middle_of_the_schedule(family, averaging, start, tmp_path):
     """An evaluation at the start is not the trial's: of a resumed run it was reported before."""
     saving = {"save_strategy": "epoch", "save_total_limit": 3, "eval_on_start": start}
     how = {"averaging": averaging, "arguments": saving}
@@ -238,8 +232,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("callback", FRAMEWORKS)
 def test_a_missing_framework_is_named_and_a_broken_one_not_called_missing(
-    callback: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    callback, tmp_path, monkeypatch
+):
     names = {"lightning": ("lightning", "pytorch_lightning"), "huggingface": ("transformers",)}
     forget(monkeypatch, callback, names[callback])
     with monkeypatch.context() as patched:

@@ -1,7 +1,7 @@
 """Trainings of seconds with Lightning and with Hugging Face's Trainer: quiet, on one core."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,7 @@ class After(optuna.pruners.BasePruner):
         return trial.last_step >= self.step
 
 
-def asked(
-    family: str,
-    pruner: optuna.pruners.BasePruner | None = None,
-    params: dict[str, Any] | None = None,
-) -> optuna.Trial:
+def asked(family, pruner=None, params=None):
     """A trial of a family, with a schedule; with these parameters or any."""
     study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
     study.enqueue_trial({"family": family, **(params or {})})
@@ -85,9 +81,7 @@ def sgd(module: nn.Module) -> Any:
     return SGD(module.parameters(), lr=1.0)
 
 
-def lightning_module(
-    configure: Callable[[Any], Any] = sgd, validate: Callable[[Any], float] | None = None
-) -> Any:
+def lightning_module(configure=sgd, validate=None):
     """One that notes the rates of its updates; `validate` may say its validation loss."""
     import lightning.pytorch as pl
 
@@ -161,17 +155,17 @@ class Net(nn.Module):
 
 
 def huggingface_trainer(
-    folder: Path,
+    folder,
     *,
-    rates: list[float] | None = None,
-    stop: int | None = None,
-    validate: Callable[[], float] | None = None,
-    eval_dataset: Callable[[Any], Any] = lambda rows: rows,
-    optimizers: Callable[[nn.Module], Any] = lambda net: (None, None),
-    callbacks: Sequence[Any] = (),
-    scaler: Overflowing | None = None,
-    **arguments: Any,
-) -> Any:
+    rates=None,
+    stop=None,
+    validate=None,
+    eval_dataset=lambda rows: rows,
+    optimizers=lambda net: (None, None),
+    callbacks=(),
+    scaler=None,
+    **arguments,
+):
     """One that adds the rates of its updates to `rates`, and ends when those are `stop`."""
     from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 

@@ -7,11 +7,14 @@ import shlex
 import shutil
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from lrtune import load_task
 from lrtune.cli.events import FIELDS, Events, listening
+from lrtune.engine.spread import Loss
+from lrtune.run.confirm import ConfirmationState
 from lrtune.run.folder import Run
 from lrtune.verdict.verdict import Verdict
 from tests.documents import changed
@@ -131,6 +134,20 @@ def test_no_password_in_an_event() -> None:
     events.close()
     (found,) = read(out.getvalue())
     assert "cret" not in found["command"] and "me@host/db" in found["command"]
+
+
+def test_a_lost_host_is_an_event_once() -> None:
+    out, losses = io.StringIO(), [Loss("gpu-7/2", 1e9, "killed", trials=3)]
+    pool = SimpleNamespace(slots=8, hosts=["gpu-1/0"], losses=losses)
+    events = Events(out)
+    events.hosts(pool)
+    state = ConfirmationState(0.5, 1.0, 8)
+    events.confirmation(state)
+    events.confirmation(state)
+    lost, progress = read(out.getvalue())
+    assert (lost["event"], lost["host"], lost["trials"]) == ("lost", "gpu-7/2", 3)
+    assert datetime.fromisoformat(lost["at"]).timestamp() == 1e9
+    assert (progress["slots"], progress["hosts"]) == (8, 1)
 
 
 def test_mistakes_go_to_stderr(lrtune, tmp_path: Path) -> None:

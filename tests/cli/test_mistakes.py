@@ -149,7 +149,7 @@ def test_what_needs_no_data_is_told_before_they_are_read(
     assert_mistake(lrtune("search", "digits", *words.split()), EARLY[words])
 
 
-@pytest.mark.parametrize(("found", "message"), [("", "lrtune[cluster]"), ("2.9.3", "ray>=2.45")])
+@pytest.mark.parametrize(("found", "message"), [("", "lrtune[cluster]"), ("2.9.3", "ray>=2.49")])
 def test_a_cluster_needs_a_ray_that_is_new_enough(
     lrtune, monkeypatch: pytest.MonkeyPatch, found: str, message: str
 ) -> None:

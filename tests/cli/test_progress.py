@@ -3,6 +3,8 @@
 import io
 import math
 import re
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
@@ -10,7 +12,15 @@ from rich.console import Console
 
 from lrtune import load_task
 from lrtune.cli.console import fitted
-from lrtune.cli.progress import LINE_SECONDS, RunProgress, Screen, family_table, finalist_table
+from lrtune.cli.progress import (
+    LINE_SECONDS,
+    RunProgress,
+    Screen,
+    family_table,
+    finalist_table,
+    on_hosts,
+)
+from lrtune.engine.spread import Loss
 from lrtune.format import Table
 from lrtune.run.confirm import ConfirmationState, FinalistScores
 from lrtune.schedule import FAMILIES, Schedule
@@ -136,6 +146,21 @@ def test_without_colours_no_colour_and_with_them_the_reports(
     assert "cosine" in shown and not re.search(r"\x1b\[[\d;]*(3[0-9]|38)[;m]", shown)
 
 
+def hosts(*lost: str) -> SimpleNamespace:
+    """A pool over two hosts, and those that it has lost."""
+    losses = [Loss(name, 1e9 + 60 * at, "killed", trials=3) for at, name in enumerate(lost)]
+    return SimpleNamespace(slots=8, hosts=["gpu-1/0", "gpu-2/1"], losses=losses)
+
+
+def test_hosts_and_the_last_that_was_lost() -> None:
+    assert on_hosts(hosts()) == "2 hosts, 8 slots"
+    clock = datetime.fromtimestamp(1e9).strftime("%H:%M")
+    assert on_hosts(hosts("gpu-7/2")) == (
+        f"2 hosts, 8 slots; host gpu-7/2 lost at {clock}, 3 trials went on elsewhere"
+    )
+    assert on_hosts(hosts("gpu-7/2", "gpu-8/3")).endswith("(1 loss before)")
+
+
 @pytest.mark.parametrize("dumb", [False, True])
 def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     out, now = io.StringIO(), [100.0]
@@ -143,6 +168,7 @@ def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("lrtune.cli.progress.time.monotonic", lambda: now[0])
     screen = Screen(Console(file=out, width=160, force_terminal=dumb))
     screen.started(load_task("digits", batch_size=32, epochs=1), {})
+    screen.hosts(hosts())
     running = state(record(0, "wsd", None, "pruned"))
     screen.search(running)
     running.add(record(1, "constant", 0.1))
@@ -152,9 +178,10 @@ def test_elsewhere_a_line_now_and_then(dumb: bool, monkeypatch: pytest.MonkeyPat
     screen.close()
     said = " ".join(out.getvalue().split())  # a dumb terminal is narrow
     first, second = "10% search: 1 trial (1 pruned)", "20% search: 2 trials (1 complete, 1 pruned)"
+    on = "; 2 hosts, 8 slots"
     left = "at most [0-9]+.s left"
     assert re.fullmatch(
-        f"{re.escape(first)}, 0 running {re.escape(second)}, 0 running; {left}; "
+        f"{re.escape(first)}, 0 running{on} {re.escape(second)}, 0 running{on}; {left}; "
         "best: constant 0.100",
         said,
     )

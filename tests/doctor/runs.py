@@ -13,12 +13,7 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as torchs
 from torch.utils.data import DataLoader
 
-from tests.callbacks.trainings import (
-    data,
-    huggingface_trainer,
-    lightning_module,
-    lightning_trainer,
-)
+from tests.callbacks.trainings import data, huggingface_trainer, lightning_module, lightning_trainer
 
 BATCHES = 10  # of an epoch, in torch and Lightning
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from lrtune.doctor import examine
 from lrtune.doctor.log import TENSORBOARD
@@ -12,16 +13,8 @@ from lrtune.errors import InputError
 from tests.doctor.runs import as_events
 
 
-def pickled(folder):
-    import torch
-
-    path = folder / "whole.pt"
-    torch.save({"model": torch.nn.Linear(1, 1)}, path)
-    return path
-
-
 def raw(content, name="x.pt"):
-    return lambda folder: (folder / name).write_bytes(content) and folder / name
+    return lambda folder: ((folder / name).write_bytes(content), folder / name)[1]
 
 
 def large(name, size):
@@ -35,8 +28,6 @@ def large(name, size):
 
 def saved(**state):
     def write(folder):
-        import torch
-
         torch.save(state, folder / "x.pt")
         return folder / "x.pt"
 
@@ -44,11 +35,7 @@ def saved(**state):
 
 
 def text(name, content):
-    def write(folder):
-        (folder / name).write_text(content)
-        return folder / name
-
-    return write
+    return lambda folder: ((folder / name).write_text(content), folder / name)[1]
 
 
 BAD = {
@@ -57,16 +44,13 @@ BAD = {
     "an empty folder": (lambda folder: folder, "trainer_state.json, metrics.csv"),
     "no rates": (text("log.csv", "step,loss\n1,2\n"), "no column of learning rates"),
     "no rows": (text("log.csv", "step,lr\n"), "no column of learning rates"),
-    "words": (
-        text("log.csv", "step,lr\n1,fast\n"),
-        "lr: could not convert string to float: 'fast'",
-    ),
+    "words": (text("log.csv", "step,lr\n1,fast\n"), "lr: could not convert string to float: 'fa"),
     "cut JSON": (text("trainer_state.json", '{"log_history": [{"step": 1,'), "cut short?"),
     "a line that is cut": (text("log.jsonl", '{"lr": 1}\n{"lr": 1, "st'), "cut short?"),
     "much JSON": (large("log.json", 2**30), "at most 268,435,456 bytes are read: thin the log"),
     "a script": (text("train.py", "import torch\n"), "expected a log"),
     "a state without rates": (text("trainer_state.json", '{"log_history": []}'), "no column"),
-    "a pickle": (pickled, "runs nobody's code"),
+    "a pickle": (saved(model=torch.nn.Linear(1, 1)), "runs nobody's code"),
     "no checkpoint": (text("x.pt", "hello"), "refuses it"),
     "a pickle cut short": (raw(b"\x80\x02X"), "refuses it"),
     "a pickle of nothing": (raw(b"\x80\x02(."), "refuses it"),
@@ -75,15 +59,9 @@ BAD = {
     "a number too large": (text("log.jsonl", f'{{"lr": {"9" * 400}}}'), "too large"),
     "deep JSON lines": (text("log.jsonl", "[" * 99999), "recursion"),
     "no events": (text("events.out.tfevents.1", "hello"), ""),
-    "two runs in a file": (
-        text("log.csv", "step,lr\n0,1\n1,1\n2,1\n0,1\n1,1\n"),
-        "two runs in one log",
-    ),
-    "bytes": (lambda f: (f / "x").write_bytes(b"\x00\x01\xff") and f / "x", "expected a log"),
-    "latin-1": (
-        lambda f: (f / "x.csv").write_bytes(b"lr\n\xff\n") and f / "x.csv",
-        "cannot be read: 'utf-8' codec",
-    ),
+    "two runs in a file": (text("log.csv", "step,lr\n0,1\n1,1\n2,1\n0,1\n"), "two runs in one log"),
+    "bytes": (raw(b"\x00\x01\xff", "x"), "expected a log"),
+    "latin-1": (raw(b"lr\n\xff\n", "x.csv"), "cannot be read: 'utf-8' codec"),
 }
 
 
@@ -102,15 +80,18 @@ def test_tensorboard_is_missing(tmp_path, monkeypatch):
         examine(tmp_path)
 
 
-def test_a_row_per_line(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text("\n".join(json.dumps({"step": i, "lr": 1 - i / 9}) for i in range(9)))
-    (diagnosis,) = examine(path)
+def test_a_row_per_line_and_an_endless_run_without_a_total(tmp_path):
+    rows = [json.dumps({"step": i, "learning_rate": 1 - i / 9}) for i in range(9)]
+    (diagnosis,) = examine(text("log.jsonl", "\n".join(rows))(tmp_path))
     np.testing.assert_allclose(diagnosis.log.rates, 1 - np.arange(9) / 9)
+    endless = f'{{"max_steps": 1e400, "log_history": [{", ".join(rows)}]}}'
+    (diagnosis,) = examine(text("trainer_state.json", endless)(tmp_path))
+    assert diagnosis.log.total is None
 
 
 # States of torch's schedulers with one value that torch would not have saved.
 BAD_STATES = {
+    "T_0": {"T_0": 0, "T_mult": 1, "eta_min": 0.0},
     "T_mult": {"T_0": 5, "T_mult": 0, "eta_min": 0.0},
     "ZeroDivisionError": {"T_max": 0, "eta_min": 0.0},
     "-1": {"T_max": 9, "eta_min": 0.0, "last_epoch": -1},
@@ -122,11 +103,3 @@ def test_a_bad_value_in_a_checkpoint_is_told(cause, state, tmp_path):
     whole = {"last_epoch": 9, "_last_lr": [0.01], "base_lrs": [0.1], **state}
     with pytest.raises(InputError, match=rf"x.pt: lr_scheduler: .*{cause}"):
         examine(saved(lr_scheduler=whole)(tmp_path))
-
-
-def test_an_endless_run_has_no_total(tmp_path):
-    path = tmp_path / "trainer_state.json"
-    rows = ", ".join(f'{{"step": {i}, "learning_rate": 0.1}}' for i in range(1, 9))
-    path.write_text(f'{{"max_steps": 1e400, "log_history": [{rows}]}}')
-    (diagnosis,) = examine(path)
-    assert diagnosis.log.total is None

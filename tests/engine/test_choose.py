@@ -106,6 +106,16 @@ def test_a_model_that_cannot_run_together_is_served_serially(digits, timed):
         make_pool(task, Choice("fused", 2), "cpu")
 
 
+class Starved(torch.nn.Module):
+    def forward(self, inputs):
+        raise MemoryError
+
+
+def test_a_check_that_is_short_of_memory_blames_no_task(digits):
+    with pytest.raises(MemoryError):
+        make_pool(replace(digits, model=Starved), Choice("fused", 2), "cpu")
+
+
 def test_a_long_update_has_no_overhead_to_share(digits, timed):
     timed[0].update(serial(70.0, 60.0))
     choice, _ = choose(digits, updates=100)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from torch import nn
 
 from lrtune.engine import SerialPool
 from lrtune.engine.choose import Choice
-from lrtune.engine.devices import SpreadPool, _Worker, maker, say
+from lrtune.engine.place import maker, of_processes
+from lrtune.engine.worker import Worker, say
 from lrtune.errors import InputError
 from tests.engine import trials
 from tests.engine.trials import DEVICE, Pairs
@@ -68,7 +70,7 @@ def task(digits):
 
 @pytest.fixture(scope="module")
 def shared(task):
-    with SpreadPool(task, 3, TWO, threads=1) as pool:
+    with of_processes(task, 3, TWO, threads=1) as pool:
         yield pool
 
 
@@ -136,9 +138,10 @@ def test_a_full_memory_is_told_as_such():
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    worker = _Worker()
-    worker.device, worker.pool = "cuda:1", SimpleNamespace(advance=full)
-    answer = pickle.loads(worker.do(pickle.dumps(("advance", ()))))
+    worker = Worker("cpu", "cuda:1")
+    worker.hold(SimpleNamespace(splits={}))
+    worker.open(0, lambda *_: SimpleNamespace(advance=full, placement={}), 1)
+    answer = pickle.loads(worker.do(pickle.dumps((0, "advance", ()))))
     assert isinstance(answer, MemoryError) and str(answer) == "cuda:1: CUDA out of memory"
 
 
@@ -157,22 +160,22 @@ def test_wrong_data_is_told_as_such(pool):
     ("call", "error", "message"),
     [
         (
-            lambda pool: pool.start(2, np.ones(11), 0),
+            lambda pool: pool.start(2, np.ones(11), 7),
             RuntimeError,
             rf"of {DEVICE}:\n(.*\n)+.*\(11,\)",
         ),
         (lambda pool: pool.snapshot(1), RuntimeError, "slot 1 is free"),
         (lambda pool: pool.start(3, RATES, 0), IndexError, "slot 3: there are 0 to 2"),
         (lambda pool: pool.start(-1, RATES, 0), IndexError, "slot -1"),
-        (lambda pool: SpreadPool(pool.task, 1, TWO), InputError, "one for each of 2"),
-        (lambda pool: SpreadPool(pool.task, 1, []), InputError, "one for each of 0"),
+        (lambda pool: of_processes(pool.task, 1, TWO), InputError, "one for each of 2"),
+        (lambda pool: of_processes(pool.task, 1, []), InputError, "one for each of 0"),
         (
-            lambda pool: SpreadPool(replace(pool.task, groups=partial(id, LOCK)), 1, [DEVICE]),
+            lambda pool: of_processes(replace(pool.task, groups=partial(id, LOCK)), 1, [DEVICE]),
             InputError,
             "digits: cannot be sent .* cannot pickle '_thread.lock'",
         ),
         (
-            lambda pool: SpreadPool(replace(pool.task, optimizer="sdg"), 1, [DEVICE]),
+            lambda pool: of_processes(replace(pool.task, optimizer="sdg"), 1, [DEVICE]),
             InputError,
             "did you mean 'sgd'",
         ),
@@ -205,7 +208,7 @@ class Waits(nn.Linear):
 def test_a_device_trains_on_while_another_is_not_ready(task, tmp_path):
     file = tmp_path / "go on"
     task = replace(task, model=lambda: Waits(file))
-    with SpreadPool(task, 3, ("cpu", "cpu"), threads=1) as pool:
+    with of_processes(task, 3, ("cpu", "cpu"), threads=1) as pool:
         assert pool.groups == [range(2), range(2, 3)]
         pool.start(0, RATES, seed=0)
         pool.start(2, SPOILED, seed=0)
@@ -237,11 +240,11 @@ class Slow(nn.Sequential):
         return super().forward(x)
 
 
-def test_a_process_that_is_killed_is_named(task, capfd):
+def test_the_trials_of_a_process_that_is_killed_go_on_in_another(task, capfd):
     before = processes()
     task = replace(task, train=Pairs(task.train, noise=1.0))
     told = []
-    pool = SpreadPool(task, 3, TWO, threads_told, threads=2, tell=told.append)
+    pool = of_processes(task, 3, TWO, threads_told, threads=2, tell=told.append)
     assert pool.placement == {"train": "2 threads, 2 slots; 2 threads, 1 slots"}
     first, second = sorted(set(processes()) - set(before), key=lambda process: process.pid)
     for slot in (1, 2):
@@ -251,20 +254,40 @@ def test_a_process_that_is_killed_is_named(task, capfd):
     out, err = capfd.readouterr()
     assert out.strip() == "" and "hello" in err  # what a user's model prints is not on our stdout
     assert first.children() and second.children()  # they read the data
+    pool.snapshot(1)
     threading.Timer(0.15, first.kill).start()
-    with pytest.raises(
-        RuntimeError, match=rf"^{DEVICE}: its process has ended: exit code -9 \(SIGKILL\)$"
-    ):
-        pool.advance()
-    with pytest.raises(RuntimeError, match=rf"^{DEVICE}: its process has ended"):
-        pool.start(0, RATES, seed=0)
-    assert pool.snapshot(2).update == 6
-    assert {p for p in processes() if p not in before} == {second, *second.children()}
+    one, other = pool.advance()
+    assert numbers(one)[1:] == numbers(other)[1:]
+    assert [(loss.host, loss.trials) for loss in pool.losses] == [(DEVICE, 1)]
+    assert re.fullmatch(
+        rf"{DEVICE} lost at ..:..: its process has ended: exit code -9 \(SIGKILL\); "
+        "1 trial goes on elsewhere",
+        told[2],
+    )
+    assert not first.is_running() and second.is_running()
     pool.close()
     assert processes() == before
     pool.close()
     with pytest.raises(RuntimeError, match=f"{DEVICE}: the pool is closed"):
         pool.snapshot(2)
+
+
+class Deadly(nn.Linear):
+    """Ends its process in training."""
+
+    def forward(self, x):
+        if self.training:
+            os._exit(3)
+        return super().forward(x.flatten(1))
+
+
+def test_a_model_that_ends_its_process_each_time_is_told(task):
+    with of_processes(replace(task, model=lambda: Deadly(64, 10)), 1, ("cpu",), SerialPool) as pool:
+        pool.start(0, RATES, seed=0)
+        with pytest.raises(
+            RuntimeError, match=r"^cpu: its process has ended: exit code 3, as 4 bef"
+        ):
+            pool.advance()
 
 
 # Not a module that may be imported twice: it has no `if __name__ == "__main__"`.
@@ -274,7 +297,7 @@ import numpy as np
 import psutil
 from dataclasses import replace
 from torch import nn
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine.place import of_processes
 from lrtune.tasks import load_task
 
 class Slow(nn.Sequential):
@@ -286,7 +309,7 @@ task = load_task(sys.argv[1])  # its folder is on the path no longer
 parts = task.model
 task = replace(task, model=lambda: Slow(parts()))
 rates = np.full(task.horizon, 0.1)
-pool = SpreadPool(task, 2, ("cpu", "cpu"))
+pool = of_processes(task, 2, ("cpu", "cpu"))
 for slot in range(2):
     pool.start(slot, rates, seed=slot)
 print(*[child.pid for child in psutil.Process().children()], flush=True)
@@ -357,7 +380,7 @@ def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path:
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_each_process_is_deterministic(deterministic, task):
     make = maker(Choice("serial", 2, deterministic=deterministic), say)
-    with SpreadPool(replace(task, model=Strict), 2, TWO, make) as pool:
+    with of_processes(replace(task, model=Strict), 2, TWO, make) as pool:
         error = pool.start(1, RATES, seed=0).error
     assert error == (None if deterministic else "LookupError: any order will do")
     assert not torch.are_deterministic_algorithms_enabled()

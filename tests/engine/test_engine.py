@@ -12,7 +12,9 @@ import torch
 from lrtune import InputError
 from lrtune.engine import Choice
 from lrtune.engine import devices as pools
-from lrtune.engine.devices import Engine, choose_pool, devices_of, own_settings
+from lrtune.engine import place as places
+from lrtune.engine.devices import Engine, devices_of, own_settings
+from lrtune.engine.place import Place, choose_pool
 
 pytestmark = pytest.mark.cpu
 
@@ -72,14 +74,15 @@ def test_what_was_chosen_serves_again_on_such_devices(
     devices, slots, chosen, expected, monkeypatch
 ):
     made = []
-    monkeypatch.setattr(pools, "hardware", lambda device: device[0])
-    monkeypatch.setattr(pools, "choose", lambda *_, **__: (Choice("fused", 4), None))
-    monkeypatch.setattr(pools, "SpreadPool", lambda _, slots, *__, **___: made.append(slots))
+    monkeypatch.setattr(places, "hardware", lambda device: device[0])
+    monkeypatch.setattr(places, "choose", lambda *_, **__: (Choice("fused", 4), object()))
+    monkeypatch.setattr(places, "of_processes", lambda _, slots, *__: made.append(slots))
+    monkeypatch.setattr(places, "make_pool", lambda *_: None)
     before = Choice("fused", 6, devices=("A", "A"))
     names = tuple(f"{kind}:{number}" for number, kind in enumerate(devices))
     monkeypatch.setattr(pools, "devices_of", lambda _: names)
-    engine, task = Engine(slots=slots), SimpleNamespace(horizon=100)
-    _, choice = choose_pool(task, engine, before, lambda line: None, updates=1000)
+    place, task = Place(Engine(slots=slots), lambda line: None), SimpleNamespace(horizon=100)
+    _, choice = choose_pool(task, place, before, updates=1000)
     assert (choice is not before) == chosen
     assert (choice.slots, choice.devices) == (expected, tuple(devices))
     assert made == ([expected] if len(devices) > 1 else [])
@@ -110,12 +113,12 @@ def test_determinism_ends_with_the_run(mode, workspace, monkeypatch):
 
 
 def test_a_choice_serves_again_where_determinism_is_the_same(monkeypatch):
-    monkeypatch.setattr(pools, "choose", lambda *_, **__: (Choice("serial", 1), None))
-    monkeypatch.setattr(pools, "make_pool", lambda *_: None)
+    monkeypatch.setattr(places, "choose", lambda *_, **__: (Choice("serial", 1), None))
+    monkeypatch.setattr(places, "make_pool", lambda *_: None)
     choice = Choice("serial", 1, devices=("cpu",))
     for deterministic in (True, True, False):
         before, engine = choice, Engine(device="cpu", deterministic=deterministic)
-        _, choice = choose_pool(None, engine, before, lambda line: None, updates=1000)
+        _, choice = choose_pool(None, Place(engine, lambda line: None), before, updates=1000)
         assert choice.deterministic == deterministic
         assert (choice is before) == (before.deterministic == deterministic)
 

@@ -526,7 +526,7 @@ def test_a_compiled_program_shrinks_at_the_tail(fifty, monkeypatch, quick_compil
             curves[progress.slot] += numbers(progress)
         if gone is not None:
             pool.release(gone)
-    assert sizes == [4, 4, 2, 1]
+    assert sizes == [4, 4, 2, 2]  # never one alone
     for slot, curve in enumerate(curves):
         same(alone(task, rates / (1 + slot), slot)[: len(curve)], curve)
 

@@ -18,12 +18,7 @@ from torch.utils.data import DataLoader
 
 from lrtune.export import export
 from lrtune.schedule import Schedule
-from tests.callbacks.trainings import (
-    data,
-    huggingface_trainer,
-    lightning_module,
-    lightning_trainer,
-)
+from tests.callbacks.trainings import data, huggingface_trainer, lightning_module, lightning_trainer
 
 TOTAL = 40
 SEGMENT = 3  # updates between the validations of the fixture `metrics`
@@ -48,12 +43,12 @@ def run(schedule, target, total=TOTAL, optimizer=None):
     return types.SimpleNamespace(**names)
 
 
-def controller_rates(schedule, metrics):
+def controller_rates(schedule, metrics=None, total=TOTAL):
     """The rates of the table, or of the controller that was told these metrics."""
     if not schedule.closed_loop:
-        return schedule.rates(TOTAL)
-    controller = schedule.controller(TOTAL)
-    for update, metric in metrics.items():
+        return schedule.rates(total)
+    controller = schedule.controller(total)
+    for update, metric in (metrics or {}).items():
         controller.observe(update, metric)
     return controller.rates
 

@@ -94,10 +94,6 @@ def by_optax(found):
 HAVE = {by_keras: keras.OPTIMIZERS, by_optax: {*optax.OPTIMIZERS, "adamw"}, by_lightning: NAMES}
 
 
-def has(found, by):
-    return found.name in HAVE[by]
-
-
 def name_of(found):
     odd = {k: v for k, v in found.settings.items() if settings_of(found.name, {})[k] != v}
     return f"{found.name}-{odd}-{found.groups}"
@@ -105,15 +101,8 @@ def name_of(found):
 
 @pytest.mark.parametrize(
     ("found", "by"),
-    [
-        *(
-            (found, by)
-            for found in FOUND
-            for by in (by_lightning, by_keras, by_optax)
-            if has(found, by)
-        ),
-        *((EPSILON, by) for by in (by_lightning, by_optax)),
-    ],
+    [(found, by) for found in FOUND for by in HAVE if found.name in HAVE[by]]
+    + [(EPSILON, by) for by in (by_lightning, by_optax)],
     ids=lambda part: name_of(part) if isinstance(part, FoundOptimizer) else part.__name__,
 )
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in WARNINGS])
@@ -176,22 +165,27 @@ def test_what_a_framework_lacks_is_said_and_not_left_out(target, name, given):
 
 
 @pytest.mark.parametrize("target", ["lightning", "keras", "optax"])
-def test_a_users_own_parameter_groups_are_named(target):
+def test_what_the_user_makes_is_named(target):
+    """Groups of their own; and of a framework without rates by name, these."""
     found = FoundOptimizer("adamw", settings_of("adamw", {}), "by_depth\nimport os")
     source = export(CONSTANT, to=target, total=TOTAL, optimizer=found)
     assert "# found with the parameter groups of by_depth import os: make them here too" in source
+    if target != "lightning":
+        source = export(CONSTANT, to=target, total=TOTAL, optimizer=NAMED)
+        assert (
+            "# found with rates of their own, as ratios of the schedule's: {'kernel': 10." in source
+        )
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("eps", "print(1)"), ("x: 1 or (y", 1.0), ("class", "A)\n")]
-)
-def test_a_file_puts_no_code_into_what_is_written(setting, value):
-    with pytest.raises(InputError, match="expected a number"):
-        FoundOptimizer("adamw", settings_of("adamw", {}) | {setting: value})
+def test_a_file_puts_no_code_into_what_is_written():
+    settings = settings_of("adamw", {})
+    for odd in ({"eps": "print(1)"}, {"x: 1 or (y": 1.0}, {"class": "A)\n"}):
+        with pytest.raises(InputError, match="expected a number"):
+            FoundOptimizer("adamw", settings | odd)
     with pytest.raises(InputError, match="expected a name and a number"):
-        FoundOptimizer("adamw", settings_of("adamw", {}), None, {setting: 1.0, '"': 1.0})
+        FoundOptimizer("adamw", settings, None, {"eps": 1.0, '"': 1.0})
     with pytest.raises(InputError, match="expected a number"):
-        FoundOptimizer("adamw()", settings_of("adamw", {}))
+        FoundOptimizer("adamw()", settings)
 
 
 SCHEDULES = [
@@ -256,12 +250,8 @@ def test_an_optimizer_of_the_users_own_is_imported():
     assert "found with lion (Lion), which Keras does not have" in said
 
 
-NAMED = FoundOptimizer(
-    "adamw",
-    settings_of("adamw", {}),
-    "decay_matrices",
-    {"kernel": 10.0, "body.0": 0.5, "body.1": 0.0},
-)
+RATIOS = {"kernel": 10.0, "body.0": 0.5, "body.1": 0.0}
+NAMED = FoundOptimizer("adamw", settings_of("adamw", {}), "decay_matrices", RATIOS)
 
 
 class Named(Model):
@@ -270,6 +260,15 @@ class Named(Model):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+
+
+def both(names, model):
+    """The optimizer and the scheduler of what was written."""
+    if hasattr(names, "configure_optimizers"):
+        configured = names.configure_optimizers(model)
+        return configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    optimizer = names.make_optimizer(model)
+    return optimizer, names.make_scheduler(optimizer)
 
 
 @pytest.mark.parametrize("target", ["torch", "lightning", "huggingface", "timm"])
@@ -289,13 +288,7 @@ class Named(Model):
 )
 def test_rates_by_name_follow_the_schedule(target, schedule):
     names, model = made(NAMED, target, schedule), Named()
-    if target == "lightning":
-        configured = names.configure_optimizers(model)
-        optimizer = configured["optimizer"]
-        scheduler = configured["lr_scheduler"]["scheduler"]
-    else:
-        optimizer = names.make_optimizer(model)
-        scheduler = names.make_scheduler(optimizer)
+    optimizer, scheduler = both(names, model)
     found = {
         name: (group["lr_ratio"], group["weight_decay"])
         for name, parameter in model.named_parameters()
@@ -311,9 +304,7 @@ def test_rates_by_name_follow_the_schedule(target, schedule):
     for update in range(TOTAL):
         rates = schedule.rates(TOTAL) if controller is None else controller.rates
         for group in optimizer.param_groups:
-            assert group["lr"] == pytest.approx(rates[update] * group["lr_ratio"], rel=1e-12), (
-                update
-            )
+            assert group["lr"] == pytest.approx(rates[update] * group["lr_ratio"], rel=1e-12)
         optimizer.step()
         if target == "timm":
             scheduler.step_update(update + 1)
@@ -332,12 +323,7 @@ def test_a_group_cools_down_by_itself(target):
     schedule, model = Schedule("cosine", PEAK, knobs={"eta_min": 0.1}), Named()
     found = replace(NAMED, cooldowns={"kernel": 0.5})
     names = made(found, target, schedule)
-    if target == "lightning":
-        configured = names.configure_optimizers(model)
-        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
-    else:
-        optimizer = names.make_optimizer(model)
-        scheduler = names.make_scheduler(optimizer)
+    optimizer, scheduler = both(names, model)
     ours = names.make_optimizer(model)
     follow = replace(schedule, settings={"kernel.cooldown": 0.5}).torch(ours, total=TOTAL)
     for update, rate in enumerate(schedule.rates(TOTAL)):
@@ -352,12 +338,6 @@ def test_a_group_cools_down_by_itself(target):
     with pytest.warns(ScheduleWarning, match="no parameter group has a cooldown"):
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         replace(schedule, settings={"kernel.cooldown": 0.5}).torch(optimizer, total=TOTAL)
-
-
-@pytest.mark.parametrize("target", ["keras", "optax"])
-def test_rates_by_name_are_said_where_they_cannot_be_made(target):
-    source = export(CONSTANT, to=target, total=TOTAL, optimizer=NAMED)
-    assert "# found with rates of their own, as ratios of the schedule's: {'kernel': 10.0" in source
 
 
 @pytest.mark.parametrize("family", ["plateau", "greedy"])
@@ -382,9 +362,8 @@ def test_keras_saves_and_loads_the_weight_decay():
 def test_the_trainer_of_transformers_makes_the_one_found(tmp_path):
     import transformers
 
-    found = FoundOptimizer(
-        "adamw", settings_of("adamw", {"betas": (0.8, 0.9), "eps": 1e-6}), "decay_matrices"
-    )
+    settings = settings_of("adamw", {"betas": (0.8, 0.9), "eps": 1e-6})
+    found = FoundOptimizer("adamw", settings, "decay_matrices")
     arguments = transformers.TrainingArguments(
         str(tmp_path), use_cpu=True, report_to=[], **made(found, "huggingface").ARGUMENTS
     )
@@ -398,13 +377,13 @@ def test_the_trainer_of_transformers_makes_the_one_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "found",
+    ("name", "given", "groups"),
     [
-        FoundOptimizer("sgd", settings_of("sgd", {}), "decay_matrices"),
-        FoundOptimizer("adamw", settings_of("adamw", {"amsgrad": True}), "decay_matrices"),
-        FoundOptimizer("adamw", settings_of("adamw", {}), None),  # biases decay too
+        ("sgd", {}, "decay_matrices"),
+        ("adamw", {"amsgrad": True}, "decay_matrices"),
+        ("adamw", {}, None),  # biases decay too
     ],
-    ids=name_of,
 )
-def test_another_optimizer_is_given_to_the_trainer(found):
+def test_another_optimizer_is_given_to_the_trainer(name, given, groups):
+    found = FoundOptimizer(name, settings_of(name, given), groups)
     assert hasattr(made(found, "huggingface"), "make_scheduler")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrtune.engine.optimizers import settings_of
 from lrtune.errors import InputError
 from lrtune.export import EXPORTERS, TABLES, FoundOptimizer, export
 from lrtune.export.source import ExportContext
@@ -21,11 +22,7 @@ from tests.export.frameworks import TOTAL, parameter, run
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [target for target in EXPORTERS if target not in TABLES]
-ADAMW = FoundOptimizer(
-    "adamw",
-    {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False},
-    "decay_matrices",
-)
+ADAMW = FoundOptimizer("adamw", settings_of("adamw", {}), "decay_matrices")
 
 
 @pytest.mark.parametrize("target", SOURCES)

@@ -4,6 +4,7 @@ import ast
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR, SequentialLR
@@ -11,13 +12,11 @@ from torch.optim.lr_scheduler import LambdaLR, SequentialLR
 from lrtune.export import export, replay
 from lrtune.export.source import FORMULAS, ExportContext, ratio
 from lrtune.schedule import FAMILIES, Schedule
-from tests.export.frameworks import TOTAL, controller_rates
+from tests.export.frameworks import TOTAL, controller_rates, run
 
 
-def run(source):
-    namespace = {}
-    exec(source, namespace)
-    return namespace["make_scheduler"](SGD(nn.Linear(1, 1).parameters(), lr=1.0))
+def optimizer_of(*lrs):
+    return SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in lrs])
 
 
 def rates(follow, total=TOTAL):
@@ -33,7 +32,7 @@ def as_it_says(source, metrics):
     """The rates in a loop of the lines that the docstring has, at the times that they name."""
     docstring = ast.get_docstring(ast.parse(source))
     make, *calls = [line.strip() for line in docstring.splitlines() if line.startswith("    ")]
-    names = {"optimizer": SGD(nn.Linear(1, 1).parameters(), lr=1.0)}
+    names = {"optimizer": optimizer_of(1.0)}
     exec(f"{source}\n{make}", names)
     used = []
     for update in range(1, TOTAL + 1):
@@ -47,7 +46,7 @@ def as_it_says(source, metrics):
 
 
 def test_open_loop_gives_the_tables_rates_and_holds_the_last(opened, total=97):
-    follow = run(export(opened, to="torch", total=total))
+    follow = run(opened, "torch", total).make_scheduler(optimizer_of(1.0))
     expected = np.pad(opened.rates(total), (0, 5), mode="edge")
     used = rates(follow, total=total)
     with pytest.warns(UserWarning, match=f"stepped more than {total} times: the rate") as caught:
@@ -67,10 +66,8 @@ def test_it_gives_the_rates_in_the_loop_that_it_says(every, metrics):
 
 def test_all_parameter_groups_get_the_same_rate():
     """As it says; Schedule.torch keeps their ratios."""
-    namespace = {}
-    exec(export(Schedule("linear", 0.5), to="torch", total=TOTAL), namespace)
-    groups = [{"params": nn.Linear(1, 1).parameters(), "lr": lr} for lr in (1.0, 0.1)]
-    assert namespace["make_scheduler"](SGD(groups, lr=1.0)).get_last_lr() == [0.5, 0.5]
+    follow = run(Schedule("linear", 0.5), "torch").make_scheduler(optimizer_of(1.0, 0.1))
+    assert follow.get_last_lr() == [0.5, 0.5]
 
 
 def test_a_formula_gives_the_rates_in_numpy_and_then_keeps_the_last(opened, total=997):

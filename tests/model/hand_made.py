@@ -3,8 +3,8 @@
 import numpy as np
 
 from lrtune.model.features import features
-from lrtune.model.surrogate import Observations, PeakGuess, Posterior, Surrogate
-from lrtune.model.transfer import Transfer, nothing, published
+from lrtune.model.surrogate import Observations, PeakGuess, Surrogate
+from lrtune.model.transfer import nothing, published
 from lrtune.schedule import Schedule
 
 GUESS = PeakGuess(float(np.log(0.1)), 1.0)
@@ -29,9 +29,7 @@ def whole(x: np.ndarray, y: np.ndarray) -> Observations:
     return Observations(x, y, np.zeros(len(y)))
 
 
-def posterior(
-    known: Observations, transfer: Transfer | None = None, guess: PeakGuess = GUESS
-) -> Posterior:
+def posterior(known, transfer=None, guess=GUESS):
     return Surrogate(transfer or published(), guess).posterior(known)
 
 

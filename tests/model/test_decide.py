@@ -6,7 +6,7 @@ from hand_made import EMPTY, posterior, schedules, table, valley, whole
 
 from lrtune.model.decide import FIRST, JOINT, promising, propose, recommend, stop
 from lrtune.model.forecast import Forecast
-from lrtune.model.surrogate import Observations
+from lrtune.model.surrogate import Observations, Posterior
 
 FOUND = schedules(np.geomspace(0.01, 1, 8))
 X = table(FOUND)
@@ -88,3 +88,19 @@ def test_what_is_recommended_is_not_the_luckiest() -> None:
     assert abs(x[chosen, 0] - X[good, 0]) < 1.5 and chosen != 0
     assert not np.array_equal(x[chosen], x[0])
     assert recommend(posterior(EMPTY), X[:1]) == 0  # of one, that one
+
+
+def test_of_a_thousand_under_way_a_proposal_looks_at_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, under_way = posterior(whole(X, Y)), table(schedules(np.geomspace(0.001, 10, 1000)))
+    drawn, draws = [], Posterior.draws
+
+    def counted(own: Posterior, x: np.ndarray, *given: object) -> np.ndarray:
+        drawn.append(x)
+        return draws(own, x, *given)
+
+    monkeypatch.setattr(Posterior, "draws", counted)
+    propose(found, X, 1, rng(), under_way)
+    looked, best = (found.mean_and_sd(x)[0] for x in (drawn[0][len(X) :], under_way))
+    assert np.sort(looked) == pytest.approx(np.sort(best)[:JOINT])

@@ -71,9 +71,7 @@ def test_what_is_ahead_of_every_family_is_finite_and_within_bounds(family: str, 
         (Schedule("plateau", peak_lr=0.1), 100, math.log(4), 0, 0),
     ],
 )
-def test_what_is_ahead(
-    schedule: Schedule, update: int, remainder: float, fall: float, rise: float
-) -> None:
+def test_what_is_ahead(schedule, update, remainder, fall, rise):
     (found,) = ahead(rates_of(schedule), [update])
     # The last rate of a cycle is that of an update before its bottom.
     assert found == pytest.approx([remainder, fall, rise], abs=0.2)
@@ -111,9 +109,7 @@ def test_what_a_curve_shows(signal: list, slope: list, above: list, fallen: list
 TRANSFERS = pytest.mark.parametrize("transfer", [published(), NOTHING], ids=["published", "none"])
 
 
-def some_known(
-    n: int, seed: int = 0, noise: float = 0.02
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def some_known(n, seed=0, noise=0.02):
     """Whole trainings that fell by 1 in all, and gained a tenth of what their rate fell by."""
     rng = np.random.default_rng(seed)
     fall = rng.uniform(0, 4, n)
@@ -133,9 +129,7 @@ def looking(fall: float) -> np.ndarray:
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("progress", [0.0, 0.13, 0.5, 0.99, 1.0])
 @TRANSFERS
-def test_without_a_known_trial_it_is_what_other_tasks_teach(
-    transfer: Transfer, progress: float, averaged: bool
-) -> None:
+def test_without_a_known_trial_it_is_what_other_tasks_teach(transfer, progress, averaged):
     found = learn_gain(transfer, averaged, progress, *NONE)
     place = int(np.abs(transfer.progress - progress).argmin())
     assert (found.mean == transfer.gain[int(averaged), place]).all()
@@ -164,9 +158,7 @@ def test_with_many_known_trials_these_decide(transfer: Transfer) -> None:
         ([3.0], 0.0, 0.5, 1.0),  # it rises in the end: what counts is what it had fallen
     ],
 )
-def test_gains_are_in_units_of_what_the_task_falls_by(
-    finals: list, level: float, unit: float, behind: float
-) -> None:
+def test_gains_are_in_units_of_what_the_task_falls_by(finals, level, unit, behind):
     known = np.zeros((len(finals), WIDTH))
     known[:, FALLEN] = 0.5
     found = Yardstick.of(known, np.zeros(len(finals)), np.array(finals))

@@ -11,7 +11,7 @@ from lrtune.format import LONGEST
 from lrtune.reports import page as report
 from lrtune.reports.first_screen import LABELS, answer
 from lrtune.reports.plot_style import LABEL
-from lrtune.verdict.settings import StoppingFacts
+from lrtune.verdict.settings import LossFacts, StoppingFacts
 from tests.documents import changed
 
 SECTIONS = ["answer", "settings", "families", "curves", "peak", "stopping", "trials", "record"]
@@ -165,6 +165,18 @@ def test_without_a_complete_trial_the_best_forecast_leads_and_that_is_said(few):
     forecast = r"not measured; forecast of validation cross-entropy: 0\.3100\s?nats"
     assert re.search(forecast, page.words)
     assert f"trial {leader['number']}, by its forecast" in page.words
+
+
+def test_hosts_what_they_trained_and_which_were_lost(few):
+    trials, run = few
+    kept = {"host": "gpu-7/2", "at": "2026-12-01T14:02:11+00:00", "why": "killed <b>", "trials": 3}
+    run = changed(run, hosts=["gpu-1/0", "gpu-7/2"], losses=[LossFacts(**kept)])
+    ran = [["gpu-1/0"], ["gpu-7/2"], ["gpu-7/2", "gpu-1/0"], []]
+    page = Page(report.render(trials.iloc[:4].assign(hosts=ran), run))
+    assert page.ids == [*SECTIONS[:-1], "hosts", "record"]
+    assert "2 hosts; host gpu-7/2 lost at 14:02, 3 trials went on elsewhere" in page.words
+    assert "2026-12-01 14:02" in page.words
+    assert "went on elsewhere: killed <b>" in page.words
 
 
 def test_the_record_says_how_to_run_it_again(few):

@@ -10,15 +10,15 @@ import pytest
 from listeners import Told
 
 import lrtune as package
-from lrtune import Budget, InputError, Plan
-from lrtune.run.confirm import confirm
+from lrtune import Budget, Engine, InputError, Listener, Plan
+from lrtune.run.confirm import confirm, confirm_study
 from lrtune.run.folder import Run
 from lrtune.run.tune import elapsed
 from lrtune.schedule import Schedule
 from lrtune.search import confirmation as log
 from lrtune.tasks import Task
 from lrtune.verdict.recommendation import notes
-from tests.documents import changed
+from tests.documents import RUN, changed
 
 TRAININGS = 8
 
@@ -250,3 +250,34 @@ def test_a_killed_session_counts_what_its_trainings_took(run: Path, tmp_path: Pa
     for kept, expected in ((0.0, trained), (1e6, 1e6)):
         changed(settings, elapsed=kept).write(folder / "run.json")
         assert elapsed(Run(folder)) == pytest.approx(expected)
+
+
+CLUSTER = {"cluster": "auto", "hosts": 4, "num_gpus": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("kept", "given", "engine"),
+    [
+        (CLUSTER | {"slots": 8, "engine": "serial"}, {}, Engine(**CLUSTER)),
+        (CLUSTER, {"hosts": 2, "slots": 6}, Engine(**CLUSTER | {"hosts": 2, "slots": 6})),
+        (CLUSTER, {"device": "cpu"}, Engine(device="cpu")),
+        ({"device": "cpu,cpu"}, {"cluster": "auto"}, Engine(cluster="auto")),
+    ],
+)
+def test_it_trains_where_the_search_did_unless_told_otherwise(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: Task,
+    kept: dict[str, object],
+    given: dict[str, object],
+    engine: Engine,
+) -> None:
+    changed(RUN, asked={"task": "digits", **kept}).write(tmp_path / "run.json")
+    engines = []
+    monkeypatch.setattr("lrtune.run.confirm.load", lambda _: task)
+    monkeypatch.setattr(
+        "lrtune.run.confirm.confirm", lambda *_, **how: engines.append(how["engine"])
+    )
+    monkeypatch.setattr("lrtune.run.confirm.finish", lambda *_: None)
+    confirm_study(tmp_path, given, Listener())
+    assert engines == [engine]

@@ -223,7 +223,13 @@ URLS = {
     "postgresql://me@h/db?sslpassword=secret": "postgresql://me@h/db",
     "postgresql://me@h/db?passfile=/home/me/.pgpass": "postgresql://me@h/db?passfile=/home/me/.pgpass",
     "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret": "mssql+pyodbc:///",
+    "mysql:/me:secret@host/db": "mysql:/me@host/db",
+    "mysql://me:secret": "mysql://me",
+    "mysql://me@host/db?api_key=secret&ssl_key=a.pem": "mysql://me@host/db?ssl_key=a.pem",
+    "mysql://[::1]:3306/db": "mysql://[::1]:3306/db",
     "sqlite:////tmp/a:b@c.db": "sqlite:////tmp/a:b@c.db",
+    "sqlite:///a:b@c.db": "sqlite:///a:b@c.db",
+    "journal://a:b": "journal://a:b",
     "mysql://host:3306/db": "mysql://host:3306/db",
 }
 

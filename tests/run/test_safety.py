@@ -1,6 +1,7 @@
 """What a run keeps to itself, and what commands that only look leave as it is."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_the_environment_has_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("LRTUNE_STORAGE", told)
         open_storage(kept)
     assert asked == [whole, kept]
+
+
+def test_an_error_that_quotes_the_url_in_another_form_tells_no_secret() -> None:
+    with pytest.raises(InputError, match="Invalid SQLite URL") as told:
+        open_study("sqlite://127.0.0.1:1/db?user=me&passwd=secret", "s", "minimize")
+    assert "secret" not in str(told.value)
 
 
 def with_a_bad_byte(content: bytes) -> bytes:
@@ -88,6 +95,24 @@ def test_commands_that_look_make_no_database(lrtune, run: Path, tmp_path: Path) 
         code, _, said = lrtune(command, folder)
         assert code == 2 and "has no study" in said
     assert not database.exists()
+
+
+@pytest.mark.parametrize("name", ["journal.log", "finals.jsonl", "verdict.json"])
+def test_a_pipe_in_a_runs_folder_holds_up_nobody(lrtune, run: Path, tmp_path: Path, name: str):
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    for words in ("show", "report", f"{WORDS} --out"):
+        code, _, said = lrtune(words, folder)
+        assert code == 2 and f"{name}: a pipe or a device" in said
+
+
+def test_what_cannot_be_replaced_is_named(lrtune, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    code, _, said = lrtune("report", folder)
+    assert code == 1 and f"{folder}/report.html: Is a directory" in said
 
 
 def test_nothing_is_written_after_a_torn_line(tmp_path: Path) -> None:

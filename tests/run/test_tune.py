@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from listeners import Told
@@ -15,35 +16,28 @@ from rich.jupyter import JupyterMixin
 
 import lrtune
 from lrtune import Budget, Engine, InputError
-from lrtune.engine import Choice, SerialPool
-from lrtune.engine.devices import SpreadPool
+from lrtune.engine import SerialPool
 from lrtune.engine.range_test import RangeTest, Suggestion
 from lrtune.run import tune as tuning
 
 
-class Closing(SpreadPool):
-    """Notes that its processes were ended."""
-
-    def __init__(self) -> None:
-        self.closed = False
-
-    def close(self) -> None:
-        self.closed = True
+def processes() -> set[psutil.Process]:
+    return {p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE}
 
 
 def test_processes_end_where_the_search_does_not_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object, **__: object) -> None:
-        assert not pool.closed
+        assert len(processes() - before) == 2
         raise InputError("no range")
 
-    pool = Closing()
-    monkeypatch.setattr(tuning, "choose_pool", lambda *_, **__: (pool, Choice("serial", 2)))
+    before = processes()
     monkeypatch.setattr(tuning, "range_test", fails)
+    engine = Engine("serial", slots=2, device="cpu,cpu")
     with pytest.raises(InputError, match="no range"):
-        lrtune.tune(lrtune.load_task("digits", batch_size=32, epochs=1), out=tmp_path / "run")
-    assert pool.closed
+        lrtune.tune(lrtune.load_task("digits", epochs=1), engine=engine, out=tmp_path / "run")
+    assert processes() == before
 
 
 def test_two_processes_take_the_same_course_each_time(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def draw_rates():
 
     def draw(data, name):
         schedule = data.draw(schedules(name))
-        total = data.draw(st.integers(1, 400))
+        total = data.draw(st.integers(1, 150))
         try:
             return schedule, total, schedule.rates(total)
         except InputError as error:

@@ -13,6 +13,7 @@ from lrtune.errors import InputError
 from lrtune.schedule import FAMILIES, Schedule, Setting, load, parse
 
 COSINE = Schedule("cosine", peak_lr=0.1, warmup=0.05)
+INCOMPLETE = {key: value for key, value in COSINE.to_dict().items() if key != "warmup"}
 
 
 COPIES = {
@@ -24,9 +25,8 @@ COPIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.03, "beta2": 0.99}])
-@given(data=st.data())
-def test_round_trips(name, settings, data, draw_schedule):
+@given(data=st.data(), settings=st.sampled_from([{}, {"weight_decay": 0.03, "beta2": 0.99}]))
+def test_round_trips(name, data, settings, draw_schedule):
     schedule = replace(draw_schedule(data, name), settings=settings)
     assert ("settings" in schedule.to_dict()) == bool(settings)  # older files have none
     for copy in COPIES.values():
@@ -64,24 +64,6 @@ def test_what_is_tuned_with_it_is_part_of_the_value():
     assert decayed == replace(COSINE, settings={"momentum": 0.8, "weight_decay": 0.03}) != COSINE
     assert decayed.complexity == (COSINE.complexity[0] + 2, COSINE.complexity[1] + 2)
     assert decayed.rates(8).tolist() == COSINE.rates(8).tolist()
-    with pytest.raises(InputError, match="settings: momentum=True: expected a finite number"):
-        replace(COSINE, settings={"momentum": True})
-    with pytest.raises(InputError, match=r"settings=0\.3: expected a mapping"):
-        replace(COSINE, settings=0.3)
-
-
-@pytest.mark.parametrize(
-    ("name", "low", "high", "message"),
-    [
-        ("weight_decay", 0, 0.1, "on a log scale: give a lower end above 0"),
-        ("weight_decay", 0.1, 0.01, "weight_decay=0.1:0.01: expected two numbers, the lower first"),
-        ("eps", float("nan"), 1, "two numbers"),
-        ("momentum", 0.9, 1, r"a range in \[0, 1\)"),
-    ],
-)
-def test_ranges_that_cannot_be_searched(name, low, high, message):
-    with pytest.raises(InputError, match=message):
-        Setting(name, low, high, own=0.0)
 
 
 def test_numpy_numbers_are_numbers():
@@ -91,11 +73,12 @@ def test_numpy_numbers_are_numbers():
     assert len(schedule.rates(np.int64(5))) == 5
 
 
-MOMENTA = {"base_momentum": 0.85, "max_momentum": 0.95}
+def knobs(family, **given):
+    return lambda: Schedule(family, 0.1, knobs=given)
 
 
-def knobs(family, peak=0.1, **given):
-    return lambda: Schedule(family, peak, knobs=given)
+def ranged(name, low, high):
+    return lambda: Setting(name, low, high, own=0.0)
 
 
 # Message, and the call that is refused with it.
@@ -112,10 +95,7 @@ BAD = [
     (r"T_max=0.5 with eta_min=0.0: .* give T_max >= 1 or eta_min > 0", knobs("cosine", T_max=0.5)),
     (r"T_mult=2.0: expected a whole number", knobs("cosine_restarts", T_mult=2.0)),
     (r"wsd: decay_shape: 'cos' .* mean 'cosine'\?", knobs("wsd", decay_shape="cos")),
-    (
-        r"wsd: decay_power=2: only where decay_shape is power; leave it out",
-        knobs("wsd", decay_shape="cosine", decay_power=2),
-    ),
+    (r"decay_power=2: only where .* is power", knobs("wsd", decay_shape="cosine", decay_power=2)),
     (r"milestones=0.5: expected a list of 1 to 64", knobs("multistep", milestones=0.5)),
     (r"expected strictly increasing numbers", knobs("multistep", milestones=[0.7, 0.5])),
     (r"spline: ordinates\[1\]=nan", knobs("spline", ordinates=[1, float("nan")])),
@@ -123,7 +103,7 @@ BAD = [
     (r"base_momentum alone: give base_momentum and max_", knobs("cyclic", base_momentum=0.8)),
     (r"the lower first", knobs("one_cycle", base_momentum=0.9, max_momentum=0.8)),
     (r"max_momentum=1\.0: expected", knobs("cyclic", base_momentum=0.9, max_momentum=1.0)),
-    (r"cosine: knob 'base_momentum' is unknown", knobs("cosine", **MOMENTA)),
+    (r"cosine: knob 'base_momentum' is unknown", knobs("cosine", base_momentum=0.85)),
     (r"sequence: schedules is missing: give a list of schedules", knobs("sequence")),
     (
         r"sequence: milestones=.*: expected 1, one fewer",
@@ -147,13 +127,17 @@ BAD = [
     (r"format='1': expected the version", lambda: stored(format="1")),
     (r"schedule: key 'peak' is unknown: did you mean 'peak_lr'\?", lambda: stored(peak=1)),
     (r"cosine: knobs: key 'T_max' is missing", lambda: stored(knobs={"eta_min": 0})),
-    (
-        r"schedule: key 'warmup' is missing",
-        lambda: Schedule.from_dict({k: v for k, v in COSINE.to_dict().items() if k != "warmup"}),
-    ),
+    (r"schedule: key 'warmup' is missing", lambda: Schedule.from_dict(INCOMPLETE)),
     (r"family 'cos' is unknown", lambda: parse("cos:peak_lr=1")),
     (r"'peak_lr': expected name=value", lambda: parse("cosine:peak_lr")),
     (r"each name once", lambda: parse("cosine:warmup=0,warmup=0")),
+    (r"settings: momentum=True: exp", lambda: replace(COSINE, settings={"momentum": True})),
+    (r"settings=0\.3: expected a mapping", lambda: replace(COSINE, settings=0.3)),
+    # Ranges that cannot be searched.
+    (r"on a log scale: give a lower end above 0", ranged("weight_decay", 0, 0.1)),
+    (r"weight_decay=0.1:0.01: expected two numbers, the lo", ranged("weight_decay", 0.1, 0.01)),
+    (r"two numbers", ranged("eps", float("nan"), 1)),
+    (r"a range in \[0, 1\)", ranged("momentum", 0.9, 1)),
 ]
 
 
@@ -177,31 +161,23 @@ def test_loading_custom_runs_nothing():
     assert Schedule.from_json(schedule.to_json()) == schedule
 
 
-BEST = {"format": 1, "task": "digits", "horizon": 10, "unit": "updates", "more": [1]}
-
-
-@pytest.mark.parametrize("data", [COSINE.to_dict(), BEST | {"schedule": COSINE.to_dict()}])
-def test_load(tmp_path, data):
+def test_load_reads_a_schedule_and_names_the_file_otherwise(tmp_path):
     path = tmp_path / "best.json"
-    path.write_text(json.dumps(data))
-    assert load(path) == load(str(path)) == COSINE
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "cannot be read"),
-        (json.dumps({"format": 2, "schedule": {}}).encode(), "format 2 is newer"),
-        (None, "cannot be read: .*No such file"),
-    ],
-)
-def test_load_names_the_file(tmp_path, content, message):
-    path = tmp_path / "best.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"best\.json: {message}"):
+    with pytest.raises(InputError, match=r"best\.json: cannot be read: .*No such file"):
         load(path)
+    best = {"format": 1, "task": "digits", "more": [1], "schedule": COSINE.to_dict()}
+    for data in (COSINE.to_dict(), best):
+        path.write_text(json.dumps(data))
+        assert load(path) == load(str(path)) == COSINE
+    newer = b'{"format": 2, "schedule": {}}'
+    for content, message in (
+        (b"{", "not JSON"),
+        (b"\xff", "cannot be r"),
+        (newer, "format 2 is new"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"best\.json: {message}"):
+            load(path)
 
 
 @pytest.mark.parametrize(
@@ -215,10 +191,7 @@ def test_load_names_the_file(tmp_path, content, message):
         ),
         ("wsd:decay_power=1", Schedule("wsd", 0.1, knobs={"decay_power": 1.0})),
         ("wsd:decay_shape=cosine", Schedule("wsd", 0.1, knobs={"decay_shape": "cosine"})),
-        (
-            "custom:function=a.b:f,slope=2",
-            Schedule("custom", 0.1, knobs={"function": "a.b:f", "slope": 2}),
-        ),
+        ("custom:function=a.b:f", Schedule("custom", 0.1, knobs={"function": "a.b:f"})),
     ],
 )
 def test_parse(text, schedule):

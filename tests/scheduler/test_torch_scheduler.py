@@ -16,7 +16,8 @@ from lrtune.errors import InputError, ScheduleWarning
 from lrtune.schedule import FAMILIES, Schedule
 from lrtune.scheduler import scheduler
 from tests.callbacks.trainings import Overflowing
-from tests.export.frameworks import run
+from tests.export.conftest import SCHEDULES
+from tests.export.frameworks import controller_rates, run
 
 TOTAL = 40
 
@@ -24,7 +25,7 @@ TOTAL = 40
 def optimizer_with(*lrs, make=SGD, lr=1.0):
     """One parameter group for each lr; None has no lr of its own."""
     groups = [
-        {"params": nn.Linear(2, 1).parameters()} | ({} if own is None else {"lr": own})
+        {"params": [nn.Parameter(torch.ones(1))]} | ({} if own is None else {"lr": own})
         for own in lrs
     ]
     return make(groups, lr=lr)
@@ -35,8 +36,7 @@ def train(follow, start=0, stop=TOTAL, metrics=None):
     optimizer, used = follow.optimizer, []
     for update in range(start, stop):
         optimizer.zero_grad()
-        loss = sum((p**2).sum() for group in optimizer.param_groups for p in group["params"])
-        loss.backward()
+        sum(group["params"][0] for group in optimizer.param_groups).backward()
         used.append([float(group["lr"]) for group in optimizer.param_groups])
         optimizer.step()
         follow.step()
@@ -45,11 +45,10 @@ def train(follow, start=0, stop=TOTAL, metrics=None):
     return np.array(used)
 
 
-def closed_rates(schedule, metrics, total=TOTAL):
-    controller = schedule.controller(total)
-    for update, metric in metrics.items():
-        controller.observe(update, metric)
-    return controller.rates
+@pytest.fixture
+def told(every, metrics):
+    """What a closed loop is told, and an open one is not."""
+    return metrics if every.closed_loop else {}
 
 
 def stored(state):
@@ -64,76 +63,52 @@ def assert_rates(used, rates, ratios=(1.0,)):
     np.testing.assert_allclose(used, np.outer(rates, ratios), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("lrs", "ratios"),
-    [([0.5], [0.5]), ([None, 3.0, 0.5, 0.0], [1, 3, 0.5, 0])],
-)
-def test_open_loop_trains_at_the_tables_rates(opened, lrs, ratios):
-    follow = scheduler(opened, optimizer_with(*lrs), TOTAL)
-    assert_rates(train(follow), opened.rates(TOTAL), ratios)
+RATIOS = [([0.5], [0.5]), ([None, 3.0, 0.5, 0.0], [1, 3, 0.5, 0])]
 
 
-@pytest.mark.parametrize(("lrs", "ratios"), [([None], [1]), ([None, 3.0], [1, 3])])
-def test_closed_loop_trains_at_the_controllers_rates(closed, metrics, lrs, ratios):
-    follow = scheduler(closed, optimizer_with(*lrs), TOTAL)
-    rates = closed_rates(closed, metrics)
-    assert_rates(train(follow, metrics=metrics), rates, ratios)
-    assert follow.get_last_lr() == [rates[-1] * ratio for ratio in ratios]
+@pytest.mark.parametrize(("lrs", "ratios"), RATIOS)
+def test_it_trains_at_the_schedules_rates(every, told, lrs, ratios):
+    follow = scheduler(every, optimizer_with(*lrs), TOTAL)
+    rates = controller_rates(every, told)
+    assert_rates(train(follow, metrics=told), rates, ratios)
+    if every.closed_loop:
+        assert follow.get_last_lr() == [rates[-1] * ratio for ratio in ratios]
 
 
-def test_it_is_torchs_own_class(opened):
-    row, follow = FAMILIES[opened.family], scheduler(opened, optimizer_with(None), TOTAL)
-    native = row.torch != "LambdaLR" and row.native(opened.resolve(TOTAL))
+def test_it_is_torchs_own_class(every):
+    row, follow = FAMILIES[every.family], scheduler(every, optimizer_with(None), TOTAL)
+    native = every.closed_loop or (row.torch != "LambdaLR" and row.native(every.resolve(TOTAL)))
     expected = getattr(lr_scheduler, row.torch) if native else LambdaLR
-    assert isinstance(follow, SequentialLR if native and opened.warmup else expected)
+    chained = native and every.warmup and not every.closed_loop
+    assert isinstance(follow, SequentialLR if chained else expected)
 
 
-def test_a_closed_loop_is_torchs_own_class(closed):
-    follow = scheduler(closed, optimizer_with(None), TOTAL)
-    assert isinstance(follow, getattr(lr_scheduler, FAMILIES[closed.family].torch))
+STATES = [("os", 17), ("so", 17), ("s", 2), ("s", TOTAL)]
 
 
-@pytest.mark.parametrize(
-    ("order", "stop"), [("os", 17), ("so", 17), ("s", 2), ("s", TOTAL)], ids=str
-)
-def test_open_loop_resumes(opened, order, stop):
-    """With the optimizer's state loaded before, after or not at all."""
-    first = scheduler(opened, optimizer_with(None, 2.0), TOTAL)
-    used = train(first, 0, stop)
-    again = scheduler(opened, optimizer_with(None, 2.0), TOTAL)
+@pytest.mark.parametrize("state", [0, 1])
+def test_it_resumes(every, told, state):
+    """With the optimizer's state loaded before; and in one of the other ways."""
+    order, stop = STATES[state and 1 + SCHEDULES.index(every) % 3]
+    first = scheduler(every, optimizer_with(None, 2.0), TOTAL)
+    used = train(first, 0, stop, told)
+    again = scheduler(every, optimizer_with(None, 2.0), TOTAL)
     parts = {"o": (again.optimizer, first.optimizer), "s": (again, first)}
     for part, saved in (parts[letter] for letter in order):
         part.load_state_dict(stored(saved.state_dict()))
     assert again.get_last_lr() == pytest.approx(first.get_last_lr(), abs=1e-12)
-    assert_rates([*used, *train(again, stop)], opened.rates(TOTAL), (1, 2))
+    used = [*used, *train(again, stop, metrics=told)]
+    assert_rates(used, controller_rates(every, told), (1, 2))
 
 
-@pytest.mark.parametrize("stop", [2, 17, TOTAL])
-def test_closed_loop_resumes(closed, metrics, stop):
-    first = scheduler(closed, optimizer_with(None, 2.0), TOTAL)
-    used = train(first, 0, stop, metrics)
-    again = scheduler(closed, optimizer_with(None, 2.0), TOTAL)
-    again.load_state_dict(stored(first.state_dict()))
-    rows = [*used, *train(again, stop, metrics=metrics)]
-    assert_rates(rows, closed_rates(closed, metrics), (1, 2))
-
-
-def retargeted(schedule, metrics, stop):
-    """The rates of updates stop … 59 of 60, after a start of a run of TOTAL."""
-    first = scheduler(schedule, optimizer_with(None), TOTAL)
-    train(first, 0, stop, metrics)
-    longer = scheduler(schedule, optimizer_with(None), 60, on_changed_total="retarget")
+def test_it_retargets(every, told):
+    """A closed loop keeps what it was told of the run of before."""
+    stop = TOTAL if every.closed_loop else 17
+    first = scheduler(every, optimizer_with(None), TOTAL)
+    train(first, 0, stop, told)
+    longer = scheduler(every, optimizer_with(None), 60, on_changed_total="retarget")
     longer.load_state_dict(stored(first.state_dict()))
-    return train(longer, stop, 60)
-
-
-def test_an_open_loop_retargets(opened):
-    assert_rates(retargeted(opened, {}, 17), opened.rates(60)[17:])
-
-
-def test_a_closed_loop_retargets(closed, metrics):
-    rates = closed_rates(closed, metrics, 60)
-    assert_rates(retargeted(closed, metrics, TOTAL), rates[TOTAL:])
+    assert_rates(train(longer, stop, 60), controller_rates(every, told, 60)[stop:])
 
 
 def test_a_scheduler_can_go_back():
@@ -229,8 +204,7 @@ def test_an_update_that_a_scaler_skips_does_not_count(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         used = scaled(follow, batches, zero)
-    rates = closed_rates(schedule, {}) if schedule.closed_loop else schedule.rates(TOTAL)
-    assert used == pytest.approx(rates[:updates], abs=1e-12)
+    assert used == pytest.approx(controller_rates(schedule)[:updates], abs=1e-12)
 
 
 def test_steps_to_where_a_run_was_left_count():

@@ -301,7 +301,15 @@ def dying_at_entry(count: int, death: Callable[[], None]) -> None:
     JournalFileBackend.append_logs = counted
 
 
-def killed(folder: Path, pool: SpoiltPool, by: str, count: int, at: str, checkpoint: bool) -> None:
+def killed(
+    folder: Path,
+    pool: SpoiltPool,
+    by: str,
+    count: int,
+    at: str,
+    checkpoint: bool,
+    trials: int = 30,
+) -> None:
     """Search in a process that dies as it stores its n-th entry, or n-th checkpoint."""
 
     def death() -> None:
@@ -318,7 +326,7 @@ def killed(folder: Path, pool: SpoiltPool, by: str, count: int, at: str, checkpo
         else:
             dying_at_entry(count, death)
         try:
-            pruned_in(folder, pool, stopping=EVERYTHING, checkpoint=checkpoint)
+            pruned_in(folder, pool, trials, stopping=EVERYTHING, checkpoint=checkpoint)
         except KeyboardInterrupt:
             os._exit(INTERRUPTED)
         finally:

@@ -1,6 +1,7 @@
 """Budgets: what they allow, and that nothing is trained beyond them."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from lrtune.cli.progress import RunProgress
 from lrtune.engine import Choice, Progress, SerialPool
 from lrtune.run import tune as tuning
 from lrtune.search import Clock, Limits, SearchState, records
-from lrtune.search.budget import CONFIRMED, TRAININGS
+from lrtune.search.budget import CONFIRMED, TRAININGS, width
 from lrtune.tasks import Task
 from lrtune.verdict.summary import Finalist
 
@@ -57,6 +58,18 @@ LIMITS = [
     (Limits(seconds=20 + 12 * HORIZON * FAST, updates=40 * HORIZON), 12, CONFIRMED),
     (Limits(trials=3), float("inf"), CONFIRMED),
 ]
+
+
+@pytest.mark.parametrize(
+    ("room", "trials", "slots"),
+    [(8, 108, 8), (36, 108, 36), (37, 108, 36), (8000, 108, 36), (4, 2, 1), (9, math.inf, 9)],
+)
+def test_a_search_is_no_wider_than_a_third_of_its_trials(
+    room: int, trials: float, slots: int
+) -> None:
+    found, why = width(room, trials)
+    assert found == slots and bool(why) == (slots < room)
+    assert room == slots or f"a third of {trials}" in why
 
 
 @pytest.mark.parametrize(("limits", "trainings", "kept"), LIMITS)

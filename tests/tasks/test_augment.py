@@ -25,10 +25,9 @@ def seeded(seed, names, inputs, targets):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_numbers_decide_and_the_batch_stays(name, shape, dtype):
-    inputs, targets = batch(shape)
+def test_the_numbers_decide_and_the_batch_stays(name, dtype):
+    inputs, targets = batch((2, 16, 24))
     inputs = inputs.to(dtype)
     kept = inputs.clone(), targets.clone()
     first, again, other = (seeded(seed, (name,), inputs, targets)[0] for seed in (3, 3, 4))
@@ -131,16 +130,11 @@ def test_any_image_and_order_keeps_shape_and_stays_finite(shape, names):
     assert sum(float(weight) for weight, _ in parts) == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("names", "shape", "match"),
-    [
-        (("flpi",), (3, 8, 8), "augment 'flpi': one of .*; did you mean 'flip'"),
-        (("flip", "crop", "flip"), (3, 8, 8), "augment 'flip': given 2 times"),
-    ],
-)
-def test_refusals(names, shape, match):
-    with refused(match):
-        check_augment(names, shape)
+def test_refusals():
+    with refused("augment 'flpi': one of .*; did you mean 'flip'"):
+        check_augment(("flpi",), (3, 8, 8))
+    with refused("augment 'flip': given 2 times"):
+        check_augment(("flip", "crop", "flip"), (3, 8, 8))
 
 
 @pytest.mark.gpu

@@ -22,11 +22,8 @@ from lrtune.tasks import check_model, load_task
 from tests.engine.trials import falling
 from tests.tasks.conftest import refused
 
-WORDS = [
-    *["to", "be", "or", "not", "the", "king", "lord", "my", "thou", "art", "love", "death"],
-    "[PAD]",
-    "[UNK]",
-]
+WORDS = ["to", "be", "or", "not", "the", "king", "lord", "my", "thou", "art", "love", "death"]
+WORDS += ["[PAD]", "[UNK]"]
 TEXT = " ".join(WORDS[i * i % 11] for i in range(3000))
 
 
@@ -106,31 +103,15 @@ def test_weights_are_those_of_the_folder(folders):
 @pytest.mark.parametrize(
     ("what", "options", "message"),
     [
-        (
-            "play.txt",
-            {"model": "gpt2"},
-            "max_position_embeddings=16, .* need 128: give --context 16",
-        ),
-        (
-            "play.txt",
-            {"model": "shape"},
-            "tokens .*shape: no tokenizer.json in it: tokenizer.save_",
-        ),
+        ("play.txt", {"model": "gpt2"}, "max_position_embeddings=16, .* 128: give --context 16"),
+        ("play.txt", {"model": "shape"}, "tokens .*shape: no tokenizer.json in it: tokenizer.s"),
         ("play.txt", {"tokens": "empty"}, "empty: no tokenizer.json in it"),
         ("play.txt", {"tokens": "nothing"}, "tokens '.*nothing': char, byte or a folder"),
         ("play.txt", {"model": "tokens"}, "model .*tokens: no config.json in it"),
         ("play.txt", {"model": "bert"}, "model .*bert: an encoder, which sees the tokens"),
         ("play.txt", {"model": "vit"}, "vit: cannot be read by transformers: .*ViTConfig"),
-        (
-            "lines.csv",
-            {"model": "vit", **LINES},
-            "vit: cannot be read by transformers: .*ViTConfig",
-        ),
-        (
-            "play.txt",
-            {"model": "mixed"},
-            "mixed: its file has no weights for .*: .* of another model",
-        ),
+        ("lines.csv", {"model": "vit", **LINES}, "vit: cannot be read by transformers: .*ViTCon"),
+        ("play.txt", {"model": "mixed"}, "mixed: its file has no weights for .*: .* of another"),
         ("play.txt", {"model": "cut"}, "cut: cannot be read by transformers: SafetensorError"),
         ("play.txt", {"model": "broken"}, "broken: cannot be read by transformers: .*config.json"),
     ],

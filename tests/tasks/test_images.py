@@ -16,9 +16,7 @@ from lrtune.tasks.images import image_folder
 from lrtune.tasks.options import TaskOptions
 from lrtune.tasks.splits import Split, Stream
 from lrtune.tasks.stream import take
-from tests.tasks.conftest import refused
-
-SPLITS = ("train", "val", "test")
+from tests.tasks.conftest import SPLITS, refused
 
 
 def read(root, **options):
@@ -119,15 +117,9 @@ def resize(paths, size):
         (lambda r: (r / "test/dog").rename(r / "test/fox"), "'dog' is in one of train/ and test/"),
         (lambda r: (r / "train").rename(r / "tra"), "val/ and test/, no train/: .* CLASS/"),
         (lambda r: (r / "val").rename(r / "dev"), "dev/ beside train/: expected train, val and t"),
-        (
-            lambda r: resize([r / "train/dog/z.png"], (9, 8)),
-            r"dog/z\.png: 9x8 .*cat/0\.jpg 8x8: res",
-        ),
+        (lambda r: resize([r / "train/dog/z.png"], (9, 8)), r"dog/z\.png: 9x8 .*cat/0\.jpg 8x8:"),
         (lambda r: resize(r.glob("val/*/*"), (8, 9)), r"val/cat/0\.jpg: 8x9 .*--image-size N"),
-        (
-            lambda r: deep(np.uint16).save(r / "val/cat/deep.tif"),
-            r"cat/deep\.tif: more than 8 bits",
-        ),
+        (lambda r: deep(np.uint16).save(r / "val/cat/deep.tif"), r"deep\.tif: more than 8 bits"),
         (lambda r: deep(np.float32).save(r / "val/cat/deep.tif"), "more than 8 bits .*: save"),
         (lambda r: [p.unlink() for p in r.glob("train/*/*")], "/train: class 'cat' holds no im"),
         (lambda r: [shutil.rmtree(p) for p in r.glob("train/*")], "holds no folders of images"),

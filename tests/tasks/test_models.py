@@ -82,20 +82,16 @@ def test_a_maker_survives_pickle_follows_the_seed_and_draws_nothing_itself(name)
     assert not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"), [("resnet9", 6.57), ("vit_tiny", 2.69), ("transformer", 0.80)]
-)
-def test_sizes_are_as_documented(name, millions):
-    model = MODELS[name]((128,) if name == "transformer" else (3, 32, 32), 10)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.02)
-
-
-def test_the_vits_tokens_are_at_most_256():
-    for side in (8, 28, 32, 64, 96, 224):
-        with torch.device("meta"):
+def test_sizes_are_as_documented_and_the_vits_tokens_at_most_256():
+    with torch.device("meta"):
+        for name, millions in {"resnet9": 6.57, "vit_tiny": 2.69, "transformer": 0.80}.items():
+            model = MODELS[name]((128,) if name == "transformer" else (3, 32, 32), 10)
+            parameters = sum(p.numel() for p in model.parameters())
+            assert parameters / 1e6 == pytest.approx(millions, abs=0.02)
+        for side in (8, 28, 32, 64, 96, 224):
             model = MODELS["vit_tiny"]((3, side, side), 10)
-        (positions,) = [p for name, p in model.named_parameters() if "pos" in name]
-        assert 16 <= len(positions) <= 256
+            (positions,) = [p for name, p in model.named_parameters() if "pos" in name]
+            assert 16 <= len(positions) <= 256
 
 
 @pytest.fixture
@@ -146,8 +142,9 @@ def test_distances_count_and_nothing_else_of_positions(reader):
     assert (reader(tokens) - expected).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", 3), ("vit_b_16", 3), *((name, 1) for name in TORCHVISION)]
+)
 def test_torchvisions_models_take_small_images(name, channels):
     shape = (channels, 64, 64)
     make = model_maker(name, shape, 7)
@@ -195,11 +192,7 @@ IMAGE = (3, 32, 32)
         ("inception_v3", IMAGE, "does not take images of 3x32x32: "),
         ("maxvit_t", IMAGE, "'maxvit_t': does not take images of 3x32x32: "),
         ("mlp", "text", "^model 'mlp': does not read text: give --model transformer or a"),
-        (
-            "resnet18",
-            "text",
-            "^model 'resnet18': does not read text: give --model transformer or a",
-        ),
+        ("resnet18", "text", "^model 'resnet18': does not read text: give --model transf"),
     ],
 )
 def test_refusals_are_one_line(name, shape, match):

@@ -56,11 +56,8 @@ def pad(rows):
         torch.tensor([row[name] + [0] * (width - len(row[name])) for row in rows])
         for name in ("input_ids", "attention_mask")
     )
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": torch.tensor([r["label"] for r in rows]),
-    }
+    labels = torch.tensor([row["label"] for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def task(train=None, **fields):
@@ -114,14 +111,12 @@ def test_a_data_set_on_the_disk(tmp_path):
 
 
 def test_pairs_of_a_loader():
-    loader = DataLoader(
-        TensorDataset(IDS.float(), LABELS), 12, sampler=WeightedRandomSampler([1.0], 9)
-    )
-    made = task(loader, val=TensorDataset(IDS.float(), LABELS), model=lambda: nn.Linear(6, 3))
+    pairs = TensorDataset(IDS.float(), LABELS)
+    loader = DataLoader(pairs, 12, sampler=WeightedRandomSampler([1.0], 9))
+    made = task(loader, val=pairs, model=lambda: nn.Linear(6, 3))
     assert (made.batch_size, made.keywords, made.loss) == (12, False, F.cross_entropy)
-    assert made.notes == (
-        "the DataLoader's WeightedRandomSampler is not used: lrtune shuffles itself",
-    )
+    (note,) = made.notes
+    assert note.startswith("the DataLoader's WeightedRandomSampler is not used")
     assert torch.equal(made.train.inputs, IDS.float())
 
 
@@ -187,25 +182,16 @@ PAIRS = TensorDataset(IDS, LABELS)
     ("change", "message"),
     [
         ({"train": NO_LABELS, "val": NO_LABELS}, "no loss: .* where samples hold labels"),
-        (
-            {"train": PAIRS, "val": PAIRS},
-            "gives SequenceClassifierOutput, no tensor: make samples d",
-        ),
+        ({"train": PAIRS, "val": PAIRS}, "gives SequenceClassifierOutput, no tensor: make sample"),
         ({"train": PAIRS, "val": PAIRS, "classes": 3}, "make samples dictionaries with labels"),
         ({"model": lambda: BertForSequenceClassification(BertConfig(**SMALL))}, "num_labels=3"),
         ({"model": bert()}, r"model=Bert.* expected a function that makes one, as lambda: Net\(\)"),
         ({"model": BERT}, "model=BertConfig.* expected a function that makes one"),
         ({"model": BertForSequenceClassification}, "model fails: TypeError: .*'config'"),
-        (
-            {"train": {"train": PAIRS, "test": PAIRS}},
-            r"dict of train, test: give one of them: data\['train",
-        ),
+        ({"train": {"train": PAIRS, "test": PAIRS}}, r"dict of train, test: give .*data\['train"),
         ({"train": PreTrainedTokenizerFast}, "train=.*: expected a Split of tensors"),
         ({"train": "imdb"}, "train='imdb': expected a Split"),
-        (
-            {"train": ["to be", "or not"]},
-            r"sample 0: TypeError: str, expected a pair \(input, target\)",
-        ),
+        ({"train": ["to be", "or not"]}, r"sample 0: TypeError: str, expected a pair \(input"),
         ({"train": Endless()}, r"list\(\.\.\.\) makes one of"),
         ({"train": DataLoader(Endless())}, r"list\(\.\.\.\) makes one of"),
         ({"train": iter(ROWS)}, r"list\(\.\.\.\) makes one of"),
@@ -216,20 +202,11 @@ PAIRS = TensorDataset(IDS, LABELS)
             {"train": {"input_ids": IDS, "atention_mask": MASK, "labels": LABELS}},
             "atention_mask: Bert.* takes attention_mask",
         ),
-        (
-            {"train": columns() | {"token_types": MASK}},
-            "token_types: .* takes token_type_ids: rename",
-        ),
+        ({"train": columns() | {"token_types": MASK}}, "token_types: .* takes token_type_ids: ren"),
         ({"train": columns() | {"labels": LABELS[:9]}}, "60 inputs for 9 targets"),
-        (
-            {"train": columns() | {"input_ids": IDS + 5}},
-            "index out of range in self: a token or label beyond the model's vocab",
-        ),
+        ({"train": columns() | {"input_ids": IDS + 5}}, "a token or label beyond the model's voc"),
         ({"train": columns() | {"labels": LABELS.float()}}, "train: targets are no class numbers"),
-        (
-            {"model": nn.Identity},
-            "samples hold input_ids, attention_mask, labels; Identity takes input: ",
-        ),
+        ({"model": nn.Identity}, "samples hold input_ids, .*, labels; Identity takes input: "),
     ],
 )
 def test_a_wrong_try_names_the_remedy(change, message):

@@ -210,17 +210,14 @@ def test_dates_become_numbers(dates: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "order"),
-    [
-        ("03.04.2025", "read as %d.%m.%Y; %m.%d.%Y fits too"),
-        ("03/04/2025", "read as %m/%d/%Y; %d/%m/%Y fits too"),
-    ],
+    ("first", "one", "other"),
+    [("03.04.2025", "%d.%m.%Y", "%m.%d.%Y"), ("03/04/2025", "%m/%d/%Y", "%d/%m/%Y")],
 )
-def test_dates_that_can_be_read_in_two_ways(first: str, order: str) -> None:
+def test_dates_that_can_be_read_in_two_ways(first: str, one: str, other: str) -> None:
     days = [first] * 5 + [first.replace("03", f"{day:02}") for day in range(1, 13)] * 4
     frame = pd.DataFrame({"day": days, "y": np.arange(len(days)) % 2})
     (note,) = of(frame).notes
-    assert note.endswith(f"days, {order})")
+    assert note.endswith(f"days, read as {one}; {other} fits too)")
     frame.loc[40, "day"] = first.replace("03", "25") if "." in first else first.replace("04", "25")
     assert "fits" not in of(frame).notes[0]
 
@@ -261,6 +258,7 @@ def test_times_and_decimals_are_numbers(tmp_path: Path) -> None:
         ["44-1234", "44-9876", "45-1111"],
         ["08:15 train", "9/10", "7/10"],
         ["2 Main St 1234", "14 Elm 99"],
+        ["12", "14b", "c", "7"],  # numbers in part
     ],
 )
 def test_words_with_numbers_are_no_dates(values: list[str]) -> None:
@@ -370,10 +368,7 @@ CELLS = "".join(f"{i % 7},{i % 2}\n" for i in range(50))
         ("x,y\n1,2,3\n", "rows of more fields than the first line has names .2.: name every"),
         ("x:y\n1:2\n", "no column 'y', only 'x:y': separate columns by commas"),
         ("x,y\n" + "1,\n" * 20 + "2,1\n", "1 row .20 of 21 rows without y left out.: expected"),
-        (
-            "x,y\n" + "2025-01-31,1\n2025-02-01,0\n" * 20 + "2025-02-31,1\n",
-            "-31' in row 41, among da",
-        ),
+        ("x,y\n" + "2025-01-31,1\n2025-02-01,0\n" * 20 + "2025-02-31,1\n", "-31' in row 41, amo"),
         ("x,y\n" + CELLS + f"{'9' * 5000},1\n", "column x: .* in row 51"),
         ("x,y\n" + CELLS + "3\0,1\n", "NUL"),
         ("x,y\n" + CELLS + "n/a?,1\n", "column x: 'n/a[?]' in row 51, among numbers: mend it"),
@@ -387,11 +382,6 @@ def test_files_with_a_mistake(path: Path, content: bytes | str, message: str) ->
     with refused(message) as error:
         written(path, content)
     assert str(path) in str(error.value)
-
-
-def test_words_that_are_numbers_in_part() -> None:
-    frame = pd.DataFrame({"x": ["12", "14b", "c", "7"] * 25, "y": np.arange(100) % 2})
-    assert of(frame).train.inputs.shape[1] == 4  # words
 
 
 def test_broken_files(tmp_path: Path) -> None:
@@ -479,7 +469,7 @@ CELL = st.sampled_from([*NUMBERS, *WORDS])
 @example(rows=[["9" * 400]], separator=";", encoding="utf-8", copies=1, text=None)
 def test_any_file_is_read_or_refused_in_one_line(
     tmp_path_factory, rows, separator, encoding, copies, text
-) -> None:
+):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     lines = [["a", "b", "y"], *rows * copies]
     content = "\n".join(separator.join(line) for line in lines).encode(encoding)

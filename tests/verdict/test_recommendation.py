@@ -73,34 +73,31 @@ def test_no_better_than_a_predictor_that_ignores_its_inputs(many) -> None:
     assert warned(scores, upwards)[0].startswith("No better than a predictor")
 
 
-def test_hardly_trained(many) -> None:
-    trials, run = many
-    assert any(
-        w.startswith("Hardly trained: 49 ") for w in warned(trials, changed(run, horizon=49))
-    )
-    assert not any("Hardly" in w for w in warned(trials, changed(run, horizon=50)))
+def test_a_short_an_unsure_and_a_cut_search(many) -> None:
+    trials, run, found, _ = make("winner", *many)
+
+    def said(text: str, known: Verdict | None = None, **change: object) -> bool:
+        return any(w.startswith(text) for w in warned(trials, changed(run, **change), known))
+
+    assert said("Hardly trained: 49 ", horizon=49) and not said("Hardly", horizon=50)
+    unsure = {"message": "the loss never fell"}
+    assert said("The range test was unsure: the loss never fell.", range_test=unsure)
+    assert said("The budget ended before the search was over: ", cut=True)
+    assert said("The budget ended before all was settled: ", found, cut=True)
 
 
 @pytest.mark.parametrize("judge", ["last", "best"])
 def test_overfitting(many, judge: str) -> None:
     trials, run = many
-    run = changed(run, judge=judge)
     curve = [1.5, 0.9, *[0.3] * 5, *np.linspace(0.3, 0.6, 13)]
-    worse = trials.assign(
-        val_cross_entropy=[curve] * len(trials), step=[list(range(20))] * len(trials)
-    )
-    worse = worse[worse["state"] == "complete"].assign(judged_at=19)
-    found = [w for w in warned(worse, run) if w.startswith("Overfitting: ")]
+    worse = trials[trials["state"] == "complete"].assign(judged_at=19)
+    curves = {"val_cross_entropy": [curve] * len(worse), "step": [list(range(20))] * len(worse)}
+    said = warned(worse.assign(**curves), changed(run, judge=judge))
+    found = [w for w in said if w.startswith("Overfitting: ")]
     assert len(found) == (judge == "last")  # where the best checkpoint is judged, all is well
     if found:
         said = r"best after 2 of 3,600 updates, 0\.300\s?nats against 0\.600\s?nats at the end"
         assert re.search(said, found[0])
-
-
-def test_a_range_test_that_was_unsure(many) -> None:
-    trials, run = many
-    unsure = changed(run, range_test={"message": "the loss never fell"})
-    assert "The range test was unsure: the loss never fell." in warned(trials, unsure)
 
 
 @pytest.mark.parametrize("place", ["tied", "winner"])
@@ -110,13 +107,6 @@ def test_few_seeds(many, place: str) -> None:
     best = found.recommended
     assert best.place == place and best.seeds < FEW_SEEDS
     assert any("Few trainings: " in w for w in warned(trials, run, found)) == (place == "tied")
-
-
-def test_a_budget_that_ended(many) -> None:
-    trials, run, found, _ = make("winner", *many)
-    for known, what in ((None, "the search was over"), (found, "all was settled")):
-        said = f"The budget ended before {what}: "
-        assert any(w.startswith(said) for w in warned(trials, changed(run, cut=True), known))
 
 
 # What a predictor scores that ignores its inputs.

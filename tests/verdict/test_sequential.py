@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrtune.verdict.sequential import (
-    ALPHA,
-    FIRST,
-    Difference,
-    Sample,
-    differences,
-    sequential_test,
-)
+from lrtune.verdict.sequential import ALPHA, FIRST, Difference, Sample, differences, sequential_test
 
 ROLES = {"yours": "yours", "constant": "baseline", "cosine": "baseline"}
 PARTS = 20
@@ -40,14 +33,12 @@ def crossed(mean, seeds, between, parts, cell, random):
 # Samples and their differences.
 
 
-@pytest.mark.parametrize(
-    ("between", "parts", "cell"), [(1, 0, 1), (0.2, 3, 1), (1, 3, 3), (0, 3, 1)]
-)
-def test_the_intervals_hold_the_truth(between, parts, cell):
+@pytest.mark.parametrize("shares", [(1, 0, 1), (0.2, 3, 1), (1, 3, 3), (0, 3, 1)])
+def test_the_intervals_hold_the_truth(shares):
     random = np.random.default_rng(0)
     held = 0
     for _ in range(600):
-        table = crossed(0.0, 8, between, parts, cell, random)
+        table = crossed(0.0, 8, *shares, random)
         low, high = Sample.of(table.mean(1), table, 1.0).interval()
         held += low <= 0 <= high
     assert 0.92 <= held / 600 <= 0.985
@@ -90,11 +81,9 @@ def test_of_two_alone_the_difference_is_tested_as_scipy_does(seeds, gap):
     assert np.ptp(pair.interval(4 * seeds)) == pytest.approx(2 * np.ptp(pair.interval(seeds)))
 
 
-@pytest.mark.parametrize(
-    ("gaps", "p"), [([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1)]
-)
-def test_differences_without_a_spread_or_without_any(gaps, p):
-    assert apart(alone([0.0] * len(gaps)), alone(gaps)).p(len(gaps)) == pytest.approx(p)
+def test_differences_without_a_spread_or_without_any():
+    for gaps, p in ([], 1), ([0.3], 1), ([0.0, 0.0], 1), ([0.3, 0.3], 0), ([0.3, -0.3], 1):
+        assert apart(alone([0.0] * len(gaps)), alone(gaps)).p(len(gaps)) == pytest.approx(p)
 
 
 def test_variances_are_shrunk_towards_those_of_the_others():
@@ -305,10 +294,8 @@ def test_a_split_that_favours_one_is_no_proof():
     random = np.random.default_rng(3)
     favours = 3.0 * random.standard_normal(PARTS)
     favours += 0.6 - favours.mean()  # 0.6 on this split, with a standard error of 0.7
-    blocks = {
-        "a": crossed(0, 20, 0.3, 0, 0.3, random),
-        "b": crossed(0, 20, 0.3, 0, 0.3, random) + favours,
-    }
+    blocks = {name: crossed(0, 20, 0.3, 0, 0.3, random) for name in "ab"}
+    blocks["b"] += favours
     scores = {name: table.mean(1) for name, table in blocks.items()}
     how = {"minimize": True, "trainings": 40, "first": 5, "over": True}
     assert sequential_test(scores, **how).tied == ["a"]

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from lrtune.schedule import Schedule
+from lrtune.verdict.settings import LossFacts
 from lrtune.verdict.summary import (
     ENDS,
     MOST,
@@ -17,15 +18,17 @@ from lrtune.verdict.summary import (
     best_of_each,
     by_end,
     by_family,
+    by_host,
     finalists,
     forecasts,
+    hosts_in_words,
     lr_sensitivity,
     ranked,
     recommended,
     room_for,
     simplest_first,
 )
-from tests.documents import ACCURACY, LOSS
+from tests.documents import ACCURACY, LOSS, RUN, changed
 from tests.verdict.test_verdict import searched
 
 
@@ -55,6 +58,19 @@ def test_best_counts_finished_finite_trials_only_and_ties_go_to_the_earlier():
     tied = table(("a", "complete", 0.3), ("b", "complete", 0.3)).iloc[::-1]
     for direction in ("minimize", "maximize"):
         assert [*ranked(tied, direction)["number"]] == [0, 1]
+
+
+def test_what_each_host_trained():
+    ran = [["b"], ["a"], ["a", "b"], ["a", "c", "a"], [], *[None] * 4]
+    finals = pd.DataFrame({"hosts": [["a"], np.array(["c"])]})
+    run = changed(RUN, hosts=["a", "b", "idle"])
+    hosts = by_host(MIXED.assign(hosts=ran), finals, run)
+    counts = {host: tuple(row) for host, *row in hosts.iloc[:, :4].itertuples(index=False)}
+    assert counts == {"a": (3, 1, 2), "b": (2, 0, 1), "idle": (0, 0, 0), "c": (1, 1, 1)}
+    assert by_host(MIXED, None, RUN).empty and hosts_in_words(RUN) == ""
+    loss = LossFacts(host="b", at="2026-12-01T14:02:00+00:00", why="killed", trials=0)
+    many = hosts_in_words(changed(run, losses=[loss] * 5))
+    assert many == "3 hosts; host b lost at 14:02 (4 losses before)"
 
 
 def test_the_best_is_who_is_expected_to_be_not_the_luckiest():

@@ -1,0 +1,453 @@
+"""SpreadPool: a Pool whose slots live in workers; trials of a lost one go on elsewhere."""
+
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise, starmap
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from lrtune.engine.pool import (
+    NO_SETTINGS,
+    SCHEDULE_FREE,
+    Array,
+    ForwardingPool,
+    Progress,
+    Snapshot,
+)
+from lrtune.engine.worker import Make
+from lrtune.format import plural
+from lrtune.tasks import Task
+
+LOOK = 1.0  # seconds between looks at workers that say nothing
+PATIENCE = 10.0  # seconds until the trials of a lost worker go on in one that has others
+TIRED = 5  # workers that one segment may cost
+
+
+class Lost(Exception):
+    """A worker has ended, or cannot be reached any more."""
+
+
+class Refused(Lost):
+    """A worker is not one that may be used."""
+
+
+class Remote(Protocol):
+    """A Worker, seen from here; it has the task.
+
+    Attributes:
+        name: for a person.
+    """
+
+    name: str
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is about to end, and can still be asked."""
+
+    def ask(self, number: int | None, method: str, *arguments: object) -> Future[Any]:
+        """Have a method called, after those before: see ``Worker.do``. An error may be Lost."""
+
+    def lines(self) -> list[str]:
+        """Lines for a person that came with its answers since the last time."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker that was lost.
+
+    Attributes:
+        host: its name.
+        at: seconds since the epoch.
+        why: for a person.
+        trials: that it had, and that went on elsewhere.
+    """
+
+    host: str
+    at: float
+    why: str
+    trials: int
+
+    def __str__(self) -> str:
+        clock = time.strftime("%H:%M", time.localtime(self.at))
+        went = f"; {plural(self.trials, 'trial goes', 'trials go')} on elsewhere"
+        return f"{self.host} lost at {clock}: {self.why}{went if self.trials else ''}"
+
+
+@dataclass(eq=False)
+class _Part:
+    """The slots of one worker, and how another one comes to where it was."""
+
+    number: int
+    slots: range
+    worker: Remote
+    opened: Future[dict[str, str]]  # by the worker: where its data is
+    guest: Remote | None = None  # of other slots, which trains these too for a time
+    base: dict[int, Snapshot] = field(default_factory=dict)  # of all, as they once were together
+    commands: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)  # since
+    seen: dict[int, Snapshot] = field(default_factory=dict)  # since the last command
+    occupied: set[int] = field(default_factory=set)  # slots, the first one here is 0
+    sent: list[Future[Any]] = field(default_factory=list)  # answers that nobody waits for
+    reached: Future[list[Progress]] | None = None  # of a segment that it was launched for
+    lost: int = 0  # workers since a segment was over
+    since: float = 0.0  # when the worker was started
+
+    @property
+    def place(self) -> Remote:
+        """What trains it."""
+        return self.guest or self.worker
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its own worker serves."""
+        return self.guest is None and self.opened.done() and self.opened.exception() is None
+
+
+class SpreadPool(ForwardingPool):
+    """A Pool over several workers, which train at the same time; each has a block of the slots.
+
+    For each worker the commands since the last snapshot of all its trials are kept. Where it is
+    lost, another one takes up the snapshots and repeats the commands, and nobody who uses the pool
+    notices. Workers end with ``close()``, with the ``with`` block, or with the pool.
+
+    Attributes:
+        losses: workers that were lost.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shares: Sequence[int],
+        start: Callable[[int], Remote],
+        make: Make,
+        *,
+        in_order: bool = True,
+        lockstep: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Start the workers and let each make its Pool.
+
+        Args:
+            task: what is trained; the workers have it.
+            shares: slots of each worker, at least 1.
+            start: starts the worker of so many-th slots, without waiting for it.
+            make: ``make(task, slots, device)`` -> the Pool of one worker.
+            in_order: whether groups are ready in the order in which they were launched; else as
+                they come, and some of their workers may come later.
+            lockstep: whether all slots are one group.
+            tell: called with each line that a worker has to say, and with losses.
+
+        Raises:
+            InputError: whatever ``make`` finds wrong with the task.
+        """
+        self.task = task
+        self.slots = sum(shares)
+        self.in_order = in_order or lockstep
+        self.losses: list[Loss] = []
+        self._start, self._make, self._tell = start, make, tell
+        self._untrained: dict[tuple[int, bool], Progress] = {}  # by seed, and whether schedule-free
+        self._ended = SimpleQueue[_Part]()  # of which something is over
+        self._parts: list[_Part] = []
+        self._lost: set[Remote] = set()
+        blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
+        self.close = weakref.finalize(self, _close, self._parts)
+        try:
+            for number, slots in enumerate(blocks):
+                part = _Part(number, slots, start(number), Future())
+                self._parts.append(part)
+                self._open(part)
+            self.placement = self._placed()
+        except BaseException:
+            self.close()
+            raise
+        self._of_slot = [part for part in self._parts for _ in part.slots]
+        self._groups = [range(self.slots)] if lockstep else blocks
+        self._of_group = [self._parts] if lockstep else [[part] for part in self._parts]
+
+    def _placed(self) -> dict[str, str]:
+        """Where the data is, once all workers serve; any of them where order does not matter."""
+        while not (open_ := [part for part in self._parts if part.is_open]) or (
+            self.in_order and len(open_) < len(self._parts)
+        ):
+            self._wait_for_any()
+            for part in self._parts:
+                error = part.opened.exception() if part.opened.done() else None
+                if isinstance(error, Lost):
+                    self._replace(part, error)
+                elif error is not None:
+                    raise error
+        places = [part.opened.result() for part in open_]
+        return {
+            split: "; ".join(dict.fromkeys(place[split] for place in places)) for split in places[0]
+        }
+
+    def __enter__(self) -> "SpreadPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def groups(self) -> Sequence[range]:
+        """See Pool."""
+        return self._groups
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names of the workers that serve."""
+        return [part.worker.name for part in self._parts if part.is_open]
+
+    def host(self, slot: int) -> str:
+        """See Pool."""
+        return self._at(slot)[0].place.name
+
+    def open(self, group: int) -> bool:
+        """See Pool."""
+        return self.in_order or all(part.is_open for part in self._of_group[group])
+
+    def advance(self) -> list[Progress]:
+        """See Pool."""
+        every = range(len(self._groups))
+        for group in every:
+            self.launch(group)
+        return [progress for group in every for progress in self.collect(group)]
+
+    def launch(self, group: int) -> None:
+        """See Pool."""
+        for part in self._of_group[group]:
+            if part.guest is not None and part.opened.done() and part.opened.exception() is None:
+                self._move(part)
+            part.commands.append(("advance", ()))
+            part.seen.clear()
+            part.reached = part.place.ask(part.number, "advance")
+            self._watch(part, part.reached)
+
+    def ready(self, launched: Sequence[int]) -> int | None:
+        """See Pool; None too where nothing has happened for a while."""
+        if self.in_order:
+            return launched[0]
+        if (part := self._wait_for_any()) is None:
+            return None
+        over = part.opened if part.reached is None else part.reached
+        error = over.exception() if over.done() else None
+        if isinstance(error, Lost):
+            self._replace(part, error)
+            return None
+        if part.reached is None and error is not None:
+            raise error
+        return part.number if part.reached is not None and over.done() else None
+
+    def collect(self, group: int) -> list[Progress]:
+        """See Pool."""
+        return [progress for part in self._of_group[group] for progress in self._collect(part)]
+
+    def _collect(self, part: _Part) -> list[Progress]:
+        assert part.reached is not None
+        try:
+            while True:
+                place = part.place
+                try:
+                    for answer in part.sent:
+                        self._result(answer)
+                    reached: list[Progress] = self._result(part.reached)
+                    break
+                except Lost as error:
+                    if part.place is place:
+                        self._replace(part, error)
+        finally:
+            part.sent, part.reached = [], None
+        part.lost = 0
+        for line in part.place.lines():
+            self._tell(f"{part.place.name}: {line}")
+        if part.place.leaving:
+            self._tell(f"{part.place.name} is leaving")
+            self._move(part, part.place)
+        return [replace(found, slot=part.slots.start + found.slot) for found in reached]
+
+    def start(
+        self,
+        slot: int,
+        rates: Array,
+        seed: int,
+        momenta: Array | None = None,
+        settings: Mapping[str, Any] = NO_SETTINGS,
+    ) -> Progress:
+        """See Pool; nobody waits for it where another trial of the seed was validated before."""
+        part, own = self._at(slot)
+        arguments = own, rates, seed, momenta, dict(settings)
+        known = self._untrained.get(kind := (seed, SCHEDULE_FREE in settings))
+        if known is None:
+            known = self._change(part, "start", *arguments)
+            if known.error is None:
+                self._untrained[kind] = replace(known, seconds=0.0)
+        else:
+            self._send(part, "start", *arguments)
+        part.occupied.add(own)
+        return replace(known, slot=slot)
+
+    def revise(self, slot: int, rates: Array) -> None:
+        """See Pool."""
+        part, own = self._at(slot)
+        self._send(part, "revise", own, rates)
+
+    def release(self, slot: int) -> None:
+        """See Pool."""
+        part, own = self._at(slot)
+        if own in part.occupied:
+            self._send(part, "release", own)
+            part.occupied.remove(own)
+            if not part.occupied:
+                part.base, part.commands = {}, []
+
+    def snapshot(self, slot: int) -> Snapshot:
+        """See Pool."""
+        part, own = self._at(slot)
+        snapshot: Snapshot = self._asked(part, part.number, "snapshot", own)
+        part.seen[own] = snapshot
+        if part.seen.keys() == part.occupied:
+            order = self._asked(part, None, "order", part.number)
+            part.base = {own: part.seen[own] for own in order or sorted(part.seen)}
+            part.commands, part.seen = [], {}
+        return snapshot
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """See Pool."""
+        part, own = self._at(slot)
+        self._change(part, "restore", own, snapshot)
+        part.occupied.add(own)
+
+    def _forward(self, slot: int, method: str, *arguments: object) -> Any:
+        part, own = self._at(slot)
+        return self._asked(part, part.number, method, own, *arguments)
+
+    def _at(self, slot: int) -> tuple[_Part, int]:
+        if slot not in range(self.slots):
+            raise IndexError(f"slot {slot}: there are 0 to {self.slots - 1}")
+        part = self._of_slot[slot]
+        return part, slot - part.slots.start
+
+    def _change(self, part: _Part, method: str, *arguments: object) -> Any:
+        """Ask for what changes something, and wait."""
+        result = self._asked(part, part.number, method, *arguments)
+        part.commands.append((method, arguments))
+        part.seen.clear()
+        return result
+
+    def _send(self, part: _Part, method: str, *arguments: object) -> None:
+        """Ask for what changes something; errors come with what it reaches next."""
+        part.commands.append((method, arguments))
+        part.seen.clear()
+        part.sent.append(part.place.ask(part.number, method, *arguments))
+
+    def _asked(self, part: _Part, number: int | None, method: str, *arguments: object) -> Any:
+        while True:
+            place = part.place
+            try:
+                return self._result(place.ask(number, method, *arguments))
+            except Lost as error:
+                if part.place is place:
+                    self._replace(part, error)
+
+    def _result(self, answer: Future[Any]) -> Any:
+        while not answer.done():
+            wait([answer], timeout=LOOK)
+            self._look()
+        return answer.result()
+
+    def _watch(self, part: _Part, answer: Future[Any]) -> None:
+        ended = self._ended
+        answer.add_done_callback(lambda _: ended.put(part))
+
+    def _wait_for_any(self) -> _Part | None:
+        """A part of which something is over; None where nothing is for a while."""
+        try:
+            return self._ended.get(timeout=LOOK)
+        except Empty:
+            self._look()
+            return None
+
+    def _look(self) -> None:
+        """Let other workers train what has waited too long for one of its own."""
+        now, leaving = time.monotonic(), {part for part in self._parts if part.place.leaving}
+        for part in self._parts:
+            waits = part.occupied and part.guest is None and not part.opened.done()
+            if not waits or now - part.since < PATIENCE:
+                continue
+            guests = [one.guest for one in self._parts]
+            hosts = [
+                one.worker
+                for one in self._parts
+                if one.is_open and one not in leaving and one.worker not in self._lost
+            ]
+            if hosts:
+                part.guest = min(hosts, key=guests.count)
+                self._tell(f"no new host so far: {part.guest.name} trains for the lost one too")
+                part.worker.kill()  # what it was asked for is another's now
+                part.worker = self._start(part.number)
+                self._open(part)
+                self._repeat(part)
+
+    def _open(self, part: _Part) -> None:
+        """Let the worker make its Pool, as soon as it is there."""
+        part.since = time.monotonic()
+        part.opened = part.worker.ask(None, "open", part.number, self._make, len(part.slots))
+        self._watch(part, part.opened)
+
+    def _replace(self, part: _Part, why: Exception) -> None:
+        """Another worker goes on with the trials of one that is lost."""
+        if isinstance(why, Refused):
+            self._tell(f"{part.place.name} is not used: {why}")
+        elif part.place not in self._lost:  # else it was another part's guest, or host
+            self._lost.add(part.place)
+            loss = Loss(part.place.name, time.time(), str(why), len(part.occupied))
+            self.losses.append(loss)
+            self._tell(str(loss))
+            part.lost += 1
+            if part.lost == TIRED:
+                raise RuntimeError(f"{loss.host}: {why}, as {TIRED - 1} before it in this segment")
+        if part.guest is None:
+            part.worker.kill()
+            part.worker = self._start(part.number)
+            self._open(part)
+        part.guest = None
+        self._repeat(part)
+
+    def _move(self, part: _Part, leaving: Remote | None = None) -> None:
+        """Between two segments: to its own worker, which is another one than what leaves."""
+        for own in part.occupied:
+            self.snapshot(part.slots.start + own)
+        if leaving not in (None, part.place):
+            return  # it was lost meanwhile
+        if leaving is None:
+            assert part.guest is not None
+            part.guest.ask(None, "close", part.number)
+        elif part.guest is None:
+            part.worker.kill()
+            part.worker = self._start(part.number)
+            self._open(part)
+        part.guest = None
+        self._repeat(part)
+
+    def _repeat(self, part: _Part) -> None:
+        """Let what trains it from now on do what was done since the base."""
+        place, number, share = part.place, part.number, len(part.slots)
+        answers: list[Future[Any]] = []
+        if part.guest is not None:
+            answers.append(place.ask(None, "open", number, self._make, share))
+        for own, snapshot in part.base.items():
+            answers.append(place.ask(number, "restore", own, snapshot))
+        answers += [place.ask(number, method, *given) for method, given in part.commands]
+        if part.reached is not None:
+            part.reached = answers.pop()
+            self._watch(part, part.reached)
+        part.sent = answers
+
+
+def _close(parts: Sequence[_Part]) -> None:
+    for part in parts:
+        part.worker.kill()
