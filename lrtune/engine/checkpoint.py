@@ -33,7 +33,7 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
 
     Args:
         path: of the file; another one beside it is used on the way.
-        snapshots: by any key.
+        snapshots: by keys without a slash.
         notes: what else is to be known of each, under the same keys.
 
     Raises:
@@ -120,10 +120,13 @@ def load(path: Path) -> dict[str, tuple[Snapshot, Note]]:
         InputError: the file is damaged, of another format, or cannot be read.
     """
     content, tensors = _read(path)
+    by_key: dict[str, dict[str, Tensor]] = {}
+    for place, tensor in tensors.items():
+        key, _, name = place.partition("/")
+        by_key.setdefault(key, {})[name] = tensor
     snapshots: dict[str, tuple[Snapshot, Note]] = {}
     for key, trial in json.loads(content).items():
-        prefix = f"{key}/"
-        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        own = by_key[key]
         rates, momenta = own.pop(RATES).numpy(), own.pop(MOMENTA, None)
         moved = None if momenta is None else momenta.numpy()
         plain = {name: trial[name] for name in PLAIN if name in trial}
