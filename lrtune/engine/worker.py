@@ -1,5 +1,6 @@
 """Worker: the side of a SpreadPool that trains, in a process on this machine or on another one."""
 
+import copyreg
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +26,16 @@ Place = tuple[str | None, list[str]]  # of a module: its file, or its folders if
 LOOKED_AT = 16  # samples of data that stay where they are
 LARGEST = 256 * 2**20  # bytes of a trial's state that may travel to whoever asks for it
 LINES: list[str] = []  # what whoever asks is to tell
+
+
+def _by_name(constant: object) -> tuple[Callable[..., Any], tuple[Any, str]]:
+    return getattr, (torch, str(constant).removeprefix("torch."))
+
+
+# Pickle looks in all modules for one that has ``torch.channels_last``, and may find the user's own
+# main module, which no other process has.
+for _kind in (torch.memory_format, torch.dtype, torch.layout):
+    copyreg.pickle(_kind, _by_name)
 
 
 def say(line: str) -> None:
@@ -60,6 +71,8 @@ class Worker:
         """Have no task yet; ``where`` this is, for a person."""
         self.device, self._where = device, where
         self.states: Path | None = None
+        self._task: Task | None = None
+        self._failed = b""  # why it has none, packed: the answer to everything
         self._pools: dict[int, Pool] = {}
 
     def settle(self, threads: int | None) -> None:
@@ -90,6 +103,7 @@ class Worker:
 
     def open(self, number: int, make: Make, slots: int) -> dict[str, str]:
         """Make a Pool, in place of one with this number; where its data is."""
+        assert self._task is not None
         self._pools.pop(number, None)
         self._pools[number] = make(self._task, slots, self.device)
         return self._pools[number].placement
@@ -104,6 +118,12 @@ class Worker:
 
     def do(self, request: bytes) -> bytes:
         """The packed answer, or error, to a method of a Pool, or of this where it has no number."""
+        answer = self._failed or self._answer(request)
+        if self._task is None and isinstance(pickle.loads(answer), Exception):
+            self._failed = answer
+        return answer
+
+    def _answer(self, request: bytes) -> bytes:
         try:
             number, name, arguments = pickle.loads(request)
             does = self if number is None else self._pools[number]

@@ -59,7 +59,7 @@ class VirtualPool(IdlePool):
         self.in_order = in_order
         self.now = 0.0
         self.reports = 0
-        self._hosts, self._segment, self._end = hosts, segment, seconds
+        self._hosts, self._segment, self.end = hosts, segment, seconds
         self._rng = np.random.default_rng(0)
         self._cpu = time.process_time()
         self._saved = np.zeros(hosts)  # seconds trained since the last checkpoint
@@ -82,7 +82,7 @@ class VirtualPool(IdlePool):
         return self.now
 
     def spent(self) -> bool:
-        if self.clock() >= self._end:
+        if self.clock() >= self.end:
             raise OverTime
         return False
 
@@ -90,10 +90,10 @@ class VirtualPool(IdlePool):
     def share(self) -> float:
         """Of the hosts' time until the end, what was spent in segments that count."""
         under_way = (
-            share * min(seconds, max(0.0, self._end - end + seconds))
+            share * min(seconds, max(0.0, self.end - end + seconds))
             for end, seconds, share in self._due.values()
         )
-        return (self._trained + sum(under_way)) / (self._hosts * self._end)
+        return (self._trained + sum(under_way)) / (self._hosts * self.end)
 
     def launch(self, group: int) -> None:
         hosts = [group] if not self.in_order else [*range(self._hosts)]
@@ -168,7 +168,8 @@ def simulate(pool: VirtualPool, folder: Path) -> TimedSearch:
     checkpoint = folder / "checkpoint.safetensors"
     try:
         Loop(pool, [search], checkpoint=checkpoint, spent=pool.spent).run()
-    except OverTime:
+    except (OverTime, KeyboardInterrupt):
+        pool.end = min(pool.end, pool.now)
         return search
     raise AssertionError("the search ended before its time")
 
@@ -201,11 +202,12 @@ def main() -> None:
     cpu = time.process_time() - began
     if arguments.profile:
         profile.dump_stats(arguments.profile)
-    heads = "hosts x slots", "segment", "served", "trials", "reports", "ms a report", "ms a trial"
-    print(f"| {' | '.join(heads)} | trains |")
+    heads = "hosts x slots", "segment", "served", "minutes", "trials", "reports", "ms a report"
+    print(f"| {' | '.join(heads)} | ms a trial | trains |")
     print(
         f"| {arguments.hosts:,} x {arguments.slots} | {arguments.segment:g} s | "
-        f"{'in lockstep' if arguments.lockstep else 'as they come'} | {search.started:,} | "
+        f"{'in lockstep' if arguments.lockstep else 'as they come'} | {pool.end / 60:.0f} | "
+        f"{search.started:,} | "
         f"{pool.reports:,} | {1000 * (cpu - search.seconds) / max(1, pool.reports):.2f} | "
         f"{1000 * search.seconds / search.started:.1f} | {pool.share:.1%} |"
     )

@@ -215,8 +215,8 @@ def dashboard(run: Run) -> dict[str, float]:
                 )
                 page = chromium.new_page()
                 start = time.perf_counter()
-                page.goto(address)
-                page.locator(".main-svg").first.wait_for()
+                page.goto(address, timeout=300_000, wait_until="commit")
+                page.locator(".main-svg").first.wait_for(timeout=300_000)
                 seconds = time.perf_counter() - start
                 browsers = [
                     child
@@ -256,6 +256,7 @@ def main() -> None:
             )
         if not arguments.only_search:
             found["report"] = report(run)
+            print(json.dumps(found["report"], indent=1), flush=True)
             found["dashboard"] = dashboard(run)
     found |= {
         "running": arguments.running,

@@ -83,10 +83,10 @@ def test_another_format_or_none_is_refused(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "c.safetensors"
     with pytest.raises(InputError, match="cannot be read"):
         load(path)
-    monkeypatch.setattr("lrtune.engine.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("lrtune.engine.checkpoint.FORMAT", 3)
     save(path, {"a": kinds()}, {"a": NOTE})
     monkeypatch.undo()
-    with pytest.raises(InputError, match="format 2: this lrtune reads 1"):
+    with pytest.raises(InputError, match="format 3: this lrtune reads 2"):
         load(path)
 
 

@@ -1,12 +1,15 @@
 """SpreadPool over workers that are lost at any moment: to the bit what it gives without losses."""
 
 import pickle
+import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from types import ModuleType
 
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 
 from lrtune.engine import FusedPool, SerialPool
 from lrtune.engine import spread as spreads
@@ -191,6 +194,21 @@ def test_workers_that_may_not_be_used_are_no_losses(fifty, start):
     pool = SpreadPool(fifty, [1], lambda _: next(hosts), SerialPool, tell=told.append)
     assert told == ["old is not used: has torch 1.0, and the search 2.11"]
     assert pool.losses == [] and pool.hosts == ["new"]
+
+
+def test_what_torch_names_does_not_come_from_whoever_imported_torch(monkeypatch):
+    main = ModuleType("__mp_main__")  # as Ray and multiprocessing call the script
+    main.torch = torch
+    monkeypatch.setattr(sys, "modules", {"__mp_main__": main, **sys.modules})
+    for constant in (torch.channels_last, torch.bfloat16, torch.strided):
+        packed = cloudpickle.dumps(constant)
+        assert b"__mp_main__" not in packed and pickle.loads(packed) is constant
+
+
+def test_a_worker_that_has_no_task_says_why_whatever_it_is_asked(fifty):
+    worker = Worker("cpu", "host 1")
+    for request in (b"no pickle", pickle.dumps((None, "open", (0, SerialPool, 1)))):
+        assert "UnpicklingError" in str(pickle.loads(worker.do(request)))
 
 
 def test_states_lie_in_the_folder_that_all_see_or_travel_if_they_are_small(
