@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and here is the way out; and one warning."""
+"""The one exception that means: the input is wrong, and here is the way out; others of ours."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,6 +13,10 @@ class InputError(ValueError):
 
 class MissingPackage(InputError, ImportError):
     """An optional package is not installed or is broken; ``except ImportError`` catches it too."""
+
+
+class Superseded(Exception):
+    """A later session of the same run has taken over, on another machine say; this one stops."""
 
 
 class ScheduleWarning(UserWarning):

@@ -3,12 +3,30 @@
 import math
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_CHECK = ContextVar[Callable[[], None]]("check", default=lambda: None)
+
+
+@contextmanager
+def guarded(check: Callable[[], None]) -> Iterator[None]:
+    """Inside of this, ``check`` is called before a file is changed, and may raise to prevent it."""
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
+
+
+def check() -> None:
+    """Raise if files are not ours to change any more, see ``guarded``."""
+    _CHECK.get()()
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -23,6 +41,7 @@ def replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        check()
         os.replace(part, path)
         to_disk(path.parent)
     except BaseException as error:

@@ -7,7 +7,8 @@ the engine on one, fused, compiled, streamed and spread, and what is marked ``gp
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # hostile.py, for all
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))  # postgres.py
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small models, and tests side by side
 os.environ["JAX_PLATFORMS"] = "cpu"  # it would take three quarters of a GPU's memory
 ON_GPU = os.environ.get("LRTUNE_TEST_DEVICE", "cpu") == "cuda"
@@ -106,3 +108,28 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lrtune.tune("digits", batch_size=32, epochs=1, budget=14, out=folder, **options)
 
     return made_once(tmp_path_factory, "answered", make)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list[str]]]:
+    """A server of our own: its URL, and the command that controls it."""
+    pytest.importorskip("psycopg2")
+    from postgres import BIN, server
+
+    if not BIN.exists():
+        pytest.skip("no PostgreSQL 15")
+    with server(tmp_path_factory.mktemp("postgres") / "server") as served:
+        yield served
+
+
+@pytest.fixture
+def postgres(postgres_server: tuple[str, list[str]]) -> tuple[str, list[str]]:
+    """A database of its own on that server."""
+    import psycopg2
+
+    url, control = postgres_server
+    with closing(psycopg2.connect(url.replace("+psycopg2", ""))) as connection:
+        connection.autocommit = True
+        name = f"a{os.urandom(8).hex()}"
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+    return url.removesuffix("postgres") + name, control

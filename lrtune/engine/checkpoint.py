@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.files import to_disk
+from lrtune.files import beside, check, to_disk
 
 FORMAT = 2
 RATES, MOMENTA = "rates", "momenta"  # no names of a Snapshot's tensors: those have a slash
@@ -32,7 +32,7 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
     """Write a checkpoint in place of the one before, which is lost only once this one is whole.
 
     Args:
-        path: of the file; a ``.part`` beside it is used on the way.
+        path: of the file; another one beside it is used on the way.
         snapshots: by keys without a slash.
         notes: what else is to be known of each, under the same keys.
 
@@ -62,10 +62,11 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
 
 def _write(path: Path, content: str, tensors: Mapping[str, Tensor]) -> None:
     metadata = {"format": str(FORMAT), "trials": content, "crc32": _checksum(content, tensors)}
-    part = path.with_name(f"{path.name}.part")
+    part = beside(path)
     try:
         save_file(dict(tensors), part, metadata)
         to_disk(part)
+        check()
         os.replace(part, path)
         to_disk(path.parent)
     except SafetensorError as error:  # its way to say that the system said no
@@ -82,7 +83,6 @@ def states_of(path: Path) -> Path:
 def remove(path: Path) -> None:
     """Remove a checkpoint and all that belongs to it."""
     path.unlink(missing_ok=True)
-    path.with_name(f"{path.name}.part").unlink(missing_ok=True)
     shutil.rmtree(states_of(path), ignore_errors=True)
 
 

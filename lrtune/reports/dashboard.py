@@ -22,7 +22,7 @@ from lrtune.errors import InputError
 from lrtune.format import Table, limited
 from lrtune.reports.first_screen import answer, subtitle
 from lrtune.search.space import FAMILY
-from lrtune.search.storage import load_study, open_storage
+from lrtune.search.study import load_study, open_storage
 from lrtune.verdict.settings import Objective, RunSettings
 from lrtune.verdict.tables import families_or_finalists
 from lrtune.verdict.verdict import Verdict

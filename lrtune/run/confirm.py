@@ -25,6 +25,7 @@ from lrtune.search import SearchState
 from lrtune.search.budget import CONFIRMED, FEWEST, TRAININGS, check_positive
 from lrtune.search.confirmation import Confirmation, Final, Job, append_final, final_seeds
 from lrtune.search.loop import Loop
+from lrtune.search.study import take
 from lrtune.search.trials import rates_of, tuned_names, tuned_on
 from lrtune.tasks import Task
 from lrtune.tasks.options import validate
@@ -114,6 +115,7 @@ def confirm(
     Raises:
         InputError: an argument of another kind, another task than was searched, nothing to confirm,
             a plan that makes no sense.
+        Superseded: another session of this run has taken over, on another machine say.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     expect("run", run, Run | str | Path, "a run or its folder")
@@ -131,7 +133,11 @@ def confirm(
         _stretched(task, total), tuned=tuned, average=None
     )  # nobody ends these trainings early
     deterministic = run.choice.deterministic
-    with locked(run.folder.resolve(), listener.tell), own_settings(deterministic):
+    with (
+        locked(run.folder.resolve(), listener.tell),
+        own_settings(deterministic),
+        take(run.storage, run.settings.study, run.settings.owner).under_way(),
+    ):
         if baselines is not None:
             run = with_baselines(run, baselines)
         allowed = trained(run, task.horizon) + trainings

@@ -28,7 +28,7 @@ from lrtune.run.study_file import StudyFile, ranges_of
 from lrtune.schedule import FAMILIES, Setting
 from lrtune.schedule.setting import changed, numbers_of
 from lrtune.search import SEARCHABLE, Space
-from lrtune.search.storage import kept_url
+from lrtune.search.study import kept_url
 from lrtune.tasks import METRICS, Task, check_model
 from lrtune.tasks.groups import base_of, numbers_of_groups, rows_of
 from lrtune.tasks.metrics import smoothing_of

@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
+from lrtune.files import check
 from lrtune.format import command_without_secrets, duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
@@ -53,7 +54,8 @@ from lrtune.search.budget import (
 from lrtune.search.early_stopping import Stopping
 from lrtune.search.loop import Loop, Work
 from lrtune.search.search import Search
-from lrtune.search.storage import check_owner, claim, judge_of, kept_url
+from lrtune.search.storage import judge_of
+from lrtune.search.study import kept_url, take
 from lrtune.search.trials import tuned_names
 from lrtune.tasks import Task
 from lrtune.tasks.sanity_check import dummy_scores
@@ -121,6 +123,7 @@ def tune(
 
     Raises:
         InputError: for any mistake in the above, or another search in the same folder.
+        Superseded: another session of this run has taken over, on another machine say.
         KeyboardInterrupt: after Ctrl-C, files written; the same call goes on.
     """
     study = from_python(task, {"families": families, "peak_lr": peak_lr, "out": out, **options})
@@ -238,12 +241,17 @@ class Tuning:
 
         Raises:
             InputError: another search in the same folder.
+            Superseded: another session has taken over, on another machine say.
             KeyboardInterrupt: after Ctrl-C, files written.
         """
         self._introduce()
         settings = own_settings(self.engine.deterministic)
-        with locked(self._folder, self._tell), settings, self._place() as place:
-            earlier, owner = self._earlier()
+        with (
+            locked(self._folder, self._tell),
+            settings,
+            self._session() as (earlier, owner),
+            self._place() as place,
+        ):
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
             self._trained, self._features = place.run(with_features, self.task, tell=place.say)
@@ -285,18 +293,28 @@ class Tuning:
         facts |= {"lr_ratios": [group.to_json() for group in self._settings.task.lr_ratios]}
         self.listener.started(task, facts)
 
-    def _earlier(self) -> tuple[Run | None, str]:
-        """The run of an earlier session, if there is one, and whose trials these are."""
-        if (self._folder / "run.json").exists():
-            run = Run(self._folder)
+    @contextmanager
+    def _session(self) -> Iterator[tuple[Run | None, str]]:
+        """The run of an earlier session, if there is one, and whose trials these are.
+
+        From here on, no earlier session writes any more.
+        """
+        run = Run(self._folder) if (self._folder / "run.json").exists() else None
+        name = self._settings.study
+        if run is not None:
             check_same(str(self._folder), self._settings, self.study.peak_lr, run.settings)
-            self._clock = Clock(self._clock.seconds + elapsed(run))
-            return run, run.settings.owner
-        # The storage first: what cannot be opened must not cost a range test.
-        owner, study = os.urandom(8).hex(), self._settings.study
-        storage = self.study.storage or self._folder / "journal.log"
-        claim(storage, study, self.task.objective.direction, owner)
-        return None, owner
+            owner = run.settings.owner
+            session = take(run.storage, name, owner)
+        else:
+            # The storage first: what cannot be opened must not cost a range test.
+            storage = self._settings.storage or self._folder / "journal.log"
+            owner = os.urandom(8).hex()
+            session = take(storage, name, owner, self.task.objective.direction)
+        with session.under_way():
+            if run is not None:
+                run = Run(self._folder)  # as it was left
+                self._clock = Clock(self._clock.seconds + elapsed(run))
+            yield run, owner
 
     def _new(self, pool: Pool, choice: Choice, owner: str, place: Place) -> Run:
         """Find the peak rates that are worth searching, and write down what the run is."""
@@ -341,7 +359,6 @@ class Tuning:
         task, seed, tell = self.task, self.study.seed, self._tell
         tell("data: " + ", ".join(f"{split} {where}" for split, where in pool.placement.items()))
         study = run.study()
-        check_owner(study, run.storage, run.settings.owner)
         guess = guessed(self._folder, run.settings)
         guess = guess and {**guess, **run.space.start}
         if guess and run.space.contains(guess) and not study.get_trials(deepcopy=False):
@@ -436,6 +453,7 @@ class Tuning:
             raise
         finally:
             place.close()
+            check()
             if loop.segments:
                 ended = {"elapsed": self._clock.seconds, "cut": cut}
                 settings = with_hosts(run.settings, pool).model_copy(update=ended)

@@ -6,7 +6,8 @@ from lrtune.search.loop import Loop
 from lrtune.search.sampler import SurrogateSampler
 from lrtune.search.search import Search, SearchState
 from lrtune.search.space import SEARCHABLE, Space, suggest
-from lrtune.search.storage import Record, frame, load_study, open_study, records
+from lrtune.search.storage import Record, frame, records
+from lrtune.search.study import load_study, open_study
 
 __all__ = [
     "PRUNERS",

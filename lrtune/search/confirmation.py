@@ -16,7 +16,7 @@ import pandas as pd
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
 from lrtune.errors import InputError, as_utf8
-from lrtune.files import plain
+from lrtune.files import check, plain
 from lrtune.schedule import Schedule
 from lrtune.search.early_stopping import diverged
 from lrtune.search.loop import Checkpointer, Work
@@ -83,6 +83,7 @@ def append_final(path: Path, final: Final) -> None:
         if log.tell():
             log.seek(-1, os.SEEK_END)
             line = line if log.read() == b"\n" else b"\n" + line  # the last one was torn
+        check()
         log.write(line)
         log.flush()
         os.fsync(log.fileno())

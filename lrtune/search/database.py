@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 from sqlalchemy import exc
 
@@ -24,75 +25,59 @@ SHORT, LONG = 0.1, 10.0  # pauses, each twice the one before
 OPENINGS = 20  # tries to open one that somebody else makes at this moment
 AWAY = (exc.OperationalError, exc.InterfaceError, exc.PendingRollbackError, exc.TimeoutError)
 
+Found = TypeVar("Found")
 
-class _Patient:
-    """Asks again and again; says so once."""
+
+class Patience:
+    """Asks a database again and again while it does not answer; says so once."""
 
     def __init__(self, url: str) -> None:
-        """Open it; what does not answer at all is an error at once."""
         self._name = f"storage {without_secrets(url)}"
         self._longest = _longest()
-        self._over = False  # whether nobody waits any more
-        self._storage = _opened(url)
+        self._error: TimeoutError | None = None  # where nobody waits any more
 
-    def _patiently(self, method: str, *args: Any, **given: Any) -> Any:
+    def __call__(self, ask: Callable[[], Found]) -> Found:
+        """What it answers.
+
+        Raises:
+            TimeoutError: it did not, for too long or until Ctrl-C, now or an earlier time. What was
+                asked then may have been done: so nothing more is asked.
+        """
         began, pause, waiting = time.monotonic(), SHORT, False
-        while True:
+        while self._error is None:
             try:
-                if (
-                    waiting
-                    and method == "create_new_trial"
-                    and (made := self._made(*args, **given))
-                ):
-                    return made
-                found = getattr(self._storage, method)(*args, **given)
-                if waiting and method == "set_trial_state_values":
-                    found = True  # False: it runs already, as it was told before
-            except UpdateFinishedTrialError:
-                if waiting and method == "set_trial_state_values":
-                    return True  # it had been written before the answer was lost
-                raise
+                found = ask()
             except (StorageInternalError, *AWAY) as error:
                 cause = error.__cause__ if isinstance(error, StorageInternalError) else error
                 if not isinstance(cause, AWAY):
                     raise
-                self._over |= time.monotonic() + pause - began > self._longest
                 reason = str(cause).splitlines()[0]
-                if self._over:
-                    raise TimeoutError(
-                        errno.ETIMEDOUT,
-                        f"no answer for {duration(self._longest)} ({reason}): nothing that was "
-                        "stored is lost, and the same command goes on",
-                        self._name,
-                    ) from error
-                if not waiting:
-                    _log(f"{self._name}: no answer ({reason}); waiting for it")
-                waiting = True
+                if time.monotonic() + pause - began > self._longest:
+                    self._error = self._no_answer(reason)
+                    raise self._error from error
             else:
                 if waiting:
                     _log(f"{self._name}: answers again")
                 return found
-            self._sleep(pause)
+            if not waiting:
+                _log(f"{self._name}: no answer ({reason}); waiting for it")
+            waiting = True
+            try:
+                with _interruptible():
+                    time.sleep(pause)
+            except KeyboardInterrupt:
+                self._error = self._no_answer(reason)
+                raise
             pause = min(2 * pause, LONG)
+        raise self._error
 
-    def _made(self, study_id: int, template_trial: Any = None) -> int | None:
-        """The trial that a lost answer was about: one that waits and is the same in all it says."""
-        if template_trial is None:
-            return None
-        same = (template_trial.state, template_trial.user_attrs, template_trial.params)
-        for trial in self._storage.get_all_trials(study_id, deepcopy=False):
-            if (trial.state, trial.user_attrs, trial.params) == same:
-                number = trial.number
-                return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        return None
-
-    def _sleep(self, seconds: float) -> None:
-        try:
-            with _interruptible():
-                time.sleep(seconds)
-        except KeyboardInterrupt:
-            self._over = True
-            raise
+    def _no_answer(self, reason: str) -> TimeoutError:
+        return TimeoutError(
+            errno.ETIMEDOUT,
+            f"no answer for {duration(self._longest)} ({reason}): nothing that was stored is lost, "
+            "and the same command goes on",
+            self._name,
+        )
 
 
 def _longest() -> float:
@@ -106,10 +91,11 @@ def _longest() -> float:
     return seconds
 
 
-def _opened(url: str) -> BaseStorage:
+def opened(url: str) -> RDBStorage:
+    """What does not answer at all is an error at once."""
     for attempt in range(OPENINGS):
         try:
-            return get_storage(RDBStorage(url))
+            return RDBStorage(url)
         except (exc.OperationalError, exc.IntegrityError, exc.ProgrammingError) as error:
             of_others = "exists" in str(error) or "locked" in str(error) or "UNIQUE" in str(error)
             if not of_others or attempt + 1 == OPENINGS:
@@ -136,17 +122,20 @@ def _interruptible() -> Iterator[None]:
 
 
 def _forwarded(name: str) -> Callable[..., Any]:
-    def method(self: _Patient, *args: Any, **given: Any) -> Any:
-        return self._patiently(name, *args, **given)
+    def method(self: Any, *args: Any, **given: Any) -> Any:
+        return self.patience(partial(getattr(self.storage, name), *args, **given))
 
     return method
 
 
-_METHODS = {name: _forwarded(name) for name in BaseStorage.__abstractmethods__}
-_DATABASE: Any = type("Database", (_Patient, BaseStorage), _METHODS)
+_DATABASE: Any = type(
+    "Database", (BaseStorage,), {name: _forwarded(name) for name in BaseStorage.__abstractmethods__}
+)
 
 
 def open_database(url: str) -> BaseStorage:
-    """A database, every method of which waits while it does not answer."""
-    opened: BaseStorage = _DATABASE(url)
-    return opened
+    """A database to read from, every method of which waits while it does not answer."""
+    database = _DATABASE()
+    database.patience, database.storage = Patience(url), get_storage(opened(url))
+    storage: BaseStorage = database
+    return storage

@@ -6,31 +6,18 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from lrtune.errors import InputError
+from lrtune.search.batch import write_later
+from lrtune.search.claim import HEAD, Claim
 
 STALE_SECONDS = 2.0  # Optuna holds its lock for milliseconds
-
-_BATCH = ContextVar[set["Journal"] | None]("batch", default=None)
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """What is said inside of trials under way, a journal writes at the end, all at once."""
-    batch = set[Journal]()
-    token = _BATCH.set(batch)
-    try:
-        yield
-    finally:
-        _BATCH.reset(token)
-        for journal in batch:
-            journal.write()
 
 
 class Journal(JournalFileBackend):
@@ -39,10 +26,18 @@ class Journal(JournalFileBackend):
     Reports, attributes and ends of trials may wait: nobody else writes of a trial that is under way
     here, so that it does not matter what others write meanwhile. What decides who has a trial, and
     its number, is written at once, after all that was said before.
+
+    Once it is claimed, nothing is written after a later session has taken over. That is looked up
+    under the file's own lock. What is left: who stops within these milliseconds for longer than
+    others heed the lock, and goes on, still writes them.
     """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path)
+        super().__init__(path, lock_obj=_Held(path))
+        self._file_lock, self._locked = JournalFileSymlinkLock(path), False
+        self._claim: Claim | None = None
+        self._study, self._head = -1, dict[str, Any]()  # whose attribute HEAD is to be this one
+        self._latest, self._seen = dict[str, Any](), 0  # as the file has it, in so many bytes
         self._waiting: list[dict[str, Any]] = []  # not yet written
         self._read = 0  # of these
         self._early: deque[str] = deque()  # who wrote what was read before it was in the file
@@ -50,10 +45,7 @@ class Journal(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See BaseJournalBackend."""
         self._waiting += json.loads(json.dumps(logs))  # as the file will give them back
-        batch = _BATCH.get()
-        if batch is not None and all(map(_may_wait, logs)):
-            batch.add(self)
-        else:
+        if not (all(map(_may_wait, logs)) and write_later(self)):
             self.write()
 
     def write(self) -> None:
@@ -61,6 +53,7 @@ class Journal(JournalFileBackend):
 
         Raises:
             InputError: the file ends within a line, which more would damage for good.
+            Superseded: a later session has taken over.
         """
         if self._waiting:
             until = time.monotonic() + STALE_SECONDS  # another process may be writing
@@ -71,12 +64,67 @@ class Journal(JournalFileBackend):
                 raise InputError(
                     f"{self._file_path}: ends within a line: the next lrtune search mends it"
                 )
-            super().append_logs(self._waiting)
+            with self.alone():
+                self.check()
+                super().append_logs(self._waiting)
             self._waiting, self._read = [], 0
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else writes."""
+        if self._locked:
+            yield
+            return
+        self._file_lock.acquire()
+        self._locked = True
+        try:
+            yield
+        finally:
+            self._locked = False
+            self._file_lock.release()
+
+    def claimed(self, claim: Claim, study_id: int, head: dict[str, Any]) -> None:
+        """From now on, write only while the attribute of this study is ``head``."""
+        self._claim, self._study, self._seen = claim, study_id, 0
+        self._head = self._latest = head
+
+    def check(self) -> None:
+        """Look at what was written since the last time.
+
+        Raises:
+            Superseded, InputError: a later session, or another run, has taken over.
+        """
+        if self._claim is None:
+            return
+        with open(self._file_path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            self._seen = file.seek(self._seen if self._seen <= size else 0)  # it was mended
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._seen += len(line)
+                if HEAD.encode() in line:
+                    self._heed(json.loads(line))
+        self._compare()
+
+    def _heed(self, log: Mapping[str, Any]) -> None:
+        if HEAD in log.get("user_attr", ()) and log.get("study_id") == self._study:
+            self._latest = log["user_attr"][HEAD]
+
+    def _compare(self) -> None:
+        if self._claim is not None and self._latest != self._head:
+            raise self._claim.lost(self._latest)
+
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """See BaseJournalBackend."""
+        """See BaseJournalBackend.
+
+        Raises:
+            Superseded, InputError: as ``check`` does, before what was written after that is given.
+        """
+        self._compare()
         for log in super().read_logs(log_number_from - len(self._early)):
+            self._heed(log)
+            self._compare()
             if self._early and self._early[0] == log["worker_id"]:
                 self._early.popleft()
             else:
@@ -85,6 +133,43 @@ class Journal(JournalFileBackend):
             self._read += 1
             self._early.append(log["worker_id"])
             yield log
+
+
+class _Held(JournalFileSymlinkLock):
+    """The lock of a file that is locked already."""
+
+    def acquire(self) -> bool:
+        """See JournalFileSymlinkLock."""
+        return True
+
+    def release(self) -> None:
+        """See JournalFileSymlinkLock."""
+
+
+class ClaimedJournal(JournalStorage):
+    """Studies in a journal, one of which a session of a run writes."""
+
+    def __init__(self, path: str) -> None:
+        self._journal = Journal(path)
+        super().__init__(self._journal)
+
+    def take(self, claim: Claim) -> None:
+        """Take the study over.
+
+        Raises:
+            InputError: it is another run's.
+            KeyError: there is no such study.
+        """
+        study_id = self.get_study_id_from_name(claim.study)
+        with self._journal.alone():
+            before = self.get_study_user_attrs(study_id).get(HEAD)
+            head = claim.after(before, self.get_n_trials(study_id) > 0)
+            self.set_study_user_attr(study_id, HEAD, head)
+        self._journal.claimed(claim, study_id, head)
+
+    def check(self) -> None:
+        """Raise what a session ends with that another has superseded."""
+        self._journal.check()
 
 
 def _may_wait(log: Mapping[str, Any]) -> bool:

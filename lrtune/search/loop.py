@@ -18,7 +18,8 @@ from lrtune.engine.checkpoint import Note, load, remove, save
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Snapshot
 from lrtune.errors import InputError
-from lrtune.search.journal import together
+from lrtune.files import check
+from lrtune.search.batch import together
 from lrtune.search.storage import Ending
 from lrtune.search.trials import Training
 
@@ -215,6 +216,7 @@ class Checkpointer:
     def remove(self) -> None:
         """Nothing is left to go on with."""
         if self._path is not None:
+            check()
             remove(self._path)
 
 

@@ -1,38 +1,28 @@
-"""Storage: open a study, and write and read trials as Records."""
+"""Storage: trials as Records, and how a study keeps them."""
 
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
-from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import make_url
 
 from lrtune.engine import Progress
 from lrtune.errors import InputError, as_utf8, described
 from lrtune.files import plain
-from lrtune.format import without_secrets
 from lrtune.schedule import Schedule
-from lrtune.search.database import open_database
-from lrtune.search.journal import Journal, whole_lines
 from lrtune.search.space import FAMILY, SCHEDULE
-from lrtune.tasks.metrics import Direction
 
 START = "lrtune.start"  # trial attribute: {"index", "slot", "owner"}, in lockstep "clock"
 AVERAGED = "lrtune.averaged"  # trial attribute: whether values of averaged weights were reported
 AUDIT = "lrtune.audit"  # trial attribute: the forecast that would have ended it
 RECORD = "lrtune.record"  # trial attribute: what Optuna itself has no place for
 RESOLVED = "resolved"  # trial attribute: the schedule's settings, for people to read
-OWNER = "lrtune.owner"  # study attribute: the run that it belongs to
 
 # Of a Record, kept in RECORD beside its curves.
 KEPT = (
@@ -43,23 +33,6 @@ KEPT = (
 End = Literal["complete", "pruned", "plateaued", "diverged", "failed"]
 Judge = Literal["last", "best"]  # by the weights at the end, or by those that validated best
 JUDGES: tuple[Judge, ...] = get_args(Judge)
-
-URL = "LRTUNE_STORAGE"  # environment variable: a whole URL, where run.json has it without password
-_URLS: dict[str, str] = {}  # whole ones that this process was given, by what is kept of them
-
-
-def kept_url(url: str) -> str:
-    """What is kept of a storage's URL: all but its secrets, which this process remembers."""
-    kept = without_secrets(url)
-    if kept != url:
-        _URLS[kept] = url
-    return kept
-
-
-def _whole_url(kept: str) -> str:
-    """With its secrets, if anybody has told them; else its driver may find its own (PGPASSWORD)."""
-    told = os.environ.get(URL, "")
-    return told if told and without_secrets(told) == kept else _URLS.get(kept, kept)
 
 
 def judge_of(name: str) -> Judge:
@@ -168,124 +141,6 @@ class Record:
     evidence: dict[str, Any] = field(default_factory=dict)
     # Of one that was to be pruned and trained on, to check: ``update`` and figures of the forecast.
     audit: dict[str, Any] | None = None
-
-
-def load_study(storage: str | Path, name: str) -> optuna.Study:
-    """Open a study that exists, to read it; nothing is written.
-
-    Raises:
-        InputError: there is none, or the storage cannot be opened.
-    """
-    try:
-        opened = open_storage(storage) if _is_there(storage) else None
-        names = [] if opened is None else optuna.get_all_study_names(opened)
-        if opened is None or name not in names:
-            raise InputError(f"has no study {name!r}: restore it, or remove the run's folder")
-        return optuna.load_study(storage=opened, study_name=name)
-    except Exception as error:  # every backend has errors of its own
-        raise _unusable(storage, error) from error
-
-
-def _is_there(storage: str | Path) -> bool:
-    """Whether there is something to read; what opens a file would make one."""
-    if isinstance(storage, Path):
-        return storage.is_file()
-    if storage.startswith("journal://"):
-        return Path(storage.removeprefix("journal://")).is_file()
-    url = make_url(storage)
-    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
-
-
-def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:
-    """Open or create a study; an existing one is left as it is.
-
-    Args:
-        storage: a journal file's path, or any storage URL of Optuna's.
-        name: the study's.
-        direction: of the objective.
-        kept: sampler and pruner, which Optuna does not store.
-
-    Raises:
-        InputError: the storage cannot be opened, or its study has the other direction.
-    """
-    options = {"study_name": name, "direction": direction, "load_if_exists": True, **kept}
-    try:
-        with _quiet_optuna():
-            study = optuna.create_study(storage=open_storage(storage), **options)
-        # Even without trials it may be another run's, which is about to begin.
-        if [found.name.lower() for found in study.directions] != [direction]:
-            raise InputError(
-                f"its study {name!r} is of a search that was not to {direction}: "
-                "give another --out, or another --storage"
-            )
-    except Exception as error:  # every backend has errors of its own
-        raise _unusable(storage, error) from error
-    return study
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Hide Optuna's own lines ("A new study created ..."); its verbosity is restored."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
-def _unusable(storage: str | Path, error: Exception) -> InputError:
-    if isinstance(storage, Path) and storage.is_file():
-        whole_lines(storage)
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    text, url = f"storage {storage}: {first}", str(storage)
-    told = isinstance(error, InputError) or without_secrets(url) != _whole_url(url)
-    if "@" in url and not told:
-        text += f"; lrtune keeps no password: set {URL} to the whole URL, or as its driver has it"
-    for whole in (url, _whole_url(url)):
-        text = text.replace(whole, without_secrets(whole))
-    # An error may quote it in a form of its own.
-    return InputError(" ".join(map(without_secrets, text.split(" "))))
-
-
-def open_storage(storage: str | Path) -> BaseStorage:
-    """Open a journal file by its path, or a database by its URL."""
-    if isinstance(storage, str) and storage.startswith("journal://"):
-        storage = Path(storage.removeprefix("journal://"))
-    if isinstance(storage, Path):
-        # Absolute, because Optuna's lock is a link to this path as it is written here.
-        return JournalStorage(Journal(str(storage.resolve())))
-    if storage in ("sqlite://", "sqlite:///") or ":memory:" in storage:
-        raise InputError("a database in memory is lost at the end: give a file or a server")
-    return open_database(_whole_url(storage))
-
-
-def claim(storage: str | Path, name: str, direction: Direction, owner: str) -> None:
-    """Make a new run's study; or take one that has no trials, which a run left that never began.
-
-    Of two runs that begin at once the later has it; ``check_owner`` tells the other.
-
-    Raises:
-        InputError: it is another run's, or the storage cannot be opened.
-    """
-    study = open_study(storage, name, direction)
-    if study.get_trials(deepcopy=False):
-        raise _of_another(storage, name)
-    study.set_user_attr(OWNER, owner)
-
-
-def check_owner(study: optuna.Study, storage: str | Path, owner: str) -> None:
-    """Refuse a study that belongs to another run."""
-    if study.user_attrs.get(OWNER) != owner:
-        raise _of_another(storage, study.study_name)
-
-
-def _of_another(storage: str | Path, name: str) -> InputError:
-    way_out = "give that run's --out to go on with it, or another --storage"
-    if isinstance(storage, Path):
-        way_out = "restore its run.json, or remove the folder"
-    shown = without_secrets(str(storage))
-    return InputError(f"storage {shown}: its study {name} belongs to another run: {way_out}")
 
 
 def unique_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -71,13 +71,14 @@ def main() -> None:
             return cases < args.cases if args.cases else cases == 0 or time.monotonic() < until
 
         outcomes[name] = apart(lambda name=name, more=more: attacked(name, args.seed, more))
+        print(f"{name}: {outcomes[name].cases:,} cases", file=sys.stderr, flush=True)
+        if args.out is not None:
+            content = {name: vars(outcome) for name, outcome in outcomes.items()}
+            args.out.write_text(json.dumps({"seed": args.seed, **content}, indent=1) + "\n")
     print("\n| attack | cases | defects | how they ended |\n|---|---:|---:|---|")
     for name, outcome in outcomes.items():
         ends = ", ".join(f"{count:,} {end}" for end, count in outcome.ends.most_common())
         print(f"| {name} | {outcome.cases:,} | {len(outcome.defects)} | {ends} |")
-    if args.out is not None:
-        content = {name: vars(outcome) for name, outcome in outcomes.items()}
-        args.out.write_text(json.dumps({"seed": args.seed, **content}, indent=1) + "\n")
     sys.exit(any(outcome.defects for outcome in outcomes.values()))
 
 

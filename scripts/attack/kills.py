@@ -100,7 +100,7 @@ def full_disk(rng: random.Random) -> tuple[str, str]:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randint(1, 200_000),) * 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randint(1, 50_000),) * 2)
             try:
                 idle.pruned_in(folder, idle.NoisyPool(slots, groups), TRIALS, **how)
             except OSError:

@@ -47,8 +47,8 @@ def told(rng: random.Random) -> tuple[str, str]:
             if opens and url.startswith(tuple(f"{d}://" for d in DRIVERS[:5])):
                 stand_in.start()
             try:
-                end, defect = command(f"{SEARCH} --no-confirm", *words, "--out", folder,
-                                      keep=lines)  # fmt: skip
+                words = [*words, "--out", str(folder), "--no-confirm"]
+                end, defect = command(SEARCH, *words, seconds=600, keep=lines)
                 for line in ("show", "show --json", "report", "export", "confirm"):
                     if (folder / "run.json").exists():
                         found = command(line, folder, keep=lines)[1]

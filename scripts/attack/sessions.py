@@ -237,7 +237,7 @@ def killed_workers(rng: random.Random) -> tuple[list[str], str]:
 TIMES: list[float] = []  # seconds that an unbroken search with workers takes here, now
 
 
-def still_there(workers: list[str], seconds: float = 20.0) -> list[str]:
+def still_there(workers: list[str], seconds: float = 120.0) -> list[str]:
     """Which of these go on for longer than they may."""
     until = time.monotonic() + seconds
     while workers and time.monotonic() < until:

@@ -26,7 +26,8 @@ from optuna_dashboard import wsgi
 import lrtune
 from lrtune.reports.dashboard import app_of, publish, server_of
 from lrtune.search import frame, records
-from lrtune.search.storage import START, open_storage
+from lrtune.search.storage import START
+from lrtune.search.study import open_storage
 
 TRAINED = 50  # made-up trials; there are as many copies of them as it takes
 PAGE = ("/api/meta", "/api/studies", "/api/studies/0?after=0")

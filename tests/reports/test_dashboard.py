@@ -28,7 +28,8 @@ from lrtune.reports.dashboard import (
 )
 from lrtune.run.folder import Run
 from lrtune.search.space import FAMILY
-from lrtune.search.storage import RECORD, RESOLVED, START, open_storage
+from lrtune.search.storage import RECORD, RESOLVED, START
+from lrtune.search.study import open_storage
 from tests.documents import changed
 
 STUDY = "digits-mlp-sgd-72-cosine-constant"

@@ -10,7 +10,8 @@ from optuna.trial import create_trial
 
 import lrtune
 from lrtune import Budget, Engine, InputError
-from lrtune.search.storage import OWNER, claim
+from lrtune.search.claim import HEAD
+from lrtune.search.study import take
 
 PEAKS = (0.01, 0.1)
 SMALL = {"budget": Budget(trials=1), "families": ["constant"], "peak_lr": PEAKS}
@@ -33,7 +34,7 @@ def test_a_search_that_never_began_is_in_nobodys_way(
     task = lrtune.load_task("digits", batch_size=32, epochs=1, metric="accuracy")
     run = lrtune.tune(task, **arguments)
     assert run.study().direction == StudyDirection.MAXIMIZE
-    assert run.study().user_attrs[OWNER] == run.settings.owner
+    assert run.study().user_attrs[HEAD]["owner"] == run.settings.owner
     assert run.trials()["value"].between(0, 1).all()
 
 
@@ -62,7 +63,7 @@ def test_a_journal_of_another_run(run: Path, tmp_path: Path, lost: str) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     study = lrtune.open(folder).study()
     if lost == "owner":
-        study.set_user_attr(OWNER, "another")
+        study.set_user_attr(HEAD, {"owner": "another", "generation": 1})
     else:
         (folder / "run.json").unlink()
     before = study.trials
@@ -80,4 +81,4 @@ def test_trials_that_are_of_no_run_are_nobodys_to_take(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path}/study.db"
     optuna.create_study(study_name="s", storage=storage).add_trial(create_trial(value=1.0))
     with pytest.raises(InputError, match="study s belongs to another run"):
-        claim(storage, "s", "minimize", "me")
+        take(storage, "s", "me", "minimize")

@@ -12,7 +12,7 @@ from optuna.storages import RDBStorage
 
 from lrtune import InputError
 from lrtune.search import load_study, open_study
-from lrtune.search.storage import open_storage
+from lrtune.search.study import open_storage
 
 WORDS = "search digits --epochs 1 --batch-size 64 --families constant --peak-lr 0.01,0.1"
 
@@ -39,16 +39,19 @@ def test_the_environment_has_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(InputError, match=f"{kept}: .*keeps no password: set LRTUNE_STORAGE to the"):
         load_study(kept, "s")
     asked: list[str] = []
-    monkeypatch.setattr("lrtune.search.storage.open_database", asked.append)
+    monkeypatch.setattr("lrtune.search.study.open_database", asked.append)
     for told in (whole, "nosuch://me:secret@elsewhere/db"):
         monkeypatch.setenv("LRTUNE_STORAGE", told)
         open_storage(kept)
     assert asked == [whole, kept]
 
 
-def test_an_error_that_quotes_the_url_in_another_form_tells_no_secret() -> None:
-    with pytest.raises(InputError, match="Invalid SQLite URL") as told:
-        open_study("sqlite://127.0.0.1:1/db?user=me&passwd=secret", "s", "minimize")
+@pytest.mark.parametrize("url", ["sqlite://host:1/db?user=me&passwd=secret", "redis://me:secret"])
+def test_an_error_that_quotes_a_part_of_the_url_tells_no_secret(url: str) -> None:
+    with pytest.raises(
+        InputError, match=r"storage \w+://\S+: (Invalid SQLite|not a database)"
+    ) as told:
+        open_study(url, "s", "minimize")
     assert "secret" not in str(told.value)
 
 

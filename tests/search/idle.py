@@ -33,6 +33,8 @@ from lrtune.search import (
     records,
 )
 from lrtune.search.early_stopping import NEVER
+from lrtune.search.journal import unlock
+from lrtune.search.study import take
 from lrtune.tasks.metrics import ACCURACY, CROSS_ENTROPY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -216,7 +218,9 @@ def study_in(
     folder.mkdir(exist_ok=True)
     sampler = SurrogateSampler(space, idle_task(VALIDATIONS).horizon, seed=0)
     kept = {"sampler": sampler, "pruner": pruner or NopPruner()}
-    return open_study(storage or folder / "journal.log", "s", direction, **kept)
+    if storage is not None:
+        return take(storage, "s", "me", direction).study(**kept)
+    return open_study(folder / "journal.log", "s", direction, **kept)
 
 
 def search_in(
@@ -309,6 +313,8 @@ def killed(
     """Search in a process that dies as it stores its n-th entry, or n-th checkpoint."""
 
     def death() -> None:
+        if by == "SIGKILL":
+            unlock(folder / "journal.log", 0)  # else the next one would wait for it
         os.kill(os.getpid(), getattr(signal, by))
 
     child = os.fork()

@@ -4,27 +4,25 @@ import itertools
 import logging
 import multiprocessing
 import os
-import shutil
 import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from idle import SPACE, SpoiltPool, assert_same, search_in, study_in
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState, create_trial
-from sqlalchemy import exc
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
 
 from lrtune import InputError
 from lrtune.engine import Progress
 from lrtune.search import Limits, Loop, Search, SearchState, load_study, open_study, records
-from lrtune.search.database import open_database
-
-BIN = Path("/usr/lib/postgresql/15/bin")
+from lrtune.search.batch import together
+from lrtune.search.study import take
 
 
 @pytest.fixture
@@ -69,29 +67,23 @@ def test_it_is_given_up_after_a_while(
         open_study(url, "s", "minimize")
 
 
-@pytest.mark.parametrize("method", ["create_new_trial", "set_trial_state_values"])
 def test_what_was_written_before_the_answer_was_lost_is_not_written_twice(
-    url: str, monkeypatch: pytest.MonkeyPatch, method: str
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = open_database(url)
-    study = optuna.create_study(storage=storage, study_name="s")
-    inner, calls = storage._storage, []
+    expected = search_in(tmp_path / "alone", SpoiltPool(slots=2), 6)
+    commits, commit = itertools.count(), DefaultDialect.do_commit
 
-    def lost(*args: object, **given: object) -> object:
-        calls.append(args)
-        found = getattr(type(inner), method)(inner, *args, **given)
-        if len(calls) == 1:
-            raise exc.OperationalError("COMMIT", None, Exception("connection lost"))
-        return found
+    def lost(dialect: DefaultDialect, connection: Any) -> None:
+        commit(dialect, connection)
+        if (count := next(commits)) > 20 and count % 3 == 2:  # once it is open
+            raise sqlite3.OperationalError("connection lost")
 
-    monkeypatch.setattr(inner, method, lost)
-    waiting = create_trial(state=TrialState.WAITING, user_attrs={"lrtune.start": {"index": 0}})
-    study.add_trial(waiting)
-    trial = study.ask()
-    study.tell(trial, 0.5)
-    assert [t.value for t in study.trials] == [0.5]
-    with pytest.raises(UpdateFinishedTrialError):
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    with monkeypatch.context() as patched:
+        patched.setattr(DefaultDialect, "do_commit", lost)
+        found = search_in(tmp_path / "lost", SpoiltPool(slots=2), 6, storage=url)
+    assert next(commits) > 50
+    assert_same(found, expected)
+    assert len(load_study(url, "s").trials) == 6
 
 
 def first_use(url: str) -> None:
@@ -109,45 +101,80 @@ def test_two_first_uses_at_once(url: str) -> None:
     assert len(optuna.get_all_study_names(url)) == 3
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
-    """PostgreSQL on loopback: its URL, and the command that controls it."""
-    pytest.importorskip("psycopg2")
-    if not BIN.exists():
-        pytest.skip("no PostgreSQL 15")
-    folder, port = tmp_path / "server", 20000 + os.getpid() % 20000
-    run_as = shutil.which("runuser", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    as_user = [str(run_as), "-u", "postgres", "--"] if os.getuid() == 0 else []
-    if as_user:
-        folder = Path("/tmp") / f"lrtune-postgres-{os.getpid()}"  # where another user may go
-        folder.mkdir(mode=0o700)
-        shutil.chown(folder, "postgres")
-    control = [*as_user, str(BIN / "pg_ctl"), "-D", str(folder), "-w", "-l", f"{folder}/log"]
-    control += ["-o", f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"]
-    init = [*as_user, str(BIN / "initdb"), "-D", str(folder), "-U", "me", "--auth=trust"]
-    subprocess.run(init, check=True, capture_output=True)
-    subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL)
-    yield f"postgresql+psycopg2://me:secret@127.0.0.1:{port}/postgres", control
-    subprocess.run([*control, "stop", "-m", "immediate"], check=False, stdout=subprocess.DEVNULL)
-    shutil.rmtree(folder)
-
-
-def test_a_server_that_is_stopped_in_the_middle(server, tmp_path: Path) -> None:
-    url, control = server
+@pytest.mark.parametrize("moment", ["between segments", "in a batch"])
+def test_a_server_that_is_stopped_in_the_middle(
+    postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    url, control = postgres
     expected = search_in(tmp_path / "alone", SpoiltPool(slots=2), 6)
-    segments = itertools.count()
+    moments = itertools.count()
 
-    def stop(progress: Progress) -> Progress:
-        if next(segments) == 9:
+    def stop(*_: object) -> None:
+        if next(moments) == 9:
             command = [*control, "stop", "-m", "immediate"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             given = {"args": [*control, "start"], "stdout": subprocess.DEVNULL}
             threading.Timer(2.0, subprocess.run, kwargs=given).start()
+
+    def spoil(progress: Progress) -> Progress:
+        if moment == "between segments":
+            stop()
         return progress
 
-    found = search_in(tmp_path / "server", SpoiltPool(stop, slots=2), 6, storage=url)
-    assert next(segments) > 10
+    def within(*arguments: Any) -> None:
+        if "INSERT INTO trial_intermediate_values" in arguments[2]:
+            stop()
+
+    if moment == "in a batch":
+        event.listen(Engine, "before_cursor_execute", within)
+    try:
+        found = search_in(tmp_path / "server", SpoiltPool(spoil, slots=2), 6, storage=url)
+    finally:
+        if moment == "in a batch":
+            event.remove(Engine, "before_cursor_execute", within)
+    assert next(moments) > 10
     assert_same(found, expected)
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["no answer" in line for line in lines] == [True, False] and "again" in lines[1]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """All that is sent to databases."""
+    sent: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        sent.append(arguments[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_what_a_report_costs_does_not_depend_on_how_many_trials_run(url: str) -> None:
+    """Nor does a batch of reports; and what is read for decisions costs nothing."""
+    counted = []
+    for running in (4, 64):
+        study = take(url, f"{running} trials", "me", "minimize").study()
+        trials = [study.ask() for _ in range(running)]
+        with statements() as alone:
+            trials[0].report(0.5, 1)
+        with statements() as batch, together():
+            for trial in trials:
+                trial.report(0.4, 2)
+                trial.set_user_attr("seen", True)
+        with statements() as read:
+            study.get_trials(deepcopy=False)
+            trials[0].should_prune()
+        with statements() as told:
+            study.tell(trials[0], 0.5)
+        with statements() as asked:
+            study.ask()
+        counted.append([len(sent) for sent in (alone, batch, read, told, asked)])
+    assert counted[0] == counted[1]
+    assert counted[0][:4] == [3, 4, 0, 3]
 
 
 def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(url: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from lrtune import InputError
 from lrtune.search import load_study, open_study
-from lrtune.search.journal import together
+from lrtune.search.batch import together
 from lrtune.search.storage import RECORD, as_they_ended
 
 STORAGES = {
