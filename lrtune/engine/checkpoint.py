@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,21 @@ STATE = "*.safetensors"  # files of states of trials
 Note = dict[str, Any]  # what JSON can hold
 
 
-def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note]) -> None:
+def save(
+    path: Path,
+    snapshots: Mapping[str, Snapshot],
+    notes: Mapping[str, Note],
+    needed: Iterable[Snapshot] = (),
+) -> None:
     """Write a checkpoint in place of the one before, which is lost only once this one is whole.
+
+    Files of states are removed but those of its Snapshots, and of others that are ``needed``.
 
     Args:
         path: of the file; another one beside it is used on the way.
         snapshots: by keys without a slash.
         notes: what else is to be known of each, under the same keys.
+        needed: Snapshots that somebody else may still use.
 
     Raises:
         OSError: the disk is full, or cannot be written.
@@ -52,11 +60,10 @@ def save(path: Path, snapshots: Mapping[str, Snapshot], notes: Mapping[str, Note
         | {"note": notes[key], "file": Path(snapshot.file).name}
         for key, snapshot in snapshots.items()
     }
-    before = path.stat().st_mtime if path.exists() else 0.0
     _write(path, json.dumps(trials), tensors)
-    named = {trial["file"] for trial in trials.values()}
+    kept = {Path(snapshot.file).name for snapshot in (*snapshots.values(), *needed)}
     for state in states_of(path).glob(STATE):
-        if state.name not in named and state.stat().st_mtime < before:  # newer: maybe for the next
+        if state.name not in kept:
             state.unlink(missing_ok=True)
 
 

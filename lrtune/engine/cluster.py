@@ -73,9 +73,10 @@ class Host:
             if file and Path(file).read_text() == content:
                 self._worker.states = Path(states)
 
-    def meet(self) -> tuple[str, str, str, str]:
-        """Name, node, kind, and why it may not be used."""
-        return self.name, ray.get_runtime_context().get_node_id(), self.kind, self._why
+    def meet(self) -> tuple[str, str, bool, str, str]:
+        """Name, node, whether it sees the folder for states, kind, and why it may not be used."""
+        node, sees = ray.get_runtime_context().get_node_id(), self._worker.states is not None
+        return self.name, node, sees, self.kind, self._why
 
     def do(self, request: bytes) -> bytes:
         """See Worker."""
@@ -88,6 +89,7 @@ class RemoteHost:
     Attributes:
         name: of its machine, with its number.
         node: of Ray, where it runs; empty before it does.
+        sees: see Remote; False before it runs.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class RemoteHost:
 
         ``met`` is told its kind and what is wrong with it: the error of all that it is asked.
         """
-        self.name, self.node = f"host {number}", ""
+        self.name, self.node, self.sees = f"host {number}", "", False
         self._actor, self._met, self._leaving = actor, met, leaving
         self._why: Exception | None = None  # it may not be used
         self._lines: list[str] = []
@@ -125,6 +127,11 @@ class RemoteHost:
         self._actor.do.remote(request).future().add_done_callback(partial(self._answer, answer))
         return answer
 
+    @property
+    def serves(self) -> bool:
+        """Whether it was not ended, and may be used as far as is known."""
+        return not self._ended and self._why is None
+
     def lines(self) -> list[str]:
         """See Remote."""
         lines, self._lines = self._lines, []
@@ -138,9 +145,13 @@ class RemoteHost:
         with suppress(RayError, ValueError):
             ray.kill(self._actor)
 
-    def _meet(self, found: Future[tuple[str, str, str, str]]) -> None:
+    def refuse(self, why: Exception) -> None:
+        """Have it be the error of all that it is asked from now on."""
+        self._why = why
+
+    def _meet(self, found: Future[tuple[str, str, bool, str, str]]) -> None:
         try:
-            self.name, self.node, kind, why = found.result()
+            self.name, self.node, self.sees, kind, why = found.result()
         except RayError as error:
             if "No module named 'lrtune" not in str(error):
                 return  # all that it was asked says so too
@@ -199,7 +210,8 @@ class Cluster:
         self._print = ray._private.worker.print_to_stdstream
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
         self._head: str = ray.get_runtime_context().gcs_address
-        self._looked, self._seen = 0.0, time.monotonic()
+        self._looked = 0.0
+        self._silent: float | None = None  # since when its head does not answer
         self._draining: set[str] = set()
         self._needs = {"CPU": num_cpus, "GPU": num_gpus}
         self._tell = tell
@@ -237,7 +249,14 @@ class Cluster:
 
     def _hand(self, host: RemoteHost) -> None:
         host.ask(None, "settle", self._threads)
-        host.send(self._request)
+        host.send(self._request).add_done_callback(partial(self._held, host))
+
+    def _held(self, host: RemoteHost, answer: Future[Any]) -> None:
+        """A host that cannot hold the task, for want of its data say: once others can, no fault."""
+        error = answer.exception()
+        if error is not None and not isinstance(error, Lost) and not self.strict:
+            self._avoided.add(host.node)
+            host.refuse(Refused((str(error).strip().splitlines() or [type(error).__name__])[-1]))
 
     def start(self, number: int) -> RemoteHost:
         """A host, without waiting for it."""
@@ -260,10 +279,13 @@ class Cluster:
         """Call a function with a task and a device on one of the hosts."""
         if task is not self._task:
             self.ship(task)
-        for _ in range(TIRED):
-            host = (
-                self._ready.setdefault(0, self.start(0)) if 0 not in self._ready else self._ready[0]
-            )
+        lost: list[RemoteHost] = []
+        while len(lost) < TIRED:
+            # One of the pool, where there is one: there may be no room for another.
+            there = [host for host in self._hosts if host.node and host.serves and host not in lost]
+            host = there[0] if there else self._ready.get(0) or self.start(0)
+            if not there:
+                self._ready[0] = host
             answer = host.ask(None, "run", function, how)
             with suppress(TimeoutError):
                 answer.exception(SOON)
@@ -272,8 +294,10 @@ class Cluster:
             try:
                 result = answer.result()
             except Lost as error:
-                host.kill()
-                del self._ready[0]
+                lost.append(host)
+                if self._ready.get(0) is host:  # else the pool sees to it
+                    host.kill()
+                    del self._ready[0]
                 self._tell(f"{host.name} lost: {error}")
                 continue
             for line in host.lines():
@@ -306,9 +330,11 @@ class Cluster:
         if now - self._looked > LOOK:
             self._looked = now
             if _reached(self._head):
-                self._seen = now
+                self._silent = None
                 self._draining = _draining()
-            elif now - self._seen > GONE:  # in a minute Ray itself would end this process
+            elif self._silent is None:  # nobody may have looked for long
+                self._silent = now
+            elif now - self._silent > GONE:  # in a minute Ray itself would end this process
                 raise RuntimeError(
                     f"cluster {self._head}: its head does not answer any more: nothing that was "
                     "stored is lost, and the same command goes on once there is a cluster again"

@@ -7,7 +7,7 @@ import hashlib
 import math
 import struct
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -171,6 +171,10 @@ class Pool(Protocol):
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Put a trial in a free slot, to go on where the snapshot was taken."""
+
+    def needed(self) -> Iterable[Snapshot]:
+        """Snapshots whose files it may read again, see ``Snapshot.file``."""
+        return ()
 
 
 class ForwardingPool(Pool):

@@ -34,6 +34,7 @@ class DeviceProcess:
     """
 
     leaving = False  # see Remote: nobody says so before
+    sees = True
 
     def __init__(self, device: str) -> None:
         self.name = device

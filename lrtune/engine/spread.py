@@ -4,11 +4,14 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise, starmap
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from lrtune.engine.checkpoint import whole
 from lrtune.engine.pool import (
     NO_SETTINGS,
     SCHEDULE_FREE,
@@ -17,7 +20,7 @@ from lrtune.engine.pool import (
     Progress,
     Snapshot,
 )
-from lrtune.engine.worker import Make
+from lrtune.engine.worker import LARGEST, Make
 from lrtune.format import plural
 from lrtune.tasks import Task
 
@@ -39,9 +42,11 @@ class Remote(Protocol):
 
     Attributes:
         name: for a person.
+        sees: whether it can read the file of a Snapshot, as far as is known.
     """
 
     name: str
+    sees: bool
 
     @property
     def leaving(self) -> bool:
@@ -153,6 +158,7 @@ class SpreadPool(ForwardingPool):
         self._untrained: dict[tuple[int, bool], Progress] = {}  # by seed, and whether schedule-free
         self._ended = SimpleQueue[_Part]()  # of which something is over
         self._parts: list[_Part] = []
+        self._looked = 0.0
         self._lost: set[Remote] = set()
         blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self.close = weakref.finalize(self, _close, self._parts)
@@ -233,6 +239,8 @@ class SpreadPool(ForwardingPool):
             return launched[0]
         if (part := self._wait_for_any()) is None:
             return None
+        if part.reached is None and part.guest is not None:
+            return None
         over = part.opened if part.reached is None else part.reached
         error = over.exception() if over.done() else None
         if isinstance(error, Lost):
@@ -253,8 +261,8 @@ class SpreadPool(ForwardingPool):
                 place = part.place
                 try:
                     for answer in part.sent:
-                        self._result(answer)
-                    reached: list[Progress] = self._result(part.reached)
+                        self._result(part, answer)
+                    reached: list[Progress] = self._result(part, part.reached)
                     break
                 except Lost as error:
                     if part.place is place:
@@ -303,6 +311,9 @@ class SpreadPool(ForwardingPool):
             part.occupied.remove(own)
             if not part.occupied:
                 part.base, part.commands = {}, []
+                if part.guest is not None:
+                    part.guest.ask(None, "close", part.number)
+                    part.guest = None
 
     def snapshot(self, slot: int) -> Snapshot:
         """See Pool."""
@@ -318,8 +329,17 @@ class SpreadPool(ForwardingPool):
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """See Pool."""
         part, own = self._at(slot)
-        self._change(part, "restore", own, snapshot)
+        self._asked(part, part.number, "restore", own, _seen_by(part.place, snapshot))
+        part.commands.append(("restore", (own, snapshot)))
+        part.seen.clear()
         part.occupied.add(own)
+
+    def needed(self) -> list[Snapshot]:
+        """See Pool."""
+        given = [command[1] for part in self._parts for command in part.commands]
+        restored = [own for arguments in given for own in arguments if isinstance(own, Snapshot)]
+        based = [own for part in self._parts for own in part.base.values()]
+        return [*restored, *based, *(own for part in self._parts for own in part.seen.values())]
 
     def _forward(self, slot: int, method: str, *arguments: object) -> Any:
         part, own = self._at(slot)
@@ -348,15 +368,19 @@ class SpreadPool(ForwardingPool):
         while True:
             place = part.place
             try:
-                return self._result(place.ask(number, method, *arguments))
+                return self._result(part, place.ask(number, method, *arguments))
             except Lost as error:
                 if part.place is place:
                     self._replace(part, error)
 
-    def _result(self, answer: Future[Any]) -> Any:
+    def _result(self, part: _Part, answer: Future[Any]) -> Any:
+        """Wait for an answer; Lost too where another worker has come to train the part."""
+        place = part.place
         while not answer.done():
             wait([answer], timeout=LOOK)
             self._look()
+            if part.place is not place:
+                raise Lost("another one trains its trials")
         return answer.result()
 
     def _watch(self, part: _Part, answer: Future[Any]) -> None:
@@ -365,18 +389,25 @@ class SpreadPool(ForwardingPool):
 
     def _wait_for_any(self) -> _Part | None:
         """A part of which something is over; None where nothing is for a while."""
+        self._look()
         try:
             return self._ended.get(timeout=LOOK)
         except Empty:
-            self._look()
             return None
 
     def _look(self) -> None:
-        """Let other workers train what has waited too long for one of its own."""
-        now, leaving = time.monotonic(), {part for part in self._parts if part.place.leaving}
+        """Once a second: let others train what has waited too long for a worker of its own."""
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        leaving = {part for part in self._parts if part.place.leaving}
         for part in self._parts:
-            waits = part.occupied and part.guest is None and not part.opened.done()
-            if not waits or now - part.since < PATIENCE:
+            if now - part.since < PATIENCE:
+                continue
+            if part.guest is not None and part.opened.done() and part.opened.exception():
+                self._renew(part)  # it was lost before it came to anything
+            if not part.occupied or part.guest is not None or part.opened.done():
                 continue
             guests = [one.guest for one in self._parts]
             hosts = [
@@ -387,10 +418,19 @@ class SpreadPool(ForwardingPool):
             if hosts:
                 part.guest = min(hosts, key=guests.count)
                 self._tell(f"no new host so far: {part.guest.name} trains for the lost one too")
-                part.worker.kill()  # what it was asked for is another's now
-                part.worker = self._start(part.number)
-                self._open(part)
+                self._open(part)  # anew: what its own was asked for is another's now
                 self._repeat(part)
+
+    def _renew(self, part: _Part) -> None:
+        """Another worker in place of its own; what that trained for others goes back to theirs."""
+        ended = part.worker
+        ended.kill()
+        part.worker = self._start(part.number)
+        self._open(part)
+        for other in self._parts:
+            if other.guest is ended:
+                other.guest = None
+                self._repeat(other)
 
     def _open(self, part: _Part) -> None:
         """Let the worker make its Pool, as soon as it is there."""
@@ -408,28 +448,31 @@ class SpreadPool(ForwardingPool):
             self.losses.append(loss)
             self._tell(str(loss))
             part.lost += 1
-            if part.lost == TIRED:
+            others = not self.in_order and any(
+                one.is_open for one in self._parts if one is not part
+            )
+            if part.lost >= TIRED and not part.occupied and others:
+                self._tell(f"{loss.host}: no other one is started in its place")
+                return
+            if part.lost >= TIRED:
                 raise RuntimeError(f"{loss.host}: {why}, as {TIRED - 1} before it in this segment")
         if part.guest is None:
-            part.worker.kill()
-            part.worker = self._start(part.number)
-            self._open(part)
+            self._renew(part)
         part.guest = None
         self._repeat(part)
 
     def _move(self, part: _Part, leaving: Remote | None = None) -> None:
         """Between two segments: to its own worker, which is another one than what leaves."""
-        for own in part.occupied:
-            self.snapshot(part.slots.start + own)
+        with suppress(OSError):  # a full disk: then it is trained again
+            for own in part.occupied:
+                self.snapshot(part.slots.start + own)
         if leaving not in (None, part.place):
             return  # it was lost meanwhile
         if leaving is None:
             assert part.guest is not None
             part.guest.ask(None, "close", part.number)
         elif part.guest is None:
-            part.worker.kill()
-            part.worker = self._start(part.number)
-            self._open(part)
+            self._renew(part)
         part.guest = None
         self._repeat(part)
 
@@ -439,13 +482,21 @@ class SpreadPool(ForwardingPool):
         answers: list[Future[Any]] = []
         if part.guest is not None:
             answers.append(place.ask(None, "open", number, self._make, share))
-        for own, snapshot in part.base.items():
-            answers.append(place.ask(number, "restore", own, snapshot))
-        answers += [place.ask(number, method, *given) for method, given in part.commands]
+        restores = [("restore", (own, snapshot)) for own, snapshot in part.base.items()]
+        for method, given in (*restores, *part.commands):
+            seen = [_seen_by(place, one) if isinstance(one, Snapshot) else one for one in given]
+            answers.append(place.ask(number, method, *seen))
         if part.reached is not None:
             part.reached = answers.pop()
             self._watch(part, part.reached)
         part.sent = answers
+
+
+def _seen_by(worker: Remote, snapshot: Snapshot) -> Snapshot:
+    """The Snapshot as a worker can read it, who may not see its file: then with the tensors."""
+    if worker.sees or not snapshot.file or not Path(snapshot.file).is_file():
+        return snapshot
+    return snapshot if Path(snapshot.file).stat().st_size > LARGEST else whole(snapshot)
 
 
 def _close(parts: Sequence[_Part]) -> None:

@@ -129,7 +129,10 @@ class Worker:
             does = self if number is None else self._pools[number]
             result = getattr(does, name)(*arguments)
             if isinstance(result, Snapshot):
-                result = self._kept(result)
+                try:
+                    result = self._kept(result)
+                except OSError as error:  # a full disk
+                    return pickle.dumps(OSError(f"{self._where}: {error}"))
             lines = LINES.copy()
             LINES.clear()
             return pickle.dumps((result, lines))
@@ -147,7 +150,7 @@ class Worker:
             return write_state(self.states, snapshot)
         size = sum(tensor.nbytes for tensor in snapshot.tensors.values())
         if size > LARGEST:
-            raise RuntimeError(
+            raise OSError(
                 f"the state of a trial has {size / 2**20:,.0f} MB, too many to send: put the run "
                 "where all hosts see it (--out), on a shared folder"
             )

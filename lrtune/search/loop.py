@@ -165,8 +165,7 @@ class Checkpointer:
         may_begin = self._saves and not self._unseen and not (pool.in_order and group)
         if may_begin and due(began - self._last, self._cost):
             self._begin(pool, running)
-        if self._unseen:
-            self._look(pool, running, group)
+        if self._unseen and self._look(pool, running, group):
             if not any(map(pool.open, self._unseen)):
                 self._write(pool, running)
             self._cost += time.monotonic() - began
@@ -175,9 +174,8 @@ class Checkpointer:
         """Likewise all groups at once, but those that were launched and are lost."""
         if self._saves:
             self._begin(pool, running)
-            for group in sorted(self._unseen - {*lost}):
-                self._look(pool, running, group)
-            self._write(pool, running)
+            if all(self._look(pool, running, g) for g in sorted(self._unseen - {*lost})):
+                self._write(pool, running)
 
     def _begin(self, pool: Pool, running: "Running") -> None:
         self._found, self._cost = dict(self.kept), 0.0
@@ -185,15 +183,25 @@ class Checkpointer:
         if not pool.in_order:  # a group that trains nothing may never be seen
             self._unseen = {g for g in self._unseen if any(s in running for s in pool.groups[g])}
 
-    def _look(self, pool: Pool, running: "Running", group: int) -> None:
+    def _look(self, pool: Pool, running: "Running", group: int) -> bool:
+        """Take in a group, if it was not yet; whether its states could be kept."""
         slots = pool.groups[group] if group in self._unseen else ()
         self._unseen.discard(group)
         for slot in slots:
             if slot in running:
                 work, training = running[slot]
-                self._found[training.key] = pool.snapshot(slot), work.note(slot, training)
+                try:
+                    self._found[training.key] = pool.snapshot(slot), work.note(slot, training)
+                except OSError as error:
+                    self._give_up(error)
+                    return False
                 if training.best is not None:
                     self._found[training.key + BEST] = training.best, {}
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        self._saves, self._found, self._unseen = False, {}, set()
+        self._tell(f"no more checkpoints: {error}")
 
     def _write(self, pool: Pool, running: "Running") -> None:
         """Write what was seen; of the groups that were not, what the checkpoint before has."""
@@ -205,12 +213,14 @@ class Checkpointer:
                 before = load(self._path).items()
                 found |= {key: kept for key, kept in before if key.removesuffix(BEST) in lost}
         snapshots = {key: snapshot for key, (snapshot, _) in found.items()}
+        notes = {key: note for key, (_, note) in found.items()}
+        bests = [own.best for _, own in running.values() if own.best is not None]
+        others = [snapshot for snapshot, _ in self.kept.values()]
         try:
             if running:
-                save(self._path, snapshots, {key: note for key, (_, note) in found.items()})
+                save(self._path, snapshots, notes, [*pool.needed(), *bests, *others])
         except (OSError, KeyError, RuntimeError) as error:
-            self._saves = False
-            self._tell(f"no more checkpoints: {error}")
+            self._give_up(error)
         self._last = time.monotonic()
 
     def remove(self) -> None:

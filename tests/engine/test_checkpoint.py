@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lrtune import InputError
-from lrtune.engine.checkpoint import load, save
+from lrtune.engine.checkpoint import load, save, states_of, write_state
 from lrtune.engine.pool import Snapshot
 
 NOTE = {"clock": 3, "curves": {"loss": [0.1, float("inf")]}}
@@ -104,6 +104,15 @@ def test_the_one_before_stays_until_the_new_one_is_whole(tmp_path: Path, monkeyp
     assert os.listdir(tmp_path) == [path.name]
     with pytest.raises(OSError, match="No such file"):
         save(tmp_path / "nowhere" / "c", {"a": kinds()}, {"a": NOTE})
+
+
+def test_files_of_states_stay_as_long_as_they_are_needed(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    kept, needed, other = (write_state(states_of(path), kinds()) for _ in range(3))
+    for _ in range(2):
+        save(path, {"a": kept}, {"a": NOTE}, [needed])
+    assert {str(file) for file in states_of(path).iterdir()} == {kept.file, needed.file}
+    assert not Path(other.file).exists()
 
 
 def test_a_kind_of_tensor_that_cannot_be_kept(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pickle
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import cloudpickle
 import numpy as np
@@ -24,7 +24,7 @@ RATES = np.linspace(0.1, 0.01, 50)
 class Near:
     """A worker in this process, which dies of its ``dies``-th request, and may be asleep."""
 
-    leaving = False
+    leaving, sees = False, True
 
     def __init__(self, task, name="host", dies=0, asleep=False, states=None):
         self.name, self.dies, self.asleep = name, dies, asleep
@@ -166,6 +166,106 @@ def test_without_another_worker_a_lost_one_s_trials_go_on_in_one_that_has_others
     assert told[1] == "no new host so far: host 1 trains for the lost one too"
 
 
+def course_of_one(pool, segments, before=lambda segment: None):
+    """What a trial in slot 0 comes to."""
+    pool.start(0, RATES, seed=3)
+    seen = []
+    for segment in range(segments):
+        before(segment)
+        pool.launch(0)
+        while pool.ready([0]) is None:
+            pass
+        seen += [trials.numbers(found) for found in pool.collect(0)]
+    return seen
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(spreads, "PATIENCE", 0.0)
+    monkeypatch.setattr(spreads, "LOOK", 0.01)
+
+
+def test_a_group_whose_trials_ended_in_a_guest_s_place_opens_again(fifty, start, impatient):
+    begin, made = start([{"dies": 4}, {"asleep": True}])
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, in_order=False)
+    course_of_one(pool, 2)
+    pool.release(0)
+    assert pool.host(0) == "host 2" and not pool.open(0)
+    made[2].wake()  # the one that was started first
+    assert pool.open(0) and len(made) == 3
+    assert course_of_one(pool, 1) == course_of_one(SerialPool(fifty, 1), 1)
+
+
+def test_another_worker_comes_for_one_that_is_lost_while_a_guest_trains(fifty, start, impatient):
+    begin, made = start([{"dies": 4}, {"asleep": True}])
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, in_order=False)
+
+    def lose(segment):
+        if segment == 2:
+            made[2].kill()
+            pool.ready([])
+            pool.ready([])
+
+    assert course_of_one(pool, 4, lose) == course_of_one(SerialPool(fifty, 1), 4)
+    assert pool.host(0) == "host 3" and [loss.host for loss in pool.losses] == ["host 0"]
+
+
+def test_a_guest_s_loss_while_it_waits_is_no_end(fifty, start, impatient):
+    begin, made = start([{"dies": 4}, {"asleep": True}], [{}, {}])
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, lockstep=True)
+    alone = SerialPool(fifty, 2)
+    told = []
+    for one in (alone, pool):
+        for slot in range(2):
+            one.start(slot, RATES, seed=3)
+        told.append([trials.numbers(one.advance()[0])])
+        told[-1] += [trials.numbers(one.advance()[0])]
+        if one is pool:
+            assert pool.host(0) == "host 1"
+            made[1].dies = 1
+            made[2].wake()
+            pool.snapshot(1)  # the loss is seen: slot 0 is in its place again
+            assert pool.host(0) == "host 2"
+        one.revise(0, RATES / 2)
+        told[-1] += [trials.numbers(found) for found in one.advance()]
+    assert told[0] == told[1]
+
+
+def test_a_worker_that_does_not_see_the_folder_is_sent_the_states(
+    fifty, start, tmp_path, monkeypatch
+):
+    begin, made = start([{"dies": 7, "states": tmp_path}])
+    pool = SpreadPool(fifty, [1], begin, SerialPool)
+    monkeypatch.setattr(Near, "sees", False)
+
+    def keep(segment):
+        if segment == 1:
+            assert pool.snapshot(0).tensors == {} and len(list(pool.needed())) == 1
+            made[0].dies = 1
+        if segment == 2:
+            assert pool.host(0) == "host 1"
+
+    received = []
+    monkeypatch.setattr(
+        SerialPool,
+        "restore",
+        lambda *given, do=SerialPool.restore: (received.append(given[2]), do(*given)),
+    )
+    assert course_of_one(pool, 3, keep) == course_of_one(SerialPool(fifty, 1), 3)
+    assert [snapshot.file for snapshot in received] == [""]
+
+
+def test_a_worker_that_never_serves_ends_nothing_while_others_do(fifty, start):
+    begin, _ = start([{"dies": 1}] * 9)
+    told = []
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, in_order=False, tell=told.append)
+    for _ in range(9):
+        if not told or "no other" not in told[-1]:
+            pool.ready([])
+    assert told[-1].endswith("no other one is started in its place")
+    assert not pool.open(0) and pool.open(1) and len(pool.losses) == spreads.TIRED
+
+
 def test_from_a_worker_that_is_leaving_trials_move_without_training_again(fifty, start):
     begin, made = start()
     pool = SpreadPool(fifty, [1, 1], begin, SerialPool, in_order=False)
@@ -232,5 +332,17 @@ def test_states_lie_in_the_folder_that_all_see_or_travel_if_they_are_small(
     begin, _ = start()
     with SpreadPool(fifty, [1], begin, SerialPool) as pool:
         pool.start(0, RATES, seed=0)
-        with pytest.raises(RuntimeError, match=r"too many to send: put the run .* \(--out\)"):
+        with pytest.raises(OSError, match=r"too many to send: put the run .* \(--out\)"):
             pool.snapshot(0)
+
+
+def test_what_is_run_beside_a_pool_runs_on_one_of_its_hosts():
+    cluster = pytest.importorskip("lrtune.engine.cluster").Cluster
+    one = cluster.__new__(cluster)  # whose machines have no room for another host
+    answer = Future()
+    answer.set_result("a range test")
+    near = SimpleNamespace(
+        node="node", serves=True, ask=lambda *_: answer, lines=lambda: [], name=""
+    )
+    one._task, one._ready, one._hosts = "task", {}, [near]
+    assert one.run(len, "task") == "a range test" and one._ready == {}
