@@ -326,7 +326,7 @@ class Tuning:
             self._tell,
             total,
             place,
-            slots=choice.slots // len(choice.devices),
+            slots=choice.slots // place.count,
             make=maker(replace(choice, compiled=False), place.say),
         )
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process
