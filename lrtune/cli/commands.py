@@ -436,6 +436,10 @@ def compare(
 
 
 def _write(out: Path, content: bytes) -> None:
+    path = out.resolve()
+    in_run = (path.parent / "run.json").exists()
+    if in_run and path.exists() and path.suffix not in (".py", ".csv"):
+        raise InputError(f"out={str(out)!r}: a file of the run: give another file")
     try:
         out.write_bytes(content)
     except OSError as error:

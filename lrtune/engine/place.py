@@ -11,6 +11,7 @@ import torch
 
 from lrtune.engine.choose import Choice, choose, hardware, make_pool
 from lrtune.engine.devices import Engine, be_deterministic
+from lrtune.engine.features import with_features
 from lrtune.engine.pool import Pool
 from lrtune.engine.process import DeviceProcess
 from lrtune.engine.serial import SerialPool
@@ -58,6 +59,10 @@ class Place:
     def run(self, function: Callable[..., Any], task: Task, **how: Any) -> Any:
         """Call a function with a task and ``device=...`` where the task will train."""
         return function(task, device=self.engine.devices[0], **how)
+
+    def with_features(self, task: Task) -> tuple[Task, str]:
+        """See ``with_features``."""
+        return with_features(task, self.engine.devices[0], self.tell)
 
     def serves_again(self, task: Task, before: Choice) -> Choice | None:
         """What was chosen before, if it is what is wished for now."""
@@ -126,6 +131,11 @@ class ClusterPlace(Place):
         """See Place."""
         return self._cluster.run(function, task, **how)
 
+    def with_features(self, task: Task) -> tuple[Task, str]:
+        """See Place."""
+        found, sentence = self.run(_features, task)
+        return found or task, sentence
+
     def serves_again(self, task: Task, before: Choice) -> Choice | None:
         """See Place; the number of hosts may be another one."""
         kinds, kind = self.kinds(task), self.engine.kind
@@ -156,6 +166,12 @@ class ClusterPlace(Place):
 
 def _nothing(task: Task, device: str) -> None:
     return None
+
+
+def _features(task: Task, device: str) -> tuple[Task | None, str]:
+    """Without the task where it stays as it is: it need not travel."""
+    found, sentence = with_features(task, device, say)
+    return (None if found is task else found), sentence
 
 
 def _choice(task: Task, device: str, **how: Any) -> Choice:

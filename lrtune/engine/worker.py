@@ -28,8 +28,12 @@ LARGEST = 256 * 2**20  # bytes of a trial's state that may travel to whoever ask
 LINES: list[str] = []  # what whoever asks is to tell
 
 
-def _by_name(constant: object) -> tuple[Callable[..., Any], tuple[Any, str]]:
-    return getattr, (torch, str(constant).removeprefix("torch."))
+def _constant(name: str) -> Any:
+    return getattr(torch, name)
+
+
+def _by_name(constant: object) -> tuple[Callable[..., Any], tuple[str]]:
+    return _constant, (str(constant).removeprefix("torch."),)
 
 
 # Pickle looks in all modules for one that has ``torch.channels_last``, and may find the user's own
@@ -135,7 +139,8 @@ class Worker:
                     return pickle.dumps(OSError(f"{self._where}: {error}"))
             lines = LINES.copy()
             LINES.clear()
-            return pickle.dumps((result, lines))
+            answer: bytes = cloudpickle.dumps((result, lines))
+            return answer
         except InputError as error:
             return pickle.dumps(InputError(str(error)))
         except BaseException as error:  # sys.exit() in a user's model, too

@@ -10,7 +10,6 @@ from typing import Any
 from lrtune.engine import Pool
 from lrtune.engine.checkpoint import states_of
 from lrtune.engine.devices import Engine, own_settings
-from lrtune.engine.features import with_features
 from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.engine.place import choose_pool, place_of
 from lrtune.engine.spread import SpreadPool
@@ -154,7 +153,7 @@ def confirm(
             # They need not wait for each other: as many at once as there are.
             most = len(wanted)
             with place_of(engine, listener.tell, states, lambda n: (min(n, most), "")) as place:
-                task, _ = place.run(with_features, task, tell=place.say)
+                task, _ = place.with_features(task)
                 # The pool of the search, or what trains fastest on other devices in its way.
                 pool, _ = choose_pool(task, place, run.choice, updates=updates)
                 if engine.cluster is not None and isinstance(pool, SpreadPool):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from lrtune.engine.devices import Engine
-from lrtune.engine.features import with_features
 from lrtune.engine.place import Place
 from lrtune.errors import InputError
 from lrtune.model.decide import recommend
@@ -57,7 +56,7 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
                 f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
                 "or give another --out"
             )
-        task, _ = place.run(with_features, task, tell=tell)
+        task, _ = place.with_features(task)
         peak_lr, test = peak_settings(task, study.peak_lr, tell, math.inf, place)
         params = _best_expected(Space(named, peak_lr, study.warmup), test, study)
         schedule = Space(named).schedule(params)

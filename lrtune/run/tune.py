@@ -18,7 +18,6 @@ from lrtune.engine import Pool, range_test
 from lrtune.engine.checkpoint import states_of
 from lrtune.engine.choose import Choice
 from lrtune.engine.devices import Engine, own_settings
-from lrtune.engine.features import with_features
 from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.spread import SpreadPool
@@ -234,7 +233,7 @@ class Tuning:
             raise InputError("engine fused: schedule_free trains one training at a time")
         if self._schedule_free:
             self.engine = replace(self.engine, kind="serial")
-        self._trained, self._features = task, ""  # see with_features
+        self._trained, self._features = task, ""  # see Place.with_features
 
     def run(self) -> Run:
         """Search, confirm and write the results; go on where an earlier session stopped.
@@ -254,7 +253,7 @@ class Tuning:
         ):
             before = None if earlier is None else earlier.choice
             seconds = math.inf if self._limits.seconds is None else self._limits.seconds
-            self._trained, self._features = place.run(with_features, self.task, tell=place.say)
+            self._trained, self._features = place.with_features(self.task)
             updates = self._limits.most(self.task.horizon)
             pool, choice = choose_pool(
                 self._trained, place, before, updates=updates, seconds=seconds
@@ -327,7 +326,7 @@ class Tuning:
             self._tell,
             total,
             place,
-            slots=choice.slots // len(choice.devices),
+            slots=choice.slots // place.count,
             make=maker(replace(choice, compiled=False), place.say),
         )
         torch.cuda.empty_cache()  # the search is on that device too, maybe in another process

@@ -36,8 +36,10 @@ class Claim:
         return {"owner": self.owner, "generation": head["generation"] + 1}
 
     def lost(self, head: Mapping[str, Any] | None) -> Exception:
-        """What a session ends with that finds another's attribute."""
-        if not head or head["owner"] != self.owner:
+        """What a session ends with that finds another's attribute, or none."""
+        if not head:
+            return InputError(f"storage {self.place}: its study {self.study} is gone: restore it")
+        if head["owner"] != self.owner:
             return InputError(f"storage {self.place}: {self._of_another()}")
         return Superseded(
             f"storage {self.place}: another session of this run has taken over: this one stops, "

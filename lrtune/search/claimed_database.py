@@ -177,15 +177,11 @@ class ClaimedDatabase(InMemoryStorage):
             self.check_trial_is_updatable(number, self.get_trial(number).state)
 
     def _read_again(self, number: int) -> None:
-        """Take in what somebody else did with a trial."""
+        """Take a trial as somebody else left it, without what was refused of ours."""
         found = self._patience(partial(self._rdb.get_trial, self._ids[number]))
-        for step, value in found.intermediate_values.items():
-            super().set_trial_intermediate_value(number, step, value)
-        for key, attribute in found.user_attrs.items():
-            super().set_trial_user_attr(number, key, attribute)
-        for key, attribute in found.system_attrs.items():
-            super().set_trial_system_attr(number, key, attribute)
-        super().set_trial_state_values(number, found.state, found.values)
+        found._trial_id = number
+        self._set_trial(number, found)
+        self._update_cache(number, 0)
 
     def _catch_up(self) -> None:
         """Take in trials that are new, at the beginning all."""
@@ -216,7 +212,7 @@ class ClaimedDatabase(InMemoryStorage):
         self._write(create)
         if made[0]:
             self._patience(self._catch_up)
-            return len(self._ids) - 1
+            return self._ids.index(made[1])  # there may be later ones
         self._ids.append(made[1])
         return super().create_new_trial(study_id, trial)
 

@@ -316,7 +316,7 @@ class RunSettings(SearchSettings, File):
     """``run.json``: what a run was asked to do and with what, and how far it came."""
 
     WHAT: ClassVar[str] = "a run's settings"
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     format: int = FORMAT
     peak_lr: Pair  # lowest and highest peak rate of the search

@@ -93,7 +93,7 @@ def main() -> None:
         print(f"{args.trials} trials of {task.horizon} updates, batch 64", flush=True)
         pairs = []
         for number in range(args.pairs):
-            with patch("lrtune.run.tune.with_features", lambda task, *_: (task, "")):
+            with patch("lrtune.engine.place.with_features", lambda task, *_: (task, "")):
                 without = search(task, here / f"without-{number}", args.trials)
             kept = search(task, here / f"with-{number}", args.trials)
             pairs.append((without, kept))

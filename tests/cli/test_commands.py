@@ -130,6 +130,10 @@ def test_export_of_a_runs_folder_is_that_of_its_best_json(lrtune, run: Path, tmp
     assert lrtune("export", run, "--to", "pytorch") == (code, out, err) == (0, out, "")
     assert lrtune("export", run, "--out", tmp_path / "made.py")[0] == 0
     assert (tmp_path / "made.py").read_text() == out
+    journal = (run / "journal.log").read_bytes()
+    code, _, err = lrtune("export", run, "--out", run / "journal.log")
+    assert code == 2 and "a file of the run: give another file" in err
+    assert (run / "journal.log").read_bytes() == journal
     code, _, err = lrtune("export", tmp_path)
     assert code == 2 and f"{tmp_path}: has no best.json: give the folder of a run" in err
     names: dict = {}

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, of `ray start` processes; and what is left of it.
+"""A Ray cluster on this machine, of `ray start` processes; networks that can be cut; what is left.
 
 Every process that descends from one of these has TOKEN in its environment: none escapes `close`.
 """
@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+# Else tokens are asked for wherever a Ray of one process has left one in the home folder.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 TOKEN = "LRTUNE_TEST_RAYS"
 ROOT = Path(__file__).parents[2]
 # A lost node is noticed after 10 s of silence, and no slow machine is taken for one.
@@ -205,3 +207,92 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+class Network:
+    """A bridge here, and machines behind it: network namespaces, each at the end of a link."""
+
+    _numbers = count()
+
+    def __init__(self, machines: int, delay: float = 0.0) -> None:
+        """``delay`` of the last machine's link, seconds each way."""
+        number = next(self._numbers)
+        self._tag = f"lr{os.getpid() % 10**5}n{number}"  # a card's name has 15 letters at most
+        self._net = f"10.{230 + number}.{os.getpid() % 250}"
+        self.ip = f"{self._net}.250"  # of the bridge: here
+        self._machines = range(machines)
+        self._relay: subprocess.Popen[str] | None = None
+        _ip(f"link add {self._tag} type bridge")
+        _ip(f"addr add {self.ip}/24 dev {self._tag}")
+        _ip(f"link set {self._tag} up")
+        for machine in self._machines:
+            name = self._name(machine)
+            _ip(f"netns add {name}")
+            if delay and machine == machines - 1:
+                self._link_with(delay, name)
+            else:
+                _ip(f"link add {name} type veth peer name eth0 netns {name}")
+            _ip(f"link set {name} master {self._tag} up")
+            _ip(f"-n {name} addr add {self.ip_of(machine)}/24 dev eth0")
+            _ip(f"-n {name} link set eth0 up")
+            _ip(f"-n {name} link set lo up")
+
+    def _link_with(self, delay: float, name: str) -> None:
+        script, far = Path(__file__).with_name("slow_link.py"), f"{name}x"
+        self._relay = subprocess.Popen(
+            [sys.executable, str(script), name, far, str(delay)], stdout=subprocess.PIPE, text=True
+        )
+        assert self._relay.stdout is not None
+        assert self._relay.stdout.readline() == "ready\n"
+        _ip(f"link set {far} netns {name} name eth0")
+
+    def _name(self, machine: int) -> str:
+        return f"{self._tag}m{machine}"
+
+    def ip_of(self, machine: int) -> str:
+        return f"{self._net}.{machine + 1}"
+
+    def inside(self, machine: int) -> list[str]:
+        """Runs a command on that machine."""
+        return ["ip", "netns", "exec", self._name(machine)]
+
+    def cut(self, machine: int) -> None:
+        _ip(f"link set {self._name(machine)} down")
+
+    def mend(self, machine: int) -> None:
+        _ip(f"link set {self._name(machine)} up")
+
+    def gag(self, machine: int) -> None:
+        """All that it sends is lost, as it sends it to a card that is not there."""
+        nobody = "lladdr 02:00:00:00:00:99 dev eth0 nud permanent"
+        for other in [self.ip, *(self.ip_of(one) for one in self._machines if one != machine)]:
+            _ip(f"-n {self._name(machine)} neigh replace {other} {nobody}")
+
+    def close(self) -> None:
+        if self._relay is not None:
+            self._relay.kill()  # and its cards are gone
+            self._relay.communicate()
+            self._machines = self._machines[:-1]
+            _ip(f"netns del {self._name(len(self._machines))}")
+        for machine in self._machines:
+            _ip(f"link del {self._name(machine)}")
+            _ip(f"netns del {self._name(machine)}")
+        _ip(f"link del {self._tag}")
+
+    def __enter__(self) -> "Network":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _ip(words: str) -> None:
+    subprocess.run(["ip", *words.split()], check=True, capture_output=True)
+
+
+def can_make_networks() -> bool:
+    """Whether this is root, with namespaces."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    tried = subprocess.run(["unshare", "-nm", "true"], capture_output=True, check=False)
+    return tried.returncode == 0

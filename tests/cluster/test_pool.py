@@ -1,5 +1,6 @@
 """A pool over hosts of a cluster: what one pool gives, whichever of its processes are killed."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from lrtune.engine.cluster import RemoteHost
 from lrtune.engine.devices import Engine
 from lrtune.engine.place import place_of
 from lrtune.engine.spread import SpreadPool
+from lrtune.errors import InputError
 from lrtune.tasks import Task, load_task
-from tests.cluster.rays import Rays, kill, until
+from tests.cluster.counted import Counted
+from tests.cluster.rays import Rays, kill, lives, until
 from tests.engine import trials
 
 RATES = np.linspace(0.1, 0.01, 12)
@@ -60,6 +63,14 @@ def spread(connected: Rays, task, tmp_path: Path) -> Opened:
         until(lambda: not connected.hosts)
 
     return opened
+
+
+@pytest.fixture
+def machine(connected: Rays):
+    """One more node, with room for one host of two CPUs; the others have room for one each."""
+    node = connected.add(cpus=2).wait()
+    yield node
+    node.kill()
 
 
 def numbers(progress):
@@ -120,6 +131,89 @@ def test_both_hosts_are_killed_at_once_and_then_one_in_a_segment(spread: Opened,
         assert " lost at " in there.told[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["start", "snapshot", "restore", "segment"])
+def test_a_host_is_killed_whenever(spread: Opened, expected, moment):
+    with spread() as there:
+        told = a_search(there.pool, lambda now: now == moment and kill(there.rays.hosts[:1]))
+        assert told == expected
+        assert there.pool.losses
+
+
+@pytest.mark.slow
+def test_the_next_host_is_killed_while_it_catches_up(spread: Opened, expected):
+    threads, segments = [], []
+
+    def trouble(moment):
+        segments.extend([moment] * (moment == "segment"))
+        if moment == "segment" and len(segments) == 3:
+            known = {host.pid for host in there.rays.hosts}
+            kill(there.rays.hosts[:1])
+            threads.append(threading.Thread(target=next_one, args=(known,)))
+            threads[0].start()
+
+    def next_one(known):
+        kill(until(lambda: [host for host in there.rays.hosts if host.pid not in known]))
+
+    with spread() as there:
+        assert a_search(there.pool, trouble) == expected
+        threads[0].join()
+        assert len(there.pool.losses) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raylet", [True, False])
+def test_a_machine_is_lost_and_its_trials_go_on_in_the_others(
+    spread: Opened, expected, machine, raylet
+):
+    """No other has room for a host of its own."""
+    killed = []
+
+    def trouble(moment):
+        if moment == "segment" and not killed:
+            (host,) = machine.hosts
+            killed.append(host)
+            kill([machine.raylet] if raylet else machine.processes)
+
+    with spread(hosts=3, num_cpus=2) as there:
+        assert a_search(there.pool, trouble) == expected
+        assert any("trains for the lost one too" in line for line in there.told), there.told
+        assert not lives(killed[0])
+
+
+@pytest.mark.slow
+def test_of_a_machine_that_leaves_at_most_a_segment_is_trained_again(
+    spread: Opened, task: Task, machine, tmp_path: Path
+):
+    count = str(tmp_path / "count")
+    with spread(hosts=3, num_cpus=2, task=replace(task, model=lambda: Counted(count))) as there:
+        for slot in range(3):
+            there.pool.start(slot, RATES, seed=slot)
+        there.pool.advance()
+        machine.process.terminate()
+        until(lambda: any(part.worker.leaving for part in there.pool._parts))
+        told = [progress for _ in range(3) for progress in there.pool.advance()]
+        assert any("is leaving" in line for line in there.told)
+        assert {progress.update for progress in told[-3:]} == {12}
+    machine.process.wait(30)
+    assert 36 <= (tmp_path / "count").stat().st_size <= 36 + 3
+
+
+@pytest.mark.slow
+def test_a_machine_that_joins_later_is_used(spread: Opened, expected, connected: Rays, machine):
+    machine.kill()
+    with spread(hosts=3, num_cpus=2) as there:
+        for slot in range(3):  # all three, by two hosts
+            there.pool.start(slot, RATES, seed=1)
+        there.pool.advance()
+        new = connected.add(cpus=2).wait()
+        until(lambda: new.hosts)
+        for slot in range(3):
+            there.pool.release(slot)
+        assert a_search(there.pool) == expected
+        new.kill()
+
+
 def test_no_state_passes_through_here_where_hosts_see_the_folder(
     spread: Opened, monkeypatch: pytest.MonkeyPatch
 ):
@@ -151,3 +245,12 @@ def test_no_state_passes_through_here_where_hosts_see_the_folder(
         there.pool.start(1, RATES, seed=0)
         there.pool.launch(0)
     # Hosts end with their pool, in a segment too: see ``spread``.
+
+
+def test_an_address_where_nobody_answers_is_refused(tmp_path: Path):
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("this process is connected")
+    with pytest.raises(InputError, match=r"cluster 127.0.0.1:1: .*ray start --head"):
+        place_of(Engine(cluster="127.0.0.1:1"), print, tmp_path, 1)

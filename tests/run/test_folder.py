@@ -176,7 +176,7 @@ def test_a_folder_that_another_search_has_or_that_cannot_be(run: Path, tmp_path:
     ("old", "new", "message"),
     [
         (None, None, "not a run"),
-        ('"format": 2', '"format": 1', "a run's settings of format 1: this lrtune reads format 2"),
+        ('"format": 3', '"format": 2', "a run's settings of format 2: this lrtune reads format 3"),
         ('"study": ', '"title": ', "damaged: study is missing"),
         ('"slots": 1', '"slots": 0', "damaged: engine.slots: expected greater than or equal to 1"),
         ('"slots": 1', '"slots": "1"', "damaged: engine.slots: expected a valid integer"),

@@ -4,11 +4,12 @@ import itertools
 import logging
 import multiprocessing
 import os
+import signal
 import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lrtune import InputError
 from lrtune.engine import Progress
 from lrtune.search import Limits, Loop, Search, SearchState, load_study, open_study, records
 from lrtune.search.batch import together
+from lrtune.search.claimed_database import ClaimedDatabase
+from lrtune.search.loop import Interrupts
 from lrtune.search.study import take
 
 
@@ -177,12 +180,16 @@ def test_what_a_report_costs_does_not_depend_on_how_many_trials_run(url: str) ->
     assert counted[0][:4] == [3, 4, 0, 3]
 
 
-def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(
+    url: str, tmp_path: Path, late: bool
+) -> None:
     told: list[str] = []
+    after = SpoiltPool().task.horizon - 1 if late else 100
 
     def end(progress: Progress) -> Progress:
         study = load_study(url, "s")
-        if progress.update > 100 and not any(t.state.is_finished() for t in study.trials):
+        if progress.update > after and not any(t.state.is_finished() for t in study.trials):
             study.tell(0, 7.0)
         return progress
 
@@ -193,3 +200,61 @@ def test_a_trial_that_somebody_else_ended_is_taken_as_it_was_told(url: str, tmp_
     assert told == ["trial 0 was ended by somebody else: taken as it was told"]
     assert study.trials[0].value == 7.0
     assert len(records(study)) == 3  # without it
+    assert_same(records(load_study(url, "s")), records(study))
+
+
+def test_a_new_trial_is_not_that_which_somebody_else_queues_at_the_same_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = take(url, "s", "me", "minimize").study()
+    theirs, catch_up = open_study(url, "s", "minimize"), ClaimedDatabase._catch_up
+
+    def late(database: ClaimedDatabase) -> None:
+        theirs.enqueue_trial({})
+        catch_up(database)
+
+    theirs.enqueue_trial({})
+    monkeypatch.setattr(ClaimedDatabase, "_catch_up", late)
+    assert study._storage.create_new_trial(study._study_id) == 1
+    states = [trial.state.name for trial in load_study(url, "s").trials]
+    assert states == ["WAITING", "RUNNING", "WAITING"]
+
+
+def test_a_study_that_was_deleted(url: str) -> None:
+    study = take(url, "s", "me", "minimize").study()
+    optuna.delete_study(study_name="s", storage=url)
+    with pytest.raises(InputError, match="its study s is gone"):
+        study.ask()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_signal_ends_the_wait_for_a_database_unless_it_is_ignored(
+    url: str, tmp_path: Path, number: signal.Signals, ignored: bool
+) -> None:
+    study = open_study(url, "s", "minimize")
+    before = signal.signal(number, signal.SIG_IGN if ignored else signal.default_int_handler)
+    expected = nullcontext() if ignored else pytest.raises(KeyboardInterrupt)
+    waits, heard = logging.Handler(), threading.Event()
+
+    def interrupt() -> None:
+        while not heard.wait(0.05):
+            os.kill(os.getpid(), number)
+            if ignored:
+                other.rollback()
+
+    signals = threading.Thread(target=interrupt)
+    waits.emit = lambda line: "no answer" in line.getMessage() and signals.start()
+    try:
+        with closing(sqlite3.connect(tmp_path / "study.db", check_same_thread=False)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            logging.getLogger("lrtune").addHandler(waits)
+            with expected, Interrupts():
+                try:
+                    study.set_user_attr("seen", 1)
+                finally:
+                    heard.set()
+                    signals.join()
+    finally:
+        logging.getLogger("lrtune").removeHandler(waits)
+        signal.signal(number, before)

@@ -1,0 +1,112 @@
+"""Hosts that are slow, leave, lack files, or are of another kind."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lrtune
+from lrtune.engine import SerialPool
+from tests.cluster import counted
+from tests.cluster.commands import Command, done, same
+from tests.cluster.rays import Rays, can_make_networks, kill
+
+pytestmark = pytest.mark.slow
+OPTIONS = "--trials 12 --no-confirm --no-transfer --families cosine,constant --peak-lr 0.01,1 "
+OPTIONS += "--engine serial --slots 2"
+# Of an interpreter that Ray starts for a worker: as if another version were installed there.
+OTHER = """
+import sys
+if any("default_worker" in word for word in sys.orig_argv):
+    import numpy
+    numpy.__version__ = "2.0.9"
+"""
+
+needs_root = pytest.mark.skipif(not can_make_networks(), reason="needs root, with namespaces")
+
+
+def without(folder: Path) -> list[str]:
+    """Runs a command for which a folder is empty."""
+    return ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$0" "$@"']
+
+
+@pytest.fixture
+def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LRTUNE_TEST_COUNT", str(tmp_path / "count"))
+    (tmp_path / "count").touch()
+    return tmp_path / "count"
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    """A user's task, in a folder of its own."""
+    (tmp_path / "own").mkdir()
+    return Path(shutil.copy(counted.__file__, tmp_path / "own" / "mine.py"))
+
+
+def test_who_is_ready_is_served_and_each_training_is_that_of_one_alone(count, task_file, tmp_path):
+    """With a host that is far slower than the other."""
+    with Rays(LRTUNE_TEST_COUNT=str(count)) as cluster:
+        cluster.head.wait()
+        for pause in ("0", "0.05"):
+            cluster.add(cpus=1, LRTUNE_TEST_SLOW=pause).wait()
+        done(
+            cluster, f"search {task_file}:make {OPTIONS} --hosts 2 --cluster auto", tmp_path / "run"
+        )
+    trials = lrtune.open(tmp_path / "run").trials()
+    assert list(trials.number) == list(range(12))
+    task = counted.make()
+    for _, trial in trials.iterrows():
+        pool = SerialPool(task)
+        schedule = lrtune.Schedule.from_json(trial.schedule)
+        losses = [pool.start(0, schedule.rates(task.horizon), trial.seed).loss]
+        losses += [pool.advance()[0].loss for _ in trial.step[1:]]
+        np.testing.assert_array_equal(trial.loss, losses)
+
+
+@needs_root
+def test_a_host_without_the_file_of_the_task_gets_it(count, task_file, tmp_path):
+    search = f"search {task_file}:make {OPTIONS}"
+    with Rays(LRTUNE_TEST_COUNT=str(count)) as cluster:
+        cluster.head.wait()
+        cluster.add(cpus=2, inside=without(task_file.parent)).wait()
+        done(cluster, search, "--out", tmp_path / "alone")
+        search += " --hosts 2 --lockstep --cluster auto"
+        done(cluster, search, "--out", tmp_path / "run")
+    same(tmp_path / "run", tmp_path / "alone")
+
+
+@needs_root
+def test_states_travel_where_hosts_do_not_see_the_folder(tmp_path):
+    """And the search goes on when they are killed, and when it is itself."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    search = f"search digits {OPTIONS} --hosts 2 --lockstep --cluster auto"
+    with Rays() as cluster:
+        cluster.head.wait()
+        cluster.add(cpus=2, inside=without(folder)).wait()
+        done(cluster, f"search digits {OPTIONS}", "--out", tmp_path / "alone")
+        command = Command(cluster, search, "--out", folder / "run")
+        command.until(3)
+        kill(cluster.hosts)
+        command.until(6)
+        command.kill()
+        done(cluster, search, "--out", folder / "run")
+    same(folder / "run", tmp_path / "alone")
+
+
+def test_a_host_with_another_version_is_refused_by_name(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(OTHER)
+    path = os.pathsep.join([str(tmp_path), str(Path(lrtune.__file__).parents[1])])
+    with Rays() as cluster:
+        cluster.head.wait()
+        cluster.add(cpus=2, PYTHONPATH=path).wait()
+        command = Command(
+            cluster, f"search digits {OPTIONS} --cluster auto", "--out", tmp_path / "run"
+        )
+        assert command.end() == 2, command.text()
+    told = "".join(command.err)
+    assert "has numpy 2.0.9, and the search " in told, told
+    assert "Traceback" not in told
