@@ -209,6 +209,7 @@ def test_what_ray_tune_runs_for_a_trial(beside: None, monkeypatch: pytest.Monkey
     assert losses[-1] < losses[0] < 3
 
 
+@pytest.mark.slow
 def test_ray_tune_searches_the_space(tmp_path: Path) -> None:
     # Ray's raylet waits 15 seconds for its agents, whatever it is told (ray-project/ray#65983). On
     # a busy machine they may take longer, less so once their modules are compiled.

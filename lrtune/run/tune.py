@@ -408,11 +408,12 @@ class Tuning:
     def _pace(self, pool: Pool, choice: Choice) -> float:
         """Seconds per update, validations in it, of all slots together."""
         task, validation = self.task, 0.0
+        slot = next(slots.start for group, slots in enumerate(pool.groups) if pool.open(group))
         for more in reversed(range(1 + choice.compiled)):  # the first compiles
             began = self._clock.seconds
-            pool.start(0, np.full(task.horizon, NO_RATE), self.study.seed + more)
+            pool.start(slot, np.full(task.horizon, NO_RATE), self.study.seed + more)
             validation = self._clock.seconds - began
-            pool.release(0)
+            pool.release(slot)
         return choice.seconds + validation * (len(task.checkpoints) + 1) / task.horizon
 
     def _rounds(self, run: Run, search: Search) -> Rounds | None:

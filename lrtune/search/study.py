@@ -177,8 +177,9 @@ def _unusable(storage: str | Path, error: Exception) -> InputError:
         whole_lines(storage)
     first = (str(error).splitlines() or [type(error).__name__])[0]
     text, url = f"storage {storage}: {first}", str(storage)
-    told = isinstance(error, InputError) or without_secrets(url) != _whole_url(url)
-    if type(error) is ValueError and without_secrets(url) != url:  # it quotes a part alone
+    hidden = without_secrets(url) != _whole_url(url)
+    told = isinstance(error, InputError) or hidden
+    if type(error) is ValueError and hidden:  # it quotes a part alone
         text = f"storage {url}: not a database's URL"
     if "@" in url and not told:
         text += f"; lrtune keeps no password: set {URL} to the whole URL, or as its driver has it"

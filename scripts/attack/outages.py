@@ -17,6 +17,7 @@ from pathlib import Path
 import idle
 from kills import TRIALS, compared, drawn
 
+from lrtune.engine import Progress
 from lrtune.search import load_study, records
 
 MOST = 6  # outages of one search
@@ -75,12 +76,15 @@ def server() -> Server | None:
 
 
 @contextmanager
-def disturbed(server: Server, rng: random.Random, seen: list[str]) -> Iterator[None]:
-    """Somebody stops the server, or ends its connections, again and again."""
+def disturbed(
+    server: Server, rng: random.Random, seen: list[str], began: threading.Event
+) -> Iterator[None]:
+    """Once it has begun, somebody stops the server or ends its connections, again and again."""
     over = threading.Event()
 
     def disturb() -> None:
-        while len(seen) < MOST and not over.wait(rng.uniform(0.05, 1.5)):
+        began.wait()  # a server that is away at first is the user's mistake
+        while not seen or (len(seen) < MOST and not over.wait(rng.uniform(0.05, 1.5))):
             kind = rng.choice(["connections ended", "stopped", "stopped at once", "restarted"])
             seen.append(kind)
             if kind == "connections ended":
@@ -100,7 +104,18 @@ def disturbed(server: Server, rng: random.Random, seen: list[str]) -> Iterator[N
         yield
     finally:
         over.set()
+        began.set()
         thread.join()
+
+
+class Training(idle.NoisyPool):
+    """Says when it trains."""
+
+    began: threading.Event
+
+    def collect(self, group: int) -> list[Progress]:
+        self.began.set()
+        return super().collect(group)
 
 
 def outages(rng: random.Random) -> tuple[list[str], str]:
@@ -112,8 +127,9 @@ def outages(rng: random.Random) -> tuple[list[str], str]:
     postgres.ask(f"CREATE DATABASE {name}")
     with tempfile.TemporaryDirectory() as place:
         idle.study_in(Path(place), storage=postgres.url(name))
-        with disturbed(postgres, rng, seen):
-            pool = idle.NoisyPool(slots, groups)
+        pool = Training(slots, groups)
+        pool.began = threading.Event()
+        with disturbed(postgres, rng, seen, pool.began):
             how = {"stopping": idle.EVERYTHING, "storage": postgres.url(name)}
             idle.pruned_in(Path(place), pool, TRIALS, **how)
         found = records(load_study(postgres.url(name), "s"))

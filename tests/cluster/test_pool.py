@@ -117,6 +117,7 @@ def test_the_same_as_one_pool(spread: Opened, task: Task, name: str, lockstep: b
     assert there.told == []
 
 
+@pytest.mark.slow
 def test_both_hosts_are_killed_at_once_and_then_one_in_a_segment(spread: Opened, expected):
     segments = []
 

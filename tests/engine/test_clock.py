@@ -188,15 +188,14 @@ def test_a_compiled_update_is_one_graph_for_all_trials(fifty, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     monkeypatch.setattr("lrtune.engine.fused.WORTH_COMPILING", 0.0)
     counters.clear()
-    pool = FusedPool(replace(fifty, epochs=12 * BATCH / 240, ema=0.3), 2, compiled=True)
+    pool = FusedPool(replace(fifty, epochs=12 * BATCH / 240, ema=0.3), 4, compiled=True)
     rates = falling(pool.task)
     for expected in (1, 1, 2):
-        if expected == 1:
-            pool.start(1, rates / 2, 7)
+        for slot in (1, 2, 3) if expected == 1 else ():
+            pool.start(slot, rates / 2, 7)
         train(pool, 0, rates, 5)
-        pool.release(0)
-        if 1 in pool._pool.occupied:
-            pool.release(1)
+        for slot in range(4):
+            pool.release(slot)
         assert counters["stats"]["unique_graphs"] == expected
     assert not counters["graph_break"]
 

@@ -281,11 +281,12 @@ class Deadly(nn.Linear):
         return super().forward(x.flatten(1))
 
 
-def test_a_model_that_ends_its_process_each_time_is_told(task):
+def test_a_model_that_ends_its_process_each_time_is_told(task, monkeypatch):
+    monkeypatch.setattr("lrtune.engine.spread.TIRED", 2)
     with of_processes(replace(task, model=lambda: Deadly(64, 10)), 1, ("cpu",), SerialPool) as pool:
         pool.start(0, RATES, seed=0)
         with pytest.raises(
-            RuntimeError, match=r"^cpu: its process has ended: exit code 3, as 4 bef"
+            RuntimeError, match=r"^cpu: its process has ended: exit code 3, as 1 bef"
         ):
             pool.advance()
 
