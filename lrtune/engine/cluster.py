@@ -1,6 +1,7 @@
 """Cluster: hosts of a Ray cluster as workers; one host is one process with resources of its own."""
 
 import logging
+import os
 import pickle
 import re
 import site
@@ -16,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from uuid import uuid4
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
@@ -218,7 +218,8 @@ class Cluster:
         self.device, self.kind, self.strict = "cuda:0" if num_gpus else "cpu", "", True
         self._shared = "", "", ""
         if states is not None:
-            file = states.resolve().parent / f".head-{uuid4().hex}"
+            # Called as ``remove_left`` looks for it, in the session after one that was killed.
+            file = states.resolve().parent / f".head.{os.urandom(8).hex()}"
             file.write_text(file.name)
             self._shared = str(file), file.name, str(states.resolve())
         self._task: Task | None = None

@@ -160,6 +160,7 @@ class SpreadPool(ForwardingPool):
         self._parts: list[_Part] = []
         self._looked = 0.0
         self._lost: set[Remote] = set()
+        self._full: set[Remote] = set()  # that have no room for a guest
         blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self.close = weakref.finalize(self, _close, self._parts)
         try:
@@ -242,13 +243,16 @@ class SpreadPool(ForwardingPool):
         if part.reached is None and part.guest is not None:
             return None
         over = part.opened if part.reached is None else part.reached
-        error = over.exception() if over.done() else None
-        if isinstance(error, Lost):
+        if not over.done():
+            return None
+        errors = (answer.exception() for answer in (*part.sent, over) if answer.done())
+        error = next(filter(None, errors), None)
+        if isinstance(error, Lost) or (isinstance(error, MemoryError) and part.guest):
             self._replace(part, error)
             return None
         if part.reached is None and error is not None:
             raise error
-        return part.number if part.reached is not None and over.done() else None
+        return None if part.reached is None else part.number
 
     def collect(self, group: int) -> list[Progress]:
         """See Pool."""
@@ -264,7 +268,9 @@ class SpreadPool(ForwardingPool):
                         self._result(part, answer)
                     reached: list[Progress] = self._result(part, part.reached)
                     break
-                except Lost as error:
+                except (Lost, MemoryError) as error:
+                    if isinstance(error, MemoryError) and part.guest is None:
+                        raise
                     if part.place is place:
                         self._replace(part, error)
         finally:
@@ -413,7 +419,7 @@ class SpreadPool(ForwardingPool):
             hosts = [
                 one.worker
                 for one in self._parts
-                if one.is_open and one not in leaving and one.worker not in self._lost
+                if one.is_open and one not in leaving and one.worker not in self._lost | self._full
             ]
             if hosts:
                 part.guest = min(hosts, key=guests.count)
@@ -439,8 +445,13 @@ class SpreadPool(ForwardingPool):
         self._watch(part, part.opened)
 
     def _replace(self, part: _Part, why: Exception) -> None:
-        """Another worker goes on with the trials of one that is lost."""
-        if isinstance(why, Refused):
+        """Another worker goes on with what one trained that is lost, or that has no room for it."""
+        if isinstance(why, MemoryError):
+            assert part.guest is not None
+            self._tell(f"{part.guest.name} has no room for them: they wait for a host of their own")
+            self._full.add(part.guest)
+            part.guest.ask(None, "close", part.number)
+        elif isinstance(why, Refused):
             self._tell(f"{part.place.name} is not used: {why}")
         elif part.place not in self._lost:  # else it was another part's guest, or host
             self._lost.add(part.place)

@@ -88,7 +88,7 @@ class File(Document):
         if version != cls.FORMAT:
             raise InputError(
                 f"{path}: {cls.WHAT} of format {version}: this lrtune reads format {cls.FORMAT}: "
-                "use the lrtune that wrote it, or run the command again"
+                "use the lrtune that wrote it, or search again in another folder (--out)"
             )
         try:
             return cls.model_validate(found, strict=True)

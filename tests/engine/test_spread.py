@@ -166,6 +166,45 @@ def test_without_another_worker_a_lost_one_s_trials_go_on_in_one_that_has_others
     assert told[1] == "no new host so far: host 1 trains for the lost one too"
 
 
+class Small(Near):
+    """Has room for its own trials alone."""
+
+    def ask(self, number, method, *arguments):
+        if method == "open" and arguments[0] == 0:
+            answer = Future()
+            answer.set_exception(MemoryError("host 1: out of memory"))
+            return answer
+        return super().ask(number, method, *arguments)
+
+
+@pytest.mark.parametrize("lockstep", [True, False])
+def test_a_worker_without_room_for_others_does_not_end_the_search(fifty, monkeypatch, lockstep):
+    monkeypatch.setattr(spreads, "PATIENCE", 0.0)
+    monkeypatch.setattr(spreads, "LOOK", 0.01)
+    alone = SerialPool(fifty, 1)
+    alone.start(0, RATES, seed=3)
+    expected = [trials.numbers(alone.advance()[0]) for _ in range(2)]
+    made = [Near(fifty, "host 0", dies=4), Small(fifty, "host 1"), Near(fifty, "new", asleep=True)]
+    waiting, told = iter(made), []
+
+    def tell(line):
+        told.append(line)
+        if "has no room for them" in line:
+            made[2].wake()
+
+    how = {"in_order": False, "lockstep": lockstep, "tell": tell}
+    pool = SpreadPool(fifty, [1, 1], lambda _: next(waiting), SerialPool, **how)
+    pool.start(0, RATES, seed=3)
+    seen = []
+    for _ in range(2):
+        pool.launch(0)
+        while pool.ready([0]) is None:
+            pass
+        seen += [trials.numbers(found) for found in pool.collect(0)]
+    assert seen == expected and pool.host(0) == "new"
+    assert "host 1 has no room for them: they wait for a host of their own" in told
+
+
 def course_of_one(pool, segments, before=lambda segment: None):
     """What a trial in slot 0 comes to."""
     pool.start(0, RATES, seed=3)
