@@ -161,6 +161,7 @@ class SpreadPool(ForwardingPool):
         self._looked = 0.0
         self._lost: set[Remote] = set()
         self._full: set[Remote] = set()  # that have no room for a guest
+        self._waits = False  # for any worker at all, and has told so
         blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self.close = weakref.finalize(self, _close, self._parts)
         try:
@@ -407,6 +408,11 @@ class SpreadPool(ForwardingPool):
         if now - self._looked < LOOK:
             return
         self._looked = now
+        if any(part.is_open for part in self._parts):
+            self._waits = False
+        elif not self._waits and all(now - part.since > PATIENCE for part in self._parts):
+            self._waits = True
+            self._tell("no host is ready: waiting for one")
         leaving = {part for part in self._parts if part.place.leaving}
         for part in self._parts:
             if now - part.since < PATIENCE:

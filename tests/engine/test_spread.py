@@ -224,6 +224,20 @@ def impatient(monkeypatch):
     monkeypatch.setattr(spreads, "LOOK", 0.01)
 
 
+def test_a_person_is_told_where_no_worker_is_left(fifty, start, impatient):
+    begin, made = start([{"dies": 4}, {"asleep": True}])
+    told = []
+
+    def tell(line):
+        told.append(line)
+        if "waiting" in line:
+            made[1].wake()
+
+    pool = SpreadPool(fifty, [1], begin, SerialPool, in_order=False, tell=tell)
+    assert course_of_one(pool, 2) == course_of_one(SerialPool(fifty, 1), 2)
+    assert told[1:] == ["no host is ready: waiting for one"]
+
+
 def test_a_group_whose_trials_ended_in_a_guest_s_place_opens_again(fifty, start, impatient):
     begin, made = start([{"dies": 4}, {"asleep": True}])
     pool = SpreadPool(fifty, [1, 1], begin, SerialPool, in_order=False)
