@@ -99,6 +99,7 @@ class _Part:
     occupied: set[int] = field(default_factory=set)  # slots, the first one here is 0
     sent: list[Future[Any]] = field(default_factory=list)  # answers that nobody waits for
     reached: Future[list[Progress]] | None = None  # of a segment that it was launched for
+    awaited: bool = False  # an answer is, here and now
     lost: int = 0  # workers since a segment was over
     since: float = 0.0  # when the worker was started
 
@@ -106,6 +107,11 @@ class _Part:
     def place(self) -> Remote:
         """What trains it."""
         return self.guest or self.worker
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether something comes to a halt without a worker for it."""
+        return bool(self.occupied) or self.awaited or self.reached is not None
 
     @property
     def is_open(self) -> bool:
@@ -383,11 +389,15 @@ class SpreadPool(ForwardingPool):
     def _result(self, part: _Part, answer: Future[Any]) -> Any:
         """Wait for an answer; Lost too where another worker has come to train the part."""
         place = part.place
-        while not answer.done():
-            wait([answer], timeout=LOOK)
-            self._look()
-            if part.place is not place:
-                raise Lost("another one trains its trials")
+        part.awaited = True
+        try:
+            while not answer.done():
+                wait([answer], timeout=LOOK)
+                self._look()
+                if part.place is not place:
+                    raise Lost("another one trains its trials")
+        finally:
+            part.awaited = False
         return answer.result()
 
     def _watch(self, part: _Part, answer: Future[Any]) -> None:
@@ -419,7 +429,7 @@ class SpreadPool(ForwardingPool):
                 continue
             if part.guest is not None and part.opened.done() and part.opened.exception():
                 self._renew(part)  # it was lost before it came to anything
-            if not part.occupied or part.guest is not None or part.opened.done():
+            if not part.is_needed or part.guest is not None or part.opened.done():
                 continue
             guests = [one.guest for one in self._parts]
             hosts = [

@@ -224,6 +224,23 @@ def impatient(monkeypatch):
     monkeypatch.setattr(spreads, "LOOK", 0.01)
 
 
+@pytest.mark.parametrize("dies", [4, 5])  # in its empty segment, and when a trial begins in it
+def test_a_lost_worker_that_had_no_trial_holds_up_nobody(fifty, start, impatient, dies):
+    begin, made = start([{"dies": dies}, {"asleep": True}, {"asleep": True}])
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, lockstep=True)
+    alone = SerialPool(fifty, 2)
+    told = []
+    for one in (alone, pool):
+        told.append([trials.numbers(one.start(slot, RATES, seed=slot)) for slot in range(2)])
+        one.release(0)
+        told[-1] += [trials.numbers(one.advance()[0])]
+        one.release(1)
+        told[-1] += [trials.numbers(one.start(slot, RATES, seed=5 + slot)) for slot in range(2)]
+        told[-1] += [trials.numbers(progress) for progress in one.advance()]
+    assert told[0] == told[1] and pool.host(0) == "host 1"
+    assert [loss.host for loss in pool.losses] == ["host 0"]
+
+
 def test_a_person_is_told_where_no_worker_is_left(fifty, start, impatient):
     begin, made = start([{"dies": 4}, {"asleep": True}])
     told = []
