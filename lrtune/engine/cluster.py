@@ -166,7 +166,7 @@ class RemoteHost:
             if isinstance(found, Exception):
                 raise found
             result, lines = found
-            self._lines += lines
+            self._lines.extend(lines)
             answer.set_result(result)
         except RayError as error:
             answer.set_exception(self._why or Lost(_reason(error)))

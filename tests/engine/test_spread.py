@@ -226,7 +226,7 @@ def impatient(monkeypatch):
 
 @pytest.mark.parametrize("dies", [4, 5])  # in its empty segment, and when a trial begins in it
 def test_a_lost_worker_that_had_no_trial_holds_up_nobody(fifty, start, impatient, dies):
-    begin, made = start([{"dies": dies}, {"asleep": True}, {"asleep": True}])
+    begin, _ = start([{"dies": dies}, {"asleep": True}, {"asleep": True}])
     pool = SpreadPool(fifty, [1, 1], begin, SerialPool, lockstep=True)
     alone = SerialPool(fifty, 2)
     told = []
