@@ -174,11 +174,16 @@ class Rays:
                 if self.environment[TOKEN].encode() in _environment(process):
                     yield process
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """All of it at once, and commands in its environment."""
         for _ in range(3):  # what was being started meanwhile
             kill(self.left())
         for node in self.nodes:
             node.process.wait()
+        self.nodes.clear()
+
+    def close(self) -> None:
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> "Rays":
