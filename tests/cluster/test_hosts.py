@@ -59,9 +59,8 @@ def test_who_is_ready_is_served_and_each_training_is_that_of_one_alone(count, ta
         cluster.head.wait()
         for pause in ("0", "0.05"):
             cluster.add(cpus=1, LRTUNE_TEST_SLOW=pause).wait()
-        done(
-            cluster, f"search {task_file}:make {OPTIONS} --hosts 2 --cluster auto", tmp_path / "run"
-        )
+        search = f"search {task_file}:make {OPTIONS} --hosts 2 --cluster auto"
+        done(cluster, search, "--out", tmp_path / "run")
     trials = lrtune.open(tmp_path / "run").trials()
     assert list(trials.number) == list(range(12))
     task = counted.make()
