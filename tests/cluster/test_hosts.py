@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import lrtune
 from lrtune.engine import SerialPool
@@ -143,6 +144,26 @@ def test_a_host_with_other_data_is_refused(two, streamed_file, tmp_path, functio
     assert command.end() == 2, command.text()
     assert re.search(
         rf"^lrtune: \S+/[01]: {difference}: have the same data there$", command.err[-1]
+    )
+    assert "Traceback" not in "".join(command.err)
+
+
+@needs_root
+def test_a_host_without_the_images_is_refused(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(30):
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(
+                tmp_path / "pets" / name / f"{number}.png"
+            )
+    with Rays() as cluster:
+        cluster.head.wait()
+        cluster.add(cpus=2, inside=without(tmp_path / "pets")).wait()
+        search = f"search {tmp_path / 'pets'} --memory 1KB {OPTIONS} --cluster auto"
+        command = Command(cluster, search, "--out", tmp_path / "run")
+        assert command.end() == 2, command.text()
+    assert re.search(
+        r"/0: pets, train: .*\.png: not a .* \(no regular file\): have", command.err[-1]
     )
     assert "Traceback" not in "".join(command.err)
 
