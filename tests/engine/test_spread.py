@@ -30,7 +30,7 @@ class Near:
         self.name, self.dies, self.asleep = name, dies, asleep
         self.done, self.waiting = [], []
         self.worker = Worker("cpu", name)
-        self.worker.hold(task)
+        self.worker.hold(task, {})
         self.worker.states = states
 
     def ask(self, number, method, *arguments):
