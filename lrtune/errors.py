@@ -15,7 +15,11 @@ class MissingPackage(InputError, ImportError):
     """An optional package is not installed or is broken; ``except ImportError`` catches it too."""
 
 
-class Superseded(Exception):
+class Stopped(Exception):
+    """A session cannot go on, and neither its input nor a bug is why: one line that says so."""
+
+
+class Superseded(Stopped):
     """A later session of the same run has taken over, on another machine say; this one stops."""
 
 

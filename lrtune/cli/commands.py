@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from typer.exceptions import TyperException
 
 from lrtune.cli.console import console_of, copyable, harmless, named, print_table, say, sparkline
-from lrtune.errors import InputError, Superseded
+from lrtune.errors import InputError, Stopped
 from lrtune.format import Table
 from lrtune.run.study_file import CLUSTER, StudyFile, read_study
 from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
@@ -58,8 +58,8 @@ FOUND = 3  # doctor: something is wrong with what was looked at
 def main() -> None:
     """Run a command; exit code 2 for the user's mistakes, 130 after Ctrl-C, 1 for ours.
 
-    1 too where the machine has no more memory or disk, another session of the run has taken over,
-    or code of the user's calls sys.exit();
+    1 too where the machine has no more memory or disk, the head of a cluster is gone, another
+    session of the run has taken over, or code of the user's calls sys.exit();
     doctor ends with 3 where it finds something wrong.
     """
     atexit.register(gc.freeze)  # else the end waits for a search through all that torch loaded
@@ -71,7 +71,7 @@ def main() -> None:
     except (InputError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         code = _fail(message, 2)
-    except Superseded as error:
+    except Stopped as error:
         code = _fail(str(error), 1)
     except ImportError as error:  # of an installation that is not whole
         if (error.name or "lrtune").startswith("lrtune"):

@@ -27,7 +27,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from lrtune.engine.choose import hardware
 from lrtune.engine.spread import TIRED, Lost, Refused
 from lrtune.engine.worker import Worker, packed
-from lrtune.errors import InputError
+from lrtune.errors import InputError, Stopped
 from lrtune.tasks import Task
 
 LOOK = 1.0  # seconds between looks at the cluster
@@ -323,7 +323,7 @@ class Cluster:
         """Whether a machine drains; looked up once a second.
 
         Raises:
-            RuntimeError: the head of the cluster is gone.
+            Stopped: the head of the cluster is gone.
         """
         now = time.monotonic()
         if now - self._looked > LOOK:
@@ -334,7 +334,7 @@ class Cluster:
             elif self._silent is None:  # nobody may have looked for long
                 self._silent = now
             elif now - self._silent > GONE:  # in a minute Ray itself would end this process
-                raise RuntimeError(
+                raise Stopped(
                     f"cluster {self._head}: its head does not answer any more: nothing that was "
                     "stored is lost, and the same command goes on once there is a cluster again"
                 )
