@@ -62,9 +62,11 @@ def save(
     }
     _write(path, json.dumps(trials), tensors)
     kept = {Path(snapshot.file).name for snapshot in (*snapshots.values(), *needed)}
-    for state in states_of(path).glob(STATE):
-        if state.name not in kept:
-            state.unlink(missing_ok=True)
+    left = [state for state in states_of(path).glob(STATE) if state.name not in kept]
+    if left:
+        check()  # who took over since the file was written has states of its own here
+    for state in left:
+        state.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: str, tensors: Mapping[str, Tensor]) -> None:

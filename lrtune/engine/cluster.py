@@ -22,7 +22,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
 from lrtune.engine.choose import hardware
 from lrtune.engine.spread import TIRED, Lost, Refused
@@ -166,12 +166,10 @@ class RemoteHost:
             if isinstance(found, Exception):
                 raise found
             result, lines = found
-            self._lines += lines
+            self._lines.extend(lines)
             answer.set_result(result)
         except RayError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            reason = COLOUR.sub("", reason).rstrip(".")
-            answer.set_exception(self._why or Lost(reason))
+            answer.set_exception(self._why or Lost(_reason(error)))
         except Exception as error:
             answer.set_exception(error)
 
@@ -353,6 +351,16 @@ class Cluster:
             return InputError(f"{host.name} {why}")
         self._avoided.add(host.node)
         return Refused(why)
+
+
+def _reason(error: RayError) -> str:
+    """The sentence of Ray's paragraph that says why a host was lost."""
+    if isinstance(error, ActorUnavailableError):
+        return "it cannot be reached"
+    lines = [line for line in COLOUR.sub("", str(error)).splitlines() if line[:1].strip()]
+    if len(lines) > 1 and lines[0] == ActorDiedError.BASE_ERROR_MSG:  # then comes what it was
+        del lines[0]
+    return (lines or [type(error).__name__])[0].split(". ")[0].rstrip(".")
 
 
 def _connect(address: str) -> bool:

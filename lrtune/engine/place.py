@@ -105,11 +105,15 @@ class ClusterPlace(Place):
         needs = engine.num_gpus or 0.0, 1.0 if engine.num_cpus is None else engine.num_cpus
         self.say = say
         self._cluster = Cluster(engine.cluster, *needs, states, tell)
-        self._count = engine.hosts or max(1, self._cluster.room)
-        if engine.hosts is None and engine.slots is None:
-            self._count, why = width(self._count)
-            if why:
-                tell(f"cluster: {why}")
+        try:
+            self._count = engine.hosts or max(1, self._cluster.room)
+            if engine.hosts is None and engine.slots is None:
+                self._count, why = width(self._count)
+                if why:
+                    tell(f"cluster: {why}")
+        except BaseException:
+            self.close()
+            raise
         self._count = min(self._count, engine.slots or self._count)
 
     def close(self) -> None:

@@ -109,7 +109,7 @@ class DeviceProcess:
         if isinstance(answer, Exception):
             raise answer
         result, lines = answer
-        self._lines += lines
+        self._lines.extend(lines)
         return result
 
 

@@ -99,6 +99,7 @@ class _Part:
     occupied: set[int] = field(default_factory=set)  # slots, the first one here is 0
     sent: list[Future[Any]] = field(default_factory=list)  # answers that nobody waits for
     reached: Future[list[Progress]] | None = None  # of a segment that it was launched for
+    awaited: bool = False  # an answer is, here and now
     lost: int = 0  # workers since a segment was over
     since: float = 0.0  # when the worker was started
 
@@ -106,6 +107,11 @@ class _Part:
     def place(self) -> Remote:
         """What trains it."""
         return self.guest or self.worker
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether something comes to a halt without a worker for it."""
+        return bool(self.occupied) or self.awaited or self.reached is not None
 
     @property
     def is_open(self) -> bool:
@@ -161,6 +167,7 @@ class SpreadPool(ForwardingPool):
         self._looked = 0.0
         self._lost: set[Remote] = set()
         self._full: set[Remote] = set()  # that have no room for a guest
+        self._waits = False  # for any worker at all, and has told so
         blocks = [*starmap(range, pairwise(accumulate(shares, initial=0)))]
         self.close = weakref.finalize(self, _close, self._parts)
         try:
@@ -382,11 +389,15 @@ class SpreadPool(ForwardingPool):
     def _result(self, part: _Part, answer: Future[Any]) -> Any:
         """Wait for an answer; Lost too where another worker has come to train the part."""
         place = part.place
-        while not answer.done():
-            wait([answer], timeout=LOOK)
-            self._look()
-            if part.place is not place:
-                raise Lost("another one trains its trials")
+        part.awaited = True
+        try:
+            while not answer.done():
+                wait([answer], timeout=LOOK)
+                self._look()
+                if part.place is not place:
+                    raise Lost("another one trains its trials")
+        finally:
+            part.awaited = False
         return answer.result()
 
     def _watch(self, part: _Part, answer: Future[Any]) -> None:
@@ -407,13 +418,18 @@ class SpreadPool(ForwardingPool):
         if now - self._looked < LOOK:
             return
         self._looked = now
+        if any(part.is_open for part in self._parts):
+            self._waits = False
+        elif not self._waits and all(now - part.since > PATIENCE for part in self._parts):
+            self._waits = True
+            self._tell("no host is ready: waiting for one")
         leaving = {part for part in self._parts if part.place.leaving}
         for part in self._parts:
             if now - part.since < PATIENCE:
                 continue
             if part.guest is not None and part.opened.done() and part.opened.exception():
                 self._renew(part)  # it was lost before it came to anything
-            if not part.occupied or part.guest is not None or part.opened.done():
+            if not part.is_needed or part.guest is not None or part.opened.done():
                 continue
             guests = [one.guest for one in self._parts]
             hosts = [

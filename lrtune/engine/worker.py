@@ -3,7 +3,7 @@
 import copyreg
 import pickle
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -16,10 +16,10 @@ import torch
 from lrtune.engine.checkpoint import write_state
 from lrtune.engine.device_task import is_out_of_memory
 from lrtune.engine.pool import Pool, Snapshot
-from lrtune.errors import InputError
-from lrtune.tasks import Stream, Task
-from lrtune.tasks.splits import spread
-from lrtune.tasks.stream import take
+from lrtune.errors import InputError, described
+from lrtune.tasks import Split, Stream, Task
+from lrtune.tasks.splits import Hashes, row_hashes, spread
+from lrtune.tasks.stream import OtherData, take
 
 Make = Callable[[Task, int, str], Pool]  # of a task, slots and a device
 Place = tuple[str | None, list[str]]  # of a module: its file, or its folders if it has none
@@ -42,6 +42,10 @@ for _kind in (torch.memory_format, torch.dtype, torch.layout):
     copyreg.pickle(_kind, _by_name)
 
 
+def _look(split: Stream) -> Split:
+    return take(split, spread(split.samples, LOOKED_AT).tolist())
+
+
 def say(line: str) -> None:
     """Have a line told with the next answer: for what runs in a worker."""
     LINES.append(line)
@@ -53,8 +57,10 @@ def packed(task: Task) -> bytes:
     Raises:
         InputError: it cannot.
     """
+    streams = {name: split for name, split in task.splits.items() if isinstance(split, Stream)}
+    drawn = {name: row_hashes(_look(split)) for name, split in streams.items() if split.draws}
     try:
-        request: bytes = cloudpickle.dumps((None, "hold", (task,)))
+        request: bytes = cloudpickle.dumps((None, "hold", (task, drawn)))
     except Exception as error:  # whatever a user's object raises when it is pickled
         raise InputError(
             f"{task.name}: cannot be sent to the process of another device: "
@@ -86,19 +92,27 @@ class Worker:
         if torch.device(self.device).type == "cuda":
             torch.cuda.set_device(self.device)  # lest something be put on the first one
 
-    def hold(self, task: Task) -> None:
+    def hold(self, task: Task, drawn: Mapping[str, Hashes]) -> None:
         """Take what is trained from now on.
 
+        Args:
+            task: what is trained.
+            drawn: of each split whose samples are drawn at random, the hashes of those looked at.
+
         Raises:
-            InputError: data that stay where they are cannot be read from here, or are others.
+            OtherData: data that stay where they are cannot be read from here, or are others.
         """
         self._pools.clear()
         for name, split in task.splits.items():
             if isinstance(split, Stream):
                 try:
-                    take(split, spread(split.samples, LOOKED_AT).tolist())
-                except InputError as error:
-                    raise InputError(f"{self._where}: {task.name}, {name}: {error}") from error
+                    found = row_hashes(_look(split))
+                    if name in drawn and (found != drawn[name]).any():
+                        raise OtherData(
+                            "the data has changed: samples are others than at the start"
+                        )
+                except OtherData as error:
+                    raise OtherData(f"{task.name}, {name}: {error}") from error
         self._task = task
 
     def run(self, function: Callable[..., Any], how: dict[str, Any]) -> Any:
@@ -129,7 +143,7 @@ class Worker:
 
     def _answer(self, request: bytes) -> bytes:
         try:
-            number, name, arguments = pickle.loads(request)
+            number, name, arguments = self._unpacked(request)
             does = self if number is None else self._pools[number]
             result = getattr(does, name)(*arguments)
             if isinstance(result, Snapshot):
@@ -141,6 +155,8 @@ class Worker:
             LINES.clear()
             answer: bytes = cloudpickle.dumps((result, lines))
             return answer
+        except OtherData as error:
+            return pickle.dumps(InputError(f"{self._where}: {error}: have the same data there"))
         except InputError as error:
             return pickle.dumps(InputError(str(error)))
         except BaseException as error:  # sys.exit() in a user's model, too
@@ -148,6 +164,13 @@ class Worker:
                 return pickle.dumps(MemoryError(f"{self._where}: {error}"))
             report = f"in the process of {self._where}:\n{traceback.format_exc()}"
             return pickle.dumps(RuntimeError(report))
+
+    def _unpacked(self, request: bytes) -> Any:
+        try:
+            return pickle.loads(request)
+        except (ImportError, OSError) as error:
+            why = f"cannot take the task: {described(error)}: have what it needs there too"
+            raise InputError(f"{self._where}: {why}") from error
 
     def _kept(self, snapshot: Snapshot) -> Snapshot:
         """A snapshot whose state is in the folder, where there is one."""

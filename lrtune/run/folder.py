@@ -104,9 +104,11 @@ class Run:
 
     def trials(self) -> pd.DataFrame:
         """One row a trial that is over, in the order in which they started."""
-        study, guess = self.study(), self.peak_guess
+        return self._table(self.study())
+
+    def _table(self, study: optuna.Study) -> pd.DataFrame:
         try:
-            known = beliefs(study, self.settings.horizon, guess, self.transfer)
+            known = beliefs(study, self.settings.horizon, self.peak_guess, self.transfer)
             return frame(records(study), known)
         except InputError:
             raise
@@ -216,7 +218,8 @@ class Run:
     def _write(self) -> None:
         from lrtune.reports.dashboard import publish
 
-        trials, verdict, finals = self.trials(), self.verdict(), self.finals()
+        study = self.study()
+        trials, verdict, finals = self._table(study), self.verdict(), self.finals()
         table = self.folder / "trials.parquet"
         if len(trials) < (before := _rows(table)):
             raise InputError(
@@ -230,7 +233,7 @@ class Run:
             best.write(self.folder / "best.json")
         shown = self.public_settings
         report = write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(self.study(), trials, shown, verdict, report)
+        publish(study, trials, shown, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""

@@ -200,7 +200,10 @@ class Confirmation(Work[Training]):
         if progress.update == self._task.horizon:
             return Ending("complete", "reached the horizon")
         if self._judge == "best" and self._judged_at(final) == progress.update:
-            final.best = self._pool.snapshot(progress.slot)
+            try:
+                final.best = self._pool.snapshot(progress.slot)
+            except OSError as error:
+                raise InputError(f"judge=best: no weights can be kept: {error}") from error
         return None
 
     def _judged_at(self, final: Training) -> int:

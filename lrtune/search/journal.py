@@ -2,16 +2,20 @@
 
 import json
 import os
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Container, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy as copied
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lrtune.errors import InputError
 from lrtune.search.batch import write_later
@@ -30,6 +34,9 @@ class Journal(JournalFileBackend):
     Once it is claimed, nothing is written after a later session has taken over. That is looked up
     under the file's own lock. What is left: who stops within these milliseconds for longer than
     others heed the lock, and goes on, still writes them.
+
+    Attributes:
+        touched: ids of the trials of which entries were read; whoever looks at one takes it out.
     """
 
     def __init__(self, path: str) -> None:
@@ -41,10 +48,12 @@ class Journal(JournalFileBackend):
         self._waiting: list[dict[str, Any]] = []  # not yet written
         self._read = 0  # of these
         self._early: deque[str] = deque()  # who wrote what was read before it was in the file
+        self._entries, self._bytes = 0, 0  # so far read of the file; Optuna keeps all offsets
+        self.touched: set[int] = set()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See BaseJournalBackend."""
-        self._waiting += json.loads(json.dumps(logs))  # as the file will give them back
+        self._waiting += _DECODER.decode(json.dumps(logs))  # as the file will give them back
         if not (all(map(_may_wait, logs)) and write_later(self)):
             self.write()
 
@@ -125,17 +134,62 @@ class Journal(JournalFileBackend):
             Superseded, InputError: as ``check`` does, before what was written after that is given.
         """
         self._compare()
-        for log in super().read_logs(log_number_from - len(self._early)):
+        for log in self._in_file(log_number_from - len(self._early)):
             self._heed(log)
             self._compare()
             if self._early and self._early[0] == log["worker_id"]:
                 self._early.popleft()
             else:
-                yield log
+                yield self._seen_by(log)
         for log in self._waiting[self._read :]:
             self._read += 1
             self._early.append(log["worker_id"])
-            yield log
+            yield self._seen_by(log)
+
+    def _seen_by(self, log: dict[str, Any]) -> dict[str, Any]:
+        if "trial_id" in log:
+            self.touched.add(log["trial_id"])
+        return log
+
+    def _in_file(self, first: int) -> Iterator[dict[str, Any]]:
+        """The file's entries from that one on; neither a torn line at its end nor a damaged one.
+
+        Raises:
+            ValueError: a line before others is damaged.
+        """
+        if first != self._entries:  # a reader who begins anew, or who stumbled over an entry
+            self._entries = self._bytes = 0
+        end = os.stat(self._file_path).st_size  # others may write meanwhile
+        if end <= self._bytes:
+            return
+        with open(self._file_path, "rb") as file:
+            place, damaged = file.seek(self._bytes), None
+            for line in file:
+                place += len(line)
+                if place > end or not line.endswith(b"\n"):
+                    return
+                if damaged is not None:
+                    raise damaged
+                try:
+                    log = _DECODER.decode(line.decode())
+                except json.JSONDecodeError as error:
+                    damaged = error
+                    continue
+                self._entries, self._bytes = self._entries + 1, place
+                if self._entries > first:
+                    yield log
+
+
+def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {sys.intern(name): value for name, value in pairs}
+
+
+# What many entries say is in memory once: names, steps, and values that are told more than once.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_named,
+    parse_int=lru_cache(4096)(int),
+    parse_float=lru_cache(4096)(float),
+)
 
 
 class _Held(JournalFileSymlinkLock):
@@ -149,12 +203,68 @@ class _Held(JournalFileSymlinkLock):
         """See JournalFileSymlinkLock."""
 
 
+_LOOKING = threading.RLock()  # threads of one study; of all, as storages are pickled
+
+
 class ClaimedJournal(JournalStorage):
-    """Studies in a journal, one of which a session of a run writes."""
+    """Studies in a journal, one of which a session of a run writes.
+
+    Optuna looks at every trial whenever it is asked for all, or for those that wait. Here only what
+    was written since is looked at: a trial that is over never changes.
+    """
 
     def __init__(self, path: str) -> None:
         self._journal = Journal(path)
+        self._study = -1  # whose trials were asked for last
+        self._trials: list[FrozenTrial] = []  # all of them
+        self._open: dict[int, int] = {}  # id -> number of those that are not over
         super().__init__(self._journal)
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """See BaseStorage."""
+        with _LOOKING:
+            self.get_study_name_from_id(study_id)  # a KeyError where it was deleted
+            if study_id != self._study:
+                self._trials, self._open = [], {}
+            self._study = -1  # should that fail half-way
+            self._look(study_id)
+            self._study = study_id
+            found: list[FrozenTrial] = self._trials
+            if states is not None:
+                if not any(state.is_finished() and state in states for state in TrialState):
+                    found = [self._trials[number] for number in self._open.values()]
+                found = [trial for trial in found if trial.state in states]
+            return copied(found) if deepcopy else [*found]
+
+    def _look(self, study_id: int) -> None:
+        """Take in what was written, until nothing more was when the last entry was looked at."""
+        id_of = partial(self.get_trial_id_from_study_id_trial_number, study_id)
+        touched = self._journal.touched
+        if not self._trials:
+            touched.clear()
+            self._trials = super().get_all_trials(study_id, deepcopy=False)
+            numbers = [n for n, trial in enumerate(self._trials) if not trial.state.is_finished()]
+            self._open = {id_of(number): number for number in numbers}
+        while True:
+            with suppress(KeyError):  # there is no such trial yet
+                while True:
+                    trial_id = id_of(number := len(self._trials))
+                    self._trials.append(self.get_trial(trial_id))
+                    self._open[trial_id] = number
+                    touched.add(trial_id)
+            if not touched:
+                return
+            while touched:
+                if (trial_id := touched.pop()) in self._open:
+                    trial = self.get_trial(trial_id)
+                    self._trials[self._open[trial_id]] = trial
+                    if trial.state.is_finished():
+                        del self._open[trial_id]
 
     def take(self, claim: Claim) -> None:
         """Take the study over.

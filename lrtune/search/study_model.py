@@ -191,13 +191,17 @@ class StudyModel:
         self._open = dict.fromkeys(trial.number for trial in others)
         self._looked = len(trials)
         over = [t for t in others if t.state.is_finished() and t.number != asked]
-        for trial in as_they_ended(over):
-            self._take(trial)
+        over = as_they_ended(over)
+        schedules = [self._schedule_of(trial) for trial in over]
+        fitted = fitted_at(self.count + sum(schedule is not None for schedule in schedules))
+        for trial, schedule in zip(over, schedules, strict=True):
+            if schedule is not None:
+                self._take(trial, schedule)
+                self._rescale()
+                if self.count == fitted:
+                    self.then = self.observations()
             self._running.pop(trial.number, None)
             del self._open[trial.number]
-            self._rescale()
-            if self.count == fitted_at(self.count):
-                self.then = self.observations()
         return [t for t in others if t.state == TrialState.RUNNING and t.number != asked]
 
     @property
@@ -339,21 +343,22 @@ class StudyModel:
             rows.keep_last(MOST_WHOLE)
         return rows.table[np.searchsorted(rows.table[:, 0], first) :, 1:]
 
-    def _take(self, trial: FrozenTrial) -> None:
-        """Keep what a trial showed that is over."""
-        diverged = _diverged(trial)
+    def _schedule_of(self, trial: FrozenTrial) -> Schedule | None:
+        """Of a trial that is over; None where it counts for nothing."""
         # One of a search of ours is repeated, whatever it was about to be told as.
-        if was_cut_short(trial) and (START in trial.user_attrs or not diverged):
-            return
+        if was_cut_short(trial) and (START in trial.user_attrs or not _diverged(trial)):
+            return None
         schedule = schedule_of(trial)
-        if schedule is None:
-            self.without_schedule += 1
-            return
+        self.without_schedule += schedule is None
+        return schedule
+
+    def _take(self, trial: FrozenTrial, schedule: Schedule) -> None:
+        """Keep what a trial showed that is over."""
         curve: _Curve | None = self.curve_of(trial, schedule)
         assert curve is not None
         curve.final = trial.values[0] if trial.state == TrialState.COMPLETE else None
         silent = curve.final is None and not len(curve.steps)
-        if trial.state == TrialState.FAIL or diverged or silent:
+        if trial.state == TrialState.FAIL or _diverged(trial) or silent:
             curve = None
         x, others, row = features(schedule), _others(trial), self.count
         self.over.append(_Trial(trial.number, trial.params, schedule, others, x, curve))

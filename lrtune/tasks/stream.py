@@ -93,6 +93,10 @@ class BadSample(Exception):
     """A sample that cannot be read; may be left out where the user says so."""
 
 
+class OtherData(InputError):
+    """A Stream's data cannot be read any more, or are others than when it was made."""
+
+
 class Read(NamedTuple):
     """What came of one batch of rows."""
 
@@ -216,6 +220,9 @@ def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) 
 
     The plan has the seed of whatever the data set draws, and the rows of each batch; ``workers``
     processes read ahead; ``pin`` is for a GPU.
+
+    Raises:
+        OtherData: it does not.
     """
     asked: deque[list[int]] = deque()
 
@@ -227,11 +234,11 @@ def read_splits(stream: Stream, plan: Plan, workers: int, *, pin: bool = False) 
     for done in _read(stream.dataset, of_dataset(), workers, pin=pin):
         rows = asked.popleft()
         if done.batch is None or done.bad:
-            raise InputError(f"the data has changed: {done.error or done.bad[0]}")
+            raise OtherData(f"the data has changed: {done.error or done.bad[0]}")
         batch = Split(*done.batch)  # pinning makes another type of it
         if not stream.draws and (odd := row_hashes(batch) != stream.hashes[rows]).any():
             row = stream.rows[rows[int(odd.argmax())]]
-            raise InputError(f"the data has changed: sample {row} is another one than at the start")
+            raise OtherData(f"the data has changed: sample {row} is another one than at the start")
         yield batch
 
 

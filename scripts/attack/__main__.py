@@ -10,6 +10,7 @@ table, and exits with 1 if there is a defect; ``--only NAME --seed S --case N`` 
 
 import argparse
 import json
+import logging
 import os
 import pickle
 import random
@@ -57,6 +58,8 @@ def main() -> None:
     args = parser.parse_args()
     names = args.only or [*ATTACKS]
     warm()
+    for name in ("lrtune", "optuna"):  # they tell of each outage
+        logging.getLogger(name).setLevel(logging.ERROR)
     if args.case is not None:
         print(ATTACKS[names[0]](random.Random(f"{names[0]} {args.seed} {args.case}")))
         return

@@ -1,7 +1,6 @@
 """A search whose PostgreSQL is stopped, or whose connections are ended, again and again."""
 
 import atexit
-import logging
 import os
 import random
 import shutil
@@ -59,8 +58,6 @@ def server() -> Server | None:
     """The server of this process; None where there is no PostgreSQL 15."""
     if not BIN.exists():
         return None
-    for name in ("lrtune", "optuna"):  # they tell of each outage
-        logging.getLogger(name).setLevel(logging.ERROR)
     folder = Path(tempfile.mkdtemp(prefix="lrtune-postgres-", dir="/tmp"))
     run_as = []
     if os.getuid() == 0:  # as whom it does not start

@@ -1,6 +1,6 @@
 """What a very long search costs: memory, processor time a trial, the journal, report, dashboard.
 
-Run: python scripts/bench/load.py [--trials 10000] [--running 16] [--hosts] [--copies]
+Run: python scripts/bench/load.py [--trials 10000] [--running 16] [--hosts] [--copies] [--marks N …]
 The whole of `lrtune.tune` but its trainer, which is made up and whose time is left out: our
 sampler, our early stopping, the journal. With --hosts each slot is a group of its own, as in a
 cluster. A row tells of the trials since the row before; with --copies, of the last 200 before the
@@ -142,12 +142,12 @@ class Watch(Listener):
 
 
 def search(
-    folder: Path, trials: int, slots: int, hosts: bool, copies: bool
+    folder: Path, trials: int, slots: int, hosts: bool, copies: bool, at: Sequence[int]
 ) -> tuple[Run, list[dict[str, float]]]:
     """A run of so many trials, and what it cost on the way."""
     task = replace(lrtune.load_task("digits", epochs=10), validations=VALIDATIONS)
     pool, cost = Trainer(task, slots, hosts), Cost()
-    marks = [mark for mark in MARKS if mark < trials] + [trials]
+    marks = [mark for mark in at if mark < trials] + [trials]
     watch = Watch(cost, folder / "journal.log", marks)
     choice = Choice("serial", slots, threads=1, why="made up")
     with (
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--running", type=int, default=16, help="trials side by side")
     parser.add_argument("--hosts", action="store_true", help="each in a group of its own")
     parser.add_argument("--copies", action="store_true", help="of most trials")
+    parser.add_argument("--marks", type=int, nargs="+", default=MARKS, help="trials; a row each")
     parser.add_argument("--keep", type=Path, help="the run's folder; one that is there is measured")
     parser.add_argument("--only-search", action="store_true")
     arguments = parser.parse_args()
@@ -251,9 +252,8 @@ def main() -> None:
         if (folder / "run.json").exists():
             run = Run(folder)
         else:
-            run, found["search"] = search(
-                folder, arguments.trials, arguments.running, arguments.hosts, arguments.copies
-            )
+            given = arguments.trials, arguments.running, arguments.hosts, arguments.copies
+            run, found["search"] = search(folder, *given, arguments.marks)
         if not arguments.only_search:
             found["report"] = report(run)
             print(json.dumps(found["report"], indent=1), flush=True)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from lrtune import InputError
 from lrtune.engine.checkpoint import load, save, states_of, write_state
 from lrtune.engine.pool import Snapshot
+from lrtune.errors import Superseded
+from lrtune.files import guarded
 
 NOTE = {"clock": 3, "curves": {"loss": [0.1, float("inf")]}}
 
@@ -113,6 +116,19 @@ def test_files_of_states_stay_as_long_as_they_are_needed(tmp_path: Path) -> None
         save(path, {"a": kept}, {"a": NOTE}, [needed])
     assert {str(file) for file in states_of(path).iterdir()} == {kept.file, needed.file}
     assert not Path(other.file).exists()
+
+
+def test_a_session_that_is_superseded_as_it_writes_removes_no_states(tmp_path: Path) -> None:
+    path, checks = tmp_path / "c.safetensors", count()
+
+    def superseded() -> None:
+        if next(checks):  # once the file is written
+            raise Superseded
+
+    other = write_state(states_of(path), kinds())
+    with pytest.raises(Superseded), guarded(superseded):
+        save(path, {}, {})
+    assert path.exists() and Path(other.file).exists()
 
 
 def test_a_kind_of_tensor_that_cannot_be_kept(tmp_path: Path) -> None:

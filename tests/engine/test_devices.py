@@ -139,10 +139,16 @@ def test_a_full_memory_is_told_as_such():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     worker = Worker("cpu", "cuda:1")
-    worker.hold(SimpleNamespace(splits={}))
+    worker.hold(SimpleNamespace(splits={}), {})
     worker.open(0, lambda *_: SimpleNamespace(advance=full, placement={}), 1)
     answer = pickle.loads(worker.do(pickle.dumps((0, "advance", ()))))
     assert isinstance(answer, MemoryError) and str(answer) == "cuda:1: CUDA out of memory"
+
+
+def test_what_a_task_needs_and_is_not_there_is_told():
+    answer = pickle.loads(Worker("cpu", "host/1").do(b"cnowhere\nNet\n."))
+    assert isinstance(answer, InputError)
+    assert str(answer).startswith("host/1: cannot take the task: ModuleNotFoundError: No module na")
 
 
 def test_wrong_data_is_told_as_such(pool):

@@ -30,7 +30,7 @@ class Near:
         self.name, self.dies, self.asleep = name, dies, asleep
         self.done, self.waiting = [], []
         self.worker = Worker("cpu", name)
-        self.worker.hold(task)
+        self.worker.hold(task, {})
         self.worker.states = states
 
     def ask(self, number, method, *arguments):
@@ -222,6 +222,37 @@ def course_of_one(pool, segments, before=lambda segment: None):
 def impatient(monkeypatch):
     monkeypatch.setattr(spreads, "PATIENCE", 0.0)
     monkeypatch.setattr(spreads, "LOOK", 0.01)
+
+
+@pytest.mark.parametrize("dies", [4, 5])  # in its empty segment, and when a trial begins in it
+def test_a_lost_worker_that_had_no_trial_holds_up_nobody(fifty, start, impatient, dies):
+    begin, _ = start([{"dies": dies}, {"asleep": True}, {"asleep": True}])
+    pool = SpreadPool(fifty, [1, 1], begin, SerialPool, lockstep=True)
+    alone = SerialPool(fifty, 2)
+    told = []
+    for one in (alone, pool):
+        told.append([trials.numbers(one.start(slot, RATES, seed=slot)) for slot in range(2)])
+        one.release(0)
+        told[-1] += [trials.numbers(one.advance()[0])]
+        one.release(1)
+        told[-1] += [trials.numbers(one.start(slot, RATES, seed=5 + slot)) for slot in range(2)]
+        told[-1] += [trials.numbers(progress) for progress in one.advance()]
+    assert told[0] == told[1] and pool.host(0) == "host 1"
+    assert [loss.host for loss in pool.losses] == ["host 0"]
+
+
+def test_a_person_is_told_where_no_worker_is_left(fifty, start, impatient):
+    begin, made = start([{"dies": 4}, {"asleep": True}])
+    told = []
+
+    def tell(line):
+        told.append(line)
+        if "waiting" in line:
+            made[1].wake()
+
+    pool = SpreadPool(fifty, [1], begin, SerialPool, in_order=False, tell=tell)
+    assert course_of_one(pool, 2) == course_of_one(SerialPool(fifty, 1), 2)
+    assert told[1:] == ["no host is ready: waiting for one"]
 
 
 def test_a_group_whose_trials_ended_in_a_guest_s_place_opens_again(fifty, start, impatient):

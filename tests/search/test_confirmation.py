@@ -258,6 +258,15 @@ def test_what_diverges_after_its_best_validation_has_diverged() -> None:
     assert (final.state, final.metrics, final.judged_at) == ("diverged", {}, None)
 
 
+def test_the_best_weights_need_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(RealPool, "snapshot", full)
+    with pytest.raises(InputError, match="judge=best: no weights can be kept: No space left"):
+        trained(RealPool(1), jobs(SCHEDULES[0], seeds=1), judge="best")
+
+
 def test_the_best_weights_are_not_lost_with_the_process(tmp_path: Path, every_segment) -> None:
     todo, path = jobs(*SCHEDULES, seeds=2), tmp_path / "checkpoint"
     whole = trained(RealPool(2), todo, judge="best")
