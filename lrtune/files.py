@@ -51,6 +51,12 @@ def replace(path: Path, content: bytes) -> None:
         raise
 
 
+def shown(path: Path) -> str:
+    """As it is named from the working folder, where it is below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def to_disk(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk itself."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folder

@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from lrtune.cli.console import console_of, copyable, harmless, named, print_table, say, sparkline
 from lrtune.errors import InputError, Stopped
+from lrtune.files import shown
 from lrtune.format import Table
 from lrtune.run.study_file import CLUSTER, StudyFile, read_study
 from lrtune.tasks.options import REPEATED, TaskOptions, flag, plain, validate
@@ -455,7 +456,7 @@ def report(run: RunFolder, tensorboard: Tensorboard = False) -> None:
     with locked_if_free(opened.folder):
         events = opened.write_tensorboard() if tensorboard else None
         opened.write()
-    print(harmless(f"wrote {opened.folder / 'report.html'}"))
+    print(harmless(f"wrote {shown(opened.folder / 'report.html')}"))
     if events is not None:
         print(harmless(f"wrote {events}: tensorboard --logdir {shlex.quote(str(events))}"))
     elif tensorboard:

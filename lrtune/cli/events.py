@@ -13,7 +13,7 @@ from lrtune.cli.console import console_of, say, unread
 from lrtune.cli.progress import Quiet, RunProgress, Screen
 from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError
-from lrtune.files import plain
+from lrtune.files import plain, shown
 from lrtune.format import command_without_secrets
 from lrtune.run.confirm import ConfirmationState, Listener
 from lrtune.run.folder import Run
@@ -133,12 +133,12 @@ class Events(Listener):
         files = [*FILES, run.verdict_path(horizon).name]
         self._emit(
             "finished",
-            run=str(run.folder),
+            run=shown(run.folder),
             horizon=horizon,
             trials={row["end"]: row["trials"] for row in by_end(trials).to_dict("records")},
             answer=answer and answer.to_json(),
             winner=winner,
-            files={n: str(run.folder / n) for n in files if (run.folder / n).exists()},
+            files={n: shown(run.folder / n) for n in files if (run.folder / n).exists()},
         )
 
     def _trial(self, record: Record) -> None:

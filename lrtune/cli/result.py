@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lrtune.cli.console import console_of, copyable, named, print_table, say, sparkline
 from lrtune.errors import InputError
+from lrtune.files import shown
 from lrtune.format import Table, aligned, count, listed, number, plural, words
 from lrtune.run.folder import Run
 from lrtune.verdict.best import BestSchedule
@@ -76,7 +77,7 @@ def print_result(run: Run, console: Console) -> None:
     say(console, f"trials: {', '.join(ends)}")
     if hosts := hosts_in_words(run.settings):
         say(console, f"trained on {hosts}")
-    copyable(console, f"report: {run.folder / 'report.html'}")
+    copyable(console, f"report: {shown(run.folder / 'report.html')}")
 
 
 def _print_answer(answer: Recommendation, console: Console) -> None:

@@ -261,6 +261,8 @@ class Cluster:
         """A host, without waiting for it."""
         if number in self._ready:
             return self._ready.pop(number)
+        while not self._answers():  # else Ray would wait for its head, and end this process
+            time.sleep(LOOK)
         options: dict[str, Any] = {"num_cpus": self._needs["CPU"], "num_gpus": self._needs["GPU"]}
         if self._avoided:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._avoided)})"}
@@ -328,17 +330,27 @@ class Cluster:
         now = time.monotonic()
         if now - self._looked > LOOK:
             self._looked = now
-            if _reached(self._head):
-                self._silent = None
+            if self._answers():
                 self._draining = _draining()
-            elif self._silent is None:  # nobody may have looked for long
-                self._silent = now
-            elif now - self._silent > GONE:  # in a minute Ray itself would end this process
-                raise Stopped(
-                    f"cluster {self._head}: its head does not answer any more: nothing that was "
-                    "stored is lost, and the same command goes on once there is a cluster again"
-                )
         return node in self._draining
+
+    def _answers(self) -> bool:
+        """Whether the head of the cluster does.
+
+        Raises:
+            Stopped: it has not for long.
+        """
+        now = time.monotonic()
+        if _reached(self._head):
+            self._silent = None
+        elif self._silent is None:  # nobody may have looked for long
+            self._silent = now
+        elif now - self._silent > GONE:  # in a minute Ray itself would end this process
+            raise Stopped(
+                f"cluster {self._head}: its head does not answer any more: nothing that was "
+                "stored is lost, and the same command goes on once there is a cluster again"
+            )
+        return self._silent is None
 
     def _met(self, host: RemoteHost, kind: str, why: str) -> Exception | None:
         """A host is there; why it may not be used, if so."""

@@ -14,6 +14,7 @@ from lrtune.engine.optimizers import check_momentum, optimizer_settings
 from lrtune.engine.place import choose_pool, place_of
 from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
+from lrtune.files import shown
 from lrtune.format import plural
 from lrtune.reports.page import Verdict
 from lrtune.run.folder import CHECKPOINT, FINALS, Run, locked
@@ -418,7 +419,7 @@ def _check_task(run: Run, task: Task, engine: Engine) -> None:
     same = {name: getattr(run.settings, name) for name in names}
     study = StudyFile(task=task.name, tune=tune, **same)
     settings = settings_for(task, study, engine.devices[0])
-    check_same(str(run.folder), settings, None, run.settings)
+    check_same(shown(run.folder), settings, None, run.settings)
 
 
 def _stretched(task: Task, total: int | None) -> Task:

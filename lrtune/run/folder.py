@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from lrtune.engine import Choice
 from lrtune.errors import InputError, described
-from lrtune.files import remove_left, replace
+from lrtune.files import remove_left, replace, shown
 from lrtune.model.surrogate import PeakGuess
 from lrtune.model.transfer import Transfer, published, read
 from lrtune.reports.figures import of_run
@@ -45,12 +45,12 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # the task's code may change the working folder
         check_readable(self.folder)
         self.settings = read_settings(self.folder / "run.json")
 
     def __repr__(self) -> str:
-        return f"lrtune.open({str(self.folder)!r})"
+        return f"lrtune.open({shown(self.folder)!r})"
 
     def _repr_html_(self) -> str:
         return summary(self.trials(), self.public_settings, self.verdict())
@@ -58,7 +58,7 @@ class Run:
     @property
     def public_settings(self) -> RunSettings:
         """The settings as results tell them: with the folder."""
-        return self.settings.model_copy(update={"folder": str(self.folder)})
+        return self.settings.model_copy(update={"folder": shown(self.folder)})
 
     @property
     def journal(self) -> Path:
@@ -267,14 +267,14 @@ def check_readable(folder: Path) -> None:
 @contextmanager
 def locked(folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """The folder, made if need be and ours until the end; the lock goes with the process."""
-    if str(folder) in ("", ".") or folder.resolve() == Path(folder.resolve().anchor):
+    if folder.resolve() == Path(folder.resolve().anchor):
         raise InputError(f"out={str(folder)!r}: name a folder for the run alone")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise InputError(f"{folder}: another lrtune is at work here; wait for it") from error
+        raise InputError(f"{shown(folder)}: another lrtune is at work here; wait for it") from error
     except (OSError, ValueError) as error:
         why = "it is a file" if folder.is_file() else getattr(error, "strerror", error)
         raise InputError(f"out={str(folder)!r}: cannot be a run's folder: {why}") from error

@@ -12,6 +12,7 @@ import numpy as np
 from lrtune.engine.devices import Engine
 from lrtune.engine.place import Place
 from lrtune.errors import InputError
+from lrtune.files import shown
 from lrtune.model.decide import recommend
 from lrtune.model.surrogate import Observations, Surrogate
 from lrtune.model.transfer import published
@@ -53,7 +54,8 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(
-                f"{folder}: holds a search, which knows more than a guess: lrtune show {folder}, "
+                f"{shown(folder)}: holds a search, which knows more than a guess: lrtune show "
+                f"{shown(folder)}, "
                 "or give another --out"
             )
         task, _ = place.with_features(task)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from lrtune.errors import InputError, expect, nearest
 from lrtune.tasks.options import REPEATED, TaskOptions, names_function, parse_optimizer, validate
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class StudyFile(TaskOptions):
     """The keys of a study file (TOML); each is an option of ``lrtune search``."""
+
+    _here: Path = PrivateAttr(default_factory=Path.cwd)  # before the task's code may change it
 
     task: str = Field(description="what to search on; given here, it comes before the study file's")
     families: list[str] | None = Field(None, description="names, with commas between [all]")
@@ -283,8 +285,10 @@ def engine_of(study: StudyFile) -> "Engine":
 
 
 def folder_of(study: StudyFile, name: str) -> Path:
-    """The run's folder; ``name`` is that of its Optuna study."""
-    return Path("runs") / name if study.out is None else Path(study.out)
+    """The run's folder, absolute; ``name`` is that of its Optuna study."""
+    if study.out is not None and Path(study.out) == Path():
+        raise InputError(f"out={study.out!r}: name a folder for the run alone")
+    return study._here / (Path("runs") / name if study.out is None else study.out)
 
 
 def baselines_of(study: StudyFile) -> "list[Schedule]":

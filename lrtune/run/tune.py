@@ -22,7 +22,7 @@ from lrtune.engine.place import Place, choose_pool, maker, place_of
 from lrtune.engine.range_test import FEWEST_UPDATES, UPDATES
 from lrtune.engine.spread import SpreadPool
 from lrtune.errors import InputError, expect
-from lrtune.files import check
+from lrtune.files import check, shown
 from lrtune.format import command_without_secrets, duration, plural
 from lrtune.model.transfer import Transfer, nothing, published
 from lrtune.run.confirm import Listener, Rounds, check_baselines, finish, trained
@@ -301,7 +301,7 @@ class Tuning:
         run = Run(self._folder) if (self._folder / "run.json").exists() else None
         name = self._settings.study
         if run is not None:
-            check_same(str(self._folder), self._settings, self.study.peak_lr, run.settings)
+            check_same(shown(self._folder), self._settings, self.study.peak_lr, run.settings)
             owner = run.settings.owner
             session = take(run.storage, name, owner)
         else:

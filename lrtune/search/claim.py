@@ -4,8 +4,10 @@ Every session that writes takes the next generation; the one before is supersede
 doing. Storages compare the attribute with their own in the step that writes.
 """
 
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lrtune.errors import InputError, Superseded
@@ -21,6 +23,7 @@ class Claim:
     place: str  # the storage, for messages
     study: str
     way_out: str  # where the study is another run's
+    process: int = field(default_factory=os.getpid)
 
     def after(self, head: Mapping[str, Any] | None, trials: bool) -> dict[str, Any]:
         """The attribute of the next session, by the one before and whether there are trials.
@@ -45,6 +48,20 @@ class Claim:
             f"storage {self.place}: another session of this run has taken over: this one stops, "
             "and nothing is lost: follow the other one"
         )
+
+    def check_process(self) -> None:
+        """End a process that the user's code has forked and that came back into the search.
+
+        At once: locks and connections are shared with the process that it is a copy of, and are
+        not its own to release.
+        """
+        if os.getpid() != self.process:
+            sys.stderr.write(
+                f"lrtune: process {os.getpid()} is a copy of the search, made by os.fork() in the "
+                "task's code: it ends here; end such a process with os._exit() where its work is\n"
+            )
+            sys.stderr.flush()
+            os._exit(1)
 
     def _of_another(self) -> str:
         return f"its study {self.study} belongs to another run: {self.way_out}"

@@ -102,6 +102,7 @@ class ClaimedDatabase(InMemoryStorage):
             with self._rdb.engine.connect() as connection:
                 return self._read_head(connection)
 
+        self._claim.check_process()
         head = self._patience(read)
         if dict(head or {}, batch=0) != dict(self._head, batch=0):
             raise self._claim.lost(head)
@@ -119,6 +120,7 @@ class ClaimedDatabase(InMemoryStorage):
         self, more: Callable[[Connection], Collection[int]] = lambda _: ()
     ) -> Collection[int]:
         """Write what waits and ``more``; the trials of which nothing is written any more."""
+        self._claim.check_process()
         after = {**self._head, "batch": self._head["batch"] + 1}
         over = set[int]()
 

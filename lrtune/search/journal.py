@@ -65,6 +65,8 @@ class Journal(JournalFileBackend):
             Superseded: a later session has taken over.
         """
         if self._waiting:
+            if self._claim is not None:
+                self._claim.check_process()  # before it has the file's lock
             until = time.monotonic() + STALE_SECONDS  # another process may be writing
             while not _ends_with_a_line(self._file_path):
                 if time.monotonic() < until:
@@ -105,6 +107,7 @@ class Journal(JournalFileBackend):
         """
         if self._claim is None:
             return
+        self._claim.check_process()
         with open(self._file_path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             self._seen = file.seek(self._seen if self._seen <= size else 0)  # it was mended

@@ -131,7 +131,8 @@ def _is_there(storage: str | Path) -> bool:
     if storage.startswith("journal://"):
         return Path(storage.removeprefix("journal://")).is_file()
     url = make_url(storage)
-    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+    name = (url.database or "").removeprefix("file:")  # as SQLite's own URIs begin
+    return url.get_backend_name() != "sqlite" or Path(name).is_file()
 
 
 def open_study(storage: str | Path, name: str, direction: Direction, **kept: Any) -> optuna.Study:

@@ -51,6 +51,11 @@ def check_model(task: Task) -> int:
         model, again = task.fresh_model(), task.model()
         if again is model:
             raise InputError(f"{task.name}: model gave the same object twice: make a fresh one")
+        if any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):
+            raise InputError(
+                f"{task.name}: model has lazy layers, which have no shapes before a batch: "
+                "give the model a sample where it is made: model(inputs[:2])"
+            )
         model = model.to(memory_format=task.layout)
         prepare = deepcopy(task.prepare)
         with _named(task, "training"):

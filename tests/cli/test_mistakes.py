@@ -71,7 +71,7 @@ MISTAKES = (  # what is typed, and what is said
     [
         *((line.split(), message) for line, message in MISTAKES),
         (["search", "digits", "--families", ""], "family ''"),
-        (["search", "digits", "--out", ""], "out='.'"),
+        (["search", "digits", "--out", ""], "out='': name a folder"),
         (["search", "digits", "--model", ""], "model ''"),
     ],
 )

@@ -265,7 +265,9 @@ class Network:
         _ip(f"link set {self._name(machine)} down")
 
     def mend(self, machine: int) -> None:
+        """After ``cut`` or ``gag``."""
         _ip(f"link set {self._name(machine)} up")
+        _ip(f"-n {self._name(machine)} neigh flush dev eth0 nud permanent")
 
     def gag(self, machine: int) -> None:
         """All that it sends is lost, as it sends it to a card that is not there."""

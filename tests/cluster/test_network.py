@@ -58,12 +58,14 @@ def test_a_host_that_is_not_heard_any_more_is_replaced(far, network, alone, tmp_
     command = Command(far, LOCKSTEP, "--out", tmp_path / "run")
     command.until(2)
     cut_off = next(node for node in far.nodes if node is not third and node.hosts)
-    getattr(network, fault)(far.nodes.index(cut_off) - 1)
+    machine = far.nodes.index(cut_off) - 1
+    getattr(network, fault)(machine)
     until(lambda: losses(command), 120, command.text)
     assert command.end() == 0, command.text()
     assert len(losses(command)) == 1
     same(tmp_path / "run", alone)
-    until(lambda: not cut_off.hosts, 120)  # nobody told it to end
+    network.mend(machine)
+    until(lambda: not cut_off.hosts, 120)  # its machine is told that it was given up
 
 
 def test_a_link_with_a_delay_of_fifty_milliseconds(alone, tmp_path):

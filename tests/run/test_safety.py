@@ -156,3 +156,33 @@ def test_code_of_others_is_run_only_if_it_is_trusted(
     settings["asked"]["task"] = "evil.py:make"  # of the project
     (folder / "run.json").write_text(json.dumps(settings))
     assert "it ran" in lrtune("confirm", folder, "--quiet")[2]
+
+
+MOVES = """
+import os
+from dataclasses import replace
+import lrtune
+
+def make():
+    {early}
+    task = lrtune.load_task("digits", batch_size=32, epochs=0.2)
+    def loss(outputs, targets):
+        {late}
+        return task.loss(outputs, targets)
+    return replace(task, loss=loss)
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_a_task_that_changes_the_working_folder_moves_no_file_of_the_run(
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moves.py").write_text(
+        MOVES.format(**{"early": "", "late": "", when: f"os.chdir({str(elsewhere)!r})"})
+    )
+    monkeypatch.chdir(tmp_path)
+    words = "search moves.py:make --trials 2 --engine serial --families cosine --no-transfer"
+    code, shown, _ = lrtune(f"{words} --peak-lr 0.01,0.1 --no-confirm --out run")
+    assert code == 0 and f"report: {tmp_path}/run/report.html" in shown
+    assert (tmp_path / "run" / "best.json").exists() and not list(elsewhere.iterdir())

@@ -109,6 +109,18 @@ def test_an_earlier_session_writes_nothing(place: Place, write: str) -> None:
     assert "a" not in load_study(place, "s").user_attrs
 
 
+def test_a_forked_copy_of_a_session_ends_before_it_writes(place: Place) -> None:
+    session = take(place, "s", "me", "minimize")
+    study = session.study()
+    for act in (study.ask, session.storage.check):
+        copy = FORK.Process(target=act)  # its code came back into the search
+        copy.start()
+        copy.join()
+        assert copy.exitcode == 1
+    study.ask()
+    assert len(load_study(place, "s").trials) == 1
+
+
 def test_nor_what_it_had_not_written_yet(place: Place) -> None:
     study = take(place, "s", "me", "minimize").study()
     trial = study.ask()

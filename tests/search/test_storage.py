@@ -41,6 +41,12 @@ def test_a_storage_that_cannot_be_opened(storage: str) -> None:
         open_study(storage, "s", "minimize")
 
 
+def test_a_uri_of_sqlite_is_a_file_too(tmp_path: Path) -> None:
+    storage = f"sqlite:///file:{tmp_path}/study.db?uri=true"
+    open_study(storage, "s", "minimize")
+    assert load_study(storage, "s").study_name == "s"
+
+
 def test_optuna_is_as_loud_afterwards_as_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

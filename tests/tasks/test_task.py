@@ -195,6 +195,10 @@ SHARED = nn.Linear(64, 10)
         ({"model": lambda: nn.Linear(64, 10).double()}, "training fails .* Float and Double"),
         ({"model": lambda: {}["net"]}, "model fails: KeyError: 'net'"),
         ({"model": lambda: 3}, r"model made int, not an nn\.Module"),
+        (
+            {"model": lambda: nn.LazyLinear(10)},
+            "model has lazy layers, .*: give the model a sample",
+        ),
         ({"model": lambda: SHARED}, "model gave the same object twice: make a fresh one"),
         ({"model": nn.Flatten, "classes": 10}, "nothing to train: no parameter reaches the loss"),
         ({"model": lambda: nn.Sequential(nn.Hardtanh(0, 1, True), LINEAR())}, "its batch in"),
