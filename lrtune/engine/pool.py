@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +24,17 @@ from lrtune.tasks.images import draw
 Array = NDArray[np.float64]
 SMOOTHING = "label_smoothing"  # the one setting that is the loss's
 SCHEDULE_FREE = "schedule_free"  # the one that puts another optimizer in the place of the task's
+OURS = (Path(torch.__file__).parent, Path(__file__).parent)
 NO_SETTINGS: Mapping[str, Any] = {}  # never changed
+
+
+def place(error: BaseException) -> str:
+    """Where an error was raised: the innermost line that is neither torch's nor the engine's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not any(path.is_relative_to(folder) for folder in OURS):
+            return f" (line {frame.lineno} of {path.name}: {frame.line})"
+    return ""
 
 
 class EvalResult(NamedTuple):
@@ -50,8 +61,8 @@ class Progress:
     seconds: float = 0.0  # what this took, this slot's share alone
     # Of ``evaluate``: the objective on the parts of the split, see ``Blocks``.
     blocks: list[float] = field(default_factory=list)
-    error: str | None = None  # why the trial cannot go on (the user's model raised, say), else None
-    traceback: str = ""  # of that error
+    # Why the trial cannot go on (the user's model raised, and in which line, say), else None.
+    error: str | None = None
 
     @classmethod
     def at(
@@ -60,9 +71,9 @@ class Progress:
         """What a validation has come to, or the error with which the trial ends."""
         if not isinstance(result, Exception):
             return cls(slot, update, *result, seconds=seconds, **given)
-        error = f"{type(result).__name__}: {result}"
-        lines = "".join(traceback.format_exception(result))
-        return cls(slot, update, math.nan, {}, seconds=seconds, error=error, traceback=lines)
+        notes = "".join(f", {note}" for note in getattr(result, "__notes__", ()))
+        error = f"{type(result).__name__}: {result}{place(result)}{notes}"
+        return cls(slot, update, math.nan, {}, seconds=seconds, error=error)
 
 
 @dataclass(frozen=True, slots=True)

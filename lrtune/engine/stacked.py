@@ -6,13 +6,11 @@ two trials run together once, in training and in evaluation, and are compared wi
 """
 
 import re
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
+from lrtune.engine.pool import place
 from lrtune.engine.stacked_optimizers import (
     Columns,
     Group,
@@ -68,7 +67,6 @@ REASONS = {
     r"inplace arithmetic": "what all trials share is changed in place",
     r"called random operation": "random numbers are drawn",
 }
-OURS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 class StackedState:
@@ -630,14 +628,5 @@ def _reason(error: Exception) -> str:
     for pattern, meaning in REASONS.items():
         match = re.search(pattern, message)
         if match:
-            return meaning.format(*match.groups()) + _place(error)
-    return f"{type(error).__name__}: {message[:150]}{_place(error)}"
-
-
-def _place(error: Exception) -> str:
-    """The innermost line that is neither torch's nor the engine's."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if not any(path.is_relative_to(folder) for folder in OURS):
-            return f" (line {frame.lineno} of {path.name}: {frame.line})"
-    return ""
+            return meaning.format(*match.groups()) + place(error)
+    return f"{type(error).__name__}: {message[:150]}{place(error)}"

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from lrtune.engine import Pool, Progress
 from lrtune.engine.checkpoint import Note
+from lrtune.errors import InputError
 from lrtune.search.budget import Clock, Limits
 from lrtune.search.early_stopping import DIVERGENCE_FACTOR, NEVER, EarlyStopping, Stopping
 from lrtune.search.loop import Checkpointer, Work
@@ -337,7 +338,7 @@ class Search(Work[ActiveTrial]):
     def _stop_if_nothing_works(self, state: End, progress: Progress) -> None:
         self._failures = self._failures + 1 if state == "failed" else 0
         if self._failures == FAILURES:
-            raise RuntimeError(
-                f"{FAILURES} trials running failed, the last with {progress.error}\n"
-                f"{progress.traceback}"
+            raise InputError(
+                f"{FAILURES} trials running failed, the last with {progress.error}: nothing that "
+                "ran is lost, and the same command goes on once that is mended"
             )

@@ -186,8 +186,7 @@ def test_a_metric_that_raises_fails_its_own_slot(pool, over, fifty, monkeypatch)
     for _ in range(4):
         broken, fine = trials.advance()
         curve += numbers(fine)
-        assert broken.error == "ArithmeticError: no\nnumber"
-        assert "in fragile" in broken.traceback
+        assert broken.error.startswith("ArithmeticError: no\nnumber (line ")
         assert (broken.metrics, len(broken.losses)) == ({}, 0)
         assert np.isnan(broken.loss)
     same(alone(task, rates, 5), curve)
