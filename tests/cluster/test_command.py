@@ -62,20 +62,23 @@ def test_the_same_command_after_its_end(own: Rays, alone: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_the_head_of_the_cluster_dies(own: Rays, alone: Path, tmp_path: Path):
+@pytest.mark.parametrize("whole", [True, False])  # or its server alone, and not this machine's Ray
+def test_the_head_of_the_cluster_dies(own: Rays, alone: Path, tmp_path: Path, whole: bool):
     command = Command(own, LOCKSTEP, "--out", tmp_path / "run")
     command.until(3)
     hosts = own.hosts
     for host in hosts:  # else they may come to the end without it
         host.suspend()
-    own.head.kill()
+    kill([one for one in own.head.processes if whole or one.name() == "gcs_server"])
     assert command.end(120) == 1
     told = "".join(command.err)
-    assert "its head does not answer any more: nothing that was stored is lost" in told, told
+    # Where Ray on its own machine is gone, Ray ends a driver, sometimes before it can say why.
+    assert whole or "does not answer any more: nothing that was stored is lost" in told, told
     assert "Traceback" not in told
     for host in filter(lives, hosts):
         host.resume()
-    until(lambda: not own.left(), 120, lambda: str(own.left()))
+    until(lambda: not own.hosts, 120, lambda: str(own.hosts))
+    own.kill()
     own.start_head().wait()
     own.add(cpus=2).wait()
     done(own, LOCKSTEP, "--out", tmp_path / "run")
