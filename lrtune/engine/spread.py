@@ -420,9 +420,10 @@ class SpreadPool(ForwardingPool):
         self._looked = now
         if any(part.is_open for part in self._parts):
             self._waits = False
-        elif not self._waits and all(now - part.since > PATIENCE for part in self._parts):
-            self._waits = True
-            self._tell("no host is ready: waiting for one")
+        elif not self._waits and self._lost:
+            self._waits = all(now - part.since > PATIENCE for part in self._parts)
+            if self._waits:
+                self._tell("no host is ready: waiting for one")
         leaving = {part for part in self._parts if part.place.leaving}
         for part in self._parts:
             if now - part.since < PATIENCE:

@@ -68,9 +68,11 @@ def test_who_is_ready_is_served_and_each_training_is_that_of_one_alone(count, ta
     for _, trial in trials.iterrows():
         pool = SerialPool(task)
         schedule = lrtune.Schedule.from_json(trial.schedule)
-        losses = [pool.start(0, schedule.rates(task.horizon), trial.seed).loss]
-        losses += [pool.advance()[0].loss for _ in trial.step[1:]]
+        pool.start(0, schedule.rates(task.horizon), trial.seed)
+        losses = [pool.advance()[0].loss for _ in trial.step]
         np.testing.assert_array_equal(trial.loss, losses)
+    slow, fast = sorted(trials.hosts.explode().value_counts())
+    assert fast > 2 * slow  # and in lockstep as many as the other
 
 
 @needs_root
@@ -90,11 +92,12 @@ def test_states_travel_where_hosts_do_not_see_the_folder(tmp_path):
     """And the search goes on when they are killed, and when it is itself."""
     folder = tmp_path / "runs"
     folder.mkdir()
-    search = f"search digits {OPTIONS} --hosts 2 --lockstep --cluster auto"
+    search = f"search digits --epochs 2 --batch-size 64 {OPTIONS}"  # too short to measure
     with Rays() as cluster:
         cluster.head.wait()
         cluster.add(cpus=2, inside=without(folder)).wait()
-        done(cluster, f"search digits {OPTIONS}", "--out", tmp_path / "alone")
+        done(cluster, search, "--out", tmp_path / "alone")
+        search += " --hosts 2 --lockstep --cluster auto"
         command = Command(cluster, search, "--out", folder / "run")
         command.until(3)
         kill(cluster.hosts)

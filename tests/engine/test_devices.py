@@ -129,7 +129,8 @@ def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
     assert [(p.slot, p.update, p.error) for p in ours] == [
         (p.slot, p.update, p.error) for p in theirs
     ]
-    assert [p.error for p in ours[3:6]] == [None, None, "OverflowError: weights are gone"]
+    assert [p.error for p in ours[3:5]] == [None, None]
+    assert ours[5].error.startswith("OverflowError: weights are gone (line ")
     assert "in forward" in ours[5].traceback
     assert [numbers(p) for p in ours if p.slot < 2] == [numbers(p) for p in theirs if p.slot < 2]
 
@@ -389,5 +390,6 @@ def test_each_process_is_deterministic(deterministic, task):
     make = maker(Choice("serial", 2, deterministic=deterministic), say)
     with of_processes(replace(task, model=Strict), 2, TWO, make) as pool:
         error = pool.start(1, RATES, seed=0).error
-    assert error == (None if deterministic else "LookupError: any order will do")
+    expected = None if deterministic else "LookupError: any order will do"
+    assert error == expected or error.startswith(f"{expected} (line ")
     assert not torch.are_deterministic_algorithms_enabled()
