@@ -58,12 +58,12 @@ def test_who_is_ready_is_served_and_each_training_is_that_of_one_alone(count, ta
     """With a host that is far slower than the other."""
     with Rays(LRTUNE_TEST_COUNT=str(count)) as cluster:
         cluster.head.wait()
-        for pause in ("0", "0.05"):
+        for pause in ("0.02", "0.2"):
             cluster.add(cpus=1, LRTUNE_TEST_SLOW=pause).wait()
-        search = f"search {task_file}:make {OPTIONS} --hosts 2 --cluster auto"
+        search = f"search {task_file}:make {OPTIONS} --trials 30 --hosts 2 --cluster auto"
         done(cluster, search, "--out", tmp_path / "run")
     trials = lrtune.open(tmp_path / "run").trials()
-    assert list(trials.number) == list(range(12))
+    assert list(trials.number) == list(range(30))
     task = counted.make()
     for _, trial in trials.iterrows():
         pool = SerialPool(task)
