@@ -232,10 +232,10 @@ def test_an_error_ends_its_own_slot_alone(twelve):
         curve += numbers(fine)
         broken.append(other)
     np.testing.assert_array_equal(curve, alone(task, rates, seed=2))
-    assert [b.error for b in broken] == [None, *3 * ["OverflowError: weights\nare gone"]]
+    assert broken[0].error is None
+    assert all(b.error.startswith("OverflowError: weights\nare gone (line ") for b in broken[1:])
     assert [b.update for b in broken] == [3, 5, 5, 5]  # where it broke, and no further
     assert np.isnan(broken[1].loss)
-    assert "in forward" in broken[1].traceback
     pool.release(1)
     assert pool.start(1, rates, 2).error is None
 
