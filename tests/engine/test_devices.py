@@ -131,7 +131,6 @@ def test_an_error_of_the_model_ends_its_own_slot_alone(pool, task):
     ]
     assert [p.error for p in ours[3:5]] == [None, None]
     assert ours[5].error.startswith("OverflowError: weights are gone (line ")
-    assert "in forward" in ours[5].traceback
     assert [numbers(p) for p in ours if p.slot < 2] == [numbers(p) for p in theirs if p.slot < 2]
 
 
