@@ -24,6 +24,7 @@ def test_attack(name: str) -> None:
     assert outcome.cases >= 1 and sum(outcome.ends.values()) >= 1
 
 
+@pytest.mark.slow
 def test_attack_on_whole_commands() -> None:
     """Forks of a process of its own, for torch has trained in this one."""
     names = [word for name in sessions.ATTACKS for word in ("--only", name)]

@@ -289,7 +289,7 @@ def test_a_loss_that_ends_the_process_is_named(lrtune, tmp_path: Path) -> None:
     assert "task.py, line 16: sys.exit(3) ended the search" in err
 
 
-@pytest.mark.parametrize("how", [[], ["--json"]])
+@pytest.mark.parametrize("how", [[], pytest.param(["--json"], marks=pytest.mark.slow)])
 def test_a_search_goes_on_where_nobody_reads_what_it_prints(how: list[str], tmp_path: Path) -> None:
     """``| head -1``."""
     words = "search digits --epochs 1 --trials 2 --families constant --peak-lr 0.01,0.1"

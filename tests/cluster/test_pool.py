@@ -114,7 +114,7 @@ def test_the_same_as_one_pool(spread: Opened, task: Task, name: str, lockstep: b
     kind = {"serial": SerialPool, "fused": FusedPool}[name]
     with spread(4, name, lockstep=lockstep) as there:
         assert a_search(there.pool) == a_search(kind(task, 4))
-    assert there.told == []
+    assert there.pool.losses == []
 
 
 @pytest.mark.slow

@@ -384,7 +384,7 @@ def test_ctrl_c_leaves_the_pool_in_step_and_nobody_outlives_the_parent(tmp_path:
         assert parent.stderr.read() == ""
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("deterministic", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_process_is_deterministic(deterministic, task):
     make = maker(Choice("serial", 2, deterministic=deterministic), say)
     with of_processes(replace(task, model=Strict), 2, TWO, make) as pool:

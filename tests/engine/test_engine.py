@@ -123,6 +123,7 @@ def test_a_choice_serves_again_where_determinism_is_the_same(monkeypatch):
         assert (choice is before) == (before.deterministic == deterministic)
 
 
+@pytest.mark.slow
 def test_one_setting_makes_gpu_tests_of_the_engine_s():
     """Of every kind of pool; and where there is no GPU they say so."""
     tests = Path(__file__).parents[1]

@@ -141,7 +141,8 @@ def test_a_model_that_computes_its_loss(fifty):
         assert len({*judged.blocks}) == len(judged.blocks) == 12
 
 
-@pytest.mark.parametrize("updates", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("updates", [2, 50])
 def test_resnet18(fifty, updates):
     def three_channels(split):
         return Split(split.inputs.double().expand(-1, 3, -1, -1) / 16, split.targets)

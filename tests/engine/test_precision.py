@@ -66,8 +66,11 @@ def tasks(digits, monkeypatch):
     }
 
 
+LARGE = pytest.param("resnet", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(("precision", "close"), [("float32", 1e-4), ("bfloat16", 2e-2)])
-@pytest.mark.parametrize("model", ["mlp", "cnn", "decayed", "resnet", "vit", "transformer"])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "decayed", LARGE, "vit", "transformer"])
 def test_fused_is_serial(model, precision, close, tasks):
     task = replace(tasks[model], precision=precision, metrics=tasks[model].metrics[-1:])
     rates = np.full(task.horizon, 1e-3)

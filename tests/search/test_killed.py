@@ -277,7 +277,7 @@ def real_child(folder: str, kind: str, slots: int, updates: int) -> None:
     ("kind", "slots", "updates", "left"),  # killed before that step; steps that are left
     [
         ("serial", 1, 40 + 23, 20 + 40),
-        ("serial", 2, 2 * 20 + 3, 3 * 40 - 2 * 20),
+        pytest.param("serial", 2, 2 * 20 + 3, 3 * 40 - 2 * 20, marks=pytest.mark.slow),
         ("fused", 2, 23, 20 + 40),
     ],
 )
