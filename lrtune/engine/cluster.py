@@ -35,6 +35,7 @@ ANSWER = 5.0  # seconds in which its head is to answer
 GONE = 20.0  # seconds of silence after which it is gone
 SOON = 5.0  # seconds until a person is told what is waited for
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in Ray's messages
+NO_TOKEN = "it asks for a token: export RAY_AUTH_MODE=token, with its ~/.ray/auth_token here too"
 NO_CLUSTER = (
     "start one with `ray start --head` here and `ray start --address=THIS:6379` on the others"
 )
@@ -387,7 +388,8 @@ def _connect(address: str) -> bool:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cluster {address}: {reason}: {NO_CLUSTER}") from error
+        way_out = NO_TOKEN if "AuthToken" in f"{error} {error.__cause__}" else NO_CLUSTER
+        raise InputError(f"cluster {address}: {reason}: {way_out}") from error
     return True
 
 

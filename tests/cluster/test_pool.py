@@ -248,6 +248,17 @@ def test_no_state_passes_through_here_where_hosts_see_the_folder(
     # Hosts end with their pool, in a segment too: see ``spread``.
 
 
+def test_a_cluster_that_asks_for_a_token_says_so(tmp_path: Path, monkeypatch):
+    def refuses(**_: object) -> None:
+        cause = RuntimeError("Failed to connect to GCS.\nRPC error: InvalidAuthToken: missing")
+        raise ConnectionError("Failed to connect to Ray cluster") from cause
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refuses)
+    with pytest.raises(InputError, match=r"Failed to connect .*: it asks for a token: export RAY_"):
+        place_of(Engine(cluster="auto"), print, tmp_path, lambda room: (room, ""))
+
+
 def test_an_address_where_nobody_answers_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # this process may be connected
     with pytest.raises(InputError, match=r"cluster 127.0.0.1:1: .*ray start --head"):
