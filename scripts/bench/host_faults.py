@@ -91,7 +91,7 @@ def after(fault: Callable[[Network, Node, int], None], task: Task) -> float:
         fault(network, nodes[lost], lost)
         reached = pool.collect(0)
         elapsed = time.perf_counter() - began
-        assert len(reached) == 2 and len(pool.losses) == 1, pool.losses
+        assert len(reached) == 2 and pool.losses  # another one may be started on the dead machine
         return elapsed
 
 
