@@ -53,8 +53,9 @@ def replace(path: Path, content: bytes) -> None:
 
 def shown(path: Path) -> str:
     """As it is named from the working folder, where it is below that."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    with suppress(OSError):  # the task's code may have removed it
+        path = path.relative_to(here) if path.is_relative_to(here := Path.cwd()) else path
+    return str(path)
 
 
 def to_disk(path: Path) -> None:

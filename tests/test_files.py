@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrtune.files import plain, replace
+from lrtune.files import plain, replace, shown
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(
@@ -43,3 +43,13 @@ def test_what_json_cannot_hold() -> None:
     given = {1: (np.float64("nan"), float("inf"), np.float32(0.5), np.int64(3)), "b": [True, None]}
     assert plain(given) == {"1": [None, None, 0.5, 3], "b": [True, None]}
     assert type(plain(np.float64(0.5))) is float
+
+
+def test_a_file_is_named_from_the_working_folder_if_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "a").mkdir()
+    monkeypatch.chdir(folder)
+    assert shown(folder / "b") == "b" and shown(tmp_path) == str(tmp_path)
+    folder.rmdir()
+    assert shown(folder / "b") == str(folder / "b")

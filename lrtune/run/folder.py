@@ -231,9 +231,9 @@ class Run:
         best = BestSchedule.of(trials, self.settings, verdict)
         if best is not None:
             best.write(self.folder / "best.json")
-        shown = self.public_settings
-        report = write(self.folder / "report.html", trials, shown, verdict, finals)
-        publish(study, trials, shown, verdict, report)
+        settings = self.public_settings
+        report = write(self.folder / "report.html", trials, settings, verdict, finals)
+        publish(study, trials, settings, verdict, report)
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a verdict, and what follows from it."""
