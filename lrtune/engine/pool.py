@@ -24,11 +24,12 @@ from lrtune.tasks.images import draw
 Array = NDArray[np.float64]
 SMOOTHING = "label_smoothing"  # the one setting that is the loss's
 SCHEDULE_FREE = "schedule_free"  # the one that puts another optimizer in the place of the task's
+# Folders whose lines are not the user's.
 OURS = (Path(torch.__file__).parent, Path(__file__).parent)
 NO_SETTINGS: Mapping[str, Any] = {}  # never changed
 
 
-def place(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """Where an error was raised: the innermost line that is neither torch's nor the engine's."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
@@ -72,7 +73,7 @@ class Progress:
         if not isinstance(result, Exception):
             return cls(slot, update, *result, seconds=seconds, **given)
         notes = "".join(f", {note}" for note in getattr(result, "__notes__", ()))
-        error = f"{type(result).__name__}: {result}{place(result)}{notes}"
+        error = f"{type(result).__name__}: {result}{raised_at(result)}{notes}"
         return cls(slot, update, math.nan, {}, seconds=seconds, error=error)
 
 

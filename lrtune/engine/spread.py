@@ -469,6 +469,7 @@ class SpreadPool(ForwardingPool):
             self._full.add(part.guest)
             part.guest.ask(None, "close", part.number)
         elif isinstance(why, Refused):
+            self._lost.add(part.place)
             self._tell(f"{part.place.name} is not used: {why}")
         elif part.place not in self._lost:  # else it was another part's guest, or host
             self._lost.add(part.place)

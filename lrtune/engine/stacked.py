@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from lrtune.engine.attention import KERNELS
 from lrtune.engine.device_task import DeviceTask, Parts, numbers_of, stack_batches, to_host
-from lrtune.engine.pool import place
+from lrtune.engine.pool import raised_at
 from lrtune.engine.stacked_optimizers import (
     Columns,
     Group,
@@ -628,5 +628,5 @@ def _reason(error: Exception) -> str:
     for pattern, meaning in REASONS.items():
         match = re.search(pattern, message)
         if match:
-            return meaning.format(*match.groups()) + place(error)
-    return f"{type(error).__name__}: {message[:150]}{place(error)}"
+            return meaning.format(*match.groups()) + raised_at(error)
+    return f"{type(error).__name__}: {message[:150]}{raised_at(error)}"
