@@ -54,9 +54,8 @@ def guess(task: Task, study: StudyFile, tell: Callable[[str], None] = lambda lin
     with locked(folder, tell):
         if (folder / "run.json").exists():
             raise InputError(
-                f"{shown(folder)}: holds a search, which knows more than a guess: lrtune show "
-                f"{shown(folder)}, "
-                "or give another --out"
+                f"{shown(folder)}: holds a search, which knows more than a guess: "
+                f"lrtune show {shown(folder)}, or give another --out"
             )
         task, _ = place.with_features(task)
         peak_lr, test = peak_settings(task, study.peak_lr, tell, math.inf, place)

@@ -173,16 +173,18 @@ def make():
 """
 
 
+@pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("when", ["early", "late"])
 def test_a_task_that_changes_the_working_folder_moves_no_file_of_the_run(
-    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    lrtune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, removed: bool
 ) -> None:
-    (elsewhere := tmp_path / "elsewhere").mkdir()
-    (tmp_path / "moves.py").write_text(
-        MOVES.format(**{"early": "", "late": "", when: f"os.chdir({str(elsewhere)!r})"})
-    )
+    elsewhere = tmp_path / "elsewhere"
+    moves = f"os.makedirs({str(elsewhere)!r}, exist_ok=True); os.chdir({str(elsewhere)!r})"
+    if removed:
+        moves += f"; os.rmdir({str(elsewhere)!r})"
+    (tmp_path / "moves.py").write_text(MOVES.format(**{"early": "", "late": "", when: moves}))
     monkeypatch.chdir(tmp_path)
     words = "search moves.py:make --trials 2 --engine serial --families cosine --no-transfer"
     code, shown, _ = lrtune(f"{words} --peak-lr 0.01,0.1 --no-confirm --out run")
     assert code == 0 and f"report: {tmp_path}/run/report.html" in shown
-    assert (tmp_path / "run" / "best.json").exists() and not list(elsewhere.iterdir())
+    assert (tmp_path / "run" / "best.json").exists() and not list(elsewhere.glob("*"))
